@@ -1,0 +1,33 @@
+//! The words of Gantry as types: what is asked for, what was seen, what was decided.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`name`] | names of apps, roles, machines, bases and hosts, checked when parsed |
+//! | [`unit`] | sizes, shares of a processor, moments, generations |
+//! | [`role`] | how one role of an app runs: command, limits, health, volumes |
+//! | [`app`], [`release`], [`deploy`] | what is asked for |
+//! | [`observed`] | what machines and routers said of themselves |
+//! | [`plan`] | what was decided: the next state of every machine and router |
+//! | [`reason`] | why a thing was done, failed, or waits |
+//!
+//! Nothing here reads a clock, a file or a socket. Begin with [`plan`]: it is what everything else leads to.
+
+pub mod app;
+pub mod deploy;
+pub mod name;
+pub mod observed;
+pub mod plan;
+pub mod reason;
+pub mod release;
+pub mod role;
+pub mod unit;
+
+pub use app::App;
+pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
+pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
+pub use observed::{Exit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe};
+pub use plan::{Assignment, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table};
+pub use reason::Reason;
+pub use release::{Digest, Release, ReleaseNumber};
+pub use role::{Command, Health, Limits, Role};
+pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds};

@@ -1,0 +1,152 @@
+//! What machines and routers said of themselves. Kept in memory by the controller and sent again by them after its
+//! restart: a heartbeat is no store write.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Generation, InstanceId, MachineName, Moment};
+
+/// A machine or router that was silent for longer is not live: three missed heartbeats and some.
+pub const SILENCE_MILLIS: u64 = 10_000;
+
+/// Everything that was seen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// By machine; present once its agent has reported since the controller began.
+    pub machines: BTreeMap<MachineName, ObservedMachine>,
+    /// By the machine that the router runs on.
+    pub routers: BTreeMap<MachineName, ObservedRouter>,
+}
+
+impl Observed {
+    /// Every router that reported lately.
+    pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&MachineName, &ObservedRouter)> {
+        self.routers.iter().filter(move |(_, router)| now.since(router.seen) <= SILENCE_MILLIS)
+    }
+}
+
+/// What an agent said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObservedMachine {
+    /// The plan it has taken on.
+    pub generation: Generation,
+    /// Every instance that exists on it.
+    pub instances: BTreeMap<InstanceId, ObservedInstance>,
+    /// When it last spoke, by the controller's clock.
+    pub seen: Moment,
+}
+
+/// Where an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its image is being fetched and unpacked.
+    Preparing,
+    /// Its process runs and is not ready yet.
+    Starting,
+    /// It passes its checks.
+    Ready,
+    /// It was ready, and fails its checks now.
+    Unhealthy,
+    /// Its process ended; it is started again after a pause unless it runs only once.
+    Exited,
+    /// It could not be started; tried again after a pause.
+    Failed,
+    /// It was told to stop.
+    Stopping,
+}
+
+impl Phase {
+    /// The word for it, as people read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Unhealthy => "unhealthy",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// How far it has come: what a deploy's progress is counted in.
+    #[must_use]
+    pub fn steps(self) -> u64 {
+        match self {
+            Self::Preparing => 1,
+            Self::Starting => 2,
+            Self::Ready => 3,
+            Self::Unhealthy | Self::Exited | Self::Failed | Self::Stopping => 0,
+        }
+    }
+}
+
+/// What an agent says of one instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObservedInstance {
+    /// Where it is.
+    pub phase: Phase,
+    /// When it came there.
+    pub since: Moment,
+    /// Its address; kept across restarts.
+    pub address: Option<Ipv4Addr>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How it last ended.
+    pub exit: Option<Exit>,
+    /// Its last failed check.
+    pub probe: Option<Probe>,
+    /// Why it could not be started.
+    pub failure: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit status, if it exited by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// It reached its memory limit: the limit in bytes.
+    pub out_of_memory: Option<u64>,
+    /// When.
+    pub at: Moment,
+    /// The last lines it printed.
+    pub tail: Vec<String>,
+}
+
+impl Exit {
+    /// Ended as asked.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.code == Some(0) && self.out_of_memory.is_none()
+    }
+}
+
+/// One check that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What was asked: `GET http://10.83.0.5:8080/up`, or `connect to 10.83.0.5:8080`.
+    pub target: String,
+    /// What came of it: `connection refused`, `status 500`, `no answer in 5 s`.
+    pub outcome: String,
+    /// The start of the body, if there was one.
+    pub body: String,
+    /// When.
+    pub at: Moment,
+}
+
+/// What a router said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ObservedRouter {
+    /// The table that it routes by, and has on disk.
+    pub generation: Generation,
+    /// Requests under way per instance; absent means none.
+    pub active: BTreeMap<InstanceId, u64>,
+    /// When it last spoke, by the controller's clock.
+    pub seen: Moment,
+}

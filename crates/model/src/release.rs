@@ -1,0 +1,134 @@
+//! The release ledger: v1, v2, … each immutable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppName, Cause, DeployNumber, Moment, Role, RoleName};
+
+/// The number of a release of one app, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReleaseNumber(pub u64);
+
+impl fmt::Display for ReleaseNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("v{}", self.0))
+    }
+}
+
+impl std::str::FromStr for ReleaseNumber {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix('v').unwrap_or(text);
+        match digits.parse() {
+            Ok(n) if n > 0 => Ok(Self(n)),
+            _ => Err(format!("{text:?} is not a release; write v3 or 3")),
+        }
+    }
+}
+
+/// The SHA-256 digest of some content, written `sha256:<64 hex digits>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(String);
+
+impl Digest {
+    /// From the 64 hex digits alone.
+    ///
+    /// # Errors
+    /// When they are not 64 lower-case hex digits.
+    pub fn from_hex(hex: &str) -> Result<Self, String> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if hex.len() == 64 && hex.bytes().all(digit) {
+            Ok(Self(format!("sha256:{hex}")))
+        } else {
+            Err("a digest is sha256: and 64 lower-case hex digits".to_owned())
+        }
+    }
+
+    /// The whole text, `sha256:…`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The 64 hex digits.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
+    /// The first twelve hex digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.hex()[..12]
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::from_hex(text.strip_prefix("sha256:").unwrap_or_default())
+    }
+}
+
+impl std::str::FromStr for Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One release: image + configuration + role settings. Written once, never changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// Whose release it is.
+    pub app: AppName,
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// The digest of the image's manifest.
+    pub image: Digest,
+    /// The commit that the image was built from; none for an image that was pushed.
+    pub commit: Option<String>,
+    /// The app's configuration as it was.
+    pub config: BTreeMap<String, String>,
+    /// The roles, with every default filled in.
+    pub roles: BTreeMap<RoleName, Role>,
+    /// The deploy that made it; its build log is kept under this number.
+    pub deploy: DeployNumber,
+    /// When it was made.
+    pub created: Moment,
+    /// Who asked for it: the name of a token.
+    pub by: String,
+    /// Why.
+    pub cause: Cause,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_exact() {
+        let hex = "0123456789abcdef".repeat(4);
+        let digest: Digest = format!("sha256:{hex}").parse().expect("a digest");
+        assert_eq!((digest.hex(), digest.short()), (hex.as_str(), "0123456789ab"));
+        for bad in ["", "sha256:", "sha256:../../etc/passwd", &hex, &format!("sha256:{}", hex.to_uppercase())] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! How one role of an app runs. What a release carries: complete, with every default filled in.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, MilliCpu, Seconds};
+
+/// The port that an app is asked to listen on when its role names none; it is told in `PORT`.
+pub const DEFAULT_PORT: u16 = 8080;
+
+/// A role as a release runs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    /// What is run.
+    pub command: Command,
+    /// The one port the role serves on; none for a role that serves nothing.
+    pub port: Option<u16>,
+    /// How many copies a release starts with; `gantry scale` overrides it for the app.
+    pub instances: u32,
+    /// What one copy may use.
+    pub limits: Limits,
+    /// How readiness and liveness are found out.
+    pub health: Health,
+    /// Asks for orderly shutdown.
+    pub stop_signal: Signal,
+    /// From the stop signal to SIGKILL.
+    pub stop_timeout: Seconds,
+    /// Environment of this role alone; the app's configuration wins over it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Folder name to the absolute path it is mounted at. A role with volumes has one copy, replaced stop-first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, String>,
+}
+
+impl Role {
+    /// A role that runs `command` with the defaults of the design.
+    #[must_use]
+    pub fn new(command: Command) -> Self {
+        Self {
+            command,
+            port: None,
+            instances: 1,
+            limits: Limits::default(),
+            health: Health::default(),
+            stop_signal: Signal::Term,
+            stop_timeout: Seconds(30),
+            env: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+        }
+    }
+
+    /// Two copies must never run at once: a volume has a single writer.
+    #[must_use]
+    pub fn stop_first(&self) -> bool {
+        !self.volumes.is_empty()
+    }
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A command line for `/bin/sh -c`; variables expand when it starts.
+    Shell(String),
+    /// A program and its arguments, as an OCI image's entry point gives them.
+    Argv(Vec<String>),
+}
+
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shell(line) => f.write_str(line),
+            Self::Argv(words) => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+/// What one instance may use. Each is enforced by its control group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, swap included.
+    pub memory: Bytes,
+    /// Processor time.
+    pub cpu: MilliCpu,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: Bytes::mebi(512), cpu: MilliCpu(1000), pids: 1024 }
+    }
+}
+
+/// How an instance is found to be ready, and to be alive later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `GET` here must answer 200 to 399. Without one: the port accepts and the process lives `settle`.
+    pub path: Option<String>,
+    /// Between two probes while starting.
+    pub interval: Seconds,
+    /// For one probe.
+    pub timeout: Seconds,
+    /// Failures in a row that take a ready instance out of rotation.
+    pub attempts: u32,
+    /// How long a process must live when no path is declared.
+    pub settle: Seconds,
+    /// Between two probes once ready.
+    pub watch: Seconds,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            path: None,
+            interval: Seconds(1),
+            timeout: Seconds(5),
+            attempts: 3,
+            settle: Seconds(5),
+            watch: Seconds(10),
+        }
+    }
+}
+
+/// A signal that asks for shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs)]
+pub enum Signal {
+    Term,
+    Quit,
+    Int,
+    Hup,
+    Usr1,
+    Usr2,
+    Winch,
+}
+
+impl Signal {
+    /// Every signal that may be asked for.
+    pub const ALL: [Self; 7] = [Self::Term, Self::Quit, Self::Int, Self::Hup, Self::Usr1, Self::Usr2, Self::Winch];
+
+    /// `TERM`, `QUIT`, …
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Term => "TERM",
+            Self::Quit => "QUIT",
+            Self::Int => "INT",
+            Self::Hup => "HUP",
+            Self::Usr1 => "USR1",
+            Self::Usr2 => "USR2",
+            Self::Winch => "WINCH",
+        }
+    }
+
+    /// Reads `SIGQUIT`, `QUIT` or `quit`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let upper = text.to_ascii_uppercase();
+        let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+        Self::ALL.into_iter().find(|signal| signal.name() == bare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_known_by_either_name() {
+        assert_eq!(Signal::parse("SIGQUIT"), Some(Signal::Quit));
+        assert_eq!(Signal::parse("usr2"), Some(Signal::Usr2));
+        assert_eq!(Signal::parse("KILL"), None);
+    }
+}

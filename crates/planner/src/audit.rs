@@ -1,0 +1,116 @@
+//! The invariants of a plan, written without regard to how it came about.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{Assignment, Goal, InstanceId, Moment, Observed, Plan};
+
+use crate::Desired;
+
+/// What is wrong with a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// The table leads to an instance that is not to run.
+    RoutedButNotRunning(InstanceId),
+    /// An instance is to stop, and a live router may still send it requests.
+    StoppedBeforeAcknowledged(InstanceId),
+    /// Two copies of a role with a single writer exist at once.
+    TwoWriters(InstanceId, InstanceId),
+    /// A table says something else under the same number, or its number fell.
+    TableNotRenumbered,
+    /// A machine's part says something else under the same number, or its number fell.
+    PartNotRenumbered,
+    /// Two machines have the same instance.
+    AssignedTwice(InstanceId),
+    /// A route leads to a release that is neither current nor held.
+    WrongRelease(InstanceId),
+}
+
+/// Every violation in `plan`, which followed `previous` when `observed` was seen.
+#[must_use]
+pub fn audit(desired: &Desired, observed: &Observed, previous: &Plan, plan: &Plan, now: Moment) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let all: Vec<(&InstanceId, &Assignment)> = plan.assignments().map(|(_, id, a)| (id, a)).collect();
+    routed_run(plan, &all, &mut found);
+    stops_are_acknowledged(observed, previous, &all, now, &mut found);
+    one_writer(&all, &mut found);
+    numbered(previous, plan, &mut found);
+    assigned_once(&all, &mut found);
+    right_release(desired, plan, &mut found);
+    found
+}
+
+fn routed_run(plan: &Plan, all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>) {
+    for endpoint in plan.table.routes.values().flat_map(|route| &route.endpoints) {
+        let runs = all.iter().any(|(id, a)| **id == endpoint.instance && a.goal == Goal::Run);
+        if !runs {
+            found.push(Violation::RoutedButNotRunning(endpoint.instance.clone()));
+        }
+    }
+}
+
+/// Whoever is told to stop now was, in the previous plan, in no table that a live router has not replaced.
+fn stops_are_acknowledged(
+    observed: &Observed,
+    previous: &Plan,
+    all: &[(&InstanceId, &Assignment)],
+    now: Moment,
+    found: &mut Vec<Violation>,
+) {
+    for (id, _) in all.iter().filter(|(_, a)| a.goal == Goal::Stop) {
+        let named = previous.table.routes.values().any(|r| r.endpoints.iter().any(|e| e.instance == **id));
+        let was = previous.assignments().find(|(_, other, _)| other == id).map(|(_, _, a)| a.goal);
+        let unacknowledged = match was {
+            Some(Goal::Retire { removed_in, .. }) => {
+                observed.live_routers(now).any(|(_, router)| router.generation < removed_in)
+            }
+            _ => named,
+        };
+        if unacknowledged {
+            found.push(Violation::StoppedBeforeAcknowledged((*id).clone()));
+        }
+    }
+}
+
+fn one_writer(all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>) {
+    let mut writers: BTreeMap<_, &InstanceId> = BTreeMap::new();
+    for (id, _) in all.iter().filter(|(_, a)| a.spec.role.stop_first()) {
+        if let Some(other) = writers.insert((&id.app, &id.role), id) {
+            found.push(Violation::TwoWriters(other.clone(), (*id).clone()));
+        }
+    }
+}
+
+fn numbered(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
+    let (old, new) = (&previous.table, &plan.table);
+    let changed = (&old.routes, &old.names) != (&new.routes, &new.names);
+    if new.generation < old.generation || (changed && new.generation == old.generation) {
+        found.push(Violation::TableNotRenumbered);
+    }
+    for (machine, part) in &plan.machines {
+        let Some(old) = previous.machines.get(machine) else {
+            continue;
+        };
+        let changed = old.instances != part.instances;
+        if part.generation < old.generation || (changed && part.generation == old.generation) {
+            found.push(Violation::PartNotRenumbered);
+        }
+    }
+}
+
+fn assigned_once(all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>) {
+    let mut ids: Vec<&InstanceId> = all.iter().map(|(id, _)| *id).collect();
+    ids.sort();
+    found.extend(ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|p| Violation::AssignedTwice(p[0].clone())));
+}
+
+fn right_release(desired: &Desired, plan: &Plan, found: &mut Vec<Violation>) {
+    for endpoint in plan.table.routes.values().flat_map(|route| &route.endpoints) {
+        let id = &endpoint.instance;
+        let right = desired.apps.get(&id.app).is_some_and(|app| {
+            app.app.current == Some(id.release) || app.deploys.iter().any(|deploy| deploy.release == Some(id.release))
+        });
+        if !right {
+            found.push(Violation::WrongRelease(id.clone()));
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
+
+use gantry_model::deploy::Order;
+use gantry_model::{Deploy, DeployState, InstanceId, Phase, Reason, Release};
+
+use crate::DesiredApp;
+use crate::instances::wanted_of;
+use crate::scene::{Scene, Seen};
+
+/// What a deploy does in this pass.
+enum Step {
+    /// Nothing, for this reason.
+    Wait(Reason),
+    /// On to the next state.
+    Enter(DeployState),
+    /// Back, for this reason.
+    Fail(Reason),
+}
+
+/// Lets an app's deploys take at most one step each; returns what they wait for.
+pub(crate) fn advance(app: &mut DesiredApp, scene: &Scene<'_>) -> Vec<Reason> {
+    supersede(app, scene);
+    let Some(index) = active(app) else {
+        start_next(app, scene);
+        return Vec::new();
+    };
+    let mut waits = Vec::new();
+    match step(app, index, scene) {
+        Step::Wait(reason) => waits.push(reason),
+        Step::Enter(state) => enter(app, index, state, scene),
+        Step::Fail(reason) => fail(app, index, reason, scene),
+    }
+    let number = app.deploys[index].number;
+    waits.extend(
+        app.deploys
+            .iter()
+            .filter(|deploy| deploy.state == DeployState::Queued)
+            .map(|_| Reason::WaitsForDeploy { deploy: number }),
+    );
+    waits
+}
+
+/// The deploy under way: at most one, for only `start_next` begins one.
+fn active(app: &DesiredApp) -> Option<usize> {
+    app.deploys.iter().position(|deploy| !deploy.state.is_final() && deploy.state != DeployState::Queued)
+}
+
+/// Of those that wait only the newest goes on waiting.
+fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
+    let Some(newest) = app.deploys.iter().filter(|d| d.state == DeployState::Queued).map(|d| d.number).max() else {
+        return;
+    };
+    for deploy in app.deploys.iter_mut().filter(|d| d.state == DeployState::Queued) {
+        if app.app.destroying {
+            finish(deploy, DeployState::Superseded, Reason::AppDestroyed, scene);
+        } else if deploy.order == Some(Order::Abort) {
+            finish(deploy, DeployState::Superseded, Reason::Aborted, scene);
+        } else if deploy.number != newest {
+            finish(deploy, DeployState::Superseded, Reason::SupersededBy { deploy: newest }, scene);
+        }
+    }
+}
+
+fn finish(deploy: &mut Deploy, state: DeployState, reason: Reason, scene: &Scene<'_>) {
+    deploy.enter(state, scene.now);
+    deploy.reason = Some(reason);
+}
+
+fn start_next(app: &mut DesiredApp, scene: &Scene<'_>) {
+    let current = app.app.current;
+    if let Some(deploy) = app.deploys.iter_mut().find(|deploy| deploy.state == DeployState::Queued) {
+        deploy.previous = current;
+        deploy.enter(DeployState::Building, scene.now);
+    }
+}
+
+fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'_>) {
+    let deploy = &mut app.deploys[index];
+    deploy.enter(state, scene.now);
+    if state == DeployState::Promoting {
+        app.app.current = deploy.release;
+    }
+}
+
+/// Begins the way back. What clients see is as before: had the traffic moved already, it moves back now.
+fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
+    let deploy = &mut app.deploys[index];
+    if deploy.has_promoted() {
+        app.app.current = deploy.previous;
+    }
+    finish(deploy, DeployState::Reverting, reason, scene);
+}
+
+fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {
+    let deploy = &app.deploys[index];
+    if deploy.state != DeployState::Reverting {
+        if app.app.destroying {
+            return Step::Fail(Reason::AppDestroyed);
+        }
+        if deploy.order == Some(Order::Abort) {
+            return Step::Fail(Reason::Aborted);
+        }
+    }
+    let release = deploy.release.and_then(|number| app.releases.get(&number)).cloned();
+    let Some(release) = release else {
+        return without_release(deploy);
+    };
+    let ids: Vec<InstanceId> = wanted_of(&app.app, &release).map(|(id, _)| id).collect();
+    let step = match deploy.state {
+        DeployState::Placing => place(scene),
+        DeployState::Starting => start(&release, &ids, scene),
+        DeployState::Verifying => verify(deploy, &ids, scene),
+        DeployState::Held => held(deploy, &ids, scene),
+        DeployState::Promoting => promote(scene),
+        DeployState::Draining => return drain(app, index, &ids, scene),
+        DeployState::Reverting => return revert(deploy, scene),
+        _ => Step::Wait(Reason::BuildRuns),
+    };
+    match step {
+        Step::Wait(reason) => bound(&mut app.deploys[index], &ids, reason, scene),
+        step => step,
+    }
+}
+
+/// Before there is a release there is nothing to run: the build waits for its doer, a failed one ends.
+fn without_release(deploy: &Deploy) -> Step {
+    match deploy.state {
+        DeployState::Reverting => Step::Enter(DeployState::Reverted),
+        _ => Step::Wait(Reason::BuildRuns),
+    }
+}
+
+fn place(scene: &Scene<'_>) -> Step {
+    if scene.observed.machines.is_empty() {
+        return Step::Wait(Reason::NoMachine);
+    }
+    Step::Enter(DeployState::Starting)
+}
+
+/// The release step first, alone; then every instance's process.
+fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+    if let Some(step) = release_step(release)
+        && let Some(outcome) = run_release_step(&step, scene)
+    {
+        return outcome;
+    }
+    for id in ids {
+        match scene.seen(id) {
+            Seen::Here(instance) => match instance.phase {
+                Phase::Starting | Phase::Ready | Phase::Unhealthy => {}
+                _ => return failed_or_waiting(id, scene),
+            },
+            _ => return Step::Wait(Reason::NotReady { instance: id.clone(), probe: None }),
+        }
+    }
+    Step::Enter(DeployState::Verifying)
+}
+
+/// The id of a release's step, if it has one.
+pub(crate) fn release_step(release: &Release) -> Option<InstanceId> {
+    let role = release.roles.keys().find(|role| role.is_release_step())?;
+    Some(InstanceId { app: release.app.clone(), release: release.number, role: role.clone(), index: 1 })
+}
+
+/// The release step of a deploy that is starting ended well.
+pub(crate) fn release_step_done(release: &Release, scene: &Scene<'_>) -> bool {
+    release_step(release).is_none_or(|id| run_release_step(&id, scene).is_none())
+}
+
+/// None once it has ended well.
+fn run_release_step(id: &InstanceId, scene: &Scene<'_>) -> Option<Step> {
+    let waiting = || Some(Step::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
+    let Seen::Here(instance) = scene.seen(id) else {
+        return waiting();
+    };
+    match (instance.phase, &instance.exit) {
+        (Phase::Exited, Some(exit)) if exit.success() => None,
+        (Phase::Exited, Some(exit)) => Some(Step::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
+        (Phase::Failed, _) => Some(failed_or_waiting(id, scene)),
+        _ => waiting(),
+    }
+}
+
+/// An instance that ended or cannot start fails its deploy at once; else it is waited for.
+fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
+    let Seen::Here(instance) = scene.seen(id) else {
+        return Step::Wait(Reason::NotReady { instance: id.clone(), probe: None });
+    };
+    match (instance.phase, &instance.exit) {
+        (Phase::Exited, Some(exit)) => Step::Fail(Reason::Exited { instance: id.clone(), exit: exit.clone() }),
+        (Phase::Failed, _) => Step::Fail(Reason::CannotStart {
+            instance: id.clone(),
+            message: instance.failure.clone().unwrap_or_default(),
+        }),
+        _ => Step::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone() }),
+    }
+}
+
+/// The first instance that is not ready, as a step; none when all are.
+fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
+    ids.iter()
+        .find(|id| !matches!(scene.seen(id), Seen::Here(instance) if instance.phase == Phase::Ready))
+        .map(|id| failed_or_waiting(id, scene))
+}
+
+fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+    // An instance that already failed decides, before one that is merely slow.
+    let failed = ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, Step::Fail(_)));
+    if let Some(step) = failed.or_else(|| first_unready(ids, scene)) {
+        return step;
+    }
+    if deploy.hold && deploy.order != Some(Order::Promote) {
+        return Step::Enter(DeployState::Held);
+    }
+    Step::Enter(DeployState::Promoting)
+}
+
+/// A held release may wait for days and its instances be restarted meanwhile; it is promoted once all are ready.
+fn held(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+    if deploy.order != Some(Order::Promote) {
+        return Step::Wait(Reason::HeldForPromotion);
+    }
+    match first_unready(ids, scene) {
+        None => Step::Enter(DeployState::Promoting),
+        Some(_) => Step::Enter(DeployState::Verifying),
+    }
+}
+
+/// The previous plan's table names the new release already; every live router has to have it.
+fn promote(scene: &Scene<'_>) -> Step {
+    match scene.routers_behind(scene.previous.table.generation) {
+        Some(behind) => Step::Wait(behind),
+        None => Step::Enter(DeployState::Draining),
+    }
+}
+
+fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+    let deploy = &app.deploys[index];
+    for id in ids {
+        if let Seen::Here(instance) = scene.seen(id) {
+            match instance.phase {
+                Phase::Exited | Phase::Failed => return failed_or_waiting(id, scene),
+                Phase::Unhealthy => {
+                    return Step::Fail(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone() });
+                }
+                _ => {}
+            }
+        }
+    }
+    if is_watching(deploy, scene) {
+        return Step::Wait(Reason::Watching { watch: scene.policy.watch });
+    }
+    match retiring(deploy, scene) {
+        Some(wait) => Step::Wait(wait),
+        None => Step::Enter(DeployState::Done),
+    }
+}
+
+/// The old release stands by, not stopped, for a while after promotion.
+pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
+    match deploy.state {
+        DeployState::Promoting => true,
+        DeployState::Draining => scene.now.since(deploy.entered) < scene.policy.watch.millis(),
+        _ => false,
+    }
+}
+
+/// An old instance that has not yet been told to stop.
+fn retiring(deploy: &Deploy, scene: &Scene<'_>) -> Option<Reason> {
+    let of_others = |id: &InstanceId| id.app == deploy.app && Some(id.release) != deploy.release;
+    scene.previous.assignments().filter(|(_, id, _)| of_others(id)).find_map(|(_, id, a)| not_stopped(id, a, scene))
+}
+
+/// Reverted once everything of the new release was told to stop and the routers have the old table.
+fn revert(deploy: &Deploy, scene: &Scene<'_>) -> Step {
+    let of_new = |id: &InstanceId| id.app == deploy.app && Some(id.release) == deploy.release;
+    let unstopped = scene
+        .previous
+        .assignments()
+        .filter(|(_, id, _)| of_new(id))
+        .find_map(|(_, id, assignment)| not_stopped(id, assignment, scene));
+    match unstopped {
+        Some(wait) => Step::Wait(wait),
+        None => Step::Enter(DeployState::Reverted),
+    }
+}
+
+fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &Scene<'_>) -> Option<Reason> {
+    use gantry_model::Goal;
+    match assignment.goal {
+        Goal::Stop => None,
+        Goal::Run => Some(Reason::Stopping { instance: id.clone() }),
+        Goal::Retire { removed_in, .. } => {
+            Some(scene.routers_behind(removed_in).unwrap_or_else(|| match scene.active_requests(id) {
+                0 => Reason::Stopping { instance: id.clone() },
+                count => Reason::RequestsUnderWay { instance: id.clone(), count },
+            }))
+        }
+    }
+}
+
+/// The deadline by progress.
+fn bound(deploy: &mut Deploy, ids: &[InstanceId], reason: Reason, scene: &Scene<'_>) -> Step {
+    if deploy.state == DeployState::Held {
+        return Step::Wait(reason);
+    }
+    let steps = |id| match scene.seen(id) {
+        Seen::Here(instance) => instance.phase.steps(),
+        _ => 0,
+    };
+    let progress = ids.iter().map(steps).sum();
+    if progress > deploy.progress {
+        deploy.progress = progress;
+        deploy.progressed = scene.now;
+    }
+    // The release step may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
+    let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
+    if !exempt && scene.now.since(deploy.progressed) >= scene.policy.progress.millis() {
+        return Step::Fail(Reason::NoProgress { waited: scene.policy.progress, on: Some(Box::new(reason)) });
+    }
+    Step::Wait(reason)
+}

@@ -1,0 +1,177 @@
+//! What is to run where, and what becomes of what is no longer wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gantry_model::{
+    App, AppName, Assignment, Deploy, DeployState, Goal, InstanceId, InstanceSpec, MachineName, MachinePlan, Phase,
+    Reason, Release, Role, RoleName, Table,
+};
+
+use crate::deploys::{is_watching, release_step, release_step_done};
+use crate::scene::{Scene, Seen};
+use crate::table::named_by;
+use crate::{Desired, DesiredApp};
+
+pub(crate) type Machines = BTreeMap<MachineName, MachinePlan>;
+/// Every instance that is to run, of every app.
+pub(crate) type Wanted = BTreeMap<InstanceId, InstanceSpec>;
+type Notes = BTreeMap<AppName, Vec<Reason>>;
+
+/// How many copies of a role an app is to have.
+fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
+    let asked = app.scale.get(name).copied().unwrap_or(role.instances);
+    if role.stop_first() { asked.min(1) } else { asked }
+}
+
+/// Every service instance of a release.
+pub(crate) fn wanted_of<'a>(
+    app: &'a App,
+    release: &'a Release,
+) -> impl Iterator<Item = (InstanceId, InstanceSpec)> + 'a {
+    release.roles.iter().filter(|(name, _)| name.is_service()).flat_map(move |(name, role)| {
+        (1..=copies(app, name, role)).map(move |index| {
+            let id = InstanceId { app: app.name.clone(), release: release.number, role: name.clone(), index };
+            (id, spec(release, role, false))
+        })
+    })
+}
+
+fn spec(release: &Release, role: &Role, once: bool) -> InstanceSpec {
+    InstanceSpec {
+        image: release.image.clone(),
+        commit: release.commit.clone(),
+        config: release.config.clone(),
+        role: role.clone(),
+        once,
+    }
+}
+
+/// Everything that is to run now.
+pub(crate) fn wanted(desired: &Desired, scene: &Scene<'_>) -> Wanted {
+    desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect()
+}
+
+fn wanted_of_app(app: &DesiredApp, scene: &Scene<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
+    let mut wanted = BTreeMap::new();
+    if app.app.destroying {
+        return wanted;
+    }
+    let coming = coming(app);
+    if let Some(current) = app.app.current.and_then(|number| app.releases.get(&number)) {
+        let handed_over = |role: &RoleName| coming.is_some_and(|(_, new)| hands_over(current, new, role));
+        wanted.extend(wanted_of(&app.app, current).filter(|(id, _)| !handed_over(&id.role)));
+    }
+    if let Some((deploy, release)) = coming {
+        if let Some(id) = release_step(release) {
+            let role = &release.roles[&id.role];
+            wanted.insert(id, spec(release, role, true));
+        }
+        if deploy.state != DeployState::Starting || release_step_done(release, scene) {
+            wanted.extend(wanted_of(&app.app, release));
+        }
+    }
+    wanted
+}
+
+/// The deploy whose instances run beside, or already instead of, the current release's.
+fn coming(app: &DesiredApp) -> Option<(&Deploy, &Release)> {
+    use DeployState::{Draining, Held, Promoting, Starting, Verifying};
+    let deploy = app.deploys.iter().find(|d| matches!(d.state, Starting | Verifying | Held | Promoting | Draining))?;
+    Some((deploy, app.releases.get(&deploy.release?)?))
+}
+
+/// A role that must have one copy only is taken from the current release when the new one starts.
+fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
+    let stop_first = |release: &Release| release.roles.get(role).is_some_and(Role::stop_first);
+    current.number != new.number && new.roles.contains_key(role) && (stop_first(current) || stop_first(new))
+}
+
+/// Adds what is wanted and not there yet. Nothing is taken away here: [`retire`] does that, once the table is known.
+pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
+    let mut machines = scene.previous.machines.clone();
+    for machine in scene.observed.machines.keys() {
+        machines.entry(machine.clone()).or_default();
+    }
+    let mut notes = Notes::new();
+    for (id, spec) in wanted {
+        if let Some(blocker) = stop_first_blocker(id, spec, scene) {
+            let reason = Reason::StopFirst { role: id.role.clone(), instance: blocker };
+            notes.entry(id.app.clone()).or_default().push(reason);
+            continue;
+        }
+        let there = machines.values_mut().find_map(|part| part.instances.get_mut(id));
+        match there {
+            Some(assignment) => assignment.goal = Goal::Run,
+            None => place(&mut machines, id.clone(), spec.clone()),
+        }
+    }
+    (machines, notes)
+}
+
+/// One machine is all there is today; the choice among several belongs to a crate of its own.
+fn place(machines: &mut Machines, id: InstanceId, spec: InstanceSpec) {
+    let emptiest = machines.values_mut().min_by_key(|part| part.instances.len());
+    if let Some(part) = emptiest {
+        part.instances.insert(id, Assignment { spec, goal: Goal::Run });
+    }
+}
+
+/// Another release's copy of a role that must have one copy only, still there.
+fn stop_first_blocker(id: &InstanceId, spec: &InstanceSpec, scene: &Scene<'_>) -> Option<InstanceId> {
+    let blocks = |other: &InstanceId, assignment: &Assignment| {
+        other.app == id.app
+            && other.role == id.role
+            && other.release != id.release
+            && (spec.role.stop_first() || assignment.spec.role.stop_first())
+    };
+    scene.previous.assignments().find(|(_, other, a)| blocks(other, a)).map(|(_, other, _)| other.clone())
+}
+
+/// Decides what becomes of each instance that is no longer wanted, and numbers the parts that changed.
+pub(crate) fn retire(
+    mut machines: Machines,
+    wanted: &Wanted,
+    desired: &Desired,
+    table: &Table,
+    scene: &Scene<'_>,
+) -> Machines {
+    let standing_by: BTreeSet<AppName> =
+        desired.apps.values().filter(|app| stands_by(app, scene)).map(|app| app.app.name.clone()).collect();
+    for (machine, part) in &mut machines {
+        part.instances.retain(|id, assignment| {
+            if wanted.contains_key(id) {
+                return true;
+            }
+            let goal = next_goal(id, assignment.goal, standing_by.contains(&id.app), table, scene);
+            let stopped = assignment.goal == Goal::Stop && matches!(scene.seen_on(machine, id), Seen::Absent);
+            assignment.goal = goal;
+            !stopped
+        });
+        let before = scene.previous.machines.get(machine);
+        if before.is_none_or(|before| before.instances != part.instances) {
+            part.generation = part.generation.next();
+        }
+    }
+    machines
+}
+
+fn stands_by(app: &DesiredApp, scene: &Scene<'_>) -> bool {
+    !app.app.destroying && app.deploys.iter().any(|deploy| is_watching(deploy, scene))
+}
+
+/// The way out: named by no table, acknowledged, drained, stopped.
+fn next_goal(id: &InstanceId, goal: Goal, standing_by: bool, table: &Table, scene: &Scene<'_>) -> Goal {
+    match goal {
+        Goal::Stop => Goal::Stop,
+        Goal::Run if standing_by || named_by(&scene.previous.table, id) => {
+            Goal::Retire { removed_in: table.generation, since: scene.now }
+        }
+        Goal::Run => Goal::Stop,
+        Goal::Retire { removed_in, since } => {
+            let drained = scene.active_requests(id) == 0 || scene.now.since(since) >= scene.policy.drain.millis();
+            let of_dead_process = matches!(scene.seen(id), Seen::Here(i) if i.phase == Phase::Exited);
+            let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
+            if may_stop { Goal::Stop } else { goal }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What routers route: the ready instances of each app's current release, and of a held one under its own name.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_model::role::DEFAULT_PORT;
+use gantry_model::{
+    DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Phase, Release, ReleaseNumber, RoleName, Route,
+    Table,
+};
+
+use crate::instances::{Machines, Wanted};
+use crate::scene::Scene;
+use crate::{Desired, DesiredApp};
+
+/// Where the instances that may serve are.
+struct Placed<'a> {
+    wanted: &'a Wanted,
+    machines: &'a Machines,
+    scene: &'a Scene<'a>,
+}
+
+/// The next table; its number rises only when it says something else than the previous one.
+pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, scene: &Scene<'_>) -> Table {
+    let placed = Placed { wanted, machines, scene };
+    let mut table = Table { generation: scene.previous.table.generation, ..Table::default() };
+    for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
+        if let Some(release) = release_of(app, app.app.current) {
+            for host in hosts(app, scene) {
+                insert_route(&mut table, host, release, &placed);
+            }
+            table.names.insert(name.clone(), addresses(release, &placed));
+        }
+        if let Some(release) = held(app)
+            && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
+        {
+            insert_route(&mut table, host, release, &placed);
+        }
+    }
+    if (&table.routes, &table.names) != (&scene.previous.table.routes, &scene.previous.table.names) {
+        table.generation = table.generation.next();
+    }
+    table
+}
+
+/// An instance is in a table: requests or name look-ups may lead to it.
+pub(crate) fn named_by(table: &Table, id: &InstanceId) -> bool {
+    table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id))
+}
+
+fn release_of(app: &DesiredApp, number: Option<ReleaseNumber>) -> Option<&Release> {
+    app.releases.get(&number?)
+}
+
+fn held(app: &DesiredApp) -> Option<&Release> {
+    let deploy = app.deploys.iter().find(|deploy| deploy.state == DeployState::Held)?;
+    release_of(app, deploy.release)
+}
+
+fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
+    let own = HostName::parse(&format!("{}.{}", app.app.name, scene.policy.domain)).ok();
+    own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
+}
+
+fn insert_route(table: &mut Table, host: HostName, release: &Release, placed: &Placed<'_>) {
+    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+        return;
+    };
+    let port = settings.port.unwrap_or(DEFAULT_PORT);
+    let endpoints = serving(release, placed)
+        .filter(|(id, _)| &id.role == role)
+        .map(|(instance, address)| Endpoint { instance, address, port })
+        .collect();
+    table.routes.insert(host, Route { app: release.app.clone(), release: release.number, endpoints });
+}
+
+fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {
+    let mut roles: BTreeMap<RoleName, Vec<Ipv4Addr>> = BTreeMap::new();
+    for (id, address) in serving(release, placed).filter(|(id, _)| id.role.is_service()) {
+        roles.entry(id.role).or_default().push(address);
+    }
+    roles
+}
+
+/// The ready instances of a release with their addresses.
+fn serving<'a>(release: &'a Release, placed: &'a Placed<'_>) -> impl Iterator<Item = (InstanceId, Ipv4Addr)> + 'a {
+    placed
+        .machines
+        .iter()
+        .flat_map(|(machine, part)| part.instances.iter().map(move |(id, a)| (machine, id, a)))
+        .filter(|(_, id, assignment)| {
+            id.app == release.app
+                && id.release == release.number
+                && assignment.goal == Goal::Run
+                && placed.wanted.contains_key(*id)
+        })
+        .filter_map(|(machine, id, _)| Some((id.clone(), address(machine, id, placed.scene)?)))
+}
+
+/// A ready instance's address. Of a machine that has not reported since the controller began nothing is known, and
+/// not knowing never takes an endpoint away: what the previous table said of it stays.
+fn address(machine: &MachineName, id: &InstanceId, scene: &Scene<'_>) -> Option<Ipv4Addr> {
+    match scene.observed.machines.get(machine) {
+        Some(report) => report.instances.get(id).filter(|i| i.phase == Phase::Ready).and_then(|i| i.address),
+        None => scene
+            .previous
+            .table
+            .routes
+            .values()
+            .flat_map(|route| &route.endpoints)
+            .find(|endpoint| &endpoint.instance == id)
+            .map(|endpoint| endpoint.address),
+    }
+}

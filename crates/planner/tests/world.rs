@@ -1,0 +1,425 @@
+//! The planner against a small world under virtual time: an agent and a router that do, in any order and with any
+//! delay, what the plan says; instances that crash; deploys, aborts and destruction at any moment. After every pass the
+//! auditor must find nothing, and once the world is left alone it must come to rest in the wanted state.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_model::deploy::Order;
+use gantry_model::role::{Command, Role};
+use gantry_model::{
+    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Generation, Goal, HostName, InstanceId,
+    MachineName, MachinePlan, Moment, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Plan, Reason,
+    Release, ReleaseNumber, RoleName, Seconds,
+};
+use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
+use proptest::prelude::*;
+
+struct World {
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    policy: Policy,
+    now: Moment,
+    /// What the agent and the router have been given, which may be behind the plan.
+    agent: MachinePlan,
+    reporting: bool,
+    shape: Shape,
+    history: Vec<Deploy>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    volume: bool,
+    step: bool,
+    copies: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Push { hold: bool },
+    BuildEnds { well: bool },
+    AgentTakesPlan,
+    RouterTakesTable,
+    InstanceAdvances(usize),
+    InstanceCrashes(usize),
+    Order(Order),
+    Time(u16),
+    ControllerForgets,
+}
+
+fn app_name() -> AppName {
+    AppName::parse("shop").expect("a name")
+}
+
+fn machine() -> MachineName {
+    MachineName::parse("m").expect("a name")
+}
+
+fn host() -> HostName {
+    HostName::parse("shop.localhost").expect("a name")
+}
+
+impl World {
+    fn new(shape: Shape) -> Self {
+        let policy = Policy::new(HostName::parse("localhost").expect("a name"));
+        let app = App::new(app_name(), Moment(0));
+        let app = DesiredApp { app, releases: BTreeMap::new(), deploys: Vec::new() };
+        let mut world = Self {
+            desired: Desired { apps: BTreeMap::from([(app_name(), app)]) },
+            observed: Observed::default(),
+            plan: Plan::default(),
+            policy,
+            now: Moment(1_000_000),
+            agent: MachinePlan::default(),
+            reporting: true,
+            shape,
+            history: Vec::new(),
+        };
+        world.heartbeat();
+        world
+    }
+
+    fn app(&mut self) -> &mut DesiredApp {
+        self.desired.apps.get_mut(&app_name()).expect("the app")
+    }
+
+    fn heartbeat(&mut self) {
+        let now = self.now;
+        if self.reporting {
+            self.observed.machines.entry(machine()).or_insert_with(ObservedMachine::default).seen = now;
+            let router = self.observed.routers.entry(machine()).or_insert_with(ObservedRouter::default);
+            router.seen = now;
+        }
+    }
+
+    /// Plans until nothing changes, with the auditor after each pass.
+    fn settle(&mut self) {
+        for pass in 0.. {
+            assert!(pass < 50, "the planner does not come to rest");
+            let decision = plan(&self.desired, &self.observed, &self.plan, &self.policy, self.now);
+            let still = decision.plan == self.plan && decision.apps.is_empty() && decision.deploys.is_empty();
+            if still {
+                return;
+            }
+            let mut decided = self.desired.clone();
+            for app in decision.apps {
+                let name = app.name.clone();
+                decided.apps.get_mut(&name).expect("the app").app = app;
+            }
+            for deploy in decision.deploys {
+                let deploys = &mut decided.apps.get_mut(&deploy.app).expect("the app").deploys;
+                let place = deploys.iter().position(|d| d.number == deploy.number).expect("the deploy");
+                deploys[place] = deploy;
+            }
+            let violations = audit(&decided, &self.observed, &self.plan, &decision.plan, self.now);
+            assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
+            self.desired = decided;
+            self.plan = decision.plan;
+            let finals: Vec<Deploy> = self.app().deploys.iter().filter(|d| d.state.is_final()).cloned().collect();
+            self.app().deploys.retain(|deploy| !deploy.state.is_final());
+            self.history.extend(finals);
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match *event {
+            Event::Push { hold } => self.push(hold),
+            Event::BuildEnds { well } => self.build_ends(well),
+            Event::AgentTakesPlan => self.agent_takes_plan(),
+            Event::RouterTakesTable => self.router_takes_table(),
+            Event::InstanceAdvances(n) => self.advance(n),
+            Event::InstanceCrashes(n) => self.crash(n),
+            Event::Order(order) => {
+                if let Some(deploy) = self.app().deploys.first_mut() {
+                    deploy.order = Some(order);
+                }
+            }
+            Event::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
+            Event::ControllerForgets => self.observed = Observed::default(),
+        }
+        self.heartbeat();
+        self.report();
+        self.settle();
+    }
+
+    fn push(&mut self, hold: bool) {
+        let now = self.now;
+        let app = self.app();
+        app.app.last_deploy += 1;
+        let number = DeployNumber(app.app.last_deploy);
+        let cause = Cause::Rollback { to: ReleaseNumber(1) };
+        app.deploys.push(Deploy::new(app_name(), number, cause, "test".into(), hold, now));
+    }
+
+    fn build_ends(&mut self, well: bool) {
+        let (shape, now) = (self.shape, self.now);
+        let app = self.app();
+        let Some(index) = app.deploys.iter().position(|d| d.state == DeployState::Building && d.release.is_none())
+        else {
+            return;
+        };
+        if !well {
+            app.deploys[index].enter(DeployState::Reverting, now);
+            app.deploys[index].reason = Some(Reason::Aborted);
+            return;
+        }
+        app.app.last_release += 1;
+        let number = ReleaseNumber(app.app.last_release);
+        app.releases.insert(number, release(number, shape, app.deploys[index].number));
+        app.deploys[index].release = Some(number);
+        app.deploys[index].enter(DeployState::Placing, now);
+    }
+
+    fn agent_takes_plan(&mut self) {
+        if let Some(part) = self.plan.machines.get(&machine()) {
+            self.agent = part.clone();
+        }
+        let now = self.now;
+        let report = self.observed.machines.entry(machine()).or_default();
+        report.generation = self.agent.generation;
+        let wanted: Vec<InstanceId> =
+            self.agent.instances.iter().filter(|(_, a)| a.goal != Goal::Stop).map(|(id, _)| id.clone()).collect();
+        for id in wanted {
+            report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
+        }
+        report.instances.retain(|id, _| self.agent.instances.get(id).is_some_and(|a| a.goal != Goal::Stop));
+    }
+
+    fn router_takes_table(&mut self) {
+        let generation = self.plan.table.generation;
+        self.observed.routers.entry(machine()).or_default().generation = generation;
+    }
+
+    fn pick(&mut self, n: usize) -> Option<(bool, &mut ObservedInstance)> {
+        let instances = &mut self.observed.machines.get_mut(&machine())?.instances;
+        let count = instances.len();
+        let (id, instance) = instances.iter_mut().nth(n.checked_rem(count)?)?;
+        Some((id.role.is_release_step(), instance))
+    }
+
+    fn advance(&mut self, n: usize) {
+        let now = self.now;
+        let Some((once, instance)) = self.pick(n) else { return };
+        let phase = match instance.phase {
+            Phase::Preparing => Phase::Starting,
+            Phase::Starting if once => Phase::Exited,
+            Phase::Exited if once => Phase::Exited,
+            Phase::Exited => Phase::Starting,
+            _ => Phase::Ready,
+        };
+        if once && phase == Phase::Exited && instance.exit.is_none() {
+            instance.exit = Some(exit(0, now));
+        }
+        instance.phase = phase;
+    }
+
+    fn crash(&mut self, n: usize) {
+        let now = self.now;
+        if let Some((_, instance)) = self.pick(n)
+            && matches!(instance.phase, Phase::Starting | Phase::Ready)
+        {
+            instance.phase = Phase::Exited;
+            instance.exit = Some(exit(1, now));
+        }
+    }
+
+    /// After the controller forgot what it had seen, agent and router tell it again.
+    fn report(&mut self) {
+        self.observed.machines.entry(machine()).or_default();
+    }
+
+    /// Everyone does its work until nothing moves.
+    fn left_alone(&mut self) {
+        for _ in 0..40 {
+            self.apply(&Event::Order(Order::Promote));
+            self.apply(&Event::BuildEnds { well: true });
+            self.apply(&Event::AgentTakesPlan);
+            for n in 0..20 {
+                self.apply(&Event::InstanceAdvances(n));
+            }
+            self.apply(&Event::RouterTakesTable);
+            self.apply(&Event::Time(5));
+        }
+    }
+}
+
+fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
+    let low = u8::try_from(id.release.0 % 200).expect("small");
+    ObservedInstance {
+        phase: Phase::Preparing,
+        since: now,
+        address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.index).expect("small"))),
+        restarts: 0,
+        exit: None,
+        probe: None,
+        failure: None,
+    }
+}
+
+fn exit(code: i32, at: Moment) -> Exit {
+    Exit { code: Some(code), signal: None, out_of_memory: None, at, tail: vec!["the last line".into()] }
+}
+
+fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {
+    let mut web = Role::new(Command::Shell("serve".into()));
+    web.instances = shape.copies;
+    if shape.volume {
+        web.volumes.insert("data".into(), "/data".into());
+    }
+    let mut roles = BTreeMap::from([(RoleName::parse("web").expect("a name"), web)]);
+    if shape.step {
+        let step = Role::new(Command::Shell("migrate".into()));
+        roles.insert(RoleName::parse("release").expect("a name"), step);
+    }
+    Release {
+        app: app_name(),
+        number,
+        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
+        commit: None,
+        config: BTreeMap::new(),
+        roles,
+        deploy,
+        created: Moment(0),
+        by: "test".into(),
+        cause: Cause::Rollback { to: ReleaseNumber(1) },
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    (any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, copies)| Shape { volume, step, copies })
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        2 => any::<bool>().prop_map(|hold| Event::Push { hold }),
+        3 => any::<bool>().prop_map(|well| Event::BuildEnds { well }),
+        8 => Just(Event::AgentTakesPlan),
+        8 => Just(Event::RouterTakesTable),
+        12 => (0..20usize).prop_map(Event::InstanceAdvances),
+        2 => (0..20usize).prop_map(Event::InstanceCrashes),
+        1 => prop_oneof![Just(Order::Promote), Just(Order::Abort)].prop_map(Event::Order),
+        4 => (1..40u16).prop_map(Event::Time),
+        1 => Just(Event::ControllerForgets),
+    ];
+    prop::collection::vec(event, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_keeps_the_invariants_and_comes_to_rest(shape in shapes(), events in events()) {
+        let mut world = World::new(shape);
+        for event in &events {
+            world.apply(event);
+        }
+        world.left_alone();
+        let app = &world.desired.apps[&app_name()];
+        prop_assert!(app.deploys.is_empty(), "not over: {:?}", app.deploys);
+        let copies = if shape.volume { 1 } else { shape.copies as usize };
+        let wanted = if app.app.current.is_some() { copies } else { 0 };
+        let runs: Vec<&InstanceId> = world.plan.assignments().map(|(_, id, _)| id).collect();
+        prop_assert_eq!(runs.len(), wanted, "{:?}", runs);
+        if let Some(route) = world.plan.table.routes.get(&host()) {
+            prop_assert_eq!(route.endpoints.len(), wanted);
+        }
+    }
+}
+
+fn plain() -> World {
+    World::new(Shape { volume: false, step: false, copies: 2 })
+}
+
+fn deploy_one(world: &mut World) {
+    world.apply(&Event::Push { hold: false });
+    world.left_alone();
+}
+
+#[test]
+fn a_second_release_replaces_the_first_behind_the_barrier() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    assert_eq!(world.app().deploys[0].state, DeployState::Promoting, "waits for the router");
+    assert!(world.plan.table.routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
+    world.apply(&Event::Time(5));
+    assert!(world.plan.assignments().all(|(_, _, a)| a.goal != Goal::Stop), "nothing stops before the acknowledgement");
+    world.apply(&Event::RouterTakesTable);
+    assert_eq!(world.app().deploys[0].state, DeployState::Draining);
+    world.left_alone();
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    world.apply(&Event::RouterTakesTable);
+    world.apply(&Event::Time(4));
+    world.apply(&Event::InstanceCrashes(2));
+    let route = &world.plan.table.routes[&host()];
+    assert_eq!((route.release, route.endpoints.len()), (ReleaseNumber(1), 2));
+    world.left_alone();
+    let last = world.history.last().expect("a deploy");
+    assert_eq!(last.state, DeployState::Reverted);
+    assert!(matches!(&last.reason, Some(Reason::Exited { exit, .. }) if exit.code == Some(1)));
+}
+
+#[test]
+fn no_progress_ends_a_deploy_and_says_what_it_waited_for() {
+    let mut world = plain();
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    world.apply(&Event::Time(121));
+    world.left_alone();
+    let reason = world.history[0].reason.clone().expect("a reason");
+    assert!(reason.to_string().starts_with("no progress for 120 s: shop.v1.web-1 is not ready"), "{reason}");
+    assert_eq!(reason, Reason::NoProgress { waited: Seconds(120), on: reason_on(&reason) });
+}
+
+fn reason_on(reason: &Reason) -> Option<Box<Reason>> {
+    match reason {
+        Reason::NoProgress { on, .. } => on.clone(),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_newest_of_the_waiting_deploys_wins() {
+    let mut world = plain();
+    for _ in 0..3 {
+        world.apply(&Event::Push { hold: false });
+    }
+    assert_eq!(world.history[0].reason, Some(Reason::SupersededBy { deploy: DeployNumber(3) }));
+    assert_eq!(world.app().deploys.len(), 2);
+}
+
+#[test]
+fn a_controller_that_has_just_begun_empties_no_route() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    let before = world.plan.table.clone();
+    world.observed = Observed::default();
+    world.settle();
+    assert_eq!(world.plan.table, before);
+    assert_ne!(before.generation, Generation(0));
+}
+
+#[test]
+fn a_destroyed_app_leaves_nothing() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.app().app.destroying = true;
+    world.left_alone();
+    assert_eq!(world.plan.assignments().count(), 0);
+    assert!(world.plan.table.routes.is_empty());
+}
