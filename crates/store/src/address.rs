@@ -1,0 +1,55 @@
+//! Where a store is.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a store is: a file, or `etcd://host:port[,host:port…][/prefix]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// The embedded store, in this file.
+    File(PathBuf),
+    /// An etcd cluster.
+    Etcd {
+        /// `http://host:port` each.
+        endpoints: Vec<String>,
+        /// Put before every key, with a slash at its end.
+        prefix: String,
+    },
+}
+
+/// Why a text is not an address.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a store; write etcd://host:2379[,host:2379][/prefix] or the path of a file")]
+pub struct AddressError(String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let Some(rest) = text.strip_prefix("etcd://") else {
+            let plain = !text.is_empty() && !text.contains("://") && !text.contains('\0');
+            return if plain { Ok(Self::File(PathBuf::from(text))) } else { Err(AddressError(text.to_owned())) };
+        };
+        let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, "gantry"));
+        if hosts.split(',').any(|host| !host.contains(':') || host.starts_with(':')) {
+            return Err(AddressError(text.to_owned()));
+        }
+        let endpoints = hosts.split(',').map(|host| format!("http://{host}")).collect();
+        Ok(Self::Etcd { endpoints, prefix: format!("{}/", prefix.trim_matches('/')) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_parse() {
+        let etcd = Address::Etcd { endpoints: vec!["http://a:1".into(), "http://b:2".into()], prefix: "x/".into() };
+        assert_eq!("etcd://a:1,b:2/x".parse(), Ok(etcd));
+        assert_eq!("/var/lib/s.db".parse(), Ok(Address::File("/var/lib/s.db".into())));
+        for bad in ["", "etcd://", "etcd://a", "http://a:1", "etcd://a:1,"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The store's file: making it, opening it, and refusing one that is not what it should be.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::StoreError;
+
+/// `GNTR`: a file without it is not a store of ours.
+const APPLICATION_ID: i64 = 0x474e_5452;
+
+/// The newest format this code knows.
+const FORMAT: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE head (revision INTEGER NOT NULL, compacted INTEGER NOT NULL);
+    INSERT INTO head VALUES (1, 0);
+    CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, created INTEGER NOT NULL,
+                          modified INTEGER NOT NULL, lease INTEGER) WITHOUT ROWID;
+    CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE changes (revision INTEGER NOT NULL, step INTEGER NOT NULL, key TEXT NOT NULL, value BLOB,
+                          created INTEGER NOT NULL, PRIMARY KEY (revision, step)) WITHOUT ROWID;
+    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL, expires INTEGER NOT NULL);
+";
+
+/// Opens the file for writing, making it first when there is none.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    if !exists(path)? {
+        create(path)?;
+    }
+    check(path)?;
+    connect(path)
+}
+
+/// There is something at `path`, or something that belongs to it: a write-ahead log without its file means that the
+/// file was lost, and a new one would hide it.
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    if path.exists() {
+        return Ok(true);
+    }
+    let log = path.with_extension(format!("{}-wal", path.extension().unwrap_or_default().display()));
+    if log.exists() {
+        let detail = format!("its file is missing and its log {} is there", log.display());
+        return Err(StoreError::Damaged { path: path.display().to_string(), detail });
+    }
+    Ok(false)
+}
+
+/// Made under another name and moved into place: a file with the store's name is always whole.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let fail = |error| explain("create", path, error);
+    let io = |source: std::io::Error| StoreError::File {
+        action: "create",
+        path: path.display().to_string(),
+        source: source.into(),
+    };
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let _ = std::fs::remove_file(&fresh);
+    let connection = Connection::open(&fresh).map_err(fail)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+    connection.pragma_update(None, "user_version", FORMAT).map_err(fail)?;
+    connection.execute_batch(SCHEMA).map_err(fail)?;
+    connection.close().map_err(|(_, error)| fail(error))?;
+    std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
+    // A hard link fails where a rename would replace: of two processes one makes the file.
+    match std::fs::hard_link(&fresh, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
+        _ => {}
+    }
+    std::fs::remove_file(&fresh).map_err(io)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Looks at a store's file without changing it.
+///
+/// # Errors
+/// [`StoreError::Damaged`], [`StoreError::Newer`], [`StoreError::Locked`] or [`StoreError::File`].
+pub fn check(path: &Path) -> Result<(), StoreError> {
+    let fail = |error| explain("check", path, error);
+    let damaged = |detail: String| StoreError::Damaged { path: path.display().to_string(), detail };
+    let size = std::fs::metadata(path).map_err(|source| StoreError::File {
+        action: "open",
+        path: path.display().to_string(),
+        source: source.into(),
+    })?;
+    if size.len() == 0 {
+        return Err(damaged("it is empty".to_owned()));
+    }
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(fail)?;
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
+    if number("application_id")? != APPLICATION_ID {
+        return Err(damaged("it is not a Gantry store".to_owned()));
+    }
+    let found = number("user_version")?;
+    if found > FORMAT {
+        return Err(StoreError::Newer { path: path.display().to_string(), found, known: FORMAT });
+    }
+    let verdict: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(fail)?;
+    if verdict == "ok" { Ok(()) } else { Err(damaged(verdict)) }
+}
+
+/// A connection with the settings that durability rests on.
+pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let fail = |error| explain("open", path, error);
+    let mut connection = Connection::open(path).map_err(fail)?;
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(fail)?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        let source = format!("it cannot use a write-ahead log here (journal mode {mode})").into();
+        return Err(StoreError::File { action: "open", path: path.display().to_string(), source });
+    }
+    connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    Ok(connection)
+}
+
+/// SQLite's error as ours.
+pub(super) fn explain(action: &'static str, path: &Path, error: rusqlite::Error) -> StoreError {
+    let path = path.display().to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked { path },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path, detail: error.to_string() }
+        }
+        _ => StoreError::File { action, path, source: error.into() },
+    }
+}

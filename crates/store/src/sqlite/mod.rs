@@ -1,0 +1,157 @@
+//! The embedded store: one SQLite file.
+//!
+//! One thread owns the writing connection and commits whatever waits for it in one transaction (group commit), so that
+//! many writers share an fsync. Readers have a connection of their own. A commit that fails to reach the disk ends
+//! the process: what the caller was told and what the disk holds must never differ.
+//!
+//! Several processes may have the file open; a watch sees their writes by looking at the file every
+//! [`watch::PEEK`], and those of its own process at once.
+
+mod file;
+mod lease;
+mod watch;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::{oneshot, watch as facts};
+
+use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch};
+pub use file::check;
+use write::{Request, Writer};
+
+/// The embedded store.
+pub(crate) struct Sqlite {
+    path: PathBuf,
+    reader: Arc<Mutex<Connection>>,
+    writer: Writer,
+    /// The revision of the last commit of this process: wakes its watches.
+    head: facts::Receiver<Revision>,
+}
+
+impl Sqlite {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let writing = file::open(path)?;
+        let reader = Arc::new(Mutex::new(file::connect(path)?));
+        let (writer, head) = Writer::start(writing, path)?;
+        Ok(Self { path: path.to_owned(), reader, writer, head })
+    }
+
+    /// Runs `query` on the reading connection, away from the async threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        read(&self.reader, &self.path, query).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || StoreError::Unavailable {
+            address: self.path.display().to_string(),
+            source: "its writing thread has ended".into(),
+        };
+        self.writer.send(request(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+}
+
+async fn read<T: Send + 'static>(
+    reader: &Arc<Mutex<Connection>>,
+    path: &Path,
+    query: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let reader = Arc::clone(reader);
+    let result = tokio::task::spawn_blocking(move || {
+        let mut connection = reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        query(&mut connection)
+    });
+    match result.await {
+        Ok(result) => result.map_err(|error| file::explain("read", path, error)),
+        Err(join) => {
+            Err(StoreError::Unavailable { address: path.display().to_string(), source: join.to_string().into() })
+        }
+    }
+}
+
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? })
+}
+
+/// The first text that is greater than every text that starts with `prefix`; none for the empty prefix.
+pub(super) fn prefix_end(prefix: &str) -> Option<Vec<u8>> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let key = key.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT key, value, created, modified FROM entries WHERE key = ?1")?
+                .query_row([key], entry)
+                .optional()
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let prefix = prefix.to_owned();
+        self.read(move |connection| {
+            // One transaction, so that the revision is that of the entries.
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Deferred)?;
+            let revision = write::revision(&transaction)?;
+            let entries = {
+                let mut statement = transaction.prepare_cached(
+                    "SELECT key, value, created, modified FROM entries
+                     WHERE CAST(key AS BLOB) >= CAST(?1 AS BLOB) AND (?2 IS NULL OR CAST(key AS BLOB) < ?2)
+                     ORDER BY key",
+                )?;
+                statement.query_map(params![prefix, prefix_end(&prefix)], entry)?.collect::<Result<_, _>>()?
+            };
+            transaction.commit()?;
+            Ok(Listing { entries, revision })
+        })
+        .await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        if txn.writes.len() > TXN_MAX {
+            return Err(StoreError::TooLarge { writes: txn.writes.len() });
+        }
+        self.ask(|answer| Request::Commit(txn, answer)).await?
+    }
+
+    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        let watch = watch::FileWatch::new(&self.reader, &self.path, self.head.clone(), prefix, revision);
+        Ok(Box::new(watch))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.ask(|answer| Request::Grant(ttl, answer)).await?
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.ask(|answer| Request::KeepAlive(lease, answer)).await?
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Revoke(lease, answer)).await?
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Compact(revision, answer)).await?
+    }
+}

@@ -1,0 +1,108 @@
+//! A watch on the embedded store: reads the history table from where it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, params};
+use tokio::sync::watch as facts;
+
+use super::{prefix_end, read, write};
+use crate::{Batch, Change, Entry, Revision, StoreError, Watch};
+
+/// How often the file is looked at for writes of other processes.
+pub(super) const PEEK: Duration = Duration::from_millis(200);
+
+pub(super) struct FileWatch {
+    reader: Arc<Mutex<Connection>>,
+    path: PathBuf,
+    head: facts::Receiver<Revision>,
+    prefix: String,
+    seen: Revision,
+    /// Read already and not yet handed out, newest first.
+    ready: Vec<Batch>,
+}
+
+impl FileWatch {
+    pub(super) fn new(
+        reader: &Arc<Mutex<Connection>>,
+        path: &Path,
+        head: facts::Receiver<Revision>,
+        prefix: &str,
+        seen: Revision,
+    ) -> Self {
+        Self {
+            reader: Arc::clone(reader),
+            path: path.to_owned(),
+            head,
+            prefix: prefix.to_owned(),
+            seen,
+            ready: Vec::new(),
+        }
+    }
+
+    async fn fetch(&mut self) -> Result<(), StoreError> {
+        let (prefix, seen) = (self.prefix.clone(), self.seen);
+        let found = read(&self.reader, &self.path, move |connection| history(connection, &prefix, seen)).await?;
+        let (mut batches, head) = found.ok_or(StoreError::Compacted { asked: seen })?;
+        batches.reverse();
+        self.ready = batches;
+        // What is not of this prefix is passed over for good, so that compaction does not overtake a quiet watch.
+        if self.ready.is_empty() {
+            self.seen = self.seen.max(head);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for FileWatch {
+    async fn next(&mut self) -> Result<Batch, StoreError> {
+        loop {
+            if let Some(batch) = self.ready.pop() {
+                self.seen = batch.revision;
+                return Ok(batch);
+            }
+            self.head.mark_unchanged();
+            self.fetch().await?;
+            if self.ready.is_empty() {
+                // Either a commit of this process, or time to look for those of others.
+                let _ = tokio::time::timeout(PEEK, self.head.changed()).await;
+            }
+        }
+    }
+}
+
+/// The batches after `seen` and the head they were read at; none when history before them was dropped.
+fn history(
+    connection: &mut Connection,
+    prefix: &str,
+    seen: Revision,
+) -> rusqlite::Result<Option<(Vec<Batch>, Revision)>> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Deferred)?;
+    if write::compacted(&transaction)? > seen {
+        return Ok(None);
+    }
+    let head = write::revision(&transaction)?;
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut statement = transaction.prepare_cached(
+        "SELECT revision, key, value, created FROM changes
+         WHERE revision > ?1 AND CAST(key AS BLOB) >= CAST(?2 AS BLOB) AND (?3 IS NULL OR CAST(key AS BLOB) < ?3)
+         ORDER BY revision, step",
+    )?;
+    let mut rows = statement.query(params![seen, prefix, prefix_end(prefix)])?;
+    while let Some(row) = rows.next()? {
+        let revision: Revision = row.get(0)?;
+        let (key, value, created): (String, Option<Vec<u8>>, Revision) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let change = match value {
+            Some(value) => Change::Put(Entry { key, value, created, modified: revision }),
+            None => Change::Delete(key),
+        };
+        match batches.last_mut() {
+            Some(batch) if batch.revision == revision => batch.changes.push(change),
+            _ => batches.push(Batch { revision, changes: vec![change] }),
+        }
+    }
+    Ok(Some((batches, head)))
+}

@@ -1,0 +1,237 @@
+//! The writing thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use tokio::sync::{oneshot, watch};
+
+use super::{file, lease};
+use crate::{Compare, LeaseId, Outcome, Revision, StoreError, Txn, Write};
+
+/// The most requests committed together.
+const GROUP_MAX: usize = 128;
+
+/// How much history is kept for watches, in revisions: one that is further behind must list again.
+const HISTORY: Revision = 10_000;
+
+/// How often leases are looked at when nothing else happens.
+const LEASE_TICK: Duration = Duration::from_millis(250);
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writing thread is asked for.
+pub(super) enum Request {
+    Commit(Txn, Answer<Outcome>),
+    Grant(Duration, Answer<LeaseId>),
+    KeepAlive(LeaseId, Answer<()>),
+    Revoke(LeaseId, Answer<()>),
+    Compact(Revision, Answer<()>),
+}
+
+/// A handle to the writing thread; it ends when the last handle goes.
+pub(super) struct Writer(mpsc::SyncSender<Request>);
+
+impl Writer {
+    pub(super) fn start(connection: Connection, path: &Path) -> Result<(Self, watch::Receiver<Revision>), StoreError> {
+        let now = revision(&connection).map_err(|error| file::explain("read", path, error))?;
+        let (head, facts) = watch::channel(now);
+        let (sender, requests) = mpsc::sync_channel(1024);
+        let thread = Thread { connection, path: path.to_owned(), head };
+        std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&requests)).map_err(
+            |source| StoreError::File {
+                action: "start the writer of",
+                path: path.display().to_string(),
+                source: source.into(),
+            },
+        )?;
+        Ok((Self(sender), facts))
+    }
+
+    pub(super) fn send(&self, request: Request) -> Result<(), ()> {
+        self.0.send(request).map_err(|_| ())
+    }
+}
+
+struct Thread {
+    connection: Connection,
+    path: PathBuf,
+    head: watch::Sender<Revision>,
+}
+
+impl Thread {
+    fn run(mut self, requests: &mpsc::Receiver<Request>) {
+        loop {
+            let mut group = match requests.recv_timeout(LEASE_TICK) {
+                Ok(first) => vec![first],
+                Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            group.extend(requests.try_iter().take(GROUP_MAX - 1));
+            self.commit(group);
+        }
+    }
+
+    /// Everything of a group in one SQLite transaction; answers go out only once it is on the disk.
+    fn commit(&mut self, group: Vec<Request>) {
+        let path = self.path.clone();
+        if group.is_empty() && !lease::any_expired(&self.connection) {
+            return;
+        }
+        let transaction = match self.connection.transaction() {
+            Ok(transaction) => transaction,
+            Err(error) => return refuse(group, &path, &error),
+        };
+        let mut answers: Vec<Box<dyn FnOnce() + Send>> = Vec::with_capacity(group.len());
+        let applied = lease::expire(&transaction)
+            .and_then(|()| group.into_iter().try_for_each(|request| apply(&transaction, request, &mut answers)))
+            .and_then(|()| revision(&transaction))
+            .and_then(|revision| transaction.commit().map(|()| revision));
+        match applied {
+            Ok(revision) => {
+                // Told before the answers: a watch is never behind what a writer was told.
+                self.head.send_replace(revision);
+                answers.into_iter().for_each(|answer| answer());
+            }
+            Err(error) => end_the_process(&path, &error),
+        }
+    }
+}
+
+/// A commit that failed may or may not be on the disk, and only a restart finds out.
+fn end_the_process(path: &Path, error: &rusqlite::Error) -> ! {
+    tracing::error!(path = %path.display(), %error, "a write did not reach the store; ending, to read it again");
+    eprintln!("gantry: a write did not reach the store {}: {error}; ending, to read it again", path.display());
+    std::process::exit(1)
+}
+
+/// The transaction could not even begin, so nothing was written.
+fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
+    let why = || match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Locked { path: path.display().to_string() },
+        _ => StoreError::File { action: "write", path: path.display().to_string(), source: error.to_string().into() },
+    };
+    for request in group {
+        // A receiver that went away no longer wants the answer.
+        let _ = match request {
+            Request::Commit(_, answer) => answer.send(Err(why())).is_ok(),
+            Request::Grant(_, answer) => answer.send(Err(why())).is_ok(),
+            Request::KeepAlive(_, answer) | Request::Revoke(_, answer) | Request::Compact(_, answer) => {
+                answer.send(Err(why())).is_ok()
+            }
+        };
+    }
+}
+
+fn apply(
+    transaction: &Transaction<'_>,
+    request: Request,
+    answers: &mut Vec<Box<dyn FnOnce() + Send>>,
+) -> rusqlite::Result<()> {
+    fn later<T: Send + 'static>(
+        answers: &mut Vec<Box<dyn FnOnce() + Send>>,
+        answer: Answer<T>,
+        result: Result<T, StoreError>,
+    ) {
+        answers.push(Box::new(move || drop(answer.send(result))));
+    }
+    match request {
+        Request::Commit(txn, answer) => later(answers, answer, Ok(write(transaction, &txn)?)),
+        Request::Grant(ttl, answer) => later(answers, answer, Ok(lease::grant(transaction, ttl)?)),
+        Request::KeepAlive(lease, answer) => later(answers, answer, lease::renew(transaction, lease)?),
+        Request::Revoke(lease, answer) => {
+            lease::end(transaction, lease)?;
+            later(answers, answer, Ok(()));
+        }
+        Request::Compact(revision, answer) => {
+            compact(transaction, revision)?;
+            later(answers, answer, Ok(()));
+        }
+    }
+    Ok(())
+}
+
+/// The revision of the last write.
+pub(super) fn revision(connection: &Connection) -> rusqlite::Result<Revision> {
+    connection.prepare_cached("SELECT revision FROM head")?.query_row([], |row| row.get(0))
+}
+
+/// The first revision that a watch can still begin after.
+pub(super) fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
+    connection.prepare_cached("SELECT compacted FROM head")?.query_row([], |row| row.get(0))
+}
+
+pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Result<Outcome> {
+    for compare in &txn.compares {
+        if !holds(transaction, compare)? {
+            return Ok(Outcome::Conflict);
+        }
+    }
+    let next = revision(transaction)? + 1;
+    transaction.prepare_cached("UPDATE head SET revision = ?1")?.execute([next])?;
+    for (step, write) in txn.writes.iter().enumerate() {
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        match write {
+            Write::Put(key, value, lease) => put(transaction, next, step, key, value, *lease)?,
+            Write::Delete(key) => delete(transaction, next, step, key)?,
+        }
+    }
+    if next % 100 == 0 {
+        compact(transaction, next - HISTORY)?;
+    }
+    Ok(Outcome::Committed(next))
+}
+
+fn holds(transaction: &Transaction<'_>, compare: &Compare) -> rusqlite::Result<bool> {
+    let key = match compare {
+        Compare::Absent(key) | Compare::Modified(key, _) | Compare::Created(key, _) => key,
+    };
+    let found: Option<(Revision, Revision)> = transaction
+        .prepare_cached("SELECT created, modified FROM entries WHERE key = ?1")?
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(match compare {
+        Compare::Absent(_) => found.is_none(),
+        Compare::Modified(_, revision) => found.is_some_and(|(_, modified)| modified == *revision),
+        Compare::Created(_, revision) => found.is_some_and(|(created, _)| created == *revision),
+    })
+}
+
+fn put(
+    transaction: &Transaction<'_>,
+    revision: Revision,
+    step: i64,
+    key: &str,
+    value: &[u8],
+    lease: Option<LeaseId>,
+) -> rusqlite::Result<()> {
+    let created: Revision = transaction
+        .prepare_cached(
+            "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4)
+             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?3, lease = ?4 RETURNING created",
+        )?
+        .query_row(params![key, value, revision, lease.map(|lease| lease.0)], |row| row.get(0))?;
+    transaction
+        .prepare_cached("INSERT INTO changes (revision, step, key, value, created) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![revision, step, key, value, created])?;
+    Ok(())
+}
+
+pub(super) fn delete(transaction: &Transaction<'_>, revision: Revision, step: i64, key: &str) -> rusqlite::Result<()> {
+    let removed = transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
+    if removed > 0 {
+        transaction
+            .prepare_cached("INSERT INTO changes (revision, step, key, value, created) VALUES (?1, ?2, ?3, NULL, 0)")?
+            .execute(params![revision, step, key])?;
+    }
+    Ok(())
+}
+
+fn compact(transaction: &Transaction<'_>, before: Revision) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM changes WHERE revision <= ?1")?.execute([before])?;
+    transaction
+        .prepare_cached("UPDATE head SET compacted = MIN(MAX(compacted, ?1), revision)")?
+        .execute([before.max(0)])?;
+    Ok(())
+}
