@@ -1,0 +1,256 @@
+//! Control groups: limits and accounts, on v1 and v2.
+//!
+//! A group is named by its path below the hierarchy's root: `gantry/storefront.v1.web-1`. On v1 it is one folder per
+//! controller, on v2 one altogether.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::{LinuxError, Tried};
+
+/// The controllers that limits need.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// On v1 the groups of these controllers are made as well: devices are denied there, v2 has no such file and rests on
+/// the missing right to make device nodes.
+const V1_EXTRA: [&str; 2] = ["devices", "cpuacct"];
+
+/// Read and write of null, zero, full, random, urandom, tty, and pseudo-terminals.
+const DEVICES: [&str; 8] =
+    ["c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"];
+
+/// The period that the share of a processor is counted over, in microseconds: the kernel's default.
+const CPU_PERIOD: u64 = 100_000;
+
+/// What a group may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes, swap included.
+    pub memory: u64,
+    /// Thousandths of a processor.
+    pub milli_cpu: u32,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// What a group has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in use.
+    pub memory: u64,
+    /// Processor time, in microseconds.
+    pub cpu_micros: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// How many processes were ended because the group reached its memory limit.
+    pub oom_kills: u64,
+}
+
+/// One group.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    path: String,
+    root: PathBuf,
+    unified: bool,
+}
+
+impl Cgroup {
+    /// Names a group; makes nothing.
+    #[must_use]
+    pub fn named(path: &str) -> Self {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let unified = root.join("cgroup.controllers").exists();
+        Self { path: path.trim_matches('/').to_owned(), root, unified }
+    }
+
+    /// This machine has the unified hierarchy (v2).
+    #[must_use]
+    pub fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Every folder that is this group.
+    fn folders(&self) -> Vec<PathBuf> {
+        if self.unified {
+            return vec![self.root.join(&self.path)];
+        }
+        let present = |name: &&str| self.root.join(name).is_dir();
+        CONTROLLERS.iter().chain(&V1_EXTRA).filter(|name| present(name)).map(|name| self.folder(name)).collect()
+    }
+
+    fn folder(&self, controller: &str) -> PathBuf {
+        if self.unified { self.root.join(&self.path) } else { self.root.join(controller).join(&self.path) }
+    }
+
+    /// Makes the group with its limits.
+    ///
+    /// # Errors
+    /// When a controller is missing or the kernel refuses a limit.
+    pub fn create(&self, limits: &Limits) -> Result<(), LinuxError> {
+        if self.unified {
+            self.delegate()?;
+        }
+        for folder in self.folders() {
+            fs::create_dir_all(&folder).tried(|| format!("make the control group {}", folder.display()))?;
+        }
+        self.limit(limits)
+    }
+
+    /// On v2 each group above must hand its controllers down.
+    fn delegate(&self) -> Result<(), LinuxError> {
+        let mut above = self.root.clone();
+        let names: Vec<&str> = self.path.split('/').collect();
+        for name in &names {
+            let file = above.join("cgroup.subtree_control");
+            let wanted: Vec<_> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();
+            write(&file, &wanted.join(" "))?;
+            above.push(name);
+            if !above.exists() {
+                fs::create_dir(&above).tried(|| format!("make the control group {}", above.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<(), LinuxError> {
+        let quota = u64::from(limits.milli_cpu) * CPU_PERIOD / 1000;
+        let (memory, pids) = (limits.memory.to_string(), limits.pids.to_string());
+        if self.unified {
+            let folder = self.folder("");
+            write(&folder.join("memory.max"), &memory)?;
+            write_if_there(&folder.join("memory.swap.max"), "0")?;
+            write(&folder.join("cpu.max"), &format!("{quota} {CPU_PERIOD}"))?;
+            return write(&folder.join("pids.max"), &pids);
+        }
+        let folder = self.folder("memory");
+        // The two limits may never cross: lowering wants the plain one first, raising the one with swap first.
+        let with_swap = folder.join("memory.memsw.limit_in_bytes");
+        let _ = write_if_there(&with_swap, &memory);
+        write(&folder.join("memory.limit_in_bytes"), &memory)?;
+        write_if_there(&with_swap, &memory)?;
+        let folder = self.folder("cpu");
+        write(&folder.join("cpu.cfs_period_us"), &CPU_PERIOD.to_string())?;
+        write(&folder.join("cpu.cfs_quota_us"), &quota.to_string())?;
+        write(&self.folder("pids").join("pids.max"), &pids)?;
+        let devices = self.folder("devices");
+        if devices.is_dir() {
+            write(&devices.join("devices.deny"), "a")?;
+            for device in DEVICES {
+                write(&devices.join("devices.allow"), device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process into the group.
+    ///
+    /// # Errors
+    /// When the process is gone or the kernel refuses.
+    pub fn add(&self, pid: i32) -> Result<(), LinuxError> {
+        self.folders().iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// Every process in the group.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.folder("pids").join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// What it uses; zeros once it is gone.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let number = |controller: &str, file: &str| -> u64 {
+            let text = fs::read_to_string(self.folder(controller).join(file)).unwrap_or_default();
+            text.trim().parse().unwrap_or(0)
+        };
+        let field = |controller: &str, file: &str, name: &str| -> u64 {
+            let text = fs::read_to_string(self.folder(controller).join(file)).unwrap_or_default();
+            text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
+        };
+        if self.unified {
+            Usage {
+                memory: number("", "memory.current"),
+                cpu_micros: field("", "cpu.stat", "usage_usec "),
+                pids: number("", "pids.current"),
+                oom_kills: field("", "memory.events", "oom_kill "),
+            }
+        } else {
+            Usage {
+                memory: number("memory", "memory.usage_in_bytes"),
+                cpu_micros: number("cpuacct", "cpuacct.usage") / 1000,
+                pids: number("pids", "pids.current"),
+                oom_kills: field("memory", "memory.oom_control", "oom_kill "),
+            }
+        }
+    }
+
+    /// Removes the group; the processes in it must have ended. Groups that they made below it go first.
+    ///
+    /// # Errors
+    /// `EBUSY` while a process is still in it. Not when it is gone already.
+    pub fn remove(&self) -> Result<(), LinuxError> {
+        self.folders().iter().try_for_each(|folder| remove_tree(folder))
+    }
+
+    /// The names of the groups right below this one.
+    #[must_use]
+    pub fn children(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.folder("pids")) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+}
+
+fn remove_tree(folder: &Path) -> Result<(), LinuxError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).tried(|| format!("read the control group {}", folder.display())),
+    };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&entry.path())?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).tried(|| format!("remove the control group {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<(), LinuxError> {
+    fs::write(file, text).tried(|| format!("write {text:?} to {}", file.display()))
+}
+
+fn write_if_there(file: &Path, text: &str) -> Result<(), LinuxError> {
+    if file.exists() { write(file, text) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_made_used_and_removed() {
+        let group = Cgroup::named(&format!("gantry-test-{}/inner", std::process::id()));
+        group.create(&Limits { memory: 64 << 20, milli_cpu: 500, pids: 10 }).expect("made");
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+        group.add(i32::try_from(child.id()).expect("a pid")).expect("added");
+        assert_eq!(group.processes(), [i32::try_from(child.id()).expect("a pid")]);
+        assert_eq!(group.usage().pids, 1);
+        assert!(group.remove().is_err(), "a group with a process in it stays");
+        child.kill().expect("killed");
+        child.wait().expect("waited");
+        group.remove().expect("removed");
+        Cgroup::named(&format!("gantry-test-{}", std::process::id())).remove().expect("removed");
+        assert_eq!(group.usage(), Usage::default());
+        group.remove().expect("removed twice");
+    }
+}

@@ -1,0 +1,42 @@
+//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`].
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`process`] | fork and unshare for a single-threaded process; pidfds; who a process is |
+//! | [`rooted`] | paths inside a root that someone else controls: opened with `RESOLVE_IN_ROOT`, never followed out |
+//! | [`mounts`] | detached mounts, put in place by file descriptor |
+//! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
+//! | [`network`] | bridge and veth over netlink |
+//!
+//! It knows nothing of containers, apps or images.
+
+pub mod cgroup;
+pub mod mounts;
+pub mod network;
+pub mod process;
+pub mod rooted;
+
+/// A failed system call, with what was tried and on what.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}: {source}")]
+pub struct LinuxError {
+    /// What was tried, with its object: `mount proc on /proc`.
+    pub action: String,
+    /// What the kernel said.
+    pub source: std::io::Error,
+}
+
+/// Names what failed.
+pub trait Tried<T> {
+    /// Adds what was tried to an error.
+    ///
+    /// # Errors
+    /// The same failure, as [`LinuxError`].
+    fn tried(self, action: impl FnOnce() -> String) -> Result<T, LinuxError>;
+}
+
+impl<T, E: Into<std::io::Error>> Tried<T> for Result<T, E> {
+    fn tried(self, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
+        self.map_err(|error| LinuxError { action: action(), source: error.into() })
+    }
+}

@@ -1,0 +1,112 @@
+//! Mounts made detached and put in place by file descriptor, so that no path is resolved twice.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, mount_remount, move_mount, open_tree,
+};
+
+use crate::{LinuxError, Tried};
+
+/// A new instance of a file system, attached nowhere yet. Files can be made in it already.
+///
+/// # Errors
+/// What the kernel said.
+pub fn detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, LinuxError> {
+    let make = || -> rustix::io::Result<OwnedFd> {
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in options {
+            fsconfig_set_string(&context, *key, *value)?;
+        }
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make().tried(|| format!("make a {kind} file system"))
+}
+
+/// A detached copy of what is at `path`, for binding.
+///
+/// # Errors
+/// What the kernel said, with the path.
+pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
+    open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .tried(|| format!("bind {}", path.display()))
+}
+
+/// Puts a detached mount onto what `target` is.
+///
+/// # Errors
+/// What the kernel said.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), LinuxError> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags).tried(|| "put a mount in place".to_owned())
+}
+
+/// Changes the flags of an attached mount, given a descriptor of its root.
+///
+/// # Errors
+/// What the kernel said.
+pub fn restrict(mount: impl AsFd, flags: MountFlags) -> Result<(), LinuxError> {
+    let path = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
+    mount_remount(path, flags | MountFlags::BIND, "").tried(|| format!("restrict a mount to {flags:?}"))
+}
+
+/// Nothing that is mounted from here on is seen outside this mount namespace.
+///
+/// # Errors
+/// What the kernel said.
+pub fn make_private() -> Result<(), LinuxError> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .tried(|| "make mounts private".to_owned())
+}
+
+/// Mounts an overlay at `target`: `layers` from the top down, writable in `upper`.
+///
+/// `fsconfig` with one `lowerdir+` per layer (Linux 6.8) takes any number; older kernels get one option string, which
+/// `mount(2)` cuts at a page, so a stack that does not fit is refused and not cut.
+///
+/// # Errors
+/// What the kernel said, or that there are too many layers for it.
+pub fn overlay(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -> Result<(), LinuxError> {
+    match overlay_by_parts(layers, upper, work) {
+        Ok(mount) => move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .tried(|| format!("put an overlay at {}", target.display())),
+        Err(rustix::io::Errno::INVAL) => overlay_by_string(layers, upper, work, target),
+        Err(error) => Err(error).tried(|| format!("mount an overlay of {} layers", layers.len())),
+    }
+}
+
+fn overlay_by_parts(layers: &[&Path], upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        fsconfig_set_string(&context, "lowerdir+", *layer)?;
+    }
+    fsconfig_set_string(&context, "upperdir", upper)?;
+    fsconfig_set_string(&context, "workdir", work)?;
+    // A layer must be readable by every tool: no metadata-only copies, no redirected folders.
+    for option in ["metacopy", "redirect_dir"] {
+        fsconfig_set_string(&context, option, "off")?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+fn overlay_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -> Result<(), LinuxError> {
+    let lower: Vec<_> = layers.iter().map(|layer| layer.display().to_string()).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},metacopy=off,redirect_dir=off",
+        lower.join(":"),
+        upper.display(),
+        work.display()
+    );
+    if options.len() >= 4096 {
+        let source = std::io::Error::other("this kernel takes at most 4,095 bytes of layer paths; use fewer layers");
+        return Err(LinuxError { action: format!("mount an overlay of {} layers", layers.len()), source });
+    }
+    let options = std::ffi::CString::new(options).map_err(std::io::Error::other).tried(|| "mount an overlay".into())?;
+    mount("overlay", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
+        .tried(|| format!("mount an overlay at {}", target.display()))
+}

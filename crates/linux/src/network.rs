@@ -1,0 +1,129 @@
+//! The machine's bridge, and a container's end of a veth pair, over netlink.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+
+use crate::LinuxError;
+
+type Netlink<T> = Result<T, rtnetlink::Error>;
+
+/// An error of netlink, by its text: its own type carries whole packets.
+fn explained<T>(result: Netlink<T>, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
+    result.map_err(|error| {
+        let source = match &error {
+            rtnetlink::Error::NetlinkError(message) => message.to_io(),
+            other => std::io::Error::other(other.to_string()),
+        };
+        LinuxError { action: action(), source }
+    })
+}
+
+/// Runs `work` with a netlink connection of the network namespace that the calling thread is in.
+///
+/// # Errors
+/// When no netlink socket can be opened.
+async fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, LinuxError>) -> Result<T, LinuxError> {
+    let (connection, handle, _) =
+        new_connection().map_err(|source| LinuxError { action: "open a netlink socket".to_owned(), source })?;
+    let driver = tokio::spawn(connection);
+    let result = work(handle).await;
+    driver.abort();
+    result
+}
+
+async fn index_of(handle: &Handle, name: &str) -> Netlink<Option<u32>> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(link) => Ok(link.map(|link| link.header.index)),
+        // ENODEV
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -19 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The bridge `name` is there, up, with `address` as its own. Done again it changes nothing.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), LinuxError> {
+    let action = || format!("set up the bridge {name}");
+    with_netlink(async |handle| {
+        if explained(index_of(&handle, name).await, action)?.is_none() {
+            explained(handle.link().add(LinkBridge::new(name).up().build()).execute().await, action)?;
+        }
+        let index = explained(index_of(&handle, name).await, action)?.unwrap_or_default();
+        explained(handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await, action)?;
+        match handle.address().add(index, IpAddr::V4(address), prefix).execute().await {
+            // EEXIST
+            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -17 => Ok(()),
+            result => explained(result, action),
+        }
+    })
+    .await
+}
+
+/// Removes a link; not an error if there is none.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn remove_link(name: &str) -> Result<(), LinuxError> {
+    let action = || format!("remove the link {name}");
+    with_netlink(async |handle| match explained(index_of(&handle, name).await, action)? {
+        Some(index) => explained(handle.link().del(index).execute().await, action),
+        None => Ok(()),
+    })
+    .await
+}
+
+/// Makes a veth pair: `name` here, on `bridge`, and `eth0` inside the network namespace of `pid`. The far end is made
+/// where it belongs; moving it there would cost an RCU grace period (20 ms against 1.4 ms, measured).
+///
+/// # Errors
+/// What the kernel said.
+pub async fn connect(name: &str, bridge: &str, pid: i32) -> Result<(), LinuxError> {
+    let action = || format!("connect {name} to the bridge {bridge}");
+    with_netlink(async |handle| {
+        let Some(bridge) = explained(index_of(&handle, bridge).await, action)? else {
+            return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
+        };
+        // One left over from a process that was killed half-way is in the way and of no use.
+        if let Some(index) = explained(index_of(&handle, name).await, action)? {
+            explained(handle.link().del(index).execute().await, action)?;
+        }
+        let far = LinkMessageBuilder::<LinkUnspec>::new().name("eth0").setns_by_pid(pid.unsigned_abs()).build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .controller(bridge)
+            .up()
+            .build();
+        explained(handle.link().add(pair).execute().await, action)
+    })
+    .await
+}
+
+/// Inside a container's network namespace: loopback up and, given an address, `eth0` up with it and a default route.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn configure(address: Option<(Ipv4Addr, u8, Ipv4Addr)>) -> Result<(), LinuxError> {
+    let action = || "configure the container's network".to_owned();
+    with_netlink(async |handle| {
+        let up = async |index: u32| {
+            explained(handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await, action)
+        };
+        // The loopback device of a network namespace always has index 1.
+        up(1).await?;
+        let Some((address, prefix, gateway)) = address else {
+            return Ok(());
+        };
+        let index = explained(index_of(&handle, "eth0").await, action)?.unwrap_or_default();
+        explained(handle.address().add(index, IpAddr::V4(address), prefix).execute().await, action)?;
+        up(index).await?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+        explained(handle.route().add(route).execute().await, action)
+    })
+    .await
+}

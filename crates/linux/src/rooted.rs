@@ -1,0 +1,153 @@
+//! Paths inside a root that someone else controls. Every step is resolved by the kernel with `RESOLVE_IN_ROOT`: an
+//! absolute symlink or `..` stays inside, a magic link is refused, and there is no moment between a check and its use.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat, unlinkat};
+use rustix::io::Errno;
+
+use crate::{LinuxError, Tried};
+
+const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+/// Opens `path` inside `root`.
+///
+/// # Errors
+/// What the kernel said: `ENOENT`, `ELOOP`, …
+pub fn open(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, LinuxError> {
+    open_with_mode(root, path, flags, Mode::empty())
+}
+
+/// As [`open`], with the mode of a file that is created.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open_with_mode(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, LinuxError> {
+    // A path that is empty once its leading slashes are gone is the root itself.
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
+    retry(|| openat2(root.as_fd(), inside, flags | OFlags::CLOEXEC, mode, INSIDE))
+        .tried(|| format!("open {} inside its root", path.display()))
+}
+
+/// `openat2` answers `EAGAIN` when a rename raced with it; the kernel asks to try again. Bounded all the same.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 0..1000 {
+        match call() {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Opens the folder `path` inside `root`, made with mode 0755 where it is missing. A symlink on the way is followed
+/// inside the root; the last part must be a folder itself, not a link to one.
+///
+/// # Errors
+/// What the kernel said; `ENOTDIR` or `ELOOP` where something else is in the way.
+pub fn make_folder(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
+    let mut folder = open(&root, Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
+    let mut walked = PathBuf::from("/");
+    let parts: Vec<_> = names(path).collect();
+    for (step, name) in parts.iter().enumerate() {
+        walked.push(name);
+        match mkdirat(&folder, *name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).tried(|| format!("make the folder {}", walked.display())),
+        }
+        let last = step + 1 == parts.len();
+        let follow = if last { OFlags::NOFOLLOW } else { OFlags::empty() };
+        folder = open(&root, &walked, OFlags::PATH | OFlags::DIRECTORY | follow)?;
+    }
+    Ok(folder)
+}
+
+/// Opens `path` inside `root` as a place to mount a file on: an empty file where nothing, or a symlink, is.
+///
+/// # Errors
+/// What the kernel said; `EISDIR` where a folder is in the way.
+pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
+    let parent = make_folder(&root, path.parent().unwrap_or(Path::new("/")))?;
+    let action = || format!("make the file {}", path.display());
+    let Some(name) = path.file_name() else {
+        return Err(Errno::ISDIR).tried(action);
+    };
+    match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_symlink() => {
+            unlinkat(&parent, name, AtFlags::empty()).tried(action)?;
+        }
+        Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() => {
+            return Err(Errno::ISDIR).tried(action);
+        }
+        _ => {}
+    }
+    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(action)?;
+    openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).tried(action)
+}
+
+/// The names on a path; `.`, `..` and prefixes are passed over, so that none leads anywhere.
+pub fn names(path: &Path) -> impl Iterator<Item = &std::ffi::OsStr> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::fs::symlink;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).expect("made");
+        std::fs::write(folder.path().join("secret"), "outside").expect("written");
+        let fd = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        (folder, fd.expect("opened"))
+    }
+
+    #[test]
+    fn links_and_dots_stay_inside() {
+        let (folder, fd) = root();
+        let inside = folder.path().join("root");
+        symlink(folder.path().join("secret"), inside.join("absolute")).expect("a link");
+        symlink("../secret", inside.join("relative")).expect("a link");
+        symlink("/proc/self/root", inside.join("magic")).expect("a link");
+        for path in ["absolute", "relative", "../secret", "/../secret", "magic/etc/passwd"] {
+            assert!(open(&fd, Path::new(path), OFlags::RDONLY).is_err(), "{path} led outside");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_way_of_a_folder_is_followed_inside_only() {
+        let (folder, fd) = root();
+        let inside = folder.path().join("root");
+        symlink(folder.path(), inside.join("out")).expect("a link");
+        let made = make_folder(&fd, Path::new("/out/x"));
+        assert!(made.is_err() || !folder.path().join("x").exists());
+        symlink("/", inside.join("top")).expect("a link");
+        make_folder(&fd, Path::new("/top/made")).expect("made inside");
+        assert!(inside.join("made").is_dir());
+        assert!(make_folder(&fd, Path::new("/top")).is_err(), "the last part must be a folder itself");
+    }
+
+    #[test]
+    fn a_dangling_link_gives_way_to_a_file() {
+        let (folder, fd) = root();
+        let inside = folder.path().join("root");
+        std::fs::create_dir(inside.join("etc")).expect("made");
+        symlink("../../secret", inside.join("etc/resolv.conf")).expect("a link");
+        make_file(&fd, Path::new("/etc/resolv.conf")).expect("made");
+        assert!(inside.join("etc/resolv.conf").symlink_metadata().expect("there").is_file());
+        let mut secret = String::new();
+        std::fs::File::open(folder.path().join("secret"))
+            .and_then(|mut file| file.read_to_string(&mut secret))
+            .expect("read");
+        assert_eq!(secret, "outside");
+    }
+}
