@@ -8,7 +8,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::{LinuxError, Tried};
 
-/// What [`fork`] returned to.
+/// What [`SingleThreaded::fork`] returned to.
 pub enum Forked {
     /// The child.
     Child,
@@ -16,29 +16,37 @@ pub enum Forked {
     Parent(i32),
 }
 
-/// The calling process has one thread.
-fn assert_single_threaded() -> Result<(), LinuxError> {
-    let threads = std::fs::read_dir("/proc/self/task").tried(|| "count this process's threads".to_owned())?.count();
-    if threads == 1 {
-        return Ok(());
-    }
-    let source = std::io::Error::other(format!("it has {threads} threads and must have one"));
-    Err(LinuxError { action: "fork".to_owned(), source })
-}
+/// Proof that the process has one thread, taken while `/proc` is still the host's. Whoever holds it makes none.
+#[derive(Debug)]
+pub struct SingleThreaded(());
 
-/// Forks.
-///
-/// # Errors
-/// When the process has more than one thread, or the kernel refuses.
-pub fn fork() -> Result<Forked, LinuxError> {
-    assert_single_threaded()?;
-    // SAFETY: the process has one thread, as was just read, so no lock is held by a thread that the child lacks, and
-    // everything that std and the allocator keep is as valid in the child as in the parent.
-    let pid = unsafe { libc::fork() };
-    match pid {
-        0 => Ok(Forked::Child),
-        1.. => Ok(Forked::Parent(pid)),
-        _ => Err(std::io::Error::last_os_error()).tried(|| "fork".to_owned()),
+impl SingleThreaded {
+    /// Counts.
+    ///
+    /// # Errors
+    /// When there are more than one.
+    pub fn prove() -> Result<Self, LinuxError> {
+        let threads = std::fs::read_dir("/proc/self/task").tried(|| "count this process's threads".to_owned())?.count();
+        if threads == 1 {
+            return Ok(Self(()));
+        }
+        let source = std::io::Error::other(format!("it has {threads} threads and must have one"));
+        Err(LinuxError { action: "fork".to_owned(), source })
+    }
+
+    /// Forks.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn fork(self) -> Result<Forked, LinuxError> {
+        // SAFETY: the process has one thread, as was proved, so no lock is held by a thread that the child lacks, and
+        // everything that std and the allocator keep is as valid in the child as in the parent.
+        let pid = unsafe { libc::fork() };
+        match pid {
+            0 => Ok(Forked::Child),
+            1.. => Ok(Forked::Parent(pid)),
+            _ => Err(std::io::Error::last_os_error()).tried(|| "fork".to_owned()),
+        }
     }
 }
 
@@ -50,6 +58,19 @@ pub fn unshare(flags: UnshareFlags) -> Result<(), LinuxError> {
     assert!(!flags.contains(UnshareFlags::FILES), "descriptors are shared by everything in a process");
     // SAFETY: only FILES is dangerous, and it is excluded above.
     unsafe { rustix::thread::unshare_unsafe(flags) }.tried(|| format!("make new namespaces ({flags:?})"))
+}
+
+/// Nothing but the three standard descriptors outlives the next exec, whatever this process was started with.
+///
+/// # Errors
+/// When the kernel is older than 5.11.
+pub fn close_on_exec() -> Result<(), LinuxError> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: marks descriptors and closes none, so nobody's descriptor goes away while it is in use.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).tried(|| "mark open files".to_owned()),
+    }
 }
 
 /// A process that was identified once and cannot be mistaken for another since.
@@ -88,12 +109,15 @@ impl Process {
         self.descriptor.as_fd()
     }
 
-    /// A copy of the descriptor.
+    /// Waits until it has ended.
     ///
     /// # Errors
     /// When there are too many open files.
-    pub fn try_clone_fd(&self) -> std::io::Result<OwnedFd> {
-        self.descriptor.try_clone()
+    pub async fn ended(&self) -> std::io::Result<()> {
+        let descriptor = self.descriptor.try_clone()?;
+        // SAFETY: the descriptor is owned by what is registered, so it stays open for as long as it is watched.
+        let watched = unsafe { tokio::io::unix::AsyncFd::register(descriptor) }?;
+        watched.readable().await.map(drop)
     }
 
     /// Its end has come.

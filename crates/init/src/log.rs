@@ -1,0 +1,159 @@
+//! The log of one instance: two segments, written in turn. When one is full the other is emptied and used, so that
+//! the log is bounded and its newest half is always there.
+//!
+//! A record is a line: `<unix milliseconds> <o|e> <F|P> <text>`. `o` is standard output, `e` standard error. `F` ends a
+//! line of the application's; `P` is a part of one that is longer than [`LINE_MAX`], or that has not ended yet.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The longest text in one record.
+pub(crate) const LINE_MAX: usize = 16 << 10;
+
+/// Which of the two streams.
+#[derive(Clone, Copy)]
+pub(crate) enum Stream {
+    Out,
+    Err,
+}
+
+pub(crate) struct Log {
+    segments: [File; 2],
+    current: usize,
+    written: u64,
+    limit: u64,
+}
+
+impl Log {
+    /// Goes on in the segment that was written last.
+    pub(crate) fn open(segments: [OwnedFd; 2], limit: u64) -> io::Result<Self> {
+        let segments = segments.map(File::from);
+        let modified = |file: &File| file.metadata().and_then(|metadata| metadata.modified());
+        let newer = usize::from(modified(&segments[1])? > modified(&segments[0])? && segments[1].metadata()?.len() > 0);
+        let written = segments[newer].metadata()?.len();
+        Ok(Self { segments, current: newer, written, limit })
+    }
+
+    /// Writes one record. A log that cannot be written (a full disk) never stops the application: the record is lost.
+    pub(crate) fn record(&mut self, stream: Stream, whole: bool, text: &[u8]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let stream = match stream {
+            Stream::Out => 'o',
+            Stream::Err => 'e',
+        };
+        let mut line = format!("{now} {stream} {} ", if whole { 'F' } else { 'P' }).into_bytes();
+        line.extend_from_slice(text);
+        line.push(b'\n');
+        if self.written > 0 && self.written + line.len() as u64 > self.limit {
+            self.turn();
+        }
+        if self.segments[self.current].write_all(&line).is_ok() {
+            self.written += line.len() as u64;
+        }
+    }
+
+    fn turn(&mut self) {
+        let other = 1 - self.current;
+        if self.segments[other].set_len(0).is_ok() {
+            self.current = other;
+            self.written = 0;
+        }
+    }
+}
+
+/// Cuts what comes out of a pipe into lines.
+pub(crate) struct Lines {
+    stream: Stream,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, pending: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8], log: &mut Log) {
+        self.pending.extend_from_slice(bytes);
+        let mut begin = 0;
+        loop {
+            let rest = &self.pending[begin..];
+            let window = &rest[..rest.len().min(LINE_MAX)];
+            match window.iter().position(|byte| *byte == b'\n') {
+                Some(end) => {
+                    log.record(self.stream, true, &window[..end]);
+                    begin += end + 1;
+                }
+                None if window.len() == LINE_MAX => {
+                    log.record(self.stream, false, window);
+                    begin += LINE_MAX;
+                }
+                None => break,
+            }
+        }
+        self.pending.drain(..begin);
+    }
+
+    /// What never got its line's end.
+    pub(crate) fn finish(&mut self, log: &mut Log) {
+        if !self.pending.is_empty() {
+            let rest = std::mem::take(&mut self.pending);
+            log.record(self.stream, true, &rest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+
+    fn log(limit: u64) -> (Log, [File; 2]) {
+        let file = |name: &str| {
+            let path = std::env::temp_dir().join(format!("gantry-init-log-{}-{limit}-{name}", std::process::id()));
+            let file = File::options().read(true).append(true).create(true).open(&path).expect("a file");
+            std::fs::remove_file(path).expect("removed");
+            file
+        };
+        let files = [file("a"), file("b")];
+        let copies = [0, 1].map(|n: usize| OwnedFd::from(files[n].try_clone().expect("a copy")));
+        (Log::open(copies, limit).expect("a log"), files)
+    }
+
+    fn texts(file: &mut File) -> Vec<String> {
+        let mut all = String::new();
+        file.rewind().expect("rewound");
+        file.read_to_string(&mut all).expect("read");
+        all.lines().map(|line| line.split_once(' ').expect("a record").1.to_owned()).collect()
+    }
+
+    #[test]
+    fn lines_become_records() {
+        let (mut log, mut files) = log(1 << 20);
+        let mut lines = Lines::new(Stream::Err);
+        lines.push(b"one\ntw", &mut log);
+        lines.push(b"o\n\nthree", &mut log);
+        lines.finish(&mut log);
+        assert_eq!(texts(&mut files[0]), ["e F one", "e F two", "e F ", "e F three"]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let (mut log, mut files) = log(1 << 20);
+        Lines::new(Stream::Out).push(&vec![b'x'; LINE_MAX * 2 + 1], &mut log);
+        assert_eq!(texts(&mut files[0]).iter().filter(|text| text.starts_with("o P x")).count(), 2);
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_keeps_its_newest_half() {
+        let (mut log, mut files) = log(1000);
+        for n in 0..1000 {
+            log.record(Stream::Out, true, n.to_string().as_bytes());
+        }
+        let sizes: Vec<u64> = files.iter().map(|file| file.metadata().expect("a size").len()).collect();
+        assert!(sizes.iter().all(|size| *size <= 1000), "{sizes:?}");
+        let newest = files.iter_mut().flat_map(texts).any(|text| text == "o F 999");
+        assert!(newest);
+    }
+}

@@ -1,0 +1,184 @@
+//! Pid 1.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, wait,
+};
+
+use crate::arguments::Settings;
+use crate::log::{Lines, Log, Stream};
+
+/// What is handed on to the application.
+const FORWARDED: [Signal; 7] =
+    [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
+
+/// The application: the first child of pid 1's first child.
+const APPLICATION: Option<Pid> = Pid::from_raw(3);
+
+/// The shim: pid 1's first child.
+const SHIM: Option<Pid> = Pid::from_raw(2);
+
+pub(crate) fn run(settings: &Settings) -> io::Result<ExitCode> {
+    // Kept from the application, which may have the same user: what pid 1 has open, and its memory.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let record = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let segments = [io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?];
+    let log = Log::open(segments, settings.segment)?;
+    let signals = Signals::register()?;
+    let streams = if settings.command.is_empty() { Vec::new() } else { start(settings)? };
+    Reaper { log, signals, streams, record }.run(settings.command.is_empty())
+}
+
+/// Starts the shim with the application behind it; its output comes through what is returned.
+fn start(settings: &Settings) -> io::Result<Vec<Source>> {
+    let (out, out_end) = io::pipe()?;
+    let (err, err_end) = io::pipe()?;
+    let program = std::env::args_os().next().unwrap_or_default();
+    // A working directory that the image lacks is the application's trouble: the shim says so in the log.
+    Command::new(program)
+        .arg("shim")
+        .arg(&settings.cwd)
+        .args(&settings.command)
+        .uid(settings.uid)
+        .gid(settings.gid)
+        .stdin(Stdio::null())
+        .stdout(out_end)
+        .stderr(err_end)
+        .spawn()?;
+    Ok(vec![Source::new(out, Stream::Out)?, Source::new(err, Stream::Err)?])
+}
+
+/// One stream of the application's output.
+struct Source {
+    pipe: PipeReader,
+    lines: Lines,
+}
+
+impl Source {
+    fn new(pipe: PipeReader, stream: Stream) -> io::Result<Self> {
+        let flags = fcntl_getfl(&pipe)?;
+        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK)?;
+        Ok(Self { pipe, lines: Lines::new(stream) })
+    }
+
+    /// Reads what is there, but not for ever: signals and children come in between. False at its end.
+    fn drain(&mut self, log: &mut Log) -> bool {
+        let mut buffer = [0; 64 << 10];
+        for _ in 0..16 {
+            match self.pipe.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => self.lines.push(&buffer[..count], log),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+}
+
+/// A socket per signal, readable when it came.
+struct Signals {
+    sockets: Vec<(Signal, UnixStream)>,
+}
+
+impl Signals {
+    fn register() -> io::Result<Self> {
+        let mut sockets = Vec::new();
+        for signal in FORWARDED.into_iter().chain([Signal::CHILD]) {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            write.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(signal.as_raw(), OwnedFd::from(write))?;
+            sockets.push((signal, read));
+        }
+        Ok(Self { sockets })
+    }
+
+    /// Those that came since the last call.
+    fn take(&self) -> impl Iterator<Item = Signal> {
+        self.sockets.iter().filter_map(|(signal, socket)| {
+            let mut buffer = [0; 64];
+            matches!((&mut &*socket).read(&mut buffer), Ok(1..)).then_some(*signal)
+        })
+    }
+}
+
+struct Reaper {
+    log: Log,
+    signals: Signals,
+    streams: Vec<Source>,
+    record: File,
+}
+
+impl Reaper {
+    fn run(mut self, idle: bool) -> io::Result<ExitCode> {
+        loop {
+            self.wait_for_anything()?;
+            let log = &mut self.log;
+            self.streams.retain_mut(|source| {
+                source.drain(log) || {
+                    source.lines.finish(log);
+                    false
+                }
+            });
+            let came: Vec<Signal> = self.signals.take().collect();
+            for signal in came {
+                if signal == Signal::CHILD {
+                    if let Some(status) = reap() {
+                        return self.end(status);
+                    }
+                } else if idle {
+                    return Ok(ExitCode::SUCCESS);
+                } else if let Some(application) = APPLICATION {
+                    // It may be gone already, which its exit will tell.
+                    let _ = kill_process(application, signal);
+                }
+            }
+        }
+    }
+
+    fn wait_for_anything(&self) -> io::Result<()> {
+        let sockets = self.signals.sockets.iter().map(|(_, socket)| socket.as_fd());
+        let pipes = self.streams.iter().map(|source| source.pipe.as_fd());
+        let all: Vec<BorrowedFd<'_>> = sockets.chain(pipes).collect();
+        let mut polled: Vec<_> = all.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match poll(&mut polled, None) {
+            Err(rustix::io::Errno::INTR) | Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The application ended: keep its last words and how it went. What it left running ends with this process.
+    fn end(mut self, status: WaitStatus) -> io::Result<ExitCode> {
+        for source in &mut self.streams {
+            source.drain(&mut self.log);
+            source.lines.finish(&mut self.log);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
+        let (code, signal) = (status.exit_status(), status.terminating_signal());
+        let text = format!("{{\"code\":{},\"signal\":{},\"at\":{now}}}\n", number(code), number(signal));
+        self.record.write_all(text.as_bytes())?;
+        self.record.sync_all()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Reaps every child that ended; the shim's status, if it was among them.
+fn reap() -> Option<WaitStatus> {
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if Some(pid) == SHIM && !status.stopped() {
+            return Some(status);
+        }
+    }
+    None
+}

@@ -1,0 +1,277 @@
+//! Another process in a running container, with the same rights as the application, and with a terminal if asked for.
+//!
+//! Caller and launcher share a unix socket, the launcher's standard input. On it go the spec, then the descriptors of the
+//! process's terminal or pipes, and at last how it ended.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use gantry_linux::cgroup::Cgroup;
+use gantry_linux::process::{Forked, Process, SingleThreaded, close_on_exec};
+use gantry_linux::{LinuxError, Tried};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, waitpid};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::container::{Container, SandboxError};
+use crate::launch::EXEC_COMMAND;
+use crate::posture;
+use crate::spec::User;
+
+/// The longest that starting a process may take.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// The container's control group.
+    pub cgroup: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Where it starts, inside.
+    pub cwd: String,
+    /// Who it runs as.
+    pub user: User,
+    /// It gets a terminal of the container's.
+    pub terminal: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    spec: ExecSpec,
+    pid: i32,
+    start_time: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ExecOutcome {
+    /// With this exit status; 128 and the signal's number if by a signal.
+    Exited(i32),
+    /// It could not be run.
+    Failed(String),
+}
+
+/// A process that runs in a container.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// With a terminal: its one end, to read and write. Without: input, output and error output, in this order.
+    pub descriptors: Vec<OwnedFd>,
+    socket: tokio::net::UnixStream,
+    _launcher: tokio::process::Child,
+}
+
+impl ExecSession {
+    /// Waits for its end.
+    pub async fn outcome(&mut self) -> ExecOutcome {
+        let mut text = Vec::new();
+        match (&mut self.socket).take(64 << 10).read_to_end(&mut text).await {
+            Ok(_) => serde_json::from_slice(&text)
+                .unwrap_or_else(|_| ExecOutcome::Failed("the launcher ended without an answer".to_owned())),
+            Err(error) => ExecOutcome::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Runs a process in `container`.
+///
+/// # Errors
+/// When the container does not run, or the launcher cannot be started.
+pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, SandboxError> {
+    let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
+    let pid = container.pid().ok_or_else(|| SandboxError::Launch("the container does not run".to_owned()))?;
+    let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
+    let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
+    ours.set_nonblocking(true).map_err(|error| failed(&error))?;
+    let launcher = tokio::process::Command::new("/proc/self/exe")
+        .arg(EXEC_COMMAND)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    let terminal = spec.terminal;
+    let mut socket = tokio::net::UnixStream::from_std(ours).map_err(|error| failed(&error))?;
+    let text = serde_json::to_vec(&Request { spec, pid, start_time }).map_err(|error| failed(&error))?;
+    socket.write_u32(u32::try_from(text.len()).unwrap_or(u32::MAX)).await.map_err(|error| failed(&error))?;
+    socket.write_all(&text).await.map_err(|error| failed(&error))?;
+    let wanted = if terminal { 1 } else { 3 };
+    let descriptors = tokio::time::timeout(START_TIMEOUT, receive(&socket, wanted))
+        .await
+        .map_err(|_| failed(&"no answer in 10 s"))?
+        .map_err(|error| failed(&error))?;
+    Ok(ExecSession { descriptors, socket, _launcher: launcher })
+}
+
+async fn receive(socket: &tokio::net::UnixStream, wanted: usize) -> io::Result<Vec<OwnedFd>> {
+    loop {
+        socket.readable().await?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let received = socket.try_io(tokio::io::Interest::READABLE, || {
+            Ok(recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?)
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            result => result.map(drop)?,
+        }
+        let descriptors: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if descriptors.len() == wanted {
+            return Ok(descriptors);
+        }
+        return Err(io::Error::other("the launcher could not enter the container"));
+    }
+}
+
+/// The launcher's side.
+pub(crate) fn launcher_main() -> ExitCode {
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
+    let mut socket = UnixStream::from(socket);
+    let outcome = match serve(&mut socket) {
+        Ok(code) => ExecOutcome::Exited(code),
+        Err(error) => ExecOutcome::Failed(error.to_string()),
+    };
+    match serde_json::to_vec(&outcome).map(|text| socket.write_all(&text)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
+    close_on_exec()?;
+    let alone = SingleThreaded::prove()?;
+    let request = read_request(socket).tried(|| "read what to run".to_owned())?;
+    let Request { spec, pid, start_time } = request;
+    let target = Process::open(pid, start_time)
+        .ok_or_else(|| io::Error::other("it has ended"))
+        .tried(|| "enter the container".to_owned())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).tried(|| "guard the launcher".to_owned())?;
+    Cgroup::named(&spec.cgroup).add(std::process::id().cast_signed())?;
+    let spaces = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::PROCESS_ID
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    move_into_thread_name_spaces(target.as_fd(), spaces).tried(|| "enter the container".to_owned())?;
+    let (inner, outer) = streams(&spec).tried(|| "make its streams".to_owned())?;
+    let borrowed: Vec<BorrowedFd<'_>> = outer.iter().map(AsFd::as_fd).collect();
+    hand_over(socket, &borrowed).tried(|| "hand its streams over".to_owned())?;
+    drop(outer);
+    match alone.fork()? {
+        Forked::Child => {
+            let error = run(&spec, inner);
+            eprintln!("gantry: {error}");
+            std::process::exit(if error.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+        }
+        Forked::Parent(pid) => {
+            drop(inner);
+            wait_for(pid)
+        }
+    }
+}
+
+fn read_request(socket: &mut UnixStream) -> io::Result<Request> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let mut text = vec![0; usize::try_from(u32::from_be_bytes(length).min(16 << 20)).unwrap_or_default()];
+    socket.read_exact(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// The process's own three streams, and the ends that the caller gets.
+fn streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
+    if spec.terminal {
+        use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let outer = openpt(flags)?;
+        grantpt(&outer)?;
+        unlockpt(&outer)?;
+        let inner = ioctl_tiocgptpeer(&outer, flags)?;
+        let owner = (rustix::fs::Uid::from_raw(spec.user.uid), rustix::fs::Gid::from_raw(5));
+        rustix::fs::fchown(&inner, Some(owner.0), Some(owner.1))?;
+        return Ok(([inner.try_clone()?, inner.try_clone()?, inner], vec![outer]));
+    }
+    let (input, input_end) = io::pipe()?;
+    let (output_end, output) = io::pipe()?;
+    let (error_end, error) = io::pipe()?;
+    Ok(([input.into(), output.into(), error.into()], vec![input_end.into(), output_end.into(), error_end.into()]))
+}
+
+fn hand_over(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(descriptors));
+    sendmsg(socket, &[IoSlice::new(b"d")], &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Becomes the process. Returns only when something failed, with its error stream in place to say so.
+fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
+    let become_it = || -> Result<Command, LinuxError> {
+        let _ = rustix::process::setsid();
+        if spec.terminal {
+            rustix::process::ioctl_tiocsctty(&input).tried(|| "take the terminal".to_owned())?;
+        }
+        rustix::stdio::dup2_stdin(&input).tried(|| "set its input".to_owned())?;
+        rustix::stdio::dup2_stdout(&output).tried(|| "set its output".to_owned())?;
+        rustix::stdio::dup2_stderr(&error).tried(|| "set its error output".to_owned())?;
+        posture::limit_resources()?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let (uid, gid) = (rustix::fs::Uid::from_raw(spec.user.uid), rustix::fs::Gid::from_raw(spec.user.gid));
+        rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).tried(|| "take its group".to_owned())?;
+        posture::drop_rights(spec.user.uid)?;
+        // Leaving root clears what is left of the rights.
+        rustix::thread::set_thread_res_uid(uid, uid, uid).tried(|| "take its user".to_owned())?;
+        rustix::process::chdir(&spec.cwd).tried(|| format!("enter {}", spec.cwd))?;
+        posture::filter_system_calls()?;
+        let program = spec.args.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
+        let mut command = Command::new(program.tried(|| "run nothing".to_owned())?);
+        command.args(&spec.args[1..]).env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    };
+    match become_it() {
+        Ok(mut command) => LinuxError { action: format!("run {}", spec.args[0]), source: command.exec() },
+        Err(error) => error,
+    }
+}
+
+fn wait_for(pid: i32) -> Result<i32, LinuxError> {
+    loop {
+        match waitpid(Pid::from_raw(pid), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).tried(|| "wait for it".to_owned()),
+            Ok(None) => {}
+            Ok(Some((_, status))) => {
+                let status = std::process::ExitStatus::from_raw(status.as_raw());
+                return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The child's side: from a fresh fork to the exec of `gantry-init`, becoming the container on the way.
+
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use gantry_linux::process::unshare;
+use gantry_linux::{LinuxError, Tried, mounts, network, rooted};
+use rustix::fs::{FileType, Mode, OFlags, mknodat, symlinkat};
+use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
+use rustix::process::{fchdir, pivot_root, umask};
+use rustix::thread::UnshareFlags;
+
+use crate::posture;
+use crate::spec::{Bind, Spec};
+
+/// Where init is seen inside.
+const INIT: &str = "/.gantry/init";
+
+/// The devices every program may count on: name, major, minor.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links that every program may count on.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// Read-only, nothing to execute, no devices, no setuid: what information file systems are mounted with.
+const INERT: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// The two pipes between the launcher and its child.
+pub(crate) struct Handshake {
+    /// The child says that its namespaces are there.
+    pub(crate) ready: PipeWriter,
+    /// The launcher lets it go on; its end without a byte means that the launcher is gone.
+    pub(crate) go: PipeReader,
+}
+
+/// Becomes the container. Returns only when something failed.
+pub(crate) fn become_container(spec: &Spec, mut handshake: Handshake) -> LinuxError {
+    let mut becoming = || -> Result<Command, LinuxError> {
+        unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
+        handshake.ready.write_all(b"r").tried(|| "tell the launcher".to_owned())?;
+        let mut byte = [0];
+        handshake.go.read_exact(&mut byte).tried(|| "wait for the launcher".to_owned())?;
+        // Only now is this process in its control group, which becomes the root of what it sees of them.
+        unshare(UnshareFlags::NEWCGROUP)?;
+        configure_network(spec)?;
+        let command = init_command(spec)?;
+        enter_root(spec)?;
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .tried(|| format!("set the host name {}", spec.hostname))?;
+        posture::cover_paths()?;
+        posture::limit_resources()?;
+        umask(Mode::from_raw_mode(0o022));
+        rustix::process::setsid().tried(|| "begin a session".to_owned())?;
+        rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
+        posture::drop_rights(spec.user.uid)?;
+        posture::filter_system_calls()?;
+        Ok(command)
+    };
+    match becoming() {
+        Ok(mut command) => LinuxError { action: "run init".to_owned(), source: command.exec() },
+        Err(error) => error,
+    }
+}
+
+/// Init with its three descriptors, opened while the host's paths are still there.
+fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
+    let open = |path: &Path| {
+        File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
+            .open(path)
+            .tried(|| format!("open {}", path.display()))
+    };
+    let (record, out, err) = (open(&spec.exit)?, open(&spec.log.segments[0])?, open(&spec.log.segments[1])?);
+    let mut command = Command::new(INIT);
+    command
+        .arg("init")
+        .args([spec.user.uid.to_string(), spec.user.gid.to_string(), spec.log.limit.to_string()])
+        .arg(&spec.cwd)
+        .args(&spec.args)
+        .env_clear()
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .stdin(record)
+        .stdout(out)
+        .stderr(err);
+    Ok(command)
+}
+
+fn configure_network(spec: &Spec) -> Result<(), LinuxError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .tried(|| "configure the network".to_owned())?;
+    let address = spec.network.as_ref().map(|network| (network.address, network.prefix, network.gateway));
+    runtime.block_on(network::configure(address))
+}
+
+/// Builds the root and makes it `/`. Nothing in it is trusted: every path is resolved by the kernel inside it.
+fn enter_root(spec: &Spec) -> Result<(), LinuxError> {
+    mounts::make_private()?;
+    let layers: Vec<&Path> = spec.root.layers.iter().map(AsRef::as_ref).collect();
+    mounts::overlay(&layers, &spec.root.upper, &spec.root.work, &spec.root.mountpoint)?;
+    let root =
+        rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .tried(|| "open the root".to_owned())?;
+    let proc = mounts::detached("proc", &[], INERT)?;
+    put(&root, "/proc", &proc)?;
+    // Ports below 1024 are free inside: each container has its own.
+    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").tried(|| "free the low ports".to_owned())?;
+    put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
+    put(&root, "/dev", &devices()?)?;
+    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
+    put(&root, "/dev/shm", &mounts::detached("tmpfs", &[("mode", "1777"), ("size", "67108864")], INERT)?)?;
+    put(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
+    let init = Bind { source: spec.init.clone(), target: INIT.into(), writable: false };
+    for bind in std::iter::once(&init).chain(&spec.binds) {
+        put_bind(&root, bind)?;
+    }
+    make_temporary(&root)?;
+    fchdir(&root).tried(|| "enter the root".to_owned())?;
+    pivot_root(".", ".").tried(|| "make the root".to_owned())?;
+    unmount(".", UnmountFlags::DETACH).tried(|| "leave the host's root".to_owned())?;
+    rustix::process::chdir("/").tried(|| "enter the root".to_owned())
+}
+
+fn put(root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
+    let target = rooted::make_folder(root, Path::new(path))?;
+    mounts::attach(mount, target).tried_at(path)
+}
+
+/// Adds the path to a mount's error.
+trait TriedAt<T> {
+    fn tried_at(self, path: &str) -> Result<T, LinuxError>;
+}
+
+impl<T> TriedAt<T> for Result<T, LinuxError> {
+    fn tried_at(self, path: &str) -> Result<T, LinuxError> {
+        self.map_err(|error| LinuxError { action: format!("{} at {path}", error.action), source: error.source })
+    }
+}
+
+fn put_bind(root: &OwnedFd, bind: &Bind) -> Result<(), LinuxError> {
+    let is_folder = bind.source.is_dir();
+    let target =
+        if is_folder { rooted::make_folder(root, &bind.target)? } else { rooted::make_file(root, &bind.target)? };
+    let copy = mounts::copy_of(&bind.source)?;
+    mounts::attach(&copy, target).tried_at(&bind.target.display().to_string())?;
+    let write = if bind.writable { MountFlags::empty() } else { MountFlags::RDONLY };
+    mounts::restrict(&copy, write | MountFlags::NOSUID | MountFlags::NODEV)
+}
+
+/// `/dev`, complete before it is put anywhere.
+fn devices() -> Result<OwnedFd, LinuxError> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let folder = mounts::detached("tmpfs", &[("mode", "755"), ("size", "65536")], attributes)?;
+    // The mode of a device is what it says, whatever this process inherited.
+    umask(Mode::empty());
+    for (name, major, minor) in DEVICES {
+        let device = rustix::fs::makedev(major, minor);
+        mknodat(&folder, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
+            .tried(|| format!("make /dev/{name}"))?;
+    }
+    for (target, name) in DEVICE_LINKS {
+        symlinkat(target, &folder, name).tried(|| format!("link /dev/{name}"))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)).tried(|| format!("make /dev/{name}"))?;
+    }
+    Ok(folder)
+}
+
+/// An image that is nothing but a binary has no `/tmp`; programs expect one.
+fn make_temporary(root: &OwnedFd) -> Result<(), LinuxError> {
+    if rooted::open(root, Path::new("/tmp"), OFlags::PATH).is_ok() {
+        return Ok(());
+    }
+    rooted::make_folder(root, Path::new("/tmp"))?;
+    let folder = File::from(rooted::open(root, Path::new("/tmp"), OFlags::RDONLY | OFlags::DIRECTORY)?);
+    folder.set_permissions(std::fs::Permissions::from_mode(0o1777)).tried(|| "open /tmp to all".to_owned())
+}

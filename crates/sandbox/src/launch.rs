@@ -1,0 +1,178 @@
+//! The launcher: a short-lived process with one thread. It reads what to do on its standard input, does it, answers on
+//! its standard output, and ends.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use gantry_linux::cgroup::{self, Cgroup};
+use gantry_linux::process::{Forked, SingleThreaded, boot_id, close_on_exec, start_time, unshare};
+use gantry_linux::{LinuxError, Tried, network};
+use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::inside::{Handshake, become_container};
+use crate::spec::Spec;
+
+/// The program's first argument that makes it a launcher of containers.
+pub const LAUNCH_COMMAND: &str = "sandbox-launch";
+
+/// The program's first argument that makes it a launcher of processes in containers.
+pub const EXEC_COMMAND: &str = "sandbox-exec";
+
+/// What names a container's pid 1 beyond doubt. Written before it runs anything.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) pid: i32,
+    pub(crate) start_time: u64,
+    pub(crate) boot: String,
+}
+
+/// The launcher's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Launched(Identity),
+    Failed(String),
+}
+
+/// Runs the launcher, if the program was started as one. To be called first thing in `main`, before any thread is made.
+#[must_use]
+pub fn launcher_main() -> Option<ExitCode> {
+    let mode = std::env::args_os().nth(1)?;
+    if mode == LAUNCH_COMMAND {
+        Some(main())
+    } else if mode == EXEC_COMMAND {
+        Some(crate::exec::launcher_main())
+    } else {
+        None
+    }
+}
+
+fn main() -> ExitCode {
+    let answer = match close_on_exec().and_then(|()| read_spec()).and_then(|spec| launch(&spec)) {
+        Ok(identity) => Answer::Launched(identity),
+        Err(error) => Answer::Failed(error.to_string()),
+    };
+    let failed = matches!(answer, Answer::Failed(_));
+    let written = serde_json::to_writer(io::stdout(), &answer).is_ok() && io::stdout().flush().is_ok();
+    if failed || !written { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn read_spec() -> Result<Spec, LinuxError> {
+    serde_json::from_reader(io::stdin()).map_err(io::Error::other).tried(|| "read what to launch".to_owned())
+}
+
+/// Makes the container and lets it run. On failure nothing of it is left but its folders.
+fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
+    let group = Cgroup::named(&spec.cgroup);
+    let limits =
+        cgroup::Limits { memory: spec.limits.memory, milli_cpu: spec.limits.milli_cpu, pids: spec.limits.pids };
+    let launched = group.create(&limits).and_then(|()| start(spec, &group));
+    if launched.is_err() {
+        // Its processes are gone with the closed pipes, at most a moment from now; a group that is still busy is
+        // found and removed by whoever cleans up after this container.
+        let _ = group.remove();
+    }
+    launched
+}
+
+fn start(spec: &Spec, group: &Cgroup) -> Result<Identity, LinuxError> {
+    let piped = || "make a pipe".to_owned();
+    let (ready, ready_end) = io::pipe().tried(piped)?;
+    let (go_end, go) = io::pipe().tried(piped)?;
+    let (error, error_end) = io::pipe().tried(piped)?;
+    let alone = SingleThreaded::prove()?;
+    unshare(UnshareFlags::NEWPID)?;
+    match alone.fork()? {
+        Forked::Child => {
+            // The parent's ends must go, or the child would wait for itself.
+            drop((ready, go, error));
+            child(spec, Handshake { ready: ready_end, go: go_end }, error_end)
+        }
+        Forked::Parent(pid) => {
+            drop((ready_end, go_end, error_end));
+            parent(spec, group, pid, Ends { ready, go, error })
+        }
+    }
+}
+
+fn child(spec: &Spec, handshake: Handshake, mut error_end: PipeWriter) -> ! {
+    let error = become_container(spec, handshake);
+    let _ = error_end.write_all(error.to_string().as_bytes());
+    std::process::exit(125)
+}
+
+struct Ends {
+    ready: PipeReader,
+    go: PipeWriter,
+    error: PipeReader,
+}
+
+fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity, LinuxError> {
+    let Ends { mut ready, go, mut error } = ends;
+    let mut go = Some(go);
+    let mut prepare = || -> Result<Identity, LinuxError> {
+        let mut byte = [0];
+        ready.read_exact(&mut byte).tried(|| "hear of the container's namespaces".to_owned())?;
+        group.add(pid)?;
+        connect(spec, pid)?;
+        let identity = identify(pid)?;
+        write_identity(&spec.state, &identity)?;
+        if let Some(mut go) = go.take() {
+            go.write_all(b"g").tried(|| "let the container go".to_owned())?;
+        }
+        Ok(identity)
+    };
+    let prepared = prepare();
+    // Without its byte the child ends at the closed pipe.
+    drop(go);
+    let mut said = String::new();
+    error.read_to_string(&mut said).tried(|| "hear from the container".to_owned())?;
+    let result = match prepared {
+        Ok(identity) if said.is_empty() => return Ok(identity),
+        Ok(_) => Err(io::Error::other(said)).tried(|| "make the container".to_owned()),
+        Err(LinuxError { action, .. }) if !said.is_empty() && action.contains("hear of") => {
+            Err(io::Error::other(said)).tried(|| "make the container".to_owned())
+        }
+        Err(error) => Err(error),
+    };
+    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());
+    let _ = std::fs::remove_file(spec.state.join(IDENTITY));
+    result
+}
+
+/// The file in a container's state folder that says which process it is.
+pub(crate) const IDENTITY: &str = "container.json";
+
+fn connect(spec: &Spec, pid: i32) -> Result<(), LinuxError> {
+    let Some(wanted) = &spec.network else {
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .tried(|| "connect the container".to_owned())?;
+    runtime.block_on(network::connect(&wanted.link, &wanted.bridge, pid))
+}
+
+fn identify(pid: i32) -> Result<Identity, LinuxError> {
+    let start_time = start_time(pid)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .tried(|| "identify the container".to_owned())?;
+    Ok(Identity { pid, start_time, boot: boot_id() })
+}
+
+/// Durable before the container runs: it is found again whoever dies from here on, and never started twice.
+fn write_identity(folder: &Path, identity: &Identity) -> Result<(), LinuxError> {
+    let path = folder.join(IDENTITY);
+    let write = || -> io::Result<()> {
+        let fresh = folder.join("container.new");
+        let mut file = File::create(&fresh)?;
+        serde_json::to_writer(&mut file, identity)?;
+        rustix::fs::fdatasync(file.as_fd())?;
+        std::fs::rename(&fresh, &path)
+    };
+    write().tried(|| format!("write {}", path.display()))
+}

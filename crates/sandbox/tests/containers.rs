@@ -1,0 +1,310 @@
+//! Real containers, asserted by what is seen from inside them. The root is Debian's static busybox and nothing else.
+//!
+//! The test program is its own launcher, as `gantry` is: hence a `main` of its own.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use gantry_sandbox::{
+    Bind, Container, ExecOutcome, ExecSpec, ExitRecord, Limits, Log, Root, Spec, User, exec, install_init, launch,
+    launcher_main,
+};
+use libtest_mimic::{Arguments, Trial};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    if let Some(code) = launcher_main() {
+        return code;
+    }
+    let trial = |name: &'static str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let trials = vec![
+        trial("the_application_is_pid_3_of_a_shim", || run(process_tree())),
+        trial("both_names_say_which_copy_this_is", || run(host_name())),
+        trial("an_exit_status_and_a_signal_are_recorded", || run(exits())),
+        trial("a_missing_command_is_127_and_says_so", || run(missing_command())),
+        trial("rights_are_gone", || run(rights())),
+        trial("dangerous_calls_are_refused", || run(calls())),
+        trial("masked_and_read_only_paths_are", || run(paths())),
+        trial("no_descriptor_and_no_device_leaks", || run(leaks())),
+        trial("memory_and_process_limits_bite", || run(limits())),
+        trial("signals_reach_the_application", || run(signals())),
+        trial("a_hostile_root_leads_nowhere", || run(hostile_root())),
+        trial("a_symlinked_device_folder_is_refused", || run(symlinked_dev())),
+        trial("exec_has_the_same_posture_and_a_terminal", || run(execs())),
+        trial("a_container_is_found_again_and_removed_without_a_trace", || run(adopted())),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(async {
+        tokio::time::timeout(DEADLINE, test).await.expect("in time");
+    });
+}
+
+/// A container's folders, removed with it.
+struct Box {
+    folder: tempfile::TempDir,
+    spec: Spec,
+}
+
+fn base(layer: &Path) {
+    std::fs::create_dir_all(layer.join("bin")).expect("made");
+    std::fs::create_dir_all(layer.join("etc")).expect("made");
+    std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
+    for name in
+        ["sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true"]
+    {
+        let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(name));
+    }
+}
+
+fn a_box(script: &str) -> Box {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).expect("made");
+        path
+    };
+    let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+    base(&path("layer"));
+    let spec = Spec {
+        state: path("state"),
+        cgroup: format!("gantry-sandbox-test/{name}"),
+        root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
+        hostname: "web-1.machine".into(),
+        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
+        env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
+        cwd: "/".into(),
+        user: User { uid: 1000, gid: 1000 },
+        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32 },
+        network: None,
+        binds: Vec::new(),
+        log: Log { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
+        exit: folder.path().join("exit"),
+        init: install_init(folder.path()).expect("init"),
+    };
+    Box { folder, spec }
+}
+
+impl Box {
+    fn log(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for segment in &self.spec.log.segments {
+            let mut bytes = Vec::new();
+            let _ = std::fs::File::open(segment).and_then(|mut file| file.read_to_end(&mut bytes));
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            lines.extend(text.lines().filter_map(|line| line.splitn(4, ' ').nth(3).map(str::to_owned)));
+        }
+        lines
+    }
+
+    async fn start(&self) -> Container {
+        launch(&self.spec).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    }
+
+    /// Waits until a line of the log is `text`.
+    async fn says(&self, text: &str) {
+        while !self.log().iter().any(|line| line == text) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Runs a script to its end: what it printed and how it ended.
+async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
+    let container = a.start().await;
+    container.ended().await;
+    let record = ExitRecord::read(&a.spec.exit);
+    container.destroy().await.expect("removed");
+    (a.log(), record)
+}
+
+async fn output(script: &str) -> Vec<String> {
+    outcome(&a_box(script)).await.0
+}
+
+async fn process_tree() {
+    let lines = output("echo $$; cat /proc/3/stat; cat /proc/2/comm; cat /proc/1/comm; cat /proc/self/cgroup").await;
+    assert_eq!(lines[0], "3");
+    assert_eq!(lines[1].split(' ').nth(3), Some("2"), "{}", lines[1]);
+    assert_eq!((lines[2].as_str(), lines[3].as_str()), ("ppidshim", "init"));
+    assert!(lines[4..].iter().all(|line| !line.contains("sandbox-test")), "{lines:?}");
+}
+
+async fn host_name() {
+    assert_eq!(output("hostname; cat /proc/sys/kernel/hostname").await, ["web-1.machine", "web-1.machine"]);
+}
+
+async fn exits() {
+    let (_, record) = outcome(&a_box("exit 7")).await;
+    assert_eq!(record.map(|r| (r.code, r.signal)), Some((Some(7), None)));
+    let (_, record) = outcome(&a_box("kill -9 $$")).await;
+    assert_eq!(record.map(|r| (r.code, r.signal)), Some((None, Some(9))));
+}
+
+async fn missing_command() {
+    let mut a = a_box("");
+    a.spec.args = vec!["/no/such".into()];
+    let (lines, record) = outcome(&a).await;
+    assert_eq!(record.and_then(|r| r.code), Some(127));
+    assert!(lines[0].contains("cannot run /no/such"), "{lines:?}");
+}
+
+async fn rights() {
+    let lines = output("id -u; id -g; id -G; cat /proc/self/status; cat /proc/1/environ || echo closed").await;
+    assert_eq!(&lines[..3], ["1000", "1000", "1000"]);
+    let field = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).map(str::trim).expect(name);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    // setuid, setgid, kill: what pid 1 needs, and what no_new_privs keeps from the application.
+    assert_eq!(field("CapBnd:"), "00000000000000e0");
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1", "2"));
+    assert_eq!(lines.last().map(String::as_str), Some("closed"), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("s3cret")));
+}
+
+async fn calls() {
+    let lines = output(
+        "mount -t tmpfs x /tmp && echo mounted; unshare -U true && echo new user; unshare -n true && echo new net;
+         kill -9 1; echo done",
+    )
+    .await;
+    let refused = |line: &&String| line.contains("not permitted") || line.contains("denied");
+    assert_eq!(lines.iter().filter(refused).count(), 4, "{lines:?}");
+    assert!(!lines.iter().any(|line| line.starts_with("new") || line == "mounted"), "{lines:?}");
+}
+
+async fn paths() {
+    let lines = output(
+        "cat /proc/kcore; ls /sys/firmware; echo x > /proc/sys/kernel/hostname; echo x > /proc/sysrq-trigger;
+         touch /sys/x; cat /proc/keys; echo end",
+    )
+    .await;
+    // What this kernel lacks is as good as refused.
+    let refused = ["denied", "Read-only", "No such file", "nonexistent"];
+    let passed: Vec<_> = lines.iter().filter(|line| !refused.iter().any(|text| line.contains(text))).collect();
+    assert_eq!(passed, ["end"], "{lines:?}");
+}
+
+async fn leaks() {
+    // 3 is the folder that the shell reads for the pattern, 10 its own copy of its script.
+    let lines = output("for f in /proc/$$/fd/*; do echo ${f##*/}; done; echo; ls /dev").await;
+    let parts: Vec<Vec<&String>> = lines.split(|line| line.is_empty()).map(|part| part.iter().collect()).collect();
+    assert!(parts[0].iter().all(|number| ["0", "1", "2", "3", "10"].contains(&number.as_str())), "{:?}", parts[0]);
+    let devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
+    assert_eq!(parts[1], devices.split(' ').collect::<Vec<_>>());
+}
+
+async fn limits() {
+    let mut a = a_box("x=; i=0; while true; do x=$x$x$x$x`cat /proc/self/maps`; done");
+    a.spec.limits.memory = 16 << 20;
+    let container = a.start().await;
+    container.ended().await;
+    assert!(container.usage().oom_kills > 0);
+    container.destroy().await.expect("removed");
+    let lines = output("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done; echo over").await;
+    assert!(lines.iter().any(|line| line.contains("fork")), "{lines:?}");
+}
+
+async fn signals() {
+    let a = a_box("trap 'echo got it; exit 3' TERM; echo ready; while true; do sleep 0.01; done");
+    let container = a.start().await;
+    a.says("ready").await;
+    container.signal(rustix::process::Signal::TERM).expect("sent");
+    container.ended().await;
+    assert_eq!(ExitRecord::read(&a.spec.exit).and_then(|r| r.code), Some(3));
+    container.destroy().await.expect("removed");
+    assert!(a.log().contains(&"got it".to_owned()));
+}
+
+async fn hostile_root() {
+    let mut a = a_box("cat /etc/hosts; ls -l /etc");
+    let layer = &a.spec.root.layers[0];
+    let victim = a.folder.path().join("victim");
+    std::fs::write(&victim, "the host's").expect("written");
+    std::fs::write(a.folder.path().join("hosts"), "127.0.0.1 localhost\n").expect("written");
+    std::os::unix::fs::symlink(&victim, layer.join("etc/hosts")).expect("a link");
+    a.spec.binds.push(Bind { source: a.folder.path().join("hosts"), target: "/etc/hosts".into(), writable: false });
+    let (lines, _) = outcome(&a).await;
+    assert_eq!(lines[0], "127.0.0.1 localhost");
+    assert_eq!(std::fs::read_to_string(victim).expect("read"), "the host's");
+}
+
+async fn symlinked_dev() {
+    for name in ["dev", "proc", "sys"] {
+        let a = a_box("true");
+        let host = a.folder.path().join("host");
+        std::fs::create_dir(&host).expect("made");
+        std::os::unix::fs::symlink(&host, a.spec.root.layers[0].join(name)).expect("a link");
+        let error = launch(&a.spec).await.expect_err("refused").to_string();
+        assert!(error.contains(&format!("/{name}")), "{error}");
+        assert_eq!(std::fs::read_dir(host).expect("read").count(), 0, "something was made on the host");
+    }
+}
+
+async fn execs() {
+    let a = a_box("echo ready; sleep 100");
+    let container = a.start().await;
+    a.says("ready").await;
+    let spec = |terminal, script: &str| ExecSpec {
+        cgroup: a.spec.cgroup.clone(),
+        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
+        env: vec![("PATH".into(), "/bin".into())],
+        cwd: "/".into(),
+        user: a.spec.user,
+        terminal,
+    };
+    let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; exit 5";
+    let mut session = exec(&container, spec(false, script)).await.expect("begun");
+    let mut text = String::new();
+    std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");
+    let outcome = session.outcome().await;
+    assert!(matches!(outcome, ExecOutcome::Exited(5)), "{outcome:?}: {text}");
+    let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(":\t")).collect();
+    assert!(text.starts_with("web-1.machine\n1000\n"), "{text}");
+    assert_eq!((fields["CapEff"], fields["CapBnd"], fields["Seccomp"]), ("0000000000000000", "00000000000000e0", "2"));
+    assert!(!text.contains("mounted"));
+    let mut session = exec(&container, spec(true, "tty; test -t 0 && echo terminal")).await.expect("begun");
+    let mut bytes = Vec::new();
+    // A terminal's end reads EIO once the other side is gone.
+    let _ = std::fs::File::from(session.descriptors.remove(0)).read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).expect("text");
+    assert!(text.contains("/dev/pts/0") && text.contains("terminal"), "{text}");
+    assert!(matches!(session.outcome().await, ExecOutcome::Exited(0)));
+    let mut session =
+        exec(&container, ExecSpec { args: vec!["/no/such".into()], ..spec(false, "") }).await.expect("begun");
+    assert!(matches!(session.outcome().await, ExecOutcome::Exited(127)));
+    container.destroy().await.expect("removed");
+}
+
+async fn adopted() {
+    let a = a_box("echo ready; sleep 100");
+    let container = a.start().await;
+    a.says("ready").await;
+    let pid = container.pid();
+    drop(container);
+    let container = Container::adopt(&a.spec.state, &a.spec.cgroup).expect("found");
+    assert_eq!((container.pid(), container.is_running()), (pid, true));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    assert!(!mounts.contains(a.folder.path().to_str().expect("text")), "a mount is seen outside");
+    container.destroy().await.expect("removed");
+    container.destroy().await.expect("removed twice");
+    assert!(!container.is_running() && Container::adopt(&a.spec.state, &a.spec.cgroup).is_none());
+    let groups: Vec<PathBuf> = ["pids", "memory", "."]
+        .iter()
+        .map(|name| Path::new("/sys/fs/cgroup").join(name).join(&a.spec.cgroup))
+        .filter(|path| path.exists())
+        .collect();
+    assert!(groups.is_empty(), "{groups:?}");
+}
