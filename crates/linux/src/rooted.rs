@@ -48,6 +48,18 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
 /// # Errors
 /// What the kernel said; `ENOTDIR` or `ELOOP` where something else is in the way.
 pub fn make_folder(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
+    walk(&root, path, OFlags::NOFOLLOW)
+}
+
+/// As [`make_folder`], but the last part too may be a link to a folder inside the root.
+///
+/// # Errors
+/// What the kernel said.
+pub fn make_folder_through_links(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
+    walk(&root, path, OFlags::empty())
+}
+
+fn walk(root: impl AsFd, path: &Path, last_flag: OFlags) -> Result<OwnedFd, LinuxError> {
     let mut folder = open(&root, Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
     let mut walked = PathBuf::from("/");
     let parts: Vec<_> = names(path).collect();
@@ -58,7 +70,7 @@ pub fn make_folder(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> 
             Err(error) => return Err(error).tried(|| format!("make the folder {}", walked.display())),
         }
         let last = step + 1 == parts.len();
-        let follow = if last { OFlags::NOFOLLOW } else { OFlags::empty() };
+        let follow = if last { last_flag } else { OFlags::empty() };
         folder = open(&root, &walked, OFlags::PATH | OFlags::DIRECTORY | follow)?;
     }
     Ok(folder)

@@ -1,0 +1,351 @@
+//! Content-addressed bytes over `object_store`: a local folder today, S3 and its like through the same calls.
+//!
+//! A blob is written under a name of its own and moved to its digest once the digest is known and right: what has a
+//! digest for its name is whole. Writes are synced; a crash leaves at most an upload without a name.
+//!
+//! ```text
+//! sha256/ab/abcd…   a blob
+//! uploads/…         on the way
+//! ```
+
+mod hash;
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use gantry_model::Digest;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::io::AsyncReadExt;
+use tokio_util::io::ReaderStream;
+
+pub use hash::Hasher;
+
+/// What is gathered before it is written on: large enough for S3, whose parts have at least 5 MiB.
+const PART: usize = 8 << 20;
+
+/// The largest blob that [`Blobs::read`] takes into memory: manifests and configurations are a few KiB.
+pub const READ_MAX: u64 = 4 << 20;
+
+/// Why blobs could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// There is none.
+    #[error("there is no blob {0}")]
+    Missing(Digest),
+    /// The content is not what its name says.
+    #[error("blob {expected} has the digest {found}; it was damaged on its way or on the disk")]
+    WrongDigest {
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// Too large for what it is asked for as.
+    #[error("blob {digest} has {size} bytes; at most {READ_MAX} are read at once")]
+    TooLarge {
+        /// Which.
+        digest: Digest,
+        /// How large.
+        size: u64,
+    },
+    /// The folder or service behind the blobs failed.
+    #[error("cannot {action} blobs")]
+    Backend {
+        /// What was tried.
+        action: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn failed(action: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> BlobError {
+    move |source| BlobError::Backend { action, source }
+}
+
+/// The blobs.
+#[derive(Clone)]
+pub struct Blobs {
+    backend: Arc<dyn ObjectStore>,
+}
+
+/// A blob to be read.
+pub struct Blob {
+    /// In bytes.
+    pub size: u64,
+    /// Its content, unverified; whoever unpacks it checks.
+    pub stream: BoxStream<'static, std::io::Result<Bytes>>,
+}
+
+fn place(digest: &Digest) -> Path {
+    Path::from(format!("sha256/{}/{}", &digest.hex()[..2], digest.hex()))
+}
+
+impl Blobs {
+    /// Blobs in a folder, which is made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn in_folder(folder: &FilePath) -> Result<Self, BlobError> {
+        std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of")(error.into()))?;
+        let backend = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|error| failed("open")(error.into()))?
+            .with_fsync(true)
+            .with_automatic_cleanup(true);
+        Ok(Self { backend: Arc::new(backend) })
+    }
+
+    /// How large a blob is; none if it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        match self.backend.head(&place(digest)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("look for")(error.into())),
+        }
+    }
+
+    /// Opens a blob.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::Backend`].
+    pub async fn get(&self, digest: &Digest) -> Result<Blob, BlobError> {
+        let result = match self.backend.get(&place(digest)).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { .. }) => return Err(BlobError::Missing(digest.clone())),
+            Err(error) => return Err(failed("read")(error.into())),
+        };
+        let size = result.meta.size;
+        let stream = match result.payload {
+            // Read in pieces that are worth a trip to the blocking pool; object_store's own are 8 KiB.
+            GetResultPayload::File(file, _) => {
+                let file = tokio::fs::File::from_std(file).take(size);
+                ReaderStream::with_capacity(file, 256 << 10).boxed()
+            }
+            GetResultPayload::Stream(stream) => stream.map_err(std::io::Error::other).boxed(),
+        };
+        Ok(Blob { size, stream })
+    }
+
+    /// Reads a small blob whole, and checks it.
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`], [`BlobError::WrongDigest`] and those of [`Blobs::get`].
+    pub async fn read(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let mut blob = self.get(digest).await?;
+        if blob.size > READ_MAX {
+            return Err(BlobError::TooLarge { digest: digest.clone(), size: blob.size });
+        }
+        let mut content = BytesMut::new();
+        while let Some(piece) = blob.stream.next().await {
+            content.extend_from_slice(&piece.map_err(|error| failed("read")(error.into()))?);
+        }
+        verify(digest, &Hasher::of(&content))?;
+        Ok(content.freeze())
+    }
+
+    /// Writes a small blob.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn put(&self, content: Bytes) -> Result<Digest, BlobError> {
+        let mut writer = self.writer().await?;
+        writer.write(content).await?;
+        writer.finish(None).await.map(|(digest, _)| digest)
+    }
+
+    /// Begins a blob of which neither size nor digest is known.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn writer(&self) -> Result<Writer, BlobError> {
+        let name = Path::from(format!("uploads/{:032x}", rand::random::<u128>()));
+        let upload = self.backend.put_multipart(&name).await.map_err(|error| failed("begin to write")(error.into()))?;
+        Ok(Writer {
+            backend: Arc::clone(&self.backend),
+            name,
+            upload,
+            pending: BytesMut::new(),
+            hasher: Hasher::default(),
+            size: 0,
+        })
+    }
+
+    /// Writes a stream as the blob `expected`.
+    ///
+    /// # Errors
+    /// [`BlobError::WrongDigest`] when it is another; then nothing is kept.
+    pub async fn put_stream(
+        &self,
+        mut stream: BoxStream<'_, std::io::Result<Bytes>>,
+        expected: Option<&Digest>,
+    ) -> Result<(Digest, u64), BlobError> {
+        let mut writer = self.writer().await?;
+        while let Some(piece) = stream.next().await {
+            match piece {
+                Ok(piece) => writer.write(piece).await?,
+                Err(error) => {
+                    writer.abort().await;
+                    return Err(failed("receive")(error.into()));
+                }
+            }
+        }
+        writer.finish(expected).await
+    }
+
+    /// Removes a blob; not an error if there is none.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
+        match self.backend.delete(&place(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("remove")(error.into())),
+        }
+    }
+
+    /// Every blob with its size.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn list(&self) -> Result<Vec<(Digest, u64)>, BlobError> {
+        let listing: Vec<_> = self
+            .backend
+            .list(Some(&Path::from("sha256")))
+            .try_collect()
+            .await
+            .map_err(|error| failed("list")(error.into()))?;
+        let blob =
+            |meta: object_store::ObjectMeta| Some((Digest::from_hex(meta.location.filename()?).ok()?, meta.size));
+        Ok(listing.into_iter().filter_map(blob).collect())
+    }
+}
+
+fn verify(expected: &Digest, found: &Digest) -> Result<(), BlobError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(BlobError::WrongDigest { expected: expected.clone(), found: found.clone() })
+}
+
+/// A blob on its way. Dropped before [`Writer::finish`], it leaves nothing.
+pub struct Writer {
+    backend: Arc<dyn ObjectStore>,
+    name: Path,
+    upload: Box<dyn MultipartUpload>,
+    pending: BytesMut,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Writer {
+    /// Bytes written so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Writes on.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn write(&mut self, piece: Bytes) -> Result<(), BlobError> {
+        self.hasher.update(&piece);
+        self.size += piece.len() as u64;
+        self.pending.extend_from_slice(&piece);
+        if self.pending.len() >= PART {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), BlobError> {
+        let part = self.pending.split().freeze();
+        self.upload.put_part(PutPayload::from(part)).await.map_err(|error| failed("write")(error.into()))
+    }
+
+    /// Ends the blob and gives it its name.
+    ///
+    /// # Errors
+    /// [`BlobError::WrongDigest`] when it is not `expected`; then nothing is kept.
+    pub async fn finish(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+        let digest = self.hasher.clone().finish();
+        if let Some(Err(error)) = expected.map(|expected| verify(expected, &digest)) {
+            self.abort().await;
+            return Err(error);
+        }
+        self.flush().await?;
+        self.upload.complete().await.map_err(|error| failed("finish")(error.into()))?;
+        self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
+        Ok((digest, self.size))
+    }
+
+    /// Gives the blob up.
+    pub async fn abort(mut self) {
+        let _ = self.upload.abort().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs() -> (tempfile::TempDir, Blobs) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::in_folder(&folder.path().join("blobs")).expect("blobs");
+        (folder, blobs)
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_read() {
+        let (_folder, blobs) = blobs();
+        let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        assert_eq!(digest.hex(), "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
+        assert_eq!(blobs.put(Bytes::from_static(b"hello")).await.expect("put again"), digest);
+        assert_eq!(blobs.read(&digest).await.expect("read"), "hello");
+        assert_eq!(blobs.list().await.expect("a list"), [(digest.clone(), 5)]);
+        blobs.delete(&digest).await.expect("removed");
+        blobs.delete(&digest).await.expect("removed twice");
+        assert!(matches!(blobs.read(&digest).await, Err(BlobError::Missing(_))));
+        assert_eq!(blobs.size(&digest).await.expect("an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn a_large_blob_comes_back_whole_and_a_wrong_one_is_not_kept() {
+        let (folder, blobs) = blobs();
+        let pieces = || futures_util::stream::iter((0..40u8).map(|n| Ok(Bytes::from(vec![n; 500_000])))).boxed();
+        let (digest, size) = blobs.put_stream(pieces(), None).await.expect("put");
+        assert_eq!(size, 20_000_000);
+        let mut hasher = Hasher::default();
+        let mut stream = blobs.get(&digest).await.expect("a blob").stream;
+        while let Some(piece) = stream.next().await {
+            hasher.update(&piece.expect("a piece"));
+        }
+        assert_eq!(hasher.finish(), digest);
+        let other = Hasher::of(b"other");
+        assert!(matches!(blobs.put_stream(pieces(), Some(&other)).await, Err(BlobError::WrongDigest { .. })));
+        assert_eq!(blobs.size(&other).await.expect("an answer"), None);
+        let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"x")), Err(std::io::Error::other("gone"))]);
+        assert!(blobs.put_stream(broken.boxed(), None).await.is_err());
+        let left = || std::fs::read_dir(folder.path().join("blobs/uploads")).map_or(0, Iterator::count);
+        while left() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_is_not_believed() {
+        let (folder, blobs) = blobs();
+        let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        let path = folder.path().join("blobs").join(place(&digest).as_ref());
+        std::fs::write(path, b"hellp").expect("damaged");
+        assert!(matches!(blobs.read(&digest).await, Err(BlobError::WrongDigest { .. })));
+    }
+}

@@ -1,0 +1,169 @@
+//! What a container changed in its root, as a layer: an overlay's upper folder, read once nothing runs in it any more.
+//!
+//! Its content was written by the container, so it is walked by descriptor, without following a link.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, openat, readlinkat, statat};
+
+use crate::layer::{Layer, LayerWriter, Meta};
+use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
+
+/// Writes the layer of `upper`, without `excluded` paths (relative, such as `etc/hosts`): the places that are mounted
+/// over when a container runs. None when nothing else changed.
+///
+/// # Errors
+/// When a file cannot be read or the layer not be written.
+pub fn diff(upper: &Path, excluded: &[&str], scratch: &Path) -> io::Result<Option<Layer>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty())?;
+    let mut walk = Walk { writer: LayerWriter::new(scratch)?, excluded, links: HashMap::new(), entries: 0 };
+    walk.folder(&root, Path::new(""))?;
+    if walk.entries == 0 {
+        return Ok(None);
+    }
+    walk.writer.finish().map(Some)
+}
+
+struct Walk<'a> {
+    writer: LayerWriter,
+    excluded: &'a [&'a str],
+    /// The first name of each file that has several.
+    links: HashMap<(u64, u64), PathBuf>,
+    entries: u64,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &OwnedFd, path: &Path) -> io::Result<()> {
+        for name in names(folder)? {
+            let path = path.join(&name);
+            if self.excluded.iter().any(|excluded| path == Path::new(excluded)) {
+                continue;
+            }
+            let stat = statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.entry(folder, &name, &path, &stat)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, parent: &OwnedFd, name: &OsString, path: &Path, stat: &Stat) -> io::Result<()> {
+        let meta = meta(stat);
+        let open = |flags| openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let folder = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
+                let before = self.entries;
+                if self.holds_a_mount(path) && !is_opaque(&folder) {
+                    // Made for a mount point below it: in the layer only if something else is in it too.
+                    self.folder(&folder, path)?;
+                    if self.entries > before {
+                        self.writer.folder(path, meta)?;
+                    }
+                    return Ok(());
+                }
+                self.entries += 1;
+                self.writer.xattrs(&xattrs(&folder)?)?;
+                self.writer.folder(path, meta)?;
+                if is_opaque(&folder) {
+                    self.writer.file(&path.join(OPAQUE), meta, 0, io::empty())?;
+                }
+                self.folder(&folder, path)
+            }
+            FileType::RegularFile => {
+                self.entries += 1;
+                if stat.st_nlink > 1
+                    && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino))
+                {
+                    let first = first.clone();
+                    return self.writer.hard_link(path, meta, &first);
+                }
+                if stat.st_nlink > 1 {
+                    self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
+                }
+                let file = open(OFlags::RDONLY)?;
+                self.writer.xattrs(&xattrs(&file)?)?;
+                self.writer.file(path, meta, stat.st_size.cast_unsigned(), File::from(file))
+            }
+            FileType::Symlink => {
+                self.entries += 1;
+                let target = readlinkat(parent, name, Vec::new())?;
+                self.writer.symlink(path, meta, Path::new(&OsString::from_vec(target.into_bytes())))
+            }
+            FileType::CharacterDevice if stat.st_rdev == 0 => {
+                self.entries += 1;
+                let mut hidden = OsString::from(WHITEOUT);
+                hidden.push(name);
+                self.writer.file(&path.with_file_name(hidden), meta, 0, io::empty())
+            }
+            FileType::Fifo => {
+                self.entries += 1;
+                self.writer.fifo(path, meta)
+            }
+            // Sockets live as long as their process; device nodes cannot be made inside.
+            _ => Ok(()),
+        }
+    }
+
+    fn holds_a_mount(&self, path: &Path) -> bool {
+        self.excluded.iter().any(|excluded| Path::new(excluded).starts_with(path))
+    }
+}
+
+/// Sorted, so that the same tree gives the same layer.
+fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(OsString::from_vec(name.to_bytes().to_vec()));
+        }
+    }
+    names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    Ok(names)
+}
+
+fn meta(stat: &Stat) -> Meta {
+    Meta {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
+    }
+}
+
+fn is_opaque(folder: &OwnedFd) -> bool {
+    let mut value = [0; 4];
+    matches!(fgetxattr(folder, OPAQUE_XATTR, &mut value[..]), Ok(1) if value[0] == b'y')
+}
+
+fn xattrs(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
+    // The kernel bounds both: 64 KiB of names, 64 KiB a value.
+    let mut names = vec![0; 64 << 10];
+    let length = match flistxattr(&file, &mut names[..]) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = Vec::new();
+    for name in names[..length].split_inclusive(|byte| *byte == 0) {
+        let Some(name) = CStr::from_bytes_with_nul(name).ok().and_then(|name| name.to_str().ok()) else {
+            continue;
+        };
+        if may_carry(name) {
+            let mut value = vec![0; 64 << 10];
+            let length = fgetxattr(&file, name, &mut value[..])?;
+            value.truncate(length);
+            found.push((name.to_owned(), value));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

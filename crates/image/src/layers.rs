@@ -1,0 +1,151 @@
+//! A machine's unpacked layers: one folder each, named by the digest of its tar stream, unpacked once.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use gantry_model::Digest;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use crate::manifest::Descriptor;
+use crate::unpack::{Bounds, UnpackError, unpack};
+
+/// Why a layer could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayersError {
+    /// The layer is bad.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// It is not the one that was asked for.
+    #[error("layer {wanted} came as {found}; it was damaged on its way, or its source is wrong")]
+    WrongDigest {
+        /// Asked for.
+        wanted: Digest,
+        /// Came.
+        found: Digest,
+    },
+    /// A folder of Gantry's own could not be used.
+    #[error("cannot {action} {path}")]
+    Folder {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The folder of all unpacked layers. Several processes may use it.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    folder: PathBuf,
+}
+
+impl Layers {
+    /// Uses `folder`, made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn in_folder(folder: &Path) -> Result<Self, LayersError> {
+        let layers = Self { folder: folder.to_owned() };
+        std::fs::create_dir_all(folder).map_err(|source| LayersError::Folder {
+            action: "make",
+            path: folder.to_owned(),
+            source,
+        })?;
+        Ok(layers)
+    }
+
+    /// Where a layer is, unpacked.
+    #[must_use]
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
+        self.folder.join(diff_id.hex())
+    }
+
+    /// The layer is there.
+    #[must_use]
+    pub fn has(&self, diff_id: &Digest) -> bool {
+        self.path(diff_id).is_dir()
+    }
+
+    /// Every layer that is there.
+    #[must_use]
+    pub fn list(&self) -> Vec<Digest> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Digest::from_hex(entry.file_name().to_str()?).ok()).collect()
+    }
+
+    /// Unpacks a layer from its bytes, checking both digests. It appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`LayersError`]; nothing is left of the layer then.
+    pub async fn unpack(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &Digest,
+        stream: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<PathBuf, LayersError> {
+        let path = self.path(diff_id);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let fresh = self.folder.join(format!("new-{:016x}", rand::random::<u64>()));
+        let reader = SyncIoBridge::new(StreamReader::new(stream));
+        let (into, wanted, diff_id) = (fresh.clone(), descriptor.digest.clone(), diff_id.clone());
+        let work = move || -> Result<(), LayersError> {
+            let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
+            std::fs::create_dir(&into).map_err(|source| failed("make", &into, source))?;
+            let unpacked = unpack(reader, &into, Bounds::default())?;
+            for (wanted, found) in [(wanted, unpacked.digest), (diff_id, unpacked.diff_id)] {
+                if wanted != found {
+                    return Err(LayersError::WrongDigest { wanted, found });
+                }
+            }
+            sync(&into).map_err(|source| failed("sync", &into, source))
+        };
+        let result = tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))));
+        let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
+            // Another process was faster with the same layer.
+            Err(_) if path.is_dir() => Ok(()),
+            result => result.map_err(|source| LayersError::Folder { action: "name", path: path.clone(), source }),
+        });
+        if fresh.exists() {
+            let _ = std::fs::remove_dir_all(&fresh);
+        }
+        renamed.map(|()| path)
+    }
+
+    /// Takes away what a killed process left half unpacked. Only for a process that knows to be alone.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("new-") {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
+    /// Removes a layer, under another name first, so that nobody finds half of it.
+    ///
+    /// # Errors
+    /// [`LayersError::Folder`].
+    pub fn remove(&self, diff_id: &Digest) -> Result<(), LayersError> {
+        let path = self.path(diff_id);
+        let gone = self.folder.join(format!("new-gone-{:016x}", rand::random::<u64>()));
+        let failed = |source| LayersError::Folder { action: "remove", path: path.clone(), source };
+        match std::fs::rename(&path, &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(failed)?,
+        }
+        std::fs::remove_dir_all(&gone).map_err(failed)
+    }
+}
+
+/// One sync of the whole file system is cheaper than one per file, and a layer has thousands.
+fn sync(folder: &Path) -> io::Result<()> {
+    let folder = std::fs::File::open(folder)?;
+    Ok(rustix::fs::syncfs(&folder)?)
+}

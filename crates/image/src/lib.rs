@@ -1,0 +1,22 @@
+//! OCI images: manifests, layers made and unpacked.
+//!
+//! - [`Manifest`], [`Config`]: what an image is (OCI image specification 1.1), read strictly where safety hangs on it.
+//! - [`LayerWriter`]: a tar stream into a layer; the same input gives the same digest.
+//! - [`diff`]: what a container changed in its root, as a layer.
+//! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
+//! - [`Layers`]: a machine's unpacked layers, each unpacked once.
+
+mod diff;
+mod layer;
+mod layers;
+mod manifest;
+mod tree;
+mod unpack;
+
+pub use diff::diff;
+pub use layer::{Layer, LayerWriter, Meta};
+pub use layers::{Layers, LayersError};
+pub use manifest::{
+    Config, Descriptor, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError, Runtime,
+};
+pub use unpack::{Bounds, UnpackError, Unpacked, unpack};

@@ -1,0 +1,232 @@
+//! Manifests and configurations. Docker's and OCI's differ in the media types alone.
+
+use std::collections::BTreeMap;
+
+use gantry_model::Digest;
+use serde::{Deserialize, Serialize};
+
+/// An OCI manifest's media type.
+pub const MANIFEST_OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+/// A Docker manifest's media type.
+pub const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
+/// The media type of the layers that Gantry makes.
+pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// The most layers: what an overlay takes (the kernel's `OVL_MAX_STACK` is 500) with room for the container's own.
+const LAYERS_MAX: usize = 400;
+
+/// Why an image is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of the expected form.
+    #[error("the image's {what} cannot be read: {source}")]
+    Unreadable {
+        /// `manifest` or `configuration`.
+        what: &'static str,
+        /// Where it fails.
+        source: serde_json::Error,
+    },
+    /// Read, and impossible.
+    #[error("the image is refused: {0}")]
+    Refused(String),
+}
+
+/// Names a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// Its content.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// In an index: what machine it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// A kind of machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+}
+
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// 2.
+    pub schema_version: u32,
+    /// [`MANIFEST_OCI`] or [`MANIFEST_DOCKER`].
+    #[serde(default = "oci")]
+    pub media_type: String,
+    /// The configuration.
+    pub config: Descriptor,
+    /// From the bottom up.
+    pub layers: Vec<Descriptor>,
+}
+
+fn oci() -> String {
+    MANIFEST_OCI.to_owned()
+}
+
+/// Several images under one name.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Index {
+    /// The images.
+    pub manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// The image for this machine.
+    #[must_use]
+    pub fn for_this_machine(&self) -> Option<&Descriptor> {
+        let architecture = architecture();
+        self.manifests.iter().find(|descriptor| {
+            descriptor.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == architecture)
+        })
+    }
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// How an image is run, and how its layers are checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// `amd64`, …
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+    /// How to run it.
+    #[serde(default)]
+    pub config: Runtime,
+    /// The layers' uncompressed digests.
+    pub rootfs: RootFs,
+    /// Whatever else there is.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, serde_json::Value>,
+}
+
+/// The layers' uncompressed digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    /// `layers`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// From the bottom up, one for each of the manifest's layers.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// How an image is run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Runtime {
+    /// `uid`, `uid:gid`, or names of the image's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// `NAME=value` each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
+    /// Put before the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// The command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    /// Where it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// `8080/tcp` → `{}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    /// The signal that asks for shutdown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// Labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// When it is not one, or could not be run.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { what: "manifest", source })?;
+        let refused = |why: String| Err(ManifestError::Refused(why));
+        if manifest.schema_version != 2 {
+            return refused(format!("schema version {} is not known, only 2", manifest.schema_version));
+        }
+        if ![MANIFEST_OCI, MANIFEST_DOCKER].contains(&manifest.media_type.as_str()) {
+            return refused(format!("{} is not an image's manifest", manifest.media_type));
+        }
+        if manifest.layers.len() > LAYERS_MAX {
+            return refused(format!("it has {} layers, at most {LAYERS_MAX} can be mounted", manifest.layers.len()));
+        }
+        Ok(manifest)
+    }
+
+    /// Every blob that the image needs besides its manifest.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        std::iter::once(&self.config).chain(&self.layers)
+    }
+}
+
+impl Config {
+    /// Reads the configuration that belongs to `manifest`.
+    ///
+    /// # Errors
+    /// When it is not one, or is for another machine, or does not fit the manifest.
+    pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Self, ManifestError> {
+        let config: Self = serde_json::from_slice(bytes)
+            .map_err(|source| ManifestError::Unreadable { what: "configuration", source })?;
+        if config.os != "linux" || config.architecture != architecture() {
+            return Err(ManifestError::Refused(format!(
+                "it is for {}/{}, this machine is linux/{}",
+                config.os,
+                config.architecture,
+                architecture()
+            )));
+        }
+        let (layers, digests) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+        if layers != digests {
+            return Err(ManifestError::Refused(format!("it has {layers} layers and {digests} digests for them")));
+        }
+        Ok(config)
+    }
+
+    /// The configuration of an image that Gantry makes.
+    #[must_use]
+    pub fn new(diff_ids: Vec<Digest>, runtime: Runtime) -> Self {
+        Self {
+            architecture: architecture().to_owned(),
+            os: "linux".to_owned(),
+            config: runtime,
+            rootfs: RootFs { kind: "layers".to_owned(), diff_ids },
+            rest: BTreeMap::new(),
+        }
+    }
+}
+
+impl Manifest {
+    /// The manifest of an image that Gantry makes.
+    #[must_use]
+    pub fn new(config: (Digest, u64), layers: Vec<Descriptor>) -> Self {
+        let descriptor =
+            Descriptor { media_type: CONFIG_OCI.to_owned(), digest: config.0, size: config.1, platform: None };
+        Self { schema_version: 2, media_type: oci(), config: descriptor, layers }
+    }
+}

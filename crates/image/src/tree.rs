@@ -1,0 +1,16 @@
+//! Marks that overlayfs and OCI layers have for what is taken away.
+
+/// Before a name: the name is gone.
+pub(crate) const WHITEOUT: &str = ".wh.";
+
+/// In a folder: everything that lower layers have in it is gone.
+pub(crate) const OPAQUE: &str = ".wh..wh..opq";
+
+/// How overlayfs says the same of a folder.
+pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+
+/// Extended attributes that a layer may carry: a program's own, and file capabilities. Those of overlayfs and of
+/// access control belong to the machine.
+pub(crate) fn may_carry(xattr: &str) -> bool {
+    xattr.starts_with("user.") || xattr == "security.capability"
+}

@@ -1,0 +1,361 @@
+//! A layer into a folder that overlayfs takes as one.
+//!
+//! The bytes are foreign. Every path is resolved inside the folder by the kernel ([`gantry_linux::rooted`]); what is
+//! made is made with `O_EXCL` and `O_NOFOLLOW`; sizes are bounded as they are read, whatever the headers say.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use gantry_blobs::Hasher;
+use gantry_linux::{LinuxError, rooted};
+use gantry_model::Digest;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fsetxattr, linkat,
+    mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
+
+use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
+
+/// How much a layer may become.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Files, folders and links.
+    pub entries: u64,
+}
+
+impl Default for Bounds {
+    /// 32 GiB and two million entries: an image with a whole tool chain has a tenth of it.
+    fn default() -> Self {
+        Self { bytes: 32 << 30, entries: 2_000_000 }
+    }
+}
+
+/// What was unpacked, by its digests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Of the bytes as they came.
+    pub digest: Digest,
+    /// Of the tar stream.
+    pub diff_id: Digest,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// Why a layer is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The stream cannot be read.
+    #[error("the layer cannot be read: {0}")]
+    Stream(#[source] io::Error),
+    /// An entry is hostile or impossible.
+    #[error("the layer is refused at {path:?}: {why}")]
+    Entry {
+        /// The entry.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// It is larger than allowed.
+    #[error("the layer is refused: it has more than {0}")]
+    TooLarge(String),
+    /// An entry could not be made.
+    #[error("cannot unpack {path:?}: {source}")]
+    Make {
+        /// The entry.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Unpacks a layer, compressed with gzip, zstd or not at all, into `folder`, which is empty. Reads to the end.
+///
+/// # Errors
+/// [`UnpackError`]; what was made so far stays, for the caller to remove.
+pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
+    let mut source = Hashed::new(layer);
+    let mut head = Vec::new();
+    source.by_ref().take(4).read_to_end(&mut head).map_err(UnpackError::Stream)?;
+    let whole = io::Cursor::new(head.clone()).chain(&mut source);
+    let plain: Box<dyn Read + '_> = match head.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).map_err(UnpackError::Stream)?),
+        _ => Box::new(whole),
+    };
+    let mut plain = Hashed::new(plain);
+    let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| UnpackError::Make { path: folder.display().to_string(), source: error.into() })?;
+    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new() };
+    unpacker.run(&mut plain)?;
+    // What follows the archive's end is part of the digests.
+    io::copy(&mut plain, &mut io::sink()).map_err(UnpackError::Stream)?;
+    let diff_id = plain.finish();
+    drop(plain);
+    io::copy(&mut source, &mut io::sink()).map_err(UnpackError::Stream)?;
+    Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes })
+}
+
+/// Hashes what is read through it.
+struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R> Hashed<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, hasher: Hasher::default() }
+    }
+
+    fn finish(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+struct Unpacker {
+    root: OwnedFd,
+    bounds: Bounds,
+    bytes: u64,
+    entries: u64,
+    /// Folders with their times, set last: making something in a folder changes its time.
+    folders: Vec<(PathBuf, u64)>,
+}
+
+/// An entry's place: the folder that it goes into, and its name there.
+struct Place {
+    parent: OwnedFd,
+    name: std::ffi::OsString,
+}
+
+impl Unpacker {
+    fn run(&mut self, plain: impl Read) -> Result<(), UnpackError> {
+        let mut archive = Archive::new(plain);
+        for entry in archive.entries().map_err(UnpackError::Stream)? {
+            let mut entry = entry.map_err(UnpackError::Stream)?;
+            self.entries += 1;
+            if self.entries > self.bounds.entries {
+                return Err(UnpackError::TooLarge(format!("{} entries", self.bounds.entries)));
+            }
+            self.entry(&mut entry)?;
+        }
+        for (path, mtime) in std::mem::take(&mut self.folders).into_iter().rev() {
+            if let Ok(folder) = rooted::open(&self.root, &path, OFlags::PATH | OFlags::DIRECTORY) {
+                set_time(&folder, OsStr::new(""), mtime, AtFlags::EMPTY_PATH);
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), UnpackError> {
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
+            return Ok(());
+        }
+        let shown = String::from_utf8_lossy(&entry.path_bytes()).chars().take(200).collect::<String>();
+        let refuse = |why: &str| UnpackError::Entry { path: shown.clone(), why: why.to_owned() };
+        let path = entry.path().map_err(|error| refuse(&error.to_string()))?.into_owned();
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(refuse("it leads out of its folder"));
+        }
+        let made = |error: io::Error| UnpackError::Make { path: shown.clone(), source: error };
+        let Some(place) = self.place(&path).map_err(|error| made(error.source))? else {
+            return self.root_folder(entry).map_err(made);
+        };
+        if let Some(name) = place.name.to_str().filter(|name| name.starts_with(WHITEOUT)) {
+            return whiteout(&place, name).map_err(made);
+        }
+        match kind {
+            EntryType::Directory => self.folder(entry, &place, &path).map_err(made),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, &place, made),
+            EntryType::Symlink => {
+                let target = link_target(entry).ok_or_else(|| refuse("a link without a target"))?;
+                clear(&place).and_then(|()| Ok(symlinkat(target, &place.parent, &*place.name)?)).map_err(made)?;
+                finish_link(entry, &place).map_err(made)
+            }
+            EntryType::Link => {
+                let target = link_target(entry).ok_or_else(|| refuse("a link without a target"))?;
+                self.hard_link(&target, &place).map_err(|error| refuse(&format!("its target {target:?}: {error}")))
+            }
+            EntryType::Fifo => {
+                let mode = Mode::from_raw_mode(0o600);
+                clear(&place)
+                    .and_then(|()| Ok(mknodat(&place.parent, &*place.name, FileType::Fifo, mode, 0)?))
+                    .and_then(|()| finish_node(entry, &place))
+                    .map_err(made)
+            }
+            // A container has a `/dev` of its own and may open no other device: a node would be of no use.
+            EntryType::Char | EntryType::Block => Ok(()),
+            _ => Err(refuse("its kind is not known")),
+        }
+    }
+
+    /// None for the root itself.
+    fn place(&self, path: &Path) -> Result<Option<Place>, LinuxError> {
+        let names: Vec<&OsStr> = rooted::names(path).collect();
+        let Some((name, above)) = names.split_last() else {
+            return Ok(None);
+        };
+        let parent = rooted::make_folder_through_links(&self.root, &above.iter().collect::<PathBuf>())?;
+        Ok(Some(Place { parent, name: (*name).to_owned() }))
+    }
+
+    fn root_folder(&mut self, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+        let root = rooted::open(&self.root, Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|error| error.source)?;
+        self.folders.push((PathBuf::from("/"), entry.header().mtime().unwrap_or(0)));
+        own(&root, OsStr::new("."), entry, AtFlags::empty())?;
+        Ok(chmodat(&root, ".", mode(entry), AtFlags::empty())?)
+    }
+
+    fn folder(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place, path: &Path) -> io::Result<()> {
+        match mkdirat(&place.parent, &*place.name, Mode::from_raw_mode(0o700)) {
+            Err(Errno::EXIST) if is_folder(place) => {}
+            Err(Errno::EXIST) => {
+                clear(place)?;
+                mkdirat(&place.parent, &*place.name, Mode::from_raw_mode(0o700))?;
+            }
+            result => result?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = openat(&place.parent, &*place.name, flags, Mode::empty())?;
+        set_xattrs(entry, &folder)?;
+        self.folders.push((path.to_owned(), entry.header().mtime().unwrap_or(0)));
+        finish_node(entry, place)
+    }
+
+    fn file(
+        &mut self,
+        entry: &mut Entry<'_, impl Read>,
+        place: &Place,
+        made: impl Fn(io::Error) -> UnpackError,
+    ) -> Result<(), UnpackError> {
+        clear(place).map_err(&made)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(&place.parent, &*place.name, flags, Mode::from_raw_mode(0o600))
+            .map_err(|error| made(error.into()))?;
+        let mut file = File::from(file);
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let count = entry.read(&mut buffer).map_err(UnpackError::Stream)?;
+            if count == 0 {
+                break;
+            }
+            self.bytes += count as u64;
+            if self.bytes > self.bounds.bytes {
+                return Err(UnpackError::TooLarge(format!("{} bytes", self.bounds.bytes)));
+            }
+            file.write_all(&buffer[..count]).map_err(&made)?;
+        }
+        // Owner first: changing it takes setuid bits and capabilities away.
+        finish_node(entry, place).map_err(&made)?;
+        set_xattrs(entry, &file).map_err(&made)?;
+        set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+        Ok(())
+    }
+
+    fn hard_link(&self, target: &Path, place: &Place) -> io::Result<()> {
+        if target.components().any(|part| part == Component::ParentDir) {
+            return Err(io::Error::other("it leads out of its folder"));
+        }
+        let source = rooted::open(&self.root, target, OFlags::PATH | OFlags::NOFOLLOW).map_err(|error| error.source)?;
+        let stat = rustix::fs::fstat(&source)?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(io::Error::other("it is a folder"));
+        }
+        clear(place)?;
+        Ok(linkat(&source, "", &place.parent, &*place.name, AtFlags::EMPTY_PATH)?)
+    }
+}
+
+fn link_target(entry: &Entry<'_, impl Read>) -> Option<PathBuf> {
+    entry.link_name().ok().flatten().map(std::borrow::Cow::into_owned).filter(|path| !path.as_os_str().is_empty())
+}
+
+fn is_folder(place: &Place) -> bool {
+    statat(&place.parent, &*place.name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+/// An entry replaces what an earlier one made, as long as that is not a folder with something in it.
+fn clear(place: &Place) -> io::Result<()> {
+    match unlinkat(&place.parent, &*place.name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => Ok(unlinkat(&place.parent, &*place.name, AtFlags::REMOVEDIR)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn whiteout(place: &Place, name: &str) -> io::Result<()> {
+    if name == OPAQUE {
+        let parent = openat(&place.parent, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        return Ok(fsetxattr(parent, OPAQUE_XATTR, b"y", XattrFlags::empty())?);
+    }
+    let hidden = &name[WHITEOUT.len()..];
+    if hidden.is_empty() || hidden == "." || hidden == ".." {
+        return Err(io::Error::other("a whiteout of nothing"));
+    }
+    let place = Place { parent: place.parent.try_clone()?, name: hidden.into() };
+    clear(&place)?;
+    Ok(mknodat(&place.parent, &*place.name, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+fn mode(entry: &Entry<'_, impl Read>) -> Mode {
+    Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
+}
+
+fn own(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtFlags) -> io::Result<()> {
+    let id =
+        |id: io::Result<u64>| u32::try_from(id.unwrap_or(0)).map_err(|_| io::Error::other("an owner out of range"));
+    let (uid, gid) = (id(entry.header().uid())?, id(entry.header().gid())?);
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(io::Error::other("an owner out of range"));
+    }
+    Ok(chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?)
+}
+
+fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
+    own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
+    // It was made just now, by this process, and is no link; nobody else writes here.
+    Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
+}
+
+fn finish_link(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
+    own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
+    set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+    Ok(())
+}
+
+fn set_xattrs(entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<()> {
+    let Some(records) = entry.pax_extensions()? else {
+        return Ok(());
+    };
+    for record in records {
+        let record = record?;
+        let name = record.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr."));
+        if let Some(name) = name.filter(|name| may_carry(name)) {
+            fsetxattr(&file, name, record.value_bytes(), XattrFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// A time that cannot be set (out of range) is no reason to refuse a layer.
+fn set_time(parent: impl AsFd, name: &OsStr, mtime: u64, flags: AtFlags) {
+    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
+    let _ = utimensat(parent, name, &Timestamps { last_access: time, last_modification: time }, flags);
+}

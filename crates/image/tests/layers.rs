@@ -1,0 +1,195 @@
+//! Layers made, unpacked, changed and made again; and layers that mean harm.
+
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use gantry_image::{Bounds, LayerWriter, Meta, UnpackError, diff, unpack};
+use tar::{Builder, EntryType, Header};
+
+const META: Meta = Meta { mode: 0o644, uid: 7, gid: 8, mtime: 1_000_000 };
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn sample(folder: &Path) -> gantry_image::Layer {
+    let mut writer = LayerWriter::new(folder).expect("begun");
+    let long = "x".repeat(150);
+    let script: Vec<(String, Vec<u8>)> = vec![("user.note".into(), b"v".to_vec())];
+    let wrote = (|| -> std::io::Result<()> {
+        writer.folder(Path::new("a"), Meta { mode: 0o750, ..META })?;
+        writer.xattrs(&script)?;
+        writer.file(Path::new("a/file"), META, 5, &b"hello"[..])?;
+        writer.hard_link(Path::new("a/other"), META, Path::new("a/file"))?;
+        writer.symlink(Path::new("a/link"), META, Path::new("/etc/passwd"))?;
+        writer.file(Path::new(&format!("a/{long}")), Meta { mode: 0o4755, ..META }, 0, &b""[..])?;
+        writer.fifo(Path::new("a/pipe"), META)
+    })();
+    wrote.expect("written");
+    writer.finish().expect("finished")
+}
+
+#[test]
+fn a_layer_comes_back_as_it_was() {
+    let folder = scratch();
+    let into = folder.path().join("into");
+    std::fs::create_dir(&into).expect("made");
+    let layer = sample(folder.path());
+    let (digest, diff_id) = (layer.digest.clone(), layer.diff_id.clone());
+    let unpacked = unpack(layer.file, &into, Bounds::default()).expect("unpacked");
+    assert_eq!((unpacked.digest, unpacked.diff_id, unpacked.bytes), (digest, diff_id, 5));
+    let file = std::fs::metadata(into.join("a/file")).expect("there");
+    assert_eq!((file.mode() & 0o7777, file.uid(), file.gid(), file.mtime(), file.nlink()), (0o644, 7, 8, 1_000_000, 2));
+    assert_eq!(std::fs::metadata(into.join("a")).expect("there").mtime(), 1_000_000);
+    assert_eq!(std::fs::metadata(into.join("a")).expect("there").permissions().mode() & 0o7777, 0o750);
+    assert_eq!(std::fs::read_link(into.join("a/link")).expect("a link"), Path::new("/etc/passwd"));
+    let suid = std::fs::metadata(into.join(format!("a/{}", "x".repeat(150)))).expect("there");
+    assert_eq!(suid.mode() & 0o7777, 0o4755);
+    assert!(std::fs::metadata(into.join("a/pipe")).expect("there").file_type().is_fifo());
+    let mut note = [0; 1];
+    rustix::fs::getxattr(into.join("a/file"), "user.note", &mut note[..]).expect("an attribute");
+    assert_eq!(&note, b"v");
+}
+
+#[test]
+fn the_same_input_gives_the_same_digest() {
+    let folder = scratch();
+    assert_eq!(sample(folder.path()).digest, sample(folder.path()).digest);
+}
+
+#[test]
+fn what_changed_becomes_a_layer_and_the_same_again() {
+    let folder = scratch();
+    let upper = folder.path().join("upper");
+    for path in ["etc", "kept/deep", "opaque", "proc"] {
+        std::fs::create_dir_all(upper.join(path)).expect("made");
+    }
+    std::fs::write(upper.join("etc/hosts"), "a mount's place").expect("written");
+    std::fs::write(upper.join("kept/deep/new"), "new").expect("written");
+    std::fs::hard_link(upper.join("kept/deep/new"), upper.join("kept/same")).expect("linked");
+    symlink("/outside", upper.join("kept/link")).expect("linked");
+    let character = rustix::fs::FileType::CharacterDevice;
+    let mode = rustix::fs::Mode::empty();
+    rustix::fs::mknodat(rustix::fs::CWD, upper.join("kept/gone"), character, mode, 0).expect("a whiteout");
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(upper.join("opaque"), "trusted.overlay.opaque", b"y", flags).expect("opaque");
+    let make = || diff(&upper, &["etc/hosts", "proc"], folder.path()).expect("a diff").expect("something");
+    let layer = make();
+    assert_eq!(layer.digest, make().digest);
+    let mut names = Vec::new();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer.file));
+    for entry in archive.entries().expect("entries") {
+        names.push(entry.expect("an entry").path().expect("a path").display().to_string());
+    }
+    let wanted = [
+        "kept",
+        "kept/deep",
+        "kept/deep/new",
+        "kept/.wh.gone",
+        "kept/link",
+        "kept/same",
+        "opaque",
+        "opaque/.wh..wh..opq",
+    ];
+    assert_eq!(names, wanted);
+    let into = folder.path().join("into");
+    std::fs::create_dir(&into).expect("made");
+    unpack(make().file, &into, Bounds::default()).expect("unpacked");
+    let gone = std::fs::symlink_metadata(into.join("kept/gone")).expect("a whiteout");
+    assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+    let again = diff(&into, &[], folder.path()).expect("a diff").expect("something");
+    assert_eq!(again.diff_id, make().diff_id);
+    let empty = folder.path().join("empty");
+    std::fs::create_dir_all(empty.join("proc")).expect("made");
+    assert!(diff(&empty, &["proc"], folder.path()).expect("a diff").is_none());
+}
+
+/// One entry of a hostile archive, its path written raw: `tar` refuses to write such paths itself.
+fn raw(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, link: &str, content: &[u8]) {
+    let mut header = Header::new_gnu();
+    header.as_gnu_mut().expect("gnu").name[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_gnu_mut().expect("gnu").linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(content.len() as u64);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    builder.append(&header, content).expect("appended");
+}
+
+type HostileEntry = (EntryType, &'static str, &'static str);
+
+#[test]
+fn no_archive_reaches_outside_its_folder() {
+    use EntryType::{Block, Char, Directory, Link, Regular, Symlink};
+    let out = "OUT"; // replaced by the path of a folder outside
+    let cases: Vec<Vec<HostileEntry>> = vec![
+        vec![(Regular, "../escaped", "")],
+        vec![(Regular, "/../escaped", "")],
+        vec![(Regular, "a/../../escaped", "")],
+        vec![(Symlink, "s", out), (Regular, "s/escaped", "")],
+        vec![(Symlink, "s", ".."), (Regular, "s/escaped", "")],
+        vec![(Symlink, "a", "b"), (Symlink, "b", out), (Regular, "a/escaped", "")],
+        vec![(Symlink, "s", out), (Directory, "s", ""), (Regular, "s/escaped", "")],
+        vec![(Symlink, "s", "OUT/victim"), (Regular, "s", "")],
+        vec![(Link, "l", "OUT/victim"), (Regular, "l", "")],
+        vec![(Link, "l", "../victim")],
+        vec![(Symlink, "s", "OUT/victim"), (Link, "l", "s"), (Regular, "l", "")],
+        vec![(Symlink, "s", out), (Regular, "s/.wh.victim", "")],
+        vec![(Symlink, "s", out), (Regular, "s/.wh..wh..opq", "")],
+        vec![(Regular, ".wh...", "")],
+        vec![(Regular, ".wh.", "")],
+        vec![(Symlink, "s", "loop"), (Symlink, "loop", "s"), (Regular, "s/escaped", "")],
+        vec![(Char, "null", "")],
+        vec![(Block, "disk", "")],
+        vec![(Symlink, "s", "/proc/self/root/OUT"), (Regular, "s/escaped", "")],
+        vec![(Directory, "d", ""), (Symlink, "d", out), (Regular, "d/escaped", "")],
+        vec![(Link, "l", "l")],
+        vec![(Regular, "f", ""), (Regular, "f/below", "")],
+    ];
+    for case in cases {
+        let folder = scratch();
+        let (outside, into) = (folder.path().join("outside"), folder.path().join("into"));
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::create_dir(&into).expect("made");
+        std::fs::write(outside.join("victim"), "untouched").expect("written");
+        let mut builder = Builder::new(Vec::new());
+        for (kind, path, link) in &case {
+            let link = link.replace("OUT", outside.to_str().expect("text"));
+            raw(&mut builder, *kind, path, &link, if *kind == Regular { b"bad" } else { b"" });
+        }
+        let archive = builder.into_inner().expect("an archive");
+        let outcome = unpack(archive.as_slice(), &into, Bounds::default());
+        let names: Vec<_> =
+            std::fs::read_dir(&outside).expect("read").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(names, ["victim"], "{case:?}: {outcome:?}");
+        assert_eq!(std::fs::read_to_string(outside.join("victim")).expect("read"), "untouched", "{case:?}");
+        assert!(!folder.path().join("escaped").exists() && !Path::new("/escaped").exists(), "{case:?}");
+        for name in ["null", "disk"] {
+            assert!(!into.join(name).exists(), "a device was made");
+        }
+    }
+}
+
+#[test]
+fn bounds_hold_whatever_the_headers_say() {
+    let into = scratch();
+    let zeros = flate2::read::GzEncoder::new(std::io::repeat(0).take(64 << 20), flate2::Compression::fast());
+    let mut builder = Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_size(64 << 20);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "bomb", std::io::repeat(0).take(64 << 20)).expect("appended");
+    let tar = builder.into_inner().expect("an archive");
+    let bounds = Bounds { bytes: 1 << 20, entries: 10 };
+    assert!(matches!(unpack(tar.as_slice(), into.path(), bounds), Err(UnpackError::TooLarge(_))));
+    assert!(unpack(zeros, scratch().path(), Bounds::default()).is_ok(), "an empty archive with a long tail");
+    let mut many = Builder::new(Vec::new());
+    (0..20).for_each(|n| raw(&mut many, EntryType::Directory, &format!("d{n}"), "", b""));
+    let many = many.into_inner().expect("an archive");
+    assert!(matches!(unpack(many.as_slice(), scratch().path(), bounds), Err(UnpackError::TooLarge(_))));
+    let cut = &tar[..tar.len() / 2];
+    assert!(matches!(unpack(cut, scratch().path(), Bounds::default()), Err(UnpackError::Stream(_))));
+}
