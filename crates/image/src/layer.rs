@@ -84,12 +84,19 @@ impl LayerWriter {
     /// # Errors
     /// When the file cannot be made.
     pub fn new(scratch: &Path) -> io::Result<Self> {
-        let file = tempfile::tempfile_in(scratch)?;
-        // Level 1: a layer is read as often as it is written, and mostly on the machine that wrote it.
-        let compressed = GzEncoder::new(Hashing::new(io::BufWriter::new(file)), Compression::fast());
-        let mut tar = tar::Builder::new(Hashing::new(compressed));
+        let mut tar = tar::Builder::new(sink(scratch)?);
         tar.mode(tar::HeaderMode::Deterministic);
         Ok(Self { tar })
+    }
+
+    /// An archive as it is, as a layer.
+    ///
+    /// # Errors
+    /// When it cannot be read or the temporary file not be written.
+    pub fn from_tar(mut archive: impl Read, scratch: &Path) -> io::Result<Layer> {
+        let mut sink = sink(scratch)?;
+        io::copy(&mut archive, &mut sink)?;
+        finish(sink)
     }
 
     fn header(kind: EntryType, meta: Meta, size: u64) -> Header {
@@ -171,12 +178,21 @@ impl LayerWriter {
     /// # Errors
     /// As [`LayerWriter::xattrs`].
     pub fn finish(self) -> io::Result<Layer> {
-        let plain = self.tar.into_inner()?;
-        let diff_id = plain.hasher.finish();
-        let compressed = plain.inner.finish()?;
-        let (digest, size) = (compressed.hasher.finish(), compressed.size);
-        let mut file = compressed.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.rewind()?;
-        Ok(Layer { file, digest, diff_id, size })
+        finish(self.tar.into_inner()?)
     }
+}
+
+fn sink(scratch: &Path) -> io::Result<Hashing<Compressed>> {
+    let file = tempfile::tempfile_in(scratch)?;
+    // Level 1: a layer is read as often as it is written, and mostly on the machine that wrote it.
+    Ok(Hashing::new(GzEncoder::new(Hashing::new(io::BufWriter::new(file)), Compression::fast())))
+}
+
+fn finish(plain: Hashing<Compressed>) -> io::Result<Layer> {
+    let diff_id = plain.hasher.finish();
+    let compressed = plain.inner.finish()?;
+    let (digest, size) = (compressed.hasher.finish(), compressed.size);
+    let mut file = compressed.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.rewind()?;
+    Ok(Layer { file, digest, diff_id, size })
 }

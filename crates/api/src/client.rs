@@ -1,0 +1,265 @@
+//! The typed client. Hand-written: generators know no newline-delimited streams and no upgrades.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyDataStream, BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::problem::Problem;
+
+/// The longest that one answer may take; long polls are shorter.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The largest answer that is taken into memory.
+const ANSWER_MAX: usize = 64 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server says why.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// The server cannot be reached.
+    #[error("cannot reach the server at {url}")]
+    Unreachable {
+        /// Where it should be.
+        url: String,
+        /// What was said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server's answer makes no sense.
+    #[error("the server at {url} answered with something else: {what}")]
+    Answer {
+        /// Where.
+        url: String,
+        /// What.
+        what: String,
+    },
+}
+
+type Body = BoxBody<Bytes, io::Error>;
+
+/// A client of one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    pool: Pool<HttpConnector, Body>,
+    url: String,
+    token: String,
+}
+
+/// An upgraded connection: frames both ways.
+pub struct Session(TokioIo<hyper::upgrade::Upgraded>);
+
+impl AsyncRead for Session {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Session {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl Client {
+    /// A client of the server at `url` (`http://127.0.0.1:4680`).
+    #[must_use]
+    pub fn new(url: &str, token: &str) -> Self {
+        let pool = Pool::builder(TokioExecutor::new()).build_http();
+        Self { pool, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() }
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), source: source.into() }
+    }
+
+    fn answer(&self, what: impl ToString) -> ClientError {
+        ClientError::Answer { url: self.url.clone(), what: what.to_string() }
+    }
+
+    async fn send(&self, request: http::request::Builder, body: Body) -> Result<Response<Incoming>, ClientError> {
+        let request = request
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .body(body)
+            .map_err(|error| self.answer(error))?;
+        let response = tokio::time::timeout(TIMEOUT, self.pool.request(request))
+            .await
+            .map_err(|elapsed| self.unreachable(elapsed))?
+            .map_err(|error| self.unreachable(error))?;
+        if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = self.collect(response).await?;
+        Err(match serde_json::from_slice::<Problem>(&text) {
+            Ok(problem) => problem.into(),
+            Err(_) => self.answer(status),
+        })
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
+        let collected = tokio::time::timeout(TIMEOUT, body.collect()).await.map_err(|e| self.unreachable(e))?;
+        Ok(collected.map_err(|error| self.unreachable(error))?.to_bytes())
+    }
+
+    /// Calls and reads a JSON answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, ClientError> {
+        let text = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| self.answer(error))?,
+            None => Vec::new(),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header(header::CONTENT_TYPE, "application/json");
+        let response = self.send(request, full(text)).await?;
+        let text = self.collect(response).await?;
+        let text = if text.is_empty() { &b"null"[..] } else { &text[..] };
+        serde_json::from_slice(text).map_err(|error| self.answer(error))
+    }
+
+    /// `GET`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// `POST` with a JSON body.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<T, ClientError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// `GET` of a blob, as it comes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stream(&self, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
+        let request = Request::builder().uri(format!("{}{path}", self.url));
+        let response = self.send(request, full(Vec::new())).await?;
+        Ok(data(response.into_body()))
+    }
+
+    /// `GET` of bytes with an `Accept` header.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn bytes(&self, path: &str, accept: &str) -> Result<Bytes, ClientError> {
+        let request = Request::builder().uri(format!("{}{path}", self.url)).header(header::ACCEPT, accept);
+        let response = self.send(request, full(Vec::new())).await?;
+        self.collect(response).await
+    }
+
+    /// Newline-delimited JSON, as it comes.
+    ///
+    /// # Errors
+    /// [`ClientError`]; each line may fail on its own.
+    pub async fn lines<T: DeserializeOwned + Send + 'static>(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<BoxStream<'static, Result<T, ClientError>>, ClientError> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let response = self.send(request, full(body)).await?;
+        let url = self.url.clone();
+        let lines = split_lines(data(response.into_body())).map(move |line| {
+            let broken = |what: String| ClientError::Answer { url: url.clone(), what };
+            let line = line.map_err(|error| broken(error.to_string()))?;
+            serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))
+        });
+        Ok(lines.boxed())
+    }
+
+    /// Opens a session: the connection turns into frames.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn session(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Session, ClientError> {
+        let text = serde_json::to_vec(body).map_err(|error| self.answer(error))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.url))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "gantry-session");
+        let response = self.send(request, full(text)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.answer("no session"));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| self.unreachable(error))?;
+        Ok(Session(TokioIo::new(upgraded)))
+    }
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn data(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
+    BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other)).boxed()
+}
+
+/// Cuts a stream of bytes into its lines.
+fn split_lines(bytes: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Vec<u8>>> {
+    let state = (bytes, BytesMut::new());
+    stream::try_unfold(state, async |(mut bytes, mut pending)| {
+        loop {
+            if let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line = pending.split_to(end + 1);
+                return Ok(Some((line[..end].to_vec(), (bytes, pending))));
+            }
+            match bytes.next().await {
+                Some(piece) if pending.len() < ANSWER_MAX => pending.extend_from_slice(&piece?),
+                Some(_) => return Err(io::Error::other("a line without end")),
+                None => return Ok(None),
+            }
+        }
+    })
+    .boxed()
+}

@@ -1,0 +1,367 @@
+//! Requests and answers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_model::{
+    AppName, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, MachinePlan,
+    Moment, ObservedInstance, Phase, ReleaseNumber, RoleName, Table,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a token may do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Scope {
+    /// Everything.
+    Admin,
+    /// Looks, changes nothing, sees no configuration values.
+    Read,
+    /// Everything with one app but creating and destroying it.
+    Deploy {
+        /// Which.
+        app: AppName,
+    },
+    /// What a machine's agent and router need.
+    Machine {
+        /// Which.
+        machine: MachineName,
+    },
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// What people call it; it stands in the audit trail.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// When it was made.
+    pub created: Moment,
+}
+
+/// A new token: the only time its secret is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// The token.
+    pub info: TokenInfo,
+    /// What to send as the password or bearer token.
+    pub secret: String,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// What to call it.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+/// `POST /v1/apps`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateApp {
+    /// Its name.
+    pub name: AppName,
+    /// The base its images are built on.
+    #[serde(default)]
+    pub base: Option<BaseName>,
+    /// The branch that deploys; `main` if none.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// Host names besides its own.
+    #[serde(default)]
+    pub hosts: Vec<HostName>,
+}
+
+/// An app, as seen from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppInfo {
+    /// Its name.
+    pub name: AppName,
+    /// Where it is reached, if it has a web role.
+    pub url: String,
+    /// The branch that deploys.
+    pub branch: String,
+    /// The base it is built on.
+    pub base: Option<BaseName>,
+    /// Host names besides its own.
+    pub hosts: Vec<HostName>,
+    /// The release that serves.
+    pub current: Option<ReleaseNumber>,
+    /// Copies per role, where `scale` said so.
+    pub scale: BTreeMap<RoleName, u32>,
+    /// The deploy under way.
+    pub deploy: Option<Deploy>,
+    /// Instances of the current release that are ready, and that are wanted.
+    pub ready: u32,
+    /// See `ready`.
+    pub wanted: u32,
+    /// When it was created.
+    pub created: Moment,
+}
+
+/// A release, as seen from outside: its configuration by name alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseInfo {
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// It serves now.
+    pub current: bool,
+    /// It served once.
+    pub good: bool,
+    /// The image's manifest.
+    pub image: Digest,
+    /// The commit.
+    pub commit: Option<String>,
+    /// The names of its configuration.
+    pub config: Vec<String>,
+    /// Role to command line.
+    pub roles: BTreeMap<RoleName, String>,
+    /// When.
+    pub created: Moment,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub cause: String,
+}
+
+/// An instance, as seen from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// Which.
+    pub id: InstanceId,
+    /// Where.
+    pub machine: MachineName,
+    /// What is to become of it: `run`, `retire` or `stop`.
+    pub goal: String,
+    /// Where it is; none until its machine has said.
+    pub phase: Option<Phase>,
+    /// Since when.
+    pub since: Option<Moment>,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// `POST /v1/apps/{app}/deploys`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StartDeploy {
+    /// What to deploy.
+    pub what: What,
+    /// Stop before promotion.
+    #[serde(default)]
+    pub hold: bool,
+}
+
+/// What to deploy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum What {
+    /// An image in this registry or another.
+    Image {
+        /// `shop:1.2`, or `registry.example/shop:1.2`.
+        reference: String,
+    },
+    /// A release again; the last good one before the current if none is named.
+    Rollback {
+        /// Which.
+        to: Option<ReleaseNumber>,
+    },
+}
+
+/// `PATCH /v1/apps/{app}/config`: a value sets, none unsets. Becomes a release.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ChangeConfig {
+    /// By name.
+    pub changes: BTreeMap<String, Option<String>>,
+}
+
+/// `PUT /v1/apps/{app}/scale`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ChangeScale {
+    /// Copies per role.
+    pub roles: BTreeMap<RoleName, u32>,
+}
+
+/// A deploy that was accepted.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its number; `follow` it.
+    pub deploy: DeployNumber,
+}
+
+/// One event of following a deploy: `GET /v1/apps/{app}/deploys/{number}/follow`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Progress {
+    /// A line to show.
+    Line {
+        /// The text.
+        text: String,
+    },
+    /// It is over.
+    End {
+        /// How.
+        deploy: std::boxed::Box<Deploy>,
+        /// Where the app is reached.
+        url: String,
+    },
+}
+
+/// `GET /v1/…/why`: one causal answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was asked about.
+    pub subject: String,
+    /// The answer.
+    pub headline: String,
+    /// What it rests on.
+    pub evidence: Vec<String>,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Gantry's version.
+    pub version: String,
+    /// Where the store is.
+    pub store: String,
+    /// Machines and how long they have been silent, in milliseconds.
+    pub machines: BTreeMap<MachineName, u64>,
+    /// Routers: the table each has, and how long it has been silent.
+    pub routers: BTreeMap<MachineName, (Generation, u64)>,
+    /// The newest table.
+    pub table: Generation,
+    /// Apps.
+    pub apps: Vec<AppInfo>,
+    /// Bytes by kind.
+    pub space: BTreeMap<String, u64>,
+}
+
+/// One line of the audit trail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Rises by one each.
+    pub number: u64,
+    /// When.
+    pub at: Moment,
+    /// Who: the name of a token, or `gantry`.
+    pub by: String,
+    /// The app it is about, if any.
+    pub app: Option<AppName>,
+    /// What was done.
+    pub what: String,
+}
+
+/// A base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseInfo {
+    /// Its name.
+    pub name: BaseName,
+    /// The image's manifest.
+    pub image: Digest,
+    /// What it was made from.
+    pub from: String,
+    /// When.
+    pub created: Moment,
+}
+
+/// `POST /internal/v1/machines/{machine}/observed`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MachineReport {
+    /// The plan it has taken on.
+    pub generation: Generation,
+    /// Every instance on it.
+    pub instances: BTreeMap<InstanceId, ObservedInstance>,
+}
+
+/// `POST /internal/v1/routers/{machine}/observed`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouterReport {
+    /// The table it routes by.
+    pub generation: Generation,
+    /// Requests under way.
+    pub active: BTreeMap<InstanceId, u64>,
+}
+
+/// `GET /internal/v1/machines/{machine}/plan?after=`: none when nothing newer came in time.
+pub type PlanAnswer = Option<MachinePlan>;
+
+/// `GET /internal/v1/routers/{machine}/table?after=`.
+pub type TableAnswer = Option<Table>;
+
+/// What an agent is asked to open a session for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum SessionKind {
+    /// A process in a running instance.
+    Exec {
+        /// Which.
+        instance: InstanceId,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// With a terminal.
+        terminal: bool,
+    },
+    /// A container of its own with a release's image and configuration.
+    Run {
+        /// Whose image and configuration.
+        app: AppName,
+        /// Names it.
+        release: ReleaseNumber,
+        /// What it is made of.
+        spec: std::boxed::Box<gantry_model::InstanceSpec>,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// With a terminal.
+        terminal: bool,
+    },
+    /// An app's log.
+    Logs(LogQuery),
+}
+
+/// Which lines of the log.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LogQuery {
+    /// Whose.
+    pub app: Option<AppName>,
+    /// Only of this role.
+    #[serde(default)]
+    pub role: Option<RoleName>,
+    /// At most so many of the newest.
+    #[serde(default)]
+    pub lines: Option<usize>,
+    /// Not older than this.
+    #[serde(default)]
+    pub since: Option<Moment>,
+    /// Only lines with this text.
+    #[serde(default)]
+    pub grep: Option<String>,
+    /// Go on with what comes.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub at: Moment,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// It came from standard error.
+    pub error: bool,
+    /// What.
+    pub text: String,
+}
+
+/// A session that an agent is to open.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionRequest {
+    /// Its number.
+    pub id: String,
+    /// What for.
+    pub what: SessionKind,
+}

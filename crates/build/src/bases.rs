@@ -1,0 +1,194 @@
+//! Bases: the images that app images are built on, made of Debian packages by mmdebstrap.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use gantry_image::{Config, Layer, LayerWriter, Manifest, Runtime};
+use gantry_model::Digest;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio_util::io::ReaderStream;
+
+use crate::BuildError;
+use crate::builder::{Builder, Output};
+use crate::source::APP_USER;
+
+/// The longest that making a base may take.
+const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What a base is made of: `base.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseRecipe {
+    /// Debian's suite, such as `bookworm`.
+    pub suite: String,
+    /// Debian's packages.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Absolute path to content.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
+    /// A shell script, run as root inside the new root at the end.
+    #[serde(default)]
+    pub script: Option<String>,
+}
+
+impl BaseRecipe {
+    /// Reads `base.toml`.
+    ///
+    /// # Errors
+    /// Line, column and what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
+        let word = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:=~_".contains(c))
+        };
+        if !word(&recipe.suite) {
+            return Err(format!("{:?} is not a suite; write for example \"bookworm\"", recipe.suite));
+        }
+        if let Some(package) = recipe.packages.iter().find(|package| !word(package)) {
+            return Err(format!("{package:?} is not a package's name"));
+        }
+        let plain = |path: &str| path.starts_with('/') && !path.split('/').any(|part| part == "..");
+        match recipe.files.keys().find(|path| !plain(path)) {
+            Some(path) => Err(format!("{path:?} is not an absolute path")),
+            None => Ok(recipe),
+        }
+    }
+}
+
+impl Builder {
+    /// Makes a base and keeps its image.
+    ///
+    /// # Errors
+    /// In phase `base`, with mmdebstrap's last lines.
+    pub async fn make_base(&self, recipe: &BaseRecipe, output: &Arc<Output>) -> Result<Digest, BuildError> {
+        let fail = |error: &dyn std::fmt::Display| BuildError::new("base", error);
+        output.step(&format!("Making a base of {} with {} packages", recipe.suite, recipe.packages.len()));
+        let hooks = tempfile::tempdir_in(&self.folders.scratch).map_err(|error| fail(&error))?;
+        write_hooks(recipe, hooks.path()).map_err(|error| fail(&error))?;
+        let archive = hooks.path().join("base.tar");
+        bootstrap(recipe, hooks.path(), &archive, output).await?;
+        output.step("Keeping the base");
+        let scratch = self.folders.scratch.clone();
+        let layer = tokio::task::spawn_blocking(move || repack(&archive, &scratch))
+            .await
+            .map_err(|error| fail(&error))?
+            .map_err(|error| fail(&error))?;
+        self.keep_base(layer).await.map_err(|error| fail(&error))
+    }
+
+    async fn keep_base(&self, layer: Layer) -> Result<Digest, Box<dyn std::error::Error + Send + Sync>> {
+        let (descriptor, diff_id) = (layer.descriptor(), layer.diff_id.clone());
+        let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(layer.file), 256 << 10).boxed();
+        self.blobs.put_stream(stream, Some(&descriptor.digest)).await?;
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        let runtime = Runtime { env: Some(vec![path, "LANG=C.UTF-8".to_owned()]), ..Runtime::default() };
+        let config = Bytes::from(serde_json::to_vec(&Config::new(vec![diff_id], runtime))?);
+        let size = config.len() as u64;
+        let config = self.blobs.put(config).await?;
+        let manifest = Manifest::new((config, size), vec![descriptor]);
+        Ok(self.blobs.put(Bytes::from(serde_json::to_vec(&manifest)?)).await?)
+    }
+}
+
+/// mmdebstrap runs this with the new root as its argument.
+fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut hook = String::from("#!/bin/sh\nset -eu\nroot=$1\nhere=$(dirname \"$0\")\n");
+    let _ = writeln!(hook, "echo 'app:x:{APP_USER}:{APP_USER}::/app:/bin/sh' >> \"$root/etc/passwd\"");
+    let _ = writeln!(hook, "echo 'app:x:{APP_USER}:' >> \"$root/etc/group\"");
+    let _ = writeln!(hook, "rm -rf \"$root\"/var/cache/apt/* \"$root\"/var/lib/apt/lists/* \"$root\"/var/log/*.log");
+    for (number, (path, content)) in recipe.files.iter().enumerate() {
+        std::fs::write(folder.join(format!("file-{number}")), content)?;
+        // The path goes through a variable: what is in it is never read as shell.
+        let quoted = path.replace('\'', "'\\''");
+        let _ = writeln!(hook, "path='{quoted}'");
+        let _ = writeln!(hook, "mkdir -p \"$root$(dirname \"$path\")\"; cp \"$here/file-{number}\" \"$root$path\"");
+    }
+    if let Some(script) = &recipe.script {
+        std::fs::write(folder.join("script"), script)?;
+        hook.push_str("cp \"$here/script\" \"$root/.gantry-script\"\nchroot \"$root\" /bin/sh -eu /.gantry-script\n");
+        hook.push_str("rm \"$root/.gantry-script\"\n");
+    }
+    let path = folder.join("hook");
+    std::fs::write(&path, hook)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+}
+
+async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &Arc<Output>) -> Result<(), BuildError> {
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--variant=minbase", "--mode=root", "--format=tar"])
+        .arg(format!("--customize-hook={}", hooks.join("hook").display()))
+        // Documentation is of no use in a container, and a third of its size.
+        .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"])
+        .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*"]);
+    if !recipe.packages.is_empty() {
+        command.arg(format!("--include={}", recipe.packages.join(",")));
+    }
+    // The same packages give the same bytes, whenever it runs.
+    command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", hooks);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().map_err(
+            |error| {
+                BuildError::new(
+                    "base",
+                    format!("mmdebstrap cannot be run: {error}; install it (apt-get install mmdebstrap)"),
+                )
+            },
+        )?;
+    let stderr = child.stderr.take();
+    let reading = async {
+        if let Some(stderr) = stderr {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                output.program(&line);
+            }
+        }
+        child.wait().await
+    };
+    let status = tokio::time::timeout(TIMEOUT, reading)
+        .await
+        .map_err(|_| BuildError::new("base", "mmdebstrap did not end in 30 minutes"))?
+        .map_err(|error| BuildError::new("base", error))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status})"), tail: output.tail(20) })
+}
+
+/// The archive as a layer.
+fn repack(archive: &Path, scratch: &Path) -> std::io::Result<Layer> {
+    LayerWriter::from_tar(std::io::BufReader::new(std::fs::File::open(archive)?), scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_is_read_strictly() {
+        let recipe = BaseRecipe::parse("suite = 'bookworm'\npackages = ['ruby', 'g++']\n[files]\n'/etc/x' = 'y'")
+            .expect("a recipe");
+        assert_eq!(recipe.packages, ["ruby", "g++"]);
+        for bad in [
+            "",
+            "suite = '--help'",
+            "suite = 'bookworm'\npackages = ['a,b']",
+            "suite = 'bookworm'\npackages = ['--x']",
+            "suite = 'bookworm'\npackges = []",
+            "suite = 'bookworm'\n[files]\n'../x' = 'y'",
+        ] {
+            assert!(BaseRecipe::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `container/compile`: the last step of a build, in the same sandbox as applications, as the app's user. Its exit status
+//! decides the build.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gantry_image::{Layer, diff};
+use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
+
+use crate::BuildError;
+use crate::builder::{Folders, Output};
+use crate::source::APP_USER;
+
+/// The longest a compile step may take.
+const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What it may use: the whole machine's processors, and memory for an asset compiler.
+const LIMITS: Limits = Limits { memory: 4 << 30, milli_cpu: 64_000, pids: 4096 };
+
+/// Where the app's cache is seen; what is kept there survives builds.
+const CACHE: &str = "/cache";
+
+/// Paths that are mounted over, and so are no change of the step's.
+const MOUNTED: [&str; 8] = [".gantry", "cache", "dev", "etc/hosts", "etc/resolv.conf", "proc", "sys", "tmp"];
+
+/// Lines of output that a refusal shows.
+const TAIL: usize = 20;
+
+/// A step to run.
+pub(crate) struct Step<'a> {
+    /// Names its container among all.
+    pub(crate) name: String,
+    /// Unpacked, from the top down.
+    pub(crate) layers: Vec<std::path::PathBuf>,
+    /// The app's configuration is not here: an image is the same for every configuration.
+    pub(crate) env: Vec<(String, String)>,
+    /// Its way to package registries.
+    pub(crate) network: Option<Network>,
+    /// The app's cache.
+    pub(crate) cache: &'a Path,
+    /// Where it works.
+    pub(crate) folders: &'a Folders,
+    /// The file to show as `/etc/resolv.conf`.
+    pub(crate) resolv: &'a Path,
+    /// The cgroup that holds build containers.
+    pub(crate) cgroup: String,
+}
+
+/// Runs the step; the layer of what it changed, if anything.
+pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>, BuildError> {
+    let failed = |error: &dyn std::fmt::Display| BuildError::new("compile", format!("it could not be run: {error}"));
+    let folder = step.folders.scratch.join(&step.name);
+    let prepared = prepare(&folder, step.cache).map_err(|error| failed(&error));
+    prepared?;
+    let spec = spec(&step, &folder);
+    let container = launch(&spec).await.map_err(|error| failed(&error))?;
+    let outcome = watch(&container, &spec, output).await;
+    let usage = container.usage();
+    container.destroy().await.map_err(|error| failed(&error))?;
+    let outcome = outcome.and_then(|()| judge(&spec, usage.oom_kills > 0, output));
+    let layer = match outcome {
+        Ok(()) => {
+            let (upper, scratch) = (spec.root.upper.clone(), step.folders.scratch.clone());
+            tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, &scratch))
+                .await
+                .map_err(|error| failed(&error))?
+                .map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
+        }
+        Err(error) => Err(error),
+    };
+    let _ = tokio::fs::remove_dir_all(&folder).await;
+    layer
+}
+
+fn prepare(folder: &Path, cache: &Path) -> std::io::Result<()> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    for name in ["state", "upper", "work", "root"] {
+        std::fs::create_dir_all(folder.join(name))?;
+    }
+    std::fs::write(folder.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+    std::fs::create_dir_all(cache)?;
+    std::os::unix::fs::chown(cache, Some(APP_USER), Some(APP_USER))
+}
+
+fn spec(step: &Step<'_>, folder: &Path) -> Spec {
+    let mut env = vec![
+        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("HOME".to_owned(), "/app".to_owned()),
+        ("CACHE_DIR".to_owned(), CACHE.to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    env.extend(step.env.iter().cloned());
+    Spec {
+        state: folder.join("state"),
+        cgroup: format!("{}/{}", step.cgroup, step.name),
+        root: Root {
+            layers: step.layers.clone(),
+            upper: folder.join("upper"),
+            work: folder.join("work"),
+            mountpoint: folder.join("root"),
+        },
+        hostname: "build".to_owned(),
+        args: vec!["/app/container/compile".to_owned()],
+        env,
+        cwd: "/app".to_owned(),
+        user: User { uid: APP_USER, gid: APP_USER },
+        limits: LIMITS,
+        network: step.network.clone(),
+        binds: vec![
+            Bind { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },
+            Bind { source: step.resolv.to_owned(), target: "/etc/resolv.conf".into(), writable: false },
+            Bind { source: step.cache.to_owned(), target: CACHE.into(), writable: true },
+        ],
+        log: Log { segments: [folder.join("log.0"), folder.join("log.1")], limit: 16 << 20 },
+        exit: folder.join("exit"),
+        init: step.folders.init.clone(),
+    }
+}
+
+/// Shows the output as it comes, until the step ends or its time is over.
+async fn watch(container: &Container, spec: &Spec, output: &Output) -> Result<(), BuildError> {
+    let mut shown = Shown::default();
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    loop {
+        let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
+        for line in shown.fresh(spec) {
+            output.program(&line);
+        }
+        if ended {
+            return Ok(());
+        }
+        if output.is_cancelled() {
+            return Err(BuildError::new("compile", "it was called off"));
+        }
+        if tokio::time::Instant::now() > deadline {
+            let message =
+                format!("container/compile did not end in {} minutes and was stopped", TIMEOUT.as_secs() / 60);
+            return Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) });
+        }
+    }
+}
+
+fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
+    let record = ExitRecord::read(&spec.exit);
+    let message = match record {
+        _ if out_of_memory => {
+            format!("container/compile ran out of memory: a build may use {}", gantry_model::Bytes(spec.limits.memory))
+        }
+        Some(ExitRecord { code: Some(0), .. }) => return Ok(()),
+        Some(ExitRecord { code: Some(126), .. }) => {
+            "container/compile cannot be executed; make it executable (git update-index --chmod=+x container/compile)"
+                .to_owned()
+        }
+        Some(ExitRecord { code: Some(code), .. }) => format!("container/compile exited with {code}"),
+        Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was ended by signal {signal}"),
+        _ => "container/compile ended without a record".to_owned(),
+    };
+    Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) })
+}
+
+/// How far the log was shown.
+#[derive(Default)]
+struct Shown {
+    read: [u64; 2],
+    partial: String,
+}
+
+impl Shown {
+    /// Lines written since the last call.
+    fn fresh(&mut self, spec: &Spec) -> Vec<String> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut lines = Vec::new();
+        for (path, read) in spec.log.segments.iter().zip(&mut self.read) {
+            let Ok(mut file) = std::fs::File::open(path) else { continue };
+            if file.metadata().is_ok_and(|metadata| metadata.len() < *read) {
+                *read = 0;
+            }
+            let mut bytes = Vec::new();
+            if file.seek(SeekFrom::Start(*read)).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
+                continue;
+            }
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            *read += whole as u64;
+            for record in String::from_utf8_lossy(&bytes[..whole]).lines() {
+                let mut parts = record.splitn(4, ' ');
+                let (kind, text) = (parts.nth(2), parts.next().unwrap_or_default());
+                self.partial.push_str(text);
+                if kind == Some("F") {
+                    lines.push(std::mem::take(&mut self.partial));
+                }
+            }
+        }
+        lines
+    }
+}

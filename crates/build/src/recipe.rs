@@ -1,0 +1,211 @@
+//! What a repository asks for. `container/` comes before `Procfile` and `app.json`; what was found and used is said.
+
+use std::collections::BTreeMap;
+
+use gantry_model::role::{DEFAULT_PORT, Role};
+use gantry_model::{BaseName, RoleName, Seconds};
+
+use crate::app_json::{self, AppJson, EnvEntry, HealthCheck};
+use crate::{BuildError, procfile, roles};
+
+/// The files that a recipe is read from, and which of the marking ones are there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Path to content.
+    pub texts: BTreeMap<String, String>,
+    /// `container/compile` is there.
+    pub compile: bool,
+    /// Something is in `container/files`.
+    pub files: bool,
+}
+
+/// The files whose content is read.
+pub(crate) const TEXTS: [&str; 4] = ["container/roles.json", "container/base", "Procfile", "app.json"];
+
+/// What is to be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The roles, complete.
+    pub roles: BTreeMap<RoleName, Role>,
+    /// Configuration that the app asks for.
+    pub env: BTreeMap<String, EnvRequest>,
+    /// The base that the repository names.
+    pub base: Option<BaseName>,
+    /// There is something to compile.
+    pub compile: bool,
+    /// What was found and used, for the output.
+    pub notes: Vec<String>,
+}
+
+/// A configuration value that the app asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvRequest {
+    /// Unless it is set already.
+    Default(String),
+    /// A random one, made once.
+    Secret,
+    /// It must be set.
+    Required,
+}
+
+impl Recipe {
+    /// Reads what was found.
+    ///
+    /// # Errors
+    /// [`BuildError`] in phase `roles` names the file, the place and what would be right.
+    pub fn read(found: &Found) -> Result<Self, BuildError> {
+        let text = |name: &str| found.texts.get(name).map(String::as_str);
+        let wrong = |name: &str, why: String| BuildError::new("roles", format!("{name}: {why}"));
+        let mut notes = Vec::new();
+        let mut roles = match (text("container/roles.json"), text("Procfile")) {
+            (Some(json), procfile) => {
+                notes.push(format!(
+                    "Roles from container/roles.json{}",
+                    if procfile.is_some() { " (Procfile is not used)" } else { "" }
+                ));
+                roles::parse(json).map_err(|why| wrong("container/roles.json", why))?
+            }
+            (None, Some(lines)) => {
+                notes.push("Roles from Procfile".to_owned());
+                procfile::parse(lines).map_err(|why| wrong("Procfile", why))?
+            }
+            (None, None) => {
+                let why = "the repository names no roles; add container/roles.json such as { \"web\": \"bin/server\" }, \
+                           or a Procfile such as `web: bin/server`";
+                return Err(BuildError::new("roles", why));
+            }
+        };
+        let app = match text("app.json") {
+            Some(json) => {
+                notes.push("Settings from app.json".to_owned());
+                app_json::parse(json).map_err(|why| wrong("app.json", why))?
+            }
+            None => AppJson::default(),
+        };
+        apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
+        give_ports(&mut roles);
+        let base = match text("container/base").map(str::trim) {
+            Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", error.to_string()))?),
+            None => None,
+        };
+        let env = env_requests(app).map_err(|why| wrong("app.json", why))?;
+        Ok(Self { roles, env, base, compile: found.compile, notes })
+    }
+}
+
+fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<(), String> {
+    for (name, formation) in &app.formation {
+        let Some(role) = role_named(roles, name) else { continue };
+        if let Some(quantity) = formation.quantity {
+            role.instances = quantity.min(1000);
+        }
+    }
+    for (name, checks) in &app.healthchecks {
+        let Some(role) = role_named(roles, name) else { continue };
+        for check in checks {
+            apply_check(role, check)?;
+        }
+    }
+    Ok(())
+}
+
+fn role_named<'a>(roles: &'a mut BTreeMap<RoleName, Role>, name: &str) -> Option<&'a mut Role> {
+    roles.get_mut(&RoleName::parse(name).ok()?)
+}
+
+fn apply_check(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
+    let health = &mut role.health;
+    if let Some(path) = &check.path {
+        health.path = Some(roles::health_path(path.clone())?);
+    }
+    let seconds = |given: Option<u32>, default| given.filter(|n| *n > 0).map_or(default, Seconds);
+    health.timeout = seconds(check.timeout, health.timeout);
+    if check.kind.as_deref() == Some("liveness") {
+        health.watch = seconds(check.wait, health.watch);
+        health.attempts = check.attempts.filter(|n| *n > 0).unwrap_or(health.attempts);
+    } else {
+        health.interval = seconds(check.wait, health.interval);
+    }
+    Ok(())
+}
+
+/// An app is told its port, and the web role always has one.
+fn give_ports(roles: &mut BTreeMap<RoleName, Role>) {
+    for (_, role) in roles.iter_mut().filter(|(name, _)| name.is_web()) {
+        role.port.get_or_insert(DEFAULT_PORT);
+    }
+}
+
+fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, String> {
+    let mut requests = BTreeMap::new();
+    for (name, entry) in app.env {
+        if !roles::is_env_name(&name) {
+            return Err(format!("{name:?} cannot be the name of an environment variable"));
+        }
+        let request = match entry {
+            EnvEntry::Value(value) => Some(EnvRequest::Default(value)),
+            EnvEntry::Request(object) => match (object.generator.as_deref(), object.value, object.required) {
+                (Some("secret"), _, _) => Some(EnvRequest::Secret),
+                (Some(other), _, _) => {
+                    return Err(format!("generator {other:?} of {name} is not known, only \"secret\""));
+                }
+                (None, Some(value), _) => Some(EnvRequest::Default(value)),
+                // Heroku's default: what is named and not optional is required.
+                (None, None, required) => (required != Some(false)).then_some(EnvRequest::Required),
+            },
+        };
+        requests.extend(request.map(|request| (name, request)));
+    }
+    Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(texts: &[(&str, &str)]) -> Found {
+        let texts = texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Found { texts, ..Found::default() }
+    }
+
+    fn name(text: &str) -> RoleName {
+        RoleName::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn container_comes_before_procfile() {
+        let both = found(&[("container/roles.json", "{ web: 'a' }"), ("Procfile", "web: b\nworker: c")]);
+        let recipe = Recipe::read(&both).expect("a recipe");
+        assert_eq!(recipe.roles.len(), 1);
+        assert_eq!(recipe.roles[&name("web")].port, Some(DEFAULT_PORT));
+        assert_eq!(recipe.notes, ["Roles from container/roles.json (Procfile is not used)"]);
+    }
+
+    #[test]
+    fn app_json_adds_to_a_procfile() {
+        let json = r#"{ "name": "x", "formation": { "web": { "quantity": 2 }, "ghost": { "quantity": 9 } },
+            "healthchecks": { "web": [{ "type": "startup", "path": "/up", "timeout": 3, "wait": 2 }] },
+            "env": { "A": "1", "B": { "generator": "secret" }, "C": { "description": "x" }, "D": { "required": false } } }"#;
+        let recipe = Recipe::read(&found(&[("Procfile", "web: a\nworker: b"), ("app.json", json)])).expect("a recipe");
+        let web = &recipe.roles[&name("web")];
+        assert_eq!((web.instances, web.health.path.as_deref(), web.health.interval), (2, Some("/up"), Seconds(2)));
+        assert_eq!(recipe.roles[&name("worker")].port, None);
+        let env = [
+            ("A".to_owned(), EnvRequest::Default("1".into())),
+            ("B".to_owned(), EnvRequest::Secret),
+            ("C".to_owned(), EnvRequest::Required),
+        ];
+        assert_eq!(recipe.env, BTreeMap::from(env));
+    }
+
+    #[test]
+    fn nothing_to_run_says_what_to_add() {
+        let error = Recipe::read(&Found::default()).expect_err("nothing");
+        assert!(error.phase == "roles" && error.message.contains("add container/roles.json"));
+        let error = Recipe::read(&found(&[("Procfile", "web: a"), ("app.json", "{")])).expect_err("broken");
+        assert!(error.message.starts_with("app.json: "), "{error}");
+        let error =
+            Recipe::read(&found(&[("Procfile", "web: a"), ("container/base", "../x")])).expect_err("a bad base");
+        assert!(error.message.contains("container/base"), "{error}");
+    }
+}
