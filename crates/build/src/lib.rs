@@ -19,7 +19,7 @@ mod recipe;
 mod roles;
 mod source;
 
-pub use builder::{Builder, Built, Folders, Network, Output};
+pub use builder::{Builder, Built, Folders, Job, Network, Output, Source};
 pub use recipe::{EnvRequest, Recipe};
 
 /// Which part of a build failed, and why.

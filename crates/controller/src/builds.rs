@@ -1,0 +1,246 @@
+//! The doer beside the core that gives a deploy its release: it builds, resolves, or copies, and says how it went.
+//!
+//! What it does can be done again from the start: a server that was killed in between finds the deploy still building.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use gantry_build::{BuildError, Job, Output};
+use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
+use tokio::sync::Semaphore;
+
+use crate::mirror::{BuildRecord, Mirror};
+use crate::mutations::{self, Made};
+use crate::settings::Settings;
+use crate::{Server, ServerError, http::registry, tokens};
+
+/// Builds at once: each may use the whole machine.
+const AT_ONCE: usize = 2;
+
+/// The builds under way.
+#[derive(Default)]
+pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Arc<Output>>>);
+
+/// Where a deploy's output is.
+pub(crate) fn log_path(settings: &Settings, app: &AppName, number: DeployNumber) -> PathBuf {
+    settings.data.join("builds").join(format!("{app}-{}.log", number.0))
+}
+
+/// The `/etc/resolv.conf` of builds: the machine's own resolver.
+pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
+    let path = settings.data.join("resolv.conf");
+    std::fs::write(&path, format!("nameserver {}\n", settings.network.gateway))
+        .map(|()| path.clone())
+        .map_err(|source| ServerError::File { action: "write", path, source })
+}
+
+/// Watches for deploys that are building.
+pub(crate) async fn run(server: Arc<Server>) {
+    let mut views = server.core.views();
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let wanted = wanted(&views.borrow_and_update().mirror);
+        begin(&server, &slots, wanted);
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Begins what is wanted and not under way, and calls off what is no longer wanted.
+fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
+    let mut running = server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (key, output) in running.iter() {
+        if !wanted.iter().any(|deploy| (&deploy.app, deploy.number) == (&key.0, key.1)) {
+            output.cancel();
+        }
+    }
+    for deploy in wanted {
+        let key = (deploy.app.clone(), deploy.number);
+        if running.contains_key(&key) {
+            continue;
+        }
+        match Output::to(&log_path(&server.settings, &deploy.app, deploy.number)) {
+            Ok(output) => {
+                running.insert(key, Arc::clone(&output));
+                tokio::spawn(one(Arc::clone(server), deploy, output, Arc::clone(slots)));
+            }
+            Err(error) => tracing::error!(%error, app = %deploy.app, "cannot write the build's log"),
+        }
+    }
+}
+
+fn wanted(mirror: &Mirror) -> Vec<Deploy> {
+    let building = |deploy: &&Arc<Deploy>| deploy.state == DeployState::Building && deploy.release.is_none();
+    mirror
+        .apps
+        .keys()
+        .flat_map(|app| mirror.open_deploys(app).filter(building))
+        .map(|deploy| (**deploy).clone())
+        .collect()
+}
+
+async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Arc<Semaphore>) {
+    let (app, number) = (deploy.app.clone(), deploy.number);
+    let slot = slots.acquire().await;
+    let address = build_address(&server.settings, slots.available_permits());
+    let outcome = make(&server, &deploy, &output, address).await;
+    drop(slot);
+    let name = app.clone();
+    let told = match outcome {
+        Ok(made) => {
+            server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &name, number, made)).await
+        }
+        Err(error) => {
+            let reason =
+                Reason::BuildFailed { phase: error.phase.to_owned(), message: error.message, tail: error.tail };
+            server.core.mutate(move |mirror, now| mutations::build_failed(mirror, now, &name, number, reason)).await
+        }
+    };
+    if let Err(problem) = told {
+        tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
+    }
+    server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(app, number));
+}
+
+/// An address for each slot, from the top of the machine's network; instances are given theirs from the bottom.
+fn build_address(settings: &Settings, slot: usize) -> Ipv4Addr {
+    let host_bits = 32 - u32::from(settings.network.prefix);
+    let top = u32::from(settings.network.gateway) | ((1 << host_bits) - 1);
+    Ipv4Addr::from(top - 1 - u32::try_from(slot).unwrap_or(0))
+}
+
+async fn make(
+    server: &Arc<Server>,
+    deploy: &Deploy,
+    output: &Arc<Output>,
+    address: Ipv4Addr,
+) -> Result<Made, BuildError> {
+    match &deploy.cause {
+        Cause::Push { commit, source } => push(server, deploy, commit, source, output, address).await,
+        Cause::Image { reference, image } => {
+            output.step(&format!("Deploying image {reference}"));
+            registry::roles_of(server, image).await.map(|roles| Made {
+                image: image.clone(),
+                commit: None,
+                roles,
+                config: None,
+                defaults: BTreeMap::new(),
+                build: None,
+            })
+        }
+        Cause::Config { .. } => again(server, deploy, None, output),
+        Cause::Rollback { to } => again(server, deploy, Some(*to), output),
+    }
+}
+
+/// A release that is there already, with the configuration of now or of then.
+fn again(
+    server: &Server,
+    deploy: &Deploy,
+    to: Option<gantry_model::ReleaseNumber>,
+    output: &Output,
+) -> Result<Made, BuildError> {
+    let view = server.core.view();
+    let number = to.or(deploy.previous);
+    let release = number.and_then(|number| view.mirror.release(&deploy.app, number));
+    let release = release.ok_or_else(|| BuildError {
+        phase: "image",
+        message: "its release is gone".into(),
+        tail: Vec::new(),
+    })?;
+    match to {
+        Some(number) => output.step(&format!("Taking {number} again: {}", release.cause)),
+        None => output.step(&format!("Releasing {} with the new configuration", release.number)),
+    }
+    Ok(Made {
+        image: release.image.clone(),
+        commit: release.commit.clone(),
+        roles: release.roles.clone(),
+        config: to.map(|_| release.config.clone()),
+        defaults: BTreeMap::new(),
+        build: None,
+    })
+}
+
+async fn push(
+    server: &Arc<Server>,
+    deploy: &Deploy,
+    commit: &str,
+    source: &Digest,
+    output: &Arc<Output>,
+    address: Ipv4Addr,
+) -> Result<Made, BuildError> {
+    let short = commit.get(..10).unwrap_or(commit);
+    output.step(&format!("Reading {} at {short}", deploy.app));
+    let (archive, recipe) = server.builder.open(source).await?;
+    for note in &recipe.notes {
+        output.note(note);
+    }
+    let view = server.core.view();
+    let app = view.mirror.apps.get(&deploy.app).cloned();
+    let app = app.ok_or_else(|| fail("source", "the app is gone"))?;
+    let base = recipe.base.clone().or_else(|| app.base.clone());
+    let (base_name, base) = find_base(&view.mirror, base)?;
+    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
+    let built = if let Some(known) = known.filter(|_| recipe.env.is_empty()) {
+        output.step(&format!("Built before: image {}", known.image.short()));
+        gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: BTreeMap::new() }
+    } else {
+        output.step(&format!("Building on base {base_name}"));
+        let network = gantry_build::Network {
+            bridge: server.settings.network.bridge.clone(),
+            link: format!("gb{:08x}", u32::from(address)),
+            address,
+            prefix: server.settings.network.prefix,
+            gateway: server.settings.network.gateway,
+        };
+        let job = Job { app: &deploy.app, commit, base: &base, network: Some(network) };
+        server.builder.build(&job, archive, recipe, output).await?
+    };
+    let defaults = mutations::requested_config(&app, &built, tokens::secret).map_err(|why| fail("roles", &why))?;
+    output.note(&format!("Image {}", built.image.short()));
+    let record = BuildRecord {
+        app: deploy.app.clone(),
+        commit: commit.to_owned(),
+        base,
+        image: built.image.clone(),
+        roles: built.roles.clone(),
+    };
+    Ok(Made {
+        image: built.image,
+        commit: Some(commit.to_owned()),
+        roles: built.roles,
+        config: None,
+        defaults,
+        build: Some(record),
+    })
+}
+
+fn fail(phase: &'static str, message: &str) -> BuildError {
+    BuildError { phase, message: message.to_owned(), tail: Vec::new() }
+}
+
+/// The base that is named, or the only one there is.
+fn find_base(mirror: &Mirror, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
+    let bases = &mirror.bases;
+    let names: Vec<&str> = bases.keys().map(BaseName::as_str).collect();
+    let found = match &name {
+        Some(name) => bases.get(name),
+        None if bases.len() == 1 => bases.values().next(),
+        None => None,
+    };
+    if let Some(base) = found {
+        return Ok((base.name.clone(), base.image.clone()));
+    }
+    let message = match (name, names.as_slice()) {
+        (_, []) => "there is no base yet; make one with `gantry base create NAME --from base.toml`".to_owned(),
+        (Some(name), _) => format!("there is no base {name}; there are {}", names.join(", ")),
+        (None, _) => {
+            format!("the app names no base and there are several ({}); write one into container/base", names.join(", "))
+        }
+    };
+    Err(fail("base", &message))
+}

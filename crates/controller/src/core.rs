@@ -1,0 +1,258 @@
+//! The owner of all records: one task, which alone writes to the store.
+//!
+//! It takes mutations and reports one at a time. After each, and every second, it plans until nothing changes; every
+//! step of that is one transaction, guarded by the lead. What others may know is published as a [`View`].
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gantry_api::Problem;
+use gantry_api::types::{MachineReport, RouterReport};
+use gantry_model::{MachineName, Moment, Observed, ObservedMachine, ObservedRouter};
+use gantry_planner::{Report, plan};
+use gantry_store::{Compare, Outcome, Store, TXN_MAX};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::leader::{self, Lead};
+use crate::mirror::{Change, Mirror, Record, deploy_key, release_key, txn, writes};
+use crate::settings::Settings;
+use crate::{ServerError, mutations};
+
+/// How often it plans when nothing else happens: deadlines and drains pass.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Steps of one planning; more would mean that it does not come to rest.
+const STEPS_MAX: usize = 64;
+
+/// Everything, at one moment.
+#[derive(Clone)]
+pub struct View {
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) report: Arc<Report>,
+    pub(crate) now: Moment,
+}
+
+/// Decides a change of the records: pure, given the records and the time.
+type Mutation = Box<dyn FnOnce(&Mirror, Moment) -> Result<Vec<Change>, Problem> + Send>;
+
+enum Message {
+    Mutate(Mutation, oneshot::Sender<Result<(), Problem>>),
+    Machine(MachineName, MachineReport),
+    Router(MachineName, RouterReport),
+}
+
+/// A handle to the core.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    messages: mpsc::Sender<Message>,
+    views: watch::Receiver<View>,
+}
+
+impl Handle {
+    /// What is known now.
+    pub(crate) fn view(&self) -> View {
+        self.views.borrow().clone()
+    }
+
+    /// To be told of what comes.
+    pub(crate) fn views(&self) -> watch::Receiver<View> {
+        self.views.clone()
+    }
+
+    /// Changes the records. When it returns they are durable, and planned upon.
+    pub(crate) async fn mutate<T: Send + 'static>(
+        &self,
+        mutation: impl FnOnce(&Mirror, Moment) -> Result<(Vec<Change>, T), Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (reply, replied) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let mutation: Mutation = Box::new(move |mirror, now| {
+            let (changes, value) = mutation(mirror, now)?;
+            let _ = reply.send(value);
+            Ok(changes)
+        });
+        let gone = || Problem::new(503, "the server is ending; try again");
+        self.messages.send(Message::Mutate(mutation, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())??;
+        replied.await.map_err(|_| gone())
+    }
+
+    /// An agent spoke.
+    pub(crate) async fn machine(&self, machine: MachineName, report: MachineReport) {
+        let _ = self.messages.send(Message::Machine(machine, report)).await;
+    }
+
+    /// A router spoke.
+    pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
+        let _ = self.messages.send(Message::Router(machine, report)).await;
+    }
+}
+
+/// Loads the records and starts the core; its task ends only with an error.
+pub(crate) async fn start(
+    store: Arc<dyn Store>,
+    lead: Lead,
+    settings: &Settings,
+) -> Result<(Handle, JoinHandle<ServerError>), ServerError> {
+    let listing = store.list("").await?;
+    let mirror = Mirror::load(&listing.entries)?;
+    let view = View { mirror: Arc::new(mirror), observed: Arc::default(), report: Arc::default(), now: now() };
+    let (views, receiver) = watch::channel(view);
+    let (messages, inbox) = mpsc::channel(256);
+    let core = Core { store, lead, policy: settings.policy.clone(), views };
+    Ok((Handle { messages, views: receiver }, tokio::spawn(core.run(inbox))))
+}
+
+/// The only clock of the controller.
+fn now() -> Moment {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+struct Core {
+    store: Arc<dyn Store>,
+    lead: Lead,
+    policy: gantry_planner::Policy,
+    views: watch::Sender<View>,
+}
+
+impl Core {
+    async fn run(self, mut inbox: mpsc::Receiver<Message>) -> ServerError {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let handled = tokio::select! {
+                Some(message) = inbox.recv() => self.handle(message).await,
+                _ = tick.tick() => Ok(()),
+            };
+            if let Err(error) = handled {
+                return error;
+            }
+            if let Err(error) = self.settle().await {
+                return error;
+            }
+        }
+    }
+
+    async fn handle(&self, message: Message) -> Result<(), ServerError> {
+        match message {
+            Message::Mutate(mutation, answer) => {
+                let decided = mutation(&self.views.borrow().mirror, now());
+                let result = match decided {
+                    Ok(changes) => match self.write(changes).await {
+                        Ok(()) => self.settle().await.map(|()| Ok(())),
+                        Err(error) => Err(error),
+                    },
+                    Err(problem) => Ok(Err(problem)),
+                };
+                // A store that is away refuses this change and nothing more; a lost lead ends the server.
+                match result {
+                    Ok(result) => drop(answer.send(result)),
+                    Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                    Err(error) => drop(answer.send(Err(Problem::new(503, error.to_string())))),
+                }
+                Ok(())
+            }
+            Message::Machine(machine, report) => {
+                let seen = now();
+                self.observe(|observed| {
+                    let MachineReport { generation, instances } = report;
+                    observed.machines.insert(machine, ObservedMachine { generation, instances, seen });
+                });
+                Ok(())
+            }
+            Message::Router(machine, report) => {
+                let seen = now();
+                self.observe(|observed| {
+                    let RouterReport { generation, active } = report;
+                    observed.routers.insert(machine, ObservedRouter { generation, active, seen });
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn observe(&self, change: impl FnOnce(&mut Observed)) {
+        self.views.send_modify(|view| change(Arc::make_mut(&mut view.observed)));
+    }
+
+    /// Plans until nothing changes. A store that is away is tried again at the next tick.
+    async fn settle(&self) -> Result<(), ServerError> {
+        for _ in 0..STEPS_MAX {
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot write the plan; what runs goes on");
+                    return Ok(());
+                }
+            }
+        }
+        tracing::error!("the planner did not come to rest in {STEPS_MAX} steps");
+        Ok(())
+    }
+
+    /// One planning; whether it changed anything.
+    async fn step(&self) -> Result<bool, ServerError> {
+        let (mirror, observed) = {
+            let view = self.views.borrow();
+            (Arc::clone(&view.mirror), Arc::clone(&view.observed))
+        };
+        let now = now();
+        let decision = plan(&mirror.desired(), &observed, &mirror.plan, &self.policy, now);
+        let mut changes: Vec<Change> = Vec::new();
+        changes.extend(mutations::events_of(&mirror, &decision, now));
+        changes.extend(decision.apps.into_iter().map(|app| Record::App(app).into()));
+        changes.extend(decision.deploys.into_iter().map(|deploy| Record::Deploy(deploy).into()));
+        for (machine, part) in decision.plan.machines {
+            if mirror.plan.machines.get(&machine) != Some(&part) {
+                changes.push(Record::Machine(machine, part).into());
+            }
+        }
+        if mirror.plan.table != decision.plan.table {
+            changes.push(Record::Table(decision.plan.table).into());
+        }
+        for app in decision.gone {
+            changes.extend(removal(&mirror, &app));
+        }
+        let changed = !changes.is_empty();
+        if changed {
+            self.write(changes).await?;
+        }
+        self.views.send_modify(|view| {
+            view.report = Arc::new(decision.report);
+            view.now = now;
+        });
+        Ok(changed)
+    }
+
+    /// Writes changes under the lead, and only then takes them over.
+    async fn write(&self, changes: Vec<Change>) -> Result<(), ServerError> {
+        let all =
+            writes(&changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
+        // What belongs together is far smaller; only the removal of a long history is cut.
+        for part in all.chunks(TXN_MAX - 1) {
+            let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
+            if self.store.commit(guarded).await? == Outcome::Conflict {
+                return Err(ServerError::NotLeading("the lead was taken over".to_owned()));
+            }
+        }
+        self.views.send_modify(|view| {
+            let mirror = Arc::make_mut(&mut view.mirror);
+            changes.into_iter().for_each(|change| mirror.apply(change));
+        });
+        Ok(())
+    }
+}
+
+/// Every record of an app; the app's own last, so that a removal that was cut is begun again.
+fn removal(mirror: &Mirror, app: &gantry_model::AppName) -> Vec<Change> {
+    let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
+    let deploys = mirror.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
+    let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| format!("builds/{app}/{commit}"));
+    let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| format!("tags/{app}/{tag}"));
+    releases.chain(deploys).chain(builds).chain(tags).chain([format!("apps/{app}")]).map(Change::Remove).collect()
+}

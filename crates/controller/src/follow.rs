@@ -1,0 +1,164 @@
+//! A deploy, told line by line as it goes: for `git push` and for `gantry deploy`.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::types::Progress;
+use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason};
+use tokio::sync::mpsc;
+
+use crate::Server;
+use crate::builds::log_path;
+use crate::core::View;
+
+/// How often a build's log is looked at.
+const PEEK: Duration = Duration::from_millis(50);
+
+/// Lines of evidence below a refusal.
+const EVIDENCE: usize = 15;
+
+/// Follows a deploy; the last thing that comes is [`Progress::End`].
+pub(crate) fn follow(server: &Arc<Server>, app: AppName, number: DeployNumber) -> mpsc::Receiver<Progress> {
+    let (sender, receiver) = mpsc::channel(64);
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let log = LogFile { path: log_path(&server.settings, &app, number), read: 0 };
+        Follower { server, app, number, log, sender, shown: None, waits: None }.run().await;
+    });
+    receiver
+}
+
+struct LogFile {
+    path: PathBuf,
+    read: u64,
+}
+
+impl LogFile {
+    fn fresh(&mut self) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.read))?;
+            file.take(1 << 20).read_to_end(&mut bytes)
+        });
+        if read.is_err() {
+            return Vec::new();
+        }
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect()
+    }
+}
+
+struct Follower {
+    server: Arc<Server>,
+    app: AppName,
+    number: DeployNumber,
+    log: LogFile,
+    sender: mpsc::Sender<Progress>,
+    shown: Option<DeployState>,
+    waits: Option<String>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut views = self.server.core.views();
+        loop {
+            let view = views.borrow_and_update().clone();
+            let Some(deploy) = view.mirror.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned() else {
+                return;
+            };
+            // The state is read before the log: what was written before a transition is shown before it.
+            for line in self.log.fresh() {
+                self.say(line).await;
+            }
+            self.transition(&deploy, &view).await;
+            if deploy.state.is_final() {
+                let url = self.server.settings.url(self.app.as_str());
+                let _ = self.sender.send(Progress::End { deploy: Box::new((*deploy).clone()), url }).await;
+                return;
+            }
+            if self.sender.is_closed() {
+                return;
+            }
+            let _ = tokio::time::timeout(PEEK, views.changed()).await;
+        }
+    }
+
+    async fn say(&self, text: String) {
+        let _ = self.sender.send(Progress::Line { text }).await;
+    }
+
+    async fn transition(&mut self, deploy: &Deploy, view: &View) {
+        if self.shown != Some(deploy.state) {
+            self.shown = Some(deploy.state);
+            self.waits = None;
+            for line in announce(deploy, &self.server) {
+                self.say(line).await;
+            }
+        }
+        let wait = view.report.waits.get(&self.app).and_then(|waits| waits.first());
+        if let Some(text) = wait.and_then(|wait| worth_saying(deploy, wait))
+            && self.waits.as_ref() != Some(&text)
+        {
+            self.say(format!("       {text}")).await;
+            self.waits = Some(text);
+        }
+    }
+}
+
+/// Waits that tell more than the state does.
+fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
+    match (deploy.state, wait) {
+        (DeployState::Building, _) => None,
+        (_, Reason::NotReady { probe: None, .. } | Reason::Stopping { .. } | Reason::Watching { .. }) => None,
+        (_, wait) => Some(wait.to_string()),
+    }
+}
+
+fn announce(deploy: &Deploy, server: &Server) -> Vec<String> {
+    let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
+    match deploy.state {
+        DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
+        DeployState::Placing => vec![format!("-----> Releasing {release}")],
+        DeployState::Starting => vec![format!("-----> Starting {release}")],
+        DeployState::Verifying => vec![format!("-----> Verifying {release}")],
+        DeployState::Held => {
+            let host = format!("{release}.{}", deploy.app);
+            vec![
+                format!("-----> {release} is held: it serves at {}", server.settings.url(&host)),
+                format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
+            ]
+        }
+        DeployState::Promoting => vec![format!("-----> Promoting {release}")],
+        DeployState::Draining => vec![format!(
+            "-----> {release} serves; {} for {}",
+            match deploy.previous {
+                Some(previous) => format!("{previous} stands by"),
+                None => "watching it".to_owned(),
+            },
+            server.settings.policy.watch
+        )],
+        DeployState::Reverting => refusal(deploy),
+        DeployState::Superseded => {
+            vec![format!("-----> Not deployed: {}", deploy.reason.as_ref().map(Reason::to_string).unwrap_or_default())]
+        }
+        DeployState::Reverted => match deploy.previous {
+            Some(previous) => vec![format!("-----> {previous} serves, as before")],
+            None => vec!["-----> Nothing serves, as before".to_owned()],
+        },
+        DeployState::Building | DeployState::Done => Vec::new(),
+    }
+}
+
+fn refusal(deploy: &Deploy) -> Vec<String> {
+    let Some(reason) = &deploy.reason else {
+        return vec![" !     The deploy failed".to_owned()];
+    };
+    let evidence = reason.evidence();
+    let last = evidence.iter().skip(evidence.len().saturating_sub(EVIDENCE));
+    let mut lines = vec![format!(" !     {reason}")];
+    lines.extend(last.map(|line| format!(" !       {line}")));
+    lines
+}

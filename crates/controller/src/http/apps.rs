@@ -1,0 +1,192 @@
+//! `/v1/apps`.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use gantry_api::Problem;
+use gantry_api::types::{Accepted, AppInfo, ChangeConfig, ChangeScale, CreateApp, InstanceInfo, ReleaseInfo};
+use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase};
+use serde::Deserialize;
+
+use super::auth::Caller;
+use super::{Answer, body, json, name};
+use crate::core::View;
+use crate::{Server, mutations, why};
+
+/// An app, as seen from outside.
+pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
+    let deploy = view.mirror.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
+    let of_current = |id: &InstanceId| id.app == app.name && Some(id.release) == app.current && id.role.is_service();
+    let wanted = view.mirror.plan.assignments().filter(|(_, id, _)| of_current(id));
+    let (mut ready, mut all) = (0, 0);
+    for (machine, id, _) in wanted {
+        all += 1;
+        let phase = view.observed.machines.get(machine).and_then(|m| m.instances.get(id)).map(|i| i.phase);
+        ready += u32::from(phase == Some(Phase::Ready));
+    }
+    AppInfo {
+        name: app.name.clone(),
+        url: server.settings.url(app.name.as_str()),
+        branch: app.branch.clone(),
+        base: app.base.clone(),
+        hosts: app.hosts.clone(),
+        current: app.current,
+        scale: app.scale.clone(),
+        deploy: deploy.map(|deploy| (**deploy).clone()),
+        ready,
+        wanted: all,
+        created: app.created,
+    }
+}
+
+pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+    caller.read()?;
+    let view = server.core.view();
+    let apps: Vec<AppInfo> = view.mirror.apps.values().map(|app| info(&server, &view, app)).collect();
+    json(&apps)
+}
+
+pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+    caller.admin()?;
+    let request: CreateApp = body(&text)?;
+    let (app, domain) = (request.name.clone(), server.settings.policy.domain.clone());
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| mutations::create_app(mirror, now, &by, request, &domain)).await?;
+    let view = server.core.view();
+    let app = mutations::app(&view.mirror, &app)?;
+    server.repositories.ensure(&app.name, &app.branch).await.map_err(|error| Problem::internal(error.to_string()))?;
+    json(&info(&server, &view, app))
+}
+
+pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let view = server.core.view();
+    json(&info(&server, &view, mutations::app(&view.mirror, &app)?))
+}
+
+pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+    caller.admin()?;
+    let app: AppName = name(&app)?;
+    let (target, by) = (app.clone(), caller.name);
+    server.core.mutate(move |mirror, now| mutations::destroy_app(mirror, now, &by, &target)).await?;
+    server.repositories.remove(&app).map_err(|error| Problem::internal(error.to_string()))?;
+    json(&())
+}
+
+pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let view = server.core.view();
+    json(&mutations::app(&view.mirror, &app)?.config)
+}
+
+pub(crate) async fn change_config(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let request: ChangeConfig = body(&text)?;
+    let by = caller.name;
+    let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes);
+    let deploy = server.core.mutate(change).await?;
+    json(&deploy.map(|deploy| Accepted { deploy }))
+}
+
+pub(crate) async fn change_scale(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let request: ChangeScale = body(&text)?;
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| mutations::change_scale(mirror, now, &by, &app, request.roles)).await?;
+    json(&())
+}
+
+pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let view = server.core.view();
+    let current = mutations::app(&view.mirror, &app)?.current;
+    let releases = view.mirror.releases.get(&app).into_iter().flat_map(|releases| releases.values());
+    let infos: Vec<ReleaseInfo> = releases
+        .map(|release| ReleaseInfo {
+            number: release.number,
+            current: Some(release.number) == current,
+            good: view.mirror.is_good(release),
+            image: release.image.clone(),
+            commit: release.commit.clone(),
+            config: release.config.keys().cloned().collect(),
+            roles: release.roles.iter().map(|(role, settings)| (role.clone(), settings.command.to_string())).collect(),
+            created: release.created,
+            by: release.by.clone(),
+            cause: release.cause.to_string(),
+        })
+        .collect();
+    json(&infos)
+}
+
+pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let view = server.core.view();
+    mutations::app(&view.mirror, &app)?;
+    let infos: Vec<InstanceInfo> = view
+        .mirror
+        .plan
+        .assignments()
+        .filter(|(_, id, _)| id.app == app)
+        .map(|(machine, id, assignment)| {
+            let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
+            let goal = match assignment.goal {
+                Goal::Run => "run",
+                Goal::Retire { .. } => "retire",
+                Goal::Stop => "stop",
+            };
+            InstanceInfo {
+                id: id.clone(),
+                machine: machine.clone(),
+                goal: goal.to_owned(),
+                phase: seen.map(|seen| seen.phase),
+                since: seen.map(|seen| seen.since),
+                address: seen.and_then(|seen| seen.address),
+                restarts: seen.map_or(0, |seen| seen.restarts),
+            }
+        })
+        .collect();
+    json(&infos)
+}
+
+/// `?instance=`
+#[derive(Deserialize)]
+pub(crate) struct WhyQuery {
+    instance: Option<InstanceId>,
+}
+
+pub(crate) async fn why(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    Query(query): Query<WhyQuery>,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let view = server.core.view();
+    mutations::app(&view.mirror, &app)?;
+    match query.instance {
+        None => json(&why::app(&view, &app)),
+        Some(id) if id.app == app => match why::instance(&view, &id) {
+            Some(explanation) => json(&explanation),
+            None => Err(Problem::missing(format!("there is no instance {id}")).hint("`gantry ps` lists them").into()),
+        },
+        Some(id) => Err(Problem::invalid(format!("{id} is not of {app}")).into()),
+    }
+}

@@ -1,0 +1,109 @@
+//! Who asks, and whether they may.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use base64::Engine;
+use gantry_api::Problem;
+use gantry_api::types::Scope;
+use gantry_model::{AppName, MachineName};
+use http::header;
+use http::request::Parts;
+
+use super::Refusal;
+use crate::{Server, tokens};
+
+/// Who asks: a token that is known.
+pub(crate) struct Caller {
+    pub(crate) name: String,
+    scope: Scope,
+}
+
+impl Caller {
+    /// May do everything.
+    pub(crate) fn admin(&self) -> Result<(), Refusal> {
+        self.allow(matches!(self.scope, Scope::Admin), "admin")
+    }
+
+    /// May look at what concerns everyone.
+    pub(crate) fn read(&self) -> Result<(), Refusal> {
+        self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read")
+    }
+
+    /// May look at an app.
+    pub(crate) fn read_app(&self, app: &AppName) -> Result<(), Refusal> {
+        self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(app), "read")
+    }
+
+    /// May change an app.
+    pub(crate) fn deploy(&self, app: &AppName) -> Result<(), Refusal> {
+        self.allow(self.may_deploy(app), &format!("deploy to {app}"))
+    }
+
+    /// Is this machine.
+    pub(crate) fn machine(&self, machine: &MachineName) -> Result<(), Refusal> {
+        let own = matches!(&self.scope, Scope::Machine { machine: own } if own == machine);
+        self.allow(own, &format!("machine {machine}"))
+    }
+
+    /// May read images: whoever deploys the app, and machines.
+    pub(crate) fn pull(&self, repository: &str) -> Result<(), Refusal> {
+        let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
+        let any = matches!(self.scope, Scope::Admin | Scope::Read | Scope::Machine { .. });
+        self.allow(own || any, &format!("read of {repository}"))
+    }
+
+    /// May write images.
+    pub(crate) fn push(&self, repository: &str) -> Result<(), Refusal> {
+        let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
+        self.allow(own || matches!(self.scope, Scope::Admin), &format!("deploy to {repository}"))
+    }
+
+    fn may_deploy(&self, app: &AppName) -> bool {
+        match &self.scope {
+            Scope::Admin => true,
+            Scope::Deploy { app: own } => own == app,
+            Scope::Read | Scope::Machine { .. } => false,
+        }
+    }
+
+    fn allow(&self, allowed: bool, needed: &str) -> Result<(), Refusal> {
+        if allowed {
+            return Ok(());
+        }
+        let message = format!("token {:?} may not do this; it needs the scope: {needed}", self.name);
+        Err(Problem::new(403, message).into())
+    }
+}
+
+/// The secret of a bearer token or of a password, whatever the user's name.
+fn secret(parts: &Parts) -> Option<String> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (kind, rest) = value.split_once(' ')?;
+    if kind.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if !kind.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(rest.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+impl FromRequestParts<Arc<Server>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Refusal> {
+        let Some(secret) = secret(parts) else {
+            return Err(Problem::new(401, "a token is needed")
+                .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
+                .into());
+        };
+        let view = server.core.view();
+        match view.mirror.tokens.get(&tokens::hash(&secret)) {
+            Some(token) => Ok(Self { name: token.name.clone(), scope: token.scope.clone() }),
+            None => Err(Problem::new(401, "this token is not known; it may have been revoked").into()),
+        }
+    }
+}

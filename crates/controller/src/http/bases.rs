@@ -1,0 +1,93 @@
+//! `/v1/bases`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use gantry_api::Problem;
+use gantry_api::types::BaseInfo;
+use gantry_build::Output;
+use gantry_build::bases::BaseRecipe;
+use gantry_model::BaseName;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::auth::Caller;
+use super::{Answer, deploys, json, name};
+use crate::mirror::Record;
+use crate::{Server, mutations};
+
+pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+    caller.read()?;
+    let view = server.core.view();
+    let bases: Vec<&BaseInfo> = view.mirror.bases.values().collect();
+    json(&bases)
+}
+
+/// What comes while a base is made.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+enum Making {
+    Line { text: String },
+    Done { base: BaseInfo },
+    Failed { problem: Problem },
+}
+
+pub(crate) async fn create(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(base): Path<String>,
+    text: Bytes,
+) -> Answer {
+    caller.admin()?;
+    let base: BaseName = name(&base)?;
+    let text = String::from_utf8(text.to_vec()).map_err(|_| Problem::invalid("base.toml is not text"))?;
+    let recipe = BaseRecipe::parse(&text).map_err(|why| Problem::invalid(format!("base.toml: {why}")))?;
+    let (sender, receiver) = mpsc::channel(64);
+    // Goes on when whoever asked goes away: the base is of use to everyone.
+    tokio::spawn(async move {
+        let last = match make(&server, &caller.name, base, &recipe, &sender).await {
+            Ok(base) => Making::Done { base },
+            Err(problem) => Making::Failed { problem },
+        };
+        let _ = sender.send(last).await;
+    });
+    deploys::lines(receiver)
+}
+
+async fn make(
+    server: &Arc<Server>,
+    by: &str,
+    base: BaseName,
+    recipe: &BaseRecipe,
+    sender: &mpsc::Sender<Making>,
+) -> Result<BaseInfo, Problem> {
+    let path = server.settings.data.join("builds").join(format!("base-{base}.log"));
+    let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
+    let making = server.builder.make_base(recipe, &output);
+    let mut making = std::pin::pin!(making);
+    let mut shown = 0;
+    let image = loop {
+        let ended = tokio::time::timeout(Duration::from_millis(100), &mut making).await;
+        let text = tokio::fs::read_to_string(&path).await.unwrap_or_default();
+        for line in text.lines().skip(shown) {
+            shown += 1;
+            let _ = sender.send(Making::Line { text: line.to_owned() }).await;
+        }
+        if let Ok(result) = ended {
+            break result.map_err(|error| Problem::new(422, error.message).hint(error.tail.join("\n")))?;
+        }
+    };
+    let by = by.to_owned();
+    let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
+    server
+        .core
+        .mutate(move |mirror, now| {
+            let info = BaseInfo { name: base, image, from, created: now };
+            let what = format!("made base {}", info.name);
+            let changes = vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()];
+            Ok((changes, info))
+        })
+        .await
+}

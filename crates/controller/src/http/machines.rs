@@ -1,0 +1,104 @@
+//! `/internal/v1`: what agents and routers ask and tell. Questions wait for news, so that news is told at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use gantry_api::types::{MachineReport, PlanAnswer, RouterReport, TableAnswer};
+use gantry_model::{Generation, MachineName};
+use serde::Deserialize;
+
+use super::auth::Caller;
+use super::{Answer, body, json, name};
+use crate::Server;
+use crate::core::View;
+
+/// How long a question waits.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `?after=`: the generation that the asker has; none for one that has nothing.
+#[derive(Deserialize)]
+pub(crate) struct After {
+    after: Option<Generation>,
+}
+
+/// Waits until `find` finds something.
+async fn news<T>(server: &Server, find: impl Fn(&View) -> Option<T>) -> Option<T> {
+    let mut views = server.core.views();
+    let waiting = async {
+        loop {
+            if let Some(found) = find(&views.borrow_and_update()) {
+                return Some(found);
+            }
+            if views.changed().await.is_err() {
+                return None;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.ok().flatten()
+}
+
+pub(crate) async fn plan(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+    Query(query): Query<After>,
+) -> Answer {
+    let machine: MachineName = name(&machine)?;
+    caller.machine(&machine)?;
+    let newer = |view: &View| {
+        let part = view.mirror.plan.machines.get(&machine)?;
+        query.after.is_none_or(|after| part.generation > after).then(|| part.clone())
+    };
+    let answer: PlanAnswer = news(&server, newer).await;
+    json(&answer)
+}
+
+pub(crate) async fn observed(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let machine: MachineName = name(&machine)?;
+    caller.machine(&machine)?;
+    let report: MachineReport = body(&text)?;
+    server.core.machine(machine, report).await;
+    json(&())
+}
+
+pub(crate) async fn sessions(State(server): State<Arc<Server>>, caller: Caller, Path(machine): Path<String>) -> Answer {
+    let machine: MachineName = name(&machine)?;
+    caller.machine(&machine)?;
+    json(&server.sessions.next(&machine, PATIENCE).await)
+}
+
+pub(crate) async fn table(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+    Query(query): Query<After>,
+) -> Answer {
+    let machine: MachineName = name(&machine)?;
+    caller.machine(&machine)?;
+    let newer = |view: &View| {
+        let table = &view.mirror.plan.table;
+        query.after.is_none_or(|after| table.generation > after).then(|| table.clone())
+    };
+    let answer: TableAnswer = news(&server, newer).await;
+    json(&answer)
+}
+
+pub(crate) async fn router_observed(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let machine: MachineName = name(&machine)?;
+    caller.machine(&machine)?;
+    let report: RouterReport = body(&text)?;
+    server.core.router(machine, report).await;
+    json(&())
+}

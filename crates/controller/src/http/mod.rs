@@ -1,0 +1,117 @@
+//! Paths. Each handler checks the token's scope, calls what knows, and turns it into JSON.
+
+mod apps;
+mod auth;
+mod bases;
+mod deploys;
+mod git;
+mod machines;
+pub(crate) mod registry;
+mod sessions;
+mod system;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post, put};
+use bytes::Bytes;
+use gantry_api::Problem;
+use http::{StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Server;
+
+/// The longest JSON body.
+const BODY_MAX: usize = 1 << 20;
+
+/// An answer, or what is wrong.
+pub(crate) type Answer<T = Response> = Result<T, Refusal>;
+
+/// A problem as a response.
+#[derive(Debug)]
+pub(crate) struct Refusal(pub(crate) Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let text = serde_json::to_vec(&self.0).unwrap_or_default();
+        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let ask = http::HeaderValue::from_static("Basic realm=\"gantry\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
+        }
+        response
+    }
+}
+
+/// A value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> Answer {
+    let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+}
+
+/// A body as a value.
+pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
+    serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the request's body: {error}")).into())
+}
+
+/// A name out of a path.
+pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Answer<T> {
+    text.parse().map_err(|error: T::Err| Problem::invalid(error.to_string()).into())
+}
+
+/// Every path.
+pub(crate) fn router(server: Arc<Server>) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(system::status))
+        .route("/events", get(system::events))
+        .route("/tokens", get(system::list_tokens).post(system::create_token))
+        .route("/tokens/{name}", delete(system::revoke_token))
+        .route("/bases", get(bases::list))
+        .route("/bases/{name}", post(bases::create))
+        .route("/apps", get(apps::list).post(apps::create))
+        .route("/apps/{app}", get(apps::show).delete(apps::destroy))
+        .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
+        .route("/apps/{app}/scale", put(apps::change_scale))
+        .route("/apps/{app}/releases", get(apps::releases))
+        .route("/apps/{app}/instances", get(apps::instances))
+        .route("/apps/{app}/why", get(apps::why))
+        .route("/apps/{app}/deploys", get(deploys::list).post(deploys::start))
+        .route("/apps/{app}/deploys/{number}/follow", get(deploys::follow))
+        .route("/apps/{app}/promote", post(deploys::promote))
+        .route("/apps/{app}/abort", post(deploys::abort))
+        .route("/apps/{app}/logs", post(sessions::logs))
+        .route("/apps/{app}/exec", post(sessions::exec))
+        .route("/apps/{app}/run", post(sessions::run));
+    let internal = Router::new()
+        .route("/machines/{machine}/plan", get(machines::plan))
+        .route("/machines/{machine}/observed", post(machines::observed))
+        .route("/machines/{machine}/sessions", get(machines::sessions))
+        .route("/routers/{machine}/table", get(machines::table))
+        .route("/routers/{machine}/observed", post(machines::router_observed))
+        .route("/sessions/{id}", post(sessions::call_back));
+    Router::new()
+        .nest("/v1", v1)
+        .nest("/internal/v1", internal)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .route("/git/{app}/info/refs", get(git::advertise))
+        .route("/git/{app}/{service}", post(git::serve))
+        .route("/v2/", get(registry::version))
+        .route("/v2/{*path}", any(registry::route))
+        .fallback(missing)
+        .with_state(server)
+}
+
+async fn missing(request: Request) -> Refusal {
+    let path = request.uri().path().chars().take(200).collect::<String>();
+    Problem::missing(format!("there is nothing at {path}")).into()
+}

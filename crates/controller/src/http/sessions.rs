@@ -1,0 +1,209 @@
+//! Sessions: a person's request turns into frames, joined with an agent's connection.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use gantry_api::Problem;
+use gantry_api::frame::Frame;
+use gantry_api::types::{LogQuery, SessionKind};
+use gantry_model::{AppName, InstanceId, InstanceSpec, MachineName, Phase};
+use http::{StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+
+use super::auth::Caller;
+use super::{Answer, body, name};
+use crate::core::View;
+use crate::{Server, mutations};
+
+/// `POST /v1/apps/{app}/exec` and `…/run`.
+#[derive(Deserialize)]
+struct Wanted {
+    /// `web-1`, or the whole name; the first ready one if none.
+    #[serde(default)]
+    instance: Option<String>,
+    command: Vec<String>,
+    #[serde(default)]
+    terminal: bool,
+}
+
+const TEXT_MAX: usize = 1 << 20;
+
+/// The request's body, and what its connection turns into.
+async fn split(request: Request) -> Answer<(Bytes, OnUpgrade)> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts
+        .extensions
+        .remove::<OnUpgrade>()
+        .ok_or_else(|| Problem::new(426, "this path turns into a session; use `gantry`"))?;
+    let text = axum::body::to_bytes(body, TEXT_MAX).await.map_err(|error| Problem::invalid(error.to_string()))?;
+    Ok((text, upgrade))
+}
+
+fn switching() -> Response {
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "gantry-session")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
+}
+
+/// Joins a person and an agent until either ends.
+fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: SessionKind) -> Response {
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let Ok(person) = person.await else { return };
+        let mut person = TokioIo::new(person);
+        match server.sessions.open(&machine, what).await {
+            Ok(agent) => {
+                let mut agent = TokioIo::new(agent);
+                let _ = tokio::io::copy_bidirectional(&mut person, &mut agent).await;
+            }
+            Err(message) => {
+                let _ = Frame::Failed(message).write(&mut person).await;
+                let _ = person.shutdown().await;
+            }
+        }
+    });
+    switching()
+}
+
+/// The machine that has an instance.
+fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
+    view.mirror.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
+}
+
+/// The instance that is meant.
+fn find_instance(view: &View, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
+    let running = view.mirror.plan.assignments().filter(|(machine, id, _)| {
+        let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
+        &id.app == app
+            && seen.is_some_and(|seen| matches!(seen.phase, Phase::Starting | Phase::Ready | Phase::Unhealthy))
+    });
+    let current = view.mirror.apps.get(app).and_then(|app| app.current);
+    let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();
+    // Of two that are called the same the one of the release that serves is meant.
+    ids.sort_by_key(|id| (Some(id.release) != current, !id.role.is_web(), id.index));
+    let found = match wanted {
+        None => ids.first(),
+        Some(text) => ids.iter().find(|id| id.short() == text || id.to_string() == text),
+    };
+    found.map(|id| (*id).clone()).ok_or_else(|| {
+        let what = wanted.map_or_else(
+            || format!("{app} has no running instance"),
+            |text| format!("{app} has no running instance {text}"),
+        );
+        Problem::missing(what).hint("`gantry ps` lists them").into()
+    })
+}
+
+pub(crate) async fn exec(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    request: Request,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let (text, person) = split(request).await?;
+    let wanted: Wanted = body(&text)?;
+    let view = server.core.view();
+    mutations::app(&view.mirror, &app)?;
+    let instance = find_instance(&view, &app, wanted.instance.as_deref())?;
+    let machine = machine_of(&view, &instance).ok_or_else(|| Problem::missing("it is gone"))?;
+    audit(&server, &caller, &app, format!("exec in {instance}")).await?;
+    let what = SessionKind::Exec { instance, command: wanted.command, terminal: wanted.terminal };
+    Ok(join(&server, person, machine, what))
+}
+
+pub(crate) async fn run(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    request: Request,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let (text, person) = split(request).await?;
+    let wanted: Wanted = body(&text)?;
+    let view = server.core.view();
+    let current = mutations::app(&view.mirror, &app)?
+        .current
+        .ok_or_else(|| Problem::conflict(format!("{app} has no release to run in")))?;
+    let release = view.mirror.release(&app, current).ok_or_else(|| Problem::missing("its release is gone"))?;
+    let role = release.roles.values().next().ok_or_else(|| Problem::missing("its release has no role"))?;
+    let mut role = role.clone();
+    // Volumes belong to their single writer.
+    role.volumes.clear();
+    let spec = InstanceSpec {
+        image: release.image.clone(),
+        commit: release.commit.clone(),
+        config: release.config.clone(),
+        role,
+        once: true,
+    };
+    let machine = view
+        .observed
+        .machines
+        .keys()
+        .next()
+        .cloned()
+        .ok_or_else(|| Problem::new(503, "no machine has reported; is `gantry agent` running?"))?;
+    audit(&server, &caller, &app, format!("run in {current}")).await?;
+    let what = SessionKind::Run {
+        app,
+        release: current,
+        spec: Box::new(spec),
+        command: wanted.command,
+        terminal: wanted.terminal,
+    };
+    Ok(join(&server, person, machine, what))
+}
+
+/// What is looked at from inside stands in the trail; the command line does not, it may hold secrets.
+async fn audit(server: &Server, caller: &Caller, app: &AppName, what: String) -> Answer<()> {
+    let (by, app) = (caller.name.clone(), app.clone());
+    server.core.mutate(move |mirror, now| Ok((vec![mutations::event(mirror, now, &by, Some(&app), what)], ()))).await?;
+    Ok(())
+}
+
+pub(crate) async fn logs(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    request: Request,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let (text, person) = split(request).await?;
+    let query: LogQuery = body(&text)?;
+    let view = server.core.view();
+    mutations::app(&view.mirror, &app)?;
+    let machine = view
+        .observed
+        .machines
+        .keys()
+        .next()
+        .cloned()
+        .ok_or_else(|| Problem::new(503, "no machine has reported; is `gantry agent` running?"))?;
+    Ok(join(&server, person, machine, SessionKind::Logs(LogQuery { app: Some(app), ..query })))
+}
+
+pub(crate) async fn call_back(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer {
+    caller.machine(&server.settings.machine)?;
+    let waiting =
+        server.sessions.claim(&id).ok_or_else(|| Problem::missing("nobody waits for this session any more"))?;
+    let (_, agent) = split(request).await?;
+    tokio::spawn(async move {
+        if let Ok(agent) = agent.await {
+            let _ = waiting.send(agent);
+        }
+    });
+    Ok(switching())
+}

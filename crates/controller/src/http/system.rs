@@ -1,0 +1,105 @@
+//! Status, events, tokens.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use gantry_api::types::{CreateToken, Event, Status, TokenInfo};
+use gantry_model::AppName;
+use serde::Deserialize;
+
+use super::auth::Caller;
+use super::{Answer, apps, body, json};
+use crate::{Server, tokens};
+
+pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+    caller.read()?;
+    let view = server.core.view();
+    let observed = &view.observed;
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        store: match &server.settings.store {
+            gantry_store::Address::File(path) => path.display().to_string(),
+            gantry_store::Address::Etcd { endpoints, .. } => endpoints.join(","),
+        },
+        machines: observed.machines.iter().map(|(name, m)| (name.clone(), view.now.since(m.seen))).collect(),
+        routers: observed
+            .routers
+            .iter()
+            .map(|(name, r)| (name.clone(), (r.generation, view.now.since(r.seen))))
+            .collect(),
+        table: view.mirror.plan.table.generation,
+        apps: view.mirror.apps.values().map(|app| apps::info(&server, &view, app)).collect(),
+        space: space(&server).await,
+    };
+    json(&status)
+}
+
+/// Bytes by kind.
+async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
+    let data = server.settings.data.clone();
+    let sizes = tokio::task::spawn_blocking(move || {
+        let kinds = ["blobs", "layers", "caches", "git", "builds", "logs", "volumes", "containers"];
+        kinds.into_iter().map(|kind| (kind.to_owned(), size(&data.join(kind)))).collect()
+    });
+    sizes.await.unwrap_or_default()
+}
+
+/// What a folder holds, without following links.
+fn size(folder: &std::path::Path) -> u64 {
+    let mut total = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                Ok(metadata) => total += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                Err(_) => {}
+            }
+        }
+    }
+    total
+}
+
+/// `?app=`
+#[derive(Deserialize)]
+pub(crate) struct OfApp {
+    app: Option<AppName>,
+}
+
+pub(crate) async fn events(State(server): State<Arc<Server>>, caller: Caller, Query(query): Query<OfApp>) -> Answer {
+    match &query.app {
+        Some(app) => caller.read_app(app)?,
+        None => caller.read()?,
+    }
+    let view = server.core.view();
+    let wanted = |event: &&std::sync::Arc<Event>| query.app.is_none() || event.app == query.app;
+    let events: Vec<&Event> = view.mirror.events.values().filter(wanted).map(AsRef::as_ref).collect();
+    json(&events)
+}
+
+pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+    caller.admin()?;
+    let view = server.core.view();
+    let tokens: Vec<&TokenInfo> = view.mirror.tokens.values().collect();
+    json(&tokens)
+}
+
+pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+    caller.admin()?;
+    let CreateToken { name, scope } = body(&text)?;
+    let (by, secret) = (caller.name, tokens::secret());
+    let token = server.core.mutate(move |mirror, now| tokens::create(mirror, now, &by, name, scope, secret)).await?;
+    json(&token)
+}
+
+pub(crate) async fn revoke_token(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer {
+    caller.admin()?;
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| tokens::revoke(mirror, now, &by, &name)).await?;
+    json(&())
+}

@@ -1,0 +1,178 @@
+//! The server: serves the API, the git door and the registry; runs planner and executor.
+//!
+//! ```text
+//! API ─► mutation (pure) ─┐                         ┌─► agents, routers (long polls)
+//! reports ────────────────┼─► core: one task, one ──┼─► builds: make the image of a deploy that is building
+//! clock ──────────────────┘   owner of all records  └─► followers: lines for push and `deploy`
+//!                              │ plan, until nothing changes; each step one guarded write
+//!                              ▼
+//!                             store
+//! ```
+//! - [`run`]: opens the store, takes the lead, serves until told to end. Begin there.
+//! - `core`: the owner. It alone writes; everyone else reads its [`core::View`].
+//! - `mirror`: the records, as they are in the store.
+//! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside it.
+//! - `why`: one causal answer out of a view; pure.
+//! - `http`: paths to all of it.
+
+mod builds;
+mod core;
+mod follow;
+mod git_door;
+mod http;
+mod leader;
+mod mirror;
+mod mutations;
+mod sessions;
+mod settings;
+mod tokens;
+mod why;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gantry_blobs::Blobs;
+use gantry_build::Builder;
+use gantry_git::Repositories;
+use tokio::net::TcpListener;
+
+pub use core::View;
+pub use settings::{Network, Settings};
+
+/// Everything that a request may need.
+pub(crate) struct Server {
+    pub(crate) settings: Settings,
+    pub(crate) core: core::Handle,
+    pub(crate) blobs: Blobs,
+    pub(crate) builder: Builder,
+    pub(crate) repositories: Repositories,
+    pub(crate) pushes: git_door::Pushes,
+    pub(crate) sessions: sessions::Sessions,
+    pub(crate) builds: builds::Running,
+}
+
+/// Why the server could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] gantry_store::StoreError),
+    /// The blobs.
+    #[error(transparent)]
+    Blobs(#[from] gantry_blobs::BlobError),
+    /// The unpacked layers.
+    #[error(transparent)]
+    Layers(#[from] gantry_image::LayersError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] gantry_sandbox::SandboxError),
+    /// The repositories.
+    #[error(transparent)]
+    Git(#[from] gantry_git::GitError),
+    /// A record in the store makes no sense.
+    #[error("the store's record {key} cannot be read: {why}; it was written by another version or changed by hand")]
+    Record {
+        /// Its key.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// The address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A folder or file of the server's.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another server leads, or took the lead.
+    #[error("another server leads: {0}")]
+    NotLeading(String),
+}
+
+/// Runs the server until `shutdown`.
+///
+/// # Errors
+/// When it cannot start, or loses the lead.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
+    let store = gantry_store::open(&settings.store).await?;
+    let lead = leader::take(&store, &settings.name).await?;
+    let (core, core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
+    tokens::ensure(&core, &settings).await?;
+    let server = Arc::new(assemble(settings, core)?);
+    let listener = TcpListener::bind(server.settings.listen)
+        .await
+        .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
+    let door = git_door::listen(&server)?;
+    let builds = tokio::spawn(builds::run(Arc::clone(&server)));
+    tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
+    let serving = axum::serve(listener, http::router(Arc::clone(&server))).into_future();
+    let ended = tokio::select! {
+        result = serving => result.map_err(|source| ServerError::Listen { address: server.settings.listen, source }),
+        result = core_task => match result {
+            Ok(error) => Err(error),
+            Err(join) => Err(ServerError::NotLeading(join.to_string())),
+        },
+        error = lead.hold(&store) => Err(error),
+        () = shutdown => Ok(()),
+    };
+    door.abort();
+    builds.abort();
+    lead.give_up(&store).await;
+    ended
+}
+
+fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerError> {
+    let folder = |name: &str| {
+        let path = settings.data.join(name);
+        std::fs::create_dir_all(&path).map(|()| path.clone()).map_err(|source| ServerError::File {
+            action: "make",
+            path,
+            source,
+        })
+    };
+    let scratch = folder("scratch")?;
+    // Whatever was on its way when a process ended is of no use to the next.
+    sweep(&scratch);
+    folder("builds")?;
+    let blobs = Blobs::in_folder(&settings.data.join("blobs"))?;
+    let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"))?;
+    let init = gantry_sandbox::install_init(&settings.data.join("init"))?;
+    let folders = gantry_build::Folders {
+        resolv: builds::resolv_file(&settings)?,
+        scratch,
+        caches: folder("caches")?,
+        init,
+        cgroup: format!("{}/build", settings.cgroup),
+    };
+    let builder = Builder { blobs: blobs.clone(), layers, folders };
+    let socket = settings.run.join("git.sock");
+    let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;
+    Ok(Server {
+        settings,
+        core,
+        blobs,
+        builder,
+        repositories,
+        pushes: git_door::Pushes::default(),
+        sessions: sessions::Sessions::default(),
+        builds: builds::Running::default(),
+    })
+}
+
+fn sweep(folder: &std::path::Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+}

@@ -1,0 +1,298 @@
+//! The records as they are in the store, held in memory by their one owner.
+//!
+//! | key | record |
+//! |---|---|
+//! | `apps/<app>` | [`App`] |
+//! | `releases/<app>/<number>` | [`Release`] |
+//! | `deploys/<app>/<number>` | [`Deploy`] |
+//! | `builds/<app>/<commit>` | [`BuildRecord`] |
+//! | `bases/<name>` | [`BaseInfo`] |
+//! | `tags/<repository>/<tag>` | a digest |
+//! | `tokens/<hash>` | [`TokenInfo`] |
+//! | `events/<number mod 1000>` | [`Event`] |
+//! | `plan/table`, `plan/machines/<machine>` | the plan |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_api::types::{BaseInfo, Event, TokenInfo};
+use gantry_model::{
+    App, AppName, BaseName, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Plan, Release, ReleaseNumber, Role,
+    RoleName, Table,
+};
+use gantry_planner::{Desired, DesiredApp};
+use gantry_store::{Entry, Txn, Write};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::ServerError;
+
+/// The audit trail's length.
+pub(crate) const EVENTS_MAX: u64 = 1000;
+
+/// What a build gave, kept so that a commit is built once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BuildRecord {
+    pub(crate) app: AppName,
+    pub(crate) commit: String,
+    /// The base it was built on: another base is another build.
+    pub(crate) base: Digest,
+    pub(crate) image: Digest,
+    pub(crate) roles: BTreeMap<RoleName, Role>,
+}
+
+/// One record.
+#[derive(Debug, Clone)]
+pub(crate) enum Record {
+    App(App),
+    Release(Release),
+    Deploy(Deploy),
+    Build(BuildRecord),
+    Base(BaseInfo),
+    Tag { repository: String, tag: String, digest: Digest },
+    Token { hash: String, info: TokenInfo },
+    Event(Event),
+    Table(Table),
+    Machine(MachineName, MachinePlan),
+}
+
+/// One change of the records.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Put(Box<Record>),
+    /// A key.
+    Remove(String),
+}
+
+impl From<Record> for Change {
+    fn from(record: Record) -> Self {
+        Self::Put(Box::new(record))
+    }
+}
+
+impl Record {
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::App(app) => format!("apps/{}", app.name),
+            Self::Release(release) => release_key(&release.app, release.number),
+            Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
+            Self::Build(build) => format!("builds/{}/{}", build.app, build.commit),
+            Self::Base(base) => format!("bases/{}", base.name),
+            Self::Tag { repository, tag, .. } => format!("tags/{repository}/{tag}"),
+            Self::Token { hash, .. } => format!("tokens/{hash}"),
+            Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
+            Self::Table(_) => "plan/table".to_owned(),
+            Self::Machine(machine, _) => format!("plan/machines/{machine}"),
+        }
+    }
+
+    fn value(&self) -> Result<Vec<u8>, serde_json::Error> {
+        match self {
+            Self::App(record) => serde_json::to_vec(record),
+            Self::Release(record) => serde_json::to_vec(record),
+            Self::Deploy(record) => serde_json::to_vec(record),
+            Self::Build(record) => serde_json::to_vec(record),
+            Self::Base(record) => serde_json::to_vec(record),
+            Self::Tag { digest, .. } => serde_json::to_vec(digest),
+            Self::Token { info, .. } => serde_json::to_vec(info),
+            Self::Event(record) => serde_json::to_vec(record),
+            Self::Table(record) => serde_json::to_vec(record),
+            Self::Machine(_, record) => serde_json::to_vec(record),
+        }
+    }
+}
+
+pub(crate) fn release_key(app: &AppName, number: ReleaseNumber) -> String {
+    format!("releases/{app}/{:08}", number.0)
+}
+
+pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {
+    format!("deploys/{app}/{:08}", number.0)
+}
+
+/// All records. Cheap to clone: what is large is shared.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mirror {
+    pub(crate) apps: BTreeMap<AppName, Arc<App>>,
+    pub(crate) releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Arc<Release>>>,
+    pub(crate) deploys: BTreeMap<AppName, BTreeMap<DeployNumber, Arc<Deploy>>>,
+    pub(crate) builds: BTreeMap<(AppName, String), Arc<BuildRecord>>,
+    pub(crate) bases: BTreeMap<BaseName, BaseInfo>,
+    pub(crate) tags: BTreeMap<String, BTreeMap<String, Digest>>,
+    pub(crate) tokens: BTreeMap<String, TokenInfo>,
+    pub(crate) events: BTreeMap<u64, Arc<Event>>,
+    pub(crate) plan: Arc<Plan>,
+}
+
+impl Mirror {
+    /// Reads every record.
+    pub(crate) fn load(entries: &[Entry]) -> Result<Self, ServerError> {
+        let mut mirror = Self::default();
+        for entry in entries {
+            if let Some(record) = parse(entry)? {
+                mirror.put(record);
+            }
+        }
+        Ok(mirror)
+    }
+
+    /// Takes a change that was written.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(record) => self.put(*record),
+            Change::Remove(key) => self.remove(&key),
+        }
+    }
+
+    fn put(&mut self, record: Record) {
+        match record {
+            Record::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
+            Record::Release(release) => {
+                self.releases.entry(release.app.clone()).or_default().insert(release.number, Arc::new(release));
+            }
+            Record::Deploy(deploy) => {
+                self.deploys.entry(deploy.app.clone()).or_default().insert(deploy.number, Arc::new(deploy));
+            }
+            Record::Build(build) => {
+                self.builds.insert((build.app.clone(), build.commit.clone()), Arc::new(build));
+            }
+            Record::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
+            Record::Tag { repository, tag, digest } => {
+                self.tags.entry(repository).or_default().insert(tag, digest);
+            }
+            Record::Token { hash, info } => drop(self.tokens.insert(hash, info)),
+            Record::Event(event) => {
+                self.events.insert(event.number, Arc::new(event));
+                while self.events.len() as u64 > EVENTS_MAX {
+                    self.events.pop_first();
+                }
+            }
+            Record::Table(table) => Arc::make_mut(&mut self.plan).table = table,
+            Record::Machine(machine, part) => {
+                Arc::make_mut(&mut self.plan).machines.insert(machine, part);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        let parts: Vec<&str> = key.split('/').collect();
+        let app = |text: &str| AppName::parse(text).ok();
+        match parts.as_slice() {
+            ["apps", name] => {
+                if let Some(name) = app(name) {
+                    self.apps.remove(&name);
+                }
+            }
+            ["releases", name, number] => {
+                if let (Some(name), Ok(number)) = (app(name), number.parse())
+                    && let Some(releases) = self.releases.get_mut(&name)
+                {
+                    releases.remove(&ReleaseNumber(number));
+                }
+            }
+            ["deploys", name, number] => {
+                if let (Some(name), Ok(number)) = (app(name), number.parse())
+                    && let Some(deploys) = self.deploys.get_mut(&name)
+                {
+                    deploys.remove(&DeployNumber(number));
+                }
+            }
+            ["builds", name, commit] => {
+                if let Some(name) = app(name) {
+                    self.builds.remove(&(name, (*commit).to_owned()));
+                }
+            }
+            ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            ["tags", repository @ .., tag] => {
+                if let Some(tags) = self.tags.get_mut(&repository.join("/")) {
+                    tags.remove(*tag);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the planner needs of an app: its record, the releases that run or may come back, the deploys under way.
+    pub(crate) fn desired(&self) -> Desired {
+        let apps = self.apps.values().map(|app| {
+            let deploys: Vec<Deploy> = self.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
+            let wanted: Vec<ReleaseNumber> =
+                deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten().collect();
+            let releases = self.releases.get(&app.name).into_iter().flatten();
+            let releases = releases
+                .filter(|(number, _)| wanted.contains(number))
+                .map(|(number, release)| (*number, (**release).clone()))
+                .collect();
+            (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
+        });
+        Desired { apps: apps.collect() }
+    }
+
+    /// An app's deploys that are not over, oldest first.
+    pub(crate) fn open_deploys(&self, app: &AppName) -> impl Iterator<Item = &Arc<Deploy>> {
+        self.deploys.get(app).into_iter().flat_map(BTreeMap::values).filter(|deploy| !deploy.state.is_final())
+    }
+
+    /// A release.
+    pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Arc<Release>> {
+        self.releases.get(app)?.get(&number)
+    }
+
+    /// A release that served once: its deploy came to its good end.
+    pub(crate) fn is_good(&self, release: &Release) -> bool {
+        self.deploys
+            .get(&release.app)
+            .and_then(|deploys| deploys.get(&release.deploy))
+            .is_some_and(|deploy| deploy.state == gantry_model::DeployState::Done)
+    }
+
+    /// The next event of the audit trail.
+    pub(crate) fn next_event(&self) -> u64 {
+        self.events.last_key_value().map_or(1, |(number, _)| number + 1)
+    }
+}
+
+/// The writes of changes.
+pub(crate) fn writes(changes: &[Change]) -> Result<Vec<Write>, serde_json::Error> {
+    changes
+        .iter()
+        .map(|change| match change {
+            Change::Put(record) => Ok(Write::Put(record.key(), record.value()?, None)),
+            Change::Remove(key) => Ok(Write::Delete(key.clone())),
+        })
+        .collect()
+}
+
+/// A transaction of some writes.
+pub(crate) fn txn(writes: Vec<Write>) -> Txn {
+    Txn { compares: Vec::new(), writes }
+}
+
+/// None for keys that are no record.
+fn parse(entry: &Entry) -> Result<Option<Record>, ServerError> {
+    let parts: Vec<&str> = entry.key.split('/').collect();
+    Ok(Some(match parts.as_slice() {
+        ["apps", _] => Record::App(read(entry)?),
+        ["releases", _, _] => Record::Release(read(entry)?),
+        ["deploys", _, _] => Record::Deploy(read(entry)?),
+        ["builds", _, _] => Record::Build(read(entry)?),
+        ["bases", _] => Record::Base(read(entry)?),
+        ["tags", repository @ .., tag] => {
+            Record::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(entry)? }
+        }
+        ["tokens", hash] => Record::Token { hash: (*hash).to_owned(), info: read(entry)? },
+        ["events", _] => Record::Event(read(entry)?),
+        ["plan", "table"] => Record::Table(read(entry)?),
+        ["plan", "machines", machine] => {
+            let name = MachineName::parse(machine)
+                .map_err(|error| ServerError::Record { key: entry.key.clone(), why: error.to_string() })?;
+            Record::Machine(name, read(entry)?)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, ServerError> {
+    serde_json::from_slice(&entry.value)
+        .map_err(|error| ServerError::Record { key: entry.key.clone(), why: error.to_string() })
+}

@@ -1,0 +1,411 @@
+//! Every change that a person or a build asks for, decided: pure functions of the records, each giving the changes to
+//! write. None of them plans; the planner does, once they are written.
+
+use std::collections::BTreeMap;
+
+use gantry_api::Problem;
+use gantry_api::types::{CreateApp, Event};
+use gantry_build::{Built, EnvRequest};
+use gantry_model::deploy::Order;
+use gantry_model::{
+    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release, ReleaseNumber,
+    Role, RoleName,
+};
+use gantry_planner::Decision;
+
+use crate::mirror::{BuildRecord, Change, Mirror, Record, deploy_key, release_key};
+
+/// How many releases of an app are kept; the newest, and those that something names.
+const RELEASES_KEPT: usize = 50;
+
+/// How many deploys of an app are kept.
+const DEPLOYS_KEPT: usize = 100;
+
+/// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
+const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
+
+type Changes<T> = Result<(Vec<Change>, T), Problem>;
+
+/// The app, if it is there and not going away.
+pub(crate) fn app<'a>(mirror: &'a Mirror, name: &AppName) -> Result<&'a App, Problem> {
+    match mirror.apps.get(name) {
+        Some(app) if app.destroying => Err(Problem::conflict(format!("app {name} is being destroyed"))),
+        Some(app) => Ok(app),
+        None => Err(Problem::missing(format!("there is no app {name}")).hint("`gantry app ls` lists them")),
+    }
+}
+
+/// A line of the audit trail.
+pub(crate) fn event(mirror: &Mirror, now: Moment, by: &str, app: Option<&AppName>, what: String) -> Change {
+    Record::Event(Event { number: mirror.next_event(), at: now, by: by.to_owned(), app: app.cloned(), what }).into()
+}
+
+/// The transitions of a decision, for the audit trail.
+pub(crate) fn events_of(mirror: &Mirror, decision: &Decision, now: Moment) -> Vec<Change> {
+    let told = |state: DeployState| {
+        matches!(state, DeployState::Promoting | DeployState::Done | DeployState::Reverted | DeployState::Superseded)
+    };
+    let lines = decision.deploys.iter().filter(|deploy| told(deploy.state)).map(|deploy| {
+        let why = deploy.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let release = deploy.release.map(|release| format!(" ({release})")).unwrap_or_default();
+        (deploy, format!("deploy {}{release} {}{why}", deploy.number, deploy.state))
+    });
+    (mirror.next_event()..)
+        .zip(lines)
+        .map(|(number, (deploy, what))| {
+            let event = Event { number, at: now, by: "gantry".to_owned(), app: Some(deploy.app.clone()), what };
+            Record::Event(event).into()
+        })
+        .collect()
+}
+
+/// Creates an app.
+pub(crate) fn create_app(mirror: &Mirror, now: Moment, by: &str, request: CreateApp, domain: &HostName) -> Changes<()> {
+    if mirror.apps.contains_key(&request.name) {
+        return Err(Problem::conflict(format!("there is an app {} already", request.name)));
+    }
+    for host in &request.hosts {
+        free_host(mirror, host, domain)?;
+    }
+    if let Some(base) = &request.base
+        && !mirror.bases.contains_key(base)
+    {
+        return Err(Problem::missing(format!("there is no base {base}")).hint("`gantry base ls` lists them"));
+    }
+    let mut app = App::new(request.name.clone(), now);
+    app.base = request.base;
+    app.hosts = request.hosts;
+    if let Some(branch) = request.branch {
+        app.branch = checked_branch(branch)?;
+    }
+    let what = format!("created app {}", request.name);
+    Ok((vec![event(mirror, now, by, Some(&request.name), what), Record::App(app).into()], ()))
+}
+
+/// A branch is one of git's own names, and never an option.
+fn checked_branch(branch: String) -> Result<String, Problem> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let good = !branch.is_empty()
+        && branch.len() <= 100
+        && branch.chars().all(allowed)
+        && !branch.starts_with(['-', '.', '/'])
+        && !branch.ends_with(['.', '/'])
+        && !branch.contains("..")
+        && !branch.contains("//");
+    if good { Ok(branch) } else { Err(Problem::invalid(format!("{branch:?} is not a branch"))) }
+}
+
+/// No other app has this host name.
+fn free_host(mirror: &Mirror, host: &HostName, domain: &HostName) -> Result<(), Problem> {
+    if let Some(other) = mirror.apps.values().find(|app| app.hosts.contains(host)) {
+        return Err(Problem::conflict(format!("{host} belongs to app {} already", other.name)));
+    }
+    if host.as_str().ends_with(&format!(".{domain}")) {
+        let why = format!("names below {domain} are given to apps by their own names, {host} cannot be taken");
+        return Err(Problem::conflict(why));
+    }
+    Ok(())
+}
+
+/// Begins to destroy an app; its records go once nothing of it runs.
+pub(crate) fn destroy_app(mirror: &Mirror, now: Moment, by: &str, name: &AppName) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    app.destroying = true;
+    let what = format!("destroyed app {name}");
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// Asks for a deploy.
+pub(crate) fn start_deploy(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    cause: Cause,
+    hold: bool,
+) -> Changes<DeployNumber> {
+    let mut app = app(mirror, name)?.clone();
+    app.last_deploy += 1;
+    let number = DeployNumber(app.last_deploy);
+    let what = format!("deploy {number} asked for: {cause}");
+    let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), hold, now);
+    let mut changes =
+        vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
+    changes.extend(old_deploys(mirror, name));
+    Ok((changes, number))
+}
+
+/// Deploys beyond those that are kept.
+fn old_deploys(mirror: &Mirror, app: &AppName) -> Vec<Change> {
+    let Some(deploys) = mirror.deploys.get(app) else {
+        return Vec::new();
+    };
+    let named: Vec<DeployNumber> =
+        mirror.releases.get(app).into_iter().flatten().map(|(_, release)| release.deploy).collect();
+    let spare = deploys.len().saturating_sub(DEPLOYS_KEPT - 1);
+    deploys
+        .values()
+        .take(spare)
+        .filter(|deploy| deploy.state.is_final() && !named.contains(&deploy.number))
+        .map(|deploy| Change::Remove(deploy_key(app, deploy.number)))
+        .collect()
+}
+
+/// The release to go back to: the last good one before the current.
+pub(crate) fn rollback_target(
+    mirror: &Mirror,
+    name: &AppName,
+    to: Option<ReleaseNumber>,
+) -> Result<ReleaseNumber, Problem> {
+    let app = app(mirror, name)?;
+    let releases = mirror.releases.get(name);
+    if let Some(number) = to {
+        return match releases.and_then(|releases| releases.get(&number)) {
+            Some(_) => Ok(number),
+            None => {
+                Err(Problem::missing(format!("{name} has no release {number}")).hint("`gantry releases` lists them"))
+            }
+        };
+    }
+    let current = app.current.ok_or_else(|| Problem::conflict(format!("{name} has no release yet")))?;
+    let same = mirror.release(name, current).map(|release| origin(mirror, release));
+    releases
+        .into_iter()
+        .flat_map(|releases| releases.range(..current).rev())
+        .find(|(_, release)| mirror.is_good(release) && Some(origin(mirror, release)) != same)
+        .map(|(number, _)| *number)
+        .ok_or_else(|| Problem::conflict(format!("{name} has no good release before {current}")))
+}
+
+/// The release that a chain of rollbacks leads to: going back twice goes back two, not to and fro.
+fn origin(mirror: &Mirror, release: &Release) -> ReleaseNumber {
+    match &release.cause {
+        Cause::Rollback { to } => mirror.release(&release.app, *to).map_or(*to, |release| origin(mirror, release)),
+        _ => release.number,
+    }
+}
+
+/// Changes the configuration; the release that carries it is a deploy's.
+pub(crate) fn change_config(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    wanted: BTreeMap<String, Option<String>>,
+) -> Changes<Option<DeployNumber>> {
+    let mut app = app(mirror, name)?.clone();
+    for (key, value) in &wanted {
+        check_config(key, value.as_deref())?;
+    }
+    let keys: Vec<String> = wanted.keys().cloned().collect();
+    let before = app.config.clone();
+    for (key, value) in wanted {
+        match value {
+            Some(value) => drop(app.config.insert(key, value)),
+            None => drop(app.config.remove(&key)),
+        }
+    }
+    let size: usize = app.config.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if app.config.len() > CONFIG_MAX.0 || size > CONFIG_MAX.1 {
+        return Err(Problem::invalid(format!(
+            "the configuration is too large: {} values, {size} bytes",
+            app.config.len()
+        )));
+    }
+    if app.config == before {
+        return Ok((Vec::new(), None));
+    }
+    if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
+        // Nothing runs that could be released again: the first push takes it.
+        let what = format!("config {}", keys.join(", "));
+        return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], None));
+    }
+    app.last_deploy += 1;
+    let number = DeployNumber(app.last_deploy);
+    let cause = Cause::Config { keys };
+    let what = format!("deploy {number} asked for: {cause}");
+    let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), false, now);
+    let changes =
+        vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
+    Ok((changes, Some(number)))
+}
+
+fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
+    let first = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || key.len() > 200 {
+        return Err(Problem::invalid(format!("{key:?} cannot be the name of an environment variable")));
+    }
+    if ["PORT", "REVISION"].contains(&key) || key.starts_with("GANTRY_") {
+        return Err(Problem::invalid(format!("{key} is set by Gantry itself")));
+    }
+    if value.is_some_and(|value| value.contains('\0')) {
+        return Err(Problem::invalid(format!("the value of {key} holds a NUL character")));
+    }
+    Ok(())
+}
+
+/// Changes how many copies run.
+pub(crate) fn change_scale(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    wanted: BTreeMap<RoleName, u32>,
+) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    let release = app.current.and_then(|number| mirror.release(name, number));
+    for (role, count) in &wanted {
+        if let Some(release) = release {
+            let known: Vec<&str> =
+                release.roles.keys().filter(|role| role.is_service()).map(RoleName::as_str).collect();
+            let settings = release.roles.get(role).filter(|_| role.is_service()).ok_or_else(|| {
+                Problem::missing(format!("{name} has no role {role} to scale"))
+                    .hint(format!("it has {}", known.join(", ")))
+            })?;
+            if settings.stop_first() && *count > 1 {
+                return Err(Problem::conflict(format!("{role} has a volume, and a volume has a single writer")));
+            }
+        }
+        if *count > 1000 {
+            return Err(Problem::invalid(format!("{role}={count}: at most 1000 copies of a role")));
+        }
+    }
+    let text: Vec<String> = wanted.iter().map(|(role, count)| format!("{role}={count}")).collect();
+    app.scale.extend(wanted);
+    let what = format!("scaled {}", text.join(" "));
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// Gives an order to the deploy under way.
+pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, order: Order) -> Changes<DeployNumber> {
+    app(mirror, name)?;
+    let wanted = |deploy: &&std::sync::Arc<Deploy>| match order {
+        Order::Promote => deploy.hold && deploy.state != DeployState::Queued,
+        Order::Abort => !matches!(deploy.state, DeployState::Reverting),
+    };
+    let Some(deploy) = mirror.open_deploys(name).find(wanted) else {
+        return Err(Problem::conflict(match order {
+            Order::Promote => format!("{name} has no held deploy to promote"),
+            Order::Abort => format!("{name} has no deploy under way to abort"),
+        }));
+    };
+    let mut deploy = (**deploy).clone();
+    deploy.order = Some(order);
+    let word = if order == Order::Promote { "promote" } else { "abort" };
+    let number = deploy.number;
+    let what = format!("asked to {word} deploy {number}");
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::Deploy(deploy).into()], number))
+}
+
+/// The deploy that waits for its release.
+fn building<'a>(mirror: &'a Mirror, app: &AppName, number: DeployNumber) -> Option<&'a Deploy> {
+    let deploy = mirror.deploys.get(app)?.get(&number)?;
+    (deploy.state == DeployState::Building && deploy.release.is_none()).then_some(deploy)
+}
+
+/// What a release is made of.
+pub(crate) struct Made {
+    pub(crate) image: Digest,
+    pub(crate) commit: Option<String>,
+    pub(crate) roles: BTreeMap<RoleName, Role>,
+    /// Configuration that replaces the app's, when an old release is taken again.
+    pub(crate) config: Option<BTreeMap<String, String>>,
+    /// Configuration that the app asks for and does not have yet.
+    pub(crate) defaults: BTreeMap<String, String>,
+    pub(crate) build: Option<BuildRecord>,
+}
+
+/// Appends a release and lets its deploy go on. Nothing, when the deploy was called off meanwhile.
+pub(crate) fn release_made(
+    mirror: &Mirror,
+    now: Moment,
+    name: &AppName,
+    number: DeployNumber,
+    made: Made,
+) -> Changes<()> {
+    let (Some(deploy), Ok(app)) = (building(mirror, name, number), app(mirror, name)) else {
+        return Ok((Vec::new(), ()));
+    };
+    let (mut deploy, mut app) = (deploy.clone(), app.clone());
+    for (key, value) in made.defaults {
+        app.config.entry(key).or_insert(value);
+    }
+    if let Some(config) = made.config {
+        app.config = config;
+    }
+    app.last_release += 1;
+    let release = Release {
+        app: name.clone(),
+        number: ReleaseNumber(app.last_release),
+        image: made.image,
+        commit: made.commit,
+        config: app.config.clone(),
+        roles: made.roles,
+        deploy: number,
+        created: now,
+        by: deploy.by.clone(),
+        cause: deploy.cause.clone(),
+    };
+    deploy.release = Some(release.number);
+    deploy.enter(DeployState::Placing, now);
+    let mut changes = old_releases(mirror, &app);
+    if let Some(commit) = &release.commit {
+        let (repository, tag) = (name.to_string(), commit.clone());
+        changes.push(Record::Tag { repository, tag, digest: release.image.clone() }.into());
+    }
+    changes.extend(made.build.map(|build| Record::Build(build).into()));
+    changes.extend([Record::Release(release).into(), Record::App(app).into(), Record::Deploy(deploy).into()]);
+    Ok((changes, ()))
+}
+
+/// Releases beyond those that are kept. The current one and what a deploy under way names stay.
+fn old_releases(mirror: &Mirror, app: &App) -> Vec<Change> {
+    let Some(releases) = mirror.releases.get(&app.name) else {
+        return Vec::new();
+    };
+    let named: Vec<ReleaseNumber> = mirror
+        .open_deploys(&app.name)
+        .flat_map(|deploy| [deploy.release, deploy.previous])
+        .chain([app.current])
+        .flatten()
+        .collect();
+    let spare = releases.len().saturating_sub(RELEASES_KEPT - 1);
+    let old = releases.keys().take(spare).filter(|number| !named.contains(number));
+    old.map(|number| Change::Remove(release_key(&app.name, *number))).collect()
+}
+
+/// A build failed: its deploy goes back.
+pub(crate) fn build_failed(
+    mirror: &Mirror,
+    now: Moment,
+    name: &AppName,
+    number: DeployNumber,
+    reason: Reason,
+) -> Changes<()> {
+    let Some(mut deploy) = building(mirror, name, number).cloned() else {
+        return Ok((Vec::new(), ()));
+    };
+    deploy.enter(DeployState::Reverting, now);
+    deploy.reason = Some(reason);
+    Ok((vec![Record::Deploy(deploy).into()], ()))
+}
+
+/// The configuration that an app asked for in `app.json` and does not have, with `secret` for a new secret.
+pub(crate) fn requested_config(
+    app: &App,
+    built: &Built,
+    mut secret: impl FnMut() -> String,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut values = BTreeMap::new();
+    for (name, request) in built.env.iter().filter(|(name, _)| !app.config.contains_key(*name)) {
+        let value = match request {
+            EnvRequest::Default(value) => value.clone(),
+            EnvRequest::Secret => secret(),
+            EnvRequest::Required => {
+                return Err(format!("app.json requires {name}; set it with `gantry config set {} {name}=…`", app.name));
+            }
+        };
+        values.insert(name.clone(), value);
+    }
+    Ok(values)
+}

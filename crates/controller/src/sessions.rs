@@ -1,0 +1,81 @@
+//! Sessions: a person's connection and an agent's, joined. Agents are not reached from here; they ask for work, and call
+//! back for each session.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use gantry_api::types::{SessionKind, SessionRequest};
+use gantry_model::MachineName;
+use hyper::upgrade::Upgraded;
+use tokio::sync::{Notify, oneshot};
+
+/// The longest that an agent may take to call back.
+const CALL_BACK: Duration = Duration::from_secs(10);
+
+/// Sessions that wait for one machine's agent, at most.
+const WAITING_MAX: usize = 100;
+
+/// All sessions that are not joined yet.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    state: Mutex<State>,
+    added: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<MachineName, VecDeque<SessionRequest>>,
+    called: HashMap<String, oneshot::Sender<Upgraded>>,
+}
+
+impl Sessions {
+    /// Asks a machine's agent for a session; its connection, once it has called back.
+    pub(crate) async fn open(&self, machine: &MachineName, what: SessionKind) -> Result<Upgraded, String> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            let queue = state.waiting.entry(machine.clone()).or_default();
+            if queue.len() >= WAITING_MAX {
+                return Err(format!("too many sessions wait for {machine}"));
+            }
+            queue.push_back(SessionRequest { id: id.clone(), what });
+            state.called.insert(id.clone(), sender);
+        }
+        self.added.notify_waiters();
+        let connection = tokio::time::timeout(CALL_BACK, receiver).await;
+        let mut state = self.lock();
+        state.called.remove(&id);
+        if let Some(queue) = state.waiting.get_mut(machine) {
+            queue.retain(|request| request.id != id);
+        }
+        match connection {
+            Ok(Ok(connection)) => Ok(connection),
+            _ => Err(format!("the agent on {machine} did not answer in {} s; is it running?", CALL_BACK.as_secs())),
+        }
+    }
+
+    /// The next session for a machine's agent; none when none comes in time.
+    pub(crate) async fn next(&self, machine: &MachineName, patience: Duration) -> Option<SessionRequest> {
+        let waiting = async {
+            loop {
+                let added = self.added.notified();
+                if let Some(request) = self.lock().waiting.get_mut(machine).and_then(VecDeque::pop_front) {
+                    return request;
+                }
+                added.await;
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.ok()
+    }
+
+    /// Whom an agent's connection is for.
+    pub(crate) fn claim(&self, id: &str) -> Option<oneshot::Sender<Upgraded>> {
+        self.lock().called.remove(id)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,116 @@
+//! Why: one causal answer out of a view. Pure.
+
+use gantry_api::types::Explanation;
+use gantry_model::reason::ExitText;
+use gantry_model::{AppName, Deploy, DeployState, InstanceId, ObservedInstance, Phase, Reason};
+
+use crate::core::View;
+
+/// Explains an app: its deploy under way, else what is wrong with it, else how its last deploy ended.
+pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
+    let subject = format!("app {name}");
+    if let Some(deploy) = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued) {
+        return under_way(view, deploy);
+    }
+    if let Some(trouble) = trouble(view, name) {
+        return Explanation { subject, ..trouble };
+    }
+    let last = view.mirror.deploys.get(name).and_then(|deploys| deploys.values().next_back());
+    match last {
+        Some(deploy) => ended(deploy, view),
+        None => Explanation {
+            subject,
+            headline: format!("{name} was never deployed; push to it, or `gantry deploy {name} --image REF`"),
+            evidence: Vec::new(),
+        },
+    }
+}
+
+fn under_way(view: &View, deploy: &Deploy) -> Explanation {
+    let subject = format!("deploy {} of {}", deploy.number, deploy.app);
+    if let Some(reason) = &deploy.reason {
+        return Explanation { subject, headline: format!("{}: {reason}", deploy.state), evidence: reason.evidence() };
+    }
+    let wait = view.report.waits.get(&deploy.app).and_then(|waits| waits.first());
+    let seconds = view.now.since(deploy.entered) / 1000;
+    let headline = match wait {
+        Some(wait) => format!("{} for {seconds} s: {wait}", deploy.state),
+        None => format!("{} for {seconds} s", deploy.state),
+    };
+    Explanation { subject, headline, evidence: wait.map(Reason::evidence).unwrap_or_default() }
+}
+
+fn ended(deploy: &Deploy, view: &View) -> Explanation {
+    let subject = format!("deploy {} of {}", deploy.number, deploy.app);
+    let serving = match view.mirror.apps.get(&deploy.app).and_then(|app| app.current) {
+        Some(release) => format!("{release} serves"),
+        None => "nothing serves".to_owned(),
+    };
+    match &deploy.reason {
+        Some(reason) => Explanation {
+            subject,
+            headline: format!("{}: {reason}; {serving}", deploy.state),
+            evidence: reason.evidence(),
+        },
+        None => Explanation {
+            subject,
+            headline: format!("{} ({}); {serving}", deploy.state, deploy.cause),
+            evidence: Vec::new(),
+        },
+    }
+}
+
+/// The first instance of what serves that is not as it should be.
+fn trouble(view: &View, name: &AppName) -> Option<Explanation> {
+    let current = view.mirror.apps.get(name)?.current?;
+    view.mirror.plan.assignments().filter(|(_, id, _)| &id.app == name && id.release == current).find_map(
+        |(machine, id, _)| match view.observed.machines.get(machine) {
+            None => Some(Explanation {
+                subject: String::new(),
+                headline: format!("machine {machine} has not reported; is `gantry agent` running?"),
+                evidence: Vec::new(),
+            }),
+            Some(report) => report.instances.get(id).and_then(|seen| trouble_with(id, seen)),
+        },
+    )
+}
+
+fn trouble_with(id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation> {
+    let explain = |headline, evidence| Some(Explanation { subject: String::new(), headline, evidence });
+    match (seen.phase, &seen.exit, &seen.probe) {
+        (Phase::Exited, Some(exit), _) => {
+            let headline = format!("{id} {}; it is started again ({} times so far)", ExitText(exit), seen.restarts);
+            explain(headline, exit.tail.clone())
+        }
+        (Phase::Failed, _, _) => {
+            let why = seen.failure.clone().unwrap_or_default();
+            explain(format!("{id} could not be started: {why}"), Vec::new())
+        }
+        (Phase::Unhealthy, _, Some(probe)) => explain(
+            format!("{id} fails its checks: {}: {}", probe.target, probe.outcome),
+            probe.body.lines().map(str::to_owned).collect(),
+        ),
+        (Phase::Ready, _, _) => None,
+        (phase, _, _) => explain(format!("{id} is {}", phase.word()), Vec::new()),
+    }
+}
+
+/// Explains an instance.
+pub(crate) fn instance(view: &View, id: &InstanceId) -> Option<Explanation> {
+    let subject = format!("instance {id}");
+    let (machine, _, _) = view.mirror.plan.assignments().find(|(_, other, _)| *other == id)?;
+    let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
+    Some(match seen {
+        None => {
+            Explanation { subject, headline: format!("machine {machine} has not told of it yet"), evidence: Vec::new() }
+        }
+        Some(seen) => match trouble_with(id, seen) {
+            Some(explanation) => Explanation { subject, ..explanation },
+            None => {
+                let seconds = view.now.since(seen.since) / 1000;
+                let headline = format!("{} for {seconds} s on {machine}", seen.phase.word());
+                Explanation { subject, headline, evidence: Vec::new() }
+            }
+        },
+    })
+}
