@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gantry_image::{Layer, diff};
+use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
 
 use crate::BuildError;
@@ -121,12 +122,12 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
 
 /// Shows the output as it comes, until the step ends or its time is over.
 async fn watch(container: &Container, spec: &Spec, output: &Output) -> Result<(), BuildError> {
-    let mut shown = Shown::default();
+    let mut log = Tail::new(spec.log.segments.clone());
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
-        for line in shown.fresh(spec) {
-            output.program(&line);
+        for line in log.fresh() {
+            output.program(&line.text);
         }
         if ended {
             return Ok(());
@@ -158,40 +159,4 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
         _ => "container/compile ended without a record".to_owned(),
     };
     Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) })
-}
-
-/// How far the log was shown.
-#[derive(Default)]
-struct Shown {
-    read: [u64; 2],
-    partial: String,
-}
-
-impl Shown {
-    /// Lines written since the last call.
-    fn fresh(&mut self, spec: &Spec) -> Vec<String> {
-        use std::io::{Read, Seek, SeekFrom};
-        let mut lines = Vec::new();
-        for (path, read) in spec.log.segments.iter().zip(&mut self.read) {
-            let Ok(mut file) = std::fs::File::open(path) else { continue };
-            if file.metadata().is_ok_and(|metadata| metadata.len() < *read) {
-                *read = 0;
-            }
-            let mut bytes = Vec::new();
-            if file.seek(SeekFrom::Start(*read)).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
-                continue;
-            }
-            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            *read += whole as u64;
-            for record in String::from_utf8_lossy(&bytes[..whole]).lines() {
-                let mut parts = record.splitn(4, ' ');
-                let (kind, text) = (parts.nth(2), parts.next().unwrap_or_default());
-                self.partial.push_str(text);
-                if kind == Some("F") {
-                    lines.push(std::mem::take(&mut self.partial));
-                }
-            }
-        }
-        lines
-    }
 }

@@ -1,0 +1,214 @@
+//! An instance as a container's specification.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use gantry_image::Runtime;
+use gantry_linux::rooted;
+use gantry_model::role::DEFAULT_PORT;
+use gantry_model::{AppName, Command, InstanceSpec};
+use gantry_sandbox::{Bind, Limits, Log, Network, Root, Spec, User};
+use rustix::fs::{Mode, OFlags};
+
+use crate::Agent;
+use crate::images::Image;
+use crate::records::Places;
+
+/// Bytes of each of the two segments of a log.
+const SEGMENT: u64 = 8 << 20;
+
+/// Where programs are when an image does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The longest host name that `uname` can say.
+const HOSTNAME_MAX: usize = 64;
+
+/// What a container is called, from inside and outside.
+pub(crate) struct Names {
+    pub(crate) app: AppName,
+    /// `web-1`.
+    pub(crate) short: String,
+    pub(crate) release: String,
+    pub(crate) role: String,
+}
+
+/// Makes the folders of a container, empty, and its specification.
+pub(crate) fn prepare(
+    agent: &Agent,
+    places: &Places,
+    names: &Names,
+    spec: &InstanceSpec,
+    image: &Image,
+    address: Ipv4Addr,
+) -> io::Result<Spec> {
+    let hostname: String = format!("{}.{}", names.short, agent.settings.machine).chars().take(HOSTNAME_MAX).collect();
+    for name in ["upper", "work", "root"] {
+        let folder = places.folder.join(name);
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&folder)?,
+        }
+    }
+    std::fs::create_dir_all(&places.state)?;
+    std::fs::create_dir_all(&places.logs)?;
+    let (hosts, resolv) = (places.folder.join("hosts"), places.folder.join("resolv.conf"));
+    std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{address} {hostname} {}\n", names.short))?;
+    std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
+    let runtime = &image.config.config;
+    let user = user_of(runtime, image)?;
+    let mut binds = vec![
+        Bind { source: hosts, target: "/etc/hosts".into(), writable: false },
+        Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
+    ];
+    for (name, target) in &spec.role.volumes {
+        let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
+        if !source.exists() {
+            std::fs::create_dir_all(&source)?;
+            std::os::unix::fs::chown(&source, Some(user.uid), Some(user.gid))?;
+        }
+        binds.push(Bind { source, target: target.into(), writable: true });
+    }
+    Ok(Spec {
+        state: places.state.clone(),
+        cgroup: places.cgroup.clone(),
+        root: Root {
+            layers: image.layers.clone(),
+            upper: places.folder.join("upper"),
+            work: places.folder.join("work"),
+            mountpoint: places.folder.join("root"),
+        },
+        hostname,
+        args: words(&spec.role.command),
+        env: environment(names, spec, runtime),
+        cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        user,
+        limits: Limits {
+            memory: spec.role.limits.memory.0,
+            milli_cpu: spec.role.limits.cpu.0,
+            pids: spec.role.limits.pids,
+        },
+        network: Some(Network {
+            bridge: agent.settings.bridge.clone(),
+            link: format!("gt{:08x}", u32::from(address)),
+            address,
+            prefix: agent.settings.prefix,
+            gateway: agent.settings.gateway,
+        }),
+        binds,
+        log: Log { segments: gantry_relay::segments(&places.logs), limit: SEGMENT },
+        exit: places.folder.join("exit"),
+        init: agent.init.clone(),
+    })
+}
+
+/// Image, role, configuration, and then what Gantry itself says.
+pub(crate) fn environment(names: &Names, spec: &InstanceSpec, runtime: &Runtime) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> =
+        BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), "/app".to_owned())]);
+    let of_image = runtime.env.iter().flatten().filter_map(|pair| pair.split_once('='));
+    env.extend(of_image.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.extend(spec.role.env.clone());
+    env.extend(spec.config.clone());
+    let port = spec.role.port.unwrap_or(DEFAULT_PORT);
+    let own = [
+        ("PORT", port.to_string()),
+        ("GANTRY_APP", names.app.to_string()),
+        ("GANTRY_ROLE", names.role.clone()),
+        ("GANTRY_INSTANCE", names.short.clone()),
+        ("GANTRY_RELEASE", names.release.clone()),
+    ];
+    env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    env.extend(spec.commit.clone().map(|commit| ("REVISION".to_owned(), commit)));
+    // An empty name cannot be set, and an image may hold one.
+    env.into_iter().filter(|(name, value)| !name.is_empty() && !value.contains('\0')).collect()
+}
+
+/// A plain command line replaces the shell that reads it, so that the application is pid 3 and gets its signals.
+fn words(command: &Command) -> Vec<String> {
+    match command {
+        Command::Argv(words) => words.clone(),
+        Command::Shell(line) => {
+            let first = line.split_whitespace().next().unwrap_or_default();
+            let plain = !line.contains([';', '&', '|', '(', ')', '<', '>', '\n', '`', '{', '}'])
+                && !first.contains('=')
+                && !["exec", "cd", "export", "set", ".", "source", "if", "for", "while", "case", "!"].contains(&first);
+            let line = if plain { format!("exec {line}") } else { line.clone() };
+            vec!["/bin/sh".to_owned(), "-c".to_owned(), line]
+        }
+    }
+}
+
+/// `uid`, `uid:gid`, or names of the image's own `/etc/passwd` and `/etc/group`; root if the image says nothing.
+pub(crate) fn user_of(runtime: &Runtime, image: &Image) -> io::Result<User> {
+    let text = runtime.user.as_deref().unwrap_or("0");
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let unknown = |what: &str| io::Error::other(format!("the image's user {text:?}: it has no {what}"));
+    let users = || file_of(image, "etc/passwd");
+    let (uid, own_gid) = match user.parse::<u32>() {
+        Ok(uid) => {
+            (uid, users().lines().find_map(|line| entry(line, 2, user)).and_then(|fields| fields[3].parse().ok()))
+        }
+        Err(_) => {
+            let text = users();
+            let fields = text.lines().find_map(|line| entry(line, 0, user)).ok_or_else(|| unknown("such user"))?;
+            (fields[2].parse().map_err(|_| unknown("such user"))?, fields[3].parse().ok())
+        }
+    };
+    let gid = match group {
+        None | Some("") => own_gid.unwrap_or(uid),
+        Some(group) => match group.parse() {
+            Ok(gid) => gid,
+            Err(_) => {
+                let text = file_of(image, "etc/group");
+                let fields =
+                    text.lines().find_map(|line| entry(line, 0, group)).ok_or_else(|| unknown("such group"))?;
+                fields[2].parse().map_err(|_| unknown("such group"))?
+            }
+        },
+    };
+    // The highest number means "unchanged" to the kernel: an image must not keep root that way.
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(unknown("such user"));
+    }
+    Ok(User { uid, gid })
+}
+
+/// The fields of a line of passwd or group whose field `at` is `wanted`.
+fn entry<'a>(line: &'a str, at: usize, wanted: &str) -> Option<Vec<&'a str>> {
+    let fields: Vec<&str> = line.split(':').collect();
+    (fields.len() >= 4 && fields[at] == wanted).then_some(fields)
+}
+
+/// A small file of the image's, from the topmost layer that has it; a layer is foreign, so never followed out of it.
+fn file_of(image: &Image, path: &str) -> String {
+    use std::io::Read;
+    let open = |layer: &Path| -> Option<OwnedFd> {
+        let root = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        rooted::open(&root, Path::new(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()
+    };
+    let mut text = String::new();
+    if let Some(file) = image.layers.iter().find_map(|layer| open(layer)) {
+        let _ = std::fs::File::from(file).take(1 << 20).read_to_string(&mut text);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(line: &str) -> String {
+        words(&Command::Shell(line.to_owned())).pop().expect("a line")
+    }
+
+    #[test]
+    fn a_plain_command_replaces_its_shell() {
+        assert_eq!(shell("unicorn -p $PORT"), "exec unicorn -p $PORT");
+        for compound in ["cd x && run", "A=b run", "a; b", "exec run", "a | b"] {
+            assert_eq!(shell(compound), compound);
+        }
+    }
+}

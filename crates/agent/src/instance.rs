@@ -1,0 +1,372 @@
+//! One instance, from its image to its removal: a task that owns it.
+//!
+//! ```text
+//!            ┌──────────────── backoff ────────────────┐
+//!            ▼                                         │
+//! preparing ─► starting ─► ready ◄─► unhealthy ─► exited / failed
+//!     └────────────┴─────────┴───────────┴─────────────┴─► stopping ─► gone
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_model::{Assignment, Exit, Goal, InstanceId, ObservedInstance, Phase, Probe};
+use gantry_relay::Tail;
+use gantry_sandbox::{Container, ExitRecord, launch};
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::container::{self, Names};
+use crate::health::{Check, settle};
+use crate::records::{Places, Record};
+use crate::status::{fresh, now};
+use crate::{Agent, images};
+
+/// Pauses before an instance is started again.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// One that lived this long begins with the shortest pause again.
+const STEADY: Duration = Duration::from_secs(600);
+
+/// Lines of output kept with an exit.
+const TAIL: usize = 20;
+
+/// What the supervisor tells an instance's task. None: it is in no plan any more.
+pub(crate) type Wanted = Option<Assignment>;
+
+/// The task of one instance.
+pub(crate) struct Instance {
+    agent: Arc<Agent>,
+    id: InstanceId,
+    wanted: watch::Receiver<Wanted>,
+    places: Places,
+    record: Record,
+    status: ObservedInstance,
+    backoff: Duration,
+}
+
+/// Why watching a container ended.
+enum Watched {
+    Ended,
+    ToStop,
+    Unhealthy,
+}
+
+impl Instance {
+    /// Takes an instance on: its record is written, its status on the board.
+    pub(crate) fn new(agent: &Arc<Agent>, id: InstanceId, wanted: watch::Receiver<Wanted>) -> Result<Self, String> {
+        let places = Places::of(&agent.settings, &id);
+        let record = match (places.read(), &*wanted.borrow()) {
+            (Some(record), _) => record,
+            (None, Some(assignment)) => {
+                let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
+                let record = Record { spec: assignment.spec.clone(), address, ready: false, restarts: 0, exit: None };
+                places.write(&record).map_err(|error| format!("its record cannot be written: {error}"))?;
+                record
+            }
+            // Left half-removed: go on removing.
+            (None, None) => return Err("nothing is known of it".to_owned()),
+        };
+        agent.addresses.take(record.address);
+        let mut status = fresh();
+        status.address = Some(record.address);
+        status.restarts = record.restarts;
+        status.exit.clone_from(&record.exit);
+        let mut instance = Self { agent: Arc::clone(agent), id, wanted, places, record, status, backoff: BACKOFF.0 };
+        let phase = match (instance.adopt(), instance.record.ready) {
+            (Some(container), true) if container.is_running() => Phase::Ready,
+            (Some(container), false) if container.is_running() => Phase::Starting,
+            _ if instance.is_over() => Phase::Exited,
+            _ => Phase::Preparing,
+        };
+        instance.enter(phase);
+        Ok(instance)
+    }
+
+    fn adopt(&self) -> Option<Container> {
+        Container::adopt(&self.places.state, &self.places.cgroup)
+    }
+
+    /// It runs once, and did.
+    fn is_over(&self) -> bool {
+        self.record.spec.once && self.record.exit.is_some()
+    }
+
+    fn goal(&self) -> Goal {
+        self.wanted.borrow().as_ref().map_or(Goal::Stop, |assignment| assignment.goal)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if self.status.phase != phase {
+            self.status.since = now();
+        }
+        self.status.phase = phase;
+        self.agent.status.set(&self.id, self.status.clone());
+    }
+
+    fn keep_record(&self) {
+        if let Err(error) = self.places.write(&self.record) {
+            tracing::error!(instance = %self.id, %error, "its record cannot be written");
+        }
+    }
+
+    /// Lives until the instance is gone.
+    pub(crate) async fn run(mut self) {
+        let mut container = self.adopt();
+        while self.goal() != Goal::Stop {
+            if self.is_over() {
+                self.enter(Phase::Exited);
+                self.changed().await;
+                continue;
+            }
+            let running = match container.take() {
+                Some(container) => container,
+                None => match self.start().await {
+                    Ok(container) => container,
+                    Err(message) => {
+                        tracing::warn!(instance = %self.id, message, "cannot be started");
+                        self.status.failure = Some(message);
+                        self.enter(Phase::Failed);
+                        self.pause().await;
+                        continue;
+                    }
+                },
+            };
+            let begun = Instant::now();
+            match self.watch(&running).await {
+                Watched::ToStop => container = Some(running),
+                Watched::Ended => {
+                    self.ended(&running).await;
+                    self.after(begun).await;
+                }
+                Watched::Unhealthy => {
+                    // Out of rotation first: routers are told by this status.
+                    self.stop(&running).await;
+                    self.ended(&running).await;
+                    self.after(begun).await;
+                }
+            }
+        }
+        self.remove(container).await;
+    }
+
+    /// Waits for another goal.
+    async fn changed(&mut self) {
+        if self.wanted.changed().await.is_err() {
+            // The agent is ending.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn pause(&mut self) {
+        let pause = self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        let wanted = &mut self.wanted;
+        let stopped = async {
+            loop {
+                if wanted.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                if wanted.borrow().as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(pause, stopped).await;
+    }
+
+    async fn after(&mut self, begun: Instant) {
+        if self.is_over() {
+            return;
+        }
+        if begun.elapsed() >= STEADY {
+            self.backoff = BACKOFF.0;
+        }
+        self.pause().await;
+        if self.goal() != Goal::Stop {
+            self.status.restarts += 1;
+            self.record.restarts = self.status.restarts;
+            self.keep_record();
+        }
+    }
+
+    async fn start(&mut self) -> Result<Container, String> {
+        self.status.probe = None;
+        self.status.failure = None;
+        self.enter(Phase::Preparing);
+        let image = images::fetch(&self.agent, &self.id.app, &self.record.spec.image).await?;
+        let names = Names {
+            app: self.id.app.clone(),
+            short: self.id.short(),
+            release: self.id.release.to_string(),
+            role: self.id.role.to_string(),
+        };
+        let (agent, places, spec, address) =
+            (Arc::clone(&self.agent), self.places.clone(), self.record.spec.clone(), self.record.address);
+        // What ran before under this name is gone for good, or this one does not begin.
+        if let Some(old) = self.adopt() {
+            old.destroy().await.map_err(|error| error.to_string())?;
+        }
+        let spec =
+            tokio::task::spawn_blocking(move || container::prepare(&agent, &places, &names, &spec, &image, address))
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())?;
+        let container = launch(&spec).await.map_err(|error| error.to_string())?;
+        self.enter(Phase::Starting);
+        Ok(container)
+    }
+
+    /// Checks the container until it ends, is to stop, or fails too often.
+    async fn watch(&mut self, container: &Container) -> Watched {
+        let role = self.record.spec.role.clone();
+        let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
+        let started = Instant::now();
+        let mut failures = 0;
+        // An adopted one that was ready is looked at after its usual pause, a new one at once.
+        let mut pause = if self.record.ready { seconds(role.health.watch) } else { Duration::from_millis(20) };
+        loop {
+            tokio::select! {
+                () = container.ended() => return Watched::Ended,
+                () = tokio::time::sleep(pause) => {}
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    if self.goal() == Goal::Stop {
+                        return Watched::ToStop;
+                    }
+                    continue;
+                }
+            }
+            if self.record.spec.once {
+                pause = Duration::from_secs(3600);
+                continue;
+            }
+            let check = Check { role: &role, address: self.record.address, pid: container.pid().unwrap_or_default() };
+            let probe = tokio::select! {
+                () = container.ended() => return Watched::Ended,
+                probe = check.probe() => probe,
+            };
+            let settled = started.elapsed() >= settle(&role);
+            if self.judge(probe, settled, &mut failures, role.health.attempts) {
+                return Watched::Unhealthy;
+            }
+            pause = match (self.status.phase, settled) {
+                (Phase::Ready, _) => seconds(role.health.watch),
+                // The first checks come quickly: most programs are ready within a second.
+                (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
+                (_, true) if role.health.path.is_some() && started.elapsed() < Duration::from_secs(2) => {
+                    Duration::from_millis(50)
+                }
+                _ => seconds(role.health.interval),
+            };
+        }
+    }
+
+    /// Takes a check's outcome; whether the instance has failed too often.
+    fn judge(&mut self, probe: Option<Probe>, settled: bool, failures: &mut u32, attempts: u32) -> bool {
+        match probe {
+            None if settled => {
+                *failures = 0;
+                self.status.probe = None;
+                if !self.record.ready {
+                    self.record.ready = true;
+                    self.keep_record();
+                }
+                self.enter(Phase::Ready);
+            }
+            None => {}
+            Some(probe) if self.record.ready => {
+                *failures += 1;
+                self.status.probe = Some(probe);
+                let phase = if *failures >= attempts { Phase::Unhealthy } else { self.status.phase };
+                self.enter(phase);
+                return *failures >= attempts;
+            }
+            Some(probe) => {
+                self.status.probe = Some(probe);
+                self.enter(Phase::Starting);
+            }
+        }
+        false
+    }
+
+    /// Asks for orderly shutdown, waits, and ends what is left.
+    async fn stop(&mut self, container: &Container) {
+        let role = &self.record.spec.role;
+        if let Err(error) = container.signal(signal_of(role.stop_signal)) {
+            tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
+        }
+        let patience = Duration::from_secs(u64::from(role.stop_timeout.0));
+        let _ = tokio::time::timeout(patience, container.ended()).await;
+    }
+
+    /// Notes how it ended, and clears what is left of it.
+    async fn ended(&mut self, container: &Container) {
+        let usage = container.usage();
+        loop {
+            match container.destroy().await {
+                Ok(()) => break,
+                Err(error) => {
+                    // Kernel and runtime disagree: told, tried again, and in nobody else's way.
+                    tracing::error!(instance = %self.id, %error, "cannot be removed; trying again");
+                    self.status.failure = Some(error.to_string());
+                    self.enter(Phase::Failed);
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            }
+        }
+        let record = ExitRecord::read(&self.places.folder.join("exit"));
+        let _ = std::fs::remove_file(self.places.folder.join("exit"));
+        let tail = last_lines(&self.places);
+        let by_limit = usage.oom_kills > 0 && record.as_ref().is_none_or(|record| record.code != Some(0));
+        let exit = Exit {
+            code: record.as_ref().and_then(|record| record.code),
+            signal: record.as_ref().and_then(|record| record.signal),
+            out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
+            at: now(),
+            tail,
+        };
+        self.record.ready = false;
+        self.record.exit = Some(exit.clone());
+        self.keep_record();
+        self.status.exit = Some(exit);
+        self.enter(Phase::Exited);
+    }
+
+    async fn remove(mut self, container: Option<Container>) {
+        if let Some(container) = container.or_else(|| self.adopt()) {
+            self.enter(Phase::Stopping);
+            self.stop(&container).await;
+            self.ended(&container).await;
+            self.enter(Phase::Stopping);
+        }
+        while let Err(error) = self.places.remove() {
+            tracing::error!(instance = %self.id, %error, "its folder cannot be removed; trying again");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        self.agent.addresses.release(self.record.address);
+        self.agent.status.remove(&self.id);
+    }
+}
+
+/// The last lines of an instance's output.
+fn last_lines(places: &Places) -> Vec<String> {
+    let mut lines = Tail::new(gantry_relay::segments(&places.logs)).fresh();
+    lines.split_off(lines.len().saturating_sub(TAIL)).into_iter().map(|line| line.text).collect()
+}
+
+fn signal_of(signal: gantry_model::role::Signal) -> Signal {
+    use gantry_model::role::Signal as Asked;
+    match signal {
+        Asked::Term => Signal::TERM,
+        Asked::Quit => Signal::QUIT,
+        Asked::Int => Signal::INT,
+        Asked::Hup => Signal::HUP,
+        Asked::Usr1 => Signal::USR1,
+        Asked::Usr2 => Signal::USR2,
+        Asked::Winch => Signal::WINCH,
+    }
+}

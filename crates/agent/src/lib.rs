@@ -1,0 +1,129 @@
+//! The agent: makes this machine match its part of the plan, and checks health.
+//!
+//! ```text
+//! plan (long poll, last one on disk) ─► supervisor ─► one task per instance ─► sandbox
+//!                                                        │ status
+//! server ◄── report, at each change and every 2 s ◄──────┘
+//! ```
+//! - [`run`]: sets the machine's network up, finds the containers that run, follows the plan. Begin there.
+//! - `supervisor`: which instances there are to be; starts their tasks.
+//! - `instance`: one instance, from its image to its removal.
+//! - `records`: what is kept on disk of an instance, so that any agent finds it again.
+//! - `health`: probes, and what to say when they fail.
+//! - `container`: an instance as a container's specification.
+//! - `images`, `network`, `sessions`: what the tasks need, and what people ask for.
+//!
+//! Containers do not depend on it: it can stop, be killed, or be replaced; the next one finds them. It chooses nothing
+//! that the plan chooses.
+
+mod container;
+mod health;
+mod images;
+mod instance;
+mod listening;
+mod network;
+mod once;
+mod records;
+mod sessions;
+mod status;
+mod supervisor;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_api::Client;
+use gantry_image::Layers;
+use gantry_model::MachineName;
+
+pub use network::take_down;
+
+/// The agent's settings, complete.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This machine.
+    pub machine: MachineName,
+    /// Where layers, logs, volumes and records are.
+    pub data: PathBuf,
+    /// What a reboot empties.
+    pub run: PathBuf,
+    /// The control group that everything of Gantry's is in.
+    pub cgroup: String,
+    /// The machine's bridge.
+    pub bridge: String,
+    /// Its address: gateway and name server of every container.
+    pub gateway: Ipv4Addr,
+    /// The prefix length of its network.
+    pub prefix: u8,
+}
+
+/// Everything that a task may need.
+pub(crate) struct Agent {
+    pub(crate) settings: Settings,
+    pub(crate) client: Client,
+    pub(crate) layers: Layers,
+    pub(crate) init: PathBuf,
+    pub(crate) status: status::Board,
+    pub(crate) addresses: network::Addresses,
+}
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A folder or file of the agent's.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The machine's network.
+    #[error("the machine's network cannot be set up: {0}")]
+    Network(String),
+    /// The unpacked layers.
+    #[error(transparent)]
+    Layers(#[from] gantry_image::LayersError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] gantry_sandbox::SandboxError),
+}
+
+/// Runs the agent until `shutdown`. Containers run on.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(
+    settings: Settings,
+    client: Client,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
+    for folder in [&settings.data, &settings.run] {
+        std::fs::create_dir_all(folder).map_err(|source| AgentError::File {
+            action: "make",
+            path: folder.clone(),
+            source,
+        })?;
+    }
+    network::set_up(&settings).await?;
+    let agent = Arc::new(Agent {
+        client,
+        layers: Layers::in_folder(&settings.data.join("layers"))?,
+        init: gantry_sandbox::install_init(&settings.data.join("init"))?,
+        status: status::Board::default(),
+        addresses: network::Addresses::new(settings.gateway, settings.prefix),
+        settings,
+    });
+    tracing::info!(machine = %agent.settings.machine, "the agent runs");
+    let mut supervisor = supervisor::Supervisor::new(Arc::clone(&agent));
+    supervisor.adopt().await;
+    tokio::select! {
+        () = supervisor.follow() => {}
+        () = status::report(&agent) => {}
+        () = sessions::serve(&agent) => {}
+        () = shutdown => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Where a container's processes listen, from its own `/proc/<pid>/net/tcp`: what a failed check is explained with.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The kernel's number for a listening socket (`TCP_LISTEN`).
+const LISTEN: &str = "0A";
+
+/// Every address and port that is listened on in the network namespace of `pid`.
+pub(crate) fn listening(pid: i32) -> Vec<(IpAddr, u16)> {
+    ["tcp", "tcp6"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).ok())
+        .flat_map(|text| text.lines().skip(1).filter_map(socket).collect::<Vec<_>>())
+        .collect()
+}
+
+fn socket(line: &str) -> Option<(IpAddr, u16)> {
+    let mut fields = line.split_ascii_whitespace();
+    let local = fields.nth(1)?;
+    if fields.nth(1)? != LISTEN {
+        return None;
+    }
+    let (address, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    // 32-bit words in the machine's order.
+    let words: Option<Vec<u32>> = (0..address.len() / 8)
+        .map(|n| u32::from_str_radix(&address[n * 8..n * 8 + 8], 16).ok().map(u32::from_le))
+        .collect();
+    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let address = match bytes.len() {
+        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => return None,
+    };
+    Some((address, port))
+}
+
+/// What to say when nothing accepts on `port`.
+pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
+    let on_port: Vec<_> = sockets.iter().filter(|(_, other)| *other == port).collect();
+    if !on_port.is_empty() && on_port.iter().all(|(address, _)| address.is_loopback()) {
+        return format!("connection refused: it listens on {}:{port} alone; make it bind 0.0.0.0", on_port[0].0);
+    }
+    let mut others: Vec<u16> = sockets.iter().map(|(_, port)| *port).collect();
+    others.sort_unstable();
+    others.dedup();
+    match others.as_slice() {
+        [] => format!("connection refused: it listens on no port yet; it is asked to listen on $PORT, {port}"),
+        _ => {
+            let others: Vec<String> = others.iter().map(u16::to_string).collect();
+            format!("connection refused: it listens on port {}, not on $PORT, {port}", others.join(" and "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0";
+        assert_eq!(socket(line), Some((IpAddr::from([127, 0, 0, 1]), 8080)));
+        let line = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0";
+        assert_eq!(socket(line), Some((IpAddr::from(Ipv6Addr::LOCALHOST), 80)));
+        assert_eq!(socket("   0: 0100007F:1F90 00000000:0000 01 0"), None);
+        assert_eq!(socket("nonsense"), None);
+    }
+
+    #[test]
+    fn the_true_cause_is_named() {
+        let at = |port| (IpAddr::from([127, 0, 0, 1]), port);
+        assert!(explain(&[at(8080)], 8080).contains("bind 0.0.0.0"));
+        assert!(explain(&[at(3000)], 8080).contains("port 3000, not on $PORT, 8080"));
+        assert!(explain(&[], 8080).contains("no port yet"));
+    }
+}

@@ -1,0 +1,122 @@
+//! The machine's network: a bridge, addresses on it, and a way out through a table of our own in nftables.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+
+use gantry_linux::network::{ensure_bridge, remove_link};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::{AgentError, Settings};
+
+/// Addresses at the top of the network that instances are not given: builds have theirs there.
+const RESERVED: u32 = 256;
+
+/// The bridge, forwarding and the table are there. Done again it changes nothing.
+pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
+    let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
+    ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await.map_err(|error| failed(&error))?;
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
+    nft(&rules(settings)).await
+}
+
+/// The whole table, replaced in one transaction.
+fn rules(settings: &Settings) -> String {
+    let Settings { bridge, gateway, prefix, .. } = settings;
+    let mask = u32::MAX << (32 - u32::from(*prefix));
+    let network = Ipv4Addr::from(u32::from(*gateway) & mask);
+    format!(
+        "table ip {bridge}\ndelete table ip {bridge}\ntable ip {bridge} {{\n\
+         chain out {{\n type nat hook postrouting priority srcnat; policy accept;\n\
+         ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n}}\n"
+    )
+}
+
+/// Takes the machine's network down again.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn take_down(settings: &Settings) -> Result<(), AgentError> {
+    let bridge = &settings.bridge;
+    nft(&format!("table ip {bridge}\ndelete table ip {bridge}\n")).await?;
+    remove_link(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
+}
+
+async fn nft(rules: &str) -> Result<(), AgentError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        AgentError::Network(format!("nft cannot be run: {error}; install it (apt-get install nftables)"))
+    };
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(rules.as_bytes()).await.map_err(|error| failed(&error))?;
+    }
+    let output = child.wait_with_output().await.map_err(|error| failed(&error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(AgentError::Network(format!("nft refused the rules: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+/// The addresses that are given out.
+pub(crate) struct Addresses {
+    first: u32,
+    last: u32,
+    used: Mutex<BTreeSet<u32>>,
+}
+
+impl Addresses {
+    pub(crate) fn new(gateway: Ipv4Addr, prefix: u8) -> Self {
+        let hosts = (1u32 << (32 - u32::from(prefix))) - 1;
+        let gateway = u32::from(gateway);
+        let last = (gateway | hosts) - 1;
+        Self { first: gateway + 1, last: last.saturating_sub(RESERVED.min(hosts / 2)), used: Mutex::default() }
+    }
+
+    /// This one is in use already.
+    pub(crate) fn take(&self, address: Ipv4Addr) {
+        self.lock().insert(u32::from(address));
+    }
+
+    /// The lowest that is free.
+    pub(crate) fn give(&self) -> Option<Ipv4Addr> {
+        let mut used = self.lock();
+        let address = (self.first..=self.last).find(|address| !used.contains(address))?;
+        used.insert(address);
+        Some(Ipv4Addr::from(address))
+    }
+
+    /// It is free again.
+    pub(crate) fn release(&self, address: Ipv4Addr) {
+        self.lock().remove(&u32::from(address));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_given_once() {
+        let addresses = Addresses::new(Ipv4Addr::new(10, 83, 0, 1), 16);
+        addresses.take(Ipv4Addr::new(10, 83, 0, 2));
+        assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 3)));
+        addresses.release(Ipv4Addr::new(10, 83, 0, 2));
+        assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        let small = Addresses::new(Ipv4Addr::new(10, 0, 0, 1), 29);
+        let all: Vec<_> = std::iter::from_fn(|| small.give()).collect();
+        assert!(all.len() <= 4 && !all.contains(&Ipv4Addr::new(10, 0, 0, 7)), "{all:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! One-off containers: `gantry run`. The container idles, the command is run in it as `exec` does, and goes with it.
+
+use std::sync::Arc;
+
+use gantry_model::{AppName, InstanceSpec, ReleaseNumber};
+use gantry_sandbox::{Container, ExecSpec, launch};
+
+use crate::container::{self, Names};
+use crate::records::Places;
+use crate::{Agent, images};
+
+/// A one-off container that runs.
+pub(crate) struct Once {
+    agent: Arc<Agent>,
+    places: Places,
+    address: std::net::Ipv4Addr,
+    pub(crate) container: Container,
+    /// What an exec in it is made of.
+    pub(crate) exec: ExecSpec,
+}
+
+impl Once {
+    pub(crate) async fn start(
+        agent: &Arc<Agent>,
+        app: AppName,
+        release: ReleaseNumber,
+        mut spec: InstanceSpec,
+        command: Vec<String>,
+        terminal: bool,
+    ) -> Result<Self, String> {
+        let name = format!("run-{app}-{:08x}", rand::random::<u32>());
+        let places = Places::named(&agent.settings, &name, agent.settings.data.join("containers").join(&name));
+        let image = images::fetch(agent, &app, &spec.image).await?;
+        let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
+        let names = Names { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
+        spec.role.command = gantry_model::Command::Argv(Vec::new());
+        let runtime = image.config.config.clone();
+        let env = container::environment(&names, &spec, &runtime);
+        let made = container::prepare(agent, &places, &names, &spec, &image, address);
+        let started = match made {
+            Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match started {
+            Ok((container, made)) => {
+                let exec =
+                    ExecSpec { cgroup: made.cgroup, args: command, env, cwd: made.cwd, user: made.user, terminal };
+                Ok(Self { agent: Arc::clone(agent), places, address, container, exec })
+            }
+            Err(error) => {
+                let _ = places.remove();
+                agent.addresses.release(address);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn end(self) {
+        if let Err(error) = self.container.destroy().await {
+            tracing::error!(%error, "a one-off container cannot be removed; the next agent tries again");
+            return;
+        }
+        let _ = self.places.remove();
+        self.agent.addresses.release(self.address);
+    }
+}

@@ -1,0 +1,130 @@
+//! What is kept on disk of an instance. Written before it matters: whatever process dies, the next one knows what there
+//! is and what was done already.
+
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Settings;
+
+/// One instance's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) spec: InstanceSpec,
+    /// Kept across restarts, so that routers need not be told of them.
+    pub(crate) address: Ipv4Addr,
+    /// It has passed its checks since it was last started.
+    pub(crate) ready: bool,
+    pub(crate) restarts: u32,
+    /// How it ended; of one that runs once this is its result.
+    pub(crate) exit: Option<Exit>,
+}
+
+/// An instance's folders and files.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// Its record and its container's root.
+    pub(crate) folder: PathBuf,
+    /// What a reboot takes with it.
+    pub(crate) state: PathBuf,
+    /// Its output, kept after it is gone.
+    pub(crate) logs: PathBuf,
+    /// Its control group.
+    pub(crate) cgroup: String,
+}
+
+impl Places {
+    pub(crate) fn of(settings: &Settings, id: &InstanceId) -> Self {
+        Self::named(settings, &id.to_string(), settings.data.join("logs").join(id.app.as_str()).join(id.to_string()))
+    }
+
+    /// Of a container that is no instance: a one-off.
+    pub(crate) fn named(settings: &Settings, name: &str, logs: PathBuf) -> Self {
+        Self {
+            folder: settings.data.join("containers").join(name),
+            state: settings.run.join("containers").join(name),
+            logs,
+            cgroup: format!("{}/{name}", settings.cgroup),
+        }
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.join("instance.json")
+    }
+
+    pub(crate) fn read(&self) -> Option<Record> {
+        read(&self.record())
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        write(&self.record(), record)
+    }
+
+    /// Everything but the logs.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for folder in [&self.state, &self.folder] {
+            match std::fs::remove_dir_all(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every instance of which there is something on disk.
+pub(crate) fn all(settings: &Settings) -> Vec<InstanceId> {
+    let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| InstanceId::parse(entry.file_name().to_str()?)).collect()
+}
+
+/// Everything in the folder of containers that is no instance: one-offs whose agent died.
+pub(crate) fn others(settings: &Settings) -> Vec<String> {
+    let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| InstanceId::parse(name).is_none()).collect()
+}
+
+fn plan_path(settings: &Settings) -> PathBuf {
+    settings.data.join("plan.json")
+}
+
+/// The last plan that was taken on.
+pub(crate) fn read_plan(settings: &Settings) -> Option<MachinePlan> {
+    read(&plan_path(settings))
+}
+
+/// Keeps a plan, so that losing the server changes nothing.
+pub(crate) fn write_plan(settings: &Settings, plan: &MachinePlan) -> io::Result<()> {
+    write(&plan_path(settings), plan)
+}
+
+/// The generation of a plan that may not be there.
+pub(crate) fn generation(plan: Option<&MachinePlan>) -> Option<Generation> {
+    plan.map(|plan| plan.generation)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let text = std::fs::read(path).ok()?;
+    match serde_json::from_slice(&text) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "a record cannot be read and is passed over");
+            None
+        }
+    }
+}
+
+/// Whole or not at all, and durable.
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_data()?;
+    std::fs::rename(fresh, path)
+}

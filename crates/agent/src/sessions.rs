@@ -1,0 +1,256 @@
+//! Sessions that people asked for: exec, run, logs. The agent calls the server back for each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Session;
+use gantry_api::frame::Frame;
+use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_model::InstanceId;
+use gantry_relay::Tail;
+use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use crate::container::{self, Names};
+use crate::once::Once;
+use crate::records::Places;
+use crate::{Agent, images};
+
+/// Between two questions to a server that does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a followed log is looked at.
+const PEEK: Duration = Duration::from_millis(100);
+
+/// Asks for sessions, for ever.
+pub(crate) async fn serve(agent: &Arc<Agent>) {
+    let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
+    loop {
+        match agent.client.get::<Option<SessionRequest>>(&path).await {
+            Ok(Some(request)) => drop(tokio::spawn(open(Arc::clone(agent), request))),
+            Ok(None) => {}
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn open(agent: Arc<Agent>, request: SessionRequest) {
+    let path = format!("/internal/v1/sessions/{}", request.id);
+    let Ok(session) = agent.client.session(&path, &()).await else {
+        return;
+    };
+    let (reader, mut writer) = tokio::io::split(session);
+    let result = match request.what {
+        SessionKind::Exec { instance, command, terminal } => {
+            in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
+        }
+        SessionKind::Run { app, release, spec, command, terminal } => {
+            match Once::start(&agent, app, release, *spec, command, terminal).await {
+                Ok(once) => {
+                    let result = process(&once.container, once.exec.clone(), reader, &mut writer).await;
+                    once.end().await;
+                    result
+                }
+                Err(message) => Err(message),
+            }
+        }
+        SessionKind::Logs(query) => logs(&agent, &query, reader, &mut writer).await,
+    };
+    let last = match result {
+        Ok(status) => Frame::Exit(status),
+        Err(message) => Frame::Failed(message),
+    };
+    let _ = last.write(&mut writer).await;
+    let _ = writer.shutdown().await;
+}
+
+async fn in_instance(
+    agent: &Arc<Agent>,
+    id: &InstanceId,
+    command: Vec<String>,
+    terminal: bool,
+    reader: ReadHalf<Session>,
+    writer: &mut WriteHalf<Session>,
+) -> Result<i32, String> {
+    let places = Places::of(&agent.settings, id);
+    let gone = || format!("{id} does not run on this machine");
+    let record = places.read().ok_or_else(gone)?;
+    let container = Container::adopt(&places.state, &places.cgroup).ok_or_else(gone)?;
+    let image = images::fetch(agent, &id.app, &record.spec.image).await?;
+    let runtime = &image.config.config;
+    let names =
+        Names { app: id.app.clone(), short: id.short(), release: id.release.to_string(), role: id.role.to_string() };
+    let spec = ExecSpec {
+        cgroup: places.cgroup.clone(),
+        args: command,
+        env: container::environment(&names, &record.spec, runtime),
+        cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        user: container::user_of(runtime, &image).map_err(|error| error.to_string())?,
+        terminal,
+    };
+    process(&container, spec, reader, writer).await
+}
+
+/// Runs a process and carries its streams.
+async fn process(
+    container: &Container,
+    mut spec: ExecSpec,
+    reader: ReadHalf<Session>,
+    writer: &mut WriteHalf<Session>,
+) -> Result<i32, String> {
+    if spec.terminal {
+        spec.env.push(("TERM".to_owned(), "xterm-256color".to_owned()));
+    }
+    let terminal = spec.terminal;
+    let mut session = exec(container, spec).await.map_err(|error| error.to_string())?;
+    let descriptors = std::mem::take(&mut session.descriptors);
+    let streams = Streams::new(descriptors, terminal).map_err(|error| error.to_string())?;
+    carry(streams, session, reader, writer).await
+}
+
+/// A stream of the process's, and the frames that it becomes.
+type Outlet = (File, fn(Vec<u8>) -> Frame);
+
+struct Streams {
+    input: File,
+    /// The terminal, to set its size.
+    terminal: Option<OwnedFd>,
+    outputs: Vec<Outlet>,
+}
+
+impl Streams {
+    fn new(descriptors: Vec<OwnedFd>, terminal: bool) -> io::Result<Self> {
+        let file = |descriptor: OwnedFd| File::from_std(std::fs::File::from(descriptor));
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(|| io::Error::other("a stream is missing"));
+        let first = next()?;
+        if terminal {
+            let outputs: Vec<Outlet> = vec![(file(first.try_clone()?), Frame::Output)];
+            return Ok(Self { input: file(first.try_clone()?), terminal: Some(first), outputs });
+        }
+        let outputs: Vec<Outlet> = vec![(file(next()?), Frame::Output), (file(next()?), Frame::Error)];
+        Ok(Self { input: file(first), terminal: None, outputs })
+    }
+}
+
+async fn carry(
+    streams: Streams,
+    mut session: ExecSession,
+    mut reader: ReadHalf<Session>,
+    writer: &mut WriteHalf<Session>,
+) -> Result<i32, String> {
+    let (sender, mut frames) = mpsc::channel::<Frame>(16);
+    for (mut file, frame) in streams.outputs {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 32 << 10];
+            // A terminal's end reads EIO once the other side is gone.
+            while let Ok(count @ 1..) = file.read(&mut buffer).await {
+                if sender.send(frame(buffer[..count].to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let (terminal, mut input) = (streams.terminal, Some(streams.input));
+    let inward = async {
+        while let Ok(Some(frame)) = Frame::read(&mut reader).await {
+            match (frame, &mut input) {
+                (Frame::Input(bytes), Some(file)) => {
+                    let written = file.write_all(&bytes).await.is_ok() && file.flush().await.is_ok();
+                    input = input.filter(|_| written);
+                }
+                (Frame::InputEnd, _) => input = None,
+                (Frame::Size(columns, rows), _) => {
+                    if let Some(terminal) = &terminal {
+                        let size =
+                            rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                        let _ = rustix::termios::tcsetwinsize(terminal, size);
+                    }
+                }
+                _ => {}
+            }
+        }
+    };
+    let outward = async {
+        while let Some(frame) = frames.recv().await {
+            frame.write(writer).await.map_err(|error| error.to_string())?;
+        }
+        Ok::<(), String>(())
+    };
+    tokio::select! {
+        // Whoever looked on went away: the process is ended with its launcher.
+        () = inward => Err("the connection ended".to_owned()),
+        result = outward => {
+            result?;
+            match session.outcome().await {
+                ExecOutcome::Exited(status) => Ok(status),
+                ExecOutcome::Failed(message) => Err(message),
+            }
+        }
+    }
+}
+
+async fn logs(
+    agent: &Arc<Agent>,
+    query: &LogQuery,
+    mut reader: ReadHalf<Session>,
+    writer: &mut WriteHalf<Session>,
+) -> Result<i32, String> {
+    let mut tails = BTreeMap::new();
+    let mut first = true;
+    loop {
+        let mut lines = gather(agent, query, &mut tails);
+        if first && let Some(wanted) = query.lines {
+            lines.drain(..lines.len().saturating_sub(wanted));
+        }
+        first = false;
+        for line in lines {
+            let mut text = serde_json::to_vec(&line).map_err(|error| error.to_string())?;
+            text.push(b'\n');
+            Frame::Output(text).write(writer).await.map_err(|error| error.to_string())?;
+        }
+        if !query.follow {
+            return Ok(0);
+        }
+        if tokio::time::timeout(PEEK, Frame::read(&mut reader)).await.is_ok() {
+            return Ok(0);
+        }
+    }
+}
+
+/// What came since the last call, of every instance that is meant, in the order of time.
+fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail>) -> Vec<LogLine> {
+    let Some(app) = &query.app else {
+        return Vec::new();
+    };
+    let folder = agent.settings.data.join("logs").join(app.as_str());
+    let ids = std::fs::read_dir(&folder).into_iter().flatten().flatten().filter_map(|entry| {
+        let id = InstanceId::parse(entry.file_name().to_str()?)?;
+        query.role.as_ref().is_none_or(|role| *role == id.role).then_some(id)
+    });
+    let mut lines: Vec<LogLine> = Vec::new();
+    for id in ids {
+        let tail =
+            tails.entry(id.clone()).or_insert_with(|| Tail::new(gantry_relay::segments(&folder.join(id.to_string()))));
+        let wanted = |line: &gantry_relay::Line| {
+            query.since.is_none_or(|since| line.at >= since)
+                && query.grep.as_ref().is_none_or(|text| line.text.contains(text.as_str()))
+        };
+        let fresh = tail.fresh().into_iter().filter(wanted);
+        lines.extend(fresh.map(|line| LogLine {
+            at: line.at,
+            instance: id.clone(),
+            error: line.error,
+            text: line.text,
+        }));
+    }
+    lines.sort_by_key(|line| line.at);
+    lines
+}

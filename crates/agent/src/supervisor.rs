@@ -1,0 +1,148 @@
+//! Which instances there are to be: follows the plan and keeps a task for each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::types::PlanAnswer;
+use gantry_linux::cgroup::Cgroup;
+use gantry_model::{InstanceId, MachinePlan};
+use gantry_sandbox::Container;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::Agent;
+use crate::instance::{Instance, Wanted};
+use crate::records::{self, Places};
+
+/// Between two questions to a server that does not answer.
+const RETRY: Duration = Duration::from_millis(250);
+
+struct Task {
+    wanted: watch::Sender<Wanted>,
+    handle: JoinHandle<()>,
+}
+
+/// The tasks of all instances.
+pub(crate) struct Supervisor {
+    agent: Arc<Agent>,
+    plan: Option<MachinePlan>,
+    tasks: BTreeMap<InstanceId, Task>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, plan: None, tasks: BTreeMap::new() }
+    }
+
+    /// Takes up what the agent before left: its plan, its instances, and what nobody knows of.
+    pub(crate) async fn adopt(&mut self) {
+        self.plan = records::read_plan(&self.agent.settings);
+        for name in records::others(&self.agent.settings) {
+            self.clear(&name).await;
+        }
+        // Addresses first, so that a new instance is not given one that is in use.
+        let known = records::all(&self.agent.settings);
+        for id in &known {
+            if let Some(record) = Places::of(&self.agent.settings, id).read() {
+                self.agent.addresses.take(record.address);
+            }
+        }
+        if let Some(plan) = self.plan.clone() {
+            for id in known.iter().filter(|id| !plan.instances.contains_key(*id)) {
+                self.ensure(id, None);
+            }
+            self.apply(&plan);
+        }
+    }
+
+    /// Removes a container that is no instance.
+    async fn clear(&self, name: &str) {
+        let places = Places::named(&self.agent.settings, name, self.agent.settings.data.join("logs"));
+        if let Some(container) = Container::adopt(&places.state, &places.cgroup)
+            && let Err(error) = container.destroy().await
+        {
+            tracing::error!(name, %error, "a container that was left over cannot be removed");
+            return;
+        }
+        let _ = Cgroup::named(&places.cgroup).remove();
+        let _ = places.remove();
+    }
+
+    /// Follows the plan for ever. A server that is away, or says nothing, changes nothing.
+    pub(crate) async fn follow(&mut self) {
+        let machine = self.agent.settings.machine.clone();
+        loop {
+            let after = match records::generation(self.plan.as_ref()) {
+                Some(generation) => format!("?after={}", generation.0),
+                None => String::new(),
+            };
+            let path = format!("/internal/v1/machines/{machine}/plan{after}");
+            match self.agent.client.get::<PlanAnswer>(&path).await {
+                Ok(Some(plan)) => self.take_on(plan).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "no plan");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn take_on(&mut self, plan: MachinePlan) {
+        if records::generation(self.plan.as_ref()).is_some_and(|known| plan.generation <= known) {
+            return;
+        }
+        if let Err(error) = records::write_plan(&self.agent.settings, &plan) {
+            tracing::error!(%error, "the plan cannot be kept on disk and is not taken on");
+            tokio::time::sleep(RETRY).await;
+            return;
+        }
+        self.apply(&plan);
+        self.plan = Some(plan);
+    }
+
+    /// Every instance of the plan has its task, told what is wanted; all others are told that nothing is.
+    fn apply(&mut self, plan: &MachinePlan) {
+        self.tasks.retain(|_, task| !task.handle.is_finished());
+        for (id, assignment) in &plan.instances {
+            self.ensure(id, Some(assignment.clone()));
+        }
+        for (id, task) in &self.tasks {
+            if !plan.instances.contains_key(id) {
+                task.wanted.send_replace(None);
+            }
+        }
+        self.agent.status.taken_on(plan.generation);
+    }
+
+    fn ensure(&mut self, id: &InstanceId, wanted: Wanted) {
+        if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished()) {
+            task.wanted.send_if_modified(|known| {
+                let changed = *known != wanted;
+                known.clone_from(&wanted);
+                changed
+            });
+            return;
+        }
+        // One that is to stop and is not there has stopped.
+        let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
+        if to_stop && Places::of(&self.agent.settings, id).read().is_none() {
+            return;
+        }
+        let (sender, receiver) = watch::channel(wanted);
+        match Instance::new(&self.agent, id.clone(), receiver) {
+            Ok(instance) => {
+                let handle = tokio::spawn(instance.run());
+                self.tasks.insert(id.clone(), Task { wanted: sender, handle });
+            }
+            Err(message) => {
+                tracing::error!(instance = %id, message, "cannot be taken on");
+                let mut status = crate::status::fresh();
+                status.phase = gantry_model::Phase::Failed;
+                status.failure = Some(message);
+                self.agent.status.set(id, status);
+            }
+        }
+    }
+}

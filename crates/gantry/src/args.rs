@@ -1,0 +1,321 @@
+//! The command line.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use gantry_model::{AppName, BaseName, HostName, MachineName, ReleaseNumber, RoleName};
+use gantry_store::Address;
+
+/// An internal cloud on your own Linux machines: push a commit, get a running, routed, replaceable application.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which server is meant.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Remote {
+    /// The server's address
+    #[arg(long, global = true, env = "GANTRY_URL", default_value = "http://127.0.0.1:4680")]
+    pub(crate) url: String,
+    /// A file with a token; GANTRY_TOKEN holds the token itself
+    #[arg(long, global = true, env = "GANTRY_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on this machine: server, agent and router
+    Up(Machine),
+    /// Stop everything of Gantry's on this machine; data stays
+    Down(Machine),
+    /// Run the server alone: API, git door, registry, planner
+    Server(Machine),
+    /// Run the agent alone: this machine's containers
+    Agent(Machine),
+    /// Run the router alone: HTTP and names
+    Router(Machine),
+    /// Show machines, routers, apps and space
+    Status,
+    /// Create, list, show and destroy apps
+    #[command(subcommand)]
+    App(App),
+    /// Deploy an image that is in the registry
+    Deploy {
+        app: AppName,
+        /// `repository:tag`, or `repository@sha256:…`
+        #[arg(long, value_name = "REF")]
+        image: String,
+        /// Stop before promotion, and serve under the release's own name until `promote` or `abort`
+        #[arg(long)]
+        hold: bool,
+    },
+    /// List an app's releases
+    Releases { app: AppName },
+    /// Go back to a release; to the last good one before the current if none is named
+    Rollback { app: AppName, release: Option<ReleaseNumber> },
+    /// Move the traffic to a held release
+    Promote { app: AppName },
+    /// Take a deploy under way back
+    Abort { app: AppName },
+    /// List instances
+    Ps { app: Option<AppName> },
+    /// Set how many copies of a role run: `gantry scale shop web=3 worker=2`
+    Scale {
+        app: AppName,
+        #[arg(required = true, value_parser = count, value_name = "ROLE=COUNT")]
+        counts: Vec<(RoleName, u32)>,
+    },
+    /// Set, get, unset and list configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Show what an app printed
+    Logs {
+        app: AppName,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// At most so many of the newest lines
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+        /// Only what is newer: `90s`, `15m`, `1h`, `2d`
+        #[arg(long, value_parser = age, value_name = "AGE")]
+        since: Option<u64>,
+        /// Only of this role
+        #[arg(short = 'p', long = "role", value_name = "ROLE")]
+        role: Option<RoleName>,
+        /// Only lines with this text
+        #[arg(long, value_name = "TEXT")]
+        grep: Option<String>,
+    },
+    /// Run a command in a running instance
+    Exec {
+        app: AppName,
+        /// `web-1`; the first web instance if none is named
+        #[arg(short, long)]
+        instance: Option<String>,
+        /// The command; `/bin/sh` if none is given
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Run a command in a container of its own, with the current release's image and configuration
+    Run {
+        app: AppName,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Say why an app, or one of its instances, is as it is
+    Why {
+        app: AppName,
+        /// `storefront.v12.web-1`
+        instance: Option<String>,
+    },
+    /// Make and list bases: the images that apps are built on
+    #[command(subcommand)]
+    Base(Base),
+    /// Create, list and revoke tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Show the audit trail
+    Events { app: Option<AppName> },
+    /// Show a page of the manual
+    Docs { topic: Option<String> },
+    /// Print a shell's completions
+    Completions { shell: Shell },
+}
+
+/// This machine's settings.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Machine {
+    /// This machine's name; its host name if none
+    #[arg(long, env = "GANTRY_MACHINE")]
+    pub(crate) machine: Option<MachineName>,
+    /// Where everything that must last is kept
+    #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry")]
+    pub(crate) data: PathBuf,
+    /// For sockets and what a reboot empties
+    #[arg(long, env = "GANTRY_RUN", default_value = "/run/gantry")]
+    pub(crate) run: PathBuf,
+    /// Where the API, git door and registry listen
+    #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:4680")]
+    pub(crate) listen: SocketAddr,
+    /// Where apps are reached over HTTP
+    #[arg(long, env = "GANTRY_HTTP", default_value = "0.0.0.0:80")]
+    pub(crate) http: SocketAddr,
+    /// Where apps are reached over HTTPS; needs --tls-cert and --tls-key
+    #[arg(long, env = "GANTRY_HTTPS", requires = "tls_cert", requires = "tls_key")]
+    pub(crate) https: Option<SocketAddr>,
+    /// The certificate chain, PEM
+    #[arg(long, env = "GANTRY_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, env = "GANTRY_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Every app is reached as <app>.<domain>
+    #[arg(long, env = "GANTRY_DOMAIN", default_value = "localhost")]
+    pub(crate) domain: HostName,
+    /// The store: a file, or etcd://host:2379[,host:2379][/prefix]; a file in the data folder if none
+    #[arg(long, env = "GANTRY_STORE")]
+    pub(crate) store: Option<Address>,
+    /// The bridge's address, with the network's prefix length
+    #[arg(long, env = "GANTRY_NETWORK", default_value = "10.83.0.1/16", value_parser = network)]
+    pub(crate) network: (Ipv4Addr, u8),
+    /// The bridge's name
+    #[arg(long, env = "GANTRY_BRIDGE", default_value = "gantry0")]
+    pub(crate) bridge: String,
+    /// The control group that everything is in
+    #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
+    pub(crate) cgroup: String,
+    /// How long the old release stands by after promotion, in seconds
+    #[arg(long, env = "GANTRY_WATCH", default_value_t = 15, value_name = "SECONDS")]
+    pub(crate) watch: u32,
+    /// How long a retired instance may finish its requests, in seconds
+    #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
+    pub(crate) drain: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum App {
+    /// Create an app
+    Create {
+        name: AppName,
+        /// The base its images are built on, unless its repository names one
+        #[arg(long)]
+        base: Option<BaseName>,
+        /// The branch that deploys
+        #[arg(long)]
+        branch: Option<String>,
+        /// A host name besides <app>.<domain>; may be given several times
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<HostName>,
+    },
+    /// List apps
+    Ls,
+    /// Show an app
+    Show { name: AppName },
+    /// Stop an app and remove everything of it but its volumes
+    Destroy {
+        name: AppName,
+        /// The app's name once more, to be sure
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Set values; becomes a release: `gantry config set shop COLOR=blue`
+    Set {
+        app: AppName,
+        #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]
+        pairs: Vec<(String, String)>,
+    },
+    /// Print one value
+    Get { app: AppName, name: String },
+    /// Remove values; becomes a release
+    Unset {
+        app: AppName,
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// List names and values
+    Ls { app: AppName },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Base {
+    /// Make a base from a recipe
+    Create {
+        name: BaseName,
+        /// The recipe, base.toml
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+    },
+    /// List bases
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Create a token; its secret is shown once
+    Create {
+        name: String,
+        /// May do everything
+        #[arg(long, group = "scope")]
+        admin: bool,
+        /// May look
+        #[arg(long, group = "scope")]
+        read: bool,
+        /// May do everything with this app but create and destroy it
+        #[arg(long, group = "scope", value_name = "APP")]
+        deploy: Option<AppName>,
+    },
+    /// List tokens
+    Ls,
+    /// Revoke a token
+    Revoke { name: String },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+fn count(text: &str) -> Result<(RoleName, u32), String> {
+    let (role, count) = text.split_once('=').ok_or_else(|| format!("{text:?} is not ROLE=COUNT"))?;
+    let role = RoleName::parse(role).map_err(|error| error.to_string())?;
+    count.parse().map(|count| (role, count)).map_err(|_| format!("{count:?} is not a number of copies"))
+}
+
+/// Milliseconds.
+fn age(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not an age; write for example 90s, 15m, 1h or 2d");
+    let unit = match text.chars().last() {
+        Some('s') => 1000,
+        Some('m') => 60_000,
+        Some('h') => 3_600_000,
+        Some('d') => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("{text:?} is not a network; write for example 10.83.0.1/16");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let (address, prefix): (Ipv4Addr, u8) =
+        (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+    if (8..=28).contains(&prefix) {
+        Ok((address, prefix))
+    } else {
+        Err("the prefix length is between 8 and 28".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+        assert_eq!(age("15m"), Ok(900_000));
+        assert!(age("15").is_err() && age("ü").is_err() && age("").is_err());
+        assert!(network("10.0.0.1/33").is_err() && network("x").is_err());
+        assert_eq!(count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
+    }
+}

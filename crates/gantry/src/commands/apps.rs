@@ -1,0 +1,124 @@
+//! `gantry app`, `ps`, `scale`, `why`.
+
+use anyhow::bail;
+use gantry_api::Client;
+use gantry_api::types::{AppInfo, ChangeScale, CreateApp, Explanation, InstanceInfo};
+use gantry_model::{AppName, Phase, RoleName};
+use http::Method;
+
+use crate::args::App;
+use crate::exit::{DONE, Exit};
+use crate::printer::{age, json as print_json, or_dash, table};
+
+pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        App::Create { name, base, branch, hosts } => {
+            let info: AppInfo = client.post("/v1/apps", &CreateApp { name, base, branch, hosts }).await?;
+            if json {
+                print_json(&info)?;
+            } else {
+                println!("{}/git/{}.git", client.url(), info.name);
+                eprintln!("Created {}. Push to deploy it, with a token as the password:", info.name);
+                eprintln!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
+            }
+        }
+        App::Ls => {
+            let apps: Vec<AppInfo> = client.get("/v1/apps").await?;
+            if json { print_json(&apps)? } else { list(&apps) }
+        }
+        App::Show { name } => {
+            let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
+            if json { print_json(&info)? } else { show(&info) }
+        }
+        App::Destroy { name, confirm } => {
+            if confirm.as_deref() != Some(name.as_str()) {
+                bail!("this stops {name} and removes its releases and history; say --confirm {name} to do it");
+            }
+            client.call::<()>(Method::DELETE, &format!("/v1/apps/{name}"), None::<&()>).await?;
+            eprintln!("{name} is being destroyed; its volumes stay");
+        }
+    }
+    Ok(DONE)
+}
+
+/// A table of apps.
+pub(crate) fn list(apps: &[AppInfo]) {
+    let rows = apps.iter().map(|app| {
+        vec![
+            app.name.to_string(),
+            or_dash(app.current),
+            format!("{}/{}", app.ready, app.wanted),
+            app.deploy.as_ref().map_or("-".to_owned(), |deploy| deploy.state.to_string()),
+            app.url.clone(),
+        ]
+    });
+    table(&["app", "release", "ready", "deploy", "url"], rows);
+}
+
+fn show(app: &AppInfo) {
+    let hosts: Vec<String> = app.hosts.iter().map(ToString::to_string).collect();
+    let scale: Vec<String> = app.scale.iter().map(|(role, count)| format!("{role}={count}")).collect();
+    let rows = [
+        ("name", app.name.to_string()),
+        ("url", app.url.clone()),
+        ("hosts", or_dash(Some(hosts.join(" ")).filter(|text| !text.is_empty()))),
+        ("branch", app.branch.clone()),
+        ("base", or_dash(app.base.as_ref())),
+        ("release", or_dash(app.current)),
+        ("ready", format!("{}/{}", app.ready, app.wanted)),
+        ("scale", or_dash(Some(scale.join(" ")).filter(|text| !text.is_empty()))),
+        ("created", format!("{} ago", age(app.created))),
+    ];
+    for (name, value) in rows {
+        println!("{name:<9} {value}");
+    }
+}
+
+pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
+    let apps = match app {
+        Some(app) => vec![app],
+        None => client.get::<Vec<AppInfo>>("/v1/apps").await?.into_iter().map(|app| app.name).collect(),
+    };
+    let mut instances: Vec<InstanceInfo> = Vec::new();
+    for app in apps {
+        instances.extend(client.get::<Vec<InstanceInfo>>(&format!("/v1/apps/{app}/instances")).await?);
+    }
+    if json {
+        print_json(&instances)?;
+        return Ok(DONE);
+    }
+    let rows = instances.iter().map(|instance| {
+        vec![
+            instance.id.to_string(),
+            instance.machine.to_string(),
+            instance.phase.map_or("unknown", Phase::word).to_owned(),
+            instance.goal.clone(),
+            instance.since.map_or("-".to_owned(), age),
+            instance.restarts.to_string(),
+            or_dash(instance.address),
+        ]
+    });
+    table(&["instance", "machine", "phase", "goal", "since", "restarts", "address"], rows);
+    Ok(DONE)
+}
+
+pub(crate) async fn scale(client: &Client, app: &AppName, counts: Vec<(RoleName, u32)>) -> anyhow::Result<Exit> {
+    let request = ChangeScale { roles: counts.into_iter().collect() };
+    client.call::<()>(Method::PUT, &format!("/v1/apps/{app}/scale"), Some(&request)).await?;
+    eprintln!("{app} is being scaled; `gantry ps {app}` shows how it goes");
+    Ok(DONE)
+}
+
+pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>, json: bool) -> anyhow::Result<Exit> {
+    let query = instance.map(|id| format!("?instance={id}")).unwrap_or_default();
+    let answer: Explanation = client.get(&format!("/v1/apps/{app}/why{query}")).await?;
+    if json {
+        print_json(&answer)?;
+        return Ok(DONE);
+    }
+    println!("{}: {}", answer.subject, answer.headline);
+    for line in &answer.evidence {
+        println!("  {line}");
+    }
+    Ok(DONE)
+}

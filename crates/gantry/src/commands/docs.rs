@@ -1,0 +1,28 @@
+//! `gantry docs`: the manual, carried along.
+
+use anyhow::bail;
+
+use crate::exit::{DONE, Exit};
+
+const TOPICS: [(&str, &str); 4] = [
+    ("apps", include_str!("../../../../docs/apps.md")),
+    ("deploys", include_str!("../../../../docs/deploys.md")),
+    ("operating", include_str!("../../../../docs/operating.md")),
+    ("security", include_str!("../../../../docs/security.md")),
+];
+
+pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
+    let Some(topic) = topic else {
+        for (name, text) in TOPICS {
+            let title = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+            println!("{name:<10} {title}");
+        }
+        return Ok(DONE);
+    };
+    let Some((_, text)) = TOPICS.iter().find(|(name, _)| *name == topic) else {
+        let names: Vec<&str> = TOPICS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no page {topic:?}; there are {}", names.join(", "));
+    };
+    print!("{text}");
+    Ok(DONE)
+}

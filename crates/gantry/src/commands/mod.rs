@@ -1,0 +1,54 @@
+//! What each command does.
+
+mod apps;
+mod bases;
+mod config;
+mod deploys;
+mod docs;
+mod logs;
+mod session;
+mod system;
+
+use clap::CommandFactory;
+
+use crate::args::{Args, Command};
+use crate::exit::{DONE, Exit};
+use crate::{down, remote, services, up};
+
+/// Runs the command.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
+    let json = args.remote.json;
+    let client = || remote::client(&args.remote);
+    match args.command {
+        Command::Up(machine) => up::run(&machine).await,
+        Command::Down(machine) => down::run(&machine).await,
+        Command::Server(machine) => services::server(&machine).await,
+        Command::Agent(machine) => services::agent(&machine).await,
+        Command::Router(machine) => services::router(&machine).await,
+        Command::Docs { topic } => docs::run(topic.as_deref()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "gantry", &mut std::io::stdout());
+            Ok(DONE)
+        }
+        Command::Status => system::status(&client()?, json).await,
+        Command::Events { app } => system::events(&client()?, app, json).await,
+        Command::Token(command) => system::token(&client()?, command, json).await,
+        Command::App(command) => apps::run(&client()?, command, json).await,
+        Command::Ps { app } => apps::ps(&client()?, app, json).await,
+        Command::Scale { app, counts } => apps::scale(&client()?, &app, counts).await,
+        Command::Why { app, instance } => apps::why(&client()?, &app, instance, json).await,
+        Command::Config(command) => config::run(&client()?, command, json).await,
+        Command::Base(command) => bases::run(&client()?, command, json).await,
+        Command::Deploy { app, image, hold } => deploys::image(&client()?, &app, image, hold).await,
+        Command::Releases { app } => deploys::releases(&client()?, &app, json).await,
+        Command::Rollback { app, release } => deploys::rollback(&client()?, &app, release).await,
+        Command::Promote { app } => deploys::order(&client()?, &app, "promote").await,
+        Command::Abort { app } => deploys::order(&client()?, &app, "abort").await,
+        Command::Logs { app, follow, lines, since, role, grep } => {
+            let query = logs::query(follow, lines, since, role, grep);
+            logs::run(&client()?, &app, &query, json).await
+        }
+        Command::Exec { app, instance, command } => session::exec(&client()?, &app, instance, command).await,
+        Command::Run { app, command } => session::run(&client()?, &app, command).await,
+    }
+}

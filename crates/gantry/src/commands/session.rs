@@ -1,0 +1,126 @@
+//! `gantry exec` and `gantry run`: a process's streams, here.
+
+use std::io::{IsTerminal, Read, Write};
+
+use anyhow::bail;
+use gantry_api::frame::Frame;
+use gantry_api::{Client, Session};
+use gantry_model::AppName;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::exit::Exit;
+
+pub(crate) async fn exec(
+    client: &Client,
+    app: &AppName,
+    instance: Option<String>,
+    command: Vec<String>,
+) -> anyhow::Result<Exit> {
+    let command = if command.is_empty() { vec!["/bin/sh".to_owned()] } else { command };
+    let terminal = wants_terminal();
+    let body = json!({ "instance": instance, "command": command, "terminal": terminal });
+    carry(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal).await
+}
+
+pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>) -> anyhow::Result<Exit> {
+    let terminal = wants_terminal();
+    let body = json!({ "command": command, "terminal": terminal });
+    carry(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal).await
+}
+
+/// A person sits on both ends.
+fn wants_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// The terminal, raw for as long as this lives.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+fn size() -> Option<Frame> {
+    let size = tcgetwinsize(std::io::stdout()).ok()?;
+    Some(Frame::Size(size.ws_col, size.ws_row))
+}
+
+/// Standard input, read by a thread of its own: a read cannot be called off.
+fn read_input() -> mpsc::Receiver<Frame> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let frame = match std::io::stdin().lock().read(&mut buffer) {
+                Ok(count @ 1..) => Frame::Input(buffer[..count].to_vec()),
+                _ => Frame::InputEnd,
+            };
+            let ended = frame == Frame::InputEnd;
+            if sender.blocking_send(frame).is_err() || ended {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn carry(session: Session, terminal: bool) -> anyhow::Result<Exit> {
+    let raw = if terminal { Raw::enter() } else { None };
+    let (mut reader, mut writer) = tokio::io::split(session);
+    let mut input = read_input();
+    let mut resized = signal(SignalKind::window_change())?;
+    if terminal && let Some(frame) = size() {
+        frame.write(&mut writer).await?;
+    }
+    let sending = async {
+        loop {
+            let frame = tokio::select! {
+                Some(frame) = input.recv() => Some(frame),
+                _ = resized.recv(), if terminal => size(),
+                else => std::future::pending().await,
+            };
+            if let Some(frame) = frame
+                && frame.write(&mut writer).await.is_err()
+            {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let receiving = async {
+        while let Some(frame) = Frame::read(&mut reader).await? {
+            match frame {
+                Frame::Output(bytes) => {
+                    let mut out = std::io::stdout().lock();
+                    out.write_all(&bytes)?;
+                    out.flush()?;
+                }
+                Frame::Error(bytes) => std::io::stderr().lock().write_all(&bytes)?,
+                Frame::Exit(status) => return Ok(Exit(u8::try_from(status & 0xff).unwrap_or(1))),
+                Frame::Failed(message) => bail!(message),
+                _ => {}
+            }
+        }
+        bail!("the connection ended; how the command ended is not known")
+    };
+    let outcome = tokio::select! {
+        never = sending => never,
+        outcome = receiving => outcome,
+    };
+    drop(raw);
+    outcome
+}

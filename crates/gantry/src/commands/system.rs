@@ -1,0 +1,99 @@
+//! `gantry status`, `events`, `token`.
+
+use gantry_api::Client;
+use gantry_api::types::{CreateToken, Event, NewToken, Scope, Status, TokenInfo};
+use gantry_model::{AppName, Bytes};
+use http::Method;
+
+use super::apps;
+use crate::args::Token;
+use crate::exit::{DONE, Exit};
+use crate::printer::{age, clock, json as print_json, or_dash, span, table};
+
+pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
+    let status: Status = client.get("/v1/status").await?;
+    if json {
+        print_json(&status)?;
+        return Ok(DONE);
+    }
+    println!("gantry {}, store {}", status.version, status.store);
+    if status.machines.is_empty() {
+        println!("machine  none has reported; is `gantry agent` running?");
+    }
+    for (machine, silent) in &status.machines {
+        println!("machine  {machine}: heard {} ago", span(*silent));
+    }
+    for (machine, (table, silent)) in &status.routers {
+        println!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
+    }
+    let space: Vec<String> = status.space.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes))).collect();
+    println!("space    {}\n", space.join(", "));
+    apps::list(&status.apps);
+    Ok(DONE)
+}
+
+pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
+    let query = app.map(|app| format!("?app={app}")).unwrap_or_default();
+    let events: Vec<Event> = client.get(&format!("/v1/events{query}")).await?;
+    if json {
+        print_json(&events)?;
+        return Ok(DONE);
+    }
+    let rows = events
+        .iter()
+        .map(|event| vec![clock(event.at), event.by.clone(), or_dash(event.app.as_ref()), event.what.clone()]);
+    table(&["when", "by", "app", "what"], rows);
+    Ok(DONE)
+}
+
+pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        Token::Create { name, admin, read, deploy } => {
+            let scope = match (admin, read, deploy) {
+                (_, _, Some(app)) => Scope::Deploy { app },
+                (true, _, _) => Scope::Admin,
+                (_, true, _) => Scope::Read,
+                _ => anyhow::bail!("say what the token may do: --admin, --read or --deploy APP"),
+            };
+            let token: NewToken = client.post("/v1/tokens", &CreateToken { name, scope }).await?;
+            if json {
+                print_json(&token)?;
+            } else {
+                println!("{}", token.secret);
+                eprintln!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
+            }
+        }
+        Token::Ls => {
+            let tokens: Vec<TokenInfo> = client.get("/v1/tokens").await?;
+            if json {
+                print_json(&tokens)?;
+            } else {
+                let rows = tokens
+                    .iter()
+                    .map(|token| vec![token.name.clone(), scope(&token.scope), format!("{} ago", age(token.created))]);
+                table(&["name", "scope", "created"], rows);
+            }
+        }
+        Token::Revoke { name } => {
+            client.call::<()>(Method::DELETE, &format!("/v1/tokens/{}", escape(&name)), None::<&()>).await?;
+            eprintln!("{name} is revoked");
+        }
+    }
+    Ok(DONE)
+}
+
+fn scope(scope: &Scope) -> String {
+    match scope {
+        Scope::Admin => "admin".to_owned(),
+        Scope::Read => "read".to_owned(),
+        Scope::Deploy { app } => format!("deploy to {app}"),
+        Scope::Machine { machine } => format!("machine {machine}"),
+    }
+}
+
+/// A path segment of any text.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}

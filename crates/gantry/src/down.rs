@@ -1,0 +1,69 @@
+//! `gantry down`: stops everything of Gantry's on this machine. Data stays: `gantry up` brings everything back.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use gantry_linux::cgroup::Cgroup;
+use gantry_sandbox::Container;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::args::Machine;
+use crate::exit::{DONE, Exit};
+use crate::machine::require_root;
+
+/// The longest that `up` may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `gantry down`.
+pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
+    require_root()?;
+    end_up(machine).await?;
+    let containers = machine.run.join("containers");
+    let builds = machine.data.join("scratch");
+    for (folder, state, group) in [(&containers, "", String::new()), (&builds, "state", "/build".to_owned())] {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let cgroup = format!("{}{group}/{name}", machine.cgroup);
+            end_container(&entry.path().join(state), &cgroup).await?;
+        }
+    }
+    end_groups(&machine.cgroup)?;
+    gantry_agent::take_down(&machine.agent()?).await?;
+    eprintln!("Everything of Gantry's on this machine is stopped; `gantry up` brings it back.");
+    Ok(DONE)
+}
+
+async fn end_up(machine: &Machine) -> anyhow::Result<()> {
+    let path = machine.data.join("up.lock");
+    let Ok(file) = std::fs::File::options().read(true).write(true).open(&path) else {
+        return Ok(());
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut told = false;
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !told {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+            let pid = pid.with_context(|| format!("{} is locked and names no process", path.display()))?;
+            kill_process(pid, Signal::TERM).context("cannot end `gantry up`")?;
+            told = true;
+        }
+        if tokio::time::Instant::now() > deadline {
+            bail!("`gantry up` did not end in {} s", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn end_container(state: &Path, cgroup: &str) -> anyhow::Result<()> {
+    if let Some(container) = Container::adopt(state, cgroup) {
+        container.destroy().await.with_context(|| format!("cannot end the container {cgroup}"))?;
+    }
+    Ok(())
+}
+
+fn end_groups(root: &str) -> anyhow::Result<()> {
+    Cgroup::named(root).remove().with_context(|| format!("cannot remove the control group {root}"))
+}

@@ -1,0 +1,102 @@
+//! Arguments to settings: each service's own.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use gantry_controller::Network;
+use gantry_model::{MachineName, Seconds};
+use gantry_planner::Policy;
+use gantry_store::Address;
+
+use crate::args::Machine;
+
+/// Containers, networks and control groups are root's business.
+pub(crate) fn require_root() -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("this needs root: it makes containers, a bridge, and control groups; run it with sudo")
+}
+
+impl Machine {
+    /// The machine's name: as told, else made of its host name.
+    pub(crate) fn name(&self) -> anyhow::Result<MachineName> {
+        if let Some(name) = &self.machine {
+            return Ok(name.clone());
+        }
+        let uname = rustix::system::uname();
+        let host = uname.nodename().to_string_lossy().to_ascii_lowercase();
+        let first = host.split('.').next().unwrap_or_default();
+        let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+        MachineName::parse(kept.trim_matches(|c: char| !c.is_ascii_lowercase()))
+            .with_context(|| format!("the host name {host:?} cannot be a machine's name; give one with --machine"))
+    }
+
+    pub(crate) fn store(&self) -> Address {
+        self.store.clone().unwrap_or_else(|| Address::File(self.data.join("store.db")))
+    }
+
+    pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::Settings> {
+        let machine = self.name()?;
+        let mut policy = Policy::new(self.domain.clone());
+        policy.watch = Seconds(self.watch);
+        policy.drain = Seconds(self.drain);
+        Ok(gantry_controller::Settings {
+            name: machine.to_string(),
+            listen: self.listen,
+            store: self.store(),
+            data: self.data.clone(),
+            run: self.run.clone(),
+            program: program()?,
+            machine,
+            policy,
+            http_port: self.http.port(),
+            cgroup: self.cgroup.clone(),
+            network: Network { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
+        })
+    }
+
+    pub(crate) fn agent(&self) -> anyhow::Result<gantry_agent::Settings> {
+        Ok(gantry_agent::Settings {
+            machine: self.name()?,
+            data: self.data.clone(),
+            run: self.run.clone(),
+            cgroup: self.cgroup.clone(),
+            bridge: self.bridge.clone(),
+            gateway: self.network.0,
+            prefix: self.network.1,
+        })
+    }
+
+    pub(crate) fn router(&self) -> anyhow::Result<gantry_router::Settings> {
+        let https = match (self.https, &self.tls_cert, &self.tls_key) {
+            (Some(address), Some(certificate), Some(key)) => Some((address, certificate.clone(), key.clone())),
+            _ => None,
+        };
+        Ok(gantry_router::Settings {
+            machine: self.name()?,
+            data: self.data.join("router"),
+            domain: self.domain.clone(),
+            resolver: Some(self.network.0),
+            https,
+            wait: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        })
+    }
+
+    /// The server, as agent and router on this machine reach it.
+    pub(crate) fn server_url(&self) -> String {
+        let address = self.listen.ip();
+        let host = if address.is_unspecified() { "127.0.0.1".to_owned() } else { address.to_string() };
+        format!("http://{host}:{}", self.listen.port())
+    }
+}
+
+/// This very program, for git's hooks and for `up`'s children.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("this program's own path cannot be found")?;
+    // After an update the running program's file is "… (deleted)"; its successor has the name.
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or(path.clone(), PathBuf::from))
+}

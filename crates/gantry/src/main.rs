@@ -1,0 +1,39 @@
+//! `gantry`: argument → settings → command → printer.
+//!
+//! Two modes come before everything else, because they must run before any thread exists: the launcher of containers, and
+//! the hook that git runs.
+
+mod args;
+mod commands;
+mod down;
+mod exit;
+mod machine;
+mod printer;
+mod remote;
+mod services;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    if let Some(code) = gantry_sandbox::launcher_main() {
+        return code;
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == "git-hook") {
+        return gantry_git::hook::main();
+    }
+    let args = args::Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("gantry: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = exit::code(runtime.block_on(commands::run(args)));
+    // A read of standard input may be under way and cannot be called off.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,56 @@
+//! Data on standard output: tables for people, JSON for programs.
+
+use gantry_model::Moment;
+use serde::Serialize;
+
+/// Prints a table; nothing but its heading when it is empty.
+pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let heading = heading.iter().map(|cell| cell.to_uppercase()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..).map_while(width).collect();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Now, by this machine's clock.
+pub(crate) fn now() -> Moment {
+    Moment(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default())
+}
+
+/// How long ago: `12s`, `5m`, `3h`, `2d`.
+pub(crate) fn age(moment: Moment) -> String {
+    span(now().since(moment))
+}
+
+/// A span in its largest unit.
+pub(crate) fn span(millis: u64) -> String {
+    match millis / 1000 {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7200 => format!("{}m", s / 60),
+        s @ 7200..172_800 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+/// A moment in this machine's time zone.
+pub(crate) fn clock(moment: Moment) -> String {
+    let millis = i64::try_from(moment.0).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_millisecond(millis) {
+        Ok(timestamp) => timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        Err(_) => moment.0.to_string(),
+    }
+}
+
+/// A text, or a dash for none.
+pub(crate) fn or_dash(text: Option<impl ToString>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}

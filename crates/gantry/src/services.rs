@@ -1,0 +1,121 @@
+//! The three services, each as a process.
+
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use gantry_api::Client;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Machine;
+use crate::exit::{DONE, Exit};
+use crate::machine::require_root;
+
+/// Set by whoever hands the router its listening socket as standard input.
+pub(crate) const LISTENER_ON_STDIN: &str = "GANTRY_LISTENER_ON_STDIN";
+
+/// The longest that a service waits for the server's first start to give it its token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Talk on standard error: what a person at the terminal, or the system's journal, reads.
+pub(crate) fn start_logging(service: &'static str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("GANTRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .compact()
+        .try_init();
+    tracing::debug!(service, "logging");
+}
+
+/// Returns when the process is asked to end.
+pub(crate) async fn asked_to_end() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// `gantry server`.
+pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
+    start_logging("server");
+    require_root()?;
+    make_folders(machine)?;
+    gantry_controller::run(machine.server()?, asked_to_end()).await?;
+    Ok(DONE)
+}
+
+/// `gantry agent`.
+pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
+    start_logging("agent");
+    require_root()?;
+    make_folders(machine)?;
+    let client = service_client(machine).await?;
+    gantry_agent::run(machine.agent()?, client, asked_to_end()).await?;
+    Ok(DONE)
+}
+
+/// `gantry router`.
+pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
+    start_logging("router");
+    make_folders(machine)?;
+    let listener = listener(machine)?;
+    let client = service_client(machine).await?;
+    gantry_router::run(machine.router()?, listener, client, asked_to_end()).await?;
+    Ok(DONE)
+}
+
+/// The listening socket: handed over by whoever started this process, so that no connection is refused while one router
+/// takes another's place; else opened here.
+fn listener(machine: &Machine) -> anyhow::Result<TcpListener> {
+    if std::env::var_os(LISTENER_ON_STDIN).is_some() {
+        let socket = std::io::stdin().as_fd().try_clone_to_owned().context("cannot take the listening socket")?;
+        return Ok(TcpListener::from(socket));
+    }
+    open_listener(machine)
+}
+
+/// Opens the socket that apps are reached at.
+pub(crate) fn open_listener(machine: &Machine) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(machine.http)
+        .with_context(|| format!("cannot listen on {}; choose another with --http", machine.http))
+}
+
+pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    for folder in [&machine.data, &machine.run] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// A client with the machine's own token, which the server makes when it first starts.
+async fn service_client(machine: &Machine) -> anyhow::Result<Client> {
+    let path = machine.data.join("machine-token");
+    let token = tokio::time::timeout(TOKEN_PATIENCE, read_when_there(&path))
+        .await
+        .with_context(|| format!("there is no machine token at {}; start the server first", path.display()))?;
+    Ok(Client::new(&machine.server_url(), &token))
+}
+
+async fn read_when_there(path: &Path) -> String {
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) if !text.trim().is_empty() => return text.trim().to_owned(),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What a host shares among its containers. Today: reading the logs that `gantry-init` writes.
+//!
+//! An instance's log is two segments, written in turn (see `gantry-init`). [`Tail`] reads both in the order of their
+//! records, and goes on where it was; it copes with a segment that is emptied and begun again.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use gantry_model::Moment;
+
+/// The most that is read of a segment at once.
+const READ_MAX: u64 = 32 << 20;
+
+/// One line of an instance's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// When it ended.
+    pub at: Moment,
+    /// It came from standard error.
+    pub error: bool,
+    /// The text; bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// The two segments of an instance's log, in its folder.
+#[must_use]
+pub fn segments(folder: &Path) -> [PathBuf; 2] {
+    [folder.join("0.log"), folder.join("1.log")]
+}
+
+/// Reads a log from its beginning, and then what comes.
+#[derive(Debug)]
+pub struct Tail {
+    segments: [Segment; 2],
+    /// Parts of lines that have not ended, by stream.
+    partial: [String; 2],
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Tail {
+    /// A tail of `segments`, from their beginning.
+    #[must_use]
+    pub fn new(segments: [PathBuf; 2]) -> Self {
+        let segments = segments.map(|path| Segment { path, read: 0 });
+        Self { segments, partial: [String::new(), String::new()] }
+    }
+
+    /// The lines that came since the last call, oldest first.
+    pub fn fresh(&mut self) -> Vec<Line> {
+        let mut records: Vec<Record> = self.segments.iter_mut().flat_map(Segment::fresh).collect();
+        // Each segment is in order; a stable sort merges them.
+        records.sort_by_key(|record| record.at);
+        records.into_iter().filter_map(|record| self.join(record)).collect()
+    }
+
+    fn join(&mut self, record: Record) -> Option<Line> {
+        let partial = &mut self.partial[usize::from(record.error)];
+        partial.push_str(&record.text);
+        // A line without end is shown in pieces: it must not grow for ever.
+        let whole = record.whole || partial.len() > 64 << 10;
+        whole.then(|| Line { at: record.at, error: record.error, text: std::mem::take(partial) })
+    }
+}
+
+struct Record {
+    at: Moment,
+    error: bool,
+    whole: bool,
+    text: String,
+}
+
+impl Segment {
+    fn fresh(&mut self) -> Vec<Record> {
+        let mut bytes = Vec::new();
+        let mut read = || -> std::io::Result<()> {
+            let mut file = File::open(&self.path)?;
+            if file.metadata()?.len() < self.read {
+                self.read = 0;
+            }
+            file.seek(SeekFrom::Start(self.read))?;
+            file.take(READ_MAX).read_to_end(&mut bytes)?;
+            Ok(())
+        };
+        if read().is_err() {
+            return Vec::new();
+        }
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        bytes[..whole].split(|byte| *byte == b'\n').filter_map(record).collect()
+    }
+}
+
+/// `<unix milliseconds> <o|e> <F|P> <text>`; what is none (a torn write) is passed over.
+fn record(line: &[u8]) -> Option<Record> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    let error = parts.next()? == b"e";
+    let whole = parts.next()? == b"F";
+    Some(Record { at: Moment(at), error, whole, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn both_segments_are_read_in_order_and_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [first, second] = segments(folder.path());
+        std::fs::write(&first, "3 o F three\n4 e P fo\n").expect("written");
+        std::fs::write(&second, "1 o F one\n2 o F two\nnonsense\n9 o F to").expect("written");
+        let mut tail = Tail::new([first.clone(), second]);
+        let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(tail.fresh()), ["one", "two", "three"]);
+        let mut file = File::options().append(true).open(&first).expect("opened");
+        file.write_all(b"5 e F ur\n6 o F \xff\n").expect("written");
+        let lines = tail.fresh();
+        assert!(lines[0].error);
+        assert_eq!(texts(lines), ["four", "\u{fffd}"]);
+        std::fs::write(&first, "7 o F new\n").expect("begun again");
+        assert_eq!(texts(tail.fresh()), ["new"]);
+        assert!(Tail::new(segments(Path::new("/nonexistent"))).fresh().is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! Headers on their way through. Pure.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Request};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers that are about one connection (RFC 9110, section 7.6.1), and their like.
+const HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+];
+
+/// The host that a request asks for: lower case, without port and trailing dot.
+pub(crate) fn host_of<B>(request: &Request<B>) -> Option<String> {
+    let text = match request.uri().host() {
+        Some(host) => host,
+        None => {
+            let text = request.headers().get(HOST)?.to_str().ok()?;
+            text.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(text, |(h, _)| h)
+        }
+    };
+    Some(text.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// The protocol that a request asks to change to: a websocket, mostly.
+pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
+    headers.get(UPGRADE).filter(|_| asks).cloned()
+}
+
+/// Takes away what is about one connection, with whatever `Connection` names.
+pub(crate) fn strip_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    for name in named.into_iter().chain(HOP).chain([UPGRADE]) {
+        headers.remove(name);
+    }
+}
+
+/// Says where a request came from.
+pub(crate) fn forward(headers: &mut HeaderMap, peer: IpAddr, tls: bool, host: &str, id: &str) {
+    let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
+    let chain = match before {
+        Some(before) if before.len() < 1024 => format!("{before}, {peer}"),
+        _ => peer.to_string(),
+    };
+    set(headers, FORWARDED_FOR, &chain);
+    set(headers, FORWARDED_PROTO, if tls { "https" } else { "http" });
+    let asked = headers.get(HOST).cloned();
+    match asked {
+        Some(asked) => drop(headers.insert(FORWARDED_HOST, asked)),
+        None => set(headers, FORWARDED_HOST, host),
+    }
+    set(headers, REQUEST_ID, id);
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The request's own id, if it is one, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    let plain = |id: &&str| {
+        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    match given.filter(plain) {
+        Some(id) => id.to_owned(),
+        None => format!("{:032x}", rand::random::<u128>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_found_wherever_it_stands() {
+        let host = |builder: http::request::Builder| host_of(&builder.body(()).expect("a request"));
+        assert_eq!(host(Request::get("/").header(HOST, "Shop.Localhost:8080")).as_deref(), Some("shop.localhost"));
+        assert_eq!(host(Request::get("http://a.example./x")).as_deref(), Some("a.example"));
+        assert_eq!(host(Request::get("/").header(HOST, "[::1]:80")).as_deref(), Some("[::1]"));
+        assert_eq!(host(Request::get("/")), None);
+    }
+
+    #[test]
+    fn what_concerns_one_connection_stays_there() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("connection", "close, X-Secret"), ("x-secret", "1"), ("te", "gzip"), ("accept", "*/*")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        strip_hop(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn a_request_says_where_it_came_from() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("shop.localhost:80"));
+        headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+        forward(&mut headers, IpAddr::from([127, 0, 0, 1]), false, "shop.localhost", "abc");
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 127.0.0.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "shop.localhost:80");
+        assert_eq!(request_id(&headers), "abc");
+        headers.insert("x-request-id", HeaderValue::from_static("bad id\""));
+        assert_eq!(request_id(&headers).len(), 32);
+    }
+}

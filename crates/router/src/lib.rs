@@ -1,0 +1,129 @@
+//! The data plane: HTTP entry and name resolver.
+//!
+//! ```text
+//! table (long poll, last one on disk) ─► routing ─┬─► entry: HTTP/1.1, HTTP/2, TLS ─► proxy ─► pool ─► instance
+//! server ◄── generation acknowledged, requests    └─► names: UDP and TCP, port 53
+//!            under way ◄──────────────────────────────┘
+//! ```
+//! - [`run`]: listens, follows the table, serves until told to end, then drains. Begin there.
+//! - `routing`: the table with what is known of each endpoint: requests under way, failures.
+//! - `proxy`: one request, from its arrival to the last byte of its answer.
+//! - `pool`: kept connections to instances.
+//! - `waiting`: requests that wait while no instance is ready; bounded.
+//! - `names`: `app.gantry.internal`, `role.app.gantry.internal`; everything else is handed on.
+//!
+//! It has its own copy of the table on disk. Losing server or agent fails no request, and a table is changed in memory.
+
+mod access;
+mod body;
+mod entry;
+mod headers;
+mod names;
+mod page;
+mod pool;
+mod proxy;
+mod routing;
+mod sync;
+mod tls;
+mod waiting;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Client;
+use gantry_model::{HostName, MachineName};
+
+/// The router's settings, complete.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The machine it runs on.
+    pub machine: MachineName,
+    /// Where its table and access log are.
+    pub data: PathBuf,
+    /// Apps are reached below this domain; for the page that a wrong host name gets.
+    pub domain: HostName,
+    /// Where the resolver answers; none for no resolver.
+    pub resolver: Option<Ipv4Addr>,
+    /// Where HTTPS is served, with certificate chain and key as PEM files.
+    pub https: Option<(SocketAddr, PathBuf, PathBuf)>,
+    /// The longest that a request waits for an instance.
+    pub wait: Duration,
+    /// The longest that connections may take to end when the router does.
+    pub drain: Duration,
+}
+
+/// Why the router could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// An address is taken, or not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be used.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate or its key.
+    #[error("the certificate {path} cannot be used: {why}")]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Everything that a request may need.
+pub(crate) struct Router {
+    pub(crate) settings: Settings,
+    pub(crate) routing: routing::Routing,
+    pub(crate) waiting: waiting::Waiting,
+    pub(crate) access: access::AccessLog,
+}
+
+/// Runs the router on `listener` until `shutdown`, then lets what is under way end.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(
+    settings: Settings,
+    listener: std::net::TcpListener,
+    client: Client,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RouterError> {
+    std::fs::create_dir_all(&settings.data).map_err(|source| RouterError::File {
+        action: "make",
+        path: settings.data.clone(),
+        source,
+    })?;
+    let access = access::AccessLog::open(&settings.data.join("access.log"))?;
+    let router = Arc::new(Router {
+        routing: routing::Routing::load(&settings.data.join("table.json")),
+        waiting: waiting::Waiting::default(),
+        access,
+        settings,
+    });
+    let sync = tokio::spawn(sync::run(Arc::clone(&router), client));
+    let names = router.settings.resolver.map(|address| tokio::spawn(names::run(Arc::clone(&router), address)));
+    let entry = entry::Entry::open(&router, listener).await?;
+    entry.serve_until(shutdown).await;
+    // From here on the newer router, if there is one, tells what is routed.
+    sync.abort();
+    entry.drain(router.settings.drain).await;
+    if let Some(names) = names {
+        names.abort();
+    }
+    Ok(())
+}

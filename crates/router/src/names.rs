@@ -1,0 +1,264 @@
+//! Names: `<app>.gantry.internal` and `<role>.<app>.gantry.internal` with the ready instances; every other question goes
+//! to the machine's own name servers, and their answer back, byte for byte.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_model::{AppName, RoleName, Table};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, SOA};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+use crate::Router;
+
+/// The zone that is answered here.
+const ZONE: &str = "gantry.internal.";
+
+/// How long an answer may be kept, in seconds: instances come and go.
+const TTL: u32 = 1;
+
+/// The longest that an upstream server may take.
+const UPSTREAM: Duration = Duration::from_secs(3);
+
+/// Questions under way at once.
+const AT_ONCE: usize = 500;
+
+/// Between two attempts to listen: the bridge is the agent's to make.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Answers on `address`, for ever.
+pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
+    let address = SocketAddr::from((address, 53));
+    let (udp, tcp) = loop {
+        match tokio::join!(UdpSocket::bind(address), TcpListener::bind(address)) {
+            (Ok(udp), Ok(tcp)) => break (Arc::new(udp), tcp),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(%address, %error, "cannot answer names yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    tracing::info!(%address, "answering names");
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    tokio::join!(serve_udp(&router, udp, &slots), serve_tcp(&router, tcp, &slots));
+}
+
+async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Semaphore>) {
+    let mut buffer = [0; 4096];
+    loop {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        // Beyond what can be done at once questions are dropped; resolvers ask again.
+        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+            continue;
+        };
+        let (router, socket, question) = (Arc::clone(router), Arc::clone(&socket), buffer[..length].to_vec());
+        tokio::spawn(async move {
+            if let Some(answer) = answer(&router, &question, false).await {
+                let _ = socket.send_to(&answer, peer).await;
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn serve_tcp(router: &Arc<Router>, listener: TcpListener, slots: &Arc<Semaphore>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        };
+        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+            continue;
+        };
+        let router = Arc::clone(router);
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_secs(10), converse(&router, stream)).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn converse(router: &Router, mut stream: TcpStream) -> std::io::Result<()> {
+    loop {
+        let length = stream.read_u16().await?;
+        let mut question = vec![0; usize::from(length)];
+        stream.read_exact(&mut question).await?;
+        if let Some(answer) = answer(router, &question, true).await {
+            stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
+            stream.write_all(&answer).await?;
+        }
+    }
+}
+
+/// The answer to a question; none to what is no question.
+async fn answer(router: &Router, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
+    let question = Message::from_vec(bytes).ok()?;
+    if question.metadata.message_type != MessageType::Query {
+        return None;
+    }
+    let query = question.queries.first()?;
+    let zone = Name::from_str(ZONE).ok()?;
+    if zone.zone_of(query.name()) {
+        return own(&question, &router.routing.now().table, &zone).to_vec().ok();
+    }
+    match hand_on(bytes, tcp, router.settings.resolver).await {
+        Some(answer) => Some(answer),
+        None => reply(&question, ResponseCode::ServFail).to_vec().ok(),
+    }
+}
+
+fn reply(question: &Message, code: ResponseCode) -> Message {
+    let mut reply = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+    reply.metadata.recursion_desired = question.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    reply.metadata.authoritative = true;
+    reply.metadata.response_code = code;
+    reply.add_queries(question.queries.clone());
+    reply
+}
+
+/// An answer out of the table. A name that is known has an answer of every kind: an empty one where it has no such
+/// address, for some resolvers take `NXDOMAIN` for AAAA to mean the whole name.
+fn own(question: &Message, table: &Table, zone: &Name) -> Message {
+    let Some(query) = question.queries.first() else {
+        return reply(question, ResponseCode::FormErr);
+    };
+    let Some(addresses) = addresses(table, &query.name().to_string()) else {
+        let mut reply = reply(question, ResponseCode::NXDomain);
+        reply.add_authority(authority(zone));
+        return reply;
+    };
+    let mut reply = reply(question, ResponseCode::NoError);
+    if query.query_type() == RecordType::A && !addresses.is_empty() {
+        let records = addresses.iter().map(|ip| Record::from_rdata(query.name().clone(), TTL, RData::A(A(*ip))));
+        reply.add_answers(records.collect::<Vec<_>>());
+    } else {
+        reply.add_authority(authority(zone));
+    }
+    reply
+}
+
+fn authority(zone: &Name) -> Record {
+    let soa = SOA::new(zone.clone(), zone.clone(), 1, 60, 60, 60, TTL);
+    Record::from_rdata(zone.clone(), TTL, RData::SOA(soa))
+}
+
+/// The addresses behind a name; none if nothing has this name. An app's own name means its web role, or the role that is
+/// called like it, or all of it.
+fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
+    let name = name.to_ascii_lowercase();
+    let labels: Vec<&str> = name.strip_suffix(ZONE)?.trim_end_matches('.').split('.').collect();
+    match labels.as_slice() {
+        [app] => {
+            let app = AppName::parse(app).ok()?;
+            let roles = table.names.get(&app)?;
+            let chosen = roles
+                .iter()
+                .find(|(role, _)| role.is_web())
+                .or_else(|| roles.iter().find(|(role, _)| role.as_str() == app.as_str()));
+            Some(match chosen {
+                Some((_, addresses)) => addresses.clone(),
+                None => roles.values().flatten().copied().collect(),
+            })
+        }
+        [role, app] => {
+            let roles = table.names.get(&AppName::parse(app).ok()?)?;
+            // A role without a ready instance is a name all the same.
+            Some(roles.get(&RoleName::parse(role).ok()?).cloned().unwrap_or_default())
+        }
+        _ => None,
+    }
+}
+
+/// The machine's own name servers.
+fn upstreams(own: Option<Ipv4Addr>) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
+    let others = servers.filter(|server| Some(*server) != own.map(IpAddr::V4));
+    others.map(|server| SocketAddr::from((server, 53))).take(3).collect()
+}
+
+async fn hand_on(question: &[u8], tcp: bool, own: Option<Ipv4Addr>) -> Option<Vec<u8>> {
+    for server in upstreams(own) {
+        let asking = async { if tcp { ask_tcp(question, server).await } else { ask_udp(question, server).await } };
+        if let Ok(Ok(answer)) = tokio::time::timeout(UPSTREAM, asking).await {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+async fn ask_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(question).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        // The same id, from the server that was asked.
+        if length >= 2 && buffer[..2] == question[..2] {
+            buffer.truncate(length);
+            return Ok(buffer);
+        }
+    }
+}
+
+async fn ask_tcp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_u16(u16::try_from(question.len()).unwrap_or(u16::MAX)).await?;
+    stream.write_all(question).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::Query;
+    use std::collections::BTreeMap;
+
+    fn table() -> Table {
+        let name = |text: &str| RoleName::parse(text).expect("a name");
+        let shop = BTreeMap::from([
+            (name("web"), vec![Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)]),
+            (name("worker"), vec![Ipv4Addr::new(10, 0, 0, 4)]),
+        ]);
+        let redis = BTreeMap::from([(name("server"), vec![Ipv4Addr::new(10, 0, 0, 5)])]);
+        let app = |text: &str| AppName::parse(text).expect("a name");
+        Table { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..Table::default() }
+    }
+
+    fn ask(name: &str, kind: RecordType) -> Message {
+        let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+        question.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
+        own(&question, &table(), &Name::from_str(ZONE).expect("a zone"))
+    }
+
+    #[test]
+    fn apps_and_roles_are_found() {
+        assert_eq!(ask("shop.gantry.internal.", RecordType::A).answers.len(), 2);
+        assert_eq!(ask("worker.SHOP.gantry.internal.", RecordType::A).answers.len(), 1);
+        assert_eq!(ask("redis.gantry.internal.", RecordType::A).answers.len(), 1);
+        let none = ask("shop.gantry.internal.", RecordType::AAAA);
+        assert_eq!(
+            (none.metadata.response_code, none.answers.len(), none.authorities.len()),
+            (ResponseCode::NoError, 0, 1)
+        );
+        let idle = ask("cron.shop.gantry.internal.", RecordType::A);
+        assert_eq!((idle.metadata.response_code, idle.answers.len()), (ResponseCode::NoError, 0));
+        for unknown in ["ghost.gantry.internal.", "a.b.shop.gantry.internal.", "gantry.internal."] {
+            assert_eq!(ask(unknown, RecordType::A).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The router's own answers: plain, short, and with the reason.
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::body::{Answer, text};
+
+fn page(status: StatusCode, message: &str) -> Response<Answer> {
+    let mut response = Response::new(text(format!("{} {message}\n", status.as_u16())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// No app has this host name.
+pub(crate) fn unknown_host(host: &str, domain: &str) -> Response<Answer> {
+    let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
+    page(StatusCode::NOT_FOUND, &format!("no app is served at {shown}; apps are at <app>.{domain}"))
+}
+
+/// The request names no host.
+pub(crate) fn no_host() -> Response<Answer> {
+    page(StatusCode::BAD_REQUEST, "the request names no host")
+}
+
+/// No instance was ready in time, or too many wait already.
+pub(crate) fn unavailable(app: &str, why: &str) -> Response<Answer> {
+    let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {why}; try again shortly"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    response
+}
+
+/// The instance failed after it was asked.
+pub(crate) fn bad_gateway(app: &str, why: &str) -> Response<Answer> {
+    page(StatusCode::BAD_GATEWAY, &format!("{app}: {why}"))
+}

@@ -1,0 +1,72 @@
+//! The server's news, and news for it. A server that is away, or says nothing, changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Client;
+use gantry_api::types::{RouterReport, TableAnswer};
+use tokio::time::Instant;
+
+use crate::Router;
+
+/// Between two questions to a server that does not answer.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How often it speaks when nothing changes.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How often requests under way are counted: a drain ends at most this much late.
+const COUNT: Duration = Duration::from_millis(250);
+
+/// Follows the table and reports, for ever.
+pub(crate) async fn run(router: Arc<Router>, client: Client) {
+    tokio::join!(follow(&router, &client), report(&router, &client));
+}
+
+async fn follow(router: &Router, client: &Client) {
+    let machine = &router.settings.machine;
+    loop {
+        let after = match router.routing.generation() {
+            Some(generation) => format!("?after={}", generation.0),
+            None => String::new(),
+        };
+        match client.get::<TableAnswer>(&format!("/internal/v1/routers/{machine}/table{after}")).await {
+            Ok(Some(table)) => {
+                let generation = table.generation;
+                match router.routing.take(table) {
+                    Ok(true) => tracing::debug!(%generation, "table taken"),
+                    Ok(false) => tokio::time::sleep(RETRY).await,
+                    Err(error) => {
+                        tracing::error!(%error, "the table cannot be kept on disk and is not taken");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, "no table");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn report(router: &Router, client: &Client) {
+    let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
+    let mut changes = router.routing.changes();
+    let mut told: Option<(RouterReport, Instant)> = None;
+    loop {
+        let now = RouterReport {
+            generation: router.routing.generation().unwrap_or_default(),
+            active: router.routing.active(),
+        };
+        let fresh = told.as_ref().is_some_and(|(last, at)| *last == now && at.elapsed() < HEARTBEAT);
+        if !fresh {
+            match client.post::<()>(&path, &now).await {
+                Ok(()) => told = Some((now, Instant::now())),
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+        let _ = tokio::time::timeout(COUNT, changes.changed()).await;
+    }
+}
