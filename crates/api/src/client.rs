@@ -9,13 +9,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyDataStream, BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::ReaderStream;
 
 use crate::problem::Problem;
 
@@ -114,6 +115,11 @@ impl Client {
             .await
             .map_err(|elapsed| self.unreachable(elapsed))?
             .map_err(|error| self.unreachable(error))?;
+        self.checked(response).await
+    }
+
+    /// A response that is not an error.
+    async fn checked(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
         if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
@@ -173,6 +179,24 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<T, ClientError> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// `POST` of a file, as it is read; there is no deadline but the connection's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn upload<T: DeserializeOwned>(&self, path: &str, file: std::fs::File) -> Result<T, ClientError> {
+        let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10);
+        let body = BodyExt::boxed(StreamBody::new(pieces.map(|piece| piece.map(hyper::body::Frame::data))));
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.url))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .body(body)
+            .map_err(|error| self.answer(error))?;
+        let response = self.pool.request(request).await.map_err(|error| self.unreachable(error))?;
+        let text = self.collect(self.checked(response).await?).await?;
+        serde_json::from_slice(&text).map_err(|error| self.answer(error))
     }
 
     /// `GET` of a blob, as it comes.

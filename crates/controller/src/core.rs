@@ -219,20 +219,31 @@ impl Core {
             changes.extend(removal(&mirror, &app));
         }
         let changed = !changes.is_empty();
-        if changed {
-            self.write(changes).await?;
-        }
+        self.commit(&changes).await?;
+        // One view for both: the reasons are those of what was written.
         self.views.send_modify(|view| {
+            let mirror = Arc::make_mut(&mut view.mirror);
+            changes.into_iter().for_each(|change| mirror.apply(change));
             view.report = Arc::new(decision.report);
             view.now = now;
         });
         Ok(changed)
     }
 
-    /// Writes changes under the lead, and only then takes them over.
+    /// Writes changes, and only then takes them over.
     async fn write(&self, changes: Vec<Change>) -> Result<(), ServerError> {
+        self.commit(&changes).await?;
+        self.views.send_modify(|view| {
+            let mirror = Arc::make_mut(&mut view.mirror);
+            changes.into_iter().for_each(|change| mirror.apply(change));
+        });
+        Ok(())
+    }
+
+    /// Writes changes under the lead.
+    async fn commit(&self, changes: &[Change]) -> Result<(), ServerError> {
         let all =
-            writes(&changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
+            writes(changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
         // What belongs together is far smaller; only the removal of a long history is cut.
         for part in all.chunks(TXN_MAX - 1) {
             let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
@@ -240,10 +251,6 @@ impl Core {
                 return Err(ServerError::NotLeading("the lead was taken over".to_owned()));
             }
         }
-        self.views.send_modify(|view| {
-            let mirror = Arc::make_mut(&mut view.mirror);
-            changes.into_iter().for_each(|change| mirror.apply(change));
-        });
         Ok(())
     }
 }

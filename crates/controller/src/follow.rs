@@ -16,6 +16,9 @@ use crate::core::View;
 /// How often a build's log is looked at.
 const PEEK: Duration = Duration::from_millis(50);
 
+/// How long a state lasts before it is said what it waits for, in milliseconds.
+const PATIENCE: u64 = 2000;
+
 /// Lines of evidence below a refusal.
 const EVIDENCE: usize = 15;
 
@@ -97,6 +100,10 @@ impl Follower {
             for line in announce(deploy, &self.server) {
                 self.say(line).await;
             }
+        }
+        // What passes by itself in a moment is no news.
+        if view.now.since(deploy.entered) < PATIENCE {
+            return;
         }
         let wait = view.report.waits.get(&self.app).and_then(|waits| waits.first());
         if let Some(text) = wait.and_then(|wait| worth_saying(deploy, wait))

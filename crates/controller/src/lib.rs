@@ -49,6 +49,7 @@ pub(crate) struct Server {
     pub(crate) pushes: git_door::Pushes,
     pub(crate) sessions: sessions::Sessions,
     pub(crate) builds: builds::Running,
+    pub(crate) uploads: http::uploads::Uploads,
 }
 
 /// Why the server could not start, or ended.
@@ -167,6 +168,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         pushes: git_door::Pushes::default(),
         sessions: sessions::Sessions::default(),
         builds: builds::Running::default(),
+        uploads: http::uploads::Uploads::default(),
     })
 }
 

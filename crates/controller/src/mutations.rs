@@ -45,7 +45,9 @@ pub(crate) fn events_of(mirror: &Mirror, decision: &Decision, now: Moment) -> Ve
     let told = |state: DeployState| {
         matches!(state, DeployState::Promoting | DeployState::Done | DeployState::Reverted | DeployState::Superseded)
     };
-    let lines = decision.deploys.iter().filter(|deploy| told(deploy.state)).map(|deploy| {
+    let before = |deploy: &Deploy| mirror.deploys.get(&deploy.app)?.get(&deploy.number).map(|known| known.state);
+    let entered = |deploy: &&Deploy| told(deploy.state) && before(deploy) != Some(deploy.state);
+    let lines = decision.deploys.iter().filter(entered).map(|deploy| {
         let why = deploy.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let release = deploy.release.map(|release| format!(" ({release})")).unwrap_or_default();
         (deploy, format!("deploy {}{release} {}{why}", deploy.number, deploy.state))

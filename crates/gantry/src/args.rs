@@ -241,6 +241,12 @@ pub(crate) enum Base {
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
     },
+    /// Take a base from an OCI archive (`skopeo copy docker://… oci-archive:FILE`)
+    Import {
+        name: BaseName,
+        #[arg(value_name = "FILE")]
+        archive: PathBuf,
+    },
     /// List bases
     Ls,
 }

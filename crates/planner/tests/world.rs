@@ -9,7 +9,7 @@ use gantry_model::deploy::Order;
 use gantry_model::role::{Command, Role};
 use gantry_model::{
     App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Generation, Goal, HostName, InstanceId,
-    MachineName, MachinePlan, Moment, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Plan, Reason,
+    MachineName, MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason,
     Release, ReleaseNumber, RoleName, Seconds,
 };
 use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
@@ -87,8 +87,8 @@ impl World {
     fn heartbeat(&mut self) {
         let now = self.now;
         if self.reporting {
-            self.observed.machines.entry(machine()).or_insert_with(ObservedMachine::default).seen = now;
-            let router = self.observed.routers.entry(machine()).or_insert_with(ObservedRouter::default);
+            self.observed.machines.entry(machine()).or_default().seen = now;
+            let router = self.observed.routers.entry(machine()).or_default();
             router.seen = now;
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::types::BaseInfo;
 use gantry_build::Output;
@@ -23,6 +24,31 @@ pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> A
     let view = server.core.view();
     let bases: Vec<&BaseInfo> = view.mirror.bases.values().collect();
     json(&bases)
+}
+
+/// `POST /v1/bases/{name}/import`: the body is an OCI archive (`skopeo copy … oci-archive:FILE`).
+pub(crate) async fn import(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(base): Path<String>,
+    body: axum::body::Body,
+) -> Answer {
+    caller.admin()?;
+    let base: BaseName = name(&base)?;
+    let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
+    let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
+        .await
+        .map_err(|error| Problem::invalid(format!("the archive cannot be imported: {error}")))?;
+    let by = caller.name;
+    let info = server
+        .core
+        .mutate(move |mirror, now| {
+            let info = BaseInfo { name: base, image, from: "an OCI archive".to_owned(), created: now };
+            let what = format!("imported base {}", info.name);
+            Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
+        })
+        .await?;
+    json(&info)
 }
 
 /// What comes while a base is made.

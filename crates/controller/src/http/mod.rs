@@ -9,6 +9,7 @@ mod machines;
 pub(crate) mod registry;
 mod sessions;
 mod system;
+pub(crate) mod uploads;
 
 use std::sync::Arc;
 
@@ -78,6 +79,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/tokens/{name}", delete(system::revoke_token))
         .route("/bases", get(bases::list))
         .route("/bases/{name}", post(bases::create))
+        .route("/bases/{name}/import", post(bases::import).layer(DefaultBodyLimit::disable()))
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).delete(apps::destroy))
         .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
@@ -106,7 +108,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/git/{app}/info/refs", get(git::advertise))
         .route("/git/{app}/{service}", post(git::serve))
         .route("/v2/", get(registry::version))
-        .route("/v2/{*path}", any(registry::route))
+        .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()))
         .fallback(missing)
         .with_state(server)
 }

@@ -1,6 +1,7 @@
-//! The registry: OCI distribution over the blobs (specification 1.1), as far as pulls go today.
+//! The registry: OCI distribution over the blobs (specification 1.1).
 //!
-//! Repositories are apps; a release's image is tagged with its commit.
+//! Repositories are apps, whose releases' images are tagged with their commits, and `base/<name>` for each base. What is
+//! pushed is streamed to the blobs; a manifest is taken only once all that it names is here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +17,12 @@ use gantry_model::{Digest, RoleName};
 use http::{Method, StatusCode, header};
 
 use super::auth::Caller;
-use super::{Answer, json};
+use super::{Answer, json, uploads};
 use crate::Server;
+use crate::mirror::Record;
+
+/// The largest manifest: what the specification asks registries to take, at least.
+const MANIFEST_MAX: usize = 4 << 20;
 
 /// `GET /v2/`: this is a registry.
 pub(crate) async fn version(caller: Caller) -> Answer {
@@ -34,22 +39,108 @@ pub(crate) async fn route(
 ) -> Answer {
     let unknown = || Problem::missing("there is nothing at this path of the registry");
     let parts: Vec<&str> = path.split('/').collect();
-    let [repository @ .., kind, reference] = parts.as_slice() else {
-        return Err(unknown().into());
+    let (repository, what) = match parts.as_slice() {
+        [repository @ .., "blobs", "uploads", ""] | [repository @ .., "blobs", "uploads"] => (repository, What::Begin),
+        [repository @ .., "blobs", "uploads", id] => (repository, What::Upload(id)),
+        [repository @ .., "manifests", reference] => (repository, What::Manifest(reference)),
+        [repository @ .., "blobs", reference] => (repository, What::Blob(digest(reference)?)),
+        [repository @ .., "tags", "list"] => (repository, What::Tags),
+        _ => return Err(unknown().into()),
     };
-    let repository = repository.join("/");
-    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
-    if !reads {
-        return Err(Problem::new(405, "images cannot be pushed yet; push the source with git").into());
+    let repository = checked_repository(repository)?;
+    let method = request.method().clone();
+    let reads = method == Method::GET || method == Method::HEAD;
+    if reads {
+        caller.pull(&repository)?
+    } else {
+        caller.push(&repository)?
     }
-    caller.pull(&repository)?;
-    let body = request.method() == Method::GET;
-    match *kind {
-        "manifests" => manifest(&server, &repository, reference, body).await,
-        "blobs" => blob(&server, &digest(reference)?, body).await,
-        "tags" if *reference == "list" => tags(&server, &repository),
-        _ => Err(unknown().into()),
+    let body = method == Method::GET;
+    match (what, method) {
+        (What::Manifest(reference), Method::GET | Method::HEAD) => {
+            manifest(&server, &repository, reference, body).await
+        }
+        (What::Manifest(reference), Method::PUT) => {
+            put_manifest(&server, &caller.name, repository, reference, request).await
+        }
+        (What::Blob(digest), Method::GET | Method::HEAD) => blob(&server, &digest, body).await,
+        (What::Tags, Method::GET) => tags(&server, &repository),
+        (What::Begin, Method::POST) => uploads::begin(&server, &repository, request).await,
+        (What::Upload(id), Method::PATCH) => uploads::write(&server, &repository, id, request).await,
+        (What::Upload(id), Method::PUT) => uploads::finish(&server, &repository, id, request).await,
+        (What::Upload(id), Method::GET) => uploads::status(&server, &repository, id).await,
+        (What::Upload(id), Method::DELETE) => uploads::give_up(&server, id).await,
+        (_, method) => Err(Problem::new(405, format!("{method} is not for this path of the registry")).into()),
     }
+}
+
+/// What a path means.
+enum What<'a> {
+    Begin,
+    Upload(&'a str),
+    Manifest(&'a str),
+    Blob(Digest),
+    Tags,
+}
+
+/// A repository is an app's name, or names with slashes between them.
+fn checked_repository(parts: &[&str]) -> Answer<String> {
+    let plain = |part: &&str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && part.len() <= 100
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+    };
+    if (1..=4).contains(&parts.len()) && parts.iter().all(plain) {
+        return Ok(parts.join("/"));
+    }
+    Err(Problem::invalid("a repository has one to four names of lower-case letters, digits, dots and hyphens").into())
+}
+
+fn is_tag(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.len() <= 128
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+/// Keeps a manifest whose blobs are all here, and its tag.
+async fn put_manifest(server: &Server, by: &str, repository: String, reference: &str, request: Request) -> Answer {
+    let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX)
+        .await
+        .map_err(|_| Problem::new(413, format!("a manifest has at most {MANIFEST_MAX} bytes")))?;
+    let manifest = Manifest::parse(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
+    for descriptor in manifest.blobs() {
+        let size = server.blobs.size(&descriptor.digest).await.map_err(|e| Problem::internal(e.to_string()))?;
+        if size != Some(descriptor.size) {
+            let why = format!(
+                "the manifest names blob {} of {} bytes, which is not here",
+                descriptor.digest, descriptor.size
+            );
+            return Err(Problem::new(400, why).into());
+        }
+    }
+    let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
+    match reference.parse::<Digest>() {
+        Ok(wanted) if wanted != digest => {
+            return Err(Problem::invalid(format!("the manifest is {digest}, not {wanted}")).into());
+        }
+        Ok(_) => {}
+        Err(_) if is_tag(reference) => {
+            let (tag, digest, by) = (reference.to_owned(), digest.clone(), by.to_owned());
+            let what = format!("pushed image {repository}:{tag}");
+            let (app, target) = (gantry_model::AppName::parse(&repository).ok(), repository.clone());
+            let change = move |mirror: &crate::mirror::Mirror, now| {
+                let event = crate::mutations::event(mirror, now, &by, app.as_ref(), what);
+                Ok((vec![event, Record::Tag { repository: target, tag, digest }.into()], ()))
+            };
+            server.core.mutate(change).await?;
+        }
+        Err(_) => return Err(Problem::invalid("this is neither a tag nor a digest").into()),
+    }
+    let headers = [
+        (header::LOCATION, format!("/v2/{repository}/manifests/{digest}")),
+        (http::HeaderName::from_static("docker-content-digest"), digest.to_string()),
+    ];
+    Ok((StatusCode::CREATED, headers).into_response())
 }
 
 fn digest(text: &str) -> Answer<Digest> {
@@ -58,6 +149,10 @@ fn digest(text: &str) -> Answer<Digest> {
 
 fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
     let view = server.core.view();
+    if let Some(base) = repository.strip_prefix("base/") {
+        let base = gantry_model::BaseName::parse(base).ok()?;
+        return view.mirror.bases.get(&base).map(|base| base.image.clone());
+    }
     view.mirror.tags.get(repository)?.get(reference).cloned()
 }
 

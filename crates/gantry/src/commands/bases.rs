@@ -43,6 +43,17 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             }
             Ok(FAILED)
         }
+        Base::Import { name, archive } => {
+            let file = std::fs::File::open(&archive)
+                .with_context(|| format!("cannot read the archive {}", archive.display()))?;
+            let base: BaseInfo = client.upload(&format!("/v1/bases/{name}/import"), file).await?;
+            if json {
+                print_json(&base)?
+            } else {
+                println!("{} {}", base.name, base.image)
+            }
+            Ok(DONE)
+        }
         Base::Ls => {
             let bases: Vec<BaseInfo> = client.get("/v1/bases").await?;
             if json {

@@ -1,0 +1,177 @@
+//! Blobs on their way into the registry: `POST` begins, `PATCH` writes on, `PUT` ends. Streamed to the blobs as they come.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as Guard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use gantry_api::Problem;
+use gantry_blobs::{BlobError, Writer};
+use gantry_model::Digest;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use tokio::sync::Mutex;
+
+use super::Answer;
+use crate::Server;
+
+/// Uploads at once.
+const AT_ONCE: usize = 200;
+
+/// An upload that nobody writes to for this long is given up.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// The largest blob.
+const BLOB_MAX: u64 = 16 << 30;
+
+/// The uploads under way.
+#[derive(Default)]
+pub(crate) struct Uploads(Guard<HashMap<String, Upload>>);
+
+#[derive(Clone)]
+struct Upload {
+    /// Whoever holds it writes; none once it has ended.
+    writer: Arc<Mutex<Option<Writer>>>,
+    touched: Instant,
+}
+
+impl Uploads {
+    fn add(&self, writer: Writer) -> Answer<String> {
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.retain(|_, upload| upload.touched.elapsed() < IDLE);
+        if uploads.len() >= AT_ONCE {
+            return Err(Problem::new(429, "too many uploads are under way; try again later").into());
+        }
+        let id = format!("{:032x}", rand::random::<u128>());
+        uploads.insert(id.clone(), Upload { writer: Arc::new(Mutex::new(Some(writer))), touched: Instant::now() });
+        Ok(id)
+    }
+
+    fn get(&self, id: &str) -> Answer<Arc<Mutex<Option<Writer>>>> {
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let upload = uploads.get_mut(id).ok_or_else(|| Problem::missing("this upload is not known; begin again"))?;
+        upload.touched = Instant::now();
+        Ok(Arc::clone(&upload.writer))
+    }
+
+    fn remove(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+fn failed(error: &BlobError) -> Problem {
+    match error {
+        BlobError::WrongDigest { .. } => Problem::invalid(error.to_string()),
+        _ => Problem::internal(error.to_string()),
+    }
+}
+
+/// A parameter of the request's query.
+fn parameter(request: &Request, name: &str) -> Option<String> {
+    let query = request.uri().query()?;
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.replace("%3A", ":").replace("%3a", ":"))
+}
+
+fn wanted_digest(request: &Request) -> Answer<Option<Digest>> {
+    match parameter(request, "digest") {
+        Some(text) => text.parse().map(Some).map_err(|error: String| Problem::invalid(error).into()),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> Answer {
+    // A blob that is here already need not come again; whoever may push here may know that.
+    if let Some(Ok(digest)) = parameter(&request, "mount").map(|text| text.parse::<Digest>())
+        && server.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_some()
+    {
+        return Ok(created(repository, &digest));
+    }
+    let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
+    if let Some(digest) = wanted_digest(&request)? {
+        append(&mut writer, request).await?;
+        writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
+        return Ok(created(repository, &digest));
+    }
+    let id = server.uploads.add(writer)?;
+    Ok(accepted(repository, &id, 0))
+}
+
+pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
+    let upload = server.uploads.get(id)?;
+    let mut guard = upload.lock().await;
+    let writer = guard.as_mut().ok_or_else(|| Problem::missing("this upload has ended"))?;
+    in_order(request.headers(), writer.size())?;
+    append(writer, request).await?;
+    Ok(accepted(repository, id, writer.size()))
+}
+
+pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
+    let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
+    let upload = server.uploads.get(id)?;
+    let mut guard = upload.lock().await;
+    let mut writer = guard.take().ok_or_else(|| Problem::missing("this upload has ended"))?;
+    server.uploads.remove(id);
+    append(&mut writer, request).await?;
+    writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
+    Ok(created(repository, &digest))
+}
+
+pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answer {
+    let upload = server.uploads.get(id)?;
+    let guard = upload.lock().await;
+    let size = guard.as_ref().map_or(0, Writer::size);
+    let mut response = accepted(repository, id, size);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+pub(super) async fn give_up(server: &Server, id: &str) -> Answer {
+    let upload = server.uploads.get(id)?;
+    server.uploads.remove(id);
+    if let Some(writer) = upload.lock().await.take() {
+        writer.abort().await;
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A piece that says where it belongs must follow what is there.
+fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
+    let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let begin = range.and_then(|text| text.trim_start_matches("bytes ").split('-').next()?.trim().parse::<u64>().ok());
+    match (range, begin) {
+        (None, _) => Ok(()),
+        (Some(_), Some(begin)) if begin == size => Ok(()),
+        _ => Err(Problem::new(416, format!("the upload has {size} bytes; go on from there")).into()),
+    }
+}
+
+async fn append(writer: &mut Writer, request: Request) -> Answer<()> {
+    let mut stream = request.into_body().into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| Problem::invalid(error.to_string()))?;
+        if writer.size() + piece.len() as u64 > BLOB_MAX {
+            return Err(Problem::new(413, format!("a blob has at most {BLOB_MAX} bytes")).into());
+        }
+        writer.write(piece).await.map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+fn accepted(repository: &str, id: &str, size: u64) -> Response {
+    let headers = [
+        (header::LOCATION, format!("/v2/{repository}/blobs/uploads/{id}")),
+        (header::RANGE, format!("0-{}", size.saturating_sub(1))),
+        (HeaderName::from_static("docker-upload-uuid"), id.to_owned()),
+    ];
+    (StatusCode::ACCEPTED, headers).into_response()
+}
+
+fn created(repository: &str, digest: &Digest) -> Response {
+    let headers = [
+        (header::LOCATION, format!("/v2/{repository}/blobs/{digest}")),
+        (HeaderName::from_static("docker-content-digest"), digest.to_string()),
+    ];
+    (StatusCode::CREATED, headers).into_response()
+}

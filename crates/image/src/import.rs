@@ -1,0 +1,108 @@
+//! An OCI archive (an image layout in a tar file) into the blobs. Every blob is checked against its digest, and the image
+//! against what this machine can run.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use gantry_blobs::{BlobError, Blobs};
+use gantry_model::Digest;
+use tar::Archive;
+use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
+
+use crate::manifest::{Config, Index, Manifest, ManifestError};
+
+/// The largest index.
+const INDEX_MAX: u64 = 1 << 20;
+
+/// The largest blob.
+const BLOB_MAX: u64 = 16 << 30;
+
+/// Why an archive is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// A blob could not be kept, or is not what its name says.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The image is not one that runs here.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It is no OCI archive.
+    #[error("it is no OCI archive of one image: {0}")]
+    Layout(&'static str),
+}
+
+/// Reads an archive; its image's manifest.
+///
+/// # Errors
+/// [`ImportError`]. Blobs that came before stay; what nothing names is collected.
+pub async fn import(
+    archive: BoxStream<'static, io::Result<Bytes>>,
+    blobs: &Blobs,
+    scratch: &Path,
+) -> Result<Digest, ImportError> {
+    let reader = SyncIoBridge::new(StreamReader::new(archive));
+    let (sender, mut files) = tokio::sync::mpsc::channel(1);
+    let scratch = scratch.to_owned();
+    let reading = tokio::task::spawn_blocking(move || split(reader, &scratch, &sender));
+    let mut index = None;
+    while let Some(found) = files.recv().await {
+        match found {
+            Found::Index(text) => index = Some(text),
+            Found::Blob(digest, file) => {
+                let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10).boxed();
+                blobs.put_stream(stream, Some(&digest)).await?;
+            }
+        }
+    }
+    reading.await.map_err(io::Error::other)??;
+    let index = index.ok_or(ImportError::Layout("it has no index.json"))?;
+    let index: Index =
+        serde_json::from_slice(&index).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
+    let image = index.for_this_machine().ok_or(ImportError::Layout("it has no image for this machine"))?;
+    let manifest = Manifest::parse(&blobs.read(&image.digest).await?)?;
+    for descriptor in manifest.blobs() {
+        if blobs.size(&descriptor.digest).await?.is_none() {
+            return Err(BlobError::Missing(descriptor.digest.clone()).into());
+        }
+    }
+    Config::parse(&blobs.read(&manifest.config.digest).await?, &manifest)?;
+    Ok(image.digest.clone())
+}
+
+enum Found {
+    Index(Vec<u8>),
+    /// In a temporary file, at its beginning.
+    Blob(Digest, std::fs::File),
+}
+
+/// Entries are taken by their names alone; nothing is unpacked to a path that the archive chose.
+fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Found>) -> io::Result<()> {
+    use std::io::Seek;
+    let mut archive = Archive::new(reader);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let path = path.strip_prefix("./").unwrap_or(&path);
+        let digest = path.strip_prefix("blobs/sha256").ok().and_then(|name| Digest::from_hex(name.to_str()?).ok());
+        let item = if path == Path::new("index.json") {
+            let mut text = Vec::new();
+            entry.take(INDEX_MAX).read_to_end(&mut text)?;
+            Found::Index(text)
+        } else if let Some(digest) = digest {
+            let mut file = tempfile::tempfile_in(scratch)?;
+            io::copy(&mut (&mut entry).take(BLOB_MAX), &mut file)?;
+            file.rewind()?;
+            Found::Blob(digest, file)
+        } else {
+            continue;
+        };
+        found.blocking_send(item).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
