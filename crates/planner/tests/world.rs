@@ -9,8 +9,8 @@ use gantry_model::deploy::Order;
 use gantry_model::role::{Command, Role};
 use gantry_model::{
     App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Generation, Goal, HostName, InstanceId,
-    MachineName, MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason,
-    Release, ReleaseNumber, RoleName, Seconds,
+    MachineName, MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason, Release, ReleaseNumber,
+    RoleName, Seconds,
 };
 use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
 use proptest::prelude::*;

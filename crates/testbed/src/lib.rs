@@ -1,0 +1,10 @@
+//! Tests only: real clouds on this machine, and load on them.
+//!
+//! - [`World`]: a `gantry up` of its own, with its own folders, ports, network and control group; everything of it is
+//!   checked to be gone when it ends.
+//! - [`load`]: requests without pause, each counted; what fails is kept with its reason.
+
+pub mod load;
+mod world;
+
+pub use world::{Output, Repository, World};

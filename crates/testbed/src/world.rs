@@ -1,0 +1,413 @@
+//! A cloud of its own, for one test.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest that anything is waited for.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Distinguishes the worlds of one process.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// What a command said.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its exit status.
+    pub status: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Output {
+    /// Everything that it said.
+    #[must_use]
+    pub fn all(&self) -> String {
+        format!("{}{}", self.out, self.err)
+    }
+
+    /// It succeeded.
+    ///
+    /// # Panics
+    /// When it did not, with everything it said.
+    #[must_use]
+    pub fn good(self) -> Self {
+        assert_eq!(self.status, 0, "{}", self.all());
+        self
+    }
+}
+
+/// A cloud with everything of its own.
+pub struct World {
+    folder: tempfile::TempDir,
+    name: String,
+    network: String,
+    http: u16,
+    api: u16,
+    up: Option<Child>,
+    extra: Vec<String>,
+}
+
+impl World {
+    /// Starts a cloud, with a base named `debian`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(extra: &[&str]) -> Self {
+        let number = std::process::id() % 500 * 10 + NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
+        let mut world = Self {
+            folder,
+            name: format!("gt{number}"),
+            // A network of 254 addresses for each world, in a range of its own.
+            network: format!("10.{}.{}.1/24", 84 + number / 250, number % 250),
+            http: free_port(),
+            api: free_port(),
+            up: None,
+            extra: extra.iter().map(|word| (*word).to_owned()).collect(),
+        };
+        world.up();
+        let base = base_archive();
+        let _ = world.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
+        world
+    }
+
+    /// Starts `gantry up`, and waits until everything has reported.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn up(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
+        let child = Command::new(program("gantry"))
+            .arg("up")
+            .args(self.machine())
+            .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
+            .args(["--network", &self.network, "--watch", "2", "--drain", "5"])
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("gantry up");
+        self.up = Some(child);
+        self.wait("everything reports", |world| {
+            let status = world.gantry(&["status", "--json"]);
+            let value: serde_json::Value = serde_json::from_str(&status.out).ok()?;
+            let count = |what: &str| value[what].as_object().map_or(0, serde_json::Map::len);
+            (count("machines") == 1 && count("routers") == 1).then_some(())
+        });
+    }
+
+    fn machine(&self) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        [
+            "--data",
+            &path("data"),
+            "--run",
+            &path("run"),
+            "--bridge",
+            &self.name,
+            "--cgroup",
+            &self.name,
+            "--machine",
+            "m",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// A path in the world's folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The port that apps are reached at.
+    #[must_use]
+    pub fn http_port(&self) -> u16 {
+        self.http
+    }
+
+    /// The API's port.
+    #[must_use]
+    pub fn api_port(&self) -> u16 {
+        self.api
+    }
+
+    /// The administrator's token.
+    #[must_use]
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.path("data/admin-token")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// What `gantry up` and its services said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    /// Runs `gantry` with the administrator's token.
+    #[must_use]
+    pub fn gantry(&self, arguments: &[&str]) -> Output {
+        self.gantry_as(&self.token(), arguments)
+    }
+
+    /// Runs `gantry` with a token.
+    #[must_use]
+    pub fn gantry_as(&self, token: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program("gantry"));
+        command
+            .args(arguments)
+            .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.api))
+            .env("GANTRY_TOKEN", token)
+            .stdin(Stdio::null());
+        run(command)
+    }
+
+    /// Asks an app with curl, as a person would: the answer's body.
+    #[must_use]
+    pub fn curl(&self, host: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--max-time", "40"]).args(arguments).arg(format!("http://{host}:{}/", self.http));
+        run(command)
+    }
+
+    /// Waits until `probe` finds something.
+    ///
+    /// # Panics
+    /// When it does not in time; says what was waited for, and what the cloud said.
+    pub fn wait<T>(&self, what: &str, mut probe: impl FnMut(&Self) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = probe(self) {
+                return found;
+            }
+            assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// A repository with a copy of `example`, whose remote is the app's.
+    ///
+    /// # Panics
+    /// When git fails.
+    #[must_use]
+    pub fn repository(&self, app: &str, example: Option<&str>) -> Repository {
+        let folder = self.path(&format!("repository-{app}"));
+        std::fs::create_dir_all(&folder).expect("made");
+        let repository = Repository { folder };
+        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        let remote = format!("http://x:{}@127.0.0.1:{}/git/{app}.git", self.token(), self.api);
+        repository.git(&["remote", "add", "gantry", &remote]);
+        if let Some(example) = example {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(example);
+            let mut copy = Command::new("cp");
+            copy.arg("-a").arg(source.join(".")).arg(&repository.folder);
+            let _ = run(copy).good();
+        }
+        repository
+    }
+
+    /// Kills one of the services with SIGKILL; `up` starts it again.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_service(&self, service: &str) {
+        let pid = self.service_pid(service).unwrap_or_else(|| panic!("{service} does not run"));
+        let _ = run(command("kill", &["-9", &pid.to_string()])).good();
+    }
+
+    /// The process of a service.
+    #[must_use]
+    pub fn service_pid(&self, service: &str) -> Option<u32> {
+        let pattern = format!("gantry {service} --machine m --data {}", self.path("data").display());
+        run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
+    }
+
+    /// Ends `up` without its having a say, with all three services: what a power failure does to them.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill_everything(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            let _ = up.kill();
+            let _ = up.wait();
+        }
+        for service in ["server", "agent", "router"] {
+            if self.service_pid(service).is_some() {
+                self.kill_service(service);
+            }
+            self.wait("it is gone", |world| world.service_pid(service).is_none().then_some(()));
+        }
+    }
+
+    /// Takes everything down.
+    pub fn down(&mut self) -> Output {
+        let mut command = Command::new(program("gantry"));
+        command.arg("down").args(self.machine()).args(["--network", &self.network]).stdin(Stdio::null());
+        let output = run(command);
+        if let Some(mut up) = self.up.take() {
+            let _ = up.wait();
+        }
+        output
+    }
+
+    /// Everything of this world's that the machine still has.
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let name = &self.name;
+        if run(command("ip", &["link", "show", name])).status == 0 {
+            left.push(format!("bridge {name}"));
+        }
+        let tables = run(command("nft", &["list", "tables"])).out;
+        left.extend(tables.lines().filter(|line| line.split(' ').any(|word| word == name)).map(str::to_owned));
+        for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices"] {
+            let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(name);
+            if path.exists() {
+                left.push(path.display().to_string());
+            }
+        }
+        let folder = self.folder.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned));
+        let processes = run(command("pgrep", &["-a", "-f", &folder])).out;
+        left.extend(processes.lines().filter(|line| line.contains("gantry")).map(str::to_owned));
+        left
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let output = self.down();
+        let left = self.left_behind();
+        if std::thread::panicking() {
+            eprintln!("--- the cloud said\n{}", self.log());
+            return;
+        }
+        assert_eq!(output.status, 0, "{}", output.all());
+        assert_eq!(left, Vec::<String>::new(), "left behind");
+    }
+}
+
+/// A git repository to push from.
+pub struct Repository {
+    folder: PathBuf,
+}
+
+impl Repository {
+    /// Runs git in it; it must succeed.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn git(&self, arguments: &[&str]) -> Output {
+        self.try_git(arguments).good()
+    }
+
+    fn try_git(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("git");
+        command
+            .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.version=2"])
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .stdin(Stdio::null());
+        run(command)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.folder.join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+
+    /// Replaces a text in a file.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn replace(&self, path: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.folder.join(path)).expect("a file");
+        assert!(text.contains(from), "{path} has no {from:?}");
+        self.write(path, &text.replace(from, to));
+    }
+
+    /// Commits everything; its full SHA.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--allow-empty", "--message", message]);
+        self.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
+    }
+
+    /// Pushes the head to the app's branch.
+    #[must_use]
+    pub fn push(&self) -> Output {
+        self.try_git(&["push", "gantry", "HEAD:main"])
+    }
+
+    /// A push that goes on by itself.
+    ///
+    /// # Panics
+    /// When git cannot be started.
+    #[must_use]
+    pub fn push_in_background(&self) -> Child {
+        Command::new("git")
+            .args(["push", "gantry", "HEAD:main"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("git")
+    }
+
+    /// Any other git command, whatever comes of it.
+    #[must_use]
+    pub fn attempt(&self, arguments: &[&str]) -> Output {
+        self.try_git(arguments)
+    }
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(mut command: Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Output {
+        status: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// A program of this workspace, as it was built with the test.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let folder = test.ancestors().find(|path| path.join(name).is_file());
+    folder.unwrap_or_else(|| panic!("{name} is not built; `./test` does it")).join(name)
+}
+
+/// The examples' base as an OCI archive, made once by `./test`.
+fn base_archive() -> PathBuf {
+    let path = std::env::var_os("GANTRY_TEST_BASE").map(PathBuf::from).expect("GANTRY_TEST_BASE; `./test` sets it");
+    assert!(path.is_file(), "{} is missing; `./test` makes it", path.display());
+    path
+}

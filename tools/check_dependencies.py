@@ -1,0 +1,67 @@
+"""Reads `cargo metadata` and checks the workspace's arrows and the licences of everything that is linked in."""
+
+import json
+import sys
+
+LAYERS = {
+    "gantry-model": 0,
+    "gantry-planner": 1,
+    "gantry-linux": 1,
+    "gantry-init": 1,
+    "gantry-store": 2,
+    "gantry-blobs": 2,
+    "gantry-relay": 2,
+    "gantry-api": 2,
+    "gantry-git": 2,
+    "gantry-image": 3,
+    "gantry-sandbox": 3,
+    "gantry-build": 4,
+    "gantry-controller": 5,
+    "gantry-agent": 5,
+    "gantry-router": 5,
+    "gantry": 6,
+    "gantry-testbed": 7,
+}
+DECIDERS = {"gantry-planner": {"gantry-model", "serde"}}
+MODEL = {"serde", "thiserror"}
+ALLOWED = {
+    "MIT", "MIT-0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib",
+    "Unicode-3.0", "CC0-1.0", "Unlicense", "0BSD", "BSL-1.0", "OpenSSL", "CDLA-Permissive-2.0", "MPL-2.0",
+}
+
+
+def licence_allowed(text):
+    """Any branch of an OR, every part of an AND."""
+    text = (text or "").replace("/", " OR ").replace("(", " ").replace(")", " ")
+    return all(any(part.strip() in ALLOWED for part in branch.split(" OR ")) for branch in text.split(" AND "))
+
+
+def main():
+    metadata = json.load(sys.stdin)
+    members = set(metadata["workspace_members"])
+    problems = []
+    for package in metadata["packages"]:
+        name = package["name"]
+        if package["id"] not in members:
+            if not licence_allowed(package["license"]) and name != "ring":
+                problems.append(f"{name} {package['version']} has the licence {package['license']}")
+            continue
+        if name not in LAYERS:
+            problems.append(f"{name} is in no layer; put it into tools/check_dependencies.py")
+            continue
+        for dependency in package["dependencies"]:
+            other, kind = dependency["name"], dependency["kind"]
+            if other in LAYERS and LAYERS[other] >= LAYERS[name]:
+                problems.append(f"{name} may not depend on {other}: arrows point down only")
+            if kind is None and name in DECIDERS and other not in DECIDERS[name]:
+                problems.append(f"{name} decides and may not depend on {other}")
+            if kind is None and name == "gantry-model" and other not in MODEL:
+                problems.append(f"gantry-model may not depend on {other}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{len(members)} crates, {len(metadata['packages']) - len(members)} dependencies: arrows and licences are right")
+    return 1 if problems else 0
+
+
+sys.exit(main())
