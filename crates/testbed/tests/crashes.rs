@@ -1,0 +1,134 @@
+//! Services killed with SIGKILL, in every state of a deploy; the machine's reboot; a push whose client goes away.
+
+mod site;
+
+use std::time::Duration;
+
+use gantry_testbed::World;
+use gantry_testbed::load::{Load, Target};
+use site::{page, push_site, site};
+
+/// The pids of the app's own processes, as the host sees their containers.
+fn containers(world: &World) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(world.path("run/containers")).into_iter().flatten().flatten() {
+        if let Ok(text) = std::fs::read_to_string(entry.path().join("container.json")) {
+            found.push(format!("{} {text}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn killed_services_come_back_and_nothing_that_runs_notices() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 2);
+    push_site(&repository, "one");
+    let before = containers(&world);
+    assert_eq!(before.len(), 2);
+    let target = Target {
+        address: ([127, 0, 0, 1], world.http_port()).into(),
+        host: "shop.localhost".into(),
+        path: "/".into(),
+        awaited: None,
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let load = runtime.block_on(async { Load::begin(&target, 4, Duration::from_secs(60)) });
+    for service in ["agent", "server"] {
+        let pid = world.service_pid(service);
+        world.kill_service(service);
+        world.wait("it is back", |world| world.service_pid(service).filter(|now| Some(*now) != pid).map(drop));
+        world.wait("everything is ready again", |world| {
+            world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(())
+        });
+    }
+    let report = runtime.block_on(load.end());
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert_eq!(containers(&world), before, "a container was started twice, or again");
+    // A killed router loses the requests that it has; the next one takes up the same socket and table.
+    world.kill_service("router");
+    assert!(page(&world, "shop").starts_with("one"));
+}
+
+/// Kills `service` when a deploy is in `state`; the deploy must come to an end, and one release serve.
+fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &str, state: &str, version: &str) {
+    repository.write("server.py", &site::SERVER.replace("VERSION", version));
+    repository.commit(version);
+    let mut push = repository.push_in_background();
+    let seen = world.wait("the deploy is there", |world| {
+        let deploys = world.gantry(&["app", "show", "shop", "--json"]).out;
+        let value: serde_json::Value = serde_json::from_str(&deploys).ok()?;
+        let now = value["deploy"]["state"].as_str().map(str::to_owned);
+        match now {
+            Some(now) if now == state => Some(true),
+            // A state that passes faster than it is asked for counts as missed, and the kill comes where it is.
+            _ if push.try_wait().is_ok_and(|status| status.is_some()) => Some(false),
+            _ => None,
+        }
+    });
+    world.kill_service(service);
+    let _ = push.wait();
+    world.wait("the deploy is over", |world| {
+        let text = world.gantry(&["app", "show", "shop", "--json"]).out;
+        let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+        (value["deploy"].is_null() && value["ready"] == value["wanted"] && value["ready"] == 1).then_some(())
+    });
+    let text = page(world, "shop");
+    assert!(!text.is_empty() && !text.starts_with('5'), "{service} killed in {state} (seen: {seen}): {text}");
+    world.wait("only what is wanted runs", |world| (containers(world).len() == 1).then_some(()));
+}
+
+#[test]
+fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    // Slow enough that each state is seen.
+    repository.write("container/compile", "#!/bin/sh\nsleep 0.7\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    push_site(&repository, "first");
+    for service in ["server", "agent", "router"] {
+        for state in ["building", "starting", "verifying", "promoting", "draining"] {
+            killed_in(&world, &repository, service, state, &format!("{service}-{state}"));
+        }
+    }
+}
+
+#[test]
+fn after_a_reboot_everything_runs_again() {
+    let mut world = World::start(&[]);
+    let repository = site(&world, "shop", 2);
+    push_site(&repository, "one");
+    world.kill_everything();
+    // What a reboot does besides: containers end, and the folders in memory are empty.
+    for entry in std::fs::read_dir(world.path("run/containers")).expect("read").flatten() {
+        let text = std::fs::read_to_string(entry.path().join("container.json")).expect("an identity");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let pid = value["pid"].to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
+    }
+    std::fs::remove_dir_all(world.path("run")).expect("removed");
+    world.up();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    assert!(page(&world, "shop").starts_with("one"));
+}
+
+#[test]
+fn a_deploy_outlives_the_client_that_asked_for_it_and_the_newest_push_wins() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    repository.write("container/compile", "#!/bin/sh\nsleep 2\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    repository.write("server.py", &site::SERVER.replace("VERSION", "two"));
+    repository.commit("two");
+    let mut first = repository.push_in_background();
+    world.wait("it builds", |world| {
+        world.gantry(&["app", "show", "shop", "--json"]).out.contains("building").then_some(())
+    });
+    first.kill().expect("killed");
+    let _ = first.wait();
+    world.wait("it is deployed all the same", |world| page(world, "shop").starts_with("two").then_some(()));
+}

@@ -1,0 +1,224 @@
+//! The path from push to page, and what happens beside it: real git, real containers, real HTTP.
+
+mod site;
+
+use std::process::Command;
+use std::time::Duration;
+
+use gantry_testbed::World;
+use gantry_testbed::load::{Load, Target};
+use site::{SERVER, page, push_site, site};
+
+#[test]
+fn a_push_becomes_a_page_and_everything_is_told() {
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "hello"]).good();
+    let repository = world.repository("hello", Some("hello-python"));
+    let commit = repository.commit("one");
+    let push = repository.push().good();
+    let last = push.err.lines().rfind(|line| line.contains("remote:") && line.contains("http"));
+    assert!(
+        last.is_some_and(|line| line.trim_end().ends_with(&format!("hello.localhost:{}/", world.http_port()))),
+        "{push:?}"
+    );
+    assert_eq!(world.curl("hello.localhost", &[]).good().out, "hello from python on web-1.m\n");
+
+    let shell = |script: &str| world.gantry(&["exec", "hello", "--", "/bin/sh", "-c", script]);
+    assert_eq!(shell("cat /app/REVISION").good().out.trim(), commit);
+    assert_eq!(shell("hostname; id -u; cut -d' ' -f4 /proc/3/stat").good().out, "web-1.m\n1000\n2\n");
+    assert_eq!(shell("exit 7").status, 7);
+    let run = world.gantry(&["run", "hello", "--", "python3", "-c", "import os; print(os.environ['GANTRY_APP'])"]);
+    assert_eq!(run.good().out, "hello\n");
+
+    let set = world.gantry(&["config", "set", "hello", "COLOR=blue"]).good();
+    assert!(set.err.contains("Releasing v1 with the new configuration"), "{set:?}");
+    assert_eq!(shell("echo $COLOR $GANTRY_RELEASE").good().out, "blue v2\n");
+    assert_eq!(world.gantry(&["config", "ls", "hello"]).good().out, "COLOR=blue\n");
+    let _ = world.gantry(&["rollback", "hello"]).good();
+    assert_eq!(shell("echo $COLOR- $GANTRY_RELEASE").good().out, "- v3\n");
+    let releases = world.gantry(&["releases", "hello"]).good().out;
+    assert!(releases.contains("rollback to v1") && releases.contains("config COLOR"), "{releases}");
+
+    let _ = world.gantry(&["scale", "hello", "web=3"]).good();
+    world.wait("three copies are ready", |world| {
+        world.gantry(&["app", "show", "hello"]).out.contains("3/3").then_some(())
+    });
+    let names: std::collections::BTreeSet<String> =
+        (0..60).map(|_| world.curl("hello.localhost", &[]).good().out).collect();
+    assert_eq!(names.len(), 3, "each copy says which it is, and each is asked: {names:?}");
+
+    let why = world.gantry(&["why", "hello"]).good().out;
+    assert!(why.contains("done (rollback to v1); v3 serves"), "{why}");
+    let events = world.gantry(&["events", "hello"]).good().out;
+    assert!(events.contains("scaled web=3") && events.contains("deploy #1 (v1) done"), "{events}");
+    assert!(!events.contains("blue"), "a configuration value in the audit trail");
+    let _ = world.gantry(&["app", "destroy", "hello", "--confirm", "hello"]).good();
+    world.wait("nothing of it is left", |world| (world.gantry(&["app", "show", "hello"]).status == 1).then_some(()));
+    assert!(world.curl("hello.localhost", &[]).out.starts_with("404 no app is served at hello.localhost"));
+}
+
+#[test]
+fn no_request_fails_while_releases_change() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 2);
+    push_site(&repository, "one");
+    let target = Target {
+        address: ([127, 0, 0, 1], world.http_port()).into(),
+        host: "shop.localhost".into(),
+        path: "/".into(),
+        awaited: Some("three".into()),
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let load = runtime.block_on(async { Load::begin(&target, 8, Duration::from_secs(80)) });
+    for version in ["two", "three"] {
+        push_site(&repository, version);
+    }
+    let _ = world.gantry(&["config", "set", "shop", "A=1"]).good();
+    let _ = world.gantry(&["rollback", "shop"]).good();
+    let _ = world.gantry(&["scale", "shop", "web=1"]).good();
+    world.wait("one is left", |world| world.gantry(&["app", "show", "shop"]).out.contains("1/1").then_some(()));
+    let pid = world.service_pid("router");
+    let _ = Command::new("kill").args(["-HUP", &up_pid(&world)]).status();
+    world.wait("the router is another", |world| (world.service_pid("router") != pid).then_some(()));
+    let before = load.sent();
+    world.wait("load goes on", |_| (load.sent() > before + 200).then_some(()));
+    let report = runtime.block_on(load.end());
+    assert_eq!(report.failed, 0, "{report:?}");
+    assert!(report.sent > 1000 && report.awaited_at.is_some(), "{report:?}");
+}
+
+fn up_pid(world: &World) -> String {
+    std::fs::read_to_string(world.path("data/up.lock")).expect("a lock").trim().to_owned()
+}
+
+#[test]
+fn two_apps_find_each_other_and_a_volume_has_one_writer() {
+    let world = World::start(&[]);
+    for app in ["redis", "storefront"] {
+        let _ = world.gantry(&["app", "create", app]).good();
+        let repository = world.repository(app, Some(app));
+        repository.commit("one");
+        let push = repository.push().good();
+        if app == "storefront" {
+            assert!(push.err.contains("compiled assets (build 1)"), "{push:?}");
+        }
+    }
+    assert!(world.curl("storefront.localhost", &[]).good().out.contains("<h1>Everything for the harbour</h1>"));
+    let order = ["-X", "POST", "--data", "product=buoy", "--output", "/dev/null"];
+    let address = format!("http://storefront.localhost:{}/orders", world.http_port());
+    let posted = Command::new("curl").args(["-sS", "--max-time", "20"]).args(order).arg(address).status();
+    assert!(posted.expect("curl").success());
+    world.wait("the worker did it", |world| {
+        world.curl("storefront.localhost", &[]).out.contains("1 orders done").then_some(())
+    });
+    let logs = world.gantry(&["logs", "storefront", "-p", "worker", "--grep", "order:"]).good().out;
+    assert!(logs.contains("order: buoy"), "{logs}");
+    // Another release of what has a volume: the old copy goes first, and the data stays.
+    let again = world.gantry(&["config", "set", "redis", "NOTE=1"]).good();
+    assert!(again.err.contains("Done") || again.out.contains("redis.localhost"), "{again:?}");
+    assert!(world.gantry(&["ps", "redis"]).good().out.contains("redis.v2.redis-1"));
+    world.wait("the shop has its orders again", |world| {
+        world.curl("storefront.localhost", &[]).out.contains("1 orders done").then_some(())
+    });
+    let refused = world.gantry(&["scale", "redis", "redis=2"]);
+    assert!(refused.status == 1 && refused.err.contains("a volume has a single writer"), "{refused:?}");
+}
+
+#[test]
+fn a_held_release_serves_under_its_own_name_until_it_is_promoted() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    let first = repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
+    push_site(&repository, "two");
+    let deploy = |world: &World| world.gantry(&["deploy", "shop", "--image", &format!("shop:{first}"), "--hold"]);
+    // An image that was built here names no command of its own: its roles are not in it.
+    let refused = deploy(&world);
+    assert!(refused.status == 1 && refused.err.contains("names no command"), "{refused:?}");
+    assert!(page(&world, "shop").contains("two"));
+}
+
+#[test]
+fn images_come_and_go_through_the_registry() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let commit = push_site(&repository, "one");
+    let (registry, folder) = (format!("127.0.0.1:{}", world.api_port()), world.path("image"));
+    let token = world.token();
+    let skopeo = |arguments: &[&str]| {
+        let output = Command::new("skopeo").args(arguments).output().expect("Debian's skopeo");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (credentials, local) = (format!("x:{token}"), format!("oci:{}:it", folder.display()));
+    let source = format!("docker://{registry}/shop:{commit}");
+    skopeo(&["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local]);
+    // The same image with a command in it, as others build theirs.
+    let image = set_command(&folder);
+    assert!(image > 0);
+    let target = format!("docker://{registry}/shop:other");
+    skopeo(&["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    assert!(held.err.contains("v2 is held"), "{held:?}");
+    assert!(page(&world, "v2.shop").contains("one") && page(&world, "shop").contains("one"));
+    let promoted = world.gantry(&["promote", "shop"]).good();
+    assert!(promoted.out.contains("http://shop.localhost"), "{promoted:?}");
+    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    assert!(held.err.contains("v3 is held"), "{held:?}");
+    let _ = world.gantry(&["abort", "shop"]).good();
+    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let wrong = Command::new("skopeo")
+        .args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", "x:wrong", &local, &target])
+        .output()
+        .expect("skopeo");
+    assert!(!wrong.status.success(), "a wrong token pushed an image");
+}
+
+/// Gives the image in an OCI layout a command, as a Dockerfile would.
+fn set_command(folder: &std::path::Path) -> usize {
+    let script = r#"
+import hashlib, json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+blob = lambda digest: folder / "blobs/sha256" / digest.split(":")[1]
+def put(value):
+    text = json.dumps(value).encode()
+    digest = "sha256:" + hashlib.sha256(text).hexdigest()
+    blob(digest).write_bytes(text)
+    return digest, len(text)
+index = json.loads((folder / "index.json").read_text())
+manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+config = json.loads(blob(manifest["config"]["digest"]).read_text())
+config["config"].update({"Cmd": ["python3", "/app/server.py"], "ExposedPorts": {"8080/tcp": {}}})
+manifest["config"]["digest"], manifest["config"]["size"] = put(config)
+index["manifests"][0]["digest"], index["manifests"][0]["size"] = put(manifest)
+(folder / "index.json").write_text(json.dumps(index))
+"#;
+    let output = Command::new("python3").arg("-c").arg(script).arg(folder).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    SERVER.len()
+}
+
+#[test]
+fn tokens_do_what_their_scope_says_and_no_more() {
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "one"]).good();
+    let _ = world.gantry(&["app", "create", "two"]).good();
+    let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
+    let deploy = token(&["token", "create", "ci", "--deploy", "one"]);
+    let read = token(&["token", "create", "eyes", "--read"]);
+    let works = |token: &str, arguments: &[&str]| world.gantry_as(token, arguments).status == 0;
+    assert!(works(&deploy, &["app", "show", "one"]) && works(&deploy, &["config", "set", "one", "A=1"]));
+    assert!(!works(&deploy, &["app", "show", "two"]) && !works(&deploy, &["config", "set", "two", "A=1"]));
+    assert!(!works(&deploy, &["app", "create", "three"]) && !works(&deploy, &["token", "ls"]));
+    assert!(works(&read, &["app", "ls"]) && works(&read, &["status"]));
+    assert!(!works(&read, &["config", "ls", "one"]) && !works(&read, &["config", "set", "one", "A=2"]));
+    let unknown = world.gantry_as("gantry_nonsense", &["status"]);
+    assert!(unknown.status == 1 && unknown.err.contains("this token is not known"), "{unknown:?}");
+    let _ = world.gantry(&["token", "revoke", "ci"]).good();
+    assert!(!works(&deploy, &["app", "show", "one"]));
+    let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
+    assert!(!works(machine.trim(), &["app", "ls"]) && !works(machine.trim(), &["token", "ls"]));
+    let stored = std::fs::read(world.path("data/store.db")).expect("the store");
+    let holds = |secret: &str| stored.windows(secret.len()).any(|window| window == secret.as_bytes());
+    assert!(!holds(&read) && !holds(&world.token()), "a secret is in the store");
+}

@@ -1,0 +1,139 @@
+//! What is refused: the push fails, names the phase and the cause, and the release before goes on serving.
+
+mod site;
+
+use gantry_testbed::{Repository, World};
+use site::{SERVER, page, push_site, site};
+
+/// A push that must fail, with what it must say.
+fn refused(world: &World, repository: &Repository, wanted: &[&str]) {
+    repository.commit("bad");
+    let push = repository.push();
+    assert_ne!(push.status, 0, "{push:?}");
+    for text in wanted {
+        assert!(push.err.contains(text), "{text:?} is not in\n{}", push.err);
+    }
+    assert!(page(world, "shop").starts_with("good"), "the release before does not serve");
+    repository.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+}
+
+#[test]
+fn a_bad_repository_is_refused_with_its_reason() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "good");
+
+    shop.write("container/roles.json", "{ web: { command: 'x', helth: {} } }");
+    refused(
+        &world,
+        &shop,
+        &["build failed in roles", "unknown key \"helth\"; did you mean \"health\"?", "line 1 column"],
+    );
+    std::fs::remove_file(world.path("repository-shop/container/roles.json")).expect("removed");
+    refused(&world, &shop, &["build failed in roles", "names no roles; add container/roles.json"]);
+    shop.write("container/base", "nowhere");
+    refused(&world, &shop, &["build failed in base", "there is no base nowhere; there are debian"]);
+    shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
+    shop.git(&["add", "--all"]);
+    refused(&world, &shop, &["build failed in compile", "cannot be executed; make it executable"]);
+    shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
+    shop.git(&["add", "--all"]);
+    shop.git(&["update-index", "--chmod=+x", "container/compile"]);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    refused(&world, &shop, &["build failed in compile: container/compile exited with 3", "no such gem: rails"]);
+
+    let other = shop.attempt(&["push", "gantry", "HEAD:feature"]);
+    assert!(other.status != 0 && other.err.contains("deployed from main alone"), "{other:?}");
+    let removed = shop.attempt(&["push", "gantry", ":main"]);
+    assert!(removed.status != 0, "{removed:?}");
+    let nobody = world.repository("ghost", None);
+    nobody.commit("x");
+    let push = nobody.push();
+    assert!(push.status != 0 && push.err.contains("not found"), "{push:?}");
+    assert!(page(&world, "shop").starts_with("good"));
+}
+
+#[test]
+fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "good");
+    let roles = |command: &str| format!("{{ web: {{ command: '{command}', health: {{ path: '/up', timeout: 1 }} }} }}");
+
+    shop.write("container/roles.json", &roles("no-such-program --now"));
+    refused(&world, &shop, &["shop.v2.web-1 exited with 127: its command was not found in the image"]);
+    shop.write("server.py", "import a_module_that_is_missing\n");
+    refused(&world, &shop, &["shop.v3.web-1 exited with 1", "No module named 'a_module_that_is_missing'"]);
+    // It lives for a while after it was promoted; then the old release is back at once.
+    shop.write(
+        "server.py",
+        &SERVER.replace(
+            "server.serve_forever()",
+            "import threading\nthreading.Timer(1.5, lambda: os._exit(9)).start()\nserver.serve_forever()",
+        ),
+    );
+    refused(&world, &shop, &["v4 serves; v1 stands by", "shop.v4.web-1 exited with 9", "v1 serves, as before"]);
+    shop.write("server.py", "x = []\nwhile True:\n    x.append('x' * 1000000)\n");
+    shop.write(
+        "container/roles.json",
+        "{ web: { command: 'python3 server.py', memory: '32M', health: { path: '/up' } } }",
+    );
+    refused(&world, &shop, &["shop.v5.web-1 ran out of memory: its limit is 32M; raise `memory` of the role"]);
+    shop.write(
+        "container/roles.json",
+        "{ web: { command: 'python3 server.py', health: { path: '/up' } }, release: 'echo migrating; exit 4' }",
+    );
+    refused(&world, &shop, &["the release step failed: exited with 4", "migrating"]);
+    let why = world.gantry(&["why", "shop"]).good().out;
+    assert!(why.contains("reverted: the release step failed: exited with 4; v1 serves"), "{why}");
+
+    // These never become ready: what they wait for is told while they wait, and `abort` ends it.
+    let waits = [
+        (SERVER.replace("\"0.0.0.0\"", "\"127.0.0.1\""), "it listens on 127.0.0.1:8080 alone; make it bind 0.0.0.0"),
+        (SERVER.replace("int(os.environ[\"PORT\"])", "3000"), "it listens on port 3000, not on $PORT, 8080"),
+        (SERVER.replace("send_response(200)", "send_response(500)"), "status 500 Internal Server Error"),
+    ];
+    for (server, wanted) in waits {
+        shop.write("server.py", &server);
+        shop.commit("bad");
+        let mut push = shop.push_in_background();
+        world.wait("it says what it waits for", |world| {
+            world.gantry(&["why", "shop"]).out.contains(wanted).then_some(())
+        });
+        assert!(page(&world, "shop").starts_with("good"));
+        let _ = world.gantry(&["abort", "shop"]).good();
+        assert!(!push.wait().expect("git").success());
+        shop.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused_by_name() {
+    let world = World::start(&[]);
+    let long = "a".repeat(300);
+    for name in ["..", "a/b", "-rf", "A", &long] {
+        let refused = world.gantry(&["app", "create", "--", name]);
+        assert_eq!(refused.status, 2, "{refused:?}");
+        assert!(refused.err.contains("is not an app name"), "{refused:?}");
+    }
+    let _ = world.gantry(&["app", "create", "one", "--host", "shop.example"]).good();
+    let taken = world.gantry(&["app", "create", "two", "--host", "shop.example"]);
+    assert!(taken.status == 1 && taken.err.contains("shop.example belongs to app one already"), "{taken:?}");
+    let own = world.gantry(&["app", "create", "two", "--host", "one.localhost"]);
+    assert!(own.status == 1 && own.err.contains("given to apps by their own names"), "{own:?}");
+    let twice = world.gantry(&["app", "create", "one"]);
+    assert!(twice.status == 1 && twice.err.contains("there is an app one already"), "{twice:?}");
+    for (arguments, wanted) in [
+        (vec!["config", "set", "one", "1A=x"], "cannot be the name of an environment variable"),
+        (vec!["config", "set", "one", "PORT=1"], "PORT is set by Gantry itself"),
+        (vec!["rollback", "one"], "one has no release yet"),
+        (vec!["promote", "one"], "no held deploy to promote"),
+        (vec!["why", "ghost"], "there is no app ghost"),
+        (vec!["app", "destroy", "one"], "say --confirm one"),
+        (vec!["deploy", "one", "--image", "x:y"], "there is no image x:y"),
+    ] {
+        let refused = world.gantry(&arguments);
+        assert!(refused.status != 0 && refused.err.contains(wanted), "{arguments:?}: {refused:?}");
+    }
+}

@@ -1,0 +1,46 @@
+//! A small site to push: ready at once, and every release of it says which it is.
+#![allow(dead_code)]
+
+use gantry_testbed::{Repository, World};
+
+/// The site. `VERSION` is replaced by what a release says.
+pub(crate) const SERVER: &str = r#"
+import http.server, os, signal, sys
+class Site(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        text = b"VERSION " + os.uname().nodename.encode() + b"\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *arguments):
+        pass
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("VERSION serves", flush=True)
+server.serve_forever()
+"#;
+
+/// Creates an app with its repository.
+pub(crate) fn site(world: &World, app: &str, copies: u32) -> Repository {
+    let _ = world.gantry(&["app", "create", app]).good();
+    let repository = world.repository(app, None);
+    let roles =
+        format!("{{ web: {{ command: 'python3 server.py', instances: {copies}, health: {{ path: '/up' }} }} }}");
+    repository.write("container/roles.json", &roles);
+    repository
+}
+
+/// Pushes a release that says `version`; its commit.
+pub(crate) fn push_site(repository: &Repository, version: &str) -> String {
+    repository.write("server.py", &SERVER.replace("VERSION", version));
+    let commit = repository.commit(version);
+    let _ = repository.push().good();
+    commit
+}
+
+/// What the app answers.
+pub(crate) fn page(world: &World, app: &str) -> String {
+    world.curl(&format!("{app}.localhost"), &[]).out
+}
