@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -13,11 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::proxy::{Peer, answer};
+use crate::proxy::{Peer, serve};
 use crate::{Router, RouterError, tls};
 
 /// The longest that a client may take to send a request's headers, and to shake hands.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// After a failed accept (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -100,7 +104,7 @@ impl Entry {
         let router = Arc::clone(&self.router);
         let service = service_fn(move |request| {
             let router = Arc::clone(&router);
-            async move { Ok::<_, Infallible>(answer(router, peer, request).await) }
+            async move { Ok::<_, Infallible>(serve(router, peer, request).await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -117,9 +121,14 @@ impl Entry {
         });
     }
 
-    /// Takes no more connections; lets each end after the request that it is in.
+    /// Takes no more connections; lets each end with its next answer, and those that stay idle a while later.
     pub(crate) async fn drain(self, patience: Duration) {
         drop((self.plain, self.secure));
+        self.router.ending.store(true, Ordering::Relaxed);
+        let until = tokio::time::Instant::now() + LINGER;
+        while self.connections.count() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
         if tokio::time::timeout(patience, self.connections.shutdown()).await.is_err() {
             tracing::warn!("connections were still open after {} s and are cut", patience.as_secs());
         }

@@ -30,6 +30,7 @@ mod waiting;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use gantry_api::Client;
@@ -91,6 +92,8 @@ pub(crate) struct Router {
     pub(crate) routing: routing::Routing,
     pub(crate) waiting: waiting::Waiting,
     pub(crate) access: access::AccessLog,
+    /// Connections are being ended.
+    pub(crate) ending: AtomicBool,
 }
 
 /// Runs the router on `listener` until `shutdown`, then lets what is under way end.
@@ -113,6 +116,7 @@ pub async fn run(
         routing: routing::Routing::load(&settings.data.join("table.json")),
         waiting: waiting::Waiting::default(),
         access,
+        ending: AtomicBool::new(false),
         settings,
     });
     let sync = tokio::spawn(sync::run(Arc::clone(&router), client));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_model::InstanceId;
@@ -33,8 +34,19 @@ pub(crate) struct Peer {
     pub(crate) tls: bool,
 }
 
-/// Answers a request.
-pub(crate) async fn answer(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> Response<Answer> {
+/// Answers a request. While the router ends, each answer tells an HTTP/1 client to make a new connection: one that was
+/// closed between two requests would race with the second.
+pub(crate) async fn serve(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> Response<Answer> {
+    let keeps_alive = request.version() <= Version::HTTP_11;
+    let mut response = answer(Arc::clone(&router), peer, request).await;
+    let ending = router.ending.load(Ordering::Relaxed);
+    if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> Response<Answer> {
     let mut entry = router.access.begin();
     entry.method = request.method().to_string();
     entry.path = request.uri().path().chars().take(1000).collect();
