@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use gantry_model::role::{Command, Health, Limits, Role, Signal};
+use gantry_model::role::{Command, Health, Limits, Protocol, Role, Signal};
 use gantry_model::{Bytes, MilliCpu, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -16,9 +16,10 @@ const SIZE_MAX: usize = 64 << 10;
 /// Deep enough for any role; the parser recurses.
 const DEPTH_MAX: usize = 16;
 
-const ROLE_KEYS: [&str; 11] = [
+const ROLE_KEYS: [&str; 12] = [
     "command",
     "port",
+    "protocol",
     "instances",
     "memory",
     "cpu",
@@ -206,6 +207,7 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
                 role.command = Command::Shell(command);
             }
             "port" => role.port = Some(positive(map.next_value::<u16>()?, "port")?),
+            "protocol" => role.protocol = map.next_value::<Spoken>()?.0,
             "instances" => {
                 role.instances = map.next_value()?;
                 if role.instances > INSTANCES_MAX {
@@ -231,6 +233,18 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
 
 fn positive<T: Default + PartialEq, E: Error>(number: T, what: &str) -> Result<T, E> {
     if number == T::default() { Err(E::custom(format!("{what} must be greater than 0"))) } else { Ok(number) }
+}
+
+struct Spoken(Protocol);
+
+impl<'de> Deserialize<'de> for Spoken {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text(|text: &str| match text {
+            "http1" => Ok(Spoken(Protocol::Http1)),
+            "h2c" => Ok(Spoken(Protocol::H2c)),
+            _ => Err(format!("{text:?} is no protocol; known are http1, h2c")),
+        }))
+    }
 }
 
 struct StopSignal(Signal);

@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Digest, Generation, HostName, MachineName, Moment, ReleaseNumber, Role, RoleName};
+use crate::{
+    AppName, Digest, Generation, HostName, MachineName, Moment, ReleaseNumber, Role, RoleName, role::Protocol,
+};
 
 /// One running copy of a role of a release. Written `storefront.v12.web-1`; unique for as long as the app exists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -163,6 +165,9 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
     /// Its port.
     pub port: u16,
+    /// What is spoken there.
+    #[serde(default)]
+    pub protocol: Protocol,
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub struct Role {
     pub command: Command,
     /// The one port the role serves on; none for a role that serves nothing.
     pub port: Option<u16>,
+    /// What is spoken on the port.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// How many copies a release starts with; `gantry scale` overrides it for the app.
     pub instances: u32,
     /// What one copy may use.
@@ -41,6 +44,7 @@ impl Role {
         Self {
             command,
             port: None,
+            protocol: Protocol::default(),
             instances: 1,
             limits: Limits::default(),
             health: Health::default(),
@@ -75,6 +79,17 @@ impl std::fmt::Display for Command {
             Self::Argv(words) => f.write_str(&words.join(" ")),
         }
     }
+}
+
+/// What an application speaks on its port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, known beforehand (RFC 9113, section 3.3): gRPC, mostly.
+    H2c,
 }
 
 /// What one instance may use. Each is enforced by its control group.

@@ -69,7 +69,7 @@ fn insert_route(table: &mut Table, host: HostName, release: &Release, placed: &P
     let port = settings.port.unwrap_or(DEFAULT_PORT);
     let endpoints = serving(release, placed)
         .filter(|(id, _)| &id.role == role)
-        .map(|(instance, address)| Endpoint { instance, address, port })
+        .map(|(instance, address)| Endpoint { instance, address, port, protocol: settings.protocol })
         .collect();
     table.routes.insert(host, Route { app: release.app.clone(), release: release.number, endpoints });
 }

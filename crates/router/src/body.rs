@@ -73,7 +73,7 @@ impl Relayed {
             if let Some(mut sender) = sender {
                 // Ready again a moment after the last byte, once the connection's own task has run.
                 tokio::spawn(async move {
-                    if sender.ready().await.is_ok() {
+                    if sender.ready().await {
                         target.pool.keep(sender);
                     }
                 });

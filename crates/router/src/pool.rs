@@ -1,9 +1,15 @@
-//! Kept connections to one instance. A connection is in here only while nobody uses it.
+//! Kept connections to one instance. An HTTP/1.1 connection is in here only while nobody uses it; an HTTP/2 connection is
+//! shared by everyone.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
+use gantry_model::role::Protocol;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 
 use crate::body::Outgoing;
 
@@ -14,7 +20,59 @@ const IDLE: Duration = Duration::from_secs(4);
 const KEPT_MAX: usize = 256;
 
 /// One way to send a request.
-pub(crate) type Sender = SendRequest<Outgoing>;
+pub(crate) enum Sender {
+    One(http1::SendRequest<Outgoing>),
+    Shared(http2::SendRequest<Outgoing>),
+}
+
+impl Sender {
+    /// Speaks `protocol` on a connection that was made just now.
+    pub(crate) async fn begin(stream: TcpStream, protocol: Protocol) -> hyper::Result<Self> {
+        let stream = TokioIo::new(stream);
+        match protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = http1::Builder::new().handshake(stream).await?;
+                tokio::spawn(async move {
+                    let _ = connection.with_upgrades().await;
+                });
+                Ok(Self::One(sender))
+            }
+            Protocol::H2c => {
+                let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(stream).await?;
+                tokio::spawn(async move {
+                    let _ = connection.await;
+                });
+                Ok(Self::Shared(sender))
+            }
+        }
+    }
+
+    /// Sends a request; it comes back with the error if it was not sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        match self {
+            Self::One(sender) => sender.try_send_request(request).await,
+            Self::Shared(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// Ready for the next request; false once it is closed.
+    pub(crate) async fn ready(&mut self) -> bool {
+        match self {
+            Self::One(sender) => sender.ready().await.is_ok(),
+            Self::Shared(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        match self {
+            Self::One(sender) => !sender.is_closed() && sender.is_ready(),
+            Self::Shared(sender) => !sender.is_closed() && sender.is_ready(),
+        }
+    }
+}
 
 /// Kept connections.
 #[derive(Default)]
@@ -26,13 +84,18 @@ impl Pool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         while let Some((since, sender)) = kept.pop() {
-            if now.duration_since(since) > IDLE {
-                // What lies below is older still.
-                kept.clear();
-                return None;
-            }
-            if !sender.is_closed() && sender.is_ready() {
-                return Some(sender);
+            match sender {
+                Sender::Shared(shared) if !shared.is_closed() => {
+                    kept.push((now, Sender::Shared(shared.clone())));
+                    return Some(Sender::Shared(shared));
+                }
+                _ if now.duration_since(since) > IDLE => {
+                    // What lies below is older still.
+                    kept.clear();
+                    return None;
+                }
+                sender if sender.is_usable() => return Some(sender),
+                _ => {}
             }
         }
         None
@@ -40,11 +103,9 @@ impl Pool {
 
     /// Keeps a connection for the next request.
     pub(crate) fn keep(&self, sender: Sender) {
-        if sender.is_closed() {
-            return;
-        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT_MAX {
+        let shared_already = matches!(sender, Sender::Shared(_)) && !kept.is_empty();
+        if sender.is_usable() && kept.len() < KEPT_MAX && !shared_already {
             kept.push((Instant::now(), sender));
         }
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_model::InstanceId;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use gantry_model::role::Protocol;
+use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
@@ -195,9 +196,12 @@ impl Exchange {
         mut request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Sender), Failure> {
         self.entry.instance = target.endpoint.instance.to_string();
+        if target.endpoint.protocol == Protocol::H2c {
+            into_http2(&mut request, &self.host);
+        }
         // A kept connection may have been closed meanwhile; then the request comes back and a new one is made.
         if let Some(mut sender) = target.pool.take() {
-            match sender.try_send_request(request).await {
+            match sender.send(request).await {
                 Ok(response) => return Ok((response, sender)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -212,7 +216,7 @@ impl Exchange {
                 return Err(Failure::Unsent(Box::new(request)));
             }
         };
-        match sender.try_send_request(request).await {
+        match sender.send(request).await {
             Ok(response) => Ok((response, sender)),
             Err(mut error) => Err(match error.take_message() {
                 Some(unsent) => Failure::Unsent(Box::new(unsent)),
@@ -252,18 +256,24 @@ impl Exchange {
     }
 }
 
+/// The request in the form of HTTP/2: host and scheme in its address, and trailers welcome, as gRPC asks.
+fn into_http2(request: &mut Request<Outgoing>, host: &str) {
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    if let Ok(uri) = format!("http://{host}{path}").parse() {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_2;
+    for name in [HOST, CONNECTION, UPGRADE] {
+        request.headers_mut().remove(name);
+    }
+    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+}
+
 async fn connect(target: &Target) -> std::io::Result<Sender> {
     let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
-    let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(std::io::Error::other)?;
-    tokio::spawn(async move {
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(sender)
+    Sender::begin(stream, target.endpoint.protocol).await.map_err(std::io::Error::other)
 }
 
 /// Asking twice does no more than asking once, and there is no body that was sent half.

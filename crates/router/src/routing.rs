@@ -190,12 +190,13 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_model::role::Protocol;
     use gantry_model::{HostName, ReleaseNumber};
     use std::net::Ipv4Addr;
 
     fn endpoint(n: u8) -> Endpoint {
         let instance = InstanceId::parse(&format!("shop.v1.web-{n}")).expect("an id");
-        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80 }
+        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80, protocol: Protocol::Http1 }
     }
 
     fn table(generation: u64, endpoints: &[u8]) -> Table {

@@ -11,6 +11,7 @@ use gantry_api::types::BaseInfo;
 use gantry_build::Output;
 use gantry_build::bases::BaseRecipe;
 use gantry_model::BaseName;
+use http::HeaderMap;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -64,6 +65,7 @@ pub(crate) async fn create(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(base): Path<String>,
+    headers: HeaderMap,
     text: Bytes,
 ) -> Answer {
     caller.admin()?;
@@ -79,7 +81,7 @@ pub(crate) async fn create(
         };
         let _ = sender.send(last).await;
     });
-    deploys::lines(receiver)
+    deploys::stream(&headers, receiver)
 }
 
 async fn make(

@@ -6,11 +6,12 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::types::{Accepted, StartDeploy, What};
 use gantry_model::deploy::Order;
 use gantry_model::{AppName, Cause, Deploy, DeployNumber};
-use http::header;
+use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
@@ -54,23 +55,24 @@ pub(crate) async fn start(
     json(&Accepted { deploy })
 }
 
-/// Values as newline-delimited JSON, as they come.
-pub(crate) fn lines<T: serde::Serialize + Send + 'static>(receiver: mpsc::Receiver<T>) -> Answer {
-    let stream = futures_util::stream::unfold(receiver, async |mut receiver| {
-        let value = receiver.recv().await?;
-        let line = serde_json::to_vec(&value).map(|mut line| {
-            line.push(b'\n');
-            Bytes::from(line)
-        });
-        Some((line, receiver))
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response())
+/// Values as they come: newline-delimited JSON, or server-sent events for whoever asks for those.
+pub(crate) fn stream<T: serde::Serialize + Send + 'static>(headers: &HeaderMap, receiver: mpsc::Receiver<T>) -> Answer {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let events = accept.contains("text/event-stream");
+    let (before, after) = if events { ("data: ", "\n\n") } else { ("", "\n") };
+    let line = move |value: T| serde_json::to_string(&value).map(|text| Bytes::from(format!("{before}{text}{after}")));
+    let stream = futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    let stream = stream.map(line);
+    let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(stream)).into_response())
 }
 
 pub(crate) async fn follow(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path((app, number)): Path<(String, u64)>,
+    headers: HeaderMap,
 ) -> Answer {
     let app: AppName = name(&app)?;
     caller.read_app(&app)?;
@@ -79,7 +81,7 @@ pub(crate) async fn follow(
     if view.mirror.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
         return Err(Problem::missing(format!("{app} has no deploy {number}")).into());
     }
-    lines(follow::follow(&server, app, number))
+    stream(&headers, follow::follow(&server, app, number))
 }
 
 pub(crate) async fn promote(server: State<Arc<Server>>, caller: Caller, app: Path<String>) -> Answer {

@@ -1,0 +1,358 @@
+//! The router as a whole: its table from disk or from a server, real connections in and out.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_api::Client;
+use gantry_model::role::Protocol;
+use gantry_model::{AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, Route, Table};
+use gantry_router::Settings;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// An application on a port of its own.
+async fn app<F>(h2: bool, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            let service = service_fn(move |request| {
+                let answering = answer(request);
+                async move { Ok::<_, Infallible>(answering.await) }
+            });
+            tokio::spawn(async move {
+                let stream = TokioIo::new(stream);
+                if h2 {
+                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(stream, service).await;
+                } else {
+                    let builder = hyper::server::conn::http1::Builder::new();
+                    let _ = builder.serve_connection(stream, service).with_upgrades().await;
+                }
+            });
+        }
+    });
+    address
+}
+
+fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> Endpoint {
+    Endpoint {
+        instance: InstanceId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
+        address: Ipv4Addr::LOCALHOST,
+        port: address.port(),
+        protocol,
+    }
+}
+
+fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
+    let app = AppName::parse("shop").expect("a name");
+    let route = Route { app, release: ReleaseNumber(1), endpoints };
+    let host = HostName::parse("shop.localhost").expect("a host");
+    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), names: BTreeMap::new() }
+}
+
+/// A router that runs.
+struct Running {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+async fn router(table: Table, server: &str, https: Option<(SocketAddr, PathBuf, PathBuf)>) -> Running {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = serde_json::to_vec(&table).expect("JSON");
+    std::fs::write(folder.path().join("table.json"), text).expect("written");
+    let settings = Settings {
+        machine: MachineName::parse("m").expect("a name"),
+        data: folder.path().to_owned(),
+        domain: HostName::parse("localhost").expect("a host"),
+        resolver: None,
+        https,
+        wait: Duration::from_millis(600),
+        drain: Duration::from_secs(5),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = Client::new(server, "token");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ended = tokio::spawn(async move {
+        let asked = async {
+            let _ = stopped.await;
+        };
+        gantry_router::run(settings, listener, client, asked).await.expect("it runs");
+    });
+    Running { folder, address, stop: Some(stop), ended }
+}
+
+const NOWHERE: &str = "http://127.0.0.1:1";
+
+fn get(path: &str) -> Request<Body> {
+    Request::get(path).header("host", "shop.localhost").body(full("")).expect("a request")
+}
+
+async fn ask(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await.expect("an answer")
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn a_request_arrives_with_where_it_came_from() {
+    let echo = app(false, async |request: Request<Incoming>| {
+        let header = |name: &str| request.headers().get(name).map_or("-", |v| v.to_str().unwrap_or("?")).to_owned();
+        let names =
+            ["host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "connection", "x-hop"];
+        let lines: Vec<String> = names.iter().map(|name| header(name)).collect();
+        Response::new(full(format!("{} {}", request.uri(), lines.join(" "))))
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, echo, Protocol::Http1)]), NOWHERE, None).await;
+    let mut request = get("/a?b=c");
+    request.headers_mut().insert("x-request-id", "it".parse().expect("a value"));
+    request.headers_mut().insert("connection", "x-hop".parse().expect("a value"));
+    request.headers_mut().insert("x-hop", "1".parse().expect("a value"));
+    let answer = text(ask(running.address, request).await).await;
+    assert_eq!(answer, "/a?b=c shop.localhost 127.0.0.1 http shop.localhost it - -");
+}
+
+#[tokio::test]
+async fn an_unknown_host_and_an_app_without_instances_are_told_plainly() {
+    let running = router(table(1, Vec::new()), NOWHERE, None).await;
+    let mut unknown = get("/");
+    unknown.headers_mut().insert("host", "ghost.localhost".parse().expect("a value"));
+    let answer = ask(running.address, unknown).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert!(text(answer).await.contains("no app is served at ghost.localhost; apps are at <app>.localhost"));
+    let begun = std::time::Instant::now();
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().expect("a value"))
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(600), "it did not wait");
+}
+
+#[tokio::test]
+async fn a_request_that_an_instance_did_not_take_goes_to_another() {
+    let dead = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port");
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let endpoints = vec![endpoint(1, dead, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let running = router(table(1, endpoints), NOWHERE, None).await;
+    for _ in 0..30 {
+        let mut post = get("/");
+        *post.method_mut() = http::Method::POST;
+        *post.body_mut() = full("a body that was not sent yet");
+        assert_eq!(text(ask(running.address, post).await).await, "live");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_not_gathered() {
+    let (next, turn) = tokio::sync::mpsc::channel::<()>(1);
+    let turn = Arc::new(tokio::sync::Mutex::new(turn));
+    let events = app(false, move |_| {
+        let turn = Arc::clone(&turn);
+        async move {
+            let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+            tokio::spawn(async move {
+                let _ = sender.send(Ok(Frame::data(Bytes::from_static(b"data: one\n\n")))).await;
+                turn.lock().await.recv().await;
+                let _ = sender.send(Ok(Frame::data(Bytes::from_static(b"data: two\n\n")))).await;
+            });
+            let stream =
+                futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+            let stream = StreamBody::new(Box::pin(stream));
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(BodyExt::boxed(stream))
+                .expect("an answer")
+        }
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, events, Protocol::Http1)]), NOWHERE, None).await;
+    let mut body = ask(running.address, get("/")).await.into_body();
+    let mut piece = async || body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+    assert_eq!(piece().await, "data: one\n\n");
+    next.send(()).await.expect("told");
+    assert_eq!(piece().await, "data: two\n\n");
+}
+
+#[tokio::test]
+async fn a_large_body_goes_up_and_comes_down() {
+    let echo = app(false, async |request: Request<Incoming>| {
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        Response::new(full(body))
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, echo, Protocol::Http1)]), NOWHERE, None).await;
+    let sent = Bytes::from(vec![7; 40 << 20]);
+    let request = Request::post("/").header("host", "shop.localhost").body(full(sent.clone())).expect("a request");
+    let answer = ask(running.address, request).await.into_body().collect().await.expect("a body").to_bytes();
+    assert!(answer == sent);
+}
+
+#[tokio::test]
+async fn a_websocket_is_joined() {
+    let chat = app(false, async |mut request: Request<Incoming>| {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
+            let mut word = [0; 4];
+            while stream.read_exact(&mut word).await.is_ok() {
+                word.reverse();
+                stream.write_all(&word).await.expect("answered");
+            }
+        });
+        let builder = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        builder.body(full("")).expect("an answer")
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, chat, Protocol::Http1)]), NOWHERE, None).await;
+    let mut request = get("/chat");
+    request.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
+    request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
+    let answer = ask(running.address, request).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["upgrade"]),
+        (StatusCode::SWITCHING_PROTOCOLS, &"websocket".parse().expect("a value"))
+    );
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"));
+    for word in [b"ping", b"pong"] {
+        stream.write_all(word).await.expect("sent");
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).await.expect("received");
+        back.reverse();
+        assert_eq!(&back, word);
+    }
+}
+
+#[tokio::test]
+async fn http2_is_spoken_on_both_sides() {
+    let version = async |request: Request<Incoming>| Response::new(full(format!("{:?}", request.version())));
+    for (protocol, wanted) in [(Protocol::Http1, "HTTP/1.1"), (Protocol::H2c, "HTTP/2.0")] {
+        let address = app(protocol == Protocol::H2c, version).await;
+        let running = router(table(1, vec![endpoint(1, address, protocol)]), NOWHERE, None).await;
+        let stream = TcpStream::connect(running.address).await.expect("connected");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        for _ in 0..10 {
+            let request = Request::get("http://shop.localhost/").body(full("")).expect("a request");
+            let answer = sender.send_request(request).await.expect("an answer");
+            assert_eq!(answer.version(), Version::HTTP_2);
+            assert_eq!(text(answer).await, wanted);
+        }
+        assert_eq!(text(ask(running.address, get("/")).await).await, wanted);
+    }
+}
+
+#[tokio::test]
+async fn https_is_served_with_a_given_certificate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["shop.localhost".to_owned()]).expect("a certificate");
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let port = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port");
+    let proto = async |request: Request<Incoming>| {
+        Response::new(full(request.headers()["x-forwarded-proto"].as_bytes().to_vec()))
+    };
+    let address = app(false, proto).await;
+    let https = Some((port, certificate.clone(), key));
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, https).await;
+    // Ready once it answers at all.
+    ask(running.address, get("/")).await;
+    let output = tokio::process::Command::new("curl")
+        .args(["-sS", "--max-time", "10", "--write-out", " %{http_version}", "--cacert"])
+        .arg(&certificate)
+        .args(["--resolve", &format!("shop.localhost:{}:127.0.0.1", port.port())])
+        .arg(format!("https://shop.localhost:{}/", port.port()))
+        .output()
+        .await
+        .expect("curl");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "https 2", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refused() {
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let news: Arc<Mutex<Option<Table>>> = Arc::default();
+    let (source, told) = (Arc::clone(&news), Arc::new(Mutex::new(Vec::<u64>::new())));
+    let heard = Arc::clone(&told);
+    let server = app(false, move |request: Request<Incoming>| {
+        let (source, heard) = (Arc::clone(&source), Arc::clone(&heard));
+        async move {
+            if request.method() == http::Method::POST {
+                let body = request.into_body().collect().await.expect("a body").to_bytes();
+                let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+                heard.lock().expect("told").push(value["generation"].as_u64().expect("a number"));
+                return Response::new(full("null"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let table = source.lock().expect("news").clone();
+            Response::new(full(serde_json::to_vec(&table).expect("JSON")))
+        }
+    })
+    .await;
+    let running = router(table(5, Vec::new()), &format!("http://{server}"), None).await;
+    *news.lock().expect("news") = Some(table(4, vec![endpoint(1, live, Protocol::Http1)]));
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "an older table was taken");
+    let waiting = tokio::spawn(ask(running.address, get("/")));
+    *news.lock().expect("news") = Some(table(6, vec![endpoint(1, live, Protocol::Http1)]));
+    assert_eq!(text(waiting.await.expect("an answer")).await, "live");
+    while told.lock().expect("told").last() != Some(&6) {
+        tokio::task::yield_now().await;
+    }
+    let kept: Table =
+        serde_json::from_slice(&std::fs::read(running.folder.path().join("table.json")).expect("kept")).expect("JSON");
+    assert_eq!(kept.generation, Generation(6));
+}
+
+#[tokio::test]
+async fn a_router_that_ends_lets_requests_under_way_end() {
+    let slow = app(false, async |_| {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Response::new(full("done"))
+    })
+    .await;
+    let mut running = router(table(1, vec![endpoint(1, slow, Protocol::Http1)]), NOWHERE, None).await;
+    let asking = tokio::spawn(ask(running.address, get("/")));
+    // The router has the request once the application has.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.stop.take().expect("it runs").send(()).expect("asked");
+    let answer = asking.await.expect("an answer");
+    assert_eq!(answer.headers()["connection"], "close");
+    assert_eq!(text(answer).await, "done");
+    running.ended.await.expect("it ended");
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
