@@ -6,6 +6,9 @@
 //! | server | [`Word::Say`] a line to show, any number of times, at any point |
 //! | server | [`Word::Archive`]: send the tree; then the hook sends the archive and closes its side |
 //! | server | [`Word::Verdict`]; the last |
+//!
+//! The ref itself is moved by the second hook, `proc-receive`, when the verdict was good. Git would compare it with what the
+//! client was told at first, and refuse a push that had waited for another.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -46,9 +49,23 @@ pub enum Word {
     Verdict(bool),
 }
 
-/// `gantry git-hook`: runs inside git, in the quarantine of what is being pushed.
+/// `gantry git-hook pre-receive` and `… proc-receive`: run inside git.
 #[must_use]
 pub fn main() -> ExitCode {
+    match std::env::args().nth(2).as_deref() {
+        Some("proc-receive") => match move_refs() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("The deploy is done, and its branch was not moved: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        _ => judge(),
+    }
+}
+
+/// In the quarantine of what is being pushed: the verdict.
+fn judge() -> ExitCode {
     match talk() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -102,4 +119,65 @@ fn archive(commit: &str, mut socket: &UnixStream) -> io::Result<()> {
         return Err(io::Error::other(format!("git archive failed ({status})")));
     }
     socket.shutdown(Shutdown::Write)
+}
+
+/// `proc-receive`: after the verdict, with the objects in place. Speaks git's pkt-lines (githooks(5)) on its standard
+/// streams: version and flush both ways, the commands, and an answer for each.
+fn move_refs() -> io::Result<()> {
+    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    read_lines(&mut input)?;
+    write_line(&mut output, "version=1")?;
+    output.write_all(b"0000")?;
+    output.flush()?;
+    for line in read_lines(&mut input)? {
+        let Some(Update { new, name, .. }) = update(&line) else {
+            continue;
+        };
+        let status = Command::new("git").args(["update-ref", "--", &name, &new]).stdout(Stdio::null()).status()?;
+        let answer = if status.success() { format!("ok {name}") } else { format!("ng {name} it cannot be moved") };
+        write_line(&mut output, &answer)?;
+    }
+    output.write_all(b"0000")?;
+    output.flush()
+}
+
+/// The pkt-lines up to the next flush.
+fn read_lines(input: &mut impl Read) -> io::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    loop {
+        let mut length = [0; 4];
+        input.read_exact(&mut length)?;
+        let wrong = || io::Error::other("not a pkt-line");
+        let text = std::str::from_utf8(&length).map_err(|_| wrong())?;
+        match usize::from_str_radix(text, 16).map_err(|_| wrong())? {
+            0 => return Ok(lines),
+            length @ 4..=65_520 => {
+                let mut line = vec![0; length - 4];
+                input.read_exact(&mut line)?;
+                let line = String::from_utf8_lossy(&line);
+                lines.push(line.trim_end_matches('\n').to_owned());
+            }
+            _ => return Err(wrong()),
+        }
+    }
+}
+
+fn write_line(output: &mut impl Write, text: &str) -> io::Result<()> {
+    writeln!(output, "{:04x}{text}", text.len() + 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pkt_lines_are_read_and_hostile_ones_refused() {
+        let mut text = Vec::new();
+        write_line(&mut text, "ok refs/heads/main").expect("written");
+        text.extend_from_slice(b"0000rest");
+        assert_eq!(read_lines(&mut &text[..]).expect("lines"), ["ok refs/heads/main"]);
+        for bad in [&b"0001"[..], b"fffff", b"zzzz", b"0009ab", b"\xff\xff\xff\xff", b""] {
+            assert!(read_lines(&mut &bad[..]).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -71,7 +71,9 @@ pub enum GitError {
 }
 
 /// Settings of every repository. Objects are checked on receipt; no client option reaches a program.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
+    // Refs are moved by the hook: see `hook`.
+    ("receive.procReceiveRefs", "refs/heads/"),
     ("receive.fsckObjects", "true"),
     ("transfer.fsckObjects", "true"),
     ("receive.advertisePushOptions", "false"),
@@ -97,16 +99,17 @@ impl Repositories {
     pub fn in_folder(folder: &Path, program: &Path, socket: &Path) -> Result<Self, GitError> {
         use std::os::unix::fs::PermissionsExt;
         let hooks = folder.join("hooks");
-        let hook = hooks.join("pre-receive");
         let quoted = program.display().to_string().replace('\'', "'\\''");
-        let write = || -> io::Result<()> {
+        let write = |name: &str| -> io::Result<()> {
             std::fs::create_dir_all(&hooks)?;
-            let fresh = hooks.join("pre-receive.new");
-            std::fs::write(&fresh, format!("#!/bin/sh\nexec '{quoted}' git-hook\n"))?;
+            let fresh = hooks.join(format!("{name}.new"));
+            std::fs::write(&fresh, format!("#!/bin/sh\nexec '{quoted}' git-hook {name}\n"))?;
             std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
-            std::fs::rename(fresh, &hook)
+            std::fs::rename(fresh, hooks.join(name))
         };
-        write().map_err(|source| GitError::File { path: hook.clone(), source })?;
+        for name in ["pre-receive", "proc-receive"] {
+            write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
+        }
         Ok(Self { folder: folder.to_owned(), hooks, socket: socket.to_owned() })
     }
 

@@ -340,16 +340,27 @@ async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refuse
 
 #[tokio::test]
 async fn a_router_that_ends_lets_requests_under_way_end() {
-    let slow = app(false, async |_| {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        Response::new(full("done"))
+    let (reached, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (telling, waiting) = (Arc::clone(&reached), Arc::clone(&go));
+    let slow = app(false, move |_| {
+        let (telling, waiting) = (Arc::clone(&telling), Arc::clone(&waiting));
+        async move {
+            telling.notify_one();
+            waiting.notified().await;
+            Response::new(full("done"))
+        }
     })
     .await;
     let mut running = router(table(1, vec![endpoint(1, slow, Protocol::Http1)]), NOWHERE, None).await;
     let asking = tokio::spawn(ask(running.address, get("/")));
     // The router has the request once the application has.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    reached.notified().await;
     running.stop.take().expect("it runs").send(()).expect("asked");
+    // It takes no more connections before it has begun to end.
+    while TcpStream::connect(running.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    go.notify_one();
     let answer = asking.await.expect("an answer");
     assert_eq!(answer.headers()["connection"], "close");
     assert_eq!(text(answer).await, "done");

@@ -399,7 +399,11 @@ fn free_port() -> u16 {
 }
 
 /// A program of this workspace, as it was built with the test.
-fn program(name: &str) -> PathBuf {
+///
+/// # Panics
+/// When it is not built.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let folder = test.ancestors().find(|path| path.join(name).is_file());
     folder.unwrap_or_else(|| panic!("{name} is not built; `./test` does it")).join(name)

@@ -84,9 +84,7 @@ fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     // Slow enough that each state is seen.
-    repository.write("container/compile", "#!/bin/sh\nsleep 0.7\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    slow_build(&world, &repository, 0.7);
     push_site(&repository, "first");
     for service in ["server", "agent", "router"] {
         for state in ["building", "starting", "verifying", "promoting", "draining"] {
@@ -114,21 +112,75 @@ fn after_a_reboot_everything_runs_again() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
+/// Gives the site a compile step that takes `seconds`.
+fn slow_build(world: &World, repository: &gantry_testbed::Repository, seconds: f32) {
+    repository.write("container/compile", &format!("#!/bin/sh\nsleep {seconds}\n"));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+}
+
+fn builds(world: &World) -> Option<()> {
+    world.gantry(&["app", "show", "shop", "--json"]).out.contains("\"building\"").then_some(())
+}
+
 #[test]
-fn a_deploy_outlives_the_client_that_asked_for_it_and_the_newest_push_wins() {
+fn a_deploy_outlives_the_client_that_asked_for_it() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
-    repository.write("container/compile", "#!/bin/sh\nsleep 2\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    slow_build(&world, &repository, 2.0);
     repository.write("server.py", &site::SERVER.replace("VERSION", "two"));
     repository.commit("two");
     let mut first = repository.push_in_background();
-    world.wait("it builds", |world| {
-        world.gantry(&["app", "show", "shop", "--json"]).out.contains("building").then_some(())
-    });
+    world.wait("it builds", builds);
     first.kill().expect("killed");
     let _ = first.wait();
     world.wait("it is deployed all the same", |world| page(world, "shop").starts_with("two").then_some(()));
+}
+
+#[test]
+fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    slow_build(&world, &repository, 3.0);
+    let push = |version: &str| {
+        repository.write("server.py", &site::SERVER.replace("VERSION", version));
+        repository.commit(version);
+        repository.push_in_background()
+    };
+    let under_way = push("two");
+    world.wait("the first builds", builds);
+    let waits = |world: &World, number: &str| {
+        world.gantry(&["events", "shop"]).out.contains(&format!("deploy {number} asked for")).then_some(())
+    };
+    let older = push("three");
+    world.wait("the second waits", |world| waits(world, "#3"));
+    let newest = push("four");
+    let [under_way, older, newest] = [under_way, older, newest].map(|child| child.wait_with_output().expect("git"));
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(under_way.status.success(), "{}", said(&under_way));
+    assert!(!older.status.success() && said(&older).contains("superseded by deploy #4"), "{}", said(&older));
+    assert!(newest.status.success(), "{}", said(&newest));
+    assert!(page(&world, "shop").starts_with("four"));
+    let head = repository.git(&["rev-parse", "HEAD"]).out;
+    assert!(repository.git(&["ls-remote", "gantry", "main"]).out.starts_with(head.trim()), "the branch was not moved");
+}
+
+#[test]
+fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let deaf = site::SERVER.replace(
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    );
+    let roles = "{ web: { command: 'python3 server.py', stop_timeout: 1, health: { path: '/up' } } }";
+    repository.write("container/roles.json", roles);
+    repository.write("server.py", &deaf.replace("VERSION", "deaf"));
+    repository.commit("deaf");
+    let _ = repository.push().good();
+    push_site(&repository, "two");
+    world.wait("the deaf one is gone", |world| (containers(world).len() == 1).then_some(()));
+    assert!(page(&world, "shop").starts_with("two"));
 }

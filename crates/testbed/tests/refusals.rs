@@ -137,3 +137,41 @@ fn bad_arguments_are_refused_by_name() {
         assert!(refused.status != 0 && refused.err.contains(wanted), "{arguments:?}: {refused:?}");
     }
 }
+
+#[test]
+fn a_start_that_cannot_be_is_refused_with_its_reason() {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    let mut world = World::start(&[]);
+    let program = world.path("gantry");
+    std::fs::copy(gantry_testbed::program("gantry"), &program).expect("copied");
+    let public = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(program.parent().expect("a folder"), public).expect("set");
+    let run = |uid: u32, arguments: &[&str]| {
+        let output = Command::new(&program).args(arguments).uid(uid).current_dir("/").output().expect("gantry");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let data = world.path("data").display().to_string();
+    let other = world.path("other").display().to_string();
+    let taken = format!("127.0.0.1:{}", world.http_port());
+    let up = ["up", "--run", &other, "--listen", "127.0.0.1:0", "--http"];
+    let said = run(65534, &[&up[..], &["127.0.0.1:0", "--data", "/tmp/nobodys"]].concat());
+    assert!(said.contains("this needs root"), "{said}");
+    let said = run(0, &[&up[..], &[&taken, "--data", &other]].concat());
+    assert!(said.contains(&format!("cannot listen on {taken}; choose another with --http")), "{said}");
+    let said = run(0, &[&up[..], &["127.0.0.1:0", "--data", &data]].concat());
+    assert!(said.contains("another `gantry up` runs with the data folder"), "{said}");
+
+    world.kill_everything();
+    let store = world.path("data/store.db");
+    let good = std::fs::read(&store).expect("the store");
+    let _ = std::fs::remove_file(world.path("data/store.db-wal"));
+    let server = ["server", "--run", &other, "--data", &data, "--listen", "127.0.0.1:0", "--machine", "m"];
+    std::fs::write(&store, &good[..good.len() / 2]).expect("cut");
+    let said = run(0, &server);
+    assert!(said.contains("store.db is damaged") && said.contains("it was left as it is"), "{said}");
+    std::fs::write(&store, b"").expect("emptied");
+    let said = run(0, &server);
+    assert!(said.contains("store.db is damaged: it is empty"), "{said}");
+}
