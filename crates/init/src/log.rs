@@ -110,13 +110,9 @@ mod tests {
     use std::io::{Read, Seek};
 
     fn log(limit: u64) -> (Log, [File; 2]) {
-        let file = |name: &str| {
-            let path = std::env::temp_dir().join(format!("gantry-init-log-{}-{limit}-{name}", std::process::id()));
-            let file = File::options().read(true).append(true).create(true).open(&path).expect("a file");
-            std::fs::remove_file(path).expect("removed");
-            file
-        };
-        let files = [file("a"), file("b")];
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |name| File::options().read(true).append(true).create(true).open(folder.path().join(name));
+        let files = ["a", "b"].map(|name| open(name).expect("a file"));
         let copies = [0, 1].map(|n: usize| OwnedFd::from(files[n].try_clone().expect("a copy")));
         (Log::open(copies, limit).expect("a log"), files)
     }
