@@ -222,3 +222,32 @@ fn tokens_do_what_their_scope_says_and_no_more() {
     let holds = |secret: &str| stored.windows(secret.len()).any(|window| window == secret.as_bytes());
     assert!(!holds(&read) && !holds(&world.token()), "a secret is in the store");
 }
+
+#[test]
+fn the_api_describes_itself_and_asks_every_caller_for_a_token() {
+    let world = World::start(&[]);
+    let api = format!("http://127.0.0.1:{}", world.api_port());
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).output().expect("curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let document: serde_json::Value = serde_json::from_str(&curl(&[&format!("{api}/v1/openapi.json")])).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(paths.len() > 15);
+    let token = format!("Authorization: Bearer {}", world.token());
+    for (path, operations) in paths {
+        let path = path.replace("{app}", "ghost").replace("{name}", "ghost").replace("{number}", "1");
+        for method in operations.as_object().expect("operations").keys() {
+            let status = ["--output", "/dev/null", "--write-out", "%{http_code}", "--request"];
+            let (method, address) = (method.to_uppercase(), format!("{api}{path}"));
+            let asked = curl(&[&status[..], &[&method, &address]].concat());
+            assert_eq!(asked, "401", "{method} {path} without a token");
+            let wrong = curl(&[&status[..], &[&method, "--header", "Authorization: Bearer no", &address]].concat());
+            assert_eq!(wrong, "401", "{method} {path} with an unknown token");
+            let known = curl(&[&status[..], &[&method, "--header", &token, "--data", "{}", &address]].concat());
+            assert!(!known.starts_with('5') && known != "405", "{method} {path} with a token: {known}");
+        }
+    }
+    let follow = format!("{api}/v1/apps/ghost/deploys/1/follow");
+    assert!(curl(&["--header", &token, &follow]).contains("ghost has no deploy #1"));
+}

@@ -6,6 +6,7 @@ mod bases;
 mod deploys;
 mod git;
 mod machines;
+mod openapi;
 pub(crate) mod registry;
 mod sessions;
 mod system;
@@ -73,6 +74,7 @@ pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> 
 /// Every path.
 pub(crate) fn router(server: Arc<Server>) -> Router {
     let v1 = Router::new()
+        .route("/openapi.json", get(openapi::show))
         .route("/status", get(system::status))
         .route("/events", get(system::events))
         .route("/tokens", get(system::list_tokens).post(system::create_token))

@@ -1,0 +1,332 @@
+//! The API's own description: `GET /v1/openapi.json`, OpenAPI 3.1.
+//!
+//! Each operation stands in one table. The shape of a body is taken from a sample of the very type that is read or
+//! written, so that it cannot say something else than the code.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use gantry_api::Problem;
+use gantry_api::types::{
+    Accepted, AppInfo, BaseInfo, ChangeConfig, ChangeScale, CreateApp, CreateToken, Event, Explanation, InstanceInfo,
+    LogQuery, NewToken, Progress, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
+};
+use gantry_model::{
+    AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
+    Phase, ReleaseNumber, RoleName,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Answer;
+
+/// One operation.
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    /// The scope that a token needs: `read`, `deploy` or `admin`.
+    scope: &'static str,
+    summary: &'static str,
+    request: Value,
+    answer: Value,
+}
+
+fn operation(
+    method: &'static str,
+    path: &'static str,
+    scope: &'static str,
+    summary: &'static str,
+    request: Value,
+    answer: Value,
+) -> Operation {
+    Operation { method, path, scope, summary, request, answer }
+}
+
+/// `GET /v1/openapi.json`: known without a token.
+pub(crate) async fn show() -> Answer<Response> {
+    super::json(&document())
+}
+
+fn sample(value: impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+/// A name that is known to be one.
+fn name<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
+}
+
+fn digest() -> Digest {
+    name(&format!("sha256:{}", "0".repeat(64)))
+}
+
+const NOW: Moment = Moment(1_790_000_000_000);
+
+fn deploy() -> Deploy {
+    let cause = Cause::Push { commit: "0".repeat(40), source: digest() };
+    Deploy::new(name("storefront"), DeployNumber(7), cause, "ci".to_owned(), false, NOW)
+}
+
+fn app() -> AppInfo {
+    AppInfo {
+        name: name("storefront"),
+        url: "http://storefront.localhost/".to_owned(),
+        branch: "main".to_owned(),
+        base: Some(name::<BaseName>("debian")),
+        hosts: vec![name::<HostName>("shop.example")],
+        current: Some(ReleaseNumber(6)),
+        scale: BTreeMap::from([(name::<RoleName>("web"), 3)]),
+        deploy: Some(deploy()),
+        ready: 3,
+        wanted: 3,
+        created: NOW,
+    }
+}
+
+fn release() -> ReleaseInfo {
+    ReleaseInfo {
+        number: ReleaseNumber(6),
+        current: true,
+        good: true,
+        image: digest(),
+        commit: Some("0".repeat(40)),
+        config: vec!["COLOR".to_owned()],
+        roles: BTreeMap::from([(name::<RoleName>("web"), "bin/server".to_owned())]),
+        created: NOW,
+        by: "ci".to_owned(),
+        cause: "push of 0000000000".to_owned(),
+    }
+}
+
+fn instance() -> InstanceInfo {
+    InstanceInfo {
+        id: InstanceId { app: name("storefront"), release: ReleaseNumber(6), role: name("web"), index: 1 },
+        machine: name("m1"),
+        goal: "run".to_owned(),
+        phase: Some(Phase::Ready),
+        since: Some(NOW),
+        address: Some(std::net::Ipv4Addr::new(10, 83, 0, 2)),
+        restarts: 0,
+    }
+}
+
+fn status() -> Status {
+    let machine: MachineName = name("m1");
+    Status {
+        version: "0.1.0".to_owned(),
+        store: "/var/lib/gantry/store.db".to_owned(),
+        machines: BTreeMap::from([(machine.clone(), 500)]),
+        routers: BTreeMap::from([(machine, (Generation(12), 500))]),
+        table: Generation(12),
+        apps: vec![app()],
+        space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),
+    }
+}
+
+fn event() -> Event {
+    let app: AppName = name("storefront");
+    Event { number: 1, at: NOW, by: "ci".to_owned(), app: Some(app), what: "scaled web=3".to_owned() }
+}
+
+fn base() -> BaseInfo {
+    BaseInfo { name: name("debian"), image: digest(), from: "bookworm with 8 packages".to_owned(), created: NOW }
+}
+
+fn token() -> TokenInfo {
+    TokenInfo { name: "ci".to_owned(), scope: Scope::Deploy { app: name("storefront") }, created: NOW }
+}
+
+/// Everything below `/v1`.
+fn operations() -> Vec<Operation> {
+    let none = || Value::Null;
+    let accepted = || sample(Accepted { deploy: DeployNumber(7) });
+    let create = CreateApp { name: name("storefront"), base: None, branch: None, hosts: Vec::new() };
+    let config = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
+    let changes = ChangeConfig { changes: BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]) };
+    let scale = ChangeScale { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
+    let start = StartDeploy { what: What::Image { reference: "storefront:1.2".to_owned() }, hold: false };
+    let why =
+        Explanation {
+            subject: "app storefront".to_owned(), headline: "…".to_owned(), evidence: vec!["…".to_owned()]
+        };
+    let new_token = NewToken { info: token(), secret: "gantry_…".to_owned() };
+    let create_token = CreateToken { name: "ci".to_owned(), scope: Scope::Read };
+    let exec = || json!({ "instance": "web-1", "command": ["/bin/sh"], "terminal": true });
+    let line = Progress::Line { text: "-----> Starting v7".to_owned() };
+    vec![
+        operation("get", "/v1/status", "read", "Machines, routers, apps, space", none(), sample(status())),
+        operation("get", "/v1/events", "read", "The audit trail; ?app= for one app", none(), sample([event()])),
+        operation("get", "/v1/tokens", "admin", "All tokens, without their secrets", none(), sample([token()])),
+        operation(
+            "post",
+            "/v1/tokens",
+            "admin",
+            "Create a token; its secret is shown once",
+            sample(create_token),
+            sample(new_token),
+        ),
+        operation("delete", "/v1/tokens/{name}", "admin", "Revoke a token", none(), none()),
+        operation("get", "/v1/bases", "read", "All bases", none(), sample([base()])),
+        operation(
+            "post",
+            "/v1/bases/{name}",
+            "admin",
+            "Make a base; the body is base.toml, the answer a stream",
+            none(),
+            sample(&line),
+        ),
+        operation(
+            "post",
+            "/v1/bases/{name}/import",
+            "admin",
+            "Take a base; the body is an OCI archive",
+            none(),
+            sample(base()),
+        ),
+        operation("get", "/v1/apps", "read", "All apps", none(), sample([app()])),
+        operation("post", "/v1/apps", "admin", "Create an app", sample(create), sample(app())),
+        operation("get", "/v1/apps/{app}", "read", "An app", none(), sample(app())),
+        operation("delete", "/v1/apps/{app}", "admin", "Destroy an app", none(), none()),
+        operation("get", "/v1/apps/{app}/config", "deploy", "Its configuration", none(), sample(config)),
+        operation(
+            "patch",
+            "/v1/apps/{app}/config",
+            "deploy",
+            "Change it; a deploy if something runs",
+            sample(changes),
+            accepted(),
+        ),
+        operation("put", "/v1/apps/{app}/scale", "deploy", "How many copies of a role run", sample(scale), none()),
+        operation("get", "/v1/apps/{app}/releases", "read", "Its releases", none(), sample([release()])),
+        operation("get", "/v1/apps/{app}/instances", "read", "Its instances", none(), sample([instance()])),
+        operation(
+            "get",
+            "/v1/apps/{app}/why",
+            "read",
+            "Why it is as it is; ?instance= for one instance",
+            none(),
+            sample(why),
+        ),
+        operation("get", "/v1/apps/{app}/deploys", "read", "Its deploys", none(), sample([deploy()])),
+        operation("post", "/v1/apps/{app}/deploys", "deploy", "Deploy an image, or go back", sample(start), accepted()),
+        operation(
+            "get",
+            "/v1/apps/{app}/deploys/{number}/follow",
+            "read",
+            "A deploy as it goes; a stream",
+            none(),
+            sample(line),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/promote",
+            "deploy",
+            "Move the traffic to the held release",
+            none(),
+            accepted(),
+        ),
+        operation("post", "/v1/apps/{app}/abort", "deploy", "Take the deploy under way back", none(), accepted()),
+        operation(
+            "post",
+            "/v1/apps/{app}/logs",
+            "read",
+            "Its log; turns into a session",
+            sample(LogQuery::default()),
+            none(),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/exec",
+            "deploy",
+            "A process in an instance; turns into a session",
+            exec(),
+            none(),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/run",
+            "deploy",
+            "A container of its own; turns into a session",
+            exec(),
+            none(),
+        ),
+    ]
+}
+
+/// The shape of a sample.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Null => json!({}),
+        Value::Bool(_) => json!({ "type": "boolean" }),
+        Value::Number(number) if number.is_f64() => json!({ "type": "number" }),
+        Value::Number(_) => json!({ "type": "integer" }),
+        Value::String(_) => json!({ "type": "string" }),
+        Value::Array(items) => json!({ "type": "array", "items": items.first().map_or(json!({}), shape) }),
+        Value::Object(fields) => {
+            let properties: Map<String, Value> =
+                fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect();
+            json!({ "type": "object", "properties": properties })
+        }
+    }
+}
+
+fn content(sample: &Value) -> Value {
+    json!({ "application/json": { "schema": shape(sample), "example": sample } })
+}
+
+/// The whole description.
+fn document() -> Value {
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for operation in operations() {
+        let parameters: Vec<Value> = operation
+            .path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+        let problem = Problem::new(400, "what is wrong").hint("what would be right");
+        let mut entry = json!({
+            "summary": operation.summary,
+            "description": format!("Needs a token with the scope `{}`.", operation.scope),
+            "parameters": parameters,
+            "responses": {
+                "200": { "description": "Done", "content": content(&operation.answer) },
+                "default": { "description": "A problem", "content": content(&sample(problem)) },
+            },
+        });
+        if !operation.request.is_null() {
+            entry["requestBody"] = json!({ "required": true, "content": content(&operation.request) });
+        }
+        paths.entry(operation.path).or_default().insert(operation.method.to_owned(), entry);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Gantry",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Streams are newline-delimited JSON, or server-sent events with `Accept: text/event-stream`.",
+        },
+        "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } } },
+        "security": [{ "token": [] }],
+        "paths": paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_described() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths");
+        let count: usize = paths.values().map(|path| path.as_object().map_or(0, Map::len)).sum();
+        assert_eq!(count, operations().len(), "an operation stands twice");
+        let answer = &paths["/v1/apps/{app}"]["get"]["responses"]["200"]["content"]["application/json"];
+        assert_eq!(answer["schema"]["properties"]["ready"]["type"], "integer");
+        assert_eq!(
+            paths["/v1/apps/{app}/deploys/{number}/follow"]["get"]["parameters"].as_array().map(Vec::len),
+            Some(2)
+        );
+    }
+}
