@@ -29,6 +29,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// One that lived this long begins with the shortest pause again.
 const STEADY: Duration = Duration::from_secs(600);
 
+/// Characters of each of them: a report tells of every instance of the machine.
+const LINE_SHOWN: usize = 500;
+
 /// Lines of output kept with an exit.
 const TAIL: usize = 20;
 
@@ -61,7 +64,14 @@ impl Instance {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
                 let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
-                let record = Record { spec: assignment.spec.clone(), address, ready: false, restarts: 0, exit: None };
+                let record = Record {
+                    spec: assignment.spec.clone(),
+                    address,
+                    ready: false,
+                    restarts: 0,
+                    started: false,
+                    exit: None,
+                };
                 places.write(&record).map_err(|error| format!("its record cannot be written: {error}"))?;
                 record
             }
@@ -114,6 +124,10 @@ impl Instance {
     /// Lives until the instance is gone.
     pub(crate) async fn run(mut self) {
         let mut container = self.adopt();
+        if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
+            // It was begun, and ended while nobody looked: once is once.
+            self.note_exit(0);
+        }
         while self.goal() != Goal::Stop {
             if self.is_over() {
                 self.enter(Phase::Exited);
@@ -213,6 +227,9 @@ impl Instance {
                 .await
                 .map_err(|error| error.to_string())?
                 .map_err(|error| error.to_string())?;
+        let _ = std::fs::remove_file(&spec.exit);
+        self.record.started = true;
+        self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
         self.enter(Phase::Starting);
         Ok(container)
@@ -306,6 +323,10 @@ impl Instance {
     /// Notes how it ended, and clears what is left of it.
     async fn ended(&mut self, container: &Container) {
         let usage = container.usage();
+        // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
+        if container.kill().await.is_ok() {
+            self.note_exit(usage.oom_kills);
+        }
         loop {
             match container.destroy().await {
                 Ok(()) => break,
@@ -318,10 +339,14 @@ impl Instance {
                 }
             }
         }
+        self.enter(Phase::Exited);
+    }
+
+    /// Notes how it ended, from what init recorded.
+    fn note_exit(&mut self, oom_kills: u64) {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
-        let _ = std::fs::remove_file(self.places.folder.join("exit"));
         let tail = last_lines(&self.places);
-        let by_limit = usage.oom_kills > 0 && record.as_ref().is_none_or(|record| record.code != Some(0));
+        let by_limit = oom_kills > 0 && record.as_ref().is_none_or(|record| record.code != Some(0));
         let exit = Exit {
             code: record.as_ref().and_then(|record| record.code),
             signal: record.as_ref().and_then(|record| record.signal),
@@ -333,7 +358,6 @@ impl Instance {
         self.record.exit = Some(exit.clone());
         self.keep_record();
         self.status.exit = Some(exit);
-        self.enter(Phase::Exited);
     }
 
     async fn remove(mut self, container: Option<Container>) {
@@ -348,14 +372,18 @@ impl Instance {
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
         self.agent.addresses.release(self.record.address);
-        self.agent.status.remove(&self.id);
+        // It listens no more before it is told to be gone: whoever wants it then begins a new one.
+        let Self { agent, id, wanted, .. } = self;
+        drop(wanted);
+        agent.status.remove(&id);
     }
 }
 
 /// The last lines of an instance's output.
 fn last_lines(places: &Places) -> Vec<String> {
     let mut lines = Tail::new(gantry_relay::segments(&places.logs)).fresh();
-    lines.split_off(lines.len().saturating_sub(TAIL)).into_iter().map(|line| line.text).collect()
+    let last = lines.split_off(lines.len().saturating_sub(TAIL));
+    last.into_iter().map(|line| line.text.chars().take(LINE_SHOWN).collect()).collect()
 }
 
 fn signal_of(signal: gantry_model::role::Signal) -> Signal {

@@ -48,6 +48,9 @@ impl Once {
                 Ok(Self { agent: Arc::clone(agent), places, address, container, exec })
             }
             Err(error) => {
+                if let Some(half) = Container::adopt(&places.state, &places.cgroup) {
+                    let _ = half.destroy().await;
+                }
                 let _ = places.remove();
                 agent.addresses.release(address);
                 Err(error)

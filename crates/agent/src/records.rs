@@ -20,6 +20,9 @@ pub(crate) struct Record {
     /// It has passed its checks since it was last started.
     pub(crate) ready: bool,
     pub(crate) restarts: u32,
+    /// It was begun: one that runs once is not begun again.
+    #[serde(default)]
+    pub(crate) started: bool,
     /// How it ended; of one that runs once this is its result.
     pub(crate) exit: Option<Exit>,
 }

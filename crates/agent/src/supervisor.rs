@@ -117,7 +117,8 @@ impl Supervisor {
     }
 
     fn ensure(&mut self, id: &InstanceId, wanted: Wanted) {
-        if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished()) {
+        // One whose task no longer listens is gone already, and may come anew.
+        if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished() && !task.wanted.is_closed()) {
             task.wanted.send_if_modified(|known| {
                 let changed = *known != wanted;
                 known.clone_from(&wanted);
@@ -127,7 +128,10 @@ impl Supervisor {
         }
         // One that is to stop and is not there has stopped.
         let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
-        if to_stop && Places::of(&self.agent.settings, id).read().is_none() {
+        let places = Places::of(&self.agent.settings, id);
+        if to_stop && places.read().is_none() {
+            let _ = places.remove();
+            self.agent.status.remove(id);
             return;
         }
         let (sender, receiver) = watch::channel(wanted);

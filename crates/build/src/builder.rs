@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_blobs::Blobs;
 use gantry_image::{Config, Descriptor, Layer, Layers, Manifest, Runtime};
-use gantry_model::{AppName, Digest, Role, RoleName};
+use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
 pub use gantry_sandbox::Network;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
@@ -180,7 +180,7 @@ impl Builder {
             let layers = self.unpacked(&image).await.map_err(|error| BuildError::new("base", error))?;
             let env = vec![("REVISION".to_owned(), job.commit.to_owned())];
             let step = Step {
-                name: format!("build-{}", job.app),
+                name: format!("build-{}-{}", job.app, job.number.0),
                 layers,
                 env,
                 network: job.network.clone(),
@@ -252,6 +252,8 @@ impl Builder {
 pub struct Job<'a> {
     /// Whose.
     pub app: &'a AppName,
+    /// For which deploy.
+    pub number: DeployNumber,
     /// The full SHA.
     pub commit: &'a str,
     /// The base's manifest.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use gantry_build::{BuildError, Job, Output};
 use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 
 use crate::mirror::{BuildRecord, Mirror};
 use crate::mutations::{self, Made};
@@ -22,6 +22,32 @@ const AT_ONCE: usize = 2;
 /// The builds under way.
 #[derive(Default)]
 pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Arc<Output>>>);
+
+/// Numbered places for builds, each with an address of its own.
+struct Slots {
+    sender: mpsc::Sender<usize>,
+    free: tokio::sync::Mutex<mpsc::Receiver<usize>>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        let (sender, free) = mpsc::channel(AT_ONCE);
+        let slots = Self { sender, free: tokio::sync::Mutex::new(free) };
+        (0..AT_ONCE).for_each(|slot| slots.give_back(slot));
+        slots
+    }
+}
+
+impl Slots {
+    async fn take(&self) -> usize {
+        // The sender is this very value's, so that the channel is open for as long as anybody asks.
+        self.free.lock().await.recv().await.unwrap_or_default()
+    }
+
+    fn give_back(&self, slot: usize) {
+        let _ = self.sender.try_send(slot);
+    }
+}
 
 /// Where a deploy's output is.
 pub(crate) fn log_path(settings: &Settings, app: &AppName, number: DeployNumber) -> PathBuf {
@@ -39,7 +65,7 @@ pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
 /// Watches for deploys that are building.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut views = server.core.views();
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let slots = Arc::new(Slots::default());
     loop {
         let wanted = wanted(&views.borrow_and_update().mirror);
         begin(&server, &slots, wanted);
@@ -50,7 +76,7 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Begins what is wanted and not under way, and calls off what is no longer wanted.
-fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
+fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
     let mut running = server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for (key, output) in running.iter() {
         if !wanted.iter().any(|deploy| (&deploy.app, deploy.number) == (&key.0, key.1)) {
@@ -82,12 +108,11 @@ fn wanted(mirror: &Mirror) -> Vec<Deploy> {
         .collect()
 }
 
-async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Arc<Semaphore>) {
+async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
-    let slot = slots.acquire().await;
-    let address = build_address(&server.settings, slots.available_permits());
-    let outcome = make(&server, &deploy, &output, address).await;
-    drop(slot);
+    let slot = slots.take().await;
+    let outcome = make(&server, &deploy, &output, build_address(&server.settings, slot)).await;
+    slots.give_back(slot);
     let name = app.clone();
     let told = match outcome {
         Ok(made) => {
@@ -197,7 +222,7 @@ async fn push(
             prefix: server.settings.network.prefix,
             gateway: server.settings.network.gateway,
         };
-        let job = Job { app: &deploy.app, commit, base: &base, network: Some(network) };
+        let job = Job { app: &deploy.app, number: deploy.number, commit, base: &base, network: Some(network) };
         server.builder.build(&job, archive, recipe, output).await?
     };
     let defaults = mutations::requested_config(&app, &built, tokens::secret).map_err(|why| fail("roles", &why))?;

@@ -4,10 +4,11 @@
 //! step of that is one transaction, guarded by the lead. What others may know is published as a [`View`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::Problem;
-use gantry_api::types::{MachineReport, RouterReport};
+use gantry_api::types::{MachineReport, RouterReport, Scope};
 use gantry_model::{MachineName, Moment, Observed, ObservedMachine, ObservedRouter};
 use gantry_planner::{Report, plan};
 use gantry_store::{Compare, Outcome, Store, TXN_MAX};
@@ -98,10 +99,15 @@ pub(crate) async fn start(
 ) -> Result<(Handle, JoinHandle<ServerError>), ServerError> {
     let listing = store.list("").await?;
     let mirror = Mirror::load(&listing.entries)?;
-    let view = View { mirror: Arc::new(mirror), observed: Arc::default(), report: Arc::default(), now: now() };
+    let view = View {
+        mirror: Arc::new(mirror),
+        observed: Arc::new(Observed { began: now(), ..Observed::default() }),
+        report: Arc::default(),
+        now: now(),
+    };
     let (views, receiver) = watch::channel(view);
     let (messages, inbox) = mpsc::channel(256);
-    let core = Core { store, lead, policy: settings.policy.clone(), views };
+    let core = Core { store, lead, policy: settings.policy.clone(), views, stale: AtomicBool::new(false) };
     Ok((Handle { messages, views: receiver }, tokio::spawn(core.run(inbox))))
 }
 
@@ -116,6 +122,8 @@ struct Core {
     lead: Lead,
     policy: gantry_planner::Policy,
     views: watch::Sender<View>,
+    /// A write's outcome is not known: the records must be read again before anything is decided upon them.
+    stale: AtomicBool,
 }
 
 impl Core {
@@ -136,9 +144,33 @@ impl Core {
         }
     }
 
+    /// Reads the records again, if they may not be what the store has.
+    async fn refresh(&self) -> Result<(), ServerError> {
+        if !self.stale.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let listing = self.store.list("").await?;
+        let leads = |entry: &gantry_store::Entry| entry.key == leader::KEY && entry.created == self.lead.revision;
+        if !listing.entries.iter().any(leads) {
+            return Err(ServerError::NotLeading("the lead was taken over".to_owned()));
+        }
+        let mirror = Arc::new(Mirror::load(&listing.entries)?);
+        self.views.send_modify(|view| view.mirror = mirror);
+        self.stale.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn handle(&self, message: Message) -> Result<(), ServerError> {
         match message {
             Message::Mutate(mutation, answer) => {
+                match self.refresh().await {
+                    Ok(()) => {}
+                    Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                    Err(error) => {
+                        let _ = answer.send(Err(Problem::new(503, error.to_string())));
+                        return Ok(());
+                    }
+                }
                 let decided = mutation(&self.views.borrow().mirror, now());
                 let result = match decided {
                     Ok(changes) => match self.write(changes).await {
@@ -197,6 +229,7 @@ impl Core {
 
     /// One planning; whether it changed anything.
     async fn step(&self) -> Result<bool, ServerError> {
+        self.refresh().await?;
         let (mirror, observed) = {
             let view = self.views.borrow();
             (Arc::clone(&view.mirror), Arc::clone(&view.observed))
@@ -247,8 +280,13 @@ impl Core {
         // What belongs together is far smaller; only the removal of a long history is cut.
         for part in all.chunks(TXN_MAX - 1) {
             let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
-            if self.store.commit(guarded).await? == Outcome::Conflict {
-                return Err(ServerError::NotLeading("the lead was taken over".to_owned()));
+            match self.store.commit(guarded).await {
+                Ok(Outcome::Committed(_)) => {}
+                Ok(Outcome::Conflict) => return Err(ServerError::NotLeading("the lead was taken over".to_owned())),
+                Err(error) => {
+                    self.stale.store(true, Ordering::Relaxed);
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
@@ -258,8 +296,18 @@ impl Core {
 /// Every record of an app; the app's own last, so that a removal that was cut is begun again.
 fn removal(mirror: &Mirror, app: &gantry_model::AppName) -> Vec<Change> {
     let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
+    let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
+    let tokens =
+        mirror.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| format!("tokens/{hash}"));
     let deploys = mirror.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
     let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| format!("builds/{app}/{commit}"));
     let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| format!("tags/{app}/{tag}"));
-    releases.chain(deploys).chain(builds).chain(tags).chain([format!("apps/{app}")]).map(Change::Remove).collect()
+    releases
+        .chain(tokens)
+        .chain(deploys)
+        .chain(builds)
+        .chain(tags)
+        .chain([format!("apps/{app}")])
+        .map(Change::Remove)
+        .collect()
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::types::Progress;
 use gantry_git::hook::{Pushed, Update, Word};
 use gantry_model::{AppName, Cause, DeployState};
@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
 use crate::{Server, ServerError, follow, mutations};
+
+/// Bytes of zeros at an archive's end.
+const ARCHIVE_END: usize = 1024;
 
 /// The longest that a hook may take to say what is pushed, and a tree to come.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -110,11 +113,19 @@ async fn receive(
     let update = only_the_branch(&pushed.updates, &app, &branch)?;
     let commit = update.new.clone();
     voice.word(&Word::Archive(commit.clone())).await;
-    let stream = ReaderStream::with_capacity(reader, 256 << 10).boxed();
-    let (source, _) = tokio::time::timeout(HOOK_TIMEOUT, server.blobs.put_stream(stream, None))
+    // The last bytes of what came: an archive ends with two blocks of zeros, one that was cut does not.
+    let mut tail = Vec::new();
+    let stream = ReaderStream::with_capacity(reader, 256 << 10).inspect_ok(|piece| {
+        tail.extend_from_slice(&piece[piece.len().saturating_sub(ARCHIVE_END)..]);
+        tail.drain(..tail.len().saturating_sub(ARCHIVE_END));
+    });
+    let (source, _) = tokio::time::timeout(HOOK_TIMEOUT, server.blobs.put_stream(stream.boxed(), None))
         .await
         .map_err(|_| "the source did not come in time".to_owned())?
         .map_err(|error| format!("the source cannot be kept: {error}"))?;
+    if tail.len() < ARCHIVE_END || tail.iter().any(|byte| *byte != 0) {
+        return Err("the source did not come whole; push again".to_owned());
+    }
     let cause = Cause::Push { commit, source };
     let name = app.clone();
     let number = server

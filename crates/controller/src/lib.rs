@@ -110,6 +110,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let lead = leader::take(&store, &settings.name).await?;
     let (core, core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
     tokens::ensure(&core, &settings).await?;
+    // Builds whose server was killed: nobody waits for them.
+    gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await?;
     let server = Arc::new(assemble(settings, core)?);
     let listener = TcpListener::bind(server.settings.listen)
         .await

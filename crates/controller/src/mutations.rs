@@ -196,6 +196,10 @@ pub(crate) fn change_config(
     wanted: BTreeMap<String, Option<String>>,
 ) -> Changes<Option<DeployNumber>> {
     let mut app = app(mirror, name)?.clone();
+    if mirror.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
+        let why = format!("a rollback of {name} is under way, and brings the configuration of then");
+        return Err(Problem::conflict(why).hint("set it again once the rollback is over"));
+    }
     for (key, value) in &wanted {
         check_config(key, value.as_deref())?;
     }
@@ -310,7 +314,7 @@ pub(crate) struct Made {
     pub(crate) image: Digest,
     pub(crate) commit: Option<String>,
     pub(crate) roles: BTreeMap<RoleName, Role>,
-    /// Configuration that replaces the app's, when an old release is taken again.
+    /// The release's own configuration, when an old one is taken again; the app's becomes it at promotion.
     pub(crate) config: Option<BTreeMap<String, String>>,
     /// Configuration that the app asks for and does not have yet.
     pub(crate) defaults: BTreeMap<String, String>,
@@ -332,16 +336,13 @@ pub(crate) fn release_made(
     for (key, value) in made.defaults {
         app.config.entry(key).or_insert(value);
     }
-    if let Some(config) = made.config {
-        app.config = config;
-    }
     app.last_release += 1;
     let release = Release {
         app: name.clone(),
         number: ReleaseNumber(app.last_release),
         image: made.image,
         commit: made.commit,
-        config: app.config.clone(),
+        config: made.config.unwrap_or_else(|| app.config.clone()),
         roles: made.roles,
         deploy: number,
         created: now,

@@ -72,9 +72,11 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
         (MACHINE_FILE, format!("machine {}", settings.machine), machine),
     ];
     for (file, name, scope) in first {
-        let secret = secret_in(&settings.data.join(file))?;
+        let (secret, fresh) = secret_in(&settings.data.join(file))?;
         let known = move |mirror: &Mirror, now: Moment| {
-            if mirror.tokens.contains_key(&hash(&secret)) {
+            // An administrator's token that was revoked stays so, whatever the file still holds.
+            let has_other = scope == Scope::Admin && mirror.tokens.values().any(|token| token.scope == Scope::Admin);
+            if mirror.tokens.contains_key(&hash(&secret)) || (has_other && !fresh) {
                 return Ok((Vec::new(), ()));
             }
             let record = Record::Token { hash: hash(&secret), info: TokenInfo { name, scope, created: now } };
@@ -85,11 +87,11 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
     Ok(())
 }
 
-/// The secret in a file, made when there is none.
-fn secret_in(path: &Path) -> Result<String, ServerError> {
+/// The secret in a file, made when there is none, and whether it was.
+fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
     let failed = |action, source| ServerError::File { action, path: path.to_owned(), source };
     match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(text) if !text.trim().is_empty() => return Ok((text.trim().to_owned(), false)),
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", error)),
@@ -104,5 +106,5 @@ fn secret_in(path: &Path) -> Result<String, ServerError> {
         std::fs::rename(&fresh, path)
     };
     write().map_err(|error| failed("write", error))?;
-    Ok(secret)
+    Ok((secret, true))
 }

@@ -18,11 +18,16 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Folders that containers see must not depend on whoever's umask this was started with; what is secret says so itself.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Some(code) = gantry_sandbox::launcher_main() {
         return code;
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == "git-hook") {
         return gantry_git::hook::main();
+    }
+    if services::is_orphan() {
+        return ExitCode::FAILURE;
     }
     let args = args::Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

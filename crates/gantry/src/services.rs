@@ -16,6 +16,19 @@ use crate::machine::require_root;
 /// Set by whoever hands the router its listening socket as standard input.
 pub(crate) const LISTENER_ON_STDIN: &str = "GANTRY_LISTENER_ON_STDIN";
 
+/// Set by `up` to its own process id: the service ends when `up` does.
+pub(crate) const MINDED_BY: &str = "GANTRY_MINDED_BY";
+
+/// Binds this process to the `up` that started it; true when that has ended already.
+pub(crate) fn is_orphan() -> bool {
+    let Some(parent) = std::env::var(MINDED_BY).ok().and_then(|text| text.parse::<i32>().ok()) else {
+        return false;
+    };
+    let bound = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    bound.is_err() || now != Some(parent)
+}
+
 /// The longest that a service waits for the server's first start to give it its token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
 use crate::machine::{program, require_root};
-use crate::services::{LISTENER_ON_STDIN, asked_to_end, make_folders, open_listener, start_logging};
+use crate::services::{LISTENER_ON_STDIN, MINDED_BY, asked_to_end, make_folders, open_listener, start_logging};
 
 /// Pauses before a service that died is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -121,6 +121,7 @@ impl Service {
     fn spawn(&self) -> anyhow::Result<Child> {
         let mut command = Command::new(program()?);
         command.args(&self.arguments).stdin(Stdio::null()).kill_on_drop(false);
+        command.env(MINDED_BY, std::process::id().to_string());
         if let Some(listener) = &self.listener {
             let socket = OwnedFd::from(listener.try_clone().context("cannot share the listening socket")?);
             command.stdin(Stdio::from(socket)).env(LISTENER_ON_STDIN, "1");
@@ -150,7 +151,12 @@ impl Service {
         }
         tokio::time::sleep(self.backoff).await;
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        self.start()
+        // The program may be missing for a moment while it is updated.
+        while let Err(error) = self.start() {
+            tracing::error!(service = self.name, %error, "cannot be started; trying again");
+            tokio::time::sleep(BACKOFF.1).await;
+        }
+        Ok(())
     }
 
     /// The program as it is now on disk takes this one's place. Two routers share the socket for a moment.

@@ -208,7 +208,8 @@ impl Repositories {
         Ok(answer.into())
     }
 
-    /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `push` names the push to the hook.
+    /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `push` names the push to the hook; `guard`
+    /// is kept until git has ended.
     ///
     /// Git is killed if the client goes away before it has sent everything; after that it goes on to its end, client or
     /// no client, for a deploy that has begun is not stopped by a lost connection.
@@ -222,6 +223,7 @@ impl Repositories {
         protocol: Option<&str>,
         push: &str,
         body: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,
+        guard: impl Send + 'static,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, GitError> {
         let mut child = self
             .service(app, service, protocol)
@@ -232,7 +234,7 @@ impl Repositories {
             .spawn()
             .map_err(GitError::Run)?;
         send(&mut child, body).await.map_err(GitError::Run)?;
-        Ok(receive(child))
+        Ok(receive(child, guard))
     }
 }
 
@@ -257,7 +259,7 @@ async fn send(child: &mut Child, mut body: impl Stream<Item = io::Result<Bytes>>
 }
 
 /// Git's answer, read to its end whether or not anybody listens.
-fn receive(mut child: Child) -> BoxStream<'static, io::Result<Bytes>> {
+fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(16);
     tokio::spawn(async move {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -277,6 +279,7 @@ fn receive(mut child: Child) -> BoxStream<'static, io::Result<Bytes>> {
         };
         tokio::join!(reading, complaining);
         let _ = child.wait().await;
+        drop(guard);
     });
     futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()
 }

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxat
 
 use crate::layer::{Layer, LayerWriter, Meta};
 use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
+use crate::unpack::Bounds;
 
 /// Writes the layer of `upper`, without `excluded` paths (relative, such as `etc/hosts`): the places that are mounted
 /// over when a container runs. None when nothing else changed.
@@ -23,7 +24,7 @@ use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 pub fn diff(upper: &Path, excluded: &[&str], scratch: &Path) -> io::Result<Option<Layer>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(upper, flags, Mode::empty())?;
-    let mut walk = Walk { writer: LayerWriter::new(scratch)?, excluded, links: HashMap::new(), entries: 0 };
+    let mut walk = Walk { writer: LayerWriter::new(scratch)?, excluded, links: HashMap::new(), entries: 0, bytes: 0 };
     walk.folder(&root, Path::new(""))?;
     if walk.entries == 0 {
         return Ok(None);
@@ -31,12 +32,16 @@ pub fn diff(upper: &Path, excluded: &[&str], scratch: &Path) -> io::Result<Optio
     walk.writer.finish().map(Some)
 }
 
+/// Folders in folders; the walk holds one descriptor for each.
+const DEPTH_MAX: usize = 256;
+
 struct Walk<'a> {
     writer: LayerWriter,
     excluded: &'a [&'a str],
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), PathBuf>,
     entries: u64,
+    bytes: u64,
 }
 
 impl Walk<'_> {
@@ -57,6 +62,9 @@ impl Walk<'_> {
         let meta = meta(stat);
         let open = |flags| openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if path.components().count() > DEPTH_MAX => {
+                Err(io::Error::other(format!("folders are nested more than {DEPTH_MAX} deep")))
+            }
             FileType::Directory => {
                 let folder = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
                 let before = self.entries;
@@ -86,6 +94,11 @@ impl Walk<'_> {
                 }
                 if stat.st_nlink > 1 {
                     self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
+                }
+                // By its length, holes included: that is what unpacking it would take.
+                self.bytes += stat.st_size.cast_unsigned();
+                if self.bytes > Bounds::default().bytes {
+                    return Err(io::Error::other(format!("more than {} bytes were written", Bounds::default().bytes)));
                 }
                 let file = open(OFlags::RDONLY)?;
                 self.writer.xattrs(&xattrs(&file)?)?;

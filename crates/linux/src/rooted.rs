@@ -76,7 +76,8 @@ fn walk(root: impl AsFd, path: &Path, last_flag: OFlags) -> Result<OwnedFd, Linu
     Ok(folder)
 }
 
-/// Opens `path` inside `root` as a place to mount a file on: an empty file where nothing, or a symlink, is.
+/// Opens `path` inside `root` as a place to mount a file on: an empty file where there is nothing, or neither
+/// file nor folder.
 ///
 /// # Errors
 /// What the kernel said; `EISDIR` where a folder is in the way.
@@ -86,14 +87,13 @@ pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     let Some(name) = path.file_name() else {
         return Err(Errno::ISDIR).tried(action);
     };
-    match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_symlink() => {
-            unlinkat(&parent, name, AtFlags::empty()).tried(action)?;
+    if let Ok(found) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::FileType::from_raw_mode(found.st_mode) {
+            rustix::fs::FileType::RegularFile => {}
+            rustix::fs::FileType::Directory => return Err(Errno::ISDIR).tried(action),
+            // A link leads elsewhere, and a pipe would wait for its other end.
+            _ => unlinkat(&parent, name, AtFlags::empty()).tried(action)?,
         }
-        Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() => {
-            return Err(Errno::ISDIR).tried(action);
-        }
-        _ => {}
     }
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(action)?;

@@ -18,9 +18,18 @@ pub struct Observed {
     pub machines: BTreeMap<MachineName, ObservedMachine>,
     /// By the machine that the router runs on.
     pub routers: BTreeMap<MachineName, ObservedRouter>,
+    /// When the controller began to look, by its clock.
+    #[serde(default)]
+    pub began: Moment,
 }
 
 impl Observed {
+    /// No router has had the time to report: nothing is known of what they route.
+    #[must_use]
+    pub fn routers_unheard(&self, now: Moment) -> bool {
+        self.routers.is_empty() && now.since(self.began) <= SILENCE_MILLIS
+    }
+
     /// Every router that reported lately.
     pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&MachineName, &ObservedRouter)> {
         self.routers.iter().filter(move |(_, router)| now.since(router.seen) <= SILENCE_MILLIS)

@@ -80,6 +80,8 @@ pub enum Reason {
     },
     /// Waits for `gantry promote`.
     HeldForPromotion,
+    /// No router has reported since the server began.
+    NoRouter,
     /// A router has not yet acknowledged the table.
     RouterBehind {
         /// The router's machine.
@@ -117,7 +119,7 @@ impl fmt::Display for Reason {
         match self {
             Self::WaitsForDeploy { deploy } => write!(f, "waits until deploy {deploy} is over"),
             Self::SupersededBy { deploy } => {
-                write!(f, "superseded by deploy {deploy}, which came before this one began")
+                write!(f, "superseded by deploy {deploy}")
             }
             Self::BuildRuns => f.write_str("the image is being built"),
             Self::BuildFailed { phase, message, .. } => write!(f, "build failed in {phase}: {message}"),
@@ -138,6 +140,7 @@ impl fmt::Display for Reason {
             Self::HeldForPromotion => {
                 f.write_str("held: `gantry promote` moves the traffic, `gantry abort` takes it back")
             }
+            Self::NoRouter => f.write_str("no router has reported; is `gantry router` running?"),
             Self::RouterBehind { machine, has, needs } => {
                 write!(f, "the router on {machine} has acknowledged table {has}, needed is {needs}")
             }

@@ -61,7 +61,8 @@ fn stops_are_acknowledged(
         let was = previous.assignments().find(|(_, other, _)| other == id).map(|(_, _, a)| a.goal);
         let unacknowledged = match was {
             Some(Goal::Retire { removed_in, .. }) => {
-                observed.live_routers(now).any(|(_, router)| router.generation < removed_in)
+                observed.routers_unheard(now)
+                    || observed.live_routers(now).any(|(_, router)| router.generation < removed_in)
             }
             _ => named,
         };

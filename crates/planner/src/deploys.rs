@@ -1,7 +1,7 @@
 //! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
 
 use gantry_model::deploy::Order;
-use gantry_model::{Deploy, DeployState, InstanceId, Phase, Reason, Release};
+use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release};
 
 use crate::DesiredApp;
 use crate::instances::wanted_of;
@@ -47,7 +47,11 @@ fn active(app: &DesiredApp) -> Option<usize> {
 
 /// Of those that wait only the newest goes on waiting.
 fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
-    let Some(newest) = app.deploys.iter().filter(|d| d.state == DeployState::Queued).map(|d| d.number).max() else {
+    // A change of the configuration needs no turn of its own beside another: that one's release carries it.
+    let queued = || app.deploys.iter().filter(|deploy| deploy.state == DeployState::Queued);
+    let carries = |deploy: &&Deploy| !matches!(deploy.cause, Cause::Config { .. });
+    let newest = queued().filter(carries).map(|d| d.number).max().or_else(|| queued().map(|d| d.number).max());
+    let Some(newest) = newest else {
         return;
     };
     for deploy in app.deploys.iter_mut().filter(|d| d.state == DeployState::Queued) {
@@ -79,16 +83,28 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'
     deploy.enter(state, scene.now);
     if state == DeployState::Promoting {
         app.app.current = deploy.release;
+        take_config_back(app, index);
+    }
+}
+
+/// A rollback takes the configuration of then with it, at the moment that it is seen; and gives it back if it fails.
+fn take_config_back(app: &mut DesiredApp, index: usize) {
+    let is_rollback = matches!(app.deploys[index].cause, Cause::Rollback { .. });
+    let serving = app.app.current.and_then(|number| app.releases.get(&number));
+    if let Some(release) = serving.filter(|_| is_rollback) {
+        app.app.config.clone_from(&release.config);
     }
 }
 
 /// Begins the way back. What clients see is as before: had the traffic moved already, it moves back now.
 fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
     let deploy = &mut app.deploys[index];
-    if deploy.has_promoted() {
-        app.app.current = deploy.previous;
-    }
+    let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
     finish(deploy, DeployState::Reverting, reason, scene);
+    if promoted {
+        app.app.current = previous;
+        take_config_back(app, index);
+    }
 }
 
 fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {

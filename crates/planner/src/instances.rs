@@ -101,6 +101,10 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
         }
         let there = machines.values_mut().find_map(|part| part.instances.get_mut(id));
         match there {
+            // What was told to stop stops; once it is gone it is placed anew.
+            Some(assignment) if assignment.goal == Goal::Stop => {
+                notes.entry(id.app.clone()).or_default().push(Reason::Stopping { instance: id.clone() });
+            }
             Some(assignment) => assignment.goal = Goal::Run,
             None => place(&mut machines, id.clone(), spec.clone()),
         }
@@ -139,7 +143,7 @@ pub(crate) fn retire(
         desired.apps.values().filter(|app| stands_by(app, scene)).map(|app| app.app.name.clone()).collect();
     for (machine, part) in &mut machines {
         part.instances.retain(|id, assignment| {
-            if wanted.contains_key(id) {
+            if wanted.contains_key(id) && assignment.goal != Goal::Stop {
                 return true;
             }
             let goal = next_goal(id, assignment.goal, standing_by.contains(&id.app), table, scene);

@@ -48,6 +48,9 @@ impl<'a> Scene<'a> {
 
     /// Why the routers are not all at `generation`; none when each live one is.
     pub(crate) fn routers_behind(&self, generation: Generation) -> Option<Reason> {
+        if self.observed.routers_unheard(self.now) {
+            return Some(Reason::NoRouter);
+        }
         self.observed.live_routers(self.now).find(|(_, router)| router.generation < generation).map(
             |(machine, router)| Reason::RouterBehind {
                 machine: machine.clone(),

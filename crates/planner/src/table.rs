@@ -29,7 +29,9 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
             for host in hosts(app, scene) {
                 insert_route(&mut table, host, release, &placed);
             }
-            table.names.insert(name.clone(), addresses(release, &placed));
+            let known = scene.previous.table.names.get(name).filter(|_| unheard(release, &placed));
+            let names = known.cloned().unwrap_or_else(|| addresses(release, &placed));
+            table.names.insert(name.clone(), names);
         }
         if let Some(release) = held(app)
             && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
@@ -80,6 +82,15 @@ fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<I
         roles.entry(id.role).or_default().push(address);
     }
     roles
+}
+
+/// Some machine that has instances of the release has not reported since the controller began.
+fn unheard(release: &Release, placed: &Placed<'_>) -> bool {
+    let has = |id: &InstanceId| id.app == release.app && id.release == release.number;
+    placed
+        .machines
+        .iter()
+        .any(|(machine, part)| !placed.scene.observed.machines.contains_key(machine) && part.instances.keys().any(has))
 }
 
 /// The ready instances of a release with their addresses.

@@ -136,7 +136,13 @@ impl World {
                 }
             }
             Event::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
-            Event::ControllerForgets => self.observed = Observed::default(),
+            Event::ControllerForgets => {
+                // What agents and routers have is not lost with it: they tell it again.
+                let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
+                self.observed = Observed { began: self.now, ..Observed::default() };
+                self.settle();
+                (self.observed.machines, self.observed.routers) = (machines, routers);
+            }
         }
         self.heartbeat();
         self.report();
@@ -178,12 +184,15 @@ impl World {
         let now = self.now;
         let report = self.observed.machines.entry(machine()).or_default();
         report.generation = self.agent.generation;
-        let wanted: Vec<InstanceId> =
-            self.agent.instances.iter().filter(|(_, a)| a.goal != Goal::Stop).map(|(id, _)| id.clone()).collect();
+        let stops = |id: &InstanceId| self.agent.instances.get(id).is_none_or(|a| a.goal == Goal::Stop);
+        let wanted: Vec<InstanceId> = self.agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
         for id in wanted {
             report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
         }
-        report.instances.retain(|id, _| self.agent.instances.get(id).is_some_and(|a| a.goal != Goal::Stop));
+        // What is to stop takes its time, and does not come back by being wanted again.
+        for (_, instance) in report.instances.iter_mut().filter(|(id, _)| stops(id)) {
+            instance.phase = Phase::Stopping;
+        }
     }
 
     fn router_takes_table(&mut self) {
@@ -200,6 +209,13 @@ impl World {
 
     fn advance(&mut self, n: usize) {
         let now = self.now;
+        let stopped = |instance: &ObservedInstance| instance.phase == Phase::Stopping;
+        if self.pick(n).is_some_and(|(_, instance)| stopped(instance)) {
+            let instances = &mut self.observed.machines.get_mut(&machine()).expect("a machine").instances;
+            let first = instances.iter().find(|(_, instance)| stopped(instance)).map(|(id, _)| id.clone());
+            instances.remove(&first.expect("it was picked"));
+            return;
+        }
         let Some((once, instance)) = self.pick(n) else { return };
         let phase = match instance.phase {
             Phase::Preparing => Phase::Starting,

@@ -119,13 +119,15 @@ pub async fn run(
         ending: AtomicBool::new(false),
         settings,
     });
-    let sync = tokio::spawn(sync::run(Arc::clone(&router), client));
+    let follow = tokio::spawn(sync::follow(Arc::clone(&router), client.clone()));
+    let report = tokio::spawn(sync::report(Arc::clone(&router), client));
     let names = router.settings.resolver.map(|address| tokio::spawn(names::run(Arc::clone(&router), address)));
     let entry = entry::Entry::open(&router, listener).await?;
     entry.serve_until(shutdown).await;
-    // From here on the newer router, if there is one, tells what is routed.
-    sync.abort();
+    // From here on the newer router, if there is one, tells what is routed; this one goes on by the newest table.
+    report.abort();
     entry.drain(router.settings.drain).await;
+    follow.abort();
     if let Some(names) = names {
         names.abort();
     }

@@ -25,6 +25,9 @@ const TTL: u32 = 1;
 /// The longest that an upstream server may take.
 const UPSTREAM: Duration = Duration::from_secs(3);
 
+/// The longest answer in a datagram that every resolver takes (RFC 1035, section 4.2.1).
+const UDP_MAX: usize = 512;
+
 /// Questions under way at once.
 const AT_ONCE: usize = 500;
 
@@ -44,8 +47,8 @@ pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
         }
     };
     tracing::info!(%address, "answering names");
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
-    tokio::join!(serve_udp(&router, udp, &slots), serve_tcp(&router, tcp, &slots));
+    let (datagrams, streams) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE)));
+    tokio::join!(serve_udp(&router, udp, &datagrams), serve_tcp(&router, tcp, &streams));
 }
 
 async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Semaphore>) {
@@ -55,17 +58,25 @@ async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Sem
             tokio::task::yield_now().await;
             continue;
         };
-        // Beyond what can be done at once questions are dropped; resolvers ask again.
-        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
-            continue;
-        };
-        let (router, socket, question) = (Arc::clone(router), Arc::clone(&socket), buffer[..length].to_vec());
-        tokio::spawn(async move {
-            if let Some(answer) = answer(&router, &question, false).await {
-                let _ = socket.send_to(&answer, peer).await;
+        // What is known here is answered at once, whatever else is under way.
+        let bytes = &buffer[..length];
+        match known(router, bytes, UDP_MAX) {
+            Known::Answer(answer) => drop(socket.try_send_to(&answer, peer)),
+            Known::Nothing => {}
+            Known::Elsewhere => {
+                // Beyond what can be done at once questions are dropped; resolvers ask again.
+                let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+                    continue;
+                };
+                let (router, socket, question) = (Arc::clone(router), Arc::clone(&socket), bytes.to_vec());
+                tokio::spawn(async move {
+                    if let Some(answer) = elsewhere(&router, &question, false).await {
+                        let _ = socket.send_to(&answer, peer).await;
+                    }
+                    drop(slot);
+                });
             }
-            drop(slot);
-        });
+        }
     }
 }
 
@@ -91,27 +102,55 @@ async fn converse(router: &Router, mut stream: TcpStream) -> std::io::Result<()>
         let length = stream.read_u16().await?;
         let mut question = vec![0; usize::from(length)];
         stream.read_exact(&mut question).await?;
-        if let Some(answer) = answer(router, &question, true).await {
+        let answer = match known(router, &question, usize::from(u16::MAX)) {
+            Known::Answer(answer) => Some(answer),
+            Known::Nothing => None,
+            Known::Elsewhere => elsewhere(router, &question, true).await,
+        };
+        if let Some(answer) = answer {
             stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
             stream.write_all(&answer).await?;
         }
     }
 }
 
-/// The answer to a question; none to what is no question.
-async fn answer(router: &Router, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
-    let question = Message::from_vec(bytes).ok()?;
+/// What is known of a question without asking anyone.
+enum Known {
+    Answer(Vec<u8>),
+    /// It is no question.
+    Nothing,
+    Elsewhere,
+}
+
+fn known(router: &Router, bytes: &[u8], size_max: usize) -> Known {
+    let Ok(question) = Message::from_vec(bytes) else {
+        return Known::Nothing;
+    };
+    let (Some(query), Ok(zone)) = (question.queries.first(), Name::from_str(ZONE)) else {
+        return Known::Nothing;
+    };
     if question.metadata.message_type != MessageType::Query {
-        return None;
+        return Known::Nothing;
     }
-    let query = question.queries.first()?;
-    let zone = Name::from_str(ZONE).ok()?;
-    if zone.zone_of(query.name()) {
-        return own(&question, &router.routing.now().table, &zone).to_vec().ok();
+    if !zone.zone_of(query.name()) {
+        return Known::Elsewhere;
     }
+    let mut answer = own(&question, &router.routing.now().table, &zone);
+    let whole = answer.to_vec().unwrap_or_default();
+    if whole.len() <= size_max {
+        return Known::Answer(whole);
+    }
+    // Too long for a datagram: whoever asked asks again over TCP.
+    answer.answers.clear();
+    answer.metadata.truncation = true;
+    Known::Answer(answer.to_vec().unwrap_or_default())
+}
+
+/// The answer of the machine's own name servers.
+async fn elsewhere(router: &Router, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
     match hand_on(bytes, tcp, router.settings.resolver).await {
         Some(answer) => Some(answer),
-        None => reply(&question, ResponseCode::ServFail).to_vec().ok(),
+        None => reply(&Message::from_vec(bytes).ok()?, ResponseCode::ServFail).to_vec().ok(),
     }
 }
 

@@ -62,7 +62,8 @@ async fn answer(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> 
         return told(entry, page);
     };
     entry.app = route.app.to_string();
-    Exchange { router, peer, host, entry, tried: Vec::new() }.run(route, request).await
+    let deadline = Instant::now() + router.settings.wait;
+    Exchange { router, peer, host, entry, tried: Vec::new(), deadline }.run(route, request).await
 }
 
 fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
@@ -76,6 +77,8 @@ struct Exchange {
     host: String,
     entry: Entry,
     tried: Vec<InstanceId>,
+    /// Until then an instance is looked for, however often one that was found does not take the request.
+    deadline: Instant,
 }
 
 /// A request on its way to an instance.
@@ -141,11 +144,12 @@ impl Exchange {
     fn outgoing(&self, request: Request<Incoming>, upgrade: Option<&HeaderValue>) -> Request<Outgoing> {
         let (mut parts, body) = request.into_parts();
         headers::strip_hop(&mut parts.headers);
-        if !parts.headers.contains_key(HOST)
-            && let Ok(host) = HeaderValue::from_str(parts.uri.authority().map_or(&*self.host, |a| a.as_str()))
-        {
+        // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
+        let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+        if let Some(Ok(host)) = host {
             parts.headers.insert(HOST, host);
         }
+        headers::join_cookies(&mut parts.headers);
         headers::forward(&mut parts.headers, self.peer.address.ip(), self.peer.tls, &self.host, &self.entry.id);
         if let Some(protocol) = upgrade {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -161,15 +165,17 @@ impl Exchange {
 
     /// An instance to ask; waits for one while there is none.
     async fn find(&mut self, first: &Arc<Route>) -> Result<Way, Response<Answer>> {
-        if let Some(way) = self.try_route(first) {
+        if let Some(way) = self.try_route(first).filter(|_| self.tried.is_empty() || Instant::now() < self.deadline) {
             return Ok(way);
         }
         let Some(place) = self.router.waiting.enter(&first.app) else {
             return Err(page::unavailable(&self.entry.app, "too many requests wait for an instance"));
         };
-        let deadline = Instant::now() + self.router.settings.wait;
         let mut changes = self.router.routing.changes();
         loop {
+            if Instant::now() >= self.deadline {
+                return Err(page::unavailable(&self.entry.app, "no instance is ready"));
+            }
             let state = self.router.routing.now();
             if let Some(way) = state.routes.get(&self.host).and_then(|route| self.try_route(route)) {
                 drop(place);
@@ -177,9 +183,6 @@ impl Exchange {
             }
             // Each was tried and did not take the request: begin anew with all of them.
             self.tried.clear();
-            if Instant::now() >= deadline {
-                return Err(page::unavailable(&self.entry.app, "no instance is ready"));
-            }
             let _ = tokio::time::timeout(LOOK, changes.changed()).await;
         }
     }

@@ -18,12 +18,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often requests under way are counted: a drain ends at most this much late.
 const COUNT: Duration = Duration::from_millis(250);
 
-/// Follows the table and reports, for ever.
-pub(crate) async fn run(router: Arc<Router>, client: Client) {
-    tokio::join!(follow(&router, &client), report(&router, &client));
-}
-
-async fn follow(router: &Router, client: &Client) {
+/// Follows the table, for ever.
+pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     let machine = &router.settings.machine;
     loop {
         let after = match router.routing.generation() {
@@ -51,7 +47,8 @@ async fn follow(router: &Router, client: &Client) {
     }
 }
 
-async fn report(router: &Router, client: &Client) {
+/// Tells what is routed and what is under way, for ever.
+pub(crate) async fn report(router: Arc<Router>, client: Client) {
     let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
     let mut changes = router.routing.changes();
     let mut told: Option<(RouterReport, Instant)> = None;

@@ -182,16 +182,25 @@ impl Container {
         self.group.usage()
     }
 
+    /// Ends its pid 1, and with it everything in it; what is left of it stays to be read.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unkillable`] when it does not end in 10 s.
+    pub async fn kill(&self) -> Result<(), SandboxError> {
+        self.signal(Signal::KILL)?;
+        if tokio::time::timeout(KILL_TIMEOUT, self.ended()).await.is_err() {
+            return Err(SandboxError::Unkillable(self.pid().unwrap_or_default()));
+        }
+        Ok(())
+    }
+
     /// Ends every process in it and removes its control group. The kernel takes mounts and links away with them; the
     /// folders are the caller's. Again and again is as good as once.
     ///
     /// # Errors
     /// [`SandboxError::Unkillable`] when a process does not end in 10 s.
     pub async fn destroy(&self) -> Result<(), SandboxError> {
-        self.signal(Signal::KILL)?;
-        if tokio::time::timeout(KILL_TIMEOUT, self.ended()).await.is_err() {
-            return Err(SandboxError::Unkillable(self.pid().unwrap_or_default()));
-        }
+        self.kill().await?;
         end_group(&self.group).await?;
         match std::fs::remove_file(self.state.join(IDENTITY)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -200,6 +209,17 @@ impl Container {
             _ => Ok(()),
         }
     }
+}
+
+/// Ends every container in the groups below `parent`: of those nothing is known any more.
+///
+/// # Errors
+/// [`SandboxError::Unkillable`].
+pub async fn end_all(parent: &str) -> Result<(), SandboxError> {
+    for child in Cgroup::named(parent).children() {
+        end_group(&Cgroup::named(&format!("{parent}/{child}"))).await?;
+    }
+    Ok(())
 }
 
 /// Kills what is left in a group, such as processes that `exec` brought in, and removes it.

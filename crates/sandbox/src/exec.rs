@@ -170,6 +170,7 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     let target = Process::open(pid, start_time)
         .ok_or_else(|| io::Error::other("it has ended"))
         .tried(|| "enter the container".to_owned())?;
+    is_finished(pid)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).tried(|| "guard the launcher".to_owned())?;
     Cgroup::named(&spec.cgroup).add(std::process::id().cast_signed())?;
     let spaces = ThreadNameSpaceType::MOUNT
@@ -194,6 +195,17 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
             wait_for(pid)
         }
     }
+}
+
+/// The container is whole: its filters are the last thing that its pid 1 is given before init. Before that its root may
+/// still be the host's.
+fn is_finished(pid: i32) -> Result<(), LinuxError> {
+    let action = || "enter the container".to_owned();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).tried(action)?;
+    if status.lines().any(|line| line.split_ascii_whitespace().eq(["Seccomp_filters:", "2"])) {
+        return Ok(());
+    }
+    Err(io::Error::other("it is still being made; try again")).tried(action)
 }
 
 fn read_request(socket: &mut UnixStream) -> io::Result<Request> {
@@ -249,6 +261,9 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
         posture::drop_rights(spec.user.uid)?;
         // Leaving root clears what is left of the rights.
         rustix::thread::set_thread_res_uid(uid, uid, uid).tried(|| "take its user".to_owned())?;
+        // Whoever looks on went away: the launcher is killed, and this goes with it.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .tried(|| "be bound to the launcher".to_owned())?;
         rustix::process::chdir(&spec.cwd).tried(|| format!("enter {}", spec.cwd))?;
         posture::filter_system_calls()?;
         let program = spec.args.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use gantry_linux::cgroup::{self, Cgroup};
-use gantry_linux::process::{Forked, SingleThreaded, boot_id, close_on_exec, start_time, unshare};
+use gantry_linux::process::{Forked, Process, SingleThreaded, boot_id, close_on_exec, start_time, unshare};
 use gantry_linux::{LinuxError, Tried, network};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,7 @@ fn read_spec() -> Result<Spec, LinuxError> {
 
 /// Makes the container and lets it run. On failure nothing of it is left but its folders.
 fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
+    let _lock = lock(&spec.state)?;
     let group = Cgroup::named(&spec.cgroup);
     let limits =
         cgroup::Limits { memory: spec.limits.memory, milli_cpu: spec.limits.milli_cpu, pids: spec.limits.pids };
@@ -76,6 +77,21 @@ fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
         let _ = group.remove();
     }
     launched
+}
+
+/// One launch at a time, and none where a container runs: a launcher may outlive the agent that asked for it. The lock is
+/// held by the child too, until it becomes init.
+fn lock(state: &Path) -> Result<File, LinuxError> {
+    let action = || format!("launch in {}", state.display());
+    let file = File::create(state.join("launch.lock")).tried(action)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| io::Error::other("another launch is under way there"))
+        .tried(action)?;
+    let known =
+        std::fs::read(state.join(IDENTITY)).ok().and_then(|text| serde_json::from_slice::<Identity>(&text).ok());
+    let runs =
+        known.is_some_and(|known| known.boot == boot_id() && Process::open(known.pid, known.start_time).is_some());
+    if runs { Err(io::Error::other("a container runs there")).tried(action) } else { Ok(file) }
 }
 
 fn start(spec: &Spec, group: &Cgroup) -> Result<Identity, LinuxError> {

@@ -229,6 +229,20 @@ impl World {
         run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
     }
 
+    /// Kills `up` alone; its services end when they notice.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn kill_up(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            let _ = up.kill();
+            let _ = up.wait();
+        }
+        for service in ["server", "agent", "router"] {
+            self.wait("it has ended", |world| world.service_pid(service).is_none().then_some(()));
+        }
+    }
+
     /// Ends `up` without its having a say, with all three services: what a power failure does to them.
     ///
     /// # Panics
@@ -239,8 +253,9 @@ impl World {
             let _ = up.wait();
         }
         for service in ["server", "agent", "router"] {
-            if self.service_pid(service).is_some() {
-                self.kill_service(service);
+            // It may have ended by itself already, with `up`.
+            if let Some(pid) = self.service_pid(service) {
+                let _ = run(command("kill", &["-9", &pid.to_string()]));
             }
             self.wait("it is gone", |world| world.service_pid(service).is_none().then_some(()));
         }

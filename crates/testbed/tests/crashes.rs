@@ -94,6 +94,28 @@ fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
 }
 
 #[test]
+fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
+    let mut world = World::start(&[]);
+    let repository = site(&world, "shop", 2);
+    push_site(&repository, "one");
+    let before = containers(&world);
+    world.kill_up();
+    world.up();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    assert!(page(&world, "shop").starts_with("one"));
+    assert_eq!(containers(&world), before, "a container was started again");
+    // A copy that was told to stop and is wanted again while it still does.
+    let deaf = "{ web: { command: 'trap : TERM; python3 server.py & while true; do sleep 0.1; done', instances: 2, \
+                stop_timeout: 3, health: { path: '/up' } } }";
+    repository.write("container/roles.json", deaf);
+    push_site(&repository, "two");
+    let _ = world.gantry(&["scale", "shop", "web=1"]).good();
+    world.wait("one is stopping", |world| world.gantry(&["ps", "shop"]).out.contains("stopping").then_some(()));
+    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+}
+
+#[test]
 fn after_a_reboot_everything_runs_again() {
     let mut world = World::start(&[]);
     let repository = site(&world, "shop", 2);

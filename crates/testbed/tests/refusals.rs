@@ -65,14 +65,9 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
     refused(&world, &shop, &["shop.v2.web-1 exited with 127: its command was not found in the image"]);
     shop.write("server.py", "import a_module_that_is_missing\n");
     refused(&world, &shop, &["shop.v3.web-1 exited with 1", "No module named 'a_module_that_is_missing'"]);
-    // It lives for a while after it was promoted; then the old release is back at once.
-    shop.write(
-        "server.py",
-        &SERVER.replace(
-            "server.serve_forever()",
-            "import threading\nthreading.Timer(1.5, lambda: os._exit(9)).start()\nserver.serve_forever()",
-        ),
-    );
+    // It ends a while after its first answer, when it was promoted; then the old release is back at once.
+    let ends = "def do_GET(self):\n        import threading\n        threading.Timer(1.2, lambda: os._exit(9)).start()";
+    shop.write("server.py", &SERVER.replace("def do_GET(self):", ends));
     refused(&world, &shop, &["v4 serves; v1 stands by", "shop.v4.web-1 exited with 9", "v1 serves, as before"]);
     shop.write("server.py", "x = []\nwhile True:\n    x.append('x' * 1000000)\n");
     shop.write(

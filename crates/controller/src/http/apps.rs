@@ -55,6 +55,8 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     server.core.mutate(move |mirror, now| mutations::create_app(mirror, now, &by, request, &domain)).await?;
     let view = server.core.view();
     let app = mutations::app(&view.mirror, &app)?;
+    // Whatever an app of this name left is not this one's.
+    server.repositories.remove(&app.name).map_err(|error| Problem::internal(error.to_string()))?;
     server.repositories.ensure(&app.name, &app.branch).await.map_err(|error| Problem::internal(error.to_string()))?;
     json(&info(&server, &view, app))
 }

@@ -39,7 +39,7 @@ pub(crate) async fn start(
     let request: StartDeploy = body(&text)?;
     let cause = match request.what {
         What::Image { reference } => {
-            let image = registry::resolve(&server, &reference).await?;
+            let image = registry::resolve(&server, &caller, &reference).await?;
             Cause::Image { reference, image }
         }
         What::Rollback { to } => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use gantry_api::Problem;
 use gantry_git::Service;
 use gantry_model::AppName;
@@ -15,6 +17,9 @@ use serde::Deserialize;
 use super::auth::Caller;
 use super::{Answer, name};
 use crate::{Server, mutations};
+
+/// The longest compressed request, unpacked: what a clone says that it has.
+const REQUEST_MAX: usize = 16 << 20;
 
 /// `?service=`
 #[derive(Deserialize)]
@@ -72,18 +77,53 @@ pub(crate) async fn serve(
 ) -> Answer {
     let (parts, body) = request.into_parts();
     let door = open(&server, &caller, &app, Some(&service), &parts.headers).await?;
-    if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        // git compresses only what it asks for, and only when that is long.
-        return Err(Problem::new(415, "compressed requests are not taken; use git -c http.postBuffer=524288000").into());
-    }
-    let push = server.pushes.begin(&door.app, &caller.name);
-    let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
-    let served = server.repositories.serve(&door.app, door.service, door.protocol.as_deref(), &push, pieces).await;
+    let pieces = match parts.headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()) {
+        None | Some("identity") => body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed(),
+        Some("gzip" | "x-gzip") => gunzip(body).await?,
+        Some(other) => return Err(Problem::new(415, format!("requests in {other} are not taken")).into()),
+    };
+    let push = Push::begin(&server, &door, &caller.name);
+    let name = push.name.clone();
+    let served =
+        server.repositories.serve(&door.app, door.service, door.protocol.as_deref(), &name, pieces, push).await;
     match served {
         Ok(stream) => Ok(typed(door.service, "result", Body::from_stream(stream))),
-        Err(error) => {
-            server.pushes.forget(&push);
-            Err(Problem::internal(error.to_string()).into())
-        }
+        Err(error) => Err(Problem::internal(error.to_string()).into()),
+    }
+}
+
+/// git compresses what it asks for when that is long; a pack is compressed already and comes as it is.
+async fn gunzip(body: Body) -> Answer<BoxStream<'static, std::io::Result<Bytes>>> {
+    use std::io::Read;
+    let wrong = |error: &dyn std::fmt::Display| Problem::invalid(format!("the compressed request: {error}"));
+    let packed = axum::body::to_bytes(body, REQUEST_MAX).await.map_err(|error| wrong(&error))?;
+    let mut plain = Vec::new();
+    let limit = REQUEST_MAX as u64 + 1;
+    flate2::read::GzDecoder::new(&packed[..]).take(limit).read_to_end(&mut plain).map_err(|error| wrong(&error))?;
+    if plain.len() > REQUEST_MAX {
+        return Err(Problem::new(413, "the compressed request is too large").into());
+    }
+    Ok(futures_util::stream::iter([Ok(Bytes::from(plain))]).boxed())
+}
+
+/// A push that is known to the hook's side for as long as its git runs.
+struct Push {
+    server: Arc<Server>,
+    name: String,
+}
+
+impl Push {
+    fn begin(server: &Arc<Server>, door: &Door, by: &str) -> Self {
+        let name = match door.service {
+            Service::ReceivePack => server.pushes.begin(&door.app, by),
+            Service::UploadPack => String::new(),
+        };
+        Self { server: Arc::clone(server), name }
+    }
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.server.pushes.forget(&self.name);
     }
 }

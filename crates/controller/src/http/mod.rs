@@ -26,6 +26,9 @@ use serde::de::DeserializeOwned;
 
 use crate::Server;
 
+/// The longest report of a machine: it tells of every instance, with the last words of each.
+const REPORT_MAX: usize = 64 << 20;
+
 /// The longest JSON body.
 const BODY_MAX: usize = 1 << 20;
 
@@ -102,11 +105,11 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/machines/{machine}/sessions", get(machines::sessions))
         .route("/routers/{machine}/table", get(machines::table))
         .route("/routers/{machine}/observed", post(machines::router_observed))
-        .route("/sessions/{id}", post(sessions::call_back));
+        .route("/sessions/{id}", post(sessions::call_back))
+        .layer(DefaultBodyLimit::max(REPORT_MAX));
     Router::new()
-        .nest("/v1", v1)
+        .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)))
         .nest("/internal/v1", internal)
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .route("/git/{app}/info/refs", get(git::advertise))
         .route("/git/{app}/{service}", post(git::serve))
         .route("/v2/", get(registry::version))

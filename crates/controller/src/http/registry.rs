@@ -189,18 +189,20 @@ fn tags(server: &Server, repository: &str) -> Answer {
     json(&serde_json::json!({ "name": repository, "tags": names }))
 }
 
-/// The image that a reference means: `repository:tag` of this registry.
-pub(crate) async fn resolve(server: &Server, reference: &str) -> Answer<Digest> {
+/// The image that a reference means, `repository:tag` or `repository@digest` of this registry; for someone who may read
+/// that repository.
+pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> Answer<Digest> {
     let unknown = || Problem::missing(format!("there is no image {reference} in this registry"));
-    if let Some((_, digest)) = reference.split_once('@') {
-        let digest: Digest = digest.parse().map_err(Problem::invalid)?;
-        return match server.blobs.size(&digest).await {
-            Ok(Some(_)) => Ok(digest),
-            _ => Err(unknown().into()),
-        };
+    let by_digest = reference.split_once('@');
+    let (repository, tag) = by_digest.unwrap_or_else(|| reference.rsplit_once(':').unwrap_or((reference, "latest")));
+    caller.pull(repository)?;
+    if by_digest.is_none() {
+        return tagged(server, repository, tag).ok_or_else(|| unknown().into());
     }
-    let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, "latest"));
-    tagged(server, repository, tag).ok_or_else(|| unknown().into())
+    let digest: Digest = tag.parse().map_err(Problem::invalid)?;
+    let view = server.core.view();
+    let known = view.mirror.tags.get(repository).is_some_and(|tags| tags.values().any(|known| *known == digest));
+    if known { Ok(digest) } else { Err(unknown().into()) }
 }
 
 /// The one role that an image itself describes.
