@@ -20,6 +20,7 @@ pub use import::{ImportError, import};
 pub use layer::{Layer, LayerWriter, Meta};
 pub use layers::{Layers, LayersError};
 pub use manifest::{
-    Config, Descriptor, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError, Runtime,
+    Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
+    ManifestError, Runtime,
 };
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack};

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 pub const MANIFEST_OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 /// A Docker manifest's media type.
 pub const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// An OCI index's media type.
+pub const INDEX_OCI: &str = "application/vnd.oci.image.index.v1+json";
+/// A Docker manifest list's media type.
+pub const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
 /// The media type of the layers that Gantry makes.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -77,12 +81,27 @@ fn oci() -> String {
 
 /// Several images under one name.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Index {
+    /// [`INDEX_OCI`] or [`INDEX_DOCKER`].
+    #[serde(default = "oci_index")]
+    pub media_type: String,
     /// The images.
     pub manifests: Vec<Descriptor>,
 }
 
+fn oci_index() -> String {
+    INDEX_OCI.to_owned()
+}
+
 impl Index {
+    /// Reads an index; none if the bytes are something else, such as a manifest.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let index: Self = serde_json::from_slice(bytes).ok()?;
+        [INDEX_OCI, INDEX_DOCKER].contains(&index.media_type.as_str()).then_some(index)
+    }
+
     /// The image for this machine.
     #[must_use]
     pub fn for_this_machine(&self) -> Option<&Descriptor> {

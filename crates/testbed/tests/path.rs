@@ -156,7 +156,7 @@ fn images_come_and_go_through_the_registry() {
     let image = set_command(&folder);
     assert!(image > 0);
     let target = format!("docker://{registry}/shop:other");
-    skopeo(&["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+    skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
     let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
     assert!(held.err.contains("v2 is held"), "{held:?}");
     assert!(page(&world, "v2.shop").contains("one") && page(&world, "shop").contains("one"));
@@ -190,7 +190,13 @@ manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
 config = json.loads(blob(manifest["config"]["digest"]).read_text())
 config["config"].update({"Cmd": ["python3", "/app/server.py"], "ExposedPorts": {"8080/tcp": {}}})
 manifest["config"]["digest"], manifest["config"]["size"] = put(config)
-index["manifests"][0]["digest"], index["manifests"][0]["size"] = put(manifest)
+digest, size = put(manifest)
+# Under an index, as builders for several machines push it.
+entry = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+         "platform": {"architecture": config["architecture"], "os": "linux"}}
+kind = "application/vnd.oci.image.index.v1+json"
+digest, size = put({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]})
+index["manifests"][0].update({"mediaType": kind, "digest": digest, "size": size})
 (folder / "index.json").write_text(json.dumps(index))
 "#;
     let output = Command::new("python3").arg("-c").arg(script).arg(folder).output().expect("python3");

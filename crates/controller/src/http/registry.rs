@@ -11,13 +11,13 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
 use gantry_build::BuildError;
-use gantry_image::{MANIFEST_OCI, Manifest};
+use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest};
 use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
 use gantry_model::{Digest, RoleName};
 use http::{Method, StatusCode, header};
 
 use super::auth::Caller;
-use super::{Answer, json, uploads};
+use super::{Answer, Refusal, json, uploads};
 use crate::Server;
 use crate::mirror::Record;
 
@@ -30,13 +30,32 @@ pub(crate) async fn version(caller: Caller) -> Answer {
     json(&BTreeMap::<String, String>::new())
 }
 
-/// `/v2/<repository>/(manifests|blobs|tags)/…`
+/// `/v2/<repository>/(manifests|blobs|tags)/…`; what is wrong is told in the specification's form.
 pub(crate) async fn route(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(path): Path<String>,
     request: Request,
-) -> Answer {
+) -> Response {
+    match answer(&server, &caller, &path, request).await {
+        Ok(response) => response,
+        Err(Refusal(problem)) => {
+            let code = match problem.status {
+                401 => "UNAUTHORIZED",
+                403 => "DENIED",
+                404 => "NAME_UNKNOWN",
+                429 => "TOOMANYREQUESTS",
+                405 => "UNSUPPORTED",
+                _ => "MANIFEST_INVALID",
+            };
+            let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
+            let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, [(header::CONTENT_TYPE, "application/json")], text.to_string()).into_response()
+        }
+    }
+}
+
+async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> Answer {
     let unknown = || Problem::missing("there is nothing at this path of the registry");
     let parts: Vec<&str> = path.split('/').collect();
     let (repository, what) = match parts.as_slice() {
@@ -57,19 +76,17 @@ pub(crate) async fn route(
     }
     let body = method == Method::GET;
     match (what, method) {
-        (What::Manifest(reference), Method::GET | Method::HEAD) => {
-            manifest(&server, &repository, reference, body).await
-        }
+        (What::Manifest(reference), Method::GET | Method::HEAD) => manifest(server, &repository, reference, body).await,
         (What::Manifest(reference), Method::PUT) => {
-            put_manifest(&server, &caller.name, repository, reference, request).await
+            put_manifest(server, &caller.name, repository, reference, request).await
         }
-        (What::Blob(digest), Method::GET | Method::HEAD) => blob(&server, &digest, body).await,
-        (What::Tags, Method::GET) => tags(&server, &repository),
-        (What::Begin, Method::POST) => uploads::begin(&server, &repository, request).await,
-        (What::Upload(id), Method::PATCH) => uploads::write(&server, &repository, id, request).await,
-        (What::Upload(id), Method::PUT) => uploads::finish(&server, &repository, id, request).await,
-        (What::Upload(id), Method::GET) => uploads::status(&server, &repository, id).await,
-        (What::Upload(id), Method::DELETE) => uploads::give_up(&server, id).await,
+        (What::Blob(digest), Method::GET | Method::HEAD) => blob(server, &digest, body).await,
+        (What::Tags, Method::GET) => tags(server, &repository),
+        (What::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
+        (What::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
+        (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
+        (What::Upload(id), Method::GET) => uploads::status(server, &repository, id).await,
+        (What::Upload(id), Method::DELETE) => uploads::give_up(server, id).await,
         (_, method) => Err(Problem::new(405, format!("{method} is not for this path of the registry")).into()),
     }
 }
@@ -107,8 +124,14 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
     let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX)
         .await
         .map_err(|_| Problem::new(413, format!("a manifest has at most {MANIFEST_MAX} bytes")))?;
-    let manifest = Manifest::parse(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
-    for descriptor in manifest.blobs() {
+    let named: Vec<Descriptor> = match Index::parse(&bytes) {
+        Some(index) => index.manifests,
+        None => {
+            let manifest = Manifest::parse(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
+            manifest.blobs().cloned().collect()
+        }
+    };
+    for descriptor in named {
         let size = server.blobs.size(&descriptor.digest).await.map_err(|e| Problem::internal(e.to_string()))?;
         if size != Some(descriptor.size) {
             let why = format!(
@@ -161,7 +184,9 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
     let missing = || Problem::missing(format!("there is no image {repository}:{reference}"));
     let digest: Digest = found.ok_or_else(missing)?;
     let bytes = server.blobs.read(&digest).await.map_err(|_| missing())?;
-    let kind = Manifest::parse(&bytes).map_or_else(|_| MANIFEST_OCI.to_owned(), |manifest| manifest.media_type);
+    let of_manifest =
+        || Manifest::parse(&bytes).map_or_else(|_| MANIFEST_OCI.to_owned(), |manifest| manifest.media_type);
+    let kind = Index::parse(&bytes).map_or_else(of_manifest, |index| index.media_type);
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_LENGTH, bytes.len().to_string()),
@@ -196,13 +221,25 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
     let by_digest = reference.split_once('@');
     let (repository, tag) = by_digest.unwrap_or_else(|| reference.rsplit_once(':').unwrap_or((reference, "latest")));
     caller.pull(repository)?;
-    if by_digest.is_none() {
-        return tagged(server, repository, tag).ok_or_else(|| unknown().into());
+    let digest = match by_digest {
+        None => tagged(server, repository, tag).ok_or_else(unknown)?,
+        Some((_, text)) => {
+            let digest: Digest = text.parse().map_err(Problem::invalid)?;
+            let view = server.core.view();
+            let tags = view.mirror.tags.get(repository);
+            let known = tags.is_some_and(|tags| tags.values().any(|known| *known == digest));
+            known.then_some(digest).ok_or_else(unknown)?
+        }
+    };
+    // Of several images under one name the one for this machine is meant.
+    let bytes = server.blobs.read(&digest).await.map_err(|_| unknown())?;
+    match Index::parse(&bytes) {
+        None => Ok(digest),
+        Some(index) => {
+            let image = index.for_this_machine().map(|descriptor| descriptor.digest.clone());
+            image.ok_or_else(|| Problem::conflict(format!("{reference} has no image for this machine")).into())
+        }
     }
-    let digest: Digest = tag.parse().map_err(Problem::invalid)?;
-    let view = server.core.view();
-    let known = view.mirror.tags.get(repository).is_some_and(|tags| tags.values().any(|known| *known == digest));
-    if known { Ok(digest) } else { Err(unknown().into()) }
 }
 
 /// The one role that an image itself describes.

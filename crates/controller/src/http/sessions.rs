@@ -74,6 +74,12 @@ fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
     view.mirror.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
 }
 
+/// A machine that can be asked.
+fn any_machine(view: &View) -> Answer<MachineName> {
+    let missing = || Problem::new(503, "no machine has reported; is `gantry agent` running?");
+    view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
+}
+
 /// The instance that is meant.
 fn find_instance(view: &View, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
     let running = view.mirror.plan.assignments().filter(|(machine, id, _)| {
@@ -143,13 +149,7 @@ pub(crate) async fn run(
         role,
         once: true,
     };
-    let machine = view
-        .observed
-        .machines
-        .keys()
-        .next()
-        .cloned()
-        .ok_or_else(|| Problem::new(503, "no machine has reported; is `gantry agent` running?"))?;
+    let machine = any_machine(&view)?;
     audit(&server, &caller, &app, format!("run in {current}")).await?;
     let what = SessionKind::Run {
         app,
@@ -180,13 +180,7 @@ pub(crate) async fn logs(
     let query: LogQuery = body(&text)?;
     let view = server.core.view();
     mutations::app(&view.mirror, &app)?;
-    let machine = view
-        .observed
-        .machines
-        .keys()
-        .next()
-        .cloned()
-        .ok_or_else(|| Problem::new(503, "no machine has reported; is `gantry agent` running?"))?;
+    let machine = any_machine(&view)?;
     Ok(join(&server, person, machine, SessionKind::Logs(LogQuery { app: Some(app), ..query })))
 }
 
