@@ -67,6 +67,7 @@ fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &s
             _ => None,
         }
     });
+    println!("{service} killed, {state} seen: {seen}");
     world.kill_service(service);
     let _ = push.wait();
     world.wait("the deploy is over", |world| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gantry_testbed::World;
 use gantry_testbed::load::{Load, Target};
-use site::{SERVER, page, push_site, site};
+use site::{page, push_site, site};
 
 #[test]
 fn a_push_becomes_a_page_and_everything_is_told() {
@@ -125,7 +125,7 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
 }
 
 #[test]
-fn a_held_release_serves_under_its_own_name_until_it_is_promoted() {
+fn an_image_that_names_no_command_is_refused_and_what_serves_goes_on() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
@@ -153,8 +153,7 @@ fn images_come_and_go_through_the_registry() {
     let source = format!("docker://{registry}/shop:{commit}");
     skopeo(&["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local]);
     // The same image with a command in it, as others build theirs.
-    let image = set_command(&folder);
-    assert!(image > 0);
+    set_command(&folder);
     let target = format!("docker://{registry}/shop:other");
     skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
     let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
@@ -175,7 +174,7 @@ fn images_come_and_go_through_the_registry() {
 }
 
 /// Gives the image in an OCI layout a command, as a Dockerfile would.
-fn set_command(folder: &std::path::Path) -> usize {
+fn set_command(folder: &std::path::Path) {
     let script = r#"
 import hashlib, json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
@@ -201,7 +200,6 @@ index["manifests"][0].update({"mediaType": kind, "digest": digest, "size": size}
 "#;
     let output = Command::new("python3").arg("-c").arg(script).arg(folder).output().expect("python3");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    SERVER.len()
 }
 
 #[test]
