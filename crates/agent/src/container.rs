@@ -47,10 +47,8 @@ pub(crate) fn prepare(
     let hostname: String = format!("{}.{}", names.short, agent.settings.machine).chars().take(HOSTNAME_MAX).collect();
     for name in ["upper", "work", "root"] {
         let folder = places.folder.join(name);
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => std::fs::create_dir_all(&folder)?,
-        }
+        gantry_linux::tree::remove(&folder)?;
+        std::fs::create_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&places.state)?;
     std::fs::create_dir_all(&places.logs)?;

@@ -367,7 +367,7 @@ impl Instance {
             self.ended(&container).await;
             self.enter(Phase::Stopping);
         }
-        while let Err(error) = self.places.remove() {
+        while let Err(error) = self.places.remove().await {
             tracing::error!(instance = %self.id, %error, "its folder cannot be removed; trying again");
             tokio::time::sleep(Duration::from_secs(5)).await;
         }

@@ -51,7 +51,7 @@ impl Once {
                 if let Some(half) = Container::adopt(&places.state, &places.cgroup) {
                     let _ = half.destroy().await;
                 }
-                let _ = places.remove();
+                let _ = places.remove().await;
                 agent.addresses.release(address);
                 Err(error)
             }
@@ -63,7 +63,7 @@ impl Once {
             tracing::error!(%error, "a one-off container cannot be removed; the next agent tries again");
             return;
         }
-        let _ = self.places.remove();
+        let _ = self.places.remove().await;
         self.agent.addresses.release(self.address);
     }
 }

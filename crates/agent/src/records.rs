@@ -68,15 +68,15 @@ impl Places {
         write(&self.record(), record)
     }
 
-    /// Everything but the logs.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        for folder in [&self.state, &self.folder] {
-            match std::fs::remove_dir_all(folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Everything but the logs. A container may have filled its folder with anything.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        let places = self.clone();
+        tokio::task::spawn_blocking(move || places.remove_now()).await.map_err(io::Error::other)?
+    }
+
+    /// As [`Self::remove`], for a thread that may wait.
+    pub(crate) fn remove_now(&self) -> io::Result<()> {
+        [&self.state, &self.folder].into_iter().try_for_each(|folder| Ok(gantry_linux::tree::remove(folder)?))
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_linux::stream::Stream;
 use gantry_model::InstanceId;
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
 
 use crate::container::{self, Names};
 use crate::once::Once;
@@ -114,85 +114,102 @@ async fn process(
 }
 
 /// A stream of the process's, and the frames that it becomes.
-type Outlet = (File, fn(Vec<u8>) -> Frame);
+type Outlet = (Arc<Stream>, fn(Vec<u8>) -> Frame);
 
 struct Streams {
-    input: File,
-    /// The terminal, to set its size.
-    terminal: Option<OwnedFd>,
+    input: Arc<Stream>,
+    /// It is a terminal, whose size can be set.
+    terminal: bool,
     outputs: Vec<Outlet>,
 }
 
 impl Streams {
     fn new(descriptors: Vec<OwnedFd>, terminal: bool) -> io::Result<Self> {
-        let file = |descriptor: OwnedFd| File::from_std(std::fs::File::from(descriptor));
-        let mut descriptors = descriptors.into_iter();
-        let mut next = || descriptors.next().ok_or_else(|| io::Error::other("a stream is missing"));
-        let first = next()?;
-        if terminal {
-            let outputs: Vec<Outlet> = vec![(file(first.try_clone()?), Frame::Output)];
-            return Ok(Self { input: file(first.try_clone()?), terminal: Some(first), outputs });
+        let streams: io::Result<Vec<Arc<Stream>>> =
+            descriptors.into_iter().map(|descriptor| Stream::new(descriptor).map(Arc::new)).collect();
+        let mut streams = streams?.into_iter();
+        let mut next = || streams.next().ok_or_else(|| io::Error::other("a stream is missing"));
+        let input = next()?;
+        let outputs: Vec<Outlet> = if terminal {
+            vec![(Arc::clone(&input), Frame::Output)]
+        } else {
+            vec![(next()?, Frame::Output), (next()?, Frame::Error)]
+        };
+        Ok(Self { input, terminal, outputs })
+    }
+}
+
+/// Reads a stream until its end; once the process has ended, until nothing is left: what it started and left behind may
+/// keep its streams for ever. A terminal's end reads EIO once the other side is gone.
+async fn forward((stream, frame): Outlet, sender: mpsc::Sender<Frame>, mut ended: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = stream.read(&mut buffer) => read,
+            _ = ended.wait_for(|ended| *ended) => stream.try_read(&mut buffer),
+        };
+        let Ok(count @ 1..) = read else { return };
+        if sender.send(frame(buffer[..count].to_vec())).await.is_err() {
+            return;
         }
-        let outputs: Vec<Outlet> = vec![(file(next()?), Frame::Output), (file(next()?), Frame::Error)];
-        Ok(Self { input: file(first), terminal: None, outputs })
+    }
+}
+
+/// Carries input and the terminal's size to the process, until the connection ends.
+async fn inward(input: Arc<Stream>, terminal: bool, mut reader: ReadHalf<Session>) {
+    let mut open = Some(input);
+    while let Ok(Some(frame)) = Frame::read(&mut reader).await {
+        match (frame, &open) {
+            (Frame::Input(bytes), Some(stream)) if stream.write_all(&bytes).await.is_err() => open = None,
+            (Frame::InputEnd, _) if !terminal => open = None,
+            (Frame::Size(columns, rows), Some(stream)) if terminal => {
+                let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                let _ = rustix::termios::tcsetwinsize(stream, size);
+            }
+            _ => {}
+        }
     }
 }
 
 async fn carry(
     streams: Streams,
     mut session: ExecSession,
-    mut reader: ReadHalf<Session>,
+    reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
 ) -> Result<i32, String> {
     let (sender, mut frames) = mpsc::channel::<Frame>(16);
-    for (mut file, frame) in streams.outputs {
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 32 << 10];
-            // A terminal's end reads EIO once the other side is gone.
-            while let Ok(count @ 1..) = file.read(&mut buffer).await {
-                if sender.send(frame(buffer[..count].to_vec())).await.is_err() {
-                    return;
-                }
-            }
-        });
+    let (ending, ended) = watch::channel(false);
+    for outlet in streams.outputs {
+        tokio::spawn(forward(outlet, sender.clone(), ended.clone()));
     }
     drop(sender);
-    let (terminal, mut input) = (streams.terminal, Some(streams.input));
-    let inward = async {
-        while let Ok(Some(frame)) = Frame::read(&mut reader).await {
-            match (frame, &mut input) {
-                (Frame::Input(bytes), Some(file)) => {
-                    let written = file.write_all(&bytes).await.is_ok() && file.flush().await.is_ok();
-                    input = input.filter(|_| written);
+    let outward = async {
+        let mut outcome = std::pin::pin!(session.outcome());
+        let mut result = None;
+        loop {
+            tokio::select! {
+                frame = frames.recv() => match frame {
+                    Some(frame) => frame.write(writer).await.map_err(|error| error.to_string())?,
+                    None => break,
+                },
+                ended = &mut outcome, if result.is_none() => {
+                    result = Some(ended);
+                    ending.send_replace(true);
                 }
-                (Frame::InputEnd, _) => input = None,
-                (Frame::Size(columns, rows), _) => {
-                    if let Some(terminal) = &terminal {
-                        let size =
-                            rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-                        let _ = rustix::termios::tcsetwinsize(terminal, size);
-                    }
-                }
-                _ => {}
             }
         }
-    };
-    let outward = async {
-        while let Some(frame) = frames.recv().await {
-            frame.write(writer).await.map_err(|error| error.to_string())?;
+        match result {
+            Some(result) => Ok::<_, String>(result),
+            None => Ok(outcome.await),
         }
-        Ok::<(), String>(())
     };
     tokio::select! {
         // Whoever looked on went away: the process is ended with its launcher.
-        () = inward => Err("the connection ended".to_owned()),
-        result = outward => {
-            result?;
-            match session.outcome().await {
-                ExecOutcome::Exited(status) => Ok(status),
-                ExecOutcome::Failed(message) => Err(message),
-            }
+        () = inward(streams.input, streams.terminal, reader) => Err("the connection ended".to_owned()),
+        result = outward => match result? {
+            ExecOutcome::Exited(status) => Ok(status),
+            ExecOutcome::Failed(message) => Err(message),
         }
     }
 }

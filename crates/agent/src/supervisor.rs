@@ -66,7 +66,7 @@ impl Supervisor {
             return;
         }
         let _ = Cgroup::named(&places.cgroup).remove();
-        let _ = places.remove();
+        let _ = places.remove().await;
     }
 
     /// Follows the plan for ever. A server that is away, or says nothing, changes nothing.
@@ -130,7 +130,7 @@ impl Supervisor {
         let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
         let places = Places::of(&self.agent.settings, id);
         if to_stop && places.read().is_none() {
-            let _ = places.remove();
+            let _ = places.remove_now();
             self.agent.status.remove(id);
             return;
         }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use gantry_model::{
     AppName, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, MachinePlan,
-    Moment, ObservedInstance, Phase, ReleaseNumber, RoleName, Table,
+    Moment, ObservedInstance, Phase, ReleaseNumber, RoleName, RouterId, Table,
 };
 use serde::{Deserialize, Serialize};
 
@@ -231,7 +231,7 @@ pub struct Status {
     /// Machines and how long they have been silent, in milliseconds.
     pub machines: BTreeMap<MachineName, u64>,
     /// Routers: the table each has, and how long it has been silent.
-    pub routers: BTreeMap<MachineName, (Generation, u64)>,
+    pub routers: BTreeMap<RouterId, (Generation, u64)>,
     /// The newest table.
     pub table: Generation,
     /// Apps.
@@ -278,8 +278,12 @@ pub struct MachineReport {
 }
 
 /// `POST /internal/v1/routers/{machine}/observed`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouterReport {
+    /// Which of the machine's routers.
+    pub number: u64,
+    /// It has ended its last connection and says no more.
+    pub gone: bool,
     /// The table it routes by.
     pub generation: Generation,
     /// Requests under way.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gantry_image::{Layer, diff};
+use gantry_linux::tree;
 use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
 
@@ -69,14 +70,12 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
         }
         Err(error) => Err(error),
     };
-    let _ = tokio::fs::remove_dir_all(&folder).await;
+    let _ = tokio::task::spawn_blocking(move || tree::remove(&folder)).await;
     layer
 }
 
 fn prepare(folder: &Path, cache: &Path) -> std::io::Result<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder)?;
-    }
+    tree::remove(folder)?;
     for name in ["state", "upper", "work", "root"] {
         std::fs::create_dir_all(folder.join(name))?;
     }

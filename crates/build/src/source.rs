@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
-use gantry_image::{Layer, LayerWriter, Meta};
-use tar::{Archive, Entry, EntryType};
+use gantry_image::{Layer, LayerWriter, Meta, Metered, members};
+use tar::{Entry, EntryType};
 
 use crate::BuildError;
 use crate::recipe::{Found, TEXTS};
@@ -30,6 +30,9 @@ fn failed(error: &io::Error) -> BuildError {
     BuildError::new("source", format!("the source cannot be read: {error}"))
 }
 
+/// An entry of the archive.
+type Member<'a, 'r> = Entry<'a, Metered<&'r mut (dyn Read + 'r)>>;
+
 /// An entry's path with nothing in it but names.
 fn path_of(entry: &Entry<'_, impl Read>) -> Result<PathBuf, BuildError> {
     let path = entry.path().map_err(|error| failed(&error))?.into_owned();
@@ -42,26 +45,26 @@ fn path_of(entry: &Entry<'_, impl Read>) -> Result<PathBuf, BuildError> {
 
 /// Calls `visit` with each entry.
 fn each(
-    archive: impl Read,
-    mut visit: impl FnMut(&Path, &mut Entry<'_, &mut dyn Read>) -> Result<(), BuildError>,
+    mut archive: impl Read,
+    mut visit: impl FnMut(&Path, &mut Member<'_, '_>) -> Result<(), BuildError>,
 ) -> Result<(), BuildError> {
-    let mut archive = archive;
-    let reader: &mut dyn Read = &mut archive;
-    let mut tar = Archive::new(reader);
-    for (number, entry) in tar.entries().map_err(|error| failed(&error))?.enumerate() {
-        if number >= ENTRIES_MAX {
-            return Err(BuildError::new("source", format!("the source has more than {ENTRIES_MAX} files")));
-        }
-        let mut entry = entry.map_err(|error| failed(&error))?;
-        if entry.header().entry_type() == EntryType::XGlobalHeader {
-            continue;
-        }
-        let path = path_of(&entry)?;
-        if !path.as_os_str().is_empty() {
-            visit(&path, &mut entry)?;
-        }
-    }
-    Ok(())
+    let reader: &mut (dyn Read + '_) = &mut archive;
+    let mut count = 0;
+    members(
+        reader,
+        |error| failed(&error),
+        |entry| {
+            count += 1;
+            if count > ENTRIES_MAX {
+                return Err(BuildError::new("source", format!("the source has more than {ENTRIES_MAX} files")));
+            }
+            if entry.header().entry_type() == EntryType::XGlobalHeader {
+                return Ok(());
+            }
+            let path = path_of(entry)?;
+            if path.as_os_str().is_empty() { Ok(()) } else { visit(&path, entry) }
+        },
+    )
 }
 
 /// Reads what a recipe is made from.
@@ -148,7 +151,7 @@ fn app_layer(archive: impl Read, commit: &str, scratch: &Path) -> Result<Layer, 
         .map_err(|error| failed(&error))
 }
 
-fn copy(writer: &mut LayerWriter, path: &Path, entry: &mut Entry<'_, &mut dyn Read>, owner: u32) -> io::Result<()> {
+fn copy(writer: &mut LayerWriter, path: &Path, entry: &mut Member<'_, '_>, owner: u32) -> io::Result<()> {
     let header = entry.header();
     // git knows two modes; the archive's umask is not the image's business.
     let executable = header.mode()? & 0o100 != 0;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::Problem;
 use gantry_api::types::{MachineReport, RouterReport, Scope};
-use gantry_model::{MachineName, Moment, Observed, ObservedMachine, ObservedRouter};
+use gantry_model::{MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
 use gantry_planner::{Report, plan};
 use gantry_store::{Compare, Outcome, Store, TXN_MAX};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,11 @@ use crate::{ServerError, mutations};
 
 /// How often it plans when nothing else happens: deadlines and drains pass.
 const TICK: Duration = Duration::from_millis(500);
+
+/// A router that was silent this long is no longer shown; for the plan it was gone after [`SILENCE_MILLIS`].
+///
+/// [`SILENCE_MILLIS`]: gantry_model::observed::SILENCE_MILLIS
+const FORGOTTEN_MILLIS: u64 = 60_000;
 
 /// Steps of one planning; more would mean that it does not come to rest.
 const STEPS_MAX: usize = 64;
@@ -198,8 +203,12 @@ impl Core {
             Message::Router(machine, report) => {
                 let seen = now();
                 self.observe(|observed| {
-                    let RouterReport { generation, active } = report;
-                    observed.routers.insert(machine, ObservedRouter { generation, active, seen });
+                    let RouterReport { number, gone, generation, active } = report;
+                    let id = RouterId { machine, number };
+                    observed.routers.retain(|other, router| *other != id && seen.since(router.seen) < FORGOTTEN_MILLIS);
+                    if !gone {
+                        observed.routers.insert(id, ObservedRouter { generation, active, seen });
+                    }
                 });
                 Ok(())
             }

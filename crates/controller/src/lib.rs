@@ -176,7 +176,8 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
 
 fn sweep(folder: &std::path::Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        if let Err(error) = gantry_linux::tree::remove(&entry.path()) {
+            tracing::warn!(%error, "what was left over stays");
+        }
     }
 }

@@ -70,16 +70,13 @@ impl Machine {
     }
 
     pub(crate) fn router(&self) -> anyhow::Result<gantry_router::Settings> {
-        let https = match (self.https, &self.tls_cert, &self.tls_key) {
-            (Some(address), Some(certificate), Some(key)) => Some((address, certificate.clone(), key.clone())),
-            _ => None,
-        };
         Ok(gantry_router::Settings {
             machine: self.name()?,
+            number: crate::handover::router_number(),
             data: self.data.join("router"),
             domain: self.domain.clone(),
             resolver: Some(self.network.0),
-            https,
+            certificate: self.tls_cert.clone().zip(self.tls_key.clone()),
             wait: Duration::from_secs(30),
             drain: Duration::from_secs(30),
         })

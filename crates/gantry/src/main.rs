@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod down;
 mod exit;
+mod handover;
 mod machine;
 mod printer;
 mod remote;

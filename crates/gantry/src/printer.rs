@@ -1,7 +1,31 @@
 //! Data on standard output: tables for people, JSON for programs.
 
+use std::io::Write;
+
 use gantry_model::Moment;
 use serde::Serialize;
+
+/// Prints a line of data. Whoever reads it may have had enough (`gantry … | head`): then the program ends, as any does.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::printer::line(format_args!($($text)*)) };
+}
+pub(crate) use out;
+
+/// The exit status of a program that was ended by SIGPIPE, as shells tell it.
+const CLOSED_PIPE: i32 = 141;
+
+/// Prints a line of data; see [`out`].
+pub(crate) fn line(text: std::fmt::Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(CLOSED_PIPE),
+        Err(error) => {
+            eprintln!("gantry: cannot write to standard output: {error}");
+            std::process::exit(1);
+        }
+        Ok(()) => {}
+    }
+}
 
 /// Prints a table; nothing but its heading when it is empty.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
@@ -11,13 +35,13 @@ pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>
     let widths: Vec<usize> = (0..).map_while(width).collect();
     for row in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
+        out!("{}", cells.join("  ").trim_end());
     }
 }
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

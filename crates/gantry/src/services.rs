@@ -1,20 +1,18 @@
 //! The three services, each as a process.
 
 use std::net::TcpListener;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use gantry_api::Client;
+use gantry_router::Listeners;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
+use crate::handover::Handover;
 use crate::machine::require_root;
-
-/// Set by whoever hands the router its listening socket as standard input.
-pub(crate) const LISTENER_ON_STDIN: &str = "GANTRY_LISTENER_ON_STDIN";
 
 /// Set by `up` to its own process id: the service ends when `up` does.
 pub(crate) const MINDED_BY: &str = "GANTRY_MINDED_BY";
@@ -81,26 +79,29 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
 pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("router");
     make_folders(machine)?;
-    let listener = listener(machine)?;
+    let mut handover = Handover::take()?;
+    let listeners = listeners(machine, &mut handover)?;
     let client = service_client(machine).await?;
-    gantry_router::run(machine.router()?, listener, client, asked_to_end()).await?;
+    gantry_router::run(machine.router()?, listeners, client, || handover.accept(), asked_to_end()).await?;
     Ok(DONE)
 }
 
-/// The listening socket: handed over by whoever started this process, so that no connection is refused while one router
+/// The router's sockets: handed over by whoever started this process, so that no connection is refused while one router
 /// takes another's place; else opened here.
-fn listener(machine: &Machine) -> anyhow::Result<TcpListener> {
-    if std::env::var_os(LISTENER_ON_STDIN).is_some() {
-        let socket = std::io::stdin().as_fd().try_clone_to_owned().context("cannot take the listening socket")?;
-        return Ok(TcpListener::from(socket));
+fn listeners(machine: &Machine, handover: &mut Handover) -> anyhow::Result<Listeners> {
+    match handover.socket() {
+        Some(plain) => Ok(Listeners { plain, secure: handover.socket() }),
+        None => open_listeners(machine),
     }
-    open_listener(machine)
 }
 
-/// Opens the socket that apps are reached at.
-pub(crate) fn open_listener(machine: &Machine) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(machine.http)
-        .with_context(|| format!("cannot listen on {}; choose another with --http", machine.http))
+/// Opens the sockets that apps are reached at.
+pub(crate) fn open_listeners(machine: &Machine) -> anyhow::Result<Listeners> {
+    let open = |address, flag| {
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
+    };
+    let secure = machine.https.map(|address| open(address, "https")).transpose()?;
+    Ok(Listeners { plain: open(machine.http, "http")?, secure })
 }
 
 pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {

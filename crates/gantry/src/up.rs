@@ -1,29 +1,33 @@
 //! `gantry up`: starts and minds server, agent and router. One that dies is started again; containers run on.
 //!
-//! It holds the listening socket and hands it to each router, so that connections wait in it while a router that died
+//! It holds the listening sockets and hands them to each router, so that connections wait in them while a router that died
 //! is started again. On SIGHUP every service is replaced by the program as it is now on disk; the old router ends only
 //! once the new one serves.
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use gantry_router::Listeners;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
+use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
 use crate::machine::{program, require_root};
-use crate::services::{LISTENER_ON_STDIN, MINDED_BY, asked_to_end, make_folders, open_listener, start_logging};
+use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, start_logging};
 
 /// Pauses before a service that died is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// One that lived this long begins with the shortest pause again.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// The longest that a new router may take to serve, before the old one stays.
+const SERVING: Duration = Duration::from_secs(20);
 
 /// The longest that a service may take to end; a router drains.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -37,21 +41,34 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     require_root()?;
     make_folders(machine)?;
     let _lock = lock(machine)?;
-    let listener = open_listener(machine)?;
+    let Listeners { plain, secure } = open_listeners(machine)?;
     // Whoever asks while a service is still starting is told so by a refused connection; a taken port is told here.
     drop(
         TcpListener::bind(machine.listen)
             .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))?,
     );
-    let mut services: Vec<Service> =
-        SERVICES.iter().map(|name| Service::new(name, machine, &listener)).collect::<anyhow::Result<_>>()?;
-    for service in &mut services {
-        service.start()?;
+    let mut sockets = vec![plain];
+    sockets.extend(secure);
+    let mut minders = Vec::new();
+    for name in SERVICES {
+        let sockets = if name == "router" { std::mem::take(&mut sockets) } else { Vec::new() };
+        minders.push(Minder::start(Service::new(name, arguments(name, machine)?, sockets))?);
     }
     eprintln!("Apps are served at http://<app>.{}:{}/", machine.domain, machine.http.port());
-    mind(&mut services).await?;
-    for service in services.iter_mut().rev() {
-        service.end().await;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let mut ending = std::pin::pin!(asked_to_end());
+    loop {
+        tokio::select! {
+            () = &mut ending => break,
+            _ = hangup.recv() => {
+                for minder in &minders {
+                    minder.replace().await;
+                }
+            }
+        }
+    }
+    for minder in minders.into_iter().rev() {
+        minder.end().await;
     }
     Ok(DONE)
 }
@@ -73,106 +90,146 @@ fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-async fn mind(services: &mut [Service]) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let mut ending = std::pin::pin!(asked_to_end());
-    loop {
-        tokio::select! {
-            () = &mut ending => return Ok(()),
-            _ = hangup.recv() => {
-                for service in services.iter_mut() {
-                    service.replace().await?;
-                }
-            }
-            index = first_ended(services) => services[index].restart().await?,
-        }
-    }
+/// What a minder is told; it answers once it is done.
+enum Order {
+    Replace,
+    End,
 }
 
-async fn first_ended(services: &mut [Service]) -> usize {
-    let waiting = services.iter_mut().enumerate().map(|(index, service)| {
-        Box::pin(async move {
-            service.ended().await;
-            index
-        })
-    });
-    futures_util::future::select_all(waiting).await.0
+/// The task that minds one service. Each has its own, so that one that dies again and again keeps nobody waiting.
+struct Minder {
+    orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
+}
+
+impl Minder {
+    fn start(mut service: Service) -> anyhow::Result<Self> {
+        service.start()?;
+        let (orders, inbox) = mpsc::channel(1);
+        tokio::spawn(service.mind(inbox));
+        Ok(Self { orders })
+    }
+
+    async fn order(&self, order: Order) {
+        let (done, was_done) = oneshot::channel();
+        if self.orders.send((order, done)).await.is_ok() {
+            let _ = was_done.await;
+        }
+    }
+
+    async fn replace(&self) {
+        self.order(Order::Replace).await;
+    }
+
+    async fn end(self) {
+        self.order(Order::End).await;
+    }
 }
 
 struct Service {
     name: &'static str,
     arguments: Vec<String>,
-    listener: Option<TcpListener>,
+    sockets: Vec<TcpListener>,
+    /// Of a router: which it is.
+    number: u64,
     child: Option<Child>,
     started: Instant,
     backoff: Duration,
 }
 
 impl Service {
-    fn new(name: &'static str, machine: &Machine, listener: &TcpListener) -> anyhow::Result<Self> {
-        let listener = match name {
-            "router" => Some(listener.try_clone().context("cannot share the listening socket")?),
-            _ => None,
-        };
-        let arguments = arguments(name, machine)?;
-        Ok(Self { name, arguments, listener, child: None, started: Instant::now(), backoff: BACKOFF.0 })
+    fn new(name: &'static str, arguments: Vec<String>, sockets: Vec<TcpListener>) -> Self {
+        // Another than any that an `up` before this one gave.
+        let number = jiff::Timestamp::now().as_millisecond().unsigned_abs();
+        Self { name, arguments, sockets, number, child: None, started: Instant::now(), backoff: BACKOFF.0 }
     }
 
-    fn spawn(&self) -> anyhow::Result<Child> {
+    fn spawn(&self) -> anyhow::Result<(Child, Offer)> {
+        let (offer, stdin) = Offer::new(&self.sockets)?;
         let mut command = Command::new(program()?);
-        command.args(&self.arguments).stdin(Stdio::null()).kill_on_drop(false);
-        command.env(MINDED_BY, std::process::id().to_string());
-        if let Some(listener) = &self.listener {
-            let socket = OwnedFd::from(listener.try_clone().context("cannot share the listening socket")?);
-            command.stdin(Stdio::from(socket)).env(LISTENER_ON_STDIN, "1");
-        }
-        command.spawn().with_context(|| format!("cannot start the {}", self.name))
+        command
+            .args(&self.arguments)
+            .env(MINDED_BY, std::process::id().to_string())
+            .env(ON_STDIN, "1")
+            .env(ROUTER_NUMBER, self.number.to_string())
+            .stdin(stdin)
+            .kill_on_drop(false);
+        let child = command.spawn().with_context(|| format!("cannot start the {}", self.name))?;
+        Ok((child, offer))
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
-        self.child = Some(self.spawn()?);
+        self.child = Some(self.spawn()?.0);
         self.started = Instant::now();
         Ok(())
     }
 
-    async fn ended(&mut self) {
-        match &mut self.child {
-            Some(child) => {
-                let status = child.wait().await;
-                tracing::error!(service = self.name, ?status, "ended; it is started again");
+    /// Keeps it running until it is told to end.
+    async fn mind(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
+        loop {
+            tokio::select! {
+                () = self.needed() => {
+                    // The program may be missing for a moment while it is updated.
+                    if let Err(error) = self.start() {
+                        tracing::error!(service = self.name, %error, "cannot be started; trying again");
+                    }
+                }
+                order = orders.recv() => match order {
+                    Some((Order::Replace, done)) => {
+                        self.replace().await;
+                        let _ = done.send(());
+                    }
+                    Some((Order::End, done)) => {
+                        self.end().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return,
+                }
             }
-            None => std::future::pending().await,
         }
     }
 
-    async fn restart(&mut self) -> anyhow::Result<()> {
-        if self.started.elapsed() >= STEADY {
-            self.backoff = BACKOFF.0;
+    /// Returns when it has ended and the pause after that is over.
+    async fn needed(&mut self) {
+        if let Some(child) = &mut self.child {
+            let status = child.wait().await;
+            tracing::error!(service = self.name, ?status, "ended; it is started again");
+            self.child = None;
+            if self.started.elapsed() >= STEADY {
+                self.backoff = BACKOFF.0;
+            }
         }
         tokio::time::sleep(self.backoff).await;
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        // The program may be missing for a moment while it is updated.
-        while let Err(error) = self.start() {
-            tracing::error!(service = self.name, %error, "cannot be started; trying again");
-            tokio::time::sleep(BACKOFF.1).await;
-        }
-        Ok(())
     }
 
-    /// The program as it is now on disk takes this one's place. Two routers share the socket for a moment.
-    async fn replace(&mut self) -> anyhow::Result<()> {
+    /// The program as it is now on disk takes this one's place.
+    async fn replace(&mut self) {
         tracing::info!(service = self.name, "replacing");
-        if self.listener.is_some() {
-            let fresh = self.spawn()?;
-            // The new one accepts as soon as it has its table from disk; until then the old one does.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let old = self.child.replace(fresh);
-            if let Some(old) = old {
-                tokio::spawn(end(old));
-            }
-        } else {
+        let result = if self.sockets.is_empty() {
             self.end().await;
-            self.start()?;
+            self.start()
+        } else {
+            self.replace_under_load().await
+        };
+        if let Err(error) = result {
+            tracing::error!(service = self.name, error = format!("{error:#}"), "cannot be replaced");
+        }
+    }
+
+    /// Two share the sockets for a moment: the old one ends once the new one serves, and stays if that does not.
+    async fn replace_under_load(&mut self) -> anyhow::Result<()> {
+        self.number += 1;
+        let (mut fresh, offer) = self.spawn()?;
+        match tokio::time::timeout(SERVING, offer.accepted()).await {
+            Ok(Ok(())) => {}
+            outcome => {
+                let _ = fresh.kill().await;
+                anyhow::bail!("the new one does not serve ({outcome:?}); the old one stays");
+            }
+        }
+        if let Some(old) = self.child.replace(fresh) {
+            tokio::spawn(end(old));
         }
         self.started = Instant::now();
         Ok(())

@@ -3,18 +3,25 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use gantry_model::AppName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 /// The largest push: a pack, compressed.
 const PUSH_MAX: u64 = 1 << 30;
+
+/// The largest request: a pack, and the commands before it.
+const REQUEST_MAX: u64 = PUSH_MAX + (64 << 20);
+
+/// The longest that a client may say nothing in the middle of a request.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Which conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +117,25 @@ impl Repositories {
         for name in ["pre-receive", "proc-receive"] {
             write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
         }
-        Ok(Self { folder: folder.to_owned(), hooks, socket: socket.to_owned() })
+        let repositories = Self { folder: folder.to_owned(), hooks, socket: socket.to_owned() };
+        repositories.sweep();
+        Ok(repositories)
+    }
+
+    /// Takes away what a push left that was killed: objects that were never accepted.
+    fn sweep(&self) {
+        let objects = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let objects = objects.map(|entry| entry.path().join("objects"));
+        let entries = objects.flat_map(|objects| std::fs::read_dir(objects).into_iter().flatten().flatten());
+        for entry in entries {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if (name.starts_with("tmp_objdir-") || name.starts_with("incoming-"))
+                && let Err(error) = gantry_linux::tree::remove(&entry.path())
+            {
+                tracing::warn!(%error, "what a push left stays");
+            }
+        }
     }
 
     fn path(&self, app: &AppName) -> PathBuf {
@@ -174,10 +199,7 @@ impl Repositories {
     /// [`GitError::File`].
     pub fn remove(&self, app: &AppName) -> Result<(), GitError> {
         let path = self.path(app);
-        match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(GitError::File { path, source }),
-            _ => Ok(()),
-        }
+        gantry_linux::tree::remove(&path).map_err(|error| GitError::File { path, source: error.into() })
     }
 
     fn service(&self, app: &AppName, service: Service, protocol: Option<&str>) -> Command {
@@ -211,18 +233,19 @@ impl Repositories {
     /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `push` names the push to the hook; `guard`
     /// is kept until git has ended.
     ///
-    /// Git is killed if the client goes away before it has sent everything; after that it goes on to its end, client or
-    /// no client, for a deploy that has begun is not stopped by a lost connection.
+    /// A client that goes away before it has sent everything leaves git at the end of its input, where it clears up and
+    /// ends. After that git goes on to its end, client or no client: a deploy that has begun is not stopped by a lost
+    /// connection.
     ///
     /// # Errors
     /// [`GitError::Run`].
-    pub async fn serve(
+    pub fn serve(
         &self,
         app: &AppName,
         service: Service,
         protocol: Option<&str>,
         push: &str,
-        body: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,
+        body: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
         guard: impl Send + 'static,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, GitError> {
         let mut child = self
@@ -233,29 +256,27 @@ impl Repositories {
             .stdin(Stdio::piped())
             .spawn()
             .map_err(GitError::Run)?;
-        send(&mut child, body).await.map_err(GitError::Run)?;
+        if let Some(input) = child.stdin.take() {
+            tokio::spawn(send(input, body));
+        }
         Ok(receive(child, guard))
     }
 }
 
-async fn send(child: &mut Child, mut body: impl Stream<Item = io::Result<Bytes>> + Unpin) -> io::Result<()> {
-    let Some(mut input) = child.stdin.take() else {
-        return Ok(());
-    };
+/// Hands the client's words to git, and closes its input at their end.
+async fn send(mut input: ChildStdin, mut body: impl Stream<Item = io::Result<Bytes>> + Unpin) {
     let mut sent = 0u64;
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
+    let mut reads = true;
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, body.next()).await {
         sent += piece.len() as u64;
-        if sent > PUSH_MAX {
-            return Err(io::Error::other("the push is larger than 1 GiB"));
+        // The pack is bounded by git itself, which says so; this is for what is no pack.
+        if sent > REQUEST_MAX {
+            return;
         }
-        // Git that has refused already no longer reads; its answer says why.
-        if input.write_all(&piece).await.is_err() {
-            break;
-        }
+        // Git that has refused already no longer reads. The rest is read all the same: a client that is still sending
+        // would not see the answer.
+        reads = reads && input.write_all(&piece).await.is_ok();
     }
-    let _ = input.shutdown().await;
-    Ok(())
 }
 
 /// Git's answer, read to its end whether or not anybody listens.

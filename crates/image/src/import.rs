@@ -9,9 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use gantry_blobs::{BlobError, Blobs};
 use gantry_model::Digest;
-use tar::Archive;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
+use crate::archive::members;
 use crate::manifest::{Config, Index, Manifest, ManifestError};
 
 /// The largest index.
@@ -84,9 +84,7 @@ enum Found {
 /// Entries are taken by their names alone; nothing is unpacked to a path that the archive chose.
 fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Found>) -> io::Result<()> {
     use std::io::Seek;
-    let mut archive = Archive::new(reader);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    members(reader, io::Error::other, |entry| {
         let path = entry.path()?.into_owned();
         let path = path.strip_prefix("./").unwrap_or(&path);
         let digest = path.strip_prefix("blobs/sha256").ok().and_then(|name| Digest::from_hex(name.to_str()?).ok());
@@ -96,13 +94,12 @@ fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Fo
             Found::Index(text)
         } else if let Some(digest) = digest {
             let mut file = tempfile::tempfile_in(scratch)?;
-            io::copy(&mut (&mut entry).take(BLOB_MAX), &mut file)?;
+            io::copy(&mut entry.take(BLOB_MAX), &mut file)?;
             file.rewind()?;
             Found::Blob(digest, file)
         } else {
-            continue;
+            return Ok(());
         };
-        found.blocking_send(item).map_err(io::Error::other)?;
-    }
-    Ok(())
+        found.blocking_send(item).map_err(io::Error::other)
+    })
 }

@@ -114,7 +114,8 @@ impl Layers {
             result => result.map_err(|source| LayersError::Folder { action: "name", path: path.clone(), source }),
         });
         if fresh.exists() {
-            let _ = std::fs::remove_dir_all(&fresh);
+            let fresh = fresh.clone();
+            let _ = tokio::task::spawn_blocking(move || gantry_linux::tree::remove(&fresh)).await;
         }
         renamed.map(|()| path)
     }
@@ -123,7 +124,7 @@ impl Layers {
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("new-") {
-                let _ = std::fs::remove_dir_all(entry.path());
+                let _ = gantry_linux::tree::remove(&entry.path());
             }
         }
     }
@@ -140,7 +141,7 @@ impl Layers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(failed)?,
         }
-        std::fs::remove_dir_all(&gone).map_err(failed)
+        gantry_linux::tree::remove(&gone).map_err(|error| failed(error.into()))
     }
 }
 

@@ -4,9 +4,11 @@
 //! - [`LayerWriter`]: a tar stream into a layer; the same input gives the same digest.
 //! - [`diff`]: what a container changed in its root, as a layer.
 //! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
+//! - [`members`]: a foreign tar stream, member by member, bounded.
 //! - [`import`]: an OCI archive into the blobs.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
 
+mod archive;
 mod diff;
 mod import;
 mod layer;
@@ -15,6 +17,7 @@ mod manifest;
 mod tree;
 mod unpack;
 
+pub use archive::{Metered, members};
 pub use diff::diff;
 pub use import::{ImportError, import};
 pub use layer::{Layer, LayerWriter, Meta};

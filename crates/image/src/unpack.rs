@@ -18,8 +18,9 @@ use rustix::fs::{
     mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 
+use crate::archive::members;
 use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 
 /// How much a layer may become.
@@ -144,15 +145,13 @@ struct Place {
 
 impl Unpacker {
     fn run(&mut self, plain: impl Read) -> Result<(), UnpackError> {
-        let mut archive = Archive::new(plain);
-        for entry in archive.entries().map_err(UnpackError::Stream)? {
-            let mut entry = entry.map_err(UnpackError::Stream)?;
+        members(plain, UnpackError::Stream, |entry| {
             self.entries += 1;
             if self.entries > self.bounds.entries {
                 return Err(UnpackError::TooLarge(format!("{} entries", self.bounds.entries)));
             }
-            self.entry(&mut entry)?;
-        }
+            self.entry(entry)
+        })?;
         for (path, mtime) in std::mem::take(&mut self.folders).into_iter().rev() {
             if let Ok(folder) = rooted::open(&self.root, &path, OFlags::PATH | OFlags::DIRECTORY) {
                 set_time(&folder, OsStr::new(""), mtime, AtFlags::EMPTY_PATH);
@@ -181,7 +180,7 @@ impl Unpacker {
         }
         match kind {
             EntryType::Directory => self.folder(entry, &place, &path).map_err(made),
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, &place, made),
+            EntryType::Regular | EntryType::Continuous => self.file(entry, &place, made),
             EntryType::Symlink => {
                 let target = link_target(entry).ok_or_else(|| refuse("a link without a target"))?;
                 clear(&place).and_then(|()| Ok(symlinkat(target, &place.parent, &*place.name)?)).map_err(made)?;

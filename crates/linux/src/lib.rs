@@ -1,9 +1,11 @@
-//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`].
+//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`] and [`stream`].
 //!
 //! | module | gives |
 //! |---|---|
 //! | [`process`] | fork and unshare for a single-threaded process; pidfds; who a process is |
 //! | [`rooted`] | paths inside a root that someone else controls: opened with `RESOLVE_IN_ROOT`, never followed out |
+//! | [`stream`] | pipes and terminals, read without a thread |
+//! | [`tree`] | removal of folders that someone else filled |
 //! | [`mounts`] | detached mounts, put in place by file descriptor |
 //! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
@@ -15,6 +17,8 @@ pub mod mounts;
 pub mod network;
 pub mod process;
 pub mod rooted;
+pub mod stream;
+pub mod tree;
 
 /// A failed system call, with what was tried and on what.
 #[derive(Debug, thiserror::Error)]
@@ -38,5 +42,11 @@ pub trait Tried<T> {
 impl<T, E: Into<std::io::Error>> Tried<T> for Result<T, E> {
     fn tried(self, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
         self.map_err(|error| LinuxError { action: action(), source: error.into() })
+    }
+}
+
+impl From<LinuxError> for std::io::Error {
+    fn from(error: LinuxError) -> Self {
+        Self::new(error.source.kind(), error.to_string())
     }
 }

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod reason;
 pub mod release;
 pub mod role;
+mod router_id;
 pub mod unit;
 
 pub use app::App;
@@ -30,4 +31,5 @@ pub use plan::{Assignment, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan
 pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Command, Health, Limits, Role};
+pub use router_id::RouterId;
 pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, InstanceId, MachineName, Moment};
+use crate::{Generation, InstanceId, MachineName, Moment, RouterId};
 
 /// A machine or router that was silent for longer is not live: three missed heartbeats and some.
 pub const SILENCE_MILLIS: u64 = 10_000;
@@ -16,8 +16,8 @@ pub const SILENCE_MILLIS: u64 = 10_000;
 pub struct Observed {
     /// By machine; present once its agent has reported since the controller began.
     pub machines: BTreeMap<MachineName, ObservedMachine>,
-    /// By the machine that the router runs on.
-    pub routers: BTreeMap<MachineName, ObservedRouter>,
+    /// Every router, the one that is being replaced too.
+    pub routers: BTreeMap<RouterId, ObservedRouter>,
     /// When the controller began to look, by its clock.
     #[serde(default)]
     pub began: Moment,
@@ -31,7 +31,7 @@ impl Observed {
     }
 
     /// Every router that reported lately.
-    pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&MachineName, &ObservedRouter)> {
+    pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&RouterId, &ObservedRouter)> {
         self.routers.iter().filter(move |(_, router)| now.since(router.seen) <= SILENCE_MILLIS)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, DeployNumber, Exit, Generation, InstanceId, MachineName, Probe, RoleName, Seconds};
+use crate::{Bytes, DeployNumber, Exit, Generation, InstanceId, Probe, RoleName, RouterId, Seconds};
 
 /// Why a thing was done, failed, or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +84,8 @@ pub enum Reason {
     NoRouter,
     /// A router has not yet acknowledged the table.
     RouterBehind {
-        /// The router's machine.
-        machine: MachineName,
+        /// Which.
+        router: RouterId,
         /// What it has.
         has: Generation,
         /// What it needs.
@@ -141,8 +141,8 @@ impl fmt::Display for Reason {
                 f.write_str("held: `gantry promote` moves the traffic, `gantry abort` takes it back")
             }
             Self::NoRouter => f.write_str("no router has reported; is `gantry router` running?"),
-            Self::RouterBehind { machine, has, needs } => {
-                write!(f, "the router on {machine} has acknowledged table {has}, needed is {needs}")
+            Self::RouterBehind { router, has, needs } => {
+                write!(f, "the router on {} has acknowledged table {has}, needed is {needs}", router.machine)
             }
             Self::RequestsUnderWay { instance, count } => write!(f, "{instance} is finishing {count} requests"),
             Self::Watching { watch } => write!(f, "the old release stands by for {watch} while the new one is watched"),

@@ -51,13 +51,10 @@ impl<'a> Scene<'a> {
         if self.observed.routers_unheard(self.now) {
             return Some(Reason::NoRouter);
         }
-        self.observed.live_routers(self.now).find(|(_, router)| router.generation < generation).map(
-            |(machine, router)| Reason::RouterBehind {
-                machine: machine.clone(),
-                has: router.generation,
-                needs: generation,
-            },
-        )
+        self.observed
+            .live_routers(self.now)
+            .find(|(_, router)| router.generation < generation)
+            .map(|(id, router)| Reason::RouterBehind { router: id.clone(), has: router.generation, needs: generation })
     }
 
     /// Requests under way to an instance, over all live routers.

@@ -10,7 +10,7 @@ use gantry_model::role::{Command, Role};
 use gantry_model::{
     App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Generation, Goal, HostName, InstanceId,
     MachineName, MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason, Release, ReleaseNumber,
-    RoleName, Seconds,
+    RoleName, RouterId, Seconds,
 };
 use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
 use proptest::prelude::*;
@@ -52,6 +52,10 @@ fn app_name() -> AppName {
     AppName::parse("shop").expect("a name")
 }
 
+fn router() -> RouterId {
+    RouterId { machine: machine(), number: 1 }
+}
+
 fn machine() -> MachineName {
     MachineName::parse("m").expect("a name")
 }
@@ -88,7 +92,7 @@ impl World {
         let now = self.now;
         if self.reporting {
             self.observed.machines.entry(machine()).or_default().seen = now;
-            let router = self.observed.routers.entry(machine()).or_default();
+            let router = self.observed.routers.entry(router()).or_default();
             router.seen = now;
         }
     }
@@ -197,7 +201,7 @@ impl World {
 
     fn router_takes_table(&mut self) {
         let generation = self.plan.table.generation;
-        self.observed.routers.entry(machine()).or_default().generation = generation;
+        self.observed.routers.entry(router()).or_default().generation = generation;
     }
 
     fn pick(&mut self, n: usize) -> Option<(bool, &mut ObservedInstance)> {

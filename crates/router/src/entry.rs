@@ -11,14 +11,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::first_byte::FirstByte;
 use crate::proxy::{Peer, serve};
-use crate::{Router, RouterError, tls};
+use crate::{Listeners, Router, RouterError, tls};
 
 /// The longest that a client may take to send a request's headers, and to shake hands.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection without a word for this long is asked whether its other end still is; the kernel does it.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
 const LINGER: Duration = Duration::from_secs(5);
@@ -35,21 +39,13 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) async fn open(router: &Arc<Router>, listener: std::net::TcpListener) -> Result<Self, RouterError> {
-        let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let listen = |source| RouterError::Listen { address, source };
-        listener.set_nonblocking(true).map_err(listen)?;
-        let plain = TcpListener::from_std(listener).map_err(listen)?;
-        let secure = match &router.settings.https {
-            Some((address, certificate, key)) => {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .map_err(|source| RouterError::Listen { address: *address, source })?;
-                Some((listener, tls::acceptor(certificate, key)?))
-            }
-            None => None,
+    pub(crate) fn open(router: &Arc<Router>, listeners: Listeners) -> Result<Self, RouterError> {
+        let plain = listening(listeners.plain)?;
+        let secure = match (listeners.secure, &router.settings.certificate) {
+            (Some(listener), Some((chain, key))) => Some((listening(listener)?, tls::acceptor(chain, key)?)),
+            _ => None,
         };
-        tracing::info!(%address, "routing");
+        tracing::info!(address = ?plain.local_addr().ok(), "routing");
         Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new() })
     }
 
@@ -59,7 +55,7 @@ impl Entry {
             loop {
                 match self.plain.accept().await {
                     Ok((stream, peer)) => {
-                        let _ = stream.set_nodelay(true);
+                        tune(&stream);
                         self.connection(stream, Peer { address: peer, tls: false });
                     }
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -85,7 +81,7 @@ impl Entry {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let _ = stream.set_nodelay(true);
+                        tune(&stream);
                         let (handshake, sender) = (acceptor.accept(stream), sender.clone());
                         tokio::spawn(async move {
                             if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
@@ -114,6 +110,7 @@ impl Entry {
             .max_concurrent_streams(250)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
+        let stream = FirstByte::within(HEADER_TIMEOUT, stream);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let watched = self.connections.watch(connection);
         tokio::spawn(async move {
@@ -133,4 +130,18 @@ impl Entry {
             tracing::warn!("connections were still open after {} s and are cut", patience.as_secs());
         }
     }
+}
+
+/// Answers are sent as they come, and a client whose machine is gone is noticed some time.
+fn tune(stream: &TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
+    let _ = stream.set_nodelay(true);
+    let _ = set_socket_keepalive(stream, true).and_then(|()| set_tcp_keepidle(stream, KEEPALIVE));
+}
+
+fn listening(listener: std::net::TcpListener) -> Result<TcpListener, RouterError> {
+    let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+    let listen = |source| RouterError::Listen { address, source };
+    listener.set_nonblocking(true).map_err(listen)?;
+    TcpListener::from_std(listener).map_err(listen)
 }

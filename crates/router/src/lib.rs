@@ -17,6 +17,7 @@
 mod access;
 mod body;
 mod entry;
+mod first_byte;
 mod headers;
 mod names;
 mod page;
@@ -41,14 +42,16 @@ use gantry_model::{HostName, MachineName};
 pub struct Settings {
     /// The machine it runs on.
     pub machine: MachineName,
+    /// Which of the machine's routers it is: two run while one takes the other's place.
+    pub number: u64,
     /// Where its table and access log are.
     pub data: PathBuf,
     /// Apps are reached below this domain; for the page that a wrong host name gets.
     pub domain: HostName,
     /// Where the resolver answers; none for no resolver.
     pub resolver: Option<Ipv4Addr>,
-    /// Where HTTPS is served, with certificate chain and key as PEM files.
-    pub https: Option<(SocketAddr, PathBuf, PathBuf)>,
+    /// Certificate chain and key for HTTPS, as PEM files.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// The longest that a request waits for an instance.
     pub wait: Duration,
     /// The longest that connections may take to end when the router does.
@@ -96,14 +99,24 @@ pub(crate) struct Router {
     pub(crate) ending: AtomicBool,
 }
 
-/// Runs the router on `listener` until `shutdown`, then lets what is under way end.
+/// What the router listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For HTTP.
+    pub plain: std::net::TcpListener,
+    /// For HTTPS; wants a certificate.
+    pub secure: Option<std::net::TcpListener>,
+}
+
+/// Runs the router until `shutdown`, then lets what is under way end. `serving` is called once it takes connections.
 ///
 /// # Errors
 /// When it cannot start.
 pub async fn run(
     settings: Settings,
-    listener: std::net::TcpListener,
+    listeners: Listeners,
     client: Client,
+    serving: impl FnOnce() + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RouterError> {
     std::fs::create_dir_all(&settings.data).map_err(|source| RouterError::File {
@@ -120,14 +133,17 @@ pub async fn run(
         settings,
     });
     let follow = tokio::spawn(sync::follow(Arc::clone(&router), client.clone()));
-    let report = tokio::spawn(sync::report(Arc::clone(&router), client));
+    let report = tokio::spawn(sync::report(Arc::clone(&router), client.clone()));
+    let goodbye = client;
     let names = router.settings.resolver.map(|address| tokio::spawn(names::run(Arc::clone(&router), address)));
-    let entry = entry::Entry::open(&router, listener).await?;
+    let entry = entry::Entry::open(&router, listeners)?;
+    serving();
     entry.serve_until(shutdown).await;
-    // From here on the newer router, if there is one, tells what is routed; this one goes on by the newest table.
-    report.abort();
+    // It follows the table and tells of its requests to the last: an instance is not stopped under them.
     entry.drain(router.settings.drain).await;
     follow.abort();
+    report.abort();
+    sync::say_goodbye(&router, &goodbye).await;
     if let Some(names) = names {
         names.abort();
     }

@@ -199,8 +199,9 @@ impl Exchange {
         mut request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Sender), Failure> {
         self.entry.instance = target.endpoint.instance.to_string();
-        if target.endpoint.protocol == Protocol::H2c {
-            into_http2(&mut request, &self.host);
+        match target.endpoint.protocol {
+            Protocol::H2c => into_http2(&mut request, &self.host),
+            Protocol::Http1 => into_http1(&mut request),
         }
         // A kept connection may have been closed meanwhile; then the request comes back and a new one is made.
         if let Some(mut sender) = target.pool.take() {
@@ -257,6 +258,20 @@ impl Exchange {
         });
         Response::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed())
     }
+}
+
+/// The request in the form of HTTP/1.1 again, if it was on its way to an instance that speaks HTTP/2.
+fn into_http1(request: &mut Request<Outgoing>) {
+    if request.version() != Version::HTTP_2 {
+        return;
+    }
+    let uri = std::mem::take(request.uri_mut());
+    if let Some(Ok(host)) = uri.authority().map(|authority| HeaderValue::from_str(authority.as_str())) {
+        request.headers_mut().insert(HOST, host);
+    }
+    *request.uri_mut() = Uri::from(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().remove(TE);
 }
 
 /// The request in the form of HTTP/2: host and scheme in its address, and trailers welcome, as gRPC asks.

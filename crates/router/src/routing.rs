@@ -137,17 +137,19 @@ impl Routing {
         self.generation.subscribe()
     }
 
-    /// Takes a newer table: on disk first, so that a router that is killed after it was acknowledged still has it. An
+    /// Takes a newer table: on disk first, if it is to be kept, so that a router that is killed after it was acknowledged still has it. An
     /// older one is refused.
-    pub(crate) fn take(&self, table: Table) -> std::io::Result<bool> {
+    pub(crate) fn take(&self, table: Table, keep: bool) -> std::io::Result<bool> {
         if self.generation().is_some_and(|known| table.generation <= known) {
             return Ok(false);
         }
-        let fresh = self.path.with_extension("new");
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec(&table)?)?;
-        file.sync_data()?;
-        std::fs::rename(fresh, &self.path)?;
+        if keep {
+            let fresh = self.path.with_extension(format!("new-{}", std::process::id()));
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(&serde_json::to_vec(&table)?)?;
+            file.sync_data()?;
+            std::fs::rename(fresh, &self.path)?;
+        }
         self.replace(table);
         Ok(true)
     }
@@ -217,9 +219,9 @@ mod tests {
     #[test]
     fn an_older_table_is_refused_and_a_newer_one_is_on_disk() {
         let routing = routing();
-        assert!(routing.take(table(5, &[1])).expect("taken"));
-        assert!(!routing.take(table(5, &[2])).expect("refused"));
-        assert!(!routing.take(table(4, &[2])).expect("refused"));
+        assert!(routing.take(table(5, &[1]), true).expect("taken"));
+        assert!(!routing.take(table(5, &[2]), true).expect("refused"));
+        assert!(!routing.take(table(4, &[2]), true).expect("refused"));
         let again = Routing::load(&routing.path);
         assert_eq!(again.generation(), Some(Generation(5)));
         std::fs::remove_file(&routing.path).expect("removed");
@@ -228,10 +230,10 @@ mod tests {
     #[test]
     fn a_request_is_counted_after_its_endpoint_left_the_table() {
         let routing = routing();
-        routing.take(table(1, &[1, 2])).expect("taken");
+        routing.take(table(1, &[1, 2]), true).expect("taken");
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let active = route.targets[0].begin();
-        routing.take(table(2, &[2])).expect("taken");
+        routing.take(table(2, &[2]), true).expect("taken");
         assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
         drop(active);
         assert!(routing.active().is_empty());
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn the_idle_and_the_reachable_are_chosen() {
         let routing = routing();
-        routing.take(table(1, &[1, 2])).expect("taken");
+        routing.take(table(1, &[1, 2]), true).expect("taken");
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let _busy: Vec<_> = (0..50).map(|_| route.targets[0].begin()).collect();
         let chosen = (0..100).filter(|_| route.choose(&[]).expect("one").endpoint == endpoint(2)).count();

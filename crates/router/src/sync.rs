@@ -1,6 +1,7 @@
 //! The server's news, and news for it. A server that is away, or says nothing, changes nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_api::Client;
@@ -18,6 +19,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How often requests under way are counted: a drain ends at most this much late.
 const COUNT: Duration = Duration::from_millis(250);
 
+/// The longest that a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// Follows the table, for ever.
 pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     let machine = &router.settings.machine;
@@ -29,7 +33,9 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
         match client.get::<TableAnswer>(&format!("/internal/v1/routers/{machine}/table{after}")).await {
             Ok(Some(table)) => {
                 let generation = table.generation;
-                match router.routing.take(table) {
+                // The one that takes this one's place keeps the file from here on.
+                let keep = !router.ending.load(Ordering::Relaxed);
+                match router.routing.take(table, keep) {
                     Ok(true) => tracing::debug!(%generation, "table taken"),
                     Ok(false) => tokio::time::sleep(RETRY).await,
                     Err(error) => {
@@ -47,16 +53,29 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     }
 }
 
+fn state(router: &Router, gone: bool) -> RouterReport {
+    RouterReport {
+        number: router.settings.number,
+        gone,
+        generation: router.routing.generation().unwrap_or_default(),
+        active: router.routing.active(),
+    }
+}
+
+/// Tells that nothing is to be waited for any more. A server that does not hear it finds out by the silence.
+pub(crate) async fn say_goodbye(router: &Router, client: &Client) {
+    let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
+    let report = state(router, true);
+    let _ = tokio::time::timeout(GOODBYE, client.post::<()>(&path, &report)).await;
+}
+
 /// Tells what is routed and what is under way, for ever.
 pub(crate) async fn report(router: Arc<Router>, client: Client) {
     let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
     let mut changes = router.routing.changes();
     let mut told: Option<(RouterReport, Instant)> = None;
     loop {
-        let now = RouterReport {
-            generation: router.routing.generation().unwrap_or_default(),
-            active: router.routing.active(),
-        };
+        let now = state(&router, false);
         let fresh = told.as_ref().is_some_and(|(last, at)| *last == now && at.elapsed() < HEARTBEAT);
         if !fresh {
             match client.post::<()>(&path, &now).await {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use gantry_api::Client;
 use gantry_model::role::Protocol;
 use gantry_model::{AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, Route, Table};
-use gantry_router::Settings;
+use gantry_router::{Listeners, Settings};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -80,28 +80,30 @@ struct Running {
     ended: tokio::task::JoinHandle<()>,
 }
 
-async fn router(table: Table, server: &str, https: Option<(SocketAddr, PathBuf, PathBuf)>) -> Running {
+async fn router(table: Table, server: &str, https: Option<(std::net::TcpListener, PathBuf, PathBuf)>) -> Running {
+    let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
     let folder = tempfile::tempdir().expect("a folder");
     let text = serde_json::to_vec(&table).expect("JSON");
     std::fs::write(folder.path().join("table.json"), text).expect("written");
     let settings = Settings {
         machine: MachineName::parse("m").expect("a name"),
+        number: 7,
         data: folder.path().to_owned(),
         domain: HostName::parse("localhost").expect("a host"),
         resolver: None,
-        https,
+        certificate,
         wait: Duration::from_millis(600),
         drain: Duration::from_secs(5),
     };
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = plain.local_addr().expect("an address");
     let client = Client::new(server, "token");
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(async move {
         let asked = async {
             let _ = stopped.await;
         };
-        gantry_router::run(settings, listener, client, asked).await.expect("it runs");
+        gantry_router::run(settings, Listeners { plain, secure }, client, || (), asked).await.expect("it runs");
     });
     Running { folder, address, stop: Some(stop), ended }
 }
@@ -282,20 +284,21 @@ async fn https_is_served_with_a_given_certificate() {
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&certificate, made.cert.pem()).expect("written");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
-    let port = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port");
+    let secure = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = secure.local_addr().expect("an address").port();
     let proto = async |request: Request<Incoming>| {
         Response::new(full(request.headers()["x-forwarded-proto"].as_bytes().to_vec()))
     };
     let address = app(false, proto).await;
-    let https = Some((port, certificate.clone(), key));
+    let https = Some((secure, certificate.clone(), key));
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, https).await;
     // Ready once it answers at all.
     ask(running.address, get("/")).await;
     let output = tokio::process::Command::new("curl")
         .args(["-sS", "--max-time", "10", "--write-out", " %{http_version}", "--cacert"])
         .arg(&certificate)
-        .args(["--resolve", &format!("shop.localhost:{}:127.0.0.1", port.port())])
-        .arg(format!("https://shop.localhost:{}/", port.port()))
+        .args(["--resolve", &format!("shop.localhost:{port}:127.0.0.1")])
+        .arg(format!("https://shop.localhost:{port}/"))
         .output()
         .await
         .expect("curl");

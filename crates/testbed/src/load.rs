@@ -1,22 +1,50 @@
-//! Load on one address of this machine: half of the clients keep their connection, half make a new one for each request.
+//! Load on one address of this machine, of every kind that a browser or program makes. Each client has one kind.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The longest that a request may take: longer than the router lets one wait.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
+/// Bytes of a body that is posted.
+const POSTED: usize = 20_000;
+
 /// Reasons that are kept.
 const REASONS: usize = 10;
+
+/// How a client asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// HTTP/1.1 on one kept connection.
+    Keep,
+    /// HTTP/1.1, a new connection for each request.
+    Fresh,
+    /// HTTP/2, many requests on one connection.
+    Http2,
+    /// HTTP/1.1 with a body that is echoed: wants an app that does.
+    Post,
+    /// A stream of server-sent events from `/events`, to its end.
+    Events,
+    /// A websocket at `/socket` whose messages are echoed. That it is closed between two messages is no failure.
+    Socket,
+}
+
+/// The kinds that any app answers.
+pub const PLAIN: [Kind; 3] = [Kind::Keep, Kind::Fresh, Kind::Http2];
+
+/// Every kind.
+pub const ALL: [Kind; 6] = [Kind::Keep, Kind::Fresh, Kind::Http2, Kind::Post, Kind::Events, Kind::Socket];
 
 /// What is asked, and of whom.
 #[derive(Debug, Clone)]
@@ -29,6 +57,10 @@ pub struct Target {
     pub path: String,
     /// A text that only the new release's page has.
     pub awaited: Option<String>,
+    /// What the clients are, in turn.
+    pub kinds: Vec<Kind>,
+    /// Between two requests of a client.
+    pub pause: Duration,
 }
 
 /// What came of it.
@@ -63,14 +95,18 @@ impl Load {
     /// Begins with `clients` clients, each pausing a little between requests; `limit` bounds it in time.
     ///
     /// # Panics
-    /// When the address is not this machine's own.
+    /// When the address is not this machine's own, or there are no kinds.
     #[must_use]
     pub fn begin(target: &Target, clients: usize, limit: Duration) -> Self {
         assert!(target.address.ip().is_loopback(), "load is for this machine alone");
         let shared = Arc::new(Shared::default());
         let clients = (0..clients)
             .map(|number| {
-                let client = Client { target: target.clone(), keep: number % 2 == 0, shared: Arc::clone(&shared) };
+                let client = Client {
+                    target: target.clone(),
+                    kind: target.kinds[number % target.kinds.len()],
+                    shared: Arc::clone(&shared),
+                };
                 tokio::spawn(async move {
                     let _ = tokio::time::timeout(limit, client.run()).await;
                 })
@@ -103,71 +139,170 @@ impl Load {
 
 struct Client {
     target: Target,
-    keep: bool,
+    kind: Kind,
     shared: Arc<Shared>,
 }
 
-type Connection = SendRequest<Empty<Bytes>>;
+type Body = Full<Bytes>;
+
+/// A connection that may be used again.
+enum Connection {
+    One(http1::SendRequest<Body>),
+    Many(http2::SendRequest<Body>),
+}
 
 impl Client {
     async fn run(self) {
+        if self.kind == Kind::Socket {
+            return self.sockets().await;
+        }
         let mut kept: Option<Connection> = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let outcome = tokio::time::timeout(TIMEOUT, self.request(kept.take())).await;
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             match outcome {
-                Ok(Ok(connection)) => kept = connection.filter(|_| self.keep),
-                Ok(Err(error)) => self.failed(error.to_string()),
-                Err(_) => self.failed("no answer in 40 s".to_owned()),
+                Ok(Ok(connection)) => kept = connection.filter(|_| self.kind != Kind::Fresh),
+                Ok(Err(error)) => self.failed(&format!("{error:#}")),
+                Err(_) => self.failed("no answer in 40 s"),
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(self.target.pause).await;
         }
     }
 
-    fn failed(&self, reason: String) {
+    fn failed(&self, reason: &str) {
         self.shared.failed.fetch_add(1, Ordering::Relaxed);
         let mut reasons = self.shared.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         if reasons.len() < REASONS {
-            reasons.push(reason);
+            reasons.push(format!("{:?}: {reason}", self.kind));
         }
     }
 
     /// One request; the connection, if it may be used again.
     async fn request(&self, kept: Option<Connection>) -> anyhow::Result<Option<Connection>> {
-        // A server may close a connection between requests; a client sees that before it asks again.
-        let mut usable = None;
-        if let Some(mut kept) = kept
-            && kept.ready().await.is_ok()
-        {
-            usable = Some(kept);
-        }
-        let mut connection = match usable {
+        let mut connection = match usable(kept).await {
             Some(kept) => kept,
-            None => self.connect().await?,
+            None => self.connect().await.context("connecting")?,
         };
-        let request = http::Request::get(self.target.path.as_str())
-            .header(http::header::HOST, &self.target.host)
-            .body(Empty::<Bytes>::new())?;
-        let answer = connection.send_request(request).await?;
+        let request = self.message()?;
+        let answer = match &mut connection {
+            Connection::One(sender) => sender.send_request(request).await,
+            Connection::Many(sender) => sender.send_request(request).await,
+        };
+        let answer = answer.map_err(|error| anyhow::anyhow!("no answer: {}", causes(&error)))?;
         let status = answer.status();
         let closes = answer.headers().get(http::header::CONNECTION).is_some_and(|value| value == "close");
-        let body = answer.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "status {status}: {}", String::from_utf8_lossy(&body).trim());
-        if let Some(text) = &self.target.awaited
-            && String::from_utf8_lossy(&body).contains(text.as_str())
-        {
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the answer was cut: {}", causes(&error)))?.to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        anyhow::ensure!(status.is_success(), "status {status}: {}", text.trim());
+        match self.kind {
+            Kind::Post => anyhow::ensure!(body.len() == POSTED, "{} bytes came back of {POSTED}", body.len()),
+            Kind::Events => anyhow::ensure!(text.ends_with("data: end\n\n"), "the stream ended early: {text:?}"),
+            _ => self.look_for_awaited(&text),
+        }
+        Ok((!closes).then_some(connection))
+    }
+
+    fn message(&self) -> anyhow::Result<http::Request<Body>> {
+        let Target { host, path, .. } = &self.target;
+        let builder = match self.kind {
+            Kind::Http2 => return Ok(http::Request::get(format!("http://{host}{path}")).body(Body::default())?),
+            Kind::Post => http::Request::post(path.as_str()),
+            Kind::Events => http::Request::get("/events"),
+            _ => http::Request::get(path.as_str()),
+        };
+        let body = if self.kind == Kind::Post { Body::from(vec![b'x'; POSTED]) } else { Body::default() };
+        Ok(builder.header(http::header::HOST, host).body(body)?)
+    }
+
+    fn look_for_awaited(&self, text: &str) {
+        if self.target.awaited.as_ref().is_some_and(|awaited| text.contains(awaited.as_str())) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let now = u64::try_from(now).unwrap_or(u64::MAX);
             let _ = self.shared.awaited_at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
-        Ok((!closes).then_some(connection))
     }
 
     async fn connect(&self) -> anyhow::Result<Connection> {
         let stream = TcpStream::connect(self.target.address).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
+        if self.kind == Kind::Http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            return Ok(Connection::Many(sender));
+        }
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(Connection::One(sender))
     }
+
+    /// Websockets, one after the other; each message is a request.
+    async fn sockets(&self) {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            match tokio::time::timeout(TIMEOUT, self.socket()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.failed(&format!("{error:#}")),
+                Err(_) => self.failed("no answer in 40 s"),
+            }
+        }
+    }
+
+    /// One websocket for up to two seconds.
+    async fn socket(&self) -> anyhow::Result<()> {
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        let Connection::One(mut sender) = self.connect().await.context("connecting")? else {
+            anyhow::bail!("a websocket over HTTP/2");
+        };
+        let request = http::Request::get("/socket")
+            .header(http::header::HOST, &self.target.host)
+            .header(http::header::CONNECTION, "Upgrade")
+            .header(http::header::UPGRADE, "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")
+            .body(Body::default())?;
+        let answer = sender.send_request(request).await.context("no answer to an upgrade")?;
+        anyhow::ensure!(answer.status() == 101, "an upgrade was answered with {}", answer.status());
+        let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.context("not upgraded")?);
+        for _ in 0..20 {
+            // A masked text frame of four bytes, its mask zero (RFC 6455, section 5.2).
+            let message = [0x81, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g'];
+            if stream.write_all(&message).await.is_err() {
+                return Ok(());
+            }
+            let mut back = [0; 6];
+            match stream.read_exact(&mut back).await {
+                Ok(_) if &back[2..] == b"ping" && back[0] == 0x81 => {}
+                // A close frame, or the end, between two messages.
+                Ok(_) if back[0] == 0x88 => return Ok(()),
+                Ok(_) => anyhow::bail!("a message came back as {back:?}"),
+                Err(_) => return Ok(()),
+            }
+            self.shared.sent.fetch_add(1, Ordering::Relaxed);
+            if self.shared.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The kept connection, if it is still good: a server may close one between requests, and a client sees that before it
+/// asks again.
+async fn usable(kept: Option<Connection>) -> Option<Connection> {
+    match kept? {
+        Connection::One(mut sender) => sender.ready().await.is_ok().then_some(Connection::One(sender)),
+        Connection::Many(mut sender) => sender.ready().await.is_ok().then_some(Connection::Many(sender)),
+    }
+}
+
+/// An error with everything behind it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
 }

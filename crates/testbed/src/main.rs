@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use gantry_testbed::load::{Load, Target};
+use gantry_testbed::load::{Kind, Load, PLAIN, Target};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -21,6 +21,12 @@ struct Args {
     /// Note when this text first comes
     #[arg(long)]
     awaited: Option<String>,
+    /// What the clients are, in turn
+    #[arg(long, value_delimiter = ',')]
+    kinds: Vec<Kind>,
+    /// Milliseconds between two requests of a client
+    #[arg(long, default_value_t = 2)]
+    pause: u64,
     /// Clients at once
     #[arg(long, default_value_t = 8)]
     clients: usize,
@@ -32,7 +38,10 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let target = Target { address: args.address, host: args.host, path: args.path, awaited: args.awaited };
+    let kinds = if args.kinds.is_empty() { PLAIN.to_vec() } else { args.kinds };
+    let pause = Duration::from_millis(args.pause);
+    let Args { address, host, path, awaited, .. } = args;
+    let target = Target { address, host, path, awaited, kinds, pause };
     let limit = Duration::from_secs(args.seconds);
     let mut ended = signal(SignalKind::terminate())?;
     let load = Load::begin(&target, args.clients.min(256), limit);

@@ -5,7 +5,7 @@ mod site;
 use std::time::Duration;
 
 use gantry_testbed::World;
-use gantry_testbed::load::{Load, Target};
+use gantry_testbed::load::{ALL, Load, Target};
 use site::{page, push_site, site};
 
 /// The pids of the app's own processes, as the host sees their containers.
@@ -32,6 +32,8 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
         host: "shop.localhost".into(),
         path: "/".into(),
         awaited: None,
+        kinds: ALL.to_vec(),
+        pause: Duration::from_millis(2),
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 4, Duration::from_secs(60)) });

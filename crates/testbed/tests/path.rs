@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use gantry_testbed::World;
-use gantry_testbed::load::{Load, Target};
+use gantry_testbed::load::{ALL, Load, Target};
 use site::{page, push_site, site};
 
 #[test]
@@ -67,9 +67,11 @@ fn no_request_fails_while_releases_change() {
         host: "shop.localhost".into(),
         path: "/".into(),
         awaited: Some("three".into()),
+        kinds: ALL.to_vec(),
+        pause: Duration::from_millis(2),
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let load = runtime.block_on(async { Load::begin(&target, 8, Duration::from_secs(80)) });
+    let load = runtime.block_on(async { Load::begin(&target, 12, Duration::from_secs(80)) });
     for version in ["two", "three"] {
         push_site(&repository, version);
     }

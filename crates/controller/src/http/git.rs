@@ -84,9 +84,7 @@ pub(crate) async fn serve(
     };
     let push = Push::begin(&server, &door, &caller.name);
     let name = push.name.clone();
-    let served =
-        server.repositories.serve(&door.app, door.service, door.protocol.as_deref(), &name, pieces, push).await;
-    match served {
+    match server.repositories.serve(&door.app, door.service, door.protocol.as_deref(), &name, pieces, push) {
         Ok(stream) => Ok(typed(door.service, "result", Body::from_stream(stream))),
         Err(error) => Err(Problem::internal(error.to_string()).into()),
     }

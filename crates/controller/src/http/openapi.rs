@@ -13,7 +13,7 @@ use gantry_api::types::{
 };
 use gantry_model::{
     AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
-    Phase, ReleaseNumber, RoleName,
+    Phase, ReleaseNumber, RoleName, RouterId,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -116,7 +116,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         store: "/var/lib/gantry/store.db".to_owned(),
         machines: BTreeMap::from([(machine.clone(), 500)]),
-        routers: BTreeMap::from([(machine, (Generation(12), 500))]),
+        routers: BTreeMap::from([(RouterId { machine, number: 1 }, (Generation(12), 500))]),
         table: Generation(12),
         apps: vec![app()],
         space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),

@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::args::App;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, or_dash, table};
+use crate::printer::{age, json as print_json, or_dash, out, table};
 
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -17,7 +17,7 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             if json {
                 print_json(&info)?;
             } else {
-                println!("{}/git/{}.git", client.url(), info.name);
+                out!("{}/git/{}.git", client.url(), info.name);
                 eprintln!("Created {}. Push to deploy it, with a token as the password:", info.name);
                 eprintln!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
             }
@@ -70,7 +70,7 @@ fn show(app: &AppInfo) {
         ("created", format!("{} ago", age(app.created))),
     ];
     for (name, value) in rows {
-        println!("{name:<9} {value}");
+        out!("{name:<9} {value}");
     }
 }
 
@@ -116,9 +116,9 @@ pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>
         print_json(&answer)?;
         return Ok(DONE);
     }
-    println!("{}: {}", answer.subject, answer.headline);
+    out!("{}: {}", answer.subject, answer.headline);
     for line in &answer.evidence {
-        println!("  {line}");
+        out!("  {line}");
     }
     Ok(DONE)
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::args::Base;
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{age, json as print_json, table};
+use crate::printer::{age, json as print_json, out, table};
 
 /// What comes while a base is made.
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
                         if json {
                             print_json(&base)?
                         } else {
-                            println!("{} {}", base.name, base.image)
+                            out!("{} {}", base.name, base.image)
                         }
                         return Ok(DONE);
                     }
@@ -50,7 +50,7 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             if json {
                 print_json(&base)?
             } else {
-                println!("{} {}", base.name, base.image)
+                out!("{} {}", base.name, base.image)
             }
             Ok(DONE)
         }

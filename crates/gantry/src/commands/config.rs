@@ -11,7 +11,7 @@ use http::Method;
 use super::deploys;
 use crate::args::Config;
 use crate::exit::{DONE, Exit};
-use crate::printer::json as print_json;
+use crate::printer::{json as print_json, out};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -29,7 +29,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             if json {
                 print_json(value)?
             } else {
-                println!("{value}")
+                out!("{value}")
             }
             Ok(DONE)
         }
@@ -38,7 +38,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             if json {
                 print_json(&values)?;
             } else {
-                values.iter().for_each(|(name, value)| println!("{name}={value}"));
+                values.iter().for_each(|(name, value)| out!("{name}={value}"));
             }
             Ok(DONE)
         }

@@ -7,7 +7,7 @@ use gantry_model::{AppName, DeployNumber, DeployState, ReleaseNumber};
 use http::Method;
 
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{age, json as print_json, table};
+use crate::printer::{age, json as print_json, out, table};
 
 pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
     start(client, app, StartDeploy { what: What::Image { reference }, hold }).await
@@ -42,7 +42,7 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber)
                 }
             }
             Progress::End { deploy, url } if deploy.state == DeployState::Done => {
-                println!("{url}");
+                out!("{url}");
                 return Ok(DONE);
             }
             Progress::End { .. } => return Ok(FAILED),

@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use crate::exit::{DONE, Exit};
+use crate::printer::out;
 
 const TOPICS: [(&str, &str); 4] = [
     ("apps", include_str!("../../../../docs/apps.md")),
@@ -15,7 +16,7 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
     let Some(topic) = topic else {
         for (name, text) in TOPICS {
             let title = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-            println!("{name:<10} {title}");
+            out!("{name:<10} {title}");
         }
         return Ok(DONE);
     };
@@ -23,6 +24,6 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
         let names: Vec<&str> = TOPICS.iter().map(|(name, _)| *name).collect();
         bail!("there is no page {topic:?}; there are {}", names.join(", "));
     };
-    print!("{text}");
+    out!("{}", text.trim_end());
     Ok(DONE)
 }

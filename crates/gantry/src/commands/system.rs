@@ -8,7 +8,7 @@ use http::Method;
 use super::apps;
 use crate::args::Token;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, span, table};
+use crate::printer::{age, clock, json as print_json, or_dash, out, span, table};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
     let status: Status = client.get("/v1/status").await?;
@@ -16,18 +16,19 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
         print_json(&status)?;
         return Ok(DONE);
     }
-    println!("gantry {}, store {}", status.version, status.store);
+    out!("gantry {}, store {}", status.version, status.store);
     if status.machines.is_empty() {
-        println!("machine  none has reported; is `gantry agent` running?");
+        out!("machine  none has reported; is `gantry agent` running?");
     }
     for (machine, silent) in &status.machines {
-        println!("machine  {machine}: heard {} ago", span(*silent));
+        out!("machine  {machine}: heard {} ago", span(*silent));
     }
-    for (machine, (table, silent)) in &status.routers {
-        println!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
+    for (router, (table, silent)) in &status.routers {
+        let machine = &router.machine;
+        out!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
     }
     let space: Vec<String> = status.space.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes))).collect();
-    println!("space    {}\n", space.join(", "));
+    out!("space    {}\n", space.join(", "));
     apps::list(&status.apps);
     Ok(DONE)
 }
@@ -59,7 +60,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
             if json {
                 print_json(&token)?;
             } else {
-                println!("{}", token.secret);
+                out!("{}", token.secret);
                 eprintln!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
             }
         }

@@ -5,15 +5,41 @@ use gantry_testbed::{Repository, World};
 
 /// The site. `VERSION` is replaced by what a release says.
 pub(crate) const SERVER: &str = r#"
-import http.server, os, signal, sys
+import http.server, os, signal, sys, time
 class Site(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
+        if self.path == "/events":
+            return self.events()
+        if self.path == "/socket":
+            return self.socket()
         text = b"VERSION " + os.uname().nodename.encode() + b"\n"
+        self.answer(text)
+    def do_POST(self):
+        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+    def answer(self, text):
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
+    def events(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in ["one", "two", "three", "end"]:
+            self.wfile.write(b"data: " + event.encode() + b"\n\n")
+            self.wfile.flush()
+            time.sleep(0.1)
+    def socket(self):
+        self.send_response(101)
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Upgrade", "websocket")
+        self.end_headers()
+        self.close_connection = True
+        # Frames of four bytes under a mask of zeros, sent back unmasked.
+        while len(frame := self.rfile.read(10)) == 10:
+            self.wfile.write(bytes([0x81, 4]) + frame[6:])
     def log_message(self, *arguments):
         pass
 server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)

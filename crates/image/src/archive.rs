@@ -1,0 +1,106 @@
+//! Foreign tar streams, member by member, with a bound on what their headers may take.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use tar::{Archive, Entry, EntryType};
+
+/// The most that the headers before one member may have: long names, and extended attributes. Linux keeps 64 KiB of
+/// attributes for a file.
+const HEADERS_MAX: u64 = 1 << 20;
+
+/// Reads no more than it is allowed to.
+pub struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other(format!("a member has more than {HEADERS_MAX} bytes of headers")));
+        }
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(&mut buffer[..wanted])?;
+        self.left.set(left - count as u64);
+        Ok(count)
+    }
+}
+
+/// Calls `visit` with each member of an archive. `tar` gathers long names and attributes in memory, whatever size they
+/// claim: here they end at 1 MiB.
+///
+/// # Errors
+/// What `visit` says, and `unreadable` of what is wrong with the stream: cut off, no archive, headers too large, or a sparse
+/// file, whose size may be anything and which images do not have.
+pub fn members<R: Read, E>(
+    archive: R,
+    unreadable: impl Fn(io::Error) -> E,
+    mut visit: impl FnMut(&mut Entry<'_, Metered<R>>) -> Result<(), E>,
+) -> Result<(), E> {
+    let left = Rc::new(Cell::new(HEADERS_MAX));
+    let mut archive = Archive::new(Metered { inner: archive, left: Rc::clone(&left) });
+    let mut entries = archive.entries().map_err(&unreadable)?;
+    loop {
+        left.set(HEADERS_MAX);
+        let Some(entry) = entries.next() else {
+            return Ok(());
+        };
+        let mut entry = entry.map_err(&unreadable)?;
+        if entry.header().entry_type() == EntryType::GNUSparse {
+            return Err(unreadable(io::Error::other("it has a sparse file, which images do not have")));
+        }
+        left.set(u64::MAX);
+        visit(&mut entry)?;
+        // What was not read is read here, and not while the next header is looked for.
+        io::copy(&mut entry, &mut io::sink()).map_err(&unreadable)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: EntryType, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("x").expect("a name");
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.as_gnu_mut().expect("gnu").realsize = *b"00000000000\0";
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    fn read(archive: impl Read) -> Result<usize, String> {
+        let mut count = 0;
+        members(
+            archive,
+            |error| error.to_string(),
+            |_| {
+                count += 1;
+                Ok(())
+            },
+        )
+        .map(|()| count)
+    }
+
+    #[test]
+    fn headers_that_never_end_are_refused_at_their_bound() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let endless = io::Cursor::new(header(kind, 1 << 40)).chain(io::repeat(b'a'));
+            let error = read(endless).expect_err("refused");
+            assert!(error.contains("bytes of headers"), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_passed_over() {
+        let file = [header(EntryType::Regular, 3 << 20), vec![7; 3 << 20]].concat();
+        assert_eq!(read([file.clone(), file, vec![0; 1024]].concat().as_slice()), Ok(2));
+        let sparse = header(EntryType::GNUSparse, 0);
+        assert!(read(sparse.as_slice()).expect_err("refused").contains("sparse"));
+        assert!(read(header(EntryType::Regular, 5).as_slice()).is_err(), "cut off");
+    }
+}
