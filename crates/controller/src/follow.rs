@@ -95,8 +95,14 @@ impl Follower {
 
     async fn transition(&mut self, deploy: &Deploy, view: &View) {
         if self.shown != Some(deploy.state) {
-            self.shown = Some(deploy.state);
+            let before = self.shown.replace(deploy.state);
             self.waits = None;
+            // A state that lasts milliseconds may never be seen; why it was taken back is told all the same.
+            if deploy.state == DeployState::Reverted && before != Some(DeployState::Reverting) {
+                for line in refusal(deploy) {
+                    self.say(line).await;
+                }
+            }
             for line in announce(deploy, &self.server) {
                 self.say(line).await;
             }

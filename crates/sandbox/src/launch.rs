@@ -170,7 +170,7 @@ fn connect(spec: &Spec, pid: i32) -> Result<(), LinuxError> {
         .enable_all()
         .build()
         .tried(|| "connect the container".to_owned())?;
-    runtime.block_on(network::connect(&wanted.link, &wanted.bridge, pid))
+    runtime.block_on(network::connect(&wanted.link, &wanted.bridge, pid, wanted.address))
 }
 
 fn identify(pid: i32) -> Result<Identity, LinuxError> {

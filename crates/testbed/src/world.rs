@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Between two looks at what is waited for: a look starts a program, and must not take the processor from what it looks at.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -188,7 +191,7 @@ impl World {
                 return found;
             }
             assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}", self.log());
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
     }
 
