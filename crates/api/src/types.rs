@@ -9,6 +9,8 @@ use gantry_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::Problem;
+
 /// What a token may do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -159,10 +161,13 @@ pub struct StartDeploy {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum What {
-    /// An image in this registry or another.
+    /// An image in this registry.
     Image {
-        /// `shop:1.2`, or `registry.example/shop:1.2`.
+        /// `shop:1.2` or `shop@sha256:…`, in this registry.
         reference: String,
+        /// What it was called where it was pulled from; for the ledger.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<String>,
     },
     /// A release again; the last good one before the current if none is named.
     Rollback {
@@ -266,6 +271,45 @@ pub struct BaseInfo {
     pub from: String,
     /// When.
     pub created: Moment,
+}
+
+/// `POST /v1/apps/{app}/pull` and `/v1/bases/{name}/pull`: an image of another registry into this one.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct PullImage {
+    /// `registry.example/team/shop:1.2`.
+    pub reference: String,
+    /// Who asks there, if it must be said. Used once and not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// With what password or token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// What comes while a base is made or an image is pulled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Making {
+    /// A line to show.
+    Line {
+        /// The line.
+        text: String,
+    },
+    /// The last one: there is the base.
+    Base {
+        /// The base.
+        base: BaseInfo,
+    },
+    /// The last one: there is the image.
+    Image {
+        /// What to call it in this registry: `shop@sha256:…`.
+        reference: String,
+    },
+    /// The last one: it failed.
+    Failed {
+        /// Why.
+        problem: Problem,
+    },
 }
 
 /// `POST /internal/v1/machines/{machine}/observed`.

@@ -50,10 +50,11 @@ pub(crate) enum Command {
     /// Create, list, show and destroy apps
     #[command(subcommand)]
     App(App),
-    /// Deploy an image that is in the registry
+    /// Deploy an image of Gantry's registry or of another
     Deploy {
         app: AppName,
-        /// `repository:tag`, or `repository@sha256:…`
+        /// `app:tag`, `app@sha256:…`, or `registry.example/team/app:tag`; GANTRY_REGISTRY_USER and
+        /// GANTRY_REGISTRY_PASSWORD say who asks another registry
         #[arg(long, value_name = "REF")]
         image: String,
         /// Stop before promotion, and serve under the release's own name until `promote` or `abort`
@@ -241,11 +242,12 @@ pub(crate) enum Base {
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
     },
-    /// Take a base from an OCI archive (`skopeo copy docker://… oci-archive:FILE`)
+    /// Take a base from an OCI archive, or from another registry
     Import {
         name: BaseName,
-        #[arg(value_name = "FILE")]
-        archive: PathBuf,
+        /// A file (`skopeo copy docker://… oci-archive:FILE`), or `registry.example/team/base:tag`
+        #[arg(value_name = "FILE|REF")]
+        from: String,
     },
     /// List bases
     Ls,

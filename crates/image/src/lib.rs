@@ -6,6 +6,7 @@
 //! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
 //! - [`members`]: a foreign tar stream, member by member, bounded.
 //! - [`import`]: an OCI archive into the blobs.
+//! - [`pull`]: an image of another registry ([`Remote`]) into the blobs.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
 
 mod archive;
@@ -14,6 +15,8 @@ mod import;
 mod layer;
 mod layers;
 mod manifest;
+mod pull;
+mod remote;
 mod tree;
 mod unpack;
 
@@ -26,4 +29,6 @@ pub use manifest::{
     Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
     ManifestError, Runtime,
 };
+pub use pull::{Credentials, PullError, pull};
+pub use remote::Remote;
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack};

@@ -100,7 +100,11 @@ pub async fn connect(name: &str, bridge: &str, pid: i32, address: Ipv4Addr) -> R
         if let Some(index) = explained(index_of(&handle, name).await, action)? {
             explained(handle.link().del(index).execute().await, action)?;
         }
-        let far = LinkMessageBuilder::<LinkUnspec>::new().name("eth0").address(hardware_address(address)).setns_by_pid(pid.unsigned_abs()).build();
+        let far = LinkMessageBuilder::<LinkUnspec>::new()
+            .name("eth0")
+            .address(hardware_address(address))
+            .setns_by_pid(pid.unsigned_abs())
+            .build();
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))

@@ -7,4 +7,4 @@
 pub mod load;
 mod world;
 
-pub use world::{Output, Repository, World, program};
+pub use world::{Output, Repository, World, program, run};

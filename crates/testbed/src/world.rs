@@ -163,13 +163,25 @@ impl World {
     /// Runs `gantry` with a token.
     #[must_use]
     pub fn gantry_as(&self, token: &str, arguments: &[&str]) -> Output {
+        run(self.command(token, arguments))
+    }
+
+    /// Runs `gantry` with the administrator's token and more in its environment.
+    #[must_use]
+    pub fn gantry_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let mut command = self.command(&self.token(), arguments);
+        command.envs(environment.iter().copied());
+        run(command)
+    }
+
+    fn command(&self, token: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("gantry"));
         command
             .args(arguments)
             .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.api))
             .env("GANTRY_TOKEN", token)
             .stdin(Stdio::null());
-        run(command)
+        command
     }
 
     /// Asks an app with curl, as a person would: the answer's body.
@@ -403,7 +415,12 @@ fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> Output {
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn run(mut command: Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     Output {
         status: output.status.code().unwrap_or(-1),

@@ -7,12 +7,11 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_api::Problem;
-use gantry_api::types::BaseInfo;
+use gantry_api::types::{BaseInfo, Making};
 use gantry_build::Output;
 use gantry_build::bases::BaseRecipe;
 use gantry_model::BaseName;
 use http::HeaderMap;
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
@@ -52,15 +51,6 @@ pub(crate) async fn import(
     json(&info)
 }
 
-/// What comes while a base is made.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-enum Making {
-    Line { text: String },
-    Done { base: BaseInfo },
-    Failed { problem: Problem },
-}
-
 pub(crate) async fn create(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -76,7 +66,7 @@ pub(crate) async fn create(
     // Goes on when whoever asked goes away: the base is of use to everyone.
     tokio::spawn(async move {
         let last = match make(&server, &caller.name, base, &recipe, &sender).await {
-            Ok(base) => Making::Done { base },
+            Ok(base) => Making::Base { base },
             Err(problem) => Making::Failed { problem },
         };
         let _ = sender.send(last).await;

@@ -18,6 +18,9 @@ use super::auth::Caller;
 use super::{Answer, body, json, name, registry};
 use crate::{Server, follow, mutations};
 
+/// The longest name of an image's origin that is kept.
+const ORIGIN_MAX: usize = 500;
+
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app: AppName = name(&app)?;
     caller.read_app(&app)?;
@@ -38,9 +41,10 @@ pub(crate) async fn start(
     caller.deploy(&app)?;
     let request: StartDeploy = body(&text)?;
     let cause = match request.what {
-        What::Image { reference } => {
+        What::Image { reference, origin } => {
             let image = registry::resolve(&server, &caller, &reference).await?;
-            Cause::Image { reference, image }
+            let origin = origin.map(|origin| origin.chars().take(ORIGIN_MAX).collect());
+            Cause::Image { reference: origin.unwrap_or(reference), image }
         }
         What::Rollback { to } => {
             let view = server.core.view();

@@ -5,8 +5,10 @@ mod auth;
 mod bases;
 mod deploys;
 mod git;
+mod logs;
 mod machines;
 mod openapi;
+mod pulls;
 pub(crate) mod registry;
 mod sessions;
 mod system;
@@ -85,6 +87,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/bases", get(bases::list))
         .route("/bases/{name}", post(bases::create))
         .route("/bases/{name}/import", post(bases::import).layer(DefaultBodyLimit::disable()))
+        .route("/bases/{name}/pull", post(pulls::base))
         .route("/apps", get(apps::list).post(apps::create))
         .route("/apps/{app}", get(apps::show).delete(apps::destroy))
         .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
@@ -93,10 +96,11 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}/instances", get(apps::instances))
         .route("/apps/{app}/why", get(apps::why))
         .route("/apps/{app}/deploys", get(deploys::list).post(deploys::start))
+        .route("/apps/{app}/pull", post(pulls::image))
         .route("/apps/{app}/deploys/{number}/follow", get(deploys::follow))
         .route("/apps/{app}/promote", post(deploys::promote))
         .route("/apps/{app}/abort", post(deploys::abort))
-        .route("/apps/{app}/logs", post(sessions::logs))
+        .route("/apps/{app}/logs", get(logs::read))
         .route("/apps/{app}/exec", post(sessions::exec))
         .route("/apps/{app}/run", post(sessions::run));
     let internal = Router::new()

@@ -9,7 +9,7 @@ use axum::response::Response;
 use gantry_api::Problem;
 use gantry_api::types::{
     Accepted, AppInfo, BaseInfo, ChangeConfig, ChangeScale, CreateApp, CreateToken, Event, Explanation, InstanceInfo,
-    LogQuery, NewToken, Progress, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
+    LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
     AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
@@ -144,7 +144,10 @@ fn operations() -> Vec<Operation> {
     let config = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     let changes = ChangeConfig { changes: BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]) };
     let scale = ChangeScale { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
-    let start = StartDeploy { what: What::Image { reference: "storefront:1.2".to_owned() }, hold: false };
+    let pull = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
+    let making = Making::Image { reference: format!("storefront@{}", digest()) };
+    let log = LogLine { at: NOW, instance: instance().id, error: false, text: "GET / 200".to_owned() };
+    let start = StartDeploy { what: What::Image { reference: "storefront:1.2".to_owned(), origin: None }, hold: false };
     let why =
         Explanation {
             subject: "app storefront".to_owned(), headline: "…".to_owned(), evidence: vec!["…".to_owned()]
@@ -183,6 +186,14 @@ fn operations() -> Vec<Operation> {
             none(),
             sample(base()),
         ),
+        operation(
+            "post",
+            "/v1/bases/{name}/pull",
+            "admin",
+            "Take a base from another registry; the answer is a stream",
+            sample(&pull),
+            sample(&making),
+        ),
         operation("get", "/v1/apps", "read", "All apps", none(), sample([app()])),
         operation("post", "/v1/apps", "admin", "Create an app", sample(create), sample(app())),
         operation("get", "/v1/apps/{app}", "read", "An app", none(), sample(app())),
@@ -210,6 +221,14 @@ fn operations() -> Vec<Operation> {
         operation("get", "/v1/apps/{app}/deploys", "read", "Its deploys", none(), sample([deploy()])),
         operation("post", "/v1/apps/{app}/deploys", "deploy", "Deploy an image, or go back", sample(start), accepted()),
         operation(
+            "post",
+            "/v1/apps/{app}/pull",
+            "deploy",
+            "Take an image from another registry; the answer is a stream",
+            sample(&pull),
+            sample(&making),
+        ),
+        operation(
             "get",
             "/v1/apps/{app}/deploys/{number}/follow",
             "read",
@@ -227,12 +246,12 @@ fn operations() -> Vec<Operation> {
         ),
         operation("post", "/v1/apps/{app}/abort", "deploy", "Take the deploy under way back", none(), accepted()),
         operation(
-            "post",
+            "get",
             "/v1/apps/{app}/logs",
             "read",
-            "Its log; turns into a session",
-            sample(LogQuery::default()),
+            "Its log, a stream; ?lines=, ?since=, ?role=, ?grep=, ?follow=",
             none(),
+            sample(log),
         ),
         operation(
             "post",

@@ -7,7 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
 use gantry_api::frame::Frame;
-use gantry_api::types::{LogQuery, SessionKind};
+use gantry_api::types::SessionKind;
 use gantry_model::{AppName, InstanceId, InstanceSpec, MachineName, Phase};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -75,7 +75,7 @@ fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
 }
 
 /// A machine that can be asked.
-fn any_machine(view: &View) -> Answer<MachineName> {
+pub(crate) fn any_machine(view: &View) -> Answer<MachineName> {
     let missing = || Problem::new(503, "no machine has reported; is `gantry agent` running?");
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
@@ -166,22 +166,6 @@ async fn audit(server: &Server, caller: &Caller, app: &AppName, what: String) ->
     let (by, app) = (caller.name.clone(), app.clone());
     server.core.mutate(move |mirror, now| Ok((vec![mutations::event(mirror, now, &by, Some(&app), what)], ()))).await?;
     Ok(())
-}
-
-pub(crate) async fn logs(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    request: Request,
-) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
-    let (text, person) = split(request).await?;
-    let query: LogQuery = body(&text)?;
-    let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
-    let machine = any_machine(&view)?;
-    Ok(join(&server, person, machine, SessionKind::Logs(LogQuery { app: Some(app), ..query })))
 }
 
 pub(crate) async fn call_back(

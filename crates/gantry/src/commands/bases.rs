@@ -1,24 +1,15 @@
 //! `gantry base`.
 
+use std::path::Path;
+
 use anyhow::Context;
-use futures_util::StreamExt;
+use gantry_api::Client;
 use gantry_api::types::BaseInfo;
-use gantry_api::{Client, ClientError, Problem};
-use http::Method;
-use serde::Deserialize;
 
+use super::pulls;
 use crate::args::Base;
-use crate::exit::{DONE, Exit, FAILED};
+use crate::exit::{DONE, Exit};
 use crate::printer::{age, json as print_json, out, table};
-
-/// What comes while a base is made.
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-enum Making {
-    Line { text: String },
-    Done { base: BaseInfo },
-    Failed { problem: Problem },
-}
 
 pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -26,33 +17,17 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             let recipe =
                 std::fs::read_to_string(&from).with_context(|| format!("cannot read the recipe {}", from.display()))?;
             let path = format!("/v1/bases/{name}");
-            let mut events = client.lines::<Making>(Method::POST, &path, recipe).await?;
-            while let Some(event) = events.next().await {
-                match event? {
-                    Making::Line { text } => eprintln!("{text}"),
-                    Making::Done { base } => {
-                        if json {
-                            print_json(&base)?
-                        } else {
-                            out!("{} {}", base.name, base.image)
-                        }
-                        return Ok(DONE);
-                    }
-                    Making::Failed { problem } => return Err(ClientError::from(problem).into()),
-                }
-            }
-            Ok(FAILED)
+            let base = pulls::base(client, &path, recipe).await?;
+            show(&base, json)
         }
-        Base::Import { name, archive } => {
-            let file = std::fs::File::open(&archive)
-                .with_context(|| format!("cannot read the archive {}", archive.display()))?;
-            let base: BaseInfo = client.upload(&format!("/v1/bases/{name}/import"), file).await?;
-            if json {
-                print_json(&base)?
-            } else {
-                out!("{} {}", base.name, base.image)
-            }
-            Ok(DONE)
+        Base::Import { name, from } if Path::new(&from).exists() => {
+            let file = std::fs::File::open(&from).with_context(|| format!("cannot read the archive {from}"))?;
+            show(&client.upload(&format!("/v1/bases/{name}/import"), file).await?, json)
+        }
+        Base::Import { name, from } => {
+            anyhow::ensure!(from.contains('/'), "{from} is neither a file nor an image of a registry");
+            let request = serde_json::to_vec(&pulls::request(&from))?;
+            show(&pulls::base(client, &format!("/v1/bases/{name}/pull"), request).await?, json)
         }
         Base::Ls => {
             let bases: Vec<BaseInfo> = client.get("/v1/bases").await?;
@@ -68,4 +43,13 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             Ok(DONE)
         }
     }
+}
+
+fn show(base: &BaseInfo, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(base)?;
+    } else {
+        out!("{} {}", base.name, base.image);
+    }
+    Ok(DONE)
 }

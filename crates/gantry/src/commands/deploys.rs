@@ -6,11 +6,21 @@ use gantry_api::types::{Accepted, Progress, ReleaseInfo, StartDeploy, What};
 use gantry_model::{AppName, DeployNumber, DeployState, ReleaseNumber};
 use http::Method;
 
+use super::pulls;
 use crate::exit::{DONE, Exit, FAILED};
 use crate::printer::{age, json as print_json, out, table};
 
 pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
-    start(client, app, StartDeploy { what: What::Image { reference }, hold }).await
+    // As the server tells them apart: another registry's name has a dot or a port in its first part.
+    let foreign =
+        reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
+    let what = if foreign {
+        let local = pulls::image(client, app, &reference).await?;
+        What::Image { reference: local, origin: Some(reference) }
+    } else {
+        What::Image { reference, origin: None }
+    };
+    start(client, app, StartDeploy { what, hold }).await
 }
 
 pub(crate) async fn rollback(client: &Client, app: &AppName, to: Option<ReleaseNumber>) -> anyhow::Result<Exit> {

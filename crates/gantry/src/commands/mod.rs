@@ -6,6 +6,7 @@ mod config;
 mod deploys;
 mod docs;
 mod logs;
+mod pulls;
 mod session;
 mod system;
 
@@ -45,8 +46,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Promote { app } => deploys::order(&client()?, &app, "promote").await,
         Command::Abort { app } => deploys::order(&client()?, &app, "abort").await,
         Command::Logs { app, follow, lines, since, role, grep } => {
-            let query = logs::query(follow, lines, since, role, grep);
-            logs::run(&client()?, &app, &query, json).await
+            let wanted = logs::Wanted { follow, lines, since, role, grep };
+            logs::run(&client()?, &app, &wanted, json).await
         }
         Command::Exec { app, instance, command } => session::exec(&client()?, &app, instance, command).await,
         Command::Run { app, command } => session::run(&client()?, &app, command).await,

@@ -1,0 +1,65 @@
+//! `GET /v1/apps/{app}/logs`: what the agents have, line by line.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use gantry_api::Problem;
+use gantry_api::frame::Frame;
+use gantry_api::types::{LogLine, LogQuery, SessionKind};
+use gantry_model::{AppName, Moment, RoleName};
+use http::HeaderMap;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::auth::Caller;
+use super::{Answer, deploys, name, sessions};
+use crate::{Server, mutations};
+
+/// Lines that nobody took yet.
+const AHEAD: usize = 256;
+
+#[derive(Deserialize)]
+pub(crate) struct Asked {
+    role: Option<RoleName>,
+    lines: Option<usize>,
+    /// Unix milliseconds.
+    since: Option<u64>,
+    grep: Option<String>,
+    #[serde(default)]
+    follow: bool,
+}
+
+pub(crate) async fn read(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    headers: HeaderMap,
+    Query(asked): Query<Asked>,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.read_app(&app)?;
+    let view = server.core.view();
+    mutations::app(&view.mirror, &app)?;
+    let machine = sessions::any_machine(&view)?;
+    let Asked { role, lines, since, grep, follow } = asked;
+    let query = LogQuery { app: Some(app), role, lines, since: since.map(Moment), grep, follow };
+    let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
+    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(503, why))?);
+    let (sender, receiver) = mpsc::channel::<LogLine>(AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let frame = tokio::select! {
+                frame = Frame::read(&mut agent) => frame,
+                // Whoever read has gone; the agent sees it by the closed connection.
+                () = sender.closed() => return,
+            };
+            let Ok(Some(Frame::Output(text))) = frame else { return };
+            let Ok(line) = serde_json::from_slice(&text) else { continue };
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    deploys::stream(&headers, receiver)
+}

@@ -1,0 +1,109 @@
+//! Images of other registries.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use gantry_api::Problem;
+use gantry_api::types::{BaseInfo, Making, PullImage};
+use gantry_image::{Credentials, PullError, Remote};
+use gantry_model::{AppName, BaseName, Digest};
+use http::HeaderMap;
+use tokio::sync::mpsc;
+
+use super::auth::Caller;
+use super::{Answer, body, deploys, name};
+use crate::mirror::Record;
+use crate::{Server, mutations};
+
+/// `POST /v1/apps/{app}/pull`: into the app's own repository.
+pub(crate) async fn image(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    headers: HeaderMap,
+    text: Bytes,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    mutations::app(&server.core.view().mirror, &app)?;
+    let pull = Pull::read(&caller, &text)?;
+    run(&headers, async move |sender| {
+        let digest = pull.run(&server, &sender).await?;
+        let (by, reference) = (caller.name, format!("{app}@{digest}"));
+        let what = format!("pulled image {}", pull.remote);
+        let change = move |mirror: &crate::mirror::Mirror, now| {
+            let event = mutations::event(mirror, now, &by, Some(&app), what);
+            // A name of its own, so that it is kept for as long as any pushed image.
+            let tag = Record::Tag { repository: app.to_string(), tag: format!("pulled-{}", digest.short()), digest };
+            Ok((vec![event, tag.into()], ()))
+        };
+        server.core.mutate(change).await?;
+        Ok(Making::Image { reference })
+    })
+}
+
+/// `POST /v1/bases/{name}/pull`.
+pub(crate) async fn base(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(base): Path<String>,
+    headers: HeaderMap,
+    text: Bytes,
+) -> Answer {
+    caller.admin()?;
+    let base: BaseName = name(&base)?;
+    let pull = Pull::read(&caller, &text)?;
+    run(&headers, async move |sender| {
+        let image = pull.run(&server, &sender).await?;
+        let (by, from) = (caller.name, pull.remote.to_string());
+        let change = move |mirror: &crate::mirror::Mirror, now| {
+            let info = BaseInfo { name: base, image, from, created: now };
+            let what = format!("imported base {} from {}", info.name, info.from);
+            Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
+        };
+        Ok(Making::Base { base: server.core.mutate(change).await? })
+    })
+}
+
+/// The work as a stream; it goes on when whoever asked goes away.
+fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> Answer
+where
+    F: Future<Output = Result<Making, Problem>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(64);
+    let working = work(sender.clone());
+    tokio::spawn(async move {
+        let last = working.await.unwrap_or_else(|problem| Making::Failed { problem });
+        let _ = sender.send(last).await;
+    });
+    deploys::stream(headers, receiver)
+}
+
+struct Pull {
+    remote: Remote,
+    credentials: Option<Credentials>,
+}
+
+impl Pull {
+    fn read(caller: &Caller, text: &Bytes) -> Answer<Self> {
+        let PullImage { reference, username, password } = body(text)?;
+        let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
+        let remote = remote.ok_or_else(|| Problem::invalid(format!("{reference:?} names no registry")))?;
+        // What listens on the server's own loopback is not for everyone who may deploy.
+        if remote.is_loopback() {
+            caller.admin()?;
+        }
+        let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
+        Ok(Self { remote, credentials })
+    }
+
+    async fn run(&self, server: &Server, sender: &mpsc::Sender<Making>) -> Result<Digest, Problem> {
+        let tell = |text| drop(sender.try_send(Making::Line { text }));
+        let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell).await;
+        pulled.map_err(|error| match &error {
+            PullError::Unreachable { .. } => Problem::new(502, error.to_string()),
+            _ => Problem::new(422, format!("{} cannot be pulled: {error}", self.remote)),
+        })
+    }
+}

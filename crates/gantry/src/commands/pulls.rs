@@ -1,0 +1,47 @@
+//! Images of other registries, and everything else that is watched while it is made.
+
+use anyhow::bail;
+use futures_util::StreamExt;
+use gantry_api::types::{BaseInfo, Making, PullImage};
+use gantry_api::{Client, ClientError};
+use gantry_model::AppName;
+use http::Method;
+
+/// What to ask for. Who asks is in the environment: a command line is everybody's to read.
+pub(crate) fn request(reference: &str) -> PullImage {
+    PullImage {
+        reference: reference.to_owned(),
+        username: std::env::var("GANTRY_REGISTRY_USER").ok(),
+        password: std::env::var("GANTRY_REGISTRY_PASSWORD").ok(),
+    }
+}
+
+/// Watches a base being made.
+pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<BaseInfo> {
+    match watch(client, path, body).await? {
+        Making::Base { base } => Ok(base),
+        other => bail!("the server's answer makes no sense: {other:?}"),
+    }
+}
+
+/// Pulls an image for an app; what it is called in the cloud's own registry.
+pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> anyhow::Result<String> {
+    let body = serde_json::to_vec(&request(reference))?;
+    match watch(client, &format!("/v1/apps/{app}/pull"), body).await? {
+        Making::Image { reference } => Ok(reference),
+        other => bail!("the server's answer makes no sense: {other:?}"),
+    }
+}
+
+/// Shows the lines; the last word.
+async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<Making> {
+    let mut events = client.lines::<Making>(Method::POST, path, body).await?;
+    while let Some(event) = events.next().await {
+        match event? {
+            Making::Line { text } => eprintln!("{text}"),
+            Making::Failed { problem } => return Err(ClientError::from(problem).into()),
+            last => return Ok(last),
+        }
+    }
+    bail!("the connection ended; whether it was made is not known")
+}

@@ -1,0 +1,102 @@
+//! Which image of which other registry: `ghcr.io/team/shop:v3`, `localhost:5000/shop@sha256:…`.
+
+use std::fmt;
+
+/// The longest reference.
+const LENGTH_MAX: usize = 500;
+
+/// An image of another registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Host and port.
+    pub registry: String,
+    /// Below it.
+    pub repository: String,
+    /// A tag or a digest.
+    pub reference: String,
+}
+
+impl Remote {
+    /// Reads a reference that names its registry: its first part has a dot or a port, or is `localhost`. None for any
+    /// other, which is one of this cloud's own registry.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        let text = text.trim_start_matches("docker://");
+        let Some((registry, rest)) = text.split_once('/') else {
+            return Ok(None);
+        };
+        if !(registry.contains(['.', ':']) || registry == "localhost") {
+            return Ok(None);
+        }
+        let (repository, reference) = match rest.split_once('@') {
+            Some(parts) => parts,
+            None => rest.rsplit_once(':').unwrap_or((rest, "latest")),
+        };
+        let wrong = || format!("{text:?} is no image reference; one is registry.example/team/app:tag");
+        let host_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        let name_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
+        let tag_part = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        let sound = text.len() <= LENGTH_MAX
+            && registry.chars().all(host_part)
+            && !repository.is_empty()
+            && repository.chars().all(name_part)
+            && repository.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+            && !reference.is_empty()
+            && reference.chars().all(tag_part);
+        if !sound {
+            return Err(wrong());
+        }
+        let hub = ["docker.io", "index.docker.io"].contains(&registry);
+        // Docker's own short names.
+        let registry = if hub { "registry-1.docker.io" } else { registry };
+        let repository =
+            if hub && !repository.contains('/') { format!("library/{repository}") } else { repository.to_owned() };
+        Ok(Some(Self { registry: registry.to_owned(), repository, reference: reference.to_owned() }))
+    }
+
+    /// It is on this machine's own loopback.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Where its repository is: over TLS, but on loopback, where registries are tried out.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_loopback() { "http" } else { "https" };
+        format!("{scheme}://{}/v2/{}", self.registry, self.repository)
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.reference.contains(':') { '@' } else { ':' };
+        write!(f, "{}/{}{mark}{}", self.registry, self.repository, self.reference)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_read_as_docker_reads_them() {
+        let text = |text| Remote::parse(text).expect("read").map(|remote| remote.to_string());
+        assert_eq!(text("shop:v1"), None);
+        assert_eq!(text("base/debian"), None);
+        assert_eq!(text("ghcr.io/team/shop").as_deref(), Some("ghcr.io/team/shop:latest"));
+        assert_eq!(text("localhost/shop:1").as_deref(), Some("localhost/shop:1"));
+        assert_eq!(text("docker://docker.io/redis:7").as_deref(), Some("registry-1.docker.io/library/redis:7"));
+        let digest = format!("127.0.0.1:5000/a/b@sha256:{}", "0".repeat(64));
+        assert_eq!(text(&digest), Some(digest.clone()));
+        for bad in ["a.b/", "a.b/../x", "a.b/X", "a.b/x:", "a.b/x:t t", "a.b/x\n", "a.b/-/%2e%2e", "x@y.z/a"] {
+            assert!(Remote::parse(bad).is_err(), "{bad:?}");
+        }
+        let remote = |text| Remote::parse(text).expect("read").expect("remote");
+        assert!(remote("127.0.0.9:5000/x").is_loopback() && remote("[::1]:5000/x").is_loopback());
+        assert!(!remote("127.0.0.1.example/x").is_loopback());
+    }
+}

@@ -1,0 +1,196 @@
+//! Images to and from other tools and registries: skopeo, podman, Docker, Debian's docker-registry.
+
+mod site;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use gantry_testbed::{Output, World, run};
+use site::{page, push_site, site};
+
+fn tool(program: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    run(command)
+}
+
+#[test]
+fn images_come_and_go_through_the_registry() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let commit = push_site(&repository, "one");
+    let (registry, folder) = (format!("127.0.0.1:{}", world.api_port()), world.path("image"));
+    let token = world.token();
+    let skopeo = |arguments: &[&str]| drop(tool("skopeo", arguments).good());
+    let (credentials, local) = (format!("x:{token}"), format!("oci:{}:it", folder.display()));
+    let source = format!("docker://{registry}/shop:{commit}");
+    skopeo(&["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local]);
+    // The same image with a command in it, as others build theirs.
+    set_command(&folder);
+    let target = format!("docker://{registry}/shop:other");
+    skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    assert!(held.err.contains("v2 is held"), "{held:?}");
+    assert!(page(&world, "v2.shop").contains("one") && page(&world, "shop").contains("one"));
+    let promoted = world.gantry(&["promote", "shop"]).good();
+    assert!(promoted.out.contains("http://shop.localhost"), "{promoted:?}");
+    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
+    assert!(held.err.contains("v3 is held"), "{held:?}");
+    let _ = world.gantry(&["abort", "shop"]).good();
+    assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let wrong =
+        tool("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", "x:wrong", &local, &target]);
+    assert!(wrong.status != 0, "a wrong token pushed an image");
+}
+
+/// Gives the image in an OCI layout a command, as a Dockerfile would.
+fn set_command(folder: &std::path::Path) {
+    let script = r#"
+import hashlib, json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+blob = lambda digest: folder / "blobs/sha256" / digest.split(":")[1]
+def put(value):
+    text = json.dumps(value).encode()
+    digest = "sha256:" + hashlib.sha256(text).hexdigest()
+    blob(digest).write_bytes(text)
+    return digest, len(text)
+index = json.loads((folder / "index.json").read_text())
+manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+config = json.loads(blob(manifest["config"]["digest"]).read_text())
+config["config"].update({"Cmd": ["python3", "/app/server.py"], "ExposedPorts": {"8080/tcp": {}}})
+manifest["config"]["digest"], manifest["config"]["size"] = put(config)
+digest, size = put(manifest)
+# Under an index, as builders for several machines push it.
+entry = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+         "platform": {"architecture": config["architecture"], "os": "linux"}}
+kind = "application/vnd.oci.image.index.v1+json"
+digest, size = put({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]})
+index["manifests"][0].update({"mediaType": kind, "digest": digest, "size": size})
+(folder / "index.json").write_text(json.dumps(index))
+"#;
+    let output = Command::new("python3").arg("-c").arg(script).arg(folder).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Asked first: a Docker daemon takes its mounts down with it.
+        let _ = tool("kill", &[&self.0.id().to_string()]);
+        let _ = self.0.wait();
+    }
+}
+
+fn start(program: &str, arguments: &[&str], log: &Path) -> Running {
+    let log = std::fs::File::create(log).expect("a log");
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().expect("shared")).stderr(log);
+    Running(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; `./test` installs it")))
+}
+
+#[test]
+fn docker_and_podman_pull_and_push() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let commit = push_site(&repository, "one");
+    let (registry, token) = (format!("127.0.0.1:{}", world.api_port()), world.token());
+    let built = format!("{registry}/shop:{commit}");
+
+    let storage = [("--root", "podman"), ("--runroot", "podman-run")];
+    let mut podman: Vec<String> = vec!["--storage-driver=vfs".into()];
+    for (flag, folder) in storage {
+        podman.extend([flag.to_owned(), world.path(folder).display().to_string()]);
+    }
+    let podman = |arguments: &[&str]| {
+        let all: Vec<&str> = podman.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
+        tool("podman", &all)
+    };
+    let credentials = format!("x:{token}");
+    let _ = podman(&["pull", "--quiet", "--tls-verify=false", "--creds", &credentials, &built]).good();
+    let pushed = format!("{registry}/shop:by-podman");
+    let _ = podman(&["push", "--quiet", "--tls-verify=false", "--creds", &credentials, &built, &pushed]).good();
+    let _ = podman(&["rmi", "--all", "--force"]).good();
+
+    let socket = format!("unix://{}", world.path("docker.sock").display());
+    let path = |name: &str| world.path(name).display().to_string();
+    let (data, exec, pid) = (path("docker-data"), path("docker-exec"), path("docker.pid"));
+    let daemon = ["--data-root", &data, "--exec-root", &exec, "--pidfile", &pid, "--host", &socket];
+    let daemon = [&daemon[..], &["--bridge=none", "--iptables=false", "--storage-driver=vfs"]].concat();
+    let running = start("dockerd", &daemon, &world.path("docker.log"));
+    let config = path("docker-config");
+    let docker = |arguments: &[&str]| tool("docker", &[&["--host", &socket, "--config", &config], arguments].concat());
+    world.wait("the Docker daemon answers", |_| (docker(&["version"]).status == 0).then_some(()));
+    let login =
+        format!("echo {token} | docker --config {config} --host {socket} login -u x --password-stdin {registry}");
+    let _ = tool("sh", &["-c", &login]).good();
+    let _ = docker(&["pull", "--quiet", &built]).good();
+    let again = format!("{registry}/shop:by-docker");
+    let _ = docker(&["tag", &built, &again]).good();
+    let _ = docker(&["push", "--quiet", &again]).good();
+    drop(running);
+
+    let tags = tool(
+        "skopeo",
+        &["list-tags", "--tls-verify=false", "--creds", &credentials, &format!("docker://{registry}/shop")],
+    );
+    let tags = tags.good().out;
+    assert!(tags.contains("by-podman") && tags.contains("by-docker"), "{tags}");
+}
+
+#[test]
+fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let commit = push_site(&repository, "one");
+    let own = format!("127.0.0.1:{}", world.api_port());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let other = format!("127.0.0.1:{port}");
+    let settings = format!(
+        "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: {other} }}\n",
+        world.path("registry").display()
+    );
+    std::fs::write(world.path("registry.yml"), settings).expect("written");
+    let yml = world.path("registry.yml").display().to_string();
+    let _registry = start("docker-registry", &["serve", &yml], &world.path("registry.log"));
+    world.wait("the registry answers", |_| {
+        (tool("curl", &["-sf", &format!("http://{other}/v2/")]).status == 0).then_some(())
+    });
+    let folder = world.path("image");
+    let local = format!("oci:{}:it", folder.display());
+    let (credentials, source) = (format!("x:{}", world.token()), format!("docker://{own}/shop:{commit}"));
+    let _ =
+        tool("skopeo", &["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local])
+            .good();
+    set_command(&folder);
+    let target = format!("docker://{other}/team/shop:v7");
+    let _ = tool("skopeo", &["copy", "--quiet", "--all", "--dest-tls-verify=false", &local, &target]).good();
+
+    let _ = world.gantry(&["app", "create", "bought"]).good();
+    let deployed = world.gantry(&["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]).good();
+    assert!(deployed.err.contains("Fetching") && deployed.out.contains("http://bought.localhost"), "{deployed:?}");
+    assert!(page(&world, "bought").contains("one"));
+    assert!(world.gantry(&["releases", "bought"]).good().out.contains(&format!("{other}/team/shop:v7")));
+    let imported = world.gantry(&["base", "import", "theirs", &format!("{other}/team/shop:v7")]).good();
+    assert!(imported.out.starts_with("theirs sha256:"), "{imported:?}");
+    assert!(world.gantry(&["base", "ls"]).good().out.contains("team/shop:v7"));
+
+    // The cloud's own registry, as one that asks who one is.
+    let anonymous = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]);
+    assert!(
+        anonymous.status == 1 && anonymous.err.contains("401") && anonymous.err.contains("GANTRY_REGISTRY_USER"),
+        "{anonymous:?}"
+    );
+    let with = [("GANTRY_REGISTRY_USER", "x"), ("GANTRY_REGISTRY_PASSWORD", &world.token())];
+    let _ = world.gantry_with(&with, &["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
+    let missing = world.gantry(&["base", "import", "none", &format!("{other}/team/none:v1")]);
+    assert!(missing.status == 1 && missing.err.contains("404"), "{missing:?}");
+    let nowhere = world.gantry(&["base", "import", "none", "127.0.0.1:1/team/none:v1"]);
+    assert!(nowhere.status == 1 && nowhere.err.contains("cannot be reached"), "{nowhere:?}");
+    // Who may deploy may not look around on the server's own loopback.
+    let token = world.gantry(&["token", "create", "ci", "--deploy", "bought"]).good().out.trim().to_owned();
+    let refused = world.gantry_as(&token, &["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]);
+    assert!(refused.status == 1 && refused.err.contains("needs the scope"), "{refused:?}");
+}
