@@ -1,0 +1,124 @@
+//! `gantry exec` and `run` as a person has them: in a real terminal.
+
+mod site;
+
+use std::process::Command;
+
+use gantry_testbed::{World, program, run};
+use site::{push_site, site};
+
+/// A terminal that a shell runs in, drawn by tmux.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    fn open(world: &World, columns: u16, rows: u16) -> Self {
+        let terminal = Self { socket: world.path("tmux").display().to_string() };
+        let size = (columns.to_string(), rows.to_string());
+        let shell =
+            format!("env GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} PS1='here: ' sh", world.api_port(), world.token());
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &size.0, "-y", &size.1, &shell]);
+        terminal.tmux(&["set-option", "status", "off"]);
+        terminal.tmux(&["set-option", "window-size", "manual"]);
+        terminal.tmux(&["resize-window", "-x", &size.0, "-y", &size.1]);
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.args(["-S", &self.socket]).args(arguments);
+        run(command).good().out
+    }
+
+    fn say(&self, text: &str) {
+        self.tmux(&["send-keys", "-l", text]);
+        self.tmux(&["send-keys", "Enter"]);
+    }
+
+    /// Waits until the screen has a line that is `wanted`.
+    fn shows(&self, world: &World, wanted: &str) {
+        world.wait(&format!("the screen shows {wanted:?}"), |_| {
+            let screen = self.tmux(&["capture-pane", "-p", "-J"]);
+            screen.lines().any(|line| line.trim_end() == wanted).then_some(())
+        });
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = run({
+            let mut command = Command::new("tmux");
+            command.args(["-S", &self.socket, "kill-server"]);
+            command
+        });
+    }
+}
+
+#[test]
+fn a_shell_in_an_instance_is_a_terminal() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    let terminal = Terminal::open(&world, 91, 31);
+    terminal.say(&format!("{} exec shop", program("gantry").display()));
+    terminal.say("echo I am $(tty) on $(hostname)");
+    terminal.shows(&world, "I am /dev/pts/0 on web-1.m");
+    terminal.say("stty size");
+    terminal.shows(&world, "31 91");
+    terminal.tmux(&["resize-window", "-x", "77", "-y", "21"]);
+    terminal.say("stty size");
+    terminal.shows(&world, "21 77");
+    // An interrupt goes to what runs inside, and not to the command here.
+    terminal.say("sleep 1000; echo woken with $?");
+    world.wait("it sleeps", |_| {
+        let mut command = Command::new("pgrep");
+        command.args(["-f", "^sleep 1000$"]);
+        (run(command).status == 0).then_some(())
+    });
+    terminal.tmux(&["send-keys", "C-c"]);
+    terminal.say("echo still $((40 + 2))");
+    terminal.shows(&world, "still 42");
+    terminal.say("exit 7");
+    // What is typed before the shell here has its terminal back was typed for the one inside.
+    terminal.shows(&world, "here:");
+    terminal.say("echo it ended with $?; stty -a | grep -ow icanon");
+    terminal.shows(&world, "it ended with 7");
+    terminal.shows(&world, "icanon");
+
+    terminal.say(&format!("{} run shop -- sh -c 'stty size; exit 3'; echo ran with $?", program("gantry").display()));
+    terminal.shows(&world, "ran with 3");
+}
+
+#[test]
+fn a_process_that_leaves_another_behind_has_ended() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    let begun = std::time::Instant::now();
+    let script = "echo before; sleep 300 & echo after; exit 5";
+    let output = world.gantry(&["exec", "shop", "--", "sh", "-c", script]);
+    assert_eq!((output.status, output.out.as_str()), (5, "before\nafter\n"), "{output:?}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it waited for what was left behind");
+    // What goes in comes out, whole.
+    let size = 3_000_000;
+    let command = format!(
+        "head -c {size} /dev/zero | tr '\\0' x | GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} exec shop -- cat | wc -c",
+        world.api_port(),
+        world.token(),
+        program("gantry").display()
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &command]);
+    assert_eq!(run(shell).good().out.trim(), size.to_string());
+    let mut shell = Command::new("sh");
+    let head = format!(
+        "GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} docs apps | head -n 1",
+        world.api_port(),
+        world.token(),
+        program("gantry").display()
+    );
+    shell.args(["-c", &head]);
+    let output = run(shell).good();
+    assert!(output.err.is_empty() && output.out.starts_with("# "), "{output:?}");
+}
