@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
 use crate::BuildError;
-use crate::compile::{self, Step};
+use crate::compile::{self, CompileLimits, Step};
 use crate::recipe::{EnvRequest, Recipe};
 use crate::source::{self, APP_USER};
 
@@ -126,6 +126,8 @@ pub struct Builder {
     pub layers: Layers,
     /// Where to work.
     pub folders: Folders,
+    /// What `container/compile` may use.
+    pub compile: CompileLimits,
 }
 
 impl Builder {
@@ -188,6 +190,7 @@ impl Builder {
                 folders: &self.folders,
                 resolv: &self.folders.resolv,
                 cgroup: self.folders.cgroup.clone(),
+                limits: self.compile,
             };
             if let Some(layer) = compile::run(step, output).await? {
                 self.keep(&mut image, layer).await.map_err(|error| BuildError::new("image", error))?;

@@ -13,11 +13,20 @@ use crate::BuildError;
 use crate::builder::{Folders, Output};
 use crate::source::APP_USER;
 
-/// The longest a compile step may take.
-const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// What a compile step may use.
+#[derive(Debug, Clone, Copy)]
+pub struct CompileLimits {
+    /// The longest that it may take.
+    pub time: Duration,
+    /// Bytes.
+    pub memory: u64,
+}
 
-/// What it may use: the whole machine's processors, and memory for an asset compiler.
-const LIMITS: Limits = Limits { memory: 4 << 30, milli_cpu: 64_000, pids: 4096 };
+/// The whole machine's processors, in thousandths.
+const MILLI_CPU: u32 = 64_000;
+
+/// Processes and threads.
+const PIDS: u32 = 4096;
 
 /// Where the app's cache is seen; what is kept there survives builds.
 const CACHE: &str = "/cache";
@@ -46,6 +55,8 @@ pub(crate) struct Step<'a> {
     pub(crate) resolv: &'a Path,
     /// The cgroup that holds build containers.
     pub(crate) cgroup: String,
+    /// What it may use.
+    pub(crate) limits: CompileLimits,
 }
 
 /// Runs the step; the layer of what it changed, if anything.
@@ -56,7 +67,7 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     prepared?;
     let spec = spec(&step, &folder);
     let container = launch(&spec).await.map_err(|error| failed(&error))?;
-    let outcome = watch(&container, &spec, output).await;
+    let outcome = watch(&container, &spec, step.limits.time, output).await;
     let usage = container.usage();
     container.destroy().await.map_err(|error| failed(&error))?;
     let outcome = outcome.and_then(|()| judge(&spec, usage.oom_kills > 0, output));
@@ -106,7 +117,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         env,
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
-        limits: LIMITS,
+        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS },
         network: step.network.clone(),
         binds: vec![
             Bind { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },
@@ -120,9 +131,9 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
 }
 
 /// Shows the output as it comes, until the step ends or its time is over.
-async fn watch(container: &Container, spec: &Spec, output: &Output) -> Result<(), BuildError> {
+async fn watch(container: &Container, spec: &Spec, time: Duration, output: &Output) -> Result<(), BuildError> {
     let mut log = Tail::new(spec.log.segments.clone());
-    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    let deadline = tokio::time::Instant::now() + time;
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
         for line in log.fresh() {
@@ -135,8 +146,10 @@ async fn watch(container: &Container, spec: &Spec, output: &Output) -> Result<()
             return Err(BuildError::new("compile", "it was called off"));
         }
         if tokio::time::Instant::now() > deadline {
-            let message =
-                format!("container/compile did not end in {} minutes and was stopped", TIMEOUT.as_secs() / 60);
+            let message = format!(
+                "container/compile did not end in {} s and was stopped; --compile-time of the server sets it",
+                time.as_secs()
+            );
             return Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) });
         }
     }

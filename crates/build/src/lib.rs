@@ -20,6 +20,7 @@ mod roles;
 mod source;
 
 pub use builder::{Builder, Built, Folders, Job, Network, Output, Source};
+pub use compile::CompileLimits;
 pub use recipe::{EnvRequest, Recipe};
 
 /// Which part of a build failed, and why.

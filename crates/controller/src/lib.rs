@@ -37,6 +37,7 @@ use gantry_git::Repositories;
 use tokio::net::TcpListener;
 
 pub use core::View;
+pub use gantry_build::CompileLimits;
 pub use settings::{Network, Settings};
 
 /// Everything that a request may need.
@@ -158,7 +159,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         init,
         cgroup: format!("{}/build", settings.cgroup),
     };
-    let builder = Builder { blobs: blobs.clone(), layers, folders };
+    let builder = Builder { blobs: blobs.clone(), layers, folders, compile: settings.compile };
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;
     Ok(Server {

@@ -30,6 +30,8 @@ pub struct Settings {
     pub http_port: u16,
     /// The control group that everything of Gantry's is in.
     pub cgroup: String,
+    /// What `container/compile` may use.
+    pub compile: gantry_build::CompileLimits,
     /// The machine's network, for builds.
     pub network: Network,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use gantry_model::{AppName, BaseName, HostName, MachineName, ReleaseNumber, RoleName};
+use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName};
 use gantry_store::Address;
 
 /// An internal cloud on your own Linux machines: push a commit, get a running, routed, replaceable application.
@@ -183,6 +183,12 @@ pub(crate) struct Machine {
     /// How long a retired instance may finish its requests, in seconds
     #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
     pub(crate) drain: u32,
+    /// The longest that container/compile may take, in seconds
+    #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]
+    pub(crate) compile_time: u32,
+    /// The memory that container/compile may use
+    #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
+    pub(crate) compile_memory: Bytes,
 }
 
 #[derive(Debug, Subcommand)]

@@ -53,6 +53,10 @@ impl Machine {
             policy,
             http_port: self.http.port(),
             cgroup: self.cgroup.clone(),
+            compile: gantry_controller::CompileLimits {
+                time: Duration::from_secs(u64::from(self.compile_time)),
+                memory: self.compile_memory.0,
+            },
             network: Network { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
         })
     }

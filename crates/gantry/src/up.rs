@@ -268,6 +268,8 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("cgroup", machine.cgroup.clone());
     add("watch", machine.watch.to_string());
     add("drain", machine.drain.to_string());
+    add("compile-time", machine.compile_time.to_string());
+    add("compile-memory", machine.compile_memory.0.to_string());
     if let Some(store) = &machine.store {
         let text = match store {
             gantry_store::Address::File(file) => path(file),

@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -51,70 +50,55 @@ impl Entry {
 
     /// Takes connections until `shutdown`.
     pub(crate) async fn serve_until(&self, shutdown: impl Future<Output = ()> + Send) {
-        let plain = async {
-            loop {
-                match self.plain.accept().await {
-                    Ok((stream, peer)) => {
-                        tune(&stream);
-                        self.connection(stream, Peer { address: peer, tls: false });
-                    }
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                }
-            }
-        };
         let secure = async {
             match &self.secure {
-                Some((listener, acceptor)) => self.accept_secure(listener, acceptor).await,
+                Some((listener, acceptor)) => self.accept(listener, Some(acceptor)).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = plain => {}
+            () = self.accept(&self.plain, None) => {}
             () = secure => {}
             () = shutdown => {}
         }
     }
 
-    async fn accept_secure(&self, listener: &TcpListener, acceptor: &TlsAcceptor) {
-        let (sender, mut shaken) = tokio::sync::mpsc::channel(64);
+    async fn accept(&self, listener: &TcpListener, tls: Option<&TlsAcceptor>) {
         loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        tune(&stream);
-                        let (handshake, sender) = (acceptor.accept(stream), sender.clone());
-                        tokio::spawn(async move {
-                            if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
-                                let _ = sender.send((stream, peer)).await;
-                            }
-                        });
-                    }
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                },
-                Some((stream, peer)) = shaken.recv() => self.connection(stream, Peer { address: peer, tls: true }),
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    tune(&stream);
+                    self.connection(stream, peer, tls.cloned());
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     }
 
-    fn connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    /// Serves a connection in a task of its own. It counts from here on, so that none is lost while it shakes hands.
+    fn connection(&self, stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
         let router = Arc::clone(&self.router);
+        let watcher = self.connections.watcher();
+        let peer = Peer { address, tls: tls.is_some() };
         let service = service_fn(move |request| {
             let router = Arc::clone(&router);
             async move { Ok::<_, Infallible>(serve(router, peer, request).await) }
         });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(250)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let stream = FirstByte::within(HEADER_TIMEOUT, stream);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let watched = self.connections.watch(connection);
         tokio::spawn(async move {
-            let _ = watched.await;
+            let builder = builder();
+            match tls {
+                None => {
+                    let stream = TokioIo::new(FirstByte::within(HEADER_TIMEOUT, stream));
+                    let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
+                }
+                Some(acceptor) => {
+                    let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await else {
+                        return;
+                    };
+                    let stream = TokioIo::new(FirstByte::within(HEADER_TIMEOUT, stream));
+                    let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
+                }
+            }
         });
     }
 
@@ -130,6 +114,19 @@ impl Entry {
             tracing::warn!("connections were still open after {} s and are cut", patience.as_secs());
         }
     }
+}
+
+/// How HTTP is spoken: deadlines for headers, and for a client that no longer answers.
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
 }
 
 /// Answers are sent as they come, and a client whose machine is gone is noticed some time.

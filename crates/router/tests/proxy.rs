@@ -178,6 +178,40 @@ async fn a_request_that_an_instance_did_not_take_goes_to_another() {
 }
 
 #[tokio::test]
+async fn an_instance_that_takes_nothing_is_passed_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let broken = listener.local_addr().expect("an address");
+    drop(listener);
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let endpoints = vec![endpoint(1, broken, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let running = router(table(1, endpoints), NOWHERE, None).await;
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        asked.push(tokio::spawn(async move {
+            for _ in 0..100 {
+                assert_eq!(text(ask(running.address, get("/")).await).await, "live");
+            }
+        }));
+    }
+    for task in asked {
+        task.await.expect("all were answered");
+    }
+    // Its comeback is noticed.
+    let listener = TcpListener::bind(broken).await.expect("its port again");
+    let accepted = tokio::spawn(async move { listener.accept().await.map(drop) });
+    let asking = async {
+        loop {
+            let _ = text(ask(running.address, get("/")).await).await;
+        }
+    };
+    tokio::select! {
+        accepted = accepted => accepted.expect("ended").expect("accepted"),
+        () = asking => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("it was never asked again"),
+    }
+}
+
+#[tokio::test]
 async fn a_stream_is_not_gathered() {
     let (next, turn) = tokio::sync::mpsc::channel::<()>(1);
     let turn = Arc::new(tokio::sync::Mutex::new(turn));

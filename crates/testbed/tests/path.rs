@@ -5,8 +5,8 @@ mod site;
 use std::process::Command;
 use std::time::Duration;
 
-use gantry_testbed::World;
 use gantry_testbed::load::{ALL, Load, Target};
+use gantry_testbed::{World, run};
 use site::{page, push_site, site};
 
 #[test]
@@ -91,6 +91,43 @@ fn no_request_fails_while_releases_change() {
 
 fn up_pid(world: &World) -> String {
     std::fs::read_to_string(world.path("data/up.lock")).expect("a lock").trim().to_owned()
+}
+
+#[test]
+fn https_goes_on_while_the_router_is_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["shop.localhost".to_owned()]).expect("a certificate");
+    let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let (address, chain, key) = (format!("127.0.0.1:{port}"), chain.display().to_string(), key.display().to_string());
+    let world = World::start(&["--https", &address, "--tls-cert", &chain, "--tls-key", &key]);
+    push_site(&site(&world, "shop", 2), "one");
+    let ask = || {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "10", "--cacert", &chain]);
+        curl.args([
+            "--resolve",
+            &format!("shop.localhost:{port}:127.0.0.1"),
+            &format!("https://shop.localhost:{port}/"),
+        ]);
+        run(curl)
+    };
+    assert!(ask().good().out.starts_with("one"));
+    for _ in 0..2 {
+        let pid = world.service_pid("router");
+        let _ = Command::new("kill").args(["-HUP", &up_pid(&world)]).status();
+        world.wait("the router is another, and no request failed", |world| {
+            assert!(ask().good().out.starts_with("one"));
+            (world.service_pid("router") != pid).then_some(())
+        });
+    }
+    // One that dies comes back to the same socket, where connections wait.
+    let pid = world.service_pid("router");
+    world.kill_service("router");
+    assert!(ask().good().out.starts_with("one"));
+    assert!(world.service_pid("router") != pid);
 }
 
 #[test]

@@ -134,6 +134,30 @@ fn bad_arguments_are_refused_by_name() {
 }
 
 #[test]
+fn a_compile_step_that_does_not_end_well_is_stopped() {
+    let world = World::start(&["--compile-time", "3", "--compile-memory", "64M"]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "good");
+    let compile = |script: &str| {
+        shop.write("container/compile", &format!("#!/bin/sh\n{script}\n"));
+        shop.git(&["add", "--all"]);
+        shop.git(&["update-index", "--chmod=+x", "container/compile"]);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    };
+    compile("echo working; sleep 1000");
+    refused(&world, &shop, &["build failed in compile: container/compile did not end in 3 s", "working"]);
+    compile("python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'");
+    refused(&world, &shop, &["container/compile ran out of memory: a build may use 64M"]);
+    // What it leaves running ends with it, and is no part of the image.
+    compile("echo $$ > /app/made; (sleep 1000 &) ; exit 0");
+    shop.write("server.py", &SERVER.replace("VERSION", "good, with daemons"));
+    shop.commit("daemons");
+    let _ = shop.push().good();
+    assert!(page(&world, "shop").starts_with("good, with daemons"));
+}
+
+#[test]
 fn a_start_that_cannot_be_is_refused_with_its_reason() {
     use std::os::unix::process::CommandExt;
     use std::process::Command;

@@ -16,8 +16,11 @@ impl Terminal {
     fn open(world: &World, columns: u16, rows: u16) -> Self {
         let terminal = Self { socket: world.path("tmux").display().to_string() };
         let size = (columns.to_string(), rows.to_string());
-        let shell =
-            format!("env GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} PS1='here: ' sh", world.api_port(), world.token());
+        let shell = format!(
+            "env GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} PS1='here: ' sh",
+            world.api_port(),
+            world.token()
+        );
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &size.0, "-y", &size.1, &shell]);
         terminal.tmux(&["set-option", "status", "off"]);
         terminal.tmux(&["set-option", "window-size", "manual"]);
