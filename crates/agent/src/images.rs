@@ -28,6 +28,7 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
             let config = agent.client.bytes(&path, "*/*").await.map_err(|error| text(&error))?;
             let config = Config::parse(&config, &parsed).map_err(|error| text(&error))?;
             keep(&kept, &parsed, &config).map_err(|error| text(&error))?;
+            gantry_linux::step!("image.kept");
             (parsed, config)
         }
     };

@@ -73,6 +73,7 @@ impl Instance {
                     exit: None,
                 };
                 places.write(&record).map_err(|error| format!("its record cannot be written: {error}"))?;
+                gantry_linux::step!("instance.recorded");
                 record
             }
             // Left half-removed: go on removing.
@@ -210,6 +211,7 @@ impl Instance {
         self.status.failure = None;
         self.enter(Phase::Preparing);
         let image = images::fetch(&self.agent, &self.id.app, &self.record.spec.image).await?;
+        gantry_linux::step!("instance.fetched");
         let names = Names {
             app: self.id.app.clone(),
             short: self.id.short(),
@@ -227,10 +229,13 @@ impl Instance {
                 .await
                 .map_err(|error| error.to_string())?
                 .map_err(|error| error.to_string())?;
+        gantry_linux::step!("instance.prepared");
         let _ = std::fs::remove_file(&spec.exit);
         self.record.started = true;
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
+        gantry_linux::step!("instance.marked");
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
+        gantry_linux::step!("instance.launched");
         self.enter(Phase::Starting);
         Ok(container)
     }
@@ -291,6 +296,7 @@ impl Instance {
                 if !self.record.ready {
                     self.record.ready = true;
                     self.keep_record();
+                    gantry_linux::step!("instance.ready");
                 }
                 self.enter(Phase::Ready);
             }
@@ -312,12 +318,14 @@ impl Instance {
 
     /// Asks for orderly shutdown, waits, and ends what is left.
     async fn stop(&mut self, container: &Container) {
+        gantry_linux::step!("instance.stopping");
         let role = &self.record.spec.role;
         if let Err(error) = container.signal(signal_of(role.stop_signal)) {
             tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
         }
         let patience = Duration::from_secs(u64::from(role.stop_timeout.0));
         let _ = tokio::time::timeout(patience, container.ended()).await;
+        gantry_linux::step!("instance.stopped");
     }
 
     /// Notes how it ended, and clears what is left of it.
@@ -325,11 +333,16 @@ impl Instance {
         let usage = container.usage();
         // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
         if container.kill().await.is_ok() {
+            gantry_linux::step!("instance.killed");
             self.note_exit(usage.oom_kills);
         }
+        gantry_linux::step!("instance.noted");
         loop {
             match container.destroy().await {
-                Ok(()) => break,
+                Ok(()) => {
+                    gantry_linux::step!("instance.destroyed");
+                    break;
+                }
                 Err(error) => {
                     // Kernel and runtime disagree: told, tried again, and in nobody else's way.
                     tracing::error!(instance = %self.id, %error, "cannot be removed; trying again");
@@ -371,6 +384,7 @@ impl Instance {
             tracing::error!(instance = %self.id, %error, "its folder cannot be removed; trying again");
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
+        gantry_linux::step!("instance.removed");
         self.agent.addresses.release(self.record.address);
         // It listens no more before it is told to be gone: whoever wants it then begins a new one.
         let Self { agent, id, wanted, .. } = self;

@@ -117,6 +117,7 @@ pub async fn run(
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "the agent runs");
+    agent.layers.sweep();
     let mut supervisor = supervisor::Supervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
     tokio::select! {

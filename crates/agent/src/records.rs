@@ -76,7 +76,9 @@ impl Places {
 
     /// As [`Self::remove`], for a thread that may wait.
     pub(crate) fn remove_now(&self) -> io::Result<()> {
-        [&self.state, &self.folder].into_iter().try_for_each(|folder| Ok(gantry_linux::tree::remove(folder)?))
+        gantry_linux::tree::remove(&self.state)?;
+        gantry_linux::step!("instance.forgotten");
+        Ok(gantry_linux::tree::remove(&self.folder)?)
     }
 }
 

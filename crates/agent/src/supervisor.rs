@@ -93,12 +93,15 @@ impl Supervisor {
         if records::generation(self.plan.as_ref()).is_some_and(|known| plan.generation <= known) {
             return;
         }
+        gantry_linux::step!("plan.received");
         if let Err(error) = records::write_plan(&self.agent.settings, &plan) {
             tracing::error!(%error, "the plan cannot be kept on disk and is not taken on");
             tokio::time::sleep(RETRY).await;
             return;
         }
+        gantry_linux::step!("plan.kept");
         self.apply(&plan);
+        gantry_linux::step!("plan.applied");
         self.plan = Some(plan);
     }
 

@@ -282,8 +282,11 @@ impl Writer {
             return Err(error);
         }
         self.flush().await?;
+        gantry_linux::step!("blob.written");
         self.upload.complete().await.map_err(|error| failed("finish")(error.into()))?;
+        gantry_linux::step!("blob.completed");
         self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
+        gantry_linux::step!("blob.named");
         Ok((digest, self.size))
     }
 

@@ -173,6 +173,7 @@ impl Builder {
         let fresh = tokio::task::spawn_blocking(move || source::layers(&mut file, &commit, &scratch))
             .await
             .map_err(|error| BuildError::new("source", error))??;
+        gantry_linux::step!("build.layered");
         let mut image = ImageParts::on(&base, &base_config);
         for layer in fresh {
             self.keep(&mut image, layer).await.map_err(|error| BuildError::new("image", error))?;
@@ -218,6 +219,7 @@ impl Builder {
             self.blobs.put_stream(stream, Some(&layer.digest)).await?;
         }
         image.layers.push((descriptor, layer.diff_id));
+        gantry_linux::step!("build.kept");
         Ok(())
     }
 
@@ -247,6 +249,7 @@ impl Builder {
         let config = Bytes::from(serde_json::to_vec(&Config::new(diff_ids, runtime))?);
         let size = config.len() as u64;
         let config = self.blobs.put(config).await?;
+        gantry_linux::step!("build.configured");
         Ok(self.blobs.put(Bytes::from(serde_json::to_vec(&Manifest::new((config, size), layers))?)).await?)
     }
 }

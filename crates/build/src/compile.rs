@@ -66,9 +66,12 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     let prepared = prepare(&folder, step.cache).map_err(|error| failed(&error));
     prepared?;
     let spec = spec(&step, &folder);
+    gantry_linux::step!("compile.prepared");
     let container = launch(&spec).await.map_err(|error| failed(&error))?;
+    gantry_linux::step!("compile.launched");
     let outcome = watch(&container, &spec, step.limits.time, output).await;
     let usage = container.usage();
+    gantry_linux::step!("compile.ended");
     container.destroy().await.map_err(|error| failed(&error))?;
     let outcome = outcome.and_then(|()| judge(&spec, usage.oom_kills > 0, output));
     let layer = match outcome {
@@ -81,6 +84,7 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
         }
         Err(error) => Err(error),
     };
+    gantry_linux::step!("compile.read");
     let _ = tokio::task::spawn_blocking(move || tree::remove(&folder)).await;
     layer
 }

@@ -114,6 +114,7 @@ async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Ar
     let outcome = make(&server, &deploy, &output, build_address(&server.settings, slot)).await;
     slots.give_back(slot);
     let name = app.clone();
+    gantry_linux::step!("build.made");
     let told = match outcome {
         Ok(made) => {
             server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &name, number, made)).await
@@ -127,6 +128,7 @@ async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Ar
     if let Err(problem) = told {
         tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
     }
+    gantry_linux::step!("build.told");
     server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(app, number));
 }
 
@@ -201,6 +203,7 @@ async fn push(
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
     let (archive, recipe) = server.builder.open(source).await?;
+    gantry_linux::step!("build.opened");
     for note in &recipe.notes {
         output.note(note);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::Problem;
 use gantry_api::types::{MachineReport, RouterReport, Scope};
-use gantry_model::{MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
+use gantry_model::{DeployState, MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
 use gantry_planner::{Report, plan};
 use gantry_store::{Compare, Outcome, Store, TXN_MAX};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -262,6 +262,7 @@ impl Core {
         }
         let changed = !changes.is_empty();
         self.commit(&changes).await?;
+        changes.iter().for_each(mark);
         // One view for both: the reasons are those of what was written.
         self.views.send_modify(|view| {
             let mirror = Arc::make_mut(&mut view.mirror);
@@ -289,8 +290,9 @@ impl Core {
         // What belongs together is far smaller; only the removal of a long history is cut.
         for part in all.chunks(TXN_MAX - 1) {
             let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
+            gantry_linux::step!("store.decided");
             match self.store.commit(guarded).await {
-                Ok(Outcome::Committed(_)) => {}
+                Ok(Outcome::Committed(_)) => gantry_linux::step!("store.committed"),
                 Ok(Outcome::Conflict) => return Err(ServerError::NotLeading("the lead was taken over".to_owned())),
                 Err(error) => {
                     self.stale.store(true, Ordering::Relaxed);
@@ -299,6 +301,26 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// Each state of a deploy is a step of its own.
+fn mark(change: &Change) {
+    let Change::Put(record) = change else { return };
+    let Record::Deploy(deploy) = &**record else { return };
+    match deploy.state {
+        DeployState::Queued => {}
+        DeployState::Building => gantry_linux::step!("deploy.building"),
+        DeployState::Placing => gantry_linux::step!("deploy.placing"),
+        DeployState::Starting => gantry_linux::step!("deploy.starting"),
+        DeployState::Verifying => gantry_linux::step!("deploy.verifying"),
+        DeployState::Held => gantry_linux::step!("deploy.held"),
+        DeployState::Promoting => gantry_linux::step!("deploy.promoting"),
+        DeployState::Draining => gantry_linux::step!("deploy.draining"),
+        DeployState::Done => gantry_linux::step!("deploy.done"),
+        DeployState::Reverting => gantry_linux::step!("deploy.reverting"),
+        DeployState::Reverted => gantry_linux::step!("deploy.reverted"),
+        DeployState::Superseded => gantry_linux::step!("deploy.superseded"),
     }
 }
 

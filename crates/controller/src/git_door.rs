@@ -112,6 +112,7 @@ async fn receive(
     };
     let update = only_the_branch(&pushed.updates, &app, &branch)?;
     let commit = update.new.clone();
+    gantry_linux::step!("push.received");
     voice.word(&Word::Archive(commit.clone())).await;
     // The last bytes of what came: an archive ends with two blocks of zeros, one that was cut does not.
     let mut tail = Vec::new();
@@ -126,6 +127,7 @@ async fn receive(
     if tail.len() < ARCHIVE_END || tail.iter().any(|byte| *byte != 0) {
         return Err("the source did not come whole; push again".to_owned());
     }
+    gantry_linux::step!("push.kept");
     let cause = Cause::Push { commit, source };
     let name = app.clone();
     let number = server
@@ -133,6 +135,7 @@ async fn receive(
         .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &name, cause, false))
         .await
         .map_err(|problem| problem.message)?;
+    gantry_linux::step!("push.begun");
     let mut progress = follow::follow(server, app, number);
     while let Some(event) = progress.recv().await {
         match event {

@@ -150,7 +150,9 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
     sweep(&scratch);
     folder("builds")?;
     let blobs = Blobs::in_folder(&settings.data.join("blobs"))?;
+    sweep(&settings.data.join("blobs/uploads"));
     let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"))?;
+    layers.sweep();
     let init = gantry_sandbox::install_init(&settings.data.join("init"))?;
     let folders = gantry_build::Folders {
         resolv: builds::resolv_file(&settings)?,

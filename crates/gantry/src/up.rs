@@ -24,7 +24,7 @@ use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, sta
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// One that lived this long begins with the shortest pause again.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_secs(2);
 
 /// The longest that a new router may take to serve, before the old one stays.
 const SERVING: Duration = Duration::from_secs(20);

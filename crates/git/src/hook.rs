@@ -67,7 +67,10 @@ pub fn main() -> ExitCode {
 /// In the quarantine of what is being pushed: the verdict.
 fn judge() -> ExitCode {
     match talk() {
-        Ok(true) => ExitCode::SUCCESS,
+        Ok(true) => {
+            gantry_linux::step!("hook.judged");
+            ExitCode::SUCCESS
+        }
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("The server went away: {error}. The push was not taken; if its deploy had begun, it goes on.");
@@ -133,7 +136,9 @@ fn move_refs() -> io::Result<()> {
         let Some(Update { new, name, .. }) = update(&line) else {
             continue;
         };
+        gantry_linux::step!("hook.moving");
         let status = Command::new("git").args(["update-ref", "--", &name, &new]).stdout(Stdio::null()).status()?;
+        gantry_linux::step!("hook.moved");
         let answer = if status.success() { format!("ok {name}") } else { format!("ng {name} it cannot be moved") };
         write_line(&mut output, &answer)?;
     }

@@ -253,6 +253,7 @@ impl Repositories {
             .arg(self.path(app))
             .env("GANTRY_GIT_SOCKET", &self.socket)
             .env("GANTRY_PUSH", push)
+            .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
             .stdin(Stdio::piped())
             .spawn()
             .map_err(GitError::Run)?;

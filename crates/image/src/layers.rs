@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use gantry_linux::process::start_time;
 use gantry_model::Digest;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -91,7 +92,7 @@ impl Layers {
         if path.is_dir() {
             return Ok(path);
         }
-        let fresh = self.folder.join(format!("new-{:016x}", rand::random::<u64>()));
+        let fresh = self.folder.join(half_made());
         let reader = SyncIoBridge::new(StreamReader::new(stream));
         let (into, wanted, diff_id) = (fresh.clone(), descriptor.digest.clone(), diff_id.clone());
         let work = move || -> Result<(), LayersError> {
@@ -108,6 +109,7 @@ impl Layers {
         let result = tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))));
+        gantry_linux::step!("layer.unpacked");
         let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
             // Another process was faster with the same layer.
             Err(_) if path.is_dir() => Ok(()),
@@ -117,13 +119,14 @@ impl Layers {
             let fresh = fresh.clone();
             let _ = tokio::task::spawn_blocking(move || gantry_linux::tree::remove(&fresh)).await;
         }
+        gantry_linux::step!("layer.named");
         renamed.map(|()| path)
     }
 
-    /// Takes away what a killed process left half unpacked. Only for a process that knows to be alone.
+    /// Takes away what processes that are gone left half unpacked.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("new-") {
+            if is_orphaned(&entry.file_name().to_string_lossy()) {
                 let _ = gantry_linux::tree::remove(&entry.path());
             }
         }
@@ -135,13 +138,32 @@ impl Layers {
     /// [`LayersError::Folder`].
     pub fn remove(&self, diff_id: &Digest) -> Result<(), LayersError> {
         let path = self.path(diff_id);
-        let gone = self.folder.join(format!("new-gone-{:016x}", rand::random::<u64>()));
+        let gone = self.folder.join(half_made());
         let failed = |source| LayersError::Folder { action: "remove", path: path.clone(), source };
         match std::fs::rename(&path, &gone) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(failed)?,
         }
         gantry_linux::tree::remove(&gone).map_err(|error| failed(error.into()))
+    }
+}
+
+/// A name for what is not a layer yet, or no longer: it says whose it is.
+fn half_made() -> String {
+    let pid = std::process::id();
+    let started = start_time(pid.cast_signed()).unwrap_or_default();
+    format!("new-{pid}-{started}-{:016x}", rand::random::<u64>())
+}
+
+/// Such a name of a process that is gone.
+fn is_orphaned(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("new-") else {
+        return false;
+    };
+    let mut parts = rest.split('-').map(str::parse::<u64>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(pid)), Some(Ok(started))) => i32::try_from(pid).is_ok_and(|pid| start_time(pid) != Some(started)),
+        _ => true,
     }
 }
 

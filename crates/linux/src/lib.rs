@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`process`] | fork and unshare for a single-threaded process; pidfds; who a process is |
 //! | [`rooted`] | paths inside a root that someone else controls: opened with `RESOLVE_IN_ROOT`, never followed out |
+//! | [`steps`] | places at which a test kills the process |
 //! | [`stream`] | pipes and terminals, read without a thread |
 //! | [`tree`] | removal of folders that someone else filled |
 //! | [`mounts`] | detached mounts, put in place by file descriptor |
@@ -17,6 +18,7 @@ pub mod mounts;
 pub mod network;
 pub mod process;
 pub mod rooted;
+pub mod steps;
 pub mod stream;
 pub mod tree;
 

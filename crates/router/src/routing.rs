@@ -143,13 +143,16 @@ impl Routing {
         if self.generation().is_some_and(|known| table.generation <= known) {
             return Ok(false);
         }
+        gantry_linux::step!("table.received");
         if keep {
             let fresh = self.path.with_extension(format!("new-{}", std::process::id()));
             let mut file = std::fs::File::create(&fresh)?;
             file.write_all(&serde_json::to_vec(&table)?)?;
             file.sync_data()?;
+            gantry_linux::step!("table.written");
             std::fs::rename(fresh, &self.path)?;
         }
+        gantry_linux::step!("table.kept");
         self.replace(table);
         Ok(true)
     }

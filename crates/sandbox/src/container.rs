@@ -110,6 +110,7 @@ pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
     let mut launcher = Command::new("/proc/self/exe")
         .arg(LAUNCH_COMMAND)
         .env_clear()
+        .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -50,13 +50,16 @@ pub(crate) struct Handshake {
 pub(crate) fn become_container(spec: &Spec, mut handshake: Handshake) -> LinuxError {
     let mut becoming = || -> Result<Command, LinuxError> {
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
+        gantry_linux::step!("inside.apart");
         handshake.ready.write_all(b"r").tried(|| "tell the launcher".to_owned())?;
         let mut byte = [0];
         handshake.go.read_exact(&mut byte).tried(|| "wait for the launcher".to_owned())?;
         // Only now is this process in its control group, which becomes the root of what it sees of them.
         unshare(UnshareFlags::NEWCGROUP)?;
         configure_network(spec)?;
+        gantry_linux::step!("inside.connected");
         let command = init_command(spec)?;
+        gantry_linux::step!("inside.opened");
         enter_root(spec)?;
         rustix::system::sethostname(spec.hostname.as_bytes())
             .tried(|| format!("set the host name {}", spec.hostname))?;

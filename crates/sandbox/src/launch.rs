@@ -67,10 +67,14 @@ fn read_spec() -> Result<Spec, LinuxError> {
 /// Makes the container and lets it run. On failure nothing of it is left but its folders.
 fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
     let _lock = lock(&spec.state)?;
+    gantry_linux::step!("launch.locked");
     let group = Cgroup::named(&spec.cgroup);
     let limits =
         cgroup::Limits { memory: spec.limits.memory, milli_cpu: spec.limits.milli_cpu, pids: spec.limits.pids };
-    let launched = group.create(&limits).and_then(|()| start(spec, &group));
+    let launched = group.create(&limits).and_then(|()| {
+        gantry_linux::step!("launch.grouped");
+        start(spec, &group)
+    });
     if launched.is_err() {
         // Its processes are gone with the closed pipes, at most a moment from now; a group that is still busy is
         // found and removed by whoever cleans up after this container.
@@ -132,10 +136,14 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
     let mut prepare = || -> Result<Identity, LinuxError> {
         let mut byte = [0];
         ready.read_exact(&mut byte).tried(|| "hear of the container's namespaces".to_owned())?;
+        gantry_linux::step!("launch.forked");
         group.add(pid)?;
+        gantry_linux::step!("launch.joined");
         connect(spec, pid)?;
+        gantry_linux::step!("launch.connected");
         let identity = identify(pid)?;
         write_identity(&spec.state, &identity)?;
+        gantry_linux::step!("launch.identified");
         if let Some(mut go) = go.take() {
             go.write_all(b"g").tried(|| "let the container go".to_owned())?;
         }
@@ -146,6 +154,7 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
     drop(go);
     let mut said = String::new();
     error.read_to_string(&mut said).tried(|| "hear from the container".to_owned())?;
+    gantry_linux::step!("launch.released");
     let result = match prepared {
         Ok(identity) if said.is_empty() => return Ok(identity),
         Ok(_) => Err(io::Error::other(said)).tried(|| "make the container".to_owned()),

@@ -92,6 +92,7 @@ impl World {
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
             .args(["--network", &self.network, "--watch", "2", "--drain", "5"])
             .args(&self.extra)
+            .env("GANTRY_STEPS", self.path("steps"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -220,7 +221,7 @@ impl World {
         let remote = format!("http://x:{}@127.0.0.1:{}/git/{app}.git", self.token(), self.api);
         repository.git(&["remote", "add", "gantry", &remote]);
         if let Some(example) = example {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(example);
+            let source = examples().join(example);
             let mut copy = Command::new("cp");
             copy.arg("-a").arg(source.join(".")).arg(&repository.folder);
             let _ = run(copy).good();
@@ -285,6 +286,45 @@ impl World {
             let _ = up.wait();
         }
         output
+    }
+
+    /// What there is besides the instances that are wanted: folders, control groups, links, and everything half made.
+    #[must_use]
+    pub fn strays(&self, wanted: &[String]) -> Vec<String> {
+        let entries = |path: PathBuf| -> Vec<String> {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let mut strays = Vec::new();
+        let groups = Path::new("/sys/fs/cgroup/pids").join(&self.name);
+        for (what, found) in [
+            ("folder", entries(self.path("data/containers"))),
+            ("state", entries(self.path("run/containers"))),
+            ("group", entries(groups.clone())),
+        ] {
+            let is_file = |name: &String| what == "group" && !groups.join(name).is_dir();
+            strays.extend(
+                found
+                    .iter()
+                    .filter(|name| !wanted.contains(name) && !is_file(name) && *name != "build")
+                    .map(|name| format!("{what} {name}")),
+            );
+            strays.extend(wanted.iter().filter(|name| !found.contains(name)).map(|name| format!("no {what} {name}")));
+        }
+        for folder in ["data/scratch", "data/blobs/uploads"] {
+            strays.extend(entries(self.path(folder)).into_iter().map(|name| format!("{folder}/{name}")));
+        }
+        strays
+            .extend(entries(groups.join("build")).into_iter().filter(|name| groups.join("build").join(name).is_dir()));
+        strays.extend(entries(self.path("data/layers")).into_iter().filter(|name| name.starts_with("new-")));
+        let mut find = command("find", &[]);
+        find.arg(self.path("data/git")).args(["-name", "tmp_objdir-*"]);
+        strays.extend(run(find).out.lines().map(str::to_owned));
+        let links = run(command("ip", &["-o", "link", "show", "master", &self.name])).out.lines().count();
+        if links != wanted.len() {
+            strays.push(format!("{links} links for {} instances", wanted.len()));
+        }
+        strays
     }
 
     /// Everything of this world's that the machine still has.
@@ -442,6 +482,12 @@ pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let folder = test.ancestors().find(|path| path.join(name).is_file());
     folder.unwrap_or_else(|| panic!("{name} is not built; `./test` does it")).join(name)
+}
+
+/// The examples; elsewhere on a machine that has the tests and not the source.
+fn examples() -> PathBuf {
+    let source = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    std::env::var_os("GANTRY_EXAMPLES").map_or_else(source, PathBuf::from)
 }
 
 /// The examples' base as an OCI archive, made once by `./test`.

@@ -73,7 +73,9 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
     let app: AppName = name(&app)?;
     let (target, by) = (app.clone(), caller.name);
     server.core.mutate(move |mirror, now| mutations::destroy_app(mirror, now, &by, &target)).await?;
+    gantry_linux::step!("destroy.asked");
     server.repositories.remove(&app).map_err(|error| Problem::internal(error.to_string()))?;
+    gantry_linux::step!("destroy.cleared");
     json(&())
 }
 
