@@ -262,7 +262,6 @@ impl Core {
         }
         let changed = !changes.is_empty();
         self.commit(&changes).await?;
-        changes.iter().for_each(mark);
         // One view for both: the reasons are those of what was written.
         self.views.send_modify(|view| {
             let mirror = Arc::make_mut(&mut view.mirror);
@@ -300,6 +299,7 @@ impl Core {
                 }
             }
         }
+        changes.iter().for_each(mark);
         Ok(())
     }
 }

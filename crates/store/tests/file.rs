@@ -60,7 +60,7 @@ async fn a_newer_format_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_store(folder.path()).await;
     rusqlite::Connection::open(&path).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("changed");
-    assert!(matches!(why(&path).await, StoreError::Newer { found: 99, known: 1, .. }));
+    assert!(matches!(why(&path).await, StoreError::Newer { found: 99, known: 2, .. }));
 }
 
 #[tokio::test]
@@ -88,4 +88,59 @@ async fn a_locked_file_says_so() {
     other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;").expect("locked");
     let error = why(&path).await;
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
+}
+
+/// What a file says when it is opened: its records with the revision, or that it is refused.
+async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
+    let store = open(&Address::File(path.to_owned())).await.ok()?;
+    let listing = store.list("").await.ok()?;
+    Some((listing.entries, listing.revision))
+}
+
+#[tokio::test]
+async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let good = std::fs::read(a_store(folder.path()).await).expect("the file");
+    let path = folder.path().join("flipped.db");
+    let clear = |path: &Path| {
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        }
+    };
+    std::fs::write(&path, &good).expect("written");
+    let truth = records(&path).await.expect("a whole file opens");
+    let mut noticed = 0;
+    // A prime step visits every place of a page and every bit of a byte.
+    let places: Vec<usize> = (0..good.len()).step_by(97).collect();
+    for (turn, place) in places.iter().enumerate() {
+        clear(&path);
+        let mut bytes = good.clone();
+        bytes[*place] ^= 1 << (turn % 8);
+        std::fs::write(&path, &bytes).expect("written");
+        match records(&path).await {
+            None => noticed += 1,
+            Some(found) => assert!(found == truth, "byte {place}, bit {}: silently wrong", turn % 8),
+        }
+    }
+    assert!(noticed > places.len() / 4, "{noticed} of {} were noticed", places.len());
+    for cut in (1..good.len()).step_by(1021) {
+        clear(&path);
+        std::fs::write(&path, &good[..cut]).expect("written");
+        assert!(records(&path).await.is_none(), "cut to {cut} bytes of {}", good.len());
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_format_is_taken_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = a_store(folder.path()).await;
+    let before = records(&path).await.expect("opened");
+    let old = rusqlite::Connection::open(&path).expect("opened");
+    let undo = "ALTER TABLE head DROP COLUMN seal; ALTER TABLE entries DROP COLUMN seal; \
+                ALTER TABLE changes DROP COLUMN seal; PRAGMA user_version = 1;";
+    old.execute_batch(undo).expect("undone");
+    drop(old);
+    assert_eq!(gantry_store::check_file(&path).expect("sound"), None);
+    assert_eq!(records(&path).await.expect("opened"), before);
+    assert_eq!(gantry_store::check_file(&path).expect("sound"), Some(400));
 }

@@ -4,22 +4,23 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::seal;
 use crate::StoreError;
 
 /// `GNTR`: a file without it is not a store of ours.
 const APPLICATION_ID: i64 = 0x474e_5452;
 
 /// The newest format this code knows.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const SCHEMA: &str = "
-    CREATE TABLE head (revision INTEGER NOT NULL, compacted INTEGER NOT NULL);
-    INSERT INTO head VALUES (1, 0);
+    CREATE TABLE head (revision INTEGER NOT NULL, compacted INTEGER NOT NULL, seal INTEGER NOT NULL);
+    INSERT INTO head VALUES (1, 0, 0);
     CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, created INTEGER NOT NULL,
-                          modified INTEGER NOT NULL, lease INTEGER) WITHOUT ROWID;
+                          modified INTEGER NOT NULL, lease INTEGER, seal INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
     CREATE TABLE changes (revision INTEGER NOT NULL, step INTEGER NOT NULL, key TEXT NOT NULL, value BLOB,
-                          created INTEGER NOT NULL, PRIMARY KEY (revision, step)) WITHOUT ROWID;
+                          created INTEGER NOT NULL, seal INTEGER NOT NULL, PRIMARY KEY (revision, step)) WITHOUT ROWID;
     CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL, expires INTEGER NOT NULL);
 ";
 
@@ -28,7 +29,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     if !exists(path)? {
         create(path)?;
     }
-    check(path)?;
+    if check(path)?.is_none() {
+        upgrade(path)?;
+    }
     connect(path)
 }
 
@@ -60,6 +63,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
     connection.pragma_update(None, "user_version", FORMAT).map_err(fail)?;
     connection.execute_batch(SCHEMA).map_err(fail)?;
+    seal::set_head(&connection, 1, 0).map_err(fail)?;
     connection.close().map_err(|(_, error)| fail(error))?;
     std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
     // A hard link fails where a rename would replace: of two processes one makes the file.
@@ -72,11 +76,24 @@ fn create(path: &Path) -> Result<(), StoreError> {
     std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
-/// Looks at a store's file without changing it.
+/// Gives a file of format 1 its seals, all or none.
+fn upgrade(path: &Path) -> Result<(), StoreError> {
+    let mut connection = connect(path)?;
+    let mut work = || -> rusqlite::Result<()> {
+        let transaction = connection.transaction()?;
+        seal::upgrade(&transaction)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()
+    };
+    work().map_err(|error| explain("upgrade", path, error))
+}
+
+/// Looks at every page and every record of a store's file without changing it: how many entries it has, and none for a
+/// file of format 1, whose records have no seals yet.
 ///
 /// # Errors
 /// [`StoreError::Damaged`], [`StoreError::Newer`], [`StoreError::Locked`] or [`StoreError::File`].
-pub fn check(path: &Path) -> Result<(), StoreError> {
+pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     let fail = |error| explain("check", path, error);
     let damaged = |detail: String| StoreError::Damaged { path: path.display().to_string(), detail };
     let size = std::fs::metadata(path).map_err(|source| StoreError::File {
@@ -99,7 +116,12 @@ pub fn check(path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Newer { path: path.display().to_string(), found, known: FORMAT });
     }
     let verdict: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(fail)?;
-    if verdict == "ok" { Ok(()) } else { Err(damaged(verdict)) }
+    match (verdict.as_str(), found) {
+        ("ok", FORMAT) => seal::check(&connection).map(Some).map_err(fail),
+        ("ok", 1) => Ok(None),
+        ("ok", _) => Err(damaged(format!("it has format {found}, which there never was"))),
+        _ => Err(damaged(verdict)),
+    }
 }
 
 /// A connection with the settings that durability rests on.

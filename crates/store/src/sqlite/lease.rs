@@ -59,8 +59,7 @@ pub(super) fn end(transaction: &Transaction<'_>, lease: LeaseId) -> rusqlite::Re
     if keys.is_empty() {
         return Ok(());
     }
-    let next = write::revision(transaction)? + 1;
-    transaction.prepare_cached("UPDATE head SET revision = ?1")?.execute([next])?;
+    let next = write::begin_revision(transaction)?;
     for (step, key) in (0..).zip(&keys) {
         write::delete(transaction, next, step, key)?;
     }

@@ -9,6 +9,7 @@
 
 mod file;
 mod lease;
+mod seal;
 mod watch;
 mod write;
 
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
 use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch};
@@ -78,10 +79,6 @@ async fn read<T: Send + 'static>(
     }
 }
 
-pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    Ok(Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? })
-}
-
 /// The first text that is greater than every text that starts with `prefix`; none for the empty prefix.
 pub(super) fn prefix_end(prefix: &str) -> Option<Vec<u8>> {
     let mut end = prefix.as_bytes().to_vec();
@@ -100,8 +97,8 @@ impl Store for Sqlite {
         let key = key.to_owned();
         self.read(move |connection| {
             connection
-                .prepare_cached("SELECT key, value, created, modified FROM entries WHERE key = ?1")?
-                .query_row([key], entry)
+                .prepare_cached("SELECT key, value, created, modified, lease, seal FROM entries WHERE key = ?1")?
+                .query_row([key], seal::entry)
                 .optional()
         })
         .await
@@ -115,11 +112,11 @@ impl Store for Sqlite {
             let revision = write::revision(&transaction)?;
             let entries = {
                 let mut statement = transaction.prepare_cached(
-                    "SELECT key, value, created, modified FROM entries
+                    "SELECT key, value, created, modified, lease, seal FROM entries
                      WHERE CAST(key AS BLOB) >= CAST(?1 AS BLOB) AND (?2 IS NULL OR CAST(key AS BLOB) < ?2)
                      ORDER BY key",
                 )?;
-                statement.query_map(params![prefix, prefix_end(&prefix)], entry)?.collect::<Result<_, _>>()?
+                statement.query_map(params![prefix, prefix_end(&prefix)], seal::entry)?.collect::<Result<_, _>>()?
             };
             transaction.commit()?;
             Ok(Listing { entries, revision })

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use tokio::sync::watch as facts;
 
-use super::{prefix_end, read, write};
+use super::{prefix_end, read, seal, write};
 use crate::{Batch, Change, Entry, Revision, StoreError, Watch};
 
 /// How often the file is looked at for writes of other processes.
@@ -87,7 +87,7 @@ fn history(
     let head = write::revision(&transaction)?;
     let mut batches: Vec<Batch> = Vec::new();
     let mut statement = transaction.prepare_cached(
-        "SELECT revision, key, value, created FROM changes
+        "SELECT revision, key, value, created, step, seal FROM changes
          WHERE revision > ?1 AND CAST(key AS BLOB) >= CAST(?2 AS BLOB) AND (?3 IS NULL OR CAST(key AS BLOB) < ?3)
          ORDER BY revision, step",
     )?;
@@ -95,6 +95,9 @@ fn history(
     while let Some(row) = rows.next()? {
         let revision: Revision = row.get(0)?;
         let (key, value, created): (String, Option<Vec<u8>>, Revision) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        if seal::of_change(revision, row.get(4)?, &key, value.as_deref(), created) != row.get::<_, i64>(5)? {
+            return Err(seal::broken(&key));
+        }
         let change = match value {
             Some(value) => Change::Put(Entry { key, value, created, modified: revision }),
             None => Change::Delete(key),

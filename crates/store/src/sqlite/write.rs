@@ -7,8 +7,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use super::{file, lease};
-use crate::{Compare, LeaseId, Outcome, Revision, StoreError, Txn, Write};
+use super::{file, lease, seal};
+use crate::{Compare, Entry, LeaseId, Outcome, Revision, StoreError, Txn, Write};
 
 /// The most requests committed together.
 const GROUP_MAX: usize = 128;
@@ -154,12 +154,12 @@ fn apply(
 
 /// The revision of the last write.
 pub(super) fn revision(connection: &Connection) -> rusqlite::Result<Revision> {
-    connection.prepare_cached("SELECT revision FROM head")?.query_row([], |row| row.get(0))
+    seal::head(connection).map(|(revision, _)| revision)
 }
 
 /// The first revision that a watch can still begin after.
 pub(super) fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
-    connection.prepare_cached("SELECT compacted FROM head")?.query_row([], |row| row.get(0))
+    seal::head(connection).map(|(_, compacted)| compacted)
 }
 
 pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Result<Outcome> {
@@ -168,8 +168,7 @@ pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Resul
             return Ok(Outcome::Conflict);
         }
     }
-    let next = revision(transaction)? + 1;
-    transaction.prepare_cached("UPDATE head SET revision = ?1")?.execute([next])?;
+    let next = begin_revision(transaction)?;
     for (step, write) in txn.writes.iter().enumerate() {
         let step = i64::try_from(step).unwrap_or(i64::MAX);
         match write {
@@ -181,6 +180,13 @@ pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Resul
         compact(transaction, next - HISTORY)?;
     }
     Ok(Outcome::Committed(next))
+}
+
+/// The next revision, taken.
+pub(super) fn begin_revision(transaction: &Transaction<'_>) -> rusqlite::Result<Revision> {
+    let (revision, compacted) = seal::head(transaction)?;
+    seal::set_head(transaction, revision + 1, compacted)?;
+    Ok(revision + 1)
 }
 
 fn holds(transaction: &Transaction<'_>, compare: &Compare) -> rusqlite::Result<bool> {
@@ -206,32 +212,47 @@ fn put(
     value: &[u8],
     lease: Option<LeaseId>,
 ) -> rusqlite::Result<()> {
-    let created: Revision = transaction
-        .prepare_cached(
-            "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?3, lease = ?4 RETURNING created",
-        )?
-        .query_row(params![key, value, revision, lease.map(|lease| lease.0)], |row| row.get(0))?;
+    let known: Option<Revision> = transaction
+        .prepare_cached("SELECT created FROM entries WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    let created = known.unwrap_or(revision);
+    let entry = Entry { key: key.to_owned(), value: value.to_owned(), created, modified: revision };
+    let sealed = seal::of_entry(&entry, lease);
     transaction
-        .prepare_cached("INSERT INTO changes (revision, step, key, value, created) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![revision, step, key, value, created])?;
-    Ok(())
+        .prepare_cached(
+            "INSERT INTO entries (key, value, created, modified, lease, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?4, lease = ?5, seal = ?6",
+        )?
+        .execute(params![key, value, created, revision, lease.map(|lease| lease.0), sealed])?;
+    note(transaction, revision, step, key, Some(value), created)
+}
+
+/// Adds a change to the history.
+fn note(
+    transaction: &Transaction<'_>,
+    revision: Revision,
+    step: i64,
+    key: &str,
+    value: Option<&[u8]>,
+    created: Revision,
+) -> rusqlite::Result<()> {
+    let sealed = seal::of_change(revision, step, key, value, created);
+    transaction
+        .prepare_cached(
+            "INSERT INTO changes (revision, step, key, value, created, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![revision, step, key, value, created, sealed])
+        .map(drop)
 }
 
 pub(super) fn delete(transaction: &Transaction<'_>, revision: Revision, step: i64, key: &str) -> rusqlite::Result<()> {
     let removed = transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
-    if removed > 0 {
-        transaction
-            .prepare_cached("INSERT INTO changes (revision, step, key, value, created) VALUES (?1, ?2, ?3, NULL, 0)")?
-            .execute(params![revision, step, key])?;
-    }
-    Ok(())
+    if removed > 0 { note(transaction, revision, step, key, None, 0) } else { Ok(()) }
 }
 
 fn compact(transaction: &Transaction<'_>, before: Revision) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM changes WHERE revision <= ?1")?.execute([before])?;
-    transaction
-        .prepare_cached("UPDATE head SET compacted = MIN(MAX(compacted, ?1), revision)")?
-        .execute([before.max(0)])?;
-    Ok(())
+    let (revision, compacted) = seal::head(transaction)?;
+    seal::set_head(transaction, revision, compacted.max(before).min(revision))
 }
