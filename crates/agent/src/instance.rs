@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gantry_model::{Assignment, Exit, Goal, InstanceId, ObservedInstance, Phase, Probe};
 use gantry_relay::Tail;
-use gantry_sandbox::{Container, ExitRecord, launch};
+use gantry_sandbox::{Container, ExitRecord, end_rest, launch};
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -210,6 +210,8 @@ impl Instance {
         self.status.probe = None;
         self.status.failure = None;
         self.enter(Phase::Preparing);
+        // Until it runs, its layers are not collected; from then on its record speaks for them.
+        let _held = self.agent.layers.hold().map_err(|error| error.to_string())?;
         let image = images::fetch(&self.agent, &self.id.app, &self.record.spec.image).await?;
         gantry_linux::step!("instance.fetched");
         let names = Names {
@@ -379,6 +381,11 @@ impl Instance {
             self.stop(&container).await;
             self.ended(&container).await;
             self.enter(Phase::Stopping);
+        }
+        // A launcher that was killed half-way leaves a group that no record tells of.
+        while let Err(error) = end_rest(&self.places.cgroup).await {
+            tracing::error!(instance = %self.id, %error, "what is left of it cannot be ended; trying again");
+            tokio::time::sleep(Duration::from_secs(5)).await;
         }
         while let Err(error) = self.places.remove().await {
             tracing::error!(instance = %self.id, %error, "its folder cannot be removed; trying again");

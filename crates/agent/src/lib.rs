@@ -11,11 +11,13 @@
 //! - `records`: what is kept on disk of an instance, so that any agent finds it again.
 //! - `health`: probes, and what to say when they fail.
 //! - `container`: an instance as a container's specification.
+//! - `collect`: what is of no use any more.
 //! - `images`, `network`, `sessions`: what the tasks need, and what people ask for.
 //!
 //! Containers do not depend on it: it can stop, be killed, or be replaced; the next one finds them. It chooses nothing
 //! that the plan chooses.
 
+mod collect;
 mod container;
 mod health;
 mod images;
@@ -55,6 +57,17 @@ pub struct Settings {
     pub gateway: Ipv4Addr,
     /// The prefix length of its network.
     pub prefix: u8,
+    /// How long what is of no use is kept, and how often it is looked for.
+    pub collect: Collect,
+}
+
+/// The pace of collection.
+#[derive(Debug, Clone, Copy)]
+pub struct Collect {
+    /// Between two rounds.
+    pub every: std::time::Duration,
+    /// What is younger is not touched: it may be on its way to be of use.
+    pub grace: std::time::Duration,
 }
 
 /// Everything that a task may need.
@@ -124,6 +137,7 @@ pub async fn run(
         () = supervisor.follow() => {}
         () = status::report(&agent) => {}
         () = sessions::serve(&agent) => {}
+        () = collect::run(&agent) => {}
         () = shutdown => {}
     }
     Ok(())

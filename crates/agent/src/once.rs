@@ -30,13 +30,16 @@ impl Once {
     ) -> Result<Self, String> {
         let name = format!("run-{app}-{:08x}", rand::random::<u32>());
         let places = Places::named(&agent.settings, &name, agent.settings.data.join("containers").join(&name));
+        let digest = spec.image.hex().to_owned();
+        let _held = agent.layers.hold().map_err(|error| error.to_string())?;
         let image = images::fetch(agent, &app, &spec.image).await?;
         let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
         let names = Names { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
         spec.role.command = gantry_model::Command::Argv(Vec::new());
         let runtime = image.config.config.clone();
         let env = container::environment(&names, &spec, &runtime);
-        let made = container::prepare(agent, &places, &names, &spec, &image, address);
+        let made = container::prepare(agent, &places, &names, &spec, &image, address)
+            .and_then(|made| std::fs::write(places.folder.join("image"), digest).map(|()| made));
         let started = match made {
             Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),

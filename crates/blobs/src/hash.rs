@@ -28,3 +28,15 @@ impl Hasher {
         Digest::from_hex(&hex::encode(self.0.finalize())).unwrap_or_else(|error| unreachable!("{error}"))
     }
 }
+
+/// Everything that is written is hashed.
+impl std::io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -10,8 +10,9 @@
 
 mod hash;
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
@@ -72,6 +73,9 @@ fn failed(action: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send 
 #[derive(Clone)]
 pub struct Blobs {
     backend: Arc<dyn ObjectStore>,
+    folder: PathBuf,
+    /// Held while a blob is found to be there, or to be of no use.
+    collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A blob to be read.
@@ -97,14 +101,24 @@ impl Blobs {
             .map_err(|error| failed("open")(error.into()))?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok(Self { backend: Arc::new(backend) })
+        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), collecting: Arc::default() })
     }
 
-    /// How large a blob is; none if it is not there.
+    /// How large a blob is; none if it is not there. Whoever asks means to use it: it counts as written just now, so that it
+    /// is not collected before something names it.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        let _guard = self.collecting.lock().await;
+        let path = self.folder.join(place(digest).to_string());
+        let touched =
+            std::fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = touched
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(failed("look for")(error.into()));
+        }
         match self.backend.head(&place(digest)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -208,6 +222,19 @@ impl Blobs {
         match self.backend.delete(&place(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("remove")(error.into())),
+        }
+    }
+
+    /// Removes a blob that nobody wrote or asked for since `before`; whether it is gone.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`].
+    pub async fn delete_older(&self, digest: &Digest, before: SystemTime) -> Result<bool, BlobError> {
+        let _guard = self.collecting.lock().await;
+        match self.backend.head(&place(digest)).await {
+            Ok(meta) if SystemTime::from(meta.last_modified) < before => self.delete(digest).await.map(|()| true),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(failed("look for")(error.into())),
         }
     }
 
@@ -350,5 +377,47 @@ mod tests {
         let path = folder.path().join("blobs").join(place(&digest).as_ref());
         std::fs::write(path, b"hellp").expect("damaged");
         assert!(matches!(blobs.read(&digest).await, Err(BlobError::WrongDigest { .. })));
+    }
+
+    /// Whoever wrote a blob, or was told that it is there, has the grace to name it, however hard collection works.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn collection_takes_nothing_that_somebody_is_about_to_use() {
+        const GRACE: std::time::Duration = std::time::Duration::from_millis(300);
+        let (_folder, blobs) = blobs();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (collected, collector) = (blobs.clone(), Arc::clone(&stop));
+        let collecting = tokio::spawn(async move {
+            let mut gone = 0;
+            while !collector.load(std::sync::atomic::Ordering::Relaxed) {
+                for (digest, _) in collected.list().await.expect("listed") {
+                    let gone_now = collected.delete_older(&digest, SystemTime::now() - GRACE).await.expect("an answer");
+                    gone += usize::from(gone_now);
+                }
+            }
+            gone
+        });
+        let users = (0..8u64).map(|user| {
+            let blobs = blobs.clone();
+            tokio::spawn(async move {
+                for turn in 0..250u64 {
+                    // Few enough that the same ones come and go again and again.
+                    let content = Bytes::from(format!("{}", (user * 31 + turn * 7) % 40));
+                    let digest = Hasher::of(&content);
+                    if blobs.size(&digest).await.expect("an answer").is_none() {
+                        blobs.put(content.clone()).await.expect("written");
+                    }
+                    assert_eq!(blobs.read(&digest).await.expect("it is there"), content);
+                    if turn % 50 == 0 {
+                        tokio::time::sleep(GRACE).await;
+                    }
+                }
+            })
+        });
+        for user in users.collect::<Vec<_>>() {
+            user.await.expect("all was there");
+        }
+        tokio::time::sleep(GRACE * 2).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(collecting.await.expect("ended") > 0, "nothing was collected");
     }
 }

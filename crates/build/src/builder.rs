@@ -180,6 +180,7 @@ impl Builder {
         }
         if recipe.compile {
             output.step("Running container/compile");
+            let _held = self.layers.hold().map_err(|error| BuildError::new("base", error))?;
             let layers = self.unpacked(&image).await.map_err(|error| BuildError::new("base", error))?;
             let env = vec![("REVISION".to_owned(), job.commit.to_owned())];
             let step = Step {

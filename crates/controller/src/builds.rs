@@ -202,6 +202,7 @@ async fn push(
 ) -> Result<Made, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
+    crate::collect::has_room(server).map_err(|why| fail("space", &why))?;
     let (archive, recipe) = server.builder.open(source).await?;
     gantry_linux::step!("build.opened");
     for note in &recipe.notes {

@@ -12,10 +12,12 @@
 //! - `core`: the owner. It alone writes; everyone else reads its [`core::View`].
 //! - `mirror`: the records, as they are in the store.
 //! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside it.
+//! - `collect`: what is of no use any more.
 //! - `why`: one causal answer out of a view; pure.
 //! - `http`: paths to all of it.
 
 mod builds;
+mod collect;
 mod core;
 mod follow;
 mod git_door;
@@ -38,7 +40,7 @@ use tokio::net::TcpListener;
 
 pub use core::View;
 pub use gantry_build::CompileLimits;
-pub use settings::{Network, Settings};
+pub use settings::{Collect, Network, Settings};
 
 /// Everything that a request may need.
 pub(crate) struct Server {
@@ -119,6 +121,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
     let door = git_door::listen(&server)?;
     let builds = tokio::spawn(builds::run(Arc::clone(&server)));
+    let collecting = tokio::spawn(collect::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let serving = axum::serve(listener, http::router(Arc::clone(&server))).into_future();
     let ended = tokio::select! {
@@ -132,6 +135,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     };
     door.abort();
     builds.abort();
+    collecting.abort();
     lead.give_up(&store).await;
     ended
 }

@@ -30,10 +30,23 @@ pub struct Settings {
     pub http_port: u16,
     /// The control group that everything of Gantry's is in.
     pub cgroup: String,
+    /// How long what is of no use is kept, and how often it is looked for.
+    pub collect: Collect,
     /// What `container/compile` may use.
     pub compile: gantry_build::CompileLimits,
     /// The machine's network, for builds.
     pub network: Network,
+}
+
+/// The pace of collection, and what the disk must have free.
+#[derive(Debug, Clone, Copy)]
+pub struct Collect {
+    /// Between two rounds.
+    pub every: std::time::Duration,
+    /// What is younger is not touched: it may be on its way to be of use.
+    pub grace: std::time::Duration,
+    /// Bytes that a build must find free.
+    pub reserve: u64,
 }
 
 /// The machine's network, as builds use it.

@@ -131,6 +131,21 @@ pub(crate) enum Command {
     Events { app: Option<AppName> },
     /// Show a page of the manual
     Docs { topic: Option<String> },
+    /// Look after the store, on the server's machine
+    #[command(subcommand)]
+    Store(Store),
+    /// Write everything that the server knows into a file, on its machine, while it runs
+    Backup {
+        #[command(flatten)]
+        machine: Machine,
+        file: PathBuf,
+    },
+    /// Bring a backup back, on a machine that has nothing yet
+    Restore {
+        #[command(flatten)]
+        machine: Machine,
+        file: PathBuf,
+    },
     /// Print a shell's completions
     Completions { shell: Shell },
 }
@@ -186,6 +201,15 @@ pub(crate) struct Machine {
     /// The longest that container/compile may take, in seconds
     #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]
     pub(crate) compile_time: u32,
+    /// How often what is of no use any more is looked for, in seconds
+    #[arg(long, env = "GANTRY_COLLECT_EVERY", default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) collect_every: u32,
+    /// How long it must have been of no use before it goes, in seconds
+    #[arg(long, env = "GANTRY_COLLECT_GRACE", default_value_t = 3600, value_name = "SECONDS")]
+    pub(crate) collect_grace: u32,
+    /// What a build must find free on the disk
+    #[arg(long, env = "GANTRY_RESERVE", default_value = "1G", value_name = "SIZE", value_parser = Bytes::parse)]
+    pub(crate) reserve: Bytes,
     /// The memory that container/compile may use
     #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_memory: Bytes,
@@ -237,6 +261,15 @@ pub(crate) enum Config {
     },
     /// List names and values
     Ls { app: AppName },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Read every page and every record, and say whether they are what was written
+    Check {
+        #[command(flatten)]
+        machine: Machine,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -53,8 +53,13 @@ impl Machine {
             policy,
             http_port: self.http.port(),
             cgroup: self.cgroup.clone(),
+            collect: gantry_controller::Collect {
+                every: seconds(self.collect_every),
+                grace: seconds(self.collect_grace),
+                reserve: self.reserve.0,
+            },
             compile: gantry_controller::CompileLimits {
-                time: Duration::from_secs(u64::from(self.compile_time)),
+                time: seconds(self.compile_time),
                 memory: self.compile_memory.0,
             },
             network: Network { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
@@ -70,6 +75,7 @@ impl Machine {
             bridge: self.bridge.clone(),
             gateway: self.network.0,
             prefix: self.network.1,
+            collect: gantry_agent::Collect { every: seconds(self.collect_every), grace: seconds(self.collect_grace) },
         })
     }
 
@@ -92,6 +98,10 @@ impl Machine {
         let host = if address.is_unspecified() { "127.0.0.1".to_owned() } else { address.to_string() };
         format!("http://{host}:{}", self.listen.port())
     }
+}
+
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number))
 }
 
 /// This very program, for git's hooks and for `up`'s children.

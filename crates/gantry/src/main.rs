@@ -4,6 +4,7 @@
 //! the hook that git runs.
 
 mod args;
+mod backup;
 mod commands;
 mod down;
 mod exit;

@@ -269,6 +269,9 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("watch", machine.watch.to_string());
     add("drain", machine.drain.to_string());
     add("compile-time", machine.compile_time.to_string());
+    add("collect-every", machine.collect_every.to_string());
+    add("collect-grace", machine.collect_grace.to_string());
+    add("reserve", machine.reserve.0.to_string());
     add("compile-memory", machine.compile_memory.0.to_string());
     if let Some(store) = &machine.store {
         let text = match store {

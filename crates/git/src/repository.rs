@@ -193,6 +193,20 @@ impl Repositories {
         Ok(())
     }
 
+    /// Packs an app's repository, when it has grown untidy by git's own measure.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn tidy(&self, app: &AppName) -> Result<(), GitError> {
+        if !self.path(app).join("gantry-ready").exists() {
+            return Ok(());
+        }
+        // Objects of a push under way are younger than what is pruned: two weeks, git's default.
+        let arguments =
+            ["-c", "gc.auto=6700", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false", "gc", "--auto"];
+        self.run(app, &[&arguments[..], &["--quiet"]].concat()).await.map(drop)
+    }
+
     /// Removes an app's repository.
     ///
     /// # Errors

@@ -1,12 +1,15 @@
 //! A machine's unpacked layers: one folder each, named by the digest of its tar stream, unpacked once.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use gantry_linux::process::start_time;
 use gantry_model::Digest;
+use rustix::fs::{FlockOperation, flock};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::manifest::Descriptor;
@@ -132,6 +135,50 @@ impl Layers {
         }
     }
 
+    /// While this lives no layer is collected: for whoever is about to mount some.
+    ///
+    /// # Errors
+    /// [`LayersError::Folder`].
+    pub fn hold(&self) -> Result<std::fs::File, LayersError> {
+        self.lock(FlockOperation::LockShared)
+    }
+
+    fn lock(&self, operation: FlockOperation) -> Result<std::fs::File, LayersError> {
+        let path = self.folder.join("lock");
+        let failed = |source: io::Error| LayersError::Folder { action: "lock", path: path.clone(), source };
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        flock(&file, operation).map_err(|error| failed(error.into()))?;
+        Ok(file)
+    }
+
+    /// Removes every layer that is not in `keep` and is older than `grace`; how many. None at all while somebody holds them.
+    ///
+    /// # Errors
+    /// [`LayersError::Folder`].
+    pub fn collect(&self, keep: &BTreeSet<Digest>, grace: Duration) -> Result<usize, LayersError> {
+        let Ok(lock) = self.lock(FlockOperation::NonBlockingLockExclusive) else {
+            return Ok(0);
+        };
+        let old = |digest: &Digest| age(&self.path(digest)).is_some_and(|age| age >= grace);
+        let mut gone = Vec::new();
+        for digest in self.list().into_iter().filter(|digest| !keep.contains(digest)).filter(old) {
+            let (path, name) = (self.path(&digest), self.folder.join(half_made()));
+            std::fs::rename(&path, &name).map_err(|source| LayersError::Folder { action: "remove", path, source })?;
+            gone.push(name);
+        }
+        // Under their new names nobody finds them any more.
+        drop(lock);
+        for path in &gone {
+            let removed = gantry_linux::tree::remove(path);
+            removed.map_err(|error| LayersError::Folder {
+                action: "remove",
+                path: path.clone(),
+                source: error.into(),
+            })?;
+        }
+        Ok(gone.len())
+    }
+
     /// Removes a layer, under another name first, so that nobody finds half of it.
     ///
     /// # Errors
@@ -146,6 +193,14 @@ impl Layers {
         }
         gantry_linux::tree::remove(&gone).map_err(|error| failed(error.into()))
     }
+}
+
+/// Since it was named: its time of change, for the other times are the image's.
+fn age(path: &Path) -> Option<Duration> {
+    use std::os::unix::fs::MetadataExt;
+    let changed = std::fs::metadata(path).ok()?.ctime();
+    let changed = UNIX_EPOCH + Duration::from_secs(changed.unsigned_abs());
+    SystemTime::now().duration_since(changed).ok()
 }
 
 /// A name for what is not a layer yet, or no longer: it says whose it is.

@@ -223,6 +223,14 @@ pub async fn end_all(parent: &str) -> Result<(), SandboxError> {
     Ok(())
 }
 
+/// Ends what is left of a container that was never let go, or of which nothing is known: its group, with everything in it.
+///
+/// # Errors
+/// [`SandboxError::Unkillable`].
+pub async fn end_rest(cgroup: &str) -> Result<(), SandboxError> {
+    end_group(&Cgroup::named(cgroup)).await
+}
+
 /// Kills what is left in a group, such as processes that `exec` brought in, and removes it.
 async fn end_group(group: &Cgroup) -> Result<(), SandboxError> {
     let deadline = tokio::time::Instant::now() + KILL_TIMEOUT;

@@ -11,7 +11,7 @@ mod openapi;
 mod pulls;
 pub(crate) mod registry;
 mod sessions;
-mod system;
+pub(crate) mod system;
 pub(crate) mod uploads;
 
 use std::sync::Arc;

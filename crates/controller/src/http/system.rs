@@ -46,7 +46,7 @@ async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
 }
 
 /// What a folder holds, without following links.
-fn size(folder: &std::path::Path) -> u64 {
+pub(crate) fn size(folder: &std::path::Path) -> u64 {
     let mut total = 0;
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

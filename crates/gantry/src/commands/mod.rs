@@ -12,9 +12,9 @@ mod system;
 
 use clap::CommandFactory;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, Store};
 use crate::exit::{DONE, Exit};
-use crate::{down, remote, services, up};
+use crate::{backup, down, remote, services, up};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -26,6 +26,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Server(machine) => services::server(&machine).await,
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
+        Command::Store(Store::Check { machine }) => backup::check(&machine).await,
+        Command::Backup { machine, file } => backup::backup(&machine, &file).await,
+        Command::Restore { machine, file } => backup::restore(&machine, &file).await,
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gantry", &mut std::io::stdout());

@@ -124,6 +124,21 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     }
 }
 
+/// Moves everything out of the log beside a file that nobody uses, so that the file alone is the store.
+///
+/// # Errors
+/// [`StoreError::Locked`] when it is used, [`StoreError::File`].
+pub fn seal_off(path: &Path) -> Result<(), StoreError> {
+    let fail = |error| explain("close", path, error);
+    let connection = connect(path)?;
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0)).map_err(fail)?;
+    if !mode.eq_ignore_ascii_case("delete") {
+        return Err(StoreError::Locked { path: path.display().to_string() });
+    }
+    connection.close().map_err(|(_, error)| fail(error))
+}
+
 /// A connection with the settings that durability rests on.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let fail = |error| explain("open", path, error);

@@ -22,7 +22,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
 use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch};
-pub use file::check;
+pub use file::{check, seal_off};
 use write::{Request, Writer};
 
 /// The embedded store.

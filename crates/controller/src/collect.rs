@@ -1,0 +1,188 @@
+//! What is of no use any more on the server: old releases and deploys, blobs that nothing names, caches, repositories and
+//! logs of builds whose app or deploy is gone.
+//!
+//! What a rollback needs is kept: the release that serves, the one before it, whatever a deploy under way names, the last
+//! [`RELEASES_KEPT`], and the last [`GOOD_KEPT`] that served, however old they are.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use gantry_image::{Index, Manifest};
+use gantry_model::{AppName, Cause, Digest, ReleaseNumber};
+
+use crate::Server;
+use crate::mirror::{Change, Mirror, deploy_key, release_key};
+
+/// Releases kept for each app.
+const RELEASES_KEPT: usize = 20;
+
+/// Of those that once served.
+const GOOD_KEPT: usize = 5;
+
+/// Ended deploys kept for each app.
+const DEPLOYS_KEPT: usize = 50;
+
+/// The largest cache of an app's builds; a larger one is begun anew.
+const CACHE_MAX: u64 = 4 << 30;
+
+/// Looks now and then, for ever.
+pub(crate) async fn run(server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(server.settings.collect.every).await;
+        if let Err(error) = round(&server).await {
+            tracing::error!(%error, "collection failed; it is tried again");
+        }
+    }
+}
+
+async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let before = SystemTime::now() - server.settings.collect.grace;
+    server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await.map_err(|problem| problem.message)?;
+    // Listed before anything is marked: what comes to be from here on is not in the list.
+    let all = server.blobs.list().await?;
+    let used = used(server, &roots(&server.core.view().mirror)).await;
+    let mut bytes = 0;
+    for (digest, size) in all {
+        if !used.contains(&digest) && server.blobs.delete_older(&digest, before).await? {
+            bytes += size;
+        }
+    }
+    if bytes > 0 {
+        tracing::info!(freed = %gantry_model::Bytes(bytes), "removed blobs that nothing names");
+    }
+    let (mirror, data) = (Arc::clone(&server.core.view().mirror), server.settings.data.clone());
+    tokio::task::spawn_blocking(move || folders(&mirror, &data)).await?;
+    for app in server.core.view().mirror.apps.keys() {
+        server.repositories.tidy(app).await?;
+    }
+    Ok(())
+}
+
+/// Records that are of no use any more.
+fn surplus(mirror: &Mirror) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for app in mirror.apps.keys() {
+        let kept = kept_releases(mirror, app);
+        let releases = mirror.releases.get(app).into_iter().flat_map(|releases| releases.keys());
+        changes.extend(releases.filter(|number| !kept.contains(number)).map(|number| release_key(app, *number)));
+        let images: BTreeSet<&Digest> = kept.iter().filter_map(|n| mirror.release(app, *n)).map(|r| &r.image).collect();
+        let builds = mirror.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
+        // A build whose release is being made is younger than any release.
+        let idle = mirror.open_deploys(app).next().is_none();
+        changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| format!("builds/{app}/{commit}")));
+        let deploys = mirror.deploys.get(app).into_iter().flatten();
+        // A deploy is what tells that its release once served.
+        let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
+        let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
+        changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
+    }
+    changes.into_iter().map(Change::Remove).collect()
+}
+
+fn kept_releases(mirror: &Mirror, app: &AppName) -> BTreeSet<ReleaseNumber> {
+    let Some(releases) = mirror.releases.get(app) else {
+        return BTreeSet::new();
+    };
+    let newest = releases.keys().rev().take(RELEASES_KEPT).copied();
+    let good =
+        releases.iter().rev().filter(|(_, release)| mirror.is_good(release)).take(GOOD_KEPT).map(|(number, _)| *number);
+    let current = mirror.apps.get(app).and_then(|app| app.current);
+    let deploys = mirror.open_deploys(app).flat_map(|deploy| {
+        let target = match deploy.cause {
+            Cause::Rollback { to } => Some(to),
+            _ => None,
+        };
+        [deploy.release, deploy.previous, target]
+    });
+    let running = mirror.plan.assignments().filter(|(_, id, _)| id.app == *app).map(|(_, id, _)| id.release);
+    newest.chain(good).chain(current).chain(deploys.flatten()).chain(running).collect()
+}
+
+/// Digests that the records name.
+fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
+    let releases = mirror.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
+    let builds = mirror.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
+    let bases = mirror.bases.values().map(|base| base.image.clone());
+    let tags = mirror.tags.values().flat_map(|tags| tags.values()).cloned();
+    let deploys =
+        mirror.apps.keys().flat_map(|app| mirror.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
+            Cause::Push { source, .. } => Some(source.clone()),
+            Cause::Image { image, .. } => Some(image.clone()),
+            _ => None,
+        });
+    releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
+}
+
+/// The roots and everything that they lead to. A source archive leads nowhere, and neither does what is no manifest.
+async fn used(server: &Server, roots: &BTreeSet<Digest>) -> BTreeSet<Digest> {
+    let mut used = BTreeSet::new();
+    let mut next: Vec<Digest> = roots.iter().cloned().collect();
+    while let Some(digest) = next.pop() {
+        if !used.insert(digest.clone()) {
+            continue;
+        }
+        let Ok(text) = server.blobs.read(&digest).await else { continue };
+        if let Some(index) = Index::parse(&text) {
+            next.extend(index.manifests.iter().map(|descriptor| descriptor.digest.clone()));
+        } else if let Ok(manifest) = Manifest::parse(&text) {
+            used.extend(manifest.blobs().map(|descriptor| descriptor.digest.clone()));
+        }
+    }
+    used
+}
+
+fn folders(mirror: &Mirror, data: &Path) {
+    let remove = |path: &Path| {
+        if let Err(error) = gantry_linux::tree::remove(path) {
+            tracing::warn!(%error, "what is of no use stays");
+        }
+    };
+    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror.apps.contains_key(&app));
+    for name in names(&data.join("caches")) {
+        let path = data.join("caches").join(&name);
+        let building = AppName::parse(&name).is_ok_and(|app| mirror.open_deploys(&app).next().is_some());
+        if !is_app(&name) || (!building && crate::http::system::size(&path) > CACHE_MAX) {
+            remove(&path);
+        }
+    }
+    for name in names(&data.join("git")) {
+        if name.strip_suffix(".git").is_some_and(|app| !is_app(app)) {
+            remove(&data.join("git").join(&name));
+        }
+    }
+    for name in names(&data.join("builds")) {
+        let of = name.strip_suffix(".log").and_then(|stem| stem.rsplit_once('-'));
+        let Some((app, number)) = of.and_then(|(app, number)| Some((app, number.parse().ok()?))) else { continue };
+        let known = AppName::parse(app).ok().and_then(|app| mirror.deploys.get(&app));
+        let kept = known.is_some_and(|deploys| deploys.contains_key(&gantry_model::DeployNumber(number)));
+        if !kept && !name.starts_with("base-") {
+            remove(&data.join("builds").join(&name));
+        }
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Refuses a build that would fill the disk, with the numbers.
+pub(crate) fn has_room(server: &Server) -> Result<(), String> {
+    let data = &server.settings.data;
+    let reserve = server.settings.collect.reserve;
+    let stat = rustix::fs::statvfs(data).map_err(|error| format!("{} cannot be looked at: {error}", data.display()))?;
+    let free = stat.f_bavail * stat.f_frsize;
+    if free >= reserve {
+        return Ok(());
+    }
+    let bytes = gantry_model::Bytes;
+    Err(format!(
+        "the disk of {} has {} free of {}, and a build needs {}; `gantry status` tells what takes the space",
+        data.display(),
+        bytes(free),
+        bytes(stat.f_blocks * stat.f_frsize),
+        bytes(reserve)
+    ))
+}

@@ -1,0 +1,142 @@
+//! What is of no use goes, what is of use stays; a store is checked, backed up and brought back.
+
+mod site;
+
+use std::path::PathBuf;
+
+use gantry_testbed::{Output, World};
+use site::{page, push_site, site};
+
+fn names(path: PathBuf) -> Vec<String> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn blobs(world: &World) -> usize {
+    names(world.path("data/blobs/sha256"))
+        .iter()
+        .map(|part| names(world.path("data/blobs/sha256").join(part)).len())
+        .sum()
+}
+
+#[test]
+fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
+    let world = World::start(&["--collect-every", "1", "--collect-grace", "2"]);
+    let kept = site(&world, "kept", 1);
+    push_site(&kept, "one");
+    push_site(&kept, "two");
+    let settled = |world: &World, what: &str, wanted: &dyn Fn(&World) -> bool| {
+        world.wait(what, |world| wanted(world).then_some(()));
+    };
+    // Two source archives are of no use once they are built.
+    let layers = names(world.path("data/layers")).len();
+    let before = blobs(&world);
+    let gone = site(&world, "gone", 1);
+    gone.write("container/compile", "#!/bin/sh\nhead -c 1000000 /dev/urandom > /app/made\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path("repository-gone/container/compile"), mode).expect("set");
+    push_site(&gone, "never again");
+    assert!(names(world.path("data/layers")).len() > layers);
+    let _ = world.gantry(&["app", "destroy", "gone", "--confirm", "gone"]).good();
+    settled(&world, "its blobs are gone, and the archives of what was built", &|world| blobs(world) < before);
+    settled(&world, "its layers are gone", &|world| names(world.path("data/layers")).len() <= layers);
+    settled(&world, "its repository, cache and build's log are gone", &|world| {
+        let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
+        !of("data/git") && !of("data/caches") && !of("data/builds")
+    });
+    assert!(page(&world, "kept").starts_with("two"));
+    let _ = world.gantry(&["rollback", "kept"]).good();
+    assert!(page(&world, "kept").starts_with("one"));
+    // A base is of use though nothing runs on it.
+    let _ = world.gantry(&["app", "destroy", "kept", "--confirm", "kept"]).good();
+    settled(&world, "nothing but the base is left", &|world| {
+        names(world.path("data/layers")).iter().all(|n| n == "lock")
+    });
+    push_site(&site(&world, "fresh", 1), "three");
+    assert!(page(&world, "fresh").starts_with("three"));
+}
+
+#[test]
+fn a_build_that_would_fill_the_disk_is_refused_with_the_numbers() {
+    let world = World::start(&["--reserve", "900000G"]);
+    let shop = site(&world, "shop", 1);
+    shop.write("server.py", "x");
+    shop.commit("one");
+    let push = shop.push();
+    assert_ne!(push.status, 0);
+    for text in ["build failed in space", "free of", "a build needs 900000", "`gantry status` tells"] {
+        assert!(push.err.contains(text), "{text:?} is not in\n{}", push.err);
+    }
+}
+
+/// `gantry` on the world's own machine.
+fn offline(world: &World, arguments: &[&str]) -> Output {
+    let data = world.path("data").display().to_string();
+    let run = world.path("run").display().to_string();
+    world.gantry(&[arguments, &["--data", &data, "--run", &run]].concat())
+}
+
+#[test]
+fn a_backup_brings_everything_back() {
+    let mut world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "one");
+    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let checked = offline(&world, &["store", "check"]).good();
+    assert!(checked.out.contains("sound:"), "{checked:?}");
+    let file = world.path("backup.tar");
+    let path = file.display().to_string();
+    let _ = offline(&world, &["backup", &path]).good();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).expect("there"));
+    assert_eq!(mode & 0o777, 0o600, "a backup holds tokens");
+    // What comes after it is not in it.
+    push_site(&shop, "two");
+
+    let running = offline(&world, &["restore", &path]);
+    assert!(running.status == 1 && running.err.contains("runs with the data folder"), "{running:?}");
+    let token = world.token();
+    let _ = world.down();
+    let replaced = offline(&world, &["restore", &path]);
+    assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
+    std::fs::remove_dir_all(world.path("data")).expect("removed");
+
+    let good = std::fs::read(&file).expect("read");
+    for (what, bytes, wanted) in [
+        ("cut", good[..good.len() / 2].to_vec(), "no backup of Gantry's"),
+        ("empty", Vec::new(), "no backup of Gantry's"),
+        ("foreign", b"hello".repeat(1000), "no backup of Gantry's"),
+        ("damaged", flipped(&good), "is damaged"),
+    ] {
+        std::fs::write(world.path("bad.tar"), bytes).expect("written");
+        let refused = offline(&world, &["restore", &world.path("bad.tar").display().to_string()]);
+        assert!(refused.status == 1 && refused.err.contains(wanted), "{what}: {refused:?}");
+        assert!(!world.path("data/store.db").exists(), "{what}: a store was begun");
+    }
+    let restored = offline(&world, &["restore", &path]).good();
+    assert!(restored.out.contains("records are back"), "{restored:?}");
+    assert_eq!(world.token(), token);
+    world.up();
+    world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
+    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    // The repository is back as well: the next push is a small one on top of it.
+    push_site(&shop, "three");
+    assert!(page(&world, "shop").starts_with("three"));
+
+    let _ = world.down();
+    let store = world.path("data/store.db");
+    let mut bytes = std::fs::read(&store).expect("read");
+    // In every page, for some hold nothing at their middle.
+    bytes.iter_mut().skip(5000).step_by(100).for_each(|byte| *byte ^= 0x10);
+    std::fs::write(&store, bytes).expect("written");
+    let damaged = offline(&world, &["store", "check"]);
+    assert!(damaged.status == 1 && damaged.err.contains("store.db is damaged"), "{damaged:?}");
+    assert!(damaged.err.contains("gantry restore"), "{damaged:?}");
+}
+
+/// A byte of the largest file in the archive is another.
+fn flipped(archive: &[u8]) -> Vec<u8> {
+    let mut bytes = archive.to_vec();
+    let place = bytes.len() / 2;
+    bytes[place] ^= 1;
+    bytes
+}
