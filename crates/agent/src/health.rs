@@ -94,10 +94,15 @@ async fn start_of(mut body: hyper::body::Incoming) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// What an instance that serves nobody must live. One that ends later than that is caught while the old release stands by,
+/// and no request is lost by it.
+const WORKER_SETTLE: Duration = Duration::from_secs(1);
+
 /// An instance without a path is ready once it has lived this long; one that declares a path, as soon as it answers.
 pub(crate) fn settle(role: &Role) -> Duration {
-    match role.health.path {
-        Some(_) => Duration::ZERO,
-        None => Duration::from_secs(u64::from(role.health.settle.0)),
+    match (&role.health.path, role.port) {
+        (Some(_), _) => Duration::ZERO,
+        (None, Some(_)) => Duration::from_secs(u64::from(role.health.settle.0)),
+        (None, None) => WORKER_SETTLE,
     }
 }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_linux::cgroup::Usage;
 use gantry_model::{Assignment, Exit, Goal, InstanceId, ObservedInstance, Phase, Probe};
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExitRecord, end_rest, launch};
@@ -28,6 +29,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 
 /// One that lived this long begins with the shortest pause again.
 const STEADY: Duration = Duration::from_secs(600);
+
+/// Before an instance that was never ready is asked to stop once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Characters of each of them: a report tells of every instance of the machine.
 const LINE_SHOWN: usize = 500;
@@ -127,7 +131,7 @@ impl Instance {
         let mut container = self.adopt();
         if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
             // It was begun, and ended while nobody looked: once is once.
-            self.note_exit(0);
+            self.note_exit(Usage::default());
         }
         while self.goal() != Goal::Stop {
             if self.is_over() {
@@ -318,15 +322,22 @@ impl Instance {
         false
     }
 
-    /// Asks for orderly shutdown, waits, and ends what is left.
+    /// Asks for orderly shutdown, and waits. One that was never ready is asked again and again: its pid 1 may not have been
+    /// listening yet, and the kernel keeps no signal for a pid 1 that is not.
     async fn stop(&mut self, container: &Container) {
         gantry_linux::step!("instance.stopping");
         let role = &self.record.spec.role;
-        if let Err(error) = container.signal(signal_of(role.stop_signal)) {
-            tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
+        let deadline = Instant::now() + Duration::from_secs(u64::from(role.stop_timeout.0));
+        loop {
+            if let Err(error) = container.signal(signal_of(role.stop_signal)) {
+                tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
+            }
+            let until = if self.record.ready { deadline } else { deadline.min(Instant::now() + ASK_AGAIN) };
+            let ended = tokio::time::timeout_at(until, container.ended()).await.is_ok();
+            if ended || Instant::now() >= deadline {
+                break;
+            }
         }
-        let patience = Duration::from_secs(u64::from(role.stop_timeout.0));
-        let _ = tokio::time::timeout(patience, container.ended()).await;
         gantry_linux::step!("instance.stopped");
     }
 
@@ -336,7 +347,7 @@ impl Instance {
         // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
         if container.kill().await.is_ok() {
             gantry_linux::step!("instance.killed");
-            self.note_exit(usage.oom_kills);
+            self.note_exit(usage);
         }
         gantry_linux::step!("instance.noted");
         loop {
@@ -358,14 +369,16 @@ impl Instance {
     }
 
     /// Notes how it ended, from what init recorded.
-    fn note_exit(&mut self, oom_kills: u64) {
+    fn note_exit(&mut self, usage: Usage) {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
         let tail = last_lines(&self.places);
-        let by_limit = oom_kills > 0 && record.as_ref().is_none_or(|record| record.code != Some(0));
+        let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
+        let by_limit = failed && usage.oom_kills > 0;
         let exit = Exit {
             code: record.as_ref().and_then(|record| record.code),
             signal: record.as_ref().and_then(|record| record.signal),
             out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
+            out_of_processes: (failed && usage.refused > 0).then_some(self.record.spec.role.limits.pids),
             at: now(),
             tail,
         };

@@ -170,7 +170,10 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
             "container/compile cannot be executed; make it executable (git update-index --chmod=+x container/compile)"
                 .to_owned()
         }
-        Some(ExitRecord { code: Some(code), .. }) => format!("container/compile exited with {code}"),
+        Some(ExitRecord { code: Some(code), .. }) => match output.tail(1).first() {
+            Some(line) => format!("container/compile exited with {code} (last output: {})", line.trim()),
+            None => format!("container/compile exited with {code}"),
+        },
         Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was ended by signal {signal}"),
         _ => "container/compile ended without a record".to_owned(),
     };

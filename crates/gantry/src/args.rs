@@ -198,6 +198,9 @@ pub(crate) struct Machine {
     /// How long a retired instance may finish its requests, in seconds
     #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
     pub(crate) drain: u32,
+    /// How long a deploy may make no progress before it is taken back, in seconds
+    #[arg(long, env = "GANTRY_DEADLINE", default_value_t = 120, value_name = "SECONDS")]
+    pub(crate) deadline: u32,
     /// The longest that container/compile may take, in seconds
     #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]
     pub(crate) compile_time: u32,

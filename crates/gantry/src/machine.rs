@@ -42,6 +42,7 @@ impl Machine {
         let mut policy = Policy::new(self.domain.clone());
         policy.watch = Seconds(self.watch);
         policy.drain = Seconds(self.drain);
+        policy.progress = Seconds(self.deadline);
         Ok(gantry_controller::Settings {
             name: machine.to_string(),
             listen: self.listen,

@@ -268,6 +268,7 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("cgroup", machine.cgroup.clone());
     add("watch", machine.watch.to_string());
     add("drain", machine.drain.to_string());
+    add("deadline", machine.deadline.to_string());
     add("compile-time", machine.compile_time.to_string());
     add("collect-every", machine.collect_every.to_string());
     add("collect-grace", machine.collect_grace.to_string());

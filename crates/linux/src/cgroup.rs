@@ -45,6 +45,8 @@ pub struct Usage {
     pub pids: u64,
     /// How many processes were ended because the group reached its memory limit.
     pub oom_kills: u64,
+    /// How many processes were refused because it had as many as it may.
+    pub refused: u64,
 }
 
 /// One group.
@@ -175,6 +177,7 @@ impl Cgroup {
                 cpu_micros: field("", "cpu.stat", "usage_usec "),
                 pids: number("", "pids.current"),
                 oom_kills: field("", "memory.events", "oom_kill "),
+                refused: field("", "pids.events", "max "),
             }
         } else {
             Usage {
@@ -182,6 +185,7 @@ impl Cgroup {
                 cpu_micros: number("cpuacct", "cpuacct.usage") / 1000,
                 pids: number("pids", "pids.current"),
                 oom_kills: field("memory", "memory.oom_control", "oom_kill "),
+                refused: field("pids", "pids.events", "max "),
             }
         }
     }

@@ -122,6 +122,9 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// It reached its memory limit: the limit in bytes.
     pub out_of_memory: Option<u64>,
+    /// It was refused a process because it had as many as it may: the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_processes: Option<u32>,
     /// When.
     pub at: Moment,
     /// The last lines it printed.

@@ -167,6 +167,9 @@ impl Reason {
     }
 }
 
+/// Characters of the last line in an exit's text.
+const LAST_SHOWN: usize = 160;
+
 /// An exit in words.
 pub struct ExitText<'a>(pub &'a Exit);
 
@@ -175,6 +178,20 @@ impl fmt::Display for ExitText<'_> {
         if let Some(limit) = self.0.out_of_memory {
             return write!(f, "ran out of memory: its limit is {}; raise `memory` of the role", Bytes(limit));
         }
+        if let Some(limit) = self.0.out_of_processes {
+            return write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role");
+        }
+        self.status(f)?;
+        // What it said last is mostly why.
+        match self.0.tail.last().map(|line| line.trim()).filter(|line| !line.is_empty() && self.0.code != Some(0)) {
+            Some(line) => write!(f, " (last output: {})", line.chars().take(LAST_SHOWN).collect::<String>()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ExitText<'_> {
+    fn status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code, self.0.signal) {
             (Some(127), _) => f.write_str("exited with 127: its command was not found in the image"),
             (Some(126), _) => f.write_str("exited with 126: its command could not be executed"),

@@ -278,7 +278,14 @@ fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
 }
 
 fn exit(code: i32, at: Moment) -> Exit {
-    Exit { code: Some(code), signal: None, out_of_memory: None, at, tail: vec!["the last line".into()] }
+    Exit {
+        code: Some(code),
+        signal: None,
+        out_of_memory: None,
+        out_of_processes: None,
+        at,
+        tail: vec!["the last line".into()],
+    }
 }
 
 fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {

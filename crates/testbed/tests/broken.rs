@@ -1,0 +1,188 @@
+//! Applications that misbehave, each in its own way. What the push says at its end and what `gantry why` says first is
+//! checked in under `transcripts/`: it must name the true cause and the remedy. GANTRY_TEST_BLESS=1 writes them anew.
+
+mod site;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use gantry_testbed::World;
+use site::{SERVER, page};
+
+/// One application.
+struct Broken {
+    name: &'static str,
+    server: String,
+    /// Inside `web: { … }`.
+    role: &'static str,
+    compile: Option<&'static str>,
+}
+
+/// The last lines of a push that are kept.
+const LINES: usize = 8;
+
+const CHECKED: &str = "command: 'python3 server.py', health: { path: '/up' }";
+
+fn good(from: &str, to: &str) -> String {
+    assert!(SERVER.contains(from), "{from}");
+    SERVER.replace(from, to).replace("VERSION", "it works")
+}
+
+fn applications() -> Vec<Broken> {
+    let get = "    def do_GET(self):\n";
+    let checked = |name, server| Broken { name, server, role: CHECKED, compile: None };
+    let compiles = |name, compile| Broken { name, server: good("", ""), role: CHECKED, compile: Some(compile) };
+    let small = "command: 'python3 server.py', memory: '48M', health: { path: '/up' }";
+    vec![
+        checked("binds-loopback", good("\"0.0.0.0\"", "\"127.0.0.1\"")),
+        checked("wrong-port", good("int(os.environ[\"PORT\"])", "3000")),
+        checked("never-binds", "import time\nprint('thinking', flush=True)\ntime.sleep(1000)\n".to_owned()),
+        checked("missing-module", "import flask_that_nobody_installed\n".to_owned()),
+        checked(
+            "exits-later",
+            good(get, &format!("{get}        import threading\n        threading.Timer(0.5, lambda: os._exit(9)).start()\n")),
+        ),
+        Broken {
+            name: "leaks-at-start",
+            server: "x = []\nwhile True:\n    x.append('x' * 1000000)\n".to_owned(),
+            role: small,
+            compile: None,
+        },
+        Broken {
+            name: "leaks-under-load",
+            server: good(get, &format!("{get}        Site.leak = b'x' * 60_000_000 if self.path == '/' else b''\n")),
+            role: "command: 'python3 server.py', memory: '48M', health: { path: '/up' }",
+            compile: None,
+        },
+        checked("fails-its-check", good("send_response(200)", "send_response(500)")),
+        checked("hangs-on-its-check", good(get, &format!("{get}        time.sleep(1000)\n"))),
+        checked("closes-half-way", good(get, &format!("{get}        self.wfile.write(b'HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n'); self.wfile.flush(); os.close(self.connection.fileno()); return\n"))),
+        Broken {
+            name: "forks-without-end",
+            server: "import os, time\nwhile True:\n    try:\n        if os.fork() == 0:\n            time.sleep(1000)\n    except OSError as error:\n        print('cannot fork:', error, flush=True)\n        raise\n".to_owned(),
+            role: "command: 'python3 server.py', memory: '2G', pids: 64, health: { path: '/up' }",
+            compile: None,
+        },
+        Broken { name: "no-such-command", server: good("", ""), role: "command: 'gunicorn app', health: { path: '/up' }", compile: None },
+        // These work, whatever they do besides.
+        checked("deaf-to-sigterm", good("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")),
+        checked("starts-slowly", good("import http.server", "import time; time.sleep(4)\nimport http.server")),
+        checked(
+            "prints-without-end",
+            good("server.serve_forever()", "import threading\nthreading.Thread(target=lambda: [os.write(1, b'x' * 65000 + b'\\n') for _ in iter(int, 1)], daemon=True).start()\nserver.serve_forever()"),
+        ),
+        checked(
+            "prints-without-newlines",
+            good("server.serve_forever()", "import threading\nthreading.Thread(target=lambda: [(os.write(1, b'x' * 4096), time.sleep(0.001)) for _ in iter(int, 1)], daemon=True).start()\nserver.serve_forever()"),
+        ),
+        checked("prints-bytes", good("server.serve_forever()", "os.write(1, bytes(range(256)) * 100 + b'\\n')\nserver.serve_forever()")),
+        compiles("compile-hangs", "echo resolving; sleep 1000"),
+        compiles("compile-eats-memory", "python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'"),
+        compiles("compile-fails", "echo 'no such gem: rails' >&2; exit 3"),
+        compiles("compile-leaves-daemons", "(sleep 1000 &); echo done"),
+    ]
+}
+
+/// Pushes one; its transcript.
+fn transcript(world: &World, broken: &Broken) -> String {
+    let name = broken.name;
+    let _ = world.gantry(&["app", "create", name]).good();
+    let repository = world.repository(name, None);
+    repository.write("server.py", &broken.server);
+    repository.write("container/roles.json", &format!("{{ web: {{ {} }} }}", broken.role));
+    if let Some(compile) = broken.compile {
+        repository.write("container/compile", &format!("#!/bin/sh\n{compile}\n"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(world.path(&format!("repository-{name}/container/compile")), mode).expect("set");
+    }
+    repository.commit("it");
+    let push = repository.push();
+    if name == "leaks-under-load" {
+        let _ = page(world, name);
+        world.wait("it is out of memory", |world| {
+            world.gantry(&["why", name]).out.contains("out of memory").then_some(())
+        });
+    }
+    let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
+    // How long something waits, and so whether it is told, is not the same each time.
+    let said: Vec<&str> = said.filter(|line| line.starts_with(" !") || !line.contains(" is not ready")).collect();
+    let last = said[said.len().saturating_sub(LINES)..].join("\n");
+    let why = world.gantry(&["why", name]).good().out;
+    let verdict = if push.status == 0 {
+        let text = page(world, name);
+        assert!(text.starts_with("it works") || name == "leaks-under-load", "{name}: {text}");
+        "deployed"
+    } else {
+        "refused"
+    };
+    let why = why.lines().next().unwrap_or_default();
+    normal(&format!("push: {verdict}\n{last}\n\nwhy: {why}\n"))
+}
+
+/// Without what differs from run to run.
+fn normal(text: &str) -> String {
+    let mut words = Vec::new();
+    for line in text.lines() {
+        let split: Vec<&str> = line.split(' ').collect();
+        let seconds = |at: usize| split.get(at + 1).is_some_and(|unit| ["s", "s:", "s;"].contains(unit));
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let line = split.iter().enumerate().map(|(at, text)| {
+            if number(text.trim_start_matches('(')) && (seconds(at) || line.contains("times so far")) {
+                "N".to_owned()
+            } else {
+                word(text)
+            }
+        });
+        words.push(line.collect::<Vec<_>>().join(" "));
+    }
+    words.join("\n") + "\n"
+}
+
+fn word(word: &str) -> String {
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if hex(word, 10) {
+        return "COMMIT".to_owned();
+    }
+    if hex(word, 12) {
+        return "IMAGE".to_owned();
+    }
+    if let Some(commit) = word.strip_suffix(");").filter(|commit| hex(commit, 10)) {
+        return word.replace(commit, "COMMIT");
+    }
+    if let Some(rest) = word.strip_prefix("http://") {
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (name, port) = host.split_once(':').unwrap_or((host, ""));
+        let name = if name.starts_with("10.") { "ADDRESS" } else { name };
+        let port = if port == "8080" { port } else { "PORT" };
+        return format!("http://{name}:{port}/{path}");
+    }
+    word.to_owned()
+}
+
+#[test]
+fn what_an_application_does_wrong_is_said() {
+    let limits = ["--deadline", "10", "--compile-time", "4", "--compile-memory", "64M"];
+    let world = World::start(&limits);
+    let queue = Mutex::new(applications());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let bless = std::env::var_os("GANTRY_TEST_BLESS").is_some();
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let Some(broken) = queue.lock().expect("queue").pop() else { return };
+                    let found = transcript(&world, &broken);
+                    let path = folder.join(format!("{}.txt", broken.name));
+                    if bless {
+                        std::fs::write(&path, &found).expect("written");
+                    } else if std::fs::read_to_string(&path).unwrap_or_default() != found {
+                        wrong.lock().expect("wrong").push(format!("--- {}\n{found}", broken.name));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().expect("wrong");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
