@@ -83,6 +83,7 @@ pub(crate) fn prepare(
         env: environment(names, spec, runtime),
         cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
         user,
+        users: agent.users.of(&names.app)?,
         limits: Limits {
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,

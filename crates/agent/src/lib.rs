@@ -29,6 +29,7 @@ mod records;
 mod sessions;
 mod status;
 mod supervisor;
+mod users;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -78,6 +79,7 @@ pub(crate) struct Agent {
     pub(crate) init: PathBuf,
     pub(crate) status: status::Board,
     pub(crate) addresses: network::Addresses,
+    pub(crate) users: users::Users,
 }
 
 /// Why the agent could not start.
@@ -121,12 +123,18 @@ pub async fn run(
         })?;
     }
     network::set_up(&settings).await?;
+    let layers = Layers::in_folder(&settings.data.join("layers"))?;
+    let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
+    if let Err(why) = &mapped {
+        tracing::warn!(why, "owners cannot be mapped here: users in containers are the machine's");
+    }
     let agent = Arc::new(Agent {
         client,
-        layers: Layers::in_folder(&settings.data.join("layers"))?,
+        layers,
         init: gantry_sandbox::install_init(&settings.data.join("init"))?,
         status: status::Board::default(),
         addresses: network::Addresses::new(settings.gateway, settings.prefix),
+        users: users::Users::load(&settings.data, mapped.is_ok()),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "the agent runs");

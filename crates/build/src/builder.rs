@@ -187,6 +187,7 @@ impl Builder {
                 name: format!("build-{}-{}", job.app, job.number.0),
                 layers,
                 env,
+                users: job.users,
                 network: job.network.clone(),
                 cache: &self.folders.caches.join(job.app.as_str()),
                 folders: &self.folders,
@@ -265,6 +266,8 @@ pub struct Job<'a> {
     pub commit: &'a str,
     /// The base's manifest.
     pub base: &'a Digest,
+    /// The first number of a compile step's own users, where the machine has such.
+    pub users: Option<u32>,
     /// A compile step's way out.
     pub network: Option<Network>,
 }

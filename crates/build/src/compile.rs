@@ -45,6 +45,8 @@ pub(crate) struct Step<'a> {
     pub(crate) layers: Vec<std::path::PathBuf>,
     /// The app's configuration is not here: an image is the same for every configuration.
     pub(crate) env: Vec<(String, String)>,
+    /// The first number of its own users, where the machine has such.
+    pub(crate) users: Option<u32>,
     /// Its way to package registries.
     pub(crate) network: Option<Network>,
     /// The app's cache.
@@ -77,7 +79,8 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     let layer = match outcome {
         Ok(()) => {
             let (upper, scratch) = (spec.root.upper.clone(), step.folders.scratch.clone());
-            tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, &scratch))
+            let users = step.users;
+            tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, users, &scratch))
                 .await
                 .map_err(|error| failed(&error))?
                 .map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
@@ -121,6 +124,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         env,
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
+        users: step.users,
         limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS },
         network: step.network.clone(),
         binds: vec![

@@ -19,6 +19,9 @@ use crate::{Server, ServerError, http::registry, tokens};
 /// Builds at once: each may use the whole machine.
 const AT_ONCE: usize = 2;
 
+/// The users of the first slot's builds: below the ranges of apps.
+const USERS: u32 = 0x6fff_0000;
+
 /// The builds under way.
 #[derive(Default)]
 pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Arc<Output>>>);
@@ -111,7 +114,7 @@ fn wanted(mirror: &Mirror) -> Vec<Deploy> {
 async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
     let slot = slots.take().await;
-    let outcome = make(&server, &deploy, &output, build_address(&server.settings, slot)).await;
+    let outcome = make(&server, &deploy, &output, Place::of(&server, slot)).await;
     slots.give_back(slot);
     let name = app.clone();
     gantry_linux::step!("build.made");
@@ -132,21 +135,28 @@ async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Ar
     server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(app, number));
 }
 
-/// An address for each slot, from the top of the machine's network; instances are given theirs from the bottom.
-fn build_address(settings: &Settings, slot: usize) -> Ipv4Addr {
-    let host_bits = 32 - u32::from(settings.network.prefix);
-    let top = u32::from(settings.network.gateway) | ((1 << host_bits) - 1);
-    Ipv4Addr::from(top - 1 - u32::try_from(slot).unwrap_or(0))
+/// What a build has to itself.
+#[derive(Clone, Copy)]
+struct Place {
+    address: Ipv4Addr,
+    users: Option<u32>,
 }
 
-async fn make(
-    server: &Arc<Server>,
-    deploy: &Deploy,
-    output: &Arc<Output>,
-    address: Ipv4Addr,
-) -> Result<Made, BuildError> {
+impl Place {
+    /// Addresses from the top of the machine's network, for instances are given theirs from the bottom; users from below
+    /// those of apps.
+    fn of(server: &Server, slot: usize) -> Self {
+        let slot = u32::try_from(slot).unwrap_or(0);
+        let network = &server.settings.network;
+        let top = u32::from(network.gateway) | ((1 << (32 - u32::from(network.prefix))) - 1);
+        let users = server.maps_users.then(|| USERS - slot * 65_536);
+        Self { address: Ipv4Addr::from(top - 1 - slot), users }
+    }
+}
+
+async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place: Place) -> Result<Made, BuildError> {
     match &deploy.cause {
-        Cause::Push { commit, source } => push(server, deploy, commit, source, output, address).await,
+        Cause::Push { commit, source } => push(server, deploy, commit, source, output, place).await,
         Cause::Image { reference, image } => {
             output.step(&format!("Deploying image {reference}"));
             registry::roles_of(server, image).await.map(|roles| Made {
@@ -198,7 +208,7 @@ async fn push(
     commit: &str,
     source: &Digest,
     output: &Arc<Output>,
-    address: Ipv4Addr,
+    Place { address, users }: Place,
 ) -> Result<Made, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
@@ -226,7 +236,7 @@ async fn push(
             prefix: server.settings.network.prefix,
             gateway: server.settings.network.gateway,
         };
-        let job = Job { app: &deploy.app, number: deploy.number, commit, base: &base, network: Some(network) };
+        let job = Job { app: &deploy.app, number: deploy.number, commit, base: &base, users, network: Some(network) };
         server.builder.build(&job, archive, recipe, output).await?
     };
     let defaults = mutations::requested_config(&app, &built, tokens::secret).map_err(|why| fail("roles", &why))?;

@@ -48,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) core: core::Handle,
     pub(crate) blobs: Blobs,
     pub(crate) builder: Builder,
+    /// This machine's file system can map owners.
+    pub(crate) maps_users: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_door::Pushes,
     pub(crate) sessions: sessions::Sessions,
@@ -115,7 +117,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     tokens::ensure(&core, &settings).await?;
     // Builds whose server was killed: nobody waits for them.
     gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await?;
-    let server = Arc::new(assemble(settings, core)?);
+    let mut server = assemble(settings, core)?;
+    server.maps_users = gantry_sandbox::probe_users(&server.settings.data.join("layers")).await.is_ok();
+    let server = Arc::new(server);
     let listener = TcpListener::bind(server.settings.listen)
         .await
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
@@ -173,6 +177,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         core,
         blobs,
         builder,
+        maps_users: false,
         repositories,
         pushes: git_door::Pushes::default(),
         sessions: sessions::Sessions::default(),

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use gantry_linux::process::USERS;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, openat, readlinkat, statat};
 
 use crate::layer::{Layer, LayerWriter, Meta};
@@ -17,14 +18,16 @@ use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 use crate::unpack::Bounds;
 
 /// Writes the layer of `upper`, without `excluded` paths (relative, such as `etc/hosts`): the places that are mounted
-/// over when a container runs. None when nothing else changed.
+/// over when a container runs. `users` is the first number of the container's own users, if it had such: in the layer they are
+/// the image's. None when nothing else changed.
 ///
 /// # Errors
 /// When a file cannot be read or the layer not be written.
-pub fn diff(upper: &Path, excluded: &[&str], scratch: &Path) -> io::Result<Option<Layer>> {
+pub fn diff(upper: &Path, excluded: &[&str], users: Option<u32>, scratch: &Path) -> io::Result<Option<Layer>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(upper, flags, Mode::empty())?;
-    let mut walk = Walk { writer: LayerWriter::new(scratch)?, excluded, links: HashMap::new(), entries: 0, bytes: 0 };
+    let writer = LayerWriter::new(scratch)?;
+    let mut walk = Walk { writer, excluded, users, links: HashMap::new(), entries: 0, bytes: 0 };
     walk.folder(&root, Path::new(""))?;
     if walk.entries == 0 {
         return Ok(None);
@@ -38,6 +41,7 @@ const DEPTH_MAX: usize = 256;
 struct Walk<'a> {
     writer: LayerWriter,
     excluded: &'a [&'a str],
+    users: Option<u32>,
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), PathBuf>,
     entries: u64,
@@ -59,7 +63,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, parent: &OwnedFd, name: &OsString, path: &Path, stat: &Stat) -> io::Result<()> {
-        let meta = meta(stat);
+        let meta = self.meta(stat);
         let open = |flags| openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if path.components().count() > DEPTH_MAX => {
@@ -124,6 +128,18 @@ impl Walk<'_> {
         }
     }
 
+    fn meta(&self, stat: &Stat) -> Meta {
+        // What the machine itself made for the container is root's.
+        let inside =
+            |id: u32| self.users.map_or(id, |first| id.checked_sub(first).filter(|id| *id < USERS).unwrap_or(0));
+        Meta {
+            mode: stat.st_mode & 0o7777,
+            uid: inside(stat.st_uid),
+            gid: inside(stat.st_gid),
+            mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
+        }
+    }
+
     fn holds_a_mount(&self, path: &Path) -> bool {
         self.excluded.iter().any(|excluded| Path::new(excluded).starts_with(path))
     }
@@ -141,15 +157,6 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     }
     names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     Ok(names)
-}
-
-fn meta(stat: &Stat) -> Meta {
-    Meta {
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
-    }
 }
 
 fn is_opaque(folder: &OwnedFd) -> bool {

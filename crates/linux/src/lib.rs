@@ -1,4 +1,5 @@
-//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`] and [`stream`].
+//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`], [`stream`] and
+//! [`mounts`].
 //!
 //! | module | gives |
 //! |---|---|

@@ -36,6 +36,50 @@ pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
         .tried(|| format!("bind {}", path.display()))
 }
 
+/// As [`copy_of`], with owners on the disk shown as the users of the namespace `users`, and the other way round.
+///
+/// # Errors
+/// `EINVAL` where the file system cannot (before Linux 5.12 none can).
+pub fn mapped_copy_of(path: &Path, users: impl AsFd) -> Result<OwnedFd, LinuxError> {
+    let copy = copy_of(path)?;
+    map_owners(&copy, users).tried(|| format!("map the owners of {}", path.display()))?;
+    Ok(copy)
+}
+
+#[allow(unsafe_code)]
+fn map_owners(mount: &OwnedFd, users: impl AsFd) -> std::io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users.as_fd().as_raw_fd()).unwrap_or(u64::MAX),
+    };
+    let (path, flags) = (c"", libc::AT_EMPTY_PATH);
+    // SAFETY: both descriptors are open for as long as they are borrowed, the path ends with NUL, and the structure lives
+    // through the call, which is told its size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Covers `path` with itself, its owners mapped; in this mount namespace alone.
+///
+/// # Errors
+/// As [`mapped_copy_of`].
+pub fn map_in_place(path: &Path, users: impl AsFd) -> Result<(), LinuxError> {
+    let copy = mapped_copy_of(path, users)?;
+    move_mount(&copy, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .tried(|| format!("cover {}", path.display()))
+}
+
 /// Puts a detached mount onto what `target` is.
 ///
 /// # Errors

@@ -60,6 +60,58 @@ pub fn unshare(flags: UnshareFlags) -> Result<(), LinuxError> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.tried(|| format!("make new namespaces ({flags:?})"))
 }
 
+/// How many users a namespace has: those that an image may name.
+pub const USERS: u32 = 65_536;
+
+/// Makes a user namespace whose users 0 to 65,535 are the host's from `first` on, for whoever enters it or maps a mount by
+/// it. It lives as long as its descriptor does.
+///
+/// # Errors
+/// When the kernel refuses, as it does where user namespaces are switched off.
+pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
+    use std::io::{Read, Write};
+    let action = || "make a user namespace".to_owned();
+    let (mut ready, mut ready_end) = std::io::pipe().tried(action)?;
+    let (mut hold_end, hold) = std::io::pipe().tried(action)?;
+    match SingleThreaded::prove()?.fork()? {
+        Forked::Child => {
+            drop((ready, hold));
+            let made = unshare(UnshareFlags::NEWUSER).is_ok() && ready_end.write_all(b"r").is_ok();
+            // Holds the namespace until the parent has it.
+            let _ = made && hold_end.read(&mut [0]).is_ok();
+            std::process::exit(0)
+        }
+        Forked::Parent(pid) => {
+            drop((ready_end, hold_end));
+            let map = || -> std::io::Result<OwnedFd> {
+                ready.read_exact(&mut [0])?;
+                for file in ["uid_map", "gid_map"] {
+                    std::fs::write(format!("/proc/{pid}/{file}"), format!("0 {first} {USERS}"))?;
+                }
+                Ok(std::fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
+            };
+            let mapped = { map }().tried(action);
+            drop(hold);
+            let _ = rustix::process::waitpid(Pid::from_raw(pid), rustix::process::WaitOptions::empty());
+            mapped
+        }
+    }
+}
+
+/// Enters a user namespace and becomes its root: every right in it, none outside.
+///
+/// # Errors
+/// When the process has threads, or the kernel refuses.
+pub fn enter_users(users: impl AsFd) -> Result<(), LinuxError> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid};
+    let (uid, gid) = (rustix::fs::Uid::from_raw(0), rustix::fs::Gid::from_raw(0));
+    let action = || "enter the user namespace".to_owned();
+    move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User)).tried(action)?;
+    rustix::thread::set_thread_groups(&[]).tried(action)?;
+    set_thread_res_gid(gid, gid, gid).tried(action)?;
+    set_thread_res_uid(uid, uid, uid).tried(action)
+}
+
 /// Nothing but the three standard descriptors outlives the next exec, whatever this process was started with.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::launch::{Answer, IDENTITY, Identity, LAUNCH_COMMAND};
+use crate::launch::{Answer, IDENTITY, Identity, LAUNCH_COMMAND, PROBE_COMMAND};
 use crate::spec::Spec;
 
 /// The longest a launch may take.
@@ -98,6 +98,18 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).map_err(fail)?;
     std::fs::rename(&fresh, &path).map_err(fail)?;
     Ok(path)
+}
+
+/// Whether containers whose layers are in `folder` can have users of their own ([`Spec::users`]); if not, why.
+///
+/// # Errors
+/// What the kernel refused, in words.
+pub async fn probe_users(folder: &Path) -> Result<(), String> {
+    let mut probe = Command::new("/proc/self/exe");
+    probe.arg(PROBE_COMMAND).arg(folder).env_clear().current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(LAUNCH_TIMEOUT, probe.output()).await;
+    let output = output.map_err(|_| "no answer in 30 s".to_owned())?.map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
 /// Makes the container and lets it run, through a launcher.

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::process::{Forked, Process, SingleThreaded, close_on_exec};
+use gantry_linux::process::{Forked, Process, SingleThreaded, close_on_exec, enter_users};
 use gantry_linux::{LinuxError, Tried};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -179,7 +179,12 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
+    let users = users_of(pid)?;
     move_into_thread_name_spaces(target.as_fd(), spaces).tried(|| "enter the container".to_owned())?;
+    // Last: its other namespaces belong to the host's.
+    if let Some(users) = users {
+        enter_users(users)?;
+    }
     let (inner, outer) = streams(&spec).tried(|| "make its streams".to_owned())?;
     let borrowed: Vec<BorrowedFd<'_>> = outer.iter().map(AsFd::as_fd).collect();
     hand_over(socket, &borrowed).tried(|| "hand its streams over".to_owned())?;
@@ -195,6 +200,17 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
             wait_for(pid)
         }
     }
+}
+
+/// The user namespace of a container that has one of its own.
+fn users_of(pid: i32) -> Result<Option<OwnedFd>, LinuxError> {
+    let action = || "find the container's users".to_owned();
+    let path = format!("/proc/{pid}/ns/user");
+    let (own, its) = (std::fs::read_link("/proc/self/ns/user"), std::fs::read_link(&path));
+    if own.tried(action)? == its.tried(action)? {
+        return Ok(None);
+    }
+    Ok(Some(std::fs::File::open(path).tried(action)?.into()))
 }
 
 /// The container is whole: its filters are the last thing that its pid 1 is given before init. Before that its root may

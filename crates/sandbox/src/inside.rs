@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use gantry_linux::process::unshare;
+use gantry_linux::process::{enter_users, unshare};
 use gantry_linux::{LinuxError, Tried, mounts, network, rooted};
 use rustix::fs::{FileType, Mode, OFlags, mknodat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
@@ -34,6 +34,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
+/// The group of terminals, in Debian as elsewhere.
+const TTY: u32 = 5;
+
 /// Read-only, nothing to execute, no devices, no setuid: what information file systems are mounted with.
 const INERT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
@@ -47,7 +50,7 @@ pub(crate) struct Handshake {
 }
 
 /// Becomes the container. Returns only when something failed.
-pub(crate) fn become_container(spec: &Spec, mut handshake: Handshake) -> LinuxError {
+pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshake: Handshake) -> LinuxError {
     let mut becoming = || -> Result<Command, LinuxError> {
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
         gantry_linux::step!("inside.apart");
@@ -60,7 +63,7 @@ pub(crate) fn become_container(spec: &Spec, mut handshake: Handshake) -> LinuxEr
         gantry_linux::step!("inside.connected");
         let command = init_command(spec)?;
         gantry_linux::step!("inside.opened");
-        enter_root(spec)?;
+        enter_root(spec, users.as_ref())?;
         rustix::system::sethostname(spec.hostname.as_bytes())
             .tried(|| format!("set the host name {}", spec.hostname))?;
         posture::cover_paths()?;
@@ -68,6 +71,10 @@ pub(crate) fn become_container(spec: &Spec, mut handshake: Handshake) -> LinuxEr
         umask(Mode::from_raw_mode(0o022));
         rustix::process::setsid().tried(|| "begin a session".to_owned())?;
         rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
+        // The last thing that needs the host's rights is done.
+        if let Some(users) = &users {
+            enter_users(users)?;
+        }
         posture::drop_rights(spec.user.uid)?;
         posture::filter_system_calls()?;
         Ok(command)
@@ -114,9 +121,16 @@ fn configure_network(spec: &Spec) -> Result<(), LinuxError> {
 }
 
 /// Builds the root and makes it `/`. Nothing in it is trusted: every path is resolved by the kernel inside it.
-fn enter_root(spec: &Spec) -> Result<(), LinuxError> {
+fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     mounts::make_private()?;
     let layers: Vec<&Path> = spec.root.layers.iter().map(AsRef::as_ref).collect();
+    if let (Some(users), Some(first)) = (users, spec.users) {
+        // In this mount namespace the layers belong to the container's users; on the disk to those of every image.
+        layers.iter().try_for_each(|layer| mounts::map_in_place(layer, users))?;
+        // What it writes is on the disk as its own, and goes with it.
+        std::os::unix::fs::chown(&spec.root.upper, Some(first), Some(first))
+            .tried(|| format!("give {} to the container", spec.root.upper.display()))?;
+    }
     mounts::overlay(&layers, &spec.root.upper, &spec.root.work, &spec.root.mountpoint)?;
     let root =
         rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -127,14 +141,15 @@ fn enter_root(spec: &Spec) -> Result<(), LinuxError> {
     std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").tried(|| "free the low ports".to_owned())?;
     put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
     put(&root, "/dev", &devices()?)?;
-    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let terminals = spec.users.map_or(TTY, |first| first + TTY).to_string();
+    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
     put(&root, "/dev/shm", &mounts::detached("tmpfs", &[("mode", "1777"), ("size", "67108864")], INERT)?)?;
     put(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
     let init = Bind { source: spec.init.clone(), target: INIT.into(), writable: false };
     for bind in std::iter::once(&init).chain(&spec.binds) {
-        put_bind(&root, bind)?;
+        put_bind(&root, bind, users)?;
     }
     make_temporary(&root)?;
     fchdir(&root).tried(|| "enter the root".to_owned())?;
@@ -159,11 +174,15 @@ impl<T> TriedAt<T> for Result<T, LinuxError> {
     }
 }
 
-fn put_bind(root: &OwnedFd, bind: &Bind) -> Result<(), LinuxError> {
+fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     let is_folder = bind.source.is_dir();
     let target =
         if is_folder { rooted::make_folder(root, &bind.target)? } else { rooted::make_file(root, &bind.target)? };
-    let copy = mounts::copy_of(&bind.source)?;
+    // What may be written outlives the container, and its owners on the disk are those of the image.
+    let copy = match users.filter(|_| bind.writable) {
+        Some(users) => mounts::mapped_copy_of(&bind.source, users)?,
+        None => mounts::copy_of(&bind.source)?,
+    };
     mounts::attach(&copy, target).tried_at(&bind.target.display().to_string())?;
     let write = if bind.writable { MountFlags::empty() } else { MountFlags::RDONLY };
     mounts::restrict(&copy, write | MountFlags::NOSUID | MountFlags::NODEV)

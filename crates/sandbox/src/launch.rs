@@ -3,13 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use gantry_linux::cgroup::{self, Cgroup};
-use gantry_linux::process::{Forked, Process, SingleThreaded, boot_id, close_on_exec, start_time, unshare};
-use gantry_linux::{LinuxError, Tried, network};
+use gantry_linux::process::{
+    Forked, Process, SingleThreaded, boot_id, close_on_exec, start_time, unshare, user_namespace,
+};
+use gantry_linux::{LinuxError, Tried, mounts, network};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +45,29 @@ pub fn launcher_main() -> Option<ExitCode> {
     let mode = std::env::args_os().nth(1)?;
     if mode == LAUNCH_COMMAND {
         Some(main())
+    } else if mode == PROBE_COMMAND {
+        Some(probe_main())
     } else if mode == EXEC_COMMAND {
         Some(crate::exec::launcher_main())
     } else {
         None
+    }
+}
+
+/// The program's first argument that makes it try whether owners in a folder can be mapped.
+pub(crate) const PROBE_COMMAND: &str = "sandbox-probe";
+
+/// The folder is the second argument. Success if its file system can.
+fn probe_main() -> ExitCode {
+    let folder = std::env::args_os().nth(2).unwrap_or_default();
+    // Any range does.
+    let mapped = user_namespace(1 << 30).and_then(|users| mounts::mapped_copy_of(Path::new(&folder), users));
+    match mapped {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -103,13 +124,14 @@ fn start(spec: &Spec, group: &Cgroup) -> Result<Identity, LinuxError> {
     let (ready, ready_end) = io::pipe().tried(piped)?;
     let (go_end, go) = io::pipe().tried(piped)?;
     let (error, error_end) = io::pipe().tried(piped)?;
+    let users = spec.users.map(user_namespace).transpose()?;
     let alone = SingleThreaded::prove()?;
     unshare(UnshareFlags::NEWPID)?;
     match alone.fork()? {
         Forked::Child => {
             // The parent's ends must go, or the child would wait for itself.
             drop((ready, go, error));
-            child(spec, Handshake { ready: ready_end, go: go_end }, error_end)
+            child(spec, users, Handshake { ready: ready_end, go: go_end }, error_end)
         }
         Forked::Parent(pid) => {
             drop((ready_end, go_end, error_end));
@@ -118,8 +140,8 @@ fn start(spec: &Spec, group: &Cgroup) -> Result<Identity, LinuxError> {
     }
 }
 
-fn child(spec: &Spec, handshake: Handshake, mut error_end: PipeWriter) -> ! {
-    let error = become_container(spec, handshake);
+fn child(spec: &Spec, users: Option<OwnedFd>, handshake: Handshake, mut error_end: PipeWriter) -> ! {
+    let error = become_container(spec, users, handshake);
     let _ = error_end.write_all(error.to_string().as_bytes());
     std::process::exit(125)
 }

@@ -27,7 +27,7 @@ mod launch;
 mod posture;
 mod spec;
 
-pub use container::{Container, ExitRecord, SandboxError, end_all, end_rest, install_init, launch};
+pub use container::{Container, ExitRecord, SandboxError, end_all, end_rest, install_init, launch, probe_users};
 pub use exec::{ExecOutcome, ExecSession, ExecSpec, exec};
 pub use launch::{EXEC_COMMAND, LAUNCH_COMMAND, launcher_main};
 pub use spec::{Bind, Limits, Log, Network, Root, Spec, User};

@@ -24,6 +24,9 @@ pub struct Spec {
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
+    /// The first of the 65,536 numbers that its users have outside: its root is nobody there. None where the machine's file
+    /// system cannot map owners; then its users are the host's.
+    pub users: Option<u32>,
     /// What it may use.
     pub limits: Limits,
     /// None: loopback alone.

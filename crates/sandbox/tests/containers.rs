@@ -14,6 +14,9 @@ use gantry_sandbox::{
 };
 use libtest_mimic::{Arguments, Trial};
 
+/// The first number of the containers' own users.
+const FIRST: u32 = 0x7000_0000;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         trial("masked_and_read_only_paths_are", || run(paths())),
         trial("no_descriptor_and_no_device_leaks", || run(leaks())),
         trial("memory_and_process_limits_bite", || run(limits())),
+        trial("root_inside_is_nobody_outside", || run(users())),
         trial("signals_reach_the_application", || run(signals())),
         trial("a_hostile_root_leads_nowhere", || run(hostile_root())),
         trial("a_symlinked_device_folder_is_refused", || run(symlinked_dev())),
@@ -86,6 +90,7 @@ fn a_box(script: &str) -> Box {
         env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
         cwd: "/".into(),
         user: User { uid: 1000, gid: 1000 },
+        users: Some(FIRST),
         limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32 },
         network: None,
         binds: Vec::new(),
@@ -215,6 +220,58 @@ async fn limits() {
     container.destroy().await.expect("removed");
     let lines = output("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done; echo over").await;
     assert!(lines.iter().any(|line| line.contains("fork")), "{lines:?}");
+}
+
+/// What root in a container is outside, and what it can do with what is root's outside. Once with users of its own, and once
+/// without: then the same root is the machine's.
+async fn users() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    for first in [Some(FIRST), None] {
+        let script = "id -u; cut -c1-40 /proc/self/uid_map | tr -s ' '; cat /secret/key 2>&1; echo > /made; \
+                      echo > /kept/made; ls -ln /etc/passwd | tr -s ' ' | cut -d' ' -f3; echo end; exec sleep 1000";
+        let mut it = a_box(script);
+        it.spec.user = User { uid: 0, gid: 0 };
+        it.spec.users = first;
+        let folder = |name: &str| it.folder.path().join(name);
+        std::fs::create_dir_all(folder("layer/etc")).expect("made");
+        std::fs::write(folder("layer/etc/passwd"), "root:x:0:0::/:/bin/sh\n").expect("written");
+        for name in ["secret", "kept"] {
+            std::fs::create_dir(folder(name)).expect("made");
+        }
+        std::fs::write(folder("secret/key"), "the machine's secret\n").expect("written");
+        std::fs::set_permissions(folder("secret/key"), std::fs::Permissions::from_mode(0o600)).expect("set");
+        it.spec.binds = vec![
+            Bind { source: folder("secret"), target: "/secret".into(), writable: false },
+            Bind { source: folder("kept"), target: "/kept".into(), writable: true },
+        ];
+        let container = it.start().await;
+        it.says("end").await;
+        let lines = it.log();
+        assert_eq!(lines[0], "0", "{lines:?}");
+        let owner = |path: &str| std::fs::metadata(folder(path)).expect("there").uid();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid().expect("runs"))).expect("read");
+        let outside = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a user");
+        let outside: Vec<&str> = outside.split_whitespace().collect();
+        let reads = lines.iter().any(|line| line == "the machine's secret");
+        match first {
+            Some(first) => {
+                assert_eq!(lines[1].trim(), format!("0 {first} 65536"));
+                assert!(!reads && lines.iter().any(|line| line.contains("Permission denied")), "{lines:?}");
+                assert_eq!(outside, [first.to_string().as_str(); 4]);
+                assert_eq!(owner("upper/made"), first);
+            }
+            None => {
+                // The control: nothing but the namespace kept the two apart.
+                assert!(reads, "{lines:?}");
+                assert_eq!(outside, ["0"; 4]);
+                assert_eq!(owner("upper/made"), 0);
+            }
+        }
+        // The image's owners are the image's inside, and what is kept has them on the disk.
+        assert_eq!(lines[lines.len() - 2], "0", "{lines:?}");
+        assert_eq!(owner("kept/made"), 0);
+        container.destroy().await.expect("removed");
+    }
 }
 
 async fn signals() {

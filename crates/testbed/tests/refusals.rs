@@ -81,7 +81,10 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
     );
     refused(&world, &shop, &["the release step failed: exited with 4", "migrating"]);
     let why = world.gantry(&["why", "shop"]).good().out;
-    assert!(why.contains("reverted: the release step failed: exited with 4 (last output: migrating); v1 serves"), "{why}");
+    assert!(
+        why.contains("reverted: the release step failed: exited with 4 (last output: migrating); v1 serves"),
+        "{why}"
+    );
 
     // These never become ready: what they wait for is told while they wait, and `abort` ends it.
     let waits = [

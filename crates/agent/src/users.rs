@@ -1,0 +1,73 @@
+//! Each app's own range of users on this machine: what is root in one app's containers is nobody outside, and nobody in
+//! another app's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use gantry_model::AppName;
+
+/// The first number that is given out: above what systems give their people, services and subordinate users.
+const FIRST: u32 = 0x7000_0000;
+
+/// Numbers in a range: the users that an image may name.
+const RANGE: u32 = 65_536;
+
+/// Ranges there are, up to where numbers would be negative for programs that take them for such.
+const RANGES: u32 = 0x0fff;
+
+/// The ranges that are given, by app. Kept on disk, so that an app's stays the same.
+pub(crate) struct Users {
+    path: PathBuf,
+    given: Mutex<BTreeMap<String, u32>>,
+    /// This machine's file system can map owners.
+    mapped: bool,
+}
+
+impl Users {
+    pub(crate) fn load(data: &Path, mapped: bool) -> Self {
+        let path = data.join("users.json");
+        let given = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Self { path, given: Mutex::new(given), mapped }
+    }
+
+    /// The first number of an app's range; none where there are none.
+    pub(crate) fn of(&self, app: &AppName) -> io::Result<Option<u32>> {
+        if !self.mapped {
+            return Ok(None);
+        }
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match given.get(app.as_str()) {
+            Some(place) => *place,
+            None => {
+                let free = (0..RANGES).find(|place| !given.values().any(|other| other == place));
+                let place = free.ok_or_else(|| io::Error::other("there is no free range of users"))?;
+                given.insert(app.to_string(), place);
+                let fresh = self.path.with_extension("new");
+                std::fs::write(&fresh, serde_json::to_vec(&*given)?)?;
+                std::fs::rename(fresh, &self.path)?;
+                place
+            }
+        };
+        Ok(Some(FIRST + place * RANGE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_keeps_its_range_and_no_two_have_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let app = |name| AppName::parse(name).expect("a name");
+        let users = Users::load(folder.path(), true);
+        let first = users.of(&app("one")).expect("given").expect("mapped");
+        let second = users.of(&app("two")).expect("given").expect("mapped");
+        assert!(second >= first + RANGE && u64::from(FIRST) + u64::from(RANGES) * u64::from(RANGE) < 1 << 31);
+        let again = Users::load(folder.path(), true);
+        assert_eq!(again.of(&app("two")).expect("given"), Some(second));
+        assert_eq!(Users::load(folder.path(), false).of(&app("one")).expect("none"), None);
+    }
+}
