@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use gantry_blobs::Hasher;
-use gantry_linux::{LinuxError, rooted};
+use gantry_linux::{LinuxError, Tried, rooted};
 use gantry_model::Digest;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fsetxattr, linkat,
@@ -94,7 +94,7 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
     let mut plain = Hashed::new(plain);
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| UnpackError::Make { path: folder.display().to_string(), source: error.into() })?;
-    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new() };
+    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), last: None };
     unpacker.run(&mut plain)?;
     // What follows the archive's end is part of the digests.
     io::copy(&mut plain, &mut io::sink()).map_err(UnpackError::Stream)?;
@@ -135,6 +135,9 @@ struct Unpacker {
     entries: u64,
     /// Folders with their times, set last: making something in a folder changes its time.
     folders: Vec<(PathBuf, u64)>,
+    /// The folder that the last file went into: files of one folder come together. Whatever else is made may change where a
+    /// path leads.
+    last: Option<(PathBuf, OwnedFd)>,
 }
 
 /// An entry's place: the folder that it goes into, and its name there.
@@ -172,7 +175,8 @@ impl Unpacker {
             return Err(refuse("it leads out of its folder"));
         }
         let made = |error: io::Error| UnpackError::Make { path: shown.clone(), source: error };
-        let Some(place) = self.place(&path).map_err(|error| made(error.source))? else {
+        let keep = matches!(kind, EntryType::Regular | EntryType::Continuous);
+        let Some(place) = self.place(&path, keep).map_err(|error| made(error.source))? else {
             return self.root_folder(entry).map_err(made);
         };
         if let Some(name) = place.name.to_str().filter(|name| name.starts_with(WHITEOUT)) {
@@ -204,12 +208,24 @@ impl Unpacker {
     }
 
     /// None for the root itself.
-    fn place(&self, path: &Path) -> Result<Option<Place>, LinuxError> {
+    fn place(&mut self, path: &Path, keep: bool) -> Result<Option<Place>, LinuxError> {
         let names: Vec<&OsStr> = rooted::names(path).collect();
         let Some((name, above)) = names.split_last() else {
             return Ok(None);
         };
-        let parent = rooted::make_folder_through_links(&self.root, &above.iter().collect::<PathBuf>())?;
+        let above: PathBuf = above.iter().collect();
+        let known = self.last.take().filter(|(path, _)| *path == above);
+        let (above, parent) = match known {
+            Some(known) => known,
+            None => {
+                let parent = rooted::make_folder_through_links(&self.root, &above)?;
+                (above, parent)
+            }
+        };
+        if keep {
+            let copy = parent.try_clone().tried(|| format!("keep {} open", above.display()))?;
+            self.last = Some((above, copy));
+        }
         Ok(Some(Place { parent, name: (*name).to_owned() }))
     }
 

@@ -8,6 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::RouterError;
@@ -23,9 +24,14 @@ const QUEUE: usize = 10_000;
 pub(crate) struct AccessLog(mpsc::Sender<String>);
 
 /// A request's line, written when it is dropped: whatever became of the request.
+#[derive(Serialize)]
 pub(crate) struct Entry {
+    #[serde(skip)]
     log: AccessLog,
+    #[serde(skip)]
     begun: Instant,
+    /// Set when the line is written, as is `ms`.
+    at: u64,
     pub(crate) host: String,
     pub(crate) app: String,
     pub(crate) instance: String,
@@ -33,6 +39,7 @@ pub(crate) struct Entry {
     pub(crate) path: String,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
+    ms: u64,
     pub(crate) peer: String,
     pub(crate) id: String,
 }
@@ -52,6 +59,7 @@ impl AccessLog {
         Entry {
             log: self.clone(),
             begun: Instant::now(),
+            at: 0,
             host: String::new(),
             app: String::new(),
             instance: String::new(),
@@ -59,6 +67,7 @@ impl AccessLog {
             path: String::new(),
             status: 0,
             bytes: 0,
+            ms: 0,
             peer: String::new(),
             id: String::new(),
         }
@@ -68,14 +77,11 @@ impl AccessLog {
 impl Drop for Entry {
     fn drop(&mut self) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let line = serde_json::json!({
-            "at": u64::try_from(at).unwrap_or_default(),
-            "host": self.host, "app": self.app, "instance": self.instance,
-            "method": self.method, "path": self.path, "status": self.status, "bytes": self.bytes,
-            "ms": u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default(),
-            "peer": self.peer, "id": self.id,
-        });
-        let _ = self.log.0.try_send(line.to_string());
+        self.at = u64::try_from(at).unwrap_or_default();
+        self.ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default();
+        if let Ok(line) = serde_json::to_string(self) {
+            let _ = self.log.0.try_send(line);
+        }
     }
 }
 
