@@ -103,7 +103,12 @@ impl Follower {
                     self.say(line).await;
                 }
             }
-            for line in announce(deploy, &self.server) {
+            for state in passed(before, deploy.state) {
+                for line in announce(deploy, *state, &self.server) {
+                    self.say(line).await;
+                }
+            }
+            for line in announce(deploy, deploy.state, &self.server) {
                 self.say(line).await;
             }
         }
@@ -130,9 +135,29 @@ fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
     }
 }
 
-fn announce(deploy: &Deploy, server: &Server) -> Vec<String> {
+/// The way of a deploy that goes well.
+const WAY: [DeployState; 7] = [
+    DeployState::Building,
+    DeployState::Placing,
+    DeployState::Starting,
+    DeployState::Verifying,
+    DeployState::Promoting,
+    DeployState::Draining,
+    DeployState::Done,
+];
+
+/// States between the one that was shown last and this one, which were over before anybody looked.
+fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployState] {
+    let place = |state| WAY.iter().position(|known| *known == state);
+    match (before.and_then(place), place(now)) {
+        (Some(before), Some(now)) if before < now => &WAY[before + 1..now],
+        _ => &[],
+    }
+}
+
+fn announce(deploy: &Deploy, state: DeployState, server: &Server) -> Vec<String> {
     let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
-    match deploy.state {
+    match state {
         DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
         DeployState::Placing => vec![format!("-----> Releasing {release}")],
         DeployState::Starting => vec![format!("-----> Starting {release}")],
@@ -174,4 +199,21 @@ fn refusal(deploy: &Deploy) -> Vec<String> {
     let mut lines = vec![format!(" !     {reason}")];
     lines.extend(last.map(|line| format!(" !       {line}")));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passed_unseen_is_told() {
+        use DeployState::{Building, Done, Draining, Held, Placing, Promoting, Reverting, Starting, Verifying};
+        assert_eq!(passed(Some(Building), Verifying), [Placing, Starting]);
+        assert_eq!(passed(Some(Verifying), Done), [Promoting, Draining]);
+        for (before, now) in
+            [(None, Done), (Some(Building), Placing), (Some(Held), Promoting), (Some(Starting), Reverting)]
+        {
+            assert!(passed(before, now).is_empty());
+        }
+    }
 }

@@ -2,9 +2,12 @@
 //!
 //! - [`World`]: a `gantry up` of its own, with its own folders, ports, network and control group; everything of it is
 //!   checked to be gone when it ends.
+//! - [`Etcd`]: a real one. With `GANTRY_TEST_ETCD` set every world has its store in one of its own.
 //! - [`load`]: requests without pause, each counted; what fails is kept with its reason.
 
+mod etcd;
 pub mod load;
 mod world;
 
+pub use etcd::Etcd;
 pub use world::{Output, Repository, World, program, run};

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::Etcd;
+
 /// Between two looks at what is waited for: a look starts a program, and must not take the processor from what it looks at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -53,6 +55,8 @@ pub struct World {
     api: u16,
     up: Option<Child>,
     extra: Vec<String>,
+    /// Ends after everything else.
+    _etcd: Option<Etcd>,
 }
 
 impl World {
@@ -63,6 +67,9 @@ impl World {
     #[must_use]
     pub fn start(extra: &[&str]) -> Self {
         let number = std::process::id() % 500 * 10 + NUMBER.fetch_add(1, Ordering::Relaxed);
+        let etcd = std::env::var_os("GANTRY_TEST_ETCD").filter(|_| !extra.contains(&"--store")).map(|_| Etcd::start());
+        let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
+        let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
         let mut world = Self {
             folder,
@@ -72,7 +79,8 @@ impl World {
             http: free_port(),
             api: free_port(),
             up: None,
-            extra: extra.iter().map(|word| (*word).to_owned()).collect(),
+            extra,
+            _etcd: etcd,
         };
         world.up();
         let base = base_archive();
@@ -469,7 +477,7 @@ pub fn run(mut command: Command) -> Output {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 

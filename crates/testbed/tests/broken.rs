@@ -106,6 +106,14 @@ fn transcript(world: &World, broken: &Broken) -> String {
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
     // How long something waits, and so whether it is told, is not the same each time.
     let said: Vec<&str> = said.filter(|line| line.starts_with(" !") || !line.contains(" is not ready")).collect();
+    // Of the steps the last one counts; one that lasts milliseconds may not be told.
+    let end = said.len().saturating_sub(1);
+    let said: Vec<&str> = said
+        .into_iter()
+        .enumerate()
+        .filter(|(at, line)| *at == end || !line.starts_with("----->"))
+        .map(|(_, line)| line)
+        .collect();
     let last = said[said.len().saturating_sub(LINES)..].join("\n");
     let why = world.gantry(&["why", name]).good().out;
     let verdict = if push.status == 0 {

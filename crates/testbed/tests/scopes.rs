@@ -1,0 +1,96 @@
+//! Every operation with every kind of token: what the server answers is a table, checked in as `transcripts/scopes.txt`.
+//! GANTRY_TEST_BLESS=1 writes it anew; whoever does reads what changed.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+use gantry_testbed::{World, run};
+
+/// Below the documented operations: git, the registry, and what machines alone may say.
+const MORE: [(&str, &str); 9] = [
+    ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
+    ("GET", "/git/{app}.git/info/refs?service=git-upload-pack"),
+    ("GET", "/v2/"),
+    ("GET", "/v2/{app}/tags/list"),
+    ("GET", "/v2/{app}/manifests/none"),
+    ("POST", "/v2/{app}/blobs/uploads/"),
+    ("POST", "/internal/v1/machines/m/observed"),
+    ("POST", "/internal/v1/machines/other/observed"),
+    ("POST", "/internal/v1/routers/m/observed"),
+];
+
+struct Column {
+    name: &'static str,
+    token: Option<String>,
+    app: &'static str,
+}
+
+fn ask(world: &World, method: &str, path: &str, column: &Column) -> String {
+    let path = path.replace("{app}", column.app).replace("{name}", "ghost").replace("{number}", "1");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+    curl.args(["--request", method]);
+    if let Some(token) = &column.token {
+        curl.args(["--header", &format!("Authorization: Bearer {token}")]);
+    }
+    if method != "GET" {
+        curl.args(["--header", "Content-Type: application/json", "--data", "{}"]);
+    }
+    curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
+    run(curl).good().out
+}
+
+#[test]
+fn every_operation_answers_every_token_as_the_table_says() {
+    let world = World::start(&[]);
+    for app in ["one", "two"] {
+        let _ = world.gantry(&["app", "create", app]).good();
+    }
+    let made = |arguments: &[&str]| Some(world.gantry(arguments).good().out.trim().to_owned());
+    let revoked = made(&["token", "create", "gone", "--deploy", "one"]);
+    let _ = world.gantry(&["token", "revoke", "gone"]).good();
+    let deploy = made(&["token", "create", "ci", "--deploy", "one"]);
+    let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token").trim().to_owned();
+    let columns = [
+        Column { name: "none", token: None, app: "one" },
+        Column { name: "wrong", token: Some("gantry_nonsense".to_owned()), app: "one" },
+        Column { name: "revoked", token: revoked, app: "one" },
+        Column { name: "read", token: made(&["token", "create", "eyes", "--read"]), app: "one" },
+        Column { name: "deploy", token: deploy.clone(), app: "one" },
+        Column { name: "other's", token: deploy, app: "two" },
+        Column { name: "machine", token: Some(machine), app: "one" },
+        // What an administrator may do is tried on an app that is not there: it is allowed, and finds nothing.
+        Column { name: "admin", token: Some(world.token()), app: "ghost" },
+    ];
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", &format!("http://127.0.0.1:{}/v1/openapi.json", world.api_port())]);
+    let document: serde_json::Value = serde_json::from_str(&run(curl).good().out).expect("JSON");
+    let mut operations: Vec<(String, String)> = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        let methods = methods.as_object().expect("operations").keys();
+        operations.extend(methods.map(|method| (path.clone(), method.to_uppercase())));
+    }
+    operations.sort();
+    operations.extend(MORE.map(|(method, path)| (path.to_owned(), method.to_owned())));
+
+    let mut table = format!("{:<58}", "");
+    for column in &columns {
+        let _ = write!(table, "{:>9}", column.name);
+    }
+    table.push('\n');
+    for (path, method) in &operations {
+        let _ = write!(table, "{:<58}", format!("{method} {path}"));
+        for column in &columns {
+            let status = ask(&world, method, path, column);
+            assert!(!status.starts_with('5'), "{method} {path} with {}: {status}", column.name);
+            let _ = write!(table, "{status:>9}");
+        }
+        table.push('\n');
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts/scopes.txt");
+    if std::env::var_os("GANTRY_TEST_BLESS").is_some() {
+        std::fs::write(&path, &table).expect("written");
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), table);
+}
