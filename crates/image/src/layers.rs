@@ -178,21 +178,6 @@ impl Layers {
         }
         Ok(gone.len())
     }
-
-    /// Removes a layer, under another name first, so that nobody finds half of it.
-    ///
-    /// # Errors
-    /// [`LayersError::Folder`].
-    pub fn remove(&self, diff_id: &Digest) -> Result<(), LayersError> {
-        let path = self.path(diff_id);
-        let gone = self.folder.join(half_made());
-        let failed = |source| LayersError::Folder { action: "remove", path: path.clone(), source };
-        match std::fs::rename(&path, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            result => result.map_err(failed)?,
-        }
-        gantry_linux::tree::remove(&gone).map_err(|error| failed(error.into()))
-    }
 }
 
 /// Since it was named: its time of change, for the other times are the image's.

@@ -26,6 +26,11 @@ fn steps() -> BTreeSet<String> {
     names.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
 
+/// What is told of the app; null while the server is away.
+fn shop(world: &World) -> serde_json::Value {
+    serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).unwrap_or_default()
+}
+
 struct Sweep {
     world: World,
     repository: Repository,
@@ -93,11 +98,7 @@ impl Sweep {
             }
             "deploy.superseded" => {
                 let first = self.push();
-                self.world.wait("it has begun", |world| {
-                    world.gantry(&["app", "show", "shop", "--json"]).out.contains("\"deploy\":{").then_some(()).or_else(
-                        || world.gantry(&["app", "show", "shop", "--json"]).out.contains("\"deploy\": {").then_some(()),
-                    )
-                });
+                self.world.wait("it has begun", |world| (!shop(world)["deploy"].is_null()).then_some(()));
                 vec![first, self.push(), self.push()]
             }
             step if step.starts_with("destroy.") => {
@@ -117,7 +118,6 @@ impl Sweep {
     /// Kills at a step, and again at whatever comes `more` times after that.
     fn kill_at(&mut self, step: &str, more: usize) {
         let list: Vec<&str> = std::iter::once(step).chain(std::iter::repeat_n("*", more)).collect();
-        // A scale that is told apart from a deploy would not pass most steps; what is armed is passed by what follows.
         self.arm(&list);
         let mut children = self.provoke(step);
         let begun = Instant::now();
@@ -125,9 +125,7 @@ impl Sweep {
         let killed = Instant::now();
         let good: Vec<bool> = children.iter_mut().map(|child| child.wait().expect("waited").success()).collect();
         if step == "deploy.held" {
-            self.world.wait("it is held again", |world| {
-                world.gantry(&["app", "show", "shop", "--json"]).out.contains("\"held\"").then_some(())
-            });
+            self.world.wait("it is held again", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
             let _ = self.world.gantry(&["abort", "shop"]);
         }
         let _ = std::fs::remove_file(self.world.path("steps/kill"));
@@ -148,8 +146,7 @@ impl Sweep {
         let mut last = String::new();
         let begun = Instant::now();
         while begun.elapsed() < CONVERGED {
-            let show = self.world.gantry(&["app", "show", "shop", "--json"]).out;
-            let value: serde_json::Value = serde_json::from_str(&show).unwrap_or_default();
+            let value = shop(&self.world);
             let over = value["deploy"].is_null() && value["ready"] == 2 && value["wanted"] == 2;
             if over {
                 let current = value["current"].to_string();
@@ -161,7 +158,7 @@ impl Sweep {
                 }
                 last = format!("{strays:?}");
             } else {
-                last = show;
+                last = value.to_string();
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -10,13 +10,13 @@ use gantry_api::Problem;
 use gantry_api::types::{BaseInfo, Making};
 use gantry_build::Output;
 use gantry_build::bases::BaseRecipe;
-use gantry_model::BaseName;
+use gantry_model::{BaseName, Digest};
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, deploys, json, name};
-use crate::mirror::Record;
+use super::{Answer, json, name, pulls};
+use crate::mirror::{Mirror, Record};
 use crate::{Server, mutations};
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
@@ -39,16 +39,24 @@ pub(crate) async fn import(
     let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
         .await
         .map_err(|error| Problem::invalid(format!("the archive cannot be imported: {error}")))?;
-    let by = caller.name;
-    let info = server
-        .core
-        .mutate(move |mirror, now| {
-            let info = BaseInfo { name: base, image, from: "an OCI archive".to_owned(), created: now };
-            let what = format!("imported base {}", info.name);
-            Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
-        })
-        .await?;
-    json(&info)
+    let what = format!("imported base {base}");
+    json(&keep(&server, caller.name, base, image, "an OCI archive".to_owned(), what).await?)
+}
+
+/// Gives an image that is here the name of a base; `what` is for the audit trail.
+pub(crate) async fn keep(
+    server: &Server,
+    by: String,
+    name: BaseName,
+    image: Digest,
+    from: String,
+    what: String,
+) -> Result<BaseInfo, Problem> {
+    let change = move |mirror: &Mirror, now| {
+        let info = BaseInfo { name, image, from, created: now };
+        Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
+    };
+    server.core.mutate(change).await
 }
 
 pub(crate) async fn create(
@@ -62,21 +70,14 @@ pub(crate) async fn create(
     let base: BaseName = name(&base)?;
     let text = String::from_utf8(text.to_vec()).map_err(|_| Problem::invalid("base.toml is not text"))?;
     let recipe = BaseRecipe::parse(&text).map_err(|why| Problem::invalid(format!("base.toml: {why}")))?;
-    let (sender, receiver) = mpsc::channel(64);
-    // Goes on when whoever asked goes away: the base is of use to everyone.
-    tokio::spawn(async move {
-        let last = match make(&server, &caller.name, base, &recipe, &sender).await {
-            Ok(base) => Making::Base { base },
-            Err(problem) => Making::Failed { problem },
-        };
-        let _ = sender.send(last).await;
-    });
-    deploys::stream(&headers, receiver)
+    pulls::run(&headers, async move |sender| {
+        Ok(Making::Base { base: make(&server, caller.name, base, &recipe, &sender).await? })
+    })
 }
 
 async fn make(
     server: &Arc<Server>,
-    by: &str,
+    by: String,
     base: BaseName,
     recipe: &BaseRecipe,
     sender: &mpsc::Sender<Making>,
@@ -97,15 +98,7 @@ async fn make(
             break result.map_err(|error| Problem::new(422, error.message).hint(error.tail.join("\n")))?;
         }
     };
-    let by = by.to_owned();
     let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
-    server
-        .core
-        .mutate(move |mirror, now| {
-            let info = BaseInfo { name: base, image, from, created: now };
-            let what = format!("made base {}", info.name);
-            let changes = vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()];
-            Ok((changes, info))
-        })
-        .await
+    let what = format!("made base {base}");
+    keep(server, by, base, image, from, what).await
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
-use gantry_api::types::{BaseInfo, Making, PullImage};
+use gantry_api::types::{Making, PullImage};
 use gantry_image::{Credentials, PullError, Remote};
 use gantry_model::{AppName, BaseName, Digest};
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, body, deploys, name};
+use super::{Answer, bases, body, deploys, name};
 use crate::mirror::Record;
 use crate::{Server, mutations};
 
@@ -56,18 +56,14 @@ pub(crate) async fn base(
     let pull = Pull::read(&caller, &text)?;
     run(&headers, async move |sender| {
         let image = pull.run(&server, &sender).await?;
-        let (by, from) = (caller.name, pull.remote.to_string());
-        let change = move |mirror: &crate::mirror::Mirror, now| {
-            let info = BaseInfo { name: base, image, from, created: now };
-            let what = format!("imported base {} from {}", info.name, info.from);
-            Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
-        };
-        Ok(Making::Base { base: server.core.mutate(change).await? })
+        let what = format!("imported base {base} from {}", pull.remote);
+        let info = bases::keep(&server, caller.name, base, image, pull.remote.to_string(), what).await?;
+        Ok(Making::Base { base: info })
     })
 }
 
 /// The work as a stream; it goes on when whoever asked goes away.
-fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> Answer
+pub(crate) fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> Answer
 where
     F: Future<Output = Result<Making, Problem>> + Send + 'static,
 {
