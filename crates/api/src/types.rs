@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use gantry_model::{
     AppName, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, MachinePlan,
-    Moment, ObservedInstance, Phase, ReleaseNumber, RoleName, RouterId, Table,
+    Moment, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Table, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -99,8 +99,34 @@ pub struct AppInfo {
     pub ready: u32,
     /// See `ready`.
     pub wanted: u32,
+    /// What is to become of its requests.
+    pub traffic: Traffic,
+    /// What became of those that could not go on at once, at all routers since each began.
+    pub requests: RequestCounts,
     /// When it was created.
     pub created: Moment,
+}
+
+/// `POST /v1/apps/{app}/traffic`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum ChangeTraffic {
+    /// Requests wait until they are resumed.
+    Pause,
+    /// Those that wait go on.
+    Resume,
+    /// Every request is answered with 503 and the message; with none they go on.
+    Maintenance {
+        /// What clients are told.
+        message: Option<String>,
+    },
+    /// The most requests, at each router; what is not named has no limit.
+    Limit {
+        /// In a second.
+        rate: Option<u32>,
+        /// At once.
+        concurrent: Option<u32>,
+    },
 }
 
 /// A release, as seen from outside: its configuration by name alone.
@@ -332,6 +358,9 @@ pub struct RouterReport {
     pub generation: Generation,
     /// Requests under way.
     pub active: BTreeMap<InstanceId, u64>,
+    /// What became of requests that could not go on at once.
+    #[serde(default)]
+    pub counts: BTreeMap<AppName, RequestCounts>,
 }
 
 /// `GET /internal/v1/machines/{machine}/plan?after=`: none when nothing newer came in time.

@@ -16,7 +16,7 @@ const SIZE_MAX: usize = 64 << 10;
 /// Deep enough for any role; the parser recurses.
 const DEPTH_MAX: usize = 16;
 
-const ROLE_KEYS: [&str; 12] = [
+const ROLE_KEYS: [&str; 14] = [
     "command",
     "port",
     "protocol",
@@ -27,6 +27,8 @@ const ROLE_KEYS: [&str; 12] = [
     "health",
     "stop_signal",
     "stop_timeout",
+    "request_timeout",
+    "drain",
     "env",
     "volumes",
 ];
@@ -220,6 +222,10 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "health" => role.health = map.next_value_seed(HealthSeed)?,
             "stop_signal" => role.stop_signal = map.next_value::<StopSignal>()?.0,
             "stop_timeout" => role.stop_timeout = Seconds(map.next_value()?),
+            "request_timeout" => {
+                role.request_timeout = Seconds(positive(map.next_value()?, "request_timeout")?);
+            }
+            "drain" => role.drain = Some(Seconds(map.next_value()?)),
             "env" => role.env = checked_env(map.next_value()?).map_err(M::Error::custom)?,
             _ => role.volumes = checked_volumes(map.next_value()?).map_err(M::Error::custom)?,
         }
@@ -349,11 +355,12 @@ mod tests {
     #[test]
     fn an_object_says_more() {
         let text = "{ web: { command: 'x', port: 80, instances: 3, memory: '1G', cpu: 0.5, health: { path: '/up', timeout: 2 },
-            stop_signal: 'QUIT', stop_timeout: 60, env: { A: 'b' }, volumes: { data: '/var/lib/redis' } } }";
+            stop_signal: 'QUIT', stop_timeout: 60, request_timeout: 90, drain: 7200, env: { A: 'b' }, volumes: { data: '/var/lib/redis' } } }";
         let role = role(text);
         assert_eq!((role.port, role.instances, role.limits.cpu), (Some(80), 3, MilliCpu(500)));
         assert_eq!((role.health.path.as_deref(), role.health.timeout), (Some("/up"), Seconds(2)));
         assert_eq!((role.stop_signal, role.stop_timeout), (Signal::Quit, Seconds(60)));
+        assert_eq!((role.request_timeout, role.drain), (Seconds(90), Some(Seconds(7200))));
         assert!(role.stop_first());
     }
 

@@ -203,11 +203,11 @@ impl Core {
             Message::Router(machine, report) => {
                 let seen = now();
                 self.observe(|observed| {
-                    let RouterReport { number, gone, generation, active } = report;
+                    let RouterReport { number, gone, generation, active, counts } = report;
                     let id = RouterId { machine, number };
                     observed.routers.retain(|other, router| *other != id && seen.since(router.seen) < FORGOTTEN_MILLIS);
                     if !gone {
-                        observed.routers.insert(id, ObservedRouter { generation, active, seen });
+                        observed.routers.insert(id, ObservedRouter { generation, active, counts, seen });
                     }
                 });
                 Ok(())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use gantry_api::Problem;
-use gantry_api::types::{CreateApp, Event};
+use gantry_api::types::{ChangeTraffic, CreateApp, Event};
 use gantry_build::{Built, EnvRequest};
 use gantry_model::deploy::Order;
 use gantry_model::{
@@ -279,6 +279,41 @@ pub(crate) fn change_scale(
     let text: Vec<String> = wanted.iter().map(|(role, count)| format!("{role}={count}")).collect();
     app.scale.extend(wanted);
     let what = format!("scaled {}", text.join(" "));
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// The longest message of a maintenance.
+const MESSAGE_MAX: usize = 500;
+
+/// Changes what is to become of the app's requests.
+pub(crate) fn change_traffic(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    change: ChangeTraffic,
+) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    match change {
+        ChangeTraffic::Pause => app.traffic.paused = true,
+        ChangeTraffic::Resume => app.traffic.paused = false,
+        ChangeTraffic::Maintenance { message } => {
+            if let Some(text) = message.as_ref().filter(|text| text.len() > MESSAGE_MAX || text.contains('\0')) {
+                let why = format!("a message of {} bytes: at most {MESSAGE_MAX}, and no NUL", text.len());
+                return Err(Problem::invalid(why));
+            }
+            app.traffic.maintenance = message;
+        }
+        ChangeTraffic::Limit { rate: Some(0), .. } | ChangeTraffic::Limit { concurrent: Some(0), .. } => {
+            let hint = "`gantry pause` lets requests wait, `gantry maintenance on` refuses them";
+            return Err(Problem::invalid("a limit of 0 lets nothing through").hint(hint));
+        }
+        ChangeTraffic::Limit { rate, concurrent } => {
+            app.traffic.rate = rate;
+            app.traffic.concurrent = concurrent;
+        }
+    }
+    let what = format!("requests of {name}: {}", app.traffic);
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 

@@ -1,6 +1,6 @@
 //! Why: one causal answer out of a view. Pure.
 
-use gantry_api::types::Explanation;
+use gantry_api::types::{Event, Explanation};
 use gantry_model::reason::ExitText;
 use gantry_model::{AppName, Deploy, DeployState, InstanceId, ObservedInstance, Phase, Reason};
 
@@ -12,7 +12,7 @@ pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
     if let Some(deploy) = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued) {
         return under_way(view, deploy);
     }
-    if let Some(trouble) = trouble(view, name) {
+    if let Some(trouble) = trouble(view, name).or_else(|| kept_from(view, name)) {
         return Explanation { subject, ..trouble };
     }
     let last = view.mirror.deploys.get(name).and_then(|deploys| deploys.values().next_back());
@@ -24,6 +24,23 @@ pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
             evidence: Vec::new(),
         },
     }
+}
+
+/// Its owners keep requests from it.
+fn kept_from(view: &View, name: &AppName) -> Option<Explanation> {
+    let traffic = &view.mirror.apps.get(name)?.traffic;
+    let headline = match (&traffic.maintenance, traffic.paused) {
+        (Some(message), _) => {
+            format!("in maintenance, clients are told {message:?}; `gantry maintenance off {name}` ends it")
+        }
+        (None, true) => format!("paused, its requests wait; `gantry resume {name}` lets them go on"),
+        (None, false) => return None,
+    };
+    let about = format!("requests of {name}:");
+    let said = view.mirror.events.values().rev().find(|event| event.what.starts_with(&about));
+    let ago = |event: &Event| format!("{} said so {} s ago", event.by, view.now.since(event.at) / 1000);
+    let evidence = said.map(|event| ago(event)).into_iter().collect();
+    Some(Explanation { subject: String::new(), headline, evidence })
 }
 
 fn under_way(view: &View, deploy: &Deploy) -> Explanation {

@@ -77,6 +77,23 @@ pub(crate) enum Command {
         #[arg(required = true, value_parser = count, value_name = "ROLE=COUNT")]
         counts: Vec<(RoleName, u32)>,
     },
+    /// Let an app's requests wait, 30 s each at most
+    Pause { app: AppName },
+    /// Let the requests of a paused app go on
+    Resume { app: AppName },
+    /// Answer every request of an app with 503 and a message
+    #[command(subcommand)]
+    Maintenance(Maintenance),
+    /// Limit an app's requests, at each router; what is not named has no limit
+    Limit {
+        app: AppName,
+        /// In a second
+        #[arg(long, value_name = "COUNT")]
+        rate: Option<u32>,
+        /// At once, open websockets included
+        #[arg(long, value_name = "COUNT")]
+        concurrent: Option<u32>,
+    },
     /// Set, get, unset and list configuration
     #[command(subcommand)]
     Config(Config),
@@ -216,6 +233,19 @@ pub(crate) struct Machine {
     /// The memory that container/compile may use
     #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_memory: Bytes,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Maintenance {
+    /// Begin
+    On {
+        app: AppName,
+        /// What clients are told
+        #[arg(long, default_value = "down for maintenance")]
+        message: String,
+    },
+    /// End
+    Off { app: AppName },
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName};
+use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName, Traffic};
 
 /// The branch that deploys when the app names none.
 pub const DEFAULT_BRANCH: &str = "main";
@@ -24,6 +24,9 @@ pub struct App {
     pub config: BTreeMap<String, String>,
     /// Copies per role, where `gantry scale` said so.
     pub scale: BTreeMap<RoleName, u32>,
+    /// What is to become of its requests.
+    #[serde(default, skip_serializing_if = "Traffic::is_free")]
+    pub traffic: Traffic,
     /// The release that clients see.
     pub current: Option<ReleaseNumber>,
     /// The highest release number given out.
@@ -47,6 +50,7 @@ impl App {
             hosts: Vec::new(),
             config: BTreeMap::new(),
             scale: BTreeMap::new(),
+            traffic: Traffic::default(),
             current: None,
             last_release: 0,
             last_deploy: 0,

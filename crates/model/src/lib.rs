@@ -6,6 +6,7 @@
 //! | [`unit`] | sizes, shares of a processor, moments, generations |
 //! | [`role`] | how one role of an app runs: command, limits, health, volumes |
 //! | [`app`], [`release`], [`deploy`] | what is asked for |
+//! | [`traffic`] | what is to become of an app's requests |
 //! | [`observed`] | what machines and routers said of themselves |
 //! | [`plan`] | what was decided: the next state of every machine and router |
 //! | [`reason`] | why a thing was done, failed, or waits |
@@ -21,6 +22,7 @@ pub mod reason;
 pub mod release;
 pub mod role;
 mod router_id;
+pub mod traffic;
 pub mod unit;
 
 pub use app::App;
@@ -32,4 +34,5 @@ pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Command, Health, Limits, Role};
 pub use router_id::RouterId;
+pub use traffic::{Patience, RequestCounts, Traffic};
 pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, InstanceId, MachineName, Moment, RouterId};
+use crate::{AppName, Generation, InstanceId, MachineName, Moment, RequestCounts, RouterId};
 
 /// A machine or router that was silent for longer is not live: three missed heartbeats and some.
 pub const SILENCE_MILLIS: u64 = 10_000;
@@ -159,6 +159,9 @@ pub struct ObservedRouter {
     pub generation: Generation,
     /// Requests under way per instance; absent means none.
     pub active: BTreeMap<InstanceId, u64>,
+    /// What became of requests that could not go on at once.
+    #[serde(default)]
+    pub counts: BTreeMap<AppName, RequestCounts>,
     /// When it last spoke, by the controller's clock.
     pub seen: Moment,
 }

@@ -8,7 +8,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, Digest, Generation, HostName, MachineName, Moment, ReleaseNumber, Role, RoleName, role::Protocol,
+    AppName, Digest, Generation, HostName, MachineName, Moment, Patience, ReleaseNumber, Role, RoleName, Traffic,
+    role::Protocol,
 };
 
 /// One running copy of a role of a release. Written `storefront.v12.web-1`; unique for as long as the app exists.
@@ -154,6 +155,12 @@ pub struct Route {
     pub release: ReleaseNumber,
     /// Its ready instances. None: requests wait.
     pub endpoints: Vec<Endpoint>,
+    /// What is to become of the requests.
+    #[serde(default, skip_serializing_if = "Traffic::is_free")]
+    pub traffic: Traffic,
+    /// How long they may take.
+    #[serde(default)]
+    pub patience: Patience,
 }
 
 /// One instance that takes requests.

@@ -9,6 +9,9 @@ use crate::{Bytes, MilliCpu, Seconds};
 /// The port that an app is asked to listen on when its role names none; it is told in `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
 
+/// The longest that an application may take to begin an answer when its role says nothing (nginx's `proxy_read_timeout`).
+pub const REQUEST_TIMEOUT: Seconds = Seconds(60);
+
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
@@ -29,6 +32,12 @@ pub struct Role {
     pub stop_signal: Signal,
     /// From the stop signal to SIGKILL.
     pub stop_timeout: Seconds,
+    /// The longest that a request may wait for the first byte of its answer, once it was sent whole.
+    #[serde(default = "request_timeout")]
+    pub request_timeout: Seconds,
+    /// How long a retired copy may finish its requests; as long as the machine's settings say if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Seconds>,
     /// Environment of this role alone; the app's configuration wins over it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -50,6 +59,8 @@ impl Role {
             health: Health::default(),
             stop_signal: Signal::Term,
             stop_timeout: Seconds(30),
+            request_timeout: REQUEST_TIMEOUT,
+            drain: None,
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
         }
@@ -60,6 +71,10 @@ impl Role {
     pub fn stop_first(&self) -> bool {
         !self.volumes.is_empty()
     }
+}
+
+fn request_timeout() -> Seconds {
+    REQUEST_TIMEOUT
 }
 
 /// What is run.

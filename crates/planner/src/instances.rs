@@ -146,7 +146,7 @@ pub(crate) fn retire(
             if wanted.contains_key(id) && assignment.goal != Goal::Stop {
                 return true;
             }
-            let goal = next_goal(id, assignment.goal, standing_by.contains(&id.app), table, scene);
+            let goal = next_goal(id, assignment, standing_by.contains(&id.app), table, scene);
             let stopped = assignment.goal == Goal::Stop && matches!(scene.seen_on(machine, id), Seen::Absent);
             assignment.goal = goal;
             !stopped
@@ -164,7 +164,8 @@ fn stands_by(app: &DesiredApp, scene: &Scene<'_>) -> bool {
 }
 
 /// The way out: named by no table, acknowledged, drained, stopped.
-fn next_goal(id: &InstanceId, goal: Goal, standing_by: bool, table: &Table, scene: &Scene<'_>) -> Goal {
+fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table: &Table, scene: &Scene<'_>) -> Goal {
+    let goal = assignment.goal;
     match goal {
         Goal::Stop => Goal::Stop,
         Goal::Run if standing_by || named_by(&scene.previous.table, id) => {
@@ -172,7 +173,8 @@ fn next_goal(id: &InstanceId, goal: Goal, standing_by: bool, table: &Table, scen
         }
         Goal::Run => Goal::Stop,
         Goal::Retire { removed_in, since } => {
-            let drained = scene.active_requests(id) == 0 || scene.now.since(since) >= scene.policy.drain.millis();
+            let drain = assignment.spec.role.drain.unwrap_or(scene.policy.drain);
+            let drained = scene.active_requests(id) == 0 || scene.now.since(since) >= drain.millis();
             let of_dead_process = matches!(scene.seen(id), Seen::Here(i) if i.phase == Phase::Exited);
             let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
             if may_stop { Goal::Stop } else { goal }

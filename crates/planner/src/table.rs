@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Phase, Release, ReleaseNumber, RoleName, Route,
-    Table,
+    DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Patience, Phase, Release, ReleaseNumber, RoleName,
+    Route, Table, Traffic,
 };
 
 use crate::instances::{Machines, Wanted};
@@ -27,7 +27,7 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
         if let Some(release) = release_of(app, app.app.current) {
             for host in hosts(app, scene) {
-                insert_route(&mut table, host, release, &placed);
+                insert_route(&mut table, host, release, &app.app.traffic, &placed);
             }
             let known = scene.previous.table.names.get(name).filter(|_| unheard(release, &placed));
             let names = known.cloned().unwrap_or_else(|| addresses(release, &placed));
@@ -36,7 +36,8 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
         if let Some(release) = held(app)
             && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
         {
-            insert_route(&mut table, host, release, &placed);
+            // Whoever holds a release looks at it, whatever the app's own clients are told meanwhile.
+            insert_route(&mut table, host, release, &Traffic::default(), &placed);
         }
     }
     if (&table.routes, &table.names) != (&scene.previous.table.routes, &scene.previous.table.names) {
@@ -64,7 +65,7 @@ fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
     own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
 }
 
-fn insert_route(table: &mut Table, host: HostName, release: &Release, placed: &Placed<'_>) {
+fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: &Traffic, placed: &Placed<'_>) {
     let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
         return;
     };
@@ -73,7 +74,12 @@ fn insert_route(table: &mut Table, host: HostName, release: &Release, placed: &P
         .filter(|(id, _)| &id.role == role)
         .map(|(instance, address)| Endpoint { instance, address, port, protocol: settings.protocol })
         .collect();
-    table.routes.insert(host, Route { app: release.app.clone(), release: release.number, endpoints });
+    let patience =
+        Patience { answer: settings.request_timeout, drain: settings.drain.unwrap_or(placed.scene.policy.drain) };
+    let traffic = traffic.clone();
+    table
+        .routes
+        .insert(host, Route { app: release.app.clone(), release: release.number, endpoints, traffic, patience });
 }
 
 fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {

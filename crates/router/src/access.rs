@@ -1,47 +1,78 @@
-//! The access log: one line of JSON a request, bounded, and never in a request's way.
-//!
-//! Fields: `at` (Unix milliseconds), `host`, `app`, `instance`, `method`, `path` (without the query, which may hold
-//! secrets), `status`, `bytes` (of the answer's body), `ms` (to its last byte), `peer`, `id`.
+//! The access log: one line of JSON a request, bounded, and never in a request's way. Its fields are told in
+//! `docs/operating.md`.
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 use crate::RouterError;
+use crate::routing::{Route, Target};
 
 /// The log's size; as much again is kept of the one before.
 const SIZE_MAX: u64 = 64 << 20;
 
-/// Lines on their way; beyond that lines are dropped, not requests delayed.
-const QUEUE: usize = 10_000;
+/// Bytes on their way; beyond that lines are dropped, and counted, rather than requests delayed.
+const PENDING_MAX: usize = 4 << 20;
+
+/// Lines are gathered for so long: one system call for many requests.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The most of a path that is logged.
+const PATH_MAX: usize = 1000;
 
 /// Where lines go.
 #[derive(Clone)]
-pub(crate) struct AccessLog(mpsc::Sender<String>);
+pub(crate) struct AccessLog {
+    pending: Arc<Pending>,
+    wake: SyncSender<()>,
+}
 
-/// A request's line, written when it is dropped: whatever became of the request.
-#[derive(Serialize)]
+#[derive(Default)]
+struct Pending {
+    lines: Mutex<Vec<u8>>,
+    dropped: AtomicU64,
+}
+
+/// What is known of a request. Its line is written when it is dropped: whatever became of the request.
 pub(crate) struct Entry {
-    #[serde(skip)]
     log: AccessLog,
-    #[serde(skip)]
     begun: Instant,
-    /// Set when the line is written, as is `ms`.
-    at: u64,
+    method: Method,
+    path: Option<PathAndQuery>,
+    peer: IpAddr,
+    pub(crate) id: HeaderValue,
+    /// The host that was asked for, where no app has it.
     pub(crate) host: String,
-    pub(crate) app: String,
-    pub(crate) instance: String,
-    pub(crate) method: String,
-    pub(crate) path: String,
+    pub(crate) route: Option<Arc<Route>>,
+    pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
+}
+
+/// A line as it is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    at: u64,
+    host: &'a str,
+    app: &'a str,
+    instance: &'a str,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    bytes: u64,
     ms: u64,
-    pub(crate) peer: String,
-    pub(crate) id: String,
+    peer: IpAddr,
+    id: &'a str,
 }
 
 impl AccessLog {
@@ -49,72 +80,116 @@ impl AccessLog {
         let fail = |source| RouterError::File { action: "open", path: path.to_owned(), source };
         let file = File::options().create(true).append(true).open(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
-        let (sender, lines) = mpsc::channel(QUEUE);
-        let writer = Writer { path: path.to_owned(), file: BufWriter::new(file), size };
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(lines)).map_err(fail)?;
-        Ok(Self(sender))
+        let (wake, awake) = sync_channel(1);
+        let pending = Arc::<Pending>::default();
+        let writer = Writer { path: path.to_owned(), file, size, pending: Arc::clone(&pending) };
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&awake)).map_err(fail)?;
+        Ok(Self { pending, wake })
     }
 
-    pub(crate) fn begin(&self) -> Entry {
+    pub(crate) fn begin(&self, method: Method, path: Option<PathAndQuery>, peer: IpAddr, id: HeaderValue) -> Entry {
         Entry {
             log: self.clone(),
             begun: Instant::now(),
-            at: 0,
+            method,
+            path,
+            peer,
+            id,
             host: String::new(),
-            app: String::new(),
-            instance: String::new(),
-            method: String::new(),
-            path: String::new(),
+            route: None,
+            target: None,
             status: 0,
             bytes: 0,
-            ms: 0,
-            peer: String::new(),
-            id: String::new(),
+        }
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut lines = self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() + line.len() > PENDING_MAX {
+            self.pending.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let first = lines.is_empty();
+        lines.extend_from_slice(line);
+        drop(lines);
+        if first {
+            // Full: the writer knows already.
+            let _ = self.wake.try_send(());
         }
     }
 }
 
+impl Entry {
+    fn line(&self) -> Line<'_> {
+        // Without the query, which may hold secrets.
+        let path = self.path.as_ref().map_or("", PathAndQuery::path);
+        Line {
+            at: millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            host: self.route.as_ref().map_or(&self.host, |route| &route.host),
+            app: self.route.as_ref().map_or("", |route| route.app.as_str()),
+            instance: self.target.as_ref().map_or("", |target| &target.label),
+            method: self.method.as_str(),
+            path: path.get(..path.floor_char_boundary(PATH_MAX)).unwrap_or_default(),
+            status: self.status,
+            bytes: self.bytes,
+            ms: millis(self.begun.elapsed()),
+            peer: self.peer,
+            id: self.id.to_str().unwrap_or_default(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or_default()
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.at = u64::try_from(at).unwrap_or_default();
-        self.ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default();
-        if let Ok(line) = serde_json::to_string(self) {
-            let _ = self.log.0.try_send(line);
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            if serde_json::to_writer(&mut *line, &self.line()).is_ok() {
+                line.push(b'\n');
+                self.log.push(line);
+            }
+        });
     }
 }
 
 struct Writer {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
     size: u64,
+    pending: Arc<Pending>,
 }
 
 impl Writer {
-    fn run(mut self, mut lines: mpsc::Receiver<String>) {
-        while let Some(line) = lines.blocking_recv() {
-            self.line(&line);
-            while let Ok(line) = lines.try_recv() {
-                self.line(&line);
+    /// Writes until the last request is gone.
+    fn run(mut self, awake: &Receiver<()>) {
+        while awake.recv().is_ok() {
+            std::thread::sleep(GATHER);
+            let lines = std::mem::take(&mut *self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner));
+            self.write(&lines);
+            match self.pending.dropped.swap(0, Ordering::Relaxed) {
+                0 => {}
+                count => self.write(format!("{{\"dropped\":{count}}}\n").as_bytes()),
             }
-            let _ = self.file.flush();
-            // Lines are gathered: one system call for many requests.
-            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    fn line(&mut self, line: &str) {
+    fn write(&mut self, lines: &[u8]) {
         if self.size > SIZE_MAX {
-            let _ = self.file.flush();
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
             if let Ok(file) = File::options().create(true).append(true).open(&self.path) {
-                self.file = BufWriter::new(file);
+                self.file = file;
                 self.size = 0;
             }
         }
-        if writeln!(self.file, "{line}").is_ok() {
-            self.size += line.len() as u64 + 1;
+        // A disk that is full costs lines, and no request.
+        if self.file.write_all(lines).is_ok() {
+            self.size += lines.len() as u64;
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::first_byte::FirstByte;
 use crate::proxy::{Peer, serve};
+use crate::threads::Threads;
 use crate::{Listeners, Router, RouterError, tls};
 
 /// The longest that a client may take to send a request's headers, and to shake hands.
@@ -35,6 +36,7 @@ pub(crate) struct Entry {
     plain: TcpListener,
     secure: Option<(TcpListener, TlsAcceptor)>,
     connections: GracefulShutdown,
+    threads: Threads,
 }
 
 impl Entry {
@@ -45,7 +47,8 @@ impl Entry {
             _ => None,
         };
         tracing::info!(address = ?plain.local_addr().ok(), "routing");
-        Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new() })
+        let threads = Threads::start().map_err(RouterError::Threads)?;
+        Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new(), threads })
     }
 
     /// Takes connections until `shutdown`.
@@ -68,7 +71,10 @@ impl Entry {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     tune(&stream);
-                    self.connection(stream, peer, tls.cloned());
+                    // To be registered with the runtime of the thread that serves it.
+                    if let Ok(stream) = stream.into_std() {
+                        self.connection(stream, peer, tls.cloned());
+                    }
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -76,15 +82,16 @@ impl Entry {
     }
 
     /// Serves a connection in a task of its own. It counts from here on, so that none is lost while it shakes hands.
-    fn connection(&self, stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
+    fn connection(&self, stream: std::net::TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
         let router = Arc::clone(&self.router);
         let watcher = self.connections.watcher();
-        let peer = Peer { address, tls: tls.is_some() };
+        let peer = Arc::new(Peer::new(address.ip(), tls.is_some()));
         let service = service_fn(move |request| {
-            let router = Arc::clone(&router);
+            let (router, peer) = (Arc::clone(&router), Arc::clone(&peer));
             async move { Ok::<_, Infallible>(serve(router, peer, request).await) }
         });
-        tokio::spawn(async move {
+        self.threads.spawn(async move {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
             let builder = builder();
             match tls {
                 None => {
@@ -110,7 +117,15 @@ impl Entry {
         while self.connections.count() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
-        if tokio::time::timeout(patience, self.connections.shutdown()).await.is_err() {
+        // What is open for long is told to go, each at a moment of its own.
+        self.router.routing.leave(patience);
+        let ended = async {
+            self.connections.shutdown().await;
+            while !self.router.routing.active().is_empty() {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!("connections were still open after {} s and are cut", patience.as_secs());
         }
     }

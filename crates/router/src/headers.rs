@@ -1,6 +1,6 @@
 //! Headers on their way through. Pure.
 
-use std::net::IpAddr;
+use std::borrow::Cow;
 
 use http::header::{
     CONNECTION, COOKIE, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
@@ -26,7 +26,7 @@ const HOP: [HeaderName; 8] = [
 ];
 
 /// The host that a request asks for: lower case, without port and trailing dot.
-pub(crate) fn host_of<B>(request: &Request<B>) -> Option<String> {
+pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
     let text = match request.uri().host() {
         Some(host) => host,
         None => {
@@ -34,7 +34,9 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Option<String> {
             text.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(text, |(h, _)| h)
         }
     };
-    Some(text.trim_end_matches('.').to_ascii_lowercase())
+    let text = text.trim_end_matches('.');
+    let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+    Some(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
 }
 
 /// The protocol that a request asks to change to: a websocket, mostly.
@@ -72,38 +74,31 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Says where a request came from.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: IpAddr, tls: bool, host: &str, id: &str) {
-    let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = match before {
-        Some(before) if before.len() < 1024 => format!("{before}, {peer}"),
-        _ => peer.to_string(),
-    };
-    set(headers, FORWARDED_FOR, &chain);
-    set(headers, FORWARDED_PROTO, if tls { "https" } else { "http" });
-    let asked = headers.get(HOST).cloned();
-    match asked {
-        Some(asked) => drop(headers.insert(FORWARDED_HOST, asked)),
-        None => set(headers, FORWARDED_HOST, host),
+pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, host: &str, id: &HeaderValue) {
+    let before = headers.get(&FORWARDED_FOR).filter(|value| value.len() < 1024);
+    let chain =
+        before.and_then(|before| HeaderValue::from_bytes(&[before.as_bytes(), b", ", peer.as_bytes()].concat()).ok());
+    headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| peer.clone()));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
+    if let Some(asked) = headers.get(HOST).cloned().or_else(|| HeaderValue::from_str(host).ok()) {
+        headers.insert(FORWARDED_HOST, asked);
     }
-    set(headers, REQUEST_ID, id);
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+    headers.insert(REQUEST_ID, id.clone());
 }
 
 /// The request's own id, if it is one, else a new one.
-pub(crate) fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    let plain = |id: &&str| {
-        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let plain = |id: &&HeaderValue| {
+        let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        !id.is_empty() && id.len() <= 128 && id.as_bytes().iter().all(known)
     };
-    match given.filter(plain) {
-        Some(id) => id.to_owned(),
-        None => format!("{:032x}", rand::random::<u128>()),
+    if let Some(given) = headers.get(&REQUEST_ID).filter(plain) {
+        return given.clone();
     }
+    let mut text = [0; 32];
+    // The length is right, and hexadecimal digits are right for a header.
+    let _ = hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut text);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]
@@ -112,7 +107,8 @@ mod tests {
 
     #[test]
     fn a_host_is_found_wherever_it_stands() {
-        let host = |builder: http::request::Builder| host_of(&builder.body(()).expect("a request"));
+        let host =
+            |builder: http::request::Builder| host_of(&builder.body(()).expect("a request")).map(Cow::into_owned);
         assert_eq!(host(Request::get("/").header(HOST, "Shop.Localhost:8080")).as_deref(), Some("shop.localhost"));
         assert_eq!(host(Request::get("http://a.example./x")).as_deref(), Some("a.example"));
         assert_eq!(host(Request::get("/").header(HOST, "[::1]:80")).as_deref(), Some("[::1]"));
@@ -144,7 +140,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("shop.localhost:80"));
         headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
-        forward(&mut headers, IpAddr::from([127, 0, 0, 1]), false, "shop.localhost", "abc");
+        let (peer, id) = (HeaderValue::from_static("127.0.0.1"), HeaderValue::from_static("abc"));
+        forward(&mut headers, &peer, false, "shop.localhost", &id);
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 127.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.localhost:80");

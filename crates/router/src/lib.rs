@@ -9,15 +9,19 @@
 //! - `routing`: the table with what is known of each endpoint: requests under way, failures.
 //! - `proxy`: one request, from its arrival to the last byte of its answer.
 //! - `pool`: kept connections to instances.
-//! - `waiting`: requests that wait while no instance is ready; bounded.
+//! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
+//! - `tunnel`: websockets, which are told to go when their instance does.
+//! - `threads`: one a core; a request stays on one.
 //! - `names`: `app.gantry.internal`, `role.app.gantry.internal`; everything else is handed on.
 //!
 //! It has its own copy of the table on disk. Losing server or agent fails no request, and a table is changed in memory.
 
 mod access;
 mod body;
+mod circuit;
 mod entry;
 mod first_byte;
+mod gate;
 mod headers;
 mod names;
 mod page;
@@ -25,8 +29,9 @@ mod pool;
 mod proxy;
 mod routing;
 mod sync;
+mod threads;
 mod tls;
-mod waiting;
+mod tunnel;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -69,6 +74,9 @@ pub enum RouterError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The machine gives no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(std::io::Error),
     /// A file cannot be used.
     #[error("cannot {action} {path}: {source}")]
     File {
@@ -93,7 +101,6 @@ pub enum RouterError {
 pub(crate) struct Router {
     pub(crate) settings: Settings,
     pub(crate) routing: routing::Routing,
-    pub(crate) waiting: waiting::Waiting,
     pub(crate) access: access::AccessLog,
     /// Connections are being ended.
     pub(crate) ending: AtomicBool,
@@ -127,7 +134,6 @@ pub async fn run(
     let access = access::AccessLog::open(&settings.data.join("access.log"))?;
     let router = Arc::new(Router {
         routing: routing::Routing::load(&settings.data.join("table.json")),
-        waiting: waiting::Waiting::default(),
         access,
         ending: AtomicBool::new(false),
         settings,

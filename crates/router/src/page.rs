@@ -1,5 +1,6 @@
 //! The router's own answers: plain, short, and with the reason.
 
+use gantry_model::Seconds;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::{Answer, text};
@@ -28,6 +29,25 @@ pub(crate) fn unavailable(app: &str, why: &str) -> Response<Answer> {
     let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {why}; try again shortly"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     response
+}
+
+/// Its owners work on it.
+pub(crate) fn maintenance(app: &str, message: &str) -> Response<Answer> {
+    let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {message}"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+    response
+}
+
+/// More requests than its owners allow.
+pub(crate) fn over_limit(app: &str, why: &str) -> Response<Answer> {
+    let mut response = page(StatusCode::TOO_MANY_REQUESTS, &format!("{app}: {why}"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// The instance was asked, and took too long.
+pub(crate) fn too_slow(app: &str, patience: Seconds) -> Response<Answer> {
+    page(StatusCode::GATEWAY_TIMEOUT, &format!("{app}: no answer within {} s", patience.0))
 }
 
 /// The instance failed after it was asked.

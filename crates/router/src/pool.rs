@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::body::Outgoing;
+use crate::threads;
 
 /// A kept connection is not used after this: many servers close theirs after 5 s (Node's default).
 const IDLE: Duration = Duration::from_secs(4);
@@ -66,6 +67,14 @@ impl Sender {
         }
     }
 
+    /// Ready without waiting.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_ready(),
+            Self::Shared(sender) => sender.is_ready(),
+        }
+    }
+
     fn is_usable(&self) -> bool {
         match self {
             Self::One(sender) => !sender.is_closed() && sender.is_ready(),
@@ -74,15 +83,24 @@ impl Sender {
     }
 }
 
-/// Kept connections.
-#[derive(Default)]
-pub(crate) struct Pool(Mutex<Vec<(Instant, Sender)>>);
+/// Kept connections, those of each of the router's threads apart: a connection is served by the thread that made it.
+pub(crate) struct Pool(Box<[Mutex<Kept>]>);
+
+/// With when each was last used; the newest last.
+type Kept = Vec<(Instant, Sender)>;
 
 impl Pool {
+    pub(crate) fn new() -> Self {
+        Self(std::iter::repeat_with(Mutex::default).take(threads::count()).collect())
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0[threads::own() % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The connection that was used last, if one is still good.
-    pub(crate) fn take(&self) -> Option<Sender> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+    pub(crate) fn take(&self, now: Instant) -> Option<Sender> {
+        let mut kept = self.own();
         while let Some((since, sender)) = kept.pop() {
             match sender {
                 Sender::Shared(shared) if !shared.is_closed() => {
@@ -103,7 +121,7 @@ impl Pool {
 
     /// Keeps a connection for the next request.
     pub(crate) fn keep(&self, sender: Sender) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.own();
         let shared_already = matches!(sender, Sender::Shared(_)) && !kept.is_empty();
         if sender.is_usable() && kept.len() < KEPT_MAX && !shared_already {
             kept.push((Instant::now(), sender));
@@ -112,6 +130,6 @@ impl Pool {
 
     /// Lets all of them go.
     pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.iter().for_each(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).clear());
     }
 }

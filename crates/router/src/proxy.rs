@@ -1,26 +1,28 @@
 //! One request, from its arrival to the last byte of its answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_model::InstanceId;
 use gantry_model::role::Protocol;
+use gantry_model::{InstanceId, Seconds};
 use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::access::Entry;
-use crate::body::{Answer, Done, Outgoing, Relayed};
+use crate::body::{Answer, Done, Outgoing, Relayed, Upload};
+use crate::gate::Admitted;
 use crate::pool::Sender;
 use crate::routing::{Active, Route, Target};
-use crate::{Router, headers, page};
+use crate::tunnel::Tunnel;
+use crate::{Router, circuit, headers, page};
 
 /// The longest that a connection to an instance, on this machine's own network, may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -28,16 +30,25 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// Between two looks while every instance is ejected: the table may not change when one comes back.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where a request comes from.
-#[derive(Clone, Copy)]
+/// Where a connection's requests come from.
 pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
-    pub(crate) tls: bool,
+    address: IpAddr,
+    tls: bool,
+    /// The address as applications are told it.
+    text: HeaderValue,
+}
+
+impl Peer {
+    pub(crate) fn new(address: IpAddr, tls: bool) -> Self {
+        // An address is always right for a header.
+        let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("-"));
+        Self { address, tls, text }
+    }
 }
 
 /// Answers a request. While the router ends, each answer tells an HTTP/1 client to make a new connection: one that was
 /// closed between two requests would race with the second.
-pub(crate) async fn serve(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> Response<Answer> {
+pub(crate) async fn serve(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Answer> {
     let keeps_alive = request.version() <= Version::HTTP_11;
     let mut response = answer(Arc::clone(&router), peer, request).await;
     let ending = router.ending.load(Ordering::Relaxed);
@@ -47,23 +58,30 @@ pub(crate) async fn serve(router: Arc<Router>, peer: Peer, request: Request<Inco
     response
 }
 
-async fn answer(router: Arc<Router>, peer: Peer, request: Request<Incoming>) -> Response<Answer> {
-    let mut entry = router.access.begin();
-    entry.method = request.method().to_string();
-    entry.path = request.uri().path().chars().take(1000).collect();
-    entry.peer = peer.address.ip().to_string();
-    entry.id = headers::request_id(request.headers());
+async fn answer(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Answer> {
+    let id = headers::request_id(request.headers());
+    let path = request.uri().path_and_query().cloned();
+    let mut entry = router.access.begin(request.method().clone(), path, peer.address, id);
     let Some(host) = headers::host_of(&request) else {
         return told(entry, page::no_host());
     };
-    entry.host.clone_from(&host);
-    let Some(route) = router.routing.now().routes.get(&host).cloned() else {
+    let Some(route) = router.routing.now().routes.get(host.as_ref()).cloned() else {
         let page = page::unknown_host(&host, router.settings.domain.as_str());
+        entry.host = host.into_owned();
         return told(entry, page);
     };
-    entry.app = route.app.to_string();
-    let deadline = Instant::now() + router.settings.wait;
-    Exchange { router, peer, host, entry, tried: Vec::new(), deadline }.run(route, request).await
+    entry.route = Some(Arc::clone(&route));
+    if let Some(message) = &route.traffic.maintenance {
+        return told(entry, page::maintenance(route.app.as_str(), message));
+    }
+    let now = Instant::now();
+    match route.gate.admit(&route.traffic, now.into_std()) {
+        Ok(admitted) => {
+            let deadline = now + router.settings.wait;
+            Exchange { router, peer, route, entry, admitted, tried: Vec::new(), deadline }.run(request).await
+        }
+        Err(why) => told(entry, page::over_limit(route.app.as_str(), &why)),
+    }
 }
 
 fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
@@ -73,9 +91,11 @@ fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
 
 struct Exchange {
     router: Arc<Router>,
-    peer: Peer,
-    host: String,
+    peer: Arc<Peer>,
+    /// As it was when the request came.
+    route: Arc<Route>,
     entry: Entry,
+    admitted: Admitted,
     tried: Vec<InstanceId>,
     /// Until then an instance is looked for, however often one that was found does not take the request.
     deadline: Instant,
@@ -93,50 +113,51 @@ enum Failure {
     Unsent(Box<Request<Outgoing>>),
     /// It may have got it.
     Sent(String),
+    /// It has had it for too long.
+    Slow,
 }
 
 impl Exchange {
-    async fn run(mut self, route: Arc<Route>, mut request: Request<Incoming>) -> Response<Answer> {
+    async fn run(mut self, mut request: Request<Incoming>) -> Response<Answer> {
         let upgrade = headers::upgrade_of(request.headers());
         let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let mut request = self.outgoing(request, upgrade.as_ref());
-        let repeatable = is_repeatable(&request).then(|| copy(&request));
-        let mut repeated = false;
+        let mut again = is_repeatable(&request).then(|| copy(&request));
         loop {
-            let way = match self.find(&route).await {
+            let way = match self.find().await {
                 Ok(way) => way,
                 Err(page) => return told(self.entry, page),
             };
+            let circuit = &way.target.circuit;
             match self.exchange(&way.target, request).await {
                 Ok((response, sender)) => {
-                    way.target.worked();
+                    circuit.worked();
                     return match client {
                         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                            self.joined(way, client, response)
+                            self.joined(way, client, upgrade, response)
                         }
                         _ => self.relayed(way, sender, response),
                     };
                 }
-                Err(Failure::Unsent(again)) => {
-                    way.target.failed();
-                    self.tried.push(way.target.endpoint.instance.clone());
-                    request = *again;
+                Err(Failure::Unsent(unsent)) => {
+                    circuit.failed(circuit::Failure::Unreachable, Instant::now().into_std());
+                    request = *unsent;
                 }
                 Err(Failure::Sent(why)) => {
+                    circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
                     // Once more, elsewhere if there is an elsewhere: nothing was answered, and asking twice is harmless.
-                    match &repeatable {
-                        Some(parts) if !repeated => {
-                            repeated = true;
-                            self.tried.push(way.target.endpoint.instance.clone());
-                            request = copy(parts);
-                        }
-                        _ => {
-                            let page = page::bad_gateway(&self.entry.app, &why);
-                            return told(self.entry, page);
-                        }
+                    match again.take() {
+                        Some(copy) => request = copy,
+                        None => return told(self.entry, page::bad_gateway(self.route.app.as_str(), &why)),
                     }
                 }
+                Err(Failure::Slow) => {
+                    circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
+                    let page = page::too_slow(self.route.app.as_str(), self.route.patience.answer);
+                    return told(self.entry, page);
+                }
             }
+            self.tried.push(way.target.endpoint.instance.clone());
         }
     }
 
@@ -150,7 +171,7 @@ impl Exchange {
             parts.headers.insert(HOST, host);
         }
         headers::join_cookies(&mut parts.headers);
-        headers::forward(&mut parts.headers, self.peer.address.ip(), self.peer.tls, &self.host, &self.entry.id);
+        headers::forward(&mut parts.headers, &self.peer.text, self.peer.tls, &self.route.host, &self.entry.id);
         if let Some(protocol) = upgrade {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(UPGRADE, protocol.clone());
@@ -159,26 +180,38 @@ impl Exchange {
         parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        let body = if body.is_end_stream() { Outgoing::None(Empty::new()) } else { Outgoing::Client(body) };
+        let body = if body.is_end_stream() {
+            Outgoing::None(Empty::new())
+        } else {
+            Outgoing::Client(body, Arc::new(Upload::begin()))
+        };
         Request::from_parts(parts, body)
     }
 
     /// An instance to ask; waits for one while there is none.
-    async fn find(&mut self, first: &Arc<Route>) -> Result<Way, Response<Answer>> {
-        if let Some(way) = self.try_route(first).filter(|_| self.tried.is_empty() || Instant::now() < self.deadline) {
+    async fn find(&mut self) -> Result<Way, Response<Answer>> {
+        let now = Instant::now();
+        if let Some(way) = self.try_route(&self.route).filter(|_| self.tried.is_empty() || now < self.deadline) {
             return Ok(way);
         }
-        let Some(place) = self.router.waiting.enter(&first.app) else {
-            return Err(page::unavailable(&self.entry.app, "too many requests wait for an instance"));
+        let app = self.route.app.as_str();
+        let Some(place) = self.route.gate.wait() else {
+            return Err(page::unavailable(app, "too many requests wait for an instance"));
         };
         let mut changes = self.router.routing.changes();
         loop {
-            if Instant::now() >= self.deadline {
-                return Err(page::unavailable(&self.entry.app, "no instance is ready"));
-            }
             let state = self.router.routing.now();
-            if let Some(way) = state.routes.get(&self.host).and_then(|route| self.try_route(route)) {
-                drop(place);
+            let route = state.routes.get(&self.route.host);
+            if Instant::now() >= self.deadline {
+                let paused = route.is_some_and(|route| route.traffic.paused);
+                let why = if paused { "paused for maintenance" } else { "no instance is ready" };
+                return Err(page::unavailable(app, why));
+            }
+            if let Some(message) = route.and_then(|route| route.traffic.maintenance.as_ref()) {
+                return Err(page::maintenance(app, message));
+            }
+            if let Some(way) = route.and_then(|route| self.try_route(route)) {
+                place.found();
                 return Ok(way);
             }
             // Each was tried and did not take the request: begin anew with all of them.
@@ -188,9 +221,11 @@ impl Exchange {
     }
 
     fn try_route(&self, route: &Route) -> Option<Way> {
-        let target = route.choose(&self.tried)?;
-        let active = target.begin();
-        Some(Way { target, active })
+        if route.traffic.paused {
+            return None;
+        }
+        let target = route.choose(&self.tried, Instant::now().into_std())?;
+        Some(Way { target: Arc::clone(target), active: target.begin() })
     }
 
     async fn exchange(
@@ -198,19 +233,18 @@ impl Exchange {
         target: &Arc<Target>,
         mut request: Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Sender), Failure> {
-        self.entry.instance = target.endpoint.instance.to_string();
+        self.entry.target = Some(Arc::clone(target));
         match target.endpoint.protocol {
-            Protocol::H2c => into_http2(&mut request, &self.host),
+            Protocol::H2c => into_http2(&mut request, &self.route.host),
             Protocol::Http1 => into_http1(&mut request),
         }
+        let patience = self.route.patience.answer;
         // A kept connection may have been closed meanwhile; then the request comes back and a new one is made.
-        if let Some(mut sender) = target.pool.take() {
-            match sender.send(request).await {
+        if let Some(mut sender) = target.pool.take(Instant::now().into_std()) {
+            match send(&mut sender, request, patience).await {
                 Ok(response) => return Ok((response, sender)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Failure::Sent(error.into_error().to_string())),
-                },
+                Err(Failure::Unsent(unsent)) => request = *unsent,
+                Err(failure) => return Err(failure),
             }
         }
         let mut sender = match connect(target).await {
@@ -220,13 +254,7 @@ impl Exchange {
                 return Err(Failure::Unsent(Box::new(request)));
             }
         };
-        match sender.send(request).await {
-            Ok(response) => Ok((response, sender)),
-            Err(mut error) => Err(match error.take_message() {
-                Some(unsent) => Failure::Unsent(Box::new(unsent)),
-                None => Failure::Sent(error.into_error().to_string()),
-            }),
-        }
+        Ok((send(&mut sender, request, patience).await?, sender))
     }
 
     /// The answer, streamed to the client.
@@ -235,7 +263,8 @@ impl Exchange {
         headers::strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
         self.entry.status = parts.status.as_u16();
-        let done = Done { target: way.target, sender: Some(sender), active: way.active, entry: self.entry };
+        let (admitted, entry) = (self.admitted, self.entry);
+        let done = Done { target: way.target, sender: Some(sender), active: way.active, admitted, entry };
         Response::from_parts(parts, Relayed { body, done: Some(done) }.boxed())
     }
 
@@ -244,16 +273,18 @@ impl Exchange {
         mut self,
         way: Way,
         client: hyper::upgrade::OnUpgrade,
+        protocol: Option<HeaderValue>,
         mut response: Response<Incoming>,
     ) -> Response<Answer> {
         self.entry.status = 101;
         let instance = hyper::upgrade::on(&mut response);
         let (parts, _) = response.into_parts();
+        let websocket = protocol.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let tunnel = Tunnel { websocket, leaving: way.target.leaving() };
         tokio::spawn(async move {
-            let _counted = (way, self.entry);
+            let mut counted = (self.entry, way, self.admitted);
             if let (Ok(client), Ok(instance)) = tokio::join!(client, instance) {
-                let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut instance).await;
+                tunnel.carry(client, instance, &mut counted.0.bytes).await;
             }
         });
         Response::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed())
@@ -285,6 +316,36 @@ fn into_http2(request: &mut Request<Outgoing>, host: &str) {
         request.headers_mut().remove(name);
     }
     request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+}
+
+/// Sends a request and waits for the head of its answer: `patience` long from the request's last byte on.
+async fn send(
+    sender: &mut Sender,
+    request: Request<Outgoing>,
+    patience: Seconds,
+) -> Result<Response<Incoming>, Failure> {
+    let patience = Duration::from_millis(patience.millis());
+    let upload = match request.body() {
+        Outgoing::Client(_, upload) => Some(Arc::clone(upload)),
+        Outgoing::None(_) => None,
+    };
+    let mut sending = pin!(sender.send(request));
+    let mut deadline = Instant::now() + patience;
+    loop {
+        match tokio::time::timeout_at(deadline, &mut sending).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(mut error)) => {
+                return Err(match error.take_message() {
+                    Some(unsent) => Failure::Unsent(Box::new(unsent)),
+                    None => Failure::Sent(error.into_error().to_string()),
+                });
+            }
+            Err(_) => match upload.as_ref().map(|upload| upload.last() + patience) {
+                Some(later) if later > deadline => deadline = later,
+                _ => return Err(Failure::Slow),
+            },
+        }
+    }
 }
 
 async fn connect(target: &Target) -> std::io::Result<Sender> {

@@ -3,27 +3,35 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use gantry_model::{AppName, Endpoint, Generation, InstanceId, Table};
+use gantry_model::{AppName, Endpoint, Generation, InstanceId, Patience, RequestCounts, Table, Traffic};
 use tokio::sync::watch;
 
+use crate::circuit::Circuit;
+use crate::gate::Gate;
 use crate::pool::Pool;
 
-/// How long an endpoint that cannot be reached is passed over, by failures in a row.
-const EJECT: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
+/// A new instance gets fewer requests than its older fellows for so long: caches are cold, code is not compiled yet.
+const SLOW_START: Duration = Duration::from_secs(10);
+
+/// The least share of a new instance, of what an old one gets.
+const LEAST_SHARE: f64 = 0.1;
 
 /// One endpoint and what is known of it.
 pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
+    /// The instance, as logs name it.
+    pub(crate) label: String,
     /// Requests under way.
     active: AtomicU64,
-    failures: AtomicU32,
-    ejected: Mutex<Option<Instant>>,
+    pub(crate) circuit: Circuit,
     pub(crate) pool: Pool,
+    since: Instant,
+    /// How long what is under way may take, once it is in no table.
+    leaving: watch::Sender<Option<Duration>>,
 }
 
 /// Counts a request for as long as it lives.
@@ -38,11 +46,13 @@ impl Drop for Active {
 impl Target {
     fn new(endpoint: Endpoint) -> Self {
         Self {
+            label: endpoint.instance.to_string(),
             endpoint,
             active: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            ejected: Mutex::new(None),
-            pool: Pool::default(),
+            circuit: Circuit::default(),
+            pool: Pool::new(),
+            since: Instant::now(),
+            leaving: watch::Sender::new(None),
         }
     }
 
@@ -52,45 +62,57 @@ impl Target {
         Active(Arc::clone(self))
     }
 
-    /// It answered.
-    pub(crate) fn worked(&self) {
-        if self.failures.swap(0, Ordering::Relaxed) > 0 {
-            *self.ejected.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
+    /// To be told when it leaves the table.
+    pub(crate) fn leaving(&self) -> watch::Receiver<Option<Duration>> {
+        self.leaving.subscribe()
     }
 
-    /// It could not be reached: it is passed over for a while.
-    pub(crate) fn failed(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed) as usize;
-        let until = Instant::now() + EJECT[failures.min(EJECT.len() - 1)];
-        *self.ejected.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    /// It is in the table, or has left it.
+    fn leave(&self, drain: Option<Duration>) {
+        self.leaving.send_if_modified(|known| std::mem::replace(known, drain) != drain);
     }
 
-    fn is_ejected(&self, now: Instant) -> bool {
-        self.failures.load(Ordering::Relaxed) > 0
-            && self.ejected.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| until > now)
+    /// Its share of the requests, by its age: 1 for one that is not new.
+    fn share(&self, now: Instant) -> f64 {
+        (now.duration_since(self.since).as_secs_f64() / SLOW_START.as_secs_f64()).clamp(LEAST_SHARE, 1.0)
     }
 }
 
 /// A host name's route.
 pub(crate) struct Route {
+    pub(crate) host: String,
     pub(crate) app: AppName,
     pub(crate) targets: Vec<Arc<Target>>,
+    pub(crate) traffic: Traffic,
+    pub(crate) patience: Patience,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Route {
-    /// The less loaded of two that are chosen at random; none when every one is ejected or was tried.
-    pub(crate) fn choose(&self, tried: &[InstanceId]) -> Option<Arc<Target>> {
-        let now = Instant::now();
-        let usable: Vec<&Arc<Target>> = self
-            .targets
-            .iter()
-            .filter(|target| !target.is_ejected(now) && !tried.contains(&target.endpoint.instance))
-            .collect();
-        let pick = || usable.get(rand::random_range(0..usable.len().max(1))).copied();
-        let (one, other) = (pick()?, pick()?);
+    /// The less loaded of two that are chosen at random; none when none may be asked or each was tried.
+    pub(crate) fn choose(&self, tried: &[InstanceId], now: Instant) -> Option<&Arc<Target>> {
+        let untried = |target: &&Arc<Target>| !tried.contains(&target.endpoint.instance);
+        let good = |target: &&Arc<Target>| target.circuit.is_closed(now) && untried(target);
+        if let Some(target) = self.pick(&good, now).filter(|target| target.circuit.enter(now)) {
+            return Some(target);
+        }
+        // One whose answers break off is better than none; one that cannot be reached is not.
+        self.pick(&|target| target.circuit.is_reachable() && untried(target), now)
+    }
+
+    fn pick(&self, usable: &dyn Fn(&&Arc<Target>) -> bool, now: Instant) -> Option<&Arc<Target>> {
+        let count = self.targets.iter().filter(usable).count();
+        let nth = |n: usize| self.targets.iter().filter(usable).nth(n);
+        if count < 2 {
+            return nth(0);
+        }
+        let one = rand::random_range(0..count);
+        let other = (one + rand::random_range(1..count)) % count;
+        let (one, other) = (nth(one)?, nth(other)?);
         let load = |target: &Arc<Target>| target.active.load(Ordering::Relaxed);
-        Some(Arc::clone(if load(other) < load(one) { other } else { one }))
+        let (less, more) = if load(other) < load(one) { (other, one) } else { (one, other) };
+        let share = less.share(now) / more.share(now);
+        Some(if share < 1.0 && rand::random::<f64>() > share { more } else { less })
     }
 }
 
@@ -107,6 +129,7 @@ pub(crate) struct Routing {
     state: RwLock<Arc<State>>,
     /// Every target that has a request under way or is in the table.
     targets: Mutex<BTreeMap<Endpoint, Arc<Target>>>,
+    gates: Mutex<BTreeMap<AppName, Arc<Gate>>>,
     generation: watch::Sender<Generation>,
 }
 
@@ -115,7 +138,13 @@ impl Routing {
     pub(crate) fn load(path: &Path) -> Self {
         let table: Option<Table> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let (generation, _) = watch::channel(Generation(0));
-        let routing = Self { path: path.to_owned(), state: RwLock::default(), targets: Mutex::default(), generation };
+        let routing = Self {
+            path: path.to_owned(),
+            state: RwLock::default(),
+            targets: Mutex::default(),
+            gates: Mutex::default(),
+            generation,
+        };
         if let Some(table) = table {
             routing.replace(table);
         }
@@ -159,6 +188,7 @@ impl Routing {
 
     fn replace(&self, table: Table) {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let mut routes = BTreeMap::new();
         for (host, route) in &table.routes {
             let targets = route
@@ -169,19 +199,41 @@ impl Routing {
                     Arc::clone(targets.entry(endpoint.clone()).or_insert_with(fresh))
                 })
                 .collect();
-            routes.insert(host.to_string(), Arc::new(Route { app: route.app.clone(), targets }));
+            let gate = Arc::clone(gates.entry(route.app.clone()).or_default());
+            let (app, traffic, patience) = (route.app.clone(), route.traffic.clone(), route.patience);
+            let route = Route { host: host.to_string(), app, targets, traffic, patience, gate };
+            routes.insert(host.to_string(), Arc::new(route));
         }
-        let named = |endpoint: &Endpoint| table.routes.values().any(|route| route.endpoints.contains(endpoint));
+        gates.retain(|app, _| table.routes.values().any(|route| route.app == *app));
+        let before = self.now();
         targets.retain(|endpoint, target| {
-            let named = named(endpoint);
-            if !named {
+            let named = drain_of(&table, endpoint).is_some();
+            if named {
+                target.leave(None);
+            } else {
                 target.pool.clear();
+                if let Some(drain) = drain_of(&before.table, endpoint) {
+                    target.leave(Some(drain));
+                }
             }
             named || target.active.load(Ordering::Relaxed) > 0
         });
         let generation = table.generation;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { table, routes });
         self.generation.send_replace(generation);
+    }
+
+    /// Tells whatever is open for long that this router ends.
+    pub(crate) fn leave(&self, drain: Duration) {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.values().for_each(|target| target.leave(Some(drain)));
+    }
+
+    /// What became of requests that could not go on at once, where there are any.
+    pub(crate) fn counts(&self) -> BTreeMap<AppName, RequestCounts> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = gates.iter().map(|(app, gate)| (app.clone(), gate.counts()));
+        counts.filter(|(_, counts)| *counts != RequestCounts::default()).collect()
     }
 
     /// Requests under way, where there are any.
@@ -192,9 +244,16 @@ impl Routing {
     }
 }
 
+/// How long an endpoint's requests may go on after it left, if the table names it.
+fn drain_of(table: &Table, endpoint: &Endpoint) -> Option<Duration> {
+    let route = table.routes.values().find(|route| route.endpoints.contains(endpoint))?;
+    Some(Duration::from_millis(route.patience.drain.millis()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::circuit::Failure;
     use gantry_model::role::Protocol;
     use gantry_model::{HostName, ReleaseNumber};
     use std::net::Ipv4Addr;
@@ -209,6 +268,8 @@ mod tests {
             app: AppName::parse("shop").expect("a name"),
             release: ReleaseNumber(1),
             endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
+            traffic: Traffic::default(),
+            patience: Patience::default(),
         };
         let routes = BTreeMap::from([(HostName::parse("shop.localhost").expect("a host"), route)]);
         Table { generation: Generation(generation), routes, names: BTreeMap::new() }
@@ -249,13 +310,66 @@ mod tests {
         routing.take(table(1, &[1, 2]), true).expect("taken");
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let _busy: Vec<_> = (0..50).map(|_| route.targets[0].begin()).collect();
-        let chosen = (0..100).filter(|_| route.choose(&[]).expect("one").endpoint == endpoint(2)).count();
-        assert!(chosen > 60, "{chosen}");
-        route.targets[1].failed();
-        assert!((0..20).all(|_| route.choose(&[]).expect("one").endpoint == endpoint(1)));
-        assert!(route.choose(&[endpoint(1).instance]).is_none());
-        route.targets[1].worked();
-        assert!(route.choose(&[endpoint(1).instance]).is_some());
+        let now = Instant::now();
+        let choose = |tried: &[InstanceId]| route.choose(tried, now).map(|target| target.endpoint.clone());
+        assert!((0..100).all(|_| choose(&[]) == Some(endpoint(2))));
+        route.targets[1].circuit.failed(Failure::Unreachable, now);
+        assert!((0..20).all(|_| choose(&[]) == Some(endpoint(1))));
+        assert!(choose(&[endpoint(1).instance]).is_none());
+        route.targets[1].circuit.worked();
+        assert!(choose(&[endpoint(1).instance]).is_some());
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn one_whose_answers_break_off_is_asked_when_there_is_no_other() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let now = Instant::now();
+        for _ in 0..10 {
+            route.targets[0].circuit.failed(Failure::Broken, now);
+        }
+        assert!((0..50).all(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)));
+        assert!(route.choose(&[endpoint(2).instance], now).is_some());
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn a_new_one_begins_with_a_small_share() {
+        let now = Instant::now();
+        let aged =
+            |n, age| Arc::new(Target { since: now.checked_sub(age).expect("a past"), ..Target::new(endpoint(n)) });
+        let chosen = |one: Duration, other: Duration| {
+            let route = Route {
+                host: "shop.localhost".to_owned(),
+                app: AppName::parse("shop").expect("a name"),
+                targets: vec![aged(1, one), aged(2, other)],
+                traffic: Traffic::default(),
+                patience: Patience::default(),
+                gate: Arc::default(),
+            };
+            (0..2000).filter(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)).count()
+        };
+        let (young, old) = (Duration::ZERO, SLOW_START);
+        assert!((50..300).contains(&chosen(old, young)), "a tenth of half is meant");
+        for equals in [chosen(old, old), chosen(young, young)] {
+            assert!((800..1200).contains(&equals), "{equals} of 2000");
+        }
+    }
+
+    #[test]
+    fn whoever_is_open_for_long_is_told_when_its_instance_leaves() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let (_open, leaving) = (route.targets[0].begin(), route.targets[0].leaving());
+        routing.take(table(2, &[2]), true).expect("taken");
+        assert_eq!(*leaving.borrow(), Some(Duration::from_secs(30)));
+        routing.take(table(3, &[1, 2]), true).expect("taken");
+        assert_eq!(*leaving.borrow(), None, "it is back");
+        routing.leave(Duration::from_secs(9));
+        assert_eq!(*leaving.borrow(), Some(Duration::from_secs(9)));
         std::fs::remove_file(&routing.path).expect("removed");
     }
 }

@@ -59,6 +59,7 @@ fn state(router: &Router, gone: bool) -> RouterReport {
         gone,
         generation: router.routing.generation().unwrap_or_default(),
         active: router.routing.active(),
+        counts: router.routing.counts(),
     }
 }
 

@@ -1,131 +1,21 @@
 //! The router as a whole: its table from disk or from a server, real connections in and out.
 
-use std::collections::BTreeMap;
+mod world;
+
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_api::Client;
 use gantry_model::role::Protocol;
-use gantry_model::{AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, Route, Table};
-use gantry_router::{Listeners, Settings};
+use gantry_model::{Generation, Table};
 use http::{Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-
-type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
-
-fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
-}
-
-/// An application on a port of its own.
-async fn app<F>(h2: bool, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
-where
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let answer = answer.clone();
-            let service = service_fn(move |request| {
-                let answering = answer(request);
-                async move { Ok::<_, Infallible>(answering.await) }
-            });
-            tokio::spawn(async move {
-                let stream = TokioIo::new(stream);
-                if h2 {
-                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(stream, service).await;
-                } else {
-                    let builder = hyper::server::conn::http1::Builder::new();
-                    let _ = builder.serve_connection(stream, service).with_upgrades().await;
-                }
-            });
-        }
-    });
-    address
-}
-
-fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> Endpoint {
-    Endpoint {
-        instance: InstanceId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
-        address: Ipv4Addr::LOCALHOST,
-        port: address.port(),
-        protocol,
-    }
-}
-
-fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
-    let app = AppName::parse("shop").expect("a name");
-    let route = Route { app, release: ReleaseNumber(1), endpoints };
-    let host = HostName::parse("shop.localhost").expect("a host");
-    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), names: BTreeMap::new() }
-}
-
-/// A router that runs.
-struct Running {
-    folder: tempfile::TempDir,
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    ended: tokio::task::JoinHandle<()>,
-}
-
-async fn router(table: Table, server: &str, https: Option<(std::net::TcpListener, PathBuf, PathBuf)>) -> Running {
-    let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
-    let folder = tempfile::tempdir().expect("a folder");
-    let text = serde_json::to_vec(&table).expect("JSON");
-    std::fs::write(folder.path().join("table.json"), text).expect("written");
-    let settings = Settings {
-        machine: MachineName::parse("m").expect("a name"),
-        number: 7,
-        data: folder.path().to_owned(),
-        domain: HostName::parse("localhost").expect("a host"),
-        resolver: None,
-        certificate,
-        wait: Duration::from_millis(600),
-        drain: Duration::from_secs(5),
-    };
-    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = plain.local_addr().expect("an address");
-    let client = Client::new(server, "token");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let ended = tokio::spawn(async move {
-        let asked = async {
-            let _ = stopped.await;
-        };
-        gantry_router::run(settings, Listeners { plain, secure }, client, || (), asked).await.expect("it runs");
-    });
-    Running { folder, address, stop: Some(stop), ended }
-}
-
-const NOWHERE: &str = "http://127.0.0.1:1";
-
-fn get(path: &str) -> Request<Body> {
-    Request::get(path).header("host", "shop.localhost").body(full("")).expect("a request")
-}
-
-async fn ask(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
-    let stream = TcpStream::connect(address).await.expect("connected");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
-    tokio::spawn(connection.with_upgrades());
-    sender.send_request(request).await.expect("an answer")
-}
-
-async fn text(response: Response<Incoming>) -> String {
-    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
+use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, table, text};
 
 #[tokio::test]
 async fn a_request_arrives_with_where_it_came_from() {
@@ -342,34 +232,16 @@ async fn https_is_served_with_a_given_certificate() {
 #[tokio::test]
 async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refused() {
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let news: Arc<Mutex<Option<Table>>> = Arc::default();
-    let (source, told) = (Arc::clone(&news), Arc::new(Mutex::new(Vec::<u64>::new())));
-    let heard = Arc::clone(&told);
-    let server = app(false, move |request: Request<Incoming>| {
-        let (source, heard) = (Arc::clone(&source), Arc::clone(&heard));
-        async move {
-            if request.method() == http::Method::POST {
-                let body = request.into_body().collect().await.expect("a body").to_bytes();
-                let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-                heard.lock().expect("told").push(value["generation"].as_u64().expect("a number"));
-                return Response::new(full("null"));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let table = source.lock().expect("news").clone();
-            Response::new(full(serde_json::to_vec(&table).expect("JSON")))
-        }
-    })
-    .await;
-    let running = router(table(5, Vec::new()), &format!("http://{server}"), None).await;
-    *news.lock().expect("news") = Some(table(4, vec![endpoint(1, live, Protocol::Http1)]));
+    let server = Server::default();
+    let address = server.start().await;
+    let running = router(table(5, Vec::new()), &address, None).await;
+    server.tell(table(4, vec![endpoint(1, live, Protocol::Http1)]));
     let answer = ask(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "an older table was taken");
     let waiting = tokio::spawn(ask(running.address, get("/")));
-    *news.lock().expect("news") = Some(table(6, vec![endpoint(1, live, Protocol::Http1)]));
+    server.tell(table(6, vec![endpoint(1, live, Protocol::Http1)]));
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
-    while told.lock().expect("told").last() != Some(&6) {
-        tokio::task::yield_now().await;
-    }
+    server.hears(|report| report["generation"] == 6).await;
     let kept: Table =
         serde_json::from_slice(&std::fs::read(running.folder.path().join("table.json")).expect("kept")).expect("JSON");
     assert_eq!(kept.generation, Generation(6));

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use gantry_api::Problem;
-use gantry_api::types::{Accepted, AppInfo, ChangeConfig, ChangeScale, CreateApp, InstanceInfo, ReleaseInfo};
-use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase};
+use gantry_api::types::{
+    Accepted, AppInfo, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, ReleaseInfo,
+};
+use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase, RequestCounts};
 use serde::Deserialize;
 
 use super::auth::Caller;
@@ -36,8 +38,17 @@ pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
         deploy: deploy.map(|deploy| (**deploy).clone()),
         ready,
         wanted: all,
+        traffic: app.traffic.clone(),
+        requests: requests(view, &app.name),
         created: app.created,
     }
+}
+
+/// What became of an app's requests, at all routers.
+pub(crate) fn requests(view: &View, app: &AppName) -> RequestCounts {
+    let mut all = RequestCounts::default();
+    view.observed.routers.values().filter_map(|router| router.counts.get(app)).for_each(|counts| all += *counts);
+    all
 }
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
@@ -112,6 +123,20 @@ pub(crate) async fn change_scale(
     let request: ChangeScale = body(&text)?;
     let by = caller.name;
     server.core.mutate(move |mirror, now| mutations::change_scale(mirror, now, &by, &app, request.roles)).await?;
+    json(&())
+}
+
+pub(crate) async fn change_traffic(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let app: AppName = name(&app)?;
+    caller.deploy(&app)?;
+    let change: ChangeTraffic = body(&text)?;
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| mutations::change_traffic(mirror, now, &by, &app, change)).await?;
     json(&())
 }
 

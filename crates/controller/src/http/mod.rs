@@ -92,6 +92,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}", get(apps::show).delete(apps::destroy))
         .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
         .route("/apps/{app}/scale", put(apps::change_scale))
+        .route("/apps/{app}/traffic", post(apps::change_traffic))
         .route("/apps/{app}/releases", get(apps::releases))
         .route("/apps/{app}/instances", get(apps::instances))
         .route("/apps/{app}/why", get(apps::why))

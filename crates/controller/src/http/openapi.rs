@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, BaseInfo, ChangeConfig, ChangeScale, CreateApp, CreateToken, Event, Explanation, InstanceInfo,
-    LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
+    Accepted, AppInfo, BaseInfo, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, CreateToken, Event, Explanation,
+    InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo,
+    What,
 };
 use gantry_model::{
     AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
-    Phase, ReleaseNumber, RoleName, RouterId,
+    Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -79,6 +80,8 @@ fn app() -> AppInfo {
         deploy: Some(deploy()),
         ready: 3,
         wanted: 3,
+        traffic: Traffic { rate: Some(100), ..Traffic::default() },
+        requests: RequestCounts::default(),
         created: NOW,
     }
 }
@@ -208,6 +211,14 @@ fn operations() -> Vec<Operation> {
             accepted(),
         ),
         operation("put", "/v1/apps/{app}/scale", "deploy", "How many copies of a role run", sample(scale), none()),
+        operation(
+            "post",
+            "/v1/apps/{app}/traffic",
+            "deploy",
+            "Pause and resume requests, refuse or limit them",
+            sample(ChangeTraffic::Limit { rate: Some(100), concurrent: None }),
+            none(),
+        ),
         operation("get", "/v1/apps/{app}/releases", "read", "Its releases", none(), sample([release()])),
         operation("get", "/v1/apps/{app}/instances", "read", "Its instances", none(), sample([instance()])),
         operation(

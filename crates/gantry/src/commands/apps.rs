@@ -2,8 +2,8 @@
 
 use anyhow::bail;
 use gantry_api::Client;
-use gantry_api::types::{AppInfo, ChangeScale, CreateApp, Explanation, InstanceInfo};
-use gantry_model::{AppName, Phase, RoleName};
+use gantry_api::types::{AppInfo, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo};
+use gantry_model::{AppName, Phase, RequestCounts, RoleName, Traffic};
 use http::Method;
 
 use crate::args::App;
@@ -47,12 +47,21 @@ pub(crate) fn list(apps: &[AppInfo]) {
         vec![
             app.name.to_string(),
             or_dash(app.current),
-            format!("{}/{}", app.ready, app.wanted),
+            format!("{}/{}{}", app.ready, app.wanted, mark(app)),
             app.deploy.as_ref().map_or("-".to_owned(), |deploy| deploy.state.to_string()),
             app.url.clone(),
         ]
     });
     table(&["app", "release", "ready", "deploy", "url"], rows);
+}
+
+/// What keeps requests from it, after the number of its instances.
+fn mark(app: &AppInfo) -> &'static str {
+    match &app.traffic {
+        Traffic { maintenance: Some(_), .. } => " (maintenance)",
+        Traffic { paused: true, .. } => " (paused)",
+        _ => "",
+    }
 }
 
 fn show(app: &AppInfo) {
@@ -67,11 +76,18 @@ fn show(app: &AppInfo) {
         ("release", or_dash(app.current)),
         ("ready", format!("{}/{}", app.ready, app.wanted)),
         ("scale", or_dash(Some(scale.join(" ")).filter(|text| !text.is_empty()))),
+        ("requests", requests(app)),
         ("created", format!("{} ago", age(app.created))),
     ];
     for (name, value) in rows {
         out!("{name:<9} {value}");
     }
+}
+
+/// What is to become of an app's requests, and what became of those that could not go on at once.
+fn requests(app: &AppInfo) -> String {
+    let RequestCounts { waiting, held, refused, limited } = app.requests;
+    format!("{}; {waiting} wait, {held} waited, {refused} waited in vain, {limited} over a limit", app.traffic)
 }
 
 pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
@@ -106,6 +122,13 @@ pub(crate) async fn scale(client: &Client, app: &AppName, counts: Vec<(RoleName,
     let request = ChangeScale { roles: counts.into_iter().collect() };
     client.call::<()>(Method::PUT, &format!("/v1/apps/{app}/scale"), Some(&request)).await?;
     eprintln!("{app} is being scaled; `gantry ps {app}` shows how it goes");
+    Ok(DONE)
+}
+
+pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
+    client.post::<()>(&format!("/v1/apps/{app}/traffic"), change).await?;
+    let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
+    eprintln!("requests of {app}: {}", info.traffic);
     Ok(DONE)
 }
 

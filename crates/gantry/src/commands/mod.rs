@@ -11,8 +11,9 @@ mod session;
 mod system;
 
 use clap::CommandFactory;
+use gantry_api::types::ChangeTraffic;
 
-use crate::args::{Args, Command, Store};
+use crate::args::{Args, Command, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::{backup, down, remote, services, up};
 
@@ -40,6 +41,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::App(command) => apps::run(&client()?, command, json).await,
         Command::Ps { app } => apps::ps(&client()?, app, json).await,
         Command::Scale { app, counts } => apps::scale(&client()?, &app, counts).await,
+        Command::Pause { app } => apps::traffic(&client()?, &app, &ChangeTraffic::Pause).await,
+        Command::Resume { app } => apps::traffic(&client()?, &app, &ChangeTraffic::Resume).await,
+        Command::Maintenance(Maintenance::On { app, message }) => {
+            apps::traffic(&client()?, &app, &ChangeTraffic::Maintenance { message: Some(message) }).await
+        }
+        Command::Maintenance(Maintenance::Off { app }) => {
+            apps::traffic(&client()?, &app, &ChangeTraffic::Maintenance { message: None }).await
+        }
+        Command::Limit { app, rate, concurrent } => {
+            apps::traffic(&client()?, &app, &ChangeTraffic::Limit { rate, concurrent }).await
+        }
         Command::Why { app, instance } => apps::why(&client()?, &app, instance, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,

@@ -1,0 +1,132 @@
+//! Whether an instance is asked: one that fails is passed over for a while, then tried with a single request. Pure but for
+//! its own state.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long it is passed over, by failures in a row.
+const OPEN: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
+
+/// Answers that break off in a row before an instance that can be reached is passed over: one bad request must not
+/// take it from the others.
+const BROKEN_MAX: usize = 5;
+
+/// How long a single request that tries an instance again has for it.
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// How a request failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No connection.
+    Unreachable,
+    /// It took the request and gave no answer.
+    Broken,
+}
+
+#[derive(Default)]
+pub(crate) struct Circuit {
+    /// Anything failed since it last worked: what a request looks at first.
+    troubled: AtomicBool,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Default)]
+struct Trouble {
+    unreachable: usize,
+    broken: usize,
+    until: Option<Instant>,
+}
+
+impl Circuit {
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It may be asked.
+    pub(crate) fn is_closed(&self, now: Instant) -> bool {
+        !self.troubled.load(Ordering::Relaxed) || self.trouble().until.is_none_or(|until| until <= now)
+    }
+
+    /// It can be reached, whatever it answers: better than nothing.
+    pub(crate) fn is_reachable(&self) -> bool {
+        !self.troubled.load(Ordering::Relaxed) || self.trouble().unreachable == 0
+    }
+
+    /// Takes the right to ask: after a failure one request has it, until it is known how that went.
+    pub(crate) fn enter(&self, now: Instant) -> bool {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut trouble = self.trouble();
+        match trouble.until {
+            Some(until) if until > now => false,
+            Some(_) => {
+                trouble.until = Some(now + TRIAL);
+                true
+            }
+            None => true,
+        }
+    }
+
+    pub(crate) fn worked(&self) {
+        if self.troubled.swap(false, Ordering::Relaxed) {
+            *self.trouble() = Trouble::default();
+        }
+    }
+
+    pub(crate) fn failed(&self, how: Failure, now: Instant) {
+        let mut trouble = self.trouble();
+        let count = match how {
+            Failure::Unreachable => {
+                trouble.unreachable += 1;
+                trouble.unreachable
+            }
+            Failure::Broken => {
+                trouble.broken += 1;
+                (trouble.broken + 1).saturating_sub(BROKEN_MAX)
+            }
+        };
+        if count > 0 {
+            trouble.until = Some(now + OPEN[(count - 1).min(OPEN.len() - 1)]);
+        }
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_one_is_passed_over_then_tried_by_one_request() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        circuit.failed(Failure::Unreachable, now);
+        assert!(!circuit.is_closed(now) && !circuit.enter(now) && !circuit.is_reachable());
+        let later = now + OPEN[0];
+        assert!(circuit.is_closed(later) && circuit.enter(later));
+        assert!(!circuit.is_closed(later) && !circuit.enter(later), "one tries, the others go elsewhere");
+        assert!(circuit.enter(later + TRIAL), "the one that tried was never heard of again");
+        circuit.failed(Failure::Unreachable, later);
+        assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
+        circuit.worked();
+        assert!(circuit.is_closed(now) && circuit.enter(now) && circuit.enter(now));
+    }
+
+    #[test]
+    fn broken_answers_count_only_in_a_row() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        for _ in 1..BROKEN_MAX {
+            circuit.failed(Failure::Broken, now);
+        }
+        assert!(circuit.is_closed(now));
+        circuit.worked();
+        for _ in 1..BROKEN_MAX {
+            circuit.failed(Failure::Broken, now);
+        }
+        assert!(circuit.is_closed(now));
+        circuit.failed(Failure::Broken, now);
+        assert!(!circuit.is_closed(now) && circuit.is_reachable());
+    }
+}

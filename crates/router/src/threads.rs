@@ -1,0 +1,53 @@
+//! The threads that connections are served on: one a core, each with a runtime of its own. A request and everything of it
+//! stay on one, so that no core waits for another's memory.
+
+use std::cell::Cell;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+thread_local! {
+    static OWN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many there are.
+pub(crate) fn count() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// The number of the one that asks; 0 for any other thread.
+pub(crate) fn own() -> usize {
+    OWN.get()
+}
+
+/// The threads; they end with this.
+pub(crate) struct Threads {
+    handles: Vec<Handle>,
+    next: AtomicUsize,
+    _end: DropGuard,
+}
+
+impl Threads {
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let end = CancellationToken::new();
+        let start = |number| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (handle, end) = (runtime.handle().clone(), end.clone());
+            std::thread::Builder::new().name(format!("router-{number}")).spawn(move || {
+                OWN.set(number);
+                runtime.block_on(end.cancelled());
+            })?;
+            Ok(handle)
+        };
+        let handles = (0..count()).map(start).collect::<std::io::Result<_>>()?;
+        Ok(Self { handles, next: AtomicUsize::new(0), _end: end.drop_guard() })
+    }
+
+    /// Serves a connection on the next of them.
+    pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len();
+        drop(self.handles[next].spawn(connection));
+    }
+}

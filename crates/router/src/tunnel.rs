@@ -1,0 +1,204 @@
+//! A connection whose both ends changed the protocol: bytes go to and fro until either ends.
+//!
+//! A websocket lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
+//! moment of its own within the drain, so that thousands of clients do not come back at once.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+
+/// The part of a drain within which websockets are closed.
+const SPREAD: f64 = 0.8;
+
+/// The longest that the closing handshake may take (RFC 6455, section 7.1.1).
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What is read at once. There may be thousands of tunnels.
+const BUFFER: usize = 4096;
+
+/// A close frame with status 1001, going away (RFC 6455, sections 5.5.1 and 7.4.1).
+const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+
+type Io = TokioIo<Upgraded>;
+
+/// Where an instance's side of a tunnel comes from, and how long it may live.
+pub(crate) struct Tunnel {
+    /// Frames are known, so that it can be told to close.
+    pub(crate) websocket: bool,
+    /// The drain, once the instance is on its way out.
+    pub(crate) leaving: watch::Receiver<Option<Duration>>,
+}
+
+impl Tunnel {
+    /// Carries bytes until either side ends; counts those that go to the client.
+    pub(crate) async fn carry(self, client: Upgraded, instance: Upgraded, sent: &mut u64) {
+        let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
+        let (from_instance, to_instance) = tokio::io::split(TokioIo::new(instance));
+        let (mut up, mut down) = (pin!(up(from_client, to_instance)), pin!(self.down(from_instance, to_client, sent)));
+        let (mut up_ended, mut down_ended) = (false, None);
+        while !(up_ended && down_ended.is_some()) {
+            let closing = matches!(down_ended, Some(End::Closing));
+            tokio::select! {
+                ended = &mut up, if !up_ended => match ended {
+                    Ok(()) => up_ended = true,
+                    Err(_) => break,
+                },
+                ended = &mut down, if down_ended.is_none() => match ended {
+                    Ok(end) => down_ended = Some(end),
+                    Err(_) => break,
+                },
+                // Meanwhile the client's own close frame goes through, and the instance ends in its own way.
+                () = tokio::time::sleep(CLOSING), if closing => break,
+            }
+        }
+    }
+
+    async fn down(self, mut from: ReadHalf<Io>, mut to: WriteHalf<Io>, sent: &mut u64) -> std::io::Result<End> {
+        let mut buffer = vec![0; BUFFER];
+        let mut frames = Frames::default();
+        let leave = leave(self.leaving);
+        tokio::pin!(leave);
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                read = from.read(&mut buffer) => {
+                    let bytes = &buffer[..read?];
+                    if bytes.is_empty() {
+                        to.shutdown().await?;
+                        return Ok(End::Ended);
+                    }
+                    to.write_all(bytes).await?;
+                    to.flush().await?;
+                    *sent += bytes.len() as u64;
+                    frames.pass(bytes);
+                }
+                () = &mut leave, if self.websocket && !leaving => leaving = true,
+            }
+            if leaving && frames.is_between() {
+                to.write_all(&GOING_AWAY).await?;
+                to.flush().await?;
+                return Ok(End::Closing);
+            }
+        }
+    }
+}
+
+/// How the instance's side ended.
+enum End {
+    Ended,
+    Closing,
+}
+
+async fn up(from: ReadHalf<Io>, mut to: WriteHalf<Io>) -> std::io::Result<()> {
+    tokio::io::copy_buf(&mut BufReader::with_capacity(BUFFER, from), &mut to).await?;
+    to.shutdown().await
+}
+
+/// Ready at this tunnel's moment to leave. An instance that comes back is stayed with.
+async fn leave(mut leaving: watch::Receiver<Option<Duration>>) {
+    loop {
+        let drain = *leaving.borrow_and_update();
+        let moment = async {
+            match drain {
+                Some(drain) => tokio::time::sleep(drain.mul_f64(rand::random_range(0.0..SPREAD))).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = moment => return,
+            changed = leaving.changed() => if changed.is_err() { std::future::pending().await },
+        }
+    }
+}
+
+/// Follows the frames of a websocket (RFC 6455, section 5.2): no more than where one ends.
+#[derive(Default)]
+struct Frames {
+    head: Vec<u8>,
+    /// Of the frame's payload, still to come.
+    left: u64,
+}
+
+impl Frames {
+    fn is_between(&self) -> bool {
+        self.head.is_empty() && self.left == 0
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let passed = self.left.min(bytes.len() as u64);
+                self.left -= passed;
+                bytes = &bytes[usize::try_from(passed).unwrap_or(bytes.len())..];
+                continue;
+            }
+            self.head.push(bytes[0]);
+            bytes = &bytes[1..];
+            if let Some(length) = payload(&self.head) {
+                self.left = length;
+                self.head.clear();
+            }
+        }
+    }
+}
+
+/// How long the payload is, once the head is whole.
+fn payload(head: &[u8]) -> Option<u64> {
+    let second = *head.get(1)?;
+    let mask = if second & 0x80 == 0 { 0 } else { 4 };
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (extended, length) = match second & 0x7f {
+        126 => (2, number(head.get(2..4)?)),
+        127 => (8, number(head.get(2..10)?)),
+        length => (0, u64::from(length)),
+    };
+    (head.len() == 2 + extended + mask).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(length: usize, masked: bool) -> Vec<u8> {
+        let mask = if masked { 0x80 } else { 0 };
+        let mut bytes = vec![0x82];
+        match length {
+            0..126 => bytes.push(mask | u8::try_from(length).expect("small")),
+            126..65536 => {
+                bytes.push(mask | 126);
+                bytes.extend(u16::try_from(length).expect("small").to_be_bytes());
+            }
+            _ => {
+                bytes.push(mask | 127);
+                bytes.extend((length as u64).to_be_bytes());
+            }
+        }
+        bytes.resize(bytes.len() + if masked { 4 } else { 0 } + length, 0xff);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_frame_is_known_however_it_is_cut(
+            frames in prop::collection::vec((prop_oneof![0..3usize, 120..130usize, 65530..65540usize], any::<bool>()), 1..5),
+            cut in 1..5000usize,
+        ) {
+            let mut seen = Frames::default();
+            for (length, masked) in frames {
+                let bytes = frame(length, masked);
+                let (last, rest) = bytes.split_last().expect("never empty");
+                for piece in rest.chunks(cut) {
+                    seen.pass(piece);
+                    prop_assert!(!seen.is_between());
+                }
+                seen.pass(&[*last]);
+                prop_assert!(seen.is_between());
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What owners say of their app's requests, how long those may take, and what becomes of websockets.
+
+mod world;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use gantry_model::role::Protocol;
+use gantry_model::{Patience, Seconds, Table, Traffic};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, table, text};
+
+/// A table with one route, changed.
+fn with(generation: u64, address: SocketAddr, change: impl Fn(&mut Traffic, &mut Patience)) -> Table {
+    let mut table = table(generation, vec![endpoint(1, address, Protocol::Http1)]);
+    table.routes.values_mut().for_each(|route| change(&mut route.traffic, &mut route.patience));
+    table
+}
+
+#[tokio::test]
+async fn a_paused_app_s_requests_wait_and_go_on_and_maintenance_tells_why() {
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let server = Server::default();
+    let paused = with(1, live, |traffic, _| traffic.paused = true);
+    let running = router(paused, &server.start().await, None).await;
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text(answer).await.contains("paused"));
+    let waiting = tokio::spawn(ask(running.address, get("/")));
+    server.hears(|report| report["counts"]["shop"]["waiting"] == 1).await;
+    server.changes(with(2, live, |_, _| ())).await;
+    assert_eq!(text(waiting.await.expect("an answer")).await, "live");
+    server.hears(|report| report["counts"]["shop"]["held"] == 1 && report["counts"]["shop"]["refused"] == 1).await;
+    server.changes(with(3, live, |traffic, _| traffic.maintenance = Some("back at noon".to_owned()))).await;
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(
+        (answer.status(), answer.headers()["retry-after"].as_bytes()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"60"[..])
+    );
+    assert!(text(answer).await.contains("shop: back at noon"));
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_gets_429_and_a_time_to_come_again() {
+    let (go, reached) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (gate, count) = (Arc::clone(&go), Arc::clone(&reached));
+    let slow = app(false, move |_| {
+        let (gate, count) = (Arc::clone(&gate), Arc::clone(&count));
+        async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            gate.notified().await;
+            Response::new(full("done"))
+        }
+    })
+    .await;
+    let server = Server::default();
+    let running = router(with(1, slow, |traffic, _| traffic.concurrent = Some(2)), &server.start().await, None).await;
+    let asked: Vec<_> = (0..2).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
+    while reached.load(Ordering::Relaxed) < 2 {
+        tokio::task::yield_now().await;
+    }
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(
+        (answer.status(), answer.headers()["retry-after"].as_bytes()),
+        (StatusCode::TOO_MANY_REQUESTS, &b"1"[..])
+    );
+    assert!(text(answer).await.contains("at most 2 requests at once"));
+    go.notify_waiters();
+    for task in asked {
+        assert_eq!(text(task.await.expect("an answer")).await, "done");
+    }
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    server.changes(with(2, live, |traffic, _| traffic.rate = Some(3))).await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(ask(running.address, get("/")).await.status().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    server.hears(|report| report["counts"]["shop"]["limited"] == 3).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silence() {
+    let mute = app(false, async |request: Request<Incoming>| {
+        if request.method() == http::Method::POST {
+            use http_body_util::BodyExt;
+            let size = request.into_body().collect().await.expect("a body").to_bytes().len();
+            return Response::new(full(size.to_string()));
+        }
+        std::future::pending().await
+    })
+    .await;
+    let running = router(with(1, mute, |_, patience| patience.answer = Seconds(1)), NOWHERE, None).await;
+    let begun = Instant::now();
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(text(answer).await.contains("no answer within 1 s"));
+    // Twice as long as that, but never silent for so long.
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 8\r\n\r\n").await.expect("sent");
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(b"x").await.expect("sent");
+    }
+    let mut answer = vec![0; 1000];
+    let size = stream.read(&mut answer).await.expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..size]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('8'), "{answer}");
+}
+
+/// Something that sends the beginning of a frame, and its end once it is told to; and then hears the client's close frame.
+async fn chat(frame: Arc<Notify>, closed: Arc<Notify>) -> SocketAddr {
+    app(false, move |mut request: Request<Incoming>| {
+        let (frame, closed) = (Arc::clone(&frame), Arc::clone(&closed));
+        async move {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
+                stream.write_all(b"\x81\x05hel").await.expect("sent");
+                frame.notified().await;
+                stream.write_all(b"lo").await.expect("sent");
+                let mut heard = [0; 8];
+                stream.read_exact(&mut heard).await.expect("a close frame");
+                assert_eq!(heard[0], 0x88);
+                closed.notify_one();
+            });
+            let builder =
+                Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+            builder.body(full("")).expect("an answer")
+        }
+    })
+    .await
+}
+
+async fn websocket(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
+    let mut request = get("/chat");
+    request.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
+    request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
+    let answer = ask(address, request).await;
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"))
+}
+
+#[tokio::test]
+async fn a_websocket_is_told_to_go_between_two_frames() {
+    for by_end in [false, true] {
+        let (frame, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
+        let server = Server::default();
+        let drain = |_: &mut Traffic, patience: &mut Patience| patience.drain = Seconds(1);
+        let mut running = router(with(1, address, drain), &server.start().await, None).await;
+        let mut stream = websocket(running.address).await;
+        let mut begun = [0; 5];
+        stream.read_exact(&mut begun).await.expect("the beginning");
+        if by_end {
+            running.stop.take().expect("it runs").send(()).expect("asked");
+        } else {
+            server.changes(table(2, Vec::new())).await;
+        }
+        // Its moment comes within the drain, and the frame is not cut for it.
+        let cut = tokio::time::timeout(Duration::from_millis(1500), stream.read_u8()).await;
+        assert!(cut.is_err(), "{cut:?}");
+        frame.notify_one();
+        let mut rest = [0; 6];
+        stream.read_exact(&mut rest).await.expect("the rest and a close frame");
+        assert_eq!(&rest, b"lo\x88\x02\x03\xe9");
+        stream.write_all(b"\x88\x82abcd\x62\x8b").await.expect("the client's own");
+        closed.notified().await;
+        assert_eq!(stream.read(&mut rest).await.unwrap_or(0), 0, "the instance ended it");
+        if by_end {
+            running.ended.await.expect("the router waited for it");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A router that runs, applications behind it, and a server that has tables for it.
+#![allow(dead_code)] // Each test program uses a part.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_api::Client;
+use gantry_model::role::Protocol;
+use gantry_model::{
+    AppName, Endpoint, Generation, HostName, InstanceId, MachineName, Patience, ReleaseNumber, Route, Table, Traffic,
+};
+use gantry_router::{Listeners, Settings};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+pub(crate) fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// An application on a port of its own.
+pub(crate) async fn app<F>(h2: bool, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            let service = service_fn(move |request| {
+                let answering = answer(request);
+                async move { Ok::<_, Infallible>(answering.await) }
+            });
+            tokio::spawn(async move {
+                let stream = TokioIo::new(stream);
+                if h2 {
+                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(stream, service).await;
+                } else {
+                    let builder = hyper::server::conn::http1::Builder::new();
+                    let _ = builder.serve_connection(stream, service).with_upgrades().await;
+                }
+            });
+        }
+    });
+    address
+}
+
+pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> Endpoint {
+    Endpoint {
+        instance: InstanceId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
+        address: Ipv4Addr::LOCALHOST,
+        port: address.port(),
+        protocol,
+    }
+}
+
+pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
+    let app = AppName::parse("shop").expect("a name");
+    let (traffic, patience) = (Traffic::default(), Patience::default());
+    let route = Route { app, release: ReleaseNumber(1), endpoints, traffic, patience };
+    let host = HostName::parse("shop.localhost").expect("a host");
+    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), names: BTreeMap::new() }
+}
+
+/// A router that runs.
+pub(crate) struct Running {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) ended: tokio::task::JoinHandle<()>,
+}
+
+pub(crate) async fn router(
+    table: Table,
+    server: &str,
+    https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
+) -> Running {
+    let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = serde_json::to_vec(&table).expect("JSON");
+    std::fs::write(folder.path().join("table.json"), text).expect("written");
+    let settings = Settings {
+        machine: MachineName::parse("m").expect("a name"),
+        number: 7,
+        data: folder.path().to_owned(),
+        domain: HostName::parse("localhost").expect("a host"),
+        resolver: None,
+        certificate,
+        wait: Duration::from_millis(600),
+        drain: Duration::from_secs(5),
+    };
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = plain.local_addr().expect("an address");
+    let client = Client::new(server, "token");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ended = tokio::spawn(async move {
+        let asked = async {
+            let _ = stopped.await;
+        };
+        gantry_router::run(settings, Listeners { plain, secure }, client, || (), asked).await.expect("it runs");
+    });
+    Running { folder, address, stop: Some(stop), ended }
+}
+
+pub(crate) const NOWHERE: &str = "http://127.0.0.1:1";
+
+pub(crate) fn get(path: &str) -> Request<Body> {
+    Request::get(path).header("host", "shop.localhost").body(full("")).expect("a request")
+}
+
+pub(crate) async fn ask(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await.expect("an answer")
+}
+
+pub(crate) async fn text(response: Response<Incoming>) -> String {
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A server that has a table, and hears what the router says.
+#[derive(Clone, Default)]
+pub(crate) struct Server {
+    news: Arc<Mutex<Option<Table>>>,
+    heard: Arc<Mutex<Vec<serde_json::Value>>>,
+}
+
+impl Server {
+    pub(crate) async fn start(&self) -> String {
+        let server = self.clone();
+        let address = app(false, move |request: Request<Incoming>| {
+            let server = server.clone();
+            async move {
+                if request.method() == http::Method::POST {
+                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    let report = serde_json::from_slice(&body).expect("JSON");
+                    server.heard.lock().expect("heard").push(report);
+                    return Response::new(full("null"));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let table = server.news.lock().expect("news").clone();
+                Response::new(full(serde_json::to_vec(&table).expect("JSON")))
+            }
+        });
+        format!("http://{}", address.await)
+    }
+
+    pub(crate) fn tell(&self, table: Table) {
+        *self.news.lock().expect("news") = Some(table);
+    }
+
+    /// Waits until the router's last report is so.
+    pub(crate) async fn hears(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+        while !self.heard.lock().expect("heard").last().is_some_and(&wanted) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Gives the router a table, and waits until it routes by it.
+    pub(crate) async fn changes(&self, table: Table) {
+        let generation = table.generation.0;
+        self.tell(table);
+        self.hears(|report| report["generation"] == generation).await;
+    }
+}
