@@ -24,6 +24,9 @@ const SIZE_MAX: u64 = 64 << 20;
 /// Bytes on their way; beyond that lines are dropped, and counted, rather than requests delayed.
 const PENDING_MAX: usize = 4 << 20;
 
+/// What a buffer keeps of its memory.
+const BUFFER_KEPT: usize = 1 << 20;
+
 /// Lines are gathered for so long: one system call for many requests.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -168,9 +171,13 @@ struct Writer {
 impl Writer {
     /// Writes until the last request is gone.
     fn run(mut self, awake: &Receiver<()>) {
+        let mut lines = Vec::new();
         while awake.recv().is_ok() {
             std::thread::sleep(GATHER);
-            let lines = std::mem::take(&mut *self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner));
+            // Two buffers in turn: neither grows anew each time. A burst's is given back.
+            lines.clear();
+            lines.shrink_to(BUFFER_KEPT);
+            std::mem::swap(&mut lines, &mut *self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner));
             self.write(&lines);
             match self.pending.dropped.swap(0, Ordering::Relaxed) {
                 0 => {}

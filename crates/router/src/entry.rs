@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::first_byte::FirstByte;
+use crate::joined::Joined;
 use crate::proxy::{Peer, serve};
 use crate::threads::Threads;
 use crate::{Listeners, Router, RouterError, tls};
@@ -95,7 +96,7 @@ impl Entry {
             let builder = builder();
             match tls {
                 None => {
-                    let stream = TokioIo::new(FirstByte::within(HEADER_TIMEOUT, stream));
+                    let stream = TokioIo::new(Joined::new(FirstByte::within(HEADER_TIMEOUT, stream)));
                     let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
                 }
                 Some(acceptor) => {

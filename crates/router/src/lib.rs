@@ -23,6 +23,7 @@ mod entry;
 mod first_byte;
 mod gate;
 mod headers;
+mod joined;
 mod names;
 mod page;
 mod pool;

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::body::Outgoing;
+use crate::joined::Joined;
 use crate::threads;
 
 /// A kept connection is not used after this: many servers close theirs after 5 s (Node's default).
@@ -29,7 +30,7 @@ pub(crate) enum Sender {
 impl Sender {
     /// Speaks `protocol` on a connection that was made just now.
     pub(crate) async fn begin(stream: TcpStream, protocol: Protocol) -> hyper::Result<Self> {
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Joined::new(stream));
         match protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::Builder::new().handshake(stream).await?;
