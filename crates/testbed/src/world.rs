@@ -196,9 +196,15 @@ impl World {
     /// Asks an app with curl, as a person would: the answer's body.
     #[must_use]
     pub fn curl(&self, host: &str, arguments: &[&str]) -> Output {
+        run(self.curl_command(host, arguments))
+    }
+
+    /// Curl, about to ask an app.
+    #[must_use]
+    pub fn curl_command(&self, host: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("curl");
         command.args(["-sS", "--max-time", "40"]).args(arguments).arg(format!("http://{host}:{}/", self.http));
-        run(command)
+        command
     }
 
     /// Waits until `probe` finds something.

@@ -1,0 +1,81 @@
+//! What owners say of an app's requests, from the command line to the client; and promotions without end under load.
+
+mod site;
+
+use std::time::Duration;
+
+use gantry_testbed::World;
+use gantry_testbed::load::{self, Load, Target};
+use site::{page, push_site, site};
+
+/// Status and body.
+fn ask(world: &World) -> (String, String) {
+    let output = world.curl("shop.localhost", &["--write-out", "\n%{http_code}"]);
+    let (body, status) = output.out.rsplit_once('\n').expect("a status");
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 2), "one");
+    let said = |arguments: &[&str]| world.gantry(arguments).good().all();
+
+    assert!(said(&["pause", "shop"]).contains("requests of shop: paused"));
+    let mut waiting = world.curl_command("shop.localhost", &[]).spawn().expect("curl");
+    world.wait("it waits", |world| world.gantry(&["app", "show", "shop"]).out.contains("; 1 wait,").then_some(()));
+    assert!(waiting.try_wait().expect("looked at").is_none());
+    let why = said(&["why", "shop"]);
+    assert!(why.contains("paused, its requests wait; `gantry resume shop`") && why.contains("admin said so"), "{why}");
+    assert!(said(&["app", "ls"]).contains("(paused)"));
+    assert!(said(&["resume", "shop"]).contains("requests of shop: free"));
+    assert!(waiting.wait().expect("ended").success());
+    world
+        .wait("it is counted", |world| world.gantry(&["app", "show", "shop"]).out.contains(" 1 waited,").then_some(()));
+
+    assert!(said(&["maintenance", "on", "shop", "--message", "back at noon"]).contains("maintenance: back at noon"));
+    world.wait("it is refused", |world| {
+        (ask(world) == ("503".to_owned(), "503 shop: back at noon\n".to_owned())).then_some(())
+    });
+    // A release that comes meanwhile changes nothing of that.
+    let _ = said(&["config", "set", "shop", "COLOR=blue"]);
+    assert_eq!(ask(&world).0, "503");
+    assert!(said(&["why", "shop"]).contains("in maintenance, clients are told \"back at noon\""));
+    let _ = said(&["maintenance", "off", "shop"]);
+    world.wait("it serves", |world| page(world, "shop").starts_with("one").then_some(()));
+
+    assert!(said(&["limit", "shop", "--rate", "1"]).contains("at most 1 requests a second"));
+    world.wait("one is over the limit", |world| (ask(world).0 == "429").then_some(()));
+    let _ = said(&["limit", "shop"]);
+    world.wait("none is", |world| (0..5).all(|_| ask(world).0 == "200").then_some(()));
+    let nothing = world.gantry(&["limit", "shop", "--rate", "0"]);
+    assert!(nothing.status == 2 && nothing.err.contains("lets nothing through"), "{nothing:?}");
+    let events = said(&["events", "shop"]);
+    assert!(events.contains("requests of shop: paused") && events.contains("requests of shop: free"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_however_often_a_release_is_promoted() {
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
+    let (promotions, clients) = if long { (200, 60) } else { (5, 24) };
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 2), "one");
+    let target = Target {
+        address: ([127, 0, 0, 1], world.http_port()).into(),
+        host: "shop.localhost".to_owned(),
+        path: "/".to_owned(),
+        awaited: None,
+        kinds: load::ALL.to_vec(),
+        pause: Duration::from_millis(50),
+    };
+    let load = Load::begin(&target, clients, Duration::from_secs(3600));
+    let begun = std::time::Instant::now();
+    for number in 0..promotions {
+        let _ = tokio::task::block_in_place(|| world.gantry(&["config", "set", "shop", &format!("N={number}")])).good();
+    }
+    let rate = load.sent() / begun.elapsed().as_secs().max(1);
+    let report = load.end().await;
+    println!("{promotions} promotions, {} requests, {rate} a second, {} failed", report.sent, report.failed);
+    assert_eq!(report.failed, 0, "{:?}", report.reasons);
+    assert!(report.sent > promotions * 100, "{} requests are no load", report.sent);
+}
