@@ -88,6 +88,8 @@ pub(crate) fn prepare(
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
+            // A volume's files may be larger than what the rest of the root may take.
+            disk: spec.role.volumes.is_empty().then_some(spec.role.limits.disk.0),
         },
         network: Some(Network {
             bridge: agent.settings.bridge.clone(),

@@ -22,7 +22,7 @@ use crate::container::{self, Names};
 use crate::health::{Check, settle};
 use crate::records::{Places, Record};
 use crate::status::{fresh, now};
-use crate::{Agent, images};
+use crate::{Agent, disk, images};
 
 /// Pauses before an instance is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -131,7 +131,7 @@ impl Instance {
         let mut container = self.adopt();
         if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
             // It was begun, and ended while nobody looked: once is once.
-            self.note_exit(Usage::default());
+            self.note_exit(Usage::default(), false);
         }
         while self.goal() != Goal::Stop {
             if self.is_over() {
@@ -237,6 +237,7 @@ impl Instance {
                 .map_err(|error| error.to_string())?;
         gantry_linux::step!("instance.prepared");
         let _ = std::fs::remove_file(&spec.exit);
+        self.agent.disk.begin(&self.id);
         self.record.started = true;
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         gantry_linux::step!("instance.marked");
@@ -347,7 +348,8 @@ impl Instance {
         // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
         if container.kill().await.is_ok() {
             gantry_linux::step!("instance.killed");
-            self.note_exit(usage);
+            let full = disk::is_full(&self.places, self.record.spec.role.limits.disk).await;
+            self.note_exit(usage, full);
         }
         gantry_linux::step!("instance.noted");
         loop {
@@ -369,15 +371,17 @@ impl Instance {
     }
 
     /// Notes how it ended, from what init recorded.
-    fn note_exit(&mut self, usage: Usage) {
+    fn note_exit(&mut self, usage: Usage, full: bool) {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
         let tail = last_lines(&self.places);
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
         let by_limit = failed && usage.oom_kills > 0;
+        let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
         let exit = Exit {
             code: record.as_ref().and_then(|record| record.code),
             signal: record.as_ref().and_then(|record| record.signal),
             out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
+            out_of_disk: over_disk.then_some(self.record.spec.role.limits.disk.0),
             out_of_processes: (failed && usage.refused > 0).then_some(self.record.spec.role.limits.pids),
             at: now(),
             tail,
@@ -409,6 +413,7 @@ impl Instance {
         // It listens no more before it is told to be gone: whoever wants it then begins a new one.
         let Self { agent, id, wanted, .. } = self;
         drop(wanted);
+        agent.disk.begin(&id);
         agent.status.remove(&id);
     }
 }

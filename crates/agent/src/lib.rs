@@ -19,6 +19,7 @@
 
 mod collect;
 mod container;
+mod disk;
 mod health;
 mod images;
 mod instance;
@@ -80,6 +81,7 @@ pub(crate) struct Agent {
     pub(crate) status: status::Board,
     pub(crate) addresses: network::Addresses,
     pub(crate) users: users::Users,
+    pub(crate) disk: disk::Disk,
 }
 
 /// Why the agent could not start.
@@ -135,6 +137,7 @@ pub async fn run(
         status: status::Board::default(),
         addresses: network::Addresses::new(settings.gateway, settings.prefix),
         users: users::Users::load(&settings.data, mapped.is_ok()),
+        disk: disk::Disk::default(),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "the agent runs");
@@ -146,6 +149,7 @@ pub async fn run(
         () = status::report(&agent) => {}
         () = sessions::serve(&agent) => {}
         () = collect::run(&agent) => {}
+        () = disk::run(Arc::clone(&agent)) => {}
         () = shutdown => {}
     }
     Ok(())

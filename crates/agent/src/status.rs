@@ -52,6 +52,11 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// Every instance that there is.
+    pub(crate) fn ids(&self) -> Vec<InstanceId> {
+        self.lock().instances.keys().cloned().collect()
+    }
+
     /// The instance is gone.
     pub(crate) fn remove(&self, id: &InstanceId) {
         self.lock().instances.remove(id);

@@ -125,7 +125,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
         users: step.users,
-        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS },
+        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS, disk: None },
         network: step.network.clone(),
         binds: vec![
             Bind { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },

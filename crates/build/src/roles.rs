@@ -16,7 +16,7 @@ const SIZE_MAX: usize = 64 << 10;
 /// Deep enough for any role; the parser recurses.
 const DEPTH_MAX: usize = 16;
 
-const ROLE_KEYS: [&str; 14] = [
+const ROLE_KEYS: [&str; 15] = [
     "command",
     "port",
     "protocol",
@@ -24,6 +24,7 @@ const ROLE_KEYS: [&str; 14] = [
     "memory",
     "cpu",
     "pids",
+    "disk",
     "health",
     "stop_signal",
     "stop_timeout",
@@ -219,6 +220,7 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "memory" => limits.memory = map.next_value::<Bytes>()?.max(Bytes::mebi(4)),
             "cpu" => limits.cpu = map.next_value::<MilliCpu>()?,
             "pids" => limits.pids = positive(map.next_value()?, "pids")?,
+            "disk" => limits.disk = map.next_value::<Bytes>()?.max(Bytes::mebi(1)),
             "health" => role.health = map.next_value_seed(HealthSeed)?,
             "stop_signal" => role.stop_signal = map.next_value::<StopSignal>()?.0,
             "stop_timeout" => role.stop_timeout = Seconds(map.next_value()?),

@@ -17,8 +17,9 @@ use crate::manifest::{Config, Index, Manifest, ManifestError};
 /// The largest index.
 const INDEX_MAX: u64 = 1 << 20;
 
-/// The largest blob.
+/// The largest blob, and the most of them: an image has as many as it has layers, and some.
 const BLOB_MAX: u64 = 16 << 30;
+const BLOBS_MAX: usize = 2000;
 
 /// Why an archive is refused.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,7 @@ enum Found {
 /// Entries are taken by their names alone; nothing is unpacked to a path that the archive chose.
 fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Found>) -> io::Result<()> {
     use std::io::Seek;
+    let mut blobs = 0;
     members(reader, io::Error::other, |entry| {
         let path = entry.path()?.into_owned();
         let path = path.strip_prefix("./").unwrap_or(&path);
@@ -93,6 +95,10 @@ fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Fo
             entry.take(INDEX_MAX).read_to_end(&mut text)?;
             Found::Index(text)
         } else if let Some(digest) = digest {
+            blobs += 1;
+            if blobs > BLOBS_MAX {
+                return Err(io::Error::other(format!("it has more than {BLOBS_MAX} blobs")));
+            }
             let mut file = tempfile::tempfile_in(scratch)?;
             io::copy(&mut entry.take(BLOB_MAX), &mut file)?;
             file.rewind()?;

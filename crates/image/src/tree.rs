@@ -12,5 +12,6 @@ pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// Extended attributes that a layer may carry: a program's own, and file capabilities. Those of overlayfs and of
 /// access control belong to the machine.
 pub(crate) fn may_carry(xattr: &str) -> bool {
-    xattr.starts_with("user.") || xattr == "security.capability"
+    let overlay = xattr.starts_with("user.overlay.");
+    (xattr.starts_with("user.") && !overlay) || xattr == "security.capability"
 }

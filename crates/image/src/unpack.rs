@@ -97,11 +97,22 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
     let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), last: None };
     unpacker.run(&mut plain)?;
     // What follows the archive's end is part of the digests.
-    io::copy(&mut plain, &mut io::sink()).map_err(UnpackError::Stream)?;
+    pass(&mut plain)?;
     let diff_id = plain.finish();
     drop(plain);
-    io::copy(&mut source, &mut io::sink()).map_err(UnpackError::Stream)?;
+    pass(&mut source)?;
     Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes })
+}
+
+/// The most that follows an archive's end. Padding is kilobytes; what goes on is meant to.
+const TAIL_MAX: u64 = 64 << 20;
+
+fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
+    let passed = io::copy(&mut rest.take(TAIL_MAX + 1), &mut io::sink()).map_err(UnpackError::Stream)?;
+    if passed > TAIL_MAX {
+        return Err(UnpackError::TooLarge(format!("{TAIL_MAX} bytes after its end")));
+    }
+    Ok(())
 }
 
 /// Hashes what is read through it.
@@ -177,6 +188,9 @@ impl Unpacker {
         let made = |error: io::Error| UnpackError::Make { path: shown.clone(), source: error };
         let keep = matches!(kind, EntryType::Regular | EntryType::Continuous);
         let Some(place) = self.place(&path, keep).map_err(|error| made(error.source))? else {
+            if kind != EntryType::Directory {
+                return Err(refuse("only a folder can be the root"));
+            }
             return self.root_folder(entry).map_err(made);
         };
         if let Some(name) = place.name.to_str().filter(|name| name.starts_with(WHITEOUT)) {
@@ -218,6 +232,10 @@ impl Unpacker {
         let (above, parent) = match known {
             Some(known) => known,
             None => {
+                // Folders that no entry is for are counted as those that one is for.
+                if rooted::open(&self.root, &above, OFlags::PATH | OFlags::DIRECTORY).is_err() {
+                    self.entries += above.components().count() as u64;
+                }
                 let parent = rooted::make_folder_through_links(&self.root, &above)?;
                 (above, parent)
             }

@@ -162,4 +162,47 @@ mod tests {
             .expect("read");
         assert_eq!(secret, "outside");
     }
+
+    /// Whoever is inside turns a folder into a link and back while root opens what is below it.
+    #[test]
+    fn ten_thousand_races_with_a_turning_link_lead_nowhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (folder, fd) = root();
+        let inside = folder.path().join("root");
+        std::fs::create_dir(folder.path().join("out")).expect("made");
+        std::fs::write(folder.path().join("out/file"), "outside").expect("written");
+        std::fs::create_dir(inside.join("turning")).expect("made");
+        std::fs::write(inside.join("turning/file"), "inside").expect("written");
+        symlink(folder.path().join("out"), inside.join("link")).expect("a link");
+        let stop = AtomicBool::new(false);
+        let read = |file: std::fs::File| {
+            let mut text = String::new();
+            std::io::BufReader::new(file).read_to_string(&mut text).map(|_| text)
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (one, other) = (inside.join("turning"), inside.join("link"));
+                while !stop.load(Ordering::Relaxed) {
+                    let swap = rustix::fs::RenameFlags::EXCHANGE;
+                    let _ = rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &other, swap);
+                }
+            });
+            let (mut found, mut led_out) = (0, 0);
+            for _ in 0..10_000 {
+                if let Ok(file) = open(&fd, Path::new("turning/file"), OFlags::RDONLY) {
+                    assert_eq!(read(file.into()).expect("read"), "inside");
+                    found += 1;
+                }
+                if let Ok(made) = make_folder(&fd, Path::new("turning/made")) {
+                    drop(made);
+                }
+                // The control: a path that is followed as any program follows it.
+                let plain = std::fs::File::open(inside.join("turning/file"));
+                led_out += u32::from(plain.and_then(read).is_ok_and(|text| text == "outside"));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(found > 0 && led_out > 0, "{found} opened, {led_out} led out: there was no race");
+        });
+        assert!(!folder.path().join("out/made").exists(), "something was made outside");
+    }
 }

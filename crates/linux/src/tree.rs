@@ -1,17 +1,25 @@
-//! Removal of folders that someone else filled, however deep they made them.
+//! Folders that someone else filled, however deep they made them: how much is in them, and their removal.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::{LinuxError, Tried};
 
 /// Folders that are open at a time. What lies deeper is moved up first.
 const DEPTH: usize = 32;
+
+/// The longest path that is looked at, in bytes (the kernel's `PATH_MAX`, less the end's mark).
+const PATH_MAX: usize = 4095;
+
+/// What an entry takes at least: a folder or an inode is not free either.
+const ENTRY: u64 = 4096;
 
 /// Names that are read at a time.
 const BATCH: usize = 1024;
@@ -31,6 +39,43 @@ pub fn remove(path: &Path) -> Result<(), LinuxError> {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
         Err(error) => Err(error).tried(|| format!("remove {}", path.display())),
     }
+}
+
+/// What a folder takes on the disk, in bytes: counted until it is more than `most`. Links are counted, never followed; what
+/// goes meanwhile counts nothing. What lies so deep that no path leads there counts as more than anything.
+///
+/// # Errors
+/// When the folder itself cannot be opened.
+pub fn usage(path: &Path, most: u64) -> Result<u64, LinuxError> {
+    let top = open(CWD, path.as_os_str()).tried(|| format!("open {}", path.display()))?;
+    let mut total = 0u64;
+    let mut folders = vec![CString::from(c".")];
+    while let Some(folder) = folders.pop() {
+        // Beneath the folder and through no link, whatever is put in its place meanwhile.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let Ok(opened) = openat2(&top, &folder, flags, Mode::empty(), beneath) else { continue };
+        for entry in Dir::read_from(&opened).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_bytes();
+            if [&b"."[..], b".."].contains(&name) {
+                continue;
+            }
+            let Ok(stat) = statat(&opened, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            total = total.saturating_add((u64::try_from(stat.st_blocks).unwrap_or_default() * 512).max(ENTRY));
+            if total > most {
+                return Ok(total);
+            }
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                let below = [folder.to_bytes(), b"/", name].concat();
+                if below.len() > PATH_MAX {
+                    return Ok(u64::MAX);
+                }
+                // Neither part holds a NUL.
+                folders.extend(CString::new(below));
+            }
+        }
+    }
+    Ok(total)
 }
 
 fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
@@ -116,6 +161,27 @@ mod tests {
         remove(&top).expect("removed");
         assert!(!top.exists() && outer.path().join("kept").exists());
         remove(&top).expect("removed twice");
+    }
+
+    #[test]
+    fn what_a_folder_takes_is_counted_once_and_not_beyond_it() {
+        let outer = tempfile::tempdir().expect("a folder");
+        let top = outer.path().join("top");
+        std::fs::create_dir_all(top.join("a/b")).expect("made");
+        std::fs::write(top.join("a/b/file"), vec![1; 1 << 20]).expect("written");
+        std::fs::write(outer.path().join("beyond"), vec![1; 1 << 20]).expect("written");
+        std::os::unix::fs::symlink(outer.path(), top.join("link")).expect("linked");
+        let all = usage(&top, u64::MAX).expect("counted");
+        assert!(((1 << 20) + 3 * ENTRY..(1 << 20) + 5 * ENTRY).contains(&all), "{all}");
+        assert!(usage(&top, 5000).expect("counted") < all, "it stops once it is enough");
+        let mut deep = open(CWD, top.as_os_str()).expect("opened");
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&deep, "x", Mode::from_raw_mode(0o755)).expect("made");
+            deep = open(deep.as_fd(), OsStr::new("x")).expect("opened");
+        }
+        assert_eq!(usage(&top, u64::MAX).expect("counted"), u64::MAX);
+        remove(&top).expect("removed");
+        assert!(usage(&top, u64::MAX).is_err());
     }
 
     #[test]

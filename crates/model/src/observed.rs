@@ -125,6 +125,9 @@ pub struct Exit {
     /// It was refused a process because it had as many as it may: the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_processes: Option<u32>,
+    /// It wrote more than it may: the limit in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_disk: Option<u64>,
     /// When.
     pub at: Moment,
     /// The last lines it printed.

@@ -181,6 +181,13 @@ impl fmt::Display for ExitText<'_> {
         if let Some(limit) = self.0.out_of_processes {
             return write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role");
         }
+        if let Some(limit) = self.0.out_of_disk {
+            let limit = Bytes(limit);
+            return write!(
+                f,
+                "wrote more than its limit of {limit} to its disk; raise `disk` of the role, or use a volume"
+            );
+        }
         self.status(f)?;
         // What it said last is mostly why.
         match self.0.tail.last().map(|line| line.trim()).filter(|line| !line.is_empty() && self.0.code != Some(0)) {

@@ -107,7 +107,7 @@ pub enum Protocol {
     H2c,
 }
 
-/// What one instance may use. Each is enforced by its control group.
+/// What one instance may use. Memory, processor and processes are enforced by its control group, the disk by the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory, swap included.
@@ -116,11 +116,18 @@ pub struct Limits {
     pub cpu: MilliCpu,
     /// Processes and threads.
     pub pids: u32,
+    /// What it writes outside its volumes.
+    #[serde(default = "disk")]
+    pub disk: Bytes,
+}
+
+fn disk() -> Bytes {
+    Limits::default().disk
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: Bytes::mebi(512), cpu: MilliCpu(1000), pids: 1024 }
+        Self { memory: Bytes::mebi(512), cpu: MilliCpu(1000), pids: 1024, disk: Bytes::mebi(2048) }
     }
 }
 

@@ -283,6 +283,7 @@ fn exit(code: i32, at: Moment) -> Exit {
         signal: None,
         out_of_memory: None,
         out_of_processes: None,
+        out_of_disk: None,
         at,
         tail: vec!["the last line".into()],
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use gantry_linux::process::{enter_users, unshare};
 use gantry_linux::{LinuxError, Tried, mounts, network, rooted};
-use rustix::fs::{FileType, Mode, OFlags, mknodat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, mknodat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use rustix::process::{fchdir, pivot_root, umask};
 use rustix::thread::UnshareFlags;
@@ -67,7 +67,8 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         rustix::system::sethostname(spec.hostname.as_bytes())
             .tried(|| format!("set the host name {}", spec.hostname))?;
         posture::cover_paths()?;
-        posture::limit_resources()?;
+        // Init writes the log under the same limit.
+        posture::limit_resources(spec.limits.disk.map(|disk| disk.max(spec.log.limit)))?;
         umask(Mode::from_raw_mode(0o022));
         rustix::process::setsid().tried(|| "begin a session".to_owned())?;
         rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
@@ -174,7 +175,18 @@ impl<T> TriedAt<T> for Result<T, LinuxError> {
     }
 }
 
+/// Whoever mounts over these decides what the runtime, and every program inside, reads of itself.
+const OWN: [&str; 3] = ["proc", "sys", "dev"];
+
+/// What is mounted at and below them.
+const MOUNTED: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "dev/mqueue"];
+
 fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
+    let above = bind.target.components().any(|part| part == std::path::Component::ParentDir);
+    let own = rooted::names(&bind.target).next().is_some_and(|name| OWN.iter().any(|own| name == *own));
+    if above || own {
+        return refuse(bind);
+    }
     let is_folder = bind.source.is_dir();
     let target =
         if is_folder { rooted::make_folder(root, &bind.target)? } else { rooted::make_file(root, &bind.target)? };
@@ -183,9 +195,25 @@ fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), 
         Some(users) => mounts::mapped_copy_of(&bind.source, users)?,
         None => mounts::copy_of(&bind.source)?,
     };
+    // A link of the image's may have led there: these are the runtime's.
+    if MOUNTED.iter().any(|own| same_mount(root, own, &target)) {
+        return refuse(bind);
+    }
     mounts::attach(&copy, target).tried_at(&bind.target.display().to_string())?;
     let write = if bind.writable { MountFlags::empty() } else { MountFlags::RDONLY };
     mounts::restrict(&copy, write | MountFlags::NOSUID | MountFlags::NODEV)
+}
+
+fn refuse(bind: &Bind) -> Result<(), LinuxError> {
+    let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    Err(refused).tried(|| format!("mount over {}", bind.target.display()))
+}
+
+/// The two are on the same mount; every one of the runtime's has a device number of its own.
+fn same_mount(root: &OwnedFd, own: &str, target: &OwnedFd) -> bool {
+    let device = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_dev);
+    let own = rooted::open(root, Path::new(own), OFlags::PATH | OFlags::NOFOLLOW).ok().and_then(|fd| device(&fd).ok());
+    own.is_some() && own == device(target).ok()
 }
 
 /// `/dev`, complete before it is put anywhere.

@@ -1,4 +1,4 @@
-//! What is taken away: rights, system calls, paths. Tested by its effects, from inside (`tests/posture.rs`).
+//! What is taken away: rights, system calls, paths. Tested by its effects, from inside (`tests/`).
 
 use std::io;
 use std::path::Path;
@@ -84,7 +84,10 @@ fn open_root() -> Result<std::os::fd::OwnedFd, LinuxError> {
 
 /// Bounds what a process may hold. Raising a hard limit needs a right that this machine may not have: then what there
 /// is stays.
-pub(crate) fn limit_resources() -> Result<(), LinuxError> {
+pub(crate) fn limit_resources(file: Option<u64>) -> Result<(), LinuxError> {
+    if file.is_some() {
+        setrlimit(Resource::Fsize, Rlimit { current: file, maximum: file }).tried(|| "limit files".to_owned())?;
+    }
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES);
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })
         .tried(|| "limit open files".to_owned())?;

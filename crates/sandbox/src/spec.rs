@@ -72,6 +72,9 @@ pub struct Limits {
     pub milli_cpu: u32,
     /// Processes and threads.
     pub pids: u32,
+    /// Bytes of one file. What all of them take is for the caller to watch: it has the folder.
+    #[serde(default)]
+    pub disk: Option<u64>,
 }
 
 /// A veth pair to a bridge.

@@ -2,33 +2,21 @@
 //!
 //! The test program is its own launcher, as `gantry` is: hence a `main` of its own.
 
+mod boxes;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use gantry_sandbox::{
-    Bind, Container, ExecOutcome, ExecSpec, ExitRecord, Limits, Log, Root, Spec, User, exec, install_init, launch,
-    launcher_main,
-};
-use libtest_mimic::{Arguments, Trial};
-
-/// The first number of the containers' own users.
-const FIRST: u32 = 0x7000_0000;
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use boxes::{FIRST, a_box, outcome, output, run, trial};
+use gantry_sandbox::{Bind, Container, ExecOutcome, ExecSpec, ExitRecord, User, exec, launch, launcher_main};
+use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
-    let trial = |name: &'static str, test: fn()| {
-        Trial::test(name, move || {
-            test();
-            Ok(())
-        })
-    };
     let trials = vec![
         trial("the_application_is_pid_3_of_a_shim", || run(process_tree())),
         trial("both_names_say_which_copy_this_is", || run(host_name())),
@@ -47,95 +35,6 @@ fn main() -> ExitCode {
         trial("a_container_is_found_again_and_removed_without_a_trace", || run(adopted())),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(async {
-        tokio::time::timeout(DEADLINE, test).await.expect("in time");
-    });
-}
-
-/// A container's folders, removed with it.
-struct Box {
-    folder: tempfile::TempDir,
-    spec: Spec,
-}
-
-fn base(layer: &Path) {
-    std::fs::create_dir_all(layer.join("bin")).expect("made");
-    std::fs::create_dir_all(layer.join("etc")).expect("made");
-    std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
-    for name in
-        ["sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true"]
-    {
-        let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(name));
-    }
-}
-
-fn a_box(script: &str) -> Box {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = |name: &str| {
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(&path).expect("made");
-        path
-    };
-    let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
-    base(&path("layer"));
-    let spec = Spec {
-        state: path("state"),
-        cgroup: format!("gantry-sandbox-test/{name}"),
-        root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
-        hostname: "web-1.machine".into(),
-        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
-        env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
-        cwd: "/".into(),
-        user: User { uid: 1000, gid: 1000 },
-        users: Some(FIRST),
-        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32 },
-        network: None,
-        binds: Vec::new(),
-        log: Log { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
-        exit: folder.path().join("exit"),
-        init: install_init(folder.path()).expect("init"),
-    };
-    Box { folder, spec }
-}
-
-impl Box {
-    fn log(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for segment in &self.spec.log.segments {
-            let mut bytes = Vec::new();
-            let _ = std::fs::File::open(segment).and_then(|mut file| file.read_to_end(&mut bytes));
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            lines.extend(text.lines().filter_map(|line| line.splitn(4, ' ').nth(3).map(str::to_owned)));
-        }
-        lines
-    }
-
-    async fn start(&self) -> Container {
-        launch(&self.spec).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
-    }
-
-    /// Waits until a line of the log is `text`.
-    async fn says(&self, text: &str) {
-        while !self.log().iter().any(|line| line == text) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-/// Runs a script to its end: what it printed and how it ended.
-async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
-    let container = a.start().await;
-    container.ended().await;
-    let record = ExitRecord::read(&a.spec.exit);
-    container.destroy().await.expect("removed");
-    (a.log(), record)
-}
-
-async fn output(script: &str) -> Vec<String> {
-    outcome(&a_box(script)).await.0
 }
 
 async fn process_tree() {

@@ -63,9 +63,23 @@ fn applications() -> Vec<Broken> {
             role: "command: 'python3 server.py', memory: '2G', pids: 64, health: { path: '/up' }",
             compile: None,
         },
+        // A disk that is full would hurt the others: it stops by itself at 3 GB, and long before that it is stopped.
+        Broken {
+            name: "fills-the-disk",
+            server: "for n in range(3000):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 1_000_000)\nimport time\ntime.sleep(1000)\n".to_owned(),
+            role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
+            compile: None,
+        },
+        Broken {
+            name: "writes-one-large-file",
+            server: "with open('/tmp/large', 'wb') as file:\n    for n in range(3000):\n        file.write(b'x' * 1_000_000)\n".to_owned(),
+            role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
+            compile: None,
+        },
         Broken { name: "no-such-command", server: good("", ""), role: "command: 'gunicorn app', health: { path: '/up' }", compile: None },
         // These work, whatever they do besides.
         checked("deaf-to-sigterm", good("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")),
+        checked("answers-after-29-s", good(get, &format!("{get}        time.sleep(29 if self.path == '/' else 0)\n"))),
         checked("starts-slowly", good("import http.server", "import time; time.sleep(4)\nimport http.server")),
         checked(
             "prints-without-end",

@@ -1,0 +1,110 @@
+//! Containers to look into. The root is Debian's static busybox and nothing else.
+#![allow(dead_code)] // Each test program uses a part.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, install_init, launch};
+use libtest_mimic::Trial;
+
+/// The first number of the containers' own users.
+pub(crate) const FIRST: u32 = 0x7000_0000;
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(async {
+        tokio::time::timeout(DEADLINE, test).await.expect("in time");
+    });
+}
+
+/// A container's folders, removed with it.
+pub(crate) struct Box {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) spec: Spec,
+}
+
+pub(crate) fn base(layer: &Path) {
+    std::fs::create_dir_all(layer.join("bin")).expect("made");
+    std::fs::create_dir_all(layer.join("etc")).expect("made");
+    std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
+    for name in
+        ["sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true"]
+    {
+        let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(name));
+    }
+}
+
+pub(crate) fn a_box(script: &str) -> Box {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).expect("made");
+        path
+    };
+    let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+    base(&path("layer"));
+    let spec = Spec {
+        state: path("state"),
+        cgroup: format!("gantry-sandbox-test/{name}"),
+        root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
+        hostname: "web-1.machine".into(),
+        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
+        env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
+        cwd: "/".into(),
+        user: User { uid: 1000, gid: 1000 },
+        users: Some(FIRST),
+        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32, disk: None },
+        network: None,
+        binds: Vec::new(),
+        log: Log { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
+        exit: folder.path().join("exit"),
+        init: install_init(folder.path()).expect("init"),
+    };
+    Box { folder, spec }
+}
+
+impl Box {
+    pub(crate) fn log(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for segment in &self.spec.log.segments {
+            let mut bytes = Vec::new();
+            let _ = std::fs::File::open(segment).and_then(|mut file| file.read_to_end(&mut bytes));
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            lines.extend(text.lines().filter_map(|line| line.splitn(4, ' ').nth(3).map(str::to_owned)));
+        }
+        lines
+    }
+
+    pub(crate) async fn start(&self) -> Container {
+        launch(&self.spec).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    }
+
+    /// Waits until a line of the log is `text`.
+    pub(crate) async fn says(&self, text: &str) {
+        while !self.log().iter().any(|line| line == text) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Runs a script to its end: what it printed and how it ended.
+pub(crate) async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
+    let container = a.start().await;
+    container.ended().await;
+    let record = ExitRecord::read(&a.spec.exit);
+    container.destroy().await.expect("removed");
+    (a.log(), record)
+}
+
+pub(crate) async fn output(script: &str) -> Vec<String> {
+    outcome(&a_box(script)).await.0
+}
+
+pub(crate) fn trial(name: &'static str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}

@@ -1,0 +1,259 @@
+//! What a container can not: asked of the kernel from inside by `probe.c`, and by the ways out that other runtimes had. Where
+//! nothing would show that a check can fail, the same is asked outside, or of a container without the protection.
+
+mod boxes;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::LazyLock;
+
+use boxes::{Box, a_box, outcome, output, run, trial};
+use gantry_sandbox::{Bind, ExecOutcome, ExecSpec, User, exec, launch, launcher_main};
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    if let Some(code) = launcher_main() {
+        return code;
+    }
+    let trials = vec![
+        trial("every_dangerous_call_is_refused_and_outside_it_is_not", || run(calls())),
+        trial("the_processor_limit_bites", || run(processor())),
+        trial("a_fork_bomb_stops_at_its_limit_and_a_neighbour_goes_on", || run(fork_bomb())),
+        trial("a_file_stops_at_the_limit_of_the_disk", || run(file_size())),
+        trial("no_path_of_the_machine_is_seen", || run(host_paths())),
+        trial("the_runtime_s_own_program_is_not_written_through_proc_self_exe", || run(own_program())),
+        trial("a_working_folder_that_is_a_descriptor_leads_nowhere", || run(working_folder())),
+        trial("nothing_is_mounted_over_proc_sys_or_dev", || run(over_proc())),
+        trial("a_hostile_image_s_users_and_dev_null_change_nothing", || run(hostile_files())),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// The compiled probe; `GANTRY_TEST_PROBE` where there is no compiler.
+static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
+    if let Some(path) = std::env::var_os("GANTRY_TEST_PROBE") {
+        return path.into();
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe.c");
+    let target = std::env::temp_dir().join(format!("gantry-probe-{}", std::process::id()));
+    let status = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&target).arg(source).status();
+    assert!(status.expect("cc, which every Rust toolchain needs").success());
+    target
+});
+
+/// A box with the probe in it.
+fn probing(arguments: &str) -> Box {
+    let a = a_box(&format!("exec /bin/probe {arguments}"));
+    std::fs::copy(&*PROBE, a.spec.root.layers[0].join("bin/probe")).expect("copied");
+    a
+}
+
+async fn calls() {
+    let asked = |lines: &[String]| -> Vec<(String, String)> {
+        lines.iter().filter_map(|line| line.split_once(' ')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+    };
+    // Root with users of its own, and a plain user: neither may.
+    for uid in [0, 1000] {
+        let mut a = probing("calls");
+        a.spec.user = User { uid, gid: uid };
+        let answers = asked(&outcome(&a).await.0);
+        assert!(answers.len() >= 42, "{answers:?}");
+        let passed: Vec<_> =
+            answers.iter().filter(|(_, answer)| !["refused", "killed", "absent"].contains(&answer.as_str())).collect();
+        assert!(passed.is_empty(), "as {uid}: {passed:?}");
+    }
+    // The control: root of the machine may do nearly all of it, so it was the container that kept them from it.
+    let output = Command::new("unshare").args(["-m", "-p", "-f", "--mount-proc"]).arg(&*PROBE).arg("calls").output();
+    let text = String::from_utf8(output.expect("unshare").stdout).expect("text");
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let refused = asked(&lines).iter().filter(|(_, answer)| answer == "refused").count();
+    assert!(lines.len() >= 42 && refused <= 4, "{lines:?}");
+}
+
+async fn processor() {
+    let used = async |milli_cpu| {
+        let mut a = probing("spin 1500");
+        a.spec.limits.milli_cpu = milli_cpu;
+        outcome(&a).await.0[0].parse::<u64>().expect("milliseconds")
+    };
+    let (a_fifth, whole) = (used(200).await, used(1000).await);
+    assert!(a_fifth <= 450, "{a_fifth} ms of 1500 where 300 are allowed");
+    assert!(whole > a_fifth * 2, "without the limit it is {whole} ms, with it {a_fifth} ms");
+}
+
+async fn fork_bomb() {
+    let mut a = probing("fork");
+    let bomb = a.start().await;
+    // While it holds all it may have, another begins and ends as ever.
+    assert_eq!(output("for i in 1 2 3 4 5; do /bin/true & done; wait; echo fine").await, ["fine"]);
+    bomb.ended().await;
+    bomb.destroy().await.expect("removed");
+    let made: u32 = a.log()[0].parse().expect("a number");
+    assert!(made < a.spec.limits.pids && made + 6 > a.spec.limits.pids, "{made} of {}", a.spec.limits.pids);
+    a = probing("fork");
+    a.spec.limits.pids = 200;
+    assert!(outcome(&a).await.0[0].parse::<u32>().expect("a number") > 180, "the limit is what stopped it");
+}
+
+async fn file_size() {
+    let mut a = probing("write /tmp/large");
+    a.spec.limits.disk = Some(5 << 20);
+    let (lines, _) = outcome(&a).await;
+    assert_eq!(lines.last().map(String::as_str), Some("5242880 EFBIG"), "{lines:?}");
+    a = probing("write /tmp/large");
+    let (lines, _) = outcome(&a).await;
+    assert_eq!(lines, ["268435456 ok"], "without the limit nothing stops it");
+}
+
+/// A file of the machine's is looked for through everything that leads somewhere.
+async fn host_paths() {
+    let marker = tempfile::NamedTempFile::new().expect("a file of the machine's");
+    let path = marker.path().display();
+    let script = format!(
+        "for up in / /proc/[0-9]*/root /proc/[0-9]*/cwd /proc/[0-9]*/fd/[0-9]* /proc/self/fd/[0-9]*; do \
+         ls -d $up{path} $up/../../../..{path} 2>&1; done; echo looked"
+    );
+    for uid in [0, 1000] {
+        let mut a = a_box(&script);
+        a.spec.user = User { uid, gid: uid };
+        let (lines, _) = outcome(&a).await;
+        assert!(lines.len() > 10 && lines.iter().any(|line| line == "looked"), "{lines:?}");
+        let name = path.to_string();
+        let found: Vec<_> = lines.iter().filter(|line| line.contains(&name) && !line.starts_with("ls: ")).collect();
+        assert!(found.is_empty(), "as {uid}: {found:?}");
+    }
+}
+
+/// CVE-2019-5736: a program that is the runtime itself, run in the container, and written to from there.
+async fn own_program() {
+    let program = std::env::current_exe().expect("a path");
+    let before =
+        |path: &Path| std::fs::metadata(path).map(|it| (it.size(), it.mtime(), it.mtime_nsec())).expect("there");
+    let mut a = a_box(
+        "echo ready; while true; do for exe in /proc/[0-9]*/exe; do (echo broken > $exe) 2>/dev/null && echo wrote $exe; done; done",
+    );
+    a.spec.user = User { uid: 0, gid: 0 };
+    let trap = a.spec.root.layers[0].join("bin/trap");
+    std::fs::write(&trap, "#!/proc/self/exe\n").expect("written");
+    std::fs::set_permissions(&trap, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let (own, init) = (before(&program), before(&a.spec.init));
+    let container = a.start().await;
+    a.says("ready").await;
+    for arguments in [["/bin/trap"], ["/proc/self/exe"], ["/bin/true"]] {
+        for _ in 0..10 {
+            let spec = ExecSpec {
+                cgroup: a.spec.cgroup.clone(),
+                args: arguments.map(Into::into).to_vec(),
+                env: Vec::new(),
+                cwd: "/".into(),
+                user: a.spec.user,
+                terminal: false,
+            };
+            if let Ok(mut session) = exec(&container, spec).await {
+                let _ = session.outcome().await;
+            }
+        }
+    }
+    container.destroy().await.expect("removed");
+    // Its own shell is its own to break.
+    let wrote: Vec<String> = a.log().into_iter().filter(|line| line.starts_with("wrote /proc/1/")).collect();
+    assert!(wrote.is_empty(), "{wrote:?}");
+    assert!(own == before(&program) && init == before(&a.spec.init), "a program of the machine was changed");
+}
+
+/// CVE-2024-21626: a working folder that is a descriptor the runtime forgot to close.
+async fn working_folder() {
+    let marker = tempfile::tempdir().expect("a folder");
+    let name = marker.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let look = format!(
+        "for up in . .. ../.. ../../.. ../../../.. ../../../../tmp; do ls -a $up; done | cat; echo {name} | cut -c1-3"
+    );
+    for number in 3..16 {
+        let mut a = a_box(&look);
+        a.spec.cwd = format!("/proc/self/fd/{number}");
+        // Refused, or a folder of its own.
+        if launch(&a.spec).await.is_ok() {
+            let container = gantry_sandbox::Container::adopt(&a.spec.state, &a.spec.cgroup).expect("found");
+            container.ended().await;
+            container.destroy().await.expect("removed");
+        }
+        assert!(!a.log().iter().any(|line| line.contains(&name)), "{number}: {:?}", a.log());
+    }
+    let a = a_box("echo ready; sleep 100");
+    let container = a.start().await;
+    a.says("ready").await;
+    for number in 3..16 {
+        let spec = ExecSpec {
+            cgroup: a.spec.cgroup.clone(),
+            args: vec!["/bin/sh".into(), "-c".into(), look.clone()],
+            env: vec![("PATH".into(), "/bin".into())],
+            cwd: format!("/proc/self/fd/{number}"),
+            user: a.spec.user,
+            terminal: false,
+        };
+        let Ok(mut session) = exec(&container, spec).await else { continue };
+        let mut text = String::new();
+        let mut out = std::fs::File::from(session.descriptors.remove(1));
+        std::io::Read::read_to_string(&mut out, &mut text).expect("read");
+        assert!(!text.contains(&name), "{number}: {text}");
+        let _: ExecOutcome = session.outcome().await;
+    }
+    container.destroy().await.expect("removed");
+}
+
+/// What is mounted at a container's proc is what its runtime reads and writes.
+async fn over_proc() {
+    for target in ["/proc", "/proc/self", "/proc/self/attr", "/sys/fs", "/dev", "/dev/null", "/x/../proc"] {
+        let mut a = a_box("true");
+        let folder = a.folder.path().join("volume");
+        std::fs::create_dir(&folder).expect("made");
+        a.spec.binds = vec![Bind { source: folder, target: target.into(), writable: true }];
+        let error = launch(&a.spec).await.map(|_| ()).expect_err(target).to_string();
+        assert!(error.contains(target), "{error}");
+    }
+    // The same by a link of the image's.
+    let links = [
+        ("/proc", ""),
+        ("proc/self", ""),
+        ("/sys", ""),
+        ("../../dev", ""),
+        ("/proc", "/1"),
+        ("/proc", "/sys/kernel"),
+        ("/sys", "/kernel"),
+        ("dev", "/shm"),
+        ("/dev", "/x"),
+    ];
+    for (leads, below) in links {
+        let mut a = a_box("true");
+        symlink(leads, a.spec.root.layers[0].join("data")).expect("a link");
+        let folder = a.folder.path().join("volume");
+        std::fs::create_dir(&folder).expect("made");
+        a.spec.binds = vec![Bind { source: folder, target: format!("/data{below}").into(), writable: true }];
+        let error = launch(&a.spec).await.map(|_| ()).expect_err(leads).to_string();
+        assert!(error.contains("/data"), "{error}");
+    }
+    let mut a = a_box("touch /data/x && echo written");
+    let folder = a.folder.path().join("volume");
+    std::fs::create_dir(&folder).expect("made");
+    std::os::unix::fs::chown(&folder, Some(1000), Some(1000)).expect("given");
+    a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
+    assert_eq!(outcome(&a).await.0, ["written"], "a good one is mounted");
+}
+
+/// CVE-2025-31133: what the runtime masks paths with is a link that the image put there. And an `/etc/passwd` that names root.
+async fn hostile_files() {
+    let a = a_box(
+        "cat /proc/keys /proc/kcore 2>/dev/null | cut -c1-20; cat /victim; id -u; ls -l /dev/null | cut -c1-10; echo end",
+    );
+    let layer = &a.spec.root.layers[0];
+    std::fs::create_dir(layer.join("dev")).expect("made");
+    symlink("/proc/sys/kernel/core_pattern", layer.join("dev/null")).expect("a link");
+    symlink("/proc/sysrq-trigger", layer.join("dev/console")).expect("a link");
+    std::fs::write(layer.join("etc/passwd"), "x:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n").expect("written");
+    let before = std::fs::read("/proc/sys/kernel/core_pattern").expect("read");
+    let (lines, _) = outcome(&a).await;
+    let lines: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.contains("victim")).collect();
+    assert_eq!(lines, ["1000", "crw-rw-rw-", "end"]);
+    assert_eq!(before, std::fs::read("/proc/sys/kernel/core_pattern").expect("read"));
+}
