@@ -6,7 +6,7 @@ use http::header::{
     CONNECTION, COOKIE, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Version};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -25,15 +25,22 @@ const HOP: [HeaderName; 8] = [
     TRANSFER_ENCODING,
 ];
 
-/// The host that a request asks for: lower case, without port and trailing dot.
+/// The host that a request asks for: lower case, without port and trailing dot. None when it asks for none, or for two.
 pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
-    let text = match request.uri().host() {
-        Some(host) => host,
+    let mut named = request.headers().get_all(HOST).iter();
+    let text = match request.uri().authority() {
+        // Whoever reads it next might take the part before for the host.
+        Some(authority) if authority.as_str().contains('@') => return None,
+        Some(authority) => authority.host(),
         None => {
-            let text = request.headers().get(HOST)?.to_str().ok()?;
+            let text = named.next()?.to_str().ok()?;
             text.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(text, |(h, _)| h)
         }
     };
+    // Two programs may each take another one (RFC 9112, section 3.2).
+    if named.next().is_some() && request.version() <= Version::HTTP_11 {
+        return None;
+    }
     let text = text.trim_end_matches('.');
     let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
     Some(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
@@ -57,6 +64,8 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|token| token.trim().parse().ok())
+        // What a request is routed by is for every hop (RFC 9110, section 7.6.1).
+        .filter(|name| *name != HOST)
         .collect();
     for name in named.into_iter().chain(HOP).chain([UPGRADE]) {
         headers.remove(name);

@@ -19,9 +19,9 @@ pub(crate) fn unknown_host(host: &str, domain: &str) -> Response<Answer> {
     page(StatusCode::NOT_FOUND, &format!("no app is served at {shown}; apps are at <app>.{domain}"))
 }
 
-/// The request names no host.
+/// The request names no host, or several.
 pub(crate) fn no_host() -> Response<Answer> {
-    page(StatusCode::BAD_REQUEST, "the request names no host")
+    page(StatusCode::BAD_REQUEST, "the request does not name one host")
 }
 
 /// No instance was ready in time, or too many wait already.

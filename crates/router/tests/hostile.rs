@@ -1,0 +1,450 @@
+//! Requests that one program reads differently from the next: request smuggling, and what is like it. An instance gets what was meant
+//! or nothing, and what it gets is written in one way only. The instance here reads as strictly as the specification allows.
+
+mod world;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_model::role::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use world::{NOWHERE, Running, endpoint, router, table};
+
+/// What reached the instance: `METHOD target body`, or what was wrong with it.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+async fn strict() -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (address, seen) = (listener.local_addr().expect("an address"), Seen::default());
+    let record = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let record = Arc::clone(&record);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                while let Some(found) = read(&mut stream).await {
+                    record.lock().expect("seen").push(found);
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// One line, which ends with CR LF and has neither elsewhere. None at the end.
+async fn line(stream: &mut BufReader<TcpStream>) -> Option<Result<String, String>> {
+    let mut bytes = Vec::new();
+    loop {
+        match stream.read_u8().await {
+            Ok(b'\n') => break,
+            Ok(byte) => bytes.push(byte),
+            Err(_) => return None,
+        }
+    }
+    let told = String::from_utf8_lossy(&bytes).into_owned();
+    match bytes.split_last() {
+        Some((b'\r', rest)) if !rest.iter().any(|byte| *byte < 0x20 && *byte != b'\t') => {
+            Some(Ok(String::from_utf8_lossy(rest).into_owned()))
+        }
+        _ => Some(Err(format!("WRONG line {told:?}"))),
+    }
+}
+
+/// A request as it was meant. None when the connection ended first.
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut head = Vec::new();
+    loop {
+        match line(stream).await? {
+            Ok(line) if line.is_empty() => break,
+            Ok(line) => head.push(line),
+            Err(wrong) => return Some(wrong),
+        }
+    }
+    let mut fields = Vec::new();
+    for field in head.iter().skip(1) {
+        match field.split_once(": ") {
+            Some((name, value)) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) => {
+                fields.push((name.to_ascii_lowercase(), value.to_owned()));
+            }
+            _ => return Some(format!("WRONG field {field:?}")),
+        }
+    }
+    let all =
+        |wanted: &str| fields.iter().filter(|(name, _)| name == wanted).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+    if all("host") != ["shop.localhost"] {
+        return Some(format!("WRONG host {:?}", all("host")));
+    }
+    let body = match (all("content-length").as_slice(), all("transfer-encoding").as_slice()) {
+        ([], []) => String::new(),
+        ([length], []) => {
+            let mut body = vec![0; length.parse().ok()?];
+            stream.read_exact(&mut body).await.ok()?;
+            String::from_utf8_lossy(&body).into_owned()
+        }
+        ([], [coding]) if coding == "chunked" => chunks(stream).await?,
+        (lengths, codings) => return Some(format!("WRONG framing {lengths:?} {codings:?}")),
+    };
+    let words: Vec<&str> = head.first().map(|line| line.split(' ').collect()).unwrap_or_default();
+    match words.as_slice() {
+        [method, target, "HTTP/1.1"] if target.starts_with('/') || *target == "*" => {
+            Some(format!("{method} {target} {body}"))
+        }
+        _ => Some(format!("WRONG request line {head:?}")),
+    }
+}
+
+async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut body = Vec::new();
+    loop {
+        let size = match line(stream).await? {
+            Ok(size) => size,
+            Err(wrong) => return Some(wrong),
+        };
+        let Ok(size) = usize::from_str_radix(&size, 16) else { return Some(format!("WRONG chunk {size:?}")) };
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk).await.ok()?;
+        if !chunk.ends_with(b"\r\n") {
+            return Some("WRONG end of a chunk".to_owned());
+        }
+        body.extend_from_slice(&chunk[..size]);
+        if size == 0 {
+            return Some(String::from_utf8_lossy(&body).into_owned());
+        }
+    }
+}
+
+/// Sends bytes, and gives what comes back: `answers` of the instance's, or all until the router ends the connection. One that
+/// waits for more is told that there is none.
+async fn send(running: &Running, bytes: &[u8], answers: usize) -> String {
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    // It may be refused before it was all sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let complete = |answer: &[u8]| String::from_utf8_lossy(answer).matches("\r\n\r\nok").count() >= answers.max(1);
+    let reading =
+        async { while !complete(&answer) && stream.read_buf(&mut answer).await.is_ok_and(|count| count > 0) {} };
+    if tokio::time::timeout(Duration::from_millis(if answers > 0 { 5000 } else { 200 }), reading).await.is_err() {
+        let _ = stream.shutdown().await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const HEAD: &str = "POST /a HTTP/1.1\r\nhost: shop.localhost\r\n";
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
+
+/// Name, bytes, and what may reach the instance at most, in order. None: nothing may.
+fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
+    let mut cases: Vec<(String, Vec<u8>, Vec<&'static str>)> = Vec::new();
+    let mut case =
+        |name: &str, text: String, may: &[&'static str]| cases.push((name.to_owned(), text.into_bytes(), may.to_vec()));
+    let chunked = format!("{HEAD}transfer-encoding: chunked\r\n\r\n");
+    case("as it should be", format!("{HEAD}content-length: 5\r\n\r\nhello"), &["POST /a hello"]);
+    case("as it should be, in chunks", format!("{chunked}5\r\nhello\r\n0\r\n\r\n"), &["POST /a hello"]);
+    case(
+        "as it should be, one after the other",
+        format!("{HEAD}content-length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        &["POST /a hello", "GET /b "],
+    );
+    // Two lengths: the coding counts, or it is refused (RFC 9112, section 6.1). What follows is never a request.
+    for (name, first, second) in [
+        ("length and coding", "content-length: 4", "transfer-encoding: chunked"),
+        ("coding and length", "transfer-encoding: chunked", "content-length: 4"),
+        ("length and odd coding", "content-length: 4", "transfer-encoding: xchunked"),
+        ("length and coding in capitals", "content-length: 4", "TRANSFER-ENCODING: CHUNKED"),
+        ("length and coding after a tab", "content-length: 4", "transfer-encoding:\tchunked"),
+        ("length and coding before a tab", "content-length: 4", "transfer-encoding: chunked\t"),
+        ("length and coding in quotes", "content-length: 4", "transfer-encoding: \"chunked\""),
+        ("length and two codings", "content-length: 4", "transfer-encoding: identity, chunked"),
+        ("length and coding that is not the last", "content-length: 4", "transfer-encoding: chunked, identity"),
+        ("length and coding twice", "content-length: 4", "transfer-encoding: chunked\r\ntransfer-encoding: identity"),
+        ("length and coding with a form feed", "content-length: 4", "transfer-encoding: \x0cchunked"),
+        ("length and an empty coding", "content-length: 4", "transfer-encoding:"),
+    ] {
+        case(name, format!("{HEAD}{first}\r\n{second}\r\n\r\n0\r\n\r\n{SMUGGLED}"), &["POST /a ", "POST /a 0\r\n\r"]);
+    }
+    for (name, lengths) in [
+        ("two lengths", "content-length: 0\r\ncontent-length: 50"),
+        ("two lengths, the other way", "content-length: 50\r\ncontent-length: 0"),
+        ("two lengths in one", "content-length: 0, 50"),
+        ("a length with a plus", "content-length: +50"),
+        ("a negative length", "content-length: -1"),
+        ("a length in hexadecimal", "content-length: 0x32"),
+        ("a length with a space in it", "content-length: 5 0"),
+        ("a length with a dot", "content-length: 50.0"),
+        ("an empty length", "content-length:"),
+        ("a length of 2^64", "content-length: 18446744073709551616"),
+        ("a length of many digits", "content-length: 99999999999999999999999999999999"),
+    ] {
+        case(name, format!("{HEAD}{lengths}\r\n\r\n{SMUGGLED}"), &[]);
+    }
+    for (name, field) in [
+        ("a space before the colon", "content-length : 50"),
+        ("a tab before the colon", "transfer-encoding\t: chunked"),
+        ("a field that goes on in the next line", "x: a\r\n content-length: 50"),
+        ("a field that goes on after a tab", "x: a\r\n\tcontent-length: 50"),
+        ("a field without a colon", "content-length"),
+        ("a field without a name", ": 50"),
+        ("a NUL in a value", "x: a\0b"),
+        ("a NUL in a name", "x\0: a"),
+        ("a bare CR in a value", "x: a\rcontent-length: 50"),
+        ("a bare CR before the end", "x: a\r\r"),
+        ("a vertical tab in a name", "x\x0b: a"),
+        ("a bracket in a name", "x(y): a"),
+        ("a coding nobody knows", "transfer-encoding: gzip"),
+        ("a coding in the middle", "transfer-encoding: chunked, gzip"),
+    ] {
+        case(name, format!("{HEAD}{field}\r\n\r\n{SMUGGLED}"), &[]);
+    }
+    case("a field before the first", "GET /a HTTP/1.1\r\n x: y\r\nhost: shop.localhost\r\n\r\n".to_owned(), &[]);
+    for (name, body) in [
+        ("a chunk's size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk's size with a minus", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk's size with a plus", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk's size of 2^64", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk's size of nothing", "\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk's size that is a word", "five\r\nhello\r\n0\r\n\r\n"),
+        ("a chunk without its end", "5\r\nhello0\r\n\r\n"),
+        ("a chunk that is longer than it says", "5\r\nhelloworld\r\n0\r\n\r\n"),
+        ("a chunk that ends with LF", "5\r\nhello\n0\r\n\r\n"),
+        ("a chunk's size that ends with CR", "5\rhello\r\n0\r\n\r\n"),
+        ("chunks without an end", "5\r\nhello\r\n"),
+        ("a chunk that is cut", "50\r\nhello"),
+    ] {
+        case(name, format!("{chunked}{body}{SMUGGLED}"), &[]);
+    }
+    // Extensions are left out on the way, and trailers are no headers.
+    case("a chunk with an extension", format!("{chunked}5;a=b\r\nhello\r\n0\r\n\r\n"), &["POST /a hello"]);
+    case(
+        "a chunk with a quoted extension",
+        format!("{chunked}5;a=\"\\\"\"\r\nhello\r\n0;x\r\n\r\n"),
+        &["POST /a hello"],
+    );
+    case("a chunk with an extension of LF", format!("{chunked}5;\nhello\r\n0\r\n\r\n{SMUGGLED}"), &[]);
+    case("a chunk's size with zeros", format!("{chunked}0005\r\nhello\r\n000\r\n\r\n"), &["POST /a hello"]);
+    case(
+        "a trailer that is a length",
+        format!("{chunked}5\r\nhello\r\n0\r\ncontent-length: 50\r\n\r\n"),
+        &["POST /a hello"],
+    );
+    case("a trailer that is a host", format!("{chunked}5\r\nhello\r\n0\r\nhost: other\r\n\r\n"), &["POST /a hello"]);
+    case("an endless extension", format!("{chunked}5;{}", "x".repeat(1 << 20)), &[]);
+    case("endless trailers", format!("{chunked}0\r\n{}\r\n", "x: y\r\n".repeat(100_000)), &["POST /a "]);
+    for (name, head) in [
+        ("two spaces", "GET  /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("a tab in the target", "GET /smug\tgled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("a fourth word", "GET /smuggled HTTP/1.1 x\r\nhost: shop.localhost\r\n\r\n"),
+        ("a version that is none", "GET /smuggled HTTP/1.9\r\nhost: shop.localhost\r\n\r\n"),
+        ("a version in small letters", "GET /smuggled http/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("no version", "GET /smuggled\r\nhost: shop.localhost\r\n\r\n"),
+        ("no version and no head", "GET /smuggled\r\n\r\n"),
+        ("a method that is none", "GE(T /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("a method with CR", "GET\r /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("no host", "GET /smuggled HTTP/1.1\r\n\r\n"),
+        ("an empty host", "GET /smuggled HTTP/1.1\r\nhost:\r\n\r\n"),
+        ("a host with a user", "GET /smuggled HTTP/1.1\r\nhost: x@shop.localhost\r\n\r\n"),
+        ("a host with a path", "GET /smuggled HTTP/1.1\r\nhost: shop.localhost/x\r\n\r\n"),
+        ("a host with a space", "GET /smuggled HTTP/1.1\r\nhost: shop.localhost x\r\n\r\n"),
+        ("two hosts", "GET /smuggled HTTP/1.1\r\nhost: other.localhost\r\nhost: shop.localhost\r\n\r\n"),
+        ("two hosts, the other way", "GET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\nhost: other.localhost\r\n\r\n"),
+        ("two hosts in one", "GET /smuggled HTTP/1.1\r\nhost: shop.localhost, other\r\n\r\n"),
+        ("another host in the target", "GET http://other.localhost/smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+        ("a tunnel", "CONNECT shop.localhost:80 HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
+    ] {
+        case(name, head.to_owned(), &[]);
+    }
+    case(
+        "the host in the target",
+        "GET http://shop.localhost/b HTTP/1.1\r\nhost: other.localhost\r\n\r\n".to_owned(),
+        &["GET /b "],
+    );
+    case(
+        "a length for one hop",
+        format!("{HEAD}connection: content-length\r\ncontent-length: 5\r\n\r\nhello"),
+        &["POST /a hello"],
+    );
+    case(
+        "a host for one hop",
+        "GET /b HTTP/1.1\r\nhost: shop.localhost\r\nconnection: host\r\n\r\n".to_owned(),
+        &["GET /b "],
+    );
+    case(
+        "a target of 200,000 bytes",
+        format!("GET /{} HTTP/1.1\r\nhost: shop.localhost\r\n\r\n", "x".repeat(200_000)),
+        &[],
+    );
+    case("1,000 fields", format!("{HEAD}{}\r\n", "x: y\r\n".repeat(1000)), &[]);
+    case("a field of 2 MB", format!("{HEAD}x: {}\r\n\r\n", "y".repeat(2 << 20)), &[]);
+    case(
+        "a body for an older version",
+        "POST /a HTTP/1.0\r\nhost: shop.localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        &[],
+    );
+    cases
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_gets_what_was_meant_or_nothing() {
+    let (address, seen) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let cases = cases();
+    assert!(cases.len() >= 80, "{}", cases.len());
+    let mut wrong = Vec::new();
+    for (name, bytes, may) in cases {
+        seen.lock().expect("seen").clear();
+        let answer = send(&running, &bytes, if name.starts_with("as it") { may.len() } else { may.len().min(1) }).await;
+        let got = seen.lock().expect("seen").clone();
+        // A request whose body never came whole did not arrive.
+        let fine = got.iter().zip(may.iter().chain(std::iter::repeat(&"nothing"))).all(|(got, may)| got == may)
+            || got.iter().all(|got| may.contains(&got.as_str())) && got.len() <= 1;
+        let arrived = !name.starts_with("as it should") || got.len() == may.len();
+        if !fine || !arrived || got.iter().any(|got| got.contains("smuggled")) {
+            wrong.push(format!("{name}: {got:?} arrived, {:?} was answered", answer.lines().next()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // After all of it the router works as before.
+    seen.lock().expect("seen").clear();
+    let answer = send(&running, b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\nconnection: close\r\n\r\n", 1).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Fields as they are, without an index or compression (RFC 7541, section 6.2.2).
+fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| {
+        let length = text.len();
+        let head = if length < 127 {
+            vec![u8::try_from(length).expect("short")]
+        } else {
+            let rest = length - 127;
+            vec![127, u8::try_from(rest % 128 | 128).expect("a byte"), u8::try_from(rest / 128).expect("short")]
+        };
+        [head, text.as_bytes().to_vec()].concat()
+    };
+    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_http2_may_not_carry_does_not_become_http1() {
+    let (address, seen) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let good = [(":method", "POST"), (":scheme", "http"), (":authority", "shop.localhost"), (":path", "/a")];
+    let with = |more: &[(&'static str, &'static str)]| [&good[..], more].concat();
+    let replaced = |name: &str, value: &'static str| -> Vec<(&'static str, &'static str)> {
+        good.iter().map(|(n, v)| (*n, if *n == name { value } else { *v })).collect()
+    };
+    let smuggled = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
+    let cases: Vec<(&str, Vec<(&str, &str)>, &[&str])> = vec![
+        ("as it should be", with(&[]), &["POST /a hello"]),
+        ("a coding", with(&[("transfer-encoding", "chunked")]), &[]),
+        ("a length that lies", with(&[("content-length", "500")]), &[]),
+        ("a length that is too small", with(&[("content-length", "1")]), &[]),
+        ("two lengths", with(&[("content-length", "5"), ("content-length", "6")]), &[]),
+        ("a connection", with(&[("connection", "x-y")]), &[]),
+        ("an upgrade", with(&[("upgrade", "websocket")]), &[]),
+        ("a line break in a value", with(&[("x", smuggled)]), &[]),
+        ("a line break in a name", with(&[("x: y\r\nz", "1")]), &[]),
+        ("a NUL in a value", with(&[("x", "a\0b")]), &[]),
+        ("a colon in a name", with(&[("x:y", "1")]), &[]),
+        ("a capital in a name", with(&[("X-Y", "1")]), &[]),
+        ("a space in a name", with(&[("x y", "1")]), &[]),
+        ("an empty name", with(&[("", "1")]), &[]),
+        (
+            "a line break in the path",
+            replaced(":path", "/a HTTP/1.1\r\nhost: shop.localhost\r\n\r\nGET /smuggled"),
+            &[],
+        ),
+        ("a space in the path", replaced(":path", "/a HTTP/1.1"), &[]),
+        ("a path that is none", replaced(":path", "smuggled"), &[]),
+        ("an empty path", replaced(":path", ""), &[]),
+        ("a method with a space", replaced(":method", "GET /smuggled HTTP/1.1\r\nx:"), &[]),
+        ("an authority with a line break", replaced(":authority", "shop.localhost\r\nx: y"), &[]),
+        ("an authority with a path", replaced(":authority", "shop.localhost/smuggled"), &[]),
+        ("an authority with a user", replaced(":authority", "x@shop.localhost"), &[]),
+        ("another host besides", with(&[("host", "other.localhost")]), &["POST /a hello"]),
+        ("a second path", with(&[(":path", "/smuggled")]), &[]),
+        ("a pseudo field that comes late", with(&[("x", "y"), (":path", "/smuggled")]), &[]),
+        ("a pseudo field of an answer", with(&[(":status", "200")]), &[]),
+        ("a pseudo field nobody knows", with(&[(":smuggled", "1")]), &[]),
+        ("no path", good[..3].to_vec(), &[]),
+        ("no method", good[1..].to_vec(), &[]),
+    ];
+    let mut wrong = Vec::new();
+    for (name, list, may) in cases {
+        seen.lock().expect("seen").clear();
+        let bytes = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(1, 4, 1, &fields(&list)),
+            frame(0, 1, 1, b"hello"),
+        ]
+        .concat();
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        let _ = stream.write_all(&bytes).await;
+        // Until the stream, or the connection, is over: its answer's end, a reset, or a farewell.
+        let over = async {
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                let _ = stream.read_exact(&mut vec![0; length]).await;
+                if [3, 7].contains(&head[3]) || ([0, 1].contains(&head[3]) && head[4] & 1 == 1) {
+                    return;
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(5), over).await.is_ok();
+        let got = seen.lock().expect("seen").clone();
+        let arrived = name != "as it should be" || got == may;
+        if !ended || !arrived || !got.iter().all(|got| may.contains(&got.as_str())) {
+            wrong.push(format!("{name}: {got:?} arrived; ended: {ended}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Half a request each, and nobody else waits for them. In the long form 5,000, with the times of the others told.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_in_nobody_s_way() {
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
+    let (address, _) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let measured = async || {
+        let mut times = Vec::new();
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        for _ in 0..if long { 5000 } else { 200 } {
+            let begun = std::time::Instant::now();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ok") {
+                assert!(stream.read_buf(&mut answer).await.expect("an answer") > 0, "it was cut");
+            }
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        times[times.len() * 99 / 100]
+    };
+    let before = measured().await;
+    let mut slow = Vec::new();
+    for number in 0..if long { 5000 } else { 300 } {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        let half: &[u8] = match number % 3 {
+            0 => b"GET / HTTP/1.1\r\nhost: shop.loc",
+            1 => b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 1000\r\n\r\nhal",
+            _ => b"",
+        };
+        stream.write_all(half).await.expect("sent");
+        slow.push(stream);
+    }
+    let beside = measured().await;
+    println!("99 of 100 requests within {before:?} alone, within {beside:?} beside {} slow clients", slow.len());
+    assert!(!long || beside <= before * 2 + Duration::from_millis(1), "{beside:?} where it was {before:?}");
+}
