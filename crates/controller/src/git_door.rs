@@ -1,10 +1,12 @@
 //! The git door's inside: the conversation with the hook of a push.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::types::Progress;
 use gantry_git::hook::{Pushed, Update, Word};
@@ -19,6 +21,9 @@ use crate::{Server, ServerError, follow, mutations};
 
 /// Bytes of zeros at an archive's end.
 const ARCHIVE_END: usize = 1024;
+
+/// The largest source tree, as an archive; the hook counts what is in it before.
+const SOURCE_MAX: u64 = 3 << 30;
 
 /// The longest that a hook may take to say what is pushed, and a tree to come.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -116,10 +121,18 @@ async fn receive(
     voice.word(&Word::Archive(commit.clone())).await;
     // The last bytes of what came: an archive ends with two blocks of zeros, one that was cut does not.
     let mut tail = Vec::new();
-    let stream = ReaderStream::with_capacity(reader, 256 << 10).inspect_ok(|piece| {
-        tail.extend_from_slice(&piece[piece.len().saturating_sub(ARCHIVE_END)..]);
-        tail.drain(..tail.len().saturating_sub(ARCHIVE_END));
-    });
+    let mut size = 0;
+    let mut bounded = move |piece: Bytes| {
+        size += piece.len() as u64;
+        let too_large = || io::Error::other(format!("the tree has more than {}", gantry_model::Bytes(SOURCE_MAX)));
+        if size > SOURCE_MAX { Err(too_large()) } else { Ok(piece) }
+    };
+    let stream = ReaderStream::with_capacity(reader, 256 << 10)
+        .map(move |piece| piece.and_then(&mut bounded))
+        .inspect_ok(|piece| {
+            tail.extend_from_slice(&piece[piece.len().saturating_sub(ARCHIVE_END)..]);
+            tail.drain(..tail.len().saturating_sub(ARCHIVE_END));
+        });
     let (source, _) = tokio::time::timeout(HOOK_TIMEOUT, server.blobs.put_stream(stream.boxed(), None))
         .await
         .map_err(|_| "the source did not come in time".to_owned())?

@@ -84,14 +84,25 @@ fn talk() -> io::Result<bool> {
     let mut socket = UnixStream::connect(variable("GANTRY_GIT_SOCKET")?)?;
     let mut text = String::new();
     io::stdin().take(1 << 20).read_to_string(&mut text)?;
-    let updates = text.lines().filter_map(update).collect();
+    // A line that is none is the end of a name with a line break in it.
+    let updates: Option<Vec<Update>> = text.lines().map(update).collect();
+    let Some(updates) = updates else {
+        eprintln!(" !     a ref's name has a line break in it");
+        return Ok(false);
+    };
     let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates };
     serde_json::to_writer(&mut socket, &pushed)?;
     socket.write_all(b"\n")?;
     for line in BufReader::new(socket.try_clone()?).lines() {
         match serde_json::from_str(&line?)? {
             Word::Say(text) => eprintln!("{text}"),
-            Word::Archive(commit) => archive(&commit, &socket)?,
+            Word::Archive(commit) => {
+                if let Err(refusal) = measure(&commit)? {
+                    eprintln!(" !     {refusal}");
+                    return Ok(false);
+                }
+                archive(&commit, &socket)?;
+            }
             Word::Verdict(accepted) => return Ok(accepted),
         }
     }
@@ -103,11 +114,50 @@ fn update(line: &str) -> Option<Update> {
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
 }
 
-fn archive(commit: &str, mut socket: &UnixStream) -> io::Result<()> {
+/// The most files of a tree, and what they hold altogether.
+const FILES_MAX: usize = 500_000;
+const BYTES_MAX: u64 = 2 << 30;
+
+/// Refuses a tree that is too large. Counted before it is archived: a pack of kilobytes can hold a tree without end, and
+/// `git archive` has the whole tree in memory before it writes the first byte.
+fn measure(commit: &str) -> io::Result<Result<(), String>> {
     // The server checked that it is a hash; a name could be an option.
     if commit.len() < 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(io::Error::other("not a commit"));
     }
+    let arguments = ["ls-tree", "-r", "-z", "--format=%(objectsize)", commit];
+    let mut git = Command::new("git").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let (mut files, mut bytes) = (0, 0u64);
+    let mut refusal = None;
+    if let Some(output) = git.stdout.take() {
+        for size in BufReader::new(output).split(0) {
+            files += 1;
+            // A module has no size.
+            let size = size?;
+            bytes = bytes
+                .saturating_add(std::str::from_utf8(&size).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0));
+            if files > FILES_MAX {
+                refusal = Some(format!("the tree has more than {FILES_MAX} files"));
+                break;
+            }
+            if bytes > BYTES_MAX {
+                refusal = Some(format!("the files of the tree have more than {} GiB", BYTES_MAX >> 30));
+                break;
+            }
+        }
+    }
+    if let Some(refusal) = refusal {
+        git.kill()?;
+        git.wait()?;
+        return Ok(Err(refusal));
+    }
+    match git.wait()? {
+        status if status.success() => Ok(Ok(())),
+        status => Ok(Err(format!("the tree cannot be read (git ls-tree: {status})"))),
+    }
+}
+
+fn archive(commit: &str, mut socket: &UnixStream) -> io::Result<()> {
     let mut git = Command::new("git")
         .args(["archive", "--format=tar", commit])
         .stdin(Stdio::null())

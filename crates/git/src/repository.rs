@@ -20,8 +20,9 @@ const PUSH_MAX: u64 = 1 << 30;
 /// The largest request: a pack, and the commands before it.
 const REQUEST_MAX: u64 = PUSH_MAX + (64 << 20);
 
-/// The longest that a client may say nothing in the middle of a request.
+/// The longest that a client may say nothing in the middle of a request, and that all of it may take.
 const SILENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIME: Duration = Duration::from_secs(3600);
 
 /// Which conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,10 @@ pub enum GitError {
 }
 
 /// Settings of every repository. Objects are checked on receipt; no client option reaches a program.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 10] = [
+    // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
+    ("receive.unpackLimit", "1"),
+    ("core.bigFileThreshold", "64m"),
     // Refs are moved by the hook: see `hook`.
     ("receive.procReceiveRefs", "refs/heads/"),
     ("receive.fsckObjects", "true"),
@@ -89,6 +93,9 @@ const SETTINGS: [(&str, &str); 8] = [
     ("gc.auto", "0"),
     ("uploadpack.allowFilter", "true"),
 ];
+
+/// Rises with them: a repository that was made with others gets these.
+const SETTINGS_VERSION: &str = "2";
 
 /// All repositories.
 #[derive(Debug, Clone)]
@@ -173,7 +180,8 @@ impl Repositories {
     /// [`GitError`].
     pub async fn ensure(&self, app: &AppName, branch: &str) -> Result<(), GitError> {
         let path = self.path(app);
-        if !path.join("gantry-ready").exists() {
+        let ready = path.join("gantry-ready");
+        if std::fs::read_to_string(&ready).ok().as_deref() != Some(SETTINGS_VERSION) {
             let head = format!("--initial-branch={branch}");
             self.run(app, &["init", "--quiet", "--bare", "--template=", &head]).await?;
             let hooks = self.hooks.display().to_string();
@@ -186,7 +194,7 @@ impl Repositories {
                 std::fs::create_dir_all(path.join("info"))?;
                 // What is pushed is what is built: no attribute of the tree leaves files out or rewrites them.
                 std::fs::write(path.join("info/attributes"), "* -export-ignore -export-subst -ident -filter -text\n")?;
-                std::fs::write(path.join("gantry-ready"), "")
+                std::fs::write(ready, SETTINGS_VERSION)
             };
             write().map_err(|source| GitError::File { path: path.clone(), source })?;
         }
@@ -282,7 +290,10 @@ impl Repositories {
 async fn send(mut input: ChildStdin, mut body: impl Stream<Item = io::Result<Bytes>> + Unpin) {
     let mut sent = 0u64;
     let mut reads = true;
-    while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, body.next()).await {
+    let end = tokio::time::Instant::now() + REQUEST_TIME;
+    while let Ok(Some(Ok(piece))) =
+        tokio::time::timeout_at(end.min(tokio::time::Instant::now() + SILENCE), body.next()).await
+    {
         sent += piece.len() as u64;
         // The pack is bounded by git itself, which says so; this is for what is no pack.
         if sent > REQUEST_MAX {

@@ -326,7 +326,7 @@ fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
             vec![u8::try_from(length).expect("short")]
         } else {
             let rest = length - 127;
-            vec![127, u8::try_from(rest % 128 | 128).expect("a byte"), u8::try_from(rest / 128).expect("short")]
+            vec![127, u8::try_from((rest % 128) | 128).expect("a byte"), u8::try_from(rest / 128).expect("short")]
         };
         [head, text.as_bytes().to_vec()].concat()
     };
@@ -343,7 +343,8 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
         good.iter().map(|(n, v)| (*n, if *n == name { value } else { *v })).collect()
     };
     let smuggled = "x\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
-    let cases: Vec<(&str, Vec<(&str, &str)>, &[&str])> = vec![
+    type Fields = Vec<(&'static str, &'static str)>;
+    let cases: Vec<(&str, Fields, &[&str])> = vec![
         ("as it should be", with(&[]), &["POST /a hello"]),
         ("a coding", with(&[("transfer-encoding", "chunked")]), &[]),
         ("a length that lies", with(&[("content-length", "500")]), &[]),
