@@ -78,7 +78,7 @@ impl Record {
             Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
             Self::Build(build) => format!("builds/{}/{}", build.app, build.commit),
             Self::Base(base) => format!("bases/{}", base.name),
-            Self::Tag { repository, tag, .. } => format!("tags/{repository}/{tag}"),
+            Self::Tag { repository, tag, .. } => tag_key(repository, tag),
             Self::Token { hash, .. } => format!("tokens/{hash}"),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
             Self::Table(_) => "plan/table".to_owned(),
@@ -104,6 +104,10 @@ impl Record {
 
 pub(crate) fn release_key(app: &AppName, number: ReleaseNumber) -> String {
     format!("releases/{app}/{:08}", number.0)
+}
+
+pub(crate) fn tag_key(repository: &str, tag: &str) -> String {
+    format!("tags/{repository}/{tag}")
 }
 
 pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {

@@ -19,7 +19,7 @@ use http::{Method, StatusCode, header};
 use super::auth::Caller;
 use super::{Answer, Refusal, json, uploads};
 use crate::Server;
-use crate::mirror::Record;
+use crate::mirror::{Change, Record, tag_key};
 
 /// The largest manifest: what the specification asks registries to take, at least.
 const MANIFEST_MAX: usize = 4 << 20;
@@ -40,18 +40,32 @@ pub(crate) async fn route(
     match answer(&server, &caller, &path, request).await {
         Ok(response) => response,
         Err(Refusal(problem)) => {
-            let code = match problem.status {
-                401 => "UNAUTHORIZED",
-                403 => "DENIED",
-                404 => "NAME_UNKNOWN",
-                429 => "TOOMANYREQUESTS",
-                405 => "UNSUPPORTED",
-                _ => "MANIFEST_INVALID",
-            };
+            let code = code(problem.status, &path, &problem.message);
             let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
             let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (status, [(header::CONTENT_TYPE, "application/json")], text.to_string()).into_response()
         }
+    }
+}
+
+/// The specification's word for what is wrong (section "Error Codes").
+fn code(status: u16, path: &str, message: &str) -> &'static str {
+    let of = |part: &str| path.contains(part);
+    match status {
+        401 => "UNAUTHORIZED",
+        403 => "DENIED",
+        405 => "UNSUPPORTED",
+        413 => "SIZE_INVALID",
+        429 => "TOOMANYREQUESTS",
+        404 if of("/blobs/uploads/") => "BLOB_UPLOAD_UNKNOWN",
+        404 if of("/blobs/") => "BLOB_UNKNOWN",
+        404 if of("/manifests/") => "MANIFEST_UNKNOWN",
+        404 => "NAME_UNKNOWN",
+        _ if message.starts_with("a repository") => "NAME_INVALID",
+        _ if message.starts_with("the manifest names") => "MANIFEST_BLOB_UNKNOWN",
+        _ if of("/manifests/") => "MANIFEST_INVALID",
+        416 => "BLOB_UPLOAD_INVALID",
+        _ => "DIGEST_INVALID",
     }
 }
 
@@ -81,7 +95,8 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
             put_manifest(server, &caller.name, repository, reference, request).await
         }
         (What::Blob(digest), Method::GET | Method::HEAD) => blob(server, &digest, body).await,
-        (What::Tags, Method::GET) => tags(server, &repository),
+        (What::Manifest(reference), Method::DELETE) => untag(server, &caller.name, repository, reference).await,
+        (What::Tags, Method::GET) => tags(server, &repository, request.uri().query()),
         (What::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
         (What::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
         (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
@@ -208,10 +223,50 @@ async fn blob(server: &Server, digest: &Digest, body: bool) -> Answer {
     Ok(response)
 }
 
-fn tags(server: &Server, repository: &str) -> Answer {
+/// Removes a tag, or every tag of a digest. The image itself goes once nothing names it; what a release names stays.
+async fn untag(server: &Server, by: &str, repository: String, reference: &str) -> Answer {
+    let (by, reference) = (by.to_owned(), reference.to_owned());
+    let change = move |mirror: &crate::mirror::Mirror, now| {
+        let digest = reference.parse::<Digest>().ok();
+        let meant = |(tag, known): &(&String, &Digest)| digest.as_ref().map_or(**tag == reference, |d| d == *known);
+        let tags = mirror.tags.get(&repository).into_iter().flatten().filter(meant);
+        let mut changes: Vec<Change> = tags.map(|(tag, _)| Change::Remove(tag_key(&repository, tag))).collect();
+        if changes.is_empty() {
+            return Err(Problem::missing(format!("there is no image {repository}:{reference}")));
+        }
+        let app = gantry_model::AppName::parse(&repository).ok();
+        let what = format!("removed image {repository}:{reference}");
+        changes.push(crate::mutations::event(mirror, now, &by, app.as_ref(), what));
+        Ok((changes, ()))
+    };
+    server.core.mutate(change).await?;
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// A repository's tags in order: `?n=` of them after `?last=`, with a link to the rest.
+fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
     let view = server.core.view();
-    let names: Vec<&String> = view.mirror.tags.get(repository).into_iter().flat_map(|tags| tags.keys()).collect();
-    json(&serde_json::json!({ "name": repository, "tags": names }))
+    let known = view.mirror.tags.get(repository);
+    let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.mirror.apps.contains_key(&app));
+    if known.is_none() && !is_app {
+        return Err(Problem::missing(format!("there is no repository {repository}")).into());
+    }
+    let parameter = |name| query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let (last, most) = (parameter("last"), parameter("n").map(|n| n.parse::<usize>()));
+    let most = match most {
+        Some(Err(_)) => return Err(Problem::invalid("n is no number").into()),
+        Some(Ok(most)) => most,
+        None => usize::MAX,
+    };
+    let mut rest = known.into_iter().flatten().map(|(tag, _)| tag).filter(|tag| last.is_none_or(|l| tag.as_str() > l));
+    let names: Vec<&String> = rest.by_ref().take(most).collect();
+    let mut response = json(&serde_json::json!({ "name": repository, "tags": names }))?;
+    if let (Some(last), Some(_)) = (names.last(), rest.next()) {
+        // A tag has no character that a header or an address would not take.
+        let link = format!("</v2/{repository}/tags/list?n={most}&last={last}>; rel=\"next\"");
+        response.headers_mut().extend(http::HeaderValue::from_str(&link).map(|link| (header::LINK, link)));
+    }
+    Ok(response)
 }
 
 /// The image that a reference means, `repository:tag` or `repository@digest` of this registry; for someone who may read

@@ -1,0 +1,243 @@
+//! The registry by the list of the OCI distribution specification 1.1: pull, push, resume, mount, list, remove, and what is wrong
+//! in its own words.
+
+mod site;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use gantry_testbed::World;
+use serde_json::{Value, json};
+
+/// An answer.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    /// The first of the errors.
+    fn code(&self) -> String {
+        let value: Value = serde_json::from_str(&self.body).unwrap_or_default();
+        value["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+struct Registry<'a> {
+    world: &'a World,
+    token: String,
+}
+
+impl Registry<'_> {
+    fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-i", "--path-as-is", "--max-time", "30", "--request", method]);
+        curl.args(headers.iter().flat_map(|header| ["--header", header]));
+        curl.args(["--header", &format!("Authorization: Bearer {}", self.token), "--header", "Expect:"]);
+        match method {
+            "HEAD" => drop(curl.arg("--head")),
+            "GET" | "DELETE" => {}
+            _ => drop(curl.args(["--data-binary", "@-", "--header", "Content-Type: application/octet-stream"])),
+        }
+        curl.arg(format!("http://127.0.0.1:{}/v2/{path}", self.world.api_port()));
+        let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl");
+        let _ = child.stdin.take().expect("open").write_all(body);
+        let text = String::from_utf8_lossy(&child.wait_with_output().expect("ended").stdout).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A blob in one request.
+    fn put(&self, repository: &str, content: &[u8]) -> String {
+        let digest = digest(content);
+        let path = format!("{repository}/blobs/uploads/?digest={digest}");
+        let answer = self.ask("POST", &path, &[], content);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        digest
+    }
+
+    fn begin(&self, repository: &str) -> String {
+        let answer = self.ask("POST", &format!("{repository}/blobs/uploads/"), &[], b"");
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.header("location").expect("a location").trim_start_matches("/v2/").to_owned()
+    }
+}
+
+fn digest(content: &[u8]) -> String {
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    child.stdin.take().expect("open").write_all(content).expect("written");
+    let text = child.wait_with_output().expect("ended").stdout;
+    format!("sha256:{}", String::from_utf8_lossy(&text[..64]))
+}
+
+fn manifest(config: &str, config_size: usize, layer: &str, layer_size: usize) -> String {
+    json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer, "size": layer_size }] })
+    .to_string()
+}
+
+#[test]
+fn the_distribution_specification_line_by_line() {
+    let world = World::start(&[]);
+    for app in ["shop", "other"] {
+        let _ = world.gantry(&["app", "create", app]).good();
+    }
+    let registry = Registry { world: &world, token: world.token() };
+    let ask = |method: &str, path: &str| registry.ask(method, path, &[], b"");
+    assert_eq!(ask("GET", "").status, 200);
+
+    // Push, in one request and in two (monolithic), and what does not fit.
+    let (config, layer) = (b"{\"a\":1}".as_slice(), b"a layer's bytes, whatever they are".as_slice());
+    let config_digest = registry.put("shop", config);
+    let upload = registry.begin("shop");
+    let layer_digest = digest(layer);
+    let done = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], layer);
+    assert_eq!((done.status, done.header("docker-content-digest")), (201, Some(layer_digest.as_str())));
+    let location = done.header("location").expect("a location").trim_start_matches("/v2/").to_owned();
+    assert_eq!(ask("GET", &location).body.as_bytes(), layer);
+    let wrong = registry.ask("PUT", &format!("{}?digest={config_digest}", registry.begin("shop")), &[], layer);
+    assert_eq!((wrong.status, wrong.code().as_str()), (400, "DIGEST_INVALID"), "{wrong:?}");
+    let none = registry.ask("PUT", &registry.begin("shop"), &[], layer);
+    assert_eq!((none.status, none.code().as_str()), (400, "DIGEST_INVALID"), "{none:?}");
+    let kind = registry.ask("PUT", &format!("{}?digest=md5:00", registry.begin("shop")), &[], layer);
+    assert_eq!((kind.status, kind.code().as_str()), (400, "DIGEST_INVALID"), "{kind:?}");
+
+    // Push in chunks, in order or not at all; how far it came; and on from there after a break.
+    let upload = registry.begin("shop");
+    let (first, rest) = layer.split_at(10);
+    let part = |range: &str, bytes: &[u8]| registry.ask("PATCH", &upload, &[&format!("Content-Range: {range}")], bytes);
+    let begun = part("0-9", first);
+    assert_eq!((begun.status, begun.header("range")), (202, Some("0-9")));
+    assert_eq!(part("20-29", rest).status, 416, "a gap");
+    assert_eq!(part("0-9", first).status, 416, "the same again");
+    let far = ask("GET", &upload);
+    assert_eq!((far.status, far.header("range")), (204, Some("0-9")));
+    let end = format!("10-{}", layer.len() - 1);
+    assert_eq!(part(&end, rest).status, 202);
+    let done = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
+    assert_eq!(done.status, 201, "{done:?}");
+    let gone = registry.ask("PUT", &format!("{upload}?digest={layer_digest}"), &[], b"");
+    assert_eq!((gone.status, gone.code().as_str()), (404, "BLOB_UPLOAD_UNKNOWN"));
+    let given_up = registry.begin("shop");
+    assert_eq!((ask("DELETE", &given_up).status, ask("GET", &given_up).status), (204, 404));
+
+    // Mounted from another repository; one that is not there is begun instead.
+    let mounted = registry.ask("POST", &format!("other/blobs/uploads/?mount={layer_digest}&from=shop"), &[], b"");
+    assert_eq!((mounted.status, mounted.header("docker-content-digest")), (201, Some(layer_digest.as_str())));
+    let absent = format!("sha256:{}", "0".repeat(64));
+    let begun = registry.ask("POST", &format!("other/blobs/uploads/?mount={absent}&from=shop"), &[], b"");
+    assert!(begun.status == 202 && begun.header("location").is_some(), "{begun:?}");
+
+    // Blobs: there, with their size, and not there.
+    let head = ask("HEAD", &format!("shop/blobs/{layer_digest}"));
+    assert_eq!((head.status, head.header("content-length")), (200, Some(layer.len().to_string().as_str())));
+    assert_eq!(ask("HEAD", &format!("shop/blobs/{absent}")).status, 404);
+    let missing = ask("GET", &format!("shop/blobs/{absent}"));
+    assert_eq!((missing.status, missing.code().as_str()), (404, "BLOB_UNKNOWN"));
+    assert_eq!(ask("GET", "shop/blobs/sha256:short").code(), "DIGEST_INVALID");
+    let kept = ask("DELETE", &format!("shop/blobs/{layer_digest}"));
+    assert_eq!((kept.status, kept.code().as_str()), (405, "UNSUPPORTED"), "blobs go by themselves");
+
+    // Manifests, by tag and by digest.
+    let text = manifest(&config_digest, config.len(), &layer_digest, layer.len());
+    let whole = digest(text.as_bytes());
+    for reference in ["one", "two", "ten", whole.as_str()] {
+        let put = registry.ask("PUT", &format!("shop/manifests/{reference}"), &[], text.as_bytes());
+        assert_eq!((put.status, put.header("docker-content-digest")), (201, Some(whole.as_str())), "{put:?}");
+    }
+    for reference in ["one", whole.as_str()] {
+        let got = ask("GET", &format!("shop/manifests/{reference}"));
+        assert_eq!((got.status, got.body.as_str()), (200, text.as_str()));
+        assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.manifest.v1+json"));
+        let head = ask("HEAD", &format!("shop/manifests/{reference}"));
+        assert_eq!((head.status, head.header("docker-content-digest")), (200, Some(whole.as_str())));
+        assert_eq!(head.header("content-length"), Some(text.len().to_string().as_str()));
+    }
+    assert_eq!(ask("HEAD", "shop/manifests/none").status, 404);
+    for (what, path, body, status, code) in [
+        ("unknown", "shop/manifests/none", None, 404, "MANIFEST_UNKNOWN"),
+        ("no JSON", "shop/manifests/x", Some("hello".to_owned()), 400, "MANIFEST_INVALID"),
+        (
+            "of blobs that are not here",
+            "shop/manifests/x",
+            Some(manifest(&absent, 1, &layer_digest, layer.len())),
+            400,
+            "MANIFEST_BLOB_UNKNOWN",
+        ),
+        (
+            "of another size",
+            "shop/manifests/x",
+            Some(manifest(&config_digest, 1, &layer_digest, layer.len())),
+            400,
+            "MANIFEST_BLOB_UNKNOWN",
+        ),
+        ("of another digest", &format!("shop/manifests/{absent}"), Some(text.clone()), 400, "MANIFEST_INVALID"),
+        ("by a tag that is none", "shop/manifests/-x", Some(text.clone()), 400, "MANIFEST_INVALID"),
+        ("of 5 MB", "shop/manifests/x", Some(format!("{text}{}", " ".repeat(5 << 20))), 413, "SIZE_INVALID"),
+        ("in a repository that is none", "Shop/manifests/x", Some(text.clone()), 400, "NAME_INVALID"),
+        ("in five folders", "a/b/c/d/e/manifests/x", Some(text.clone()), 400, "NAME_INVALID"),
+        ("in a folder above", "shop/../../manifests/x", Some(text.clone()), 404, ""),
+    ] {
+        let answer = match body {
+            Some(body) => registry.ask("PUT", path, &[], body.as_bytes()),
+            None => ask("GET", path),
+        };
+        assert!(answer.status == status || code.is_empty() && answer.status >= 400, "{what}: {answer:?}");
+        assert!(code.is_empty() || answer.code() == code, "{what}: {answer:?}");
+    }
+
+    // Tags, whole and by pages.
+    let list = |path: &str| serde_json::from_str::<Value>(&ask("GET", path).body).expect("JSON");
+    assert_eq!(list("shop/tags/list"), json!({ "name": "shop", "tags": ["one", "ten", "two"] }));
+    let page = ask("GET", "shop/tags/list?n=2");
+    assert_eq!(page.header("link"), Some("</v2/shop/tags/list?n=2&last=ten>; rel=\"next\""));
+    assert_eq!(list("shop/tags/list?n=2&last=ten")["tags"], json!(["two"]));
+    assert!(ask("GET", "shop/tags/list?n=2&last=ten").header("link").is_none());
+    assert_eq!(list("shop/tags/list?n=0")["tags"], json!([]));
+    assert_eq!(list("other/tags/list")["tags"], json!([]));
+    let unknown = ask("GET", "ghost/tags/list");
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "NAME_UNKNOWN"));
+
+    // Referrers are not kept apart: clients are told so, and use a tag instead, as the specification has it.
+    assert_eq!(ask("GET", &format!("shop/referrers/{whole}")).status, 404);
+    let fallback = whole.replace(':', "-");
+    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
+        { "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": whole, "size": text.len() }] });
+    let put = registry.ask("PUT", &format!("shop/manifests/{fallback}"), &[], index.to_string().as_bytes());
+    assert_eq!(put.status, 201, "{put:?}");
+    let got = ask("GET", &format!("shop/manifests/{fallback}"));
+    assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
+
+    // Removal, of one tag and of all that are a digest's.
+    assert_eq!(ask("DELETE", "shop/manifests/one").status, 202);
+    assert_eq!((ask("GET", "shop/manifests/one").status, ask("GET", "shop/manifests/two").status), (404, 200));
+    assert_eq!(ask("DELETE", &format!("shop/manifests/{whole}")).status, 202);
+    assert_eq!(list("shop/tags/list")["tags"], json!([fallback]));
+    let gone = ask("DELETE", "shop/manifests/two");
+    assert_eq!((gone.status, gone.code().as_str()), (404, "MANIFEST_UNKNOWN"));
+
+    // Who may what.
+    let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
+    let reader = Registry { world: &world, token: token(&["token", "create", "eyes", "--read"]) };
+    let other = Registry { world: &world, token: token(&["token", "create", "ci", "--deploy", "other"]) };
+    let nobody = Registry { world: &world, token: "gantry_nonsense".to_owned() };
+    let tags = |who: &Registry<'_>| who.ask("GET", "shop/tags/list", &[], b"").status;
+    assert_eq!((tags(&reader), tags(&other), tags(&nobody)), (200, 403, 401));
+    let push = |who: &Registry<'_>| who.ask("POST", "shop/blobs/uploads/", &[], b"").status;
+    assert_eq!((push(&reader), push(&other), push(&nobody)), (403, 403, 401));
+    let remove = |who: &Registry<'_>| who.ask("DELETE", &format!("shop/manifests/{fallback}"), &[], b"").status;
+    assert_eq!((remove(&reader), remove(&other), remove(&nobody)), (403, 403, 401));
+    assert!(nobody.ask("GET", "", &[], b"").header("www-authenticate").is_some());
+    assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
+}
