@@ -126,7 +126,11 @@ impl Sweep {
         let good: Vec<bool> = children.iter_mut().map(|child| child.wait().expect("waited").success()).collect();
         if step == "deploy.held" {
             self.world.wait("it is held again", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
-            let _ = self.world.gantry(&["abort", "shop"]);
+            // The second kill may come with the answer to this.
+            self.world.wait("it is called off", |world| {
+                let _ = world.gantry(&["abort", "shop"]);
+                (shop(world)["deploy"]["state"] != "held").then_some(())
+            });
         }
         let _ = std::fs::remove_file(self.world.path("steps/kill"));
         self.converge(step);

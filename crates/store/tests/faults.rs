@@ -1,0 +1,106 @@
+//! The embedded store on a disk that fails: a process ended at its nth write, and the nth write answered with an error or with a full
+//! disk, n by n until it comes through. What was acknowledged is there afterwards, and nothing that was never asked for.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use gantry_store::{Address, Txn, open};
+
+/// Commits of one run. Enough for the log to be written, synced and carried over into the file at the end.
+const COMMITS: usize = 6;
+
+fn value(n: usize) -> Vec<u8> {
+    vec![b'a' + u8::try_from(n % 26).expect("small"); 3000 + n]
+}
+
+/// The process that is looked at: tells of each commit once it was acknowledged. Nothing at all unless it is asked to.
+#[tokio::test]
+async fn writer() {
+    let Some(path) = std::env::var_os("GANTRY_STORE_FAULTS") else { return };
+    let store = open(&Address::File(path.into())).await.expect("a store");
+    for n in 0..COMMITS {
+        match store.commit(Txn::default().put(format!("key/{n}"), value(n))).await {
+            Ok(_) => println!("acknowledged {n}"),
+            Err(error) => println!("refused {n}: {error}"),
+        }
+    }
+}
+
+/// Runs it with one fault; what it said, and whether the fault came at all.
+fn run(path: &Path, fault: &str, nth: usize) -> (String, bool) {
+    let log = path.with_extension("strace");
+    let mut strace = Command::new("strace");
+    strace.arg("-f").arg("-o").arg(&log);
+    for end in ["", "-wal", "-shm", "-journal"] {
+        strace.arg("-P").arg(format!("{}{end}", path.display()));
+    }
+    let calls = "pwrite64,write,fsync,fdatasync,ftruncate";
+    strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}:when={nth}")]);
+    strace.arg(std::env::current_exe().expect("a path")).args(["--exact", "writer", "--nocapture", "--test-threads=1"]);
+    let output = strace.env("GANTRY_STORE_FAULTS", path).stdin(Stdio::null()).output().expect("strace");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let log = std::fs::read_to_string(log).expect("strace's log");
+    (said, log.contains("INJECTED") || log.contains("SIGKILL"))
+}
+
+async fn sweep(fault: &str) -> (usize, usize) {
+    let (mut refused, mut faults) = (0, 0);
+    for nth in 1.. {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        let (said, came) = run(&path, fault, nth);
+        if !came {
+            assert_eq!(said.matches("acknowledged").count(), COMMITS, "without a fault: {said}");
+            break;
+        }
+        faults += 1;
+        assert!(nth < 500, "it never comes through");
+        let acknowledged: Vec<usize> = (0..COMMITS).filter(|n| said.contains(&format!("acknowledged {n}\n"))).collect();
+        refused += COMMITS - acknowledged.len();
+        // Whatever happened, the next process opens it, or says what is wrong with the file by its name.
+        let store = match open(&Address::File(path.clone())).await {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(error.to_string().contains("store.db"), "{fault} at {nth}: {error}");
+                assert!(
+                    acknowledged.is_empty(),
+                    "{fault} at {nth}: {acknowledged:?} were acknowledged, and now {error}"
+                );
+                continue;
+            }
+        };
+        let listed = store.list("").await.unwrap_or_else(|error| panic!("{fault} at {nth}: {error}"));
+        for n in &acknowledged {
+            let found = listed.entries.iter().find(|entry| entry.key == format!("key/{n}"));
+            assert!(
+                found.is_some_and(|entry| entry.value == value(*n)),
+                "{fault} at {nth}: {n} was acknowledged and is gone"
+            );
+        }
+        for entry in &listed.entries {
+            let n: usize = entry.key.trim_start_matches("key/").parse().expect("a key of ours");
+            assert!(entry.value == value(n), "{fault} at {nth}: {n} has another value");
+        }
+        // And goes on.
+        store.commit(Txn::default().put("key/0".to_owned(), value(0))).await.expect("it works again");
+    }
+    (faults, refused)
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_wherever_it_ends() {
+    let (faults, refused) = sweep("signal=KILL").await;
+    assert!(faults > 20 && refused > 20, "{faults} faults, {refused} commits refused");
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_disk_answers_with_an_error() {
+    let (faults, refused) = sweep("error=EIO").await;
+    assert!(faults > 20 && refused > 0, "{faults} faults, {refused} commits refused");
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_disk_is_full() {
+    let (faults, refused) = sweep("error=ENOSPC").await;
+    assert!(faults > 20 && refused > 0, "{faults} faults, {refused} commits refused");
+}
