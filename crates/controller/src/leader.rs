@@ -70,6 +70,11 @@ impl Lead {
                 Err(gantry_store::StoreError::LeaseGone(_)) => {
                     return ServerError::NotLeading("the lease ran out".to_owned());
                 }
+                // Where nobody can write nobody can take the lead either.
+                Err(error @ gantry_store::StoreError::Full { .. }) => {
+                    renewed = tokio::time::Instant::now();
+                    tracing::error!(%error, "cannot renew the lead");
+                }
                 // A store that is away for a moment changes nothing that runs; writes fail until it is back.
                 Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the lead"),
                 Err(error) => return error.into(),

@@ -174,6 +174,14 @@ pub enum StoreError {
         /// The newest known.
         known: i64,
     },
+    /// There is no room for another write. Nothing of this one was done.
+    #[error(
+        "the disk of the store {path} is full; remove something from it: `gantry status` shows what Gantry's own takes"
+    )]
+    Full {
+        /// The file.
+        path: String,
+    },
     /// The file could not be opened, read or written.
     #[error("cannot {action} the store {path}")]
     File {

@@ -66,6 +66,19 @@ impl World {
     /// When it does not start.
     #[must_use]
     pub fn start(extra: &[&str]) -> Self {
+        Self::begin(None, extra)
+    }
+
+    /// The same, with its data on another file system.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_on(disk: &Path, extra: &[&str]) -> Self {
+        Self::begin(Some(disk), extra)
+    }
+
+    fn begin(disk: Option<&Path>, extra: &[&str]) -> Self {
         let number = std::process::id() % 500 * 10 + NUMBER.fetch_add(1, Ordering::Relaxed);
         let etcd = std::env::var_os("GANTRY_TEST_ETCD").filter(|_| !extra.contains(&"--store")).map(|_| Etcd::start());
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
@@ -82,6 +95,10 @@ impl World {
             extra,
             _etcd: etcd,
         };
+        if let Some(disk) = disk {
+            std::fs::create_dir(disk.join("data")).expect("made");
+            std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
+        }
         world.up();
         let base = base_archive();
         let _ = world.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();

@@ -3,9 +3,10 @@
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use gantry_testbed::{Output, World};
+use gantry_testbed::{Output, World, run};
 use site::{page, push_site, site};
 
 fn names(path: PathBuf) -> Vec<String> {
@@ -159,4 +160,99 @@ fn flipped(archive: &[u8]) -> Vec<u8> {
     let place = bytes.len() / 2;
     bytes[place] ^= 1;
     bytes
+}
+
+/// A file system of its own, of 1,500 MB, which a test can fill.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (image, place) = (folder.path().join("image"), folder.path().join("disk"));
+        std::fs::File::create(&image).and_then(|file| file.set_len(1500 << 20)).expect("an image");
+        std::fs::create_dir(&place).expect("made");
+        let tool = |name: &str, arguments: &[&str], paths: &[&Path]| {
+            let mut command = Command::new(name);
+            command.args(arguments).args(paths);
+            drop(run(command).good());
+        };
+        tool("mkfs.ext4", &["-q", "-F"], &[&image]);
+        tool("mount", &["-o", "loop"], &[&image, &place]);
+        Self { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// Fills it to the last byte that `user` may write: some is the kernel's for root.
+    fn fill(&self, name: &str, user: &str) -> PathBuf {
+        let file = self.path().join(name);
+        std::fs::File::create(&file).expect("made");
+        let mut fill = Command::new("sh");
+        let script = "chown $1 \"$0\" && setpriv --reuid=$1 --clear-groups sh -c 'cat /dev/zero >> \"$0\"' \"$0\" 2>/dev/null; true";
+        fill.args(["-c", script]).arg(&file).arg(user);
+        let _ = run(fill).good();
+        file
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        unmount.arg(self.path());
+        let output = run(unmount);
+        assert!(std::thread::panicking() || output.status == 0, "{output:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_survived_and_told() {
+    let disk = Disk::new();
+    let world = World::start_on(&disk.path(), &["--reserve", "50M"]);
+    let shop = site(&world, "shop", 2);
+    push_site(&shop, "one");
+    // As an application would: what is kept for root is what Gantry goes on with.
+    let filler = disk.fill("filler", "65534");
+    assert!(page(&world, "shop").starts_with("one"));
+    shop.write("server.py", "x");
+    shop.commit("two");
+    let refused = shop.push();
+    assert_ne!(refused.status, 0);
+    assert!(refused.err.contains("free of") && refused.err.contains("a build needs 50M"), "{refused:?}");
+    let restarts = |world: &World| {
+        let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
+        let value: serde_json::Value = serde_json::from_str(&ps).expect("JSON");
+        let all = value.as_array().expect("instances").clone();
+        let ready = all.iter().filter(|instance| instance["phase"] == "ready").count();
+        (all.iter().filter_map(|instance| instance["restarts"].as_u64()).sum::<u64>(), ready)
+    };
+    let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
+    world.wait("what crashed was started again", |world| (restarts(world) == (1, 2)).then_some(()));
+    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+
+    // And now nothing can be written at all.
+    let more = disk.fill("more", "0");
+    assert!(page(&world, "shop").starts_with("one"));
+    // The store's log has room for a few more.
+    let mut rate = 1000;
+    let refused = world.wait("a change is refused", |world| {
+        rate += 1;
+        let output = world.gantry(&["limit", "shop", "--rate", &rate.to_string()]);
+        (output.status != 0).then_some(output)
+    });
+    assert!(refused.err.contains("is full; remove something from it"), "{refused:?}");
+    assert!(world.gantry(&["status"]).good().out.contains("shop"));
+    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    assert!(page(&world, "shop").starts_with("one"));
+
+    for file in [filler, more] {
+        std::fs::remove_file(file).expect("removed");
+    }
+    world.wait("it takes changes again", |world| (world.gantry(&["scale", "shop", "web=1"]).status == 0).then_some(()));
+    push_site(&shop, "three");
+    assert!(page(&world, "shop").starts_with("three"));
+    drop(world);
 }

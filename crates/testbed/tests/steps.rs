@@ -129,7 +129,8 @@ impl Sweep {
             // The second kill may come with the answer to this.
             self.world.wait("it is called off", |world| {
                 let _ = world.gantry(&["abort", "shop"]);
-                (shop(world)["deploy"]["state"] != "held").then_some(())
+                let value = shop(world);
+                (value["name"] == "shop" && value["deploy"]["state"] != "held").then_some(())
             });
         }
         let _ = std::fs::remove_file(self.world.path("steps/kill"));

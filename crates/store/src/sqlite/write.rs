@@ -83,20 +83,34 @@ impl Thread {
             Ok(transaction) => transaction,
             Err(error) => return refuse(group, &path, &error),
         };
-        let mut answers: Vec<Box<dyn FnOnce() + Send>> = Vec::with_capacity(group.len());
+        let mut answers: Vec<Later> = Vec::with_capacity(group.len());
+        let mut group = group.into_iter();
         let applied = lease::expire(&transaction)
-            .and_then(|()| group.into_iter().try_for_each(|request| apply(&transaction, request, &mut answers)))
+            .and_then(|()| group.try_for_each(|request| apply(&transaction, request, &mut answers)))
             .and_then(|()| revision(&transaction))
             .and_then(|revision| transaction.commit().map(|()| revision));
         match applied {
             Ok(revision) => {
                 // Told before the answers: a watch is never behind what a writer was told.
                 self.head.send_replace(revision);
-                answers.into_iter().for_each(|answer| answer());
+                answers.into_iter().for_each(|answer| answer(None));
+            }
+            // Nothing of it was written, and what was is taken back: SQLite says so of a full disk, and of nothing else.
+            Err(error) if is_full(&error) => {
+                let why = || Some(StoreError::Full { path: path.display().to_string() });
+                answers.into_iter().for_each(|answer| answer(why()));
+                refuse(group.collect(), &path, &error);
             }
             Err(error) => end_the_process(&path, &error),
         }
     }
+}
+
+/// An answer, once it is known whether the whole group is on the disk; with why not, if it is not.
+type Later = Box<dyn FnOnce(Option<StoreError>) + Send>;
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 /// A commit that failed may or may not be on the disk, and only a restart finds out.
@@ -109,6 +123,7 @@ fn end_the_process(path: &Path, error: &rusqlite::Error) -> ! {
 /// The transaction could not even begin, so nothing was written.
 fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
     let why = || match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full { path: path.display().to_string() },
         Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Locked { path: path.display().to_string() },
         _ => StoreError::File { action: "write", path: path.display().to_string(), source: error.to_string().into() },
     };
@@ -124,32 +139,31 @@ fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
     }
 }
 
-fn apply(
-    transaction: &Transaction<'_>,
-    request: Request,
-    answers: &mut Vec<Box<dyn FnOnce() + Send>>,
-) -> rusqlite::Result<()> {
+fn apply(transaction: &Transaction<'_>, request: Request, answers: &mut Vec<Later>) -> rusqlite::Result<()> {
+    /// What failed is answered too, when it is known how.
     fn later<T: Send + 'static>(
-        answers: &mut Vec<Box<dyn FnOnce() + Send>>,
+        answers: &mut Vec<Later>,
         answer: Answer<T>,
-        result: Result<T, StoreError>,
-    ) {
-        answers.push(Box::new(move || drop(answer.send(result))));
+        done: rusqlite::Result<Result<T, StoreError>>,
+    ) -> rusqlite::Result<()> {
+        let (result, done) = match done {
+            Ok(result) => (Some(result), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        answers.push(Box::new(move |refused| {
+            if let Some(result) = refused.map(Err).or(result) {
+                drop(answer.send(result));
+            }
+        }));
+        done
     }
     match request {
-        Request::Commit(txn, answer) => later(answers, answer, Ok(write(transaction, &txn)?)),
-        Request::Grant(ttl, answer) => later(answers, answer, Ok(lease::grant(transaction, ttl)?)),
-        Request::KeepAlive(lease, answer) => later(answers, answer, lease::renew(transaction, lease)?),
-        Request::Revoke(lease, answer) => {
-            lease::end(transaction, lease)?;
-            later(answers, answer, Ok(()));
-        }
-        Request::Compact(revision, answer) => {
-            compact(transaction, revision)?;
-            later(answers, answer, Ok(()));
-        }
+        Request::Commit(txn, answer) => later(answers, answer, write(transaction, &txn).map(Ok)),
+        Request::Grant(ttl, answer) => later(answers, answer, lease::grant(transaction, ttl).map(Ok)),
+        Request::KeepAlive(lease, answer) => later(answers, answer, lease::renew(transaction, lease)),
+        Request::Revoke(lease, answer) => later(answers, answer, lease::end(transaction, lease).map(Ok)),
+        Request::Compact(revision, answer) => later(answers, answer, compact(transaction, revision).map(Ok)),
     }
-    Ok(())
 }
 
 /// The revision of the last write.

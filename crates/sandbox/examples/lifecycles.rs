@@ -1,0 +1,138 @@
+//! Whole lives of containers, one after the other or several at once: made with a network, limits, users of their own and a filter;
+//! `/bin/true` started; its exit noted; removed without a trace. Used by `benches/containers`.
+//!
+//! `lifecycles COUNT AT_ONCE BRIDGE` prints lives per second, where the time of one goes, and what the process holds before and after.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use gantry_sandbox::{ExitRecord, Limits, Log, Network, Root, Spec, User, install_init, launch, launcher_main};
+
+fn main() -> ExitCode {
+    if let Some(code) = launcher_main() {
+        return code;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [count, at_once, bridge] = arguments.as_slice() else {
+        eprintln!("lifecycles COUNT AT_ONCE BRIDGE");
+        return ExitCode::from(2);
+    };
+    let (Ok(count), Ok(at_once)) = (count.parse(), at_once.parse()) else { return ExitCode::from(2) };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(measure(count, at_once, bridge.clone()));
+    ExitCode::SUCCESS
+}
+
+fn layer(folder: &Path) -> PathBuf {
+    let layer = folder.join("layer");
+    std::fs::create_dir_all(layer.join("bin")).expect("made");
+    std::fs::copy("/bin/busybox", layer.join("bin/true")).expect("Debian's busybox-static");
+    layer
+}
+
+fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) -> Spec {
+    let own = folder.join(n.to_string());
+    let path = |name: &str| {
+        let path = own.join(name);
+        std::fs::create_dir_all(&path).expect("made");
+        path
+    };
+    // Addresses are used again, as the agent does.
+    let address = std::net::Ipv4Addr::from(0x0afa_0000 + 2 + u32::try_from(n % 60_000).expect("small"));
+    Spec {
+        state: path("state"),
+        cgroup: format!("gantry-bench/{n}"),
+        root: Root { layers: vec![layer], upper: path("upper"), work: path("work"), mountpoint: path("root") },
+        hostname: "bench".into(),
+        args: vec!["/bin/true".into()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        user: User { uid: 1000, gid: 1000 },
+        users: Some(0x7000_0000),
+        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 64, disk: Some(1 << 30) },
+        network: Some(Network {
+            bridge: bridge.to_owned(),
+            link: format!("gb{:08x}", u32::from(address)),
+            address,
+            prefix: 16,
+            gateway: std::net::Ipv4Addr::new(10, 250, 0, 1),
+        }),
+        binds: Vec::new(),
+        log: Log { segments: [own.join("log.0"), own.join("log.1")], limit: 1 << 20 },
+        exit: own.join("exit"),
+        init,
+    }
+}
+
+async fn measure(count: usize, at_once: usize, bridge: String) {
+    let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+    let (layer, init) = (layer(folder.path()), install_init(folder.path()).expect("init"));
+    let next = Arc::new(AtomicUsize::new(0));
+    let spent: Arc<[AtomicU64; 4]> = Arc::default();
+    let before = held(&bridge);
+    let begun = Instant::now();
+    let workers: Vec<_> = (0..at_once)
+        .map(|_| {
+            let (folder, layer, init, bridge) = (Arc::clone(&folder), layer.clone(), init.clone(), bridge.clone());
+            let (next, spent) = (Arc::clone(&next), Arc::clone(&spent));
+            tokio::spawn(async move {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        return;
+                    }
+                    let mut last = Instant::now();
+                    let mut lap = |step: usize| {
+                        let micros = u64::try_from(last.elapsed().as_micros()).unwrap_or_default();
+                        spent[step].fetch_add(micros, Ordering::Relaxed);
+                        last = Instant::now();
+                    };
+                    let spec = spec(folder.path(), layer.clone(), init.clone(), &bridge, n);
+                    lap(0);
+                    let container = launch(&spec).await.expect("launched");
+                    lap(1);
+                    container.ended().await;
+                    assert_eq!(ExitRecord::read(&spec.exit).and_then(|record| record.code), Some(0));
+                    lap(2);
+                    container.destroy().await.expect("removed");
+                    gantry_linux::tree::remove(&folder.path().join(n.to_string())).expect("removed");
+                    lap(3);
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.expect("lived");
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let count = u32::try_from(count).expect("few");
+    println!("{:8.1} lives/s, {at_once} at once, {count} lives", f64::from(count) / seconds);
+    for (name, micros) in ["folders", "launch", "/bin/true and its exit", "removal"].iter().zip(spent.iter()) {
+        #[allow(clippy::cast_precision_loss)]
+        let each = micros.load(Ordering::Relaxed) as f64 / 1000.0 / f64::from(count);
+        println!("         {each:6.2} ms {name}");
+    }
+    println!("         before: {before}");
+    println!("         after:  {}", held(&bridge));
+}
+
+/// What this process and the machine hold of containers.
+fn held(bridge: &str) -> String {
+    let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default().trim().to_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines().count();
+    let links = count(&format!("/sys/class/net/{bridge}/brif"));
+    let groups: usize = ["pids", "memory", "cpu", "devices", "."]
+        .iter()
+        .map(|name| count(&format!("/sys/fs/cgroup/{name}/gantry-bench")))
+        .max()
+        .unwrap_or_default();
+    format!(
+        "{rss} resident, {} descriptors, {mounts} mounts, {links} links, {groups} entries of groups",
+        count("/proc/self/fd")
+    )
+}
