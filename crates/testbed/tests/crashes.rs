@@ -2,10 +2,11 @@
 
 mod site;
 
+use std::process::Command;
 use std::time::Duration;
 
 use gantry_testbed::World;
-use gantry_testbed::load::{ALL, Load, Target};
+use gantry_testbed::load::{ALL, Load, PLAIN, Target};
 use site::{page, push_site, site};
 
 /// The pids of the app's own processes, as the host sees their containers.
@@ -51,6 +52,60 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     // A killed router loses the requests that it has; the next one takes up the same socket and table.
     world.kill_service("router");
     assert!(page(&world, "shop").starts_with("one"));
+}
+
+/// Twelve seconds each time; ten minutes when asked for.
+#[test]
+fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
+    let away = Duration::from_secs(if long { 600 } else { 12 });
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 2), "one");
+    let target = Target {
+        address: ([127, 0, 0, 1], world.http_port()).into(),
+        host: "shop.localhost".into(),
+        path: "/".into(),
+        awaited: None,
+        kinds: PLAIN.to_vec(),
+        pause: Duration::from_millis(10),
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let load = runtime.block_on(async { Load::begin(&target, 6, Duration::from_secs(1200)) });
+    let signal = |signal: &str, pid: u64| {
+        let status = Command::new("kill").args([signal, &pid.to_string()]).status();
+        assert!(status.expect("kill").success());
+    };
+    let server = u64::from(world.service_pid("server").expect("it runs"));
+    signal("-STOP", server);
+    let (begun, mut crashes) = (std::time::Instant::now(), 0);
+    // Each time it is longer until an instance is started again: after six times more than a minute.
+    while begun.elapsed() < away && crashes < 12 {
+        let before = containers(&world);
+        let text = before[crashes % 2].split_once(' ').expect("a record").1;
+        let record: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        signal("-9", record["pid"].as_u64().expect("a process"));
+        crashes += 1;
+        world.wait("it was started again", |world| {
+            let now = containers(world);
+            (now.len() == 2 && now != before).then_some(())
+        });
+        world.wait("both serve again", |world| {
+            let mut pages: Vec<String> = (0..10).map(|_| page(world, "shop")).collect();
+            pages.sort();
+            pages.dedup();
+            (pages.len() == 2).then_some(())
+        });
+    }
+    while begun.elapsed() < away {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    signal("-CONT", server);
+    world.wait("everything is known again", |world| {
+        world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(())
+    });
+    let report = runtime.block_on(load.end());
+    println!("{crashes} crashes in {away:?} without a server, {} requests, {} failed", report.sent, report.failed);
+    assert!(report.failed == 0 && report.sent > 500 && crashes >= 4, "{crashes} crashes, {report:?}");
 }
 
 /// Kills `service` when a deploy is in `state`; the deploy must come to an end, and one release serve.
