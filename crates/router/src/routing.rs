@@ -120,6 +120,8 @@ impl Route {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) table: Table,
+    /// There was one: the first of a new cloud is empty, and has the number 0.
+    known: bool,
     pub(crate) routes: BTreeMap<String, Arc<Route>>,
 }
 
@@ -158,7 +160,8 @@ impl Routing {
 
     /// The generation that is routed by; none before there ever was one.
     pub(crate) fn generation(&self) -> Option<Generation> {
-        Some(self.now().table.generation).filter(|generation| *generation > Generation(0))
+        let state = self.now();
+        state.known.then_some(state.table.generation)
     }
 
     /// To be told of tables that come.
@@ -219,7 +222,7 @@ impl Routing {
             named || target.active.load(Ordering::Relaxed) > 0
         });
         let generation = table.generation;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { table, routes });
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { table, known: true, routes });
         self.generation.send_replace(generation);
     }
 
@@ -286,6 +289,10 @@ mod tests {
         assert!(routing.take(table(5, &[1]), true).expect("taken"));
         assert!(!routing.take(table(5, &[2]), true).expect("refused"));
         assert!(!routing.take(table(4, &[2]), true).expect("refused"));
+        let empty = Routing::load(&routing.path.with_extension("none"));
+        assert_eq!(empty.generation(), None);
+        assert!(empty.take(table(0, &[]), false).expect("taken"));
+        assert_eq!(empty.generation(), Some(Generation(0)), "it would ask for ever");
         let again = Routing::load(&routing.path);
         assert_eq!(again.generation(), Some(Generation(5)));
         std::fs::remove_file(&routing.path).expect("removed");
