@@ -40,6 +40,9 @@ pub struct TokenInfo {
     pub scope: Scope,
     /// When it was made.
     pub created: Moment,
+    /// From then on it is not known any more; none: until it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
 }
 
 /// A new token: the only time its secret is shown.
@@ -58,6 +61,9 @@ pub struct CreateToken {
     pub name: String,
     /// What it may do.
     pub scope: Scope,
+    /// How long it lives, in milliseconds; until it is revoked if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
 }
 
 /// `POST /v1/apps`.

@@ -117,7 +117,8 @@ pub(crate) async fn start(
 }
 
 /// The only clock of the controller.
-fn now() -> Moment {
+/// The server's clock.
+pub(crate) fn now() -> Moment {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

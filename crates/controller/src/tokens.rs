@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use gantry_api::Problem;
-use gantry_api::types::{NewToken, Scope, TokenInfo};
+use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
 use gantry_blobs::Hasher;
 use gantry_model::Moment;
 
@@ -35,10 +35,10 @@ pub(crate) fn create(
     mirror: &Mirror,
     now: Moment,
     by: &str,
-    name: String,
-    scope: Scope,
+    request: CreateToken,
     secret: String,
 ) -> Result<(Vec<Change>, NewToken), Problem> {
+    let CreateToken { name, scope, lifetime } = request;
     let good = !name.is_empty() && name.len() <= 100 && name.chars().all(|c| !c.is_control());
     if !good {
         return Err(Problem::invalid("a token's name has 1 to 100 printable characters"));
@@ -49,7 +49,11 @@ pub(crate) fn create(
     if let Scope::Deploy { app } = &scope {
         crate::mutations::app(mirror, app)?;
     }
-    let info = TokenInfo { name, scope, created: now };
+    if lifetime == Some(0) {
+        return Err(Problem::invalid("a token that lives for no time is of no use"));
+    }
+    let expires = lifetime.map(|millis| Moment(now.0.saturating_add(millis)));
+    let info = TokenInfo { name, scope, created: now, expires };
     let what = format!("created token {:?}", info.name);
     let record = Record::Token { hash: hash(&secret), info: info.clone() };
     Ok((vec![event(mirror, now, by, None, what), record.into()], NewToken { info, secret }))
@@ -79,7 +83,8 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
             if mirror.tokens.contains_key(&hash(&secret)) || (has_other && !fresh) {
                 return Ok((Vec::new(), ()));
             }
-            let record = Record::Token { hash: hash(&secret), info: TokenInfo { name, scope, created: now } };
+            let record =
+                Record::Token { hash: hash(&secret), info: TokenInfo { name, scope, created: now, expires: None } };
             Ok((vec![record.into()], ()))
         };
         core.mutate(known).await.map_err(|problem| ServerError::NotLeading(problem.message))?;

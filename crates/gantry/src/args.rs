@@ -339,6 +339,9 @@ pub(crate) enum Token {
         /// May do everything with this app but create and destroy it
         #[arg(long, group = "scope", value_name = "APP")]
         deploy: Option<AppName>,
+        /// It is of no use after this: `90s`, `15m`, `1h`, `30d`
+        #[arg(long, value_parser = age, value_name = "AGE")]
+        expires: Option<u64>,
     },
     /// List tokens
     Ls,

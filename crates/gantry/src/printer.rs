@@ -55,6 +55,14 @@ pub(crate) fn age(moment: Moment) -> String {
     span(now().since(moment))
 }
 
+/// How long until: `in 12s`, or that it is over.
+pub(crate) fn until(moment: Moment) -> String {
+    match moment.since(now()) {
+        0 => "expired".to_owned(),
+        millis => format!("in {}", span(millis)),
+    }
+}
+
 /// A span in its largest unit.
 pub(crate) fn span(millis: u64) -> String {
     match millis / 1000 {

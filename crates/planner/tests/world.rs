@@ -33,6 +33,8 @@ struct Shape {
     volume: bool,
     step: bool,
     copies: u32,
+    /// How long a retired copy may finish, where the role says so.
+    drain: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -292,6 +294,7 @@ fn exit(code: i32, at: Moment) -> Exit {
 fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {
     let mut web = Role::new(Command::Shell("serve".into()));
     web.instances = shape.copies;
+    web.drain = shape.drain.map(Seconds);
     if shape.volume {
         web.volumes.insert("data".into(), "/data".into());
     }
@@ -315,7 +318,12 @@ fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    (any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, copies)| Shape { volume, step, copies })
+    (any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, copies)| Shape {
+        volume,
+        step,
+        copies,
+        drain: None,
+    })
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -356,7 +364,7 @@ proptest! {
 }
 
 fn plain() -> World {
-    World::new(Shape { volume: false, step: false, copies: 2 })
+    World::new(Shape { volume: false, step: false, copies: 2, drain: None })
 }
 
 fn deploy_one(world: &mut World) {
@@ -380,6 +388,31 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
     assert_eq!(world.app().deploys[0].state, DeployState::Draining);
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn a_role_that_drains_for_hours_holds_up_no_deploy() {
+    let mut world = World::new(Shape { drain: Some(7200), ..plain().shape });
+    deploy_one(&mut world);
+    world.apply(&Event::Push { hold: false });
+    world.left_alone();
+    let old = |world: &World| {
+        let goals = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
+        goals.map(|(_, id, a)| (id.clone(), a.goal)).collect::<Vec<_>>()
+    };
+    // Nobody asks anything of it: it is stopped at once, however long it might drain.
+    assert_eq!(old(&world), vec![]);
+    let busy: InstanceId = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
+    for router in world.observed.routers.values_mut() {
+        router.active.insert(busy.clone(), 1);
+    }
+    world.apply(&Event::Push { hold: false });
+    world.left_alone();
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+    let goal = |world: &World| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
+    assert!(matches!(goal(&world), Some(Goal::Retire { .. })), "{:?}", goal(&world));
+    (0..40).for_each(|_| world.left_alone());
+    assert_eq!(goal(&world), None, "after two hours it goes all the same");
 }
 
 #[test]

@@ -63,6 +63,21 @@ pub struct Target {
     pub pause: Duration,
 }
 
+impl Target {
+    /// The front page of `shop.localhost` on a port of this machine.
+    #[must_use]
+    pub fn shop(port: u16, kinds: &[Kind], pause: Duration) -> Self {
+        Self {
+            address: ([127, 0, 0, 1], port).into(),
+            host: "shop.localhost".to_owned(),
+            path: "/".to_owned(),
+            awaited: None,
+            kinds: kinds.to_vec(),
+            pause,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {

@@ -28,14 +28,7 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     push_site(&repository, "one");
     let before = containers(&world);
     assert_eq!(before.len(), 2);
-    let target = Target {
-        address: ([127, 0, 0, 1], world.http_port()).into(),
-        host: "shop.localhost".into(),
-        path: "/".into(),
-        awaited: None,
-        kinds: ALL.to_vec(),
-        pause: Duration::from_millis(2),
-    };
+    let target = Target::shop(world.http_port(), &ALL, Duration::from_millis(2));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 4, Duration::from_secs(60)) });
     for service in ["agent", "server"] {
@@ -61,14 +54,7 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     let away = Duration::from_secs(if long { 600 } else { 12 });
     let world = World::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
-    let target = Target {
-        address: ([127, 0, 0, 1], world.http_port()).into(),
-        host: "shop.localhost".into(),
-        path: "/".into(),
-        awaited: None,
-        kinds: PLAIN.to_vec(),
-        pause: Duration::from_millis(10),
-    };
+    let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(10));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 6, Duration::from_secs(1200)) });
     let signal = |signal: &str, pid: u64| {

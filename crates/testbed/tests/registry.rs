@@ -206,6 +206,7 @@ fn the_distribution_specification_line_by_line() {
     assert!(ask("GET", "shop/tags/list?n=2&last=ten").header("link").is_none());
     assert_eq!(list("shop/tags/list?n=0")["tags"], json!([]));
     assert_eq!(list("other/tags/list")["tags"], json!([]));
+    assert_eq!(list("base/debian/tags/list")["tags"], json!(["latest"]));
     let unknown = ask("GET", "ghost/tags/list");
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "NAME_UNKNOWN"));
 

@@ -60,14 +60,7 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     let (promotions, clients) = if long { (200, 60) } else { (5, 24) };
     let world = World::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
-    let target = Target {
-        address: ([127, 0, 0, 1], world.http_port()).into(),
-        host: "shop.localhost".to_owned(),
-        path: "/".to_owned(),
-        awaited: None,
-        kinds: load::ALL.to_vec(),
-        pause: Duration::from_millis(50),
-    };
+    let target = Target::shop(world.http_port(), &load::ALL, Duration::from_millis(50));
     let load = Load::begin(&target, clients, Duration::from_secs(3600));
     let begun = std::time::Instant::now();
     for number in 0..promotions {

@@ -50,11 +50,15 @@ fn every_operation_answers_every_token_as_the_table_says() {
     let made = |arguments: &[&str]| Some(world.gantry(arguments).good().out.trim().to_owned());
     let revoked = made(&["token", "create", "gone", "--deploy", "one"]);
     let _ = world.gantry(&["token", "revoke", "gone"]).good();
+    let expired = made(&["token", "create", "late", "--admin", "--expires", "1s"]);
+    let late = Column { name: "late", token: expired.clone(), app: "one" };
+    world.wait("it has expired", |world| (ask(world, "GET", "/v1/apps", &late) == "401").then_some(()));
     let deploy = made(&["token", "create", "ci", "--deploy", "one"]);
     let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token").trim().to_owned();
     let columns = [
         Column { name: "none", token: None, app: "one" },
         Column { name: "wrong", token: Some("gantry_nonsense".to_owned()), app: "one" },
+        Column { name: "expired", token: expired, app: "one" },
         Column { name: "revoked", token: revoked, app: "one" },
         Column { name: "read", token: made(&["token", "create", "eyes", "--read"]), app: "one" },
         Column { name: "deploy", token: deploy.clone(), app: "one" },

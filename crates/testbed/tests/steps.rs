@@ -185,14 +185,8 @@ fn every_step_is_the_last_of_its_process_once() {
     for step in routers {
         sweep.kill_at(step, again);
     }
-    let target = Target {
-        address: ([127, 0, 0, 1], sweep.world.http_port()).into(),
-        host: "shop.localhost".into(),
-        path: "/".into(),
-        awaited: None,
-        kinds: vec![Kind::Keep, Kind::Fresh, Kind::Http2],
-        pause: Duration::from_millis(20),
-    };
+    let target =
+        Target::shop(sweep.world.http_port(), &[Kind::Keep, Kind::Fresh, Kind::Http2], Duration::from_millis(20));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 3, Duration::from_secs(1800)) });
     for step in others {

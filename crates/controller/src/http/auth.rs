@@ -11,7 +11,7 @@ use http::header;
 use http::request::Parts;
 
 use super::Refusal;
-use crate::{Server, tokens};
+use crate::{Server, core, tokens};
 
 /// Who asks: a token that is known.
 pub(crate) struct Caller {
@@ -102,6 +102,9 @@ impl FromRequestParts<Arc<Server>> for Caller {
         };
         let view = server.core.view();
         match view.mirror.tokens.get(&tokens::hash(&secret)) {
+            Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
+                Err(Problem::new(401, "this token has expired; `gantry token create` makes another").into())
+            }
             Some(token) => Ok(Self { name: token.name.clone(), scope: token.scope.clone() }),
             None => Err(Problem::new(401, "this token is not known; it may have been revoked").into()),
         }

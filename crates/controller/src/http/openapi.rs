@@ -136,7 +136,12 @@ fn base() -> BaseInfo {
 }
 
 fn token() -> TokenInfo {
-    TokenInfo { name: "ci".to_owned(), scope: Scope::Deploy { app: name("storefront") }, created: NOW }
+    TokenInfo {
+        name: "ci".to_owned(),
+        scope: Scope::Deploy { app: name("storefront") },
+        created: NOW,
+        expires: Some(NOW),
+    }
 }
 
 /// Everything below `/v1`.
@@ -156,7 +161,7 @@ fn operations() -> Vec<Operation> {
             subject: "app storefront".to_owned(), headline: "…".to_owned(), evidence: vec!["…".to_owned()]
         };
     let new_token = NewToken { info: token(), secret: "gantry_…".to_owned() };
-    let create_token = CreateToken { name: "ci".to_owned(), scope: Scope::Read };
+    let create_token = CreateToken { name: "ci".to_owned(), scope: Scope::Read, lifetime: Some(86_400_000) };
     let exec = || json!({ "instance": "web-1", "command": ["/bin/sh"], "terminal": true });
     let line = Progress::Line { text: "-----> Starting v7".to_owned() };
     vec![

@@ -24,6 +24,9 @@ use crate::mirror::{Change, Record, tag_key};
 /// The largest manifest: what the specification asks registries to take, at least.
 const MANIFEST_MAX: usize = 4 << 20;
 
+/// The tag that is meant where none is named.
+const LATEST: &str = "latest";
+
 /// `GET /v2/`: this is a registry.
 pub(crate) async fn version(caller: Caller) -> Answer {
     drop(caller);
@@ -248,7 +251,9 @@ fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
     let view = server.core.view();
     let known = view.mirror.tags.get(repository);
     let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.mirror.apps.contains_key(&app));
-    if known.is_none() && !is_app {
+    // A base has one image, by whatever tag it is asked for.
+    let base = tagged(server, repository, LATEST).filter(|_| known.is_none());
+    if known.is_none() && base.is_none() && !is_app {
         return Err(Problem::missing(format!("there is no repository {repository}")).into());
     }
     let parameter = |name| query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
@@ -258,8 +263,9 @@ fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
         Some(Ok(most)) => most,
         None => usize::MAX,
     };
-    let mut rest = known.into_iter().flatten().map(|(tag, _)| tag).filter(|tag| last.is_none_or(|l| tag.as_str() > l));
-    let names: Vec<&String> = rest.by_ref().take(most).collect();
+    let all = known.into_iter().flatten().map(|(tag, _)| tag.as_str()).chain(base.map(|_| LATEST));
+    let mut rest = all.filter(|tag| last.is_none_or(|last| *tag > last));
+    let names: Vec<&str> = rest.by_ref().take(most).collect();
     let mut response = json(&serde_json::json!({ "name": repository, "tags": names }))?;
     if let (Some(last), Some(_)) = (names.last(), rest.next()) {
         // A tag has no character that a header or an address would not take.
@@ -274,7 +280,7 @@ fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
 pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> Answer<Digest> {
     let unknown = || Problem::missing(format!("there is no image {reference} in this registry"));
     let by_digest = reference.split_once('@');
-    let (repository, tag) = by_digest.unwrap_or_else(|| reference.rsplit_once(':').unwrap_or((reference, "latest")));
+    let (repository, tag) = by_digest.unwrap_or_else(|| reference.rsplit_once(':').unwrap_or((reference, LATEST)));
     caller.pull(repository)?;
     let digest = match by_digest {
         None => tagged(server, repository, tag).ok_or_else(unknown)?,

@@ -87,9 +87,9 @@ pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Calle
 
 pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
     caller.admin()?;
-    let CreateToken { name, scope } = body(&text)?;
+    let request: CreateToken = body(&text)?;
     let (by, secret) = (caller.name, tokens::secret());
-    let token = server.core.mutate(move |mirror, now| tokens::create(mirror, now, &by, name, scope, secret)).await?;
+    let token = server.core.mutate(move |mirror, now| tokens::create(mirror, now, &by, request, secret)).await?;
     json(&token)
 }
 

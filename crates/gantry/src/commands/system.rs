@@ -8,7 +8,7 @@ use http::Method;
 use super::apps;
 use crate::args::Token;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, out, span, table};
+use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
     let status: Status = client.get("/v1/status").await?;
@@ -49,14 +49,14 @@ pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) ->
 
 pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow::Result<Exit> {
     match command {
-        Token::Create { name, admin, read, deploy } => {
+        Token::Create { name, admin, read, deploy, expires: lifetime } => {
             let scope = match (admin, read, deploy) {
                 (_, _, Some(app)) => Scope::Deploy { app },
                 (true, _, _) => Scope::Admin,
                 (_, true, _) => Scope::Read,
                 _ => anyhow::bail!("say what the token may do: --admin, --read or --deploy APP"),
             };
-            let token: NewToken = client.post("/v1/tokens", &CreateToken { name, scope }).await?;
+            let token: NewToken = client.post("/v1/tokens", &CreateToken { name, scope, lifetime }).await?;
             if json {
                 print_json(&token)?;
             } else {
@@ -69,10 +69,11 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
             if json {
                 print_json(&tokens)?;
             } else {
-                let rows = tokens
-                    .iter()
-                    .map(|token| vec![token.name.clone(), scope(&token.scope), format!("{} ago", age(token.created))]);
-                table(&["name", "scope", "created"], rows);
+                let rows = tokens.iter().map(|token| {
+                    let ends = token.expires.map_or("never".to_owned(), until);
+                    vec![token.name.clone(), scope(&token.scope), format!("{} ago", age(token.created)), ends]
+                });
+                table(&["name", "scope", "created", "expires"], rows);
             }
         }
         Token::Revoke { name } => {
