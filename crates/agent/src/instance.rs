@@ -33,6 +33,9 @@ const STEADY: Duration = Duration::from_secs(600);
 /// Before an instance that was never ready is asked to stop once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Between two attempts to remove what does not go.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// Characters of each of them: a report tells of every instance of the machine.
 const LINE_SHOWN: usize = 500;
 
@@ -358,16 +361,21 @@ impl Instance {
                     gantry_linux::step!("instance.destroyed");
                     break;
                 }
-                Err(error) => {
-                    // Kernel and runtime disagree: told, tried again, and in nobody else's way.
-                    tracing::error!(instance = %self.id, %error, "cannot be removed; trying again");
-                    self.status.failure = Some(error.to_string());
-                    self.enter(Phase::Failed);
-                    tokio::time::sleep(Duration::from_secs(5)).await;
-                }
+                Err(error) => self.stuck(Phase::Failed, &error).await,
             }
         }
         self.enter(Phase::Exited);
+    }
+
+    /// Kernel and runtime disagree: told, tried again, and in nobody else's way. Its name and address are given to nobody
+    /// until it is gone.
+    async fn stuck(&mut self, phase: Phase, error: &(dyn std::error::Error + Sync)) {
+        let causes = std::iter::successors(error.source(), |error| error.source());
+        let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+        tracing::error!(instance = %self.id, why, "cannot be removed; trying again");
+        self.status.failure = Some(why);
+        self.enter(phase);
+        tokio::time::sleep(STUCK).await;
     }
 
     /// Notes how it ended, from what init recorded.
@@ -401,12 +409,10 @@ impl Instance {
         }
         // A launcher that was killed half-way leaves a group that no record tells of.
         while let Err(error) = end_rest(&self.places.cgroup).await {
-            tracing::error!(instance = %self.id, %error, "what is left of it cannot be ended; trying again");
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.stuck(Phase::Stopping, &error).await;
         }
         while let Err(error) = self.places.remove().await {
-            tracing::error!(instance = %self.id, %error, "its folder cannot be removed; trying again");
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.stuck(Phase::Stopping, &error).await;
         }
         gantry_linux::step!("instance.removed");
         self.agent.addresses.release(self.record.address);

@@ -103,6 +103,10 @@ fn trouble_with(id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation>
             let why = seen.failure.clone().unwrap_or_default();
             explain(format!("{id} could not be started: {why}"), Vec::new())
         }
+        (Phase::Stopping, _, _) if seen.failure.is_some() => {
+            let why = seen.failure.clone().unwrap_or_default();
+            explain(format!("{id} cannot be removed, and is tried again: {why}"), Vec::new())
+        }
         (Phase::Unhealthy, _, Some(probe)) => explain(
             format!("{id} fails its checks: {}: {}", probe.target, probe.outcome),
             probe.body.lines().map(str::to_owned).collect(),

@@ -233,6 +233,47 @@ fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
     assert!(repository.git(&["ls-remote", "gantry", "main"]).out.starts_with(head.trim()), "the branch was not moved");
 }
 
+/// A mount that goes with this.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn at(place: std::path::PathBuf) -> Self {
+        let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&place).status();
+        assert!(status.expect("mount").success());
+        Self(place)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A folder that the kernel does not let go, as with a mount of somebody else's below it.
+#[test]
+fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "one");
+    let place = world.path("data/containers/shop.v1.web-1/stuck");
+    std::fs::create_dir(&place).expect("made");
+    let mounted = Mounted::at(place);
+    push_site(&shop, "two");
+    assert!(page(&world, "shop").starts_with("two"));
+    world.wait("it is told", |world| {
+        let why = world.gantry(&["why", "shop", "shop.v1.web-1"]).out;
+        (why.contains("cannot be removed, and is tried again") && why.contains("busy")).then_some(())
+    });
+    // Whatever else is asked for goes its way.
+    push_site(&shop, "three");
+    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    drop(mounted);
+    world.wait("it is gone", |world| (!world.gantry(&["ps", "shop"]).out.contains("shop.v1.web-1")).then_some(()));
+    assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
+}
+
 #[test]
 fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
     let world = World::start(&[]);
