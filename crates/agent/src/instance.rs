@@ -144,7 +144,7 @@ impl Instance {
             }
             let running = match container.take() {
                 Some(container) => container,
-                None => match self.start().await {
+                None => match self.start_or_again().await {
                     Ok(container) => container,
                     Err(message) => {
                         tracing::warn!(instance = %self.id, message, "cannot be started");
@@ -210,6 +210,17 @@ impl Instance {
             self.status.restarts += 1;
             self.record.restarts = self.status.restarts;
             self.keep_record();
+        }
+    }
+
+    /// What fails for a moment, such as a link that the kernel is just taking away, fails no deploy.
+    async fn start_or_again(&mut self) -> Result<Container, String> {
+        match self.start().await {
+            Err(message) if self.goal() != Goal::Stop => {
+                tracing::warn!(instance = %self.id, message, "not started; once more");
+                self.start().await
+            }
+            result => result,
         }
     }
 

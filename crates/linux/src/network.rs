@@ -37,8 +37,7 @@ async fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, LinuxError>
 async fn index_of(handle: &Handle, name: &str) -> Netlink<Option<u32>> {
     match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),
-        // ENODEV
-        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -19 => Ok(None),
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -78,11 +77,23 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
 /// What the kernel said.
 pub async fn remove_link(name: &str) -> Result<(), LinuxError> {
     let action = || format!("remove the link {name}");
-    with_netlink(async |handle| match explained(index_of(&handle, name).await, action)? {
-        Some(index) => explained(handle.link().del(index).execute().await, action),
-        None => Ok(()),
-    })
-    .await
+    with_netlink(async |handle| explained(delete(&handle, name).await, action)).await
+}
+
+/// The link `name` is gone. The kernel may be taking it away itself meanwhile, with the last process of its other end.
+async fn delete(handle: &Handle, name: &str) -> Netlink<()> {
+    let Some(index) = index_of(handle, name).await? else {
+        return Ok(());
+    };
+    match handle.link().del(index).execute().await {
+        Err(error) if is_gone(&error) => Ok(()),
+        result => result,
+    }
+}
+
+/// `ENODEV`: there is no such link.
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -19)
 }
 
 /// Makes a veth pair: `name` here, on `bridge`, and `eth0` inside the network namespace of `pid`, for `address`. The far end is made
@@ -97,9 +108,7 @@ pub async fn connect(name: &str, bridge: &str, pid: i32, address: Ipv4Addr) -> R
             return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
         };
         // One left over from a process that was killed half-way is in the way and of no use.
-        if let Some(index) = explained(index_of(&handle, name).await, action)? {
-            explained(handle.link().del(index).execute().await, action)?;
-        }
+        explained(delete(&handle, name).await, action)?;
         let far = LinkMessageBuilder::<LinkUnspec>::new()
             .name("eth0")
             .address(hardware_address(address))
@@ -138,4 +147,26 @@ pub async fn configure(address: Option<(Ipv4Addr, u8, Ipv4Addr)>) -> Result<(), 
         explained(handle.route().add(route).execute().await, action)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel does with the links of a container that ended.
+    #[tokio::test]
+    async fn a_link_that_somebody_else_removes_is_removed() {
+        let name = format!("gtr{:x}", std::process::id());
+        for _ in 0..30 {
+            let peer = format!("{name}p");
+            let pair = ["link", "add", &name, "type", "veth", "peer", "name", &peer];
+            let made = std::process::Command::new("ip").args(pair).status();
+            assert!(made.expect("ip").success());
+            let (one, two, three, four) =
+                tokio::join!(remove_link(&name), remove_link(&name), remove_link(&name), remove_link(&name));
+            for removed in [one, two, three, four] {
+                removed.expect("it is gone, whoever did it");
+            }
+        }
+    }
 }
