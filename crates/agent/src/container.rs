@@ -144,7 +144,8 @@ fn words(command: &Command) -> Vec<String> {
 
 /// `uid`, `uid:gid`, or names of the image's own `/etc/passwd` and `/etc/group`; root if the image says nothing.
 pub(crate) fn user_of(runtime: &Runtime, image: &Image) -> io::Result<User> {
-    let text = runtime.user.as_deref().unwrap_or("0");
+    // Docker says nothing with an empty text.
+    let text = runtime.user.as_deref().filter(|text| !text.is_empty()).unwrap_or("0");
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let unknown = |what: &str| io::Error::other(format!("the image's user {text:?}: it has no {what}"));
     let users = || file_of(image, "etc/passwd");

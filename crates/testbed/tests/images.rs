@@ -130,6 +130,17 @@ fn docker_and_podman_pull_and_push() {
     let again = format!("{registry}/shop:by-docker");
     let _ = docker(&["tag", &built, &again]).good();
     let _ = docker(&["push", "--quiet", &again]).good();
+    // An image that Docker made, and that says nothing of its user.
+    let _ = world.gantry(&["app", "create", "plain"]).good();
+    let plain = format!("{registry}/plain:one");
+    let root = path("plain-root");
+    let import = format!(
+        "mkdir -p {root}/bin && cp /bin/busybox {root}/bin/httpd && tar -C {root} -c . | docker --host {socket} import \
+         --change 'CMD [\"/bin/httpd\",\"-f\",\"-p\",\"8080\",\"-h\",\"/bin\"]' - {plain}"
+    );
+    let _ = tool("sh", &["-c", &import]).good();
+    let _ = docker(&["push", "--quiet", &plain]).good();
+    let _ = world.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
     drop(running);
 
     let tags = tool(
