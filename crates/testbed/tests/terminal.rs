@@ -39,11 +39,12 @@ impl Terminal {
         self.tmux(&["send-keys", "Enter"]);
     }
 
-    /// Waits until the screen has a line that is `wanted`.
+    /// Waits until the screen has a line that ends with `wanted`: what is typed before the shell
+    /// has asked for it is echoed before the prompt, and the answer then stands behind the prompt.
     fn shows(&self, world: &World, wanted: &str) {
         world.wait(&format!("the screen shows {wanted:?}"), |_| {
             let screen = self.tmux(&["capture-pane", "-p", "-J"]);
-            screen.lines().any(|line| line.trim_end() == wanted).then_some(())
+            screen.lines().any(|line| line.trim_end().ends_with(wanted)).then_some(())
         });
     }
 }
@@ -79,13 +80,12 @@ fn a_shell_in_an_instance_is_a_terminal() {
         command.args(["-f", "^sleep 1000$"]);
         (run(command).status == 0).then_some(())
     });
-    terminal.tmux(&["send-keys", "C-c"]);
-    terminal.say("echo still $((40 + 2))");
+    terminal.tmux(&["send-keys", "C-c", "echo still $((40 + 2))", "Enter"]);
     terminal.shows(&world, "still 42");
     terminal.say("exit 7");
     // What is typed before the shell here has its terminal back was typed for the one inside.
     terminal.shows(&world, "here:");
-    terminal.say("echo it ended with $?; stty -a | grep -ow icanon");
+    terminal.say("echo it ended with $?; stty -a | grep -ow 'ica[n]on'");
     terminal.shows(&world, "it ended with 7");
     terminal.shows(&world, "icanon");
 
