@@ -266,7 +266,7 @@ impl World {
     /// When it does not run.
     pub fn kill_service(&self, service: &str) {
         let pid = self.service_pid(service).unwrap_or_else(|| panic!("{service} does not run"));
-        let _ = run(command("kill", &["-9", &pid.to_string()])).good();
+        self.signal("KILL", pid);
     }
 
     /// The process of a service.
@@ -274,6 +274,38 @@ impl World {
     pub fn service_pid(&self, service: &str) -> Option<u32> {
         let pattern = format!("gantry {service} --machine m --data {}", self.path("data").display());
         run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
+    }
+
+    /// The containers that the agent knows, by name, each with its first process.
+    #[must_use]
+    pub fn containers(&self) -> Vec<(String, u32)> {
+        let entries = std::fs::read_dir(self.path("run/containers")).into_iter().flatten().flatten();
+        let mut found: Vec<_> = entries
+            .filter_map(|entry| {
+                let text = std::fs::read_to_string(entry.path().join("container.json")).ok()?;
+                let record: serde_json::Value = serde_json::from_str(&text).ok()?;
+                Some((entry.file_name().to_string_lossy().into_owned(), record["pid"].as_u64()?.try_into().ok()?))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// Sends a signal (`KILL`, `STOP`) to a process.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    pub fn signal(&self, signal: &str, pid: u32) {
+        let _ = run(command("kill", &["-s", signal, &pid.to_string()])).good();
+    }
+
+    /// Tells `up` to replace every service by the program as it is on disk.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn replace_services(&self) {
+        let pid = std::fs::read_to_string(self.path("data/up.lock")).expect("a lock");
+        self.signal("HUP", pid.trim().parse().expect("a process"));
     }
 
     /// Kills `up` alone; its services end when they notice.

@@ -9,24 +9,12 @@ use gantry_testbed::World;
 use gantry_testbed::load::{ALL, Load, PLAIN, Target};
 use site::{page, push_site, site};
 
-/// The pids of the app's own processes, as the host sees their containers.
-fn containers(world: &World) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(world.path("run/containers")).into_iter().flatten().flatten() {
-        if let Ok(text) = std::fs::read_to_string(entry.path().join("container.json")) {
-            found.push(format!("{} {text}", entry.file_name().to_string_lossy()));
-        }
-    }
-    found.sort();
-    found
-}
-
 #[test]
 fn killed_services_come_back_and_nothing_that_runs_notices() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
-    let before = containers(&world);
+    let before = world.containers();
     assert_eq!(before.len(), 2);
     let target = Target::shop(world.http_port(), &ALL, Duration::from_millis(2));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -41,7 +29,7 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     }
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
-    assert_eq!(containers(&world), before, "a container was started twice, or again");
+    assert_eq!(world.containers(), before, "a container was started twice, or again");
     // A killed router loses the requests that it has; the next one takes up the same socket and table.
     world.kill_service("router");
     assert!(page(&world, "shop").starts_with("one"));
@@ -57,22 +45,16 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(10));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 6, Duration::from_secs(1200)) });
-    let signal = |signal: &str, pid: u64| {
-        let status = Command::new("kill").args([signal, &pid.to_string()]).status();
-        assert!(status.expect("kill").success());
-    };
-    let server = u64::from(world.service_pid("server").expect("it runs"));
-    signal("-STOP", server);
+    let server = world.service_pid("server").expect("it runs");
+    world.signal("STOP", server);
     let (begun, mut crashes) = (std::time::Instant::now(), 0);
     // Each time it is longer until an instance is started again: after six times more than a minute.
     while begun.elapsed() < away && crashes < 12 {
-        let before = containers(&world);
-        let text = before[crashes % 2].split_once(' ').expect("a record").1;
-        let record: serde_json::Value = serde_json::from_str(text).expect("JSON");
-        signal("-9", record["pid"].as_u64().expect("a process"));
+        let before = world.containers();
+        world.signal("KILL", before[crashes % 2].1);
         crashes += 1;
         world.wait("it was started again", |world| {
-            let now = containers(world);
+            let now = world.containers();
             (now.len() == 2 && now != before).then_some(())
         });
         world.wait("both serve again", |world| {
@@ -85,7 +67,7 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     while begun.elapsed() < away {
         std::thread::sleep(Duration::from_millis(200));
     }
-    signal("-CONT", server);
+    world.signal("CONT", server);
     world.wait("everything is known again", |world| {
         world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(())
     });
@@ -120,7 +102,7 @@ fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &s
     });
     let text = page(world, "shop");
     assert!(!text.is_empty() && !text.starts_with('5'), "{service} killed in {state} (seen: {seen}): {text}");
-    world.wait("only what is wanted runs", |world| (containers(world).len() == 1).then_some(()));
+    world.wait("only what is wanted runs", |world| (world.containers().len() == 1).then_some(()));
 }
 
 #[test]
@@ -142,12 +124,12 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
     let mut world = World::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
-    let before = containers(&world);
+    let before = world.containers();
     world.kill_up();
     world.up();
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
     assert!(page(&world, "shop").starts_with("one"));
-    assert_eq!(containers(&world), before, "a container was started again");
+    assert_eq!(world.containers(), before, "a container was started again");
     // A copy that was told to stop and is wanted again while it still does.
     let deaf = "{ web: { command: 'trap : TERM; python3 server.py & while true; do sleep 0.1; done', instances: 2, \
                 stop_timeout: 3, health: { path: '/up' } } }";
@@ -166,11 +148,8 @@ fn after_a_reboot_everything_runs_again() {
     push_site(&repository, "one");
     world.kill_everything();
     // What a reboot does besides: containers end, and the folders in memory are empty.
-    for entry in std::fs::read_dir(world.path("run/containers")).expect("read").flatten() {
-        let text = std::fs::read_to_string(entry.path().join("container.json")).expect("an identity");
-        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let pid = value["pid"].to_string();
-        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().expect("kill").success());
+    for (_, pid) in world.containers() {
+        world.signal("KILL", pid);
     }
     std::fs::remove_dir_all(world.path("run")).expect("removed");
     world.up();
@@ -288,6 +267,6 @@ fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
     repository.commit("deaf");
     let _ = repository.push().good();
     push_site(&repository, "two");
-    world.wait("the deaf one is gone", |world| (containers(world).len() == 1).then_some(()));
+    world.wait("the deaf one is gone", |world| (world.containers().len() == 1).then_some(()));
     assert!(page(&world, "shop").starts_with("two"));
 }

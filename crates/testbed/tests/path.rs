@@ -80,17 +80,13 @@ fn no_request_fails_while_releases_change() {
     let _ = world.gantry(&["scale", "shop", "web=1"]).good();
     world.wait("one is left", |world| world.gantry(&["app", "show", "shop"]).out.contains("1/1").then_some(()));
     let pid = world.service_pid("router");
-    let _ = Command::new("kill").args(["-HUP", &up_pid(&world)]).status();
+    world.replace_services();
     world.wait("the router is another", |world| (world.service_pid("router") != pid).then_some(()));
     let before = load.sent();
     world.wait("load goes on", |_| (load.sent() > before + 200).then_some(()));
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
     assert!(report.sent > 1000 && report.awaited_at.is_some(), "{report:?}");
-}
-
-fn up_pid(world: &World) -> String {
-    std::fs::read_to_string(world.path("data/up.lock")).expect("a lock").trim().to_owned()
 }
 
 #[test]
@@ -117,7 +113,7 @@ fn https_goes_on_while_the_router_is_replaced() {
     assert!(ask().good().out.starts_with("one"));
     for _ in 0..2 {
         let pid = world.service_pid("router");
-        let _ = Command::new("kill").args(["-HUP", &up_pid(&world)]).status();
+        world.replace_services();
         world.wait("the router is another, and no request failed", |world| {
             assert!(ask().good().out.starts_with("one"));
             (world.service_pid("router") != pid).then_some(())

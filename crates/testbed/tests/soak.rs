@@ -1,0 +1,130 @@
+//! Deploys, crashes and kills at random under load: half a minute, or as many minutes as `GANTRY_TEST_SOAK` says, from
+//! `GANTRY_TEST_SEED`. No request may fail. `benches/soak` runs it for half an hour and reads the memory that it prints.
+
+mod site;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use gantry_testbed::load::{Load, PLAIN, Target};
+use gantry_testbed::{Repository, World};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use site::{push_site, site};
+
+/// A line about memory is printed this often.
+const WINDOW: Duration = Duration::from_secs(300);
+
+/// What is done to the cloud. A router is replaced here and not killed: one that is killed loses the requests that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Action {
+    Push,
+    Configure,
+    RollBack,
+    Scale,
+    Crash,
+    KillServer,
+    KillAgent,
+    Replace,
+}
+
+/// Each as often as it stands here.
+const ACTIONS: [Action; 20] = {
+    use Action::*;
+    [
+        Push, Push, Push, Configure, Configure, Configure, RollBack, RollBack, Scale, Scale, Scale, Scale, Crash,
+        Crash, Crash, Crash, Crash, KillServer, KillAgent, Replace,
+    ]
+};
+
+struct Soak {
+    world: World,
+    repository: Repository,
+    rng: StdRng,
+    number: u32,
+}
+
+impl Soak {
+    fn act(&mut self, action: Action) {
+        self.number += 1;
+        let number = self.number;
+        let world = &self.world;
+        let said = |arguments: &[&str]| drop(world.gantry(arguments).good());
+        match action {
+            Action::Push => drop(push_site(&self.repository, &format!("version-{number}"))),
+            Action::Configure => said(&["config", "set", "shop", &format!("NUMBER={number}")]),
+            Action::RollBack => said(&["rollback", "shop"]),
+            Action::Scale => said(&["scale", "shop", &format!("web={}", self.rng.random_range(2..5))]),
+            Action::Crash => {
+                let mut containers = world.containers();
+                let (_, pid) = containers.swap_remove(self.rng.random_range(0..containers.len()));
+                world.signal("KILL", pid);
+            }
+            Action::KillServer => world.kill_service("server"),
+            Action::KillAgent => world.kill_service("agent"),
+            Action::Replace => {
+                let before = world.service_pid("router");
+                world.replace_services();
+                world.wait("the router is another", |world| {
+                    world.service_pid("router").filter(|now| Some(*now) != before).map(drop)
+                });
+            }
+        }
+    }
+
+    /// Waits until as many are ready as are wanted, and nothing is on its way.
+    fn settle(&self) {
+        self.world.wait("everything wanted is ready", |world| {
+            let app: serde_json::Value =
+                serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).ok()?;
+            let wanted = app["wanted"].as_u64()?;
+            let runs = world.containers().len() as u64;
+            (app["deploy"].is_null() && app["ready"] == wanted && runs == wanted).then_some(())
+        });
+    }
+
+    /// KiB of memory that are the process's own, for each service.
+    fn memory(&self) -> String {
+        let of = |service: &str| {
+            let pid = self.world.service_pid(service)?;
+            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
+            line.split_whitespace().nth(1).map(str::to_owned)
+        };
+        let services = ["server", "agent", "router"];
+        services.map(|name| format!("{name} {} KiB", of(name).unwrap_or_else(|| "-".to_owned()))).join(", ")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_whatever_happens() {
+    let minutes: Option<u64> = std::env::var("GANTRY_TEST_SOAK").ok().map(|text| text.parse().expect("minutes"));
+    let length = minutes.map_or(Duration::from_secs(30), |minutes| Duration::from_secs(minutes * 60));
+    let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 3);
+    push_site(&repository, "version-0");
+    let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(20));
+    let mut soak = Soak { world, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
+    let load = Load::begin(&target, 9, length + Duration::from_secs(300));
+    let (begun, mut told, mut done) = (Instant::now(), Instant::now(), BTreeMap::<Action, u32>::new());
+    while begun.elapsed() < length {
+        let action = ACTIONS[soak.rng.random_range(0..ACTIONS.len())];
+        tokio::task::block_in_place(|| {
+            soak.act(action);
+            soak.settle();
+        });
+        *done.entry(action).or_default() += 1;
+        if told.elapsed() >= WINDOW {
+            told = Instant::now();
+            println!("{} min, {} requests: {}", begun.elapsed().as_secs() / 60, load.sent(), soak.memory());
+        }
+    }
+    println!("at the end: {}", soak.memory());
+    let report = load.end().await;
+    println!("seed {seed}: {done:?}; {} requests, {} failed", report.sent, report.failed);
+    assert_eq!(report.failed, 0, "{done:?}: {:?}", report.reasons);
+    assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
+    let wanted: Vec<String> = soak.world.containers().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(soak.world.strays(&wanted), Vec::<String>::new());
+}
