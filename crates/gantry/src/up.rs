@@ -32,6 +32,9 @@ const SERVING: Duration = Duration::from_secs(20);
 /// The longest that a service may take to end; a router drains.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The longest that a router whose place was taken may go on: as long as the longest drain that a role may have.
+const LEAVING: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The services, in the order they are started.
 const SERVICES: [&str; 3] = ["server", "agent", "router"];
 
@@ -229,7 +232,7 @@ impl Service {
             }
         }
         if let Some(old) = self.child.replace(fresh) {
-            tokio::spawn(end(old));
+            tokio::spawn(end(old, LEAVING));
         }
         self.started = Instant::now();
         Ok(())
@@ -237,17 +240,17 @@ impl Service {
 
     async fn end(&mut self) {
         if let Some(child) = self.child.take() {
-            end(child).await;
+            end(child, PATIENCE).await;
         }
     }
 }
 
-async fn end(mut child: Child) {
+async fn end(mut child: Child, patience: Duration) {
     let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
+    if tokio::time::timeout(patience, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
 }

@@ -2,23 +2,24 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{Empty, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use crate::access::Entry;
 use crate::gate::Admitted;
-use crate::pool::Sender;
+use crate::pool::User;
 use crate::routing::{Active, Target};
+use crate::wire;
 
-/// What an answer is made of.
-pub(crate) type Answer = BoxBody<Bytes, hyper::Error>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
 /// What is sent to an instance: the client's body as it comes, or none.
 pub(crate) enum Outgoing {
@@ -31,16 +32,22 @@ pub(crate) struct Upload {
     begun: Instant,
     /// Milliseconds after `begun`.
     last: AtomicU64,
+    /// All of it came.
+    over: AtomicBool,
 }
 
 impl Upload {
     pub(crate) fn begin() -> Self {
-        Self { begun: Instant::now(), last: AtomicU64::new(0) }
+        Self { begun: Instant::now(), last: AtomicU64::new(0), over: AtomicBool::new(false) }
     }
 
     /// When something last came.
     pub(crate) fn last(&self) -> Instant {
         self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     fn came(&self) {
@@ -57,9 +64,12 @@ impl Body for Outgoing {
         match self.get_mut() {
             Self::None(_) => Poll::Ready(None),
             Self::Client(body, upload) => {
-                let polled = Pin::new(body).poll_frame(cx);
+                let polled = Pin::new(&mut *body).poll_frame(cx);
                 if polled.is_ready() {
                     upload.came();
+                }
+                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
+                    upload.over.store(true, Ordering::Relaxed);
                 }
                 polled
             }
@@ -81,49 +91,99 @@ impl Body for Outgoing {
     }
 }
 
+/// What an answer is made of.
+pub(crate) enum Answer {
+    Text(Full<Bytes>),
+    Relayed(Box<Relayed>),
+}
+
 /// A short text.
 pub(crate) fn text(text: String) -> Answer {
-    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
+    Answer::Text(Full::new(Bytes::from(text)))
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match self.get_mut() {
+            Self::Text(text) => Pin::new(text).poll_frame(cx).map_err(|never| match never {}),
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_end_stream(),
+            Self::Relayed(relayed) => relayed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => text.size_hint(),
+            Self::Relayed(relayed) => relayed.body.size_hint(),
+        }
+    }
+}
+
+/// The body of an instance's answer, as its protocol has it.
+pub(crate) enum InstanceBody {
+    One(wire::Answer),
+    /// With what counts it among its connection's.
+    Shared {
+        body: Incoming,
+        _user: User,
+    },
+    Over,
+}
+
+impl Body for InstanceBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match self.get_mut() {
+            Self::One(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Shared { body, .. } => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Over => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::One(body) => body.is_end_stream(),
+            Self::Shared { body, .. } => body.is_end_stream(),
+            Self::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::One(body) => body.size_hint(),
+            Self::Shared { body, .. } => body.size_hint(),
+            Self::Over => SizeHint::with_exact(0),
+        }
+    }
 }
 
 /// An instance's answer on its way to the client. At its end the connection is kept and the request counted out.
 pub(crate) struct Relayed {
-    pub(crate) body: Incoming,
+    pub(crate) body: InstanceBody,
     pub(crate) done: Option<Done>,
 }
 
 /// What happens when an answer has ended.
 pub(crate) struct Done {
     pub(crate) target: Arc<Target>,
-    pub(crate) sender: Option<Sender>,
     pub(crate) active: Active,
     pub(crate) admitted: Admitted,
     pub(crate) entry: Entry,
 }
 
 impl Relayed {
-    fn finish(&mut self) {
-        if let Some(Done { target, sender, active, admitted, entry }) = self.done.take() {
-            match sender {
-                Some(sender) if sender.is_ready() => target.pool.keep(sender),
-                // Ready again a moment after the last byte, once the connection's own task has run.
-                Some(mut sender) => drop(tokio::spawn(async move {
-                    if sender.ready().await {
-                        target.pool.keep(sender);
-                    }
-                })),
-                None => {}
-            }
-            drop((active, admitted, entry));
-        }
-    }
-}
-
-impl Body for Relayed {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -141,12 +201,14 @@ impl Body for Relayed {
         polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn finish(&mut self) {
+        let Some(Done { target, active, admitted, entry }) = self.done.take() else { return };
+        if let InstanceBody::One(answer) = std::mem::replace(&mut self.body, InstanceBody::Over)
+            && let Some(wire) = answer.into_wire()
+        {
+            target.keep(wire);
+        }
+        drop((active, admitted, entry));
     }
 }
 

@@ -13,14 +13,18 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::first_byte::FirstByte;
 use crate::joined::Joined;
+use crate::opening::Opening;
 use crate::proxy::{Peer, serve};
 use crate::threads::Threads;
 use crate::{Listeners, Router, RouterError, tls};
 
-/// The longest that a client may take to send a request's headers, and to shake hands.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that a client may take to shake hands, to send a request's headers, and to ask again on a kept connection:
+/// longer than the minute that proxies in front keep theirs, or they would ask on one that is just being closed.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// The longest that a client may take nothing of what is sent to it.
+const UNTAKEN: Duration = Duration::from_secs(120);
 
 /// A connection without a word for this long is asked whether its other end still is; the kernel does it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -96,14 +100,14 @@ impl Entry {
             let builder = builder();
             match tls {
                 None => {
-                    let stream = TokioIo::new(Joined::new(FirstByte::within(HEADER_TIMEOUT, stream)));
+                    let stream = TokioIo::new(Joined::new(Opening::within(HEADER_TIMEOUT, stream)));
                     let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
                 }
                 Some(acceptor) => {
                     let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await else {
                         return;
                     };
-                    let stream = TokioIo::new(FirstByte::within(HEADER_TIMEOUT, stream));
+                    let stream = TokioIo::new(Opening::within(HEADER_TIMEOUT, stream));
                     let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
                 }
             }
@@ -147,9 +151,11 @@ fn builder() -> Builder<TokioExecutor> {
 
 /// Answers are sent as they come, and a client whose machine is gone is noticed some time.
 fn tune(stream: &TcpStream) {
-    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_user_timeout};
     let _ = stream.set_nodelay(true);
     let _ = set_socket_keepalive(stream, true).and_then(|()| set_tcp_keepidle(stream, KEEPALIVE));
+    // It ends what waits for a window too, which keepalive does not.
+    let _ = set_tcp_user_timeout(stream, u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX));
 }
 
 fn listening(listener: std::net::TcpListener) -> Result<TcpListener, RouterError> {

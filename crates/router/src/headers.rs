@@ -6,7 +6,7 @@ use http::header::{
     CONNECTION, COOKIE, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderValue, Request};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -14,8 +14,11 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers that are about one connection (RFC 9110, section 7.6.1), and their like.
-const HOP: [HeaderName; 8] = [
+const HOP: [HeaderName; 10] = [
     CONNECTION,
+    UPGRADE,
+    // Of an upgrade to HTTP/2 in the clear, which is not offered.
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     PROXY_AUTHENTICATE,
@@ -25,35 +28,40 @@ const HOP: [HeaderName; 8] = [
     TRANSFER_ENCODING,
 ];
 
-/// The host that a request asks for: lower case, without port and trailing dot. None when it asks for none, or for two.
+/// The longest chain of proxies that is believed, in bytes.
+const CHAIN_MAX: usize = 1024;
+
+/// The host that a request asks for: lower case, without port and trailing dot. None when it asks for none, or for two:
+/// two programs may each take another one (RFC 9112, section 3.2).
 pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
     let mut named = request.headers().get_all(HOST).iter();
+    let first = named.next();
+    if named.next().is_some() {
+        return None;
+    }
+    // What a request is routed by, when its target names it too (RFC 9112, section 3.2.2).
     let text = match request.uri().authority() {
         // Whoever reads it next might take the part before for the host.
         Some(authority) if authority.as_str().contains('@') => return None,
         Some(authority) => authority.host(),
         None => {
-            let text = named.next()?.to_str().ok()?;
+            let text = first?.to_str().ok()?;
             text.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(text, |(h, _)| h)
         }
     };
-    // Two programs may each take another one (RFC 9112, section 3.2).
-    if named.next().is_some() && request.version() <= Version::HTTP_11 {
-        return None;
-    }
     let text = text.trim_end_matches('.');
     let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
     Some(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
 }
 
-/// The protocol that a request asks to change to: a websocket, mostly.
-pub(crate) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+/// A request asks for a websocket. No other protocol is changed to: what is said in it would be under no limit, and in no log.
+pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let asks = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
-    headers.get(UPGRADE).filter(|_| asks).cloned()
+    asks && headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Takes away what is about one connection, with whatever `Connection` names.
@@ -67,7 +75,7 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
         // What a request is routed by is for every hop (RFC 9110, section 7.6.1).
         .filter(|name| *name != HOST)
         .collect();
-    for name in named.into_iter().chain(HOP).chain([UPGRADE]) {
+    for name in named.into_iter().chain(HOP) {
         headers.remove(name);
     }
 }
@@ -82,14 +90,19 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Says where a request came from.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, host: &str, id: &HeaderValue) {
-    let before = headers.get(&FORWARDED_FOR).filter(|value| value.len() < 1024);
-    let chain =
-        before.and_then(|before| HeaderValue::from_bytes(&[before.as_bytes(), b", ", peer.as_bytes()].concat()).ok());
+/// Says where a request came from. A proxy before this one may have said so in a line of its own, behind its client's.
+pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, id: &HeaderValue) {
+    let chain = match headers.contains_key(&FORWARDED_FOR) {
+        true => {
+            let mut all: Vec<_> = headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+            all.push(peer.as_bytes());
+            HeaderValue::from_bytes(&all.join(&b", "[..])).ok().filter(|chain| chain.len() <= CHAIN_MAX)
+        }
+        false => None,
+    };
     headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| peer.clone()));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
-    if let Some(asked) = headers.get(HOST).cloned().or_else(|| HeaderValue::from_str(host).ok()) {
+    if let Some(asked) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, asked);
     }
     headers.insert(REQUEST_ID, id.clone());
@@ -121,6 +134,8 @@ mod tests {
         assert_eq!(host(Request::get("/").header(HOST, "Shop.Localhost:8080")).as_deref(), Some("shop.localhost"));
         assert_eq!(host(Request::get("http://a.example./x")).as_deref(), Some("a.example"));
         assert_eq!(host(Request::get("/").header(HOST, "[::1]:80")).as_deref(), Some("[::1]"));
+        assert_eq!(host(Request::get("http://a.example/x").header(HOST, "b.example")).as_deref(), Some("a.example"));
+        assert_eq!(host(Request::get("/").header(HOST, "a").header(HOST, "b")), None);
         assert_eq!(host(Request::get("/")), None);
     }
 
@@ -132,6 +147,23 @@ mod tests {
         }
         strip_hop(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn only_a_websocket_is_changed_to() {
+        for (protocol, connection, asks) in [
+            ("WebSocket", "keep-alive, Upgrade", true),
+            ("websocket", "keep-alive", false),
+            ("h2c", "Upgrade, HTTP2-Settings", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(UPGRADE, HeaderValue::from_static(protocol));
+            headers.append(CONNECTION, HeaderValue::from_static(connection));
+            headers.append("http2-settings", HeaderValue::from_static("AAMAAABk"));
+            assert_eq!(asks_for_websocket(&headers), asks, "{protocol}, {connection}");
+            strip_hop(&mut headers);
+            assert!(headers.is_empty());
+        }
     }
 
     #[test]
@@ -148,10 +180,11 @@ mod tests {
     fn a_request_says_where_it_came_from() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("shop.localhost:80"));
-        headers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+        headers.append("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
+        headers.append("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         let (peer, id) = (HeaderValue::from_static("127.0.0.1"), HeaderValue::from_static("abc"));
-        forward(&mut headers, &peer, false, "shop.localhost", &id);
-        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 127.0.0.1");
+        forward(&mut headers, &peer, false, &id);
+        assert_eq!(headers["x-forwarded-for"], "6.6.6.6, 1.2.3.4, 127.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.localhost:80");
         assert_eq!(request_id(&headers), "abc");

@@ -8,7 +8,7 @@
 //! - [`run`]: listens, follows the table, serves until told to end, then drains. Begin there.
 //! - `routing`: the table with what is known of each endpoint: requests under way, failures.
 //! - `proxy`: one request, from its arrival to the last byte of its answer.
-//! - `pool`: kept connections to instances.
+//! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one of them.
 //! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
 //! - `tunnel`: websockets, which are told to go when their instance does.
 //! - `threads`: one a core; a request stays on one.
@@ -20,11 +20,11 @@ mod access;
 mod body;
 mod circuit;
 mod entry;
-mod first_byte;
 mod gate;
 mod headers;
 mod joined;
 mod names;
+mod opening;
 mod page;
 mod pool;
 mod proxy;
@@ -33,6 +33,7 @@ mod sync;
 mod threads;
 mod tls;
 mod tunnel;
+mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -60,7 +61,7 @@ pub struct Settings {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// The longest that a request waits for an instance.
     pub wait: Duration,
-    /// The longest that connections may take to end when the router does.
+    /// The longest that connections may take to end when the router does; longer where an app's own drain is.
     pub drain: Duration,
 }
 
@@ -141,16 +142,16 @@ pub async fn run(
     });
     let follow = tokio::spawn(sync::follow(Arc::clone(&router), client.clone()));
     let report = tokio::spawn(sync::report(Arc::clone(&router), client.clone()));
-    let goodbye = client;
     let names = router.settings.resolver.map(|address| tokio::spawn(names::run(Arc::clone(&router), address)));
     let entry = entry::Entry::open(&router, listeners)?;
     serving();
     entry.serve_until(shutdown).await;
     // It follows the table and tells of its requests to the last: an instance is not stopped under them.
-    entry.drain(router.settings.drain).await;
+    let patience = router.settings.drain.max(router.routing.longest_drain());
+    entry.drain(patience).await;
     follow.abort();
     report.abort();
-    sync::say_goodbye(&router, &goodbye).await;
+    sync::say_goodbye(&router, &client).await;
     if let Some(names) = names {
         names.abort();
     }

@@ -24,6 +24,21 @@ pub(crate) fn no_host() -> Response<Answer> {
     page(StatusCode::BAD_REQUEST, "the request does not name one host")
 }
 
+/// Tunnels are for proxies of another kind.
+pub(crate) fn no_tunnel() -> Response<Answer> {
+    page(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here")
+}
+
+/// The client sent a request that is none to its end.
+pub(crate) fn bad_request(why: &str) -> Response<Answer> {
+    page(StatusCode::BAD_REQUEST, why)
+}
+
+/// The client stopped in the middle of its request.
+pub(crate) fn slow_client(patience: Seconds) -> Response<Answer> {
+    page(StatusCode::REQUEST_TIMEOUT, &format!("nothing more of the request came within {} s", patience.0))
+}
+
 /// No instance was ready in time, or too many wait already.
 pub(crate) fn unavailable(app: &str, why: &str) -> Response<Answer> {
     let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {why}; try again shortly"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gantry_model::{AppName, Endpoint, Generation, InstanceId, Patience, RequestCounts, Table, Traffic};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::circuit::Circuit;
 use crate::gate::Gate;
 use crate::pool::Pool;
+use crate::wire::Wire;
 
 /// A new instance gets fewer requests than its older fellows for so long: caches are cold, code is not compiled yet.
 const SLOW_START: Duration = Duration::from_secs(10);
@@ -65,6 +66,13 @@ impl Target {
     /// To be told when it leaves the table.
     pub(crate) fn leaving(&self) -> watch::Receiver<Option<Duration>> {
         self.leaving.subscribe()
+    }
+
+    /// Keeps a connection for the next request. One that left the table gets none, and waits for its clients to go.
+    pub(crate) fn keep(&self, wire: Wire) {
+        if self.leaving.borrow().is_none() {
+            self.pool.keep(wire);
+        }
     }
 
     /// It is in the table, or has left it.
@@ -133,6 +141,8 @@ pub(crate) struct Routing {
     targets: Mutex<BTreeMap<Endpoint, Arc<Target>>>,
     gates: Mutex<BTreeMap<AppName, Arc<Gate>>>,
     generation: watch::Sender<Generation>,
+    /// This router ends, and what is open for long has so long to go.
+    farewell: OnceLock<Duration>,
 }
 
 impl Routing {
@@ -146,6 +156,7 @@ impl Routing {
             targets: Mutex::default(),
             gates: Mutex::default(),
             generation,
+            farewell: OnceLock::new(),
         };
         if let Some(table) = table {
             routing.replace(table);
@@ -208,16 +219,15 @@ impl Routing {
             routes.insert(host.to_string(), Arc::new(route));
         }
         gates.retain(|app, _| table.routes.values().any(|route| route.app == *app));
-        let before = self.now();
+        let old = self.now();
+        let (before, after) = (drains(&old.table), drains(&table));
         targets.retain(|endpoint, target| {
-            let named = drain_of(&table, endpoint).is_some();
+            let named = after.contains_key(endpoint);
             if named {
-                target.leave(None);
-            } else {
+                target.leave(self.farewell.get().copied());
+            } else if let Some(drain) = before.get(endpoint) {
+                target.leave(Some(*drain));
                 target.pool.clear();
-                if let Some(drain) = drain_of(&before.table, endpoint) {
-                    target.leave(Some(drain));
-                }
             }
             named || target.active.load(Ordering::Relaxed) > 0
         });
@@ -229,7 +239,19 @@ impl Routing {
     /// Tells whatever is open for long that this router ends.
     pub(crate) fn leave(&self, drain: Duration) {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let drain = *self.farewell.get_or_init(|| drain);
         targets.values().for_each(|target| target.leave(Some(drain)));
+    }
+
+    /// The longest that any app gives its requests when they have to end.
+    pub(crate) fn longest_drain(&self) -> Duration {
+        drains(&self.now().table).into_values().max().unwrap_or_default()
+    }
+
+    /// Lets kept connections go that are too old to be used.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.values().for_each(|target| target.pool.sweep(now));
     }
 
     /// What became of requests that could not go on at once, where there are any.
@@ -247,10 +269,10 @@ impl Routing {
     }
 }
 
-/// How long an endpoint's requests may go on after it left, if the table names it.
-fn drain_of(table: &Table, endpoint: &Endpoint) -> Option<Duration> {
-    let route = table.routes.values().find(|route| route.endpoints.contains(endpoint))?;
-    Some(Duration::from_millis(route.patience.drain.millis()))
+/// How long each endpoint's requests may go on after it left the table.
+fn drains(table: &Table) -> BTreeMap<&Endpoint, Duration> {
+    let of = |route: &gantry_model::Route| Duration::from_millis(route.patience.drain.millis());
+    table.routes.values().flat_map(|route| route.endpoints.iter().map(move |endpoint| (endpoint, of(route)))).collect()
 }
 
 #[cfg(test)]

@@ -77,12 +77,10 @@ pub(crate) async fn report(router: Arc<Router>, client: Client) {
     let mut told: Option<(RouterReport, Instant)> = None;
     loop {
         let now = state(&router, false);
-        let fresh = told.as_ref().is_some_and(|(last, at)| *last == now && at.elapsed() < HEARTBEAT);
-        if !fresh {
-            match client.post::<()>(&path, &now).await {
-                Ok(()) => told = Some((now, Instant::now())),
-                Err(_) => tokio::time::sleep(RETRY).await,
-            }
+        router.routing.sweep(std::time::Instant::now());
+        let known = told.as_ref().is_some_and(|(last, at)| *last == now && at.elapsed() < HEARTBEAT);
+        if !known && client.post::<()>(&path, &now).await.is_ok() {
+            told = Some((now, Instant::now()));
         }
         let _ = tokio::time::timeout(COUNT, changes.changed()).await;
     }

@@ -1,6 +1,6 @@
-//! A connection whose both ends changed the protocol: bytes go to and fro until either ends.
+//! A websocket: bytes go to and fro until either side ends.
 //!
-//! A websocket lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
+//! It lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
 //! moment of its own within the drain, so that thousands of clients do not come back at once.
 
 use std::pin::pin;
@@ -9,7 +9,10 @@ use std::time::Duration;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
+
+use crate::wire::Stream;
 
 /// The part of a drain within which websockets are closed.
 const SPREAD: f64 = 0.8;
@@ -27,37 +30,34 @@ type Io = TokioIo<Upgraded>;
 
 /// Where an instance's side of a tunnel comes from, and how long it may live.
 pub(crate) struct Tunnel {
-    /// Frames are known, so that it can be told to close.
-    pub(crate) websocket: bool,
     /// The drain, once the instance is on its way out.
     pub(crate) leaving: watch::Receiver<Option<Duration>>,
 }
 
 impl Tunnel {
     /// Carries bytes until either side ends; counts those that go to the client.
-    pub(crate) async fn carry(self, client: Upgraded, instance: Upgraded, sent: &mut u64) {
+    pub(crate) async fn carry(self, client: Upgraded, instance: (Stream, OwnedWriteHalf), sent: &mut u64) {
         let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-        let (from_instance, to_instance) = tokio::io::split(TokioIo::new(instance));
+        let (from_instance, to_instance) = instance;
         let (mut up, mut down) = (pin!(up(from_client, to_instance)), pin!(self.down(from_instance, to_client, sent)));
-        let (mut up_ended, mut down_ended) = (false, None);
-        while !(up_ended && down_ended.is_some()) {
-            let closing = matches!(down_ended, Some(End::Closing));
+        let (mut up_ended, mut down_ended) = (false, false);
+        while !(up_ended && down_ended) {
             tokio::select! {
                 ended = &mut up, if !up_ended => match ended {
                     Ok(()) => up_ended = true,
                     Err(_) => break,
                 },
-                ended = &mut down, if down_ended.is_none() => match ended {
-                    Ok(end) => down_ended = Some(end),
+                ended = &mut down, if !down_ended => match ended {
+                    Ok(()) => down_ended = true,
                     Err(_) => break,
                 },
-                // Meanwhile the client's own close frame goes through, and the instance ends in its own way.
-                () = tokio::time::sleep(CLOSING), if closing => break,
+                // Meanwhile the other side's own close frame goes through.
+                () = tokio::time::sleep(CLOSING), if up_ended || down_ended => break,
             }
         }
     }
 
-    async fn down(self, mut from: ReadHalf<Io>, mut to: WriteHalf<Io>, sent: &mut u64) -> std::io::Result<End> {
+    async fn down(self, mut from: Stream, mut to: WriteHalf<Io>, sent: &mut u64) -> std::io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         let mut frames = Frames::default();
         let leave = leave(self.leaving);
@@ -68,32 +68,24 @@ impl Tunnel {
                 read = from.read(&mut buffer) => {
                     let bytes = &buffer[..read?];
                     if bytes.is_empty() {
-                        to.shutdown().await?;
-                        return Ok(End::Ended);
+                        return to.shutdown().await;
                     }
                     to.write_all(bytes).await?;
                     to.flush().await?;
                     *sent += bytes.len() as u64;
                     frames.pass(bytes);
                 }
-                () = &mut leave, if self.websocket && !leaving => leaving = true,
+                () = &mut leave, if !leaving => leaving = true,
             }
             if leaving && frames.is_between() {
                 to.write_all(&GOING_AWAY).await?;
-                to.flush().await?;
-                return Ok(End::Closing);
+                return to.flush().await;
             }
         }
     }
 }
 
-/// How the instance's side ended.
-enum End {
-    Ended,
-    Closing,
-}
-
-async fn up(from: ReadHalf<Io>, mut to: WriteHalf<Io>) -> std::io::Result<()> {
+async fn up(from: ReadHalf<Io>, mut to: OwnedWriteHalf) -> std::io::Result<()> {
     tokio::io::copy_buf(&mut BufReader::with_capacity(BUFFER, from), &mut to).await?;
     to.shutdown().await
 }

@@ -114,6 +114,12 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
     let size = stream.read(&mut answer).await.expect("an answer");
     let answer = String::from_utf8_lossy(&answer[..size]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('8'), "{answer}");
+    // One that stops in the middle is told that it was the client who did.
+    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 8\r\n\r\nxxx").await.expect("sent");
+    let mut answer = vec![0; 1000];
+    let size = stream.read(&mut answer).await.expect("an answer");
+    assert!(answer[..size].starts_with(b"HTTP/1.1 408"), "{}", answer[..size].escape_ascii());
 }
 
 /// Something that sends the beginning of a frame, and its end once it is told to; and then hears the client's close frame.

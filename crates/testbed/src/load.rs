@@ -166,6 +166,19 @@ enum Connection {
     Many(http2::SendRequest<Body>),
 }
 
+/// The request, if it was not sent, and why there is no answer.
+struct Unsent(Option<http::Request<Body>>, hyper::Error);
+
+impl Connection {
+    async fn send(&mut self, request: http::Request<Body>) -> Result<http::Response<hyper::body::Incoming>, Unsent> {
+        let sent = match self {
+            Self::One(sender) => sender.try_send_request(request).await,
+            Self::Many(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|mut error| Unsent(error.take_message(), error.into_error()))
+    }
+}
+
 impl Client {
     async fn run(self) {
         if self.kind == Kind::Socket {
@@ -194,16 +207,17 @@ impl Client {
 
     /// One request; the connection, if it may be used again.
     async fn request(&self, kept: Option<Connection>) -> anyhow::Result<Option<Connection>> {
-        let mut connection = match usable(kept).await {
-            Some(kept) => kept,
-            None => self.connect().await.context("connecting")?,
+        let (mut connection, is_kept) = match usable(kept).await {
+            Some(kept) => (kept, true),
+            None => (self.connect().await.context("connecting")?, false),
         };
-        let request = self.message()?;
-        let answer = match &mut connection {
-            Connection::One(sender) => sender.send_request(request).await,
-            Connection::Many(sender) => sender.send_request(request).await,
-        };
-        let answer = answer.map_err(|error| anyhow::anyhow!("no answer: {}", causes(&error)))?;
+        let mut answer = connection.send(self.message()?).await;
+        // What was not sent on a connection that is just ending goes on a new one, as any client has it.
+        if is_kept && let Err(Unsent(Some(request), _)) = answer {
+            connection = self.connect().await.context("connecting")?;
+            answer = connection.send(request).await;
+        }
+        let answer = answer.map_err(|Unsent(_, error)| anyhow::anyhow!("no answer: {}", causes(&error)))?;
         let status = answer.status();
         let closes = answer.headers().get(http::header::CONNECTION).is_some_and(|value| value == "close");
         let body = answer.into_body().collect().await;

@@ -8,6 +8,8 @@ pub(crate) const SERVER: &str = r#"
 import http.server, os, signal, sys, time
 class Site(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # An answer is one write: an instance that is killed has sent all of it, or nothing.
+    wbufsize = -1
     def do_GET(self):
         if self.path == "/events":
             return self.events()
@@ -36,10 +38,12 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.send_header("Connection", "Upgrade")
         self.send_header("Upgrade", "websocket")
         self.end_headers()
+        self.wfile.flush()
         self.close_connection = True
         # Frames of four bytes under a mask of zeros, sent back unmasked.
         while len(frame := self.rfile.read(10)) == 10:
             self.wfile.write(bytes([0x81, 4]) + frame[6:])
+            self.wfile.flush()
     def log_message(self, *arguments):
         pass
 server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)

@@ -1,0 +1,351 @@
+//! HTTP/1.1 with an instance, in the task of the request itself: no other task, channel or copy of the headers stands
+//! between a client and its answer.
+//!
+//! One request at a time. [`Wire::ask`] sends it and returns with the answer's head; [`Answer`] is the body that follows,
+//! and gives the wire back when it is over.
+
+mod chunks;
+mod head;
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::io::poll_read_buf;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::body::Outgoing;
+use chunks::{Chunks, Piece};
+use head::{Head, Length};
+
+/// Room for what is read at once: a head and a small body. More when bodies fill it.
+const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
+
+/// What a kept connection keeps of the memory that its requests took.
+const OUT_KEPT: usize = 4 * 1024;
+
+/// A connection to an instance, between two requests.
+pub(crate) struct Wire {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    /// What was sent, to be used again.
+    out: Vec<u8>,
+}
+
+/// Why there is no answer.
+pub(crate) enum Failure {
+    /// Nothing of the request was sent: here is its body.
+    Unsent(Outgoing),
+    /// The instance may have got it.
+    Sent(String),
+    /// The client did not send all of it.
+    Client(String),
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        let (from, to) = stream.into_split();
+        Self { from, to, out: Vec::new() }
+    }
+
+    /// False once the other end has closed it, or said something that nobody asked for.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.from.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends a request, and waits for the head of its answer. The request's body may still be on its way then: an instance
+    /// need not have all of it to answer.
+    pub(crate) async fn ask(self, request: &Parts, body: Outgoing) -> Result<Response<Answer>, Failure> {
+        let Self { mut from, to, mut out } = self;
+        let length = length(&body);
+        out.clear();
+        head::write(request, length, &mut out);
+        let mut upload = Upload { to, out, written: 0, begun: false, body: Some((body, length)) };
+        let mut came = BytesMut::new();
+        let mut sending = Poll::Pending;
+        let head = std::future::poll_fn(|cx| {
+            if sending.is_pending() {
+                sending = upload.poll(cx);
+            }
+            match &sending {
+                // An instance that takes no more may have said why.
+                Poll::Ready(Err(Stopped::Instance(_))) if upload.begun => {}
+                Poll::Ready(Err(Stopped::Instance(why))) => return Poll::Ready(Err(why.to_string())),
+                // What it has is no request, and nothing is waited for.
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(String::new())),
+                _ => {}
+            }
+            poll_head(&mut from, &mut came, &request.method, cx)
+        });
+        let head = match head.await {
+            Ok(head) => head,
+            Err(_) if let Poll::Ready(Err(why @ (Stopped::Client(_) | Stopped::Length))) = sending => {
+                return Err(Failure::Client(why.to_string()));
+            }
+            Err(_)
+                if !upload.begun
+                    && let Some((body, _)) = upload.body.take() =>
+            {
+                return Err(Failure::Unsent(body));
+            }
+            Err(why) => return Err(Failure::Sent(why)),
+        };
+        let source = Source { from, came, room: ROOM.0 };
+        let keeps = head.keeps && !matches!(sending, Poll::Ready(Err(_)));
+        let rest = match sending {
+            Poll::Pending => Rest::Uploading { _task: AbortOnDropHandle::new(tokio::spawn(upload.finish())) },
+            Poll::Ready(_) => Rest::Sent { to: upload.to, out: upload.out },
+        };
+        let decoding = match head.length {
+            Length::Known(bytes) => Decoding::Known(bytes),
+            Length::Chunked => Decoding::Chunked(Chunks::default()),
+            Length::UntilClosed => Decoding::UntilClosed,
+        };
+        let mut response = Response::new(Answer { source, rest, decoding, keeps });
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        Ok(response)
+    }
+}
+
+/// How long a request's body is; none when there is none.
+fn length(body: &Outgoing) -> Option<Length> {
+    (!body.is_end_stream()).then(|| body.size_hint().exact().map_or(Length::Chunked, Length::Known))
+}
+
+/// Reads until a head is whole that is the answer's own: others announce it (RFC 9110, section 15.2).
+fn poll_head(
+    from: &mut OwnedReadHalf,
+    came: &mut BytesMut,
+    asked: &Method,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Head, String>> {
+    loop {
+        if !came.is_empty() {
+            match head::read(came, asked) {
+                Ok(Some(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    continue;
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error.to_string())),
+            }
+        }
+        came.reserve(ROOM.0);
+        match ready!(poll_read_buf(Pin::new(from), cx, came)) {
+            Ok(0) => return Poll::Ready(Err("it closed the connection before it answered".to_owned())),
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(format!("the connection broke before it answered: {error}"))),
+        }
+    }
+}
+
+/// Why a request was not sent to its end.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error("the connection broke before all of the request was sent: {0}")]
+    Instance(io::Error),
+    #[error("the client did not send all of the request: {0}")]
+    Client(hyper::Error),
+    #[error("the client sent another length than it announced")]
+    Length,
+}
+
+/// A request on its way.
+struct Upload {
+    to: OwnedWriteHalf,
+    out: Vec<u8>,
+    written: usize,
+    /// Some of it was sent.
+    begun: bool,
+    /// The body, until all of it was taken.
+    body: Option<(Outgoing, Option<Length>)>,
+}
+
+impl Upload {
+    /// Ready once everything is sent, or nothing more can be.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        loop {
+            while self.written < self.out.len() {
+                let written = ready!(Pin::new(&mut self.to).poll_write(cx, &self.out[self.written..]));
+                self.written += written.map_err(Stopped::Instance)?;
+                self.begun = true;
+            }
+            self.out.clear();
+            self.written = 0;
+            let Some((body, length)) = &mut self.body else { return Poll::Ready(Ok(())) };
+            let Some(length) = length else {
+                self.body = None;
+                continue;
+            };
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                // Trailers would have to be announced; none are sent.
+                Some(Ok(frame)) => put(frame.into_data().unwrap_or_default(), length, &mut self.out)?,
+                Some(Err(error)) => return Poll::Ready(Err(Stopped::Client(error))),
+                None => {
+                    match *length {
+                        Length::Known(0) => {}
+                        Length::Known(_) => return Poll::Ready(Err(Stopped::Length)),
+                        _ => self.out.extend_from_slice(b"0\r\n\r\n"),
+                    }
+                    self.body = None;
+                }
+            }
+        }
+    }
+
+    /// Sends what is left. The connection is not used again after that; closing one direction of it would tell some servers
+    /// that their client is gone.
+    async fn finish(mut self) {
+        let _ = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.to.forget();
+    }
+}
+
+/// Adds a piece of a body to what is sent.
+fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>) -> Result<(), Stopped> {
+    match length {
+        Length::Known(left) => {
+            // More than was announced would be taken for the next request.
+            *left = left.checked_sub(data.len() as u64).ok_or(Stopped::Length)?;
+            out.extend_from_slice(&data);
+        }
+        // An empty chunk would end the body.
+        _ if data.is_empty() => {}
+        _ => {
+            out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            out.extend_from_slice(&data);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    Ok(())
+}
+
+/// What an instance says.
+struct Source {
+    from: OwnedReadHalf,
+    /// What came, and was not taken yet.
+    came: BytesMut,
+    room: usize,
+}
+
+impl Source {
+    /// Reads more; 0 at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.came.reserve(self.room);
+        let bytes = ready!(poll_read_buf(Pin::new(&mut self.from), cx, &mut self.came))?;
+        if bytes >= self.room {
+            self.room = (self.room * 2).min(ROOM.1);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+/// What became of the request while its answer came.
+enum Rest {
+    Sent { to: OwnedWriteHalf, out: Vec<u8> },
+    Uploading { _task: AbortOnDropHandle<()> },
+}
+
+/// Where the next byte of a body stands.
+enum Decoding {
+    Known(u64),
+    Chunked(Chunks),
+    UntilClosed,
+}
+
+/// The body of an answer.
+pub(crate) struct Answer {
+    source: Source,
+    rest: Rest,
+    decoding: Decoding,
+    keeps: bool,
+}
+
+impl Answer {
+    /// The connection for the next request, if this answer is over and left it in order.
+    pub(crate) fn into_wire(self) -> Option<Wire> {
+        let over = self.keeps && self.is_end_stream() && self.source.came.is_empty();
+        match self.rest {
+            Rest::Sent { to, mut out } if over => {
+                out.shrink_to(OUT_KEPT);
+                Some(Wire { from: self.source.from, to, out })
+            }
+            _ => None,
+        }
+    }
+
+    /// Both directions, after the protocol was changed; none while the request is still on its way.
+    pub(crate) fn into_stream(self) -> Option<(Stream, OwnedWriteHalf)> {
+        let Rest::Sent { to, .. } = self.rest else { return None };
+        Some((Stream(self.source), to))
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Self { source, decoding, .. } = self.get_mut();
+        loop {
+            let ended = match decoding {
+                Decoding::Known(0) => return Poll::Ready(None),
+                Decoding::Known(left) if !source.came.is_empty() => {
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(source.came.len());
+                    *left -= taken as u64;
+                    return Poll::Ready(Some(Ok(Frame::data(source.came.split_to(taken).freeze()))));
+                }
+                Decoding::Chunked(chunks) => match chunks.next(&mut source.came).map_err(io::Error::other)? {
+                    Piece::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Piece::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    Piece::Ended => return Poll::Ready(None),
+                    Piece::Wanting => false,
+                },
+                Decoding::UntilClosed if !source.came.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(source.came.split().freeze()))));
+                }
+                Decoding::UntilClosed => true,
+                Decoding::Known(_) => false,
+            };
+            match ready!(source.poll_more(cx))? {
+                0 if ended => *decoding = Decoding::Known(0),
+                0 => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.decoding, Decoding::Known(0) | Decoding::Chunked(Chunks::Ended))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.decoding {
+            Decoding::Known(left) => SizeHint::with_exact(left),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// What comes after the protocol was changed.
+pub(crate) struct Stream(Source);
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Source { from, came, .. } = &mut self.0;
+        if came.is_empty() {
+            return Pin::new(from).poll_read(cx, buffer);
+        }
+        let taken = came.len().min(buffer.remaining());
+        buffer.put_slice(&came.split_to(taken));
+        Poll::Ready(Ok(()))
+    }
+}

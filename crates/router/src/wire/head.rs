@@ -1,0 +1,249 @@
+//! Heads of HTTP/1.1 messages: a request's is written, an answer's is read (RFC 9112). Pure.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, StatusCode};
+
+/// The most header fields of an answer: what hyper takes of a request.
+const FIELDS_MAX: usize = 100;
+
+/// The longest head of an answer, in bytes: larger than any server's default that sends one.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// How long the body of a message is, and how that is said (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// So many bytes.
+    Known(u64),
+    /// In chunks, the last one empty.
+    Chunked,
+    /// Of an answer: until the connection is closed.
+    UntilClosed,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) length: Length,
+    /// The connection may be used again after it.
+    pub(crate) keeps: bool,
+}
+
+/// Why an answer's head is none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadHead {
+    #[error("its answer is not HTTP/1.1 ({0})")]
+    Syntax(httparse::Error),
+    #[error("the head of its answer is longer than {HEAD_MAX} bytes")]
+    TooLong,
+    #[error("its answer has a header field that is none")]
+    Field,
+    #[error("its answer says more than one length")]
+    Length,
+}
+
+/// Writes a request's head. What its headers say of the body's length is said anew, from `length`.
+pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) {
+    let target = request.uri.path_and_query().map_or("/", |path| path.as_str());
+    for text in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(text.as_bytes());
+    }
+    for (name, value) in &request.headers {
+        if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+    let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
+    match length {
+        Some(Length::Known(bytes)) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
+        Some(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // Without it some servers wait for a body (RFC 9110, section 8.6).
+        None if expects_body || request.headers.contains_key(CONTENT_LENGTH) => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+        }
+        None => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Takes an answer's head from what came, once it is whole. `asked` is the method of its request.
+pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, BadHead> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut fields);
+    let size = match answer.parse(came).map_err(BadHead::Syntax)? {
+        httparse::Status::Complete(size) if size <= HEAD_MAX => size,
+        httparse::Status::Partial if came.len() <= HEAD_MAX => return Ok(None),
+        _ => return Err(BadHead::TooLong),
+    };
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadHead::Field)?;
+    let recent = answer.version == Some(1);
+    // Values are parts of what came and are not copied: where each stands, before `came` gives the head away.
+    let start = came.as_ptr().addr();
+    let mut places = [(0, 0); FIELDS_MAX];
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 4);
+    let mut names = Vec::with_capacity(answer.headers.len());
+    for (field, place) in answer.headers.iter().zip(&mut places) {
+        names.push(HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadHead::Field)?);
+        let from = field.value.as_ptr().addr().wrapping_sub(start);
+        *place = (from, from + field.value.len());
+    }
+    let head = came.split_to(size).freeze();
+    for (name, (from, to)) in names.into_iter().zip(places) {
+        // An empty value may stand anywhere.
+        let value = if from == to { Bytes::new() } else { head.slice(from..to) };
+        headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| BadHead::Field)?);
+    }
+    let (length, framed) = length(&mut headers, status, asked)?;
+    let keeps = framed && length != Length::UntilClosed && keeps(&headers, recent);
+    Ok(Some(Head { status, headers, length, keeps }))
+}
+
+/// How long the body is; and whether that was said in one way only.
+fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result<(Length, bool), BadHead> {
+    let said = said_length(headers)?;
+    let coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|coding| {
+        let last = coding.to_str().unwrap_or_default().rsplit(',').next().unwrap_or_default();
+        last.trim().eq_ignore_ascii_case("chunked")
+    });
+    if *asked == Method::HEAD
+        || status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+    {
+        return Ok((Length::Known(0), true));
+    }
+    match coded {
+        Some(chunked) => {
+            // Whoever reads it next might believe the other (RFC 9112, section 6.3).
+            headers.remove(CONTENT_LENGTH);
+            Ok((if chunked { Length::Chunked } else { Length::UntilClosed }, said.is_none()))
+        }
+        None => Ok((said.map_or(Length::UntilClosed, Length::Known), true)),
+    }
+}
+
+/// What `Content-Length` says; more than one field may say the same.
+fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
+    let mut said = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(BadHead::Length)?;
+        if said.is_some_and(|said| said != length) {
+            return Err(BadHead::Length);
+        }
+        said = Some(length);
+    }
+    if let Some(length) = said.filter(|_| headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(said)
+}
+
+fn keeps(headers: &HeaderMap, recent: bool) -> bool {
+    let says = |word: &str| {
+        let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(word))
+    };
+    if recent { !says("close") } else { says("keep-alive") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use proptest::prelude::*;
+
+    fn answer(text: &str) -> Result<Option<Head>, BadHead> {
+        read(&mut BytesMut::from(text), &Method::GET)
+    }
+
+    fn good(text: &str) -> Head {
+        answer(text).expect("good").expect("whole")
+    }
+
+    #[test]
+    fn a_request_is_written_with_one_length() {
+        let request = Request::post("http://shop.localhost/a?b=c").header("content-length", "7").header("x-a", "1");
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        let written = |length| {
+            let mut out = Vec::new();
+            write(&parts, length, &mut out);
+            String::from_utf8(out).expect("text")
+        };
+        let known = "POST /a?b=c HTTP/1.1\r\nx-a: 1\r\ncontent-length: 9\r\n\r\n";
+        assert_eq!(written(Some(Length::Known(9))), known);
+        assert!(written(Some(Length::Chunked)).ends_with("x-a: 1\r\ntransfer-encoding: chunked\r\n\r\n"));
+        assert!(written(None).ends_with("content-length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_answer_says_how_long_it_is_and_whether_more_may_follow() {
+        let of = |fields: &str| {
+            let head = good(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
+            (head.length, head.keeps)
+        };
+        assert_eq!(of("Content-Length: 5\r\n"), (Length::Known(5), true));
+        assert_eq!(of("Content-Length: 5\r\nConnection: x, Close\r\n"), (Length::Known(5), false));
+        assert_eq!(of("Transfer-Encoding: gzip, Chunked\r\n"), (Length::Chunked, true));
+        assert_eq!(of("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), (Length::Chunked, false));
+        assert_eq!(of("Transfer-Encoding: chunked, gzip\r\n"), (Length::UntilClosed, false));
+        assert_eq!(of(""), (Length::UntilClosed, false));
+        let old = good("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n");
+        assert!(old.keeps && !good("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n").keeps);
+        assert_eq!(good("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n").length, Length::Known(0));
+        let both = good("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(both.headers.get_all(CONTENT_LENGTH).iter().count(), 1);
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for length in ["5\r\nContent-Length: 6", "+5", "5, 5", "", "99999999999999999999", "0x5"] {
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            assert_eq!(answer(&text).err(), Some(BadHead::Length), "{length}");
+        }
+        for text in [
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "SSH-2.0-x\r\n",
+        ] {
+            assert!(matches!(answer(text), Err(BadHead::Syntax(_))), "{text}");
+        }
+        assert_eq!(answer(&format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(HEAD_MAX))).err(), Some(BadHead::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic_and_cutting_changes_nothing(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..200),
+                "(HTTP/1.[01] [0-9]{3}( [a-z]{0,5})?\r?\n)?((content-length|a|connection): [a-z0-9 ]{0,9}\r?\n){0,5}\r?\n[a-z]{0,5}"
+                    .prop_map(String::into_bytes),
+            ],
+            cut in 0..200usize,
+        ) {
+            let mut whole = BytesMut::from(&bytes[..]);
+            let at_once = read(&mut whole, &Method::GET);
+            let cut = cut.min(bytes.len());
+            let mut came = BytesMut::from(&bytes[..cut]);
+            let mut pieces = read(&mut came, &Method::GET);
+            if matches!(pieces, Ok(None)) {
+                came.extend_from_slice(&bytes[cut..]);
+                pieces = read(&mut came, &Method::GET);
+            }
+            match (at_once, pieces) {
+                (Ok(Some(one)), Ok(Some(two))) => {
+                    prop_assert_eq!((one.status, one.headers, one.length), (two.status, two.headers, two.length));
+                    prop_assert!(whole.len() >= came.len());
+                }
+                (Ok(None), Ok(None)) => {}
+                (Err(one), Err(two)) => prop_assert_eq!(one, two),
+                (one, two) => prop_assert!(false, "{:?} but {:?} in pieces", one, two),
+            }
+        }
+    }
+}
