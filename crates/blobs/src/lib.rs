@@ -54,6 +54,9 @@ pub enum BlobError {
         /// How large.
         size: u64,
     },
+    /// A write failed before: what was to be written is not all there.
+    #[error("a piece of this blob was lost; begin it again")]
+    Broken,
     /// The folder or service behind the blobs failed.
     #[error("cannot {action} blobs")]
     Backend {
@@ -189,6 +192,7 @@ impl Blobs {
             pending: BytesMut::new(),
             hasher: Hasher::default(),
             size: 0,
+            broken: false,
         })
     }
 
@@ -270,9 +274,16 @@ pub struct Writer {
     pending: BytesMut,
     hasher: Hasher,
     size: u64,
+    broken: bool,
 }
 
 impl Writer {
+    /// A write failed: what was lost cannot be written again, and [`Writer::finish`] refuses.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Bytes written so far.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -294,8 +305,13 @@ impl Writer {
     }
 
     async fn flush(&mut self) -> Result<(), BlobError> {
+        if self.broken {
+            return Err(BlobError::Broken);
+        }
         let part = self.pending.split().freeze();
-        self.upload.put_part(PutPayload::from(part)).await.map_err(|error| failed("write")(error.into()))
+        let written = self.upload.put_part(PutPayload::from(part)).await;
+        self.broken = written.is_err();
+        written.map_err(|error| failed("write")(error.into()))
     }
 
     /// Ends the blob and gives it its name.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
-use gantry_build::{BuildError, Job, Output};
+use gantry_build::{BuildError, Output};
 use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
 use tokio::sync::mpsc;
 
@@ -24,7 +25,48 @@ const USERS: u32 = 0x6fff_0000;
 
 /// The builds under way.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Arc<Output>>>);
+pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Job>>);
+
+/// A build under way.
+struct Job {
+    output: Arc<Output>,
+    begun: SystemTime,
+}
+
+impl Running {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), Job>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// When the oldest of them was begun.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        self.lock().values().map(|job| job.begun).min()
+    }
+}
+
+/// A build's place among those under way, until it is dropped: however the build ends.
+struct Underway {
+    server: Arc<Server>,
+    key: (AppName, DeployNumber),
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.server.builds.lock().remove(&self.key);
+    }
+}
+
+/// A numbered place that is given back.
+struct Slot {
+    number: usize,
+    slots: Arc<Slots>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = self.slots.sender.try_send(self.number);
+    }
+}
 
 /// Numbered places for builds, each with an address of its own.
 struct Slots {
@@ -35,20 +77,18 @@ struct Slots {
 impl Default for Slots {
     fn default() -> Self {
         let (sender, free) = mpsc::channel(AT_ONCE);
-        let slots = Self { sender, free: tokio::sync::Mutex::new(free) };
-        (0..AT_ONCE).for_each(|slot| slots.give_back(slot));
-        slots
+        for slot in 0..AT_ONCE {
+            let _ = sender.try_send(slot);
+        }
+        Self { sender, free: tokio::sync::Mutex::new(free) }
     }
 }
 
 impl Slots {
-    async fn take(&self) -> usize {
+    async fn take(self: Arc<Self>) -> Slot {
         // The sender is this very value's, so that the channel is open for as long as anybody asks.
-        self.free.lock().await.recv().await.unwrap_or_default()
-    }
-
-    fn give_back(&self, slot: usize) {
-        let _ = self.sender.try_send(slot);
+        let number = self.free.lock().await.recv().await.unwrap_or_default();
+        Slot { number, slots: self }
     }
 }
 
@@ -80,10 +120,10 @@ pub(crate) async fn run(server: Arc<Server>) {
 
 /// Begins what is wanted and not under way, and calls off what is no longer wanted.
 fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
-    let mut running = server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (key, output) in running.iter() {
+    let mut running = server.builds.lock();
+    for (key, job) in running.iter() {
         if !wanted.iter().any(|deploy| (&deploy.app, deploy.number) == (&key.0, key.1)) {
-            output.cancel();
+            job.output.cancel();
         }
     }
     for deploy in wanted {
@@ -93,8 +133,9 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
         }
         match Output::to(&log_path(&server.settings, &deploy.app, deploy.number)) {
             Ok(output) => {
-                running.insert(key, Arc::clone(&output));
-                tokio::spawn(one(Arc::clone(server), deploy, output, Arc::clone(slots)));
+                running.insert(key.clone(), Job { output: Arc::clone(&output), begun: SystemTime::now() });
+                let underway = Underway { server: Arc::clone(server), key };
+                tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
             }
             Err(error) => tracing::error!(%error, app = %deploy.app, "cannot write the build's log"),
         }
@@ -111,11 +152,12 @@ fn wanted(mirror: &Mirror) -> Vec<Deploy> {
         .collect()
 }
 
-async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
+async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
+    let server = &underway.server;
     let (app, number) = (deploy.app.clone(), deploy.number);
     let slot = slots.take().await;
-    let outcome = make(&server, &deploy, &output, Place::of(&server, slot)).await;
-    slots.give_back(slot);
+    let outcome = make(server, &deploy, &output, Place::of(server, slot.number)).await;
+    drop(slot);
     let name = app.clone();
     gantry_linux::step!("build.made");
     let told = match outcome {
@@ -132,7 +174,6 @@ async fn one(server: Arc<Server>, deploy: Deploy, output: Arc<Output>, slots: Ar
         tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
     }
     gantry_linux::step!("build.told");
-    server.builds.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&(app, number));
 }
 
 /// What a build has to itself.
@@ -236,7 +277,14 @@ async fn push(
             prefix: server.settings.network.prefix,
             gateway: server.settings.network.gateway,
         };
-        let job = Job { app: &deploy.app, number: deploy.number, commit, base: &base, users, network: Some(network) };
+        let job = gantry_build::Job {
+            app: &deploy.app,
+            number: deploy.number,
+            commit,
+            base: &base,
+            users,
+            network: Some(network),
+        };
         server.builder.build(&job, archive, recipe, output).await?
     };
     let defaults = mutations::requested_config(&app, &built, tokens::secret).map_err(|why| fail("roles", &why))?;

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use gantry_blobs::BlobError;
 use gantry_image::{Index, Manifest};
-use gantry_model::{AppName, Cause, Digest, ReleaseNumber};
+use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
 use crate::Server;
-use crate::mirror::{Change, Mirror, deploy_key, release_key};
+use crate::mirror::{Change, Mirror, build_key, deploy_key, release_key, tag_key};
 
 /// Releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -38,11 +39,13 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let before = SystemTime::now() - server.settings.collect.grace;
+    // What a build made so far is named by nothing until it ends.
+    let building = server.builds.oldest().unwrap_or_else(SystemTime::now);
+    let before = building.min(SystemTime::now()) - server.settings.collect.grace;
     server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await.map_err(|problem| problem.message)?;
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;
-    let used = used(server, &roots(&server.core.view().mirror)).await;
+    let used = used(server, &roots(&server.core.view().mirror)).await?;
     let mut bytes = 0;
     for (digest, size) in all {
         if !used.contains(&digest) && server.blobs.delete_older(&digest, before).await? {
@@ -52,8 +55,9 @@ async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + S
     if bytes > 0 {
         tracing::info!(freed = %gantry_model::Bytes(bytes), "removed blobs that nothing names");
     }
-    let (mirror, data) = (Arc::clone(&server.core.view().mirror), server.settings.data.clone());
-    tokio::task::spawn_blocking(move || folders(&mirror, &data)).await?;
+    let own = Arc::clone(server);
+    tokio::task::spawn_blocking(move || folders(&own)).await?;
+    server.core.compact().await?;
     for app in server.core.view().mirror.apps.keys() {
         server.repositories.tidy(app).await?;
     }
@@ -65,13 +69,19 @@ fn surplus(mirror: &Mirror) -> Vec<Change> {
     let mut changes = Vec::new();
     for app in mirror.apps.keys() {
         let kept = kept_releases(mirror, app);
-        let releases = mirror.releases.get(app).into_iter().flat_map(|releases| releases.keys());
-        changes.extend(releases.filter(|number| !kept.contains(number)).map(|number| release_key(app, *number)));
+        let (stay, go): (Vec<_>, Vec<_>) = mirror
+            .releases
+            .get(app)
+            .into_iter()
+            .flat_map(|releases| releases.values())
+            .partition(|release| kept.contains(&release.number));
+        changes.extend(go.iter().map(|release| release_key(app, release.number)));
+        changes.extend(surplus_tags(mirror, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
         let images: BTreeSet<&Digest> = kept.iter().filter_map(|n| mirror.release(app, *n)).map(|r| &r.image).collect();
         let builds = mirror.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
         // A build whose release is being made is younger than any release.
         let idle = mirror.open_deploys(app).next().is_none();
-        changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| format!("builds/{app}/{commit}")));
+        changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| build_key(app, commit)));
         let deploys = mirror.deploys.get(app).into_iter().flatten();
         // A deploy is what tells that its release once served.
         let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
@@ -79,6 +89,23 @@ fn surplus(mirror: &Mirror) -> Vec<Change> {
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
     }
     changes.into_iter().map(Change::Remove).collect()
+}
+
+/// Tags that were made with what goes, and name nothing that stays. Those that people made are theirs.
+fn surplus_tags(mirror: &Mirror, app: &AppName, stay: &[&Arc<Release>], go: &[&Arc<Release>]) -> Vec<String> {
+    let open: Vec<&Digest> = mirror.open_deploys(app).filter_map(|deploy| deploy.cause.image()).collect();
+    let is_named = |image: &Digest| open.contains(&image) || stay.iter().any(|release| release.image == *image);
+    let made_with = |tag: &str, image: &Digest| {
+        let pulled = tag == pulled_tag(image);
+        pulled || go.iter().any(|release| release.commit.as_deref() == Some(tag) && release.image == *image)
+    };
+    let tags = mirror.tags.get(app.as_str()).into_iter().flatten();
+    tags.filter(|(tag, image)| !is_named(image) && made_with(tag, image)).map(|(tag, _)| tag.clone()).collect()
+}
+
+/// The tag of an image that was pulled to be deployed.
+pub(crate) fn pulled_tag(image: &Digest) -> String {
+    format!("pulled-{}", image.short())
 }
 
 fn kept_releases(mirror: &Mirror, app: &AppName) -> BTreeSet<ReleaseNumber> {
@@ -116,43 +143,57 @@ fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
 }
 
 /// The roots and everything that they lead to. A source archive leads nowhere, and neither does what is no manifest.
-async fn used(server: &Server, roots: &BTreeSet<Digest>) -> BTreeSet<Digest> {
+async fn used(server: &Server, roots: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, BlobError> {
     let mut used = BTreeSet::new();
     let mut next: Vec<Digest> = roots.iter().cloned().collect();
     while let Some(digest) = next.pop() {
         if !used.insert(digest.clone()) {
             continue;
         }
-        let Ok(text) = server.blobs.read(&digest).await else { continue };
+        let text = match server.blobs.read(&digest).await {
+            Ok(text) => text,
+            // One that cannot be read now may name much that is used.
+            Err(error @ BlobError::Backend { .. }) => return Err(error),
+            Err(_) => continue,
+        };
         if let Some(index) = Index::parse(&text) {
             next.extend(index.manifests.iter().map(|descriptor| descriptor.digest.clone()));
         } else if let Ok(manifest) = Manifest::parse(&text) {
             used.extend(manifest.blobs().map(|descriptor| descriptor.digest.clone()));
         }
     }
-    used
+    Ok(used)
 }
 
-fn folders(mirror: &Mirror, data: &Path) {
+fn folders(server: &Server) {
+    let data = &server.settings.data;
+    let [caches, repositories, logs] = ["caches", "git", "builds"].map(|folder| names(&data.join(folder)));
+    // Read after the names: what they belong to is in the records before it is on the disk.
+    let mirror = server.core.view().mirror;
     let remove = |path: &Path| {
         if let Err(error) = gantry_linux::tree::remove(path) {
             tracing::warn!(%error, "what is of no use stays");
         }
     };
     let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror.apps.contains_key(&app));
-    for name in names(&data.join("caches")) {
+    for name in caches {
         let path = data.join("caches").join(&name);
-        let building = AppName::parse(&name).is_ok_and(|app| mirror.open_deploys(&app).next().is_some());
-        if !is_app(&name) || (!building && crate::http::system::size(&path) > CACHE_MAX) {
+        // Asked last: counting takes its time.
+        let is_idle = || {
+            let mirror = server.core.view().mirror;
+            AppName::parse(&name).is_ok_and(|app| mirror.open_deploys(&app).next().is_none())
+        };
+        let too_large = || gantry_linux::tree::usage(&path, CACHE_MAX).is_ok_and(|size| size > CACHE_MAX);
+        if !is_app(&name) || (too_large() && is_idle()) {
             remove(&path);
         }
     }
-    for name in names(&data.join("git")) {
+    for name in repositories {
         if name.strip_suffix(".git").is_some_and(|app| !is_app(app)) {
             remove(&data.join("git").join(&name));
         }
     }
-    for name in names(&data.join("builds")) {
+    for name in logs {
         let of = name.strip_suffix(".log").and_then(|stem| stem.rsplit_once('-'));
         let Some((app, number)) = of.and_then(|(app, number)| Some((app, number.parse().ok()?))) else { continue };
         let known = AppName::parse(app).ok().and_then(|app| mirror.deploys.get(&app));
@@ -185,4 +226,61 @@ pub(crate) fn has_room(server: &Server) -> Result<(), String> {
         bytes(stat.f_blocks * stat.f_frsize),
         bytes(reserve)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gantry_model::{App, DeployNumber, Moment};
+
+    use super::*;
+    use crate::mirror::Record;
+
+    fn image(number: u64) -> Digest {
+        Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
+    }
+
+    fn release(app: &AppName, number: u64) -> Release {
+        Release {
+            app: app.clone(),
+            number: ReleaseNumber(number),
+            image: image(number),
+            commit: Some(format!("{number:040x}")),
+            config: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            deploy: DeployNumber(number),
+            created: Moment(0),
+            by: "test".into(),
+            cause: Cause::Config { keys: Vec::new() },
+        }
+    }
+
+    #[test]
+    fn a_release_that_goes_takes_its_tag_and_nobody_else_s() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut mirror = Mirror::default();
+        let tag = |mirror: &mut Mirror, tag: &str, digest| {
+            mirror.apply(Record::Tag { repository: app.to_string(), tag: tag.to_owned(), digest }.into());
+        };
+        mirror.apply(Record::App(App::new(app.clone(), Moment(0))).into());
+        for number in 1..=RELEASES_KEPT as u64 + 2 {
+            let release = release(&app, number);
+            tag(&mut mirror, release.commit.as_deref().expect("a commit"), release.image.clone());
+            mirror.apply(Record::Release(release).into());
+        }
+        tag(&mut mirror, "mine", image(1));
+        tag(&mut mirror, &pulled_tag(&image(2)), image(2));
+        tag(&mut mirror, &pulled_tag(&image(9)), image(9));
+        let keys: BTreeSet<String> = surplus(&mirror)
+            .into_iter()
+            .map(|change| match change {
+                Change::Remove(key) => key,
+                Change::Put(_) => panic!("nothing is written"),
+            })
+            .collect();
+        let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
+        let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
+        assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
 }

@@ -1,6 +1,6 @@
 //! The owner of all records: one task, which alone writes to the store.
 //!
-//! It takes mutations and reports one at a time. After each, and every second, it plans until nothing changes; every
+//! It takes mutations and reports one at a time. After each, and twice a second, it plans until nothing changes; every
 //! step of that is one transaction, guarded by the lead. What others may know is published as a [`View`].
 
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::leader::{self, Lead};
-use crate::mirror::{Change, Mirror, Record, deploy_key, release_key, txn, writes};
+use crate::mirror::{Change, Mirror, Record, build_key, deploy_key, release_key, tag_key, token_key, txn, writes};
 use crate::settings::Settings;
-use crate::{ServerError, mutations};
+use crate::{ServerError, causes, mutations};
 
 /// How often it plans when nothing else happens: deadlines and drains pass.
 const TICK: Duration = Duration::from_millis(500);
@@ -54,6 +54,7 @@ enum Message {
 pub(crate) struct Handle {
     messages: mpsc::Sender<Message>,
     views: watch::Receiver<View>,
+    store: Arc<dyn Store>,
 }
 
 impl Handle {
@@ -85,6 +86,12 @@ impl Handle {
         replied.await.map_err(|_| gone())
     }
 
+    /// Forgets what the records were: only a store grows by it that nobody tells to forget.
+    pub(crate) async fn compact(&self) -> Result<(), gantry_store::StoreError> {
+        let head = self.store.list(leader::KEY).await?.revision;
+        self.store.compact(head).await
+    }
+
     /// An agent spoke.
     pub(crate) async fn machine(&self, machine: MachineName, report: MachineReport) {
         let _ = self.messages.send(Message::Machine(machine, report)).await;
@@ -112,11 +119,16 @@ pub(crate) async fn start(
     };
     let (views, receiver) = watch::channel(view);
     let (messages, inbox) = mpsc::channel(256);
+    let handle = Handle { messages, views: receiver, store: Arc::clone(&store) };
     let core = Core { store, lead, policy: settings.policy.clone(), views, stale: AtomicBool::new(false) };
-    Ok((Handle { messages, views: receiver }, tokio::spawn(core.run(inbox))))
+    Ok((handle, tokio::spawn(core.run(inbox))))
 }
 
-/// The only clock of the controller.
+/// A store that could not be asked.
+fn away(error: &ServerError) -> Problem {
+    Problem::new(503, causes(error))
+}
+
 /// The server's clock.
 pub(crate) fn now() -> Moment {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -173,7 +185,7 @@ impl Core {
                     Ok(()) => {}
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
                     Err(error) => {
-                        let _ = answer.send(Err(Problem::new(503, error.to_string())));
+                        let _ = answer.send(Err(away(&error)));
                         return Ok(());
                     }
                 }
@@ -189,7 +201,7 @@ impl Core {
                 match result {
                     Ok(result) => drop(answer.send(result)),
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
-                    Err(error) => drop(answer.send(Err(Problem::new(503, error.to_string())))),
+                    Err(error) => drop(answer.send(Err(away(&error)))),
                 }
                 Ok(())
             }
@@ -228,7 +240,7 @@ impl Core {
                 Ok(false) => return Ok(()),
                 Err(error @ ServerError::NotLeading(_)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot write the plan; what runs goes on");
+                    tracing::warn!(error = causes(&error), "cannot write the plan; what runs goes on");
                     return Ok(());
                 }
             }
@@ -287,7 +299,7 @@ impl Core {
     async fn commit(&self, changes: &[Change]) -> Result<(), ServerError> {
         let all =
             writes(changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
-        // What belongs together is far smaller; only the removal of a long history is cut.
+        // What belongs together is far smaller; only the removal of a long history is cut, and goes on at the next step.
         for part in all.chunks(TXN_MAX - 1) {
             let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
             gantry_linux::step!("store.decided");
@@ -329,11 +341,10 @@ fn mark(change: &Change) {
 fn removal(mirror: &Mirror, app: &gantry_model::AppName) -> Vec<Change> {
     let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
     let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
-    let tokens =
-        mirror.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| format!("tokens/{hash}"));
+    let tokens = mirror.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));
     let deploys = mirror.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
-    let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| format!("builds/{app}/{commit}"));
-    let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| format!("tags/{app}/{tag}"));
+    let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| build_key(app, commit));
+    let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
     releases
         .chain(tokens)
         .chain(deploys)

@@ -14,16 +14,18 @@ use gantry_model::{AppName, Cause, DeployState};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
-use crate::{Server, ServerError, follow, mutations};
+use crate::{Server, ServerError, causes, follow, mutations};
 
 /// Bytes of zeros at an archive's end.
 const ARCHIVE_END: usize = 1024;
 
 /// The largest source tree, as an archive; the hook counts what is in it before.
 const SOURCE_MAX: u64 = 3 << 30;
+
+/// After a push that could not be heard (too many open files), before the next.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The longest that a hook may take to say what is pushed, and a tree to come.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -55,7 +57,7 @@ impl Pushes {
 }
 
 /// Listens for hooks on a socket that only root reaches.
-pub(crate) fn listen(server: &Arc<Server>) -> Result<JoinHandle<()>, ServerError> {
+pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + use<>, ServerError> {
     let path = server.settings.run.join("git.sock");
     let failed = |action, source| ServerError::File { action, path: path.clone(), source };
     let _ = std::fs::remove_file(&path);
@@ -63,11 +65,17 @@ pub(crate) fn listen(server: &Arc<Server>) -> Result<JoinHandle<()>, ServerError
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .map_err(|source| failed("guard", source))?;
     let server = Arc::clone(server);
-    Ok(tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            tokio::spawn(converse(Arc::clone(&server), socket));
+    Ok(async move {
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) => drop(tokio::spawn(converse(Arc::clone(&server), socket))),
+                Err(error) => {
+                    tracing::warn!(%error, "a push cannot be heard");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
-    }))
+    })
 }
 
 async fn converse(server: Arc<Server>, socket: UnixStream) {
@@ -136,7 +144,7 @@ async fn receive(
     let (source, _) = tokio::time::timeout(HOOK_TIMEOUT, server.blobs.put_stream(stream.boxed(), None))
         .await
         .map_err(|_| "the source did not come in time".to_owned())?
-        .map_err(|error| format!("the source cannot be kept: {error}"))?;
+        .map_err(|error| format!("the source cannot be kept: {}", causes(&error)))?;
     if tail.len() < ARCHIVE_END || tail.iter().any(|byte| *byte != 0) {
         return Err("the source did not come whole; push again".to_owned());
     }

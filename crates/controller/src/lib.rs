@@ -101,6 +101,15 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A fault of Gantry's own.
+    #[error("a part of the server broke: {0}")]
+    Broken(String),
+    /// A change that must be there was refused.
+    #[error("{0}")]
+    Refused(gantry_api::Problem),
+    /// The data folder belongs to another machine.
+    #[error("this data folder is of the machine {0}; start with --machine {0}")]
+    OtherMachine(String),
     /// Another server leads, or took the lead.
     #[error("another server leads: {0}")]
     NotLeading(String),
@@ -116,30 +125,35 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let (core, core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
     tokens::ensure(&core, &settings).await?;
     // Builds whose server was killed: nobody waits for them.
-    gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await?;
+    for error in gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await {
+        tracing::error!(%error, "a build that was left over goes on");
+    }
     let mut server = assemble(settings, core)?;
     server.maps_users = gantry_sandbox::probe_users(&server.settings.data.join("layers")).await.is_ok();
     let server = Arc::new(server);
     let listener = TcpListener::bind(server.settings.listen)
         .await
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
-    let door = git_door::listen(&server)?;
-    let builds = tokio::spawn(builds::run(Arc::clone(&server)));
-    let collecting = tokio::spawn(collect::run(Arc::clone(&server)));
+    // They go on for as long as the server does, and end with it.
+    let mut beside = tokio::task::JoinSet::new();
+    beside.spawn(git_door::listen(&server)?);
+    beside.spawn(builds::run(Arc::clone(&server)));
+    beside.spawn(collect::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let serving = axum::serve(listener, http::router(Arc::clone(&server))).into_future();
     let ended = tokio::select! {
         result = serving => result.map_err(|source| ServerError::Listen { address: server.settings.listen, source }),
         result = core_task => match result {
             Ok(error) => Err(error),
-            Err(join) => Err(ServerError::NotLeading(join.to_string())),
+            Err(join) => Err(ServerError::Broken(join.to_string())),
         },
+        Some(ended) = beside.join_next() => {
+            Err(ServerError::Broken(ended.err().map_or_else(|| "it ended".to_owned(), |join| join.to_string())))
+        }
         error = lead.hold(&store) => Err(error),
         () = shutdown => Ok(()),
     };
-    door.abort();
-    builds.abort();
-    collecting.abort();
+    beside.shutdown().await;
     lead.give_up(&store).await;
     ended
 }
@@ -192,4 +206,18 @@ fn sweep(folder: &std::path::Path) {
             tracing::warn!(%error, "what was left over stays");
         }
     }
+}
+
+/// An error with everything behind it: the reason is often the last.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }

@@ -79,7 +79,7 @@ impl Record {
             Self::Build(build) => format!("builds/{}/{}", build.app, build.commit),
             Self::Base(base) => format!("bases/{}", base.name),
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
-            Self::Token { hash, .. } => format!("tokens/{hash}"),
+            Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
             Self::Table(_) => "plan/table".to_owned(),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
@@ -108,6 +108,14 @@ pub(crate) fn release_key(app: &AppName, number: ReleaseNumber) -> String {
 
 pub(crate) fn tag_key(repository: &str, tag: &str) -> String {
     format!("tags/{repository}/{tag}")
+}
+
+pub(crate) fn build_key(app: &AppName, commit: &str) -> String {
+    format!("builds/{app}/{commit}")
+}
+
+pub(crate) fn token_key(hash: &str) -> String {
+    format!("tokens/{hash}")
 }
 
 pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {

@@ -13,13 +13,7 @@ use gantry_model::{
 };
 use gantry_planner::Decision;
 
-use crate::mirror::{BuildRecord, Change, Mirror, Record, deploy_key, release_key};
-
-/// How many releases of an app are kept; the newest, and those that something names.
-const RELEASES_KEPT: usize = 50;
-
-/// How many deploys of an app are kept.
-const DEPLOYS_KEPT: usize = 100;
+use crate::mirror::{BuildRecord, Change, Mirror, Record};
 
 /// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
@@ -131,26 +125,8 @@ pub(crate) fn start_deploy(
     let number = DeployNumber(app.last_deploy);
     let what = format!("deploy {number} asked for: {cause}");
     let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), hold, now);
-    let mut changes =
-        vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
-    changes.extend(old_deploys(mirror, name));
-    Ok((changes, number))
-}
-
-/// Deploys beyond those that are kept.
-fn old_deploys(mirror: &Mirror, app: &AppName) -> Vec<Change> {
-    let Some(deploys) = mirror.deploys.get(app) else {
-        return Vec::new();
-    };
-    let named: Vec<DeployNumber> =
-        mirror.releases.get(app).into_iter().flatten().map(|(_, release)| release.deploy).collect();
-    let spare = deploys.len().saturating_sub(DEPLOYS_KEPT - 1);
-    deploys
-        .values()
-        .take(spare)
-        .filter(|deploy| deploy.state.is_final() && !named.contains(&deploy.number))
-        .map(|deploy| Change::Remove(deploy_key(app, deploy.number)))
-        .collect()
+    let event = event(mirror, now, by, Some(name), what);
+    Ok((vec![event, Record::App(app).into(), Record::Deploy(deploy).into()], number))
 }
 
 /// The release to go back to: the last good one before the current.
@@ -298,8 +274,10 @@ pub(crate) fn change_traffic(
         ChangeTraffic::Pause => app.traffic.paused = true,
         ChangeTraffic::Resume => app.traffic.paused = false,
         ChangeTraffic::Maintenance { message } => {
-            if let Some(text) = message.as_ref().filter(|text| text.len() > MESSAGE_MAX || text.contains('\0')) {
-                let why = format!("a message of {} bytes: at most {MESSAGE_MAX}, and no NUL", text.len());
+            if let Some(text) =
+                message.as_ref().filter(|text| text.len() > MESSAGE_MAX || text.contains(char::is_control))
+            {
+                let why = format!("a message of {} bytes: at most {MESSAGE_MAX}, on one line", text.len());
                 return Err(Problem::invalid(why));
             }
             app.traffic.maintenance = message;
@@ -386,7 +364,7 @@ pub(crate) fn release_made(
     };
     deploy.release = Some(release.number);
     deploy.enter(DeployState::Placing, now);
-    let mut changes = old_releases(mirror, &app);
+    let mut changes = Vec::new();
     if let Some(commit) = &release.commit {
         let (repository, tag) = (name.to_string(), commit.clone());
         changes.push(Record::Tag { repository, tag, digest: release.image.clone() }.into());
@@ -394,22 +372,6 @@ pub(crate) fn release_made(
     changes.extend(made.build.map(|build| Record::Build(build).into()));
     changes.extend([Record::Release(release).into(), Record::App(app).into(), Record::Deploy(deploy).into()]);
     Ok((changes, ()))
-}
-
-/// Releases beyond those that are kept. The current one and what a deploy under way names stay.
-fn old_releases(mirror: &Mirror, app: &App) -> Vec<Change> {
-    let Some(releases) = mirror.releases.get(&app.name) else {
-        return Vec::new();
-    };
-    let named: Vec<ReleaseNumber> = mirror
-        .open_deploys(&app.name)
-        .flat_map(|deploy| [deploy.release, deploy.previous])
-        .chain([app.current])
-        .flatten()
-        .collect();
-    let spare = releases.len().saturating_sub(RELEASES_KEPT - 1);
-    let old = releases.keys().take(spare).filter(|number| !named.contains(number));
-    old.map(|number| Change::Remove(release_key(&app.name, *number))).collect()
 }
 
 /// A build failed: its deploy goes back.

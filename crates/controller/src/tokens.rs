@@ -9,7 +9,7 @@ use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
 use gantry_blobs::Hasher;
 use gantry_model::Moment;
 
-use crate::mirror::{Change, Mirror, Record};
+use crate::mirror::{Change, Mirror, Record, token_key};
 use crate::mutations::event;
 use crate::settings::Settings;
 use crate::{ServerError, core};
@@ -61,11 +61,14 @@ pub(crate) fn create(
 
 /// Takes a token away.
 pub(crate) fn revoke(mirror: &Mirror, now: Moment, by: &str, name: &str) -> Result<(Vec<Change>, ()), Problem> {
-    let Some((hash, _)) = mirror.tokens.iter().find(|(_, token)| token.name == name) else {
+    let named: Vec<&String> =
+        mirror.tokens.iter().filter(|(_, token)| token.name == name).map(|(hash, _)| hash).collect();
+    if named.is_empty() {
         return Err(Problem::missing(format!("there is no token {name:?}")).hint("`gantry token ls` lists them"));
-    };
+    }
     let what = format!("revoked token {name:?}");
-    Ok((vec![event(mirror, now, by, None, what), Change::Remove(format!("tokens/{hash}"))], ()))
+    let removed = named.into_iter().map(|hash| Change::Remove(token_key(hash)));
+    Ok((std::iter::once(event(mirror, now, by, None, what)).chain(removed).collect(), ()))
 }
 
 /// The first tokens are there, and their secrets in files that only root reads.
@@ -77,19 +80,28 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
     ];
     for (file, name, scope) in first {
         let (secret, fresh) = secret_in(&settings.data.join(file))?;
-        let known = move |mirror: &Mirror, now: Moment| {
-            // An administrator's token that was revoked stays so, whatever the file still holds.
-            let has_other = scope == Scope::Admin && mirror.tokens.values().any(|token| token.scope == Scope::Admin);
-            if mirror.tokens.contains_key(&hash(&secret)) || (has_other && !fresh) {
-                return Ok((Vec::new(), ()));
-            }
-            let record =
-                Record::Token { hash: hash(&secret), info: TokenInfo { name, scope, created: now, expires: None } };
-            Ok((vec![record.into()], ()))
-        };
-        core.mutate(known).await.map_err(|problem| ServerError::NotLeading(problem.message))?;
+        let hash = hash(&secret);
+        let known = core.view().mirror.tokens.get(&hash).map(|token| token.scope.clone());
+        if let Some(Scope::Machine { machine }) = known.filter(|known| *known != scope) {
+            return Err(ServerError::OtherMachine(machine.to_string()));
+        }
+        let ensured = move |mirror: &Mirror, now: Moment| Ok((first_token(mirror, now, hash, name, scope, fresh), ()));
+        core.mutate(ensured).await.map_err(ServerError::Refused)?;
     }
     Ok(())
+}
+
+/// Makes the token of a secret that is in a file. One that was made anew takes the place of its namesakes.
+fn first_token(mirror: &Mirror, now: Moment, hash: String, name: String, scope: Scope, fresh: bool) -> Vec<Change> {
+    // An administrator's token that was revoked stays so, whatever the file still holds.
+    let has_other = scope == Scope::Admin && mirror.tokens.values().any(|token| token.scope == Scope::Admin);
+    if mirror.tokens.contains_key(&hash) || (has_other && !fresh) {
+        return Vec::new();
+    }
+    let namesakes = mirror.tokens.iter().filter(|(_, token)| token.name == name);
+    let mut changes: Vec<Change> = namesakes.map(|(hash, _)| Change::Remove(token_key(hash))).collect();
+    changes.push(Record::Token { hash, info: TokenInfo { name, scope, created: now, expires: None } }.into());
+    changes
 }
 
 /// The secret in a file, made when there is none, and whether it was.
@@ -112,4 +124,31 @@ fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
     };
     write().map_err(|error| failed("write", error))?;
     Ok((secret, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(mirror: &mut Mirror, changes: Vec<Change>) {
+        changes.into_iter().for_each(|change| mirror.apply(change));
+    }
+
+    #[test]
+    fn a_secret_that_was_made_anew_takes_the_place_of_the_one_that_is_lost() {
+        let mut mirror = Mirror::default();
+        let first = |mirror: &Mirror, secret: &str, fresh| {
+            first_token(mirror, Moment(0), hash(secret), "admin".to_owned(), Scope::Admin, fresh)
+        };
+        let changes = first(&mirror, "leaked", true);
+        applied(&mut mirror, changes);
+        assert!(first(&mirror, "leaked", false).is_empty(), "it is there");
+        assert!(first(&mirror, "other", false).is_empty(), "whoever was revoked stays so");
+        let changes = first(&mirror, "fresh", true);
+        applied(&mut mirror, changes);
+        assert_eq!(mirror.tokens.keys().collect::<Vec<_>>(), [&hash("fresh")]);
+        let (changes, ()) = revoke(&mirror, Moment(0), "admin", "admin").expect("revoked");
+        applied(&mut mirror, changes);
+        assert!(mirror.tokens.is_empty());
+    }
 }

@@ -278,7 +278,7 @@ pub(crate) enum App {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Set values; becomes a release: `gantry config set shop COLOR=blue`
+    /// Set values; becomes a release: `gantry config set shop COLOR=blue`, or `KEY=-` to read a secret from standard input
     Set {
         app: AppName,
         #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]

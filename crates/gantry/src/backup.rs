@@ -145,17 +145,32 @@ fn append_folder(archive: &mut tar::Builder<impl Write>, folder: &Path, name: &P
         for entry in entries.flatten() {
             let (path, name) = (entry.path(), name.join(entry.file_name()));
             let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && entry.file_name() != "uploads" {
+            if kind.is_dir() && !is_on_its_way(&entry.file_name().to_string_lossy()) {
                 folders.push((path, name));
             } else if kind.is_file() {
                 match File::open(&path) {
-                    Ok(mut file) => archive.append_file(&name, &mut file)?,
+                    Ok(file) => append_file(archive, &name, &file)?,
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error.into()),
                 }
             }
         }
     }
+    Ok(())
+}
+
+/// What an upload or a push has not brought to its end.
+fn is_on_its_way(folder: &str) -> bool {
+    folder == "uploads" || folder.starts_with("tmp_objdir-")
+}
+
+/// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut.
+fn append_file(archive: &mut tar::Builder<impl Write>, name: &Path, file: &File) -> anyhow::Result<()> {
+    use std::io::Read;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&file.metadata()?);
+    let size = header.size()?;
+    archive.append_data(&mut header, name, file.chain(std::io::repeat(0)).take(size))?;
     Ok(())
 }
 
@@ -216,10 +231,14 @@ async fn seal_off(path: &Path) -> anyhow::Result<()> {
 
 async fn refuse_to_replace(address: &Address) -> anyhow::Result<()> {
     match address {
-        Address::File(path) if path.exists() => {
-            bail!("there is a store at {} already; move it away first", path.display())
+        Address::File(path) => {
+            // SQLite would read a log that is left into the store that takes its place.
+            let parts = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
+            match parts.iter().find(|part| part.exists()) {
+                Some(part) => bail!("there is a store at {} already; move it away first", part.display()),
+                None => Ok(()),
+            }
         }
-        Address::File(_) => Ok(()),
         Address::Etcd { .. } => {
             let listing = gantry_store::open(address).await?.list("").await?;
             ensure!(listing.entries.is_empty(), "the store has {} records already", listing.entries.len());

@@ -1,5 +1,6 @@
 //! Data on standard output: tables for people, JSON for programs.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use gantry_model::Moment;
@@ -17,7 +18,7 @@ const CLOSED_PIPE: i32 = 141;
 /// Prints a line of data; see [`out`].
 pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{}", plain(&text.to_string())).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(CLOSED_PIPE),
         Err(error) => {
             eprintln!("gantry: cannot write to standard output: {error}");
@@ -25,6 +26,17 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
         }
         Ok(()) => {}
     }
+}
+
+/// Tells a person how something goes, on standard error.
+pub(crate) fn tell(text: &str) {
+    eprintln!("{}", plain(text));
+}
+
+/// A text without what would steer a terminal: much of what is shown was said by applications.
+fn plain(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(steers) { Cow::Owned(text.replace(steers, "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// Prints a table; nothing but its heading when it is empty.

@@ -25,10 +25,36 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
         return Ok(text.trim().to_owned());
     }
     let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/token"));
-    for path in own.into_iter().chain([PathBuf::from(ADMIN_TOKEN)]) {
+    // The machine's own is for its own server, and goes nowhere else.
+    let machine_s = is_here(&remote.url).then(|| PathBuf::from(ADMIN_TOKEN));
+    for path in own.into_iter().chain(machine_s) {
         if let Ok(text) = std::fs::read_to_string(path) {
             return Ok(text.trim().to_owned());
         }
     }
     bail!("no token: set GANTRY_TOKEN, or put it into ~/.config/gantry/token (`gantry token create` makes one)")
+}
+
+/// The address is this very machine's.
+fn is_here(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loopback_address_is_here() {
+        for url in ["http://127.0.0.1:4680", "http://localhost:4680/", "https://[::1]:4680", "127.0.0.1:1"] {
+            assert!(is_here(url), "{url}");
+        }
+        for url in
+            ["http://gantry.example:4680", "http://localhost.example", "http://10.0.0.1", "http://127.0.0.1@evil:1"]
+        {
+            assert!(!is_here(url), "{url}");
+        }
+    }
 }

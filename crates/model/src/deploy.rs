@@ -119,6 +119,17 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// The image that was asked for by name.
+    #[must_use]
+    pub fn image(&self) -> Option<&Digest> {
+        match self {
+            Self::Image { image, .. } => Some(image),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

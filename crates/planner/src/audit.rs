@@ -57,14 +57,21 @@ fn stops_are_acknowledged(
     found: &mut Vec<Violation>,
 ) {
     for (id, _) in all.iter().filter(|(_, a)| a.goal == Goal::Stop) {
-        let named = previous.table.routes.values().any(|r| r.endpoints.iter().any(|e| e.instance == **id));
+        let address = observed.machines.values().find_map(|report| report.instances.get(*id)?.address);
+        let named = || {
+            let routes = previous.table.routes.values().flat_map(|route| &route.endpoints);
+            let names = previous.table.names.values().flat_map(|roles| roles.values()).flatten();
+            routes.into_iter().any(|endpoint| endpoint.instance == **id)
+                || names.into_iter().any(|a| Some(*a) == address)
+        };
         let was = previous.assignments().find(|(_, other, _)| other == id).map(|(_, _, a)| a.goal);
         let unacknowledged = match was {
             Some(Goal::Retire { removed_in, .. }) => {
                 observed.routers_unheard(now)
                     || observed.live_routers(now).any(|(_, router)| router.generation < removed_in)
             }
-            _ => named,
+            Some(Goal::Stop) => false,
+            _ => named(),
         };
         if unacknowledged {
             found.push(Violation::StoppedBeforeAcknowledged((*id).clone()));

@@ -168,7 +168,7 @@ fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table:
     let goal = assignment.goal;
     match goal {
         Goal::Stop => Goal::Stop,
-        Goal::Run if standing_by || named_by(&scene.previous.table, id) => {
+        Goal::Run if standing_by || named_by(&scene.previous.table, id, scene.address(id)) => {
             Goal::Retire { removed_in: table.generation, since: scene.now }
         }
         Goal::Run => Goal::Stop,

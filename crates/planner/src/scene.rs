@@ -1,5 +1,7 @@
 //! What a planning pass looks at, with the questions that every part asks of it.
 
+use std::net::Ipv4Addr;
+
 use gantry_model::{Assignment, Generation, InstanceId, MachineName, Moment, Observed, ObservedInstance, Plan, Reason};
 
 use crate::Policy;
@@ -23,6 +25,12 @@ pub(crate) enum Seen<'a> {
 }
 
 impl<'a> Scene<'a> {
+    /// The address of an instance, as its machine said last.
+    pub(crate) fn address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
+        let reports = self.observed.machines.values();
+        reports.filter_map(|report| report.instances.get(id)).find_map(|instance| instance.address)
+    }
+
     /// Where the previous plan has an instance.
     pub(crate) fn assigned(&self, id: &InstanceId) -> Option<(&'a MachineName, &'a Assignment)> {
         self.previous.machines.iter().find_map(|(machine, part)| part.instances.get(id).map(|a| (machine, a)))

@@ -46,9 +46,12 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     table
 }
 
-/// An instance is in a table: requests or name look-ups may lead to it.
-pub(crate) fn named_by(table: &Table, id: &InstanceId) -> bool {
-    table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id))
+/// An instance is in a table: requests or name look-ups may lead to it. Names tell addresses, and not whose they are.
+pub(crate) fn named_by(table: &Table, id: &InstanceId, address: Option<Ipv4Addr>) -> bool {
+    let routed = table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id));
+    let found_by_name =
+        |address| table.names.values().flat_map(|roles| roles.values()).flatten().any(|a| *a == address);
+    routed || address.is_some_and(found_by_name)
 }
 
 fn release_of(app: &DesiredApp, number: Option<ReleaseNumber>) -> Option<&Release> {

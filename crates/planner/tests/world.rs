@@ -32,6 +32,8 @@ struct World {
 struct Shape {
     volume: bool,
     step: bool,
+    /// A role that others find by name, and no route leads to.
+    worker: bool,
     copies: u32,
     /// How long a retired copy may finish, where the role says so.
     drain: Option<u32>,
@@ -299,6 +301,9 @@ fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release
         web.volumes.insert("data".into(), "/data".into());
     }
     let mut roles = BTreeMap::from([(RoleName::parse("web").expect("a name"), web)]);
+    if shape.worker {
+        roles.insert(RoleName::parse("worker").expect("a name"), Role::new(Command::Shell("work".into())));
+    }
     if shape.step {
         let step = Role::new(Command::Shell("migrate".into()));
         roles.insert(RoleName::parse("release").expect("a name"), step);
@@ -318,9 +323,10 @@ fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    (any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, copies)| Shape {
+    (any::<bool>(), any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, worker, copies)| Shape {
         volume,
         step,
+        worker,
         copies,
         drain: None,
     })
@@ -354,9 +360,9 @@ proptest! {
         let app = &world.desired.apps[&app_name()];
         prop_assert!(app.deploys.is_empty(), "not over: {:?}", app.deploys);
         let copies = if shape.volume { 1 } else { shape.copies as usize };
-        let wanted = if app.app.current.is_some() { copies } else { 0 };
+        let (wanted, workers) = if app.app.current.is_some() { (copies, usize::from(shape.worker)) } else { (0, 0) };
         let runs: Vec<&InstanceId> = world.plan.assignments().map(|(_, id, _)| id).collect();
-        prop_assert_eq!(runs.len(), wanted, "{:?}", runs);
+        prop_assert_eq!(runs.len(), wanted + workers, "{:?}", runs);
         if let Some(route) = world.plan.table.routes.get(&host()) {
             prop_assert_eq!(route.endpoints.len(), wanted);
         }
@@ -364,7 +370,7 @@ proptest! {
 }
 
 fn plain() -> World {
-    World::new(Shape { volume: false, step: false, copies: 2, drain: None })
+    World::new(Shape { volume: false, step: false, worker: false, copies: 2, drain: None })
 }
 
 fn deploy_one(world: &mut World) {
@@ -374,12 +380,12 @@ fn deploy_one(world: &mut World) {
 
 #[test]
 fn a_second_release_replaces_the_first_behind_the_barrier() {
-    let mut world = plain();
+    let mut world = World::new(Shape { worker: true, ..plain().shape });
     deploy_one(&mut world);
     world.apply(&Event::Push { hold: false });
     world.apply(&Event::BuildEnds { well: true });
     world.apply(&Event::AgentTakesPlan);
-    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    (0..4).for_each(|_| (0..6).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
     assert_eq!(world.app().deploys[0].state, DeployState::Promoting, "waits for the router");
     assert!(world.plan.table.routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
     world.apply(&Event::Time(5));

@@ -224,15 +224,15 @@ impl Container {
     }
 }
 
-/// Ends every container in the groups below `parent`: of those nothing is known any more.
-///
-/// # Errors
-/// [`SandboxError::Unkillable`].
-pub async fn end_all(parent: &str) -> Result<(), SandboxError> {
+/// Ends every container in the groups below `parent`: of those nothing is known any more. Those that the kernel does
+/// not let go are told.
+pub async fn end_all(parent: &str) -> Vec<SandboxError> {
+    let mut ending = tokio::task::JoinSet::new();
     for child in Cgroup::named(parent).children() {
-        end_group(&Cgroup::named(&format!("{parent}/{child}"))).await?;
+        let group = Cgroup::named(&format!("{parent}/{child}"));
+        ending.spawn(async move { end_group(&group).await });
     }
-    Ok(())
+    ending.join_all().await.into_iter().filter_map(Result::err).collect()
 }
 
 /// Ends what is left of a container that was never let go, or of which nothing is known: its group, with everything in it.

@@ -116,6 +116,12 @@ fn a_backup_brings_everything_back() {
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
     std::fs::remove_dir_all(world.path("data")).expect("removed");
+    // A log beside the store that is gone would be read into the one that takes its place.
+    std::fs::create_dir(world.path("data")).expect("made");
+    std::fs::write(world.path("data/store.db-wal"), "old").expect("written");
+    let replaced = offline(&world, &["restore", &path]);
+    assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
+    std::fs::remove_dir_all(world.path("data")).expect("removed");
 
     let good = std::fs::read(&file).expect("read");
     for (what, bytes, wanted) in [

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, bases, body, deploys, name};
+use crate::collect::pulled_tag;
 use crate::mirror::Record;
 use crate::{Server, mutations};
 
@@ -35,7 +36,7 @@ pub(crate) async fn image(
         let change = move |mirror: &crate::mirror::Mirror, now| {
             let event = mutations::event(mirror, now, &by, Some(&app), what);
             // A name of its own, so that it is kept for as long as any pushed image.
-            let tag = Record::Tag { repository: app.to_string(), tag: format!("pulled-{}", digest.short()), digest };
+            let tag = Record::Tag { repository: app.to_string(), tag: pulled_tag(&digest), digest };
             Ok((vec![event, tag.into()], ()))
         };
         server.core.mutate(change).await?;

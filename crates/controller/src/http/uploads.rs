@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::Mutex;
 
 use super::Answer;
-use crate::Server;
+use crate::{Server, causes};
 
 /// Uploads at once.
 const AT_ONCE: usize = 200;
@@ -63,7 +63,7 @@ impl Uploads {
 fn failed(error: &BlobError) -> Problem {
     match error {
         BlobError::WrongDigest { .. } => Problem::invalid(error.to_string()),
-        _ => Problem::internal(error.to_string()),
+        _ => Problem::internal(causes(error)),
     }
 }
 
@@ -103,8 +103,16 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
     let mut guard = upload.lock().await;
     let writer = guard.as_mut().ok_or_else(|| Problem::missing("this upload has ended"))?;
     in_order(request.headers(), writer.size())?;
-    append(writer, request).await?;
-    Ok(accepted(repository, id, writer.size()))
+    let appended = append(writer, request).await;
+    let size = writer.size();
+    if writer.is_broken() {
+        // What it has is not what its digest was made of.
+        guard.take();
+        server.uploads.remove(id);
+    } else {
+        let _ = server.uploads.get(id);
+    }
+    appended.map(|()| accepted(repository, id, size))
 }
 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {

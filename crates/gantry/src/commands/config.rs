@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use gantry_api::Client;
 use gantry_api::types::{Accepted, ChangeConfig};
 use gantry_model::AppName;
@@ -16,7 +16,8 @@ use crate::printer::{json as print_json, out};
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
         Config::Set { app, pairs } => {
-            change(client, &app, pairs.into_iter().map(|(name, value)| (name, Some(value))).collect()).await
+            let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(given(value)?))));
+            change(client, &app, changes.collect::<anyhow::Result<_>>()?).await
         }
         Config::Unset { app, names } => {
             change(client, &app, names.into_iter().map(|name| (name, None)).collect()).await
@@ -43,6 +44,15 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             Ok(DONE)
         }
     }
+}
+
+/// A value, or what standard input holds for `-`: what stands in a command line, everyone on the machine can read.
+fn given(value: String) -> anyhow::Result<String> {
+    if value != "-" {
+        return Ok(value);
+    }
+    let text = std::io::read_to_string(std::io::stdin()).context("cannot read the value from standard input")?;
+    Ok(text.strip_suffix('\n').map_or(text.clone(), str::to_owned))
 }
 
 async fn values(client: &Client, app: &AppName) -> anyhow::Result<BTreeMap<String, String>> {

@@ -8,7 +8,7 @@ use http::Method;
 
 use super::pulls;
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{age, json as print_json, out, table};
+use crate::printer::{age, json as print_json, out, table, tell};
 
 pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
     // As the server tells them apart: another registry's name has a dot or a port in its first part.
@@ -46,8 +46,9 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber)
     while let Some(event) = events.next().await {
         match event? {
             Progress::Line { text } => {
-                eprintln!("{text}");
-                if text.contains(" is held: ") {
+                tell(&text);
+                // Of the lines only a step's begins so, and no application's does.
+                if text.starts_with("-----> ") && text.contains(" is held: it serves at ") {
                     return Ok(DONE);
                 }
             }
