@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gantry_image::{Config, Manifest};
 use gantry_model::Digest;
 
 use crate::{Agent, records};
@@ -30,6 +29,7 @@ pub(crate) async fn run(agent: &Arc<Agent>) {
 
 fn round(agent: &Agent) {
     let images = used_images(agent);
+    let mut all_read = true;
     let grace = agent.settings.collect.grace;
     let folder = agent.settings.data.join("images");
     let mut layers = BTreeSet::new();
@@ -37,12 +37,17 @@ fn round(agent: &Agent) {
         let path = folder.join(&name);
         let used = Digest::from_hex(&name).is_ok_and(|digest| images.contains(&digest));
         if used || age(&path).is_none_or(|age| age < grace) {
-            layers.extend(layers_of(&path));
+            match crate::images::read(&path) {
+                Some((_, config)) => layers.extend(config.rootfs.diff_ids),
+                None => all_read = false,
+            }
         } else if let Err(error) = gantry_linux::tree::remove(&path) {
             tracing::warn!(%error, "an image that nothing runs on stays");
         }
     }
-    match agent.layers.collect(&layers, grace) {
+    // One that cannot be read now may stand on any of them.
+    let removed = if all_read { agent.layers.collect(&layers, grace) } else { Ok(0) };
+    match removed {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
         Err(error) => tracing::warn!(%error, "layers that nothing runs on stay"),
@@ -63,14 +68,6 @@ fn used_images(agent: &Agent) -> BTreeSet<Digest> {
         Digest::from_hex(std::fs::read_to_string(path).ok()?.trim()).ok()
     });
     planned.chain(there.map(|record| record.spec.image)).chain(once).collect()
-}
-
-fn layers_of(folder: &Path) -> Vec<Digest> {
-    let read = || {
-        let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).ok()?).ok()?;
-        Config::parse(&std::fs::read(folder.join("config.json")).ok()?, &manifest).ok()
-    };
-    read().map(|config| config.rootfs.diff_ids).unwrap_or_default()
 }
 
 fn logs(agent: &Agent) {

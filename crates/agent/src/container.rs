@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gantry_image::Runtime;
 use gantry_linux::rooted;
-use gantry_model::role::DEFAULT_PORT;
+use gantry_model::role::{DEFAULT_PORT, Role};
 use gantry_model::{AppName, Command, InstanceSpec};
 use gantry_sandbox::{Bind, Limits, Log, Network, Root, Spec, User};
 use rustix::fs::{Mode, OFlags};
@@ -64,8 +64,11 @@ pub(crate) fn prepare(
     for (name, target) in &spec.role.volumes {
         let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
         if !source.exists() {
-            std::fs::create_dir_all(&source)?;
-            std::os::unix::fs::chown(&source, Some(user.uid), Some(user.gid))?;
+            // Whole or not at all: one that was left to root is of no use to the app. No volume's name begins with a dot.
+            let fresh = source.with_file_name(format!(".new-{name}"));
+            std::fs::create_dir_all(&fresh)?;
+            std::os::unix::fs::chown(&fresh, Some(user.uid), Some(user.gid))?;
+            std::fs::rename(&fresh, &source)?;
         }
         binds.push(Bind { source, target: target.into(), writable: true });
     }
@@ -88,8 +91,7 @@ pub(crate) fn prepare(
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
-            // A volume's files may be larger than what the rest of the root may take.
-            disk: spec.role.volumes.is_empty().then_some(spec.role.limits.disk.0),
+            disk: file_max(&spec.role),
         },
         network: Some(Network {
             bridge: agent.settings.bridge.clone(),
@@ -103,6 +105,11 @@ pub(crate) fn prepare(
         exit: places.folder.join("exit"),
         init: agent.init.clone(),
     })
+}
+
+/// The largest file of a role's, in bytes. A volume's files may be larger than what the rest of the root may take.
+pub(crate) fn file_max(role: &Role) -> Option<u64> {
+    role.volumes.is_empty().then_some(role.limits.disk.0)
 }
 
 /// Image, role, configuration, and then what Gantry itself says.

@@ -2,24 +2,19 @@
 //! than it may is ended, so that the others have a disk to write to.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gantry_linux::disk::{Watch, free};
 use gantry_model::{Bytes, InstanceId};
 use gantry_sandbox::Container;
 
 use crate::Agent;
-use crate::records::Places;
+use crate::once;
+use crate::records::{self, Places};
 
 /// How often the free space is looked at; one system call.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Less free space than at the last count is a reason to count.
-const LESS: u64 = 64 << 20;
-
-/// Counted at least so often.
-const COUNT: Duration = Duration::from_secs(60);
 
 /// Instances that were ended for what they wrote.
 #[derive(Default)]
@@ -43,16 +38,11 @@ impl Disk {
 
 /// Watches, for ever.
 pub(crate) async fn run(agent: Arc<Agent>) {
-    let mut counted: Option<(Instant, u64)> = None;
+    let mut watch = Watch::default();
     loop {
-        let free = free(&agent.settings.data);
-        let due = counted.is_none_or(|(at, then)| at.elapsed() >= COUNT || free + LESS <= then);
-        if due {
+        if watch.is_due(free(&agent.settings.data), Instant::now()) {
             count(&agent).await;
-            counted = Some((Instant::now(), free));
         }
-        // What became free since is not to hide what is written next.
-        counted = counted.map(|(at, then)| (at, then.max(free)));
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -64,25 +54,28 @@ pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
     matches!(counted, Ok(Ok(bytes)) if bytes >= limit.0)
 }
 
-fn free(data: &Path) -> u64 {
-    rustix::fs::statvfs(data).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
-}
-
-/// Counts every instance, and ends those that wrote too much.
+/// Counts every instance and one-off, and ends those that wrote too much.
 async fn count(agent: &Arc<Agent>) {
     for id in agent.status.ids() {
         let places = Places::of(&agent.settings, &id);
         let Some(limit) = places.read().map(|record| record.spec.role.limits.disk) else { continue };
-        if !is_full(&places, limit).await {
-            continue;
-        }
-        let Some(container) = Container::adopt(&places.state, &places.cgroup) else { continue };
-        if container.is_running() {
+        if is_full(&places, limit).await && end(&places) {
             tracing::warn!(instance = %id, %limit, "ended: it wrote more than it may");
-            agent.disk.over().insert(id.clone());
-            if let Err(error) = container.kill().await {
-                tracing::error!(instance = %id, %error, "cannot be ended");
-            }
+            agent.disk.over().insert(id);
         }
     }
+    for name in records::others(&agent.settings) {
+        let places = Places::named(&agent.settings, &name, agent.settings.data.join("logs"));
+        let Some(limit) = once::disk_of(&places) else { continue };
+        if is_full(&places, limit).await && end(&places) {
+            tracing::warn!(name, %limit, "ended: it wrote more than it may");
+        }
+    }
+}
+
+/// Ends what runs there; whether anything did. Whoever minds it clears up: one that the kernel does not let go keeps nobody
+/// from being counted.
+fn end(places: &Places) -> bool {
+    let running = Container::adopt(&places.state, &places.cgroup).filter(Container::is_running);
+    running.is_some_and(|container| container.signal(rustix::process::Signal::KILL).is_ok())
 }

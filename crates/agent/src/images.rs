@@ -34,6 +34,8 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
     };
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).rev() {
+        // Copies start together, and want the same: one of them unpacks it.
+        let _unpacking = agent.unpacking.lock().await;
         if !agent.layers.has(diff_id) {
             let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
             let stream = agent.client.stream(&path).await.map_err(|error| text(&error))?;
@@ -45,7 +47,7 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
 }
 
 /// Manifest and configuration of an image that was fetched before: it starts again without the server.
-fn read(folder: &std::path::Path) -> Option<(Manifest, Config)> {
+pub(crate) fn read(folder: &std::path::Path) -> Option<(Manifest, Config)> {
     let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).ok()?).ok()?;
     let config = Config::parse(&std::fs::read(folder.join("config.json")).ok()?, &manifest).ok()?;
     Some((manifest, config))

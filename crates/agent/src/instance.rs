@@ -54,6 +54,8 @@ pub(crate) struct Instance {
     record: Record,
     status: ObservedInstance,
     backoff: Duration,
+    /// Its record was there. What runs under its name without one has an address that nobody knows, and is begun anew.
+    known: bool,
 }
 
 /// Why watching a container ended.
@@ -63,11 +65,22 @@ enum Watched {
     Unhealthy,
 }
 
+/// Returns once it is to stop, if it is not yet.
+async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
+    let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
+    if wanted.wait_for(stops).await.is_err() {
+        // The agent is ending.
+        std::future::pending::<()>().await;
+    }
+}
+
 impl Instance {
     /// Takes an instance on: its record is written, its status on the board.
     pub(crate) fn new(agent: &Arc<Agent>, id: InstanceId, wanted: watch::Receiver<Wanted>) -> Result<Self, String> {
         let places = Places::of(&agent.settings, &id);
-        let record = match (places.read(), &*wanted.borrow()) {
+        let kept = places.read();
+        let known = kept.is_some();
+        let record = match (kept, &*wanted.borrow()) {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
                 let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
@@ -79,7 +92,10 @@ impl Instance {
                     started: false,
                     exit: None,
                 };
-                places.write(&record).map_err(|error| format!("its record cannot be written: {error}"))?;
+                if let Err(error) = places.write(&record) {
+                    agent.addresses.release(address);
+                    return Err(format!("its record cannot be written: {error}"));
+                }
                 gantry_linux::step!("instance.recorded");
                 record
             }
@@ -91,8 +107,9 @@ impl Instance {
         status.address = Some(record.address);
         status.restarts = record.restarts;
         status.exit.clone_from(&record.exit);
-        let mut instance = Self { agent: Arc::clone(agent), id, wanted, places, record, status, backoff: BACKOFF.0 };
-        let phase = match (instance.adopt(), instance.record.ready) {
+        let mut instance =
+            Self { agent: Arc::clone(agent), id, wanted, places, record, status, backoff: BACKOFF.0, known };
+        let phase = match (instance.left(), instance.record.ready) {
             (Some(container), true) if container.is_running() => Phase::Ready,
             (Some(container), false) if container.is_running() => Phase::Starting,
             _ if instance.is_over() => Phase::Exited,
@@ -104,6 +121,11 @@ impl Instance {
 
     fn adopt(&self) -> Option<Container> {
         Container::adopt(&self.places.state, &self.places.cgroup)
+    }
+
+    /// What the agent before left running.
+    fn left(&self) -> Option<Container> {
+        self.adopt().filter(|_| self.known)
     }
 
     /// It runs once, and did.
@@ -131,7 +153,7 @@ impl Instance {
 
     /// Lives until the instance is gone.
     pub(crate) async fn run(mut self) {
-        let mut container = self.adopt();
+        let mut container = self.left();
         if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
             // It was begun, and ended while nobody looked: once is once.
             self.note_exit(Usage::default(), false);
@@ -184,18 +206,7 @@ impl Instance {
     async fn pause(&mut self) {
         let pause = self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        let wanted = &mut self.wanted;
-        let stopped = async {
-            loop {
-                if wanted.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if wanted.borrow().as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop) {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(pause, stopped).await;
+        let _ = tokio::time::timeout(pause, told_to_stop(&mut self.wanted)).await;
     }
 
     async fn after(&mut self, begun: Instant) {
@@ -230,7 +241,11 @@ impl Instance {
         self.enter(Phase::Preparing);
         // Until it runs, its layers are not collected; from then on its record speaks for them.
         let _held = self.agent.layers.hold().map_err(|error| error.to_string())?;
-        let image = images::fetch(&self.agent, &self.id.app, &self.record.spec.image).await?;
+        let agent = Arc::clone(&self.agent);
+        let image = tokio::select! {
+            image = images::fetch(&agent, &self.id.app, &self.record.spec.image) => image?,
+            () = told_to_stop(&mut self.wanted) => return Err("it is not wanted any more".to_owned()),
+        };
         gantry_linux::step!("instance.fetched");
         let names = Names {
             app: self.id.app.clone(),
@@ -359,12 +374,13 @@ impl Instance {
     /// Notes how it ended, and clears what is left of it.
     async fn ended(&mut self, container: &Container) {
         let usage = container.usage();
-        // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
-        if container.kill().await.is_ok() {
-            gantry_linux::step!("instance.killed");
-            let full = disk::is_full(&self.places, self.record.spec.role.limits.disk).await;
-            self.note_exit(usage, full);
+        while let Err(error) = container.kill().await {
+            self.stuck(Phase::Failed, &error).await;
         }
+        // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
+        gantry_linux::step!("instance.killed");
+        let full = disk::is_full(&self.places, self.record.spec.role.limits.disk).await;
+        self.note_exit(usage, full);
         gantry_linux::step!("instance.noted");
         loop {
             match container.destroy().await {

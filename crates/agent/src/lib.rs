@@ -77,6 +77,8 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) client: Client,
     pub(crate) layers: Layers,
+    /// Held while a layer is fetched and unpacked.
+    pub(crate) unpacking: tokio::sync::Mutex<()>,
     pub(crate) init: PathBuf,
     pub(crate) status: status::Board,
     pub(crate) addresses: network::Addresses,
@@ -133,10 +135,11 @@ pub async fn run(
     let agent = Arc::new(Agent {
         client,
         layers,
+        unpacking: tokio::sync::Mutex::default(),
         init: gantry_sandbox::install_init(&settings.data.join("init"))?,
         status: status::Board::default(),
         addresses: network::Addresses::new(settings.gateway, settings.prefix),
-        users: users::Users::load(&settings.data, mapped.is_ok()),
+        users: users::Users::load(&settings.data, mapped.is_ok(), &records::apps(&settings)),
         disk: disk::Disk::default(),
         settings,
     });

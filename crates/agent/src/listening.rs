@@ -35,6 +35,9 @@ fn socket(line: &str) -> Option<(IpAddr, u16)> {
     Some((address, port))
 }
 
+/// Ports that are named: there may be thousands.
+const PORTS_SHOWN: usize = 10;
+
 /// What to say when nothing accepts on `port`.
 pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
     let on_port: Vec<_> = sockets.iter().filter(|(_, other)| *other == port).collect();
@@ -47,7 +50,7 @@ pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
     match others.as_slice() {
         [] => format!("connection refused: it listens on no port yet; it is asked to listen on $PORT, {port}"),
         _ => {
-            let others: Vec<String> = others.iter().map(u16::to_string).collect();
+            let others: Vec<String> = others.iter().take(PORTS_SHOWN).map(u16::to_string).collect();
             format!("connection refused: it listens on port {}, not on $PORT, {port}", others.join(" and "))
         }
     }

@@ -14,6 +14,9 @@ use crate::{AgentError, Settings};
 /// Addresses at the top of the network that instances are not given: builds have theirs there.
 const RESERVED: u32 = 256;
 
+/// The longest that a change of the rules may take.
+const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// The bridge, forwarding and the table are there. Done again it changes nothing.
 pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
@@ -22,7 +25,7 @@ pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     nft(&rules(settings)).await
 }
 
-/// The whole table, replaced in one transaction.
+/// The whole table, replaced in one transaction: the way out, and none in but through the router and the machine itself.
 fn rules(settings: &Settings) -> String {
     let Settings { bridge, gateway, prefix, .. } = settings;
     let mask = u32::MAX << (32 - u32::from(*prefix));
@@ -30,7 +33,9 @@ fn rules(settings: &Settings) -> String {
     format!(
         "table ip {bridge}\ndelete table ip {bridge}\ntable ip {bridge} {{\n\
          chain out {{\n type nat hook postrouting priority srcnat; policy accept;\n\
-         ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n}}\n"
+         ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n\
+         chain in {{\n type filter hook forward priority filter; policy accept;\n\
+         oifname \"{bridge}\" iifname != \"{bridge}\" ct state new drop\n }}\n}}\n"
     )
 }
 
@@ -59,7 +64,10 @@ async fn nft(rules: &str) -> Result<(), AgentError> {
     if let Some(mut input) = child.stdin.take() {
         input.write_all(rules.as_bytes()).await.map_err(|error| failed(&error))?;
     }
-    let output = child.wait_with_output().await.map_err(|error| failed(&error))?;
+    let output = tokio::time::timeout(NFT_TIMEOUT, child.wait_with_output())
+        .await
+        .map_err(|_| AgentError::Network(format!("nft did not end in {} s", NFT_TIMEOUT.as_secs())))?
+        .map_err(|error| failed(&error))?;
     if output.status.success() {
         return Ok(());
     }

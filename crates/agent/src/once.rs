@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use gantry_model::{AppName, InstanceSpec, ReleaseNumber};
+use gantry_model::{AppName, Bytes, InstanceSpec, ReleaseNumber};
 use gantry_sandbox::{Container, ExecSpec, launch};
 
 use crate::container::{self, Names};
 use crate::records::Places;
 use crate::{Agent, images};
+
+/// The file that says how much a one-off may write.
+const DISK: &str = "disk";
 
 /// A one-off container that runs.
 pub(crate) struct Once {
@@ -39,23 +42,30 @@ impl Once {
         let runtime = image.config.config.clone();
         let env = container::environment(&names, &spec, &runtime);
         let made = container::prepare(agent, &places, &names, &spec, &image, address)
-            .and_then(|made| std::fs::write(places.folder.join("image"), digest).map(|()| made));
+            .and_then(|made| note(&places, &digest, spec.role.limits.disk).map(|()| made));
         let started = match made {
             Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match started {
             Ok((container, made)) => {
-                let exec =
-                    ExecSpec { cgroup: made.cgroup, args: command, env, cwd: made.cwd, user: made.user, terminal };
+                let disk = made.limits.disk;
+                let exec = ExecSpec {
+                    cgroup: made.cgroup,
+                    args: command,
+                    env,
+                    cwd: made.cwd,
+                    user: made.user,
+                    terminal,
+                    disk,
+                };
                 Ok(Self { agent: Arc::clone(agent), places, address, container, exec })
             }
             Err(error) => {
-                if let Some(half) = Container::adopt(&places.state, &places.cgroup) {
-                    let _ = half.destroy().await;
+                // What the kernel does not let go keeps its address.
+                if crate::supervisor::clear(Arc::clone(agent), name).await {
+                    agent.addresses.release(address);
                 }
-                let _ = places.remove().await;
-                agent.addresses.release(address);
                 Err(error)
             }
         }
@@ -69,4 +79,15 @@ impl Once {
         let _ = self.places.remove().await;
         self.agent.addresses.release(self.address);
     }
+}
+
+/// What whoever comes by must know of it: the image that it runs on, and how much it may write.
+fn note(places: &Places, image: &str, disk: Bytes) -> std::io::Result<()> {
+    std::fs::write(places.folder.join("image"), image)?;
+    std::fs::write(places.folder.join(DISK), disk.0.to_string())
+}
+
+/// How much a one-off may write, in bytes, once that is noted.
+pub(crate) fn disk_of(places: &Places) -> Option<Bytes> {
+    std::fs::read_to_string(places.folder.join(DISK)).ok()?.parse().ok().map(Bytes)
 }

@@ -1,6 +1,7 @@
 //! What is kept on disk of an instance. Written before it matters: whatever process dies, the next one knows what there
 //! is and what was done already.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -95,6 +96,16 @@ pub(crate) fn others(settings: &Settings) -> Vec<String> {
     names.filter(|name| InstanceId::parse(name).is_none()).collect()
 }
 
+/// Every app of which there is something here or in the plan.
+pub(crate) fn apps(settings: &Settings) -> BTreeSet<String> {
+    let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
+    let once = others(settings).into_iter().filter_map(|name| {
+        let (app, _) = name.strip_prefix("run-")?.rsplit_once('-')?;
+        Some(app.to_owned())
+    });
+    planned.chain(all(settings)).map(|id| id.app.to_string()).chain(once).collect()
+}
+
 fn plan_path(settings: &Settings) -> PathBuf {
     settings.data.join("plan.json")
 }
@@ -131,5 +142,6 @@ fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     file.sync_data()?;
-    std::fs::rename(fresh, path)
+    std::fs::rename(fresh, path)?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }

@@ -24,6 +24,12 @@ use crate::{Agent, images};
 /// Between two questions to a server that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often a session is looked after in which nothing is said.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// The most lines that are gathered of all instances at once.
+const LINES_MAX: usize = 100_000;
+
 /// How often a followed log is looked at.
 const PEEK: Duration = Duration::from_millis(100);
 
@@ -92,6 +98,7 @@ async fn in_instance(
         cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
         user: container::user_of(runtime, &image).map_err(|error| error.to_string())?,
         terminal,
+        disk: container::file_max(&record.spec.role),
     };
     process(&container, spec, reader, writer).await
 }
@@ -187,12 +194,17 @@ async fn carry(
     let outward = async {
         let mut outcome = std::pin::pin!(session.outcome());
         let mut result = None;
+        let mut alive = tokio::time::interval(ALIVE);
         loop {
             tokio::select! {
                 frame = frames.recv() => match frame {
                     Some(frame) => frame.write(writer).await.map_err(|error| error.to_string())?,
                     None => break,
                 },
+                // Nothing, to hear whether anybody listens: a client whose machine is gone says nothing either.
+                _ = alive.tick() => {
+                    Frame::Output(Vec::new()).write(writer).await.map_err(|error| error.to_string())?;
+                }
                 ended = &mut outcome, if result.is_none() => {
                     result = Some(ended);
                     ending.send_replace(true);
@@ -221,13 +233,16 @@ async fn logs(
     writer: &mut WriteHalf<Session>,
 ) -> Result<i32, String> {
     let mut tails = BTreeMap::new();
-    let mut first = true;
+    let mut most = query.lines.unwrap_or(LINES_MAX).min(LINES_MAX);
     loop {
-        let mut lines = gather(agent, query, &mut tails);
-        if first && let Some(wanted) = query.lines {
-            lines.drain(..lines.len().saturating_sub(wanted));
-        }
-        first = false;
+        let (own, meant) = (Arc::clone(agent), query.clone());
+        let gathered = tokio::task::spawn_blocking(move || {
+            let lines = gather(&own, &meant, &mut tails, most);
+            (lines, tails)
+        });
+        let lines;
+        (lines, tails) = gathered.await.map_err(|error| error.to_string())?;
+        most = LINES_MAX;
         for line in lines {
             let mut text = serde_json::to_vec(&line).map_err(|error| error.to_string())?;
             text.push(b'\n');
@@ -242,8 +257,8 @@ async fn logs(
     }
 }
 
-/// What came since the last call, of every instance that is meant, in the order of time.
-fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail>) -> Vec<LogLine> {
+/// What came since the last call, of every instance that is meant, in the order of time: the newest lines, `most` at most.
+fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail>, most: usize) -> Vec<LogLine> {
     let Some(app) = &query.app else {
         return Vec::new();
     };
@@ -267,7 +282,9 @@ fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail
             error: line.error,
             text: line.text,
         }));
+        // Cut as they come: an instance has hundreds of thousands, and there may be hundreds of instances.
+        lines.sort_by_key(|line| line.at);
+        lines.drain(..lines.len().saturating_sub(most));
     }
-    lines.sort_by_key(|line| line.at);
     lines
 }

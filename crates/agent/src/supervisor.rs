@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::PlanAnswer;
-use gantry_linux::cgroup::Cgroup;
 use gantry_model::{InstanceId, MachinePlan};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
@@ -39,7 +38,7 @@ impl Supervisor {
     pub(crate) async fn adopt(&mut self) {
         self.plan = records::read_plan(&self.agent.settings);
         for name in records::others(&self.agent.settings) {
-            self.clear(&name).await;
+            tokio::spawn(clear(Arc::clone(&self.agent), name));
         }
         // Addresses first, so that a new instance is not given one that is in use.
         let known = records::all(&self.agent.settings);
@@ -54,19 +53,6 @@ impl Supervisor {
             }
             self.apply(&plan);
         }
-    }
-
-    /// Removes a container that is no instance.
-    async fn clear(&self, name: &str) {
-        let places = Places::named(&self.agent.settings, name, self.agent.settings.data.join("logs"));
-        if let Some(container) = Container::adopt(&places.state, &places.cgroup)
-            && let Err(error) = container.destroy().await
-        {
-            tracing::error!(name, %error, "a container that was left over cannot be removed");
-            return;
-        }
-        let _ = Cgroup::named(&places.cgroup).remove();
-        let _ = places.remove().await;
     }
 
     /// Follows the plan for ever. A server that is away, or says nothing, changes nothing.
@@ -100,6 +86,11 @@ impl Supervisor {
             return;
         }
         gantry_linux::step!("plan.kept");
+        if self.plan.is_none() {
+            // The one before cannot be read: what it named is there all the same.
+            let known = records::all(&self.agent.settings);
+            known.iter().filter(|id| !plan.instances.contains_key(*id)).for_each(|id| self.ensure(id, None));
+        }
         self.apply(&plan);
         gantry_linux::step!("plan.applied");
         self.plan = Some(plan);
@@ -133,8 +124,20 @@ impl Supervisor {
         let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
         let places = Places::of(&self.agent.settings, id);
         if to_stop && places.read().is_none() {
-            let _ = places.remove_now();
-            self.agent.status.remove(id);
+            if !places.state.exists() && !places.folder.exists() {
+                self.agent.status.remove(id);
+                return;
+            }
+            // A record that cannot be read, or half of a removal: whatever runs under its name ends first.
+            let (agent, name, gone) = (Arc::clone(&self.agent), id.to_string(), id.clone());
+            let (sender, receiver) = watch::channel(wanted);
+            let handle = tokio::spawn(async move {
+                if clear(Arc::clone(&agent), name).await {
+                    agent.status.remove(&gone);
+                }
+                drop(receiver);
+            });
+            self.tasks.insert(id.clone(), Task { wanted: sender, handle });
             return;
         }
         let (sender, receiver) = watch::channel(wanted);
@@ -152,4 +155,18 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Removes a container of which no record says what it is; whether that was done.
+pub(crate) async fn clear(agent: Arc<Agent>, name: String) -> bool {
+    let places = Places::named(&agent.settings, &name, agent.settings.data.join("logs"));
+    let ended = match Container::adopt(&places.state, &places.cgroup) {
+        Some(container) => container.destroy().await,
+        None => gantry_sandbox::end_rest(&places.cgroup).await,
+    };
+    let removed = match ended {
+        Ok(()) => places.remove().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    removed.inspect_err(|why| tracing::error!(name, why, "what was left over cannot be removed")).is_ok()
 }

@@ -1,7 +1,7 @@
 //! Each app's own range of users on this machine: what is root in one app's containers is nobody outside, and nobody in
 //! another app's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -26,9 +26,12 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    pub(crate) fn load(data: &Path, mapped: bool) -> Self {
+    /// Those of apps that have nothing here any more are free again: nothing on the disk is theirs.
+    pub(crate) fn load(data: &Path, mapped: bool, apps: &BTreeSet<String>) -> Self {
         let path = data.join("users.json");
-        let given = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut given: BTreeMap<String, u32> =
+            std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        given.retain(|app, _| apps.contains(app));
         Self { path, given: Mutex::new(given), mapped }
     }
 
@@ -43,10 +46,12 @@ impl Users {
             None => {
                 let free = (0..RANGES).find(|place| !given.values().any(|other| other == place));
                 let place = free.ok_or_else(|| io::Error::other("there is no free range of users"))?;
-                given.insert(app.to_string(), place);
+                let mut with_it = given.clone();
+                with_it.insert(app.to_string(), place);
                 let fresh = self.path.with_extension("new");
-                std::fs::write(&fresh, serde_json::to_vec(&*given)?)?;
+                std::fs::write(&fresh, serde_json::to_vec(&with_it)?)?;
                 std::fs::rename(fresh, &self.path)?;
+                *given = with_it;
                 place
             }
         };
@@ -62,12 +67,14 @@ mod tests {
     fn an_app_keeps_its_range_and_no_two_have_the_same() {
         let folder = tempfile::tempdir().expect("a folder");
         let app = |name| AppName::parse(name).expect("a name");
-        let users = Users::load(folder.path(), true);
+        let apps = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let users = Users::load(folder.path(), true, &apps(&[]));
         let first = users.of(&app("one")).expect("given").expect("mapped");
         let second = users.of(&app("two")).expect("given").expect("mapped");
         assert!(second >= first + RANGE && u64::from(FIRST) + u64::from(RANGES) * u64::from(RANGE) < 1 << 31);
-        let again = Users::load(folder.path(), true);
+        let again = Users::load(folder.path(), true, &apps(&["two"]));
         assert_eq!(again.of(&app("two")).expect("given"), Some(second));
-        assert_eq!(Users::load(folder.path(), false).of(&app("one")).expect("none"), None);
+        assert_eq!(again.of(&app("three")).expect("given"), Some(first), "nothing is left of the first");
+        assert_eq!(Users::load(folder.path(), false, &apps(&[])).of(&app("one")).expect("none"), None);
     }
 }

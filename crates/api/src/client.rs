@@ -84,6 +84,9 @@ impl AsyncWrite for Session {
     }
 }
 
+/// The longest that a blob's next piece may take.
+const SILENCE: Duration = Duration::from_secs(30);
+
 impl Client {
     /// A client of the server at `url` (`http://127.0.0.1:4680`).
     #[must_use]
@@ -206,7 +209,12 @@ impl Client {
     pub async fn stream(&self, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
         let request = Request::builder().uri(format!("{}{path}", self.url));
         let response = self.send(request, full(Vec::new())).await?;
-        Ok(data(response.into_body()))
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
+        let pieces = futures_util::stream::unfold(data(response.into_body()), move |mut pieces| async move {
+            let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())));
+            Some((piece?, pieces))
+        });
+        Ok(pieces.boxed())
     }
 
     /// `GET` of bytes with an `Accept` header.

@@ -125,8 +125,10 @@ fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
 }
 
 async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &Arc<Output>) -> Result<(), BuildError> {
-    let mut command = Command::new("mmdebstrap");
+    // It mounts: in namespaces of its own, its mounts and whatever it left running go with it, however it ends.
+    let mut command = Command::new("unshare");
     command
+        .args(["--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child", "mmdebstrap"])
         .args(["--variant=minbase", "--mode=root", "--format=tar"])
         .arg(format!("--customize-hook={}", hooks.join("hook").display()))
         // Documentation is of no use in a container, and a third of its size.
@@ -137,15 +139,15 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
     }
     // The same packages give the same bytes, whenever it runs.
     command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", hooks);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().map_err(
-            |error| {
-                BuildError::new(
-                    "base",
-                    format!("mmdebstrap cannot be run: {error}; install it (apt-get install mmdebstrap)"),
-                )
-            },
-        )?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| {
+            BuildError::new("base", format!("unshare cannot be run: {error}; install it (apt-get install util-linux)"))
+        })?;
     let stderr = child.stderr.take();
     let reading = async {
         if let Some(stderr) = stderr {
@@ -163,7 +165,9 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
     if status.success() {
         return Ok(());
     }
-    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status})"), tail: output.tail(20) })
+    let missing = status.code() == Some(127);
+    let hint = if missing { "; install it (apt-get install mmdebstrap)" } else { "" };
+    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status}){hint}"), tail: output.tail(20) })
 }
 
 /// The archive as a layer.

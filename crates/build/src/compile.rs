@@ -2,10 +2,10 @@
 //! decides the build.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry_image::{Layer, diff};
-use gantry_linux::tree;
+use gantry_linux::{disk, tree};
 use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
 
@@ -20,6 +20,8 @@ pub struct CompileLimits {
     pub time: Duration,
     /// Bytes.
     pub memory: u64,
+    /// Bytes that it may write, with what its app's cache holds.
+    pub disk: u64,
 }
 
 /// The whole machine's processors, in thousandths.
@@ -71,7 +73,7 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     gantry_linux::step!("compile.prepared");
     let container = launch(&spec).await.map_err(|error| failed(&error))?;
     gantry_linux::step!("compile.launched");
-    let outcome = watch(&container, &spec, step.limits.time, output).await;
+    let outcome = watch(&container, &spec, step.limits, step.cache, output).await;
     let usage = container.usage();
     gantry_linux::step!("compile.ended");
     container.destroy().await.map_err(|error| failed(&error))?;
@@ -125,7 +127,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
         users: step.users,
-        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS, disk: None },
+        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS, disk: Some(step.limits.disk) },
         network: step.network.clone(),
         binds: vec![
             Bind { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },
@@ -139,9 +141,17 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
 }
 
 /// Shows the output as it comes, until the step ends or its time is over.
-async fn watch(container: &Container, spec: &Spec, time: Duration, output: &Output) -> Result<(), BuildError> {
+async fn watch(
+    container: &Container,
+    spec: &Spec,
+    limits: CompileLimits,
+    cache: &Path,
+    output: &Output,
+) -> Result<(), BuildError> {
     let mut log = Tail::new(spec.log.segments.clone());
-    let deadline = tokio::time::Instant::now() + time;
+    let mut disk = disk::Watch::default();
+    let deadline = tokio::time::Instant::now() + limits.time;
+    let stopped = |message: String| BuildError { phase: "compile", message, tail: output.tail(TAIL) };
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
         for line in log.fresh() {
@@ -154,13 +164,28 @@ async fn watch(container: &Container, spec: &Spec, time: Duration, output: &Outp
             return Err(BuildError::new("compile", "it was called off"));
         }
         if tokio::time::Instant::now() > deadline {
-            let message = format!(
-                "container/compile did not end in {} s and was stopped; --compile-time of the server sets it",
-                time.as_secs()
-            );
-            return Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) });
+            let seconds = limits.time.as_secs();
+            return Err(stopped(format!(
+                "container/compile did not end in {seconds} s and was stopped; --compile-time of the server sets it"
+            )));
+        }
+        if disk.is_due(disk::free(cache), Instant::now())
+            && written(&spec.root.upper, cache, limits.disk).await > limits.disk
+        {
+            return Err(stopped(format!(
+                "container/compile wrote more than {}, with its cache, and was stopped; --compile-disk of the server sets it",
+                gantry_model::Bytes(limits.disk)
+            )));
         }
     }
+}
+
+/// What a step has written, with its app's cache: counted until it is too much.
+async fn written(upper: &Path, cache: &Path, most: u64) -> u64 {
+    let folders = [upper.to_owned(), cache.to_owned()];
+    let count =
+        move || folders.iter().map(|folder| tree::usage(folder, most).unwrap_or_default()).fold(0, u64::saturating_add);
+    tokio::task::spawn_blocking(count).await.unwrap_or_default()
 }
 
 fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {

@@ -233,6 +233,9 @@ pub(crate) struct Machine {
     /// The memory that container/compile may use
     #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_memory: Bytes,
+    /// What container/compile may write, with what its app's cache holds
+    #[arg(long, env = "GANTRY_COMPILE_DISK", default_value = "8G", value_name = "SIZE", value_parser = Bytes::parse)]
+    pub(crate) compile_disk: Bytes,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,12 +21,18 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     end_up(machine).await?;
     let containers = machine.run.join("containers");
     let builds = machine.data.join("scratch");
+    let mut stuck = Vec::new();
     for (folder, state, group) in [(&containers, "", String::new()), (&builds, "state", "/build".to_owned())] {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let cgroup = format!("{}{group}/{name}", machine.cgroup);
-            end_container(&entry.path().join(state), &cgroup).await?;
+            if let Err(error) = end_container(&entry.path().join(state), &cgroup).await {
+                stuck.push(format!("{error:#}"));
+            }
         }
+    }
+    if !stuck.is_empty() {
+        bail!("{}; everything else is ended, and `gantry down` tries these again", stuck.join("; "));
     }
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;

@@ -62,6 +62,7 @@ impl Machine {
             compile: gantry_controller::CompileLimits {
                 time: seconds(self.compile_time),
                 memory: self.compile_memory.0,
+                disk: self.compile_disk.0,
             },
             network: Network { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
         })

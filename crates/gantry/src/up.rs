@@ -277,6 +277,7 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("collect-grace", machine.collect_grace.to_string());
     add("reserve", machine.reserve.0.to_string());
     add("compile-memory", machine.compile_memory.0.to_string());
+    add("compile-disk", machine.compile_disk.0.to_string());
     if let Some(store) = &machine.store {
         let text = match store {
             gantry_store::Address::File(file) => path(file),

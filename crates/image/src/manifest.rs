@@ -17,6 +17,9 @@ const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
 /// The media type of the layers that Gantry makes.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
+/// The most that all blobs of an image may have, in bytes: twice what a layer may become.
+const SIZE_MAX: u64 = 64 << 30;
+
 /// The most layers: what an overlay takes (the kernel's `OVL_MAX_STACK` is 500) with room for the container's own.
 const LAYERS_MAX: usize = 400;
 
@@ -194,6 +197,11 @@ impl Manifest {
         }
         if manifest.layers.len() > LAYERS_MAX {
             return refused(format!("it has {} layers, at most {LAYERS_MAX} can be mounted", manifest.layers.len()));
+        }
+        // The sizes are whoever wrote it's; what is fetched is bounded by them.
+        let total = manifest.blobs().try_fold(0u64, |total, blob| total.checked_add(blob.size));
+        if total.is_none_or(|total| total > SIZE_MAX) {
+            return refused(format!("it says that it has more than {SIZE_MAX} bytes"));
         }
         Ok(manifest)
     }

@@ -91,10 +91,11 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).map_err(UnpackError::Stream)?),
         _ => Box::new(whole),
     };
-    let mut plain = Hashed::new(plain);
+    // Whatever an entry is, and whether its data is looked at.
+    let mut plain = Hashed::new(Bounded { inner: plain, left: bounds.bytes.saturating_add(HEADERS_MAX) });
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| UnpackError::Make { path: folder.display().to_string(), source: error.into() })?;
-    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), last: None };
+    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), paths: 0, last: None };
     unpacker.run(&mut plain)?;
     // What follows the archive's end is part of the digests.
     pass(&mut plain)?;
@@ -113,6 +114,26 @@ fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
         return Err(UnpackError::TooLarge(format!("{TAIL_MAX} bytes after its end")));
     }
     Ok(())
+}
+
+/// What headers, padding and the names in them may take besides the files.
+const HEADERS_MAX: u64 = 4 << 30;
+
+/// What the paths of all folders may take, in bytes: their times are set at the end.
+const PATHS_MAX: usize = 256 << 20;
+
+/// Ends with an error after so many bytes.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or_else(|| io::Error::other("it goes on without end"))?;
+        Ok(count)
+    }
 }
 
 /// Hashes what is read through it.
@@ -146,6 +167,8 @@ struct Unpacker {
     entries: u64,
     /// Folders with their times, set last: making something in a folder changes its time.
     folders: Vec<(PathBuf, u64)>,
+    /// Bytes of their paths.
+    paths: usize,
     /// The folder that the last file went into: files of one folder come together. Whatever else is made may change where a
     /// path leads.
     last: Option<(PathBuf, OwnedFd)>,
@@ -197,7 +220,14 @@ impl Unpacker {
             return whiteout(&place, name).map_err(made);
         }
         match kind {
-            EntryType::Directory => self.folder(entry, &place, &path).map_err(made),
+            EntryType::Directory => {
+                let names: PathBuf = rooted::names(&path).collect();
+                self.paths += names.as_os_str().len();
+                if self.paths > PATHS_MAX {
+                    return Err(UnpackError::TooLarge(format!("{PATHS_MAX} bytes of folders' names")));
+                }
+                self.folder(entry, &place, names).map_err(made)
+            }
             EntryType::Regular | EntryType::Continuous => self.file(entry, &place, made),
             EntryType::Symlink => {
                 let target = link_target(entry).ok_or_else(|| refuse("a link without a target"))?;
@@ -232,11 +262,14 @@ impl Unpacker {
         let (above, parent) = match known {
             Some(known) => known,
             None => {
-                // Folders that no entry is for are counted as those that one is for.
-                if rooted::open(&self.root, &above, OFlags::PATH | OFlags::DIRECTORY).is_err() {
-                    self.entries += above.components().count() as u64;
-                }
-                let parent = rooted::make_folder_through_links(&self.root, &above)?;
+                let parent = match rooted::open(&self.root, &above, OFlags::PATH | OFlags::DIRECTORY) {
+                    Ok(parent) => parent,
+                    Err(_) => {
+                        // Folders that no entry is for are counted as those that one is for.
+                        self.entries += above.components().count() as u64;
+                        rooted::make_folder_through_links(&self.root, &above)?
+                    }
+                };
                 (above, parent)
             }
         };
@@ -255,7 +288,7 @@ impl Unpacker {
         Ok(chmodat(&root, ".", mode(entry), AtFlags::empty())?)
     }
 
-    fn folder(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place, path: &Path) -> io::Result<()> {
+    fn folder(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place, path: PathBuf) -> io::Result<()> {
         match mkdirat(&place.parent, &*place.name, Mode::from_raw_mode(0o700)) {
             Err(Errno::EXIST) if is_folder(place) => {}
             Err(Errno::EXIST) => {
@@ -267,7 +300,7 @@ impl Unpacker {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = openat(&place.parent, &*place.name, flags, Mode::empty())?;
         set_xattrs(entry, &folder)?;
-        self.folders.push((path.to_owned(), entry.header().mtime().unwrap_or(0)));
+        self.folders.push((path, entry.header().mtime().unwrap_or(0)));
         finish_node(entry, place)
     }
 

@@ -13,8 +13,9 @@ use crate::{LinuxError, Tried};
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// On v1 the groups of these controllers are made as well: devices are denied there, v2 has no such file and rests on
-/// the missing right to make device nodes.
-const V1_EXTRA: [&str; 2] = ["devices", "cpuacct"];
+/// the missing right to make device nodes. The last two limit nothing: a container that stayed in the service manager's
+/// group there would be ended with Gantry's own services.
+const V1_EXTRA: [&str; 4] = ["devices", "cpuacct", "systemd", "unified"];
 
 /// Read and write of null, zero, full, random, urandom, tty, and pseudo-terminals.
 const DEVICES: [&str; 8] =
@@ -108,9 +109,8 @@ impl Cgroup {
             let wanted: Vec<_> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();
             write(&file, &wanted.join(" "))?;
             above.push(name);
-            if !above.exists() {
-                fs::create_dir(&above).tried(|| format!("make the control group {}", above.display()))?;
-            }
+            // Two may make it at once.
+            fs::create_dir_all(&above).tried(|| format!("make the control group {}", above.display()))?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! It knows nothing of containers, apps or images.
 
 pub mod cgroup;
+pub mod disk;
 pub mod mounts;
 pub mod network;
 pub mod process;

@@ -1,7 +1,7 @@
 //! Folders that someone else filled, however deep they made them: how much is in them, and their removal.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -82,6 +82,14 @@ fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// A folder right below. One that a file system is mounted on is somebody else's, and busy.
+fn below(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(parent, name, flags, Mode::empty(), beneath)
+        .map_err(|error| if error == Errno::XDEV { Errno::BUSY } else { error })
+}
+
 /// Empties a folder. What was moved up into it while it was read is found by reading it again.
 fn empty(top: &OwnedFd) -> rustix::io::Result<()> {
     let mut moved = 0;
@@ -103,7 +111,7 @@ fn clear(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> rust
             match unlinkat(folder, name, AtFlags::empty()) {
                 Err(Errno::ISDIR) if depth == 0 => move_up(folder, name, top, moved)?,
                 Err(Errno::ISDIR) => {
-                    clear(&open(folder.as_fd(), name)?, top, depth - 1, moved)?;
+                    clear(&below(folder, name)?, top, depth - 1, moved)?;
                     unlinkat(folder, name, AtFlags::REMOVEDIR)?;
                 }
                 result => result?,
@@ -138,6 +146,8 @@ fn move_up(folder: &OwnedFd, name: &OsStr, top: &OwnedFd, moved: &mut u64) -> ru
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

@@ -46,6 +46,8 @@ pub struct ExecSpec {
     pub user: User,
     /// It gets a terminal of the container's.
     pub terminal: bool,
+    /// The largest file that it may write, in bytes.
+    pub disk: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -269,7 +271,7 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
         rustix::stdio::dup2_stdin(&input).tried(|| "set its input".to_owned())?;
         rustix::stdio::dup2_stdout(&output).tried(|| "set its output".to_owned())?;
         rustix::stdio::dup2_stderr(&error).tried(|| "set its error output".to_owned())?;
-        posture::limit_resources(None)?;
+        posture::limit_resources(spec.disk)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let (uid, gid) = (rustix::fs::Uid::from_raw(spec.user.uid), rustix::fs::Gid::from_raw(spec.user.gid));
         rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;

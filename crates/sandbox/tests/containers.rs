@@ -220,6 +220,7 @@ async fn execs() {
         cwd: "/".into(),
         user: a.spec.user,
         terminal,
+        disk: None,
     };
     let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; exit 5";
     let mut session = exec(&container, spec(false, script)).await.expect("begun");

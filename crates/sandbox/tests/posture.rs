@@ -149,6 +149,7 @@ async fn own_program() {
                 cwd: "/".into(),
                 user: a.spec.user,
                 terminal: false,
+                disk: None,
             };
             if let Ok(mut session) = exec(&container, spec).await {
                 let _ = session.outcome().await;
@@ -191,6 +192,7 @@ async fn working_folder() {
             cwd: format!("/proc/self/fd/{number}"),
             user: a.spec.user,
             terminal: false,
+            disk: None,
         };
         let Ok(mut session) = exec(&container, spec).await else { continue };
         let mut text = String::new();

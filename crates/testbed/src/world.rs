@@ -400,7 +400,7 @@ impl World {
         }
         let tables = run(command("nft", &["list", "tables"])).out;
         left.extend(tables.lines().filter(|line| line.split(' ').any(|word| word == name)).map(str::to_owned));
-        for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices"] {
+        for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"] {
             let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(name);
             if path.exists() {
                 left.push(path.display().to_string());
