@@ -57,7 +57,8 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_however_often_a_release_is_promoted() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
-    let (promotions, clients) = if long { (200, 60) } else { (5, 24) };
+    let count = std::env::var("GANTRY_TEST_PROMOTIONS").ok().map(|text| text.parse().expect("a number"));
+    let (promotions, clients) = if long { (count.unwrap_or(200), 60) } else { (5, 24) };
     let world = World::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
     let target = Target::shop(world.http_port(), &load::ALL, Duration::from_millis(50));
@@ -69,6 +70,11 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     let rate = load.sent() / begun.elapsed().as_secs().max(1);
     let report = load.end().await;
     println!("{promotions} promotions, {} requests, {rate} a second, {} failed", report.sent, report.failed);
+    if report.failed > 0 {
+        let log = std::fs::read_to_string(world.path("data/router/access.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("\"status\":50")).take(20).for_each(|line| println!("{line}"));
+        println!("{}{}", world.gantry(&["events", "shop"]).all(), world.gantry(&["logs", "shop", "-n", "100"]).all());
+    }
     assert_eq!(report.failed, 0, "{:?}", report.reasons);
     assert!(report.sent > promotions * 100, "{} requests are no load", report.sent);
 }

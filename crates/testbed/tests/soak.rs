@@ -79,7 +79,8 @@ impl Soak {
                 serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).ok()?;
             let wanted = app["wanted"].as_u64()?;
             let runs = world.containers().len() as u64;
-            (app["deploy"].is_null() && app["ready"] == wanted && runs == wanted).then_some(())
+            let served = ["server", "agent", "router"].iter().all(|service| world.service_pid(service).is_some());
+            (served && app["deploy"].is_null() && app["ready"] == wanted && runs == wanted).then_some(())
         });
     }
 

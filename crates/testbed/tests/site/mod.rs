@@ -46,7 +46,10 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.wfile.flush()
     def log_message(self, *arguments):
         pass
-server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)
+class Server(http.server.ThreadingHTTPServer):
+    # As servers for production have it: of more connections at once than the 5 of this one, the kernel resets some.
+    request_queue_size = 512
+server = Server(("0.0.0.0", int(os.environ["PORT"])), Site)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print("VERSION serves", flush=True)
 server.serve_forever()
