@@ -336,7 +336,11 @@ impl Instance {
                 }
                 self.enter(Phase::Ready);
             }
-            None => {}
+            // It answers, and has to go on doing so: what was wrong before is over.
+            None => {
+                self.status.probe = None;
+                self.enter(self.status.phase);
+            }
             Some(probe) if self.record.ready => {
                 *failures += 1;
                 self.status.probe = Some(probe);

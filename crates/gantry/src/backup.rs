@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::out;
+use crate::printer::{out, told};
 
 /// The format of what is written here.
 const FORMAT: u32 = 1;
@@ -108,7 +108,7 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
         return Err(error.context(format!("cannot write the backup {}", to.display())));
     }
     out!("{}: {} records, revision {}", to.display(), kept.len(), listing.revision);
-    eprintln!("Volumes are not in it: they belong to their applications.");
+    told!("Volumes are not in it: they belong to their applications.");
     Ok(DONE)
 }
 

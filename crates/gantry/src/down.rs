@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
+use crate::printer::told;
 
 /// The longest that `up` may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     }
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;
-    eprintln!("Everything of Gantry's on this machine is stopped; `gantry up` brings it back.");
+    told!("Everything of Gantry's on this machine is stopped; `gantry up` brings it back.");
     Ok(DONE)
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::printer::told;
 use gantry_api::ClientError;
 
 /// 0 done, 1 failed, 2 usage, 70 timed out; a process that was run gives its own.
@@ -22,13 +23,9 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>) -> ExitCode {
     match outcome {
         Ok(exit) => ExitCode::from(exit.0),
         Err(error) => {
-            eprint!("gantry: {error}");
-            for cause in error.chain().skip(1) {
-                eprint!(": {cause}");
-            }
-            eprintln!();
+            told!("gantry: {error:#}");
             if let Some(hint) = hint(&error) {
-                eprintln!("{hint}");
+                told!("{hint}");
             }
             ExitCode::from(kind(&error))
         }

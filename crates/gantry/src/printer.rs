@@ -12,6 +12,12 @@ macro_rules! out {
 }
 pub(crate) use out;
 
+/// Tells a person how something goes, on standard error. Whoever no longer listens is told nothing.
+macro_rules! told {
+    ($($text:tt)*) => { $crate::printer::tell(&format!($($text)*)) };
+}
+pub(crate) use told;
+
 /// The exit status of a program that was ended by SIGPIPE, as shells tell it.
 const CLOSED_PIPE: i32 = 141;
 
@@ -21,16 +27,16 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     match writeln!(stdout, "{}", plain(&text.to_string())).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(CLOSED_PIPE),
         Err(error) => {
-            eprintln!("gantry: cannot write to standard output: {error}");
+            told!("gantry: cannot write to standard output: {error}");
             std::process::exit(1);
         }
         Ok(()) => {}
     }
 }
 
-/// Tells a person how something goes, on standard error.
+/// Tells a person something; see [`told`].
 pub(crate) fn tell(text: &str) {
-    eprintln!("{}", plain(text));
+    let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }
 
 /// A text without what would steer a terminal: much of what is shown was said by applications.

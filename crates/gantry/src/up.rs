@@ -18,6 +18,7 @@ use crate::args::Machine;
 use crate::exit::{DONE, Exit};
 use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
 use crate::machine::{program, require_root};
+use crate::printer::told;
 use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, start_logging};
 
 /// Pauses before a service that died is started again.
@@ -57,7 +58,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         let sockets = if name == "router" { std::mem::take(&mut sockets) } else { Vec::new() };
         minders.push(Minder::start(Service::new(name, arguments(name, machine)?, sockets))?);
     }
-    eprintln!("Apps are served at http://<app>.{}:{}/", machine.domain, machine.http.port());
+    told!("Apps are served at http://<app>.{}:{}/", machine.domain, machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
     loop {

@@ -114,14 +114,17 @@ fn a_process_that_leaves_another_behind_has_ended() {
     let mut shell = Command::new("sh");
     shell.args(["-c", &command]);
     assert_eq!(run(shell).good().out.trim(), size.to_string());
-    let mut shell = Command::new("sh");
-    let head = format!(
-        "GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} docs apps | head -n 1",
-        world.api_port(),
-        world.token(),
-        program("gantry").display()
-    );
-    shell.args(["-c", &head]);
-    let output = run(shell).good();
-    assert!(output.err.is_empty() && output.out.starts_with("# "), "{output:?}");
+    for arguments in ["docs apps", "completions bash", "config set shop A=1 2>&1"] {
+        let mut shell = Command::new("bash");
+        let head = format!(
+            "GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} {arguments} | head -n 1; echo ${{PIPESTATUS[0]}}",
+            world.api_port(),
+            world.token(),
+            program("gantry").display()
+        );
+        shell.args(["-c", &head]);
+        let output = run(shell).good();
+        let (_, status) = output.out.trim_end().rsplit_once('\n').expect("a status");
+        assert!(output.err.is_empty() && ["0", "141"].contains(&status), "{arguments}: {output:?}");
+    }
 }

@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::args::App;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, or_dash, out, table};
+use crate::printer::{age, json as print_json, or_dash, out, table, told};
 
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -18,8 +18,8 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                 print_json(&info)?;
             } else {
                 out!("{}/git/{}.git", client.url(), info.name);
-                eprintln!("Created {}. Push to deploy it, with a token as the password:", info.name);
-                eprintln!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
+                told!("Created {}. Push to deploy it, with a token as the password:", info.name);
+                told!("  git push {}/git/{}.git HEAD:{}", client.url(), info.name, info.branch);
             }
         }
         App::Ls => {
@@ -35,7 +35,7 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                 bail!("this stops {name} and removes its releases and history; say --confirm {name} to do it");
             }
             client.call::<()>(Method::DELETE, &format!("/v1/apps/{name}"), None::<&()>).await?;
-            eprintln!("{name} is being destroyed; its volumes stay");
+            told!("{name} is being destroyed; its volumes stay");
         }
     }
     Ok(DONE)
@@ -121,14 +121,14 @@ pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> any
 pub(crate) async fn scale(client: &Client, app: &AppName, counts: Vec<(RoleName, u32)>) -> anyhow::Result<Exit> {
     let request = ChangeScale { roles: counts.into_iter().collect() };
     client.call::<()>(Method::PUT, &format!("/v1/apps/{app}/scale"), Some(&request)).await?;
-    eprintln!("{app} is being scaled; `gantry ps {app}` shows how it goes");
+    told!("{app} is being scaled; `gantry ps {app}` shows how it goes");
     Ok(DONE)
 }
 
 pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
     client.post::<()>(&format!("/v1/apps/{app}/traffic"), change).await?;
     let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
-    eprintln!("requests of {app}: {}", info.traffic);
+    told!("requests of {app}: {}", info.traffic);
     Ok(DONE)
 }
 

@@ -11,7 +11,7 @@ use http::Method;
 use super::deploys;
 use crate::args::Config;
 use crate::exit::{DONE, Exit};
-use crate::printer::{json as print_json, out};
+use crate::printer::{json as print_json, out, told};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -65,7 +65,7 @@ async fn change(client: &Client, app: &AppName, changes: BTreeMap<String, Option
     match accepted {
         Some(accepted) => deploys::follow(client, app, accepted.deploy).await,
         None => {
-            eprintln!("Nothing runs that this changes; the next release has it");
+            told!("Nothing runs that this changes; the next release has it");
             Ok(DONE)
         }
     }

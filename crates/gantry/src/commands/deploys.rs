@@ -8,7 +8,7 @@ use http::Method;
 
 use super::pulls;
 use crate::exit::{DONE, Exit, FAILED};
-use crate::printer::{age, json as print_json, out, table, tell};
+use crate::printer::{age, json as print_json, out, table, tell, told};
 
 pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
     // As the server tells them apart: another registry's name has a dot or a port in its first part.
@@ -59,7 +59,7 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber)
             Progress::End { .. } => return Ok(FAILED),
         }
     }
-    eprintln!("gantry: the deploy can no longer be followed; it goes on, `gantry status` tells how");
+    told!("gantry: the deploy can no longer be followed; it goes on, `gantry status` tells how");
     Ok(FAILED)
 }
 

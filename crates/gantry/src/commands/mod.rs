@@ -15,6 +15,7 @@ use gantry_api::types::ChangeTraffic;
 
 use crate::args::{Args, Command, Maintenance, Store};
 use crate::exit::{DONE, Exit};
+use crate::printer::out;
 use crate::{backup, down, remote, services, up};
 
 /// Runs the command.
@@ -32,7 +33,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Restore { machine, file } => backup::restore(&machine, &file).await,
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "gantry", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "gantry", &mut script);
+            out!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(DONE)
         }
         Command::Status => system::status(&client()?, json).await,

@@ -1,5 +1,6 @@
 //! Images of other registries, and everything else that is watched while it is made.
 
+use crate::printer::told;
 use anyhow::bail;
 use futures_util::StreamExt;
 use gantry_api::types::{BaseInfo, Making, PullImage};
@@ -38,7 +39,7 @@ async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> an
     let mut events = client.lines::<Making>(Method::POST, path, body).await?;
     while let Some(event) = events.next().await {
         match event? {
-            Making::Line { text } => eprintln!("{text}"),
+            Making::Line { text } => told!("{text}"),
             Making::Failed { problem } => return Err(ClientError::from(problem).into()),
             last => return Ok(last),
         }

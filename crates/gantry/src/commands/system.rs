@@ -8,7 +8,7 @@ use http::Method;
 use super::apps;
 use crate::args::Token;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, until};
+use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
     let status: Status = client.get("/v1/status").await?;
@@ -61,7 +61,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
                 print_json(&token)?;
             } else {
                 out!("{}", token.secret);
-                eprintln!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
+                told!("This is shown once. It goes into GANTRY_TOKEN, or is git's password.");
             }
         }
         Token::Ls => {
@@ -78,7 +78,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
         }
         Token::Revoke { name } => {
             client.call::<()>(Method::DELETE, &format!("/v1/tokens/{}", escape(&name)), None::<&()>).await?;
-            eprintln!("{name} is revoked");
+            told!("{name} is revoked");
         }
     }
     Ok(DONE)
