@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{
@@ -12,7 +12,7 @@ use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase, RequestCo
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, body, json, name};
+use super::{Answer, Params, body, json, name};
 use crate::core::View;
 use crate::{Server, mutations, why};
 
@@ -73,8 +73,7 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
 }
 
 pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     json(&info(&server, &view, mutations::app(&view.mirror, &app)?))
 }
@@ -91,8 +90,7 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
 }
 
 pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let view = server.core.view();
     json(&mutations::app(&view.mirror, &app)?.config)
 }
@@ -103,8 +101,7 @@ pub(crate) async fn change_config(
     Path(app): Path<String>,
     text: Bytes,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let request: ChangeConfig = body(&text)?;
     let by = caller.name;
     let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes);
@@ -118,8 +115,7 @@ pub(crate) async fn change_scale(
     Path(app): Path<String>,
     text: Bytes,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let request: ChangeScale = body(&text)?;
     let by = caller.name;
     server.core.mutate(move |mirror, now| mutations::change_scale(mirror, now, &by, &app, request.roles)).await?;
@@ -132,8 +128,7 @@ pub(crate) async fn change_traffic(
     Path(app): Path<String>,
     text: Bytes,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let change: ChangeTraffic = body(&text)?;
     let by = caller.name;
     server.core.mutate(move |mirror, now| mutations::change_traffic(mirror, now, &by, &app, change)).await?;
@@ -141,8 +136,7 @@ pub(crate) async fn change_traffic(
 }
 
 pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     let current = mutations::app(&view.mirror, &app)?.current;
     let releases = view.mirror.releases.get(&app).into_iter().flat_map(|releases| releases.values());
@@ -164,8 +158,7 @@ pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, 
 }
 
 pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     mutations::app(&view.mirror, &app)?;
     let infos: Vec<InstanceInfo> = view
@@ -204,10 +197,9 @@ pub(crate) async fn why(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(app): Path<String>,
-    Query(query): Query<WhyQuery>,
+    Params(query): Params<WhyQuery>,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     mutations::app(&view.mirror, &app)?;
     match query.instance {

@@ -10,7 +10,7 @@ use gantry_model::{AppName, MachineName};
 use http::header;
 use http::request::Parts;
 
-use super::Refusal;
+use super::{Refusal, name};
 use crate::{Server, core, tokens};
 
 /// Who asks: a token that is known.
@@ -30,14 +30,18 @@ impl Caller {
         self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read")
     }
 
-    /// May look at an app.
-    pub(crate) fn read_app(&self, app: &AppName) -> Result<(), Refusal> {
-        self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(app), "read")
+    /// The app of this name, which the caller may look at.
+    pub(crate) fn read_app(&self, app: &str) -> Result<AppName, Refusal> {
+        let app: AppName = name(app)?;
+        self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(&app), "read")?;
+        Ok(app)
     }
 
-    /// May change an app.
-    pub(crate) fn deploy(&self, app: &AppName) -> Result<(), Refusal> {
-        self.allow(self.may_deploy(app), &format!("deploy to {app}"))
+    /// The app of this name, which the caller may change.
+    pub(crate) fn deploy(&self, app: &str) -> Result<AppName, Refusal> {
+        let app: AppName = name(app)?;
+        self.allow(self.may_deploy(&app), &format!("deploy to {app}"))?;
+        Ok(app)
     }
 
     /// Is this machine.

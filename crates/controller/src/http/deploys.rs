@@ -10,20 +10,19 @@ use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::types::{Accepted, StartDeploy, What};
 use gantry_model::deploy::Order;
-use gantry_model::{AppName, Cause, Deploy, DeployNumber};
+use gantry_model::{Cause, Deploy, DeployNumber};
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, body, json, name, registry};
+use super::{Answer, body, json, registry};
 use crate::{Server, follow, mutations};
 
 /// The longest name of an image's origin that is kept.
 const ORIGIN_MAX: usize = 500;
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     mutations::app(&view.mirror, &app)?;
     let deploys: Vec<&Deploy> =
@@ -37,8 +36,7 @@ pub(crate) async fn start(
     Path(app): Path<String>,
     text: Bytes,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let request: StartDeploy = body(&text)?;
     let cause = match request.what {
         What::Image { reference, origin } => {
@@ -78,8 +76,7 @@ pub(crate) async fn follow(
     Path((app, number)): Path<(String, u64)>,
     headers: HeaderMap,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let number = DeployNumber(number);
     let view = server.core.view();
     if view.mirror.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
@@ -97,8 +94,7 @@ pub(crate) async fn abort(server: State<Arc<Server>>, caller: Caller, app: Path<
 }
 
 async fn order(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>, order: Order) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let by = caller.name;
     let deploy = server.core.mutate(move |mirror, now| mutations::order(mirror, now, &by, &app, order)).await?;
     json(&Accepted { deploy })

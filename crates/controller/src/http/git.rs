@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -15,7 +15,7 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, name};
+use super::{Answer, Params};
 use crate::{Server, mutations};
 
 /// The longest compressed request, unpacked: what a clone says that it has.
@@ -35,12 +35,12 @@ struct Door {
 
 /// Checks who asks for what, and that the repository is there.
 async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>, headers: &HeaderMap) -> Answer<Door> {
-    let app: AppName = name(app.strip_suffix(".git").unwrap_or(app))?;
+    let app = app.strip_suffix(".git").unwrap_or(app);
     let service = service.and_then(Service::parse).ok_or_else(|| Problem::invalid("only smart HTTP is served"))?;
-    match service {
-        Service::ReceivePack => caller.deploy(&app)?,
-        Service::UploadPack => caller.read_app(&app)?,
-    }
+    let app = match service {
+        Service::ReceivePack => caller.deploy(app)?,
+        Service::UploadPack => caller.read_app(app)?,
+    };
     let view = server.core.view();
     let branch = &mutations::app(&view.mirror, &app)?.branch;
     server.repositories.ensure(&app, branch).await.map_err(|error| Problem::internal(error.to_string()))?;
@@ -57,7 +57,7 @@ pub(crate) async fn advertise(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(app): Path<String>,
-    Query(query): Query<Refs>,
+    Params(query): Params<Refs>,
     headers: HeaderMap,
 ) -> Answer {
     let door = open(&server, &caller, &app, query.service.as_deref(), &headers).await?;

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use gantry_api::Problem;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind};
-use gantry_model::{AppName, Moment, RoleName};
+use gantry_model::{Moment, RoleName};
 use http::HeaderMap;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, deploys, name, sessions};
+use super::{Answer, Params, deploys, sessions};
 use crate::{Server, mutations};
 
 /// Lines that nobody took yet.
@@ -35,10 +35,9 @@ pub(crate) async fn read(
     caller: Caller,
     Path(app): Path<String>,
     headers: HeaderMap,
-    Query(asked): Query<Asked>,
+    Params(asked): Params<Asked>,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.read_app(&app)?;
+    let app = caller.read_app(&app)?;
     let view = server.core.view();
     mutations::app(&view.mirror, &app)?;
     let machine = sessions::any_machine(&view)?;

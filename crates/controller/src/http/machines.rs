@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::types::{MachineReport, PlanAnswer, RouterReport, TableAnswer};
 use gantry_model::{Generation, MachineName};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, body, json, name};
+use super::{Answer, Params, body, json, name};
 use crate::Server;
 use crate::core::View;
 
@@ -43,7 +43,7 @@ pub(crate) async fn plan(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(machine): Path<String>,
-    Query(query): Query<After>,
+    Params(query): Params<After>,
 ) -> Answer {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
@@ -78,7 +78,7 @@ pub(crate) async fn table(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(machine): Path<String>,
-    Query(query): Query<After>,
+    Params(query): Params<After>,
 ) -> Answer {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;

@@ -17,11 +17,12 @@ pub(crate) mod uploads;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use bytes::Bytes;
 use gantry_api::Problem;
+use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,6 +70,20 @@ pub(crate) fn json(value: &impl Serialize) -> Answer {
 /// A body as a value.
 pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
     serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the request's body: {error}")).into())
+}
+
+/// The parameters of a request's query; what is wrong with them is told as everything else is.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
+        let params = Query::try_from_uri(&parts.uri);
+        let Query(value) =
+            params.map_err(|error| Problem::invalid(format!("the request's query: {}", error.body_text())))?;
+        Ok(Self(value))
+    }
 }
 
 /// A name out of a path.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{Making, PullImage};
 use gantry_image::{Credentials, PullError, Remote};
-use gantry_model::{AppName, BaseName, Digest};
+use gantry_model::{BaseName, Digest};
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
@@ -25,8 +25,7 @@ pub(crate) async fn image(
     headers: HeaderMap,
     text: Bytes,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     mutations::app(&server.core.view().mirror, &app)?;
     let pull = Pull::read(&caller, &text)?;
     run(&headers, async move |sender| {

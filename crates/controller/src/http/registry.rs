@@ -18,8 +18,8 @@ use http::{Method, StatusCode, header};
 
 use super::auth::Caller;
 use super::{Answer, Refusal, json, uploads};
-use crate::Server;
 use crate::mirror::{Change, Record, tag_key};
+use crate::{Server, causes};
 
 /// The largest manifest: what the specification asks registries to take, at least.
 const MANIFEST_MAX: usize = 4 << 20;
@@ -215,15 +215,19 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
 
 async fn blob(server: &Server, digest: &Digest, body: bool) -> Answer {
     let missing = || Problem::missing(format!("there is no blob {digest}"));
-    let blob = server.blobs.get(digest).await.map_err(|_| missing())?;
+    // Whoever looks for a blob means to name it, and leaves it out of a push: it is not collected meanwhile.
+    let size =
+        server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?.ok_or_else(missing)?;
+    let body = match body {
+        true => Body::from_stream(server.blobs.get(digest).await.map_err(|_| missing())?.stream),
+        false => Body::empty(),
+    };
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, blob.size.to_string()),
+        (header::CONTENT_LENGTH, size.to_string()),
         (http::HeaderName::from_static("docker-content-digest"), digest.to_string()),
     ];
-    let response: Response =
-        (StatusCode::OK, headers, if body { Body::from_stream(blob.stream) } else { Body::empty() }).into_response();
-    Ok(response)
+    Ok((StatusCode::OK, headers, body).into_response())
 }
 
 /// Removes a tag, or every tag of a digest. The image itself goes once nothing names it; what a release names stays.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
-use super::{Answer, body, name};
+use super::{Answer, body};
 use crate::core::View;
 use crate::{Server, mutations};
 
@@ -110,8 +110,7 @@ pub(crate) async fn exec(
     Path(app): Path<String>,
     request: Request,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();
@@ -129,8 +128,7 @@ pub(crate) async fn run(
     Path(app): Path<String>,
     request: Request,
 ) -> Answer {
-    let app: AppName = name(&app)?;
-    caller.deploy(&app)?;
+    let app = caller.deploy(&app)?;
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::types::{CreateToken, Event, Status, TokenInfo};
-use gantry_model::AppName;
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, apps, body, json};
+use super::{Answer, Params, apps, body, json};
 use crate::{Server, tokens};
 
 pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
@@ -64,16 +63,16 @@ pub(crate) fn size(folder: &std::path::Path) -> u64 {
 /// `?app=`
 #[derive(Deserialize)]
 pub(crate) struct OfApp {
-    app: Option<AppName>,
+    app: Option<String>,
 }
 
-pub(crate) async fn events(State(server): State<Arc<Server>>, caller: Caller, Query(query): Query<OfApp>) -> Answer {
-    match &query.app {
-        Some(app) => caller.read_app(app)?,
-        None => caller.read()?,
-    }
+pub(crate) async fn events(State(server): State<Arc<Server>>, caller: Caller, Params(query): Params<OfApp>) -> Answer {
+    let app = match &query.app {
+        Some(app) => Some(caller.read_app(app)?),
+        None => caller.read().map(|()| None)?,
+    };
     let view = server.core.view();
-    let wanted = |event: &&std::sync::Arc<Event>| query.app.is_none() || event.app == query.app;
+    let wanted = |event: &&std::sync::Arc<Event>| app.is_none() || event.app == app;
     let events: Vec<&Event> = view.mirror.events.values().filter(wanted).map(AsRef::as_ref).collect();
     json(&events)
 }
