@@ -379,7 +379,7 @@ impl Instance {
     async fn ended(&mut self, container: &Container) {
         let usage = container.usage();
         while let Err(error) = container.kill().await {
-            self.stuck(Phase::Failed, &error).await;
+            self.stuck(&error).await;
         }
         // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
         gantry_linux::step!("instance.killed");
@@ -392,7 +392,7 @@ impl Instance {
                     gantry_linux::step!("instance.destroyed");
                     break;
                 }
-                Err(error) => self.stuck(Phase::Failed, &error).await,
+                Err(error) => self.stuck(&error).await,
             }
         }
         self.enter(Phase::Exited);
@@ -400,12 +400,12 @@ impl Instance {
 
     /// Kernel and runtime disagree: told, tried again, and in nobody else's way. Its name and address are given to nobody
     /// until it is gone.
-    async fn stuck(&mut self, phase: Phase, error: &(dyn std::error::Error + Sync)) {
+    async fn stuck(&mut self, error: &(dyn std::error::Error + Sync)) {
         let causes = std::iter::successors(error.source(), |error| error.source());
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
         tracing::error!(instance = %self.id, why, "cannot be removed; trying again");
         self.status.failure = Some(why);
-        self.enter(phase);
+        self.enter(if self.goal() == Goal::Stop { Phase::Stopping } else { Phase::Failed });
         tokio::time::sleep(STUCK).await;
     }
 
@@ -440,10 +440,10 @@ impl Instance {
         }
         // A launcher that was killed half-way leaves a group that no record tells of.
         while let Err(error) = end_rest(&self.places.cgroup).await {
-            self.stuck(Phase::Stopping, &error).await;
+            self.stuck(&error).await;
         }
         while let Err(error) = self.places.remove().await {
-            self.stuck(Phase::Stopping, &error).await;
+            self.stuck(&error).await;
         }
         gantry_linux::step!("instance.removed");
         self.agent.addresses.release(self.record.address);

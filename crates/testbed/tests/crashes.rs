@@ -253,6 +253,62 @@ fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
 }
 
+/// A process that the kernel does not end for as long as this is there, as one that waits for a disk that is gone.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    /// None where control groups have no such freezer: on v2 a frozen process can be ended.
+    fn process(pid: u32) -> Option<Self> {
+        let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/freezer/gantry-frozen-{pid}"));
+        std::fs::create_dir(&group).ok()?;
+        std::fs::write(group.join("cgroup.procs"), pid.to_string()).expect("added");
+        std::fs::write(group.join("freezer.state"), "FROZEN").expect("frozen");
+        Some(Self(group))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        // It goes once its process has.
+        let begun = std::time::Instant::now();
+        while std::fs::remove_dir(&self.0).is_err() && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    let roles = "{ web: { command: 'python3 server.py', stop_timeout: 1, health: { path: '/up' } } }";
+    shop.write("container/roles.json", roles);
+    push_site(&shop, "one");
+    let (name, pid) = world.containers().swap_remove(0);
+    let Some(frozen) = Frozen::process(pid) else {
+        println!("no freezer here that keeps a process from its end");
+        return;
+    };
+    // It answers nobody, and is replaced all the same.
+    push_site(&shop, "two");
+    assert!(page(&world, "shop").starts_with("two"));
+    world.wait("it is told", |world| {
+        let why = world.gantry(&["why", "shop", &name]).out;
+        (why.contains("cannot be removed, and is tried again") && why.contains("does not end")).then_some(())
+    });
+    // Agent and server come back beside it.
+    world.kill_service("agent");
+    world.kill_service("server");
+    world.wait("both are back", |world| world.gantry(&["app", "show", "shop"]).out.contains("1/1").then_some(()));
+    push_site(&shop, "three");
+    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    drop(frozen);
+    world.wait("it is gone", |world| (!world.gantry(&["ps", "shop"]).out.contains(&name)).then_some(()));
+    assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
+}
+
 #[test]
 fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
     let world = World::start(&[]);
