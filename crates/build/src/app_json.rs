@@ -55,3 +55,20 @@ pub(crate) struct EnvObject {
 pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(
+            text in prop_oneof!["\\PC{0,200}", "[{}\\[\\]\":,a-z0-9]{0,200}"],
+            key in prop_oneof![Just("env"), Just("formation"), Just("healthchecks"), Just("x")],
+            value in "(\\{\"[a-zA-Z]{0,6}\":)?(\\{\"(quantity|value|generator|path|required)\":)?(\"[ -!#-~]{0,9}\"|[0-9-]{1,12}|null|\\[\\])\\}?\\}?",
+        ) {
+            let _ = (parse(&text), parse(&format!("{{\"{key}\":{value}}}")));
+        }
+    }
+}

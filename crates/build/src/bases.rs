@@ -178,6 +178,7 @@ fn repack(archive: &Path, scratch: &Path) -> std::io::Result<Layer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_recipe_is_read_strictly() {
@@ -193,6 +194,16 @@ mod tests {
             "suite = 'bookworm'\n[files]\n'../x' = 'y'",
         ] {
             assert!(BaseRecipe::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in prop_oneof![
+            "\\PC{0,200}",
+            "(suite|packages|script|\\[files\\])? ?=? ?['\"\\[]?[a-z0-9./,'-]{0,12}['\"\\]]?\n(suite = 'bookworm')?",
+        ]) {
+            let _ = BaseRecipe::parse(&text);
         }
     }
 }

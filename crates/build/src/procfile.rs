@@ -35,6 +35,7 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn lines_become_roles() {
@@ -46,6 +47,13 @@ mod tests {
             [("", "names no role"), ("web", "line 1"), ("web: a\nweb: b", "twice at line 2"), ("web:", "empty")]
         {
             assert!(parse(bad).expect_err(bad).contains(wanted), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in prop_oneof!["\\PC{0,200}", "([a-z0-9._-]{0,9} ?:? ?[ -~]{0,20}\n){0,6}"]) {
+            let _ = parse(&text);
         }
     }
 }

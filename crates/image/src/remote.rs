@@ -81,6 +81,7 @@ impl fmt::Display for Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn references_are_read_as_docker_reads_them() {
@@ -98,5 +99,12 @@ mod tests {
         let remote = |text| Remote::parse(text).expect("read").expect("remote");
         assert!(remote("127.0.0.9:5000/x").is_loopback() && remote("[::1]:5000/x").is_loopback());
         assert!(!remote("127.0.0.1.example/x").is_loopback());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in prop_oneof!["\\PC{0,200}", "[a-z0-9./:@_-]{0,80}"]) {
+            let _ = Remote::parse(&text);
+        }
     }
 }

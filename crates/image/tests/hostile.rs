@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use gantry_image::{Bounds, Config, Descriptor, Index, Layers, Manifest, UnpackError, unpack};
 use gantry_model::Digest;
+use proptest::prelude::*;
 use sha2::Digest as _;
 use tar::EntryType::{self, Block, Char, Directory, Fifo, Link, Regular, Symlink};
 
@@ -341,5 +342,124 @@ fn manifests_that_lie_are_refused() {
     for (what, text) in [("windows", config("windows", 1)), ("fewer", config("linux", 0)), ("more", config("linux", 2))]
     {
         assert!(Config::parse(text.as_bytes(), &manifest).is_err(), "{what}");
+    }
+}
+
+/// One change of some bytes.
+#[derive(Debug, Clone)]
+enum Change {
+    Set(usize, u8),
+    Cut(usize),
+    Copy(usize, usize, usize),
+    Remove(usize, usize),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let length = bytes.len().max(1);
+        match *self {
+            Self::Set(at, value) => bytes.get_mut(at % length).into_iter().for_each(|byte| *byte = value),
+            Self::Cut(at) => bytes.truncate(at % length),
+            Self::Copy(from, size, to) => {
+                let (from, to) = (from % length, to % length);
+                let piece = bytes[from..(from + size).min(bytes.len())].to_vec();
+                bytes.splice(to..to, piece);
+            }
+            Self::Remove(at, size) => drop(bytes.drain(at % length..(at % length + size).min(bytes.len()))),
+        }
+    }
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let (at, size) = (0..20_000usize, prop_oneof![1..16usize, Just(512), Just(1024)]);
+    let change = prop_oneof![
+        6 => (at.clone(), any::<u8>()).prop_map(|(at, value)| Change::Set(at, value)),
+        1 => at.clone().prop_map(Change::Cut),
+        2 => (at.clone(), size.clone(), at.clone()).prop_map(|(from, size, to)| Change::Copy(from, size, to)),
+        2 => (at, size).prop_map(|(at, size)| Change::Remove(at, size)),
+    ];
+    prop::collection::vec(change, 0..8)
+}
+
+/// A layer with one of everything.
+fn one_of_everything() -> Vec<u8> {
+    let mut long = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    long.append_data(&mut header, "long/".repeat(60), &b"abc"[..]).expect("appended");
+    long.append_pax_extensions([("SCHILY.xattr.user.a", &b"b"[..])]).expect("appended");
+    let long = long.into_inner().expect("whole");
+    archive(&[
+        entry(Directory, "folder", "", b""),
+        entry(Regular, "folder/file", "", b"content"),
+        entry(Symlink, "link", "../outside", b""),
+        entry(Symlink, "inner", "folder", b""),
+        entry(Link, "hard", "folder/file", b""),
+        entry(Regular, "inner/more", "", &[7; 700]),
+        entry(Regular, "folder/.wh.file", "", b""),
+        entry(Regular, "folder/.wh..wh..opq", "", b""),
+        entry(Fifo, "pipe", "", b""),
+        long[..long.len() - 1024].to_vec(),
+        entry(Regular, "last", "", b"x"),
+    ])
+}
+
+/// Headers whose bytes were changed, with sums that are right again: else most changes would end at the sum.
+fn with_right_sums(bytes: &mut [u8]) {
+    for block in bytes.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
+}
+
+proptest! {
+    /// Whatever becomes of a layer: no panic, and nothing outside.
+    #[test]
+    fn a_changed_layer_is_refused_or_stays_inside(before in changes(), sums in any::<bool>(), form in 0..3, after in changes()) {
+        let mut bytes = one_of_everything();
+        before.iter().for_each(|change| change.apply(&mut bytes));
+        if sums {
+            with_right_sums(&mut bytes);
+        }
+        let mut packed = match form {
+            0 => bytes,
+            1 => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&bytes).expect("written");
+                encoder.finish().expect("whole")
+            }
+            _ => zstd::encode_all(&bytes[..], 1).expect("whole"),
+        };
+        after.iter().filter(|_| form > 0).for_each(|change| change.apply(&mut packed));
+        let place = Place::new();
+        let outside = place.outside();
+        let bounds = Bounds { bytes: 1 << 20, entries: 1000 };
+        let _ = unpack(&packed[..], &place.folder.path().join("into"), bounds);
+        prop_assert_eq!(place.outside(), outside);
+    }
+
+    #[test]
+    fn a_changed_manifest_is_refused_or_read(changes in changes()) {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let descriptor = format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":7}}"#);
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{descriptor},"layers":[{descriptor}]}}"#
+        );
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{descriptor}]}}"#
+        );
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{{"User":"a","Env":["A=b"]}},"rootfs":{{"type":"layers","diff_ids":["{digest}"]}}}}"#
+        );
+        let good = Manifest::parse(manifest.as_bytes()).expect("a manifest");
+        prop_assert!(Index::parse(index.as_bytes()).is_some());
+        for text in [manifest, index, config] {
+            let mut bytes = text.into_bytes();
+            changes.iter().for_each(|change| change.apply(&mut bytes));
+            let _ = (Manifest::parse(&bytes), Index::parse(&bytes), Config::parse(&bytes, &good));
+        }
     }
 }

@@ -108,6 +108,7 @@ fn record(line: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write;
 
     #[test]
@@ -127,5 +128,15 @@ mod tests {
         std::fs::write(&first, "7 o F new\n").expect("begun again");
         assert_eq!(texts(tail.fresh()), ["new"]);
         assert!(Tail::new(segments(Path::new("/nonexistent"))).fresh().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_read_or_passed_over(line in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..100),
+            "[0-9]{0,22} ?[oex]? ?[FPx]? ?[a-z ]{0,9}".prop_map(String::into_bytes),
+        ]) {
+            let _ = record(&line);
+        }
     }
 }
