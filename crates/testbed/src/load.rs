@@ -85,6 +85,8 @@ pub struct Report {
     pub sent: u64,
     /// Those without a good answer.
     pub failed: u64,
+    /// Those that went once more, on a new connection: the one before ended and had not begun with them.
+    pub again: u64,
     /// When the awaited text first came, in Unix milliseconds.
     pub awaited_at: Option<u64>,
     /// Why some failed.
@@ -102,6 +104,7 @@ struct Shared {
     stop: AtomicBool,
     sent: AtomicU64,
     failed: AtomicU64,
+    again: AtomicU64,
     awaited_at: AtomicU64,
     reasons: Mutex<Vec<String>>,
 }
@@ -146,6 +149,7 @@ impl Load {
         Report {
             sent: self.shared.sent.load(Ordering::Relaxed),
             failed: self.shared.failed.load(Ordering::Relaxed),
+            again: self.shared.again.load(Ordering::Relaxed),
             awaited_at: (awaited > 0).then_some(awaited),
             reasons: self.shared.reasons.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
@@ -166,16 +170,31 @@ enum Connection {
     Many(http2::SendRequest<Body>),
 }
 
-/// The request, if it was not sent, and why there is no answer.
-struct Unsent(Option<http::Request<Body>>, hyper::Error);
+/// Why there is no answer.
+struct Refused {
+    error: hyper::Error,
+    /// The request never left.
+    unsent: bool,
+}
+
+impl Refused {
+    /// It never left, or came after the last one that a server which ends takes (RFC 9113, section 6.8).
+    fn was_not_begun(&self) -> bool {
+        let source = std::error::Error::source(&self.error);
+        let said = source.and_then(|source| source.downcast_ref::<h2::Error>());
+        let goes =
+            |said: &h2::Error| said.is_go_away() && said.is_remote() && said.reason() == Some(h2::Reason::NO_ERROR);
+        self.unsent || said.is_some_and(goes)
+    }
+}
 
 impl Connection {
-    async fn send(&mut self, request: http::Request<Body>) -> Result<http::Response<hyper::body::Incoming>, Unsent> {
+    async fn send(&mut self, request: http::Request<Body>) -> Result<http::Response<hyper::body::Incoming>, Refused> {
         let sent = match self {
             Self::One(sender) => sender.try_send_request(request).await,
             Self::Many(sender) => sender.try_send_request(request).await,
         };
-        sent.map_err(|mut error| Unsent(error.take_message(), error.into_error()))
+        sent.map_err(|mut error| Refused { unsent: error.take_message().is_some(), error: error.into_error() })
     }
 }
 
@@ -212,12 +231,13 @@ impl Client {
             None => (self.connect().await.context("connecting")?, false),
         };
         let mut answer = connection.send(self.message()?).await;
-        // What was not sent on a connection that is just ending goes on a new one, as any client has it.
-        if is_kept && let Err(Unsent(Some(request), _)) = answer {
+        // What a connection that is just ending did not begin with goes on a new one, as any client has it.
+        if is_kept && answer.as_ref().is_err_and(Refused::was_not_begun) {
+            self.shared.again.fetch_add(1, Ordering::Relaxed);
             connection = self.connect().await.context("connecting")?;
-            answer = connection.send(request).await;
+            answer = connection.send(self.message()?).await;
         }
-        let answer = answer.map_err(|Unsent(_, error)| anyhow::anyhow!("no answer: {}", causes(&error)))?;
+        let answer = answer.map_err(|Refused { error, .. }| anyhow::anyhow!("no answer: {}", causes(&error)))?;
         let status = answer.status();
         let closes = answer.headers().get(http::header::CONNECTION).is_some_and(|value| value == "close");
         let body = answer.into_body().collect().await;

@@ -69,7 +69,10 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     }
     let rate = load.sent() / begun.elapsed().as_secs().max(1);
     let report = load.end().await;
-    println!("{promotions} promotions, {} requests, {rate} a second, {} failed", report.sent, report.failed);
+    println!(
+        "{promotions} promotions, {} requests, {rate} a second, {} sent again, {} failed",
+        report.sent, report.again, report.failed
+    );
     if report.failed > 0 {
         let log = std::fs::read_to_string(world.path("data/router/access.log")).unwrap_or_default();
         log.lines().filter(|line| line.contains("\"status\":50")).take(20).for_each(|line| println!("{line}"));

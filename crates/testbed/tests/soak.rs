@@ -104,6 +104,8 @@ async fn no_request_fails_whatever_happens() {
     let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
     let world = World::start(&[]);
     let repository = site(&world, "shop", 3);
+    // Two, so that there is one to go back to.
+    push_site(&repository, "before");
     push_site(&repository, "version-0");
     let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(20));
     let mut soak = Soak { world, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
@@ -123,8 +125,12 @@ async fn no_request_fails_whatever_happens() {
     }
     println!("at the end: {}", soak.memory());
     let report = load.end().await;
-    println!("seed {seed}: {done:?}; {} requests, {} failed", report.sent, report.failed);
+    println!("seed {seed}: {done:?}; {} requests, {} sent again, {} failed", report.sent, report.again, report.failed);
     assert_eq!(report.failed, 0, "{done:?}: {:?}", report.reasons);
+    // One that was begun and cut would not be among those that were sent again, but here.
+    let log = std::fs::read_to_string(soak.world.path("data/router/access.log")).unwrap_or_default();
+    let cut: Vec<&str> = log.lines().filter(|line| line.contains("\"status\":0,")).collect();
+    assert!(!log.is_empty() && cut.is_empty(), "{cut:?}");
     assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
     let wanted: Vec<String> = soak.world.containers().into_iter().map(|(name, _)| name).collect();
     assert_eq!(soak.world.strays(&wanted), Vec::<String>::new());
