@@ -66,7 +66,7 @@ async fn count(agent: &Arc<Agent>) {
     }
     for name in records::others(&agent.settings) {
         let places = Places::named(&agent.settings, &name, agent.settings.data.join("logs"));
-        let Some(limit) = once::disk_of(&places) else { continue };
+        let Some(limit) = once::noted(&places).map(|note| note.disk) else { continue };
         if is_full(&places, limit).await && end(&places) {
             tracing::warn!(name, %limit, "ended: it wrote more than it may");
         }

@@ -1,22 +1,31 @@
 //! One-off containers: `gantry run`. The container idles, the command is run in it as `exec` does, and goes with it.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_model::{AppName, Bytes, InstanceSpec, ReleaseNumber};
 use gantry_sandbox::{Container, ExecSpec, launch};
+use serde::{Deserialize, Serialize};
 
 use crate::container::{self, Names};
 use crate::records::Places;
 use crate::{Agent, images};
 
-/// The file that says how much a one-off may write.
-const DISK: &str = "disk";
+/// The file that says how much a one-off may write, and where it is.
+const NOTE: &str = "once.json";
+
+/// What whoever comes by must know of a one-off, besides the image that it runs on.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) disk: Bytes,
+    pub(crate) address: Ipv4Addr,
+}
 
 /// A one-off container that runs.
 pub(crate) struct Once {
     agent: Arc<Agent>,
     places: Places,
-    address: std::net::Ipv4Addr,
+    address: Ipv4Addr,
     pub(crate) container: Container,
     /// What an exec in it is made of.
     pub(crate) exec: ExecSpec,
@@ -42,7 +51,7 @@ impl Once {
         let runtime = image.config.config.clone();
         let env = container::environment(&names, &spec, &runtime);
         let made = container::prepare(agent, &places, &names, &spec, &image, address)
-            .and_then(|made| note(&places, &digest, spec.role.limits.disk).map(|()| made));
+            .and_then(|made| note(&places, &digest, &Note { disk: spec.role.limits.disk, address }).map(|()| made));
         let started = match made {
             Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -81,13 +90,12 @@ impl Once {
     }
 }
 
-/// What whoever comes by must know of it: the image that it runs on, and how much it may write.
-fn note(places: &Places, image: &str, disk: Bytes) -> std::io::Result<()> {
+fn note(places: &Places, image: &str, note: &Note) -> std::io::Result<()> {
     std::fs::write(places.folder.join("image"), image)?;
-    std::fs::write(places.folder.join(DISK), disk.0.to_string())
+    std::fs::write(places.folder.join(NOTE), serde_json::to_vec(note)?)
 }
 
-/// How much a one-off may write, in bytes, once that is noted.
-pub(crate) fn disk_of(places: &Places) -> Option<Bytes> {
-    std::fs::read_to_string(places.folder.join(DISK)).ok()?.parse().ok().map(Bytes)
+/// What was noted of a one-off.
+pub(crate) fn noted(places: &Places) -> Option<Note> {
+    serde_json::from_slice(&std::fs::read(places.folder.join(NOTE)).ok()?).ok()
 }

@@ -10,9 +10,9 @@ use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::Agent;
 use crate::instance::{Instance, Wanted};
 use crate::records::{self, Places};
+use crate::{Agent, once};
 
 /// Between two questions to a server that does not answer.
 const RETRY: Duration = Duration::from_millis(250);
@@ -38,7 +38,15 @@ impl Supervisor {
     pub(crate) async fn adopt(&mut self) {
         self.plan = records::read_plan(&self.agent.settings);
         for name in records::others(&self.agent.settings) {
-            tokio::spawn(clear(Arc::clone(&self.agent), name));
+            let places = Places::named(&self.agent.settings, &name, self.agent.settings.data.join("logs"));
+            let address = once::noted(&places).map(|note| note.address);
+            address.into_iter().for_each(|address| self.agent.addresses.take(address));
+            let agent = Arc::clone(&self.agent);
+            tokio::spawn(async move {
+                if clear(Arc::clone(&agent), name).await {
+                    address.into_iter().for_each(|address| agent.addresses.release(address));
+                }
+            });
         }
         // Addresses first, so that a new instance is not given one that is in use.
         let known = records::all(&self.agent.settings);

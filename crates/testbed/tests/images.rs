@@ -142,6 +142,8 @@ fn docker_and_podman_pull_and_push() {
     let _ = docker(&["push", "--quiet", &plain]).good();
     let _ = world.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
     drop(running);
+    // Where mounts are not shared the daemon mounts its folder on itself, and leaves that to whoever ends it.
+    let _ = tool("umount", &["--recursive", &data]);
 
     let tags = tool(
         "skopeo",
