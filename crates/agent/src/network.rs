@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use gantry_linux::network::{ensure_bridge, remove_link};
+use gantry_linux::network::{ensure_bridge, remove_bridge};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -46,7 +46,7 @@ fn rules(settings: &Settings) -> String {
 pub async fn take_down(settings: &Settings) -> Result<(), AgentError> {
     let bridge = &settings.bridge;
     nft(&format!("table ip {bridge}\ndelete table ip {bridge}\n")).await?;
-    remove_link(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
+    remove_bridge(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
 }
 
 async fn nft(rules: &str) -> Result<(), AgentError> {

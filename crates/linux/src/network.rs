@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use crate::LinuxError;
@@ -71,20 +71,36 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
     .await
 }
 
-/// Removes a link; not an error if there is none.
+/// Removes a bridge and what is connected to it; not an error if there is none. The kernel takes a container's link away
+/// some time after the last of its processes; nobody who asks for an end should see it meanwhile.
 ///
 /// # Errors
 /// What the kernel said.
-pub async fn remove_link(name: &str) -> Result<(), LinuxError> {
-    let action = || format!("remove the link {name}");
-    with_netlink(async |handle| explained(delete(&handle, name).await, action)).await
+pub async fn remove_bridge(name: &str) -> Result<(), LinuxError> {
+    let action = || format!("remove the bridge {name}");
+    with_netlink(async |handle| {
+        let Some(bridge) = explained(index_of(&handle, name).await, action)? else {
+            return Ok(());
+        };
+        let links: Vec<LinkMessage> = explained(handle.link().get().execute().try_collect().await, action)?;
+        for link in links.iter().filter(|link| link.attributes.contains(&LinkAttribute::Controller(bridge))) {
+            explained(delete_index(&handle, link.header.index).await, action)?;
+        }
+        explained(delete_index(&handle, bridge).await, action)
+    })
+    .await
 }
 
-/// The link `name` is gone. The kernel may be taking it away itself meanwhile, with the last process of its other end.
+/// The link `name` is gone.
 async fn delete(handle: &Handle, name: &str) -> Netlink<()> {
-    let Some(index) = index_of(handle, name).await? else {
-        return Ok(());
-    };
+    match index_of(handle, name).await? {
+        Some(index) => delete_index(handle, index).await,
+        None => Ok(()),
+    }
+}
+
+/// The link is gone. The kernel may be taking it away itself meanwhile, with the last process of its other end.
+async fn delete_index(handle: &Handle, index: u32) -> Netlink<()> {
     match handle.link().del(index).execute().await {
         Err(error) if is_gone(&error) => Ok(()),
         result => result,
@@ -151,22 +167,25 @@ pub async fn configure(address: Option<(Ipv4Addr, u8, Ipv4Addr)>) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// As the kernel does with the links of a container that ended.
     #[tokio::test]
-    async fn a_link_that_somebody_else_removes_is_removed() {
-        let name = format!("gtr{:x}", std::process::id());
+    async fn what_somebody_else_removes_is_removed() {
+        let bridge = format!("gtr{:x}", std::process::id());
+        let (near, far) = (format!("{bridge}n"), format!("{bridge}f"));
+        let ip = |arguments: &[&str]| std::process::Command::new("ip").args(arguments).status().expect("ip").success();
         for _ in 0..30 {
-            let peer = format!("{name}p");
-            let pair = ["link", "add", &name, "type", "veth", "peer", "name", &peer];
-            let made = std::process::Command::new("ip").args(pair).status();
-            assert!(made.expect("ip").success());
-            let (one, two, three, four) =
-                tokio::join!(remove_link(&name), remove_link(&name), remove_link(&name), remove_link(&name));
+            assert!(ip(&["link", "add", &bridge, "type", "bridge"]));
+            assert!(ip(&["link", "add", &near, "master", &bridge, "type", "veth", "peer", "name", &far]));
+            let remove = || remove_bridge(&bridge);
+            let (one, two, three, four) = tokio::join!(remove(), remove(), remove(), remove());
             for removed in [one, two, three, four] {
                 removed.expect("it is gone, whoever did it");
             }
+            assert!(!Path::new("/sys/class/net").join(&near).exists(), "what was connected to it stays");
         }
     }
 }

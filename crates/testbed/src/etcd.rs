@@ -2,13 +2,14 @@
 
 use std::process::{Child, Command, Stdio};
 
-use crate::world::free_port;
+use crate::number::Number;
 
 /// One member on this machine, with a folder of its own.
 pub struct Etcd {
     child: Child,
     _folder: tempfile::TempDir,
     address: String,
+    _number: Number,
 }
 
 impl Etcd {
@@ -19,8 +20,8 @@ impl Etcd {
     #[must_use]
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let url = || format!("http://127.0.0.1:{}", free_port());
-        let (client, peer) = (url(), url());
+        let number = Number::claim();
+        let [client, peer] = number.ports().map(|port| format!("http://127.0.0.1:{port}"));
         let child = Command::new("etcd")
             .args(["--name", "t", "--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
@@ -31,7 +32,7 @@ impl Etcd {
             .spawn()
             .expect("etcd; install Debian's etcd-server");
         let address = format!("etcd://{}/test", client.trim_start_matches("http://"));
-        Self { child, _folder: folder, address }
+        Self { child, _folder: folder, address, _number: number }
     }
 
     /// As `--store` takes it.

@@ -7,6 +7,7 @@
 
 mod etcd;
 pub mod load;
+mod number;
 mod world;
 
 pub use etcd::Etcd;

@@ -1,21 +1,17 @@
 //! A cloud of its own, for one test.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Etcd;
+use crate::number::Number;
 
 /// Between two looks at what is waited for: a look starts a program, and must not take the processor from what it looks at.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(90);
-
-/// Distinguishes the worlds of one process.
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// What a command said.
 #[derive(Debug, Clone)]
@@ -50,7 +46,7 @@ impl Output {
 pub struct World {
     folder: tempfile::TempDir,
     name: String,
-    network: String,
+    number: Number,
     http: u16,
     api: u16,
     up: Option<Child>,
@@ -79,22 +75,14 @@ impl World {
     }
 
     fn begin(disk: Option<&Path>, extra: &[&str]) -> Self {
-        let number = std::process::id() % 500 * 10 + NUMBER.fetch_add(1, Ordering::Relaxed);
+        let number = Number::claim();
+        let [http, api] = number.ports();
         let etcd = std::env::var_os("GANTRY_TEST_ETCD").filter(|_| !extra.contains(&"--store")).map(|_| Etcd::start());
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
-        let mut world = Self {
-            folder,
-            name: format!("gt{number}"),
-            // A network of 254 addresses for each world, in a range of its own.
-            network: format!("10.{}.{}.1/24", 84 + number / 250, number % 250),
-            http: free_port(),
-            api: free_port(),
-            up: None,
-            extra,
-            _etcd: etcd,
-        };
+        let mut world =
+            Self { folder, name: format!("gt{}", number.value), number, http, api, up: None, extra, _etcd: etcd };
         if let Some(disk) = disk {
             std::fs::create_dir(disk.join("data")).expect("made");
             std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
@@ -115,7 +103,7 @@ impl World {
             .arg("up")
             .args(self.machine())
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
-            .args(["--network", &self.network, "--watch", "2", "--drain", "5"])
+            .args(["--network", &self.network(), "--watch", "2", "--drain", "5"])
             .args(&self.extra)
             .env("GANTRY_STEPS", self.path("steps"))
             .stdin(Stdio::null())
@@ -343,7 +331,7 @@ impl World {
     /// Takes everything down.
     pub fn down(&mut self) -> Output {
         let mut command = Command::new(program("gantry"));
-        command.arg("down").args(self.machine()).args(["--network", &self.network]).stdin(Stdio::null());
+        command.arg("down").args(self.machine()).args(["--network", &self.network()]).stdin(Stdio::null());
         let output = run(command);
         if let Some(mut up) = self.up.take() {
             let _ = up.wait();
@@ -390,6 +378,11 @@ impl World {
         strays
     }
 
+    /// A network of 254 addresses, in a range of this world's own.
+    fn network(&self) -> String {
+        format!("10.{}.{}.1/24", 84 + self.number.value / 250, self.number.value % 250)
+    }
+
     /// Everything of this world's that the machine still has.
     #[must_use]
     pub fn left_behind(&self) -> Vec<String> {
@@ -398,6 +391,10 @@ impl World {
         if run(command("ip", &["link", "show", name])).status == 0 {
             left.push(format!("bridge {name}"));
         }
+        // A container's link is named after its address.
+        let prefix = format!("gt0a{:02x}{:02x}", 84 + self.number.value / 250, self.number.value % 250);
+        let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|link| link.file_name());
+        left.extend(links.filter_map(|link| link.into_string().ok()).filter(|link| link.starts_with(&prefix)));
         let tables = run(command("nft", &["list", "tables"])).out;
         left.extend(tables.lines().filter(|line| line.split(' ').any(|word| word == name)).map(str::to_owned));
         for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"] {
@@ -530,10 +527,6 @@ pub fn run(mut command: Command) -> Output {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// A program of this workspace, as it was built with the test.
