@@ -238,11 +238,11 @@ pub enum Progress {
         /// The text.
         text: String,
     },
-    /// It is over.
+    /// It is over, or held until it is promoted or aborted. The last.
     End {
-        /// How.
+        /// How it stands.
         deploy: std::boxed::Box<Deploy>,
-        /// Where the app is reached.
+        /// Where the app is reached, or the release that is held.
         url: String,
     },
 }

@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::BuildError;
 use crate::compile::{self, CompileLimits, Step};
-use crate::recipe::{EnvRequest, Recipe};
+use crate::recipe::{self, EnvRequest, Recipe};
 use crate::source::{self, APP_USER};
 
 /// The lines that a build keeps for a refusal.
@@ -200,7 +200,8 @@ impl Builder {
             }
         }
         output.step("Keeping the image");
-        let digest = self.finish(image, job.commit).await.map_err(|error| BuildError::new("image", error))?;
+        let digest =
+            self.finish(image, job.commit, &recipe.texts).await.map_err(|error| BuildError::new("image", error))?;
         Ok(Built { image: digest, roles: recipe.roles, env: recipe.env })
     }
 
@@ -239,14 +240,16 @@ impl Builder {
         &self,
         image: ImageParts,
         commit: &str,
+        texts: &BTreeMap<String, String>,
     ) -> Result<Digest, Box<dyn std::error::Error + Send + Sync>> {
         let mut runtime = image.runtime;
         runtime.user = Some(format!("{APP_USER}:{APP_USER}"));
         runtime.working_dir = Some("/app".to_owned());
         runtime.entrypoint = None;
         runtime.cmd = None;
-        let revision = ("org.opencontainers.image.revision".to_owned(), commit.to_owned());
-        runtime.labels.get_or_insert_default().extend([revision]);
+        let revision = (recipe::REVISION.to_owned(), commit.to_owned());
+        let recipe = (recipe::LABEL.to_owned(), serde_json::to_string(texts)?);
+        runtime.labels.get_or_insert_default().extend([revision, recipe]);
         let (layers, diff_ids) = image.layers.into_iter().unzip();
         let config = Bytes::from(serde_json::to_vec(&Config::new(diff_ids, runtime))?);
         let size = config.len() as u64;

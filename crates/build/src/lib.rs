@@ -21,7 +21,7 @@ mod source;
 
 pub use builder::{Builder, Built, Folders, Job, Network, Output, Source};
 pub use compile::CompileLimits;
-pub use recipe::{EnvRequest, Recipe};
+pub use recipe::{EnvRequest, Recipe, revision};
 
 /// Which part of a build failed, and why.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::role::{DEFAULT_PORT, Role};
+use gantry_image::Runtime;
+use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
 use gantry_model::{BaseName, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck};
@@ -22,6 +23,21 @@ pub struct Found {
 /// The files whose content is read.
 pub(crate) const TEXTS: [&str; 4] = ["container/roles.json", "container/base", "Procfile", "app.json"];
 
+/// The label of an image that holds the files of its recipe: a JSON object, path to content. By it an image that one Gantry
+/// built is deployed as another app, or by another Gantry.
+pub(crate) const LABEL: &str = "dev.gantry.recipe";
+
+/// The label of an image that names its commit (OCI image specification, annotations).
+pub(crate) const REVISION: &str = "org.opencontainers.image.revision";
+
+/// The full SHA of the commit that an image says it was built from.
+#[must_use]
+pub fn revision(runtime: &Runtime) -> Option<String> {
+    let label = runtime.labels.as_ref()?.get(REVISION)?;
+    let is_hash = [40, 64].contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then(|| label.clone())
+}
+
 /// What is to be built.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
@@ -35,6 +51,8 @@ pub struct Recipe {
     pub compile: bool,
     /// What was found and used, for the output.
     pub notes: Vec<String>,
+    /// The files that it was read from.
+    pub texts: BTreeMap<String, String>,
 }
 
 /// A configuration value that the app asks for.
@@ -89,7 +107,35 @@ impl Recipe {
             None => None,
         };
         let env = env_requests(app).map_err(|why| wrong("app.json", why))?;
-        Ok(Self { roles, env, base, compile: found.compile, notes })
+        Ok(Self { roles, env, base, compile: found.compile, notes, texts: found.texts.clone() })
+    }
+
+    /// What an image says of itself: the recipe that it was built from, or else one web role of its entry point and command.
+    ///
+    /// # Errors
+    /// [`BuildError`] in phase `roles` when its recipe is none, in phase `image` when it names nothing to run.
+    pub fn of_image(runtime: &Runtime) -> Result<Self, BuildError> {
+        if let Some(label) = runtime.labels.as_ref().and_then(|labels| labels.get(LABEL)) {
+            let wrong = |error| BuildError::new("roles", format!("the image's label {LABEL}: {error}"));
+            let texts = serde_json::from_str(label).map_err(wrong)?;
+            return Self::read(&Found { texts, ..Found::default() });
+        }
+        let parts = [&runtime.entrypoint, &runtime.cmd];
+        let words: Vec<String> = parts.into_iter().flatten().flatten().cloned().collect();
+        if words.is_empty() {
+            return Err(BuildError::new("image", "the image names no command (neither Entrypoint nor Cmd)"));
+        }
+        let mut role = Role::new(Command::Argv(words));
+        let exposed = runtime.exposed_ports.iter().flatten();
+        role.port = exposed.into_iter().find_map(|(port, _)| port.strip_suffix("/tcp").unwrap_or(port).parse().ok());
+        if let Some(signal) = runtime.stop_signal.as_deref().and_then(Signal::parse) {
+            role.stop_signal = signal;
+        }
+        let web = RoleName::parse("web").map_err(|error| BuildError::new("image", error))?;
+        let mut roles = BTreeMap::from([(web, role)]);
+        give_ports(&mut roles);
+        let note = "One role, web, from the image's own command".to_owned();
+        Ok(Self { roles, env: BTreeMap::new(), base: None, compile: false, notes: vec![note], texts: BTreeMap::new() })
     }
 }
 
@@ -196,6 +242,29 @@ mod tests {
             ("C".to_owned(), EnvRequest::Required),
         ];
         assert_eq!(recipe.env, BTreeMap::from(env));
+    }
+
+    #[test]
+    fn an_image_says_what_it_runs() {
+        let label = |name: &str, text: &str| Some(BTreeMap::from([(name.to_owned(), text.to_owned())]));
+        let built = Runtime { labels: label(LABEL, r#"{"Procfile": "web: a\nworker: b"}"#), ..Runtime::default() };
+        assert_eq!(Recipe::of_image(&built).expect("a recipe").roles.len(), 2);
+        let words = |text: &str| Some(vec![text.to_owned()]);
+        let plain = Runtime { entrypoint: words("/run"), cmd: words("--all"), ..Runtime::default() };
+        let roles = Recipe::of_image(&plain).expect("a role").roles;
+        let argv = Command::Argv(vec!["/run".to_owned(), "--all".to_owned()]);
+        assert_eq!((&roles[&name("web")].command, roles[&name("web")].port), (&argv, Some(DEFAULT_PORT)));
+        assert_eq!(Recipe::of_image(&Runtime::default()).expect_err("nothing").phase, "image");
+        for hostile in
+            ["", "[]", "{", "{}", r#"{"Procfile": 1}"#, r#"{"container/roles.json": "{ web: { command: '' } }"}"#]
+        {
+            let image = Runtime { labels: label(LABEL, hostile), ..plain.clone() };
+            assert_eq!(Recipe::of_image(&image).expect_err(hostile).phase, "roles");
+        }
+        for (text, is_one) in [(&*"c5".repeat(20), true), ("c59bd5abee", false), (&*"../".repeat(20), false)] {
+            let image = Runtime { labels: label(REVISION, text), ..Runtime::default() };
+            assert_eq!(revision(&image).is_some(), is_one, "{text}");
+        }
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use gantry_build::{BuildError, Output};
+use gantry_build::{BuildError, EnvRequest, Output, Recipe};
 use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
 use tokio::sync::mpsc;
 
 use crate::mirror::{BuildRecord, Mirror};
 use crate::mutations::{self, Made};
 use crate::settings::Settings;
-use crate::{Server, ServerError, http::registry, tokens};
+use crate::{Server, ServerError, tokens};
 
 /// Builds at once: each may use the whole machine.
 const AT_ONCE: usize = 2;
@@ -198,20 +198,40 @@ impl Place {
 async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place: Place) -> Result<Made, BuildError> {
     match &deploy.cause {
         Cause::Push { commit, source } => push(server, deploy, commit, source, output, place).await,
-        Cause::Image { reference, image } => {
-            output.step(&format!("Deploying image {reference}"));
-            registry::roles_of(server, image).await.map(|roles| Made {
-                image: image.clone(),
-                commit: None,
-                roles,
-                config: None,
-                defaults: BTreeMap::new(),
-                build: None,
-            })
-        }
+        Cause::Image { reference, image: digest } => image(server, deploy, reference, digest, output).await,
         Cause::Config { .. } => again(server, deploy, None, output),
         Cause::Rollback { to } => again(server, deploy, Some(*to), output),
     }
+}
+
+/// An image that is there already, with the roles that it names itself.
+async fn image(
+    server: &Server,
+    deploy: &Deploy,
+    reference: &str,
+    image: &Digest,
+    output: &Output,
+) -> Result<Made, BuildError> {
+    output.step(&format!("Deploying image {reference}"));
+    let (_, config) = server.builder.image(image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let recipe = Recipe::of_image(&config.config)?;
+    for note in &recipe.notes {
+        output.note(note);
+    }
+    let defaults = defaults(server, &deploy.app, &recipe.env)?;
+    let commit = gantry_build::revision(&config.config);
+    Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, build: None })
+}
+
+/// The configuration that a recipe asks for and the app does not have.
+fn defaults(
+    server: &Server,
+    name: &AppName,
+    requests: &BTreeMap<String, EnvRequest>,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let view = server.core.view();
+    let app = view.mirror.apps.get(name).ok_or_else(|| fail("source", "the app is gone"))?;
+    mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
 }
 
 /// A release that is there already, with the configuration of now or of then.
@@ -260,14 +280,13 @@ async fn push(
         output.note(note);
     }
     let view = server.core.view();
-    let app = view.mirror.apps.get(&deploy.app).cloned();
-    let app = app.ok_or_else(|| fail("source", "the app is gone"))?;
+    let app = view.mirror.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app is gone"))?;
     let base = recipe.base.clone().or_else(|| app.base.clone());
     let (base_name, base) = find_base(&view.mirror, base)?;
-    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
-    let built = if let Some(known) = known.filter(|_| recipe.env.is_empty()) {
+    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned()));
+    let built = if let Some(known) = known.filter(|known| known.base == base) {
         output.step(&format!("Built before: image {}", known.image.short()));
-        gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: BTreeMap::new() }
+        gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: recipe.env }
     } else {
         output.step(&format!("Building on base {base_name}"));
         let network = gantry_build::Network {
@@ -287,7 +306,7 @@ async fn push(
         };
         server.builder.build(&job, archive, recipe, output).await?
     };
-    let defaults = mutations::requested_config(&app, &built, tokens::secret).map_err(|why| fail("roles", &why))?;
+    let defaults = defaults(server, &deploy.app, &built.env)?;
     output.note(&format!("Image {}", built.image.short()));
     let record = BuildRecord {
         app: deploy.app.clone(),

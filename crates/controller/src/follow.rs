@@ -22,7 +22,8 @@ const PATIENCE: u64 = 2000;
 /// Lines of evidence below a refusal.
 const EVIDENCE: usize = 15;
 
-/// Follows a deploy; the last thing that comes is [`Progress::End`].
+/// Follows a deploy until it is over, or held and nobody has said yet what becomes of it; the last thing that comes is
+/// [`Progress::End`].
 pub(crate) fn follow(server: &Arc<Server>, app: AppName, number: DeployNumber) -> mpsc::Receiver<Progress> {
     let (sender, receiver) = mpsc::channel(64);
     let server = Arc::clone(server);
@@ -77,8 +78,10 @@ impl Follower {
                 self.say(line).await;
             }
             self.transition(&deploy, &view).await;
-            if deploy.state.is_final() {
-                let url = self.server.settings.url(self.app.as_str());
+            let held = waits_for_an_order(&deploy);
+            if deploy.state.is_final() || held {
+                let host = if held { held_host(&deploy) } else { self.app.to_string() };
+                let url = self.server.settings.url(&host);
                 let _ = self.sender.send(Progress::End { deploy: Box::new((*deploy).clone()), url }).await;
                 return;
             }
@@ -126,6 +129,15 @@ impl Follower {
     }
 }
 
+fn waits_for_an_order(deploy: &Deploy) -> bool {
+    deploy.state == DeployState::Held && deploy.order.is_none()
+}
+
+/// The name that a held release serves under, before the domain.
+fn held_host(deploy: &Deploy) -> String {
+    format!("{}.{}", deploy.release.map(|release| release.to_string()).unwrap_or_default(), deploy.app)
+}
+
 /// Waits that tell more than the state does.
 fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
     match (deploy.state, wait) {
@@ -162,13 +174,10 @@ fn announce(deploy: &Deploy, state: DeployState, server: &Server) -> Vec<String>
         DeployState::Placing => vec![format!("-----> Releasing {release}")],
         DeployState::Starting => vec![format!("-----> Starting {release}")],
         DeployState::Verifying => vec![format!("-----> Verifying {release}")],
-        DeployState::Held => {
-            let host = format!("{release}.{}", deploy.app);
-            vec![
-                format!("-----> {release} is held: it serves at {}", server.settings.url(&host)),
-                format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
-            ]
-        }
+        DeployState::Held if waits_for_an_order(deploy) => vec![
+            format!("-----> {release} is held: it serves at {}", server.settings.url(&held_host(deploy))),
+            format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
+        ],
         DeployState::Promoting => vec![format!("-----> Promoting {release}")],
         DeployState::Draining => vec![format!(
             "-----> {release} serves; {} for {}",
@@ -186,7 +195,7 @@ fn announce(deploy: &Deploy, state: DeployState, server: &Server) -> Vec<String>
             Some(previous) => vec![format!("-----> {previous} serves, as before")],
             None => vec!["-----> Nothing serves, as before".to_owned()],
         },
-        DeployState::Building | DeployState::Done => Vec::new(),
+        DeployState::Building | DeployState::Held | DeployState::Done => Vec::new(),
     }
 }
 

@@ -124,6 +124,7 @@ async fn receive(
         mutations::app(&view.mirror, &app).map_err(|problem| problem.message)?.branch.clone()
     };
     let update = only_the_branch(&pushed.updates, &app, &branch)?;
+    let hold = is_held(&pushed.options)?;
     let commit = update.new.clone();
     gantry_linux::step!("push.received");
     voice.word(&Word::Archive(commit.clone())).await;
@@ -153,7 +154,7 @@ async fn receive(
     let name = app.clone();
     let number = server
         .core
-        .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &name, cause, false))
+        .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &name, cause, hold))
         .await
         .map_err(|problem| problem.message)?;
     gantry_linux::step!("push.begun");
@@ -167,10 +168,28 @@ async fn receive(
                 voice.say(&url).await;
                 return Ok(true);
             }
+            Progress::End { deploy, url } if deploy.state == DeployState::Held => {
+                voice.say(&url).await;
+                return Ok(true);
+            }
             Progress::End { .. } => return Ok(false),
         }
     }
     Err("the deploy can no longer be followed; `gantry status` tells how it goes".to_owned())
+}
+
+/// The option that a push may have: `git push -o hold`.
+const HOLD: &str = "hold";
+
+/// Whether a push's options ask for its release to be held.
+fn is_held(options: &[String]) -> Result<bool, String> {
+    match options.iter().find(|option| *option != HOLD) {
+        None => Ok(!options.is_empty()),
+        Some(unknown) => {
+            let shown: String = unknown.chars().take(40).collect();
+            Err(format!("{shown:?} is no option of a push; there is one, `git push -o {HOLD}`"))
+        }
+    }
 }
 
 /// Exactly one ref is pushed: the app's deploy branch, and not to remove it.
@@ -191,6 +210,14 @@ fn only_the_branch<'a>(updates: &'a [Update], app: &AppName, branch: &str) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_push_may_ask_to_be_held_and_for_nothing_else() {
+        let held = |options: &[&str]| is_held(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>());
+        assert_eq!((held(&[]), held(&["hold"])), (Ok(false), Ok(true)));
+        let error = held(&["hold", "\x1b[2J--upload-pack"]).expect_err("refused");
+        assert!(error.contains("-o hold") && !error.contains('\x1b'), "{error}");
+    }
 
     #[test]
     fn only_the_deploy_branch_is_taken() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use gantry_api::Problem;
 use gantry_api::types::{ChangeTraffic, CreateApp, Event};
-use gantry_build::{Built, EnvRequest};
+use gantry_build::EnvRequest;
 use gantry_model::deploy::Order;
 use gantry_model::{
     App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release, ReleaseNumber,
@@ -393,11 +393,11 @@ pub(crate) fn build_failed(
 /// The configuration that an app asked for in `app.json` and does not have, with `secret` for a new secret.
 pub(crate) fn requested_config(
     app: &App,
-    built: &Built,
+    requests: &BTreeMap<String, EnvRequest>,
     mut secret: impl FnMut() -> String,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut values = BTreeMap::new();
-    for (name, request) in built.env.iter().filter(|(name, _)| !app.config.contains_key(*name)) {
+    for (name, request) in requests.iter().filter(|(name, _)| !app.config.contains_key(*name)) {
         let value = match request {
             EnvRequest::Default(value) => value.clone(),
             EnvRequest::Secret => secret(),

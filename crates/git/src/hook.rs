@@ -24,6 +24,9 @@ pub struct Pushed {
     pub push: String,
     /// The refs.
     pub updates: Vec<Update>,
+    /// What was said with `git push -o`.
+    #[serde(default)]
+    pub options: Vec<String>,
 }
 
 /// One ref.
@@ -90,7 +93,7 @@ fn talk() -> io::Result<bool> {
         eprintln!(" !     a ref's name has a line break in it");
         return Ok(false);
     };
-    let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates };
+    let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates, options: options() };
     serde_json::to_writer(&mut socket, &pushed)?;
     socket.write_all(b"\n")?;
     for line in BufReader::new(socket.try_clone()?).lines() {
@@ -109,10 +112,20 @@ fn talk() -> io::Result<bool> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
+/// The push's options (githooks(5)); of more than anybody means the first are enough to refuse it.
+fn options() -> Vec<String> {
+    let read = |name: String| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
+    let count = read("GIT_PUSH_OPTION_COUNT".to_owned()).and_then(|count| count.parse().ok()).unwrap_or(0);
+    (0..count.min(OPTIONS_MAX)).filter_map(|at| read(format!("GIT_PUSH_OPTION_{at}"))).collect()
+}
+
 fn update(line: &str) -> Option<Update> {
     let mut words = line.splitn(3, ' ').map(str::to_owned);
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
 }
+
+/// The most options of a push that are read.
+const OPTIONS_MAX: usize = 16;
 
 /// The most files of a tree, and what they hold altogether.
 const FILES_MAX: usize = 500_000;

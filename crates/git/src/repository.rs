@@ -78,7 +78,7 @@ pub enum GitError {
     },
 }
 
-/// Settings of every repository. Objects are checked on receipt; no client option reaches a program.
+/// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
 const SETTINGS: [(&str, &str); 10] = [
     // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
     ("receive.unpackLimit", "1"),
@@ -87,7 +87,7 @@ const SETTINGS: [(&str, &str); 10] = [
     ("receive.procReceiveRefs", "refs/heads/"),
     ("receive.fsckObjects", "true"),
     ("transfer.fsckObjects", "true"),
-    ("receive.advertisePushOptions", "false"),
+    ("receive.advertisePushOptions", "true"),
     ("receive.denyDeletes", "true"),
     ("receive.autogc", "false"),
     ("gc.auto", "0"),
@@ -95,7 +95,7 @@ const SETTINGS: [(&str, &str); 10] = [
 ];
 
 /// Rises with them: a repository that was made with others gets these.
-const SETTINGS_VERSION: &str = "2";
+const SETTINGS_VERSION: &str = "3";
 
 /// All repositories.
 #[derive(Debug, Clone)]

@@ -360,7 +360,7 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
         ("what is not packed", ask(&update, &pack(1, &[0x35, b'h', b'e', b'l', b'l', b'o']))),
         ("64 MB of zeros that nothing names", ask(&update, &pack(1, &packed(3, zeros.len() as u64, b"", &zeros)))),
         (
-            "options that were not offered",
+            "an option that is none",
             [
                 line(&format!("{update}\0 report-status push-options")),
                 b"0000".to_vec(),

@@ -25,10 +25,17 @@ fn images_come_and_go_through_the_registry() {
     let (credentials, local) = (format!("x:{token}"), format!("oci:{}:it", folder.display()));
     let source = format!("docker://{registry}/shop:{commit}");
     skopeo(&["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local]);
-    // The same image with a command in it, as others build theirs.
-    set_command(&folder);
+    // The same image as others build theirs: one that says nothing of what it runs, and one with a command.
     let target = format!("docker://{registry}/shop:other");
-    skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+    for command in ["null", r#"["python3", "/app/server.py"]"#] {
+        make_foreign(&folder, command);
+        skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+        if command == "null" {
+            let refused = world.gantry(&["deploy", "shop", "--image", "shop:other"]);
+            assert!(refused.status == 1 && refused.err.contains("names no command"), "{refused:?}");
+            assert!(page(&world, "shop").contains("one"));
+        }
+    }
     let held = world.gantry(&["deploy", "shop", "--image", "shop:other", "--hold"]).good();
     assert!(held.err.contains("v2 is held"), "{held:?}");
     assert!(page(&world, "v2.shop").contains("one") && page(&world, "shop").contains("one"));
@@ -44,8 +51,8 @@ fn images_come_and_go_through_the_registry() {
     assert!(wrong.status != 0, "a wrong token pushed an image");
 }
 
-/// Gives the image in an OCI layout a command, as a Dockerfile would.
-fn set_command(folder: &std::path::Path) {
+/// Takes the recipe from the image in an OCI layout, and gives it a command as a Dockerfile would, or none.
+fn make_foreign(folder: &Path, command: &str) {
     let script = r#"
 import hashlib, json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
@@ -56,9 +63,11 @@ def put(value):
     blob(digest).write_bytes(text)
     return digest, len(text)
 index = json.loads((folder / "index.json").read_text())
-manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+top = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+manifest = json.loads(blob(top["manifests"][0]["digest"]).read_text()) if "manifests" in top else top
 config = json.loads(blob(manifest["config"]["digest"]).read_text())
-config["config"].update({"Cmd": ["python3", "/app/server.py"], "ExposedPorts": {"8080/tcp": {}}})
+config["config"]["Labels"].pop("dev.gantry.recipe", None)
+config["config"].update({"Cmd": json.loads(sys.argv[2]), "ExposedPorts": {"8080/tcp": {}}})
 manifest["config"]["digest"], manifest["config"]["size"] = put(config)
 digest, size = put(manifest)
 # Under an index, as builders for several machines push it.
@@ -69,7 +78,7 @@ digest, size = put({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}
 index["manifests"][0].update({"mediaType": kind, "digest": digest, "size": size})
 (folder / "index.json").write_text(json.dumps(index))
 "#;
-    let output = Command::new("python3").arg("-c").arg(script).arg(folder).output().expect("python3");
+    let output = Command::new("python3").args(["-c", script]).arg(folder).arg(command).output().expect("python3");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -177,7 +186,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let _ =
         tool("skopeo", &["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local])
             .good();
-    set_command(&folder);
+    make_foreign(&folder, r#"["python3", "/app/server.py"]"#);
     let target = format!("docker://{other}/team/shop:v7");
     let _ = tool("skopeo", &["copy", "--quiet", "--all", "--dest-tls-verify=false", &local, &target]).good();
 

@@ -160,17 +160,55 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
 }
 
 #[test]
-fn an_image_that_names_no_command_is_refused_and_what_serves_goes_on() {
+fn an_image_that_was_built_here_is_deployed_as_another_app() {
+    let world = World::start(&[]);
+    let repository = site(&world, "staging", 1);
+    repository.write("app.json", r#"{ "env": { "GREETING": { "required": true } } }"#);
+    let _ = world.gantry(&["config", "set", "staging", "GREETING=hello"]).good();
+    let commit = push_site(&repository, "one");
+    let _ = world.gantry(&["app", "create", "production"]).good();
+    let deploy = || world.gantry(&["deploy", "production", "--image", &format!("staging:{commit}")]);
+    // Its recipe is in it: roles, checks, and what it asks of the configuration.
+    let refused = deploy();
+    assert!(refused.status == 1 && refused.err.contains("app.json requires GREETING"), "{refused:?}");
+    let _ = world.gantry(&["config", "set", "production", "GREETING=good day"]).good();
+    let done = deploy().good();
+    assert!(done.err.contains("Roles from container/roles.json"), "{done:?}");
+    assert!(page(&world, "production").contains("one"));
+    let tell = "echo $REVISION $GREETING $(cat /app/REVISION)";
+    let told = world.gantry(&["exec", "production", "--", "/bin/sh", "-c", tell]).good();
+    assert_eq!(told.out.trim(), format!("{commit} good day {commit}"));
+    let plan = world.gantry(&["ps", "production"]).good();
+    assert!(plan.out.contains("production.v1.web-1"), "{plan:?}");
+}
+
+#[test]
+fn a_push_is_held_until_it_is_promoted() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
-    let first = repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
-    push_site(&repository, "two");
-    let deploy = |world: &World| world.gantry(&["deploy", "shop", "--image", &format!("shop:{first}"), "--hold"]);
-    // An image that was built here names no command of its own: its roles are not in it.
-    let refused = deploy(&world);
-    assert!(refused.status == 1 && refused.err.contains("names no command"), "{refused:?}");
+    let push = |version: &str, option: &str| {
+        repository.write("server.py", &site::SERVER.replace("VERSION", version));
+        repository.commit(version);
+        repository.attempt(&["push", "-o", option, "gantry", "HEAD:main"])
+    };
+    let refused = push("two", "hodl");
+    assert!(refused.status != 0 && refused.err.contains("git push -o hold"), "{refused:?}");
+    let held = push("two", "hold").good();
+    let last = held.err.lines().rfind(|line| line.contains("remote:") && line.contains("http"));
+    assert!(last.is_some_and(|line| line.contains("http://v2.shop.localhost:")), "{held:?}");
+    assert!(page(&world, "shop").contains("one") && page(&world, "v2.shop").contains("two"));
+    assert!(world.gantry(&["why", "shop"]).good().out.contains("promote"), "what it waits for is not said");
+    let promoted = world.gantry(&["promote", "shop"]).good();
+    assert!(!promoted.err.contains("is held") && promoted.out.starts_with("http://shop.localhost:"), "{promoted:?}");
     assert!(page(&world, "shop").contains("two"));
+    let _ = push("three", "hold").good();
+    let _ = world.gantry(&["abort", "shop"]).good();
+    assert!(page(&world, "shop").contains("two"));
+    // The commit was taken, so it is not pushed again; its image is there.
+    let commit = repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
+    let _ = world.gantry(&["deploy", "shop", "--image", &format!("shop:{commit}")]).good();
+    assert!(page(&world, "shop").contains("three"));
 }
 
 #[test]

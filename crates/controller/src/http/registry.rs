@@ -10,10 +10,8 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
-use gantry_build::BuildError;
 use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest};
-use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
-use gantry_model::{Digest, RoleName};
+use gantry_model::Digest;
 use http::{Method, StatusCode, header};
 
 use super::auth::Caller;
@@ -305,26 +303,4 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
             image.ok_or_else(|| Problem::conflict(format!("{reference} has no image for this machine")).into())
         }
     }
-}
-
-/// The one role that an image itself describes.
-pub(crate) async fn roles_of(server: &Server, image: &Digest) -> Result<BTreeMap<RoleName, Role>, BuildError> {
-    let fail =
-        |error: &dyn std::fmt::Display| BuildError { phase: "image", message: error.to_string(), tail: Vec::new() };
-    let (_, config) = server.builder.image(image).await.map_err(|error| fail(&error))?;
-    let runtime = config.config;
-    let words: Vec<String> =
-        runtime.entrypoint.unwrap_or_default().into_iter().chain(runtime.cmd.unwrap_or_default()).collect();
-    if words.is_empty() {
-        return Err(fail(&"the image names no command (neither Entrypoint nor Cmd)"));
-    }
-    let mut role = Role::new(Command::Argv(words));
-    let ports = runtime.exposed_ports.unwrap_or_default();
-    let exposed = ports.keys().find_map(|port| port.strip_suffix("/tcp").unwrap_or(port).parse().ok());
-    role.port = Some(exposed.unwrap_or(DEFAULT_PORT));
-    if let Some(signal) = runtime.stop_signal.as_deref().and_then(Signal::parse) {
-        role.stop_signal = signal;
-    }
-    let web = RoleName::parse("web").map_err(|error| fail(&error))?;
-    Ok(BTreeMap::from([(web, role)]))
 }

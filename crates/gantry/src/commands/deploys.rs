@@ -45,14 +45,8 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber)
     let mut events = client.lines::<Progress>(Method::GET, &path, "").await?;
     while let Some(event) = events.next().await {
         match event? {
-            Progress::Line { text } => {
-                tell(&text);
-                // Of the lines only a step's begins so, and no application's does.
-                if text.starts_with("-----> ") && text.contains(" is held: it serves at ") {
-                    return Ok(DONE);
-                }
-            }
-            Progress::End { deploy, url } if deploy.state == DeployState::Done => {
+            Progress::Line { text } => tell(&text),
+            Progress::End { deploy, url } if matches!(deploy.state, DeployState::Done | DeployState::Held) => {
                 out!("{url}");
                 return Ok(DONE);
             }
