@@ -92,7 +92,7 @@ fn applications() -> Vec<Broken> {
         checked("prints-bytes", good("server.serve_forever()", "os.write(1, bytes(range(256)) * 100 + b'\\n')\nserver.serve_forever()")),
         compiles("compile-hangs", "echo resolving; sleep 1000"),
         compiles("compile-eats-memory", "python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'"),
-        compiles("compile-fills-the-disk", "for n in $(seq 2000); do head -c 1000000 /dev/zero > /tmp/$n || exit; sleep 0.01; done"),
+        compiles("compile-fills-the-disk", "for n in $(seq 500); do head -c 4000000 /dev/zero > /tmp/$n || exit; sleep 0.01; done"),
         compiles("compile-fails", "echo 'no such gem: rails' >&2; exit 3"),
         compiles("compile-leaves-daemons", "(sleep 1000 &); echo done"),
     ]
@@ -184,7 +184,8 @@ fn word(word: &str) -> String {
 
 #[test]
 fn what_an_application_does_wrong_is_said() {
-    let limits = ["--deadline", "10", "--compile-time", "4", "--compile-memory", "64M", "--compile-disk", "70M"];
+    // Only what hangs may reach these, however slow the machine: what it would do otherwise takes it a second or two.
+    let limits = ["--deadline", "10", "--compile-time", "20", "--compile-memory", "64M", "--compile-disk", "70M"];
     let world = World::start(&limits);
     let queue = Mutex::new(applications());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
