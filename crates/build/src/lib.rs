@@ -14,6 +14,8 @@ mod app_json;
 pub mod bases;
 mod builder;
 mod compile;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod procfile;
 mod recipe;
 mod roles;

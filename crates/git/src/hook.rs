@@ -119,7 +119,7 @@ fn options() -> Vec<String> {
     (0..count.min(OPTIONS_MAX)).filter_map(|at| read(format!("GIT_PUSH_OPTION_{at}"))).collect()
 }
 
-fn update(line: &str) -> Option<Update> {
+pub(crate) fn update(line: &str) -> Option<Update> {
     let mut words = line.splitn(3, ' ').map(str::to_owned);
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
 }
@@ -210,7 +210,7 @@ fn move_refs() -> io::Result<()> {
 }
 
 /// The pkt-lines up to the next flush.
-fn read_lines(input: &mut impl Read) -> io::Result<Vec<String>> {
+pub(crate) fn read_lines(input: &mut impl Read) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     loop {
         let mut length = [0; 4];

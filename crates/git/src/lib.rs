@@ -10,6 +10,8 @@
 //! - [`hook`]: both ends of the hook's conversation. The ref moves only after the verdict, so a push is refused when its
 //!   build or deploy fails.
 
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hook;
 mod repository;
 

@@ -20,6 +20,8 @@ mod access;
 mod body;
 mod circuit;
 mod entry;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod gate;
 mod headers;
 mod joined;

@@ -60,7 +60,7 @@ async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Sem
         };
         // What is known here is answered at once, whatever else is under way.
         let bytes = &buffer[..length];
-        match known(router, bytes, UDP_MAX) {
+        match known(&router.routing.now().table, bytes, UDP_MAX) {
             Known::Answer(answer) => drop(socket.try_send_to(&answer, peer)),
             Known::Nothing => {}
             Known::Elsewhere => {
@@ -102,7 +102,7 @@ async fn converse(router: &Router, mut stream: TcpStream) -> std::io::Result<()>
         let length = stream.read_u16().await?;
         let mut question = vec![0; usize::from(length)];
         stream.read_exact(&mut question).await?;
-        let answer = match known(router, &question, usize::from(u16::MAX)) {
+        let answer = match known(&router.routing.now().table, &question, usize::from(u16::MAX)) {
             Known::Answer(answer) => Some(answer),
             Known::Nothing => None,
             Known::Elsewhere => elsewhere(router, &question, true).await,
@@ -115,18 +115,19 @@ async fn converse(router: &Router, mut stream: TcpStream) -> std::io::Result<()>
 }
 
 /// What is known of a question without asking anyone.
-enum Known {
+pub(crate) enum Known {
     Answer(Vec<u8>),
     /// It is no question.
     Nothing,
     Elsewhere,
 }
 
-fn known(router: &Router, bytes: &[u8], size_max: usize) -> Known {
+pub(crate) fn known(table: &Table, bytes: &[u8], size_max: usize) -> Known {
     let Ok(question) = Message::from_vec(bytes) else {
         return Known::Nothing;
     };
-    let (Some(query), Ok(zone)) = (question.queries.first(), Name::from_str(ZONE)) else {
+    // One question is all that a message may have (RFC 9619).
+    let ([query], Ok(zone)) = (question.queries.as_slice(), Name::from_str(ZONE)) else {
         return Known::Nothing;
     };
     if question.metadata.message_type != MessageType::Query {
@@ -135,7 +136,7 @@ fn known(router: &Router, bytes: &[u8], size_max: usize) -> Known {
     if !zone.zone_of(query.name()) {
         return Known::Elsewhere;
     }
-    let mut answer = own(&question, &router.routing.now().table, &zone);
+    let mut answer = own(&question, table, &zone);
     let whole = answer.to_vec().unwrap_or_default();
     if whole.len() <= size_max {
         return Known::Answer(whole);

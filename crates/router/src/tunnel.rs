@@ -109,18 +109,18 @@ async fn leave(mut leaving: watch::Receiver<Option<Duration>>) {
 
 /// Follows the frames of a websocket (RFC 6455, section 5.2): no more than where one ends.
 #[derive(Default)]
-struct Frames {
+pub(crate) struct Frames {
     head: Vec<u8>,
     /// Of the frame's payload, still to come.
     left: u64,
 }
 
 impl Frames {
-    fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         self.head.is_empty() && self.left == 0
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let passed = self.left.min(bytes.len() as u64);

@@ -4,8 +4,8 @@
 //! One request at a time. [`Wire::ask`] sends it and returns with the answer's head; [`Answer`] is the body that follows,
 //! and gives the wire back when it is over.
 
-mod chunks;
-mod head;
+pub(crate) mod chunks;
+pub(crate) mod head;
 
 use std::io;
 use std::pin::Pin;

@@ -1,0 +1,18 @@
+//! Manifests, indexes and configurations of images; what is read is written and read again.
+#![no_main]
+use gantry_image::{Config, Index, Manifest};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = Index::parse(bytes).map(|index| index.for_this_machine().cloned());
+    // A manifest, and behind a line break its configuration.
+    let cut = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (manifest, config) = bytes.split_at(cut);
+    if let Ok(manifest) = Manifest::parse(manifest) {
+        let text = serde_json::to_vec(&manifest).expect("written");
+        assert_eq!(Manifest::parse(&text).expect("read again"), manifest);
+        if let Ok(config) = Config::parse(config, &manifest) {
+            assert_eq!(config.rootfs.diff_ids.len(), manifest.layers.len());
+            let _ = gantry_build::Recipe::of_image(&config.config);
+        }
+    }
+});

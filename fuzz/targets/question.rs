@@ -1,0 +1,3 @@
+//! What a container asks the resolver.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_router::fuzz::question(bytes));
