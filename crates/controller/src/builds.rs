@@ -220,7 +220,7 @@ async fn image(
     }
     let defaults = defaults(server, &deploy.app, &recipe.env)?;
     let commit = gantry_build::revision(&config.config);
-    Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, build: None })
+    Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, base: None, build: None })
 }
 
 /// The configuration that a recipe asks for and the app does not have.
@@ -259,6 +259,7 @@ fn again(
         roles: release.roles.clone(),
         config: to.map(|_| release.config.clone()),
         defaults: BTreeMap::new(),
+        base: None,
         build: None,
     })
 }
@@ -281,8 +282,8 @@ async fn push(
     }
     let view = server.core.view();
     let app = view.mirror.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app is gone"))?;
-    let base = recipe.base.clone().or_else(|| app.base.clone());
-    let (base_name, base) = find_base(&view.mirror, base)?;
+    let named = recipe.base.clone().or_else(|| app.base.clone());
+    let (base_name, base) = find_base(&view.mirror, named.clone())?;
     let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned()));
     let built = if let Some(known) = known.filter(|known| known.base == base) {
         output.step(&format!("Built before: image {}", known.image.short()));
@@ -321,6 +322,7 @@ async fn push(
         roles: built.roles,
         config: None,
         defaults,
+        base: named.is_none().then_some(base_name),
         build: Some(record),
     })
 }

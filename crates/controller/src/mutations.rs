@@ -8,8 +8,8 @@ use gantry_api::types::{ChangeTraffic, CreateApp, Event};
 use gantry_build::EnvRequest;
 use gantry_model::deploy::Order;
 use gantry_model::{
-    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release, ReleaseNumber,
-    Role, RoleName,
+    App, AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release,
+    ReleaseNumber, Role, RoleName,
 };
 use gantry_planner::Decision;
 
@@ -331,6 +331,8 @@ pub(crate) struct Made {
     pub(crate) config: Option<BTreeMap<String, String>>,
     /// Configuration that the app asks for and does not have yet.
     pub(crate) defaults: BTreeMap<String, String>,
+    /// What it was built on, where nobody had named a base: the app stays with it when there are more.
+    pub(crate) base: Option<BaseName>,
     pub(crate) build: Option<BuildRecord>,
 }
 
@@ -349,6 +351,7 @@ pub(crate) fn release_made(
     for (key, value) in made.defaults {
         app.config.entry(key).or_insert(value);
     }
+    app.base = app.base.or(made.base);
     app.last_release += 1;
     let release = Release {
         app: name.clone(),

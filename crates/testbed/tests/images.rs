@@ -198,6 +198,13 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let imported = world.gantry(&["base", "import", "theirs", &format!("{other}/team/shop:v7")]).good();
     assert!(imported.out.starts_with("theirs sha256:"), "{imported:?}");
     assert!(world.gantry(&["base", "ls"]).good().out.contains("team/shop:v7"));
+    // With two bases an app that names none stays on the one that it was built on; a new one must say.
+    push_site(&repository, "two");
+    let _ = world.gantry(&["app", "create", "new"]).good();
+    let new = world.repository("new", Some("hello-python"));
+    new.commit("one");
+    let refused = new.push();
+    assert!(refused.status != 0 && refused.err.contains("there are several (debian, theirs)"), "{refused:?}");
 
     // The cloud's own registry, as one that asks who one is.
     let anonymous = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]);
