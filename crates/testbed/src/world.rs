@@ -62,7 +62,16 @@ impl World {
     /// When it does not start.
     #[must_use]
     pub fn start(extra: &[&str]) -> Self {
-        Self::begin(None, extra)
+        Self::begin(None, etcd_if_asked(extra), extra)
+    }
+
+    /// The same, with its store in a file, wherever those of other worlds are.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_with_file() -> Self {
+        Self::begin(None, None, &[])
     }
 
     /// The same, with its data on another file system.
@@ -71,13 +80,12 @@ impl World {
     /// When it does not start.
     #[must_use]
     pub fn start_on(disk: &Path, extra: &[&str]) -> Self {
-        Self::begin(Some(disk), extra)
+        Self::begin(Some(disk), etcd_if_asked(extra), extra)
     }
 
-    fn begin(disk: Option<&Path>, extra: &[&str]) -> Self {
+    fn begin(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
         let number = Number::claim();
         let [http, api] = number.ports();
-        let etcd = std::env::var_os("GANTRY_TEST_ETCD").filter(|_| !extra.contains(&"--store")).map(|_| Etcd::start());
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
@@ -410,6 +418,12 @@ impl World {
         left.extend(processes.lines().filter(|line| line.contains("gantry")).map(str::to_owned));
         left
     }
+}
+
+/// An etcd for a world that does not say where its store is.
+fn etcd_if_asked(extra: &[&str]) -> Option<Etcd> {
+    let asked = std::env::var_os("GANTRY_TEST_ETCD").is_some() && !extra.contains(&"--store");
+    asked.then(Etcd::start)
 }
 
 impl Drop for World {

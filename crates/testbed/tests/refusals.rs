@@ -166,7 +166,7 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
 fn a_start_that_cannot_be_is_refused_with_its_reason() {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
-    let mut world = World::start(&[]);
+    let mut world = World::start_with_file();
     let program = world.path("gantry");
     std::fs::copy(gantry_testbed::program("gantry"), &program).expect("copied");
     let public = std::os::unix::fs::PermissionsExt::from_mode(0o755);
