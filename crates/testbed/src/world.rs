@@ -74,13 +74,13 @@ impl World {
         Self::begin(None, None, &[])
     }
 
-    /// The same, with its data on another file system.
+    /// The same, with its data on another file system, its store too.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
     pub fn start_on(disk: &Path, extra: &[&str]) -> Self {
-        Self::begin(Some(disk), etcd_if_asked(extra), extra)
+        Self::begin(Some(disk), None, extra)
     }
 
     fn begin(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {

@@ -95,7 +95,7 @@ fn offline(world: &World, arguments: &[&str]) -> Output {
 
 #[test]
 fn a_backup_brings_everything_back() {
-    let mut world = World::start(&[]);
+    let mut world = World::start_with_file();
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
