@@ -73,6 +73,10 @@ impl Follower {
             let Some(deploy) = view.mirror.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned() else {
                 return;
             };
+            // Who promotes or aborts asks what comes of that; the build was told to whoever pushed.
+            if self.shown.is_none() && deploy.order.is_some() {
+                drop(self.log.fresh());
+            }
             // The state is read before the log: what was written before a transition is shown before it.
             for line in self.log.fresh() {
                 self.say(line).await;
