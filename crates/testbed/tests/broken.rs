@@ -72,7 +72,8 @@ fn applications() -> Vec<Broken> {
         },
         Broken {
             name: "writes-one-large-file",
-            server: "with open('/tmp/large', 'wb') as file:\n    for n in range(3000):\n        file.write(b'x' * 1_000_000)\n".to_owned(),
+            // Without last words: whether it can still say them depends on who is quicker, it or the count of what it wrote.
+            server: "import sys\nsys.excepthook = lambda *_: None\nwith open('/tmp/large', 'wb') as file:\n    for n in range(3000):\n        file.write(b'x' * 1_000_000)\n".to_owned(),
             role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
             compile: None,
         },
