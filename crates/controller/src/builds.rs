@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 use gantry_build::{BuildError, EnvRequest, Output, Recipe};
 use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
 use tokio::sync::mpsc;
 
+use crate::holds::Hold;
 use crate::mirror::{BuildRecord, Mirror};
 use crate::mutations::{self, Made};
 use crate::settings::Settings;
@@ -30,17 +30,12 @@ pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Job>>);
 /// A build under way.
 struct Job {
     output: Arc<Output>,
-    begun: SystemTime,
+    _hold: Hold,
 }
 
 impl Running {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), Job>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// When the oldest of them was begun.
-    pub(crate) fn oldest(&self) -> Option<SystemTime> {
-        self.lock().values().map(|job| job.begun).min()
     }
 }
 
@@ -133,7 +128,7 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
         }
         match Output::to(&log_path(&server.settings, &deploy.app, deploy.number)) {
             Ok(output) => {
-                running.insert(key.clone(), Job { output: Arc::clone(&output), begun: SystemTime::now() });
+                running.insert(key.clone(), Job { output: Arc::clone(&output), _hold: server.holds.take() });
                 let underway = Underway { server: Arc::clone(server), key };
                 tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
             }

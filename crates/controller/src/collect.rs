@@ -39,9 +39,8 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // What a build made so far is named by nothing until it ends.
-    let building = server.builds.oldest().unwrap_or_else(SystemTime::now);
-    let before = building.min(SystemTime::now()) - server.settings.collect.grace;
+    let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
+    let before = held.min(SystemTime::now()) - server.settings.collect.grace;
     server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await.map_err(|problem| problem.message)?;
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;

@@ -127,6 +127,7 @@ async fn receive(
     let hold = is_held(&pushed.options)?;
     let commit = update.new.clone();
     gantry_linux::step!("push.received");
+    let hold_on_source = server.holds.take();
     voice.word(&Word::Archive(commit.clone())).await;
     // The last bytes of what came: an archive ends with two blocks of zeros, one that was cut does not.
     let mut tail = Vec::new();
@@ -157,6 +158,7 @@ async fn receive(
         .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &name, cause, hold))
         .await
         .map_err(|problem| problem.message)?;
+    drop(hold_on_source);
     gantry_linux::step!("push.begun");
     let mut progress = follow::follow(server, app, number);
     while let Some(event) = progress.recv().await {

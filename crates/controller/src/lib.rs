@@ -12,7 +12,7 @@
 //! - `core`: the owner. It alone writes; everyone else reads its [`core::View`].
 //! - `mirror`: the records, as they are in the store.
 //! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside it.
-//! - `collect`: what is of no use any more.
+//! - `collect`: what is of no use any more; `holds`: what is being made, and of use soon.
 //! - `why`: one causal answer out of a view; pure.
 //! - `http`: paths to all of it.
 
@@ -21,6 +21,7 @@ mod collect;
 mod core;
 mod follow;
 mod git_door;
+mod holds;
 mod http;
 mod leader;
 mod mirror;
@@ -54,6 +55,7 @@ pub(crate) struct Server {
     pub(crate) pushes: git_door::Pushes,
     pub(crate) sessions: sessions::Sessions,
     pub(crate) builds: builds::Running,
+    pub(crate) holds: holds::Holds,
     pub(crate) uploads: http::uploads::Uploads,
 }
 
@@ -196,6 +198,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         pushes: git_door::Pushes::default(),
         sessions: sessions::Sessions::default(),
         builds: builds::Running::default(),
+        holds: holds::Holds::default(),
         uploads: http::uploads::Uploads::default(),
     })
 }

@@ -35,6 +35,7 @@ pub(crate) async fn import(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
+    let _hold = server.holds.take();
     let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
     let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
         .await
@@ -84,6 +85,7 @@ async fn make(
 ) -> Result<BaseInfo, Problem> {
     let path = server.settings.data.join("builds").join(format!("base-{base}.log"));
     let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
+    let _hold = server.holds.take();
     let making = server.builder.make_base(recipe, &output);
     let mut making = std::pin::pin!(making);
     let mut shown = 0;

@@ -29,6 +29,7 @@ pub(crate) async fn image(
     mutations::app(&server.core.view().mirror, &app)?;
     let pull = Pull::read(&caller, &text)?;
     run(&headers, async move |sender| {
+        let _hold = server.holds.take();
         let digest = pull.run(&server, &sender).await?;
         let (by, reference) = (caller.name, format!("{app}@{digest}"));
         let what = format!("pulled image {}", pull.remote);
@@ -55,6 +56,7 @@ pub(crate) async fn base(
     let base: BaseName = name(&base)?;
     let pull = Pull::read(&caller, &text)?;
     run(&headers, async move |sender| {
+        let _hold = server.holds.take();
         let image = pull.run(&server, &sender).await?;
         let what = format!("imported base {base} from {}", pull.remote);
         let info = bases::keep(&server, caller.name, base, image, pull.remote.to_string(), what).await?;
