@@ -112,7 +112,7 @@ fn talk() -> io::Result<bool> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The push's options (githooks(5)); of more than anybody means the first are enough to refuse it.
+/// The push's options (githooks(5)); where there are more than [`OPTIONS_MAX`], the first of them.
 fn options() -> Vec<String> {
     let read = |name: String| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
     let count = read("GIT_PUSH_OPTION_COUNT".to_owned()).and_then(|count| count.parse().ok()).unwrap_or(0);
