@@ -207,6 +207,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
             let fresh = scratch.join("store.db");
             write_records(&*gantry_store::open(&Address::File(fresh.clone())).await?, lines).await?;
             seal_off(&fresh).await?;
+            gantry_store::forget(path)?;
             std::fs::rename(&fresh, path).with_context(|| format!("cannot put {} in place", path.display()))?;
         }
         Address::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,

@@ -31,7 +31,7 @@ fn run(path: &Path, fault: &str, nth: usize) -> (String, bool) {
     let log = path.with_extension("strace");
     let mut strace = Command::new("strace");
     strace.arg("-f").arg("-o").arg(&log);
-    for end in ["", "-wal", "-shm", "-journal"] {
+    for end in ["", "-wal", "-shm", "-journal", "-head"] {
         strace.arg("-P").arg(format!("{}{end}", path.display()));
     }
     let calls = "pwrite64,write,fsync,fdatasync,ftruncate";

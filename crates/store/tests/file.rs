@@ -130,6 +130,97 @@ async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
     }
 }
 
+/// The parts of a store whose process was killed: its last commits stand in the log alone.
+const PARTS: [&str; 3] = ["", "-wal", "-head"];
+
+fn part(path: &Path, end: &str) -> PathBuf {
+    PathBuf::from(format!("{}{end}", path.display()))
+}
+
+fn put(path: &Path, parts: &[Vec<u8>; 3]) {
+    for (end, bytes) in PARTS.iter().zip(parts) {
+        std::fs::write(part(path, end), bytes).expect("written");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("live.db");
+    // A name of its own each time: a store that was opened is closed a moment after its last handle.
+    let mut turns = 0..;
+    let mut fresh = || folder.path().join(format!("crashed-{}.db", turns.next().expect("no end")));
+    let store = open(&Address::File(live.clone())).await.expect("a store");
+    for n in 0..12 {
+        store.commit(Txn::default().put(format!("key/{n}"), vec![b'x'; 100])).await.expect("written");
+    }
+    let good = PARTS.map(|end| std::fs::read(part(&live, end)).expect("read"));
+    let path = fresh();
+    put(&path, &good);
+    let truth = records(&path).await.expect("a crash is survived");
+    assert_eq!(truth.0.len(), 12);
+    let log = &good[1];
+    let flipped = (0..log.len()).step_by(487).enumerate().map(|(turn, place)| {
+        let mut bytes = log.clone();
+        bytes[place] ^= 1 << (turn % 8);
+        (format!("bit {} of byte {place}", turn % 8), bytes)
+    });
+    let cut = (0..log.len()).step_by(1993).map(|length| (format!("cut to {length}"), log[..length].to_vec()));
+    let (mut refused, mut lost_unmarked) = (0, 0);
+    for (what, bytes) in flipped.chain(cut) {
+        let parts = [good[0].clone(), bytes.clone(), good[2].clone()];
+        let path = fresh();
+        put(&path, &parts);
+        match open(&Address::File(path.clone())).await {
+            Ok(store) => {
+                let listing = store.list("").await.expect("a listing");
+                assert!((listing.entries, listing.revision) == truth, "{what}: silently wrong");
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains(".db is damaged"), "{what}: {error}");
+                assert!(std::fs::read(part(&path, "-wal")).expect("read") == bytes, "{what}: it was changed");
+            }
+        }
+        // Without the mark the same store opens, and lacks what was acknowledged.
+        let path = fresh();
+        put(&path, &parts);
+        std::fs::remove_file(part(&path, "-head")).expect("removed");
+        lost_unmarked += usize::from(records(&path).await.is_some_and(|found| found != truth));
+    }
+    assert!(refused > 100 && lost_unmarked > 100, "{refused} refused, {lost_unmarked} lost without the mark");
+}
+
+#[tokio::test]
+async fn a_damaged_mark_and_a_file_that_is_lost_beside_it_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    let store = open(&Address::File(path.clone())).await.expect("a store");
+    store.commit(Txn::default().put("key".to_owned(), b"x".to_vec())).await.expect("written");
+    let good = PARTS.map(|end| std::fs::read(part(&path, end)).expect("read"));
+    drop(store);
+    let path = folder.path().join("other.db");
+    let bit = |bit: usize| {
+        let mut mark = good[2].clone();
+        mark[bit / 8] ^= 1 << (bit % 8);
+        mark
+    };
+    let bad =
+        (0..good[2].len() * 8).map(bit).chain([Vec::new(), good[2][..15].to_vec(), [&good[2][..], b"x"].concat()]);
+    for mark in bad {
+        let _ = std::fs::remove_file(part(&path, "-shm"));
+        put(&path, &[good[0].clone(), good[1].clone(), mark]);
+        let error = why(&path).await;
+        assert!(matches!(error, StoreError::Damaged { .. }) && error.to_string().contains("other.db-head"), "{error}");
+    }
+    put(&path, &good);
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::remove_file(part(&path, "-wal")).expect("removed");
+    assert!(matches!(why(&path).await, StoreError::Damaged { .. }) && !path.exists());
+    gantry_store::forget(&path).expect("forgotten");
+    assert_eq!(records(&path).await.expect("a new one").0.len(), 0);
+}
+
 #[tokio::test]
 async fn a_file_of_the_first_format_is_taken_over() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::seal;
+use super::{mark, seal};
 use crate::StoreError;
 
 /// `GNTR`: a file without it is not a store of ours.
@@ -35,18 +36,20 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     connect(path)
 }
 
-/// There is something at `path`, or something that belongs to it: a write-ahead log without its file means that the
-/// file was lost, and a new one would hide it.
+/// There is something at `path`, or something that belongs to it: a write-ahead log or a mark without its file means
+/// that the file was lost, and a new one would hide it.
 fn exists(path: &Path) -> Result<bool, StoreError> {
     if path.exists() {
         return Ok(true);
     }
     let log = path.with_extension(format!("{}-wal", path.extension().unwrap_or_default().display()));
-    if log.exists() {
-        let detail = format!("its file is missing and its log {} is there", log.display());
-        return Err(StoreError::Damaged { path: path.display().to_string(), detail });
+    match [log, mark::path(path)].into_iter().find(|part| part.exists()) {
+        None => Ok(false),
+        Some(part) => {
+            let detail = format!("its file is missing and {} is there", part.display());
+            Err(StoreError::Damaged { path: path.display().to_string(), detail })
+        }
     }
-    Ok(false)
 }
 
 /// Made under another name and moved into place: a file with the store's name is always whole.
@@ -104,9 +107,13 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     if size.len() == 0 {
         return Err(damaged("it is empty".to_owned()));
     }
+    // Before the file: another process may write meanwhile.
+    let acknowledged = mark::read(path)?;
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(fail)?;
+    // A log that is damaged is left as it is.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     if number("application_id")? != APPLICATION_ID {
         return Err(damaged("it is not a Gantry store".to_owned()));
@@ -117,10 +124,34 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     }
     let verdict: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(fail)?;
     match (verdict.as_str(), found) {
-        ("ok", FORMAT) => seal::check(&connection).map(Some).map_err(fail),
+        ("ok", FORMAT) => {
+            let entries = seal::check(&connection).map_err(fail)?;
+            let (revision, _) = seal::head(&connection).map_err(fail)?;
+            if revision < acknowledged {
+                return Err(damaged(format!(
+                    "revision {acknowledged} was acknowledged and it ends with {revision}, so its log is damaged or it is \
+                     an older copy (without {} it is opened as it is)",
+                    mark::path(path).display()
+                )));
+            }
+            Ok(Some(entries))
+        }
         ("ok", 1) => Ok(None),
         ("ok", _) => Err(damaged(format!("it has format {found}, which there never was"))),
         _ => Err(damaged(verdict)),
+    }
+}
+
+/// Takes away what tells of the store that was at `path` and is no longer there.
+///
+/// # Errors
+/// [`StoreError::File`].
+pub fn forget(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(mark::path(path)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::File { action: "forget", path: path.display().to_string(), source: error.into() })
+        }
+        _ => Ok(()),
     }
 }
 

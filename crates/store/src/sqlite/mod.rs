@@ -9,6 +9,7 @@
 
 mod file;
 mod lease;
+mod mark;
 mod seal;
 mod watch;
 mod write;
@@ -22,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
 use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch};
-pub use file::{check, seal_off};
+pub use file::{check, forget, seal_off};
 use write::{Request, Writer};
 
 /// The embedded store.

@@ -33,6 +33,10 @@ fn of_head(revision: Revision, compacted: Revision) -> i64 {
     hash(&[&revision.to_le_bytes(), &compacted.to_le_bytes()])
 }
 
+pub(super) fn of_mark(revision: Revision) -> i64 {
+    hash(&[&revision.to_le_bytes()])
+}
+
 /// The error of a row whose seal is not its own.
 pub(super) fn broken(what: &str) -> rusqlite::Error {
     let shown: String = what.chars().take(100).collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
+use super::mark::Mark;
 use super::{file, lease, seal};
 use crate::{Compare, Entry, LeaseId, Outcome, Revision, StoreError, Txn, Write};
 
@@ -38,7 +39,7 @@ impl Writer {
         let now = revision(&connection).map_err(|error| file::explain("read", path, error))?;
         let (head, facts) = watch::channel(now);
         let (sender, requests) = mpsc::sync_channel(1024);
-        let thread = Thread { connection, path: path.to_owned(), head };
+        let thread = Thread { connection, path: path.to_owned(), head, mark: Mark::open(path, now)? };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&requests)).map_err(
             |source| StoreError::File {
                 action: "start the writer of",
@@ -58,6 +59,7 @@ struct Thread {
     connection: Connection,
     path: PathBuf,
     head: watch::Sender<Revision>,
+    mark: Mark,
 }
 
 impl Thread {
@@ -91,6 +93,9 @@ impl Thread {
             .and_then(|revision| transaction.commit().map(|()| revision));
         match applied {
             Ok(revision) => {
+                if let Err(error) = self.mark.set(revision) {
+                    tracing::warn!(path = %path.display(), %error, "the store's mark stays behind");
+                }
                 // Told before the answers: a watch is never behind what a writer was told.
                 self.head.send_replace(revision);
                 answers.into_iter().for_each(|answer| answer(None));
