@@ -10,6 +10,7 @@ use std::time::Duration;
 use gantry_model::role::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use world::frames::{fields, frame};
 use world::{NOWHERE, Running, endpoint, router, table};
 
 /// What reached the instance: `METHOD target body`, or what was wrong with it.
@@ -310,27 +311,6 @@ async fn an_instance_gets_what_was_meant_or_nothing() {
     seen.lock().expect("seen").clear();
     let answer = send(&running, b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\nconnection: close\r\n\r\n", 1).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
-}
-
-/// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// Fields as they are, without an index or compression (RFC 7541, section 6.2.2).
-fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
-    let text = |text: &str| {
-        let length = text.len();
-        let head = if length < 127 {
-            vec![u8::try_from(length).expect("short")]
-        } else {
-            let rest = length - 127;
-            vec![127, u8::try_from((rest % 128) | 128).expect("a byte"), u8::try_from(rest / 128).expect("short")]
-        };
-        [head, text.as_bytes().to_vec()].concat()
-    };
-    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! A router that runs, applications behind it, and a server that has tables for it.
 #![allow(dead_code)] // Each test program uses a part.
 
+pub(crate) mod frames;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};

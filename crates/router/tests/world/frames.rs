@@ -1,0 +1,24 @@
+//! HTTP/2 by its bytes.
+
+/// A frame (RFC 9113, section 4.1).
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A text with its length before it (RFC 7541, section 5.2).
+pub(crate) fn text(text: &str) -> Vec<u8> {
+    let length = text.len();
+    let head = if length < 127 {
+        vec![u8::try_from(length).expect("short")]
+    } else {
+        let rest = length - 127;
+        vec![127, u8::try_from((rest % 128) | 128).expect("a byte"), u8::try_from(rest / 128).expect("short")]
+    };
+    [head, text.as_bytes().to_vec()].concat()
+}
+
+/// Fields as they are, without an index or compression (RFC 7541, section 6.2.2).
+pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+}
