@@ -10,6 +10,8 @@
 
 mod hash;
 
+use std::io::SeekFrom;
+use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,8 +22,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use gantry_model::Digest;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::io::AsyncReadExt;
+use object_store::{GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 pub use hash::Hasher;
@@ -83,7 +85,7 @@ pub struct Blobs {
 
 /// A blob to be read.
 pub struct Blob {
-    /// In bytes.
+    /// Of what is to be read, in bytes.
     pub size: u64,
     /// Its content, unverified; whoever unpacks it checks.
     pub stream: BoxStream<'static, std::io::Result<Bytes>>,
@@ -134,21 +136,38 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Backend`].
     pub async fn get(&self, digest: &Digest) -> Result<Blob, BlobError> {
-        let result = match self.backend.get(&place(digest)).await {
+        self.open(digest, None).await
+    }
+
+    /// Opens a blob for some of its bytes; `range` begins within it, and ends with it at the latest.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`], [`BlobError::Backend`].
+    pub async fn get_part(&self, digest: &Digest, range: Range<u64>) -> Result<Blob, BlobError> {
+        if range.is_empty() {
+            return Ok(Blob { size: 0, stream: futures_util::stream::empty().boxed() });
+        }
+        self.open(digest, Some(range)).await
+    }
+
+    async fn open(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<Blob, BlobError> {
+        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let result = match self.backend.get_opts(&place(digest), options).await {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Err(BlobError::Missing(digest.clone())),
             Err(error) => return Err(failed("read")(error.into())),
         };
-        let size = result.meta.size;
+        let Range { start, end } = result.range;
         let stream = match result.payload {
             // Read in pieces that are worth a trip to the blocking pool; object_store's own are 8 KiB.
             GetResultPayload::File(file, _) => {
-                let file = tokio::fs::File::from_std(file).take(size);
-                ReaderStream::with_capacity(file, 256 << 10).boxed()
+                let mut file = tokio::fs::File::from_std(file);
+                file.seek(SeekFrom::Start(start)).await.map_err(|error| failed("read")(error.into()))?;
+                ReaderStream::with_capacity(file.take(end - start), 256 << 10).boxed()
             }
             GetResultPayload::Stream(stream) => stream.map_err(std::io::Error::other).boxed(),
         };
-        Ok(Blob { size, stream })
+        Ok(Blob { size: end - start, stream })
     }
 
     /// Reads a small blob whole, and checks it.

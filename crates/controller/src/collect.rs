@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use gantry_blobs::BlobError;
+use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Index, Manifest};
 use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
 use crate::Server;
-use crate::mirror::{Change, Mirror, build_key, deploy_key, release_key, tag_key};
+use crate::mirror::{Change, Mirror, Pushed, build_key, deploy_key, manifest_key, release_key, tag_key};
 
 /// Releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -44,7 +44,10 @@ async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + S
     server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await.map_err(|problem| problem.message)?;
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;
-    let used = used(server, &roots(&server.core.view().mirror)).await?;
+    let mirror = server.core.view().mirror;
+    let used = Used::find(&server.blobs, &mirror).await?;
+    let forgotten = used.forgotten(&mirror, before);
+    server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await.map_err(|problem| problem.message)?;
     let mut bytes = 0;
     for (digest, size) in all {
         if !used.contains(&digest) && server.blobs.delete_older(&digest, before).await? {
@@ -141,27 +144,76 @@ fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
     releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
 }
 
-/// The roots and everything that they lead to. A source archive leads nowhere, and neither does what is no manifest.
-async fn used(server: &Server, roots: &BTreeSet<Digest>) -> Result<BTreeSet<Digest>, BlobError> {
-    let mut used = BTreeSet::new();
-    let mut next: Vec<Digest> = roots.iter().cloned().collect();
-    while let Some(digest) = next.pop() {
-        if !used.insert(digest.clone()) {
-            continue;
+/// What is of use.
+#[derive(Default)]
+struct Used {
+    /// Named by a record, or by an index: what these lead to is of use too.
+    named: BTreeSet<Digest>,
+    /// What images are made of. A manifest may be among them, where somebody's image says so; it is followed all the same
+    /// when it is named itself.
+    parts: BTreeSet<Digest>,
+}
+
+impl Used {
+    /// The roots, everything that they lead to, and what refers to any of that.
+    async fn find(blobs: &Blobs, mirror: &Mirror) -> Result<Self, BlobError> {
+        let mut used = Self::default();
+        let mut next: Vec<Digest> = roots(mirror).into_iter().collect();
+        while !next.is_empty() {
+            used.follow(blobs, next).await?;
+            next = used.referrers(mirror);
         }
-        let text = match server.blobs.read(&digest).await {
-            Ok(text) => text,
-            // One that cannot be read now may name much that is used.
-            Err(error @ BlobError::Backend { .. }) => return Err(error),
-            Err(_) => continue,
-        };
-        if let Some(index) = Index::parse(&text) {
-            next.extend(index.manifests.iter().map(|descriptor| descriptor.digest.clone()));
-        } else if let Ok(manifest) = Manifest::parse(&text) {
-            used.extend(manifest.blobs().map(|descriptor| descriptor.digest.clone()));
-        }
+        Ok(used)
     }
-    Ok(used)
+
+    fn contains(&self, digest: &Digest) -> bool {
+        self.named.contains(digest) || self.parts.contains(digest)
+    }
+
+    /// A source archive leads nowhere, and neither does what is no manifest.
+    async fn follow(&mut self, blobs: &Blobs, mut next: Vec<Digest>) -> Result<(), BlobError> {
+        while let Some(digest) = next.pop() {
+            if !self.named.insert(digest.clone()) {
+                continue;
+            }
+            let text = match blobs.read(&digest).await {
+                Ok(text) => text,
+                // One that cannot be read now may name much that is used.
+                Err(error @ BlobError::Backend { .. }) => return Err(error),
+                Err(_) => continue,
+            };
+            if let Some(index) = Index::parse(&text) {
+                next.extend(index.manifests.iter().map(|descriptor| descriptor.digest.clone()));
+            } else if let Ok(manifest) = Manifest::parse(&text) {
+                self.parts.extend(manifest.blobs().map(|descriptor| descriptor.digest.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was pushed, refers to something of use, and is not yet followed.
+    fn referrers(&self, mirror: &Mirror) -> Vec<Digest> {
+        let refers = |pushed: &Pushed| pushed.subject.as_ref().is_some_and(|subject| self.contains(subject));
+        let all = mirror.manifests.values().flatten();
+        let new = all.filter(|(digest, pushed)| refers(pushed) && !self.named.contains(*digest));
+        new.map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// What was pushed before that moment, and nothing names.
+    fn forgotten(&self, mirror: &Mirror, before: SystemTime) -> Vec<(String, Digest, Pushed)> {
+        let before = before.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
+        all.filter(|(_, (digest, pushed))| pushed.at.0 < before && !self.contains(digest))
+            .map(|(repository, (digest, pushed))| (repository.clone(), digest.clone(), pushed.clone()))
+            .collect()
+    }
+}
+
+/// The removal of those that nobody pushed again meanwhile.
+fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<Change> {
+    let known = |repository: &str, digest: &Digest| mirror.manifests.get(repository)?.get(digest);
+    let same = forgotten.into_iter().filter(|(repository, digest, pushed)| known(repository, digest) == Some(pushed));
+    same.map(|(repository, digest, _)| Change::Remove(manifest_key(&repository, &digest))).collect()
 }
 
 fn folders(server: &Server) {
@@ -281,5 +333,68 @@ mod tests {
         let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
         let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
+
+    fn manifest(config: &Digest, layer: &Digest, subject: Option<&Digest>) -> bytes::Bytes {
+        let named = |digest: &Digest| serde_json::json!({ "mediaType": "x", "digest": digest, "size": 1 });
+        let mut text = serde_json::json!({ "schemaVersion": 2, "config": named(config), "layers": [named(layer)] });
+        if let Some(subject) = subject {
+            text["subject"] = named(subject);
+        }
+        text.to_string().into()
+    }
+
+    #[tokio::test]
+    async fn what_refers_to_an_image_is_kept_with_it_and_forgotten_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let mut mirror = Mirror::default();
+        let shop = || "shop".to_owned();
+        let push = async |mirror: &mut Mirror, at, layer: u64, subject: Option<&Digest>| {
+            let digest = blobs.put(manifest(&image(1), &image(layer), subject)).await.expect("kept");
+            let pushed = Pushed { at: Moment(at), subject: subject.cloned() };
+            mirror.apply(Record::Manifest { repository: shop(), digest: digest.clone(), pushed }.into());
+            digest
+        };
+        let tagged = push(&mut mirror, 0, 2, None).await;
+        let signature = push(&mut mirror, 0, 3, Some(&tagged)).await;
+        let of_signature = push(&mut mirror, 0, 4, Some(&signature)).await;
+        let forgotten = push(&mut mirror, 0, 5, None).await;
+        let of_forgotten = push(&mut mirror, 0, 6, Some(&forgotten)).await;
+        let young = push(&mut mirror, 2000, 7, None).await;
+        mirror.apply(Record::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
+
+        let used = Used::find(&blobs, &mirror).await.expect("read");
+        for kept in [&tagged, &signature, &of_signature, &image(2), &image(3), &image(4)] {
+            assert!(used.contains(kept), "{kept}");
+        }
+        assert!(!used.contains(&image(5)) && !used.contains(&image(6)));
+        let gone = used.forgotten(&mirror, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
+        let digests: BTreeSet<&Digest> = gone.iter().map(|(_, digest, _)| digest).collect();
+        assert_eq!(digests, BTreeSet::from([&forgotten, &of_forgotten]));
+
+        // One of them is pushed again before it is removed.
+        let pushed = Pushed { at: Moment(3000), subject: None };
+        mirror.apply(Record::Manifest { repository: shop(), digest: forgotten.clone(), pushed }.into());
+        unchanged(&mirror, gone).into_iter().for_each(|change| mirror.apply(change));
+        let left: BTreeSet<&Digest> = mirror.manifests["shop"].keys().collect();
+        assert_eq!(left, BTreeSet::from([&tagged, &signature, &of_signature, &forgotten, &young]));
+    }
+
+    #[tokio::test]
+    async fn an_image_is_whole_though_another_calls_its_manifest_a_layer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let mut mirror = Mirror::default();
+        let victim = blobs.put(manifest(&image(1), &image(2), None)).await.expect("kept");
+        let hostile = blobs.put(manifest(&image(3), &victim, None)).await.expect("kept");
+        for (repository, digest) in [("shop", &victim), ("other", &hostile)] {
+            let (repository, tag) = (repository.to_owned(), "one".to_owned());
+            mirror.apply(Record::Tag { repository, tag, digest: digest.clone() }.into());
+        }
+        let mut used = Used::default();
+        used.follow(&blobs, vec![victim, hostile]).await.expect("read");
+        assert!(used.contains(&image(2)));
+        assert!(Used::find(&blobs, &mirror).await.expect("read").contains(&image(2)));
     }
 }

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::leader::{self, Lead};
-use crate::mirror::{Change, Mirror, Record, build_key, deploy_key, release_key, tag_key, token_key, txn, writes};
+use crate::mirror::{
+    Change, Mirror, Record, build_key, deploy_key, manifest_key, release_key, tag_key, token_key, txn, writes,
+};
 use crate::settings::Settings;
 use crate::{ServerError, causes, mutations};
 
@@ -345,11 +347,14 @@ fn removal(mirror: &Mirror, app: &gantry_model::AppName) -> Vec<Change> {
     let deploys = mirror.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
     let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| build_key(app, commit));
     let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
+    let manifests = mirror.manifests.get(app.as_str()).into_iter().flatten();
+    let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
     releases
         .chain(tokens)
         .chain(deploys)
         .chain(builds)
         .chain(tags)
+        .chain(manifests)
         .chain([format!("apps/{app}")])
         .map(Change::Remove)
         .collect()

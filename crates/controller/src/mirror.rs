@@ -8,6 +8,7 @@
 //! | `builds/<app>/<commit>` | [`BuildRecord`] |
 //! | `bases/<name>` | [`BaseInfo`] |
 //! | `tags/<repository>/<tag>` | a digest |
+//! | `manifests/<repository>/<digest>` | [`Pushed`] |
 //! | `tokens/<hash>` | [`TokenInfo`] |
 //! | `events/<number mod 1000>` | [`Event`] |
 //! | `plan/table`, `plan/machines/<machine>` | the plan |
@@ -17,8 +18,8 @@ use std::sync::Arc;
 
 use gantry_api::types::{BaseInfo, Event, TokenInfo};
 use gantry_model::{
-    App, AppName, BaseName, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Plan, Release, ReleaseNumber, Role,
-    RoleName, Table,
+    App, AppName, BaseName, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment, Plan, Release,
+    ReleaseNumber, Role, RoleName, Table,
 };
 use gantry_planner::{Desired, DesiredApp};
 use gantry_store::{Entry, Txn, Write};
@@ -41,6 +42,16 @@ pub(crate) struct BuildRecord {
     pub(crate) roles: BTreeMap<RoleName, Role>,
 }
 
+/// A manifest that was pushed. It is in its repository by its digest, tagged or not, until nothing names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pushed {
+    /// When, the last time.
+    pub(crate) at: Moment,
+    /// The image that it refers to: while that one is kept, so is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Digest>,
+}
+
 /// One record.
 #[derive(Debug, Clone)]
 pub(crate) enum Record {
@@ -50,6 +61,7 @@ pub(crate) enum Record {
     Build(BuildRecord),
     Base(BaseInfo),
     Tag { repository: String, tag: String, digest: Digest },
+    Manifest { repository: String, digest: Digest, pushed: Pushed },
     Token { hash: String, info: TokenInfo },
     Event(Event),
     Table(Table),
@@ -79,6 +91,7 @@ impl Record {
             Self::Build(build) => format!("builds/{}/{}", build.app, build.commit),
             Self::Base(base) => format!("bases/{}", base.name),
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
+            Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
             Self::Table(_) => "plan/table".to_owned(),
@@ -94,6 +107,7 @@ impl Record {
             Self::Build(record) => serde_json::to_vec(record),
             Self::Base(record) => serde_json::to_vec(record),
             Self::Tag { digest, .. } => serde_json::to_vec(digest),
+            Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
             Self::Token { info, .. } => serde_json::to_vec(info),
             Self::Event(record) => serde_json::to_vec(record),
             Self::Table(record) => serde_json::to_vec(record),
@@ -108,6 +122,10 @@ pub(crate) fn release_key(app: &AppName, number: ReleaseNumber) -> String {
 
 pub(crate) fn tag_key(repository: &str, tag: &str) -> String {
     format!("tags/{repository}/{tag}")
+}
+
+pub(crate) fn manifest_key(repository: &str, digest: &Digest) -> String {
+    format!("manifests/{repository}/{digest}")
 }
 
 pub(crate) fn build_key(app: &AppName, commit: &str) -> String {
@@ -131,6 +149,7 @@ pub(crate) struct Mirror {
     pub(crate) builds: BTreeMap<(AppName, String), Arc<BuildRecord>>,
     pub(crate) bases: BTreeMap<BaseName, BaseInfo>,
     pub(crate) tags: BTreeMap<String, BTreeMap<String, Digest>>,
+    pub(crate) manifests: BTreeMap<String, BTreeMap<Digest, Pushed>>,
     pub(crate) tokens: BTreeMap<String, TokenInfo>,
     pub(crate) events: BTreeMap<u64, Arc<Event>>,
     pub(crate) plan: Arc<Plan>,
@@ -171,6 +190,9 @@ impl Mirror {
             Record::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
             Record::Tag { repository, tag, digest } => {
                 self.tags.entry(repository).or_default().insert(tag, digest);
+            }
+            Record::Manifest { repository, digest, pushed } => {
+                self.manifests.entry(repository).or_default().insert(digest, pushed);
             }
             Record::Token { hash, info } => drop(self.tokens.insert(hash, info)),
             Record::Event(event) => {
@@ -220,6 +242,13 @@ impl Mirror {
                     tags.remove(*tag);
                 }
             }
+            ["manifests", repository @ .., digest] => {
+                if let (Some(manifests), Ok(digest)) =
+                    (self.manifests.get_mut(&repository.join("/")), digest.parse::<Digest>())
+                {
+                    manifests.remove(&digest);
+                }
+            }
             _ => {}
         }
     }
@@ -248,6 +277,23 @@ impl Mirror {
     /// A release.
     pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Arc<Release>> {
         self.releases.get(app)?.get(&number)
+    }
+
+    /// Whether a repository has the image of this digest: one that was pushed to it, has a tag in it, is a release's of the
+    /// app, or is the base.
+    pub(crate) fn has_image(&self, repository: &str, digest: &Digest) -> bool {
+        let pushed = self.manifests.get(repository).is_some_and(|manifests| manifests.contains_key(digest));
+        let tagged = || self.tags.get(repository).is_some_and(|tags| tags.values().any(|known| known == digest));
+        let released = || {
+            let releases = AppName::parse(repository).ok().and_then(|app| self.releases.get(&app));
+            releases.is_some_and(|releases| releases.values().any(|release| release.image == *digest))
+        };
+        pushed || tagged() || released() || self.base_of(repository).is_some_and(|base| base.image == *digest)
+    }
+
+    /// The base whose repository this is.
+    pub(crate) fn base_of(&self, repository: &str) -> Option<&BaseInfo> {
+        self.bases.get(&BaseName::parse(repository.strip_prefix("base/")?).ok()?)
     }
 
     /// A release that served once: its deploy came to its good end.
@@ -291,6 +337,10 @@ fn parse(entry: &Entry) -> Result<Option<Record>, ServerError> {
         ["bases", _] => Record::Base(read(entry)?),
         ["tags", repository @ .., tag] => {
             Record::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(entry)? }
+        }
+        ["manifests", repository @ .., digest] => {
+            let digest = digest.parse().map_err(|why| ServerError::Record { key: entry.key.clone(), why })?;
+            Record::Manifest { repository: repository.join("/"), digest, pushed: read(entry)? }
         }
         ["tokens", hash] => Record::Token { hash: (*hash).to_owned(), info: read(entry)? },
         ["events", _] => Record::Event(read(entry)?),

@@ -6,6 +6,7 @@
 //! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
 //! - [`members`]: a foreign tar stream, member by member, bounded.
 //! - [`import`]: an OCI archive into the blobs.
+//! - [`Referrer`]: what names an image as its subject.
 //! - [`pull`]: an image of another registry ([`Remote`]) into the blobs.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
 
@@ -16,6 +17,7 @@ mod layer;
 mod layers;
 mod manifest;
 mod pull;
+mod referrer;
 mod remote;
 mod tree;
 mod unpack;
@@ -30,5 +32,6 @@ pub use manifest::{
     ManifestError, Runtime,
 };
 pub use pull::{Credentials, PullError, pull};
+pub use referrer::{Referrer, subject};
 pub use remote::Remote;
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack};

@@ -210,21 +210,71 @@ fn the_distribution_specification_line_by_line() {
     let unknown = ask("GET", "ghost/tags/list");
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "NAME_UNKNOWN"));
 
-    // Referrers are not kept apart: clients are told so, and use a tag instead, as the specification has it.
-    assert_eq!(ask("GET", &format!("shop/referrers/{whole}")).status, 404);
-    let fallback = whole.replace(':', "-");
+    // What refers to an image: before it is pushed or after, listed by kind; gone when it is removed.
+    let refers = |kind: &str, subject: &str| {
+        let mut value: Value = serde_json::from_str(&text).expect("JSON");
+        value["artifactType"] = json!(kind);
+        value["annotations"] = json!({ "of": kind });
+        value["subject"] =
+            json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": subject, "size": text.len() });
+        value.to_string()
+    };
+    let referrers =
+        |path: &str| list(&format!("shop/referrers/{path}"))["manifests"].as_array().expect("a list").clone();
+    assert_eq!(referrers(&whole), [] as [Value; 0]);
+    let (signature, parts) = (refers("signature/x", &whole), refers("parts/x", &whole));
+    for referrer in [&signature, &parts, &refers("early/x", &absent)] {
+        let path = format!("shop/manifests/{}", digest(referrer.as_bytes()));
+        let put = registry.ask("PUT", &path, &[], referrer.as_bytes());
+        assert!(put.status == 201 && put.header("oci-subject").is_some(), "{put:?}");
+        assert_eq!(ask("GET", &path).body, *referrer);
+    }
+    assert_eq!((referrers(&whole).len(), referrers(&absent).len()), (2, 1));
+    let listed = ask("GET", &format!("shop/referrers/{whole}?artifactType=signature%2Fx"));
+    assert_eq!(listed.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
+    assert_eq!(listed.header("oci-filters-applied"), Some("artifactType"));
+    let only: Value = serde_json::from_str(&listed.body).expect("JSON");
+    assert_eq!(
+        only["manifests"],
+        json!([{ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(signature.as_bytes()),
+            "size": signature.len(), "artifactType": "signature/x", "annotations": { "of": "signature/x" } }])
+    );
+    assert_eq!(ask("GET", "shop/referrers/sha256:short").code(), "DIGEST_INVALID");
+    assert_eq!(ask("DELETE", &format!("shop/manifests/{}", digest(parts.as_bytes()))).status, 202);
+    assert_eq!(referrers(&whole).len(), 1);
+    let odd = text.replacen('{', r#"{"subject":{"digest":"nonsense"},"#, 1);
+    let refused = registry.ask("PUT", "shop/manifests/odd", &[], odd.as_bytes());
+    assert_eq!((refused.status, refused.code().as_str()), (400, "MANIFEST_INVALID"));
+
+    // An index, and its images without a tag of their own. Nothing is in a repository that it was not pushed to.
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
         { "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": whole, "size": text.len() }] });
-    let put = registry.ask("PUT", &format!("shop/manifests/{fallback}"), &[], index.to_string().as_bytes());
+    let put = registry.ask("PUT", "shop/manifests/many", &[], index.to_string().as_bytes());
     assert_eq!(put.status, 201, "{put:?}");
-    let got = ask("GET", &format!("shop/manifests/{fallback}"));
+    let got = ask("GET", "shop/manifests/many");
     assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
+    assert_eq!(ask("GET", &format!("other/manifests/{whole}")).status, 404);
+
+    // A blob in parts.
+    let part = |range: &str| {
+        registry.ask("GET", &format!("shop/blobs/{layer_digest}"), &[&format!("Range: bytes={range}")], b"")
+    };
+    let told = |range: &str| format!("bytes {range}/{}", layer.len());
+    for (asked, from, to) in [("0-3", 0, 4), ("5-", 5, layer.len()), ("-6", layer.len() - 6, layer.len())] {
+        let got = part(asked);
+        assert_eq!((got.status, got.body.as_bytes()), (206, &layer[from..to]), "{got:?}");
+        assert_eq!(got.header("content-range"), Some(told(&format!("{from}-{}", to - 1)).as_str()));
+    }
+    let beyond = part("1000-");
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some(told("*").as_str())));
+    assert_eq!((part("0-1,3-4").status, part("x").status), (200, 200));
 
     // Removal, of one tag and of all that are a digest's.
     assert_eq!(ask("DELETE", "shop/manifests/one").status, 202);
     assert_eq!((ask("GET", "shop/manifests/one").status, ask("GET", "shop/manifests/two").status), (404, 200));
     assert_eq!(ask("DELETE", &format!("shop/manifests/{whole}")).status, 202);
-    assert_eq!(list("shop/tags/list")["tags"], json!([fallback]));
+    assert_eq!(list("shop/tags/list")["tags"], json!(["many"]));
+    assert_eq!(ask("GET", &format!("shop/manifests/{whole}")).status, 404);
     let gone = ask("DELETE", "shop/manifests/two");
     assert_eq!((gone.status, gone.code().as_str()), (404, "MANIFEST_UNKNOWN"));
 
@@ -237,7 +287,7 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!((tags(&reader), tags(&other), tags(&nobody)), (200, 403, 401));
     let push = |who: &Registry<'_>| who.ask("POST", "shop/blobs/uploads/", &[], b"").status;
     assert_eq!((push(&reader), push(&other), push(&nobody)), (403, 403, 401));
-    let remove = |who: &Registry<'_>| who.ask("DELETE", &format!("shop/manifests/{fallback}"), &[], b"").status;
+    let remove = |who: &Registry<'_>| who.ask("DELETE", "shop/manifests/many", &[], b"").status;
     assert_eq!((remove(&reader), remove(&other), remove(&nobody)), (403, 403, 401));
     assert!(nobody.ask("GET", "", &[], b"").header("www-authenticate").is_some());
     assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);

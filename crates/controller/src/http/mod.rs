@@ -9,6 +9,8 @@ mod logs;
 mod machines;
 mod openapi;
 mod pulls;
+mod range;
+mod referrers;
 pub(crate) mod registry;
 mod sessions;
 pub(crate) mod system;

@@ -7,20 +7,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
+use gantry_blobs::BlobError;
 use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest};
-use gantry_model::Digest;
-use http::{Method, StatusCode, header};
+use gantry_model::{AppName, Digest, Moment};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::auth::Caller;
-use super::{Answer, Refusal, json, uploads};
-use crate::mirror::{Change, Record, tag_key};
+use super::range::{self, Part};
+use super::{Answer, Refusal, json, referrers, uploads};
+use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key, tag_key};
 use crate::{Server, causes};
 
 /// The largest manifest: what the specification asks registries to take, at least.
 const MANIFEST_MAX: usize = 4 << 20;
+
+/// The most manifests, and the most tags, of a repository.
+const NAMES_MAX: usize = 10_000;
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// The tag that is meant where none is named.
 const LATEST: &str = "latest";
@@ -62,6 +69,7 @@ fn code(status: u16, path: &str, message: &str) -> &'static str {
         404 if of("/blobs/") => "BLOB_UNKNOWN",
         404 if of("/manifests/") => "MANIFEST_UNKNOWN",
         404 => "NAME_UNKNOWN",
+        409 => "DENIED",
         _ if message.starts_with("a repository") => "NAME_INVALID",
         _ if message.starts_with("the manifest names") => "MANIFEST_BLOB_UNKNOWN",
         _ if of("/manifests/") => "MANIFEST_INVALID",
@@ -79,6 +87,7 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
         [repository @ .., "manifests", reference] => (repository, What::Manifest(reference)),
         [repository @ .., "blobs", reference] => (repository, What::Blob(digest(reference)?)),
         [repository @ .., "tags", "list"] => (repository, What::Tags),
+        [repository @ .., "referrers", subject] => (repository, What::Referrers(digest(subject)?)),
         _ => return Err(unknown().into()),
     };
     let repository = checked_repository(repository)?;
@@ -95,9 +104,14 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
         (What::Manifest(reference), Method::PUT) => {
             put_manifest(server, &caller.name, repository, reference, request).await
         }
-        (What::Blob(digest), Method::GET | Method::HEAD) => blob(server, &digest, body).await,
+        (What::Blob(digest), Method::GET) => {
+            let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
+            blob(server, &digest, range).await
+        }
+        (What::Blob(digest), Method::HEAD) => has_blob(server, &digest).await,
         (What::Manifest(reference), Method::DELETE) => untag(server, &caller.name, repository, reference).await,
-        (What::Tags, Method::GET) => tags(server, &repository, request.uri().query()),
+        (What::Tags, Method::GET) => tags(server, &repository, request.uri()),
+        (What::Referrers(subject), Method::GET) => referrers::list(server, &repository, &subject, request.uri()).await,
         (What::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
         (What::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
         (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
@@ -114,6 +128,7 @@ enum What<'a> {
     Manifest(&'a str),
     Blob(Digest),
     Tags,
+    Referrers(Digest),
 }
 
 /// A repository is an app's name, or names with slashes between them.
@@ -157,29 +172,62 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
             return Err(Problem::new(400, why).into());
         }
     }
+    let subject = gantry_image::subject(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
-    match reference.parse::<Digest>() {
+    let tag = match reference.parse::<Digest>() {
         Ok(wanted) if wanted != digest => {
             return Err(Problem::invalid(format!("the manifest is {digest}, not {wanted}")).into());
         }
-        Ok(_) => {}
-        Err(_) if is_tag(reference) => {
-            let (tag, digest, by) = (reference.to_owned(), digest.clone(), by.to_owned());
-            let what = format!("pushed image {repository}:{tag}");
-            let (app, target) = (gantry_model::AppName::parse(&repository).ok(), repository.clone());
-            let change = move |mirror: &crate::mirror::Mirror, now| {
-                let event = crate::mutations::event(mirror, now, &by, app.as_ref(), what);
-                Ok((vec![event, Record::Tag { repository: target, tag, digest }.into()], ()))
-            };
-            server.core.mutate(change).await?;
-        }
+        Ok(_) => None,
+        Err(_) if is_tag(reference) => Some(reference.to_owned()),
         Err(_) => return Err(Problem::invalid("this is neither a tag nor a digest").into()),
+    };
+    let (target, by, kept, of) = (repository.clone(), by.to_owned(), digest.clone(), subject.clone());
+    let change = move |mirror: &Mirror, now| keep(mirror, now, &by, target, kept, of, tag).map(|changes| (changes, ()));
+    server.core.mutate(change).await?;
+    let headers =
+        [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
+    // Who pushed it need not keep a list of its own.
+    let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
+    let mut response = (StatusCode::CREATED, headers).into_response();
+    response.headers_mut().extend(heard);
+    Ok(response)
+}
+
+/// The records of a manifest that was pushed.
+fn keep(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    repository: String,
+    digest: Digest,
+    subject: Option<Digest>,
+    tag: Option<String>,
+) -> Result<Vec<Change>, Problem> {
+    let full = |what: String| Problem::conflict(format!("{what}; remove what is of no use any more, then push again"));
+    let manifests = mirror.manifests.get(&repository);
+    if manifests.is_none_or(|all| !all.contains_key(&digest)) {
+        if manifests.map_or(0, BTreeMap::len) >= NAMES_MAX {
+            return Err(full(format!("repository {repository} has {NAMES_MAX} manifests")));
+        }
+        let siblings = manifests.into_iter().flat_map(BTreeMap::values).filter(|other| other.subject == subject);
+        if subject.is_some() && siblings.count() >= referrers::MOST {
+            return Err(full(format!("{} manifests refer to this subject", referrers::MOST)));
+        }
     }
-    let headers = [
-        (header::LOCATION, format!("/v2/{repository}/manifests/{digest}")),
-        (http::HeaderName::from_static("docker-content-digest"), digest.to_string()),
-    ];
-    Ok((StatusCode::CREATED, headers).into_response())
+    let mut changes = Vec::new();
+    if let Some(tag) = tag {
+        let tags = mirror.tags.get(&repository);
+        if tags.is_some_and(|tags| !tags.contains_key(&tag) && tags.len() >= NAMES_MAX) {
+            return Err(full(format!("repository {repository} has {NAMES_MAX} tags")));
+        }
+        let app = AppName::parse(&repository).ok();
+        let what = format!("pushed image {repository}:{tag}");
+        changes.push(crate::mutations::event(mirror, now, by, app.as_ref(), what));
+        changes.push(Record::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
+    }
+    changes.push(Record::Manifest { repository, digest, pushed: Pushed { at: now, subject } }.into());
+    Ok(changes)
 }
 
 fn digest(text: &str) -> Answer<Digest> {
@@ -188,17 +236,19 @@ fn digest(text: &str) -> Answer<Digest> {
 
 fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
     let view = server.core.view();
-    if let Some(base) = repository.strip_prefix("base/") {
-        let base = gantry_model::BaseName::parse(base).ok()?;
-        return view.mirror.bases.get(&base).map(|base| base.image.clone());
+    if let Some(base) = view.mirror.base_of(repository) {
+        return Some(base.image.clone());
     }
     view.mirror.tags.get(repository)?.get(reference).cloned()
 }
 
 async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> Answer {
-    let found = reference.parse().ok().or_else(|| tagged(server, repository, reference));
+    let found = match reference.parse::<Digest>() {
+        Ok(digest) => Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)),
+        Err(_) => tagged(server, repository, reference),
+    };
     let missing = || Problem::missing(format!("there is no image {repository}:{reference}"));
-    let digest: Digest = found.ok_or_else(missing)?;
+    let digest = found.ok_or_else(missing)?;
     let bytes = server.blobs.read(&digest).await.map_err(|_| missing())?;
     let of_manifest =
         || Manifest::parse(&bytes).map_or_else(|_| MANIFEST_OCI.to_owned(), |manifest| manifest.media_type);
@@ -206,36 +256,70 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_LENGTH, bytes.len().to_string()),
-        (http::HeaderName::from_static("docker-content-digest"), digest.to_string()),
+        (CONTENT_DIGEST, digest.to_string()),
     ];
     Ok((headers, if body { Body::from(bytes) } else { Body::empty() }).into_response())
 }
 
-async fn blob(server: &Server, digest: &Digest, body: bool) -> Answer {
-    let missing = || Problem::missing(format!("there is no blob {digest}"));
-    // Whoever looks for a blob means to name it, and leaves it out of a push: it is not collected meanwhile.
-    let size =
-        server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?.ok_or_else(missing)?;
-    let body = match body {
-        true => Body::from_stream(server.blobs.get(digest).await.map_err(|_| missing())?.stream),
-        false => Body::empty(),
-    };
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, size.to_string()),
-        (http::HeaderName::from_static("docker-content-digest"), digest.to_string()),
-    ];
-    Ok((StatusCode::OK, headers, body).into_response())
+/// How large a blob is. Whoever looks for one means to name it, and leaves it out of a push: it is not collected meanwhile.
+async fn size(server: &Server, digest: &Digest) -> Answer<u64> {
+    let size = server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?;
+    Ok(size.ok_or_else(|| Problem::missing(format!("there is no blob {digest}")))?)
 }
 
-/// Removes a tag, or every tag of a digest. The image itself goes once nothing names it; what a release names stays.
+async fn has_blob(server: &Server, digest: &Digest) -> Answer {
+    Ok(blob_head(digest, size(server, digest).await?).into_response())
+}
+
+fn blob_head(digest: &Digest, length: u64) -> [(HeaderName, String); 4] {
+    [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (CONTENT_DIGEST, digest.to_string()),
+    ]
+}
+
+async fn blob(server: &Server, digest: &Digest, asked: Option<&str>) -> Answer {
+    let size = size(server, digest).await?;
+    let (status, range) = match range::part(asked, size) {
+        Part::Whole => (StatusCode::OK, 0..size),
+        Part::Of(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Part::Nothing => {
+            let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+            response.headers_mut().extend(field(header::CONTENT_RANGE, &format!("bytes */{size}")));
+            return Ok(response);
+        }
+    };
+    let length = range.end - range.start;
+    let told = format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1));
+    let blob = server.blobs.get_part(digest, range).await.map_err(|error| match error {
+        BlobError::Missing(_) => Problem::missing(error.to_string()),
+        _ => Problem::internal(causes(&error)),
+    })?;
+    let mut response = (status, blob_head(digest, length), Body::from_stream(blob.stream)).into_response();
+    if status == StatusCode::PARTIAL_CONTENT {
+        response.headers_mut().extend(field(header::CONTENT_RANGE, &told));
+    }
+    Ok(response)
+}
+
+fn field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    HeaderValue::from_str(value).ok().map(|value| (name, value))
+}
+
+/// Removes a tag; or a manifest with all its tags. Its blobs go once nothing names them; what a release names stays.
 async fn untag(server: &Server, by: &str, repository: String, reference: &str) -> Answer {
     let (by, reference) = (by.to_owned(), reference.to_owned());
     let change = move |mirror: &crate::mirror::Mirror, now| {
         let digest = reference.parse::<Digest>().ok();
-        let meant = |(tag, known): &(&String, &Digest)| digest.as_ref().map_or(**tag == reference, |d| d == *known);
+        let meant =
+            |(tag, known): &(&String, &Digest)| digest.as_ref().map_or(**tag == reference, |digest| digest == *known);
         let tags = mirror.tags.get(&repository).into_iter().flatten().filter(meant);
         let mut changes: Vec<Change> = tags.map(|(tag, _)| Change::Remove(tag_key(&repository, tag))).collect();
+        let pushed =
+            digest.filter(|digest| mirror.manifests.get(&repository).is_some_and(|all| all.contains_key(digest)));
+        changes.extend(pushed.map(|digest| Change::Remove(manifest_key(&repository, &digest))));
         if changes.is_empty() {
             return Err(Problem::missing(format!("there is no image {repository}:{reference}")));
         }
@@ -248,8 +332,13 @@ async fn untag(server: &Server, by: &str, repository: String, reference: &str) -
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
+/// A parameter of a request's query.
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    Query::<BTreeMap<String, String>>::try_from_uri(uri).ok()?.0.remove(name)
+}
+
 /// A repository's tags in order: `?n=` of them after `?last=`, with a link to the rest.
-fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
+fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
     let view = server.core.view();
     let known = view.mirror.tags.get(repository);
     let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.mirror.apps.contains_key(&app));
@@ -258,21 +347,20 @@ fn tags(server: &Server, repository: &str, query: Option<&str>) -> Answer {
     if known.is_none() && base.is_none() && !is_app {
         return Err(Problem::missing(format!("there is no repository {repository}")).into());
     }
-    let parameter = |name| query?.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let (last, most) = (parameter("last"), parameter("n").map(|n| n.parse::<usize>()));
+    let (last, most) = (parameter(uri, "last"), parameter(uri, "n").map(|n| n.parse::<usize>()));
     let most = match most {
         Some(Err(_)) => return Err(Problem::invalid("n is no number").into()),
         Some(Ok(most)) => most,
         None => usize::MAX,
     };
     let all = known.into_iter().flatten().map(|(tag, _)| tag.as_str()).chain(base.map(|_| LATEST));
-    let mut rest = all.filter(|tag| last.is_none_or(|last| *tag > last));
+    let mut rest = all.filter(|tag| last.as_deref().is_none_or(|last| *tag > last));
     let names: Vec<&str> = rest.by_ref().take(most).collect();
     let mut response = json(&serde_json::json!({ "name": repository, "tags": names }))?;
     if let (Some(last), Some(_)) = (names.last(), rest.next()) {
         // A tag has no character that a header or an address would not take.
         let link = format!("</v2/{repository}/tags/list?n={most}&last={last}>; rel=\"next\"");
-        response.headers_mut().extend(http::HeaderValue::from_str(&link).map(|link| (header::LINK, link)));
+        response.headers_mut().extend(field(header::LINK, &link));
     }
     Ok(response)
 }
@@ -288,10 +376,7 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
         None => tagged(server, repository, tag).ok_or_else(unknown)?,
         Some((_, text)) => {
             let digest: Digest = text.parse().map_err(Problem::invalid)?;
-            let view = server.core.view();
-            let tags = view.mirror.tags.get(repository);
-            let known = tags.is_some_and(|tags| tags.values().any(|known| *known == digest));
-            known.then_some(digest).ok_or_else(unknown)?
+            Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)).ok_or_else(unknown)?
         }
     };
     // Of several images under one name the one for this machine is meant.

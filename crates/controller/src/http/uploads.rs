@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::Mutex;
 
 use super::Answer;
+use super::registry::parameter;
 use crate::{Server, causes};
 
 /// Uploads at once.
@@ -67,15 +68,8 @@ fn failed(error: &BlobError) -> Problem {
     }
 }
 
-/// A parameter of the request's query.
-fn parameter(request: &Request, name: &str) -> Option<String> {
-    let query = request.uri().query()?;
-    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-    Some(value.replace("%3A", ":").replace("%3a", ":"))
-}
-
 fn wanted_digest(request: &Request) -> Answer<Option<Digest>> {
-    match parameter(request, "digest") {
+    match parameter(request.uri(), "digest") {
         Some(text) => text.parse().map(Some).map_err(|error: String| Problem::invalid(error).into()),
         None => Ok(None),
     }
@@ -83,7 +77,7 @@ fn wanted_digest(request: &Request) -> Answer<Option<Digest>> {
 
 pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> Answer {
     // A blob that is here already need not come again; whoever may push here may know that.
-    if let Some(Ok(digest)) = parameter(&request, "mount").map(|text| text.parse::<Digest>())
+    if let Some(Ok(digest)) = parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
         && server.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_some()
     {
         return Ok(created(repository, &digest));

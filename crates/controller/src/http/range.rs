@@ -1,0 +1,60 @@
+//! The part of a blob that a request asks for (RFC 9110, section 14): a pull that broke off goes on where it was.
+
+use std::ops::Range;
+
+/// What is to be sent of `size` bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All: nothing else was asked for, or in a way that may be passed over, such as several parts at once.
+    Whole,
+    /// These bytes.
+    Of(Range<u64>),
+    /// None of what was asked for is there.
+    Nothing,
+}
+
+/// Reads the value of a `Range` field.
+pub(super) fn part(value: Option<&str>, size: u64) -> Part {
+    let Some((first, last)) = value.and_then(|value| value.strip_prefix("bytes=")?.split_once('-')) else {
+        return Part::Whole;
+    };
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let range = match (first, number(first), last, number(last)) {
+        ("", _, _, Some(count)) => size.saturating_sub(count)..size,
+        (_, Some(first), "", _) => first..size,
+        (_, Some(first), _, Some(last)) if first <= last => first..size.min(last.saturating_add(1)),
+        _ => return Part::Whole,
+    };
+    if range.start < range.end { Part::Of(range) } else { Part::Nothing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_part_is_read_and_everything_else_passed_over() {
+        for (value, expected) in [
+            ("bytes=0-9", Part::Of(0..10)),
+            ("bytes=5-", Part::Of(5..100)),
+            ("bytes=-7", Part::Of(93..100)),
+            ("bytes=-700", Part::Of(0..100)),
+            ("bytes=90-1000", Part::Of(90..100)),
+            ("bytes=90-18446744073709551615", Part::Of(90..100)),
+            ("bytes=100-", Part::Nothing),
+            ("bytes=100-200", Part::Nothing),
+            ("bytes=-0", Part::Nothing),
+            ("bytes=9-5", Part::Whole),
+            ("bytes=0-1,5-6", Part::Whole),
+            ("bytes=", Part::Whole),
+            ("bytes=-", Part::Whole),
+            ("bytes=+1-2", Part::Whole),
+            ("bytes=99999999999999999999-", Part::Whole),
+            ("lines=0-9", Part::Whole),
+        ] {
+            assert_eq!(part(Some(value), 100), expected, "{value}");
+        }
+        assert_eq!(part(None, 100), Part::Whole);
+        assert_eq!(part(Some("bytes=0-"), 0), Part::Nothing);
+    }
+}
