@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_linux::disk::{Watch, free};
+use gantry_linux::cgroup::Cgroup;
+use gantry_linux::disk::{Watch, free, nameless};
+use gantry_linux::tree;
 use gantry_model::{Bytes, InstanceId};
 use gantry_sandbox::Container;
 
@@ -49,9 +51,12 @@ pub(crate) async fn run(agent: Arc<Agent>) {
 
 /// It has written all that it may: a single file ends there, by the kernel.
 pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
-    let upper = places.folder.join("upper");
-    let counted = tokio::task::spawn_blocking(move || gantry_linux::tree::usage(&upper, limit.0)).await;
-    matches!(counted, Ok(Ok(bytes)) if bytes >= limit.0)
+    let (upper, group) = (places.folder.join("upper"), Cgroup::named(&places.cgroup));
+    let count = move || {
+        let named = tree::usage(&upper, limit.0).unwrap_or_default();
+        named.saturating_add(nameless(&group.processes(), limit.0))
+    };
+    tokio::task::spawn_blocking(count).await.is_ok_and(|bytes| bytes >= limit.0)
 }
 
 /// Counts every instance and one-off, and ends those that wrote too much.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gantry_image::{Layer, diff};
+use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
@@ -169,9 +170,7 @@ async fn watch(
                 "container/compile did not end in {seconds} s and was stopped; --compile-time of the server sets it"
             )));
         }
-        if disk.is_due(disk::free(cache), Instant::now())
-            && written(&spec.root.upper, cache, limits.disk).await > limits.disk
-        {
+        if disk.is_due(disk::free(cache), Instant::now()) && written(spec, cache, limits.disk).await > limits.disk {
             return Err(stopped(format!(
                 "container/compile wrote more than {}, with its cache, and was stopped; --compile-disk of the server sets it",
                 gantry_model::Bytes(limits.disk)
@@ -181,10 +180,13 @@ async fn watch(
 }
 
 /// What a step has written, with its app's cache: counted until it is too much.
-async fn written(upper: &Path, cache: &Path, most: u64) -> u64 {
-    let folders = [upper.to_owned(), cache.to_owned()];
-    let count =
-        move || folders.iter().map(|folder| tree::usage(folder, most).unwrap_or_default()).fold(0, u64::saturating_add);
+async fn written(spec: &Spec, cache: &Path, most: u64) -> u64 {
+    let folders = [spec.root.upper.clone(), cache.to_owned()];
+    let group = Cgroup::named(&spec.cgroup);
+    let count = move || {
+        let named = folders.iter().map(|folder| tree::usage(folder, most).unwrap_or_default());
+        named.fold(disk::nameless(&group.processes(), most), u64::saturating_add)
+    };
     tokio::task::spawn_blocking(count).await.unwrap_or_default()
 }
 

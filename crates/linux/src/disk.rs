@@ -1,5 +1,6 @@
-//! The space on a disk, and when it is worth while to count who takes it.
+//! The space on a disk, when it is worth while to count who takes it, and what no folder shows of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,31 @@ const LESS: u64 = 64 << 20;
 
 /// Counted at least so often.
 const COUNT: Duration = Duration::from_secs(60);
+
+/// The most open files of a group of processes that are looked at.
+const OPEN_MAX: usize = 200_000;
+
+/// What these processes keep on their root's file system in files that are open and have no name any more, in bytes:
+/// counted until it is more than `most`. What is only mapped into memory is not seen.
+#[must_use]
+pub fn nameless(processes: &[i32], most: u64) -> u64 {
+    let (mut seen, mut total, mut looks) = (BTreeSet::new(), 0u64, 0);
+    for pid in processes {
+        // Links of the kernel's own: they lead to what is open, and not along a path.
+        let Ok(root) = rustix::fs::stat(format!("/proc/{pid}/root")) else { continue };
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            looks += 1;
+            if looks > OPEN_MAX || total > most {
+                return total;
+            }
+            let Ok(stat) = rustix::fs::stat(entry.path()) else { continue };
+            if stat.st_nlink == 0 && stat.st_dev == root.st_dev && seen.insert(stat.st_ino) {
+                total = total.saturating_add(u64::try_from(stat.st_blocks).unwrap_or_default() * 512);
+            }
+        }
+    }
+    total
+}
 
 /// The bytes that are free for anyone on the file system of `path`; 0 when it cannot be asked.
 #[must_use]
@@ -39,6 +65,24 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_a_name_is_counted_once_while_it_is_open() {
+        use std::io::Write;
+        let own = [i32::try_from(std::process::id()).expect("a number")];
+        // On the root's own file system, wherever temporary files are.
+        let path = Path::new("/var/tmp").join(format!("gantry-nameless-{}", own[0]));
+        let mut file = std::fs::File::create_new(&path).expect("made");
+        file.write_all(&[1; 8 << 20]).and_then(|()| file.sync_all()).expect("written");
+        let named = nameless(&own, u64::MAX);
+        std::fs::remove_file(&path).expect("removed");
+        let twice = file.try_clone().expect("open");
+        let held = nameless(&own, u64::MAX);
+        assert!((8 << 20..16 << 20).contains(&(held - named)), "{held} with it, {named} without");
+        assert!(nameless(&own, 4096) >= 4096 && nameless(&[-1], u64::MAX) == 0);
+        drop((file, twice));
+        assert!(nameless(&own, u64::MAX) < held);
+    }
 
     #[test]
     fn it_is_counted_when_the_disk_fills_and_now_and_then() {

@@ -2,12 +2,13 @@
 //!
 //! A test names a folder in `GANTRY_STEPS`. Its file `kill` holds one step's name a line: the first process that passes the
 //! step of the first line takes that line away and ends with SIGKILL. `*` means whatever step comes next. `passed` and
-//! `killed` tell what happened.
+//! `killed` tell what happened; `passed` with when, in Unix microseconds, so that it is a profile too.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The variable that names the folder.
 pub const VARIABLE: &str = "GANTRY_STEPS";
@@ -26,7 +27,8 @@ macro_rules! step {
 pub fn pass(name: &str) {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     if let Some(folder) = FOLDER.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
-        note(folder, "passed", name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        note(folder, "passed", &format!("{now} {name}"));
         if is_the_end(folder, name).is_some_and(|ends| ends) {
             note(folder, "killed", name);
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
@@ -34,9 +36,9 @@ pub fn pass(name: &str) {
     }
 }
 
-fn note(folder: &Path, file: &str, name: &str) {
+fn note(folder: &Path, file: &str, line: &str) {
     let opened = File::options().create(true).append(true).open(folder.join(file));
-    let _ = opened.and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()));
+    let _ = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
 }
 
 fn is_the_end(folder: &Path, name: &str) -> Option<bool> {

@@ -66,6 +66,10 @@ pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
 
 /// Takes away what is about one connection, with whatever `Connection` names.
 pub(crate) fn strip_hop(headers: &mut HeaderMap) {
+    // Most have none, and looking at each name once is less than looking ten up.
+    if !headers.keys().any(|name| HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

@@ -28,15 +28,16 @@ use head::{Head, Length};
 /// Room for what is read at once: a head and a small body. More when bodies fill it.
 const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
 
-/// What a kept connection keeps of the memory that its requests took.
+/// What a kept connection keeps of the memory that its requests took, beside a buffer of the first [`ROOM`].
 const OUT_KEPT: usize = 4 * 1024;
 
 /// A connection to an instance, between two requests.
 pub(crate) struct Wire {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    /// What was sent, to be used again.
+    /// What was sent, and what came: empty, to be used again.
     out: Vec<u8>,
+    came: BytesMut,
 }
 
 /// Why there is no answer.
@@ -52,7 +53,7 @@ pub(crate) enum Failure {
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let (from, to) = stream.into_split();
-        Self { from, to, out: Vec::new() }
+        Self { from, to, out: Vec::new(), came: BytesMut::new() }
     }
 
     /// False once the other end has closed it, or said something that nobody asked for.
@@ -63,12 +64,11 @@ impl Wire {
     /// Sends a request, and waits for the head of its answer. The request's body may still be on its way then: an instance
     /// need not have all of it to answer.
     pub(crate) async fn ask(self, request: &Parts, body: Outgoing) -> Result<Response<Answer>, Failure> {
-        let Self { mut from, to, mut out } = self;
+        let Self { mut from, to, mut out, mut came } = self;
         let length = length(&body);
         out.clear();
         head::write(request, length, &mut out);
         let mut upload = Upload { to, out, written: 0, begun: false, body: Some((body, length)) };
-        let mut came = BytesMut::new();
         let mut sending = Poll::Pending;
         let head = std::future::poll_fn(|cx| {
             if sending.is_pending() {
@@ -276,7 +276,9 @@ impl Answer {
         match self.rest {
             Rest::Sent { to, mut out } if over => {
                 out.shrink_to(OUT_KEPT);
-                Some(Wire { from: self.source.from, to, out })
+                let Source { from, came, room } = self.source;
+                let came = if room == ROOM.0 { came } else { BytesMut::new() };
+                Some(Wire { from, to, out, came })
             }
             _ => None,
         }

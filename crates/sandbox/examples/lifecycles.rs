@@ -2,6 +2,7 @@
 //! `/bin/true` started; its exit noted; removed without a trace. Used by `benches/containers`.
 //!
 //! `lifecycles COUNT AT_ONCE BRIDGE` prints lives per second, where the time of one goes, and what the process holds before and after.
+//! Built with debug assertions and told a folder in `GANTRY_STEPS`, it leaves there when each step was passed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,6 +68,13 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
     }
 }
 
+/// The caller's own steps, for a profile. Nobody is ended at them.
+fn mark(name: &str) {
+    if cfg!(debug_assertions) {
+        gantry_linux::steps::pass(name);
+    }
+}
+
 async fn measure(count: usize, at_once: usize, bridge: String) {
     let folder = Arc::new(tempfile::tempdir().expect("a folder"));
     let (layer, init) = (layer(folder.path()), install_init(folder.path()).expect("init"));
@@ -92,14 +100,18 @@ async fn measure(count: usize, at_once: usize, bridge: String) {
                     };
                     let spec = spec(folder.path(), layer.clone(), init.clone(), &bridge, n);
                     lap(0);
+                    mark("life.asked");
                     let container = launch(&spec).await.expect("launched");
                     lap(1);
+                    mark("life.launched");
                     container.ended().await;
                     assert_eq!(ExitRecord::read(&spec.exit).and_then(|record| record.code), Some(0));
                     lap(2);
+                    mark("life.ended");
                     container.destroy().await.expect("removed");
                     gantry_linux::tree::remove(&folder.path().join(n.to_string())).expect("removed");
                     lap(3);
+                    mark("life.removed");
                 }
             })
         })

@@ -14,11 +14,15 @@ use std::time::Duration;
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::process::{Forked, Process, SingleThreaded, close_on_exec, enter_users};
 use gantry_linux::{LinuxError, Tried};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
-use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, waitpid};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_dumpable_behavior,
+    waitpid,
+};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -199,7 +203,7 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
         }
         Forked::Parent(pid) => {
             drop(inner);
-            wait_for(pid)
+            wait_for(pid, socket)
         }
     }
 }
@@ -280,7 +284,7 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
         // Leaving root clears what is left of the rights.
         rustix::thread::set_thread_res_uid(uid, uid, uid).tried(|| "take its user".to_owned())?;
         // Whoever looks on went away: the launcher is killed, and this goes with it.
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .tried(|| "be bound to the launcher".to_owned())?;
         rustix::process::chdir(&spec.cwd).tried(|| format!("enter {}", spec.cwd))?;
         posture::filter_system_calls()?;
@@ -295,12 +299,29 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
     }
 }
 
-fn wait_for(pid: i32) -> Result<i32, LinuxError> {
+/// Its exit status. When whoever asked for it is gone, by SIGKILL or otherwise, it is ended.
+fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
+    let action = || "wait for it".to_owned();
+    let child = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput)).tried(action)?;
+    let ended = pidfd_open(child, PidfdFlags::empty()).tried(action)?;
     loop {
-        match waitpid(Pid::from_raw(pid), WaitOptions::empty()) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).tried(|| "wait for it".to_owned()),
-            Ok(None) => {}
+        let mut looks = [PollFd::new(&ended, PollFlags::IN), PollFd::new(caller, PollFlags::empty())];
+        match poll(&mut looks, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).tried(action),
+        }
+        if !looks[0].revents().is_empty() {
+            break;
+        }
+        if looks[1].revents().contains(PollFlags::HUP) {
+            pidfd_send_signal(&ended, Signal::KILL).tried(action)?;
+            break;
+        }
+    }
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) | Ok(None) => {}
+            Err(error) => return Err(error).tried(action),
             Ok(Some((_, status))) => {
                 let status = std::process::ExitStatus::from_raw(status.as_raw());
                 return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));

@@ -87,6 +87,7 @@ fn read_spec() -> Result<Spec, LinuxError> {
 
 /// Makes the container and lets it run. On failure nothing of it is left but its folders.
 fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
+    gantry_linux::step!("launch.begun");
     let _lock = lock(&spec.state)?;
     gantry_linux::step!("launch.locked");
     let group = Cgroup::named(&spec.cgroup);

@@ -70,6 +70,13 @@ fn applications() -> Vec<Broken> {
             role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
             compile: None,
         },
+        // The same in files that no folder shows.
+        Broken {
+            name: "fills-the-disk-unseen",
+            server: "import os, time\nfiles = []\nfor n in range(900):\n    files.append(open(f'/tmp/{n}', 'wb'))\n    os.remove(f'/tmp/{n}')\n    files[-1].write(b'x' * 3_000_000)\ntime.sleep(1000)\n".to_owned(),
+            role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
+            compile: None,
+        },
         Broken {
             name: "writes-one-large-file",
             // Without last words: whether it can still say them depends on who is quicker, it or the count of what it wrote.

@@ -35,6 +35,29 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
+/// Its launcher outlives the agent, and notices.
+#[test]
+fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 1), "one");
+    // Nobody else on this machine sleeps for so long.
+    let command = format!("sleep 4{}", world.api_port());
+    let runs = || Command::new("pgrep").args(["-fx", &command]).output().expect("pgrep").status.success();
+    let mut exec = Command::new(gantry_testbed::program("gantry"))
+        .args(["exec", "shop", "--", "/bin/sh", "-c", &format!("exec {command}")])
+        .env("GANTRY_URL", format!("http://127.0.0.1:{}", world.api_port()))
+        .env("GANTRY_TOKEN", world.token())
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .expect("gantry");
+    world.wait("it runs", |_| runs().then_some(()));
+    let before = world.containers();
+    world.kill_service("agent");
+    world.wait("it has ended", |_| (!runs()).then_some(()));
+    assert!(!exec.wait().expect("ended").success());
+    assert_eq!(world.containers(), before, "the instance itself runs on");
+}
+
 /// Twelve seconds each time; ten minutes when asked for.
 #[test]
 fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
