@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,6 +15,7 @@ use http::{HeaderValue, Method};
 use serde::Serialize;
 
 use crate::RouterError;
+use crate::proxy::Peer;
 use crate::routing::{Route, Target};
 
 /// The log's size; as much again is kept of the one before.
@@ -35,7 +35,9 @@ const PATH_MAX: usize = 1000;
 
 /// Where lines go.
 #[derive(Clone)]
-pub(crate) struct AccessLog {
+pub(crate) struct AccessLog(Arc<Queue>);
+
+struct Queue {
     pending: Arc<Pending>,
     wake: SyncSender<()>,
 }
@@ -52,7 +54,7 @@ pub(crate) struct Entry {
     begun: Instant,
     method: Method,
     path: Option<PathAndQuery>,
-    peer: IpAddr,
+    peer: Arc<Peer>,
     pub(crate) id: HeaderValue,
     /// The host that was asked for, where no app has it.
     pub(crate) host: String,
@@ -74,7 +76,7 @@ struct Line<'a> {
     status: u16,
     bytes: u64,
     ms: u64,
-    peer: IpAddr,
+    peer: &'a str,
     id: &'a str,
 }
 
@@ -87,13 +89,20 @@ impl AccessLog {
         let pending = Arc::<Pending>::default();
         let writer = Writer { path: path.to_owned(), file, size, pending: Arc::clone(&pending) };
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&awake)).map_err(fail)?;
-        Ok(Self { pending, wake })
+        Ok(Self(Arc::new(Queue { pending, wake })))
     }
 
-    pub(crate) fn begin(&self, method: Method, path: Option<PathAndQuery>, peer: IpAddr, id: HeaderValue) -> Entry {
+    pub(crate) fn begin(
+        &self,
+        begun: Instant,
+        method: Method,
+        path: Option<PathAndQuery>,
+        peer: Arc<Peer>,
+        id: HeaderValue,
+    ) -> Entry {
         Entry {
             log: self.clone(),
-            begun: Instant::now(),
+            begun,
             method,
             path,
             peer,
@@ -107,9 +116,10 @@ impl AccessLog {
     }
 
     fn push(&self, line: &[u8]) {
-        let mut lines = self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Queue { pending, wake } = &*self.0;
+        let mut lines = pending.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() + line.len() > PENDING_MAX {
-            self.pending.dropped.fetch_add(1, Ordering::Relaxed);
+            pending.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let first = lines.is_empty();
@@ -117,7 +127,7 @@ impl AccessLog {
         drop(lines);
         if first {
             // Full: the writer knows already.
-            let _ = self.wake.try_send(());
+            let _ = wake.try_send(());
         }
     }
 }
@@ -136,7 +146,7 @@ impl Entry {
             status: self.status,
             bytes: self.bytes,
             ms: millis(self.begun.elapsed()),
-            peer: self.peer,
+            peer: self.peer.text.to_str().unwrap_or_default(),
             id: self.id.to_str().unwrap_or_default(),
         }
     }

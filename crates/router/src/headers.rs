@@ -2,10 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -13,20 +10,23 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Headers that are about one connection (RFC 9110, section 7.6.1), and their like.
-const HOP: [HeaderName; 10] = [
-    CONNECTION,
-    UPGRADE,
-    // Of an upgrade to HTTP/2 in the clear, which is not offered.
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-];
+/// Headers that are about one connection (RFC 9110, section 7.6.1), and their like; `http2-settings` is of an upgrade to
+/// HTTP/2 in the clear, which is not offered.
+fn is_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "upgrade"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+    )
+}
 
 /// The longest chain of proxies that is believed, in bytes.
 const CHAIN_MAX: usize = 1024;
@@ -66,20 +66,18 @@ pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
 
 /// Takes away what is about one connection, with whatever `Connection` names.
 pub(crate) fn strip_hop(headers: &mut HeaderMap) {
-    // Most have none, and looking at each name once is less than looking ten up.
-    if !headers.keys().any(|name| HOP.contains(name)) {
-        return;
-    }
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|token| token.trim().parse().ok())
+    // Each name is looked at once: most messages have one of these, or none.
+    let mut gone: Vec<HeaderName> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
+    if gone.contains(&CONNECTION) {
+        let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let named = values.flat_map(|value| value.split(',')).map(str::trim);
+        // These name no field of their own, or one that goes anyway.
+        let named =
+            named.filter(|token| !["close", "keep-alive", "upgrade"].iter().any(|t| token.eq_ignore_ascii_case(t)));
         // What a request is routed by is for every hop (RFC 9110, section 7.6.1).
-        .filter(|name| *name != HOST)
-        .collect();
-    for name in named.into_iter().chain(HOP) {
+        gone.extend(named.filter_map(|token| token.parse().ok()).filter(|name| *name != HOST));
+    }
+    for name in gone {
         headers.remove(name);
     }
 }
@@ -96,6 +94,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Says where a request came from. A proxy before this one may have said so in a line of its own, behind its client's.
 pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, id: &HeaderValue) {
+    headers.reserve(4);
     let chain = match headers.contains_key(&FORWARDED_FOR) {
         true => {
             let mut all: Vec<_> = headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();

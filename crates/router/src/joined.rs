@@ -10,23 +10,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The most that is copied.
 const SMALL: usize = 4096;
 
-pub(crate) struct Joined<S>(S);
+pub(crate) struct Joined<S> {
+    stream: S,
+    /// Where they are joined: as long as the largest so far.
+    all: Vec<u8>,
+}
 
 impl<S> Joined<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(stream)
+        Self { stream, all: Vec::new() }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -35,29 +39,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if let [piece] = pieces {
-            return Pin::new(&mut self.0).poll_write(cx, piece);
+            return Pin::new(&mut self.stream).poll_write(cx, piece);
         }
         if pieces.iter().map(|piece| piece.len()).sum::<usize>() > SMALL {
-            return Pin::new(&mut self.0).poll_write_vectored(cx, pieces);
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         }
-        let mut all = [0; SMALL];
-        let mut end = 0;
-        for piece in pieces {
-            all[end..end + piece.len()].copy_from_slice(piece);
-            end += piece.len();
-        }
-        Pin::new(&mut self.0).poll_write(cx, &all[..end])
+        let Self { stream, all } = &mut *self;
+        all.clear();
+        pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+        Pin::new(stream).poll_write(cx, all)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -33,6 +33,7 @@ mod proxy;
 mod routing;
 mod sync;
 mod threads;
+mod timer;
 mod tls;
 mod tunnel;
 mod wire;

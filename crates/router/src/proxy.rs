@@ -21,6 +21,7 @@ use crate::body::{Answer, Done, InstanceBody, Outgoing, Relayed, Upload, text};
 use crate::gate::Admitted;
 use crate::pool::Sender;
 use crate::routing::{Active, Route, Target};
+use crate::timer::{self, Timers};
 use crate::tunnel::Tunnel;
 use crate::{Router, circuit, headers, page, wire};
 
@@ -35,17 +36,17 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Where a connection's requests come from.
 pub(crate) struct Peer {
-    address: IpAddr,
     tls: bool,
     /// The address as applications are told it.
-    text: HeaderValue,
+    pub(crate) text: HeaderValue,
+    timers: Timers,
 }
 
 impl Peer {
     pub(crate) fn new(address: IpAddr, tls: bool) -> Self {
         // An address is always right for a header.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("-"));
-        Self { address, tls, text }
+        Self { tls, text, timers: Timers::default() }
     }
 }
 
@@ -65,7 +66,8 @@ async fn answer(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>
     let id = headers::request_id(request.headers());
     let path = request.uri().path_and_query().cloned();
     let tunnel = request.method() == Method::CONNECT;
-    let mut entry = router.access.begin(request.method().clone(), path, peer.address, id);
+    let now = Instant::now();
+    let mut entry = router.access.begin(now.into_std(), request.method().clone(), path, Arc::clone(&peer), id);
     let Some(host) = headers::host_of(&request) else {
         return told(entry, page::no_host());
     };
@@ -81,11 +83,10 @@ async fn answer(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>
     if let Some(message) = &route.traffic.maintenance {
         return told(entry, page::maintenance(route.app.as_str(), message));
     }
-    let now = Instant::now();
     match route.gate.admit(&route.traffic, now.into_std()) {
         Ok(admitted) => {
             let deadline = now + router.settings.wait;
-            Exchange { router, peer, route, entry, admitted, tried: Vec::new(), deadline }.run(request).await
+            Exchange { router, peer, route, entry, admitted, tried: Vec::new(), now, deadline }.run(request).await
         }
         Err(why) => told(entry, page::over_limit(route.app.as_str(), &why)),
     }
@@ -104,6 +105,8 @@ struct Exchange {
     entry: Entry,
     admitted: Admitted,
     tried: Vec<InstanceId>,
+    /// When an instance was last looked for.
+    now: Instant,
     /// Until then an instance is looked for, however often one that was found does not take the request.
     deadline: Instant,
 }
@@ -235,7 +238,8 @@ impl Exchange {
         self.entry.route = Some(Arc::clone(&route));
         self.route = route;
         let app = self.route.app.as_str();
-        if Instant::now() >= self.deadline {
+        self.now = Instant::now();
+        if self.now >= self.deadline {
             let paused = self.route.traffic.paused;
             let why = if paused { "paused for maintenance" } else { "no instance is ready" };
             return Err(Box::new(page::unavailable(app, why)));
@@ -250,7 +254,7 @@ impl Exchange {
         if self.route.traffic.paused {
             return None;
         }
-        let target = self.route.choose(&self.tried, Instant::now().into_std())?;
+        let target = self.route.choose(&self.tried, self.now.into_std())?;
         Some(Way { target: Arc::clone(target), active: target.begin() })
     }
 
@@ -262,8 +266,8 @@ impl Exchange {
     ) -> Result<Response<InstanceBody>, Failure> {
         self.entry.target = Some(Arc::clone(target));
         // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
-        if let Some(sender) = target.pool.take(Instant::now().into_std()) {
-            match self.ask(target, sender, request, body).await {
+        if let Some(sender) = target.pool.take(self.now.into_std()) {
+            match self.ask(target, sender, request, body, self.now).await {
                 Err(Failure::Unsent(unsent)) => body = unsent,
                 outcome => return outcome,
             }
@@ -271,7 +275,7 @@ impl Exchange {
         match connect(target).await {
             Ok(sender) => {
                 target.pool.share(&sender);
-                self.ask(target, sender, request, body).await
+                self.ask(target, sender, request, body, Instant::now()).await
             }
             Err(error) => {
                 tracing::debug!(instance = %target.endpoint.instance, %error, "cannot be reached");
@@ -288,6 +292,7 @@ impl Exchange {
         sender: Sender,
         request: &Parts,
         body: Outgoing,
+        now: Instant,
     ) -> Result<Response<InstanceBody>, Failure> {
         let patience = Duration::from_millis(self.route.patience.answer.millis());
         let upload = match &body {
@@ -295,23 +300,29 @@ impl Exchange {
             Outgoing::None(_) => None,
         };
         let mut asking = pin!(sender.ask(request, body));
-        let mut deadline = Instant::now() + patience;
-        loop {
-            match tokio::time::timeout_at(deadline, &mut asking).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(wire::Failure::Unsent(body))) => return Err(Failure::Unsent(body)),
-                Ok(Err(wire::Failure::Sent(why))) => return Err(Failure::Sent(why)),
-                Ok(Err(wire::Failure::Client(why))) => return Err(Failure::Client(page::bad_request(&why))),
-                Err(_) => match upload.as_ref().map(|upload| (upload.last() + patience, upload.is_over())) {
-                    Some((later, _)) if later > deadline => deadline = later,
-                    Some((_, false)) => return Err(Failure::Client(page::slow_client(self.route.patience.answer))),
+        let mut deadline = now + patience;
+        let mut timer = self.peer.timers.take(deadline);
+        let outcome = loop {
+            match timer::within(&mut timer, asking.as_mut()).await {
+                Some(Ok(response)) => break Ok(response),
+                Some(Err(wire::Failure::Unsent(body))) => break Err(Failure::Unsent(body)),
+                Some(Err(wire::Failure::Sent(why))) => break Err(Failure::Sent(why)),
+                Some(Err(wire::Failure::Client(why))) => break Err(Failure::Client(page::bad_request(&why))),
+                None => match upload.as_ref().map(|upload| (upload.last() + patience, upload.is_over())) {
+                    Some((later, _)) if later > deadline => {
+                        deadline = later;
+                        timer.as_mut().reset(later);
+                    }
+                    Some((_, false)) => break Err(Failure::Client(page::slow_client(self.route.patience.answer))),
                     _ => {
                         target.pool.distrust();
-                        return Err(Failure::Slow);
+                        break Err(Failure::Slow);
                     }
                 },
             }
-        }
+        };
+        self.peer.timers.keep(timer);
+        outcome
     }
 
     /// The answer, streamed to the client.

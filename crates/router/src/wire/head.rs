@@ -1,5 +1,7 @@
 //! Heads of HTTP/1.1 messages: a request's is written, an answer's is read (RFC 9112). Pure.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -73,9 +75,10 @@ pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) 
 
 /// Takes an answer's head from what came, once it is whole. `asked` is the method of its request.
 pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, BadHead> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut answer = httparse::Response::new(&mut fields);
-    let size = match answer.parse(came).map_err(BadHead::Syntax)? {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, came, &mut fields);
+    let size = match parsed.map_err(BadHead::Syntax)? {
         httparse::Status::Complete(size) if size <= HEAD_MAX => size,
         httparse::Status::Partial if came.len() <= HEAD_MAX => return Ok(None),
         _ => return Err(BadHead::TooLong),
@@ -84,18 +87,18 @@ pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, 
     let recent = answer.version == Some(1);
     // Values are parts of what came and are not copied: where each stands, before `came` gives the head away.
     let start = came.as_ptr().addr();
-    let mut places = [(0, 0); FIELDS_MAX];
-    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 4);
-    let mut names = Vec::with_capacity(answer.headers.len());
-    for (field, place) in answer.headers.iter().zip(&mut places) {
-        names.push(HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadHead::Field)?);
-        let from = field.value.as_ptr().addr().wrapping_sub(start);
-        *place = (from, from + field.value.len());
-    }
+    let part = |bytes: &[u8]| {
+        let from = bytes.as_ptr().addr().wrapping_sub(start);
+        from..from + bytes.len()
+    };
+    let places = answer.headers.iter().map(|field| (part(field.name.as_bytes()), part(field.value)));
+    let places: Vec<_> = places.collect();
     let head = came.split_to(size).freeze();
-    for (name, (from, to)) in names.into_iter().zip(places) {
+    let mut headers = HeaderMap::with_capacity(places.len());
+    for (name, value) in places {
+        let name = HeaderName::from_bytes(&head[name]).map_err(|_| BadHead::Field)?;
         // An empty value may stand anywhere.
-        let value = if from == to { Bytes::new() } else { head.slice(from..to) };
+        let value = if value.is_empty() { Bytes::new() } else { head.slice(value) };
         headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| BadHead::Field)?);
     }
     let (length, framed) = length(&mut headers, status, asked)?;

@@ -1,0 +1,63 @@
+//! Deadlines of requests. One that is registered is moved by one atomic operation, where a new one takes its driver's lock
+//! twice: a connection's requests use theirs in turn.
+
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+type Timer = Pin<Box<Sleep>>;
+
+/// What a connection's last request had no more use for.
+#[derive(Default)]
+pub(crate) struct Timers(Mutex<Option<Timer>>);
+
+impl Timers {
+    /// A timer that ends at `deadline`.
+    pub(crate) fn take(&self, deadline: Instant) -> Timer {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(mut timer) => {
+                timer.as_mut().reset(deadline);
+                timer
+            }
+            None => Box::pin(sleep_until(deadline)),
+        }
+    }
+
+    /// Keeps it for the next request. Until then it may still end, which nobody hears.
+    pub(crate) fn keep(&self, timer: Timer) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
+    }
+}
+
+/// What the work gives; none when the timer ends first.
+pub(crate) async fn within<F: Future>(timer: &mut Timer, mut work: Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_was_used_ends_at_its_new_deadline() {
+        let (timers, begun) = (Timers::default(), Instant::now());
+        for seconds in [5, 20, 3] {
+            let begun_now = Instant::now();
+            let mut timer = timers.take(begun_now + Duration::from_secs(seconds));
+            let work = std::pin::pin!(tokio::time::sleep(Duration::from_secs(4)));
+            let done = within(&mut timer, work).await;
+            assert_eq!(done.is_some(), seconds > 4, "{seconds} s");
+            assert_eq!(begun_now.elapsed().as_secs(), seconds.min(4));
+            timers.keep(timer);
+        }
+        assert_eq!(begun.elapsed().as_secs(), 4 + 4 + 3);
+    }
+}
