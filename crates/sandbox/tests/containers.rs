@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use boxes::{FIRST, a_box, outcome, output, run, trial};
 use gantry_sandbox::{Bind, Container, ExecOutcome, ExecSpec, ExitRecord, User, exec, launch, launcher_main};
-use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
         trial("exec_has_the_same_posture_and_a_terminal", || run(execs())),
         trial("a_container_is_found_again_and_removed_without_a_trace", || run(adopted())),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    boxes::all(trials)
 }
 
 async fn process_tree() {

@@ -10,7 +10,6 @@ use std::sync::LazyLock;
 
 use boxes::{Box, a_box, outcome, output, run, trial};
 use gantry_sandbox::{Bind, ExecOutcome, ExecSpec, User, exec, launch, launcher_main};
-use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
         trial("nothing_is_mounted_over_proc_sys_or_dev", || run(over_proc())),
         trial("a_hostile_image_s_users_and_dev_null_change_nothing", || run(hostile_files())),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    boxes::all(trials)
 }
 
 /// The compiled probe; `GANTRY_TEST_PROBE` where there is no compiler.

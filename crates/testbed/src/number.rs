@@ -31,6 +31,11 @@ impl Number {
         (0..NUMBERS).find_map(|step| claim((first + step) % NUMBERS)).expect("one of 3000 clouds")
     }
 
+    /// The first three bytes of the addresses of a network that is nobody else's.
+    pub(crate) fn network(&self) -> [u16; 3] {
+        [10, 84 + self.value / 250, self.value % 250]
+    }
+
     /// Two ports that are nobody else's.
     pub(crate) fn ports(&self) -> [u16; 2] {
         [PORTS + self.value * 2, PORTS + self.value * 2 + 1]

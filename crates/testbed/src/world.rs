@@ -388,7 +388,8 @@ impl World {
 
     /// A network of 254 addresses, in a range of this world's own.
     fn network(&self) -> String {
-        format!("10.{}.{}.1/24", 84 + self.number.value / 250, self.number.value % 250)
+        let [a, b, c] = self.number.network();
+        format!("{a}.{b}.{c}.1/24")
     }
 
     /// Everything of this world's that the machine still has.
@@ -400,7 +401,8 @@ impl World {
             left.push(format!("bridge {name}"));
         }
         // A container's link is named after its address.
-        let prefix = format!("gt0a{:02x}{:02x}", 84 + self.number.value / 250, self.number.value % 250);
+        let [a, b, c] = self.number.network();
+        let prefix = format!("gt{a:02x}{b:02x}{c:02x}");
         let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|link| link.file_name());
         left.extend(links.filter_map(|link| link.into_string().ok()).filter(|link| link.starts_with(&prefix)));
         let tables = run(command("nft", &["list", "tables"])).out;

@@ -3,10 +3,14 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, install_init, launch};
-use libtest_mimic::Trial;
+use libtest_mimic::{Arguments, Trial};
+
+/// The control group of all of them.
+const GROUP: &str = "gantry-sandbox-test";
 
 /// The first number of the containers' own users.
 pub(crate) const FIRST: u32 = 0x7000_0000;
@@ -47,7 +51,7 @@ pub(crate) fn a_box(script: &str) -> Box {
     base(&path("layer"));
     let spec = Spec {
         state: path("state"),
-        cgroup: format!("gantry-sandbox-test/{name}"),
+        cgroup: format!("{GROUP}/{name}"),
         root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
         hostname: "web-1.machine".into(),
         args: vec!["/bin/sh".into(), "-c".into(), script.into()],
@@ -100,6 +104,13 @@ pub(crate) async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
 
 pub(crate) async fn output(script: &str) -> Vec<String> {
     outcome(&a_box(script)).await.0
+}
+
+/// Runs them, and takes away the group that all their containers were below.
+pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    gantry_linux::cgroup::Cgroup::named(GROUP).remove().expect("nothing is left in it");
+    conclusion.exit_code()
 }
 
 pub(crate) fn trial(name: &'static str, test: fn()) -> Trial {
