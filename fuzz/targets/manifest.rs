@@ -1,9 +1,11 @@
 //! Manifests, indexes and configurations of images; what is read is written and read again.
 #![no_main]
-use gantry_image::{Config, Index, Manifest};
+use gantry_image::{Config, Index, Manifest, Referrer, subject};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Index::parse(bytes).map(|index| index.for_this_machine().cloned());
+    let refers = subject(bytes).ok().flatten().is_some();
+    assert_eq!(Referrer::parse(gantry_blobs::Hasher::of(bytes), bytes).is_some(), refers);
     // A manifest, and behind a line break its configuration.
     let cut = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (manifest, config) = bytes.split_at(cut);

@@ -222,6 +222,13 @@ pub struct ChangeScale {
     pub roles: BTreeMap<RoleName, u32>,
 }
 
+/// `PUT /v1/apps/{app}/base`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeBase {
+    /// What the next push is built on, unless the repository names another.
+    pub base: BaseName,
+}
+
 /// A deploy that was accepted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Accepted {

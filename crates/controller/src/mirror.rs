@@ -89,7 +89,7 @@ impl Record {
             Self::Release(release) => release_key(&release.app, release.number),
             Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
             Self::Build(build) => format!("builds/{}/{}", build.app, build.commit),
-            Self::Base(base) => format!("bases/{}", base.name),
+            Self::Base(base) => base_key(&base.name),
             Self::Tag { repository, tag, .. } => tag_key(repository, tag),
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
@@ -126,6 +126,10 @@ pub(crate) fn tag_key(repository: &str, tag: &str) -> String {
 
 pub(crate) fn manifest_key(repository: &str, digest: &Digest) -> String {
     format!("manifests/{repository}/{digest}")
+}
+
+pub(crate) fn base_key(base: &BaseName) -> String {
+    format!("bases/{base}")
 }
 
 pub(crate) fn build_key(app: &AppName, commit: &str) -> String {
@@ -234,6 +238,11 @@ impl Mirror {
             ["builds", name, commit] => {
                 if let Some(name) = app(name) {
                     self.builds.remove(&(name, (*commit).to_owned()));
+                }
+            }
+            ["bases", name] => {
+                if let Ok(name) = BaseName::parse(name) {
+                    self.bases.remove(&name);
                 }
             }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),

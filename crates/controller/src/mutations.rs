@@ -13,7 +13,7 @@ use gantry_model::{
 };
 use gantry_planner::Decision;
 
-use crate::mirror::{BuildRecord, Change, Mirror, Record};
+use crate::mirror::{BuildRecord, Change, Mirror, Record, base_key};
 
 /// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
@@ -63,10 +63,8 @@ pub(crate) fn create_app(mirror: &Mirror, now: Moment, by: &str, request: Create
     for host in &request.hosts {
         free_host(mirror, host, domain)?;
     }
-    if let Some(base) = &request.base
-        && !mirror.bases.contains_key(base)
-    {
-        return Err(Problem::missing(format!("there is no base {base}")).hint("`gantry base ls` lists them"));
+    if let Some(base) = &request.base {
+        known_base(mirror, base)?;
     }
     let mut app = App::new(request.name.clone(), now);
     app.base = request.base;
@@ -76,6 +74,33 @@ pub(crate) fn create_app(mirror: &Mirror, now: Moment, by: &str, request: Create
     }
     let what = format!("created app {}", request.name);
     Ok((vec![event(mirror, now, by, Some(&request.name), what), Record::App(app).into()], ()))
+}
+
+fn known_base(mirror: &Mirror, base: &BaseName) -> Result<(), Problem> {
+    let missing = || Problem::missing(format!("there is no base {base}")).hint("`gantry base ls` lists them");
+    mirror.bases.contains_key(base).then_some(()).ok_or_else(missing)
+}
+
+/// Gives an app another base, from its next push on.
+pub(crate) fn change_base(mirror: &Mirror, now: Moment, by: &str, name: &AppName, base: BaseName) -> Changes<()> {
+    known_base(mirror, &base)?;
+    let mut app = app(mirror, name)?.clone();
+    let what = format!("put {name} on base {base}");
+    app.base = Some(base);
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// Forgets a base that no app is on. What was built on it keeps what it needs of it.
+pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseName) -> Changes<()> {
+    known_base(mirror, base)?;
+    let on_it = mirror.apps.values().filter(|app| app.base.as_ref() == Some(base) && !app.destroying);
+    let on_it: Vec<&str> = on_it.map(|app| app.name.as_str()).collect();
+    if let [first, ..] = on_it.as_slice() {
+        let why = format!("base {base} is what {} is built on", on_it.join(", "));
+        return Err(Problem::conflict(why).hint(format!("`gantry app base {first} OTHER` puts it on another")));
+    }
+    let what = format!("removed base {base}");
+    Ok((vec![event(mirror, now, by, None, what), Change::Remove(base_key(base))], ()))
 }
 
 /// A branch is one of git's own names, and never an option.

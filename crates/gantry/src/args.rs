@@ -138,7 +138,7 @@ pub(crate) enum Command {
         /// `storefront.v12.web-1`
         instance: Option<String>,
     },
-    /// Make and list bases: the images that apps are built on
+    /// Make, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
     /// Create, list and revoke tokens
@@ -270,6 +270,8 @@ pub(crate) enum App {
     Ls,
     /// Show an app
     Show { name: AppName },
+    /// Put an app on another base, from its next push on
+    Base { name: AppName, base: BaseName },
     /// Stop an app and remove everything of it but its volumes
     Destroy {
         name: AppName,
@@ -326,6 +328,8 @@ pub(crate) enum Base {
     },
     /// List bases
     Ls,
+    /// Remove a base that no app is on
+    Rm { name: BaseName },
 }
 
 #[derive(Debug, Subcommand)]

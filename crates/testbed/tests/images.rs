@@ -206,6 +206,22 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let refused = new.push();
     assert!(refused.status != 0 && refused.err.contains("there are several (debian, theirs)"), "{refused:?}");
 
+    // Put on one of them, it is built on that; a base that an app is on stays, and any other goes.
+    let nowhere = world.gantry(&["app", "base", "new", "nowhere"]);
+    assert!(nowhere.status == 1 && nowhere.err.contains("there is no base nowhere"), "{nowhere:?}");
+    let _ = world.gantry(&["app", "base", "new", "debian"]).good();
+    let pushed = new.push();
+    assert!(pushed.status == 0, "{pushed:?}");
+    let kept = world.gantry(&["base", "rm", "debian"]);
+    assert!(
+        kept.status == 1 && kept.err.contains("is what new, shop") && kept.err.contains("gantry app base"),
+        "{kept:?}"
+    );
+    let _ = world.gantry(&["base", "rm", "theirs"]).good();
+    let again = world.gantry(&["base", "rm", "theirs"]);
+    assert!(again.status == 1 && again.err.contains("there is no base theirs"), "{again:?}");
+    assert!(!world.gantry(&["base", "ls"]).good().out.contains("theirs"));
+
     // The cloud's own registry, as one that asks who one is.
     let anonymous = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]);
     assert!(

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, ReleaseInfo,
+    Accepted, AppInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, ReleaseInfo,
 };
 use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase, RequestCounts};
 use serde::Deserialize;
@@ -107,6 +107,19 @@ pub(crate) async fn change_config(
     let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes);
     let deploy = server.core.mutate(change).await?;
     json(&deploy.map(|deploy| Accepted { deploy }))
+}
+
+pub(crate) async fn change_base(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let app = caller.deploy(&app)?;
+    let request: ChangeBase = body(&text)?;
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| mutations::change_base(mirror, now, &by, &app, request.base)).await?;
+    json(&())
 }
 
 pub(crate) async fn change_scale(

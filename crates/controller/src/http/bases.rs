@@ -44,6 +44,15 @@ pub(crate) async fn import(
     json(&keep(&server, caller.name, base, image, "an OCI archive".to_owned(), what).await?)
 }
 
+/// `DELETE /v1/bases/{name}`.
+pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> Answer {
+    caller.admin()?;
+    let base: BaseName = name(&base)?;
+    let by = caller.name;
+    server.core.mutate(move |mirror, now| mutations::remove_base(mirror, now, &by, &base)).await?;
+    json(&())
+}
+
 /// Gives an image that is here the name of a base; `what` is for the audit trail.
 pub(crate) async fn keep(
     server: &Server,

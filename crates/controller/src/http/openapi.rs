@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, BaseInfo, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, CreateToken, Event, Explanation,
-    InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo,
-    What,
+    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, CreateToken, Event,
+    Explanation, InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status,
+    TokenInfo, What,
 };
 use gantry_model::{
     AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
@@ -151,6 +151,7 @@ fn operations() -> Vec<Operation> {
     let create = CreateApp { name: name("storefront"), base: None, branch: None, hosts: Vec::new() };
     let config = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     let changes = ChangeConfig { changes: BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]) };
+    let on_base = ChangeBase { base: name("debian") };
     let scale = ChangeScale { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
     let pull = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     let making = Making::Image { reference: format!("storefront@{}", digest()) };
@@ -202,6 +203,7 @@ fn operations() -> Vec<Operation> {
             sample(&pull),
             sample(&making),
         ),
+        operation("delete", "/v1/bases/{name}", "admin", "Remove a base that no app is on", none(), none()),
         operation("get", "/v1/apps", "read", "All apps", none(), sample([app()])),
         operation("post", "/v1/apps", "admin", "Create an app", sample(create), sample(app())),
         operation("get", "/v1/apps/{app}", "read", "An app", none(), sample(app())),
@@ -215,6 +217,7 @@ fn operations() -> Vec<Operation> {
             sample(changes),
             accepted(),
         ),
+        operation("put", "/v1/apps/{app}/base", "deploy", "What its next push is built on", sample(on_base), none()),
         operation("put", "/v1/apps/{app}/scale", "deploy", "How many copies of a role run", sample(scale), none()),
         operation(
             "post",

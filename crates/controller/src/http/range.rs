@@ -57,4 +57,15 @@ mod tests {
         assert_eq!(part(None, 100), Part::Whole);
         assert_eq!(part(Some("bytes=0-"), 0), Part::Nothing);
     }
+
+    #[test]
+    fn whatever_is_asked_for_lies_within() {
+        let letters = ["", "0", "9", "-", ",", "18446744073709551615", " "];
+        for n in 0..letters.len().pow(5) {
+            let text: String = (0..5).map(|place| letters[n / letters.len().pow(place) % letters.len()]).collect();
+            if let Part::Of(range) = part(Some(&format!("bytes={text}")), 5) {
+                assert!(range.start < range.end && range.end <= 5, "{text}: {range:?}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use gantry_api::Client;
-use gantry_api::types::{AppInfo, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo};
+use gantry_api::types::{AppInfo, ChangeBase, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo};
 use gantry_model::{AppName, Phase, RequestCounts, RoleName, Traffic};
 use http::Method;
 
@@ -29,6 +29,11 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
         App::Show { name } => {
             let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
             if json { print_json(&info)? } else { show(&info) }
+        }
+        App::Base { name, base } => {
+            let path = format!("/v1/apps/{name}/base");
+            client.call::<()>(Method::PUT, &path, Some(&ChangeBase { base: base.clone() })).await?;
+            told!("The next push of {name} is built on {base}, unless its repository names another in container/base");
         }
         App::Destroy { name, confirm } => {
             if confirm.as_deref() != Some(name.as_str()) {

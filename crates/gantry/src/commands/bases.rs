@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::Context;
 use gantry_api::Client;
 use gantry_api::types::BaseInfo;
+use http::Method;
 
 use super::pulls;
 use crate::args::Base;
 use crate::exit::{DONE, Exit};
-use crate::printer::{age, json as print_json, out, table};
+use crate::printer::{age, json as print_json, out, table, told};
 
 pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::Result<Exit> {
     match command {
@@ -28,6 +29,11 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             anyhow::ensure!(from.contains('/'), "{from} is neither a file nor an image of a registry");
             let request = serde_json::to_vec(&pulls::request(&from))?;
             show(&pulls::base(client, &format!("/v1/bases/{name}/pull"), request).await?, json)
+        }
+        Base::Rm { name } => {
+            client.call::<()>(Method::DELETE, &format!("/v1/bases/{name}"), None::<&()>).await?;
+            told!("Removed base {name}; what was built on it stays");
+            Ok(DONE)
         }
         Base::Ls => {
             let bases: Vec<BaseInfo> = client.get("/v1/bases").await?;
