@@ -24,6 +24,7 @@ pub mod role;
 mod router_id;
 pub mod traffic;
 pub mod unit;
+mod written;
 
 pub use app::App;
 pub use deploy::{Cause, Deploy, DeployNumber, DeployState};

@@ -102,7 +102,7 @@ pub enum Goal {
 }
 
 /// One instance's line in a machine's plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     /// What to run.
     pub spec: InstanceSpec,
@@ -112,6 +112,7 @@ pub struct Assignment {
 
 /// A machine's part of the plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "crate::written::Written", into = "crate::written::Written")]
 pub struct MachinePlan {
     /// Rises only when this machine's part changes, so that nothing else wakes it.
     pub generation: Generation,

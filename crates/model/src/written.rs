@@ -1,0 +1,122 @@
+//! A machine's part of the plan as it is written: what copies have in common stands there once, however many there are.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Assignment, Generation, Goal, InstanceId, InstanceSpec, MachinePlan};
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Written {
+    generation: Generation,
+    /// Each that differs from all others.
+    #[serde(default)]
+    specs: Vec<InstanceSpec>,
+    instances: BTreeMap<InstanceId, Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    spec: Spec,
+    goal: Goal,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Spec {
+    /// Which of `specs`, from 0.
+    Nth(usize),
+    /// Itself, as it was written before.
+    Own(Box<InstanceSpec>),
+}
+
+impl From<MachinePlan> for Written {
+    fn from(plan: MachinePlan) -> Self {
+        let mut specs: Vec<InstanceSpec> = Vec::new();
+        let mut nth = |spec: InstanceSpec| {
+            // From the end: copies of a role stand beside each other.
+            specs.iter().rposition(|known| *known == spec).unwrap_or_else(|| {
+                specs.push(spec);
+                specs.len() - 1
+            })
+        };
+        let line = |(id, Assignment { spec, goal })| (id, Line { spec: Spec::Nth(nth(spec)), goal });
+        let instances = plan.instances.into_iter().map(line).collect();
+        Self { generation: plan.generation, specs, instances }
+    }
+}
+
+impl TryFrom<Written> for MachinePlan {
+    type Error = String;
+
+    fn try_from(Written { generation, specs, instances }: Written) -> Result<Self, String> {
+        let assignment = |(id, Line { spec, goal }): (InstanceId, Line)| {
+            let spec = match spec {
+                Spec::Own(spec) => *spec,
+                Spec::Nth(nth) => specs.get(nth).cloned().ok_or_else(|| format!("{id} has no spec {nth}"))?,
+            };
+            Ok((id, Assignment { spec, goal }))
+        };
+        let instances = instances.into_iter().map(assignment).collect::<Result<_, String>>()?;
+        Ok(Self { generation, instances })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+    use crate::role::Command;
+    use crate::{AppName, Digest, Moment, ReleaseNumber, Role, RoleName};
+
+    fn part(copies: u32) -> MachinePlan {
+        let instance = |index: u32| {
+            let role = if index.is_multiple_of(2) { "web" } else { "worker" };
+            let id = InstanceId {
+                app: AppName::parse("shop").expect("a name"),
+                release: ReleaseNumber(7),
+                role: RoleName::parse(role).expect("a name"),
+                index,
+            };
+            let spec = InstanceSpec {
+                image: Digest::from_hex(&"a".repeat(64)).expect("a digest"),
+                commit: None,
+                config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]),
+                role: Role::new(Command::Shell(format!("run {role}"))),
+                once: false,
+            };
+            let goal = match index % 3 {
+                0 => Goal::Stop,
+                1 => Goal::Retire { removed_in: Generation(4), since: Moment(5) },
+                _ => Goal::Run,
+            };
+            (id, Assignment { spec, goal })
+        };
+        MachinePlan { generation: Generation(3), instances: (1..=copies).map(instance).collect() }
+    }
+
+    #[test]
+    fn what_copies_have_in_common_is_written_once() {
+        let plan = part(5000);
+        let text = serde_json::to_vec(&plan).expect("written");
+        // What one value of etcd may have.
+        assert!(text.len() < 1 << 20, "{} bytes", text.len());
+        assert_eq!(serde_json::from_slice::<MachinePlan>(&text).expect("read"), plan);
+        assert_eq!(to_value(&plan).expect("written")["specs"].as_array().map(Vec::len), Some(2));
+        assert_eq!(to_value(MachinePlan::default()).expect("written")["specs"], json!([]));
+    }
+
+    #[test]
+    fn what_was_written_before_is_read_and_what_names_nothing_is_refused() {
+        let plan = part(4);
+        let of = |a: &Assignment| json!({ "spec": to_value(&a.spec).expect("a spec"), "goal": to_value(a.goal).expect("a goal") });
+        let lines: BTreeMap<String, _> = plan.instances.iter().map(|(id, a)| (id.to_string(), of(a))).collect();
+        let before = json!({ "generation": 3, "instances": lines });
+        assert_eq!(from_value::<MachinePlan>(before).expect("read"), plan);
+        let mut odd = to_value(&plan).expect("written");
+        odd["specs"] = json!([]);
+        let error = from_value::<MachinePlan>(odd).expect_err("refused").to_string();
+        assert!(error.contains("shop.v7.web-2 has no spec 0"), "{error}");
+    }
+}
