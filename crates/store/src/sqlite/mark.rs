@@ -62,7 +62,10 @@ impl Mark {
         let path = path(store);
         let open = || File::options().create(true).truncate(false).write(true).open(&path);
         let mark = Self(open().map_err(failed("make the mark of", store))?);
-        mark.set(revision).and_then(|()| mark.0.sync_all()).map_err(failed("write the mark of", store))?;
+        // Another process may have the store open, and be further.
+        if read(store).map_or(true, |known| known < revision) {
+            mark.set(revision).and_then(|()| mark.0.sync_all()).map_err(failed("write the mark of", store))?;
+        }
         Ok(mark)
     }
 
