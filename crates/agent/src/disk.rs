@@ -54,7 +54,7 @@ pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
     let (upper, group) = (places.folder.join("upper"), Cgroup::named(&places.cgroup));
     let count = move || {
         let named = tree::usage(&upper, limit.0).unwrap_or_default();
-        named.saturating_add(nameless(&group.processes(), limit.0))
+        named.saturating_add(nameless(&group.processes(), None, limit.0))
     };
     tokio::task::spawn_blocking(count).await.is_ok_and(|bytes| bytes >= limit.0)
 }

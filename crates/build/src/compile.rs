@@ -181,11 +181,11 @@ async fn watch(
 
 /// What a step has written, with its app's cache: counted until it is too much.
 async fn written(spec: &Spec, cache: &Path, most: u64) -> u64 {
-    let folders = [spec.root.upper.clone(), cache.to_owned()];
+    let (folders, cache) = ([spec.root.upper.clone(), cache.to_owned()], cache.to_owned());
     let group = Cgroup::named(&spec.cgroup);
     let count = move || {
         let named = folders.iter().map(|folder| tree::usage(folder, most).unwrap_or_default());
-        named.fold(disk::nameless(&group.processes(), most), u64::saturating_add)
+        named.fold(disk::nameless(&group.processes(), Some(&cache), most), u64::saturating_add)
     };
     tokio::task::spawn_blocking(count).await.unwrap_or_default()
 }

@@ -45,8 +45,10 @@ async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + S
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;
     let mirror = server.core.view().mirror;
-    let used = Used::find(&server.blobs, &mirror).await?;
+    let mut used = Used::find(&server.blobs, &mirror).await?;
     let forgotten = used.forgotten(&mirror, before);
+    // What they are made of goes a round after them: until then somebody may have asked for one of them.
+    used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
     server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await.map_err(|problem| problem.message)?;
     let mut bytes = 0;
     for (digest, size) in all {

@@ -99,6 +99,11 @@ pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseNam
         let why = format!("base {base} is what {} is built on", on_it.join(", "));
         return Err(Problem::conflict(why).hint(format!("`gantry app base {first} OTHER` puts it on another")));
     }
+    // It may be on this one, and nothing names what it is made of before it is done.
+    let building = |app: &AppName| mirror.open_deploys(app).any(|deploy| deploy.state == DeployState::Building);
+    if let Some(app) = mirror.apps.keys().find(|app| building(app)) {
+        return Err(Problem::conflict(format!("{app} is being built")).hint("remove the base once the build is over"));
+    }
     let what = format!("removed base {base}");
     Ok((vec![event(mirror, now, by, None, what), Change::Remove(base_key(base))], ()))
 }
@@ -376,7 +381,7 @@ pub(crate) fn release_made(
     for (key, value) in made.defaults {
         app.config.entry(key).or_insert(value);
     }
-    app.base = app.base.or(made.base);
+    app.base = app.base.or(made.base.filter(|base| mirror.bases.contains_key(base)));
     app.last_release += 1;
     let release = Release {
         app: name.clone(),

@@ -13,10 +13,12 @@ const COUNT: Duration = Duration::from_secs(60);
 /// The most open files of a group of processes that are looked at.
 const OPEN_MAX: usize = 200_000;
 
-/// What these processes keep on their root's file system in files that are open and have no name any more, in bytes:
-/// counted until it is more than `most`. What is only mapped into memory is not seen.
+/// What these processes keep on their root's file system, and on that of the folder `besides`, in files that are open and have
+/// no name any more, in bytes: counted until it is more than `most`. What is only mapped into memory, or on its way through a
+/// socket, is not seen.
 #[must_use]
-pub fn nameless(processes: &[i32], most: u64) -> u64 {
+pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
+    let besides = besides.and_then(|folder| rustix::fs::stat(folder).ok()).map(|stat| stat.st_dev);
     let (mut seen, mut total, mut looks) = (BTreeSet::new(), 0u64, 0);
     for pid in processes {
         // Links of the kernel's own: they lead to what is open, and not along a path.
@@ -27,7 +29,10 @@ pub fn nameless(processes: &[i32], most: u64) -> u64 {
                 return total;
             }
             let Ok(stat) = rustix::fs::stat(entry.path()) else { continue };
-            if stat.st_nlink == 0 && stat.st_dev == root.st_dev && seen.insert(stat.st_ino) {
+            if stat.st_nlink == 0
+                && (stat.st_dev == root.st_dev || Some(stat.st_dev) == besides)
+                && seen.insert((stat.st_dev, stat.st_ino))
+            {
                 total = total.saturating_add(u64::try_from(stat.st_blocks).unwrap_or_default() * 512);
             }
         }
@@ -74,14 +79,14 @@ mod tests {
         let path = Path::new("/var/tmp").join(format!("gantry-nameless-{}", own[0]));
         let mut file = std::fs::File::create_new(&path).expect("made");
         file.write_all(&[1; 8 << 20]).and_then(|()| file.sync_all()).expect("written");
-        let named = nameless(&own, u64::MAX);
+        let named = nameless(&own, None, u64::MAX);
         std::fs::remove_file(&path).expect("removed");
         let twice = file.try_clone().expect("open");
-        let held = nameless(&own, u64::MAX);
+        let held = nameless(&own, None, u64::MAX);
         assert!((8 << 20..16 << 20).contains(&(held - named)), "{held} with it, {named} without");
-        assert!(nameless(&own, 4096) >= 4096 && nameless(&[-1], u64::MAX) == 0);
+        assert!(nameless(&own, None, 4096) >= 4096 && nameless(&[-1], None, u64::MAX) == 0);
         drop((file, twice));
-        assert!(nameless(&own, u64::MAX) < held);
+        assert!(nameless(&own, None, u64::MAX) < held);
     }
 
     #[test]

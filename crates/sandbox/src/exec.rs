@@ -20,8 +20,8 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_dumpable_behavior,
-    waitpid,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, pidfd_send_signal,
+    set_dumpable_behavior, waitpid,
 };
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
@@ -315,6 +315,8 @@ fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
         }
         if looks[1].revents().contains(PollFlags::HUP) {
             pidfd_send_signal(&ended, Signal::KILL).tried(action)?;
+            // And what it started, as far as that stayed in its group. It was not waited for: its number is still its own.
+            let _ = kill_process_group(child, Signal::KILL);
             break;
         }
     }

@@ -240,6 +240,10 @@ fn the_distribution_specification_line_by_line() {
             "size": signature.len(), "artifactType": "signature/x", "annotations": { "of": "signature/x" } }])
     );
     assert_eq!(ask("GET", "shop/referrers/sha256:short").code(), "DIGEST_INVALID");
+    assert_eq!(list(&format!("shop/referrers/{whole}?artifactType=no+such/x"))["manifests"], json!([]));
+    let talks = refers(&"long/".repeat(4000), &whole);
+    let refused = registry.ask("PUT", "shop/manifests/long", &[], talks.as_bytes());
+    assert!(refused.status == 400 && refused.body.contains("annotations"), "{refused:?}");
     assert_eq!(ask("DELETE", &format!("shop/manifests/{}", digest(parts.as_bytes()))).status, 202);
     assert_eq!(referrers(&whole).len(), 1);
     let odd = text.replacen('{', r#"{"subject":{"digest":"nonsense"},"#, 1);

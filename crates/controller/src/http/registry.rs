@@ -173,6 +173,7 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
         }
     }
     let subject = gantry_image::subject(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
+    referrers::check(&bytes)?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
     let tag = match reference.parse::<Digest>() {
         Ok(wanted) if wanted != digest => {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, install_init, launch};
 use libtest_mimic::{Arguments, Trial};
 
-/// The control group of all of them.
-const GROUP: &str = "gantry-sandbox-test";
+/// The control group of all of this program's.
+fn group() -> String {
+    format!("gantry-sandbox-test-{}", std::process::id())
+}
 
 /// The first number of the containers' own users.
 pub(crate) const FIRST: u32 = 0x7000_0000;
@@ -51,7 +53,7 @@ pub(crate) fn a_box(script: &str) -> Box {
     base(&path("layer"));
     let spec = Spec {
         state: path("state"),
-        cgroup: format!("{GROUP}/{name}"),
+        cgroup: format!("{}/{name}", group()),
         root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
         hostname: "web-1.machine".into(),
         args: vec!["/bin/sh".into(), "-c".into(), script.into()],
@@ -109,7 +111,7 @@ pub(crate) async fn output(script: &str) -> Vec<String> {
 /// Runs them, and takes away the group that all their containers were below.
 pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
-    gantry_linux::cgroup::Cgroup::named(GROUP).remove().expect("nothing is left in it");
+    gantry_linux::cgroup::Cgroup::named(&group()).remove().expect("nothing is left in it");
     conclusion.exit_code()
 }
 
