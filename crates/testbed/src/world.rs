@@ -1,5 +1,6 @@
 //! A cloud of its own, for one test.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -194,6 +195,16 @@ impl World {
         let mut command = self.command(&self.token(), arguments);
         command.envs(environment.iter().copied());
         run(command)
+    }
+
+    /// Starts `gantry` with the administrator's token and goes on; what it prints is in the file `name` of this world.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn gantry_into(&self, name: &str, arguments: &[&str]) -> Child {
+        let file = File::create(self.path(name)).expect("a file");
+        self.command(&self.token(), arguments).stdout(file).spawn().expect("started")
     }
 
     fn command(&self, token: &str, arguments: &[&str]) -> Command {

@@ -160,6 +160,24 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
 }
 
 #[test]
+fn a_log_is_followed_into_the_next_release() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    let mut follower = world.gantry_into("followed", &["logs", "shop", "-f", "--grep", "serves"]);
+    let followed = |world: &World| std::fs::read_to_string(world.path("followed")).expect("read");
+    let told = |text: &str| world.wait(text, |world| followed(world).contains(text).then_some(()));
+    told("v1 web-1 | one serves");
+    push_site(&repository, "two");
+    told("v2 web-1 | two serves");
+    assert_eq!(followed(&world).lines().count(), 2, "each line once, and no other: {}", followed(&world));
+    // It goes on for as long as anybody reads, and not longer.
+    assert!(follower.try_wait().expect("asked").is_none(), "it ended by itself");
+    world.signal("INT", follower.id());
+    world.wait("it has ended", |_| follower.try_wait().expect("asked"));
+}
+
+#[test]
 fn an_image_that_was_built_here_is_deployed_as_another_app() {
     let world = World::start(&[]);
     let repository = site(&world, "staging", 1);
