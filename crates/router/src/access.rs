@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
-use serde::Serialize;
 
 use crate::RouterError;
 use crate::proxy::Peer;
@@ -62,22 +61,6 @@ pub(crate) struct Entry {
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
-}
-
-/// A line as it is written.
-#[derive(Serialize)]
-struct Line<'a> {
-    at: u64,
-    host: &'a str,
-    app: &'a str,
-    instance: &'a str,
-    method: &'a str,
-    path: &'a str,
-    status: u16,
-    bytes: u64,
-    ms: u64,
-    peer: &'a str,
-    id: &'a str,
 }
 
 impl AccessLog {
@@ -133,23 +116,44 @@ impl AccessLog {
 }
 
 impl Entry {
-    fn line(&self) -> Line<'_> {
+    /// Adds its line. Written here, field by field, because a general serializer took a tenth of all that the router itself
+    /// does for a request.
+    fn write(&self, line: &mut Vec<u8>) {
         // Without the query, which may hold secrets.
         let path = self.path.as_ref().map_or("", PathAndQuery::path);
-        Line {
-            at: millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            host: self.route.as_ref().map_or(&self.host, |route| &route.host),
-            app: self.route.as_ref().map_or("", |route| route.app.as_str()),
-            instance: self.target.as_ref().map_or("", |target| &target.label),
-            method: self.method.as_str(),
-            path: path.get(..path.floor_char_boundary(PATH_MAX)).unwrap_or_default(),
-            status: self.status,
-            bytes: self.bytes,
-            ms: millis(self.begun.elapsed()),
-            peer: self.peer.text.to_str().unwrap_or_default(),
-            id: self.id.to_str().unwrap_or_default(),
-        }
+        number(line, "{\"at\":", millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+        text(line, ",\"host\":", self.route.as_ref().map_or(&self.host, |route| &route.host));
+        text(line, ",\"app\":", self.route.as_ref().map_or("", |route| route.app.as_str()));
+        text(line, ",\"instance\":", self.target.as_ref().map_or("", |target| &target.label));
+        text(line, ",\"method\":", self.method.as_str());
+        text(line, ",\"path\":", path.get(..path.floor_char_boundary(PATH_MAX)).unwrap_or_default());
+        number(line, ",\"status\":", self.status.into());
+        number(line, ",\"bytes\":", self.bytes);
+        number(line, ",\"ms\":", millis(self.begun.elapsed()));
+        text(line, ",\"peer\":", self.peer.text.to_str().unwrap_or_default());
+        text(line, ",\"id\":", self.id.to_str().unwrap_or_default());
+        line.extend_from_slice(b"}\n");
     }
+}
+
+/// Adds a field of text, `key` with all that stands before its value.
+fn text(line: &mut Vec<u8>, key: &str, value: &str) {
+    line.extend_from_slice(key.as_bytes());
+    let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
+    // Without a way out in the middle: many bytes at once.
+    if value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+        line.push(b'"');
+        line.extend_from_slice(value.as_bytes());
+        line.push(b'"');
+    } else {
+        // Memory takes everything.
+        let _ = serde_json::to_writer(line, value);
+    }
+}
+
+fn number(line: &mut Vec<u8>, key: &str, value: u64) {
+    line.extend_from_slice(key.as_bytes());
+    let _ = serde_json::to_writer(line, &value);
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -163,10 +167,8 @@ impl Drop for Entry {
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            if serde_json::to_writer(&mut *line, &self.line()).is_ok() {
-                line.push(b'\n');
-                self.log.push(line);
-            }
+            self.write(line);
+            self.log.push(line);
         });
     }
 }
@@ -207,6 +209,26 @@ impl Writer {
         // A disk that is full costs lines, and no request.
         if self.file.write_all(lines).is_ok() {
             self.size += lines.len() as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_as_it_was_written() {
+        let all: String = (0..=0x7f_u8).map(char::from).chain("é€😀".chars()).collect();
+        for value in ["", "/orders", "a \"quoted\" \\ one", "\u{7f}", &all] {
+            let mut line = Vec::new();
+            number(&mut line, "{\"at\":", u64::MAX);
+            text(&mut line, ",\"path\":", value);
+            line.push(b'}');
+            let read: Value = serde_json::from_slice(&line).expect("JSON");
+            assert_eq!((read["at"].as_u64(), read["path"].as_str()), (Some(u64::MAX), Some(value)));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Connections in: plain and TLS, HTTP/1.1 and HTTP/2, and their end.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +16,7 @@ use crate::joined::Joined;
 use crate::opening::Opening;
 use crate::proxy::{Peer, serve};
 use crate::threads::Threads;
+use crate::timer::HeadTimer;
 use crate::{Listeners, Router, RouterError, tls};
 
 /// The longest that a client may take to shake hands, to send a request's headers, and to ask again on a kept connection:
@@ -91,10 +91,7 @@ impl Entry {
         let router = Arc::clone(&self.router);
         let watcher = self.connections.watcher();
         let peer = Arc::new(Peer::new(address.ip(), tls.is_some()));
-        let service = service_fn(move |request| {
-            let (router, peer) = (Arc::clone(&router), Arc::clone(&peer));
-            async move { Ok::<_, Infallible>(serve(router, peer, request).await) }
-        });
+        let service = service_fn(move |request| serve(&router, &peer, request));
         self.threads.spawn(async move {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let builder = builder();
@@ -139,7 +136,7 @@ impl Entry {
 /// How HTTP is spoken: deadlines for headers, and for a client that no longer answers.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

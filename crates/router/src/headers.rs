@@ -56,12 +56,13 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
 
 /// A request asks for a websocket. No other protocol is changed to: what is said in it would be under no limit, and in no log.
 pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let asks = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
-    asks && headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    let named = headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    named
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
 }
 
 /// Takes away what is about one connection, with whatever `Connection` names.
@@ -84,6 +85,10 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
 
 /// HTTP/2 clients send cookies in several fields, which HTTP/1.1 has in one (RFC 9113, section 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    // No field comes twice, as in most requests.
+    if headers.len() == headers.keys_len() {
+        return;
+    }
     let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if all.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..]))

@@ -1,5 +1,6 @@
 //! One request, from its arrival to the last byte of its answer.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -52,43 +54,24 @@ impl Peer {
 
 /// Answers a request. While the router ends, each answer tells an HTTP/1 client to make a new connection: one that was
 /// closed between two requests would race with the second.
-pub(crate) async fn serve(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Answer> {
+pub(crate) fn serve(
+    router: &Arc<Router>,
+    peer: &Arc<Peer>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
     let keeps_alive = request.version() <= Version::HTTP_11;
-    let mut response = answer(Arc::clone(&router), peer, request).await;
-    let ending = router.ending.load(Ordering::Relaxed);
-    if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-async fn answer(router: Arc<Router>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Answer> {
-    let id = headers::request_id(request.headers());
-    let path = request.uri().path_and_query().cloned();
-    let tunnel = request.method() == Method::CONNECT;
-    let now = Instant::now();
-    let mut entry = router.access.begin(now.into_std(), request.method().clone(), path, Arc::clone(&peer), id);
-    let Some(host) = headers::host_of(&request) else {
-        return told(entry, page::no_host());
-    };
-    if tunnel {
-        return told(entry, page::no_tunnel());
-    }
-    let Some(route) = router.routing.now().routes.get(host.as_ref()).cloned() else {
-        let page = page::unknown_host(&host, router.settings.domain.as_str());
-        entry.host = host.chars().take(HOST_MAX).collect();
-        return told(entry, page);
-    };
-    entry.route = Some(Arc::clone(&route));
-    if let Some(message) = &route.traffic.maintenance {
-        return told(entry, page::maintenance(route.app.as_str(), message));
-    }
-    match route.gate.admit(&route.traffic, now.into_std()) {
-        Ok(admitted) => {
-            let deadline = now + router.settings.wait;
-            Exchange { router, peer, route, entry, admitted, tried: Vec::new(), now, deadline }.run(request).await
+    let router = Arc::clone(router);
+    let begun = Exchange::begin(&router, peer, request);
+    async move {
+        let mut response = match begun {
+            Ok(exchange) => exchange.run().await,
+            Err(told) => *told,
+        };
+        let ending = router.ending.load(Ordering::Relaxed);
+        if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Err(why) => told(entry, page::over_limit(route.app.as_str(), &why)),
+        Ok(response)
     }
 }
 
@@ -104,6 +87,12 @@ struct Exchange {
     route: Arc<Route>,
     entry: Entry,
     admitted: Admitted,
+    /// As the instance gets it.
+    request: Parts,
+    /// Until an instance may have got some of it.
+    body: Outgoing,
+    /// Where a websocket goes on.
+    client: Option<OnUpgrade>,
     tried: Vec<InstanceId>,
     /// When an instance was last looked for.
     now: Instant,
@@ -130,21 +119,53 @@ enum Failure {
 }
 
 impl Exchange {
-    async fn run(mut self, mut request: Request<Incoming>) -> Response<Answer> {
-        let websocket = headers::asks_for_websocket(request.headers());
-        let client = websocket.then(|| hyper::upgrade::on(&mut request));
-        let (request, mut body) = self.outgoing(request, websocket);
-        let mut repeatable = is_repeatable(&request, &body);
+    /// A request that goes on; or what is answered without asking an instance.
+    fn begin(
+        router: &Arc<Router>,
+        peer: &Arc<Peer>,
+        mut request: Request<Incoming>,
+    ) -> Result<Self, Box<Response<Answer>>> {
+        let id = headers::request_id(request.headers());
+        let path = request.uri().path_and_query().cloned();
+        let now = Instant::now();
+        let mut entry = router.access.begin(now.into_std(), request.method().clone(), path, Arc::clone(peer), id);
+        let Some(host) = headers::host_of(&request) else {
+            return Err(Box::new(told(entry, page::no_host())));
+        };
+        if request.method() == Method::CONNECT {
+            return Err(Box::new(told(entry, page::no_tunnel())));
+        }
+        let Some(route) = router.routing.now().routes.get(host.as_ref()).cloned() else {
+            let page = page::unknown_host(&host, router.settings.domain.as_str());
+            entry.host = host.chars().take(HOST_MAX).collect();
+            return Err(Box::new(told(entry, page)));
+        };
+        entry.route = Some(Arc::clone(&route));
+        if let Some(message) = &route.traffic.maintenance {
+            return Err(Box::new(told(entry, page::maintenance(route.app.as_str(), message))));
+        }
+        let admitted = match route.gate.admit(&route.traffic, now.into_std()) {
+            Ok(admitted) => admitted,
+            Err(why) => return Err(Box::new(told(entry, page::over_limit(route.app.as_str(), &why)))),
+        };
+        let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
+        let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
+        let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
+        Ok(Self { router, peer, route, entry, admitted, request, body, client, tried: Vec::new(), now, deadline })
+    }
+
+    async fn run(mut self) -> Response<Answer> {
+        let mut repeatable = is_repeatable(&self.request, &self.body);
         loop {
             let way = match self.find().await {
                 Ok(way) => way,
                 Err(page) => return told(self.entry, page),
             };
             let circuit = &way.target.circuit;
-            match self.exchange(&way.target, &request, body).await {
+            match self.exchange(&way.target).await {
                 Ok(response) => {
                     circuit.worked();
-                    return match client {
+                    return match self.client.take() {
                         _ if response.status() != StatusCode::SWITCHING_PROTOCOLS => self.relayed(way, response),
                         Some(client) => self.joined(way, client, response),
                         None => self.failed("it changed the protocol, and was not asked to"),
@@ -152,7 +173,7 @@ impl Exchange {
                 }
                 Err(Failure::Unsent(unsent)) => {
                     circuit.failed(circuit::Failure::Unreachable, Instant::now().into_std());
-                    body = unsent;
+                    self.body = unsent;
                 }
                 Err(Failure::Sent(why)) => {
                     circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
@@ -160,7 +181,6 @@ impl Exchange {
                     if !std::mem::take(&mut repeatable) {
                         return self.failed(&why);
                     }
-                    body = Outgoing::None(Empty::new());
                     self.deadline = Instant::now() + self.router.settings.wait;
                 }
                 Err(Failure::Client(page)) => return told(self.entry, page),
@@ -177,33 +197,6 @@ impl Exchange {
     fn failed(self, why: &str) -> Response<Answer> {
         let page = page::bad_gateway(self.route.app.as_str(), why);
         told(self.entry, page)
-    }
-
-    /// The request as the instance gets it: HTTP/1.1, without what concerned the client's connection.
-    fn outgoing(&self, request: Request<Incoming>, websocket: bool) -> (Parts, Outgoing) {
-        let (mut parts, body) = request.into_parts();
-        headers::strip_hop(&mut parts.headers);
-        // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
-        let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
-        if let Some(Ok(host)) = host {
-            parts.headers.insert(HOST, host);
-        }
-        headers::join_cookies(&mut parts.headers);
-        headers::forward(&mut parts.headers, &self.peer.text, self.peer.tls, &self.entry.id);
-        if websocket {
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        }
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.uri = Uri::from(path);
-        parts.version = Version::HTTP_11;
-        parts.extensions.clear();
-        let body = if body.is_end_stream() {
-            Outgoing::None(Empty::new())
-        } else {
-            Outgoing::Client(body, Arc::new(Upload::begin()))
-        };
-        (parts, body)
     }
 
     /// An instance to ask; waits for one while there is none.
@@ -258,16 +251,12 @@ impl Exchange {
         Some(Way { target: Arc::clone(target), active: target.begin() })
     }
 
-    async fn exchange(
-        &mut self,
-        target: &Arc<Target>,
-        request: &Parts,
-        mut body: Outgoing,
-    ) -> Result<Response<InstanceBody>, Failure> {
+    async fn exchange(&mut self, target: &Arc<Target>) -> Result<Response<InstanceBody>, Failure> {
         self.entry.target = Some(Arc::clone(target));
+        let mut body = std::mem::replace(&mut self.body, Outgoing::None(Empty::new()));
         // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
         if let Some(sender) = target.pool.take(self.now.into_std()) {
-            match self.ask(target, sender, request, body, self.now).await {
+            match self.ask(target, sender, body, self.now).await {
                 Err(Failure::Unsent(unsent)) => body = unsent,
                 outcome => return outcome,
             }
@@ -275,7 +264,7 @@ impl Exchange {
         match connect(target).await {
             Ok(sender) => {
                 target.pool.share(&sender);
-                self.ask(target, sender, request, body, Instant::now()).await
+                self.ask(target, sender, body, Instant::now()).await
             }
             Err(error) => {
                 tracing::debug!(instance = %target.endpoint.instance, %error, "cannot be reached");
@@ -290,7 +279,6 @@ impl Exchange {
         &self,
         target: &Target,
         sender: Sender,
-        request: &Parts,
         body: Outgoing,
         now: Instant,
     ) -> Result<Response<InstanceBody>, Failure> {
@@ -299,7 +287,7 @@ impl Exchange {
             Outgoing::Client(_, upload) => Some(Arc::clone(upload)),
             Outgoing::None(_) => None,
         };
-        let mut asking = pin!(sender.ask(request, body));
+        let mut asking = pin!(sender.ask(&self.request, body));
         let mut deadline = now + patience;
         let mut timer = self.peer.timers.take(deadline);
         let outcome = loop {
@@ -337,12 +325,7 @@ impl Exchange {
     }
 
     /// Both sides changed the protocol: bytes go to and fro until either ends.
-    fn joined(
-        mut self,
-        way: Way,
-        client: hyper::upgrade::OnUpgrade,
-        response: Response<InstanceBody>,
-    ) -> Response<Answer> {
+    fn joined(mut self, way: Way, client: OnUpgrade, response: Response<InstanceBody>) -> Response<Answer> {
         let (parts, body) = response.into_parts();
         let InstanceBody::One(answer) = body else { return self.failed("it changed the protocol of HTTP/2") };
         let Some(instance) = answer.into_stream() else {
@@ -358,6 +341,33 @@ impl Exchange {
         });
         Response::from_parts(parts, text(String::new()))
     }
+}
+
+/// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
+fn outgoing(request: Request<Incoming>, peer: &Peer, id: &HeaderValue, websocket: bool) -> (Parts, Outgoing) {
+    let (mut parts, body) = request.into_parts();
+    headers::strip_hop(&mut parts.headers);
+    // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
+    let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    if let Some(Ok(host)) = host {
+        parts.headers.insert(HOST, host);
+    }
+    headers::join_cookies(&mut parts.headers);
+    headers::forward(&mut parts.headers, &peer.text, peer.tls, id);
+    if websocket {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    parts.uri = Uri::from(path);
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let body = if body.is_end_stream() {
+        Outgoing::None(Empty::new())
+    } else {
+        Outgoing::Client(body, Arc::new(Upload::begin()))
+    };
+    (parts, body)
 }
 
 async fn connect(target: &Target) -> std::io::Result<Sender> {

@@ -2,8 +2,9 @@
 //! twice: a connection's requests use theirs in turn.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -40,9 +41,52 @@ pub(crate) async fn within<F: Future>(timer: &mut Timer, mut work: Pin<&mut F>) 
     .await
 }
 
+/// The same for the heads of a connection's requests: hyper asks for a new deadline with each.
+#[derive(Default)]
+pub(crate) struct HeadTimer(Arc<Timers>);
+
+impl hyper::rt::Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep_until((Instant::now() + duration).into_std())
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        let timer = self.0.take(Instant::from_std(deadline));
+        Box::pin(Lent { timer: Some(timer), timers: Arc::clone(&self.0) })
+    }
+
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into_std()
+    }
+}
+
+/// A deadline that is given back.
+struct Lent {
+    timer: Option<Timer>,
+    timers: Arc<Timers>,
+}
+
+impl Future for Lent {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(cx))
+    }
+}
+
+impl hyper::rt::Sleep for Lent {}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.timers.keep(timer);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use hyper::rt::Timer as _;
 
     use super::*;
 
@@ -59,5 +103,16 @@ mod tests {
             timers.keep(timer);
         }
         assert_eq!(begun.elapsed().as_secs(), 4 + 4 + 3);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn the_heads_of_a_connection_have_one_timer() {
+        let timer = HeadTimer::default();
+        for seconds in [75, 80, 75] {
+            let begun = Instant::now();
+            timer.sleep(Duration::from_secs(seconds)).await;
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+            drop(timer.sleep(Duration::from_secs(seconds)));
+            assert!(timer.0.0.lock().expect("not poisoned").is_some(), "it was given back");
+        }
     }
 }

@@ -131,16 +131,16 @@ fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result
 
 /// What `Content-Length` says; more than one field may say the same.
 fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
-    let mut said = None;
+    let (mut said, mut count) = (None, 0);
     for value in headers.get_all(CONTENT_LENGTH) {
         let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(BadHead::Length)?;
         if said.is_some_and(|said| said != length) {
             return Err(BadHead::Length);
         }
-        said = Some(length);
+        (said, count) = (Some(length), count + 1);
     }
-    if let Some(length) = said.filter(|_| headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()) {
+    if let Some(length) = said.filter(|_| count > 1) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(said)
