@@ -26,6 +26,7 @@ mod http;
 mod leader;
 mod mirror;
 mod mutations;
+mod serving;
 mod sessions;
 mod settings;
 mod tokens;
@@ -142,9 +143,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     beside.spawn(builds::run(Arc::clone(&server)));
     beside.spawn(collect::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
-    let serving = axum::serve(listener, http::router(Arc::clone(&server))).into_future();
+    let serving = serving::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {
-        result = serving => result.map_err(|source| ServerError::Listen { address: server.settings.listen, source }),
+        never = serving => match never {},
         result = core_task => match result {
             Ok(error) => Err(error),
             Err(join) => Err(ServerError::Broken(join.to_string())),

@@ -11,10 +11,12 @@
 //! | [`mounts`] | detached mounts, put in place by file descriptor |
 //! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
+//! | [`connection`] | what is set on a client's TCP connection |
 //!
 //! It knows nothing of containers, apps or images.
 
 pub mod cgroup;
+pub mod connection;
 pub mod disk;
 pub mod mounts;
 pub mod network;

@@ -23,12 +23,6 @@ use crate::{Listeners, Router, RouterError, tls};
 /// longer than the minute that proxies in front keep theirs, or they would ask on one that is just being closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The longest that a client may take nothing of what is sent to it.
-const UNTAKEN: Duration = Duration::from_secs(120);
-
-/// A connection without a word for this long is asked whether its other end still is; the kernel does it.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
 /// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -75,7 +69,7 @@ impl Entry {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    tune(&stream);
+                    gantry_linux::connection::tune(&stream);
                     // To be registered with the runtime of the thread that serves it.
                     if let Ok(stream) = stream.into_std() {
                         self.connection(stream, peer, tls.cloned());
@@ -144,15 +138,6 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
-}
-
-/// Answers are sent as they come, and a client whose machine is gone is noticed some time.
-fn tune(stream: &TcpStream) {
-    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_user_timeout};
-    let _ = stream.set_nodelay(true);
-    let _ = set_socket_keepalive(stream, true).and_then(|()| set_tcp_keepidle(stream, KEEPALIVE));
-    // It ends what waits for a window too, which keepalive does not.
-    let _ = set_tcp_user_timeout(stream, u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX));
 }
 
 fn listening(listener: std::net::TcpListener) -> Result<TcpListener, RouterError> {

@@ -65,7 +65,7 @@ pub(crate) fn serve(
     async move {
         let mut response = match begun {
             Ok(exchange) => exchange.run().await,
-            Err(told) => *told,
+            Err(refused) => refused.response,
         };
         let ending = router.ending.load(Ordering::Relaxed);
         if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -78,6 +78,13 @@ pub(crate) fn serve(
 fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
     entry.status = response.status().as_u16();
     response
+}
+
+/// A request that no instance is asked. Its body is let go with the answer and not before: what has come of it by then is
+/// passed over, and the connection is kept.
+struct Refused {
+    response: Response<Answer>,
+    _request: Request<Incoming>,
 }
 
 struct Exchange {
@@ -120,16 +127,28 @@ enum Failure {
 
 impl Exchange {
     /// A request that goes on; or what is answered without asking an instance.
-    fn begin(
-        router: &Arc<Router>,
+    fn begin(router: &Arc<Router>, peer: &Arc<Peer>, mut request: Request<Incoming>) -> Result<Self, Box<Refused>> {
+        let now = Instant::now();
+        let (entry, route, admitted) = match Self::admit(router, peer, &request, now) {
+            Ok(admitted) => admitted,
+            Err(response) => return Err(Box::new(Refused { response: *response, _request: request })),
+        };
+        let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
+        let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
+        let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
+        Ok(Self { router, peer, route, entry, admitted, request, body, client, tried: Vec::new(), now, deadline })
+    }
+
+    fn admit(
+        router: &Router,
         peer: &Arc<Peer>,
-        mut request: Request<Incoming>,
-    ) -> Result<Self, Box<Response<Answer>>> {
+        request: &Request<Incoming>,
+        now: Instant,
+    ) -> Result<(Entry, Arc<Route>, Admitted), Box<Response<Answer>>> {
         let id = headers::request_id(request.headers());
         let path = request.uri().path_and_query().cloned();
-        let now = Instant::now();
         let mut entry = router.access.begin(now.into_std(), request.method().clone(), path, Arc::clone(peer), id);
-        let Some(host) = headers::host_of(&request) else {
+        let Some(host) = headers::host_of(request) else {
             return Err(Box::new(told(entry, page::no_host())));
         };
         if request.method() == Method::CONNECT {
@@ -144,14 +163,10 @@ impl Exchange {
         if let Some(message) = &route.traffic.maintenance {
             return Err(Box::new(told(entry, page::maintenance(route.app.as_str(), message))));
         }
-        let admitted = match route.gate.admit(&route.traffic, now.into_std()) {
-            Ok(admitted) => admitted,
-            Err(why) => return Err(Box::new(told(entry, page::over_limit(route.app.as_str(), &why)))),
-        };
-        let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
-        let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
-        let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
-        Ok(Self { router, peer, route, entry, admitted, request, body, client, tried: Vec::new(), now, deadline })
+        match route.gate.admit(&route.traffic, now.into_std()) {
+            Ok(admitted) => Ok((entry, route, admitted)),
+            Err(why) => Err(Box::new(told(entry, page::over_limit(route.app.as_str(), &why)))),
+        }
     }
 
     async fn run(mut self) -> Response<Answer> {
@@ -159,7 +174,7 @@ impl Exchange {
         loop {
             let way = match self.find().await {
                 Ok(way) => way,
-                Err(page) => return told(self.entry, page),
+                Err(page) => return told(self.entry, *page),
             };
             let circuit = &way.target.circuit;
             match self.exchange(&way.target).await {
@@ -200,23 +215,23 @@ impl Exchange {
     }
 
     /// An instance to ask; waits for one while there is none.
-    async fn find(&mut self) -> Result<Way, Response<Answer>> {
+    async fn find(&mut self) -> Result<Way, Box<Response<Answer>>> {
         if self.tried.is_empty() {
             if let Some(way) = self.choose() {
                 return Ok(way);
             }
-        } else if let Some(way) = self.look().map_err(|page| *page)? {
+        } else if let Some(way) = self.look()? {
             return Ok(way);
         }
         let Some(place) = self.route.gate.wait() else {
-            return Err(page::unavailable(self.route.app.as_str(), "too many requests wait for an instance"));
+            return Err(Box::new(page::unavailable(self.route.app.as_str(), "too many requests wait for an instance")));
         };
         let mut changes = self.router.routing.changes();
         loop {
             // Each was tried and did not take the request: begin anew with all of them.
             self.tried.clear();
             let _ = tokio::time::timeout(LOOK, changes.changed()).await;
-            if let Some(way) = self.look().map_err(|page| *page)? {
+            if let Some(way) = self.look()? {
                 place.found();
                 return Ok(way);
             }

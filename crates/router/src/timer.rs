@@ -1,5 +1,5 @@
-//! Deadlines of requests. One that is registered is moved by one atomic operation, where a new one takes its driver's lock
-//! twice: a connection's requests use theirs in turn.
+//! Deadlines of requests. One that is registered is moved to a later time by one atomic operation, where a new one takes its
+//! driver's lock twice: a connection's requests use theirs in turn.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ impl Timers {
         }
     }
 
-    /// Keeps it for the next request. Until then it may still end, which nobody hears.
+    /// Keeps it for the next request. If it ends before that, the task that waited last looks once more, and goes on waiting.
     pub(crate) fn keep(&self, timer: Timer) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
     }
@@ -104,15 +104,18 @@ mod tests {
         }
         assert_eq!(begun.elapsed().as_secs(), 4 + 4 + 3);
     }
+
     #[tokio::test(start_paused = true)]
     async fn the_heads_of_a_connection_have_one_timer() {
         let timer = HeadTimer::default();
+        let kept = || timer.0.0.lock().expect("not poisoned").as_ref().map(|kept| std::ptr::from_ref(&**kept));
+        drop(timer.sleep(Duration::from_secs(1)));
+        let first = kept();
         for seconds in [75, 80, 75] {
             let begun = Instant::now();
             timer.sleep(Duration::from_secs(seconds)).await;
             assert_eq!(begun.elapsed().as_secs(), seconds);
-            drop(timer.sleep(Duration::from_secs(seconds)));
-            assert!(timer.0.0.lock().expect("not poisoned").is_some(), "it was given back");
+            assert!(first.is_some() && kept() == first, "it was given back");
         }
     }
 }

@@ -119,8 +119,8 @@ async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<String> {
 
 /// Sends bytes, and gives what comes back: `answers` of the instance's, or all until the router ends the connection. One that
 /// waits for more is told that there is none.
-async fn send(running: &Running, bytes: &[u8], answers: usize) -> String {
-    let mut stream = TcpStream::connect(running.address).await.expect("connected");
+async fn send(address: SocketAddr, bytes: &[u8], answers: usize) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
     // It may be refused before it was all sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
@@ -273,12 +273,27 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
         &["GET /b "],
     );
     case(
-        "a target of 200,000 bytes",
+        "too long: a target of 200,000 bytes",
         format!("GET /{} HTTP/1.1\r\nhost: shop.localhost\r\n\r\n", "x".repeat(200_000)),
         &[],
     );
-    case("1,000 fields", format!("{HEAD}{}\r\n", "x: y\r\n".repeat(1000)), &[]);
-    case("a field of 2 MB", format!("{HEAD}x: {}\r\n\r\n", "y".repeat(2 << 20)), &[]);
+    case("too long: 1,000 fields", format!("{HEAD}{}\r\n", "x: y\r\n".repeat(1000)), &[]);
+    case("too long: a field of 2 MB", format!("{HEAD}x: {}\r\n\r\n", "y".repeat(2 << 20)), &[]);
+    // A line may end with LF alone (RFC 9112, section 2.2); what is handed on ends as it should.
+    for (name, text) in [
+        ("lines that end with LF", "POST /a HTTP/1.1\nhost: shop.localhost\ncontent-length: 5\n\nhello"),
+        ("a field after LF", "POST /a HTTP/1.1\r\nhost: shop.localhost\r\nx: y\ncontent-length: 5\r\n\r\nhello"),
+        ("an empty line of LF", "POST /a HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 5\r\n\nhello"),
+    ] {
+        case(name, text.to_owned(), &["POST /a hello"]);
+    }
+    for (name, text) in [
+        ("a field after CR", "GET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\nx: y\rcontent-length: 5\r\n\r\n"),
+        ("lines that end with CR", "GET /smuggled HTTP/1.1\rhost: shop.localhost\r\r"),
+        ("a line that ends with LF CR", "GET /smuggled HTTP/1.1\n\rhost: shop.localhost\n\r\n\r"),
+    ] {
+        case(name, text.to_owned(), &[]);
+    }
     case(
         "a body for an older version",
         "POST /a HTTP/1.0\r\nhost: shop.localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
@@ -287,30 +302,109 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
     cases
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_gets_what_was_meant_or_nothing() {
-    let (address, seen) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
-    let cases = cases();
-    assert!(cases.len() >= 80, "{}", cases.len());
+/// Sends every case to `address`; those after which something else than what was meant is with the instance.
+async fn examine(address: SocketAddr, seen: &Seen) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, bytes, may) in cases {
+    for (name, bytes, may) in cases() {
         seen.lock().expect("seen").clear();
-        let answer = send(&running, &bytes, if name.starts_with("as it") { may.len() } else { may.len().min(1) }).await;
+        let answer = send(address, &bytes, if name.starts_with("as it") { may.len() } else { may.len().min(1) }).await;
         let got = seen.lock().expect("seen").clone();
         // A request whose body never came whole did not arrive.
         let fine = got.iter().zip(may.iter().chain(std::iter::repeat(&"nothing"))).all(|(got, may)| got == may)
             || got.iter().all(|got| may.contains(&got.as_str())) && got.len() <= 1;
         let arrived = !name.starts_with("as it should") || got.len() == may.len();
-        if !fine || !arrived || got.iter().any(|got| got.contains("smuggled")) {
+        // What is too long is refused in words.
+        let told = !name.starts_with("too long: ") || answer.starts_with("HTTP/1.1 4");
+        if !fine || !arrived || !told || got.iter().any(|got| got.contains("smuggled")) {
             wrong.push(format!("{name}: {got:?} arrived, {:?} was answered", answer.lines().next()));
         }
     }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_gets_what_was_meant_or_nothing() {
+    assert!(cases().len() >= 80, "{}", cases().len());
+    let (address, seen) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let wrong = examine(running.address, &seen).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // After all of it the router works as before.
     seen.lock().expect("seen").clear();
-    let answer = send(&running, b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\nconnection: close\r\n\r\n", 1).await;
+    let fine = b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\nconnection: close\r\n\r\n";
+    let answer = send(running.address, fine, 1).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+}
+
+/// The control: whatever hands the bytes on as they are fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_router_most_of_it_arrives() {
+    let (address, seen) = strict().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let relay = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut instance = TcpStream::connect(address).await.expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut instance).await;
+            });
+        }
+    });
+    let wrong = examine(relay, &seen).await;
+    assert!(wrong.len() > cases().len() / 2, "{} of {}: {wrong:#?}", wrong.len(), cases().len());
+}
+
+/// The access log, once it has `lines` lines.
+async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
+    let path = running.folder.path().join("access.log");
+    loop {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if text.lines().count() >= lines {
+            return text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_breaks_off_is_nobody_s_request() {
+    let (address, seen) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let half = format!("{HEAD}content-length: 100\r\n\r\nhalf");
+    let chunk = format!("{HEAD}transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+    for (number, text) in [&half, &chunk, &half, &chunk].into_iter().enumerate() {
+        let mut client = TcpStream::connect(running.address).await.expect("connected");
+        client.write_all(text.as_bytes()).await.expect("sent");
+        if number < 2 {
+            client.shutdown().await.expect("shut down");
+            let mut said = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
+            assert!(ended.is_ok(), "it is kept: {}", said.escape_ascii());
+        } else {
+            // A reset: what was sent and not read is gone.
+            client.set_zero_linger().expect("set");
+            drop(client);
+        }
+        let lines = logged(&running, number + 1).await;
+        let status = lines[number]["status"].as_u64().expect("a status");
+        assert!([0, 400].contains(&status), "{lines:?}");
+    }
+    assert!(seen.lock().expect("seen").is_empty(), "half of a request arrived: {seen:?}");
+    let answer = send(running.address, b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\n\r\n", 1).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(seen.lock().expect("seen").as_slice(), ["GET /fine "]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_leaves_its_connection_to_the_next() {
+    let (address, seen) = strict().await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let refused =
+        "POST / HTTP/1.1\r\nhost: ghost.localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let both = format!("{refused}GET /next HTTP/1.1\r\nhost: shop.localhost\r\n\r\n");
+    let answer = send(running.address, both.as_bytes(), 1).await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("HTTP/1.1 200"), "{answer}");
+    assert_eq!(seen.lock().expect("seen").as_slice(), ["GET /next "]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,7 +495,7 @@ async fn slow_clients_are_in_nobody_s_way() {
     let measured = async || {
         let mut times = Vec::new();
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
-        for _ in 0..if long { 5000 } else { 200 } {
+        for _ in 0..if long { 5000 } else { 100 } {
             let begun = std::time::Instant::now();
             stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
             let mut answer = Vec::new();
@@ -413,7 +507,16 @@ async fn slow_clients_are_in_nobody_s_way() {
         times.sort();
         times[times.len() * 99 / 100]
     };
-    let before = measured().await;
+    // What else the machine does comes and goes: the median of five rounds.
+    let median = async || {
+        let mut rounds = Vec::new();
+        for _ in 0..5 {
+            rounds.push(measured().await);
+        }
+        rounds.sort();
+        rounds[2]
+    };
+    let before = median().await;
     let mut slow = Vec::new();
     for number in 0..if long { 5000 } else { 300 } {
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
@@ -425,7 +528,7 @@ async fn slow_clients_are_in_nobody_s_way() {
         stream.write_all(half).await.expect("sent");
         slow.push(stream);
     }
-    let beside = measured().await;
+    let beside = median().await;
     println!("99 of 100 requests within {before:?} alone, within {beside:?} beside {} slow clients", slow.len());
-    assert!(!long || beside <= before * 2 + Duration::from_millis(1), "{beside:?} where it was {before:?}");
+    assert!(!long || beside <= before * 2, "{beside:?} where it was {before:?}");
 }

@@ -168,13 +168,16 @@ fn a_log_is_followed_into_the_next_release() {
     let followed = |world: &World| std::fs::read_to_string(world.path("followed")).expect("read");
     let told = |text: &str| world.wait(text, |world| followed(world).contains(text).then_some(()));
     told("v1 web-1 | one serves");
-    push_site(&repository, "two");
-    told("v2 web-1 | two serves");
-    assert_eq!(followed(&world).lines().count(), 2, "each line once, and no other: {}", followed(&world));
-    // It goes on for as long as anybody reads, and not longer.
-    assert!(follower.try_wait().expect("asked").is_none(), "it ended by itself");
-    world.signal("INT", follower.id());
-    world.wait("it has ended", |_| follower.try_wait().expect("asked"));
+    for (release, version) in [(2, "two"), (3, "three")] {
+        push_site(&repository, version);
+        told(&format!("v{release} web-1 | {version} serves"));
+    }
+    let all = followed(&world);
+    let ended = follower.try_wait().expect("asked");
+    let _ = follower.kill();
+    let _ = follower.wait();
+    assert!(ended.is_none(), "it ended by itself");
+    assert_eq!(all.lines().count(), 3, "each line once, and no other: {all}");
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! Connections to the API. Each has deadlines for what it has to say, and there are only so many at once.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use hyper::Request;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
+
+/// The longest that a client may take to send a request's head, and to ask again on a kept connection: as long as at the router.
+const HEAD: Duration = Duration::from_secs(75);
+
+/// The longest that it may say nothing in the middle of a request's body: as long as in a push.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The most connections: agent and router of a thousand machines with a few each, and people. More wait to be taken.
+const CONNECTIONS_MAX: usize = 8192;
+
+/// After a failed accept (too many open files), before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves HTTP/1.1, which is what the command line, git and the registry's clients speak.
+pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        gantry_linux::connection::tune(&stream);
+        let service = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            service.call(request.map(|body| axum::body::Body::new(Patient { body, silence: None })))
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::spawn(async move {
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// A request's body whose client may not be silent for long in the middle of it.
+struct Patient {
+    body: Incoming,
+    /// Since it was found silent: nobody may have looked for a while.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for Patient {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Self { body, silence } = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            *silence = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(SILENCE))).as_mut().poll(cx));
+        Poll::Ready(Some(Err(format!("nothing more of the request came within {} s", SILENCE.as_secs()).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
