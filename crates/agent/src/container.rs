@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gantry_image::Runtime;
 use gantry_linux::rooted;
@@ -56,7 +56,7 @@ pub(crate) fn prepare(
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{address} {hostname} {}\n", names.short))?;
     std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
     let runtime = &image.config.config;
-    let user = user_of(runtime, image)?;
+    let user = user_of(runtime, &image.layers)?;
     let mut binds = vec![
         Bind { source: hosts, target: "/etc/hosts".into(), writable: false },
         Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
@@ -150,12 +150,12 @@ fn words(command: &Command) -> Vec<String> {
 }
 
 /// `uid`, `uid:gid`, or names of the image's own `/etc/passwd` and `/etc/group`; root if the image says nothing.
-pub(crate) fn user_of(runtime: &Runtime, image: &Image) -> io::Result<User> {
+pub(crate) fn user_of(runtime: &Runtime, layers: &[PathBuf]) -> io::Result<User> {
     // Docker says nothing with an empty text.
     let text = runtime.user.as_deref().filter(|text| !text.is_empty()).unwrap_or("0");
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let unknown = |what: &str| io::Error::other(format!("the image's user {text:?}: it has no {what}"));
-    let users = || file_of(image, "etc/passwd");
+    let users = || file_of(layers, "etc/passwd");
     let (uid, own_gid) = match user.parse::<u32>() {
         Ok(uid) => {
             (uid, users().lines().find_map(|line| entry(line, 2, user)).and_then(|fields| fields[3].parse().ok()))
@@ -171,7 +171,7 @@ pub(crate) fn user_of(runtime: &Runtime, image: &Image) -> io::Result<User> {
         Some(group) => match group.parse() {
             Ok(gid) => gid,
             Err(_) => {
-                let text = file_of(image, "etc/group");
+                let text = file_of(layers, "etc/group");
                 let fields =
                     text.lines().find_map(|line| entry(line, 0, group)).ok_or_else(|| unknown("such group"))?;
                 fields[2].parse().map_err(|_| unknown("such group"))?
@@ -192,14 +192,14 @@ fn entry<'a>(line: &'a str, at: usize, wanted: &str) -> Option<Vec<&'a str>> {
 }
 
 /// A small file of the image's, from the topmost layer that has it; a layer is foreign, so never followed out of it.
-fn file_of(image: &Image, path: &str) -> String {
+fn file_of(layers: &[PathBuf], path: &str) -> String {
     use std::io::Read;
     let open = |layer: &Path| -> Option<OwnedFd> {
         let root = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         rooted::open(&root, Path::new(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()
     };
     let mut text = String::new();
-    if let Some(file) = image.layers.iter().find_map(|layer| open(layer)) {
+    if let Some(file) = layers.iter().find_map(|layer| open(layer)) {
         let _ = std::fs::File::from(file).take(1 << 20).read_to_string(&mut text);
     }
     text
@@ -211,6 +211,65 @@ mod tests {
 
     fn shell(line: &str) -> String {
         words(&Command::Shell(line.to_owned())).pop().expect("a line")
+    }
+
+    /// An image with one layer that has these files.
+    fn image(passwd: &str, group: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("etc")).expect("made");
+        for (name, text) in [("passwd", passwd), ("group", group)] {
+            std::fs::write(folder.path().join("etc").join(name), text).expect("written");
+        }
+        let layers = vec![folder.path().to_owned()];
+        (folder, layers)
+    }
+
+    #[test]
+    fn an_image_s_user_is_looked_up_in_its_own_files() {
+        let (_folder, layers) =
+            image("root:x:0:0::/:/bin/sh\nshop:x:1001:1002::/:/bin/sh\nodd:x\n", "staff:x:50:shop\nshop:x:1002:\n");
+        let of = |user: &str| {
+            let runtime = Runtime { user: Some(user.to_owned()), ..Runtime::default() };
+            user_of(&runtime, &layers).map(|user| (user.uid, user.gid)).map_err(|error| error.to_string())
+        };
+        assert_eq!(user_of(&Runtime::default(), &layers).map(|user| user.uid).ok(), Some(0), "Docker's default");
+        for (user, wanted) in [
+            ("", (0, 0)),
+            ("shop", (1001, 1002)),
+            ("shop:staff", (1001, 50)),
+            ("shop:7", (1001, 7)),
+            ("shop:", (1001, 1002)),
+            ("1001", (1001, 1002)),
+            ("4000", (4000, 4000)),
+            ("4000:staff", (4000, 50)),
+        ] {
+            assert_eq!(of(user), Ok(wanted), "{user}");
+        }
+        for user in
+            ["nobody", "shop:nobody", "odd", "-1", "4294967296", "x\ny", "../shop", ":", "4294967295", "7:4294967295"]
+        {
+            let why = of(user).expect_err(user);
+            assert!(why.contains("such user") || why.contains("such group"), "{user}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_passwd_gives_nobody_another_s_number() {
+        // Names that are numbers, numbers that are none or mean "unchanged", fields that are missing, and no end of lines.
+        let lines =
+            "1000:x:0:0::/:/bin/sh\nhigh:x:4294967295:0::/:\nword:x:root:0::/:\nshort:x:0\n\n:::\n\0:x:0:0::/:\n";
+        let (folder, layers) = image(&lines.repeat(20_000), "");
+        let of = |user: &str| {
+            let runtime = Runtime { user: Some(user.to_owned()), ..Runtime::default() };
+            user_of(&runtime, &layers).map(|user| (user.uid, user.gid)).ok()
+        };
+        assert_eq!(of("1000"), Some((1000, 1000)), "a number is a number");
+        assert!(["high", "word", "short"].iter().all(|user| of(user).is_none()));
+        // A file that is a link to the machine's is not the image's.
+        let passwd = folder.path().join("etc/passwd");
+        std::fs::remove_file(&passwd).expect("removed");
+        std::os::unix::fs::symlink("/etc/passwd", &passwd).expect("a link");
+        assert_eq!(of("daemon"), None);
     }
 
     #[test]

@@ -127,11 +127,13 @@ pub async fn run(
         })?;
     }
     network::set_up(&settings).await?;
+    gantry_linux::step!("agent.networked");
     let layers = Layers::in_folder(&settings.data.join("layers"))?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
         tracing::warn!(why, "owners cannot be mapped here: users in containers are the machine's");
     }
+    gantry_linux::step!("agent.probed");
     let agent = Arc::new(Agent {
         client,
         layers,
@@ -144,9 +146,12 @@ pub async fn run(
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "the agent runs");
+    gantry_linux::step!("agent.loaded");
     agent.layers.sweep();
+    gantry_linux::step!("agent.swept");
     let mut supervisor = supervisor::Supervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
+    gantry_linux::step!("agent.adopted");
     tokio::select! {
         () = supervisor.follow() => {}
         () = status::report(&agent) => {}

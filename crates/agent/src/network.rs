@@ -21,6 +21,7 @@ const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
     ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await.map_err(|error| failed(&error))?;
+    gantry_linux::step!("agent.bridged");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
     nft(&rules(settings)).await
 }

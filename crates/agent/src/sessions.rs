@@ -96,7 +96,7 @@ async fn in_instance(
         args: command,
         env: container::environment(&names, &record.spec, runtime),
         cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
-        user: container::user_of(runtime, &image).map_err(|error| error.to_string())?,
+        user: container::user_of(runtime, &image.layers).map_err(|error| error.to_string())?,
         terminal,
         disk: container::file_max(&record.spec.role),
     };

@@ -269,7 +269,10 @@ async fn push(
 ) -> Result<Made, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
-    crate::collect::has_room(server).map_err(|why| fail("space", &why))?;
+    crate::collect::has_room(server, "a build").map_err(|full| {
+        let hint = full.hint.unwrap_or_default();
+        fail("space", &format!("{}; {hint}", full.message))
+    })?;
     let (archive, recipe) = server.builder.open(source).await?;
     gantry_linux::step!("build.opened");
     for note in &recipe.notes {

@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use gantry_api::Problem;
 use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Index, Manifest};
 use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
 use crate::Server;
+use crate::http::system;
 use crate::mirror::{Change, Mirror, Pushed, build_key, deploy_key, manifest_key, release_key, tag_key};
 
 /// Releases kept for each app.
@@ -262,30 +264,40 @@ fn names(folder: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Refuses a build that would fill the disk, with the numbers.
-pub(crate) fn has_room(server: &Server) -> Result<(), String> {
+/// Refuses what would fill the disk, with the numbers and what there is to remove. `what` needs the room.
+pub(crate) fn has_room(server: &Server, what: &str) -> Result<(), Problem> {
     let data = &server.settings.data;
     let reserve = server.settings.collect.reserve;
-    let stat = rustix::fs::statvfs(data).map_err(|error| format!("{} cannot be looked at: {error}", data.display()))?;
+    let stat = rustix::fs::statvfs(data)
+        .map_err(|error| Problem::internal(format!("{} cannot be looked at: {error}", data.display())))?;
     let free = stat.f_bavail * stat.f_frsize;
     if free >= reserve {
         return Ok(());
     }
     let bytes = gantry_model::Bytes;
-    Err(format!(
-        "the disk of {} has {} free of {}, and a build needs {}; `gantry status` tells what takes the space",
+    let mut kinds: Vec<(u64, &str)> =
+        system::KINDS.iter().map(|kind| (system::size(&data.join(kind)), *kind)).collect();
+    kinds.sort_unstable_by(|one, other| other.cmp(one));
+    let most: Vec<String> = kinds.iter().take(3).map(|(size, kind)| format!("{kind} {}", bytes(*size))).collect();
+    let refused = format!(
+        "the disk of {} has {} free of {}, and {what} needs {}",
         data.display(),
         bytes(free),
         bytes(stat.f_blocks * stat.f_frsize),
         bytes(reserve)
-    ))
+    );
+    let hint = format!(
+        "of Gantry's own the most is {}; `gantry status` tells all of it, `gantry app destroy` and `gantry base rm` free some",
+        most.join(", ")
+    );
+    Err(Problem::new(507, refused).hint(hint))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use gantry_model::{App, DeployNumber, Moment};
+    use gantry_model::{App, Deploy, DeployNumber, DeployState, Moment};
 
     use super::*;
     use crate::mirror::Record;
@@ -335,6 +347,31 @@ mod tests {
         let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
         let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
+
+    /// What a rollback needs: of 40 releases the first seven served, all since then failed.
+    #[test]
+    fn the_last_five_that_served_are_kept_however_many_failed_since() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut mirror = Mirror::default();
+        mirror.apply(Record::App(App { current: Some(ReleaseNumber(7)), ..App::new(app.clone(), Moment(0)) }).into());
+        for number in 1..=40 {
+            let release = release(&app, number);
+            let mut deploy =
+                Deploy::new(app.clone(), release.deploy, release.cause.clone(), "test".into(), false, Moment(0));
+            deploy.release = Some(release.number);
+            deploy.state = if number <= 7 { DeployState::Done } else { DeployState::Reverted };
+            mirror.apply(Record::Deploy(deploy).into());
+            mirror.apply(Record::Release(release).into());
+        }
+        let kept: Vec<u64> = kept_releases(&mirror, &app).into_iter().map(|number| number.0).collect();
+        assert_eq!(kept, (3..=7).chain(21..=40).collect::<Vec<_>>());
+        // A rollback by five goes on finding the deploy that tells that its release served.
+        let removed = surplus(&mirror);
+        for number in 3..=7 {
+            let deploy = deploy_key(&app, DeployNumber(number));
+            assert!(!removed.iter().any(|change| matches!(change, Change::Remove(key) if *key == deploy)), "{deploy}");
+        }
     }
 
     fn manifest(config: &Digest, layer: &Digest, subject: Option<&Digest>) -> bytes::Bytes {

@@ -1,8 +1,9 @@
 //! Named steps, at which a test ends the process as a power failure would. In a release build nothing is left of them.
 //!
 //! A test names a folder in `GANTRY_STEPS`. Its file `kill` holds one step's name a line: the first process that passes the
-//! step of the first line takes that line away and ends with SIGKILL. `*` means whatever step comes next. `passed` and
-//! `killed` tell what happened; `passed` with when, in Unix microseconds, so that it is a profile too.
+//! step of the first line takes that line away and ends with SIGKILL. `*` means whatever step comes next, `!table.` whatever
+//! comes next that does not begin so. `passed` and `killed` tell what happened; `passed` with when, in Unix microseconds, so
+//! that it is a profile too.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -43,7 +44,11 @@ fn note(folder: &Path, file: &str, line: &str) {
 
 fn is_the_end(folder: &Path, name: &str) -> Option<bool> {
     let list = folder.join("kill");
-    let meant = |text: &str| text.lines().next().is_some_and(|first| first == name || first == "*");
+    let is_meant = |first: &str| match first.strip_prefix('!') {
+        Some(others) => !name.starts_with(others),
+        None => first == name || first == "*",
+    };
+    let meant = |text: &str| text.lines().next().is_some_and(is_meant);
     if !meant(&fs::read_to_string(&list).ok()?) {
         return Some(false);
     }

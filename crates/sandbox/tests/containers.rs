@@ -63,18 +63,42 @@ async fn missing_command() {
     assert!(lines[0].contains("cannot run /no/such"), "{lines:?}");
 }
 
+/// The sets of capabilities in a process's status, by name.
+fn rights_of(status: &str) -> BTreeMap<&str, &str> {
+    let fields = status.lines().filter_map(|line| line.split_once(":\t"));
+    fields.filter(|(name, _)| name.starts_with("Cap")).collect()
+}
+
+/// setuid, setgid, kill: what pid 1 needs, and what no_new_privs keeps from the application.
+const USER: [(&str, &str); 5] = [
+    ("CapAmb", "0000000000000000"),
+    ("CapBnd", "00000000000000e0"),
+    ("CapEff", "0000000000000000"),
+    ("CapInh", "0000000000000000"),
+    ("CapPrm", "0000000000000000"),
+];
+
+/// The same with chown, dac_override, fowner and net_bind_service, which an image's root has.
+const ROOT: [(&str, &str); 5] = [
+    ("CapAmb", "0000000000000000"),
+    ("CapBnd", "00000000000004eb"),
+    ("CapEff", "00000000000004eb"),
+    ("CapInh", "0000000000000000"),
+    ("CapPrm", "00000000000004eb"),
+];
+
 async fn rights() {
-    let lines = output("id -u; id -g; id -G; cat /proc/self/status; cat /proc/1/environ || echo closed").await;
-    assert_eq!(&lines[..3], ["1000", "1000", "1000"]);
-    let field = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).map(str::trim).expect(name);
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-        assert_eq!(field(set), "0000000000000000", "{set}");
+    for (uid, rights) in [(1000, USER), (0, ROOT)] {
+        let mut a = a_box("id -u; id -g; id -G; cat /proc/self/status; cat /proc/1/environ || echo closed");
+        a.spec.user = User { uid, gid: uid };
+        let lines = outcome(&a).await.0;
+        assert_eq!(&lines[..3], [uid.to_string(), uid.to_string(), uid.to_string()]);
+        let status = lines.join("\n");
+        assert_eq!(rights_of(&status), BTreeMap::from(rights), "as {uid}");
+        assert!(status.contains("NoNewPrivs:\t1\nSeccomp:\t2\n"), "{status}");
+        assert!(lines.iter().any(|line| line == "closed"), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("s3cret")));
     }
-    // setuid, setgid, kill: what pid 1 needs, and what no_new_privs keeps from the application.
-    assert_eq!(field("CapBnd:"), "00000000000000e0");
-    assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1", "2"));
-    assert!(lines.iter().any(|line| line == "closed"), "{lines:?}");
-    assert!(!lines.iter().any(|line| line.contains("s3cret")));
 }
 
 async fn calls() {
@@ -88,16 +112,60 @@ async fn calls() {
     assert!(!lines.iter().any(|line| line.starts_with("new") || line == "mounted"), "{lines:?}");
 }
 
+/// What Docker hides, and what it lets nobody write; `/sys` is read-only here too.
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: [&str; 6] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys"];
+
+/// As the machine's own root, whom the permissions of these files stop from nothing: what stops it is the container.
 async fn paths() {
-    let lines = output(
-        "cat /proc/kcore; ls /sys/firmware; echo x > /proc/sys/kernel/hostname; echo x > /proc/sysrq-trigger;
-         touch /sys/x; cat /proc/keys; echo end",
-    )
-    .await;
-    // What this kernel lacks is as good as refused.
-    let refused = ["denied", "Read-only", "No such file", "nonexistent"];
-    let passed: Vec<_> = lines.iter().filter(|line| !refused.iter().any(|text| line.contains(text))).collect();
-    assert_eq!(passed, ["end"], "{lines:?}");
+    let script = format!(
+        "for p in {}; do if [ -d $p ]; then echo $p folder $(ls -A $p | wc -l); elif [ -e $p ]; then \
+         echo $p file $(head -c 100 $p | wc -c); else echo $p absent; fi; done; \
+         for p in {}; do if [ -e $p ]; then echo $p $(grep -c \" $p ro,\" /proc/self/mountinfo); fi; done; \
+         for p in /proc/sys/kernel/hostname /proc/irq/default_smp_affinity /proc/sysrq-trigger /sys/kernel/uevent_seqnum \
+         /sys/kernel/mm/ksm/run; do [ -e $p ] && (echo 1 > $p) 2>&1; done; echo end",
+        MASKED.join(" "),
+        READ_ONLY.join(" "),
+    );
+    let mut a = a_box(&script);
+    for name in ["head", "wc", "grep", "mkdir"] {
+        let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
+    }
+    a.spec.user = User { uid: 0, gid: 0 };
+    a.spec.users = None;
+    let lines = outcome(&a).await.0;
+    for (path, line) in MASKED.iter().zip(&lines) {
+        let there = Path::new(path).exists();
+        let empty = [format!("{path} folder 0"), format!("{path} file 0")];
+        assert!(if there { empty.contains(line) } else { *line == format!("{path} absent") }, "{lines:?}");
+    }
+    // The control: the same files have something in them outside.
+    let filled = |path: &&&str| {
+        let mut byte = [0];
+        let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut byte)).is_ok_and(|count| count == 1);
+        read || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+    };
+    let hidden = MASKED.iter().filter(filled).count();
+    assert!(hidden >= 4, "only {hidden} of them have anything to hide on this machine");
+    let rest: Vec<&String> = lines[MASKED.len()..].iter().collect();
+    let (mounts, writes): (Vec<&String>, Vec<&String>) = rest.iter().copied().partition(|line| line.ends_with(" 1"));
+    assert_eq!(mounts.len(), READ_ONLY.iter().filter(|path| Path::new(path).exists()).count(), "{lines:?}");
+    assert_eq!(writes.last().map(|line| line.as_str()), Some("end"));
+    let refused = writes.iter().filter(|line| line.contains("Read-only file system")).count();
+    assert!(refused >= 3 && refused == writes.len() - 1, "{writes:?}");
 }
 
 async fn leaks() {
@@ -110,12 +178,16 @@ async fn leaks() {
 }
 
 async fn limits() {
-    let mut a = a_box("x=; i=0; while true; do x=$x$x$x$x`cat /proc/self/maps`; done");
-    a.spec.limits.memory = 16 << 20;
-    let container = a.start().await;
-    container.ended().await;
-    assert!(container.usage().oom_kills > 0);
-    container.destroy().await.expect("removed");
+    // With and without the limit: what ends it is the limit.
+    for (memory, kills) in [(16 << 20, true), (256 << 20, false)] {
+        let mut a = a_box("x=0123456789abcdef; i=0; while [ $i -lt 21 ]; do x=$x$x; i=$((i+1)); done; echo ${#x}");
+        a.spec.limits.memory = memory;
+        let container = a.start().await;
+        container.ended().await;
+        assert_eq!(container.usage().oom_kills > 0, kills, "{memory}");
+        container.destroy().await.expect("removed");
+        assert_eq!(a.log().contains(&(16 << 21).to_string()), !kills, "{:?}", a.log());
+    }
     let lines = output("i=0; while [ $i -lt 100 ]; do sleep 100 & i=$((i+1)); done; echo over").await;
     assert!(lines.iter().any(|line| line.contains("fork")), "{lines:?}");
 }
@@ -221,7 +293,8 @@ async fn execs() {
         terminal,
         disk: None,
     };
-    let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; exit 5";
+    let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
+                  for f in /proc/$$/fd/*; do echo descriptor ${f##*/}; done; exit 5";
     let mut session = exec(&container, spec(false, script)).await.expect("begun");
     let mut text = String::new();
     std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");
@@ -229,7 +302,10 @@ async fn execs() {
     assert!(matches!(outcome, ExecOutcome::Exited(5)), "{outcome:?}: {text}");
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(":\t")).collect();
     assert!(text.starts_with("web-1.machine\n1000\n"), "{text}");
-    assert_eq!((fields["CapEff"], fields["CapBnd"], fields["Seccomp"]), ("0000000000000000", "00000000000000e0", "2"));
+    assert_eq!(rights_of(&text), BTreeMap::from(USER));
+    assert_eq!((fields["NoNewPrivs"], fields["Seccomp"]), ("1", "2"));
+    let open: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("descriptor ")).collect();
+    assert!(open.len() >= 3 && open.iter().all(|number| ["0", "1", "2", "3", "10"].contains(number)), "{open:?}");
     assert!(!text.contains("mounted"));
     let mut session = exec(&container, spec(true, "tty; test -t 0 && echo terminal")).await.expect("begun");
     let mut bytes = Vec::new();

@@ -24,7 +24,9 @@ fn main() -> ExitCode {
         trial("the_runtime_s_own_program_is_not_written_through_proc_self_exe", || run(own_program())),
         trial("a_working_folder_that_is_a_descriptor_leads_nowhere", || run(working_folder())),
         trial("nothing_is_mounted_over_proc_sys_or_dev", || run(over_proc())),
-        trial("a_hostile_image_s_users_and_dev_null_change_nothing", || run(hostile_files())),
+        trial("a_hostile_image_s_dev_null_changes_nothing", || run(hostile_files())),
+        trial("a_folder_that_turns_into_a_link_while_it_is_mounted_on_leads_nowhere", || run(turning_folder())),
+        trial("a_foreign_device_is_not_opened", || run(foreign_device())),
     ];
     boxes::all(trials)
 }
@@ -242,19 +244,89 @@ async fn over_proc() {
     assert_eq!(outcome(&a).await.0, ["written"], "a good one is mounted");
 }
 
-/// CVE-2025-31133: what the runtime masks paths with is a link that the image put there. And an `/etc/passwd` that names root.
+/// CVE-2025-31133: what the runtime masks paths with is a link that the image put there.
 async fn hostile_files() {
-    let a = a_box(
-        "cat /proc/keys /proc/kcore 2>/dev/null | cut -c1-20; cat /victim; id -u; ls -l /dev/null | cut -c1-10; echo end",
-    );
+    let a = a_box("cat /proc/keys /proc/kcore 2>/dev/null | cut -c1-20; ls -l /dev/null | cut -c1-10; echo end");
     let layer = &a.spec.root.layers[0];
     std::fs::create_dir(layer.join("dev")).expect("made");
     symlink("/proc/sys/kernel/core_pattern", layer.join("dev/null")).expect("a link");
     symlink("/proc/sysrq-trigger", layer.join("dev/console")).expect("a link");
-    std::fs::write(layer.join("etc/passwd"), "x:x:0:0::/:/bin/sh\n1000:x:0:0::/:/bin/sh\n").expect("written");
     let before = std::fs::read("/proc/sys/kernel/core_pattern").expect("read");
-    let (lines, _) = outcome(&a).await;
-    let lines: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.contains("victim")).collect();
-    assert_eq!(lines, ["1000", "crw-rw-rw-", "end"]);
+    assert_eq!(outcome(&a).await.0, ["crw-rw-rw-", "end"]);
     assert_eq!(before, std::fs::read("/proc/sys/kernel/core_pattern").expect("read"));
+}
+
+/// CVE-2025-52565, -52881 and CVE-2019-19921 as races: a container that shares a volume turns a folder of it into a link and
+/// back, again and again, while others are started that mount something there.
+async fn turning_folder() {
+    let shared = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| shared.path().join(name);
+    std::fs::create_dir(place("folder")).expect("made");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let turning = {
+        let (stop, root) = (std::sync::Arc::clone(&stop), shared.path().to_owned());
+        std::thread::spawn(move || {
+            for (turns, leads) in
+                ["/proc", "/proc/self/attr", "/sys/kernel", "/dev", "/proc/sys/kernel"].iter().cycle().enumerate()
+            {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return turns;
+                }
+                let _ = std::fs::remove_file(root.join("link"));
+                symlink(leads, root.join("link")).expect("a link");
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                let (one, other) = (root.join("folder"), root.join("link"));
+                for _ in 0..2 {
+                    let _ = rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &other, flags);
+                }
+            }
+            0
+        })
+    };
+    let (mut mounted, mut refused) = (0, 0);
+    for _ in 0..80 {
+        let mut a = a_box(
+            "for p in /proc /proc/self/attr /proc/sys/kernel /sys/kernel /dev; do [ -e $p/marker ] && echo over $p; done; \
+             (echo x > /proc/sys/kernel/hostname) 2>/dev/null && echo wrote; cat /data/folder/marker; echo end",
+        );
+        a.spec.user = User { uid: 0, gid: 0 };
+        let own = a.folder.path().join("own");
+        std::fs::create_dir(&own).expect("made");
+        std::fs::write(own.join("marker"), "mine\n").expect("written");
+        a.spec.binds = vec![
+            Bind { source: shared.path().to_owned(), target: "/data".into(), writable: true },
+            Bind { source: own, target: "/data/folder".into(), writable: true },
+        ];
+        let Ok(container) = launch(&a.spec).await else {
+            refused += 1;
+            continue;
+        };
+        mounted += 1;
+        container.ended().await;
+        container.destroy().await.expect("removed");
+        let lines = a.log();
+        assert!(!lines.iter().any(|line| line.starts_with("over") || line == "wrote"), "{lines:?}");
+        assert!(lines.iter().any(|line| line == "end"), "{lines:?}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let turns = turning.join().expect("it turned");
+    assert!(mounted > 0 && turns > 200, "{mounted} were mounted, {refused} refused, {turns} turns");
+    println!("{mounted} were mounted, {refused} refused, {turns} turns");
+}
+
+/// A volume may hold any device; as the machine's own root, whom no permission stops.
+async fn foreign_device() {
+    let mut a = a_box("(cat /data/kmsg | cut -c1-1) 2>&1; ls -l /data/kmsg | cut -c1-1; echo end");
+    a.spec.user = User { uid: 0, gid: 0 };
+    a.spec.users = None;
+    let folder = a.folder.path().join("volume");
+    std::fs::create_dir(&folder).expect("made");
+    let made = Command::new("mknod").arg(folder.join("kmsg")).args(["c", "1", "11"]).status();
+    assert!(made.expect("mknod").success());
+    // The control: outside it opens.
+    std::fs::File::open(folder.join("kmsg")).expect("the machine's root may");
+    a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
+    let lines = outcome(&a).await.0;
+    assert!(lines[0].contains("denied") || lines[0].contains("not permitted"), "{lines:?}");
+    assert_eq!(lines[1..], ["c", "end"], "{lines:?}");
 }

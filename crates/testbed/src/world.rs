@@ -102,6 +102,15 @@ impl World {
         world
     }
 
+    /// Starts `gantry up` again, with more settings from now on.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn up_with(&mut self, extra: &[&str]) {
+        self.extra.extend(extra.iter().copied().map(str::to_owned));
+        self.up();
+    }
+
     /// Starts `gantry up`, and waits until everything has reported.
     ///
     /// # Panics
@@ -390,6 +399,9 @@ impl World {
         let mut find = command("find", &[]);
         find.arg(self.path("data/git")).args(["-name", "tmp_objdir-*"]);
         strays.extend(run(find).out.lines().map(str::to_owned));
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let folder = self.folder.path().display().to_string();
+        strays.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
         let links = run(command("ip", &["-o", "link", "show", "master", &self.name])).out.lines().count();
         if links != wanted.len() {
             strays.push(format!("{links} links for {} instances", wanted.len()));

@@ -40,6 +40,12 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     let kept = site(&world, "kept", 1);
     push_site(&kept, "one");
     push_site(&kept, "two");
+    // That deploys fail holds nothing up.
+    for text in ["raise SystemExit(3)", "raise SystemExit(4)"] {
+        kept.write("server.py", text);
+        kept.commit("broken");
+        assert_ne!(kept.push().status, 0);
+    }
     let settled = |world: &World, what: &str, wanted: &dyn Fn(&World) -> bool| {
         world.wait(what, |world| wanted(world).then_some(()));
     };
@@ -61,6 +67,17 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
         let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
         !of("data/git") && !of("data/caches") && !of("data/builds")
     });
+    // Space is told by kind, to programs and to people.
+    let status: serde_json::Value =
+        serde_json::from_str(&world.gantry(&["status", "--json"]).good().out).expect("JSON");
+    let told = world.gantry(&["status"]).good().out;
+    for kind in ["blobs", "layers", "git", "builds", "logs", "containers"] {
+        assert!(status["space"][kind].as_u64().is_some_and(|bytes| bytes > 0), "{kind}: {status}");
+        assert!(told.contains(kind), "{told}");
+    }
+    let measured: u64 = blobs(&world).values().map(|path| std::fs::metadata(path).expect("there").len()).sum();
+    let told = status["space"]["blobs"].as_u64().expect("a number");
+    assert!((measured..measured * 2).contains(&told), "{told} where the blobs have {measured}");
     assert!(page(&world, "kept").starts_with("two"));
     let _ = world.gantry(&["rollback", "kept"]).good();
     assert!(page(&world, "kept").starts_with("one"));
@@ -74,16 +91,36 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
 }
 
 #[test]
-fn a_build_that_would_fill_the_disk_is_refused_with_the_numbers() {
-    let world = World::start(&["--reserve", "900000G"]);
+fn what_would_fill_the_disk_is_refused_with_the_numbers() {
+    let mut world = World::start(&[]);
     let shop = site(&world, "shop", 1);
+    let commit = push_site(&shop, "one");
+    let _ = world.gantry(&["app", "create", "other"]).good();
+    let _ = world.down();
+    world.up_with(&["--reserve", "900000G"]);
+    let refused = |output: Output, texts: &[&str]| {
+        assert_ne!(output.status, 0, "{output:?}");
+        for text in texts.iter().chain(&["free of", "needs 900000", "the most is layers", "`gantry status` tells"]) {
+            assert!(output.all().contains(text), "{text:?} is not in\n{}", output.all());
+        }
+    };
     shop.write("server.py", "x");
-    shop.commit("one");
-    let push = shop.push();
-    assert_ne!(push.status, 0);
-    for text in ["build failed in space", "free of", "a build needs 900000", "`gantry status` tells"] {
-        assert!(push.err.contains(text), "{text:?} is not in\n{}", push.err);
-    }
+    shop.commit("two");
+    refused(shop.push(), &["build failed in space", "a build needs"]);
+    // Nothing listens there: that the disk is full is told before anybody is asked.
+    refused(world.gantry(&["deploy", "other", "--image", "127.0.0.1:1/x:1"]), &["a pull needs"]);
+    let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
+    refused(world.gantry(&["base", "import", "again", &archive]), &["a base needs"]);
+    let mut curl = Command::new("curl");
+    let address = format!("http://127.0.0.1:{}/v2/other/blobs/uploads/", world.api_port());
+    curl.args(["-sS", "-X", "POST", "-w", "%{http_code}", "-u", &format!("x:{}", world.token()), &address]);
+    let answer = gantry_testbed::run(curl).good().out;
+    assert!(answer.ends_with("507") && answer.contains("an upload needs 900000"), "{answer}");
+    // What needs no room goes on.
+    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    let _ = world.gantry(&["deploy", "other", "--image", &format!("shop:{commit}")]).good();
+    let _ = world.gantry(&["scale", "shop", "web=2"]).good();
+    assert!(page(&world, "shop").starts_with("one") && page(&world, "other").starts_with("one"));
 }
 
 /// `gantry` on the world's own machine.

@@ -1,10 +1,13 @@
 //! Every step that the code names is the last one of its process once. Afterwards everything is as it is wanted.
 //!
-//! The steps are read from the source, so that a new one cannot be forgotten; one that no scenario passes fails the test.
+//! The steps are read from the source, so that a new one cannot be forgotten. Each operation is done once and told by which
+//! steps it passes; then a process is killed at each step: in one of the operations that pass it, or with `GANTRY_TEST_LONG`
+//! in each of them, and a second process at whatever step comes next in the recovery. A step that no operation passes fails
+//! the test.
 
 mod site;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +18,37 @@ use site::{SERVER, page, push_site, site};
 
 /// From a kill until everything is as wanted: the restart, the rest of the deploy, two seconds of watching and the drain of
 /// the old release.
-const CONVERGED: Duration = Duration::from_secs(30);
+const CONVERGED: Duration = Duration::from_secs(10);
+
+/// What somebody asks for; each has steps of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Operation {
+    Push,
+    /// Of a release that does not start.
+    BadPush,
+    /// Three at once.
+    Superseded,
+    Configuration,
+    Held,
+    Rollback,
+    /// To three copies, or back to two.
+    Scale,
+    Destroy,
+    /// Nothing is asked for, and the agent begins anew.
+    AgentStart,
+}
+
+const OPERATIONS: [Operation; 9] = [
+    Operation::Push,
+    Operation::Configuration,
+    Operation::Rollback,
+    Operation::Held,
+    Operation::Scale,
+    Operation::Destroy,
+    Operation::AgentStart,
+    Operation::Superseded,
+    Operation::BadPush,
+];
 
 /// Every name in the source.
 fn steps() -> BTreeSet<String> {
@@ -34,8 +67,11 @@ fn shop(world: &World) -> serde_json::Value {
 struct Sweep {
     world: World,
     repository: Repository,
+    /// Of pushes and configurations, for each to be another.
     number: u32,
+    commit: String,
     slowest: Duration,
+    second_kills: usize,
 }
 
 impl Sweep {
@@ -46,30 +82,25 @@ impl Sweep {
         repository.write("container/compile", "#!/bin/sh\necho $$ > /app/made\n");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
-        push_site(&repository, "v0");
-        Self { world, repository, number: 0, slowest: Duration::ZERO }
+        let commit = push_site(&repository, "v0");
+        Self { world, repository, number: 0, commit, slowest: Duration::ZERO, second_kills: 0 }
     }
 
-    fn arm(&self, steps: &[&str]) {
-        let _ = std::fs::remove_file(self.world.path("steps/killed"));
-        std::fs::write(self.world.path("steps/kill"), steps.join("\n") + "\n").expect("armed");
+    /// The names in a file of the steps' folder.
+    fn noted(&self, file: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.world.path("steps").join(file)).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(' ').next_back()).map(str::to_owned).collect()
     }
 
-    fn killed(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.world.path("steps/killed")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+    /// Begins the notes anew.
+    fn forget(&self) {
+        for file in ["passed", "killed"] {
+            let _ = std::fs::remove_file(self.world.path("steps").join(file));
+        }
     }
 
     fn background(&self, arguments: &[&str]) -> Child {
-        let mut command = Command::new(gantry_testbed::program("gantry"));
-        command
-            .args(arguments)
-            .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.world.api_port()))
-            .env("GANTRY_TOKEN", self.world.token())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.spawn().expect("gantry")
+        self.world.gantry_into("background", arguments)
     }
 
     fn change(&mut self, text: &str) -> Child {
@@ -84,79 +115,156 @@ impl Sweep {
         self.change(&text)
     }
 
-    /// Makes something happen that passes the step. More than one thing for some.
-    fn provoke(&mut self, step: &str) -> Vec<Child> {
-        match step {
-            "deploy.reverting" | "deploy.reverted" => vec![self.change("raise SystemExit(3)")],
-            "deploy.held" => {
-                let address = format!("http://127.0.0.1:{}/v1/apps/shop/deploys", self.world.api_port());
-                let token = format!("Authorization: Bearer {}", self.world.token());
-                let body = r#"{"what":{"kind":"rollback","to":null},"hold":true}"#;
-                let mut curl = Command::new("curl");
-                curl.args(["-sS", "--max-time", "20", "-H", &token, "-d", body, &address]);
-                vec![curl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("curl")]
-            }
-            "deploy.superseded" => {
+    /// What must be there before an operation.
+    fn prepare(&self, operation: Operation) {
+        if operation == Operation::Destroy {
+            let _ = self.world.gantry(&["app", "create", "victim"]).good();
+            let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.commit)]).good();
+        }
+    }
+
+    /// Asks for it: one client, or more.
+    fn begin(&mut self, operation: Operation) -> Vec<Child> {
+        match operation {
+            Operation::Push => vec![self.push()],
+            Operation::BadPush => vec![self.change("raise SystemExit(3)")],
+            Operation::Superseded => {
                 let first = self.push();
                 self.world.wait("it has begun", |world| (!shop(world)["deploy"].is_null()).then_some(()));
                 vec![first, self.push(), self.push()]
             }
-            step if step.starts_with("destroy.") => {
-                let _ = self.world.gantry(&["app", "create", "victim"]);
-                vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])]
-            }
-            // Without a build, whose own container would be the first to pass.
-            step if step.starts_with("launch.") || step.starts_with("inside.") => {
+            Operation::Configuration => {
                 self.number += 1;
-                let change = format!("N={}", self.number);
-                vec![self.background(&["config", "set", "shop", &change])]
+                vec![self.background(&["config", "set", "shop", &format!("N={}", self.number)])]
             }
-            _ => vec![self.push()],
+            Operation::Held => {
+                let address = format!("http://127.0.0.1:{}/v1/apps/shop/deploys", self.world.api_port());
+                let token = format!("Authorization: Bearer {}", self.world.token());
+                let body = r#"{"what":{"kind":"rollback","to":null},"hold":true}"#;
+                let mut curl = Command::new("curl");
+                curl.args(["-sSf", "--max-time", "20", "-H", &token, "-d", body, &address]);
+                vec![curl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("curl")]
+            }
+            Operation::Rollback => vec![self.background(&["rollback", "shop"])],
+            Operation::Scale => {
+                let copies = if shop(&self.world)["wanted"] == 2 { 3 } else { 2 };
+                vec![self.background(&["scale", "shop", &format!("web={copies}")])]
+            }
+            Operation::Destroy => vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])],
+            Operation::AgentStart => {
+                self.world.kill_service("agent");
+                Vec::new()
+            }
         }
     }
 
-    /// Kills at a step, and again at whatever comes `more` times after that.
-    fn kill_at(&mut self, step: &str, more: usize) {
-        let list: Vec<&str> = std::iter::once(step).chain(std::iter::repeat_n("*", more)).collect();
-        self.arm(&list);
-        let mut children = self.provoke(step);
+    /// What is asked for once more, or called off, for everything to be over.
+    fn end(&self, operation: Operation, acknowledged: bool) {
+        match operation {
+            Operation::Held if acknowledged => {
+                self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
+                // A second kill may come with the answer to this.
+                self.world.wait("it is called off", |world| {
+                    let _ = world.gantry(&["abort", "shop"]);
+                    let value = shop(world);
+                    (value["name"] == "shop" && value["deploy"]["state"] != "held").then_some(())
+                });
+            }
+            // It was not promised, and may have been taken in all the same.
+            Operation::Held => {
+                let _ = self.world.gantry(&["abort", "shop"]);
+            }
+            Operation::Destroy => self.world.wait("it is gone", |world| {
+                let known = world.gantry(&["app", "show", "victim"]);
+                assert!(!acknowledged || known.status != 0, "acknowledged and there: {}", known.all());
+                if known.status == 0 {
+                    let _ = world.gantry(&["app", "destroy", "victim", "--confirm", "victim"]);
+                }
+                known.err.contains("no app").then_some(())
+            }),
+            Operation::AgentStart => self.world.wait("the agent runs again", |_| {
+                let count = |file| self.noted(file).iter().filter(|step| *step == "agent.adopted").count();
+                (count("passed") > count("killed")).then_some(())
+            }),
+            _ => {}
+        }
+    }
+
+    /// What was acknowledged is there, now that everything is over.
+    fn check(&self, operation: Operation, before: &serde_json::Value) {
+        let (now, text) = (shop(&self.world), page(&self.world, "shop"));
+        match operation {
+            Operation::Push | Operation::Superseded => {
+                assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
+            }
+            Operation::Configuration => {
+                let value = self.world.gantry(&["config", "get", "shop", "N"]).good().out;
+                assert_eq!(value.trim(), self.number.to_string(), "acknowledged and gone");
+                assert_ne!(now["current"], before["current"], "acknowledged and not released");
+            }
+            Operation::Rollback => assert_ne!(now["current"], before["current"], "acknowledged and not released"),
+            Operation::Scale => assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone"),
+            Operation::BadPush => panic!("it was told that a release serves that cannot"),
+            Operation::Held | Operation::Destroy | Operation::AgentStart => {}
+        }
+    }
+
+    /// Which steps it passes when nothing is killed.
+    fn survey(&mut self, operation: Operation) -> BTreeSet<String> {
+        self.prepare(operation);
+        let before = shop(&self.world);
+        self.forget();
+        let good = self.begin(operation).into_iter().all(|mut child| child.wait().expect("waited").success());
+        self.end(operation, true);
+        self.converge(&format!("{operation:?}"));
+        assert!(good != matches!(operation, Operation::BadPush | Operation::Superseded), "{operation:?}: {good}");
+        if good {
+            self.check(operation, &before);
+        }
+        self.noted("passed").into_iter().collect()
+    }
+
+    /// Kills at a step of an operation, and then at the `next`.
+    fn kill_at(&mut self, operation: Operation, step: &str, next: &[&str]) {
+        let what = format!("{step} of {operation:?}");
+        self.prepare(operation);
+        let before = shop(&self.world);
+        self.forget();
+        let list: String = [step].iter().chain(next).map(|step| format!("{step}\n")).collect();
+        std::fs::write(self.world.path("steps/kill"), list).expect("armed");
         let begun = Instant::now();
-        self.world.wait(&format!("{step} is passed"), |_| self.killed().contains(&step.to_owned()).then_some(()));
+        let children = self.begin(operation);
+        self.world
+            .wait(&format!("{what} is passed"), |_| self.noted("killed").contains(&step.to_owned()).then_some(()));
         let killed = Instant::now();
-        let good: Vec<bool> = children.iter_mut().map(|child| child.wait().expect("waited").success()).collect();
-        if step == "deploy.held" {
-            self.world.wait("it is held again", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
-            // The second kill may come with the answer to this.
-            self.world.wait("it is called off", |world| {
-                let _ = world.gantry(&["abort", "shop"]);
-                let value = shop(world);
-                (value["name"] == "shop" && value["deploy"]["state"] != "held").then_some(())
-            });
-        }
+        let good: Vec<bool> = children.into_iter().map(|mut child| child.wait().expect("waited").success()).collect();
+        let acknowledged = good.last().copied().unwrap_or(false);
+        self.end(operation, acknowledged);
         let _ = std::fs::remove_file(self.world.path("steps/kill"));
-        self.converge(step);
-        self.slowest = self.slowest.max(killed.elapsed());
-        assert!(killed.elapsed() < CONVERGED, "{step}: it took {:?}", killed.elapsed());
-        let text = page(&self.world, "shop");
-        assert!(text.starts_with('v'), "{step}: {text}");
-        // What was acknowledged is there.
-        if good == [true] && !step.starts_with("launch.") && !step.starts_with("inside.") && !step.starts_with("de") {
-            assert!(text.starts_with(&format!("v{} ", self.number)), "{step}: acknowledged and gone: {text}");
+        self.converge(&what);
+        let took = killed.elapsed();
+        assert!(took < CONVERGED, "{what}: it took {took:?}");
+        self.slowest = self.slowest.max(took);
+        self.second_kills += usize::from(self.noted("killed").len() > 1);
+        assert!(page(&self.world, "shop").starts_with('v'), "{what}");
+        if acknowledged {
+            self.check(operation, &before);
         }
-        println!("{step}: killed {:?} in, converged after {:?}", killed - begun, killed.elapsed());
+        println!("{what}: killed {:?} in, converged after {took:?}", killed - begun);
     }
 
     /// Waits until exactly what is wanted is there.
-    fn converge(&self, step: &str) {
+    fn converge(&self, what: &str) {
         let mut last = String::new();
         let begun = Instant::now();
         while begun.elapsed() < CONVERGED {
             let value = shop(&self.world);
-            let over = value["deploy"].is_null() && value["ready"] == 2 && value["wanted"] == 2;
+            let wanted = value["wanted"].as_u64().unwrap_or_default();
+            let over = value["deploy"].is_null() && (2..=3).contains(&wanted) && value["ready"] == wanted;
             if over {
                 let current = value["current"].to_string();
                 let wanted: Vec<String> =
-                    (1..=2).map(|n| format!("shop.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
+                    (1..=wanted).map(|n| format!("shop.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
                 let strays = self.world.strays(&wanted);
                 if strays.is_empty() {
                     return;
@@ -167,33 +275,55 @@ impl Sweep {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("after a kill at {step}: {last}\n{}", self.world.log());
+        panic!("after a kill at {what}: {last}\n{}", self.world.log());
     }
+}
+
+/// Which operation is cut at which step: each that passes it, or one, in turn.
+fn pairs(passed: &BTreeMap<Operation, BTreeSet<String>>, step: &str, all: bool, turn: usize) -> Vec<Operation> {
+    let passing: Vec<Operation> = passed.iter().filter(|(_, steps)| steps.contains(step)).map(|(o, _)| *o).collect();
+    assert!(!passing.is_empty(), "no operation passes {step}");
+    if all { passing } else { vec![passing[turn % passing.len()]] }
 }
 
 #[test]
 fn every_step_is_the_last_of_its_process_once() {
-    let again = usize::from(std::env::var_os("GANTRY_TEST_LONG").is_some());
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let mut sweep = Sweep::start();
+    let passed: BTreeMap<Operation, BTreeSet<String>> =
+        OPERATIONS.into_iter().map(|operation| (operation, sweep.survey(operation))).collect();
     let all = steps();
     assert!(all.len() > 50, "{all:?}");
     let only = std::env::var("GANTRY_TEST_STEPS").ok();
     let chosen = |step: &&String| only.as_ref().is_none_or(|only| step.contains(only.as_str()));
-    // A killed router takes its connections with it, so these come before the load.
+    // A killed router takes its connections with it, so these come before the load, and are not met by chance under it.
     let (routers, others): (Vec<&String>, Vec<&String>) =
         all.iter().filter(chosen).partition(|step| step.starts_with("table."));
-    for step in routers {
-        sweep.kill_at(step, again);
+    let mut kills = 0;
+    for (turn, step) in routers.into_iter().enumerate() {
+        for operation in pairs(&passed, step, long, turn) {
+            sweep.kill_at(operation, step, if long { &["*"] } else { &[] });
+            kills += 1;
+        }
     }
     let target =
         Target::shop(sweep.world.http_port(), &[Kind::Keep, Kind::Fresh, Kind::Http2], Duration::from_millis(20));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let load = runtime.block_on(async { Load::begin(&target, 3, Duration::from_secs(1800)) });
-    for step in others {
-        sweep.kill_at(step, again);
+    let load = runtime.block_on(async { Load::begin(&target, 3, Duration::from_secs(7200)) });
+    for (turn, step) in others.into_iter().enumerate() {
+        for operation in pairs(&passed, step, long, turn) {
+            sweep.kill_at(operation, step, if long { &["!table."] } else { &[] });
+            kills += 1;
+        }
     }
     let report = runtime.block_on(load.end());
-    // A second kill comes wherever it comes, and may be a router's.
-    assert!(report.failed == 0 || again > 0, "{report:?}");
-    println!("{} steps, slowest {:?}, {} requests, {} failed", all.len(), sweep.slowest, report.sent, report.failed);
+    assert_eq!(report.failed, 0, "{report:?}");
+    println!(
+        "{} steps, {kills} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
+        all.len(),
+        sweep.second_kills,
+        sweep.slowest,
+        report.sent,
+        report.failed
+    );
 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, json, name, pulls};
+use crate::collect::has_room;
 use crate::mirror::{Mirror, Record};
 use crate::{Server, mutations};
 
@@ -35,6 +36,7 @@ pub(crate) async fn import(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
+    has_room(&server, "a base")?;
     let _hold = server.holds.take();
     let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
     let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
@@ -92,6 +94,7 @@ async fn make(
     recipe: &BaseRecipe,
     sender: &mpsc::Sender<Making>,
 ) -> Result<BaseInfo, Problem> {
+    has_room(server, "a base")?;
     let path = server.settings.data.join("builds").join(format!("base-{base}.log"));
     let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
     let _hold = server.holds.take();

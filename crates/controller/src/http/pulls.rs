@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, bases, body, deploys, name};
-use crate::collect::pulled_tag;
+use crate::collect::{has_room, pulled_tag};
 use crate::mirror::Record;
 use crate::{Server, mutations};
 
@@ -97,6 +97,7 @@ impl Pull {
     }
 
     async fn run(&self, server: &Server, sender: &mpsc::Sender<Making>) -> Result<Digest, Problem> {
+        has_room(server, "a pull")?;
         let tell = |text| drop(sender.try_send(Making::Line { text }));
         let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell).await;
         pulled.map_err(|error| match &error {

@@ -69,7 +69,7 @@ fn code(status: u16, path: &str, message: &str) -> &'static str {
         404 if of("/blobs/") => "BLOB_UNKNOWN",
         404 if of("/manifests/") => "MANIFEST_UNKNOWN",
         404 => "NAME_UNKNOWN",
-        409 => "DENIED",
+        409 | 507 => "DENIED",
         _ if message.starts_with("a repository") => "NAME_INVALID",
         _ if message.starts_with("the manifest names") => "MANIFEST_BLOB_UNKNOWN",
         _ if of("/manifests/") => "MANIFEST_INVALID",

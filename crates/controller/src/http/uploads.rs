@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::Answer;
 use super::registry::parameter;
+use crate::collect::has_room;
 use crate::{Server, causes};
 
 /// Uploads at once.
@@ -82,6 +83,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     {
         return Ok(created(repository, &digest));
     }
+    has_room(server, "an upload")?;
     let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
         append(&mut writer, request).await?;

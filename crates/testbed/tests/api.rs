@@ -1,0 +1,140 @@
+//! What anybody may say to the API's port before a token counts: framing that could be read in two ways, what is too long, too
+//! slow, or never whole.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use gantry_testbed::World;
+
+/// Says `bytes` on a connection of its own, and ends its side if that is `all`; everything that is answered until the server
+/// ends it.
+fn say(world: &World, bytes: &[u8], all: bool) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    // It may be refused before it was all sent.
+    let _ = stream.write_all(bytes);
+    if all {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    // A reset after the answer is an end too.
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        answer.extend_from_slice(&piece[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn statuses(answer: &str) -> Vec<u16> {
+    let lines = answer.split("HTTP/1.1 ").skip(1);
+    lines.filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
+}
+
+#[test]
+fn the_api_takes_what_was_meant_or_nothing() {
+    let world = World::start(&[]);
+    let token = world.token();
+    let head = format!("POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
+    let next =
+        format!("GET /v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+    let body = r#"{"name":"app-NN"}"#;
+    let size = body.len();
+    // The control: as it should be, the app is made and what follows is answered.
+    let good = format!("{head}content-length: {size}\r\n\r\n{}{next}", body.replace("NN", "ok"));
+    let answer = say(&world, good.as_bytes(), false);
+    assert_eq!(statuses(&answer), [200, 200], "{answer}");
+    assert!(world.gantry(&["app", "ls"]).good().out.contains("app-ok"));
+    // What could be read in two ways, cut, or too long: nothing is made, and what follows is no request.
+    let many = "x: y\r\n".repeat(1000);
+    let long = "y".repeat(2 << 20);
+    let cases = [
+        ("two lengths", format!("content-length: {size}\r\ncontent-length: 0\r\n\r\n{body}")),
+        ("a length with a plus", format!("content-length: +{size}\r\n\r\n{body}")),
+        ("a length in hexadecimal", format!("content-length: 0x{size:x}\r\n\r\n{body}")),
+        ("an odd coding", format!("transfer-encoding: xchunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n")),
+        (
+            "a coding that is not the last",
+            format!("transfer-encoding: chunked, identity\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"),
+        ),
+        ("a chunk without a size", format!("transfer-encoding: chunked\r\n\r\n\r\n{body}\r\n0\r\n\r\n")),
+        (
+            "a chunk whose size is too large",
+            format!("transfer-encoding: chunked\r\n\r\n{}\r\n{body}\r\n0\r\n\r\n", "f".repeat(17)),
+        ),
+        ("a chunk that is cut", format!("transfer-encoding: chunked\r\n\r\nff\r\n{body}")),
+        ("a folded field", format!("x: y\r\n content-length: {size}\r\n\r\n")),
+        ("a space before the colon", format!("content-length : {size}\r\n\r\n{body}")),
+        ("a NUL in a field", format!("x: \0\r\ncontent-length: {size}\r\n\r\n{body}")),
+        ("too many fields", format!("{many}content-length: {size}\r\n\r\n{body}")),
+        ("a field that is too long", format!("x: {long}\r\ncontent-length: {size}\r\n\r\n{body}")),
+        ("a body that is cut", format!("content-length: {}\r\n\r\n{body}", size + 1)),
+        ("a body that is too long", format!("content-length: {}\r\n\r\n{long}", long.len())),
+    ];
+    for (number, (name, rest)) in cases.iter().enumerate() {
+        let text = format!("{head}{}", rest.replace("app-NN", &format!("app-{number:02}")));
+        let followed = !name.contains("cut") && !name.contains("folded");
+        let answer = say(&world, format!("{text}{}", if followed { &next } else { "" }).as_bytes(), !followed);
+        let statuses = statuses(&answer);
+        assert!(statuses.len() <= 1 && statuses.iter().all(|status| (400..500).contains(status)), "{name}: {answer}");
+    }
+    for (name, text) in [
+        ("a target that is too long", format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(200_000))),
+        ("another protocol", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned()),
+        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
+        ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned()),
+    ] {
+        let answer = say(&world, text.as_bytes(), true);
+        assert!(statuses(&answer).iter().all(|status| (400..500).contains(status)), "{name}: {answer}");
+    }
+    // A length beside a coding may be passed over (RFC 9112, section 6.3), but then the connection ends with it.
+    let both =
+        format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n{next}");
+    assert!(statuses(&say(&world, both.as_bytes(), false)).len() <= 1);
+    let apps = world.gantry(&["app", "ls", "--json"]).good().out;
+    let made: Vec<&str> = apps.split('"').filter(|word| word.starts_with("app-")).collect();
+    assert_eq!(made, ["app-ok"], "{apps}");
+}
+
+/// Connections that never become a request. In the long form, until the server ends them.
+#[test]
+fn slow_clients_of_the_api_are_in_nobody_s_way() {
+    let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let ask = || {
+        let begun = Instant::now();
+        assert!(world.gantry(&["app", "ls"]).good().out.contains("shop"));
+        begun.elapsed()
+    };
+    let alone = (0..10).map(|_| ask()).max().expect("some");
+    let token = world.token();
+    let mut slow: Vec<TcpStream> = (0..1000)
+        .map(|number| {
+            let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+            let half = match number % 3 {
+                0 => "GET /v1/apps HTTP/1.1\r\nhost: ".to_owned(),
+                1 => format!(
+                    "POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 99\r\n\r\n{{"
+                ),
+                _ => String::new(),
+            };
+            stream.write_all(half.as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    let beside = (0..10).map(|_| ask()).max().expect("some");
+    println!("the slowest of ten answers: {alone:?} alone, {beside:?} beside 1,000 slow clients");
+    assert!(beside < alone * 2 + Duration::from_millis(200), "{beside:?} where it was {alone:?}");
+    if long {
+        let until = Instant::now() + Duration::from_secs(90);
+        for stream in &mut slow {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));
+            stream.set_read_timeout(Some(left)).expect("set");
+            let mut answer = Vec::new();
+            let ended = stream.read_to_end(&mut answer);
+            let kept = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            assert!(!kept, "it is kept: {}", answer.escape_ascii());
+        }
+    }
+}
