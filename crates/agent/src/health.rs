@@ -39,7 +39,10 @@ impl Check<'_> {
         let outcome = match tokio::time::timeout(timeout, self.ask(port)).await {
             Ok(Ok(())) => return None,
             Ok(Err(failed)) => failed,
-            Err(_) => (format!("no answer in {}", self.health().timeout), String::new()),
+            Err(_) => {
+                let timeout = self.health().timeout;
+                (format!("no answer in {timeout}; answer sooner, or raise `health.timeout` of the role"), String::new())
+            }
         };
         Some(Probe { target, outcome: outcome.0, body: outcome.1, at: now() })
     }
@@ -70,10 +73,11 @@ impl Check<'_> {
         let result = match answer {
             Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => Ok(()),
             Ok(answer) => {
-                let outcome = format!("status {}", answer.status());
+                let remedy = format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)");
+                let outcome = format!("status {}; {remedy}", answer.status());
                 Err((outcome, start_of(answer.into_body()).await))
             }
-            Err(error) => Err((format!("no HTTP answer: {error}"), String::new())),
+            Err(error) => Err((format!("no HTTP answer: {error}; let {path} answer in full"), String::new())),
         };
         driver.abort();
         result

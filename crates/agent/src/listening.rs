@@ -48,10 +48,13 @@ pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
     others.sort_unstable();
     others.dedup();
     match others.as_slice() {
-        [] => format!("connection refused: it listens on no port yet; it is asked to listen on $PORT, {port}"),
+        [] => format!("connection refused: it listens on no port yet; make it listen on $PORT, {port}"),
         _ => {
             let others: Vec<String> = others.iter().take(PORTS_SHOWN).map(u16::to_string).collect();
-            format!("connection refused: it listens on port {}, not on $PORT, {port}", others.join(" and "))
+            format!(
+                "connection refused: it listens on port {}, not on $PORT, {port}; make it listen on $PORT, or set `port` of the role",
+                others.join(" and ")
+            )
         }
     }
 }

@@ -194,7 +194,10 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
     let record = ExitRecord::read(&spec.exit);
     let message = match record {
         _ if out_of_memory => {
-            format!("container/compile ran out of memory: a build may use {}", gantry_model::Bytes(spec.limits.memory))
+            let limit = gantry_model::Bytes(spec.limits.memory);
+            format!(
+                "container/compile ran out of memory: a build may use {limit}; raise --compile-memory of `gantry up`"
+            )
         }
         Some(ExitRecord { code: Some(0), .. }) => return Ok(()),
         Some(ExitRecord { code: Some(126), .. }) => {

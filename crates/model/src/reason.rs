@@ -133,7 +133,10 @@ impl fmt::Display for Reason {
                 write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)
             }
             Self::NotReady { instance, probe: None } => write!(f, "{instance} is not ready yet"),
-            Self::Exited { instance, exit } => write!(f, "{instance} {}", ExitText(exit)),
+            Self::Exited { instance, exit } => {
+                write!(f, "{instance} {}", ExitText(exit))?;
+                exit.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+            }
             Self::CannotStart { instance, message } => write!(f, "{instance} could not be started: {message}"),
             Self::NoProgress { waited, on: Some(on) } => write!(f, "no progress for {waited}: {on}"),
             Self::NoProgress { waited, on: None } => write!(f, "no progress for {waited}"),
@@ -163,6 +166,32 @@ impl Reason {
             Self::NotReady { probe: Some(probe), .. } => probe.body.lines().map(str::to_owned).collect(),
             Self::NoProgress { on: Some(on), .. } => on.evidence(),
             _ => Vec::new(),
+        }
+    }
+}
+
+/// What languages say when a module is missing, and what all say of an address that is taken.
+const KNOWN: [(&str, &str); 5] = [
+    ("ModuleNotFoundError", MISSING),
+    ("Cannot find module", MISSING),
+    ("cannot load such file", MISSING),
+    ("ClassNotFoundException", MISSING),
+    ("ddress already in use", "another process of its container has that port; listen on $PORT once"),
+];
+
+const MISSING: &str = "install it in container/compile, or in the base";
+
+impl Exit {
+    /// What to do about the end of a process that was to run on; none where the end itself says it.
+    fn remedy(&self) -> Option<&'static str> {
+        if self.out_of_memory.or(self.out_of_disk).is_some() || self.out_of_processes.is_some() {
+            return None;
+        }
+        let known = |line: &String| KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| *remedy);
+        match (self.tail.iter().rev().find_map(known), self.code) {
+            (Some(remedy), _) => Some(remedy),
+            (None, Some(126 | 127)) => Some("see `command` of the role"),
+            _ => Some("it has to run until it is told to end; `gantry logs` has all that it said"),
         }
     }
 }

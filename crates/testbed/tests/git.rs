@@ -285,6 +285,10 @@ fn pack(count: u32, entries: &[u8]) -> Vec<u8> {
 
 /// An entry: its kind, the size that it claims, and what is packed.
 fn packed(kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
+    packed_at(flate2::Compression::fast(), kind, size, before, content)
+}
+
+fn packed_at(level: flate2::Compression, kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
     let mut rest = size >> 4;
     let mut byte = kind << 4 | u8::try_from(size & 15).expect("small");
@@ -294,7 +298,7 @@ fn packed(kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
         rest >>= 7;
     }
     head.push(byte);
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
     encoder.write_all(content).expect("packed");
     [head, before.to_vec(), encoder.finish().expect("packed")].concat()
 }
@@ -516,4 +520,66 @@ fn a_tree_that_never_ends_is_refused_at_its_bound() {
     assert!(pushed.status != 0 && pushed.err.contains("the tree has more than 500000 files"), "{pushed:?}");
     assert!(page(&world, "shop").starts_with("one"));
     assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+}
+
+#[test]
+fn a_hundred_thousand_files_are_a_release_like_any_other() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "one");
+    let blob = object(&world, "blob", b"one of many\n");
+    let names: Vec<Vec<u8>> = (0..1000).map(|n| format!("{n:03}").into_bytes()).collect();
+    let files: Vec<(&str, &[u8], &str)> = names.iter().map(|name| ("100644", name.as_slice(), blob.as_str())).collect();
+    let folder = tree(&world, &files);
+    let folders: Vec<(&str, &[u8], &str)> =
+        names.iter().take(100).map(|name| ("40000", name.as_slice(), folder.as_str())).collect();
+    let many = tree(&world, &folders);
+    shop.git(&["read-tree", "--prefix=many/", &many]);
+    shop.write("server.py", &site::SERVER.replace("VERSION", "two"));
+    shop.git(&["add", "server.py"]);
+    shop.git(&["commit", "--quiet", "--message", "two"]);
+    let _ = shop.push().good();
+    assert!(page(&world, "shop").starts_with("two"));
+    let count = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "find /app/many -type f | wc -l"]).good().out;
+    assert_eq!(count.trim(), "100000");
+}
+
+/// Objects without end, each a good one: what bounds them is the size of the push.
+#[test]
+fn a_pack_that_never_ends_is_cut_at_its_bound() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "one");
+    let before = state(&world);
+    let command = format!("{} {} refs/heads/main\0 report-status\n", "0".repeat(40), "1".repeat(40));
+    let mut begin = line(&command);
+    begin.extend_from_slice(b"0000PACK\0\0\0\x02\xff\xff\xff\xff");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "80", "-T", "-", "-X", "POST", "-w", "\n%{http_code}"]);
+    curl.args(["-H", "content-type: application/x-git-receive-pack-request", "-u", &format!("x:{}", world.token())]);
+    curl.arg(format!("http://127.0.0.1:{}/git/shop.git/git-receive-pack", world.api_port()));
+    curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = curl.spawn().expect("curl");
+    let mut input = child.stdin.take().expect("open");
+    let sending = std::thread::spawn(move || {
+        input.write_all(&begin).expect("begun");
+        let mut content = vec![0; 1 << 20];
+        // Half as much again as may come.
+        for number in 0..1536_u32 {
+            content[..4].copy_from_slice(&number.to_be_bytes());
+            if input.write_all(&packed_at(flate2::Compression::none(), 3, 1 << 20, &[], &content)).is_err() {
+                break;
+            }
+        }
+    });
+    // While it comes, nothing that is kept for ever grows, and others are served.
+    while !sending.is_finished() {
+        assert!(page(&world, "shop").starts_with("one"));
+    }
+    let output = child.wait_with_output().expect("ended");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("unpack ") && !told.contains("unpack ok"), "{told}");
+    assert_eq!(state(&world), before);
+    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+    assert!(page(&world, "shop").starts_with("one"));
 }

@@ -6,7 +6,10 @@ mod site;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use bytes::Bytes;
 use gantry_testbed::World;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
 /// An answer.
@@ -295,4 +298,124 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!((remove(&reader), remove(&other), remove(&nobody)), (403, 403, 401));
     assert!(nobody.ask("GET", "", &[], b"").header("www-authenticate").is_some());
     assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
+}
+
+/// One client that pushes and pulls on a connection of its own.
+struct Pusher {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    token: String,
+    asked: usize,
+}
+
+impl Pusher {
+    async fn connect(port: u16, token: String) -> Self {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+        tokio::spawn(connection);
+        Self { sender, token, asked: 0 }
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
+        self.asked += 1;
+        let request = http::Request::builder().method(method).uri(format!("/v2/shop/{path}")).header("host", "x");
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
+        self.sender.ready().await.expect("a connection");
+        let answer = self.sender.send_request(request).await.expect("an answer");
+        let status = answer.status().as_u16();
+        (status, answer.into_body().collect().await.expect("a body").to_bytes())
+    }
+
+    /// Pushes an image as clients do, and pulls it again; what was missing.
+    async fn image(&mut self, tag: &str, config: &[u8], layer: &[u8]) -> Option<String> {
+        for content in [config, layer] {
+            let digest = sha256(content);
+            if self.ask("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
+                let (status, text) = self.ask("POST", &format!("blobs/uploads/?digest={digest}"), content).await;
+                assert_eq!(status, 201, "{text:?}");
+            }
+        }
+        let text = manifest(&sha256(config), config.len(), &sha256(layer), layer.len());
+        let (status, told) = self.ask("PUT", &format!("manifests/{tag}"), text.as_bytes()).await;
+        if status != 201 {
+            return Some(format!("{status} {told:?}"));
+        }
+        let wanted = [
+            (format!("manifests/{tag}"), text.as_bytes()),
+            (format!("blobs/{}", sha256(config)), config),
+            (format!("blobs/{}", sha256(layer)), layer),
+        ];
+        for (path, content) in wanted {
+            let (status, body) = self.ask("GET", &path, b"").await;
+            if status != 200 || body != content {
+                return Some(format!("{path}: {status}"));
+            }
+        }
+        None
+    }
+}
+
+fn sha256(content: &[u8]) -> String {
+    use sha2::Digest;
+    format!("sha256:{}", hex::encode(sha2::Sha256::digest(content)))
+}
+
+/// Pushes, overwritten tags and pulls while the collector goes round; what was lost of how many requests, and how many blobs
+/// are there in the end.
+fn race(grace: &str) -> (Vec<String>, usize, usize) {
+    const CLIENTS: u64 = 4;
+    const TURNS: u64 = 120;
+    let world = World::start(&["--collect-every", "1", "--collect-grace", grace]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (mut lost, mut asked) = (Vec::new(), 0);
+    runtime.block_on(async {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (port, token) = (world.api_port(), world.token());
+                tokio::spawn(async move {
+                    let mut pusher = Pusher::connect(port, token).await;
+                    let mut lost = Vec::new();
+                    for turn in 0..TURNS {
+                        // A few layers come and go again and again, and are other clients' too.
+                        let layer = format!("layer {}", (client * 3 + turn) % 30).repeat(1000);
+                        let config = format!("{{\"client\":{client},\"turn\":{turn}}}");
+                        let tag = format!("t{client}-{}", turn % 3);
+                        lost.extend(pusher.image(&tag, config.as_bytes(), layer.as_bytes()).await);
+                        // The rounds of the collector are to meet each part of it.
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    (lost, pusher.asked)
+                })
+            })
+            .collect();
+        for client in clients {
+            let (of_client, count) = client.await.expect("it went on");
+            lost.extend(of_client);
+            asked += count;
+        }
+    });
+    // What nobody names any more goes, in the end: each tag has one image, of two blobs and a manifest.
+    let named = usize::try_from(CLIENTS * 3 * 3).expect("small");
+    let mut left = 0;
+    if lost.is_empty() {
+        world.wait("what was overwritten is collected", |world| {
+            let mut find = Command::new("find");
+            find.arg(world.path("data/blobs/sha256")).args(["-type", "f", "-size", "-100k"]);
+            left = gantry_testbed::run(find).out.lines().count();
+            (left <= named + 10).then_some(())
+        });
+    }
+    (lost, asked, left)
+}
+
+#[test]
+fn nothing_is_collected_that_somebody_pushes() {
+    let (lost, asked, _) = race("2");
+    assert!(asked >= 2000, "{asked}");
+    assert!(lost.is_empty(), "{} of {asked}: {lost:?}", lost.len());
+    // The control: it is the grace that kept them.
+    let (lost, ..) = race("0");
+    assert!(!lost.is_empty(), "nothing was lost without a grace");
 }

@@ -7,18 +7,63 @@ use std::process::Command;
 
 use gantry_testbed::{World, run};
 
-/// Below the documented operations: git, the registry, and what machines alone may say.
-const MORE: [(&str, &str); 9] = [
+/// Below the documented operations: git, the registry, and what machines alone may say. Of these a machine waits for news of
+/// itself, so they are asked as another one.
+const MORE: [(&str, &str); 24] = [
     ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
     ("GET", "/git/{app}.git/info/refs?service=git-upload-pack"),
+    ("POST", "/git/{app}.git/git-receive-pack"),
+    ("POST", "/git/{app}.git/git-upload-pack"),
     ("GET", "/v2/"),
     ("GET", "/v2/{app}/tags/list"),
     ("GET", "/v2/{app}/manifests/none"),
+    ("PUT", "/v2/{app}/manifests/none"),
+    ("DELETE", "/v2/{app}/manifests/none"),
+    ("GET", "/v2/{app}/blobs/{digest}"),
+    ("DELETE", "/v2/{app}/blobs/{digest}"),
+    ("GET", "/v2/{app}/referrers/{digest}"),
     ("POST", "/v2/{app}/blobs/uploads/"),
+    ("GET", "/v2/{app}/blobs/uploads/none"),
+    ("PATCH", "/v2/{app}/blobs/uploads/none"),
+    ("PUT", "/v2/{app}/blobs/uploads/none?digest={digest}"),
+    ("DELETE", "/v2/{app}/blobs/uploads/none"),
+    ("GET", "/internal/v1/machines/other/plan"),
+    ("GET", "/internal/v1/machines/other/sessions"),
+    ("GET", "/internal/v1/routers/other/table"),
     ("POST", "/internal/v1/machines/m/observed"),
     ("POST", "/internal/v1/machines/other/observed"),
     ("POST", "/internal/v1/routers/m/observed"),
+    ("POST", "/internal/v1/sessions/none"),
 ];
+
+/// Every path of the server's source, as the table has it: one that is added there must be added here.
+fn routes() -> Vec<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../controller/src/http/mod.rs");
+    let source = std::fs::read_to_string(source).expect("the source");
+    let mut prefix = "";
+    let mut routes = Vec::new();
+    for line in source.lines() {
+        match line.trim() {
+            "let v1 = Router::new()" => prefix = "/v1",
+            "let internal = Router::new()" => prefix = "/internal/v1",
+            "Router::new()" => prefix = "",
+            _ => {}
+        }
+        if let Some((path, _)) = line.split_once(".route(\"").and_then(|(_, rest)| rest.split_once('"')) {
+            routes.push(format!("{prefix}{path}"));
+        }
+    }
+    routes
+}
+
+/// A path of the table is of this route.
+fn is_of(path: &str, route: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let (parts, route): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), route.split('/').collect());
+    let same = |(part, route): (&&str, &&str)| part == route || route.starts_with('{');
+    let open = route.last().is_some_and(|last| last.starts_with("{*"));
+    (parts.len() == route.len() || open && parts.len() > route.len()) && parts.iter().zip(&route).all(same)
+}
 
 struct Column {
     name: &'static str,
@@ -28,6 +73,7 @@ struct Column {
 
 fn ask(world: &World, method: &str, path: &str, column: &Column) -> String {
     let path = path.replace("{app}", column.app).replace("{name}", "ghost").replace("{number}", "1");
+    let path = path.replace("{digest}", &format!("sha256:{}", "5".repeat(64)));
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{http_code}"]);
     curl.args(["--request", method]);
@@ -77,6 +123,10 @@ fn every_operation_answers_every_token_as_the_table_says() {
     }
     operations.sort();
     operations.extend(MORE.map(|(method, path)| (path.to_owned(), method.to_owned())));
+
+    let missing: Vec<String> =
+        routes().into_iter().filter(|route| !operations.iter().any(|(path, _)| is_of(path, route))).collect();
+    assert!(routes().len() > 40 && missing.is_empty(), "not in the table: {missing:?}");
 
     let mut table = format!("{:<58}", "");
     for column in &columns {

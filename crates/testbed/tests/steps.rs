@@ -129,8 +129,11 @@ impl Sweep {
             Operation::Push => vec![self.push()],
             Operation::BadPush => vec![self.change("raise SystemExit(3)")],
             Operation::Superseded => {
-                let first = self.push();
-                self.world.wait("it has begun", |world| (!shop(world)["deploy"].is_null()).then_some(()));
+                let mut first = self.push();
+                self.world.wait("it has begun, or was cut", |world| {
+                    let ended = first.try_wait().expect("asked").is_some();
+                    (ended || !shop(world)["deploy"].is_null()).then_some(())
+                });
                 vec![first, self.push(), self.push()]
             }
             Operation::Configuration => {
@@ -279,11 +282,23 @@ impl Sweep {
     }
 }
 
-/// Which operation is cut at which step: each that passes it, or one, in turn.
-fn pairs(passed: &BTreeMap<Operation, BTreeSet<String>>, step: &str, all: bool, turn: usize) -> Vec<Operation> {
-    let passing: Vec<Operation> = passed.iter().filter(|(_, steps)| steps.contains(step)).map(|(o, _)| *o).collect();
-    assert!(!passing.is_empty(), "no operation passes {step}");
-    if all { passing } else { vec![passing[turn % passing.len()]] }
+/// What is cut where: each step in each operation that passes it, or in one of them, in turn.
+fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each: bool) -> Vec<(Operation, String)> {
+    let mut cuts = Vec::new();
+    for (turn, step) in steps.iter().enumerate() {
+        let passing: Vec<Operation> =
+            passed.iter().filter(|(_, passed)| passed.contains(*step)).map(|(operation, _)| *operation).collect();
+        assert!(!passing.is_empty(), "no operation passes {step}");
+        let chosen = if each { passing } else { vec![passing[turn % passing.len()]] };
+        cuts.extend(chosen.into_iter().map(|operation| (operation, (*step).clone())));
+    }
+    // `up` waits longer and longer before it starts what ends at once again and again: these are spread among the others.
+    let (starts, mut all): (Vec<_>, Vec<_>) = cuts.into_iter().partition(|(o, _)| *o == Operation::AgentStart);
+    let between = all.len() / (starts.len() + 1);
+    for (number, start) in starts.into_iter().enumerate() {
+        all.insert((number + 1) * between + number, start);
+    }
+    all
 }
 
 #[test]
@@ -299,28 +314,23 @@ fn every_step_is_the_last_of_its_process_once() {
     // A killed router takes its connections with it, so these come before the load, and are not met by chance under it.
     let (routers, others): (Vec<&String>, Vec<&String>) =
         all.iter().filter(chosen).partition(|step| step.starts_with("table."));
-    let mut kills = 0;
-    for (turn, step) in routers.into_iter().enumerate() {
-        for operation in pairs(&passed, step, long, turn) {
-            sweep.kill_at(operation, step, if long { &["*"] } else { &[] });
-            kills += 1;
-        }
+    let (routers, others) = (cuts(&passed, &routers, long), cuts(&passed, &others, long));
+    for (operation, step) in &routers {
+        sweep.kill_at(*operation, step, if long { &["*"] } else { &[] });
     }
     let target =
         Target::shop(sweep.world.http_port(), &[Kind::Keep, Kind::Fresh, Kind::Http2], Duration::from_millis(20));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 3, Duration::from_secs(7200)) });
-    for (turn, step) in others.into_iter().enumerate() {
-        for operation in pairs(&passed, step, long, turn) {
-            sweep.kill_at(operation, step, if long { &["!table."] } else { &[] });
-            kills += 1;
-        }
+    for (operation, step) in &others {
+        sweep.kill_at(*operation, step, if long { &["!table."] } else { &[] });
     }
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
     println!(
-        "{} steps, {kills} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
+        "{} steps, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
         all.len(),
+        routers.len() + others.len(),
         sweep.second_kills,
         sweep.slowest,
         report.sent,
