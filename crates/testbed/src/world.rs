@@ -162,6 +162,12 @@ impl World {
         self.folder.path().join(name)
     }
 
+    /// The name of its bridge, table and control group.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The port that apps are reached at.
     #[must_use]
     pub fn http_port(&self) -> u16 {
@@ -354,6 +360,24 @@ impl World {
             }
             self.wait("it is gone", |world| world.service_pid(service).is_none().then_some(()));
         }
+    }
+
+    /// Takes away what a reboot takes besides: bridge, rules and control groups, once nothing of this world's runs any more.
+    ///
+    /// # Panics
+    /// When something of it stays.
+    pub fn forget_network_and_groups(&self) {
+        let _ = run(command("ip", &["link", "delete", &self.name])).good();
+        let _ = run(command("nft", &["delete", "table", "ip", &self.name])).good();
+        let groups = || {
+            let mut find = command("find", &["/sys/fs/cgroup", "-depth", "-type", "d", "-path"]);
+            find.args([format!("*/{}", self.name), "-o".to_owned(), "-path".to_owned(), format!("*/{}/*", self.name)]);
+            run(find).out.lines().map(PathBuf::from).collect::<Vec<_>>()
+        };
+        self.wait("its groups are gone", |_| {
+            groups().iter().for_each(|group| drop(std::fs::remove_dir(group)));
+            groups().is_empty().then_some(())
+        });
     }
 
     /// Takes everything down.

@@ -169,15 +169,36 @@ fn after_a_reboot_everything_runs_again() {
     let mut world = World::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
+    // Another with a volume, and a build that the power goes out in.
+    let _ = world.gantry(&["app", "create", "keeper"]).good();
+    let keeper = world.repository("keeper", None);
+    keeper.write("server.py", &site::SERVER.replace("VERSION", "kept"));
+    keeper.write(
+        "container/roles.json",
+        "{ web: { command: 'python3 server.py', health: { path: '/up' }, volumes: { data: '/data' } } }",
+    );
+    keeper.commit("one");
+    let _ = keeper.push().good();
+    let note = ["exec", "keeper", "--", "/bin/sh", "-c", "cat /data/note 2>/dev/null || echo of old > /data/note"];
+    let _ = world.gantry(&note).good();
+    slow_build(&world, &repository, 3.0);
+    repository.write("server.py", &site::SERVER.replace("VERSION", "two"));
+    repository.commit("two");
+    let mut pushing = repository.push_in_background();
+    world.wait("it builds", builds);
     world.kill_everything();
+    let _ = pushing.wait();
     // What a reboot does besides: containers end, and the folders in memory are empty.
     for (_, pid) in world.containers() {
         world.signal("KILL", pid);
     }
     std::fs::remove_dir_all(world.path("run")).expect("removed");
+    world.forget_network_and_groups();
     world.up();
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
-    assert!(page(&world, "shop").starts_with("one"));
+    assert!(page(&world, "keeper").starts_with("kept"));
+    world.wait("the build was begun again", |world| page(world, "shop").starts_with("two").then_some(()));
+    assert_eq!(world.gantry(&note).good().out, "of old\n");
 }
 
 /// Gives the site a compile step that takes `seconds`.

@@ -31,19 +31,22 @@ enum Operation {
     Configuration,
     Held,
     Rollback,
-    /// To three copies, or back to two.
-    Scale,
+    /// To three copies.
+    ScaleUp,
+    /// And back to two.
+    ScaleDown,
     Destroy,
     /// Nothing is asked for, and the agent begins anew.
     AgentStart,
 }
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 10] = [
     Operation::Push,
     Operation::Configuration,
     Operation::Rollback,
     Operation::Held,
-    Operation::Scale,
+    Operation::ScaleUp,
+    Operation::ScaleDown,
     Operation::Destroy,
     Operation::AgentStart,
     Operation::Superseded,
@@ -117,9 +120,18 @@ impl Sweep {
 
     /// What must be there before an operation.
     fn prepare(&self, operation: Operation) {
-        if operation == Operation::Destroy {
-            let _ = self.world.gantry(&["app", "create", "victim"]).good();
-            let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.commit)]).good();
+        let scale = |copies: u32| {
+            let _ = self.world.gantry(&["scale", "shop", &format!("web={copies}")]).good();
+            self.converge("what comes before");
+        };
+        match operation {
+            Operation::Destroy => {
+                let _ = self.world.gantry(&["app", "create", "victim"]).good();
+                let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.commit)]).good();
+            }
+            Operation::ScaleUp => scale(2),
+            Operation::ScaleDown => scale(3),
+            _ => {}
         }
     }
 
@@ -149,10 +161,8 @@ impl Sweep {
                 vec![curl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("curl")]
             }
             Operation::Rollback => vec![self.background(&["rollback", "shop"])],
-            Operation::Scale => {
-                let copies = if shop(&self.world)["wanted"] == 2 { 3 } else { 2 };
-                vec![self.background(&["scale", "shop", &format!("web={copies}")])]
-            }
+            Operation::ScaleUp => vec![self.background(&["scale", "shop", "web=3"])],
+            Operation::ScaleDown => vec![self.background(&["scale", "shop", "web=2"])],
             Operation::Destroy => vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])],
             Operation::AgentStart => {
                 self.world.kill_service("agent");
@@ -206,7 +216,9 @@ impl Sweep {
                 assert_ne!(now["current"], before["current"], "acknowledged and not released");
             }
             Operation::Rollback => assert_ne!(now["current"], before["current"], "acknowledged and not released"),
-            Operation::Scale => assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone"),
+            Operation::ScaleUp | Operation::ScaleDown => {
+                assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone")
+            }
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
             Operation::Held | Operation::Destroy | Operation::AgentStart => {}
         }

@@ -1,0 +1,85 @@
+//! What many containers leave behind in the agent that made and removed them: nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gantry_testbed::{World, run};
+
+/// Containers at once.
+const AT_ONCE: u32 = 50;
+
+/// What the agent has, and what the machine has of this world's.
+fn holdings(world: &World) -> BTreeMap<&'static str, usize> {
+    let pid = world.service_pid("agent").expect("the agent runs");
+    let count = |path: String| std::fs::read_dir(path).expect("read").count();
+    let lines = |path: String| std::fs::read_to_string(path).expect("read").lines().count();
+    let mut groups = std::process::Command::new("find");
+    groups.args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{}*", world.name())]);
+    let mut links = std::process::Command::new("ip");
+    links.args(["-o", "link", "show", "master", world.name()]);
+    BTreeMap::from([
+        ("descriptors", count(format!("/proc/{pid}/fd"))),
+        ("threads", count(format!("/proc/{pid}/task"))),
+        ("mounts", lines(format!("/proc/{pid}/mountinfo"))),
+        ("interfaces", run(links).out.lines().count()),
+        ("groups", run(groups).out.lines().count()),
+        ("folders", count(world.path("data/containers").display().to_string())),
+        ("states", count(world.path("run/containers").display().to_string())),
+        ("namespaces", namespaces(pid)),
+    ])
+}
+
+/// Namespaces that the agent holds open or is in, beside those of the machine.
+fn namespaces(pid: u32) -> usize {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("read").flatten();
+    entries.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(Path::new("net:")))).count()
+}
+
+/// Resident KiB of the agent.
+fn resident(world: &World) -> u64 {
+    let pid = world.service_pid("agent").expect("the agent runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// 200 in `./test`; 10,000 when asked for.
+#[test]
+fn what_is_created_and_removed_leaves_nothing() {
+    let rounds = if std::env::var_os("GANTRY_TEST_LONG").is_some() { 10_000 / AT_ONCE } else { 4 };
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "many"]).good();
+    let many = world.repository("many", None);
+    many.write("container/roles.json", "{ worker: { command: 'sleep 100000', memory: '16M' } }");
+    many.commit("one");
+    let _ = many.push().good();
+    let scale = |copies: u32| {
+        let _ = world.gantry(&["scale", "many", &format!("worker={copies}")]).good();
+        world.wait("the copies are as many", |world| {
+            let told: serde_json::Value =
+                serde_json::from_str(&world.gantry(&["app", "show", "many", "--json"]).out).unwrap_or_default();
+            let there = std::fs::read_dir(world.path("data/containers")).expect("read").count();
+            (told["ready"] == copies && there == copies as usize).then_some(())
+        });
+    };
+    let pid = world.service_pid("agent");
+    // The first round makes what is kept: threads, buffers, layers.
+    scale(AT_ONCE);
+    scale(0);
+    let (before, size) = (world.wait("it is quiet", |world| Some(holdings(world))), resident(&world));
+    for _ in 0..rounds {
+        scale(AT_ONCE);
+        scale(0);
+    }
+    let mut after = holdings(&world);
+    world.wait("it has what it had", |world| {
+        after = holdings(world);
+        // Threads for work that blocks come and go.
+        let same = after.iter().all(|(what, count)| *what == "threads" || *count <= before[what]);
+        same.then_some(())
+    });
+    assert_eq!(world.service_pid("agent"), pid, "it was another agent in the end");
+    let grown = resident(&world);
+    println!("{} lives; {size} KiB resident before, {grown} after; {before:?}, then {after:?}", rounds * AT_ONCE);
+    assert!(grown < size * 5 / 4 + 2048, "{size} KiB before, {grown} after {} lives", rounds * AT_ONCE);
+}
