@@ -174,6 +174,32 @@ mod tests {
         bytes
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn farewells_are_spread_over_the_drain() {
+        let (table, receiver) = watch::channel(None);
+        let begun = tokio::time::Instant::now();
+        let told: Vec<_> = (0..200)
+            .map(|_| {
+                let leaving = receiver.clone();
+                tokio::spawn(async move {
+                    leave(leaving).await;
+                    begun.elapsed()
+                })
+            })
+            .collect();
+        let drain = Duration::from_secs(30);
+        table.send_replace(Some(drain));
+        let mut per_tenth = [0; 10];
+        for told in told {
+            let after = told.await.expect("told").div_duration_f64(drain.mul_f64(SPREAD));
+            assert!(after <= 1.001, "after the drain");
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10")]
+            let tenth = (after * 10.0) as usize;
+            per_tenth[tenth.min(9)] += 1;
+        }
+        assert!(per_tenth.iter().all(|count| (3..50).contains(count)), "{per_tenth:?} of 200");
+    }
+
     proptest! {
         #[test]
         fn the_end_of_a_frame_is_known_however_it_is_cut(

@@ -213,6 +213,24 @@ fn builds(world: &World) -> Option<()> {
 }
 
 #[test]
+fn requests_wait_for_the_only_copy_to_come_back() {
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 1), "one");
+    for crash in 1..=3 {
+        let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
+        // It is down, or about to be; whoever asks now waits.
+        assert!(world.curl("shop.localhost", &[]).good().out.starts_with("one"), "after crash {crash}");
+        world.wait("it was started again", |world| {
+            let ps: serde_json::Value = serde_json::from_str(&world.gantry(&["ps", "shop", "--json"]).out).ok()?;
+            (ps[0]["restarts"] == crash && ps[0]["phase"] == "ready").then_some(())
+        });
+    }
+    let told: serde_json::Value =
+        serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).good().out).expect("JSON");
+    assert!(told["requests"]["held"].as_u64() >= Some(1) && told["requests"]["refused"] == 0, "{told}");
+}
+
+#[test]
 fn a_deploy_outlives_the_client_that_asked_for_it() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);

@@ -279,8 +279,9 @@ impl Sweep {
         let begun = Instant::now();
         while begun.elapsed() < CONVERGED {
             let value = shop(&self.world);
-            let wanted = value["wanted"].as_u64().unwrap_or_default();
-            let over = value["deploy"].is_null() && (2..=3).contains(&wanted) && value["ready"] == wanted;
+            // What is asked for; the plan follows.
+            let wanted = value["scale"]["web"].as_u64().unwrap_or(2);
+            let over = value["deploy"].is_null() && value["wanted"] == wanted && value["ready"] == wanted;
             if over {
                 let current = value["current"].to_string();
                 let wanted: Vec<String> =

@@ -1,0 +1,77 @@
+//! Who reaches a container's port: the router, and no other machine.
+
+mod site;
+
+use std::process::Command;
+
+use gantry_testbed::{Output, World, run};
+use site::{push_site, site};
+
+/// A machine of its own, joined to this one by a cable; gone with this.
+struct Outside {
+    name: String,
+}
+
+impl Outside {
+    fn new(world: &World) -> Self {
+        let outside = Self { name: format!("{}-out", world.name()) };
+        let cable = outside.cable();
+        outside.ip(&["netns", "add", &outside.name]);
+        outside.ip(&["link", "add", &cable, "type", "veth", "peer", "name", "e0", "netns", &outside.name]);
+        outside.ip(&["addr", "add", "198.18.77.1/30", "dev", &cable]);
+        outside.ip(&["link", "set", &cable, "up"]);
+        for words in [&["addr", "add", "198.18.77.2/30", "dev", "e0"][..], &["link", "set", "e0", "up"]] {
+            outside.ip(&[&["-n", outside.name.as_str()], words].concat());
+        }
+        outside.ip(&["-n", &outside.name, "route", "add", "default", "via", "198.18.77.1"]);
+        outside
+    }
+
+    fn cable(&self) -> String {
+        format!("{}c", self.name.trim_end_matches("-out"))
+    }
+
+    fn ip(&self, words: &[&str]) {
+        let mut ip = Command::new("ip");
+        ip.args(words);
+        let _ = run(ip).good();
+    }
+
+    fn asks(&self, address: &str) -> Output {
+        let mut curl = Command::new("ip");
+        curl.args(["netns", "exec", &self.name, "curl", "-sS", "--max-time", "3", address]);
+        run(curl)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        for words in [&["link", "del", &self.cable()][..], &["netns", "del", &self.name]] {
+            let _ = Command::new("ip").args(words).status();
+        }
+    }
+}
+
+#[test]
+fn a_container_s_port_is_not_reached_from_another_machine() {
+    let world = World::start(&[]);
+    push_site(&site(&world, "shop", 1), "one");
+    let table = std::fs::read_to_string(world.path("data/router/table.json")).expect("a table");
+    let table: serde_json::Value = serde_json::from_str(&table).expect("JSON");
+    let endpoint = &table["routes"]["shop.localhost"]["endpoints"][0];
+    let address = format!("http://{}:{}/", endpoint["address"].as_str().expect("an address"), endpoint["port"]);
+    let here = || {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "3", &address]);
+        run(curl)
+    };
+    let outside = Outside::new(&world);
+    assert!(here().good().out.starts_with("one"), "the machine itself reaches it");
+    let refused = outside.asks(&address);
+    assert!(refused.status != 0, "it was answered: {refused:?}");
+    // The control: without the rule the same request arrives.
+    let mut nft = Command::new("nft");
+    nft.args(["flush", "chain", "ip", world.name(), "in"]);
+    let _ = run(nft).good();
+    assert!(outside.asks(&address).good().out.starts_with("one"));
+}
