@@ -20,6 +20,8 @@
 mod collect;
 mod container;
 mod disk;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod health;
 mod images;
 mod instance;

@@ -8,7 +8,7 @@ use gantry_image::{Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_relay::Tail;
-use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, launch};
+use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, end_rest, launch};
 
 use crate::BuildError;
 use crate::builder::{Folders, Output};
@@ -64,35 +64,66 @@ pub(crate) struct Step<'a> {
     pub(crate) limits: CompileLimits,
 }
 
-/// Runs the step; the layer of what it changed, if anything.
+/// Runs the step; the layer of what it changed, if anything. Whatever becomes of it, nothing of it stays.
 pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>, BuildError> {
-    let failed = |error: &dyn std::fmt::Display| BuildError::new("compile", format!("it could not be run: {error}"));
     let folder = step.folders.scratch.join(&step.name);
-    let prepared = prepare(&folder, step.cache).map_err(|error| failed(&error));
-    prepared?;
     let spec = spec(&step, &folder);
-    gantry_linux::step!("compile.prepared");
-    let container = launch(&spec).await.map_err(|error| failed(&error))?;
-    gantry_linux::step!("compile.launched");
-    let outcome = watch(&container, &spec, step.limits, step.cache, output).await;
-    let usage = container.usage();
-    gantry_linux::step!("compile.ended");
-    container.destroy().await.map_err(|error| failed(&error))?;
-    let outcome = outcome.and_then(|()| judge(&spec, usage.oom_kills > 0, output));
-    let layer = match outcome {
-        Ok(()) => {
-            let (upper, scratch) = (spec.root.upper.clone(), step.folders.scratch.clone());
-            let users = step.users;
-            tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, users, &scratch))
-                .await
-                .map_err(|error| failed(&error))?
-                .map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
-        }
+    let mut begun = begin(&step, &folder, &spec).await;
+    if begun.is_err() && !output.is_cancelled() {
+        // What fails for a moment, such as a launcher that is killed, fails no build.
+        discard(&spec, &folder).await?;
+        begun = begin(&step, &folder, &spec).await;
+    }
+    let layer = match begun {
+        Ok(container) => finish(&step, &container, &spec, output).await,
         Err(error) => Err(error),
     };
-    gantry_linux::step!("compile.read");
-    let _ = tokio::task::spawn_blocking(move || tree::remove(&folder)).await;
+    discard(&spec, &folder).await?;
     layer
+}
+
+fn failed(error: impl std::fmt::Display) -> BuildError {
+    BuildError::new("compile", format!("it could not be run: {error}"))
+}
+
+async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container, BuildError> {
+    prepare(folder, step.cache).map_err(failed)?;
+    gantry_linux::step!("compile.prepared");
+    let container = launch(spec).await.map_err(failed)?;
+    gantry_linux::step!("compile.launched");
+    Ok(container)
+}
+
+/// Waits for its end, and reads what it changed.
+async fn finish(
+    step: &Step<'_>,
+    container: &Container,
+    spec: &Spec,
+    output: &Output,
+) -> Result<Option<Layer>, BuildError> {
+    let outcome = watch(container, spec, step.limits, step.cache, output).await;
+    let usage = container.usage();
+    gantry_linux::step!("compile.ended");
+    container.destroy().await.map_err(failed)?;
+    outcome?;
+    judge(spec, usage.oom_kills > 0, output)?;
+    let (upper, scratch, users) = (spec.root.upper.clone(), step.folders.scratch.clone(), step.users);
+    let layer = tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, users, &scratch)).await.map_err(failed)?;
+    gantry_linux::step!("compile.read");
+    layer.map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
+}
+
+/// Ends what runs of it, and removes what it has.
+async fn discard(spec: &Spec, folder: &Path) -> Result<(), BuildError> {
+    let stays =
+        |why: &dyn std::fmt::Display| BuildError::new("compile", format!("its container cannot be removed: {why}"));
+    match Container::adopt(&spec.state, &spec.cgroup) {
+        Some(container) => container.destroy().await,
+        None => end_rest(&spec.cgroup).await,
+    }
+    .map_err(|error| stays(&error))?;
+    let folder = folder.to_owned();
+    tokio::task::spawn_blocking(move || tree::remove(&folder)).await.map_err(failed)?.map_err(|error| stays(&error))
 }
 
 fn prepare(folder: &Path, cache: &Path) -> std::io::Result<()> {

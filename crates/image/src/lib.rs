@@ -12,6 +12,8 @@
 
 mod archive;
 mod diff;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod import;
 mod layer;
 mod layers;

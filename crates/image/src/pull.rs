@@ -2,6 +2,7 @@
 //! every answer is bounded, every blob checked against its digest.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +26,12 @@ const TOKEN_MAX: usize = 64 << 10;
 
 /// To reach a registry, and from one piece of an answer to the next.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All of it. A registry that sends a byte now and then is not waited for.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// As many as clients follow.
+const REDIRECTIONS_MAX: usize = 5;
 
 /// Blobs that are fetched at once.
 const AT_ONCE: usize = 3;
@@ -86,7 +93,13 @@ pub async fn pull(
     blobs: &Blobs,
     tell: impl Fn(String) + Sync,
 ) -> Result<Digest, PullError> {
-    let mut registry = Registry::new(remote.clone(), credentials)?;
+    let registry = Registry::new(remote.clone(), credentials)?;
+    let late = || PullError::Answer(format!("it took longer than {} s", DEADLINE.as_secs()));
+    tokio::time::timeout(DEADLINE, whole(registry, blobs, tell)).await.map_err(|_| late())?
+}
+
+async fn whole(mut registry: Registry<'_>, blobs: &Blobs, tell: impl Fn(String) + Sync) -> Result<Digest, PullError> {
+    let remote = &registry.remote;
     tell(format!("Reading {remote}"));
     let (digest, text) = registry.image().await?;
     let manifest = Manifest::parse(&text)?;
@@ -135,11 +148,16 @@ enum Token {
 
 impl<'a> Registry<'a> {
     fn new(remote: Remote, credentials: Option<&'a Credentials>) -> Result<Self, PullError> {
+        let on_loopback = remote.is_loopback();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(PATIENCE)
             .read_timeout(PATIENCE)
-            .redirect(reqwest::redirect::Policy::limited(5))
+            .redirect(reqwest::redirect::Policy::custom(move |attempt| match attempt.previous().len() {
+                0..=REDIRECTIONS_MAX if may_lead_to(on_loopback, attempt.url()) => attempt.follow(),
+                0..=REDIRECTIONS_MAX => attempt.error("it leads to an address without TLS, or to this machine's own"),
+                _ => attempt.error("it leads on and on"),
+            }))
             .build()
             .map_err(|error| PullError::Unreachable { registry: remote.registry.clone(), why: causes(&error) })?;
         Ok(Self { remote, credentials, client, token: None })
@@ -268,7 +286,7 @@ struct TokenAnswer {
 }
 
 /// Where a token is to be had: `realm="…",service="…",scope="…"`. Never over a plain connection, but on loopback.
-fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullError> {
+pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullError> {
     let wrong = |why: &str| PullError::Answer(format!("its challenge {parameters:?}: {why}"));
     let value = |name: &str| {
         let (_, rest) = parameters.split_once(&format!("{name}=\""))?;
@@ -276,8 +294,8 @@ fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullError> {
     };
     let realm = value("realm").ok_or_else(|| wrong("it names no realm"))?;
     let mut url: Url = realm.parse().map_err(|_| wrong("its realm is no address"))?;
-    if url.scheme() != "https" && !remote.is_loopback() {
-        return Err(wrong("its realm is not https"));
+    if !may_lead_to(remote.is_loopback(), &url) {
+        return Err(wrong("its realm is not https, or this machine's own"));
     }
     let scope = format!("repository:{}:pull", remote.repository);
     url.query_pairs_mut().append_pair("scope", &scope);
@@ -285,6 +303,20 @@ fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullError> {
         url.query_pairs_mut().append_pair("service", service);
     }
     Ok(url)
+}
+
+/// A registry is somebody else's: what it leads to is on the network, and asked over TLS.
+fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
+    let local = url.host_str().is_none_or(|host| {
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| {
+                let ip = ip.to_canonical();
+                ip.is_loopback() || ip.is_unspecified() || matches!(ip, IpAddr::V4(v4) if v4.is_link_local())
+            })
+    });
+    on_loopback && matches!(url.scheme(), "http" | "https") || url.scheme() == "https" && !local
 }
 
 /// An error with everything behind it, without addresses that may carry a token.
@@ -299,4 +331,30 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_leads_nowhere_but_to_the_network_over_tls() {
+        for (url, may) in [
+            ("https://cdn.example/blob?token=x", true),
+            ("https://192.0.2.7/blob", true),
+            ("http://cdn.example/blob", false),
+            ("https://localhost/blob", false),
+            ("https://a.localhost:5000/blob", false),
+            ("https://127.0.0.1:4600/v1/apps", false),
+            ("https://[::1]/", false),
+            ("https://[::ffff:127.0.0.1]/", false),
+            ("https://0.0.0.0/", false),
+            ("https://169.254.169.254/latest/meta-data", false),
+            ("ftp://cdn.example/", false),
+        ] {
+            assert_eq!(may_lead_to(false, &url.parse().expect(url)), may, "{url}");
+        }
+        assert!(may_lead_to(true, &"http://127.0.0.1:5000/blob".parse().expect("an address")));
+        assert!(!may_lead_to(true, &"file:///etc/passwd".parse().expect("an address")));
+    }
 }

@@ -157,7 +157,7 @@ pub enum StoreError {
         path: String,
     },
     /// The file is not what it was.
-    #[error("the store {path} is damaged: {detail}; restore a backup of it, it was left as it is")]
+    #[error("the store {path} is damaged: {detail}; bring a backup back with `gantry restore`; it was left as it is")]
     Damaged {
         /// The file.
         path: String,

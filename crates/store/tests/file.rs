@@ -42,7 +42,8 @@ async fn a_damaged_file_is_refused_and_left_as_it_is() {
         std::fs::write(&path, &bytes).expect("written");
         let error = why(&path).await;
         assert!(matches!(error, StoreError::Damaged { .. }), "{what}: {error:?}");
-        assert!(error.to_string().contains("bad.db"), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("bad.db") && text.contains("`gantry restore`"), "{error}");
         assert_eq!(std::fs::read(&path).expect("the file"), bytes, "{what}: it was changed");
     }
 }
@@ -178,7 +179,10 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
             }
             Err(error) => {
                 refused += 1;
-                assert!(error.to_string().contains(".db is damaged"), "{what}: {error}");
+                assert!(
+                    error.to_string().contains(".db is damaged") && error.to_string().contains("`gantry restore`"),
+                    "{what}: {error}"
+                );
                 assert!(std::fs::read(part(&path, "-wal")).expect("read") == bytes, "{what}: it was changed");
             }
         }

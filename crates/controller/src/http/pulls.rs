@@ -15,7 +15,7 @@ use super::auth::Caller;
 use super::{Answer, bases, body, deploys, name};
 use crate::collect::{has_room, pulled_tag};
 use crate::mirror::Record;
-use crate::{Server, mutations};
+use crate::{Server, causes, mutations};
 
 /// `POST /v1/apps/{app}/pull`: into the app's own repository.
 pub(crate) async fn image(
@@ -102,7 +102,7 @@ impl Pull {
         let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell).await;
         pulled.map_err(|error| match &error {
             PullError::Unreachable { .. } => Problem::new(502, error.to_string()),
-            _ => Problem::new(422, format!("{} cannot be pulled: {error}", self.remote)),
+            _ => Problem::new(422, format!("{} cannot be pulled: {}", self.remote, causes(&error))),
         })
     }
 }

@@ -1,0 +1,252 @@
+//! Registries that mean harm: what they send is refused in words, soon, and leaves nothing but blobs under their right names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gantry_blobs::Blobs;
+use gantry_image::{Remote, pull};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// What a path answers: a head, a body, and whether more of the same follows for ever.
+#[derive(Clone)]
+struct Reply {
+    head: String,
+    body: Vec<u8>,
+    endless: bool,
+}
+
+fn reply(status: &str, fields: &str, body: impl Into<Vec<u8>>) -> Reply {
+    let body = body.into();
+    let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    Reply { head, body, endless: false }
+}
+
+fn ok(body: impl Into<Vec<u8>>) -> Reply {
+    reply("200 OK", "", body)
+}
+
+fn endless(byte: u8) -> Reply {
+    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_owned();
+    Reply { head, body: vec![byte; 1 << 16], endless: true }
+}
+
+fn raw(bytes: &str) -> Reply {
+    Reply { head: bytes.to_owned(), body: Vec::new(), endless: false }
+}
+
+type Pages = BTreeMap<String, Reply>;
+
+/// A registry on a port of its own; `ADDRESS` in its answers is its own. What is not in its pages is 404.
+async fn registry(pages: Pages) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let (pages, own) = (Arc::new(pages), address.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (pages, own) = (Arc::clone(&pages), own.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
+                let answer = pages.get(path).cloned().unwrap_or_else(|| reply("404 Not Found", "", ""));
+                stream.write_all(answer.head.replace("ADDRESS", &own).as_bytes()).await?;
+                loop {
+                    stream.write_all(&answer.body).await?;
+                    if !answer.endless {
+                        return Ok::<_, std::io::Error>(());
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+fn descriptor(kind: &str, bytes: &[u8]) -> Value {
+    json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len() })
+}
+
+/// A good image of one layer: its parts, and the pages that serve it.
+fn image() -> (Vec<u8>, Vec<u8>, Value, Pages) {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    tar.append_data(&mut header, "a", &b"x"[..]).expect("added");
+    let layer = tar.into_inner().expect("a tar file");
+    let config = json!({ "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] } });
+    let config = config.to_string().into_bytes();
+    let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", &config), "layers": [descriptor("layer.v1.tar", &layer)] });
+    let pages = BTreeMap::from([
+        ("/v2/shop/manifests/1".to_owned(), ok(manifest.to_string())),
+        (format!("/v2/shop/blobs/{}", digest(&config)), ok(config.clone())),
+        (format!("/v2/shop/blobs/{}", digest(&layer)), ok(layer.clone())),
+    ]);
+    (config, layer, manifest, pages)
+}
+
+/// What a pull of `shop:1` from these pages says.
+async fn said(pages: Pages) -> Result<String, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+    let address = registry(pages).await;
+    let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
+    let begun = Instant::now();
+    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, None, &blobs, |_| ())).await;
+    let pulled = pulled.unwrap_or_else(|_| panic!("no answer after {:?}", begun.elapsed()));
+    for (digest, _) in blobs.list().await.expect("listed") {
+        blobs.read(&digest).await.expect("it is what its name says");
+    }
+    match pulled {
+        Ok(digest) => {
+            blobs.read(&digest).await.expect("it is there");
+            Ok(digest.to_string())
+        }
+        Err(error) => {
+            let behind = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            Err(std::iter::once(error.to_string())
+                .chain(behind.map(ToString::to_string))
+                .collect::<Vec<_>>()
+                .join(": "))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_means_harm_is_refused_in_words() {
+    let (config, layer, manifest, pages) = image();
+    // The control: the same image, honestly served.
+    assert_eq!(said(pages.clone()).await, Ok(digest(manifest.to_string().as_bytes())));
+
+    let page = "/v2/shop/manifests/1";
+    let layer_page = format!("/v2/shop/blobs/{}", digest(&layer));
+    let with = |path: &str, answer: Reply| {
+        let mut pages = pages.clone();
+        pages.insert(path.to_owned(), answer);
+        pages
+    };
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut manifest = manifest.clone();
+        change(&mut manifest);
+        with(page, ok(manifest.to_string()))
+    };
+    let index_of = |digest: &str, size: usize| {
+        json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+            "platform": { "architecture": "amd64", "os": "linux" } }] })
+        .to_string()
+    };
+    let inner = index_of(&digest(b"nothing"), 7);
+    let mut nested = with(page, ok(index_of(&digest(inner.as_bytes()), inner.len())));
+    nested.insert(format!("/v2/shop/manifests/{}", digest(inner.as_bytes())), ok(inner));
+    let mut other = with(page, ok(index_of(&digest(b"nothing"), 7)));
+    other.insert(format!("/v2/shop/manifests/{}", digest(b"nothing")), ok(manifest.to_string()));
+    let challenge = |realm: &str| {
+        let field = format!("www-authenticate: Bearer realm=\"{realm}\",service=\"x\"\r\n");
+        with(page, reply("401 Unauthorized", &field, ""))
+    };
+    let token = |answer: Reply| {
+        let mut pages = challenge("http://ADDRESS/token");
+        pages.insert("/token".to_owned(), answer);
+        pages
+    };
+    let cases: Vec<(&str, Pages, &str)> = vec![
+        ("a manifest without end", with(page, endless(b' ')), "longer than 4194304 bytes"),
+        ("a manifest of 100 MB", with(page, ok(vec![b' '; 100 << 20])), "longer than 4194304 bytes"),
+        ("a manifest that is text", with(page, ok("hello")), "manifest"),
+        ("a manifest that is nested too deeply", with(page, ok("[".repeat(100_000))), "manifest"),
+        ("an index in an index", nested, "manifest"),
+        ("another manifest than the index names", other, "was asked for"),
+        (
+            "no image for this machine",
+            with(page, ok(r#"{"schemaVersion":2,"manifests":[]}"#)),
+            "no image for this machine",
+        ),
+        (
+            "sizes whose sum is larger than any number",
+            changed(&|m| {
+                m["layers"] = json!([m["layers"][0], m["layers"][0]]);
+                m["layers"][0]["size"] = json!(u64::MAX);
+                m["layers"][1]["size"] = json!(u64::MAX);
+                m["layers"][1]["digest"] = json!(digest(b"other"));
+            }),
+            "",
+        ),
+        ("a negative size", changed(&|m| m["layers"][0]["size"] = json!(-1)), "manifest"),
+        ("100,000 layers", changed(&|m| m["layers"] = json!(vec![m["layers"][0].clone(); 20_000])), ""),
+        (
+            "a digest that leads out",
+            changed(&|m| m["layers"][0]["digest"] = json!("sha256:../../../etc/passwd")),
+            "manifest",
+        ),
+        (
+            "a blob that is longer than it should be",
+            with(&layer_page, ok([&layer[..], b"x"].concat())),
+            "longer than its manifest says",
+        ),
+        ("a blob without end", with(&layer_page, endless(0)), "longer than its manifest says"),
+        ("a blob that is cut", with(&layer_page, ok(&layer[..layer.len() - 1])), "sha256"),
+        ("a blob with another content", with(&layer_page, ok(vec![7; layer.len()])), "sha256"),
+        ("a blob that is not there", with(&layer_page, reply("404 Not Found", "", "")), "404"),
+        (
+            "a connection that ends in a blob",
+            with(&layer_page, raw("HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\nx")),
+            "",
+        ),
+        (
+            "a configuration of more layers than there are",
+            {
+                let twice = format!("\"{0}\",\"{0}\"", digest(&layer));
+                let config = String::from_utf8(config.clone())
+                    .expect("text")
+                    .replace(&format!("\"{}\"", digest(&layer)), &twice);
+                let mut pages = changed(&|m| m["config"] = descriptor("config.v1+json", config.as_bytes()));
+                pages.insert(format!("/v2/shop/blobs/{}", digest(config.as_bytes())), ok(config.clone()));
+                pages
+            },
+            "layers",
+        ),
+        (
+            "a redirection in a circle",
+            with(page, reply("302 Found", "location: /v2/shop/manifests/1\r\n", "")),
+            "cannot be reached",
+        ),
+        ("a redirection to a file", with(page, reply("302 Found", "location: file:///etc/passwd\r\n", "")), ""),
+        ("a token without end", token(endless(b' ')), "longer than 65536 bytes"),
+        ("a token that is none", token(ok("{}")), "it has no token"),
+        ("a token that does not help", token(ok(r#"{"token":"x"}"#)), "401"),
+        ("a token that is no header", token(ok(r#"{"token":"x\r\ny: z"}"#)), ""),
+        ("a challenge that leads to a file", challenge("file:///etc/passwd"), ""),
+        (
+            "a challenge without a realm",
+            with(page, reply("401 Unauthorized", "www-authenticate: Bearer x\r\n", "")),
+            "realm",
+        ),
+        ("another protocol", with(page, raw("SSH-2.0-OpenSSH_9.2\r\n")), "cannot be reached"),
+        ("nothing", with(page, raw("")), "cannot be reached"),
+        ("a fault of its own", with(page, reply("500 Internal Server Error", "", "")), "500"),
+        ("an answer without content", with(page, raw("HTTP/1.1 204 No Content\r\n\r\n")), "manifest"),
+        (
+            "a thousand header fields",
+            with(page, raw(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(1000)))),
+            "",
+        ),
+    ];
+    assert!(cases.len() >= 30, "{}", cases.len());
+    for (name, pages, wanted) in cases {
+        let why = said(pages).await.expect_err(name);
+        assert!(why.contains(wanted), "{name}: {why}");
+    }
+}

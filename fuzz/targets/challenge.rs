@@ -1,0 +1,12 @@
+//! What a registry says when it refuses: where to ask for a token.
+#![no_main]
+use std::sync::LazyLock;
+
+use gantry_image::Remote;
+
+static REMOTE: LazyLock<Remote> =
+    LazyLock::new(|| Remote::parse("registry.example/shop:1").expect("a reference").expect("with a registry"));
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    gantry_image::fuzz::challenge(&String::from_utf8_lossy(bytes), &REMOTE);
+});
