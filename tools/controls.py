@@ -1,0 +1,103 @@
+"""The protections that can be taken away, and the test that has to fail without each. Run by tools/controls in a copy."""
+
+import pathlib
+import subprocess
+import sys
+
+# name; file; what stands there once; what takes its place; the test, as cargo is asked for it
+CONTROLS = [
+    ("paths resolved in their root", "crates/linux/src/rooted.rs",
+     "ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS)", "ResolveFlags::empty()",
+     "-p gantry-image --test hostile"),
+    ("masked paths", "crates/sandbox/src/posture.rs", "for path in MASKED {", 'for path in [""; 0] {',
+     "-p gantry-sandbox --test containers masked"),
+    ("read-only paths", "crates/sandbox/src/posture.rs", "for path in READ_ONLY {", 'for path in [""; 0] {',
+     "-p gantry-sandbox --test containers masked"),
+    ("the filter of system calls", "crates/sandbox/src/posture.rs",
+     'for name in ["allowed", "unfilterable"] {', 'for name in [""; 0] {',
+     "-p gantry-sandbox --test posture every_dangerous"),
+    ("capabilities dropped", "crates/sandbox/src/posture.rs",
+     "let kept = if uid == 0 { ROOT } else { INIT };", "let kept = if uid == u32::MAX { INIT } else { ROOT };",
+     "-p gantry-sandbox --test containers rights"),
+    ("nothing mounted over the runtime's own mounts", "crates/sandbox/src/inside.rs",
+     "own.is_some() && own == device(target).ok()", "own.is_none() && own == device(target).ok()",
+     "-p gantry-sandbox --test posture nothing_is_mounted"),
+    ("blobs checked against their digests", "crates/blobs/src/lib.rs", "if expected == found {",
+     "if expected == found || true {", "-p gantry-image --test remote"),
+    ("manifests of other registries bounded", "crates/image/src/pull.rs", "if text.len() > limit {",
+     "if text.len() > limit * 1000 {", "-p gantry-image --test remote"),
+    ("records sealed", "crates/store/src/sqlite/seal.rs",
+     "if row.get::<_, i64>(5)? == of_entry(&entry, lease.map(LeaseId)) {",
+     "if row.get::<_, i64>(5)? == of_entry(&entry, lease.map(LeaseId)) || true {", "-p gantry-store --test file"),
+    ("a host named once", "crates/router/src/headers.rs", "if named.next().is_some() {", "if false {",
+     "-p gantry-router --test hostile an_instance_gets"),
+    ("an HTTP/2 request's host handed on", "crates/router/src/proxy.rs",
+     "parts.headers.insert(HOST, host);", "drop(host);", "-p gantry-router --test hostile what_http2"),
+    ("the rate of requests limited", "crates/router/src/gate.rs", "let enough = self.tokens >= 1.0;",
+     "let enough = self.tokens >= -1e9;", "-p gantry-router --test traffic over_a_limit"),
+    ("slow start", "crates/router/src/routing.rs", "const LEAST_SHARE: f64 = 0.1;", "const LEAST_SHARE: f64 = 1.0;",
+     "-p gantry-router --lib a_new_one"),
+    ("five good releases kept", "crates/controller/src/collect.rs", ".take(GOOD_KEPT)", ".take(GOOD_KEPT - 1)",
+     "-p gantry-controller --lib the_last_five"),
+    ("blobs of use kept", "crates/controller/src/collect.rs", "if !used.contains(&digest) && ", "if ",
+     "-p gantry-testbed --test housekeeping what_nothing"),
+    ("a full disk refused", "crates/controller/src/collect.rs", "if free >= reserve {", "if free > 0 {",
+     "-p gantry-testbed --test housekeeping what_would"),
+    ("pushed objects checked", "crates/git/src/repository.rs", '("receive.fsckObjects", "true")',
+     '("receive.fsckObjects", "false")', "-p gantry-testbed --test git no_tree"),
+    ("a push bounded", "crates/git/src/repository.rs", "const PUSH_MAX: u64 = 1 << 30;",
+     "const PUSH_MAX: u64 = 1 << 40;", "-p gantry-testbed --test git a_pack_that_never"),
+    ("tokens for administrators alone", "crates/controller/src/http/system.rs",
+     "pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {\n    caller.admin()?;",
+     "pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {\n    caller.read()?;",
+     "-p gantry-testbed --test scopes"),
+    ("bad bodies the client's fault", "crates/controller/src/http/mod.rs",
+     "Problem::invalid(format!(\"the request's body: {error}\"))",
+     "Problem::internal(format!(\"the request's body: {error}\"))", "-p gantry-testbed --test fuzz"),
+    ("room for more than slow clients", "crates/controller/src/serving.rs",
+     "const CONNECTIONS_MAX: usize = 8192;", "const CONNECTIONS_MAX: usize = 500;",
+     "-p gantry-testbed --test api slow"),
+    ("requests held while their instance is away", "crates/gantry/src/machine.rs",
+     "wait: Duration::from_secs(30),", "wait: Duration::from_millis(1),",
+     "-p gantry-testbed --test crashes requests_wait"),
+    ("what a build made removed", "crates/build/src/compile.rs",
+     "    discard(&spec, &folder).await?;\n    layer\n", "    layer\n", "-p gantry-testbed --test steps"),
+]
+
+
+def run(command):
+    return subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def outcome(name, file, before, after, test):
+    path = pathlib.Path(file)
+    text = path.read_text()
+    if text.count(before) != 1:
+        return f"STALE: {file} has {before!r} {text.count(before)} times"
+    path.write_text(text.replace(before, after))
+    try:
+        built = run("RUSTFLAGS=-Awarnings cargo build --quiet --workspace --bins")
+        if built.returncode != 0:
+            return f"STALE: it does not build\n{built.stderr[-2000:]}"
+        tested = run(f"RUSTFLAGS=-Awarnings timeout 900 cargo test --quiet {test.replace('--test', '--no-fail-fast --test')}")
+        if "could not compile" in tested.stderr:
+            return f"STALE: it does not build\n{tested.stderr[-2000:]}"
+        if "0 passed; 0 failed" in tested.stdout and "FAILED" not in tested.stdout:
+            return "STALE: no test has this name"
+        return None if tested.returncode != 0 else "the test passes without it"
+    finally:
+        path.write_text(text)
+
+
+def main(words):
+    wrong = 0
+    for control in CONTROLS:
+        if words and not any(word in control[0] for word in words):
+            continue
+        why = outcome(*control)
+        wrong += why is not None
+        print(f"{'WRONG' if why else 'ok':<6} without: {control[0]}" + (f": {why}" if why else ""), flush=True)
+    return 1 if wrong else 0
+
+
+sys.exit(main(sys.argv[1:]))
