@@ -349,29 +349,29 @@ mod tests {
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
     }
 
-    /// What a rollback needs: of 40 releases the first seven served, all since then failed.
+    /// What a rollback needs: of 80 releases the first seven served, all since then failed.
     #[test]
     fn the_last_five_that_served_are_kept_however_many_failed_since() {
         let app = AppName::parse("shop").expect("a name");
         let mut mirror = Mirror::default();
         mirror.apply(Record::App(App { current: Some(ReleaseNumber(7)), ..App::new(app.clone(), Moment(0)) }).into());
-        for number in 1..=40 {
+        for number in 1..=80 {
             let release = release(&app, number);
-            let mut deploy =
-                Deploy::new(app.clone(), release.deploy, release.cause.clone(), "test".into(), false, Moment(0));
+            let cause = release.cause.clone();
+            let mut deploy = Deploy::new(app.clone(), release.deploy, cause, "test".into(), false, Moment(0));
             deploy.release = Some(release.number);
             deploy.state = if number <= 7 { DeployState::Done } else { DeployState::Reverted };
             mirror.apply(Record::Deploy(deploy).into());
             mirror.apply(Record::Release(release).into());
         }
         let kept: Vec<u64> = kept_releases(&mirror, &app).into_iter().map(|number| number.0).collect();
-        assert_eq!(kept, (3..=7).chain(21..=40).collect::<Vec<_>>());
-        // A rollback by five goes on finding the deploy that tells that its release served.
+        assert_eq!(kept, (3..=7).chain(61..=80).collect::<Vec<_>>());
+        // With each of them the deploy that tells that it served; of the others the last fifty.
         let removed = surplus(&mirror);
-        for number in 3..=7 {
-            let deploy = deploy_key(&app, DeployNumber(number));
-            assert!(!removed.iter().any(|change| matches!(change, Change::Remove(key) if *key == deploy)), "{deploy}");
-        }
+        let is_removed =
+            |key: &String| removed.iter().any(|change| matches!(change, Change::Remove(removed) if removed == key));
+        let deploys: Vec<u64> = (1..=80).filter(|n| is_removed(&deploy_key(&app, DeployNumber(*n)))).collect();
+        assert_eq!(deploys, [1, 2].into_iter().chain(8..=30).collect::<Vec<_>>());
     }
 
     fn manifest(config: &Digest, layer: &Digest, subject: Option<&Digest>) -> bytes::Bytes {

@@ -78,9 +78,10 @@ async fn processor() {
         a.spec.limits.milli_cpu = milli_cpu;
         outcome(&a).await.0[0].parse::<u64>().expect("milliseconds")
     };
-    let (a_fifth, whole) = (used(200).await, used(1000).await);
-    assert!(a_fifth <= 450, "{a_fifth} ms of 1500 where 300 are allowed");
-    assert!(whole > a_fifth * 2, "without the limit it is {whole} ms, with it {a_fifth} ms");
+    // Little enough that a machine with much else to do gives the other one more than twice that.
+    let (a_twentieth, whole) = (used(50).await, used(1000).await);
+    assert!(a_twentieth <= 120, "{a_twentieth} ms of 1500 where 75 are allowed");
+    assert!(whole > a_twentieth * 2, "without the limit it is {whole} ms, with it {a_twentieth} ms");
 }
 
 async fn fork_bomb() {

@@ -218,3 +218,22 @@ fn what_an_application_does_wrong_is_said() {
     let wrong = wrong.into_inner().expect("wrong");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The same with the times that people meet, and the defaults: a minute until it serves, ten seconds until it ends. When asked for.
+#[test]
+fn what_takes_its_time_is_said_too() {
+    if std::env::var_os("GANTRY_TEST_LONG").is_none() {
+        return;
+    }
+    let world = World::start(&["--deadline", "120", "--watch", "15"]);
+    let checked = |name, server| Broken { name, server, role: CHECKED, compile: None };
+    let timer = "        threading.Timer(10, lambda: os._exit(9)).start()\n";
+    let get = "    def do_GET(self):\n";
+    for broken in [
+        checked("starts-slowly", good("import http.server", "import time; time.sleep(60)\nimport http.server")),
+        checked("exits-later", good(get, &format!("{get}        import threading\n{timer}"))),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/transcripts/{}.txt", broken.name));
+        assert_eq!(transcript(&world, &broken), std::fs::read_to_string(path).expect("a transcript"));
+    }
+}
