@@ -69,8 +69,11 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     let folder = step.folders.scratch.join(&step.name);
     let spec = spec(&step, &folder);
     let mut begun = begin(&step, &folder, &spec).await;
-    if begun.is_err() && !output.is_cancelled() {
+    if let Err(error) = &begun
+        && !output.is_cancelled()
+    {
         // What fails for a moment, such as a launcher that is killed, fails no build.
+        output.note(&format!("{}; once more", error.message));
         discard(&spec, &folder).await?;
         begun = begin(&step, &folder, &spec).await;
     }
@@ -78,7 +81,10 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
         Ok(container) => finish(&step, &container, &spec, output).await,
         Err(error) => Err(error),
     };
-    discard(&spec, &folder).await?;
+    if let Err(error) = discard(&spec, &folder).await {
+        // Looked for again when the server starts.
+        output.note(&error.message);
+    }
     layer
 }
 

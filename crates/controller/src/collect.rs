@@ -14,9 +14,8 @@ use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Index, Manifest};
 use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
-use crate::Server;
-use crate::http::system;
 use crate::mirror::{Change, Mirror, Pushed, build_key, deploy_key, manifest_key, release_key, tag_key};
+use crate::{Server, Settings};
 
 /// Releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -264,32 +263,25 @@ fn names(folder: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Refuses what would fill the disk, with the numbers and what there is to remove. `what` needs the room.
-pub(crate) fn has_room(server: &Server, what: &str) -> Result<(), Problem> {
-    let data = &server.settings.data;
-    let reserve = server.settings.collect.reserve;
+/// Refuses what would fill the disk, with the numbers. `what` is about to keep `more` bytes, as far as that is known.
+pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
+    let data = &settings.data;
+    let needed = settings.collect.reserve.saturating_add(more);
     let stat = rustix::fs::statvfs(data)
         .map_err(|error| Problem::internal(format!("{} cannot be looked at: {error}", data.display())))?;
     let free = stat.f_bavail * stat.f_frsize;
-    if free >= reserve {
+    if free >= needed {
         return Ok(());
     }
     let bytes = gantry_model::Bytes;
-    let mut kinds: Vec<(u64, &str)> =
-        system::KINDS.iter().map(|kind| (system::size(&data.join(kind)), *kind)).collect();
-    kinds.sort_unstable_by(|one, other| other.cmp(one));
-    let most: Vec<String> = kinds.iter().take(3).map(|(size, kind)| format!("{kind} {}", bytes(*size))).collect();
     let refused = format!(
         "the disk of {} has {} free of {}, and {what} needs {}",
         data.display(),
         bytes(free),
         bytes(stat.f_blocks * stat.f_frsize),
-        bytes(reserve)
+        bytes(needed)
     );
-    let hint = format!(
-        "of Gantry's own the most is {}; `gantry status` tells all of it, `gantry app destroy` and `gantry base rm` free some",
-        most.join(", ")
-    );
+    let hint = "`gantry status` tells what takes the space; `gantry app destroy` and `gantry base rm` free some";
     Err(Problem::new(507, refused).hint(hint))
 }
 

@@ -21,10 +21,11 @@ use tokio::time::Sleep;
 /// The longest that a client may take to send a request's head, and to ask again on a kept connection: as long as at the router.
 const HEAD: Duration = Duration::from_secs(75);
 
-/// The longest that it may say nothing in the middle of a request's body: as long as in a push.
-const SILENCE: Duration = Duration::from_secs(60);
+/// The longest that it may say nothing in the middle of a request's body: a base that is piped in is made meanwhile.
+const SILENCE: Duration = Duration::from_secs(300);
 
-/// The most connections: agent and router of a thousand machines with a few each, and people. More wait to be taken.
+/// The most connections that requests are waited for on: agent and router of a thousand machines with a few each, and people.
+/// More wait to be taken. Sessions that such a connection becomes (`gantry exec`) are not among them.
 const CONNECTIONS_MAX: usize = 8192;
 
 /// After a failed accept (too many open files), before the next.
@@ -32,7 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1, which is what the command line, git and the registry's clients speak.
 pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Half of the files that may be open are for everything else.
+    let files = usize::try_from(gantry_linux::process::open_files()).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX.min(files / 2)));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
     loop {
@@ -41,7 +44,8 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        gantry_linux::connection::tune(&stream);
+        // Whoever reads a log may stop at a page of it for as long as they like.
+        gantry_linux::connection::tune(&stream, None);
         let service = TowerToHyperService::new(router.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             service.call(request.map(|body| axum::body::Body::new(Patient { body, silence: None })))

@@ -75,6 +75,9 @@ pub enum PullError {
     /// Its answer makes no sense.
     #[error("the registry's answer is refused: {0}")]
     Answer(String),
+    /// There is no room for it.
+    #[error("{0}")]
+    NoRoom(String),
     /// The image is not one that runs here.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -83,7 +86,7 @@ pub enum PullError {
     Blob(#[from] BlobError),
 }
 
-/// Pulls an image; its manifest. `tell` hears what is being fetched.
+/// Pulls an image; its manifest. `tell` hears what is being fetched; `fits` says why so many bytes do not.
 ///
 /// # Errors
 /// [`PullError`]. Blobs that came before stay; what nothing names is collected.
@@ -92,13 +95,19 @@ pub async fn pull(
     credentials: Option<&Credentials>,
     blobs: &Blobs,
     tell: impl Fn(String) + Sync,
+    fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
     let registry = Registry::new(remote.clone(), credentials)?;
     let late = || PullError::Answer(format!("it took longer than {} s", DEADLINE.as_secs()));
-    tokio::time::timeout(DEADLINE, whole(registry, blobs, tell)).await.map_err(|_| late())?
+    tokio::time::timeout(DEADLINE, whole(registry, blobs, tell, fits)).await.map_err(|_| late())?
 }
 
-async fn whole(mut registry: Registry<'_>, blobs: &Blobs, tell: impl Fn(String) + Sync) -> Result<Digest, PullError> {
+async fn whole(
+    mut registry: Registry<'_>,
+    blobs: &Blobs,
+    tell: impl Fn(String) + Sync,
+    fits: impl Fn(u64) -> Result<(), String>,
+) -> Result<Digest, PullError> {
     let remote = &registry.remote;
     tell(format!("Reading {remote}"));
     let (digest, text) = registry.image().await?;
@@ -111,6 +120,7 @@ async fn whole(mut registry: Registry<'_>, blobs: &Blobs, tell: impl Fn(String) 
         }
     }
     let bytes: u64 = missing.iter().map(|descriptor| descriptor.size).sum();
+    fits(bytes).map_err(PullError::NoRoom)?;
     tell(format!("Fetching {} of {} blobs, {}", missing.len(), manifest.blobs().count(), gantry_model::Bytes(bytes)));
     let mut fetches = Vec::new();
     for descriptor in missing {
@@ -308,7 +318,7 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
 /// A registry is somebody else's: what it leads to is on the network, and asked over TLS.
 fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
     let local = url.host_str().is_none_or(|host| {
-        let host = host.trim_matches(['[', ']']);
+        let host = host.trim_matches(['[', ']']).trim_end_matches('.');
         host == "localhost"
             || host.ends_with(".localhost")
             || host.parse::<IpAddr>().is_ok_and(|ip| {
@@ -345,6 +355,7 @@ mod tests {
             ("http://cdn.example/blob", false),
             ("https://localhost/blob", false),
             ("https://a.localhost:5000/blob", false),
+            ("https://localhost./blob", false),
             ("https://127.0.0.1:4600/v1/apps", false),
             ("https://[::1]/", false),
             ("https://[::ffff:127.0.0.1]/", false),

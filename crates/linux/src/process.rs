@@ -3,10 +3,20 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit};
 use rustix::thread::UnshareFlags;
 
 use crate::{LinuxError, Tried};
+
+/// How many files this process may have open: as many as it may at all, from here on. Services have a connection each for many
+/// clients, and are often started with the 1,024 that `select` can count.
+#[must_use]
+pub fn open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
 
 /// What [`SingleThreaded::fork`] returned to.
 pub enum Forked {

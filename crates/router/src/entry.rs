@@ -23,6 +23,9 @@ use crate::{Listeners, Router, RouterError, tls};
 /// longer than the minute that proxies in front keep theirs, or they would ask on one that is just being closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// The longest that a client may take nothing of what is sent to it.
+const UNTAKEN: Duration = Duration::from_secs(120);
+
 /// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -45,7 +48,7 @@ impl Entry {
             (Some(listener), Some((chain, key))) => Some((listening(listener)?, tls::acceptor(chain, key)?)),
             _ => None,
         };
-        tracing::info!(address = ?plain.local_addr().ok(), "routing");
+        tracing::info!(address = ?plain.local_addr().ok(), files = gantry_linux::process::open_files(), "routing");
         let threads = Threads::start().map_err(RouterError::Threads)?;
         Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new(), threads })
     }
@@ -69,7 +72,7 @@ impl Entry {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    gantry_linux::connection::tune(&stream);
+                    gantry_linux::connection::tune(&stream, Some(UNTAKEN));
                     // To be registered with the runtime of the thread that serves it.
                     if let Ok(stream) = stream.into_std() {
                         self.connection(stream, peer, tls.cloned());

@@ -357,13 +357,14 @@ async fn without_a_router_most_of_it_arrives() {
 /// The access log, once it has `lines` lines.
 async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
     let path = running.folder.path().join("access.log");
-    loop {
+    for _ in 0..2000 {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         if text.lines().count() >= lines {
             return text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    panic!("there are not {lines} lines after 10 s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

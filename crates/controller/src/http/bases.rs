@@ -36,7 +36,7 @@ pub(crate) async fn import(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    has_room(&server, "a base")?;
+    has_room(&server.settings, "a base", 0)?;
     let _hold = server.holds.take();
     let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
     let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
@@ -94,7 +94,7 @@ async fn make(
     recipe: &BaseRecipe,
     sender: &mpsc::Sender<Making>,
 ) -> Result<BaseInfo, Problem> {
-    has_room(server, "a base")?;
+    has_room(&server.settings, "a base", 0)?;
     let path = server.settings.data.join("builds").join(format!("base-{base}.log"));
     let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
     let _hold = server.holds.take();

@@ -97,11 +97,13 @@ impl Pull {
     }
 
     async fn run(&self, server: &Server, sender: &mpsc::Sender<Making>) -> Result<Digest, Problem> {
-        has_room(server, "a pull")?;
+        has_room(&server.settings, "a pull", 0)?;
+        let fits = |bytes| has_room(&server.settings, "a pull", bytes).map_err(|full| full.message);
         let tell = |text| drop(sender.try_send(Making::Line { text }));
-        let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell).await;
+        let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell, fits).await;
         pulled.map_err(|error| match &error {
             PullError::Unreachable { .. } => Problem::new(502, error.to_string()),
+            PullError::NoRoom(why) => Problem::new(507, why.clone()),
             _ => Problem::new(422, format!("{} cannot be pulled: {}", self.remote, causes(&error))),
         })
     }

@@ -34,14 +34,12 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     json(&status)
 }
 
-/// The folders that grow.
-pub(crate) const KINDS: [&str; 8] = ["blobs", "layers", "caches", "git", "builds", "logs", "volumes", "containers"];
-
 /// Bytes by kind.
 async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
-        KINDS.into_iter().map(|kind| (kind.to_owned(), size(&data.join(kind)))).collect()
+        let kinds = ["blobs", "layers", "caches", "git", "builds", "logs", "volumes", "containers"];
+        kinds.into_iter().map(|kind| (kind.to_owned(), size(&data.join(kind)))).collect()
     });
     sizes.await.unwrap_or_default()
 }

@@ -83,7 +83,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     {
         return Ok(created(repository, &digest));
     }
-    has_room(server, "an upload")?;
+    has_room(&server.settings, "an upload", announced(&request))?;
     let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
         append(&mut writer, request).await?;
@@ -95,6 +95,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
 }
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
+    has_room(&server.settings, "an upload", announced(&request))?;
     let upload = server.uploads.get(id)?;
     let mut guard = upload.lock().await;
     let writer = guard.as_mut().ok_or_else(|| Problem::missing("this upload has ended"))?;
@@ -113,6 +114,7 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
+    has_room(&server.settings, "an upload", announced(&request))?;
     let upload = server.uploads.get(id)?;
     let mut guard = upload.lock().await;
     let mut writer = guard.take().ok_or_else(|| Problem::missing("this upload has ended"))?;
@@ -149,6 +151,11 @@ fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
         (Some(_), Some(begin)) if begin == size => Ok(()),
         _ => Err(Problem::new(416, format!("the upload has {size} bytes; go on from there")).into()),
     }
+}
+
+/// The length of a body that says it; no more is known of others before they came.
+fn announced(request: &Request) -> u64 {
+    request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 async fn append(writer: &mut Writer, request: Request) -> Answer<()> {
