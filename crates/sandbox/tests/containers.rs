@@ -112,7 +112,8 @@ async fn calls() {
     assert!(!lines.iter().any(|line| line.starts_with("new") || line == "mounted"), "{lines:?}");
 }
 
-/// What Docker hides, and what it lets nobody write; `/sys` is read-only here too.
+/// What Docker hides, and what it lets nobody write; `/sys` is read-only here too. Said anew: a path that the sandbox's own list
+/// loses is missed here.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",

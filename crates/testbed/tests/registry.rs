@@ -11,6 +11,7 @@ use gantry_testbed::World;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// An answer.
 #[derive(Debug)]
@@ -77,10 +78,7 @@ impl Registry<'_> {
 }
 
 fn digest(content: &[u8]) -> String {
-    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
-    child.stdin.take().expect("open").write_all(content).expect("written");
-    let text = child.wait_with_output().expect("ended").stdout;
-    format!("sha256:{}", String::from_utf8_lossy(&text[..64]))
+    format!("sha256:{}", hex::encode(Sha256::digest(content)))
 }
 
 fn manifest(config: &str, config_size: usize, layer: &str, layer_size: usize) -> String {
@@ -332,7 +330,7 @@ impl Pusher {
     /// Pushes an image as clients do, and pulls it and the two before it; what was missing.
     async fn image(&mut self, tag: &str, config: &[u8], layer: &[u8]) -> Option<String> {
         for content in [config, layer] {
-            let digest = sha256(content);
+            let digest = digest(content);
             if self.ask("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
                 let (status, text) = self.ask("POST", &format!("blobs/uploads/?digest={digest}"), content).await;
                 assert_eq!(status, 201, "{text:?}");
@@ -340,15 +338,15 @@ impl Pusher {
         }
         // As with larger images: the rounds of the collector come in between.
         tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        let text = manifest(&sha256(config), config.len(), &sha256(layer), layer.len());
+        let text = manifest(&digest(config), config.len(), &digest(layer), layer.len());
         let (status, told) = self.ask("PUT", &format!("manifests/{tag}"), text.as_bytes()).await;
         if status != 201 {
             return Some(format!("{status} {told:?}"));
         }
         for (path, content) in [
             (format!("manifests/{tag}"), text.as_bytes()),
-            (format!("blobs/{}", sha256(config)), config),
-            (format!("blobs/{}", sha256(layer)), layer),
+            (format!("blobs/{}", digest(config)), config),
+            (format!("blobs/{}", digest(layer)), layer),
         ] {
             self.kept.push((path, content.to_vec()));
         }
@@ -361,11 +359,6 @@ impl Pusher {
         }
         None
     }
-}
-
-fn sha256(content: &[u8]) -> String {
-    use sha2::Digest;
-    format!("sha256:{}", hex::encode(sha2::Sha256::digest(content)))
 }
 
 /// Pushes, overwritten tags and pulls while the collector goes round; what was lost of how many requests, and how many blobs
