@@ -21,8 +21,9 @@ use crate::machine::{program, require_root};
 use crate::printer::told;
 use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, start_logging};
 
-/// Pauses before a service that died is started again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Pauses before a service that died is started again: the first, and the longest. A server that cannot start costs little to
+/// try, and whoever mends what is wrong at night wants it back at once.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// One that lived this long begins with the shortest pause again.
 const STEADY: Duration = Duration::from_secs(2);

@@ -5,10 +5,15 @@
 //! - [`Etcd`]: a real one. With `GANTRY_TEST_ETCD` set a world has its store in one of its own, unless it says where.
 //! - [`load`]: requests without pause, each counted; what fails is kept with its reason.
 
+mod command;
 mod etcd;
+mod leftovers;
 pub mod load;
 mod number;
+mod repository;
 mod world;
 
+pub use command::{Output, program, run};
 pub use etcd::Etcd;
-pub use world::{Output, Repository, World, program, run};
+pub use repository::Repository;
+pub use world::World;

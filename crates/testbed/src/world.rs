@@ -5,43 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Etcd;
+use crate::command::command;
 use crate::number::Number;
+use crate::{Etcd, Output, Repository, program, run};
 
 /// Between two looks at what is waited for: a look starts a program, and must not take the processor from what it looks at.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(90);
-
-/// What a command said.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// Its exit status.
-    pub status: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl Output {
-    /// Everything that it said.
-    #[must_use]
-    pub fn all(&self) -> String {
-        format!("{}{}", self.out, self.err)
-    }
-
-    /// It succeeded.
-    ///
-    /// # Panics
-    /// When it did not, with everything it said.
-    #[must_use]
-    pub fn good(self) -> Self {
-        assert_eq!(self.status, 0, "{}", self.all());
-        self
-    }
-}
 
 /// A cloud with everything of its own.
 pub struct World {
@@ -392,81 +364,15 @@ impl World {
         output
     }
 
-    /// What there is besides the instances that are wanted: folders, control groups, links, and everything half made.
-    #[must_use]
-    pub fn strays(&self, wanted: &[String]) -> Vec<String> {
-        let entries = |path: PathBuf| -> Vec<String> {
-            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-        };
-        let mut strays = Vec::new();
-        let groups = Path::new("/sys/fs/cgroup/pids").join(&self.name);
-        for (what, found) in [
-            ("folder", entries(self.path("data/containers"))),
-            ("state", entries(self.path("run/containers"))),
-            ("group", entries(groups.clone())),
-        ] {
-            let is_file = |name: &String| what == "group" && !groups.join(name).is_dir();
-            strays.extend(
-                found
-                    .iter()
-                    .filter(|name| !wanted.contains(name) && !is_file(name) && *name != "build")
-                    .map(|name| format!("{what} {name}")),
-            );
-            strays.extend(wanted.iter().filter(|name| !found.contains(name)).map(|name| format!("no {what} {name}")));
-        }
-        for folder in ["data/scratch", "data/blobs/uploads"] {
-            strays.extend(entries(self.path(folder)).into_iter().map(|name| format!("{folder}/{name}")));
-        }
-        strays
-            .extend(entries(groups.join("build")).into_iter().filter(|name| groups.join("build").join(name).is_dir()));
-        strays.extend(entries(self.path("data/layers")).into_iter().filter(|name| name.starts_with("new-")));
-        let mut find = command("find", &[]);
-        find.arg(self.path("data/git")).args(["-name", "tmp_objdir-*"]);
-        strays.extend(run(find).out.lines().map(str::to_owned));
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let folder = self.folder.path().display().to_string();
-        strays.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
-        let links = run(command("ip", &["-o", "link", "show", "master", &self.name])).out.lines().count();
-        if links != wanted.len() {
-            strays.push(format!("{links} links for {} instances", wanted.len()));
-        }
-        strays
+    /// The first three numbers of its addresses.
+    pub(crate) fn subnet(&self) -> [u16; 3] {
+        self.number.network()
     }
 
     /// A network of 254 addresses, in a range of this world's own.
     fn network(&self) -> String {
-        let [a, b, c] = self.number.network();
+        let [a, b, c] = self.subnet();
         format!("{a}.{b}.{c}.1/24")
-    }
-
-    /// Everything of this world's that the machine still has.
-    #[must_use]
-    pub fn left_behind(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        let name = &self.name;
-        if run(command("ip", &["link", "show", name])).status == 0 {
-            left.push(format!("bridge {name}"));
-        }
-        // A container's link is named after its address.
-        let [a, b, c] = self.number.network();
-        let prefix = format!("gt{a:02x}{b:02x}{c:02x}");
-        let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|link| link.file_name());
-        left.extend(links.filter_map(|link| link.into_string().ok()).filter(|link| link.starts_with(&prefix)));
-        let tables = run(command("nft", &["list", "tables"])).out;
-        left.extend(tables.lines().filter(|line| line.split(' ').any(|word| word == name)).map(str::to_owned));
-        for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"] {
-            let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(name);
-            if path.exists() {
-                left.push(path.display().to_string());
-            }
-        }
-        let folder = self.folder.path().display().to_string();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned));
-        let processes = run(command("pgrep", &["-a", "-f", &folder])).out;
-        left.extend(processes.lines().filter(|line| line.contains("gantry")).map(str::to_owned));
-        left
     }
 }
 
@@ -487,121 +393,6 @@ impl Drop for World {
         assert_eq!(output.status, 0, "{}", output.all());
         assert_eq!(left, Vec::<String>::new(), "left behind");
     }
-}
-
-/// A git repository to push from.
-pub struct Repository {
-    folder: PathBuf,
-}
-
-impl Repository {
-    /// Runs git in it; it must succeed.
-    ///
-    /// # Panics
-    /// When git fails.
-    pub fn git(&self, arguments: &[&str]) -> Output {
-        self.try_git(arguments).good()
-    }
-
-    fn try_git(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("git");
-        command
-            .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.version=2"])
-            .args(arguments)
-            .current_dir(&self.folder)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .stdin(Stdio::null());
-        run(command)
-    }
-
-    /// Writes a file.
-    ///
-    /// # Panics
-    /// When it cannot be written.
-    pub fn write(&self, path: &str, text: &str) {
-        let path = self.folder.join(path);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-        std::fs::write(path, text).expect("written");
-    }
-
-    /// Replaces a text in a file.
-    ///
-    /// # Panics
-    /// When it is not there.
-    pub fn replace(&self, path: &str, from: &str, to: &str) {
-        let text = std::fs::read_to_string(self.folder.join(path)).expect("a file");
-        assert!(text.contains(from), "{path} has no {from:?}");
-        self.write(path, &text.replace(from, to));
-    }
-
-    /// Commits everything; its full SHA.
-    ///
-    /// # Panics
-    /// When git fails.
-    pub fn commit(&self, message: &str) -> String {
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "--message", message]);
-        self.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
-    }
-
-    /// Pushes the head to the app's branch.
-    #[must_use]
-    pub fn push(&self) -> Output {
-        self.try_git(&["push", "gantry", "HEAD:main"])
-    }
-
-    /// A push that goes on by itself.
-    ///
-    /// # Panics
-    /// When git cannot be started.
-    #[must_use]
-    pub fn push_in_background(&self) -> Child {
-        Command::new("git")
-            .args(["push", "gantry", "HEAD:main"])
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("git")
-    }
-
-    /// Any other git command, whatever comes of it.
-    #[must_use]
-    pub fn attempt(&self, arguments: &[&str]) -> Output {
-        self.try_git(arguments)
-    }
-}
-
-fn command(program: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// Runs a command to its end.
-///
-/// # Panics
-/// When it cannot be started.
-#[must_use]
-pub fn run(mut command: Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    Output {
-        status: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-/// A program of this workspace, as it was built with the test.
-///
-/// # Panics
-/// When it is not built.
-#[must_use]
-pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let folder = test.ancestors().find(|path| path.join(name).is_file());
-    folder.unwrap_or_else(|| panic!("{name} is not built; `./test` does it")).join(name)
 }
 
 /// The examples; elsewhere on a machine that has the tests and not the source.

@@ -114,9 +114,7 @@ fn transcript(world: &World, broken: &Broken) -> String {
     repository.write("server.py", &broken.server);
     repository.write("container/roles.json", &format!("{{ web: {{ {} }} }}", broken.role));
     if let Some(compile) = broken.compile {
-        repository.write("container/compile", &format!("#!/bin/sh\n{compile}\n"));
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(world.path(&format!("repository-{name}/container/compile")), mode).expect("set");
+        repository.compile_with(compile);
     }
     repository.commit("it");
     let push = repository.push();

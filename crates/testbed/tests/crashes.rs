@@ -133,7 +133,7 @@ fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     // Slow enough that each state is seen.
-    slow_build(&world, &repository, 0.7);
+    repository.compile_with("sleep 0.7");
     push_site(&repository, "first");
     for service in ["server", "agent", "router"] {
         for state in ["building", "starting", "verifying", "promoting", "draining"] {
@@ -181,7 +181,7 @@ fn after_a_reboot_everything_runs_again() {
     let _ = keeper.push().good();
     let note = ["exec", "keeper", "--", "/bin/sh", "-c", "cat /data/note 2>/dev/null || echo of old > /data/note"];
     let _ = world.gantry(&note).good();
-    slow_build(&world, &repository, 3.0);
+    repository.compile_with("sleep 3.0");
     repository.write("server.py", &site::SERVER.replace("VERSION", "two"));
     repository.commit("two");
     let mut pushing = repository.push_in_background();
@@ -199,13 +199,6 @@ fn after_a_reboot_everything_runs_again() {
     assert!(page(&world, "keeper").starts_with("kept"));
     world.wait("the build was begun again", |world| page(world, "shop").starts_with("two").then_some(()));
     assert_eq!(world.gantry(&note).good().out, "of old\n");
-}
-
-/// Gives the site a compile step that takes `seconds`.
-fn slow_build(world: &World, repository: &gantry_testbed::Repository, seconds: f32) {
-    repository.write("container/compile", &format!("#!/bin/sh\nsleep {seconds}\n"));
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
 }
 
 fn builds(world: &World) -> Option<()> {
@@ -235,7 +228,7 @@ fn a_deploy_outlives_the_client_that_asked_for_it() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
-    slow_build(&world, &repository, 2.0);
+    repository.compile_with("sleep 2.0");
     repository.write("server.py", &site::SERVER.replace("VERSION", "two"));
     repository.commit("two");
     let mut first = repository.push_in_background();
@@ -250,7 +243,7 @@ fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
-    slow_build(&world, &repository, 3.0);
+    repository.compile_with("sleep 3.0");
     let push = |version: &str| {
         repository.write("server.py", &site::SERVER.replace("VERSION", version));
         repository.commit(version);

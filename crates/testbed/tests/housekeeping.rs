@@ -54,9 +54,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     let before = blobs(&world);
     assert!(before.len() > 5, "{before:?}");
     let gone = site(&world, "gone", 1);
-    gone.write("container/compile", "#!/bin/sh\nhead -c 1000000 /dev/urandom > /app/made\n");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("repository-gone/container/compile"), mode).expect("set");
+    gone.compile_with("head -c 1000000 /dev/urandom > /app/made");
     push_site(&gone, "never again");
     assert!(names(world.path("data/layers")).len() > layers);
     assert!(blobs(&world).len() >= before.len() + 3, "a manifest, a configuration and a layer at least");

@@ -36,11 +36,7 @@ fn a_bad_repository_is_refused_with_its_reason() {
     shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
     shop.git(&["add", "--all"]);
     refused(&world, &shop, &["build failed in compile", "cannot be executed; make it executable"]);
-    shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
-    shop.git(&["add", "--all"]);
-    shop.git(&["update-index", "--chmod=+x", "container/compile"]);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+    shop.compile_with("echo working\necho 'no such gem: rails' >&2\nexit 3");
     refused(&world, &shop, &["build failed in compile: container/compile exited with 3", "no such gem: rails"]);
 
     let other = shop.attempt(&["push", "gantry", "HEAD:feature"]);
@@ -144,11 +140,7 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
     let shop = site(&world, "shop", 1);
     push_site(&shop, "good");
     let compile = |script: &str| {
-        shop.write("container/compile", &format!("#!/bin/sh\n{script}\n"));
-        shop.git(&["add", "--all"]);
-        shop.git(&["update-index", "--chmod=+x", "container/compile"]);
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+        shop.compile_with(script);
     };
     compile("echo working; sleep 1000");
     refused(&world, &shop, &["build failed in compile: container/compile did not end in 3 s", "working"]);

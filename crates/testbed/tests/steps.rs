@@ -82,9 +82,7 @@ impl Sweep {
         let world = World::start(&[]);
         std::fs::create_dir(world.path("steps")).expect("made");
         let repository = site(&world, "shop", 2);
-        repository.write("container/compile", "#!/bin/sh\necho $$ > /app/made\n");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(world.path("repository-shop/container/compile"), mode).expect("set");
+        repository.compile_with("echo $$ > /app/made");
         let commit = push_site(&repository, "v0");
         Self { world, repository, number: 0, commit, slowest: Duration::ZERO, second_kills: 0 }
     }

@@ -1,0 +1,101 @@
+//! What a world's users push from.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::{Output, run};
+
+/// A git repository to push from.
+pub struct Repository {
+    pub(crate) folder: PathBuf,
+}
+
+impl Repository {
+    /// Runs git in it; it must succeed.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn git(&self, arguments: &[&str]) -> Output {
+        self.try_git(arguments).good()
+    }
+
+    fn try_git(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("git");
+        command
+            .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.version=2"])
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .stdin(Stdio::null());
+        run(command)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.folder.join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, text).expect("written");
+    }
+
+    /// Gives it a compile step: commands of a shell.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn compile_with(&self, commands: &str) {
+        self.write("container/compile", &format!("#!/bin/sh\n{commands}\n"));
+        let path = self.folder.join("container/compile");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("set");
+    }
+
+    /// Replaces a text in a file.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn replace(&self, path: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.folder.join(path)).expect("a file");
+        assert!(text.contains(from), "{path} has no {from:?}");
+        self.write(path, &text.replace(from, to));
+    }
+
+    /// Commits everything; its full SHA.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--allow-empty", "--message", message]);
+        self.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
+    }
+
+    /// Pushes the head to the app's branch.
+    #[must_use]
+    pub fn push(&self) -> Output {
+        self.try_git(&["push", "gantry", "HEAD:main"])
+    }
+
+    /// A push that goes on by itself.
+    ///
+    /// # Panics
+    /// When git cannot be started.
+    #[must_use]
+    pub fn push_in_background(&self) -> Child {
+        Command::new("git")
+            .args(["push", "gantry", "HEAD:main"])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("git")
+    }
+
+    /// Any other git command, whatever comes of it.
+    #[must_use]
+    pub fn attempt(&self, arguments: &[&str]) -> Output {
+        self.try_git(arguments)
+    }
+}
