@@ -206,6 +206,7 @@ impl Blobs {
         let upload = self.backend.put_multipart(&name).await.map_err(|error| failed("begin to write")(error.into()))?;
         Ok(Writer {
             backend: Arc::clone(&self.backend),
+            collecting: Arc::clone(&self.collecting),
             name,
             upload,
             pending: BytesMut::new(),
@@ -288,6 +289,7 @@ fn verify(expected: &Digest, found: &Digest) -> Result<(), BlobError> {
 /// A blob on its way. Dropped before [`Writer::finish`], it leaves nothing.
 pub struct Writer {
     backend: Arc<dyn ObjectStore>,
+    collecting: Arc<tokio::sync::Mutex<()>>,
     name: Path,
     upload: Box<dyn MultipartUpload>,
     pending: BytesMut,
@@ -347,6 +349,8 @@ impl Writer {
         gantry_linux::step!("blob.written");
         self.upload.complete().await.map_err(|error| failed("finish")(error.into()))?;
         gantry_linux::step!("blob.completed");
+        // Not between the collector's look at an old blob of that name and its end.
+        let _guard = self.collecting.lock().await;
         self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
         gantry_linux::step!("blob.named");
         Ok((digest, self.size))
@@ -438,8 +442,10 @@ mod tests {
                     // Few enough that the same ones come and go again and again.
                     let content = Bytes::from(format!("{}", (user * 31 + turn * 7) % 40));
                     let digest = Hasher::of(&content);
-                    if blobs.size(&digest).await.expect("an answer").is_none() {
-                        blobs.put(content.clone()).await.expect("written");
+                    // Some ask first whether it is there, some write it anew.
+                    if user % 2 == 0 || blobs.size(&digest).await.expect("an answer").is_none() {
+                        let pieces = futures_util::stream::iter([Ok(content.clone())]).boxed();
+                        blobs.put_stream(pieces, Some(&digest)).await.expect("written");
                     }
                     assert_eq!(blobs.read(&digest).await.expect("it is there"), content);
                     if turn % 50 == 0 {

@@ -24,6 +24,14 @@ const REQUEST_MAX: u64 = PUSH_MAX + (64 << 20);
 const SILENCE: Duration = Duration::from_secs(60);
 const REQUEST_TIME: Duration = Duration::from_secs(3600);
 
+/// What git, and each program that it starts, may have of the machine for one conversation: bytes of address space, and seconds of
+/// processor time. A few kilobytes of deltas can stand for an object of gigabytes, which git has in memory to look at.
+const MEMORY_MAX: u64 = 1 << 30;
+const PROCESSOR_MAX: u64 = 900;
+
+/// A lock this old is of a git that was killed: git holds one for as long as it writes a small file.
+const LOCK_AGE: Duration = Duration::from_secs(60);
+
 /// Which conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
@@ -79,10 +87,14 @@ pub enum GitError {
 }
 
 /// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 13] = [
     // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
     ("receive.unpackLimit", "1"),
     ("core.bigFileThreshold", "64m"),
+    // Packs are looked at in pieces, with few threads: see `MEMORY_MAX`.
+    ("core.packedGitWindowSize", "32m"),
+    ("core.packedGitLimit", "256m"),
+    ("pack.threads", "2"),
     // Refs are moved by the hook: see `hook`.
     ("receive.procReceiveRefs", "refs/heads/"),
     ("receive.fsckObjects", "true"),
@@ -95,7 +107,7 @@ const SETTINGS: [(&str, &str); 10] = [
 ];
 
 /// Rises with them: a repository that was made with others gets these.
-const SETTINGS_VERSION: &str = "3";
+const SETTINGS_VERSION: &str = "4";
 
 /// All repositories.
 #[derive(Debug, Clone)]
@@ -129,10 +141,12 @@ impl Repositories {
         Ok(repositories)
     }
 
-    /// Takes away what a push left that was killed: objects that were never accepted.
+    /// Takes away what a push left that was killed: objects that were never accepted, and locks.
     fn sweep(&self) {
-        let objects = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let objects = objects.map(|entry| entry.path().join("objects"));
+        let repositories = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let repositories: Vec<PathBuf> = repositories.map(|entry| entry.path()).collect();
+        repositories.iter().for_each(|path| unlock(path));
+        let objects = repositories.iter().map(|path| path.join("objects"));
         let entries = objects.flat_map(|objects| std::fs::read_dir(objects).into_iter().flatten().flatten());
         for entry in entries {
             let name = entry.file_name();
@@ -201,7 +215,7 @@ impl Repositories {
         Ok(())
     }
 
-    /// Packs an app's repository, when it has grown untidy by git's own measure.
+    /// Removes stale locks, and packs an app's repository when it has grown untidy by git's own measure.
     ///
     /// # Errors
     /// [`GitError`].
@@ -209,6 +223,7 @@ impl Repositories {
         if !self.path(app).join("gantry-ready").exists() {
             return Ok(());
         }
+        unlock(&self.path(app));
         // Objects of a push under way are younger than what is pruned: two weeks, git's default.
         let arguments =
             ["-c", "gc.auto=6700", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false", "gc", "--auto"];
@@ -279,10 +294,30 @@ impl Repositories {
             .stdin(Stdio::piped())
             .spawn()
             .map_err(GitError::Run)?;
+        // It starts others only when it has read something.
+        if let Some(pid) = child.id() {
+            gantry_linux::process::bound(pid, MEMORY_MAX, PROCESSOR_MAX)
+                .map_err(|error| GitError::Run(error.source))?;
+        }
         if let Some(input) = child.stdin.take() {
             tokio::spawn(send(input, body));
         }
         Ok(receive(child, guard))
+    }
+}
+
+/// Removes the locks that a killed git left on its configuration and refs: each would stop every change of that file for ever.
+fn unlock(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(is) = entry.metadata() else { continue };
+        if is.is_dir() && entry.file_name() != "objects" {
+            unlock(&entry.path());
+        } else if is.is_file() && entry.path().extension().is_some_and(|end| end == "lock") {
+            let age = is.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if age > LOCK_AGE && std::fs::remove_file(entry.path()).is_ok() {
+                tracing::warn!(path = %entry.path().display(), "removed the lock of a git that was killed");
+            }
+        }
     }
 }
 

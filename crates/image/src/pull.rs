@@ -2,7 +2,6 @@
 //! every answer is bounded, every blob checked against its digest.
 
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,7 +15,7 @@ use serde::Deserialize;
 use crate::manifest::{
     Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError,
 };
-use crate::remote::Remote;
+use crate::remote::{Remote, is_local};
 
 /// The largest manifest: what registries take (distribution specification, "Pushing Manifests").
 const MANIFEST_MAX: usize = 4 << 20;
@@ -158,7 +157,7 @@ enum Token {
 
 impl<'a> Registry<'a> {
     fn new(remote: Remote, credentials: Option<&'a Credentials>) -> Result<Self, PullError> {
-        let on_loopback = remote.is_loopback();
+        let on_loopback = remote.is_local();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(PATIENCE)
@@ -304,7 +303,7 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
     };
     let realm = value("realm").ok_or_else(|| wrong("it names no realm"))?;
     let mut url: Url = realm.parse().map_err(|_| wrong("its realm is no address"))?;
-    if !may_lead_to(remote.is_loopback(), &url) {
+    if !may_lead_to(remote.is_local(), &url) {
         return Err(wrong("its realm is not https, or this machine's own"));
     }
     let scope = format!("repository:{}:pull", remote.repository);
@@ -317,16 +316,7 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
 
 /// A registry is somebody else's: what it leads to is on the network, and asked over TLS.
 fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
-    let local = url.host_str().is_none_or(|host| {
-        let host = host.trim_matches(['[', ']']).trim_end_matches('.');
-        host == "localhost"
-            || host.ends_with(".localhost")
-            || host.parse::<IpAddr>().is_ok_and(|ip| {
-                let ip = ip.to_canonical();
-                ip.is_loopback() || ip.is_unspecified() || matches!(ip, IpAddr::V4(v4) if v4.is_link_local())
-            })
-    });
-    on_loopback && matches!(url.scheme(), "http" | "https") || url.scheme() == "https" && !local
+    on_loopback && matches!(url.scheme(), "http" | "https") || url.scheme() == "https" && !is_local(url)
 }
 
 /// An error with everything behind it, without addresses that may carry a token.

@@ -1,6 +1,9 @@
 //! Which image of which other registry: `ghcr.io/team/shop:v3`, `localhost:5000/shop@sha256:…`.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use reqwest::Url;
 
 /// The longest reference.
 const LENGTH_MAX: usize = 500;
@@ -56,19 +59,30 @@ impl Remote {
         Ok(Some(Self { registry: registry.to_owned(), repository, reference: reference.to_owned() }))
     }
 
-    /// It is on this machine's own loopback.
+    /// It is this machine itself, however that is written: what listens there is not for everyone.
     #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
-        let host = host.trim_matches(['[', ']']);
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    pub fn is_local(&self) -> bool {
+        Url::parse(&format!("https://{}", self.registry)).map_or(true, |url| is_local(&url))
     }
 
-    /// Where its repository is: over TLS, but on loopback, where registries are tried out.
+    /// Where its repository is: over TLS, but on this machine, where registries are tried out.
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.is_loopback() { "http" } else { "https" };
+        let scheme = if self.is_local() { "http" } else { "https" };
         format!("{scheme}://{}/v2/{}", self.registry, self.repository)
     }
+}
+
+/// It leads to this machine, or to what only machines of its link can ask (such as a cloud provider's metadata).
+pub(crate) fn is_local(url: &Url) -> bool {
+    url.host_str().is_none_or(|host| {
+        let host = host.trim_matches(['[', ']']).trim_end_matches('.');
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || host.parse::<IpAddr>().is_ok_and(|ip| {
+                let ip = ip.to_canonical();
+                ip.is_loopback() || ip.is_unspecified() || matches!(ip, IpAddr::V4(v4) if v4.is_link_local())
+            })
+    })
 }
 
 impl fmt::Display for Remote {
@@ -96,9 +110,23 @@ mod tests {
         for bad in ["a.b/", "a.b/../x", "a.b/X", "a.b/x:", "a.b/x:t t", "a.b/x\n", "a.b/-/%2e%2e", "x@y.z/a"] {
             assert!(Remote::parse(bad).is_err(), "{bad:?}");
         }
-        let remote = |text| Remote::parse(text).expect("read").expect("remote");
-        assert!(remote("127.0.0.9:5000/x").is_loopback() && remote("[::1]:5000/x").is_loopback());
-        assert!(!remote("127.0.0.1.example/x").is_loopback());
+        let remote = |text: &str| Remote::parse(text).expect("read").expect("remote");
+        for local in [
+            "127.0.0.9:5000",
+            "[::1]:5000",
+            "localhost",
+            "localhost.:443",
+            "a.localhost",
+            "0.0.0.0:443",
+            "[::]:443",
+            "[::ffff:127.0.0.1]:443",
+            "2130706433:443",
+            "127.1:443",
+            "169.254.169.254",
+        ] {
+            assert!(remote(&format!("{local}/x")).is_local(), "{local}");
+        }
+        assert!(!remote("127.0.0.1.example/x").is_local() && !remote("ghcr.io/x").is_local());
     }
 
     proptest! {

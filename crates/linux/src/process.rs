@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, prlimit, setrlimit,
+};
 use rustix::thread::UnshareFlags;
 
 use crate::{LinuxError, Tried};
@@ -16,6 +18,20 @@ pub fn open_files() -> u64 {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Bounds a process, and each that it starts from here on, in memory (`bytes` of address space) and in processor time (`seconds`).
+///
+/// # Errors
+/// When it has ended, or the kernel refuses.
+pub fn bound(pid: u32, bytes: u64, seconds: u64) -> Result<(), LinuxError> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(rustix::io::Errno::SRCH).tried(|| "bound a process".to_owned())?;
+    for (resource, most) in [(Resource::As, bytes), (Resource::Cpu, seconds)] {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        prlimit(Some(pid), resource, limit).tried(|| format!("bound process {}", pid.as_raw_nonzero()))?;
+    }
+    Ok(())
 }
 
 /// What [`SingleThreaded::fork`] returned to.

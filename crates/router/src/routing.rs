@@ -137,7 +137,7 @@ pub(crate) struct State {
 pub(crate) struct Routing {
     path: PathBuf,
     state: RwLock<Arc<State>>,
-    /// Every target that has a request under way or is in the table.
+    /// Every target that is in the table, or is held by a request or by a route that somebody still reads.
     targets: Mutex<BTreeMap<Endpoint, Arc<Target>>>,
     gates: Mutex<BTreeMap<AppName, Arc<Gate>>>,
     generation: watch::Sender<Generation>,
@@ -220,19 +220,19 @@ impl Routing {
         }
         gates.retain(|app, _| table.routes.values().any(|route| route.app == *app));
         let old = self.now();
-        let (before, after) = (drains(&old.table), drains(&table));
-        targets.retain(|endpoint, target| {
-            let named = after.contains_key(endpoint);
-            if named {
+        let generation = table.generation;
+        // Published before anything is dropped: whoever still reads the old state holds its targets, and is counted.
+        let state = Arc::new(State { table, known: true, routes });
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
+        let (before, after) = (drains(&old.table), drains(&state.table));
+        for (endpoint, target) in targets.iter() {
+            if after.contains_key(endpoint) {
                 target.leave(self.farewell.get().copied());
             } else if let Some(drain) = before.get(endpoint) {
                 target.leave(Some(*drain));
                 target.pool.clear();
             }
-            named || target.active.load(Ordering::Relaxed) > 0
-        });
-        let generation = table.generation;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(State { table, known: true, routes });
+        }
         self.generation.send_replace(generation);
     }
 
@@ -248,9 +248,13 @@ impl Routing {
         drains(&self.now().table).into_values().max().unwrap_or_default()
     }
 
-    /// Lets kept connections go that are too old to be used.
+    /// Lets kept connections go that are too old to be used, and what left the table and is held by nobody.
     pub(crate) fn sweep(&self, now: Instant) {
-        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.now();
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = drains(&state.table);
+        // One that left goes with the last that holds it: a route that is still read may be asked for it.
+        targets.retain(|endpoint, target| named.contains_key(endpoint) || Arc::strong_count(target) > 1);
         targets.values().for_each(|target| target.pool.sweep(now));
     }
 
@@ -330,6 +334,14 @@ mod tests {
         assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
         drop(active);
         assert!(routing.active().is_empty());
+        // One that read the route before, and begins only now.
+        let late = route.targets[0].begin();
+        routing.sweep(Instant::now());
+        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
+        drop((late, route));
+        routing.sweep(Instant::now());
+        let left: Vec<_> = routing.targets.lock().expect("whole").keys().cloned().collect();
+        assert_eq!(left, [endpoint(2)]);
         std::fs::remove_file(&routing.path).expect("removed");
     }
 

@@ -77,6 +77,16 @@ impl Repository {
         self.try_git(&["push", "gantry", "HEAD:main"])
     }
 
+    /// What the app's branch is at, as it tells.
+    ///
+    /// # Panics
+    /// When git fails.
+    #[must_use]
+    pub fn remote_head(&self) -> String {
+        let listed = self.git(&["ls-remote", "gantry", "refs/heads/main"]).out;
+        listed.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
     /// A push that goes on by itself.
     ///
     /// # Panics

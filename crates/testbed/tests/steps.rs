@@ -172,18 +172,16 @@ impl Sweep {
     /// What is asked for once more, or called off, for everything to be over.
     fn end(&self, operation: Operation, acknowledged: bool) {
         match operation {
-            Operation::Held if acknowledged => {
-                self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
-                // A second kill may come with the answer to this.
+            Operation::Held => {
+                if acknowledged {
+                    self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
+                }
+                // What was not promised may have been taken in all the same, and a kill may come with the answer to this.
                 self.world.wait("it is called off", |world| {
                     let _ = world.gantry(&["abort", "shop"]);
                     let value = shop(world);
-                    (value["name"] == "shop" && value["deploy"]["state"] != "held").then_some(())
+                    (value["name"] == "shop" && value["deploy"].is_null()).then_some(())
                 });
-            }
-            // It was not promised, and may have been taken in all the same.
-            Operation::Held => {
-                let _ = self.world.gantry(&["abort", "shop"]);
             }
             Operation::Destroy => self.world.wait("it is gone", |world| {
                 let known = world.gantry(&["app", "show", "victim"]);
@@ -207,6 +205,8 @@ impl Sweep {
         match operation {
             Operation::Push | Operation::Superseded => {
                 assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
+                let (here, there) = (self.repository.git(&["rev-parse", "HEAD"]).out, self.repository.remote_head());
+                assert_eq!(here.trim(), there, "acknowledged, and the branch is elsewhere");
             }
             Operation::Configuration => {
                 let value = self.world.gantry(&["config", "get", "shop", "N"]).good().out;
@@ -343,6 +343,10 @@ fn every_step_is_the_last_of_its_process_once() {
     }
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
+    if long {
+        let kills = routers.len() + others.len();
+        assert!(sweep.second_kills * 2 > kills, "{} of {kills} recoveries met a step", sweep.second_kills);
+    }
     println!(
         "{} steps, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
         all.len(),

@@ -89,7 +89,7 @@ impl Pull {
         let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
         let remote = remote.ok_or_else(|| Problem::invalid(format!("{reference:?} names no registry")))?;
         // What listens on the server's own loopback is not for everyone who may deploy.
-        if remote.is_loopback() {
+        if remote.is_local() {
             caller.admin()?;
         }
         let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
