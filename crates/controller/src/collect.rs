@@ -33,16 +33,36 @@ const CACHE_MAX: u64 = 4 << 30;
 pub(crate) async fn run(server: Arc<Server>) {
     loop {
         tokio::time::sleep(server.settings.collect.every).await;
-        if let Err(error) = round(&server).await {
-            tracing::error!(%error, "collection failed; it is tried again");
-        }
+        round(&server).await;
     }
 }
 
-async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// One round. What goes wrong with one kind holds none of the others up: where the disk is full no record can be written, and
+/// that is when the space is wanted most.
+async fn round(server: &Arc<Server>) {
+    let wrong = |what: &str, error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "{what} cannot be collected; it is tried again");
+    };
+    let surplus = server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await;
+    surplus.unwrap_or_else(|problem| wrong("records", &problem.message));
+    server.uploads.prune();
+    match blobs(server).await {
+        Ok(0) => {}
+        Ok(bytes) => tracing::info!(freed = %gantry_model::Bytes(bytes), "removed blobs that nothing names"),
+        Err(error) => wrong("blobs", &error),
+    }
+    let own = Arc::clone(server);
+    tokio::task::spawn_blocking(move || folders(&own)).await.unwrap_or_else(|error| wrong("folders", &error));
+    server.core.compact().await.unwrap_or_else(|error| wrong("old revisions", &error));
+    for app in server.core.view().mirror.apps.keys() {
+        server.repositories.tidy(app).await.unwrap_or_else(|error| wrong("a repository", &error));
+    }
+}
+
+/// Removes blobs that nothing names, and forgets manifests that nobody needs; the bytes that are free now.
+async fn blobs(server: &Server) -> Result<u64, BlobError> {
     let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
     let before = held.min(SystemTime::now()) - server.settings.collect.grace;
-    server.core.mutate(|mirror, _| Ok((surplus(mirror), ()))).await.map_err(|problem| problem.message)?;
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;
     let mirror = server.core.view().mirror;
@@ -50,23 +70,17 @@ async fn round(server: &Arc<Server>) -> Result<(), Box<dyn std::error::Error + S
     let forgotten = used.forgotten(&mirror, before);
     // What they are made of goes a round after them: until then somebody may have asked for one of them.
     used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
-    server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await.map_err(|problem| problem.message)?;
+    let forget = server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await;
+    if let Err(Problem { message, .. }) = forget {
+        tracing::error!(message, "manifests that nobody needs cannot be forgotten; it is tried again");
+    }
     let mut bytes = 0;
     for (digest, size) in all {
         if !used.contains(&digest) && server.blobs.delete_older(&digest, before).await? {
             bytes += size;
         }
     }
-    if bytes > 0 {
-        tracing::info!(freed = %gantry_model::Bytes(bytes), "removed blobs that nothing names");
-    }
-    let own = Arc::clone(server);
-    tokio::task::spawn_blocking(move || folders(&own)).await?;
-    server.core.compact().await?;
-    for app in server.core.view().mirror.apps.keys() {
-        server.repositories.tidy(app).await?;
-    }
-    Ok(())
+    Ok(bytes)
 }
 
 /// Records that are of no use any more.
@@ -252,7 +266,7 @@ fn folders(server: &Server) {
         let Some((app, number)) = of.and_then(|(app, number)| Some((app, number.parse().ok()?))) else { continue };
         let known = AppName::parse(app).ok().and_then(|app| mirror.deploys.get(&app));
         let kept = known.is_some_and(|deploys| deploys.contains_key(&gantry_model::DeployNumber(number)));
-        if !kept && !name.starts_with("base-") {
+        if !kept {
             remove(&data.join("builds").join(&name));
         }
     }
@@ -283,6 +297,31 @@ pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(),
     );
     let hint = "`gantry status` tells what takes the space; `gantry app destroy` and `gantry base rm` free some";
     Err(Problem::new(507, refused).hint(hint))
+}
+
+/// Between two looks at the disk while something comes of which nobody said how large it is.
+const ROOM_STEP: u64 = 64 << 20;
+
+/// Asks for room again and again while something comes.
+pub(crate) struct Room {
+    what: &'static str,
+    since: u64,
+}
+
+impl Room {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, since: 0 }
+    }
+
+    /// Notes that so many bytes came.
+    pub(crate) fn take(&mut self, settings: &Settings, bytes: usize) -> Result<(), Problem> {
+        self.since += bytes as u64;
+        if self.since < ROOM_STEP {
+            return Ok(());
+        }
+        self.since = 0;
+        has_room(settings, self.what, 0)
+    }
 }
 
 #[cfg(test)]

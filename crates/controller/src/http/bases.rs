@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, json, name, pulls};
-use crate::collect::has_room;
+use crate::collect::{Room, has_room};
 use crate::mirror::{Mirror, Record};
 use crate::{Server, mutations};
 
@@ -38,7 +38,12 @@ pub(crate) async fn import(
     let base: BaseName = name(&base)?;
     has_room(&server.settings, "a base", 0)?;
     let _hold = server.holds.take();
-    let pieces = body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
+    let (own, mut room) = (Arc::clone(&server), Room::new("a base"));
+    let mut fits = move |piece: Bytes| {
+        room.take(&own.settings, piece.len()).map_err(|full| std::io::Error::other(full.message)).map(|()| piece)
+    };
+    let pieces =
+        body.into_data_stream().map(move |piece| piece.map_err(std::io::Error::other).and_then(&mut fits)).boxed();
     let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
         .await
         .map_err(|error| Problem::invalid(format!("the archive cannot be imported: {error}")))?;
@@ -95,7 +100,8 @@ async fn make(
     sender: &mpsc::Sender<Making>,
 ) -> Result<BaseInfo, Problem> {
     has_room(&server.settings, "a base", 0)?;
-    let path = server.settings.data.join("builds").join(format!("base-{base}.log"));
+    // No app's name has a dot: the collector of their logs passes it over.
+    let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
     let _hold = server.holds.take();
     let making = server.builder.make_base(recipe, &output);

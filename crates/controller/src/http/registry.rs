@@ -33,27 +33,34 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const LATEST: &str = "latest";
 
 /// `GET /v2/`: this is a registry.
-pub(crate) async fn version(caller: Caller) -> Answer {
-    drop(caller);
-    json(&BTreeMap::<String, String>::new())
+pub(crate) async fn version(caller: Result<Caller, Refusal>) -> Response {
+    let empty = || json(&BTreeMap::<String, String>::new());
+    caller.and_then(|_| empty()).unwrap_or_else(|refusal| told(refusal, ""))
 }
 
 /// `/v2/<repository>/(manifests|blobs|tags)/…`; what is wrong is told in the specification's form.
 pub(crate) async fn route(
     State(server): State<Arc<Server>>,
-    caller: Caller,
+    caller: Result<Caller, Refusal>,
     Path(path): Path<String>,
     request: Request,
 ) -> Response {
-    match answer(&server, &caller, &path, request).await {
-        Ok(response) => response,
-        Err(Refusal(problem)) => {
-            let code = code(problem.status, &path, &problem.message);
-            let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
-            let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, [(header::CONTENT_TYPE, "application/json")], text.to_string()).into_response()
-        }
-    }
+    let answered = match caller {
+        Ok(caller) => answer(&server, &caller, &path, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    answered.unwrap_or_else(|refusal| told(refusal, &path))
+}
+
+/// A refusal in the specification's form.
+fn told(refusal: Refusal, path: &str) -> Response {
+    let problem = &refusal.0;
+    let code = code(problem.status, path, &problem.message);
+    let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
+    // With the headers that it has anywhere.
+    let mut response = refusal.into_response();
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response.map(|_| Body::from(text.to_string()))
 }
 
 /// The specification's word for what is wrong (section "Error Codes").
@@ -69,6 +76,8 @@ fn code(status: u16, path: &str, message: &str) -> &'static str {
         404 if of("/blobs/") => "BLOB_UNKNOWN",
         404 if of("/manifests/") => "MANIFEST_UNKNOWN",
         404 => "NAME_UNKNOWN",
+        500 => "UNKNOWN",
+        _ if of("/tags/") => "PAGINATION_NUMBER_INVALID",
         409 | 507 => "DENIED",
         _ if message.starts_with("a repository") => "NAME_INVALID",
         _ if message.starts_with("the manifest names") => "MANIFEST_BLOB_UNKNOWN",
@@ -116,7 +125,7 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
         (What::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
         (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
         (What::Upload(id), Method::GET) => uploads::status(server, &repository, id).await,
-        (What::Upload(id), Method::DELETE) => uploads::give_up(server, id).await,
+        (What::Upload(id), Method::DELETE) => uploads::give_up(server, &repository, id).await,
         (_, method) => Err(Problem::new(405, format!("{method} is not for this path of the registry")).into()),
     }
 }

@@ -1,7 +1,7 @@
 //! Blobs on their way into the registry: `POST` begins, `PATCH` writes on, `PUT` ends. Streamed to the blobs as they come.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as Guard, PoisonError};
+use std::sync::{Arc, Mutex as Guard, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
@@ -11,15 +11,16 @@ use gantry_api::Problem;
 use gantry_blobs::{BlobError, Writer};
 use gantry_model::Digest;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::Answer;
 use super::registry::parameter;
-use crate::collect::has_room;
+use crate::collect::{Room, has_room};
 use crate::{Server, causes};
 
-/// Uploads at once.
+/// Uploads at once: altogether, and of a repository, so that whoever pushes to one leaves room for the others.
 const AT_ONCE: usize = 200;
+const OF_ONE: usize = 50;
 
 /// An upload that nobody writes to for this long is given up.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -33,33 +34,78 @@ pub(crate) struct Uploads(Guard<HashMap<String, Upload>>);
 
 #[derive(Clone)]
 struct Upload {
+    repository: String,
     /// Whoever holds it writes; none once it has ended.
     writer: Arc<Mutex<Option<Writer>>>,
+    /// Changes with each request. A client that asks anew has lost the request before, and whoever still reads that one lets go.
+    turn: watch::Sender<()>,
     touched: Instant,
 }
 
 impl Uploads {
-    fn add(&self, writer: Writer) -> Answer<String> {
-        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        uploads.retain(|_, upload| upload.touched.elapsed() < IDLE);
-        if uploads.len() >= AT_ONCE {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Upload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, repository: &str, writer: Writer) -> Answer<String> {
+        self.prune();
+        let mut uploads = self.lock();
+        let own = uploads.values().filter(|upload| upload.repository == repository).count();
+        if uploads.len() >= AT_ONCE || own >= OF_ONE {
             return Err(Problem::new(429, "too many uploads are under way; try again later").into());
         }
         let id = format!("{:032x}", rand::random::<u128>());
-        uploads.insert(id.clone(), Upload { writer: Arc::new(Mutex::new(Some(writer))), touched: Instant::now() });
+        let upload = Upload {
+            repository: repository.to_owned(),
+            writer: Arc::new(Mutex::new(Some(writer))),
+            turn: watch::Sender::default(),
+            touched: Instant::now(),
+        };
+        uploads.insert(id.clone(), upload);
         Ok(id)
     }
 
-    fn get(&self, id: &str) -> Answer<Arc<Mutex<Option<Writer>>>> {
-        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let upload = uploads.get_mut(id).ok_or_else(|| Problem::missing("this upload is not known; begin again"))?;
+    /// An upload to this repository; whoever writes to it already is told to let go.
+    fn get(&self, repository: &str, id: &str) -> Answer<Upload> {
+        let mut uploads = self.lock();
+        let upload = uploads.get_mut(id).filter(|upload| upload.repository == repository);
+        let upload = upload.ok_or_else(|| Problem::missing("this upload is not known; begin again"))?;
         upload.touched = Instant::now();
-        Ok(Arc::clone(&upload.writer))
+        upload.turn.send_replace(());
+        Ok(upload.clone())
+    }
+
+    fn touch(&self, id: &str) {
+        if let Some(upload) = self.lock().get_mut(id) {
+            upload.touched = Instant::now();
+        }
     }
 
     fn remove(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.lock().remove(id);
     }
+
+    /// Gives up those that nobody has written to for long, with what they have on disk.
+    pub(crate) fn prune(&self) {
+        self.lock().retain(|_, upload| upload.touched.elapsed() < IDLE || upload.writer.try_lock().is_err());
+    }
+}
+
+impl Upload {
+    /// Returns when another request has come for it.
+    fn taken_over(&self) -> impl Future<Output = ()> + use<> {
+        let mut turn = self.turn.subscribe();
+        async move {
+            if turn.changed().await.is_err() {
+                // It has ended, and nobody asks any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+fn ended() -> Problem {
+    Problem::missing("this upload has ended")
 }
 
 fn failed(error: &BlobError) -> Problem {
@@ -86,28 +132,28 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     has_room(&server.settings, "an upload", announced(&request))?;
     let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
-        append(&mut writer, request).await?;
+        append(server, &mut writer, request, std::future::pending()).await?;
         writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
         return Ok(created(repository, &digest));
     }
-    let id = server.uploads.add(writer)?;
+    let id = server.uploads.add(repository, writer)?;
     Ok(accepted(repository, &id, 0))
 }
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     has_room(&server.settings, "an upload", announced(&request))?;
-    let upload = server.uploads.get(id)?;
-    let mut guard = upload.lock().await;
-    let writer = guard.as_mut().ok_or_else(|| Problem::missing("this upload has ended"))?;
+    let upload = server.uploads.get(repository, id)?;
+    let mut guard = upload.writer.lock().await;
+    let writer = guard.as_mut().ok_or_else(ended)?;
     in_order(request.headers(), writer.size())?;
-    let appended = append(writer, request).await;
+    let appended = append(server, writer, request, upload.taken_over()).await;
     let size = writer.size();
     if writer.is_broken() {
         // What it has is not what its digest was made of.
         guard.take();
         server.uploads.remove(id);
     } else {
-        let _ = server.uploads.get(id);
+        server.uploads.touch(id);
     }
     appended.map(|()| accepted(repository, id, size))
 }
@@ -115,28 +161,28 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
     has_room(&server.settings, "an upload", announced(&request))?;
-    let upload = server.uploads.get(id)?;
-    let mut guard = upload.lock().await;
-    let mut writer = guard.take().ok_or_else(|| Problem::missing("this upload has ended"))?;
+    let upload = server.uploads.get(repository, id)?;
+    let mut guard = upload.writer.lock().await;
+    in_order(request.headers(), guard.as_ref().ok_or_else(ended)?.size())?;
+    let mut writer = guard.take().ok_or_else(ended)?;
     server.uploads.remove(id);
-    append(&mut writer, request).await?;
+    append(server, &mut writer, request, std::future::pending()).await?;
     writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
     Ok(created(repository, &digest))
 }
 
 pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answer {
-    let upload = server.uploads.get(id)?;
-    let guard = upload.lock().await;
-    let size = guard.as_ref().map_or(0, Writer::size);
+    let upload = server.uploads.get(repository, id)?;
+    let size = upload.writer.lock().await.as_ref().ok_or_else(ended)?.size();
     let mut response = accepted(repository, id, size);
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-pub(super) async fn give_up(server: &Server, id: &str) -> Answer {
-    let upload = server.uploads.get(id)?;
+pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answer {
+    let upload = server.uploads.get(repository, id)?;
     server.uploads.remove(id);
-    if let Some(writer) = upload.lock().await.take() {
+    if let Some(writer) = upload.writer.lock().await.take() {
         writer.abort().await;
     }
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -158,16 +204,31 @@ fn announced(request: &Request) -> u64 {
     request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-async fn append(writer: &mut Writer, request: Request) -> Answer<()> {
+/// Writes on, until the request ends or is `taken_over`.
+async fn append(
+    server: &Server,
+    writer: &mut Writer,
+    request: Request,
+    taken_over: impl Future<Output = ()>,
+) -> Answer<()> {
     let mut stream = request.into_body().into_data_stream();
-    while let Some(piece) = stream.next().await {
+    let mut taken_over = std::pin::pin!(taken_over);
+    let mut room = Room::new("an upload");
+    loop {
+        let piece = tokio::select! {
+            piece = stream.next() => piece,
+            () = &mut taken_over => {
+                return Err(Problem::new(409, "another request goes on with this upload").into());
+            }
+        };
+        let Some(piece) = piece else { return Ok(()) };
         let piece = piece.map_err(|error| Problem::invalid(error.to_string()))?;
         if writer.size() + piece.len() as u64 > BLOB_MAX {
             return Err(Problem::new(413, format!("a blob has at most {BLOB_MAX} bytes")).into());
         }
+        room.take(&server.settings, piece.len())?;
         writer.write(piece).await.map_err(|error| failed(&error))?;
     }
-    Ok(())
 }
 
 fn accepted(repository: &str, id: &str, size: u64) -> Response {
