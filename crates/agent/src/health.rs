@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use crate::listening;
 use crate::status::now;
 
-/// How much of an answer is shown.
+/// How much of an answer is shown, and how much of a good one is read.
 const BODY_SHOWN: usize = 500;
+const BODY_READ: usize = 1 << 20;
 
 /// Where and how an instance is checked.
 pub(crate) struct Check<'a> {
@@ -69,19 +70,38 @@ impl Check<'_> {
             .header(http::header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(|error| plain(&error))?;
+        let broken = |what: &str, error: &hyper::Error| {
+            // What is behind it says more: which end of which body.
+            let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
+            (format!("{what}: {cause}; let {path} answer in full"), String::new())
+        };
         let answer = sender.send_request(request).await;
         let result = match answer {
-            Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => Ok(()),
+            Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
+                whole(answer.into_body()).await.map_err(|error| broken("its answer was cut", &error))
+            }
             Ok(answer) => {
                 let remedy = format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)");
                 let outcome = format!("status {}; {remedy}", answer.status());
                 Err((outcome, start_of(answer.into_body()).await))
             }
-            Err(error) => Err((format!("no HTTP answer: {error}; let {path} answer in full"), String::new())),
+            Err(error) => Err(broken("no HTTP answer", &error)),
         };
         driver.abort();
         result
     }
+}
+
+/// Reads an answer to its end. One without an end (a stream of events) is an answer after so many bytes.
+async fn whole(mut body: hyper::body::Incoming) -> Result<(), hyper::Error> {
+    let mut read = 0;
+    while let Some(frame) = body.frame().await.transpose()? {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > BODY_READ {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn start_of(mut body: hyper::body::Incoming) -> String {

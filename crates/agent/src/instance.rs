@@ -54,6 +54,8 @@ pub(crate) struct Instance {
     record: Record,
     status: ObservedInstance,
     backoff: Duration,
+    /// What it had used at the check before the last, and at the last.
+    used: [Usage; 2],
     /// Its record was there. What runs under its name without one has an address that nobody knows, and is begun anew.
     known: bool,
 }
@@ -107,8 +109,17 @@ impl Instance {
         status.address = Some(record.address);
         status.restarts = record.restarts;
         status.exit.clone_from(&record.exit);
-        let mut instance =
-            Self { agent: Arc::clone(agent), id, wanted, places, record, status, backoff: BACKOFF.0, known };
+        let mut instance = Self {
+            agent: Arc::clone(agent),
+            id,
+            wanted,
+            places,
+            record,
+            status,
+            backoff: BACKOFF.0,
+            used: Default::default(),
+            known,
+        };
         let phase = match (instance.left(), instance.record.ready) {
             (Some(container), true) if container.is_running() => Phase::Ready,
             (Some(container), false) if container.is_running() => Phase::Starting,
@@ -281,6 +292,7 @@ impl Instance {
         let role = self.record.spec.role.clone();
         let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
         let started = Instant::now();
+        self.used = [container.usage(); 2];
         let mut failures = 0;
         // An adopted one that was ready is looked at after its usual pause, a new one at once.
         let mut pause = if self.record.ready { seconds(role.health.watch) } else { Duration::from_millis(20) };
@@ -307,6 +319,7 @@ impl Instance {
                 () = container.ended() => return Watched::Ended,
                 probe = check.probe() => probe,
             };
+            self.used = [self.used[1], container.usage()];
             let settled = started.elapsed() >= settle(&role);
             if self.judge(probe, settled, &mut failures, role.health.attempts) {
                 return Watched::Unhealthy;
@@ -356,20 +369,35 @@ impl Instance {
         false
     }
 
+    fn ask_to_end(&self, container: &Container) {
+        if let Err(error) = container.signal(signal_of(self.record.spec.role.stop_signal)) {
+            tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
+        }
+    }
+
     /// Asks for orderly shutdown, and waits. One that was never ready is asked again and again: its pid 1 may not have been
-    /// listening yet, and the kernel keeps no signal for a pid 1 that is not.
+    /// listening yet, and the kernel keeps no signal for a pid 1 that is not. One that hears and goes on is told of.
     async fn stop(&mut self, container: &Container) {
         gantry_linux::step!("instance.stopping");
-        let role = &self.record.spec.role;
-        let deadline = Instant::now() + Duration::from_secs(u64::from(role.stop_timeout.0));
-        loop {
-            if let Err(error) = container.signal(signal_of(role.stop_signal)) {
-                tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
-            }
-            let until = if self.record.ready { deadline } else { deadline.min(Instant::now() + ASK_AGAIN) };
-            let ended = tokio::time::timeout_at(until, container.ended()).await.is_ok();
-            if ended || Instant::now() >= deadline {
+        let (signal, patience) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
+        let deadline = Instant::now() + Duration::from_secs(u64::from(patience.0));
+        const REMEDY: &str = "let it end on that signal, or set `stop_signal` or `stop_timeout` of the role";
+        self.ask_to_end(container);
+        while tokio::time::timeout_at(deadline.min(Instant::now() + ASK_AGAIN), container.ended()).await.is_err() {
+            if Instant::now() >= deadline {
+                let why = format!("it did not end within {patience} of {signal}, and is killed; {REMEDY}");
+                tracing::warn!(instance = %self.id, why);
+                if let Err(error) = gantry_relay::append(&self.places.logs, now(), &format!("gantry: {why}")) {
+                    tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
+                }
                 break;
+            }
+            if self.record.ready {
+                let why = format!("was sent {signal} and runs on; it is killed after {patience}; {REMEDY}");
+                self.status.failure = Some(why);
+                self.enter(self.status.phase);
+            } else {
+                self.ask_to_end(container);
             }
         }
         gantry_linux::step!("instance.stopped");
@@ -404,7 +432,7 @@ impl Instance {
         let causes = std::iter::successors(error.source(), |error| error.source());
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
         tracing::error!(instance = %self.id, why, "cannot be removed; trying again");
-        self.status.failure = Some(why);
+        self.status.failure = Some(format!("cannot be removed, and is tried again: {why}"));
         self.enter(if self.goal() == Goal::Stop { Phase::Stopping } else { Phase::Failed });
         tokio::time::sleep(STUCK).await;
     }
@@ -414,14 +442,16 @@ impl Instance {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
         let tail = last_lines(&self.places);
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
-        let by_limit = failed && usage.oom_kills > 0;
+        // A process of it that ran into a limit days ago is not why it ends now.
+        let recent = |count: fn(&Usage) -> u64| failed && count(&usage) > count(&self.used[0]);
+        let by_limit = recent(|usage| usage.oom_kills);
         let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
         let exit = Exit {
             code: record.as_ref().and_then(|record| record.code),
             signal: record.as_ref().and_then(|record| record.signal),
             out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
             out_of_disk: over_disk.then_some(self.record.spec.role.limits.disk.0),
-            out_of_processes: (failed && usage.refused > 0).then_some(self.record.spec.role.limits.pids),
+            out_of_processes: recent(|usage| usage.refused).then_some(self.record.spec.role.limits.pids),
             at: now(),
             tail,
         };

@@ -12,7 +12,7 @@ pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
     if let Some(deploy) = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued) {
         return under_way(view, deploy);
     }
-    if let Some(trouble) = trouble(view, name).or_else(|| kept_from(view, name)) {
+    if let Some(trouble) = trouble(view, name).or_else(|| kept_from(view, name)).or_else(|| lingering(view, name)) {
         return Explanation { subject, ..trouble };
     }
     let last = view.mirror.deploys.get(name).and_then(|deploys| deploys.values().next_back());
@@ -87,17 +87,28 @@ fn trouble(view: &View, name: &AppName) -> Option<Explanation> {
                 headline: format!("machine {machine} has not reported; is `gantry agent` running?"),
                 evidence: Vec::new(),
             }),
-            Some(report) => report.instances.get(id).and_then(|seen| trouble_with(id, seen)),
+            Some(report) => report.instances.get(id).and_then(|seen| trouble_with(view, id, seen)),
         },
     )
 }
 
-fn trouble_with(id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation> {
+/// An instance of an old release that does not go.
+fn lingering(view: &View, name: &AppName) -> Option<Explanation> {
+    let instances = view.observed.machines.values().flat_map(|report| &report.instances);
+    let mut leaving = instances.filter(|(id, seen)| &id.app == name && seen.phase == Phase::Stopping);
+    leaving.find_map(|(id, seen)| trouble_with(view, id, seen).filter(|_| seen.failure.is_some()))
+}
+
+/// An instance that ended this long ago and was started again is told of though it runs, in milliseconds.
+const RECENT: u64 = 600_000;
+
+fn trouble_with(view: &View, id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation> {
     let explain = |headline, evidence| Some(Explanation { subject: String::new(), headline, evidence });
     match (seen.phase, &seen.exit, &seen.probe) {
         (Phase::Exited, Some(exit), _) => {
-            let headline = format!("{id} {}; it is started again ({} times so far)", ExitText(exit), seen.restarts);
-            explain(headline, exit.tail.clone())
+            let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            let again = format!("it is started again ({} times so far)", seen.restarts);
+            explain(format!("{id} {}; {again}{remedy}", ExitText(exit)), exit.tail.clone())
         }
         (Phase::Failed, _, _) => {
             let why = seen.failure.clone().unwrap_or_default();
@@ -105,12 +116,20 @@ fn trouble_with(id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation>
         }
         (Phase::Stopping, _, _) if seen.failure.is_some() => {
             let why = seen.failure.clone().unwrap_or_default();
-            explain(format!("{id} cannot be removed, and is tried again: {why}"), Vec::new())
+            explain(format!("{id} {why}"), Vec::new())
         }
         (Phase::Unhealthy, _, Some(probe)) => explain(
             format!("{id} fails its checks: {}: {}", probe.target, probe.outcome),
             probe.body.lines().map(str::to_owned).collect(),
         ),
+        (Phase::Preparing | Phase::Starting | Phase::Ready, Some(exit), _)
+            if seen.restarts > 0 && view.now.since(exit.at) < RECENT =>
+        {
+            let ago = view.now.since(exit.at) / 1000;
+            let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            let again = format!("{ago} s ago, and was started again ({} times so far)", seen.restarts);
+            explain(format!("{id} {} {again}{remedy}", ExitText(exit)), exit.tail.clone())
+        }
         (Phase::Ready, _, _) => None,
         (phase, _, _) => explain(format!("{id} is {}", phase.word()), Vec::new()),
     }
@@ -125,7 +144,7 @@ pub(crate) fn instance(view: &View, id: &InstanceId) -> Option<Explanation> {
         None => {
             Explanation { subject, headline: format!("machine {machine} has not told of it yet"), evidence: Vec::new() }
         }
-        Some(seen) => match trouble_with(id, seen) {
+        Some(seen) => match trouble_with(view, id, seen) {
             Some(explanation) => Explanation { subject, ..explanation },
             None => {
                 let seconds = view.now.since(seen.since) / 1000;

@@ -183,7 +183,8 @@ const MISSING: &str = "install it in container/compile, or in the base";
 
 impl Exit {
     /// What to do about the end of a process that was to run on; none where the end itself says it.
-    fn remedy(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
         if self.out_of_memory.or(self.out_of_disk).is_some() || self.out_of_processes.is_some() {
             return None;
         }

@@ -4,7 +4,7 @@
 //! records, and goes on where it was; it copes with a segment that is emptied and begun again.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use gantry_model::Moment;
@@ -27,6 +27,17 @@ pub struct Line {
 #[must_use]
 pub fn segments(folder: &Path) -> [PathBuf; 2] {
     [folder.join("0.log"), folder.join("1.log")]
+}
+
+/// Adds a line of Gantry's own to the newer segment, as an error. For when whoever wrote to it has ended, or is about to: init
+/// writes at the end too, so that neither writes over the other.
+///
+/// # Errors
+/// When there is no log, or it cannot be written to.
+pub fn append(folder: &Path, at: Moment, text: &str) -> io::Result<()> {
+    let newer = segments(folder).into_iter().max_by_key(|path| path.metadata().and_then(|is| is.modified()).ok());
+    let path = newer.ok_or(io::ErrorKind::NotFound)?;
+    File::options().append(true).open(path)?.write_all(format!("{} e F {text}\n", at.0).as_bytes())
 }
 
 /// Reads a log from its beginning, and then what comes.
@@ -122,9 +133,10 @@ mod tests {
         assert_eq!(texts(tail.fresh()), ["one", "two", "three"]);
         let mut file = File::options().append(true).open(&first).expect("opened");
         file.write_all(b"5 e F ur\n6 o F \xff\n").expect("written");
+        append(folder.path(), Moment(8), "gantry: more").expect("added");
         let lines = tail.fresh();
-        assert!(lines[0].error);
-        assert_eq!(texts(lines), ["four", "\u{fffd}"]);
+        assert!(lines[0].error && lines[2].error);
+        assert_eq!(texts(lines), ["four", "\u{fffd}", "gantry: more"]);
         std::fs::write(&first, "7 o F new\n").expect("begun again");
         assert_eq!(texts(tail.fresh()), ["new"]);
         assert!(Tail::new(segments(Path::new("/nonexistent"))).fresh().is_empty());
