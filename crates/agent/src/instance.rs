@@ -34,7 +34,7 @@ const STEADY: Duration = Duration::from_secs(600);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two attempts to remove what does not go.
-const STUCK: Duration = Duration::from_secs(5);
+pub(crate) const STUCK: Duration = Duration::from_secs(5);
 
 /// Characters of each of them: a report tells of every instance of the machine.
 const LINE_SHOWN: usize = 500;
@@ -68,7 +68,7 @@ enum Watched {
 }
 
 /// Returns once it is to stop, if it is not yet.
-async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
+pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
     let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
     if wanted.wait_for(stops).await.is_err() {
         // The agent is ending.

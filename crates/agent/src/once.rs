@@ -8,8 +8,9 @@ use gantry_sandbox::{Container, ExecSpec, launch};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{self, Names};
+use crate::instance::STUCK;
 use crate::records::Places;
-use crate::{Agent, images};
+use crate::{Agent, images, supervisor};
 
 /// The file that says how much a one-off may write, and where it is.
 const NOTE: &str = "once.json";
@@ -24,7 +25,7 @@ pub(crate) struct Note {
 /// A one-off container that runs.
 pub(crate) struct Once {
     agent: Arc<Agent>,
-    places: Places,
+    name: String,
     address: Ipv4Addr,
     pub(crate) container: Container,
     /// What an exec in it is made of.
@@ -68,26 +69,28 @@ impl Once {
                     terminal,
                     disk,
                 };
-                Ok(Self { agent: Arc::clone(agent), places, address, container, exec })
+                Ok(Self { agent: Arc::clone(agent), name, address, container, exec })
             }
             Err(error) => {
-                // What the kernel does not let go keeps its address.
-                if crate::supervisor::clear(Arc::clone(agent), name).await {
-                    agent.addresses.release(address);
-                }
+                take_away(agent, name, address).await;
                 Err(error)
             }
         }
     }
 
     pub(crate) async fn end(self) {
-        if let Err(error) = self.container.destroy().await {
-            tracing::error!(%error, "a one-off container cannot be removed; the next agent tries again");
-            return;
-        }
-        let _ = self.places.remove().await;
-        self.agent.addresses.release(self.address);
+        take_away(&self.agent, self.name, self.address).await;
     }
+}
+
+/// Removes a one-off, and gives its address back; what the kernel does not let go keeps its address, and nobody waiting.
+async fn take_away(agent: &Arc<Agent>, name: String, address: Ipv4Addr) {
+    let agent = Arc::clone(agent);
+    let going = tokio::spawn(async move {
+        supervisor::clear(&agent, &name, |_| {}).await;
+        agent.addresses.release(address);
+    });
+    let _ = tokio::time::timeout(STUCK, going).await;
 }
 
 fn note(places: &Places, image: &str, note: &Note) -> std::io::Result<()> {

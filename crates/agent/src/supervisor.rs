@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::PlanAnswer;
-use gantry_model::{InstanceId, MachinePlan};
+use gantry_model::{InstanceId, MachinePlan, ObservedInstance, Phase};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::instance::{Instance, Wanted};
+use crate::instance::{Instance, STUCK, Wanted, told_to_stop};
 use crate::records::{self, Places};
 use crate::{Agent, once};
 
 /// Between two questions to a server that does not answer.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Before an instance that could not be taken on is tried again: for want of an address, or of space for its record.
+const LATER: Duration = Duration::from_secs(2);
 
 struct Task {
     wanted: watch::Sender<Wanted>,
@@ -43,9 +46,8 @@ impl Supervisor {
             address.into_iter().for_each(|address| self.agent.addresses.take(address));
             let agent = Arc::clone(&self.agent);
             tokio::spawn(async move {
-                if clear(Arc::clone(&agent), name).await {
-                    address.into_iter().for_each(|address| agent.addresses.release(address));
-                }
+                clear(&agent, &name, |_| {}).await;
+                address.into_iter().for_each(|address| agent.addresses.release(address));
             });
         }
         // Addresses first, so that a new instance is not given one that is in use.
@@ -137,44 +139,66 @@ impl Supervisor {
                 return;
             }
             // A record that cannot be read, or half of a removal: whatever runs under its name ends first.
-            let (agent, name, gone) = (Arc::clone(&self.agent), id.to_string(), id.clone());
+            let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
             let handle = tokio::spawn(async move {
-                if clear(Arc::clone(&agent), name).await {
-                    agent.status.remove(&gone);
-                }
+                clear(&agent, &gone.to_string(), |why| tell(&agent, &gone, Phase::Stopping, why)).await;
                 drop(receiver);
+                agent.status.remove(&gone);
             });
             self.tasks.insert(id.clone(), Task { wanted: sender, handle });
             return;
         }
         let (sender, receiver) = watch::channel(wanted);
-        match Instance::new(&self.agent, id.clone(), receiver) {
-            Ok(instance) => {
-                let handle = tokio::spawn(instance.run());
-                self.tasks.insert(id.clone(), Task { wanted: sender, handle });
-            }
+        let handle = match Instance::new(&self.agent, id.clone(), receiver.clone()) {
+            Ok(instance) => tokio::spawn(instance.run()),
             Err(message) => {
-                tracing::error!(instance = %id, message, "cannot be taken on");
-                let mut status = crate::status::fresh();
-                status.phase = gantry_model::Phase::Failed;
-                status.failure = Some(message);
-                self.agent.status.set(id, status);
+                tell(&self.agent, id, Phase::Failed, message);
+                tokio::spawn(take_on_later(Arc::clone(&self.agent), id.clone(), receiver))
             }
-        }
+        };
+        self.tasks.insert(id.clone(), Task { wanted: sender, handle });
     }
 }
 
-/// Removes a container of which no record says what it is; whether that was done.
-pub(crate) async fn clear(agent: Arc<Agent>, name: String) -> bool {
-    let places = Places::named(&agent.settings, &name, agent.settings.data.join("logs"));
-    let ended = match Container::adopt(&places.state, &places.cgroup) {
-        Some(container) => container.destroy().await,
-        None => gantry_sandbox::end_rest(&places.cgroup).await,
-    };
-    let removed = match ended {
-        Ok(()) => places.remove().await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    removed.inspect_err(|why| tracing::error!(name, why, "what was left over cannot be removed")).is_ok()
+/// Takes an instance on that could not be when the plan came, once that can be: tries again and again, until it is to stop.
+async fn take_on_later(agent: Arc<Agent>, id: InstanceId, mut wanted: watch::Receiver<Wanted>) {
+    while tokio::time::timeout(LATER, told_to_stop(&mut wanted)).await.is_err() {
+        match Instance::new(&agent, id.clone(), wanted.clone()) {
+            Ok(instance) => {
+                drop(wanted);
+                return instance.run().await;
+            }
+            Err(message) => tell(&agent, &id, Phase::Failed, message),
+        }
+    }
+    clear(&agent, &id.to_string(), |_| {}).await;
+    drop(wanted);
+    agent.status.remove(&id);
+}
+
+/// Tells what is wrong with an instance that has no task to tell it.
+fn tell(agent: &Agent, id: &InstanceId, phase: Phase, why: String) {
+    tracing::error!(instance = %id, why, "cannot be minded");
+    agent.status.set(id, ObservedInstance { phase, failure: Some(why), ..crate::status::fresh() });
+}
+
+/// Removes a container of which no record says what it is, however long that takes. What the kernel does not let go is tried
+/// again and again, and `told`.
+pub(crate) async fn clear(agent: &Agent, name: &str, told: impl Fn(String)) {
+    let places = Places::named(&agent.settings, name, agent.settings.data.join("logs"));
+    loop {
+        let ended = match Container::adopt(&places.state, &places.cgroup) {
+            Some(container) => container.destroy().await,
+            None => gantry_sandbox::end_rest(&places.cgroup).await,
+        };
+        let removed = match ended {
+            Ok(()) => places.remove().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let Err(why) = removed else { return };
+        tracing::error!(name, why, "what was left over cannot be removed; trying again");
+        told(format!("cannot be removed, and is tried again: {why}"));
+        tokio::time::sleep(STUCK).await;
+    }
 }

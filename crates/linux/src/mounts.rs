@@ -46,14 +46,26 @@ pub fn mapped_copy_of(path: &Path, users: impl AsFd) -> Result<OwnedFd, LinuxErr
     Ok(copy)
 }
 
-#[allow(unsafe_code)]
+/// As [`copy_of`], and nothing is written through it: whoever runs a program from there and reaches it by `/proc/PID/exe`
+/// cannot change it.
+///
+/// # Errors
+/// As [`mapped_copy_of`].
+pub fn read_only_copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
+    let copy = copy_of(path)?;
+    set_attributes(&copy, libc::MOUNT_ATTR_RDONLY, 0)
+        .tried(|| format!("make a copy of {} read-only", path.display()))?;
+    Ok(copy)
+}
+
 fn map_owners(mount: &OwnedFd, users: impl AsFd) -> std::io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: u64::try_from(users.as_fd().as_raw_fd()).unwrap_or(u64::MAX),
-    };
+    let users = u64::try_from(users.as_fd().as_raw_fd()).unwrap_or(u64::MAX);
+    set_attributes(mount, libc::MOUNT_ATTR_IDMAP, users)
+}
+
+#[allow(unsafe_code)]
+fn set_attributes(mount: &OwnedFd, set: u64, userns_fd: u64) -> std::io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd };
     let (path, flags) = (c"", libc::AT_EMPTY_PATH);
     // SAFETY: both descriptors are open for as long as they are borrowed, the path ends with NUL, and the structure lives
     // through the call, which is told its size.
@@ -153,4 +165,23 @@ fn overlay_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path)
     let options = std::ffi::CString::new(options).map_err(std::io::Error::other).tried(|| "mount an overlay".into())?;
     mount("overlay", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
         .tried(|| format!("mount an overlay at {}", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_run_from_a_read_only_copy_and_not_written_through_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("program");
+        std::fs::copy("/bin/true", &program).expect("copied");
+        let copy = read_only_copy_of(&program).expect("a copy");
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        assert!(std::process::Command::new(&path).status().expect("it runs").success());
+        // It runs no more, and that alone would keep it from being written.
+        let write = |path: &Path| std::fs::File::options().write(true).open(path).map(drop);
+        assert_eq!(write(Path::new(&path)).expect_err("refused").raw_os_error(), Some(libc::EROFS));
+        write(&program).expect("without the copy it is written");
+    }
 }

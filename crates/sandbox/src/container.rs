@@ -1,11 +1,14 @@
 //! The caller's side of a container.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use gantry_linux::cgroup::{Cgroup, Usage};
+use gantry_linux::mounts;
 use gantry_linux::process::{Process, boot_id};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -105,11 +108,22 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
 /// # Errors
 /// What the kernel refused, in words.
 pub async fn probe_users(folder: &Path) -> Result<(), String> {
-    let mut probe = Command::new("/proc/self/exe");
-    probe.arg(PROBE_COMMAND).arg(folder).env_clear().current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+    let mut probe = launcher(PROBE_COMMAND);
+    probe.arg(folder).stdin(Stdio::null());
     let output = tokio::time::timeout(LAUNCH_TIMEOUT, probe.output()).await;
     let output = output.map_err(|_| "no answer in 30 s".to_owned())?.map_err(|error| error.to_string())?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}
+
+/// This program as a launcher. It is run from a read-only copy of itself where the kernel has them (Linux 5.12): root in a
+/// container without users of its own is root on the disk, and may get hold of a launcher that enters it (CVE-2019-5736).
+pub(crate) fn launcher(mode: &str) -> Command {
+    static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    let own = OWN.get_or_init(|| mounts::read_only_copy_of(Path::new("/proc/self/exe")).ok());
+    let program = own.as_ref().map(|own| format!("/proc/self/fd/{}", own.as_raw_fd()));
+    let mut launcher = Command::new(program.as_deref().unwrap_or("/proc/self/exe"));
+    launcher.arg(mode).env_clear().current_dir("/").kill_on_drop(true);
+    launcher
 }
 
 /// Makes the container and lets it run, through a launcher.
@@ -119,15 +133,11 @@ pub async fn probe_users(folder: &Path) -> Result<(), String> {
 pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
     let text = serde_json::to_vec(spec).map_err(|error| failed(&error))?;
-    let mut launcher = Command::new("/proc/self/exe")
-        .arg(LAUNCH_COMMAND)
-        .env_clear()
+    let mut launcher = launcher(LAUNCH_COMMAND)
         .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
-        .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&error))?;
     let mut input = launcher.stdin.take().ok_or_else(|| failed(&"no input"))?;

@@ -27,7 +27,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::container::{Container, SandboxError};
+use crate::container::{Container, SandboxError, launcher};
 use crate::launch::EXEC_COMMAND;
 use crate::posture;
 use crate::spec::User;
@@ -101,14 +101,10 @@ pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, 
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
     ours.set_nonblocking(true).map_err(|error| failed(&error))?;
-    let launcher = tokio::process::Command::new("/proc/self/exe")
-        .arg(EXEC_COMMAND)
-        .env_clear()
-        .current_dir("/")
+    let launcher = launcher(EXEC_COMMAND)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&error))?;
     let terminal = spec.terminal;
