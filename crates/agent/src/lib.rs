@@ -72,6 +72,8 @@ pub struct Collect {
     pub every: std::time::Duration,
     /// What is younger is not touched: it may be on its way to be of use.
     pub grace: std::time::Duration,
+    /// Bytes of the disk that images leave free.
+    pub reserve: u64,
 }
 
 /// Everything that a task may need.
@@ -130,7 +132,7 @@ pub async fn run(
     }
     network::set_up(&settings).await?;
     gantry_linux::step!("agent.networked");
-    let layers = Layers::in_folder(&settings.data.join("layers"))?;
+    let layers = Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
         tracing::warn!(why, "owners cannot be mapped here: users in containers are the machine's");

@@ -281,9 +281,7 @@ fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
     let needed = settings.collect.reserve.saturating_add(more);
-    let stat = rustix::fs::statvfs(data)
-        .map_err(|error| Problem::internal(format!("{} cannot be looked at: {error}", data.display())))?;
-    let free = stat.f_bavail * stat.f_frsize;
+    let (free, size) = gantry_linux::disk::space(data);
     if free >= needed {
         return Ok(());
     }
@@ -292,7 +290,7 @@ pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(),
         "the disk of {} has {} free of {}, and {what} needs {}",
         data.display(),
         bytes(free),
-        bytes(stat.f_blocks * stat.f_frsize),
+        bytes(size),
         bytes(needed)
     );
     let hint = "`gantry status` tells what takes the space; `gantry app destroy` and `gantry base rm` free some";

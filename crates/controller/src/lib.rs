@@ -176,7 +176,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
     folder("builds")?;
     let blobs = Blobs::in_folder(&settings.data.join("blobs"))?;
     sweep(&settings.data.join("blobs/uploads"));
-    let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"))?;
+    let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     layers.sweep();
     let init = gantry_sandbox::install_init(&settings.data.join("init"))?;
     let folders = gantry_build::Folders {

@@ -77,7 +77,11 @@ impl Machine {
             bridge: self.bridge.clone(),
             gateway: self.network.0,
             prefix: self.network.1,
-            collect: gantry_agent::Collect { every: seconds(self.collect_every), grace: seconds(self.collect_grace) },
+            collect: gantry_agent::Collect {
+                every: seconds(self.collect_every),
+                grace: seconds(self.collect_grace),
+                reserve: self.reserve.0,
+            },
         })
     }
 

@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use gantry_linux::process::start_time;
-use gantry_model::Digest;
+use gantry_model::{Bytes, Digest};
 use rustix::fs::{FlockOperation, flock};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -29,6 +28,23 @@ pub enum LayersError {
         /// Came.
         found: Digest,
     },
+    /// It would fill the disk.
+    #[error(
+        "the disk of {folder} has {} free of {}, {} of it are kept free, and the image's layer {layer} needs more than the rest; `gantry status` tells what takes the space",
+        Bytes(*free), Bytes(*size), Bytes(*reserve)
+    )]
+    NoRoom {
+        /// Where it was to be.
+        folder: PathBuf,
+        /// Free bytes of that disk, for anyone.
+        free: u64,
+        /// All of its bytes.
+        size: u64,
+        /// What is to stay free.
+        reserve: u64,
+        /// Which layer.
+        layer: String,
+    },
     /// A folder of Gantry's own could not be used.
     #[error("cannot {action} {path}")]
     Folder {
@@ -45,15 +61,16 @@ pub enum LayersError {
 #[derive(Debug, Clone)]
 pub struct Layers {
     folder: PathBuf,
+    reserve: u64,
 }
 
 impl Layers {
-    /// Uses `folder`, made if it is missing.
+    /// Uses `folder`, made if it is missing; what is unpacked leaves `reserve` bytes of its disk free.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn in_folder(folder: &Path) -> Result<Self, LayersError> {
-        let layers = Self { folder: folder.to_owned() };
+    pub fn in_folder(folder: &Path, reserve: u64) -> Result<Self, LayersError> {
+        let layers = Self { folder: folder.to_owned(), reserve };
         std::fs::create_dir_all(folder).map_err(|source| LayersError::Folder {
             action: "make",
             path: folder.to_owned(),
@@ -89,11 +106,26 @@ impl Layers {
         &self,
         descriptor: &Descriptor,
         diff_id: &Digest,
-        stream: BoxStream<'static, io::Result<Bytes>>,
+        stream: BoxStream<'static, io::Result<bytes::Bytes>>,
     ) -> Result<PathBuf, LayersError> {
         let path = self.path(diff_id);
         if path.is_dir() {
             return Ok(path);
+        }
+        let (free, size) = gantry_linux::disk::space(&self.folder);
+        let no_room = LayersError::NoRoom {
+            folder: self.folder.clone(),
+            free,
+            size,
+            reserve: self.reserve,
+            layer: diff_id.short().to_owned(),
+        };
+        let bounds = Bounds::default();
+        let room = free.saturating_sub(self.reserve).min(bounds.bytes);
+        let bounds = Bounds { bytes: room, ..bounds };
+        let full = room < Bounds::default().bytes;
+        if descriptor.size > room {
+            return Err(no_room);
         }
         let fresh = self.folder.join(half_made());
         let reader = SyncIoBridge::new(StreamReader::new(stream));
@@ -101,7 +133,10 @@ impl Layers {
         let work = move || -> Result<(), LayersError> {
             let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
             std::fs::create_dir(&into).map_err(|source| failed("make", &into, source))?;
-            let unpacked = unpack(reader, &into, Bounds::default())?;
+            let unpacked = unpack(reader, &into, bounds).map_err(|error| match error {
+                UnpackError::TooLarge(_) if full => no_room,
+                error => error.into(),
+            })?;
             for (wanted, found) in [(wanted, unpacked.digest), (diff_id, unpacked.diff_id)] {
                 if wanted != found {
                     return Err(LayersError::WrongDigest { wanted, found });

@@ -256,7 +256,7 @@ fn digest_of(bytes: &[u8]) -> Digest {
 #[tokio::test]
 async fn a_layer_is_what_its_digests_say_or_nothing_is_left_of_it() {
     let place = Place::new();
-    let layers = Layers::in_folder(&place.folder.path().join("layers")).expect("a folder");
+    let layers = Layers::in_folder(&place.folder.path().join("layers"), 0).expect("a folder");
     let plain = archive(&[entry(Regular, "file", "", b"hello")]);
     let packed = gzip(&plain);
     let (other, size) = (digest_of(b"other"), packed.len() as u64);

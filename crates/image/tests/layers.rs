@@ -212,3 +212,25 @@ fn owners_in_a_range_of_their_own_are_the_images_in_a_layer() {
         .collect();
     assert_eq!(owners, [1000, 0, 0]);
 }
+
+/// A layer of a megabyte that becomes a gibibyte, where the disk has 64 MB beyond what is to stay free, and where it has nothing.
+#[tokio::test]
+async fn what_would_fill_the_disk_is_refused_with_the_numbers() {
+    let folder = scratch();
+    let mut writer = LayerWriter::new(folder.path()).expect("begun");
+    writer.file(Path::new("zeros"), META, 1 << 30, std::io::repeat(0).take(1 << 30)).expect("written");
+    let mut layer = writer.finish().expect("finished");
+    let mut bytes = Vec::new();
+    layer.file.read_to_end(&mut bytes).expect("read");
+    let descriptor = layer.descriptor();
+    let bytes = bytes::Bytes::from(bytes);
+    let free = gantry_linux::disk::free(folder.path());
+    for reserve in [u64::MAX, free - (64 << 20)] {
+        let layers = gantry_image::Layers::in_folder(&folder.path().join("layers"), reserve).expect("a folder");
+        let pieces = vec![Ok(bytes.clone())];
+        let stream = Box::pin(futures_util::stream::iter(pieces));
+        let error = layers.unpack(&descriptor, &layer.diff_id, stream).await.expect_err("refused").to_string();
+        assert!(error.contains(" free of ") && error.contains("`gantry status`"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path().join("layers")).expect("there").count(), 0);
+    }
+}

@@ -43,7 +43,13 @@ pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
 /// The bytes that are free for anyone on the file system of `path`; 0 when it cannot be asked.
 #[must_use]
 pub fn free(path: &Path) -> u64 {
-    rustix::fs::statvfs(path).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
+    space(path).0
+}
+
+/// The bytes that are free for anyone on the file system of `path`, and all that it has; zeros when it cannot be asked.
+#[must_use]
+pub fn space(path: &Path) -> (u64, u64) {
+    rustix::fs::statvfs(path).map_or((0, 0), |stat| (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
 /// Tells when to count what is written: at first, when the disk has less than before, and now and then. Looking takes one

@@ -99,6 +99,14 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Says where a request came from. A proxy before this one may have said so in a line of its own, behind its client's.
 pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, id: &HeaderValue) {
+    // Programs that read headers as variables (CGI, WSGI, Rack) take `X_Forwarded_For` for the same name.
+    let own = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, REQUEST_ID];
+    let is_own = |name: &str| own.iter().any(|own| own.as_str() == name);
+    let alike = |name: &&HeaderName| name.as_str().contains('_') && is_own(&name.as_str().replace('_', "-"));
+    let alike: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
+    for name in alike {
+        headers.remove(name);
+    }
     headers.reserve(4);
     let chain = match headers.contains_key(&FORWARDED_FOR) {
         true => {
@@ -155,6 +163,19 @@ mod tests {
         }
         strip_hop(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn nobody_else_says_where_a_request_came_from() {
+        let mut headers = HeaderMap::new();
+        for name in ["x_forwarded_for", "x-forwarded_proto", "x_request_id", "x_forwarded_for_me", "x_own"] {
+            headers.append(name, HeaderValue::from_static("forged"));
+        }
+        let said = HeaderValue::from_static("192.0.2.1");
+        forward(&mut headers, &said, false, &said);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-forwarded-for", "x-forwarded-proto", "x-request-id", "x_forwarded_for_me", "x_own"]);
     }
 
     #[test]
