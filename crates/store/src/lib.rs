@@ -165,7 +165,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The file was written by a newer Gantry.
-    #[error("the store {path} has format {found}, this gantry knows up to {known}; use the newer gantry again")]
+    #[error(
+        "the store {path} has format {found}, this gantry knows up to {known}; use the newer gantry again, or bring a backup back with `gantry restore`"
+    )]
     Newer {
         /// The file.
         path: String,

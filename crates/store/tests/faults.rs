@@ -1,5 +1,6 @@
-//! The embedded store on a disk that fails: a process ended at its nth write, and the nth write answered with an error or with a full
-//! disk, n by n until it comes through. What was acknowledged is there afterwards, and nothing that was never asked for.
+//! The embedded store on a disk that fails: a process ended at its nth write or sync, and the nth answered with an error or with a
+//! full disk, n by n until it comes through, and one system call by itself after the other: strace counts each for itself, and of
+//! several the first would always come before the others. What was acknowledged is there afterwards, and nothing that was never asked for.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,15 +28,14 @@ async fn writer() {
 }
 
 /// Runs it with one fault; what it said, and whether the fault came at all.
-fn run(path: &Path, fault: &str, nth: usize) -> (String, bool) {
+fn run(path: &Path, call: &str, fault: &str, nth: usize) -> (String, bool) {
     let log = path.with_extension("strace");
     let mut strace = Command::new("strace");
     strace.arg("-f").arg("-o").arg(&log);
     for end in ["", "-wal", "-shm", "-journal", "-head"] {
         strace.arg("-P").arg(format!("{}{end}", path.display()));
     }
-    let calls = "pwrite64,write,fsync,fdatasync,ftruncate";
-    strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}:when={nth}")]);
+    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{fault}:when={nth}")]);
     strace.arg(std::env::current_exe().expect("a path")).args(["--exact", "writer", "--nocapture", "--test-threads=1"]);
     let output = strace.env("GANTRY_STORE_FAULTS", path).stdin(Stdio::null()).output().expect("strace");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -43,12 +43,27 @@ fn run(path: &Path, fault: &str, nth: usize) -> (String, bool) {
     (said, log.contains("INJECTED") || log.contains("SIGKILL"))
 }
 
-async fn sweep(fault: &str) -> (usize, usize) {
+/// What changes a file, or brings it to the disk.
+const CALLS: [&str; 5] = ["pwrite64", "write", "fsync", "fdatasync", "ftruncate"];
+
+/// With one fault at each of these calls; how many there were of writes and of syncs, and how many commits were refused.
+async fn sweep(fault: &str) -> (usize, usize, usize) {
+    let (mut writes, mut syncs, mut refused) = (0, 0, 0);
+    for call in CALLS {
+        let (faults, more) = sweep_of(call, fault).await;
+        refused += more;
+        *(if call.ends_with("sync") { &mut syncs } else { &mut writes }) += faults;
+    }
+    println!("{fault}: {writes} writes, {syncs} syncs, {refused} commits refused");
+    (writes, syncs, refused)
+}
+
+async fn sweep_of(call: &str, fault: &str) -> (usize, usize) {
     let (mut refused, mut faults) = (0, 0);
     for nth in 1.. {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store.db");
-        let (said, came) = run(&path, fault, nth);
+        let (said, came) = run(&path, call, fault, nth);
         if !came {
             assert_eq!(said.matches("acknowledged").count(), COMMITS, "without a fault: {said}");
             break;
@@ -61,25 +76,25 @@ async fn sweep(fault: &str) -> (usize, usize) {
         let store = match open(&Address::File(path.clone())).await {
             Ok(store) => store,
             Err(error) => {
-                assert!(error.to_string().contains("store.db"), "{fault} at {nth}: {error}");
+                assert!(error.to_string().contains("store.db"), "{fault} at {call} {nth}: {error}");
                 assert!(
                     acknowledged.is_empty(),
-                    "{fault} at {nth}: {acknowledged:?} were acknowledged, and now {error}"
+                    "{fault} at {call} {nth}: {acknowledged:?} were acknowledged, and now {error}"
                 );
                 continue;
             }
         };
-        let listed = store.list("").await.unwrap_or_else(|error| panic!("{fault} at {nth}: {error}"));
+        let listed = store.list("").await.unwrap_or_else(|error| panic!("{fault} at {call} {nth}: {error}"));
         for n in &acknowledged {
             let found = listed.entries.iter().find(|entry| entry.key == format!("key/{n}"));
             assert!(
                 found.is_some_and(|entry| entry.value == value(*n)),
-                "{fault} at {nth}: {n} was acknowledged and is gone"
+                "{fault} at {call} {nth}: {n} was acknowledged and is gone"
             );
         }
         for entry in &listed.entries {
             let n: usize = entry.key.trim_start_matches("key/").parse().expect("a key of ours");
-            assert!(entry.value == value(n), "{fault} at {nth}: {n} has another value");
+            assert!(entry.value == value(n), "{fault} at {call} {nth}: {n} has another value");
         }
         // And goes on.
         store.commit(Txn::default().put("key/0".to_owned(), value(0))).await.expect("it works again");
@@ -89,18 +104,18 @@ async fn sweep(fault: &str) -> (usize, usize) {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_wherever_it_ends() {
-    let (faults, refused) = sweep("signal=KILL").await;
-    assert!(faults > 20 && refused > 20, "{faults} faults, {refused} commits refused");
+    let (writes, syncs, refused) = sweep("signal=KILL").await;
+    assert!(writes > 20 && syncs > COMMITS && refused > 20, "{writes}, {syncs}, {refused}");
 }
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_the_disk_answers_with_an_error() {
-    let (faults, refused) = sweep("error=EIO").await;
-    assert!(faults > 20 && refused > 0, "{faults} faults, {refused} commits refused");
+    let (writes, syncs, refused) = sweep("error=EIO").await;
+    assert!(writes > 20 && syncs > COMMITS && refused > 0, "{writes}, {syncs}, {refused}");
 }
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_when_the_disk_is_full() {
-    let (faults, refused) = sweep("error=ENOSPC").await;
-    assert!(faults > 20 && refused > 0, "{faults} faults, {refused} commits refused");
+    let (writes, syncs, refused) = sweep("error=ENOSPC").await;
+    assert!(writes > 20 && syncs > COMMITS && refused > 0, "{writes}, {syncs}, {refused}");
 }

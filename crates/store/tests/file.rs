@@ -91,11 +91,20 @@ async fn a_locked_file_says_so() {
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
 }
 
-/// What a file says when it is opened: its records with the revision, or that it is refused.
+/// What a file says when it is opened: its records with the revision, or that it is refused; which names the file and the remedy.
 async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
-    let store = open(&Address::File(path.to_owned())).await.ok()?;
-    let listing = store.list("").await.ok()?;
-    Some((listing.entries, listing.revision))
+    let read = async {
+        let listing = open(&Address::File(path.to_owned())).await?.list("").await?;
+        Ok::<_, StoreError>((listing.entries, listing.revision))
+    };
+    match read.await {
+        Ok(found) => Some(found),
+        Err(error) => {
+            let (said, name) = (error.to_string(), path.file_name().expect("a name").to_string_lossy());
+            assert!(said.contains(&*name) && said.contains("`gantry restore`"), "{said}");
+            None
+        }
+    }
 }
 
 #[tokio::test]

@@ -97,8 +97,12 @@ fn upgrade(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError::Damaged`], [`StoreError::Newer`], [`StoreError::Locked`] or [`StoreError::File`].
 pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
-    let fail = |error| explain("check", path, error);
     let damaged = |detail: String| StoreError::Damaged { path: path.display().to_string(), detail };
+    // A file of ours has the tables and types of ours: what SQLite does not find in it was lost.
+    let fail = |error: rusqlite::Error| match error.sqlite_error_code() {
+        None | Some(ErrorCode::Unknown | ErrorCode::TypeMismatch) => damaged(error.to_string()),
+        _ => explain("check", path, error),
+    };
     let size = std::fs::metadata(path).map_err(|source| StoreError::File {
         action: "open",
         path: path.display().to_string(),
