@@ -5,47 +5,129 @@ use std::path::{Path, PathBuf};
 use crate::command::command;
 use crate::{World, run};
 
+/// What Gantry runs as, by the first word after the program's name.
+const SERVICES: [&str; 4] = ["up", "server", "agent", "router"];
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn folders(folder: &Path) -> Vec<String> {
+    entries(folder).into_iter().filter(|name| folder.join(name).is_dir()).collect()
+}
+
 impl World {
-    /// What there is besides the instances that are wanted: folders, control groups, links, and everything half made.
+    /// What there is besides the instances that are wanted: folders, control groups, links, processes, rules, and everything half
+    /// made.
     #[must_use]
     pub fn strays(&self, wanted: &[String]) -> Vec<String> {
-        let entries = |path: PathBuf| -> Vec<String> {
-            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-        };
         let mut strays = Vec::new();
-        let groups = Path::new("/sys/fs/cgroup/pids").join(self.name());
-        for (what, found) in [
-            ("folder", entries(self.path("data/containers"))),
-            ("state", entries(self.path("run/containers"))),
-            ("group", entries(groups.clone())),
-        ] {
-            let is_file = |name: &String| what == "group" && !groups.join(name).is_dir();
-            strays.extend(
-                found
-                    .iter()
-                    .filter(|name| !wanted.contains(name) && !is_file(name) && *name != "build")
-                    .map(|name| format!("{what} {name}")),
-            );
+        let compare = |strays: &mut Vec<String>, what: &str, found: Vec<String>| {
+            strays.extend(found.iter().filter(|name| !wanted.contains(name)).map(|name| format!("{what} {name}")));
             strays.extend(wanted.iter().filter(|name| !found.contains(name)).map(|name| format!("no {what} {name}")));
+        };
+        compare(&mut strays, "folder", entries(&self.path("data/containers")));
+        compare(&mut strays, "state", entries(&self.path("run/containers")));
+        for groups in self.hierarchies() {
+            // Builds have a group of their own, with one below it for each.
+            let found = folders(&groups).into_iter().filter(|name| name != "build").collect();
+            compare(&mut strays, &format!("group of {}", groups.display()), found);
+            strays.extend(folders(&groups.join("build")).into_iter().map(|name| format!("group of build {name}")));
         }
         for folder in ["data/scratch", "data/blobs/uploads"] {
-            strays.extend(entries(self.path(folder)).into_iter().map(|name| format!("{folder}/{name}")));
+            strays.extend(entries(&self.path(folder)).into_iter().map(|name| format!("{folder}/{name}")));
         }
-        strays
-            .extend(entries(groups.join("build")).into_iter().filter(|name| groups.join("build").join(name).is_dir()));
-        strays.extend(entries(self.path("data/layers")).into_iter().filter(|name| name.starts_with("new-")));
-        let mut find = command("find", &[]);
-        find.arg(self.path("data/git")).args(["-name", "tmp_objdir-*"]);
-        strays.extend(run(find).out.lines().map(str::to_owned));
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let folder = self.path("").display().to_string();
-        strays.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
+        strays.extend(self.half_made());
+        strays.extend(self.mounts().into_iter().map(|line| format!("mount {line}")));
+        strays.extend(self.launched().into_iter().map(|line| format!("process {line}")));
         let links = run(command("ip", &["-o", "link", "show", "master", self.name()])).out.lines().count();
         if links != wanted.len() {
             strays.push(format!("{links} links for {} instances", wanted.len()));
         }
+        let rules = run(command("nft", &["list", "table", "ip", self.name()])).out;
+        for rule in ["masquerade", "drop"] {
+            let count = rules.matches(rule).count();
+            strays.extend((count != 1).then(|| format!("{count} rules that say {rule}")));
+        }
         strays
+    }
+
+    /// This world's group in each hierarchy that the machine has.
+    fn hierarchies(&self) -> Vec<PathBuf> {
+        let all = ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"];
+        let groups = all.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join(self.name()));
+        groups.filter(|path| path.exists()).collect()
+    }
+
+    /// Files and folders that are named when they are whole, and are not yet; and git's locks and quarantines.
+    fn half_made(&self) -> Vec<String> {
+        let mut find = command("find", &[]);
+        find.args([self.path("data"), self.path("run")]);
+        // A container's own files have whatever names they like.
+        find.args([
+            "(",
+            "-path",
+            "*/containers/*/*",
+            "-o",
+            "-path",
+            "*/layers/*/*",
+            "-o",
+            "-path",
+            "*/caches/*",
+            ")",
+            "-prune",
+            "-o",
+        ]);
+        find.args([
+            "(",
+            "-name",
+            "*.new",
+            "-o",
+            "-name",
+            "*.new-*",
+            "-o",
+            "-name",
+            "new-*",
+            "-o",
+            "-name",
+            "init-new-*",
+        ]);
+        find.args([
+            "-o",
+            "-path",
+            "*.git/*.lock",
+            "-o",
+            "-name",
+            "tmp_objdir-*",
+            "-o",
+            "-name",
+            "incoming-*",
+            ")",
+            "-print",
+        ]);
+        run(find).out.lines().map(str::to_owned).collect()
+    }
+
+    /// Mounts that this process sees below the world's folder.
+    fn mounts(&self) -> Vec<String> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let folder = self.path("").display().to_string();
+        mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect()
+    }
+
+    /// Processes that Gantry started besides its services: launchers, and git. They have the world's steps in their environment.
+    fn launched(&self) -> Vec<String> {
+        let mark = format!("GANTRY_STEPS={}", self.path("steps").display());
+        let words = |path: PathBuf| -> Vec<String> {
+            let text = std::fs::read(path).unwrap_or_default();
+            text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        };
+        let processes = entries(Path::new("/proc")).into_iter().map(|pid| Path::new("/proc").join(pid));
+        let own = processes.filter(|process| words(process.join("environ")).contains(&mark));
+        let commands = own.map(|process| words(process.join("cmdline")));
+        let service = |words: &Vec<String>| words.get(1).is_some_and(|word| SERVICES.contains(&word.as_str()));
+        commands.filter(|words| !service(words)).map(|words| words.join(" ")).collect()
     }
 
     /// Everything of this world's that the machine still has.
@@ -63,15 +145,9 @@ impl World {
         left.extend(links.filter_map(|link| link.into_string().ok()).filter(|link| link.starts_with(&prefix)));
         let tables = run(command("nft", &["list", "tables"])).out;
         left.extend(tables.lines().filter(|line| line.split(' ').any(|word| word == name)).map(str::to_owned));
-        for hierarchy in ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"] {
-            let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(name);
-            if path.exists() {
-                left.push(path.display().to_string());
-            }
-        }
+        left.extend(self.hierarchies().into_iter().map(|path| path.display().to_string()));
+        left.extend(self.mounts());
         let folder = self.path("").display().to_string();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned));
         let processes = run(command("pgrep", &["-a", "-f", &folder])).out;
         left.extend(processes.lines().filter(|line| line.contains("gantry")).map(str::to_owned));
         left
