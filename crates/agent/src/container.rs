@@ -18,7 +18,7 @@ use crate::images::Image;
 use crate::records::Places;
 
 /// Bytes of each of the two segments of a log.
-const SEGMENT: u64 = 8 << 20;
+pub(crate) const SEGMENT: u64 = 8 << 20;
 
 /// Where programs are when an image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_linux::cgroup::Usage;
-use gantry_model::{Assignment, Exit, Goal, InstanceId, ObservedInstance, Phase, Probe};
+use gantry_model::{Assignment, Bytes, Exit, Goal, InstanceId, ObservedInstance, Phase, Probe};
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExitRecord, end_rest, launch};
 use rustix::process::Signal;
@@ -32,6 +32,9 @@ const STEADY: Duration = Duration::from_secs(600);
 
 /// Before an instance that was never ready is asked to stop once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The least that a log should go back.
+const LOUD: Duration = Duration::from_secs(60);
 
 /// Between two attempts to remove what does not go.
 pub(crate) const STUCK: Duration = Duration::from_secs(5);
@@ -249,6 +252,7 @@ impl Instance {
     async fn start(&mut self) -> Result<Container, String> {
         self.status.probe = None;
         self.status.failure = None;
+        self.status.warning = None;
         self.enter(Phase::Preparing);
         // Until it runs, its layers are not collected; from then on its record speaks for them.
         let _held = self.agent.layers.hold().map_err(|error| error.to_string())?;
@@ -342,6 +346,7 @@ impl Instance {
             None if settled => {
                 *failures = 0;
                 self.status.probe = None;
+                self.status.warning = too_loud(&self.places);
                 if !self.record.ready {
                     self.record.ready = true;
                     self.keep_record();
@@ -483,6 +488,16 @@ impl Instance {
         agent.disk.begin(&id);
         agent.status.remove(&id);
     }
+}
+
+/// An instance that prints so much that what it said a minute ago is gone helps nobody who looks for why.
+fn too_loud(places: &Places) -> Option<String> {
+    let reach = gantry_relay::reach(&places.logs).filter(|reach| *reach < LOUD)?;
+    let kept = Bytes(2 * container::SEGMENT);
+    Some(format!(
+        "prints so much that its log, {kept}, goes back no further than {} s; print less, or write it to a volume",
+        reach.as_secs()
+    ))
 }
 
 /// The last lines of an instance's output.

@@ -38,6 +38,7 @@ pub(crate) fn fresh() -> ObservedInstance {
         exit: None,
         probe: None,
         failure: None,
+        warning: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use gantry_api::types::{Event, Explanation};
 use gantry_model::reason::ExitText;
-use gantry_model::{AppName, Deploy, DeployState, InstanceId, ObservedInstance, Phase, Reason};
+use gantry_model::{AppName, Deploy, DeployState, Exit, InstanceId, Moment, ObservedInstance, Phase, Reason};
 
 use crate::core::View;
 
@@ -102,14 +102,17 @@ fn lingering(view: &View, name: &AppName) -> Option<Explanation> {
 /// An instance that ended this long ago and was started again is told of though it runs, in milliseconds.
 const RECENT: u64 = 600_000;
 
+/// How an instance ended last, and how often that was.
+fn ended_before(id: &InstanceId, seen: &ObservedInstance, exit: &Exit, now: Moment) -> String {
+    let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    let (ago, times) = (now.since(exit.at) / 1000, seen.restarts);
+    format!("{id} {}{remedy}; that was {ago} s ago, it was started again {times} times so far", ExitText(exit))
+}
+
 fn trouble_with(view: &View, id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation> {
     let explain = |headline, evidence| Some(Explanation { subject: String::new(), headline, evidence });
     match (seen.phase, &seen.exit, &seen.probe) {
-        (Phase::Exited, Some(exit), _) => {
-            let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            let again = format!("it is started again ({} times so far)", seen.restarts);
-            explain(format!("{id} {}; {again}{remedy}", ExitText(exit)), exit.tail.clone())
-        }
+        (Phase::Exited, Some(exit), _) => explain(ended_before(id, seen, exit, view.now), exit.tail.clone()),
         (Phase::Failed, _, _) => {
             let why = seen.failure.clone().unwrap_or_default();
             explain(format!("{id} could not be started: {why}"), Vec::new())
@@ -125,12 +128,9 @@ fn trouble_with(view: &View, id: &InstanceId, seen: &ObservedInstance) -> Option
         (Phase::Preparing | Phase::Starting | Phase::Ready, Some(exit), _)
             if seen.restarts > 0 && view.now.since(exit.at) < RECENT =>
         {
-            let ago = view.now.since(exit.at) / 1000;
-            let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-            let again = format!("{ago} s ago, and was started again ({} times so far)", seen.restarts);
-            explain(format!("{id} {} {again}{remedy}", ExitText(exit)), exit.tail.clone())
+            explain(ended_before(id, seen, exit, view.now), exit.tail.clone())
         }
-        (Phase::Ready, _, _) => None,
+        (Phase::Ready, _, _) => seen.warning.as_ref().and_then(|why| explain(format!("{id} {why}"), Vec::new())),
         (phase, _, _) => explain(format!("{id} is {}", phase.word()), Vec::new()),
     }
 }

@@ -111,6 +111,9 @@ pub struct ObservedInstance {
     pub probe: Option<Probe>,
     /// Why it could not be started.
     pub failure: Option<String>,
+    /// What is wrong with it though it serves, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// How a process ended.

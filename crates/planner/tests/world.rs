@@ -278,6 +278,7 @@ fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
         exit: None,
         probe: None,
         failure: None,
+        warning: None,
     }
 }
 

@@ -148,6 +148,7 @@ pub(crate) struct Routing {
 impl Routing {
     /// The table that was kept on disk; an empty one if there is none.
     pub(crate) fn load(path: &Path) -> Self {
+        sweep_half_written(path);
         let table: Option<Table> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
@@ -270,6 +271,18 @@ impl Routing {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = targets.values().map(|t| (t.endpoint.instance.clone(), t.active.load(Ordering::Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Takes away what a router that was killed left of a table; the one that this takes the place of may be writing one now.
+fn sweep_half_written(table: &Path) {
+    let (Some(folder), Some(stem)) = (table.parent(), table.file_stem()) else { return };
+    let prefix = format!("{}.new-", stem.to_string_lossy());
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(&prefix).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

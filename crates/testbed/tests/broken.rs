@@ -57,6 +57,7 @@ fn applications() -> Vec<Broken> {
         checked("fails-its-check", good("send_response(200)", "send_response(500)")),
         checked("hangs-on-its-check", good(get, &format!("{get}        time.sleep(1000)\n"))),
         checked("closes-half-way", good(get, &format!("{get}        self.wfile.write(b'HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n'); self.wfile.flush(); os.close(self.connection.fileno()); return\n"))),
+        checked("closes-in-the-body", good("self.wfile.write(text)", "self.wfile.write(text[:5]); self.wfile.flush(); os.close(self.connection.fileno())")),
         Broken {
             name: "forks-without-end",
             server: "import os, time\nwhile True:\n    try:\n        if os.fork() == 0:\n            time.sleep(1000)\n    except OSError as error:\n        print('cannot fork:', error, flush=True)\n        raise\n".to_owned(),
@@ -120,9 +121,21 @@ fn transcript(world: &World, broken: &Broken) -> String {
     let push = repository.push();
     if name == "leaks-under-load" {
         let _ = page(world, name);
-        world.wait("it is out of memory", |world| {
-            world.gantry(&["why", name]).out.contains("out of memory").then_some(())
-        });
+        told(world, name, "out of memory");
+    }
+    if name == "deaf-to-sigterm" {
+        // The next release is to take its place.
+        repository.write("more", "");
+        repository.commit("more");
+        let _ = repository.push().good();
+        told(world, name, "runs on");
+    }
+    if name.starts_with("prints-with") {
+        told(world, name, "prints so much");
+        let kept = logs(world, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
+        assert!((8 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
+        let told = world.gantry(&["logs", name, "-n", "1"]).good().out;
+        assert!(told.contains("xxxx"), "{name}: {told}");
     }
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
     // How long something waits, and so whether it is told, is not the same each time.
@@ -146,6 +159,18 @@ fn transcript(world: &World, broken: &Broken) -> String {
     };
     let why = why.lines().next().unwrap_or_default();
     normal(&format!("push: {verdict}\n{last}\n\nwhy: {why}\n"))
+}
+
+/// Waits until `gantry why` tells of it.
+fn told(world: &World, name: &str, what: &str) {
+    world.wait("it is told", |world| world.gantry(&["why", name]).out.contains(what).then_some(()));
+}
+
+/// The log's segments of an app's only instance.
+fn logs(world: &World, name: &str) -> Vec<std::path::PathBuf> {
+    let folder = world.path("data/logs").join(name).join(format!("{name}.v1.web-1"));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// Without what differs from run to run.
@@ -215,6 +240,16 @@ fn what_an_application_does_wrong_is_said() {
     });
     let wrong = wrong.into_inner().expect("wrong");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Whatever was begun by a compile step ended with it, however it ended.
+    let strays = world.strays(&[]);
+    let of_builds: Vec<_> = strays.iter().filter(|stray| stray.contains("group of build")).collect();
+    assert!(of_builds.is_empty(), "{of_builds:?}");
+    // And what was killed because it did not end says so itself.
+    world.wait("it is told", |world| {
+        let last = world.gantry(&["logs", "deaf-to-sigterm", "-n", "1000"]).good().out;
+        last.contains("gantry: it did not end within 30 s of TERM, and is killed").then_some(())
+    });
+    assert!(world.gantry(&["logs", "prints-bytes", "-n", "10"]).good().out.contains('\u{fffd}'));
 }
 
 /// The same with the times that people meet, and the defaults: a minute until it serves, ten seconds until it ends. When asked for.

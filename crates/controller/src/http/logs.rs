@@ -16,6 +16,9 @@ use super::auth::Caller;
 use super::{Answer, Params, deploys, sessions};
 use crate::{Server, mutations};
 
+/// The longest line of an agent's: the relay cuts those of applications long before.
+const LINE_MAX: usize = 4 << 20;
+
 /// Lines that nobody took yet.
 const AHEAD: usize = 256;
 
@@ -47,6 +50,7 @@ pub(crate) async fn read(
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(503, why))?);
     let (sender, receiver) = mpsc::channel::<LogLine>(AHEAD);
     tokio::spawn(async move {
+        let mut whole = Vec::new();
         loop {
             let frame = tokio::select! {
                 frame = Frame::read(&mut agent) => frame,
@@ -54,8 +58,16 @@ pub(crate) async fn read(
                 () = sender.closed() => return,
             };
             let Ok(Some(Frame::Output(text))) = frame else { return };
-            let Ok(line) = serde_json::from_slice(&text) else { continue };
-            if sender.send(line).await.is_err() {
+            // A long line comes in several frames.
+            whole.extend_from_slice(&text);
+            if !whole.ends_with(b"\n") && whole.len() < LINE_MAX {
+                continue;
+            }
+            let line = serde_json::from_slice(&whole);
+            whole.clear();
+            if let Ok(line) = line
+                && sender.send(line).await.is_err()
+            {
                 return;
             }
         }
