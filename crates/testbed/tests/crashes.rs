@@ -18,7 +18,7 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     assert_eq!(before.len(), 2);
     let target = Target::shop(world.http_port(), &ALL, Duration::from_millis(2));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let load = runtime.block_on(async { Load::begin(&target, 4, Duration::from_secs(60)) });
+    let load = runtime.block_on(async { Load::begin(&target, ALL.len(), Duration::from_secs(60)) });
     for service in ["agent", "server"] {
         let pid = world.service_pid(service);
         world.kill_service(service);

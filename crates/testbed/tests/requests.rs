@@ -61,7 +61,7 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     let (promotions, clients) = if long { (count.unwrap_or(200), 60) } else { (5, 24) };
     let world = World::start(&[]);
     push_site(&site(&world, "shop", 2), "one");
-    let target = Target::shop(world.http_port(), &load::ALL, Duration::from_millis(50));
+    let target = Target::shop(world.http_port(), &load::ALL, Duration::from_millis(40));
     let load = Load::begin(&target, clients, Duration::from_secs(3600));
     let begun = std::time::Instant::now();
     for number in 0..promotions {
@@ -80,4 +80,5 @@ async fn no_request_fails_however_often_a_release_is_promoted() {
     }
     assert_eq!(report.failed, 0, "{:?}", report.reasons);
     assert!(report.sent > promotions * 100, "{} requests are no load", report.sent);
+    assert!(!long || rate > 900, "{rate} a second is less than what is asked for");
 }

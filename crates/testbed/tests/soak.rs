@@ -28,7 +28,8 @@ enum Action {
     Replace,
 }
 
-/// Each as often as it stands here.
+/// Each as often as it stands here. In the second half of the time the last ones are left out, so that the services live long
+/// enough to show what they do with memory.
 const ACTIONS: [Action; 20] = {
     use Action::*;
     [
@@ -36,6 +37,7 @@ const ACTIONS: [Action; 20] = {
         Crash, Crash, Crash, Crash, KillServer, KillAgent, Replace,
     ]
 };
+const HARMLESS: usize = ACTIONS.len() - 3;
 
 struct Soak {
     world: World,
@@ -85,15 +87,19 @@ impl Soak {
     }
 
     /// KiB of memory that are the process's own, for each service.
-    fn memory(&self) -> String {
-        let of = |service: &str| {
-            let pid = self.world.service_pid(service)?;
-            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-            let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
-            line.split_whitespace().nth(1).map(str::to_owned)
-        };
-        let services = ["server", "agent", "router"];
-        services.map(|name| format!("{name} {} KiB", of(name).unwrap_or_else(|| "-".to_owned()))).join(", ")
+    fn memory(&self) -> [u64; 3] {
+        ["server", "agent", "router"].map(|service| {
+            let pid = self.world.service_pid(service).expect("it runs");
+            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("its memory");
+            let line = rollup.lines().find(|line| line.starts_with("Pss:")).expect("a sum");
+            line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).expect("a number")
+        })
+    }
+
+    /// Requests that were begun and cut, in the log that is being written.
+    fn cut(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
+        log.lines().filter(|line| line.contains("\"status\":0,")).map(str::to_owned).collect()
     }
 }
 
@@ -111,8 +117,10 @@ async fn no_request_fails_whatever_happens() {
     let mut soak = Soak { world, repository, rng: StdRng::seed_from_u64(seed), number: 0 };
     let load = Load::begin(&target, 9, length + Duration::from_secs(300));
     let (begun, mut told, mut done) = (Instant::now(), Instant::now(), BTreeMap::<Action, u32>::new());
+    let mut steady = None;
     while begun.elapsed() < length {
-        let action = ACTIONS[soak.rng.random_range(0..ACTIONS.len())];
+        let kills = begun.elapsed() < length / 2;
+        let action = ACTIONS[soak.rng.random_range(0..if kills { ACTIONS.len() } else { HARMLESS })];
         tokio::task::block_in_place(|| {
             soak.act(action);
             soak.settle();
@@ -120,17 +128,26 @@ async fn no_request_fails_whatever_happens() {
         *done.entry(action).or_default() += 1;
         if told.elapsed() >= WINDOW {
             told = Instant::now();
-            println!("{} min, {} requests: {}", begun.elapsed().as_secs() / 60, load.sent(), soak.memory());
+            let memory = soak.memory();
+            if !kills {
+                steady = steady.or(Some(memory));
+            }
+            let [server, agent, router] = memory;
+            let minute = begun.elapsed().as_secs() / 60;
+            println!("{minute} min, {} requests: server {server} KiB, agent {agent}, router {router}", load.sent());
+            assert_eq!(soak.cut(), Vec::<String>::new(), "begun and cut");
         }
     }
-    println!("at the end: {}", soak.memory());
+    let end = soak.memory();
+    println!("at the end: {end:?} KiB");
+    for (first, last) in steady.into_iter().flatten().zip(end) {
+        assert!(last < first * 3 / 2 + 4096, "{steady:?} KiB in the middle and {end:?} at the end");
+    }
     let report = load.end().await;
     println!("seed {seed}: {done:?}; {} requests, {} sent again, {} failed", report.sent, report.again, report.failed);
     assert_eq!(report.failed, 0, "{done:?}: {:?}", report.reasons);
     // One that was begun and cut would not be among those that were sent again, but here.
-    let log = std::fs::read_to_string(soak.world.path("data/router/access.log")).unwrap_or_default();
-    let cut: Vec<&str> = log.lines().filter(|line| line.contains("\"status\":0,")).collect();
-    assert!(!log.is_empty() && cut.is_empty(), "{cut:?}");
+    assert_eq!(soak.cut(), Vec::<String>::new(), "begun and cut");
     assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
     let wanted: Vec<String> = soak.world.containers().into_iter().map(|(name, _)| name).collect();
     assert_eq!(soak.world.strays(&wanted), Vec::<String>::new());
