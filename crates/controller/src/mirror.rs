@@ -367,3 +367,25 @@ fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, ServerError> {
     serde_json::from_slice(&entry.value)
         .map_err(|error| ServerError::Record { key: entry.key.clone(), why: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_api::types::Event;
+    use gantry_model::Moment;
+
+    #[test]
+    fn of_events_the_newest_are_kept_and_their_records_take_the_places_of_the_oldest() {
+        let mut mirror = Mirror::default();
+        let mut keys = std::collections::BTreeSet::new();
+        for number in 1..=EVENTS_MAX + 100 {
+            let event = Event { number, at: Moment(number), by: "x".into(), app: None, what: "x".into() };
+            let record = Record::Event(event);
+            keys.insert(record.key());
+            mirror.apply(record.into());
+        }
+        assert_eq!(keys.len() as u64, EVENTS_MAX);
+        assert_eq!(mirror.events.len() as u64, EVENTS_MAX);
+        assert_eq!(mirror.events.keys().next(), Some(&101));
+    }
+}

@@ -218,6 +218,70 @@ mod tests {
 
     use super::*;
 
+    /// A log in a folder of its own.
+    fn log(folder: &tempfile::TempDir) -> (PathBuf, AccessLog) {
+        let path = folder.path().join("access.log");
+        let log = AccessLog::open(&path).expect("a log");
+        (path, log)
+    }
+
+    fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = probe() {
+                return found;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "waited too long");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_fields_that_are_documented() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, log) = log(&folder);
+        let asked = PathAndQuery::from_static("/orders?secret=1");
+        let id = HeaderValue::from_static("an-id");
+        let peer = Arc::new(Peer::new("192.0.2.7".parse().expect("an address"), false));
+        drop(log.begin(Instant::now(), Method::POST, Some(asked), peer, id));
+        let line: Value = wait(|| serde_json::from_slice(&std::fs::read(&path).ok()?).ok());
+        let documented =
+            include_str!("../../../docs/operating.md").split("**The access log**").nth(1).expect("a section");
+        let rows = documented.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+        let rows = rows.take_while(|line| line.starts_with('|'));
+        let mut names: Vec<&str> =
+            rows.flat_map(|row| row.split('|').nth(1).expect("a cell").split('`').skip(1).step_by(2)).collect();
+        let mut found: Vec<&String> = line.as_object().expect("an object").keys().collect();
+        names.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, names);
+        assert_eq!((line["path"].as_str(), line["method"].as_str()), (Some("/orders"), Some("POST")));
+        assert_eq!((line["peer"].as_str(), line["id"].as_str()), (Some("192.0.2.7"), Some("an-id")));
+    }
+
+    #[test]
+    fn a_full_log_is_put_aside_and_what_is_too_much_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("access.log");
+        File::create(&path).and_then(|file| file.set_len(SIZE_MAX + 1)).expect("a full log");
+        std::fs::write(path.with_extension("log.1"), "the one before").expect("written");
+        let (path, log) = log(&folder);
+        let line = [&[b'x'; 1000][..], b"\n"].concat();
+        let pushed = 3 * PENDING_MAX / line.len();
+        (0..pushed).for_each(|_| log.push(&line));
+        let (kept, dropped) = wait(|| {
+            let text = std::fs::read_to_string(&path).ok()?;
+            let dropped = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("{\"dropped\":")?.strip_suffix('}')?.parse::<usize>().ok());
+            let dropped: usize = dropped.sum();
+            let kept = text.lines().filter(|line| line.starts_with('x')).count();
+            (kept + dropped == pushed).then_some((kept, dropped))
+        });
+        assert!(dropped > 0 && kept > 0, "{kept} kept, {dropped} dropped");
+        assert_eq!(std::fs::metadata(path.with_extension("log.1")).expect("there").len(), SIZE_MAX + 1);
+    }
+
     #[test]
     fn a_field_is_read_as_it_was_written() {
         let all: String = (0..=0x7f_u8).map(char::from).chain("é€😀".chars()).collect();

@@ -248,3 +248,26 @@ async fn a_file_of_the_first_format_is_taken_over() {
     assert_eq!(records(&path).await.expect("opened"), before);
     assert_eq!(gantry_store::check_file(&path).expect("sound"), Some(400));
 }
+
+/// Revisions that are kept, as in `write.rs`.
+const HISTORY: usize = 10_000;
+
+#[tokio::test]
+async fn the_history_of_changes_is_bounded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let mut sizes = Vec::new();
+    for _ in 0..3 {
+        for n in 0..HISTORY / 2 {
+            store.commit(Txn::default().put("key".to_owned(), vec![b'x'; 100 + n % 7])).await.expect("kept");
+        }
+        sizes.push(std::fs::metadata(&path).expect("there").len());
+    }
+    assert!(sizes[1] > sizes[0] * 3 / 2 && sizes[2] < sizes[1] * 5 / 4, "{sizes:?}");
+    let outcome = match store.watch("", 1).await {
+        Ok(mut watch) => watch.next().await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(outcome, Err(StoreError::Compacted { .. })), "{outcome:?}");
+}

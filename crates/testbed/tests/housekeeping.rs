@@ -69,7 +69,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     let status: serde_json::Value =
         serde_json::from_str(&world.gantry(&["status", "--json"]).good().out).expect("JSON");
     let told = world.gantry(&["status"]).good().out;
-    for kind in ["blobs", "layers", "git", "builds", "logs", "containers"] {
+    for kind in ["blobs", "layers", "images", "git", "builds", "logs", "containers", "router"] {
         assert!(status["space"][kind].as_u64().is_some_and(|bytes| bytes > 0), "{kind}: {status}");
         assert!(told.contains(kind), "{told}");
     }
@@ -119,6 +119,66 @@ fn what_would_fill_the_disk_is_refused_with_the_numbers() {
     let _ = world.gantry(&["deploy", "other", "--image", &format!("shop:{commit}")]).good();
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
     assert!(page(&world, "shop").starts_with("one") && page(&world, "other").starts_with("one"));
+}
+
+/// What a rollback needs stays with the collector at work: each of the last five.
+#[test]
+fn each_of_the_last_five_releases_is_gone_back_to() {
+    let world = World::start(&["--collect-every", "1", "--collect-grace", "1", "--watch", "1"]);
+    let shop = site(&world, "shop", 1);
+    for number in 1..=6 {
+        // In a layer of its own, which no other release keeps.
+        shop.compile_with(&format!("head -c 10000 /dev/urandom > /app/made-{number}"));
+        push_site(&shop, &format!("number-{number}"));
+    }
+    world.wait("the archives of what was built are gone", |world| loose(world).is_empty().then_some(()));
+    for number in 1..=5 {
+        // The layers of those that do not run go, and come back from the blobs.
+        let _ = world.gantry(&["rollback", "shop", &format!("v{number}")]).good();
+        let text = page(&world, "shop");
+        assert!(text.starts_with(&format!("number-{number} ")), "{text}");
+    }
+}
+
+/// Moves a file's time of change by so many days into the past.
+fn aged(path: &Path, days: u64) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
+    std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(then)).expect("set");
+}
+
+#[test]
+fn caches_logs_and_builds_output_are_bounded() {
+    let world = World::start(&["--collect-every", "1", "--collect-grace", "2"]);
+    let shop = site(&world, "shop", 1);
+    // More than is kept of a build's output, whose end is told all the same.
+    shop.compile_with("head -c 20000000 /dev/zero | tr '\\0' x | fold -w 10000; echo; echo the end");
+    push_site(&shop, "one");
+    let log = std::fs::metadata(world.path("data/builds/shop-1.log")).expect("there").len();
+    assert!((10_000_000..17 << 20).contains(&log), "{log} bytes of a build's output are kept");
+
+    let cache = world.path("data/caches/shop/large");
+    std::fs::create_dir_all(cache.parent().expect("a folder")).expect("made");
+    let mut fill = Command::new("fallocate");
+    fill.args(["-l", "4200M"]).arg(&cache);
+    let _ = run(fill).good();
+    let note = |app: &str, number: u32, days: u64| {
+        let folder = world.path("data/logs").join(app).join(format!("{app}.v9{number:02}.web-1"));
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("0.log"), "1 o F old\n").expect("written");
+        aged(&folder.join("0.log"), days);
+    };
+    (1..=25).for_each(|number| note("shop", number, number.into()));
+    // Of an app that has nothing here any more.
+    note("gone", 1, 6);
+    note("gone", 2, 8);
+    world.wait("the cache is begun anew", |_| (!cache.exists()).then_some(()));
+    world.wait("the oldest logs are gone", |world| {
+        let (kept, gone) = (names(world.path("data/logs/shop")), names(world.path("data/logs/gone")));
+        let oldest =
+            kept.iter().filter_map(|name| name.strip_prefix("shop.v9")?.strip_suffix(".web-1")?.parse().ok()).max();
+        (kept.len() == 21 && oldest == Some(20u32) && gone == ["gone.v901.web-1"]).then_some(())
+    });
+    assert!(page(&world, "shop").starts_with("one"));
 }
 
 /// `gantry` on the world's own machine.

@@ -34,30 +34,22 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     json(&status)
 }
 
+/// Folders of the data folder, by what is in them; `router` has the access log.
+const KINDS: [&str; 11] =
+    ["blobs", "layers", "images", "caches", "git", "builds", "logs", "volumes", "containers", "scratch", "router"];
+
 /// Bytes by kind.
 async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
-        let kinds = ["blobs", "layers", "caches", "git", "builds", "logs", "volumes", "containers"];
-        kinds.into_iter().map(|kind| (kind.to_owned(), size(&data.join(kind)))).collect()
+        let size = |path: std::path::PathBuf| gantry_linux::tree::usage(&path, u64::MAX).unwrap_or_default();
+        let mut sizes: std::collections::BTreeMap<String, u64> =
+            KINDS.iter().map(|kind| ((*kind).to_owned(), size(data.join(kind)))).collect();
+        let store = ["", "-wal", "-shm"].map(|end| std::fs::metadata(data.join(format!("store.db{end}"))));
+        sizes.insert("store".to_owned(), store.into_iter().flatten().map(|is| is.len()).sum());
+        sizes
     });
     sizes.await.unwrap_or_default()
-}
-
-/// What a folder holds, without following links.
-pub(crate) fn size(folder: &std::path::Path) -> u64 {
-    let mut total = 0;
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
-                Ok(metadata) => total += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
-                Err(_) => {}
-            }
-        }
-    }
-    total
 }
 
 /// `?app=`
