@@ -13,6 +13,7 @@
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub mod hook;
+mod opening;
 mod repository;
 
 pub use repository::{GitError, Repositories, Service};

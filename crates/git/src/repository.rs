@@ -14,6 +14,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
+use crate::opening::Opening;
+
 /// The largest push: a pack, compressed.
 const PUSH_MAX: u64 = 1 << 30;
 
@@ -300,7 +302,8 @@ impl Repositories {
                 .map_err(|error| GitError::Run(error.source))?;
         }
         if let Some(input) = child.stdin.take() {
-            tokio::spawn(send(input, body));
+            let opening = (service == Service::ReceivePack).then(Opening::default);
+            tokio::spawn(send(input, opening, body));
         }
         Ok(receive(child, guard))
     }
@@ -322,7 +325,11 @@ fn unlock(folder: &Path) {
 }
 
 /// Hands the client's words to git, and closes its input at their end.
-async fn send(mut input: ChildStdin, mut body: impl Stream<Item = io::Result<Bytes>> + Unpin) {
+async fn send(
+    mut input: ChildStdin,
+    mut opening: Option<Opening>,
+    mut body: impl Stream<Item = io::Result<Bytes>> + Unpin,
+) {
     let mut sent = 0u64;
     let mut reads = true;
     let end = tokio::time::Instant::now() + REQUEST_TIME;
@@ -336,7 +343,14 @@ async fn send(mut input: ChildStdin, mut body: impl Stream<Item = io::Result<Byt
         }
         // Git that has refused already no longer reads. The rest is read all the same: a client that is still sending
         // would not see the answer.
+        let piece = match &mut opening {
+            Some(opening) => opening.pass(piece),
+            None => piece,
+        };
         reads = reads && input.write_all(&piece).await.is_ok();
+    }
+    if let Some(opening) = &mut opening {
+        let _ = input.write_all(&opening.rest()).await;
     }
 }
 
@@ -360,7 +374,10 @@ fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, i
             }
         };
         tokio::join!(reading, complaining);
-        let _ = child.wait().await;
+        // A client whose answer just ends waits for the rest of it for ever; one that is cut says so.
+        if !child.wait().await.is_ok_and(|status| status.success()) {
+            let _ = sender.send(Err(io::Error::other("git did not end well"))).await;
+        }
         drop(guard);
     });
     futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed()

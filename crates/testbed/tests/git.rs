@@ -1,35 +1,15 @@
-//! Pushes that mean harm: trees, objects, packs, words of the protocol and addresses. Each is refused or harmless: afterwards the
-//! repository, the machine's files and the app are as they were.
+//! Trees and objects that mean harm. Each is refused or harmless: afterwards the repository, the machine's files and the app are as
+//! they were.
 
+mod kept;
 mod site;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use gantry_testbed::{Output, Repository, World, run};
+use kept::state;
 use site::{page, push_site, site};
-
-/// What no push may change.
-fn state(world: &World) -> String {
-    let sums = |folder: &str, which: &[&str]| {
-        let mut find = Command::new("find");
-        find.arg(world.path(folder)).args(which).args(["-type", "f", "-exec", "sha1sum", "{}", "+"]);
-        let mut lines: Vec<String> = run(find).out.lines().map(str::to_owned).collect();
-        lines.sort();
-        lines.join("\n")
-    };
-    let mut refs = Command::new("git");
-    refs.arg("--git-dir").arg(world.path("data/git/shop.git")).arg("for-each-ref");
-    let mut folders = Command::new("ls");
-    folders.arg("-a").arg(world.path("data/git")).arg(world.path("data/git/shop.git"));
-    format!(
-        "{}\n{}\n{}\n{}",
-        run(refs).out,
-        run(folders).out,
-        sums("data/git/hooks", &[]),
-        sums("data/git/shop.git", &["-maxdepth", "1"])
-    )
-}
 
 /// Writes an object as it is, however wrong, into the repository; its name.
 fn object(world: &World, kind: &str, content: &[u8]) -> String {
@@ -279,253 +259,45 @@ fn names_that_are_only_odd_are_files_like_any_other() {
     assert!(said.clone().good().out.contains("$Format:%H$ $Id$\n/etc/shadow\nfine"), "{said:?}");
     assert!(page(&world, "shop").starts_with("two"));
 }
-
-/// Posts what a client would, and gives the status and the answer's text.
-fn post(world: &World, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "--path-as-is", "--max-time", "30", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
-    curl.args(headers.iter().flat_map(|header| ["--header", header]));
-    curl.args(["--header", &format!("Authorization: Bearer {}", world.token())]);
-    curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
-    let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("curl");
-    let _ = child.stdin.take().expect("open").write_all(body);
-    let text = String::from_utf8_lossy(&child.wait_with_output().expect("ended").stdout).into_owned();
-    let (answer, status) = text.rsplit_once('\n').unwrap_or(("", &text));
-    (status.to_owned(), answer.to_owned())
-}
-
-fn line(text: &str) -> Vec<u8> {
-    format!("{:04x}{text}", text.len() + 4).into_bytes()
-}
-
-fn sha1(bytes: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("sha1sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha1sum");
-    child.stdin.take().expect("open").write_all(bytes).expect("written");
-    let text = child.wait_with_output().expect("ended").stdout;
-    hex::decode(&text[..40]).expect("a sum")
-}
-
-/// A pack of raw entries, with a right sum.
-fn pack(count: u32, entries: &[u8]) -> Vec<u8> {
-    let mut bytes = [b"PACK", &2u32.to_be_bytes()[..], &count.to_be_bytes(), entries].concat();
-    bytes.extend(sha1(&bytes));
-    bytes
-}
-
-/// An entry: its kind, the size that it claims, and what is packed.
-fn packed(kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
-    packed_at(flate2::Compression::fast(), kind, size, before, content)
-}
-
-fn packed_at(level: flate2::Compression, kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
-    let mut head = Vec::new();
-    let mut rest = size >> 4;
-    let mut byte = kind << 4 | u8::try_from(size & 15).expect("small");
-    while rest > 0 {
-        head.push(byte | 0x80);
-        byte = u8::try_from(rest & 0x7f).expect("small");
-        rest >>= 7;
-    }
-    head.push(byte);
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
-    encoder.write_all(content).expect("packed");
-    [head, before.to_vec(), encoder.finish().expect("packed")].concat()
-}
-
+/// As build machines have it: the newest commit alone. What the server has of the history is not missed.
 #[test]
-fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
+fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {
     let world = World::start(&[]);
     let shop = site(&world, "shop", 1);
-    let head = push_site(&shop, "one");
-    let before = state(&world);
-    let (new, zero) = ("5".repeat(40), "0".repeat(40));
-    let ask = |words: &str, pack: &[u8]| {
-        [line(&format!("{words}\0 report-status agent=x")), b"0000".to_vec(), pack.to_vec()].concat()
+    shop.write("server.py", "never pushed");
+    shop.commit("zero");
+    shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
+    shop.commit("one");
+    let source = format!("file://{}", world.path("repository-shop").display());
+    let remote = shop.git(&["remote", "get-url", "gantry"]).out.trim().to_owned();
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("timeout");
+        git.args(["60", "git", "-c", "user.name=t", "-c", "user.email=t@localhost"]).args(arguments);
+        run(git)
     };
-    let update = format!("{head} {new} refs/heads/main");
-    let empty = pack(0, b"");
-    let zeros = vec![0; 64 << 20];
-    let mut cases: Vec<(&str, Vec<u8>)> = vec![
-        ("nothing", Vec::new()),
-        ("an end alone", b"0000".to_vec()),
-        ("a line that is too short", b"0001".to_vec()),
-        ("a line of 3", b"0003".to_vec()),
-        ("a line that is longer than what comes", b"ffffx".to_vec()),
-        ("a line whose length is no number", b"zzzzhello".to_vec()),
-        ("text", b"hello, this is no push\n".repeat(100)),
-        ("an update without a pack", ask(&update, b"")),
-        ("an update with text for a pack", ask(&update, b"hello")),
-        ("an empty pack", ask(&update, &empty)),
-        ("a pack that is cut", ask(&update, &empty[..20])),
-        ("a pack with a wrong sum", ask(&update, &[&empty[..31], b"x"].concat())),
-        (
-            "a pack of another version",
-            ask(&update, &[b"PACK", &9u32.to_be_bytes()[..], &0u32.to_be_bytes(), &[0; 20]].concat()),
-        ),
-        ("a pack of 4 billion objects", ask(&update, &pack(u32::MAX, b""))),
-        ("a pack with fewer objects than it has", ask(&update, &pack(0, &packed(3, 5, b"", b"hello")))),
-        ("a pack with more objects than it has", ask(&update, &pack(2, &packed(3, 5, b"", b"hello")))),
-        ("an object of no kind", ask(&update, &pack(1, &packed(0, 5, b"", b"hello")))),
-        ("an object of a reserved kind", ask(&update, &pack(1, &packed(5, 5, b"", b"hello")))),
-        ("an object that is larger than it says", ask(&update, &pack(1, &packed(3, 1, b"", b"hello")))),
-        ("an object that is smaller than it says", ask(&update, &pack(1, &packed(3, 50, b"", b"hello")))),
-        ("an object of 2^60 bytes", ask(&update, &pack(1, &packed(3, 1 << 60, b"", b"hello")))),
-        ("a difference to nothing", ask(&update, &pack(1, &packed(7, 5, &[6; 20], b"\x05\x05\x90\x05\x00")))),
-        ("a difference to itself", ask(&update, &pack(1, &packed(6, 5, &[0], b"\x05\x05\x90\x05\x00")))),
-        (
-            "a difference to what comes before the pack",
-            ask(&update, &pack(1, &packed(6, 5, &[0xff, 0xff, 0xff, 0x7f], b"\x05\x05\x90\x05\x00"))),
-        ),
-        (
-            "a difference of 2^63 bytes",
-            ask(
-                &update,
-                &pack(
-                    2,
-                    &[
-                        packed(3, 5, b"", b"hello"),
-                        packed(6, 20, &[14], b"\x05\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x90\x05"),
-                    ]
-                    .concat(),
-                ),
-            ),
-        ),
-        ("what is not packed", ask(&update, &pack(1, &[0x35, b'h', b'e', b'l', b'l', b'o']))),
-        ("64 MB of zeros that nothing names", ask(&update, &pack(1, &packed(3, zeros.len() as u64, b"", &zeros)))),
-        (
-            "an option that is none",
-            [
-                line(&format!("{update}\0 report-status push-options")),
-                b"0000".to_vec(),
-                line("--upload-pack=touch /tmp/x"),
-                b"0000".to_vec(),
-                empty.clone(),
-            ]
-            .concat(),
-        ),
-        (
-            "a certificate that was not asked for",
-            [
-                line("push-cert\0 report-status"),
-                line("certificate version 0.1"),
-                line("push-cert-end"),
-                b"0000".to_vec(),
-            ]
-            .concat(),
-        ),
-        (
-            "another kind of names",
-            [line(&format!("{update}\0 report-status object-format=sha256")), b"0000".to_vec(), empty.clone()].concat(),
-        ),
-        (
-            "an agent with control characters",
-            [line(&format!("{update}\0 agent=\x1b[2J\r\n report-status")), b"0000".to_vec(), empty.clone()].concat(),
-        ),
-        ("names of objects that are none", ask("x y refs/heads/main", &empty)),
-        ("names of objects that are short", ask("0000 1111 refs/heads/main", &empty)),
-        ("no name of a branch", ask(&format!("{head} {new} "), &empty)),
-        ("a removal of the branch", ask(&format!("{head} {zero} refs/heads/main"), b"")),
-        ("a branch out of nothing", ask(&format!("{zero} {zero} refs/heads/main"), &empty)),
-        (
-            "a shallow line",
-            [
-                line(&format!("shallow {new}")),
-                line(&format!("{update}\0 report-status")),
-                b"0000".to_vec(),
-                empty.clone(),
-            ]
-            .concat(),
-        ),
-    ];
-    let names = [
-        "refs/heads/other",
-        "refs/tags/v1",
-        "refs/heads/../../config",
-        "refs/heads/../../hooks/pre-receive",
-        "HEAD",
-        "FETCH_HEAD",
-        "config",
-        "../config",
-        "-o",
-        "--upload-pack=x",
-        "refs/heads/-x",
-        "refs/heads/main.lock",
-        "refs/heads/a b",
-        "refs/heads/~x",
-        "refs/heads/@{1}",
-        "refs/heads/main/below",
-        "refs/heads/",
-        "refs//heads//main",
-        "/refs/heads/main",
-        "refs/notes/x",
-        "refs/replace/x",
-        "refs/hidden/x",
-        "objects/info/alternates",
-        "refs/heads/\u{1b}[2J",
-        "refs/heads/main\nrefs/heads/x",
-    ];
-    let of_names: Vec<Vec<u8>> = names.iter().map(|name| ask(&format!("{zero} {head} {name}"), &empty)).collect();
-    cases.extend(names.iter().copied().zip(of_names));
-    let long = ask(&format!("{zero} {head} refs/heads/{}", "x".repeat(60_000)), &empty);
-    cases.push(("a name of 60,000 bytes", long));
-    let mut many = line(&format!("{zero} {head} refs/heads/x0\0 report-status"));
-    (1..5000).for_each(|n| many.extend(line(&format!("{zero} {head} refs/heads/x{n}"))));
-    cases.push(("5,000 branches at once", [many, b"0000".to_vec(), empty].concat()));
-    assert!(cases.len() >= 60, "{}", cases.len());
-    let kind = "Content-Type: application/x-git-receive-pack-request";
-    for (what, body) in &cases {
-        let (status, answer) = post(&world, "/git/shop.git/git-receive-pack", &[kind], body);
-        assert!(status.starts_with('2') || status.starts_with('4'), "{what}: {status} {answer}");
-        assert!(!answer.contains("000eunpack ok\n") || answer.contains("ng "), "{what} was taken: {answer}");
-        assert_eq!(before, state(&world), "{what}: {answer}");
-        let releases = world.gantry(&["releases", "shop"]).good().out;
-        assert!(!releases.contains("v2"), "{what} was deployed: {answer}");
-    }
-    let addresses = [
-        "/git/shop.git/../../store.db",
-        "/git/../git/shop.git/config",
-        "/git/shop.git/HEAD",
-        "/git/shop.git/config",
-        "/git/shop.git/objects/info/packs",
-        "/git/shop.git/%2e%2e/hooks",
-        "/git/..%2fshop.git/info/refs?service=git-upload-pack",
-        "/git/shop.git/info/refs",
-        "/git/shop.git/info/refs?service=",
-        "/git/shop.git/info/refs?service=git-upload-archive",
-        "/git/shop.git/info/refs?service=../../bin/sh",
-        "/git/shop.git/info/refs?service=git-upload-pack%0a",
-        "/git/-x.git/info/refs?service=git-upload-pack",
-        "/git/ghost.git/info/refs?service=git-upload-pack",
-        "/git/hooks/info/refs?service=git-upload-pack",
-        "/git/shop.git.git/info/refs?service=git-upload-pack",
-        "/git/shop/git-upload-archive",
-        "/git/shop/sh",
-    ];
-    for address in addresses {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--path-as-is", "--max-time", "30", "--output", "/dev/null", "--write-out", "%{http_code}"]);
-        curl.args(["--header", &format!("Authorization: Bearer {}", world.token())]);
-        curl.arg(format!("http://127.0.0.1:{}{address}", world.api_port()));
-        let status = run(curl).out;
-        assert!(status.starts_with('4'), "{address}: {status}");
-    }
-    for (what, headers, body) in [
-        ("a packing nobody knows", vec![kind, "Content-Encoding: br"], vec![0; 10]),
-        ("gzip that is none", vec![kind, "Content-Encoding: gzip"], b"hello".to_vec()),
-        ("gzip of 64 MB of zeros", vec![kind, "Content-Encoding: gzip"], {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(&zeros).expect("packed");
-            encoder.finish().expect("packed")
-        }),
-        ("another protocol", vec![kind, "Git-Protocol: version=2:x=$(touch /tmp/x)"], b"0000".to_vec()),
-    ] {
-        let (status, answer) = post(&world, "/git/shop.git/git-receive-pack", &headers, &body);
-        assert!(status.starts_with('4') || (status == "200" && answer.is_empty()), "{what}: {status} {answer}");
-    }
-    assert_eq!(before, state(&world));
-    assert!(page(&world, "shop").starts_with("one"));
-    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
+    let shallow = world.path("shallow").display().to_string();
+    let _ = git(&["clone", "--quiet", "--depth", "1", &source, &shallow]).good();
+    let refused = git(&["-C", &shallow, "push", "--quiet", &remote, "HEAD:main"]);
+    assert!(refused.status != 0 && refused.err.contains("did not receive expected object"), "{refused:?}");
+    assert_eq!(
+        (shop.remote_head(), world.gantry(&["ps", "shop"]).good().out.contains("web-1")),
+        (String::new(), false)
+    );
+    // With the history there, from whoever had it: the newest commit as it is, and one more on top of it.
     push_site(&shop, "two");
+    shop.write("server.py", &site::SERVER.replace("VERSION", "newest"));
+    shop.commit("newest");
+    let newest = world.path("newest").display().to_string();
+    let _ = git(&["clone", "--quiet", "--depth", "1", &source, &newest]).good();
+    // Its client cannot tell that it goes on from what is there.
+    let _ = git(&["-C", &newest, "push", "--quiet", &remote, "+HEAD:main"]).good();
+    assert!(page(&world, "shop").starts_with("newest"));
+    let known = world.path("known").display().to_string();
+    let _ = git(&["clone", "--quiet", "--depth", "1", &source, &known]).good();
+    std::fs::write(world.path("known/server.py"), site::SERVER.replace("VERSION", "three")).expect("written");
+    let _ = git(&["-C", &known, "commit", "--quiet", "--all", "--message", "three"]).good();
+    let _ = git(&["-C", &known, "push", "--quiet", &remote, "HEAD:main"]).good();
+    assert!(page(&world, "shop").starts_with("three"));
 }
 
 /// A pack of a kilobyte whose tree has 10^15 files.
@@ -571,47 +343,4 @@ fn a_hundred_thousand_files_are_a_release_like_any_other() {
     assert!(page(&world, "shop").starts_with("two"));
     let count = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "find /app/many -type f | wc -l"]).good().out;
     assert_eq!(count.trim(), "100000");
-}
-
-/// Objects without end, each a good one: what bounds them is the size of the push.
-#[test]
-fn a_pack_that_never_ends_is_cut_at_its_bound() {
-    let world = World::start(&[]);
-    let shop = site(&world, "shop", 1);
-    push_site(&shop, "one");
-    let before = state(&world);
-    let command = format!("{} {} refs/heads/main\0 report-status\n", "0".repeat(40), "1".repeat(40));
-    let mut begin = line(&command);
-    begin.extend_from_slice(b"0000PACK\0\0\0\x02\xff\xff\xff\xff");
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "--max-time", "80", "-T", "-", "-X", "POST", "-w", "\n%{http_code}"]);
-    curl.args(["-H", "content-type: application/x-git-receive-pack-request", "-u", &format!("x:{}", world.token())]);
-    curl.arg(format!("http://127.0.0.1:{}/git/shop.git/git-receive-pack", world.api_port()));
-    curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = curl.spawn().expect("curl");
-    let mut input = child.stdin.take().expect("open");
-    let sending = std::thread::spawn(move || {
-        input.write_all(&begin).expect("begun");
-        let mut content = vec![0; 1 << 20];
-        // Half as much again as may come.
-        for number in 0..1536_u32 {
-            content[..4].copy_from_slice(&number.to_be_bytes());
-            if input.write_all(&packed_at(flate2::Compression::none(), 3, 1 << 20, &[], &content)).is_err() {
-                return number;
-            }
-        }
-        1536
-    });
-    // While it comes, nothing that is kept for ever grows, and others are served.
-    while !sending.is_finished() {
-        assert!(page(&world, "shop").starts_with("one"));
-    }
-    let sent = sending.join().expect("it sent");
-    let output = child.wait_with_output().expect("ended");
-    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!((1000..1300).contains(&sent), "{sent} MiB were taken: {told}");
-    assert!(!told.contains("unpack ok"), "{told}");
-    assert_eq!(state(&world), before);
-    assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
-    assert!(page(&world, "shop").starts_with("one"));
 }

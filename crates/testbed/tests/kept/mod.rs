@@ -1,0 +1,27 @@
+//! What the server keeps of pushes.
+
+use std::process::Command;
+
+use gantry_testbed::{World, run};
+
+/// What no push may change.
+pub(crate) fn state(world: &World) -> String {
+    let sums = |folder: &str, which: &[&str]| {
+        let mut find = Command::new("find");
+        find.arg(world.path(folder)).args(which).args(["-type", "f", "-exec", "sha1sum", "{}", "+"]);
+        let mut lines: Vec<String> = run(find).out.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines.join("\n")
+    };
+    let mut refs = Command::new("git");
+    refs.arg("--git-dir").arg(world.path("data/git/shop.git")).arg("for-each-ref");
+    let mut folders = Command::new("ls");
+    folders.arg("-a").arg(world.path("data/git")).arg(world.path("data/git/shop.git"));
+    format!(
+        "{}\n{}\n{}\n{}",
+        run(refs).out,
+        run(folders).out,
+        sums("data/git/hooks", &[]),
+        sums("data/git/shop.git", &["-maxdepth", "1"])
+    )
+}
