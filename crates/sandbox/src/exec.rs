@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::process::{Forked, Process, SingleThreaded, close_on_exec, enter_users};
+use gantry_linux::process::{Forked, Process, SingleThreaded, enter_users};
 use gantry_linux::{LinuxError, Tried};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
@@ -165,7 +165,6 @@ pub(crate) fn launcher_main() -> ExitCode {
 }
 
 fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
-    close_on_exec()?;
     let alone = SingleThreaded::prove()?;
     let request = read_request(socket).tried(|| "read what to run".to_owned())?;
     let Request { spec, pid, start_time } = request;

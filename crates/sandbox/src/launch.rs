@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use gantry_linux::cgroup::{self, Cgroup};
 use gantry_linux::process::{
-    Forked, Process, SingleThreaded, boot_id, close_on_exec, start_time, unshare, user_namespace,
+    Forked, Process, SingleThreaded, boot_id, close_inherited, start_time, unshare, user_namespace,
 };
 use gantry_linux::{LinuxError, Tried, mounts, network};
 use rustix::thread::UnshareFlags;
@@ -43,15 +43,17 @@ pub(crate) enum Answer {
 #[must_use]
 pub fn launcher_main() -> Option<ExitCode> {
     let mode = std::env::args_os().nth(1)?;
-    if mode == LAUNCH_COMMAND {
-        Some(main())
-    } else if mode == PROBE_COMMAND {
-        Some(probe_main())
-    } else if mode == EXEC_COMMAND {
-        Some(crate::exec::launcher_main())
-    } else {
-        None
+    let launcher: fn() -> ExitCode = match mode.to_str()? {
+        LAUNCH_COMMAND => main,
+        PROBE_COMMAND => probe_main,
+        EXEC_COMMAND => crate::exec::launcher_main,
+        _ => return None,
+    };
+    if let Err(error) = close_inherited() {
+        eprintln!("{error}");
+        return Some(ExitCode::FAILURE);
     }
+    Some(launcher())
 }
 
 /// The program's first argument that makes it try whether owners in a folder can be mapped.
@@ -72,7 +74,7 @@ fn probe_main() -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    let answer = match close_on_exec().and_then(|()| read_spec()).and_then(|spec| launch(&spec)) {
+    let answer = match read_spec().and_then(|spec| launch(&spec)) {
         Ok(identity) => Answer::Launched(identity),
         Err(error) => Answer::Failed(error.to_string()),
     };

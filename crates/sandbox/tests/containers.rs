@@ -171,7 +171,9 @@ async fn paths() {
 
 async fn leaks() {
     // 3 is the folder that the shell reads for the pattern, 10 its own copy of its script.
-    let lines = output("for f in /proc/$$/fd/*; do echo ${f##*/}; done; echo; ls /dev").await;
+    let lines = output("for f in /proc/$$/fd/*; do echo ${f##*/}; readlink $f >&2; done; echo; ls /dev").await;
+    let (to, lines): (Vec<String>, Vec<String>) = lines.into_iter().partition(|line| line.contains([':', '/']));
+    assert!(to.len() >= 3 && !to.iter().any(|line| line.contains("gantry-leaked-")), "{to:?}");
     let parts: Vec<Vec<&String>> = lines.split(|line| line.is_empty()).map(|part| part.iter().collect()).collect();
     assert!(parts[0].iter().all(|number| ["0", "1", "2", "3", "10"].contains(&number.as_str())), "{:?}", parts[0]);
     let devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
@@ -295,19 +297,23 @@ async fn execs() {
         disk: None,
     };
     let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
-                  for f in /proc/$$/fd/*; do echo descriptor ${f##*/}; done; exit 5";
-    let mut session = exec(&container, spec(false, script)).await.expect("begun");
-    let mut text = String::new();
-    std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");
-    let outcome = session.outcome().await;
-    assert!(matches!(outcome, ExecOutcome::Exited(5)), "{outcome:?}: {text}");
-    let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(":\t")).collect();
-    assert!(text.starts_with("web-1.machine\n1000\n"), "{text}");
-    assert_eq!(rights_of(&text), BTreeMap::from(USER));
-    assert_eq!((fields["NoNewPrivs"], fields["Seccomp"]), ("1", "2"));
-    let open: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("descriptor ")).collect();
-    assert!(open.len() >= 3 && open.iter().all(|number| ["0", "1", "2", "3", "10"].contains(number)), "{open:?}");
-    assert!(!text.contains("mounted"));
+                  for f in /proc/$$/fd/*; do echo descriptor ${f##*/} $(readlink $f); done; exit 5";
+    for (uid, rights) in [(1000, USER), (0, ROOT)] {
+        let asked = ExecSpec { user: User { uid, gid: uid }, ..spec(false, script) };
+        let mut session = exec(&container, asked).await.expect("begun");
+        let mut text = String::new();
+        std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");
+        let outcome = session.outcome().await;
+        assert!(matches!(outcome, ExecOutcome::Exited(5)), "{outcome:?}: {text}");
+        let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(":\t")).collect();
+        assert!(text.starts_with(&format!("web-1.machine\n{uid}\n")), "{text}");
+        assert_eq!(rights_of(&text), BTreeMap::from(rights), "as {uid}");
+        assert_eq!((fields["NoNewPrivs"], fields["Seccomp"]), ("1", "2"));
+        let open: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("descriptor ")).collect();
+        let known = |line: &&str| ["0", "1", "2", "3", "10"].contains(&line.split(' ').next().unwrap_or_default());
+        assert!(open.len() >= 3 && open.iter().all(known), "{open:?}");
+        assert!(!text.contains("gantry-leaked-") && !text.contains("mounted"), "{text}");
+    }
     let mut session = exec(&container, spec(true, "tty; test -t 0 && echo terminal")).await.expect("begun");
     let mut bytes = Vec::new();
     // A terminal's end reads EIO once the other side is gone.

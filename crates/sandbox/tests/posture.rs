@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::LazyLock;
 
-use boxes::{Box, a_box, outcome, output, run, trial};
+use boxes::{Box, LEAKED, a_box, outcome, output, run, trial};
 use gantry_sandbox::{Bind, ExecOutcome, ExecSpec, User, exec, launch, launcher_main};
 
 fn main() -> ExitCode {
@@ -86,17 +86,20 @@ async fn processor() {
 }
 
 async fn fork_bomb() {
-    let mut a = probing("fork");
-    let bomb = a.start().await;
-    // While it holds all it may have, another begins and ends as ever.
-    assert_eq!(output("for i in 1 2 3 4 5; do /bin/true & done; wait; echo fine").await, ["fine"]);
-    bomb.ended().await;
-    bomb.destroy().await.expect("removed");
-    let made: u32 = a.log()[0].parse().expect("a number");
-    assert!(made < a.spec.limits.pids && made + 6 > a.spec.limits.pids, "{made} of {}", a.spec.limits.pids);
-    a = probing("fork");
-    a.spec.limits.pids = 200;
-    assert!(outcome(&a).await.0[0].parse::<u32>().expect("a number") > 180, "the limit is what stopped it");
+    for limit in [32, 200] {
+        let mut a = probing("fork");
+        a.spec.limits.pids = limit;
+        let bomb = a.start().await;
+        a.says("holding").await;
+        let holds_all = || bomb.usage().pids == u64::from(limit) && bomb.usage().refused > 0;
+        assert!(holds_all(), "{:?} of {limit}", bomb.usage());
+        // Meanwhile another begins and ends as ever.
+        assert_eq!(output("for i in 1 2 3 4 5; do /bin/true & done; wait; echo fine").await, ["fine"]);
+        assert!(holds_all(), "{:?} of {limit}", bomb.usage());
+        bomb.destroy().await.expect("removed");
+        let made: u32 = a.log()[0].parse().expect("a number");
+        assert!(made < limit && made + 6 > limit, "{made} of {limit}");
+    }
 }
 
 async fn file_size() {
@@ -168,12 +171,12 @@ async fn own_program() {
 
 /// CVE-2024-21626: a working folder that is a descriptor the runtime forgot to close.
 async fn working_folder() {
-    let marker = tempfile::tempdir().expect("a folder");
+    let marker = &LEAKED.0;
     let name = marker.path().file_name().expect("a name").to_string_lossy().into_owned();
     let look = format!(
         "for up in . .. ../.. ../../.. ../../../.. ../../../../tmp; do ls -a $up; done | cat; echo {name} | cut -c1-3"
     );
-    for number in 3..16 {
+    for number in LEAKED.1.iter().copied().chain(3..16) {
         let mut a = a_box(&look);
         a.spec.cwd = format!("/proc/self/fd/{number}");
         // Refused, or a folder of its own.
@@ -187,7 +190,7 @@ async fn working_folder() {
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
     a.says("ready").await;
-    for number in 3..16 {
+    for number in LEAKED.1.iter().copied().chain(3..16) {
         let spec = ExecSpec {
             cgroup: a.spec.cgroup.clone(),
             args: vec!["/bin/sh".into(), "-c".into(), look.clone()],

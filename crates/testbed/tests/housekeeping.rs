@@ -315,6 +315,27 @@ fn a_full_disk_is_survived_and_told() {
     let world = World::start_on(&disk.path(), &["--reserve", "50M"]);
     let shop = site(&world, "shop", 2);
     push_site(&shop, "one");
+    // An application that would fill it is ended long before, and its neighbours write on.
+    let _ = world.gantry(&["app", "create", "filler"]).good();
+    let filler = world.repository("filler", None);
+    filler.write("server.py", "import time\nfor n in range(3000):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 1_000_000)\n    time.sleep(0.005)\n");
+    filler.write(
+        "container/roles.json",
+        "{ web: { command: 'python3 server.py', disk: '50M', health: { path: '/up' } } }",
+    );
+    filler.commit("fill");
+    let mut pushed = filler.push_in_background();
+    let mut rounds = 0;
+    while pushed.try_wait().expect("looked at").is_none() {
+        let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "echo written > /tmp/mine"]).good();
+        assert!(page(&world, "shop").starts_with("one"));
+        rounds += 1;
+    }
+    let why = world.gantry(&["why", "filler"]).good().out;
+    assert!(rounds > 3 && why.contains("wrote more than its limit of 50M"), "{rounds}: {why}");
+    let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
+    assert!(!ps.contains("\"restarts\":1"), "{ps}");
+    let _ = world.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
     // As an application would: what is kept for root is what Gantry goes on with.
     let filler = disk.fill("filler", "65534");
     assert!(page(&world, "shop").starts_with("one"));

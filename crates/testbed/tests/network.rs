@@ -52,6 +52,25 @@ impl Drop for Outside {
     }
 }
 
+/// What is root in one app's containers is nobody outside, and nobody in another app's.
+#[test]
+fn each_app_has_users_of_its_own() {
+    let world = World::start(&[]);
+    for app in ["shop", "other"] {
+        push_site(&site(&world, app, 2), "one");
+    }
+    let first = |pid: u32| -> u32 {
+        let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("a map");
+        let words: Vec<u32> = map.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+        assert!(words.len() == 3 && words[0] == 0 && words[1] >= 0x7000_0000 && words[2] == 65_536, "{words:?}");
+        words[1]
+    };
+    let ranges: Vec<(String, u32)> = world.containers().into_iter().map(|(name, pid)| (name, first(pid))).collect();
+    let of = |app: &str| ranges.iter().filter(|(name, _)| name.starts_with(app)).map(|(_, first)| *first).collect();
+    let (shop, other): (Vec<u32>, Vec<u32>) = (of("shop."), of("other."));
+    assert!(shop[0] == shop[1] && other[0] == other[1] && shop[0].abs_diff(other[0]) >= 65_536, "{ranges:?}");
+}
+
 #[test]
 fn a_container_s_port_is_not_reached_from_another_machine() {
     let world = World::start(&[]);

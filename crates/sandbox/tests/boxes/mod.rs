@@ -2,12 +2,15 @@
 #![allow(dead_code)] // Each test program uses a part.
 
 use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, install_init, launch};
 use libtest_mimic::{Arguments, Trial};
+use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
 
 /// The control group of all of this program's.
 fn group() -> String {
@@ -35,9 +38,10 @@ pub(crate) fn base(layer: &Path) {
     std::fs::create_dir_all(layer.join("bin")).expect("made");
     std::fs::create_dir_all(layer.join("etc")).expect("made");
     std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
-    for name in
-        ["sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true"]
-    {
+    for name in [
+        "sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true",
+        "readlink",
+    ] {
         let _ = std::os::unix::fs::symlink("busybox", layer.join("bin").join(name));
     }
 }
@@ -108,8 +112,34 @@ pub(crate) async fn output(script: &str) -> Vec<String> {
     outcome(&a_box(script)).await.0
 }
 
+/// A folder of the machine's, open in this process under these numbers, and not to be closed when it runs another program: what a
+/// runtime that forgets to close something would hand on.
+pub(crate) static LEAKED: LazyLock<(tempfile::TempDir, Vec<i32>)> = LazyLock::new(|| {
+    let folder = tempfile::Builder::new().prefix("gantry-leaked-").tempdir().expect("a folder");
+    let numbers = (0..12).map(|_| {
+        let file = std::fs::File::open(folder.path()).expect("opened");
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("kept open");
+        file.into_raw_fd()
+    });
+    let numbers = numbers.collect();
+    (folder, numbers)
+});
+
+/// Rights that a program which is run gets, unless whoever runs it takes care that it does not.
+fn hand_rights_on() {
+    let mut sets = capabilities(None).expect("this process's rights");
+    sets.inheritable = sets.permitted;
+    set_capabilities(None, sets).expect("handed on");
+    for right in sets.permitted {
+        let _ = configure_capability_in_ambient_set(right, true);
+    }
+}
+
 /// Runs them, and takes away the group that all their containers were below.
 pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
+    // As a careless caller would have it.
+    LazyLock::force(&LEAKED);
+    hand_rights_on();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     gantry_linux::cgroup::Cgroup::named(&group()).remove().expect("nothing is left in it");
     conclusion.exit_code()
