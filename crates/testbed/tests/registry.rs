@@ -4,6 +4,7 @@
 mod site;
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
@@ -298,22 +299,109 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
 }
 
+/// A request that stops in the middle of its body: of `length` bytes only `sent` come.
+fn half_sent(world: &World, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+    let token = world.token();
+    let head = format!(
+        "PATCH /v2/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}content-length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), sent].concat()).expect("sent");
+    stream
+}
+
+#[test]
+fn an_upload_goes_on_after_whatever_broke_it_off() {
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let registry = Registry { world: &world, token: world.token() };
+    let content = b"0123456789abcdefghijklmnopqrstuvwxyz".repeat(1000);
+    let name = digest(&content);
+    let range = |upload: &str| registry.ask("GET", upload, &[], b"").header("range").map(str::to_owned);
+
+    // As Docker sends them: streamed without a range. The last part may come with the end, where it belongs or not at all.
+    let upload = registry.begin("shop");
+    let streamed = registry.ask("PATCH", &upload, &["Transfer-Encoding: chunked"], &content[..1000]);
+    assert_eq!((streamed.status, streamed.header("range")), (202, Some("0-999")), "{streamed:?}");
+    let end = |from: usize| {
+        let header = format!("Content-Range: {from}-{}", content.len() - 1);
+        registry.ask("PUT", &format!("{upload}?digest={name}"), &[&header], &content[from..])
+    };
+    let gap = end(2000);
+    assert_eq!((gap.status, gap.code().as_str()), (416, "BLOB_UPLOAD_INVALID"), "{gap:?}");
+    assert_eq!(end(1000).status, 201);
+    let upload = registry.begin("shop");
+    let late = registry.ask("PATCH", &upload, &["Content-Range: 10-19"], b"0123456789");
+    assert_eq!((late.status, late.code().as_str()), (416, "BLOB_UPLOAD_INVALID"), "the first part is not the first");
+
+    // A connection that breaks, and one whose client is gone without a word: whoever asks next goes on from what came.
+    for silent in [false, true] {
+        let upload = registry.begin("shop");
+        let stream = half_sent(&world, &upload, "", content.len(), &content[..5000]);
+        world.wait("it has come", |world| {
+            let came = std::fs::read_dir(world.path("data/blobs/uploads")).is_ok_and(|mut all| all.next().is_some());
+            came.then_some(())
+        });
+        let kept = silent.then(|| stream.try_clone().expect("another"));
+        if !silent {
+            // With what it sent unread in between, the kernel resets it.
+            drop(stream);
+        }
+        let begun = std::time::Instant::now();
+        let from: usize = world.wait("what came is told", |_| {
+            let told = range(&upload)?;
+            let last: usize = told.strip_prefix("0-")?.parse().ok()?;
+            (last > 0).then_some(last + 1)
+        });
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "the one before was waited for");
+        assert!(from <= 5000, "{from}");
+        let header = format!("Content-Range: {from}-{}", content.len() - 1);
+        assert_eq!(registry.ask("PATCH", &upload, &[&header], &content[from..]).status, 202);
+        let done = registry.ask("PUT", &format!("{upload}?digest={name}"), &[], b"");
+        assert_eq!(done.status, 201, "{done:?}");
+        drop(kept);
+    }
+    assert_eq!(registry.ask("GET", &format!("shop/blobs/{name}"), &[], b"").body.as_bytes(), content);
+
+    // Not more at once than a repository may have; what is wrong is told in the specification's form, to strangers too.
+    let all: Vec<Answer> = (0..60).map(|_| registry.ask("POST", "shop/blobs/uploads/", &[], b"")).collect();
+    let too_many: Vec<&Answer> = all.iter().filter(|answer| answer.status != 202).collect();
+    assert!((10..=60).contains(&too_many.len()), "{}", too_many.len());
+    assert!(too_many.iter().all(|answer| (answer.status, answer.code().as_str()) == (429, "TOOMANYREQUESTS")));
+    let nobody = Registry { world: &world, token: "gantry_nonsense".to_owned() };
+    let reader = world.gantry(&["token", "create", "eyes", "--read"]).good().out.trim().to_owned();
+    let reader = Registry { world: &world, token: reader };
+    for (who, status, code) in [(&nobody, 401, "UNAUTHORIZED"), (&reader, 403, "DENIED")] {
+        let answer = who.ask("POST", "shop/blobs/uploads/", &[], b"");
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
+    }
+    // An image of no layers at all is one.
+    let empty = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": name, "size": content.len() } });
+    let put = registry.ask("PUT", "shop/manifests/empty", &[], empty.to_string().as_bytes());
+    assert_eq!(put.status, 201, "{put:?}");
+    let after = registry.ask("GET", "shop/tags/list?last=a", &[], b"");
+    assert!(after.status == 200 && after.body.contains("\"empty\""), "{after:?}");
+}
+
 /// One client that pushes and pulls on a connection of its own.
 struct Pusher {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     token: String,
+    /// Whether it asks if a blob is there before it sends it.
+    asks_first: bool,
     asked: usize,
     /// What must be there: of the last three images, which have a tag each.
     kept: Vec<(String, Vec<u8>)>,
 }
 
 impl Pusher {
-    async fn connect(port: u16, token: String) -> Self {
+    async fn connect(port: u16, token: String, asks_first: bool) -> Self {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
-        Self { sender, token, asked: 0, kept: Vec::new() }
+        Self { sender, token, asks_first, asked: 0, kept: Vec::new() }
     }
 
     async fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> (u16, Bytes) {
@@ -331,7 +419,7 @@ impl Pusher {
     async fn image(&mut self, tag: &str, config: &[u8], layer: &[u8]) -> Option<String> {
         for content in [config, layer] {
             let digest = digest(content);
-            if self.ask("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
+            if !self.asks_first || self.ask("HEAD", &format!("blobs/{digest}"), b"").await.0 == 404 {
                 let (status, text) = self.ask("POST", &format!("blobs/uploads/?digest={digest}"), content).await;
                 assert_eq!(status, 201, "{text:?}");
             }
@@ -375,7 +463,7 @@ fn race(grace: &str, turns: u64) -> (Vec<String>, usize, usize) {
             .map(|client| {
                 let (port, token, over) = (world.api_port(), world.token(), std::sync::Arc::clone(&over));
                 tokio::spawn(async move {
-                    let mut pusher = Pusher::connect(port, token).await;
+                    let mut pusher = Pusher::connect(port, token, client % 2 == 0).await;
                     let mut lost = Vec::new();
                     for turn in 0..turns {
                         if over.load(std::sync::atomic::Ordering::Relaxed) {

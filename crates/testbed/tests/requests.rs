@@ -54,6 +54,42 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     assert!(events.contains("requests of shop: paused") && events.contains("requests of shop: free"), "{events}");
 }
 
+/// A role with a volume has one copy, and the old one goes before the new one comes: whoever asks meanwhile waits.
+#[test]
+fn requests_wait_while_the_only_copy_is_replaced() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    let role = "command: 'python3 server.py', health: { path: '/up' }, volumes: { data: '/data' }";
+    shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
+    push_site(&shop, "one");
+    let target = Target::shop(world.http_port(), &load::PLAIN, Duration::from_millis(5));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let load = runtime.block_on(async { Load::begin(&target, 6, Duration::from_secs(60)) });
+    push_site(&shop, "two");
+    let report = runtime.block_on(load.end());
+    assert!(report.failed == 0 && report.sent > 100, "{report:?}");
+    assert!(page(&world, "shop").starts_with("two"));
+    let told = world.gantry(&["app", "show", "shop", "--json"]).good().out;
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert!(told["requests"]["held"].as_u64() >= Some(1) && told["requests"]["refused"] == 0, "{told}");
+}
+
+#[test]
+fn a_role_says_how_long_its_answers_may_take() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    let role = "command: 'python3 server.py', health: { path: '/up' }, request_timeout: 1";
+    shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
+    let slow = "    def do_GET(self):\n        time.sleep(3 if self.path == '/slow' else 0)\n";
+    shop.write("server.py", &site::SERVER.replace("    def do_GET(self):\n", slow).replace("VERSION", "one"));
+    shop.commit("one");
+    let _ = shop.push().good();
+    let mut curl = world.curl_command("shop.localhost", &["--write-out", " %{http_code}", "--path-as-is"]);
+    curl.arg(format!("http://shop.localhost:{}/slow", world.http_port()));
+    let both = gantry_testbed::run(curl).good().out;
+    assert!(both.starts_with("one ") && both.contains(" 200") && both.trim_end().ends_with(" 504"), "{both}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_however_often_a_release_is_promoted() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
