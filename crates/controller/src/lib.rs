@@ -20,6 +20,8 @@ mod builds;
 mod collect;
 mod core;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod git_door;
 mod holds;
 mod http;

@@ -2,6 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+const SHALLOW: &[u8] = b"shallow ";
+
 /// The longest line (gitprotocol-common(5)).
 const LINE_MAX: usize = 65_520;
 
@@ -24,20 +26,21 @@ impl Opening {
             return piece;
         }
         self.held.extend_from_slice(&piece);
-        while let Some(length) = length(&self.held) {
+        while self.held.len() >= 4 {
             // The first line that is something else is the push's own, and so is all that follows.
-            if !"shallow ".bytes().eq(self.held.iter().skip(4).take(8).copied()) {
-                if self.held.len() >= 12 || length < 12 {
-                    return self.rest();
-                }
-                break;
+            let Some(length) = length(&self.held).filter(|length| *length >= 4 + SHALLOW.len()) else {
+                return self.rest();
+            };
+            let begins = &self.held[4..self.held.len().min(4 + SHALLOW.len())];
+            if !SHALLOW.starts_with(begins) {
+                return self.rest();
             }
             if self.held.len() < length {
                 break;
             }
             let _ = self.held.split_to(length);
         }
-        if self.held.len() >= 4 && length(&self.held).is_none() { self.rest() } else { Bytes::new() }
+        Bytes::new()
     }
 
     /// What is left when nothing more comes, or nothing more is looked at.
@@ -84,7 +87,8 @@ mod tests {
                 assert_eq!(passed(text.as_bytes(), size), push.as_bytes(), "{size}");
             }
         }
-        for same in ["0000", "0001", "zzzz", "00", "ffffx", "0006x", "0004", "hello, this is no push"] {
+        for same in ["0000", "0001", "zzzz", "00", "ffffx", "0006x", "0004", "0008shallow x", "hello, this is no push"]
+        {
             for size in 1..=same.len() {
                 assert_eq!(passed(same.as_bytes(), size), same.as_bytes());
             }

@@ -7,10 +7,12 @@ use bytes::BytesMut;
 use gantry_model::{AppName, RoleName, Table};
 use http::Method;
 
+use crate::headers;
 use crate::names::{Known, known};
+use crate::proxy::{Peer, rewrite};
 use crate::tunnel::Frames;
 use crate::wire::chunks::{BadChunk, Chunks, Piece};
-use crate::wire::head;
+use crate::wire::head::{self, Length};
 
 /// The head of an answer: the same in one piece and in two.
 ///
@@ -23,6 +25,47 @@ pub fn answer_head(bytes: &[u8]) {
         came.extend_from_slice(&bytes[bytes.len() / 2..]);
         let cut = head::read(&mut came, &Method::GET);
         assert_eq!(format!("{whole:?}"), format!("{cut:?}"));
+    }
+}
+
+/// A request on its way through: what is written for the instance is one request, with one host, one length, and nothing of the
+/// client's connection.
+///
+/// # Panics
+/// When it is not.
+pub fn request(bytes: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut came = httparse::Request::new(&mut fields);
+    let Ok(httparse::Status::Complete(_)) = came.parse(bytes) else { return };
+    let mut builder =
+        http::Request::builder().method(came.method.unwrap_or_default()).uri(came.path.unwrap_or_default());
+    for field in came.headers.iter() {
+        builder = builder.header(field.name, field.value);
+    }
+    let Ok(request) = builder.body(()) else { return };
+    if headers::host_of(&request).is_none() || request.method() == Method::CONNECT {
+        return;
+    }
+    let websocket = headers::asks_for_websocket(request.headers());
+    let id = headers::request_id(request.headers());
+    let (mut parts, ()) = request.into_parts();
+    rewrite(&mut parts, &Peer::new(Ipv4Addr::LOCALHOST.into(), false), &id, websocket);
+    for length in [None, Some(Length::Known(5)), Some(Length::Chunked)] {
+        let mut out = Vec::new();
+        head::write(&parts, length, &mut out);
+        let mut fields = [httparse::EMPTY_HEADER; 80];
+        let mut sent = httparse::Request::new(&mut fields);
+        assert_eq!(sent.parse(&out), Ok(httparse::Status::Complete(out.len())), "{:?}", String::from_utf8_lossy(&out));
+        let count = |name: &str| sent.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+        for name in ["host", "x-forwarded-for", "x-forwarded-proto", "x-request-id"] {
+            assert_eq!(count(name), 1, "{name}");
+        }
+        let framed = (count("content-length"), count("transfer-encoding"));
+        assert!(framed == (1, 0) || framed == (0, 1) || (length.is_none() && framed == (0, 0)), "{framed:?}");
+        let of_connection =
+            ["te", "trailer", "keep-alive", "proxy-connection", "proxy-authorization", "http2-settings"];
+        assert!(of_connection.iter().all(|name| count(name) == 0));
+        assert_eq!((count("connection"), count("upgrade")), if websocket { (1, 1) } else { (0, 0) });
     }
 }
 

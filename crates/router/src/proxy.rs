@@ -361,6 +361,18 @@ impl Exchange {
 /// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
 fn outgoing(request: Request<Incoming>, peer: &Peer, id: &HeaderValue, websocket: bool) -> (Parts, Outgoing) {
     let (mut parts, body) = request.into_parts();
+    rewrite(&mut parts, peer, id, websocket);
+    parts.extensions.clear();
+    let body = if body.is_end_stream() {
+        Outgoing::None(Empty::new())
+    } else {
+        Outgoing::Client(body, Arc::new(Upload::begin()))
+    };
+    (parts, body)
+}
+
+/// The head alone.
+pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, websocket: bool) {
     headers::strip_hop(&mut parts.headers);
     // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
     let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
@@ -376,13 +388,6 @@ fn outgoing(request: Request<Incoming>, peer: &Peer, id: &HeaderValue, websocket
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from(path);
     parts.version = Version::HTTP_11;
-    parts.extensions.clear();
-    let body = if body.is_end_stream() {
-        Outgoing::None(Empty::new())
-    } else {
-        Outgoing::Client(body, Arc::new(Upload::begin()))
-    };
-    (parts, body)
 }
 
 async fn connect(target: &Target) -> std::io::Result<Sender> {

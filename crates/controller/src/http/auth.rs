@@ -7,6 +7,7 @@ use base64::Engine;
 use gantry_api::Problem;
 use gantry_api::types::Scope;
 use gantry_model::{AppName, MachineName};
+use http::HeaderValue;
 use http::header;
 use http::request::Parts;
 
@@ -81,8 +82,8 @@ impl Caller {
 }
 
 /// The secret of a bearer token or of a password, whatever the user's name.
-fn secret(parts: &Parts) -> Option<String> {
-    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+pub(crate) fn secret(authorization: Option<&HeaderValue>) -> Option<String> {
+    let value = authorization?.to_str().ok()?;
     let (kind, rest) = value.split_once(' ')?;
     if kind.eq_ignore_ascii_case("bearer") {
         return Some(rest.trim().to_owned());
@@ -99,7 +100,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Refusal> {
-        let Some(secret) = secret(parts) else {
+        let Some(secret) = secret(parts.headers.get(header::AUTHORIZATION)) else {
             return Err(Problem::new(401, "a token is needed")
                 .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
                 .into());

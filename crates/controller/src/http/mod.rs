@@ -1,7 +1,7 @@
 //! Paths. Each handler checks the token's scope, calls what knows, and turns it into JSON.
 
 mod apps;
-mod auth;
+pub(crate) mod auth;
 mod bases;
 mod deploys;
 mod git;
@@ -9,7 +9,7 @@ mod logs;
 mod machines;
 mod openapi;
 mod pulls;
-mod range;
+pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
 mod sessions;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What is to be sent of `size` bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// All: nothing else was asked for, or in a way that may be passed over, such as several parts at once.
     Whole,
     /// These bytes.
@@ -14,7 +14,7 @@ pub(super) enum Part {
 }
 
 /// Reads the value of a `Range` field.
-pub(super) fn part(value: Option<&str>, size: u64) -> Part {
+pub(crate) fn part(value: Option<&str>, size: u64) -> Part {
     let Some((first, last)) = value.and_then(|value| value.strip_prefix("bytes=")?.split_once('-')) else {
         return Part::Whole;
     };

@@ -141,9 +141,12 @@ enum What<'a> {
 }
 
 /// A repository is an app's name, or names with slashes between them.
-fn checked_repository(parts: &[&str]) -> Answer<String> {
+pub(crate) fn checked_repository(parts: &[&str]) -> Answer<String> {
     let plain = |part: &&str| {
-        part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(lower)
+            && part.ends_with(lower)
+            && !part.contains("..")
             && part.len() <= 100
             && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
     };
@@ -153,7 +156,7 @@ fn checked_repository(parts: &[&str]) -> Answer<String> {
     Err(Problem::invalid("a repository has one to four names of lower-case letters, digits, dots and hyphens").into())
 }
 
-fn is_tag(text: &str) -> bool {
+pub(crate) fn is_tag(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.len() <= 128
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))

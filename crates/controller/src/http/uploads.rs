@@ -191,12 +191,17 @@ pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answ
 /// A piece that says where it belongs must follow what is there.
 fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
     let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let begin = range.and_then(|text| text.trim_start_matches("bytes ").split('-').next()?.trim().parse::<u64>().ok());
+    let begin = range.and_then(begins_at);
     match (range, begin) {
         (None, _) => Ok(()),
         (Some(_), Some(begin)) if begin == size => Ok(()),
         _ => Err(Problem::new(416, format!("the upload has {size} bytes; go on from there")).into()),
     }
+}
+
+/// Where a piece belongs, by its `Content-Range`; the specification's has no unit, and clients send one.
+pub(crate) fn begins_at(range: &str) -> Option<u64> {
+    range.trim_start_matches("bytes ").split('-').next()?.trim().parse().ok()
 }
 
 /// The length of a body that says it; no more is known of others before they came.

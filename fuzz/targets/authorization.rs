@@ -1,0 +1,3 @@
+//! Who says that he is who.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_controller::fuzz::authorization(bytes));

@@ -1,0 +1,3 @@
+//! Words of the registry's addresses and headers.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_controller::fuzz::registry(bytes));
