@@ -487,7 +487,8 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Half a request each, and nobody else waits for them. In the long form 5,000, with the times of the others told.
+/// Half a request each, and nobody else waits for them: 1,000, and in the long form 5,000, where the others' 99th of a hundred may take
+/// twice as long at most.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_in_nobody_s_way() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
@@ -519,7 +520,7 @@ async fn slow_clients_are_in_nobody_s_way() {
     };
     let before = median().await;
     let mut slow = Vec::new();
-    for number in 0..if long { 5000 } else { 300 } {
+    for number in 0..if long { 5000 } else { 1000 } {
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         let half: &[u8] = match number % 3 {
             0 => b"GET / HTTP/1.1\r\nhost: shop.loc",
@@ -531,5 +532,7 @@ async fn slow_clients_are_in_nobody_s_way() {
     }
     let beside = median().await;
     println!("99 of 100 requests within {before:?} alone, within {beside:?} beside {} slow clients", slow.len());
-    assert!(!long || beside <= before * 2, "{beside:?} where it was {before:?}");
+    // The short form runs unoptimized, beside other tests, and with few requests: that nobody is held up is what it can tell.
+    let most = if long { before * 2 } else { before * 10 + Duration::from_millis(50) };
+    assert!(beside <= most, "{beside:?} where it was {before:?}");
 }
