@@ -68,8 +68,11 @@ CONTROLS = [
      "if let Err(error) = close_inherited() {", "if let Err(error) = Ok::<(), LinuxError>(drop(close_inherited)) {",
      "-p gantry-sandbox --test posture a_working_folder"),
     ("rights are not handed on", "crates/sandbox/src/posture.rs",
-     'clear_ambient_capability_set().tried(|| "clear the ambient rights".to_owned())?;',
-     "let _ = clear_ambient_capability_set;", "-p gantry-sandbox --test containers"),
+     'clear_ambient_capability_set().tried(|| "clear the ambient rights".to_owned())?;\n'
+     "    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };",
+     "let _ = clear_ambient_capability_set;\n"
+     "    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };",
+     "-p gantry-sandbox --test containers"),
     ("launchers run from a read-only copy", "crates/linux/src/mounts.rs",
      "set_attributes(&copy, libc::MOUNT_ATTR_RDONLY, 0)", "set_attributes(&copy, 0, 0)", "-p gantry-linux --lib mounts"),
     ("git bounded in memory", "crates/git/src/repository.rs", "const MEMORY_MAX: u64 = 1 << 30;",
