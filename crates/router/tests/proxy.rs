@@ -3,6 +3,7 @@
 mod world;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,32 +147,80 @@ async fn a_large_body_goes_up_and_comes_down() {
     assert!(answer == sent);
 }
 
-#[tokio::test]
-async fn a_websocket_is_joined() {
-    let chat = app(false, async |mut request: Request<Incoming>| {
+/// An application that sends each four bytes back, turned round.
+async fn chat() -> SocketAddr {
+    app(false, async |mut request: Request<Incoming>| {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
             let mut word = [0; 4];
             while stream.read_exact(&mut word).await.is_ok() {
                 word.reverse();
-                stream.write_all(&word).await.expect("answered");
+                let _ = stream.write_all(&word).await;
             }
         });
         let builder = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
         builder.body(full("")).expect("an answer")
     })
-    .await;
-    let running = router(table(1, vec![endpoint(1, chat, Protocol::Http1)]), NOWHERE, None).await;
+    .await
+}
+
+async fn join(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
     let mut request = get("/chat");
     request.headers_mut().insert("connection", "Upgrade".parse().expect("a value"));
     request.headers_mut().insert("upgrade", "websocket".parse().expect("a value"));
-    let answer = ask(running.address, request).await;
+    let answer = ask(address, request).await;
     assert_eq!(
         (answer.status(), &answer.headers()["upgrade"]),
         (StatusCode::SWITCHING_PROTOCOLS, &"websocket".parse().expect("a value"))
     );
-    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"));
+    TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"))
+}
+
+/// Thousands of clients that all came back at once would be worse than the deploy.
+#[tokio::test]
+async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
+    const DRAIN: Duration = Duration::from_secs(4);
+    let (old, new, server) = (chat().await, chat().await, Server::default());
+    let address = server.start().await;
+    let mut first = table(1, vec![endpoint(1, old, Protocol::Http1)]);
+    first.routes.values_mut().for_each(|route| route.patience.drain = gantry_model::Seconds(4));
+    let running = router(first, &address, None).await;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(join(running.address).await);
+    }
+    server.changes(table(2, vec![endpoint(2, new, Protocol::Http1)])).await;
+    let begun = std::time::Instant::now();
+    let farewells = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            let mut farewell = Vec::new();
+            let mut byte = [0];
+            while farewell.len() < 4 {
+                client.read_exact(&mut byte).await.expect("it is told, and not cut");
+                farewell.push(byte[0]);
+            }
+            (farewell, begun.elapsed())
+        })
+    });
+    let mut times = Vec::new();
+    for farewell in farewells.collect::<Vec<_>>() {
+        let (frame, at) = farewell.await.expect("told");
+        // Close, 1001: going away (RFC 6455, sections 5.5.1 and 7.4.1).
+        assert_eq!(frame, [0x88, 0x02, 0x03, 0xe9]);
+        times.push(at);
+    }
+    times.sort();
+    let (earliest, median, latest) = (times[0], times[30], times[59]);
+    assert!(latest < DRAIN && latest - earliest > DRAIN / 3, "{times:?}");
+    assert!(median > DRAIN / 8 && median < DRAIN * 3 / 4, "{times:?}");
+}
+
+#[tokio::test]
+async fn a_websocket_is_joined() {
+    let chat = chat().await;
+    let running = router(table(1, vec![endpoint(1, chat, Protocol::Http1)]), NOWHERE, None).await;
+    let mut stream = join(running.address).await;
     for word in [b"ping", b"pong"] {
         stream.write_all(word).await.expect("sent");
         let mut back = [0; 4];
