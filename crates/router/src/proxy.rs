@@ -100,6 +100,8 @@ struct Exchange {
     body: Outgoing,
     /// Where a websocket goes on.
     client: Option<OnUpgrade>,
+    /// It went out once, and nothing came back.
+    repeated: bool,
     tried: Vec<InstanceId>,
     /// When an instance was last looked for.
     now: Instant,
@@ -136,7 +138,20 @@ impl Exchange {
         let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
         let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
         let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
-        Ok(Self { router, peer, route, entry, admitted, request, body, client, tried: Vec::new(), now, deadline })
+        Ok(Self {
+            router,
+            peer,
+            route,
+            entry,
+            admitted,
+            request,
+            body,
+            client,
+            tried: Vec::new(),
+            repeated: false,
+            now,
+            deadline,
+        })
     }
 
     fn admit(
@@ -170,7 +185,7 @@ impl Exchange {
     }
 
     async fn run(mut self) -> Response<Answer> {
-        let mut repeatable = is_repeatable(&self.request, &self.body);
+        let repeatable = is_repeatable(&self.request, &self.body);
         loop {
             let way = match self.find().await {
                 Ok(way) => way,
@@ -193,7 +208,7 @@ impl Exchange {
                 Err(Failure::Sent(why)) => {
                     circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
                     // Once more, elsewhere if there is an elsewhere: nothing was answered, and asking twice is harmless.
-                    if !std::mem::take(&mut repeatable) {
+                    if !repeatable || std::mem::replace(&mut self.repeated, true) {
                         return self.failed(&why);
                     }
                     self.deadline = Instant::now() + self.router.settings.wait;
@@ -270,7 +285,9 @@ impl Exchange {
         self.entry.target = Some(Arc::clone(target));
         let mut body = std::mem::replace(&mut self.body, Outgoing::None(Empty::new()));
         // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
-        if let Some(sender) = target.pool.take(self.now.into_std()) {
+        // The second time nothing is left to chance: whoever takes a new connection lives.
+        let kept = if self.repeated { None } else { target.pool.take(self.now.into_std()) };
+        if let Some(sender) = kept {
             match self.ask(target, sender, body, self.now).await {
                 Err(Failure::Unsent(unsent)) => body = unsent,
                 outcome => return outcome,

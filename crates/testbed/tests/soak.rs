@@ -59,8 +59,10 @@ impl Soak {
             Action::Scale => said(&["scale", "shop", &format!("web={}", self.rng.random_range(2..5))]),
             Action::Crash => {
                 let mut containers = world.containers();
-                let (_, pid) = containers.swap_remove(self.rng.random_range(0..containers.len()));
-                world.signal("KILL", pid);
+                let crashed = containers.swap_remove(self.rng.random_range(0..containers.len()));
+                world.signal("KILL", crashed.1);
+                // Known before the next thing is done: two that crash in one moment may have the same request.
+                world.wait("it is another", |world| (!world.containers().contains(&crashed)).then_some(()));
             }
             Action::KillServer => world.kill_service("server"),
             Action::KillAgent => world.kill_service("agent"),
