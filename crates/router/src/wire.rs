@@ -98,7 +98,8 @@ impl Wire {
             Err(why) => return Err(Failure::Sent(why)),
         };
         let source = Source { from, came, room: ROOM.0 };
-        let keeps = head.keeps && !matches!(sending, Poll::Ready(Err(_)));
+        // One that answers before it has the whole request often closes the connection behind its answer.
+        let keeps = head.keeps && matches!(sending, Poll::Ready(Ok(_)));
         let rest = match sending {
             Poll::Pending => Rest::Uploading { _task: AbortOnDropHandle::new(tokio::spawn(upload.finish())) },
             Poll::Ready(_) => Rest::Sent { to: upload.to, out: upload.out },
