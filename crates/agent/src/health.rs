@@ -78,7 +78,10 @@ impl Check<'_> {
         let answer = sender.send_request(request).await;
         let result = match answer {
             Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
-                whole(answer.into_body()).await.map_err(|error| broken("its answer was cut", &error))
+                let patience = Duration::from_secs(u64::from(self.health().timeout.0)) / 2;
+                // A stream that goes on without a word is an answer too.
+                let whole = tokio::time::timeout(patience, whole(answer.into_body())).await.unwrap_or(Ok(()));
+                whole.map_err(|error| broken("its answer was cut", &error))
             }
             Ok(answer) => {
                 let remedy = format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)");
@@ -92,7 +95,7 @@ impl Check<'_> {
     }
 }
 
-/// Reads an answer to its end. One without an end (a stream of events) is an answer after so many bytes.
+/// Reads an answer to its end, or so much of one that has none.
 async fn whole(mut body: hyper::body::Incoming) -> Result<(), hyper::Error> {
     let mut read = 0;
     while let Some(frame) = body.frame().await.transpose()? {

@@ -323,7 +323,9 @@ impl Instance {
                 () = container.ended() => return Watched::Ended,
                 probe = check.probe() => probe,
             };
-            self.used = [self.used[1], container.usage()];
+            if self.record.ready {
+                self.used = [self.used[1], container.usage()];
+            }
             let settled = started.elapsed() >= settle(&role);
             if self.judge(probe, settled, &mut failures, role.health.attempts) {
                 return Watched::Unhealthy;

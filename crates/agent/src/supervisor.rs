@@ -139,6 +139,8 @@ impl Supervisor {
                 return;
             }
             // A record that cannot be read, or half of a removal: whatever runs under its name ends first.
+            // On the board from the first report on: what is not there is taken for gone.
+            self.agent.status.set(id, ObservedInstance { phase: Phase::Stopping, ..crate::status::fresh() });
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
             let handle = tokio::spawn(async move {
@@ -163,13 +165,18 @@ impl Supervisor {
 
 /// Takes an instance on that could not be when the plan came, once that can be: tries again and again, until it is to stop.
 async fn take_on_later(agent: Arc<Agent>, id: InstanceId, mut wanted: watch::Receiver<Wanted>) {
+    let mut told = String::new();
     while tokio::time::timeout(LATER, told_to_stop(&mut wanted)).await.is_err() {
         match Instance::new(&agent, id.clone(), wanted.clone()) {
             Ok(instance) => {
                 drop(wanted);
                 return instance.run().await;
             }
-            Err(message) => tell(&agent, &id, Phase::Failed, message),
+            Err(message) if message != told => {
+                told.clone_from(&message);
+                tell(&agent, &id, Phase::Failed, message);
+            }
+            Err(_) => {}
         }
     }
     clear(&agent, &id.to_string(), |_| {}).await;

@@ -12,10 +12,16 @@ pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
     if let Some(deploy) = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued) {
         return under_way(view, deploy);
     }
-    if let Some(trouble) = trouble(view, name).or_else(|| kept_from(view, name)).or_else(|| lingering(view, name)) {
+    if let Some(trouble) = trouble(view, name, trouble_with).or_else(|| kept_from(view, name)) {
         return Explanation { subject, ..trouble };
     }
     let last = view.mirror.deploys.get(name).and_then(|deploys| deploys.values().next_back());
+    // That the last deploy failed is more than what is only not quite well.
+    if last.is_none_or(|deploy| deploy.reason.is_none())
+        && let Some(worry) = trouble(view, name, worry_about).or_else(|| lingering(view, name))
+    {
+        return Explanation { subject, ..worry };
+    }
     match last {
         Some(deploy) => ended(deploy, view),
         None => Explanation {
@@ -78,7 +84,11 @@ fn ended(deploy: &Deploy, view: &View) -> Explanation {
 }
 
 /// The first instance of what serves that is not as it should be.
-fn trouble(view: &View, name: &AppName) -> Option<Explanation> {
+fn trouble(
+    view: &View,
+    name: &AppName,
+    with: impl Fn(&View, &InstanceId, &ObservedInstance) -> Option<Explanation>,
+) -> Option<Explanation> {
     let current = view.mirror.apps.get(name)?.current?;
     view.mirror.plan.assignments().filter(|(_, id, _)| &id.app == name && id.release == current).find_map(
         |(machine, id, _)| match view.observed.machines.get(machine) {
@@ -87,7 +97,7 @@ fn trouble(view: &View, name: &AppName) -> Option<Explanation> {
                 headline: format!("machine {machine} has not reported; is `gantry agent` running?"),
                 evidence: Vec::new(),
             }),
-            Some(report) => report.instances.get(id).and_then(|seen| trouble_with(view, id, seen)),
+            Some(report) => report.instances.get(id).and_then(|seen| with(view, id, seen)),
         },
     )
 }
@@ -125,14 +135,23 @@ fn trouble_with(view: &View, id: &InstanceId, seen: &ObservedInstance) -> Option
             format!("{id} fails its checks: {}: {}", probe.target, probe.outcome),
             probe.body.lines().map(str::to_owned).collect(),
         ),
-        (Phase::Preparing | Phase::Starting | Phase::Ready, Some(exit), _)
-            if seen.restarts > 0 && view.now.since(exit.at) < RECENT =>
-        {
+        (Phase::Preparing | Phase::Starting, Some(exit), _) if seen.restarts > 0 => {
             explain(ended_before(id, seen, exit, view.now), exit.tail.clone())
         }
-        (Phase::Ready, _, _) => seen.warning.as_ref().and_then(|why| explain(format!("{id} {why}"), Vec::new())),
+        (Phase::Ready, _, _) => None,
         (phase, _, _) => explain(format!("{id} is {}", phase.word()), Vec::new()),
     }
+}
+
+/// What is not quite well with one that serves.
+fn worry_about(view: &View, id: &InstanceId, seen: &ObservedInstance) -> Option<Explanation> {
+    let recent = |exit: &&Exit| seen.restarts > 0 && view.now.since(exit.at) < RECENT;
+    let (headline, evidence) = match (seen.exit.as_ref().filter(recent), &seen.warning) {
+        _ if seen.phase != Phase::Ready => return None,
+        (Some(exit), _) => (ended_before(id, seen, exit, view.now), exit.tail.clone()),
+        (None, warning) => (format!("{id} {}", warning.as_ref()?), Vec::new()),
+    };
+    Some(Explanation { subject: String::new(), headline, evidence })
 }
 
 /// Explains an instance.
@@ -144,7 +163,7 @@ pub(crate) fn instance(view: &View, id: &InstanceId) -> Option<Explanation> {
         None => {
             Explanation { subject, headline: format!("machine {machine} has not told of it yet"), evidence: Vec::new() }
         }
-        Some(seen) => match trouble_with(view, id, seen) {
+        Some(seen) => match trouble_with(view, id, seen).or_else(|| worry_about(view, id, seen)) {
             Some(explanation) => Explanation { subject, ..explanation },
             None => {
                 let seconds = view.now.since(seen.since) / 1000;

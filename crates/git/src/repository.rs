@@ -31,6 +31,9 @@ const REQUEST_TIME: Duration = Duration::from_secs(3600);
 const MEMORY_MAX: u64 = 1 << 30;
 const PROCESSOR_MAX: u64 = 900;
 
+/// Before the answer of a git that did not end well is cut.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// A lock this old is of a git that was killed: git holds one for as long as it writes a small file.
 const LOCK_AGE: Duration = Duration::from_secs(60);
 
@@ -89,7 +92,7 @@ pub enum GitError {
 }
 
 /// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
-const SETTINGS: [(&str, &str); 13] = [
+const SETTINGS: [(&str, &str); 14] = [
     // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
     ("receive.unpackLimit", "1"),
     ("core.bigFileThreshold", "64m"),
@@ -97,6 +100,7 @@ const SETTINGS: [(&str, &str); 13] = [
     ("core.packedGitWindowSize", "32m"),
     ("core.packedGitLimit", "256m"),
     ("pack.threads", "2"),
+    ("pack.windowMemory", "128m"),
     // Refs are moved by the hook: see `hook`.
     ("receive.procReceiveRefs", "refs/heads/"),
     ("receive.fsckObjects", "true"),
@@ -109,7 +113,7 @@ const SETTINGS: [(&str, &str); 13] = [
 ];
 
 /// Rises with them: a repository that was made with others gets these.
-const SETTINGS_VERSION: &str = "4";
+const SETTINGS_VERSION: &str = "5";
 
 /// All repositories.
 #[derive(Debug, Clone)]
@@ -376,6 +380,8 @@ fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, i
         tokio::join!(reading, complaining);
         // A client whose answer just ends waits for the rest of it for ever; one that is cut says so.
         if !child.wait().await.is_ok_and(|status| status.success()) {
+            // What it said last is on its way first.
+            tokio::time::sleep(LAST_WORDS).await;
             let _ = sender.send(Err(io::Error::other("git did not end well"))).await;
         }
         drop(guard);

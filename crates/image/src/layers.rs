@@ -134,7 +134,7 @@ impl Layers {
             let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
             std::fs::create_dir(&into).map_err(|source| failed("make", &into, source))?;
             let unpacked = unpack(reader, &into, bounds).map_err(|error| match error {
-                UnpackError::TooLarge(_) if full => no_room,
+                UnpackError::TooLarge(what) if full && what == bounds.told() => no_room,
                 error => error.into(),
             })?;
             for (wanted, found) in [(wanted, unpacked.digest), (diff_id, unpacked.diff_id)] {

@@ -65,9 +65,16 @@ impl Remote {
         Url::parse(&format!("https://{}", self.registry)).map_or(true, |url| is_local(&url))
     }
 
-    /// Where its repository is: over TLS, but on this machine, where registries are tried out.
+    /// No network is between.
+    fn is_loopback(&self) -> bool {
+        let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
+        let host = host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Where its repository is: over TLS, but on loopback, where registries are tried out.
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.is_local() { "http" } else { "https" };
+        let scheme = if self.is_loopback() { "http" } else { "https" };
         format!("{scheme}://{}/v2/{}", self.registry, self.repository)
     }
 }

@@ -32,6 +32,13 @@ pub struct Bounds {
     pub entries: u64,
 }
 
+impl Bounds {
+    /// The bytes, as [`UnpackError::TooLarge`] tells them.
+    pub(crate) fn told(&self) -> String {
+        format!("{} bytes", self.bytes)
+    }
+}
+
 impl Default for Bounds {
     /// 32 GiB and two million entries: an image with a whole tool chain has a tenth of it.
     fn default() -> Self {
@@ -323,7 +330,7 @@ impl Unpacker {
             }
             self.bytes += count as u64;
             if self.bytes > self.bounds.bytes {
-                return Err(UnpackError::TooLarge(format!("{} bytes", self.bounds.bytes)));
+                return Err(UnpackError::TooLarge(self.bounds.told()));
             }
             file.write_all(&buffer[..count]).map_err(&made)?;
         }

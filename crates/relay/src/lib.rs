@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Moment;
 
@@ -30,7 +30,7 @@ pub fn segments(folder: &Path) -> [PathBuf; 2] {
     [folder.join("0.log"), folder.join("1.log")]
 }
 
-/// From the oldest record that is kept to the newest; none before the first has gone.
+/// How far back the records go that are kept; none before the first has gone.
 #[must_use]
 pub fn reach(folder: &Path) -> Option<Duration> {
     let written = |path: &PathBuf| {
@@ -39,15 +39,15 @@ pub fn reach(folder: &Path) -> Option<Duration> {
     };
     // Both have something: one was full.
     let [first, second] = segments(folder).map(|path| written(&path));
-    let (older, newer) = match (first?, second?) {
-        (first, second) if first.0 <= second.0 => (first, second),
-        (first, second) => (second, first),
+    let older = match (first?, second?) {
+        (first, second) if first.0 <= second.0 => first,
+        (_, second) => second,
     };
     let mut start = [0; 20];
     let read = File::open(older.1).and_then(|mut file| file.read(&mut start)).ok()?;
     let digits = start[..read].split(|byte| *byte == b' ').next()?;
     let oldest = std::str::from_utf8(digits).ok()?.parse().ok().map(Duration::from_millis)?;
-    newer.0.duration_since(UNIX_EPOCH).ok()?.checked_sub(oldest)
+    SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(oldest)
 }
 
 /// Adds a line of Gantry's own to the newer segment, as an error. For when whoever wrote to it has ended, or is about to: init
@@ -167,7 +167,7 @@ mod tests {
     fn how_far_back_a_log_goes_is_told_once_something_has_gone() {
         let folder = tempfile::tempdir().expect("a folder");
         let [first, second] = segments(folder.path());
-        let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         std::fs::write(&first, format!("{} o F one\n", now - 5000)).expect("written");
         std::fs::write(&second, "").expect("written");
         assert_eq!(reach(folder.path()), None);

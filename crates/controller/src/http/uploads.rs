@@ -65,14 +65,14 @@ impl Uploads {
         Ok(id)
     }
 
-    /// An upload to this repository; whoever writes to it already is told to let go.
-    fn get(&self, repository: &str, id: &str) -> Answer<Upload> {
+    /// An upload to this repository; whoever writes to it already is told to let go. With it the turn of whoever asks.
+    fn get(&self, repository: &str, id: &str) -> Answer<(Upload, watch::Receiver<()>)> {
         let mut uploads = self.lock();
         let upload = uploads.get_mut(id).filter(|upload| upload.repository == repository);
         let upload = upload.ok_or_else(|| Problem::missing("this upload is not known; begin again"))?;
         upload.touched = Instant::now();
         upload.turn.send_replace(());
-        Ok(upload.clone())
+        Ok((upload.clone(), upload.turn.subscribe()))
     }
 
     fn touch(&self, id: &str) {
@@ -91,16 +91,11 @@ impl Uploads {
     }
 }
 
-impl Upload {
-    /// Returns when another request has come for it.
-    fn taken_over(&self) -> impl Future<Output = ()> + use<> {
-        let mut turn = self.turn.subscribe();
-        async move {
-            if turn.changed().await.is_err() {
-                // It has ended, and nobody asks any more.
-                std::future::pending::<()>().await;
-            }
-        }
+/// Returns when another request has come since this turn began.
+async fn taken_over(mut turn: watch::Receiver<()>) {
+    if turn.changed().await.is_err() {
+        // It has ended, and nobody asks any more.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -142,11 +137,11 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     has_room(&server.settings, "an upload", announced(&request))?;
-    let upload = server.uploads.get(repository, id)?;
+    let (upload, turn) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     let writer = guard.as_mut().ok_or_else(ended)?;
     in_order(request.headers(), writer.size())?;
-    let appended = append(server, writer, request, upload.taken_over()).await;
+    let appended = append(server, writer, request, taken_over(turn)).await;
     let size = writer.size();
     if writer.is_broken() {
         // What it has is not what its digest was made of.
@@ -161,7 +156,7 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
     has_room(&server.settings, "an upload", announced(&request))?;
-    let upload = server.uploads.get(repository, id)?;
+    let (upload, _) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     in_order(request.headers(), guard.as_ref().ok_or_else(ended)?.size())?;
     let mut writer = guard.take().ok_or_else(ended)?;
@@ -172,7 +167,7 @@ pub(super) async fn finish(server: &Server, repository: &str, id: &str, request:
 }
 
 pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answer {
-    let upload = server.uploads.get(repository, id)?;
+    let (upload, _) = server.uploads.get(repository, id)?;
     let size = upload.writer.lock().await.as_ref().ok_or_else(ended)?.size();
     let mut response = accepted(repository, id, size);
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -180,7 +175,7 @@ pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answe
 }
 
 pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answer {
-    let upload = server.uploads.get(repository, id)?;
+    let (upload, _) = server.uploads.get(repository, id)?;
     server.uploads.remove(id);
     if let Some(writer) = upload.writer.lock().await.take() {
         writer.abort().await;
@@ -201,7 +196,7 @@ fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
 
 /// Where a piece belongs, by its `Content-Range`; the specification's has no unit, and clients send one.
 pub(crate) fn begins_at(range: &str) -> Option<u64> {
-    range.trim_start_matches("bytes ").split('-').next()?.trim().parse().ok()
+    range.strip_prefix("bytes ").unwrap_or(range).split('-').next()?.trim().parse().ok()
 }
 
 /// The length of a body that says it; no more is known of others before they came.
