@@ -133,7 +133,8 @@ fn transcript(world: &World, broken: &Broken) -> String {
     if name.starts_with("prints-with") {
         told(world, name, "prints so much");
         let kept = logs(world, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
-        assert!((8 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
+        // A segment of 8 MiB that is full, and as much of the other as it has since it was emptied.
+        assert!((7 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
         let told = world.gantry(&["logs", name, "-n", "1"]).good().out;
         assert!(told.contains("xxxx"), "{name}: {told}");
     }
