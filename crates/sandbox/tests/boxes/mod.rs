@@ -116,7 +116,7 @@ pub(crate) async fn output(script: &str) -> Vec<String> {
 /// runtime that forgets to close something would hand on.
 pub(crate) static LEAKED: LazyLock<(tempfile::TempDir, Vec<i32>)> = LazyLock::new(|| {
     let folder = tempfile::Builder::new().prefix("gantry-leaked-").tempdir().expect("a folder");
-    let numbers = (0..12).map(|_| {
+    let numbers = (0..4).map(|_| {
         let file = std::fs::File::open(folder.path()).expect("opened");
         rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("kept open");
         file.into_raw_fd()
