@@ -4,8 +4,8 @@ mod site;
 
 use std::time::Duration;
 
-use gantry_testbed::World;
 use gantry_testbed::load::{self, Load, Target};
+use gantry_testbed::{Repository, World};
 use site::{page, push_site, site};
 
 /// Status and body.
@@ -54,13 +54,19 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     assert!(events.contains("requests of shop: paused") && events.contains("requests of shop: free"), "{events}");
 }
 
+/// A site whose only copy has these settings besides.
+fn site_with(world: &World, settings: &str) -> Repository {
+    let shop = site(world, "shop", 1);
+    let role = format!("command: 'python3 server.py', health: {{ path: '/up' }}, {settings}");
+    shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
+    shop
+}
+
 /// A role with a volume has one copy, and the old one goes before the new one comes: whoever asks meanwhile waits.
 #[test]
 fn requests_wait_while_the_only_copy_is_replaced() {
     let world = World::start(&[]);
-    let shop = site(&world, "shop", 1);
-    let role = "command: 'python3 server.py', health: { path: '/up' }, volumes: { data: '/data' }";
-    shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
+    let shop = site_with(&world, "volumes: { data: '/data' }");
     push_site(&shop, "one");
     let target = Target::shop(world.http_port(), &load::PLAIN, Duration::from_millis(5));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -77,9 +83,7 @@ fn requests_wait_while_the_only_copy_is_replaced() {
 #[test]
 fn a_role_says_how_long_its_answers_may_take() {
     let world = World::start(&[]);
-    let shop = site(&world, "shop", 1);
-    let role = "command: 'python3 server.py', health: { path: '/up' }, request_timeout: 1";
-    shop.write("container/roles.json", &format!("{{ web: {{ {role} }} }}"));
+    let shop = site_with(&world, "request_timeout: 1");
     let slow = "    def do_GET(self):\n        time.sleep(3 if self.path == '/slow' else 0)\n";
     shop.write("server.py", &site::SERVER.replace("    def do_GET(self):\n", slow).replace("VERSION", "one"));
     shop.commit("one");
