@@ -383,11 +383,12 @@ impl Instance {
     }
 
     /// Asks for orderly shutdown, and waits. One that was never ready is asked again and again: its pid 1 may not have been
-    /// listening yet, and the kernel keeps no signal for a pid 1 that is not. One that hears and goes on is told of.
+    /// listening yet, and the kernel keeps no signal for a pid 1 that is not. One that takes more than a quarter of its time is told of.
     async fn stop(&mut self, container: &Container) {
         gantry_linux::step!("instance.stopping");
         let (signal, patience) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
-        let deadline = Instant::now() + Duration::from_secs(u64::from(patience.0));
+        let time = Duration::from_secs(u64::from(patience.0));
+        let (deadline, told) = (Instant::now() + time, Instant::now() + time / 4);
         const REMEDY: &str = "let it end on that signal, or set `stop_signal` or `stop_timeout` of the role";
         self.ask_to_end(container);
         while tokio::time::timeout_at(deadline.min(Instant::now() + ASK_AGAIN), container.ended()).await.is_err() {
@@ -399,12 +400,12 @@ impl Instance {
                 }
                 break;
             }
-            if self.record.ready {
+            if !self.record.ready {
+                self.ask_to_end(container);
+            } else if Instant::now() >= told {
                 let why = format!("was sent {signal} and runs on; it is killed after {patience}; {REMEDY}");
                 self.status.failure = Some(why);
                 self.enter(self.status.phase);
-            } else {
-                self.ask_to_end(container);
             }
         }
         gantry_linux::step!("instance.stopped");

@@ -137,11 +137,12 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// Whole or not at all, and durable.
-fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     file.sync_data()?;
+    gantry_linux::step!("record.written");
     std::fs::rename(fresh, path)?;
     path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }

@@ -48,9 +48,7 @@ impl Users {
                 let place = free.ok_or_else(|| io::Error::other("there is no free range of users"))?;
                 let mut with_it = given.clone();
                 with_it.insert(app.to_string(), place);
-                let fresh = self.path.with_extension("new");
-                std::fs::write(&fresh, serde_json::to_vec(&with_it)?)?;
-                std::fs::rename(fresh, &self.path)?;
+                crate::records::write(&self.path, &with_it)?;
                 *given = with_it;
                 place
             }

@@ -96,6 +96,7 @@ impl Cgroup {
         }
         for folder in self.folders() {
             fs::create_dir_all(&folder).tried(|| format!("make the control group {}", folder.display()))?;
+            crate::step!("group.begun");
         }
         self.limit(limits)
     }
@@ -150,7 +151,11 @@ impl Cgroup {
     /// # Errors
     /// When the process is gone or the kernel refuses.
     pub fn add(&self, pid: i32) -> Result<(), LinuxError> {
-        self.folders().iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
+        for folder in self.folders() {
+            write(&folder.join("cgroup.procs"), &pid.to_string())?;
+            crate::step!("group.joined");
+        }
+        Ok(())
     }
 
     /// Every process in the group.
@@ -195,7 +200,11 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` while a process is still in it. Not when it is gone already.
     pub fn remove(&self) -> Result<(), LinuxError> {
-        self.folders().iter().try_for_each(|folder| remove_tree(folder))
+        for folder in self.folders() {
+            remove_tree(&folder)?;
+            crate::step!("group.left");
+        }
+        Ok(())
     }
 
     /// The names of the groups right below this one.

@@ -10,27 +10,8 @@ use gantry_model::role::Protocol;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::frames::{fields, frame, text};
+use world::frames::*;
 use world::{NOWHERE, app, endpoint, full, router, table};
-
-// Kinds of frames.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-// Flags.
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITIZED: u8 = 32;
 
 // Codes of errors.
 const PROTOCOL: u32 = 1;

@@ -4,7 +4,7 @@ mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_model::role::Protocol;
@@ -13,9 +13,9 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, table, text};
+use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 
 /// A table with one route, changed.
 fn with(generation: u64, address: SocketAddr, change: impl Fn(&mut Traffic, &mut Patience)) -> Table {
@@ -45,6 +45,67 @@ async fn a_paused_app_s_requests_wait_and_go_on_and_maintenance_tells_why() {
         (StatusCode::SERVICE_UNAVAILABLE, &b"60"[..])
     );
     assert!(text(answer).await.contains("shop: back at noon"));
+}
+
+/// Requests that may wait for one app: the gate's bound.
+const WAITING_MAX: usize = 1000;
+
+#[tokio::test]
+async fn a_thousand_wait_for_an_app_and_the_next_is_told_so_at_once() {
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let server = Server::default();
+    let paused = with(1, live, |traffic, _| traffic.paused = true);
+    let running = router_that_waits(Duration::from_secs(60), paused, &server.start().await, None).await;
+    let waiting: Vec<_> = (0..WAITING_MAX).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
+    server.hears(|report| report["counts"]["shop"]["waiting"] == WAITING_MAX).await;
+    let answer = ask(running.address, get("/")).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    server.hears(|report| report["counts"]["shop"]["refused"] == 1).await;
+    server.changes(with(2, live, |_, _| ())).await;
+    for answer in waiting {
+        assert_eq!(text(answer.await.expect("an answer")).await, "live");
+    }
+    server.hears(|report| report["counts"]["shop"]["held"] == WAITING_MAX).await;
+}
+
+/// An instance that takes requests and answers none until it is `well`; counts them.
+async fn breaks_off(well: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (well, asked) = (Arc::clone(&well), Arc::clone(&asked));
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                if stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if well.load(Ordering::Relaxed) {
+                        let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nwell";
+                        let _ = stream.write_all(answer).await;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_instance_that_breaks_off_is_passed_over_and_tried_again() {
+    let (well, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let broken = breaks_off(Arc::clone(&well), Arc::clone(&asked)).await;
+    let live = app(false, async |_| Response::new(full("live"))).await;
+    let endpoints = vec![endpoint(1, broken, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let running = router(table(1, endpoints), NOWHERE, None).await;
+    for _ in 0..300 {
+        assert_eq!(text(ask(running.address, get("/")).await).await, "live");
+    }
+    // Without a circuit it would be every second one.
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((5..=30).contains(&asked), "it was asked {asked} times");
+    well.store(true, Ordering::Relaxed);
+    let back = async { while text(ask(running.address, get("/")).await).await != "well" {} };
+    tokio::time::timeout(Duration::from_secs(30), back).await.expect("it is asked again");
 }
 
 #[tokio::test]

@@ -133,6 +133,7 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
             .tried(|| format!("give {} to the container", spec.root.upper.display()))?;
     }
     mounts::overlay(&layers, &spec.root.upper, &spec.root.work, &spec.root.mountpoint)?;
+    gantry_linux::step!("inside.layered");
     let root =
         rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .tried(|| "open the root".to_owned())?;
@@ -153,6 +154,7 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
         put_bind(&root, bind, users)?;
     }
     make_temporary(&root)?;
+    gantry_linux::step!("inside.furnished");
     fchdir(&root).tried(|| "enter the root".to_owned())?;
     pivot_root(".", ".").tried(|| "make the root".to_owned())?;
     unmount(".", UnmountFlags::DETACH).tried(|| "leave the host's root".to_owned())?;

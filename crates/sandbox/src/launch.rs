@@ -222,6 +222,7 @@ fn write_identity(folder: &Path, identity: &Identity) -> Result<(), LinuxError> 
         let mut file = File::create(&fresh)?;
         serde_json::to_writer(&mut file, identity)?;
         rustix::fs::fdatasync(file.as_fd())?;
+        gantry_linux::step!("identity.written");
         std::fs::rename(&fresh, &path)
     };
     write().tried(|| format!("write {}", path.display()))

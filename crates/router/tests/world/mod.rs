@@ -90,6 +90,16 @@ pub(crate) async fn router(
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
 ) -> Running {
+    router_that_waits(Duration::from_millis(600), table, server, https).await
+}
+
+/// The same, whose requests wait for an instance so long.
+pub(crate) async fn router_that_waits(
+    wait: Duration,
+    table: Table,
+    server: &str,
+    https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
+) -> Running {
     let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
     let folder = tempfile::tempdir().expect("a folder");
     let text = serde_json::to_vec(&table).expect("JSON");
@@ -101,7 +111,7 @@ pub(crate) async fn router(
         domain: HostName::parse("localhost").expect("a host"),
         resolver: None,
         certificate,
-        wait: Duration::from_millis(600),
+        wait,
         drain: Duration::from_secs(5),
     };
     let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

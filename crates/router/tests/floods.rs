@@ -1,0 +1,202 @@
+//! Floods that HTTP/2 makes cheap for whoever sends them, by the names under which they became known. What can go on for ever ends the
+//! connection, or is not read any further; nothing is kept of it, and others are answered meanwhile.
+
+mod world;
+
+use std::time::Duration;
+
+use gantry_model::role::Protocol;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use world::frames::*;
+use world::{NOWHERE, app, ask, endpoint, full, get, router, table};
+
+/// How much of each is sent in bytes, unless the router ends it before: more than the kernel keeps for two sockets.
+const LENGTH: usize = 24 << 20;
+
+/// A router that has read nothing for so long reads no more.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the whole process, router and flooder, may have in memory after a flood beyond what it had before, in bytes.
+const GROWTH: u64 = 32 << 20;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The router ended the connection.
+    Ended,
+    /// The router reads no more of it, as the flooder reads nothing.
+    HeldBack,
+    /// All was sent.
+    Taken,
+}
+
+struct Flood {
+    name: &'static str,
+    /// What comes before.
+    first: Vec<u8>,
+    /// One of many, by its number.
+    each: fn(u32) -> Vec<u8>,
+    /// The flooder reads what it is told.
+    reads: bool,
+    /// It must be ended; else it may be, or be taken or held back.
+    ends: bool,
+}
+
+fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let first = [(":method", method), (":scheme", "http"), (":authority", "shop.localhost"), (":path", path)];
+    fields(&[&first, more].concat())
+}
+
+/// The streams that a client opens have odd numbers.
+fn stream(number: u32) -> u32 {
+    number * 2 + 1
+}
+
+fn floods() -> Vec<Flood> {
+    let flood = |name, first, each, reads, ends| Flood { name, first, each, reads, ends };
+    let begun = || frame(HEADERS, 0, 1, &request("GET", "/", &[]));
+    let body = || frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[]));
+    vec![
+        flood(
+            "headers without an end (CVE-2024-27316)",
+            begun(),
+            |number| frame(CONTINUATION, 0, 1, &fields(&[(&format!("x-{number}"), &"x".repeat(900))])),
+            true,
+            true,
+        ),
+        flood("empty headers without an end (CVE-2019-9516)", begun(), |_| frame(CONTINUATION, 0, 1, &[]), true, true),
+        flood(
+            "requests that are taken back (CVE-2023-44487)",
+            Vec::new(),
+            |number| {
+                let asked = frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &request("GET", "/", &[]));
+                [asked, frame(RST_STREAM, 0, stream(number), &[0, 0, 0, 8])].concat()
+            },
+            true,
+            true,
+        ),
+        flood(
+            "requests that must be reset (CVE-2025-8671)",
+            Vec::new(),
+            |number| {
+                let asked = frame(HEADERS, END_HEADERS, stream(number), &request("GET", "/", &[]));
+                [asked, frame(WINDOW_UPDATE, 0, stream(number), &[0; 4])].concat()
+            },
+            true,
+            true,
+        ),
+        flood(
+            "pings whose answers are not read (CVE-2019-9512)",
+            Vec::new(),
+            |_| frame(PING, 0, 0, &[0; 8]),
+            false,
+            false,
+        ),
+        flood(
+            "settings whose answers are not read (CVE-2019-9515)",
+            Vec::new(),
+            |_| frame(SETTINGS, 0, 0, &[]),
+            false,
+            false,
+        ),
+        flood(
+            "resets that are not read (CVE-2019-9514)",
+            Vec::new(),
+            |number| frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &fields(&[("x", "no pseudo fields")])),
+            false,
+            false,
+        ),
+        flood("empty frames of a body (CVE-2019-9518)", body(), |_| frame(DATA, 0, 1, &[]), true, false),
+        flood(
+            "priorities (CVE-2019-9513)",
+            body(),
+            |number| frame(PRIORITY, 0, stream(number), &[stream(number / 2).to_be_bytes().as_slice(), &[16]].concat()),
+            true,
+            false,
+        ),
+        flood("windows", body(), |_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), true, false),
+        flood(
+            "answers that are not read (CVE-2019-9511, CVE-2019-9517)",
+            // No more than a byte of each answer may come.
+            frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]),
+            |number| match number {
+                0..200 => frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &request("GET", "/large", &[])),
+                _ => frame(PING, 0, 0, &[0; 8]),
+            },
+            false,
+            false,
+        ),
+    ]
+}
+
+/// Floods until it is over, and leaves the connection open.
+async fn send(flood: &Flood, stream: &mut TcpStream) -> Outcome {
+    let (mut read, mut write) = stream.split();
+    let reading = async {
+        let mut bytes = [0; 16384];
+        while flood.reads && read.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
+        if !flood.reads {
+            std::future::pending::<()>().await;
+        }
+    };
+    let writing = async {
+        let mut bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[]), &flood.first].concat();
+        let (mut number, mut sent) = (0, 0);
+        while sent < LENGTH {
+            while bytes.len() < 65_536 {
+                bytes.extend((flood.each)(number));
+                number += 1;
+            }
+            sent += bytes.len();
+            match tokio::time::timeout(PATIENCE, write.write_all(&bytes)).await {
+                Ok(Ok(())) => bytes.clear(),
+                Ok(Err(_)) => return Outcome::Ended,
+                Err(_) => return Outcome::HeldBack,
+            }
+        }
+        if flood.ends {
+            std::future::pending::<()>().await;
+        }
+        Outcome::Taken
+    };
+    tokio::select! {
+        () = reading => Outcome::Ended,
+        outcome = writing => outcome,
+    }
+}
+
+/// What this process has in memory, in bytes.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("read");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_are_ended_or_kept_out_and_harm_nobody() {
+    let address = app(false, |request| async move {
+        let large = request.uri().path() == "/large";
+        let _ = request.into_body().collect().await;
+        http::Response::new(full(if large { "x".repeat(1 << 20) } else { "ok".to_owned() }))
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    assert_eq!(world::text(ask(running.address, get("/")).await).await, "ok");
+    let mut wrong = Vec::new();
+    for flood in floods() {
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        let before = resident();
+        let outcome = tokio::time::timeout(Duration::from_secs(60), send(&flood, &mut stream)).await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), async {
+            world::text(ask(running.address, get("/")).await).await
+        });
+        let (answer, grown) = (answer.await, resident().saturating_sub(before));
+        println!("{}: {outcome:?}, {} KiB more in memory", flood.name, grown >> 10);
+        let over = outcome.is_ok_and(|outcome| !flood.ends || outcome == Outcome::Ended);
+        if !over || grown > GROWTH || answer.as_deref() != Ok("ok") {
+            wrong.push(format!("{}: over {over}, {grown} bytes more, another was told {answer:?}", flood.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
