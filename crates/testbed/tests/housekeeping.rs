@@ -288,6 +288,18 @@ impl Disk {
         self.folder.path().join("disk")
     }
 
+    /// Fills it but for so many bytes.
+    fn leave(&self, bytes: u64) -> PathBuf {
+        let file = self.path().join("nearly");
+        let mut df = Command::new("df");
+        df.args(["--output=avail", "-B1"]).arg(self.path());
+        let free = run(df).good().out.lines().nth(1).and_then(|line| line.trim().parse::<u64>().ok());
+        let mut fill = Command::new("fallocate");
+        fill.args(["-l", &(free.expect("told") - bytes).to_string()]).arg(&file);
+        let _ = run(fill).good();
+        file
+    }
+
     /// Fills it to the last byte that `user` may write: some is the kernel's for root.
     fn fill(&self, name: &str, user: &str) -> PathBuf {
         let file = self.path().join(name);
@@ -336,6 +348,13 @@ fn a_full_disk_is_survived_and_told() {
     let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
     assert!(!ps.contains("\"restarts\":1"), "{ps}");
     let _ = world.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
+    // What nobody said the size of is refused while it comes.
+    let nearly = disk.leave(80 << 20);
+    let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
+    let refused = world.gantry(&["base", "import", "again", &archive]);
+    assert!(refused.status != 0 && refused.err.contains("a base needs 50M"), "{refused:?}");
+    assert!(!world.gantry(&["base", "ls"]).good().out.contains("again"));
+    std::fs::remove_file(nearly).expect("removed");
     // As an application would: what is kept for root is what Gantry goes on with.
     let filler = disk.fill("filler", "65534");
     assert!(page(&world, "shop").starts_with("one"));

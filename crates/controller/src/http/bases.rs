@@ -1,6 +1,6 @@
 //! `/v1/bases`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -38,15 +38,22 @@ pub(crate) async fn import(
     let base: BaseName = name(&base)?;
     has_room(&server.settings, "a base", 0)?;
     let _hold = server.holds.take();
-    let (own, mut room) = (Arc::clone(&server), Room::new("a base"));
+    let full = Arc::new(OnceLock::new());
+    let (own, mut room, told) = (Arc::clone(&server), Room::new("a base"), Arc::clone(&full));
     let mut fits = move |piece: Bytes| {
-        room.take(&own.settings, piece.len()).map_err(|full| std::io::Error::other(full.message)).map(|()| piece)
+        room.take(&own.settings, piece.len()).map(|()| piece).map_err(|problem| {
+            let _ = told.set(problem);
+            std::io::Error::other("the disk is full")
+        })
     };
     let pieces =
         body.into_data_stream().map(move |piece| piece.map_err(std::io::Error::other).and_then(&mut fits)).boxed();
-    let image = gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch)
-        .await
-        .map_err(|error| Problem::invalid(format!("the archive cannot be imported: {error}")))?;
+    let image =
+        gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch).await.map_err(|error| {
+            // The archive is not what is wrong then.
+            let problem = || Problem::invalid(format!("the archive cannot be imported: {error}"));
+            full.get().cloned().unwrap_or_else(problem)
+        })?;
     let what = format!("imported base {base}");
     json(&keep(&server, caller.name, base, image, "an OCI archive".to_owned(), what).await?)
 }
