@@ -239,11 +239,10 @@ impl Client {
     ) -> Result<BoxStream<'static, Result<T, ClientError>>, ClientError> {
         let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         let response = self.send(request, full(body)).await?;
-        let url = self.url.clone();
+        let client = self.clone();
         let lines = split_lines(data(response.into_body())).map(move |line| {
-            let broken = |what: String| ClientError::Answer { url: url.clone(), what };
-            let line = line.map_err(|error| broken(error.to_string()))?;
-            serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))
+            let line = line.map_err(|error| client.unreachable(error))?;
+            serde_json::from_slice(&line).map_err(|error| client.answer(error))
         });
         Ok(lines.boxed())
     }

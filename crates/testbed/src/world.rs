@@ -194,7 +194,8 @@ impl World {
     #[must_use]
     pub fn gantry_into(&self, name: &str, arguments: &[&str]) -> Child {
         let file = File::create(self.path(name)).expect("a file");
-        self.command(&self.token(), arguments).stdout(file).spawn().expect("started")
+        let errors = file.try_clone().expect("a file");
+        self.command(&self.token(), arguments).stdout(file).stderr(errors).spawn().expect("started")
     }
 
     fn command(&self, token: &str, arguments: &[&str]) -> Command {

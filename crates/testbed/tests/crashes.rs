@@ -58,6 +58,25 @@ fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
     assert_eq!(world.containers(), before, "the instance itself runs on");
 }
 
+/// Whoever asked for a deploy is told of it to its end, each line once.
+#[test]
+fn a_deploy_is_followed_on_when_its_server_is_killed() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    push_site(&repository, "one");
+    push_site(&repository, "two");
+    let mut rollback = world.gantry_into("rollback", &["rollback", "shop"]);
+    let told = |world: &World| std::fs::read_to_string(world.path("rollback")).unwrap_or_default();
+    world.wait("it serves, and is watched", |world| told(world).contains("v3 serves;").then_some(()));
+    world.kill_service("server");
+    assert!(rollback.wait().expect("ended").success(), "{}", told(&world));
+    let text = told(&world);
+    for once in ["Starting v3", "v3 serves;", "the server went away", "http://shop.localhost"] {
+        assert_eq!(text.matches(once).count(), 1, "{once} in\n{text}");
+    }
+    assert!(page(&world, "shop").starts_with("one"));
+}
+
 /// Twelve seconds each time; ten minutes when asked for.
 #[test]
 fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {

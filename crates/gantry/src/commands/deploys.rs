@@ -1,8 +1,11 @@
 //! `gantry deploy`, `releases`, `rollback`, `promote`, `abort`.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use futures_util::StreamExt;
-use gantry_api::Client;
 use gantry_api::types::{Accepted, Progress, ReleaseInfo, StartDeploy, What};
+use gantry_api::{Client, ClientError};
 use gantry_model::{AppName, DeployNumber, DeployState, ReleaseNumber};
 use http::Method;
 
@@ -39,22 +42,76 @@ pub(crate) async fn order(client: &Client, app: &AppName, order: &str) -> anyhow
     Ok(if order == "abort" { DONE } else { exit })
 }
 
-/// Shows a deploy as it goes; the URL comes last, on standard output.
+/// Shows a deploy as it goes; the URL comes last, on standard output. A server that is started again meanwhile goes on with
+/// the deploy, and so does this.
 pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber) -> anyhow::Result<Exit> {
-    let path = format!("/v1/apps/{app}/deploys/{}/follow", number.0);
-    let mut events = client.lines::<Progress>(Method::GET, &path, "").await?;
-    while let Some(event) = events.next().await {
-        match event? {
-            Progress::Line { text } => tell(&text),
-            Progress::End { deploy, url } if matches!(deploy.state, DeployState::Done | DeployState::Held) => {
-                out!("{url}");
-                return Ok(DONE);
-            }
-            Progress::End { .. } => return Ok(FAILED),
+    let mut follower = Follower { path: format!("/v1/apps/{app}/deploys/{}/follow", number.0), shown: HashSet::new() };
+    let mut gone: Option<Instant> = None;
+    loop {
+        let before = follower.shown.len();
+        let lost = match follower.run(client).await {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) => None,
+            Err(error) if is_passing(&error) => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        if gone.is_none() || follower.shown.len() > before {
+            gone = Some(Instant::now());
+            told!("gantry: the server went away; the deploy goes on, and is followed again when the server is back");
         }
+        if gone.is_some_and(|since| since.elapsed() > AWAY) {
+            let why = format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it");
+            return Err(
+                lost.map_or_else(|| anyhow::anyhow!(why.clone()), |lost| anyhow::Error::new(lost).context(why.clone()))
+            );
+        }
+        tokio::time::sleep(RETRY).await;
     }
-    told!("gantry: the deploy can no longer be followed; it goes on, `gantry status` tells how");
-    Ok(FAILED)
+}
+
+/// How long a server may be away: `up` starts one that died within 2 s, and a store may take its time.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Between two tries to follow a deploy again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What ends by itself when a server is back.
+fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => true,
+        ClientError::Problem(problem) => problem.status == 503,
+        ClientError::Answer { .. } => false,
+    }
+}
+
+struct Follower {
+    path: String,
+    /// Whoever follows again is told from the beginning.
+    shown: HashSet<String>,
+}
+
+impl Follower {
+    /// Until the deploy is over; none when what is told of it ends before.
+    async fn run(&mut self, client: &Client) -> Result<Option<Exit>, ClientError> {
+        let mut events = client.lines::<Progress>(Method::GET, &self.path, "").await?;
+        let again = self.shown.clone();
+        while let Some(event) = events.next().await {
+            match event? {
+                Progress::Line { text } => {
+                    if !again.contains(&text) {
+                        tell(&text);
+                    }
+                    self.shown.insert(text);
+                }
+                Progress::End { deploy, url } if matches!(deploy.state, DeployState::Done | DeployState::Held) => {
+                    out!("{url}");
+                    return Ok(Some(DONE));
+                }
+                Progress::End { .. } => return Ok(Some(FAILED)),
+            }
+        }
+        Ok(None)
+    }
 }
 
 pub(crate) async fn releases(client: &Client, app: &AppName, json: bool) -> anyhow::Result<Exit> {
