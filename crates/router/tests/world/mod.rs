@@ -179,7 +179,10 @@ impl Server {
 
     /// Waits until the router's last report is so.
     pub(crate) async fn hears(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+        let begun = std::time::Instant::now();
         while !self.heard.lock().expect("heard").last().is_some_and(&wanted) {
+            let last = || self.heard.lock().expect("heard").last().cloned();
+            assert!(begun.elapsed() < Duration::from_secs(60), "the router last said {:?}", last());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
