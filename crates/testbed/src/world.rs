@@ -167,6 +167,19 @@ impl World {
         std::fs::read_to_string(self.path("up.log")).unwrap_or_default()
     }
 
+    /// What is told of everything, and what the services' threads wait for in the kernel: for whoever looks for why a test failed.
+    fn state(&self) -> String {
+        let plan = std::fs::read_to_string(self.path("data/plan.json")).unwrap_or_default();
+        let mut state = format!("{}\nthe agent's plan: {plan}", self.gantry(&["status", "--json"]).all());
+        for service in ["server", "agent", "router"] {
+            let Some(pid) = self.service_pid(service) else { continue };
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let waits = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("wchan")).ok());
+            state += &format!("\n{service} waits in {}", waits.collect::<Vec<_>>().join(" "));
+        }
+        state
+    }
+
     /// Runs `gantry` with the administrator's token.
     #[must_use]
     pub fn gantry(&self, arguments: &[&str]) -> Output {
@@ -232,7 +245,7 @@ impl World {
             if let Some(found) = probe(self) {
                 return found;
             }
-            assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}", self.log());
+            assert!(begun.elapsed() < DEADLINE, "waited too long until {what}\n{}\n{}", self.log(), self.state());
             std::thread::sleep(LOOK);
         }
     }
