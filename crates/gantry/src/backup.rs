@@ -1,17 +1,19 @@
 //! `gantry backup`, `gantry restore` and `gantry store check`: on the server's own machine, without the server.
 //!
-//! A backup is a tar file: `records.jsonl`, the store's records as one line of JSON each, whichever store they are in, and
-//! below it the server's folders as they are on disk. Volumes belong to their applications and are not in it.
+//! A backup is a tar file: `records.jsonl`, the store's records as one line of JSON each, whichever store they are in; the
+//! server's folders as they are on disk; and last `sums`, a line with digest and path of each file before it. Volumes belong to
+//! their applications and are not in it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use gantry_blobs::Hasher;
 use gantry_image::Bounds;
-use gantry_model::Digest;
+use gantry_linux::rooted;
 use gantry_store::{Address, Store, Txn};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Machine;
@@ -20,10 +22,13 @@ use crate::machine::require_root;
 use crate::printer::{out, told};
 
 /// The format of what is written here.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The store's records in a backup.
 const RECORDS: &str = "records.jsonl";
+
+/// The digest of every other file in a backup: what was cut off or changed on its way is noticed.
+const SUMS: &str = "sums";
 
 /// What of the data folder is in a backup.
 const FOLDERS: [&str; 3] = ["blobs", "git", "builds"];
@@ -112,66 +117,99 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
     Ok(DONE)
 }
 
-/// The records first: what they name was there before them.
-fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    let mut archive = tar::Builder::new(std::io::BufWriter::new(file));
-    archive.follow_symlinks(false);
-    let mut header = tar::Header::new_gnu();
-    header.set_size(records.len() as u64);
-    header.set_mode(0o600);
-    archive.append_data(&mut header, RECORDS, records)?;
-    for name in FILES {
-        if data.join(name).exists() {
-            archive.append_path_with_name(data.join(name), name)?;
-        }
-    }
-    for name in FOLDERS {
-        append_folder(&mut archive, &data.join(name), Path::new(name))?;
-    }
-    let mut file = archive.into_inner()?;
-    file.flush()?;
-    file.get_ref().sync_all()?;
-    Ok(())
+/// An archive in the making, and the digests of what is in it.
+struct Archive {
+    tar: tar::Builder<BufWriter<File>>,
+    sums: String,
 }
 
-/// A file that goes while it is read was on its way, or collected: nothing of the records names it.
-fn append_folder(archive: &mut tar::Builder<impl Write>, folder: &Path, name: &Path) -> anyhow::Result<()> {
-    let mut folders = vec![(folder.to_owned(), name.to_owned())];
-    while let Some((folder, name)) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        archive.append_dir(&name, &folder)?;
-        for entry in entries.flatten() {
-            let (path, name) = (entry.path(), name.join(entry.file_name()));
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() && !is_on_its_way(&entry.file_name().to_string_lossy()) {
-                folders.push((path, name));
-            } else if kind.is_file() {
-                match File::open(&path) {
-                    Ok(file) => append_file(archive, &name, &file)?,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error.into()),
+impl Archive {
+    /// Adds a file of `header`'s size.
+    fn add(&mut self, mut header: tar::Header, name: &Path, bytes: impl Read) -> anyhow::Result<()> {
+        let mut hashed = Hashed { bytes, hasher: Hasher::default() };
+        self.tar.append_data(&mut header, name, &mut hashed)?;
+        self.sums += &format!("{} {}\n", hashed.hasher.finish(), name.display());
+        Ok(())
+    }
+
+    /// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut.
+    fn add_file(&mut self, name: &Path, file: &File) -> anyhow::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&file.metadata()?);
+        let size = header.size()?;
+        self.add(header, name, file.chain(std::io::repeat(0)).take(size))
+    }
+
+    /// A file that goes while it is read was on its way, or collected: nothing of the records names it.
+    fn add_folder(&mut self, folder: &Path, name: &Path) -> anyhow::Result<()> {
+        let mut folders = vec![(folder.to_owned(), name.to_owned())];
+        while let Some((folder, name)) = folders.pop() {
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            self.tar.append_dir(&name, &folder)?;
+            for entry in entries.flatten() {
+                let (path, name) = (entry.path(), name.join(entry.file_name()));
+                let Ok(kind) = entry.file_type() else { continue };
+                if kind.is_dir() && !is_on_its_way(&entry.file_name().to_string_lossy()) {
+                    folders.push((path, name));
+                } else if kind.is_file() {
+                    match File::open(&path) {
+                        Ok(file) => self.add_file(&name, &file)?,
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             }
         }
+        Ok(())
     }
+}
+
+/// Bytes that are hashed as they are read.
+struct Hashed<R> {
+    bytes: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.bytes.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+fn header_of(bytes: &[u8]) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o600);
+    header
+}
+
+/// The records first: what they name was there before them. The digests last: they say that all came.
+fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut archive = Archive { tar: tar::Builder::new(BufWriter::new(file)), sums: String::new() };
+    archive.add(header_of(records), Path::new(RECORDS), records)?;
+    for name in FILES {
+        if let Ok(file) = File::open(data.join(name)) {
+            archive.add_file(Path::new(name), &file)?;
+        }
+    }
+    for name in FOLDERS {
+        archive.add_folder(&data.join(name), Path::new(name))?;
+    }
+    let Archive { mut tar, sums } = archive;
+    tar.append_data(&mut header_of(sums.as_bytes()), SUMS, sums.as_bytes())?;
+    let mut file = tar.into_inner()?;
+    file.flush()?;
+    file.get_ref().sync_all()?;
     Ok(())
 }
 
 /// What an upload or a push has not brought to its end.
 fn is_on_its_way(folder: &str) -> bool {
     folder == "uploads" || folder.starts_with("tmp_objdir-")
-}
-
-/// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut.
-fn append_file(archive: &mut tar::Builder<impl Write>, name: &Path, file: &File) -> anyhow::Result<()> {
-    use std::io::Read;
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(&file.metadata()?);
-    let size = header.size()?;
-    archive.append_data(&mut header, name, file.chain(std::io::repeat(0)).take(size))?;
-    Ok(())
 }
 
 /// `gantry restore`: into a machine that has nothing yet. The store comes last: one that was cut off is begun again.
@@ -192,7 +230,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
     gantry_image::unpack(BufReader::new(file), &scratch, bounds)
         .with_context(|| format!("{} is no backup of Gantry's", from.display()))?;
     let lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
-    check_blobs(&scratch.join("blobs"))?;
+    check_sums(&scratch).with_context(|| format!("{}", from.display()))?;
     for name in FOLDERS.iter().chain(&FILES) {
         let (source, target) = (scratch.join(name), machine.data.join(name));
         if source.exists() {
@@ -260,17 +298,19 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(records)
 }
 
-/// Every blob is what its name says.
-fn check_blobs(folder: &Path) -> anyhow::Result<()> {
-    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-    for part in entries(&folder.join("sha256")) {
-        for blob in entries(&part.path()) {
-            let mut hasher = gantry_blobs::Hasher::default();
-            std::io::copy(&mut File::open(blob.path())?, &mut hasher)?;
-            let name = blob.file_name();
-            let named = Digest::from_hex(&name.to_string_lossy()).ok();
-            ensure!(named == Some(hasher.finish()), "the backup's blob {} is damaged", name.display());
-        }
+/// Every file is what its digest says, and a blob what its name says too.
+fn check_sums(folder: &Path) -> anyhow::Result<()> {
+    let sums = std::fs::read_to_string(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
+    let root = File::open(folder)?;
+    for line in sums.lines() {
+        let (sum, name) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;
+        let mut hasher = Hasher::default();
+        let file = rooted::open(&root, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK);
+        std::io::copy(&mut File::from(file.with_context(|| format!("its {name} is missing"))?), &mut hasher)?;
+        let found = hasher.finish();
+        let blob = Path::new(name).strip_prefix("blobs/sha256").ok().and_then(Path::file_name);
+        let named = blob.is_none_or(|blob| blob.to_str() == Some(found.hex()));
+        ensure!(found.to_string() == sum && named, "its {name} is damaged");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::printer::told;
 use gantry_api::ClientError;
 
-/// 0 done, 1 failed, 2 usage, 70 timed out; a process that was run gives its own.
+/// 0 done, 1 failed, 2 usage, 70 timed out (a deploy without progress, a server that does not answer); a process that was run gives its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exit(pub(crate) u8);
 
@@ -16,7 +16,7 @@ pub(crate) const FAILED: Exit = Exit(1);
 /// The request made no sense.
 const USAGE: u8 = 2;
 /// Out of time.
-const TIMED_OUT: u8 = 70;
+pub(crate) const TIMED_OUT: Exit = Exit(70);
 
 /// The outcome as an exit code; an error is printed.
 pub(crate) fn code(outcome: anyhow::Result<Exit>) -> ExitCode {
@@ -45,7 +45,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 fn kind(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Problem(problem)) if problem.status == 400 => USAGE,
-        Some(ClientError::Problem(problem)) if problem.status == 504 => TIMED_OUT,
-        _ => 1,
+        Some(ClientError::Unreachable { source, .. }) if source.is::<tokio::time::error::Elapsed>() => TIMED_OUT.0,
+        _ => FAILED.0,
     }
 }

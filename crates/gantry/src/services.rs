@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use gantry_api::Client;
 use gantry_router::Listeners;
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,7 +105,7 @@ pub(crate) fn open_listeners(machine: &Machine) -> anyhow::Result<Listeners> {
 }
 
 pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     for folder in [&machine.data, &machine.run] {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -113,6 +113,13 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
             .create(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
+    // Configurations and tokens are in it: one that somebody else made must be closed as well.
+    let mode = std::fs::metadata(&machine.data)?.mode() & 0o777;
+    let data = machine.data.display();
+    ensure!(
+        mode & 0o077 == 0,
+        "others may read the data folder {data} (mode {mode:o}), which holds secrets: chmod 700 {data}"
+    );
     Ok(())
 }
 

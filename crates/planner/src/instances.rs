@@ -155,6 +155,11 @@ pub(crate) fn retire(
         if before.is_none_or(|before| before.instances != part.instances) {
             part.generation = part.generation.next();
         }
+        // As with the table: an agent takes none but newer ones.
+        let heard = scene.observed.machines.get(machine).map(|report| report.generation).unwrap_or_default();
+        if heard > before.map(|before| before.generation).unwrap_or_default() {
+            part.generation = heard.next();
+        }
     }
     machines
 }

@@ -54,14 +54,15 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Why the routers are not all at `generation`; none when each live one is.
+    /// Why the routers are not all at `generation`; none when each live one is. One that is at a number which was not given yet has the
+    /// table of records that are lost.
     pub(crate) fn routers_behind(&self, generation: Generation) -> Option<Reason> {
         if self.observed.routers_unheard(self.now) {
             return Some(Reason::NoRouter);
         }
         self.observed
             .live_routers(self.now)
-            .find(|(_, router)| router.generation < generation)
+            .find(|(_, router)| router.generation < generation || router.generation > self.previous.table.generation)
             .map(|(id, router)| Reason::RouterBehind { router: id.clone(), has: router.generation, needs: generation })
     }
 

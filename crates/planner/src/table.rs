@@ -43,6 +43,11 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     if (&table.routes, &table.names) != (&scene.previous.table.routes, &scene.previous.table.names) {
         table.generation = table.generation.next();
     }
+    // Records out of a backup are older than the last table that a router was given, and it takes none but newer ones.
+    let heard = scene.observed.routers.values().map(|router| router.generation).max().unwrap_or_default();
+    if heard > scene.previous.table.generation {
+        table.generation = heard.next();
+    }
     table
 }
 

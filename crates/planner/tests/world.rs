@@ -483,6 +483,31 @@ fn a_controller_that_has_just_begun_empties_no_route() {
 }
 
 #[test]
+fn records_out_of_a_backup_are_told_to_those_who_had_newer_ones() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    let (desired, old) = (world.desired.clone(), world.plan.clone());
+    for _ in 0..3 {
+        deploy_one(&mut world);
+    }
+    (world.desired, world.plan) = (desired, old);
+    let (agent, router) = (world.agent.generation, world.observed.routers[&router()].generation);
+    assert!(agent > world.plan.machines[&machine()].generation && router > world.plan.table.generation);
+    world.settle();
+    assert!(world.plan.machines[&machine()].generation > agent && world.plan.table.generation > router);
+    let given = (world.plan.machines[&machine()].generation, world.plan.table.generation);
+    world.settle();
+    assert_eq!((world.plan.machines[&machine()].generation, world.plan.table.generation), given, "once is enough");
+    world.left_alone();
+    let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.release.0).collect();
+    assert_eq!(running, [1, 1]);
+    let gone = |world: &World| world.observed.machines[&machine()].instances.keys().all(|id| id.release.0 == 1);
+    assert!(gone(&world), "{:?}", world.observed.machines[&machine()].instances.keys());
+    deploy_one(&mut world);
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
 fn a_destroyed_app_leaves_nothing() {
     let mut world = plain();
     deploy_one(&mut world);

@@ -1,6 +1,7 @@
 //! A cloud of its own, for one test.
 
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ impl World {
         let mut world =
             Self { folder, name: format!("gt{}", number.value), number, http, api, up: None, extra, _etcd: etcd };
         if let Some(disk) = disk {
-            std::fs::create_dir(disk.join("data")).expect("made");
+            std::fs::DirBuilder::new().mode(0o700).create(disk.join("data")).expect("made");
             std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
         }
         world.up();

@@ -210,13 +210,20 @@ fn a_backup_brings_everything_back() {
     let _ = world.down();
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
-    std::fs::remove_dir_all(world.path("data")).expect("removed");
+    // What agent and router know stays, and is newer than what comes back.
+    for name in ["blobs", "git", "builds"] {
+        std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
+    }
+    for name in ["admin-token", "machine-token", "store.db", "store.db-head"] {
+        std::fs::remove_file(world.path("data").join(name)).expect("removed");
+    }
     // A log beside the store that is gone would be read into the one that takes its place.
-    std::fs::create_dir(world.path("data")).expect("made");
     std::fs::write(world.path("data/store.db-wal"), "old").expect("written");
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
-    std::fs::remove_dir_all(world.path("data")).expect("removed");
+    for end in ["wal", "shm"] {
+        let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
+    }
 
     let good = std::fs::read(&file).expect("read");
     for (what, bytes, wanted) in [
@@ -224,6 +231,8 @@ fn a_backup_brings_everything_back() {
         ("empty", Vec::new(), "no backup of Gantry's"),
         ("foreign", b"hello".repeat(1000), "no backup of Gantry's"),
         ("damaged", flipped(&good), "is damaged"),
+        ("cut between two files", cut_between(&good), "it was cut"),
+        ("with another value", valued(&good), "its records.jsonl is damaged"),
     ] {
         std::fs::write(world.path("bad.tar"), bytes).expect("written");
         let refused = offline(&world, &["restore", &world.path("bad.tar").display().to_string()]);
@@ -253,6 +262,20 @@ fn a_backup_brings_everything_back() {
     let damaged = offline(&world, &["store", "check"]);
     assert!(damaged.status == 1 && damaged.err.contains("store.db is damaged"), "{damaged:?}");
     assert!(damaged.err.contains("gantry restore"), "{damaged:?}");
+}
+
+/// Without its last file and the archive's end, as of a copy that was given up there.
+fn cut_between(archive: &[u8]) -> Vec<u8> {
+    let last = archive.windows(6).rposition(|bytes| bytes == b"sums\0\0").expect("its digests");
+    archive[..last].to_vec()
+}
+
+/// A value in the records is another, of the same length.
+fn valued(archive: &[u8]) -> Vec<u8> {
+    let mut bytes = archive.to_vec();
+    let place = archive.windows(4).position(|bytes| bytes == b"blue").expect("a value");
+    bytes[place..place + 4].copy_from_slice(b"pink");
+    bytes
 }
 
 /// A byte of the largest file in the archive is another.

@@ -179,6 +179,12 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     let said = run(0, &[&up[..], &["127.0.0.1:0", "--data", &data]].concat());
     assert!(said.contains("another `gantry up` runs with the data folder"), "{said}");
 
+    let open = world.path("open");
+    std::fs::create_dir(&open).expect("made");
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o750)).expect("set");
+    let said = run(0, &[&up[..], &["127.0.0.1:0", "--data", &open.display().to_string()]].concat());
+    assert!(said.contains("(mode 750), which holds secrets: chmod 700") && !open.join("up.lock").exists(), "{said}");
+
     world.kill_everything();
     let store = world.path("data/store.db");
     let good = std::fs::read(&store).expect("the store");

@@ -136,7 +136,9 @@ pub(crate) async fn run(
         .current
         .ok_or_else(|| Problem::conflict(format!("{app} has no release to run in")))?;
     let release = view.mirror.release(&app, current).ok_or_else(|| Problem::missing("its release is gone"))?;
-    let role = release.roles.values().next().ok_or_else(|| Problem::missing("its release has no role"))?;
+    let mut services = release.roles.iter().filter(|(name, _)| name.is_service());
+    let role = services.clone().find(|(name, _)| name.as_str() == "web").or_else(|| services.next());
+    let (_, role) = role.ok_or_else(|| Problem::missing("its release has no role"))?;
     let mut role = role.clone();
     // Volumes belong to their single writer.
     role.volumes.clear();

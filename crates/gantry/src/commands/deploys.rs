@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use gantry_api::types::{Accepted, Progress, ReleaseInfo, StartDeploy, What};
 use gantry_api::{Client, ClientError};
-use gantry_model::{AppName, DeployNumber, DeployState, ReleaseNumber};
+use gantry_model::{AppName, DeployNumber, DeployState, Reason, ReleaseNumber};
 use http::Method;
 
 use super::pulls;
-use crate::exit::{DONE, Exit, FAILED};
+use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, out, table, tell, told};
 
 pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
@@ -107,7 +107,10 @@ impl Follower {
                     out!("{url}");
                     return Ok(Some(DONE));
                 }
-                Progress::End { .. } => return Ok(Some(FAILED)),
+                Progress::End { deploy, .. } => {
+                    let late = matches!(deploy.reason, Some(Reason::NoProgress { .. }));
+                    return Ok(Some(if late { TIMED_OUT } else { FAILED }));
+                }
             }
         }
         Ok(None)
