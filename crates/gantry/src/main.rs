@@ -12,6 +12,7 @@ mod handover;
 mod machine;
 mod printer;
 mod remote;
+mod restore;
 mod services;
 mod up;
 

@@ -16,7 +16,7 @@ use gantry_api::types::ChangeTraffic;
 use crate::args::{Args, Command, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
-use crate::{backup, down, remote, services, up};
+use crate::{backup, down, remote, restore, services, up};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Router(machine) => services::router(&machine).await,
         Command::Store(Store::Check { machine }) => backup::check(&machine).await,
         Command::Backup { machine, file } => backup::backup(&machine, &file).await,
-        Command::Restore { machine, file } => backup::restore(&machine, &file).await,
+        Command::Restore { machine, file } => restore::restore(&machine, &file).await,
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,0 +1,135 @@
+//! `gantry restore`: a backup becomes the store and the folders of a machine that has none.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use gantry_blobs::Hasher;
+use gantry_image::Bounds;
+use gantry_linux::rooted;
+use gantry_store::{Address, Store, Txn};
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::args::Machine;
+use crate::backup::{FILES, FOLDERS, FORMAT, Heading, Line, RECORDS, SUMS};
+use crate::exit::{DONE, Exit};
+use crate::machine::require_root;
+use crate::printer::out;
+
+/// Records written at a time.
+const BATCH: usize = 100;
+
+/// `gantry restore`: into a machine that has nothing yet. The store comes last: one that was cut off is begun again.
+pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Exit> {
+    require_root()?;
+    crate::services::make_folders(machine)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(machine.data.join("up.lock"))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("`gantry up` runs with the data folder {}; end it first", machine.data.display());
+    }
+    let address = machine.store();
+    refuse_to_replace(&address).await?;
+    let file = File::open(from).with_context(|| format!("cannot read the backup {}", from.display()))?;
+    let scratch = machine.data.join("restoring");
+    gantry_linux::tree::remove(&scratch)?;
+    std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    let bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
+    gantry_image::unpack(BufReader::new(file), &scratch, bounds)
+        .with_context(|| format!("{} is no backup of Gantry's", from.display()))?;
+    let lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
+    check_sums(&scratch).with_context(|| format!("{}", from.display()))?;
+    for name in FOLDERS.iter().chain(&FILES) {
+        let (source, target) = (scratch.join(name), machine.data.join(name));
+        if source.exists() {
+            gantry_linux::tree::remove(&target)?;
+            std::fs::rename(&source, &target).with_context(|| format!("cannot put {} in place", target.display()))?;
+        }
+    }
+    let count = lines.len();
+    match &address {
+        Address::File(path) => {
+            // Under another name until it is whole.
+            let fresh = scratch.join("store.db");
+            write_records(&*gantry_store::open(&Address::File(fresh.clone())).await?, lines).await?;
+            seal_off(&fresh).await?;
+            gantry_store::forget(path)?;
+            std::fs::rename(&fresh, path).with_context(|| format!("cannot put {} in place", path.display()))?;
+        }
+        Address::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
+    }
+    gantry_linux::tree::remove(&scratch)?;
+    out!("{count} records are back; `gantry up` starts what they want");
+    Ok(DONE)
+}
+
+/// Its writer ends a moment after its last handle.
+async fn seal_off(path: &Path) -> anyhow::Result<()> {
+    for _ in 0..250 {
+        match gantry_store::seal_off(path) {
+            Err(gantry_store::StoreError::Locked { .. }) => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+    bail!("the store {} is still in use", path.display())
+}
+
+async fn refuse_to_replace(address: &Address) -> anyhow::Result<()> {
+    match address {
+        Address::File(path) => {
+            // SQLite would read a log that is left into the store that takes its place.
+            let parts = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
+            match parts.iter().find(|part| part.exists()) {
+                Some(part) => bail!("there is a store at {} already; move it away first", part.display()),
+                None => Ok(()),
+            }
+        }
+        Address::Etcd { .. } => {
+            let listing = gantry_store::open(address).await?.list("").await?;
+            ensure!(listing.entries.is_empty(), "the store has {} records already", listing.entries.len());
+            Ok(())
+        }
+    }
+}
+
+fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let file = File::open(path).context("it is no backup of Gantry's: it has no records")?;
+    let mut lines = BufReader::new(file).lines();
+    let first = lines.next().context("its records are empty")??;
+    let heading: Heading = serde_json::from_str(&first).context("its records have no heading")?;
+    ensure!(heading.gantry_backup == FORMAT, "it has format {}, this gantry knows {FORMAT}", heading.gantry_backup);
+    let records: Vec<Line> =
+        lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<anyhow::Result<_>>().context("its records")?;
+    ensure!(records.len() == heading.records, "it has {} records of {}: it was cut", records.len(), heading.records);
+    Ok(records)
+}
+
+/// Every file is what its digest says, and a blob what its name says too.
+fn check_sums(folder: &Path) -> anyhow::Result<()> {
+    let sums = std::fs::read_to_string(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
+    let root = File::open(folder)?;
+    for line in sums.lines() {
+        let (sum, name) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;
+        let mut hasher = Hasher::default();
+        let file = rooted::open(&root, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK);
+        std::io::copy(&mut File::from(file.with_context(|| format!("its {name} is missing"))?), &mut hasher)?;
+        let found = hasher.finish();
+        let blob = Path::new(name).strip_prefix("blobs/sha256").ok().and_then(Path::file_name);
+        let named = blob.is_none_or(|blob| blob.to_str() == Some(found.hex()));
+        ensure!(found.to_string() == sum && named, "its {name} is damaged");
+    }
+    Ok(())
+}
+
+async fn write_records(store: &dyn Store, lines: Vec<Line>) -> anyhow::Result<()> {
+    for batch in lines.chunks(BATCH) {
+        let mut txn = Txn::default();
+        for line in batch {
+            txn = txn.put(line.key.clone(), serde_json::to_vec(&line.value)?);
+        }
+        store.commit(txn).await?;
+    }
+    Ok(())
+}
