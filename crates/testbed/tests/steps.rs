@@ -126,6 +126,9 @@ impl Sweep {
             Operation::Destroy => {
                 let _ = self.world.gantry(&["app", "create", "victim"]).good();
                 let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.commit)]).good();
+                let victim = self.world.gantry(&["app", "show", "victim", "--json"]).good().out;
+                let told: serde_json::Value = serde_json::from_str(&victim).expect("JSON");
+                assert!(told["ready"] == told["wanted"] && told["ready"] != 0, "deployed, and not there: {victim}");
             }
             Operation::ScaleUp => scale(2),
             Operation::ScaleDown => scale(3),
