@@ -31,7 +31,6 @@ pub fn pass(name: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         note(folder, "passed", &format!("{now} {name}"));
         if is_the_end(folder, name).is_some_and(|ends| ends) {
-            note(folder, "killed", name);
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }
@@ -56,12 +55,19 @@ fn is_the_end(folder: &Path, name: &str) -> Option<bool> {
     let own = folder.join(format!("kill-{}", std::process::id()));
     fs::rename(&list, &own).ok()?;
     let text = fs::read_to_string(&own).ok()?;
+    if !meant(&text) {
+        // Another was faster, and left the next line.
+        fs::rename(&own, &list).ok()?;
+        return Some(false);
+    }
+    // Told before the rest is given back: another thread may end this process by the next line at once.
+    note(folder, "killed", name);
     let rest: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();
     if !rest.is_empty() {
         fs::write(&own, rest).ok()?;
         fs::rename(&own, &list).ok()?;
-        return Some(meant(&text));
+    } else {
+        fs::remove_file(&own).ok()?;
     }
-    fs::remove_file(&own).ok()?;
-    Some(meant(&text))
+    Some(true)
 }
