@@ -126,15 +126,20 @@ impl Archive {
         Ok(())
     }
 
-    /// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut.
-    fn add_file(&mut self, name: &Path, file: &File) -> anyhow::Result<()> {
+    /// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut. One that is gone was on its
+    /// way, or collected: nothing of the records names it.
+    fn add_file(&mut self, name: &Path, path: &Path) -> anyhow::Result<()> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&file.metadata()?);
         let size = header.size()?;
         self.add(header, name, file.chain(std::io::repeat(0)).take(size))
     }
 
-    /// A file that goes while it is read was on its way, or collected: nothing of the records names it.
     fn add_folder(&mut self, folder: &Path, name: &Path) -> anyhow::Result<()> {
         let mut folders = vec![(folder.to_owned(), name.to_owned())];
         while let Some((folder, name)) = folders.pop() {
@@ -146,11 +151,7 @@ impl Archive {
                 if kind.is_dir() && !is_on_its_way(&entry.file_name().to_string_lossy()) {
                     folders.push((path, name));
                 } else if kind.is_file() {
-                    match File::open(&path) {
-                        Ok(file) => self.add_file(&name, &file)?,
-                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                        Err(error) => return Err(error.into()),
-                    }
+                    self.add_file(&name, &path)?;
                 }
             }
         }
@@ -186,9 +187,7 @@ fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<()>
     let mut archive = Archive { tar: tar::Builder::new(BufWriter::new(file)), sums: String::new() };
     archive.add(header_of(records), Path::new(RECORDS), records)?;
     for name in FILES {
-        if let Ok(file) = File::open(data.join(name)) {
-            archive.add_file(Path::new(name), &file)?;
-        }
+        archive.add_file(Path::new(name), &data.join(name))?;
     }
     for name in FOLDERS {
         archive.add_folder(&data.join(name), Path::new(name))?;

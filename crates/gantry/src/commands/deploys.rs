@@ -60,10 +60,9 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber)
             told!("gantry: the server went away; the deploy goes on, and is followed again when the server is back");
         }
         if gone.is_some_and(|since| since.elapsed() > AWAY) {
-            let why = format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it");
-            return Err(
-                lost.map_or_else(|| anyhow::anyhow!(why.clone()), |lost| anyhow::Error::new(lost).context(why.clone()))
-            );
+            let lost = lost.map_or_else(|| anyhow::anyhow!("the server ends before the deploy does"), Into::into);
+            return Err(lost
+                .context(format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it")));
         }
         tokio::time::sleep(RETRY).await;
     }
