@@ -283,6 +283,8 @@ impl Instance {
         let _ = std::fs::remove_file(&spec.exit);
         self.agent.disk.begin(&self.id);
         self.record.started = true;
+        // The one before may have gone with the machine, which noted nothing.
+        self.record.ready = false;
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         gantry_linux::step!("instance.marked");
         let container = launch(&spec).await.map_err(|error| error.to_string())?;

@@ -29,7 +29,7 @@ pub struct App {
     pub traffic: Traffic,
     /// The release that clients see.
     pub current: Option<ReleaseNumber>,
-    /// The highest release number given out.
+    /// The highest release number given out, or seen on a machine.
     pub last_release: u64,
     /// The highest deploy number given out.
     pub last_deploy: u64,

@@ -99,14 +99,21 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
             notes.entry(id.app.clone()).or_default().push(reason);
             continue;
         }
-        let there = machines.values_mut().find_map(|part| part.instances.get_mut(id));
-        match there {
-            // What was told to stop stops; once it is gone it is placed anew.
-            Some(assignment) if assignment.goal == Goal::Stop => {
-                notes.entry(id.app.clone()).or_default().push(Reason::Stopping { instance: id.clone() });
+        // What was told to stop stops, and what records out of a backup do not know of goes; once it is gone it is placed anew.
+        let stopping = match machines.values_mut().find_map(|part| part.instances.get_mut(id)) {
+            Some(assignment) if assignment.goal == Goal::Stop => true,
+            Some(assignment) => {
+                assignment.goal = Goal::Run;
+                false
             }
-            Some(assignment) => assignment.goal = Goal::Run,
-            None => place(&mut machines, id.clone(), spec.clone()),
+            None if scene.is_reported(id) => true,
+            None => {
+                place(&mut machines, id.clone(), spec.clone());
+                false
+            }
+        };
+        if stopping {
+            notes.entry(id.app.clone()).or_default().push(Reason::Stopping { instance: id.clone() });
         }
     }
     (machines, notes)

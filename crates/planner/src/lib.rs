@@ -95,6 +95,7 @@ pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Po
     let mut report = Report::default();
     let (mut apps, mut deploys) = (Vec::new(), Vec::new());
     for (name, app) in &mut next.apps {
+        skip_numbers_in_use(&mut app.app, observed);
         let waits = deploys::advance(app, &scene);
         if !waits.is_empty() {
             report.waits.insert(name.clone(), waits);
@@ -115,6 +116,14 @@ pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Po
     let plan = Plan { machines, table };
     let gone = next.apps.values().filter(|app| is_gone(app, &plan)).map(|app| app.app.name.clone()).collect();
     Decision { plan, apps, deploys, gone, report }
+}
+
+/// Records out of a backup know nothing of the releases that came after it. Where a machine still has one, its number is not
+/// given to another: an instance's name says what runs in it.
+fn skip_numbers_in_use(app: &mut App, observed: &Observed) {
+    let reported = observed.machines.values().flat_map(|report| report.instances.keys());
+    let highest = reported.filter(|id| id.app == app.name).map(|id| id.release.0).max().unwrap_or_default();
+    app.last_release = app.last_release.max(highest);
 }
 
 fn is_gone(app: &DesiredApp, plan: &Plan) -> bool {

@@ -31,6 +31,11 @@ impl<'a> Scene<'a> {
         reports.filter_map(|report| report.instances.get(id)).find_map(|instance| instance.address)
     }
 
+    /// Some machine has an instance of this name.
+    pub(crate) fn is_reported(&self, id: &InstanceId) -> bool {
+        self.observed.machines.values().any(|report| report.instances.contains_key(id))
+    }
+
     /// Where the previous plan has an instance.
     pub(crate) fn assigned(&self, id: &InstanceId) -> Option<(&'a MachineName, &'a Assignment)> {
         self.previous.machines.iter().find_map(|(machine, part)| part.instances.get(id).map(|a| (machine, a)))

@@ -501,9 +501,35 @@ fn records_out_of_a_backup_are_told_to_those_who_had_newer_ones() {
     world.left_alone();
     let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.release.0).collect();
     assert_eq!(running, [1, 1]);
+    assert_eq!(world.app().app.last_release, 4, "the numbers of what runs are not given again");
     let gone = |world: &World| world.observed.machines[&machine()].instances.keys().all(|id| id.release.0 == 1);
     assert!(gone(&world), "{:?}", world.observed.machines[&machine()].instances.keys());
     deploy_one(&mut world);
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn what_runs_unknown_under_a_name_is_gone_before_the_name_is_given() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    // Of another release with the next number, of which no record tells, and whose machine reports late.
+    let unknown = InstanceId { release: ReleaseNumber(2), ..world.plan.assignments().next().expect("one").1.clone() };
+    world.apply(&Event::Push { hold: false });
+    world.build_ends(true);
+    let stranger = ObservedInstance { phase: Phase::Ready, ..fresh(&unknown, world.now) };
+    let reported = |world: &mut World, there: bool| {
+        let report = world.observed.machines.get_mut(&machine()).expect("a machine");
+        if there {
+            report.instances.insert(unknown.clone(), stranger.clone())
+        } else {
+            report.instances.remove(&unknown)
+        };
+        world.settle();
+        world.plan.assignments().any(|(_, id, _)| *id == unknown)
+    };
+    assert!(!reported(&mut world, true), "it would be taken for the new one");
+    assert!(reported(&mut world, false));
+    world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
