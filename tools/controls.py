@@ -99,6 +99,12 @@ CONTROLS = [
      "&listening::listening(-1)", "-p gantry-testbed --test broken"),
     ("killed processes are counted", "crates/agent/src/instance.rs", "recent(|usage| usage.oom_kills)", "recent(|_| 0)",
      "-p gantry-testbed --test broken"),
+    ("an instance that begins anew is not ready", "crates/agent/src/instance.rs",
+     "self.record.started = true;\n        // The one before may have gone with the machine, which noted nothing.\n"
+     "        self.record.ready = false;", "self.record.started = true;", "-p gantry-testbed --test crashes after_a_reboot"),
+    ("a release's number is not given twice", "crates/planner/src/lib.rs",
+     "app.last_release = app.last_release.max(highest);", "let _ = highest;",
+     "-p gantry-testbed --test housekeeping a_backup"),
     ("what is written is counted", "crates/agent/src/disk.rs", "            count(&agent).await;", "            let _ = count;",
      "-p gantry-testbed --test broken"),
     ("websockets get a farewell", "crates/router/src/tunnel.rs", "to.write_all(&GOING_AWAY).await?;",
