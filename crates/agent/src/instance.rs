@@ -168,6 +168,9 @@ impl Instance {
     /// Lives until the instance is gone.
     pub(crate) async fn run(mut self) {
         let mut container = self.left();
+        if let Some(container) = &container {
+            self.used = [container.usage(); 2];
+        }
         if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
             // It was begun, and ended while nobody looked: once is once.
             self.note_exit(Usage::default(), false);
@@ -287,6 +290,8 @@ impl Instance {
         self.record.ready = false;
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         gantry_linux::step!("instance.marked");
+        // Counted from its first moment: it may run into a limit before anybody looks.
+        self.used = Default::default();
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
         gantry_linux::step!("instance.launched");
         self.enter(Phase::Starting);
@@ -298,7 +303,6 @@ impl Instance {
         let role = self.record.spec.role.clone();
         let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
         let started = Instant::now();
-        self.used = [container.usage(); 2];
         let mut failures = 0;
         // An adopted one that was ready is looked at after its usual pause, a new one at once.
         let mut pause = if self.record.ready { seconds(role.health.watch) } else { Duration::from_millis(20) };
