@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use gantry_build::{BuildError, EnvRequest, Output, Recipe};
-use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Reason};
+use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason};
 use tokio::sync::mpsc;
 
 use crate::holds::Hold;
@@ -30,6 +30,8 @@ pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Job>>);
 /// A build under way.
 struct Job {
     output: Arc<Output>,
+    /// When its deploy was asked for: another time is another app's of the same name.
+    created: Moment,
     _hold: Hold,
 }
 
@@ -117,18 +119,21 @@ pub(crate) async fn run(server: Arc<Server>) {
 fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
     let mut running = server.builds.lock();
     for (key, job) in running.iter() {
-        if !wanted.iter().any(|deploy| (&deploy.app, deploy.number) == (&key.0, key.1)) {
+        let is_its = |deploy: &Deploy| (&deploy.app, deploy.number, deploy.created) == (&key.0, key.1, job.created);
+        if !wanted.iter().any(is_its) {
             job.output.cancel();
         }
     }
     for deploy in wanted {
         let key = (deploy.app.clone(), deploy.number);
         if running.contains_key(&key) {
+            // It, or one that is called off and ends first.
             continue;
         }
         match Output::to(&log_path(&server.settings, &deploy.app, deploy.number)) {
             Ok(output) => {
-                running.insert(key.clone(), Job { output: Arc::clone(&output), _hold: server.holds.take() });
+                let job = Job { output: Arc::clone(&output), created: deploy.created, _hold: server.holds.take() };
+                running.insert(key.clone(), job);
                 let underway = Underway { server: Arc::clone(server), key };
                 tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
             }
@@ -151,18 +156,18 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     let server = &underway.server;
     let (app, number) = (deploy.app.clone(), deploy.number);
     let slot = slots.take().await;
+    if output.is_cancelled() {
+        return;
+    }
     let outcome = make(server, &deploy, &output, Place::of(server, slot.number)).await;
     drop(slot);
-    let name = app.clone();
     gantry_linux::step!("build.made");
     let told = match outcome {
-        Ok(made) => {
-            server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &name, number, made)).await
-        }
+        Ok(made) => server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &deploy, made)).await,
         Err(error) => {
             let reason =
                 Reason::BuildFailed { phase: error.phase.to_owned(), message: error.message, tail: error.tail };
-            server.core.mutate(move |mirror, now| mutations::build_failed(mirror, now, &name, number, reason)).await
+            server.core.mutate(move |mirror, now| mutations::build_failed(mirror, now, &deploy, reason)).await
         }
     };
     if let Err(problem) = told {
@@ -241,7 +246,10 @@ fn again(
     let release = number.and_then(|number| view.mirror.release(&deploy.app, number));
     let release = release.ok_or_else(|| BuildError {
         phase: "image",
-        message: "its release is gone".into(),
+        message: match number {
+            Some(number) => format!("release {number} is gone"),
+            None => "nothing serves yet; the next push has the configuration".to_owned(),
+        },
         tail: Vec::new(),
     })?;
     match to {

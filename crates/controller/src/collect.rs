@@ -252,8 +252,15 @@ fn folders(server: &Server) {
             AppName::parse(&name).is_ok_and(|app| mirror.open_deploys(&app).next().is_none())
         };
         let too_large = || gantry_linux::tree::usage(&path, CACHE_MAX).is_ok_and(|size| size > CACHE_MAX);
-        if !is_app(&name) || (too_large() && is_idle()) {
-            remove(&path);
+        if is_app(&name) && !(too_large() && is_idle()) {
+            continue;
+        }
+        // Taken away at once: a build that begins meanwhile begins with an empty one. What is left of it goes at the next start.
+        let away = data.join("scratch").join(format!("cache-{name}"));
+        remove(&away);
+        match std::fs::rename(&path, &away) {
+            Ok(()) => remove(&away),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
         }
     }
     for name in repositories {

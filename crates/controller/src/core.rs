@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::Problem;
 use gantry_api::types::{MachineReport, RouterReport, Scope};
-use gantry_model::{DeployState, MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
+use gantry_model::{AppName, DeployState, MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
 use gantry_planner::{Report, plan};
 use gantry_store::{Compare, Outcome, Store, TXN_MAX};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -262,8 +262,11 @@ impl Core {
         let decision = plan(&mirror.desired(), &observed, &mirror.plan, &self.policy, now);
         let mut changes: Vec<Change> = Vec::new();
         changes.extend(mutations::events_of(&mirror, &decision, now));
-        changes.extend(decision.apps.into_iter().map(|app| Record::App(app).into()));
-        changes.extend(decision.deploys.into_iter().map(|deploy| Record::Deploy(deploy).into()));
+        // A key is written once in a transaction: what goes is not changed before.
+        let stays = |app: &AppName| !decision.gone.contains(app);
+        changes.extend(decision.apps.into_iter().filter(|app| stays(&app.name)).map(|app| Record::App(app).into()));
+        let deploys = decision.deploys.into_iter().filter(|deploy| stays(&deploy.app));
+        changes.extend(deploys.map(|deploy| Record::Deploy(deploy).into()));
         for (machine, part) in decision.plan.machines {
             if mirror.plan.machines.get(&machine) != Some(&part) {
                 changes.push(Record::Machine(machine, part).into());
@@ -340,7 +343,7 @@ fn mark(change: &Change) {
 }
 
 /// Every record of an app; the app's own last, so that a removal that was cut is begun again.
-fn removal(mirror: &Mirror, app: &gantry_model::AppName) -> Vec<Change> {
+fn removal(mirror: &Mirror, app: &AppName) -> Vec<Change> {
     let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
     let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
     let tokens = mirror.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));

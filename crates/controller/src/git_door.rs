@@ -152,12 +152,18 @@ async fn receive(
     }
     gantry_linux::step!("push.kept");
     let cause = Cause::Push { commit, source };
-    let name = app.clone();
+    let (name, history) = (app.clone(), pushed.history);
     let number = server
         .core
-        .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &name, cause, hold))
+        .mutate(move |mirror, now| {
+            mutations::is_built_on_others(mirror, &name, &history)?;
+            mutations::start_deploy(mirror, now, &by, &name, cause, hold)
+        })
         .await
-        .map_err(|problem| problem.message)?;
+        .map_err(|problem| match problem.hint {
+            Some(hint) => format!("{}; {hint}", problem.message),
+            None => problem.message,
+        })?;
     drop(hold_on_source);
     gantry_linux::step!("push.begun");
     let mut progress = follow::follow(server, app, number);

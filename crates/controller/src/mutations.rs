@@ -2,6 +2,7 @@
 //! write. None of them plans; the planner does, once they are written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gantry_api::Problem;
 use gantry_api::types::{ChangeTraffic, CreateApp, Event};
@@ -141,6 +142,27 @@ pub(crate) fn destroy_app(mirror: &Mirror, now: Moment, by: &str, name: &AppName
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
+/// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
+/// was taken.
+pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, history: &[String]) -> Result<(), Problem> {
+    use DeployState::{Held, Reverting};
+    // Where it is held it is on the branch already; one that is taken back does not come there.
+    let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order.is_none();
+    for deploy in mirror.open_deploys(name).filter(comes) {
+        if let Cause::Push { commit, .. } = &deploy.cause
+            && !history.contains(commit)
+        {
+            let short = &commit[..commit.len().min(12)];
+            let why = format!(
+                "deploy {} of {} is under way with {short}, which this is not built on",
+                deploy.number, deploy.by
+            );
+            return Err(Problem::conflict(why).hint("fetch and push again once it is done, or `gantry abort` it first"));
+        }
+    }
+    Ok(())
+}
+
 /// Asks for a deploy.
 pub(crate) fn start_deploy(
     mirror: &Mirror,
@@ -176,11 +198,11 @@ pub(crate) fn rollback_target(
         };
     }
     let current = app.current.ok_or_else(|| Problem::conflict(format!("{name} has no release yet")))?;
-    let same = mirror.release(name, current).map(|release| origin(mirror, release));
+    let serves = mirror.release(name, current).map_or(current, |release| origin(mirror, release));
     releases
         .into_iter()
-        .flat_map(|releases| releases.range(..current).rev())
-        .find(|(_, release)| mirror.is_good(release) && Some(origin(mirror, release)) != same)
+        .flat_map(|releases| releases.range(..serves).rev())
+        .find(|(_, release)| mirror.is_good(release) && origin(mirror, release) != serves)
         .map(|(number, _)| *number)
         .ok_or_else(|| Problem::conflict(format!("{name} has no good release before {current}")))
 }
@@ -224,7 +246,7 @@ pub(crate) fn change_config(
             app.config.len()
         )));
     }
-    if app.config == before {
+    if app.config == before && !is_due(mirror, &app) {
         return Ok((Vec::new(), None));
     }
     if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
@@ -240,6 +262,13 @@ pub(crate) fn change_config(
     let changes =
         vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
     Ok((changes, Some(number)))
+}
+
+/// What serves has another configuration than the app, for the deploy that had it failed, and none under way has it.
+fn is_due(mirror: &Mirror, app: &App) -> bool {
+    let has_it = |number| mirror.release(&app.name, number).is_some_and(|release| release.config == app.config);
+    app.current.is_some_and(|current| !has_it(current))
+        && !mirror.open_deploys(&app.name).any(|deploy| deploy.release.is_none_or(has_it))
 }
 
 fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
@@ -346,10 +375,12 @@ pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, orde
     Ok((vec![event(mirror, now, by, Some(name), what), Record::Deploy(deploy).into()], number))
 }
 
-/// The deploy that waits for its release.
-fn building<'a>(mirror: &'a Mirror, app: &AppName, number: DeployNumber) -> Option<&'a Deploy> {
-    let deploy = mirror.deploys.get(app)?.get(&number)?;
-    (deploy.state == DeployState::Building && deploy.release.is_none()).then_some(deploy)
+/// The deploy as it is now, if it waits for its release still. One that was asked for at another time is of an app that
+/// was destroyed and created anew.
+fn building<'a>(mirror: &'a Mirror, begun: &Deploy) -> Option<&'a Deploy> {
+    let deploy = mirror.deploys.get(&begun.app)?.get(&begun.number)?;
+    let waits = deploy.state == DeployState::Building && deploy.release.is_none();
+    (waits && deploy.created == begun.created).then_some(deploy)
 }
 
 /// What a release is made of.
@@ -367,14 +398,8 @@ pub(crate) struct Made {
 }
 
 /// Appends a release and lets its deploy go on. Nothing, when the deploy was called off meanwhile.
-pub(crate) fn release_made(
-    mirror: &Mirror,
-    now: Moment,
-    name: &AppName,
-    number: DeployNumber,
-    made: Made,
-) -> Changes<()> {
-    let (Some(deploy), Ok(app)) = (building(mirror, name, number), app(mirror, name)) else {
+pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: Made) -> Changes<()> {
+    let (Some(deploy), Ok(app)) = (building(mirror, begun), app(mirror, &begun.app)) else {
         return Ok((Vec::new(), ()));
     };
     let (mut deploy, mut app) = (deploy.clone(), app.clone());
@@ -384,13 +409,13 @@ pub(crate) fn release_made(
     app.base = app.base.or(made.base.filter(|base| mirror.bases.contains_key(base)));
     app.last_release += 1;
     let release = Release {
-        app: name.clone(),
+        app: app.name.clone(),
         number: ReleaseNumber(app.last_release),
         image: made.image,
         commit: made.commit,
         config: made.config.unwrap_or_else(|| app.config.clone()),
         roles: made.roles,
-        deploy: number,
+        deploy: deploy.number,
         created: now,
         by: deploy.by.clone(),
         cause: deploy.cause.clone(),
@@ -399,7 +424,7 @@ pub(crate) fn release_made(
     deploy.enter(DeployState::Placing, now);
     let mut changes = Vec::new();
     if let Some(commit) = &release.commit {
-        let (repository, tag) = (name.to_string(), commit.clone());
+        let (repository, tag) = (app.name.to_string(), commit.clone());
         changes.push(Record::Tag { repository, tag, digest: release.image.clone() }.into());
     }
     changes.extend(made.build.map(|build| Record::Build(build).into()));
@@ -408,14 +433,8 @@ pub(crate) fn release_made(
 }
 
 /// A build failed: its deploy goes back.
-pub(crate) fn build_failed(
-    mirror: &Mirror,
-    now: Moment,
-    name: &AppName,
-    number: DeployNumber,
-    reason: Reason,
-) -> Changes<()> {
-    let Some(mut deploy) = building(mirror, name, number).cloned() else {
+pub(crate) fn build_failed(mirror: &Mirror, now: Moment, begun: &Deploy, reason: Reason) -> Changes<()> {
+    let Some(mut deploy) = building(mirror, begun).cloned() else {
         return Ok((Vec::new(), ()));
     };
     deploy.enter(DeployState::Reverting, now);
@@ -441,4 +460,130 @@ pub(crate) fn requested_config(
         values.insert(name.clone(), value);
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop() -> AppName {
+        AppName::parse("shop").expect("a name")
+    }
+
+    fn digest() -> Digest {
+        Digest::from_hex(&"ab".repeat(32)).expect("a digest")
+    }
+
+    /// An app whose releases came about by these causes and all served, the last one does.
+    fn released(causes: &[Cause]) -> Mirror {
+        let mut mirror = Mirror::default();
+        let mut app = App::new(shop(), Moment(0));
+        for (number, cause) in (1..).zip(causes) {
+            let release = Release {
+                app: shop(),
+                number: ReleaseNumber(number),
+                image: digest(),
+                commit: None,
+                config: BTreeMap::new(),
+                roles: BTreeMap::new(),
+                deploy: DeployNumber(number),
+                created: Moment(0),
+                by: "test".into(),
+                cause: cause.clone(),
+            };
+            let mut deploy = Deploy::new(shop(), release.deploy, cause.clone(), "test".into(), false, Moment(0));
+            (deploy.release, deploy.state) = (Some(release.number), DeployState::Done);
+            mirror.apply(Record::Deploy(deploy).into());
+            mirror.apply(Record::Release(release).into());
+            (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(number)), number, number);
+        }
+        mirror.apply(Record::App(app).into());
+        mirror
+    }
+
+    fn push(commit: &str) -> Cause {
+        Cause::Push { commit: commit.to_owned(), source: digest() }
+    }
+
+    fn apply<T>(mirror: &mut Mirror, changes: Changes<T>) -> T {
+        let (changes, answer) = changes.unwrap_or_else(|problem| panic!("{}", problem.message));
+        changes.into_iter().for_each(|change| mirror.apply(change));
+        answer
+    }
+
+    #[test]
+    fn going_back_again_goes_further_back() {
+        let back = |to| Cause::Rollback { to: ReleaseNumber(to) };
+        let pushes = [push("a"), push("b"), push("c")];
+        let target = |more: &[Cause]| {
+            let mirror = released(&[&pushes[..], more].concat());
+            rollback_target(&mirror, &shop(), None).map(|number| number.0).map_err(|problem| problem.message)
+        };
+        assert_eq!(target(&[]), Ok(2));
+        assert_eq!(target(&[back(2)]), Ok(1));
+        assert_eq!(target(&[back(2), back(1)]), Err("shop has no good release before v5".to_owned()));
+        // What was pushed since then begins anew.
+        assert_eq!(target(&[back(1), push("d")]), Ok(4));
+    }
+
+    #[test]
+    fn configuration_that_failed_is_deployed_when_it_is_set_again() {
+        let mut mirror = released(&[push("a")]);
+        let set = |mirror: &mut Mirror| {
+            let wanted = BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]);
+            let changes = change_config(mirror, Moment(1), "test", &shop(), wanted);
+            apply(mirror, changes)
+        };
+        let first = set(&mut mirror).expect("a deploy");
+        assert_eq!(set(&mut mirror), None, "the deploy under way has it");
+        let mut deploy = (*mirror.deploys[&shop()][&first]).clone();
+        deploy.state = DeployState::Reverted;
+        mirror.apply(Record::Deploy(deploy).into());
+        assert!(set(&mut mirror).is_some(), "nothing that serves has it");
+    }
+
+    #[test]
+    fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
+        let mut mirror = released(&[push("a")]);
+        let asked = start_deploy(&mirror, Moment(1), "alice", &shop(), push("b"), false);
+        let number = apply(&mut mirror, asked);
+        let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
+        let judged = |mirror: &Mirror, commits: &[&str]| {
+            is_built_on_others(mirror, &shop(), &history(commits)).map_err(|problem| problem.message)
+        };
+        assert_eq!(judged(&mirror, &["c", "b", "a"]), Ok(()));
+        assert_eq!(judged(&mirror, &["b", "a"]), Ok(()), "the same once more");
+        let refused = judged(&mirror, &["c", "a"]).expect_err("b is lost");
+        assert_eq!(refused, "deploy #2 of alice is under way with b, which this is not built on");
+        let ended = |state, order| {
+            let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+            (deploy.state, deploy.order) = (state, order);
+            let mut mirror = mirror.clone();
+            mirror.apply(Record::Deploy(deploy).into());
+            judged(&mirror, &["c", "a"])
+        };
+        for (state, order) in [
+            (DeployState::Held, None),
+            (DeployState::Done, None),
+            (DeployState::Reverting, None),
+            (DeployState::Verifying, Some(Order::Abort)),
+        ] {
+            assert_eq!(ended(state, order), Ok(()), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_build_of_an_app_that_was_destroyed_is_not_the_new_one_s() {
+        let mut mirror = released(&[]);
+        let asked = start_deploy(&mirror, Moment(1), "test", &shop(), push("a"), false);
+        let number = apply(&mut mirror, asked);
+        let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+        deploy.state = DeployState::Building;
+        mirror.apply(Record::Deploy(deploy.clone()).into());
+        let old = Deploy { created: Moment(0), ..deploy.clone() };
+        let failed =
+            |begun: &Deploy| build_failed(&mirror, Moment(2), begun, Reason::Aborted).map(|(changes, ())| changes);
+        assert_eq!(failed(&old).map(|changes| changes.len()).ok(), Some(0));
+        assert_eq!(failed(&deploy).map(|changes| changes.len()).ok(), Some(1));
+    }
 }

@@ -8,7 +8,8 @@
 //! | server | [`Word::Verdict`]; the last |
 //!
 //! The ref itself is moved by the second hook, `proc-receive`, when the verdict was good. Git would compare it with what the
-//! client was told at first, and refuse a push that had waited for another.
+//! client was told at first, and refuse a push that had waited for another and is built on it. What is not built on it is
+//! refused here as well: a commit that was taken stays on its branch until somebody who knows it takes it away.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -27,7 +28,13 @@ pub struct Pushed {
     /// What was said with `git push -o`.
     #[serde(default)]
     pub options: Vec<String>,
+    /// The newest commits of the first ref's history, at most [`HISTORY`].
+    #[serde(default)]
+    pub history: Vec<String>,
 }
+
+/// How many commits back a push is looked for that is still being deployed.
+const HISTORY: usize = 1000;
 
 /// One ref.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,7 +100,16 @@ fn talk() -> io::Result<bool> {
         eprintln!(" !     a ref's name has a line break in it");
         return Ok(false);
     };
-    let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates, options: options() };
+    let mut history = Vec::new();
+    if let Some(update) = updates.first().filter(|update| is_commit(&update.new)) {
+        if let Err(refusal) = next(update)? {
+            eprintln!(" !     {refusal}");
+            return Ok(false);
+        }
+        let listed = git(&["rev-list", &format!("--max-count={HISTORY}"), &update.new])?;
+        history.extend(listed.lines().map(str::to_owned));
+    }
+    let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates, options: options(), history };
     serde_json::to_writer(&mut socket, &pushed)?;
     socket.write_all(b"\n")?;
     for line in BufReader::new(socket.try_clone()?).lines() {
@@ -124,6 +140,35 @@ pub(crate) fn update(line: &str) -> Option<Update> {
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
 }
 
+/// What git says on its standard output; nothing when it fails.
+fn git(arguments: &[&str]) -> io::Result<String> {
+    let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    Ok(if output.status.success() { text } else { String::new() })
+}
+
+/// A hash, and not the one that removes; never an option.
+fn is_commit(text: &str) -> bool {
+    text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text.bytes().any(|byte| byte != b'0')
+}
+
+/// What a ref has now, zeros for nothing, if `update` may follow on that: the client knew of it, or has built on it.
+fn next(update: &Update) -> io::Result<Result<String, String>> {
+    let now = match git(&["rev-parse", "--quiet", "--verify", "--end-of-options", &update.name])? {
+        none if none.is_empty() => "0".repeat(update.new.len()),
+        now => now,
+    };
+    let is_built_on = || {
+        let arguments = ["merge-base", "--is-ancestor", &now, &update.new];
+        Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).status()
+    };
+    if now == update.old || is_built_on()?.success() {
+        return Ok(Ok(now));
+    }
+    let short = &now[..now.len().min(12)];
+    Ok(Err(format!("the branch has moved to {short} meanwhile, which this is not built on: fetch it, and push again")))
+}
+
 /// The most options of a push that are read.
 const OPTIONS_MAX: usize = 16;
 
@@ -135,7 +180,7 @@ const BYTES_MAX: u64 = 2 << 30;
 /// `git archive` has the whole tree in memory before it writes the first byte.
 fn measure(commit: &str) -> io::Result<Result<(), String>> {
     // The server checked that it is a hash; a name could be an option.
-    if commit.len() < 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !is_commit(commit) {
         return Err(io::Error::other("not a commit"));
     }
     let arguments = ["ls-tree", "-r", "-z", "--format=%(objectsize)", commit];
@@ -196,13 +241,20 @@ fn move_refs() -> io::Result<()> {
     output.write_all(b"0000")?;
     output.flush()?;
     for line in read_lines(&mut input)? {
-        let Some(Update { new, name, .. }) = update(&line) else {
+        let Some(update) = update(&line) else {
             continue;
         };
+        let Update { new, name, .. } = &update;
         gantry_linux::step!("hook.moving");
-        let status = Command::new("git").args(["update-ref", "--", &name, &new]).stdout(Stdio::null()).status()?;
+        let answer = match next(&update)? {
+            Ok(now) => {
+                let mut git = Command::new("git");
+                let status = git.args(["update-ref", "--", name, new, &now]).stdout(Stdio::null()).status()?;
+                if status.success() { format!("ok {name}") } else { format!("ng {name} it cannot be moved") }
+            }
+            Err(refusal) => format!("ng {name} {refusal}"),
+        };
         gantry_linux::step!("hook.moved");
-        let answer = if status.success() { format!("ok {name}") } else { format!("ng {name} it cannot be moved") };
         write_line(&mut output, &answer)?;
     }
     output.write_all(b"0000")?;

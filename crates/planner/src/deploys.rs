@@ -1,10 +1,10 @@
 //! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
 
 use gantry_model::deploy::Order;
-use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release};
+use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release, Role};
 
 use crate::DesiredApp;
-use crate::instances::wanted_of;
+use crate::instances::{stop_first_blocker, wanted_of};
 use crate::scene::{Scene, Seen};
 
 /// What a deploy does in this pass.
@@ -133,7 +133,7 @@ fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {
         _ => Step::Wait(Reason::BuildRuns),
     };
     match step {
-        Step::Wait(reason) => bound(&mut app.deploys[index], &ids, reason, scene),
+        Step::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, scene), reason, scene),
         step => step,
     }
 }
@@ -166,10 +166,18 @@ fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
                 Phase::Starting | Phase::Ready | Phase::Unhealthy => {}
                 _ => return failed_or_waiting(id, scene),
             },
-            _ => return Step::Wait(Reason::NotReady { instance: id.clone(), probe: None }),
+            _ => return Step::Wait(unplaced(id, &release.roles[&id.role], scene)),
         }
     }
     Step::Enter(DeployState::Verifying)
+}
+
+/// Why an instance is not there yet.
+fn unplaced(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Reason {
+    match stop_first_blocker(id, role, scene) {
+        Some(blocker) => Reason::StopFirst { role: id.role.clone(), instance: blocker },
+        None => Reason::NotReady { instance: id.clone(), probe: None },
+    }
 }
 
 /// The id of a release's step, if it has one.
@@ -276,7 +284,10 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) 
 pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
     match deploy.state {
         DeployState::Promoting => true,
-        DeployState::Draining => scene.now.since(deploy.entered) < scene.policy.watch.millis(),
+        // A controller that was away begins to watch again: what failed meanwhile is told to it first.
+        DeployState::Draining => {
+            scene.now.since(deploy.entered.max(scene.observed.began)) < scene.policy.watch.millis()
+        }
         _ => false,
     }
 }
@@ -317,23 +328,36 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &S
     }
 }
 
-/// The deadline by progress.
-fn bound(deploy: &mut Deploy, ids: &[InstanceId], reason: Reason, scene: &Scene<'_>) -> Step {
-    if deploy.state == DeployState::Held {
-        return Step::Wait(reason);
-    }
-    let steps = |id| match scene.seen(id) {
+/// How many steps of a deploy's way are done: its release step, old copies that are gone, and what each instance has done.
+fn progress(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> u64 {
+    let steps = |id: &InstanceId| match scene.seen(id) {
         Seen::Here(instance) => instance.phase.steps(),
         _ => 0,
     };
-    let progress = ids.iter().map(steps).sum();
+    let may_begin = |id: &InstanceId| stop_first_blocker(id, &release.roles[&id.role], scene).is_none();
+    let of_instances: u64 = ids.iter().map(|id| steps(id) + u64::from(may_begin(id))).sum();
+    of_instances + u64::from(release_step_done(release, scene))
+}
+
+/// The deadline by progress.
+fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) -> Step {
+    if deploy.state == DeployState::Held {
+        return Step::Wait(reason);
+    }
     if progress > deploy.progress {
         deploy.progress = progress;
         deploy.progressed = scene.now;
     }
-    // The release step may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
-    let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
-    if !exempt && scene.now.since(deploy.progressed) >= scene.policy.progress.millis() {
+    let exempt = match &reason {
+        // It may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
+        Reason::ReleaseStepRuns { .. } => true,
+        // As long as its role may drain and stop.
+        Reason::StopFirst { instance, .. } => !matches!(scene.seen(instance), Seen::Unknown),
+        _ => false,
+    };
+    // While the controller was away nobody looked.
+    let since = deploy.progressed.max(scene.observed.began);
+    if !exempt && scene.now.since(since) >= scene.policy.progress.millis() {
         return Step::Fail(Reason::NoProgress { waited: scene.policy.progress, on: Some(Box::new(reason)) });
     }
     Step::Wait(reason)

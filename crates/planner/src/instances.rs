@@ -94,7 +94,7 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
     }
     let mut notes = Notes::new();
     for (id, spec) in wanted {
-        if let Some(blocker) = stop_first_blocker(id, spec, scene) {
+        if let Some(blocker) = stop_first_blocker(id, &spec.role, scene) {
             let reason = Reason::StopFirst { role: id.role.clone(), instance: blocker };
             notes.entry(id.app.clone()).or_default().push(reason);
             continue;
@@ -128,12 +128,12 @@ fn place(machines: &mut Machines, id: InstanceId, spec: InstanceSpec) {
 }
 
 /// Another release's copy of a role that must have one copy only, still there.
-fn stop_first_blocker(id: &InstanceId, spec: &InstanceSpec, scene: &Scene<'_>) -> Option<InstanceId> {
+pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Option<InstanceId> {
     let blocks = |other: &InstanceId, assignment: &Assignment| {
         other.app == id.app
             && other.role == id.role
             && other.release != id.release
-            && (spec.role.stop_first() || assignment.spec.role.stop_first())
+            && (role.stop_first() || assignment.spec.role.stop_first())
     };
     scene.previous.assignments().find(|(_, other, a)| blocks(other, a)).map(|(_, other, _)| other.clone())
 }

@@ -454,6 +454,83 @@ fn no_progress_ends_a_deploy_and_says_what_it_waited_for() {
     assert_eq!(reason, Reason::NoProgress { waited: Seconds(120), on: reason_on(&reason) });
 }
 
+#[test]
+fn a_single_writer_that_drains_for_long_is_waited_for_and_told() {
+    let mut world = World::new(Shape { volume: true, copies: 1, drain: Some(600), ..plain().shape });
+    deploy_one(&mut world);
+    let busy = world.plan.assignments().next().expect("an instance").1.clone();
+    let router = world.observed.routers.values_mut().next().expect("a router");
+    router.active.insert(busy.clone(), 1);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    for _ in 0..40 {
+        world.apply(&Event::AgentTakesPlan);
+        world.apply(&Event::RouterTakesTable);
+        world.apply(&Event::Time(5));
+    }
+    assert_eq!(world.app().deploys[0].state, DeployState::Starting, "200 s later");
+    let decision = plan(&world.desired, &world.observed, &world.plan, &world.policy, world.now);
+    let told = decision.report.waits[&app_name()].first().expect("a reason").to_string();
+    assert!(told.contains(&format!("its old copy {busy} must be gone")), "{told}");
+    (0..3).for_each(|_| world.left_alone());
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn a_release_step_may_take_longer_than_the_deadline() {
+    let mut world = World::new(Shape { step: true, ..plain().shape });
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    for _ in 0..40 {
+        world.apply(&Event::Time(5));
+    }
+    world.left_alone();
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+/// The controller is away for ten minutes; what it sees at first is nothing.
+fn away(world: &mut World) {
+    world.now.0 += 600_000;
+    world.observed = Observed { began: world.now, ..Observed::default() };
+    world.settle();
+}
+
+#[test]
+fn a_controller_that_was_away_fails_no_deploy_for_want_of_progress() {
+    let mut world = plain();
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    away(&mut world);
+    assert_eq!(world.history, []);
+    world.heartbeat();
+    world.left_alone();
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn a_crash_after_promotion_is_taken_back_though_the_controller_was_away() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    world.apply(&Event::RouterTakesTable);
+    assert_eq!(world.app().deploys[0].state, DeployState::Draining);
+    let (machines, routers) = (world.observed.machines.clone(), world.observed.routers.clone());
+    away(&mut world);
+    world.observed.routers = routers;
+    world.heartbeat();
+    world.settle();
+    world.observed.machines = machines;
+    world.apply(&Event::InstanceCrashes(2));
+    world.left_alone();
+    let last = world.history.last().expect("a deploy");
+    assert_eq!((last.number, last.state), (DeployNumber(2), DeployState::Reverted));
+}
+
 fn reason_on(reason: &Reason) -> Option<Box<Reason>> {
     match reason {
         Reason::NoProgress { on, .. } => on.clone(),

@@ -13,9 +13,7 @@ use etcd_client::{
     WatchOptions, WatchStream,
 };
 
-use crate::{
-    Batch, Change, Compare, Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch, Write,
-};
+use crate::{Batch, Change, Compare, Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch, Write};
 
 /// The longest that one call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,9 +95,7 @@ impl Store for Etcd {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        if txn.writes.len() > TXN_MAX {
-            return Err(StoreError::TooLarge { writes: txn.writes.len() });
-        }
+        txn.check()?;
         let compares: Vec<_> = txn
             .compares
             .iter()

@@ -12,6 +12,7 @@ mod address;
 mod etcd;
 mod sqlite;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,14 @@ pub enum Write {
     Delete(String),
 }
 
+impl Write {
+    fn key(&self) -> &str {
+        match self {
+            Self::Put(key, ..) | Self::Delete(key) => key,
+        }
+    }
+}
+
 /// Writes that happen together, or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
@@ -104,6 +113,16 @@ impl Txn {
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.writes.push(Write::Delete(key.into()));
         self
+    }
+
+    /// What no store would take: etcd refuses more writes than its bound, and a key that is written twice.
+    fn check(&self) -> Result<(), StoreError> {
+        if self.writes.len() > TXN_MAX {
+            return Err(StoreError::TooLarge { writes: self.writes.len() });
+        }
+        let mut keys = BTreeSet::new();
+        let twice = self.writes.iter().map(Write::key).find(|key| !keys.insert(*key));
+        twice.map_or(Ok(()), |key| Err(StoreError::Twice { key: key.to_owned() }))
     }
 }
 
@@ -209,6 +228,12 @@ pub enum StoreError {
     TooLarge {
         /// How many it had.
         writes: usize,
+    },
+    /// A transaction that no store would take.
+    #[error("a transaction writes {key} twice")]
+    Twice {
+        /// The key.
+        key: String,
     },
 }
 

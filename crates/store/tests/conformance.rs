@@ -147,6 +147,8 @@ async fn writes_all_or_nothing(world: World) {
     committed(store.commit(both(Compare::Created("x".into(), revision))).await);
     let many = (0..200).fold(Txn::default(), |txn, n| txn.put(format!("k{n}"), "v"));
     assert!(matches!(store.commit(many).await, Err(StoreError::TooLarge { writes: 200 })));
+    let twice = store.commit(Txn::default().put("x", "3").delete("x")).await;
+    assert!(matches!(&twice, Err(StoreError::Twice { key }) if key == "x"), "{twice:?}");
 }
 
 async fn watches_without_gap_or_repeat(world: World) {

@@ -292,6 +292,51 @@ fn of_pushes_that_wait_the_newest_is_deployed_and_the_others_are_told() {
     assert!(repository.git(&["ls-remote", "gantry", "main"]).out.starts_with(head.trim()), "the branch was not moved");
 }
 
+#[test]
+fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    let start = push_site(&repository, "one");
+    repository.compile_with("sleep 3.0");
+    repository.write("server.py", &site::SERVER.replace("VERSION", "alice"));
+    let alice = repository.commit("alice");
+    let mut pushing = repository.push_in_background();
+    world.wait("it builds", builds);
+    // Built on what was there when both began, as by somebody else.
+    let _ = repository.git(&["reset", "-q", "--hard", &start]);
+    repository.write("server.py", &site::SERVER.replace("VERSION", "bob"));
+    let _ = repository.commit("bob");
+    let refused = repository.push();
+    assert_ne!(refused.status, 0, "{refused:?}");
+    assert!(refused.err.contains("under way with") && refused.err.contains("`gantry abort`"), "{refused:?}");
+    assert!(pushing.wait().expect("ended").success());
+    assert_eq!(repository.remote_head(), alice, "what was taken stays on its branch");
+    // Git itself sees that by now.
+    let refused = repository.push();
+    assert!(refused.status != 0 && refused.err.contains("[rejected]"), "{refused:?}");
+    let _ = repository.git(&["pull", "-q", "--no-rebase", "-X", "ours", "--no-edit", "gantry", "main"]).good();
+    let _ = repository.push().good();
+    assert!(page(&world, "shop").starts_with("bob"));
+}
+
+#[test]
+fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
+    let world = World::start(&[]);
+    let repository = site(&world, "shop", 1);
+    repository.compile_with("sleep 5.0");
+    repository.write("server.py", &site::SERVER.replace("VERSION", "old"));
+    repository.commit("old");
+    let mut pushing = repository.push_in_background();
+    world.wait("it builds", builds);
+    let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
+    world.wait("it is gone", |world| world.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
+    let _ = pushing.wait();
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    repository.compile_with("true");
+    push_site(&repository, "new");
+    assert!(page(&world, "shop").starts_with("new"));
+}
+
 /// A mount that goes with this.
 struct Mounted(std::path::PathBuf);
 

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
-use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, TXN_MAX, Txn, Watch};
+use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch};
 pub use file::{check, forget, seal_off};
 use write::{Request, Writer};
 
@@ -126,9 +126,7 @@ impl Store for Sqlite {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        if txn.writes.len() > TXN_MAX {
-            return Err(StoreError::TooLarge { writes: txn.writes.len() });
-        }
+        txn.check()?;
         self.ask(|answer| Request::Commit(txn, answer)).await?
     }
 
