@@ -28,15 +28,27 @@ pub(crate) async fn run(agent: &Arc<Agent>) {
 }
 
 fn round(agent: &Agent) {
-    let images = used_images(agent);
-    let mut all_read = true;
+    // While a start is under way its image is in no record yet; none begins while this looks.
+    match agent.layers.collect(agent.settings.collect.grace, || images(agent)) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
+        Err(error) => tracing::warn!(%error, "layers that nothing runs on stay"),
+    }
+    logs(agent);
+}
+
+/// Removes images that nothing runs on. The layers of those that stay; none if one cannot be read, for it may stand on any.
+fn images(agent: &Agent) -> Option<BTreeSet<Digest>> {
+    let used = used_images(agent);
     let grace = agent.settings.collect.grace;
     let folder = agent.settings.data.join("images");
+    // One that runs and whose folder is gone cannot be read either.
+    let mut all_read = used.iter().all(|digest| folder.join(digest.hex()).is_dir());
     let mut layers = BTreeSet::new();
     for name in names(&folder) {
         let path = folder.join(&name);
-        let used = Digest::from_hex(&name).is_ok_and(|digest| images.contains(&digest));
-        if used || age(&path).is_none_or(|age| age < grace) {
+        let is_used = Digest::from_hex(&name).is_ok_and(|digest| used.contains(&digest));
+        if is_used || age(&path).is_none_or(|age| age < grace) {
             match crate::images::read(&path) {
                 Some((_, config)) => layers.extend(config.rootfs.diff_ids),
                 None => all_read = false,
@@ -45,14 +57,7 @@ fn round(agent: &Agent) {
             tracing::warn!(%error, "an image that nothing runs on stays");
         }
     }
-    // One that cannot be read now may stand on any of them.
-    let removed = if all_read { agent.layers.collect(&layers, grace) } else { Ok(0) };
-    match removed {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
-        Err(error) => tracing::warn!(%error, "layers that nothing runs on stay"),
-    }
-    logs(agent);
+    all_read.then_some(layers)
 }
 
 /// Of every instance that is planned or there, and of every one-off.

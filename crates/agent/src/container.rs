@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::Agent;
 use crate::images::Image;
-use crate::records::Places;
+use crate::records::{self, Places};
 
 /// Bytes of each of the two segments of a log.
 pub(crate) const SEGMENT: u64 = 8 << 20;
@@ -86,7 +86,7 @@ pub(crate) fn prepare(
         env: environment(names, spec, runtime),
         cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
         user,
-        users: agent.users.of(&names.app)?,
+        users: agent.users.of(&names.app, || records::apps(&agent.settings))?,
         limits: Limits {
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,

@@ -34,12 +34,14 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
     };
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).rev() {
-        // Copies start together, and want the same: one of them unpacks it.
-        let _unpacking = agent.unpacking.lock().await;
         if !agent.layers.has(diff_id) {
-            let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
-            let stream = agent.client.stream(&path).await.map_err(|error| text(&error))?;
-            agent.layers.unpack(descriptor, diff_id, stream).await.map_err(|error| text(&error))?;
+            // Copies start together, and want the same: one of them unpacks it.
+            let _unpacking = agent.unpacking.lock().await;
+            if !agent.layers.has(diff_id) {
+                let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
+                let stream = agent.client.stream(&path).await.map_err(|error| text(&error))?;
+                agent.layers.unpack(descriptor, diff_id, stream).await.map_err(|error| text(&error))?;
+            }
         }
         layers.push(agent.layers.path(diff_id));
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::container::{self, Names};
 use crate::health::{Check, settle};
-use crate::records::{Places, Record};
+use crate::records::{self, Places, Record};
 use crate::status::{fresh, now};
 use crate::{Agent, disk, images};
 
@@ -35,6 +35,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The least that a log should go back.
 const LOUD: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether another copy is gone.
+const ALONE: Duration = Duration::from_millis(100);
 
 /// Between two attempts to remove what does not go.
 pub(crate) const STUCK: Duration = Duration::from_secs(5);
@@ -70,6 +73,20 @@ enum Watched {
     Unhealthy,
 }
 
+/// Where every address is given.
+const NO_ADDRESS: &str = "the machine's network has no free address";
+
+/// Writes a record with an address that was just given, or gives that back.
+fn write(agent: &Agent, places: &Places, record: Record) -> Result<Record, String> {
+    match places.write(&record) {
+        Ok(()) => Ok(record),
+        Err(error) => {
+            agent.addresses.release(record.address);
+            Err(format!("its record cannot be written: {error}"))
+        }
+    }
+}
+
 /// Returns once it is to stop, if it is not yet.
 pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
     let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
@@ -86,9 +103,18 @@ impl Instance {
         let kept = places.read();
         let known = kept.is_some();
         let record = match (kept, &*wanted.borrow()) {
-            (Some(record), _) => record,
+            (Some(record), wanted) => {
+                let runs = Container::adopt(&places.state, &places.cgroup).is_some_and(|old| old.is_running());
+                if wanted.is_none() || runs || agent.addresses.has(record.address) {
+                    record
+                } else {
+                    // The machine's network was another one then.
+                    let record = Record { address: agent.addresses.give().ok_or(NO_ADDRESS)?, ..record };
+                    write(agent, &places, record)?
+                }
+            }
             (None, Some(assignment)) => {
-                let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
+                let address = agent.addresses.give().ok_or(NO_ADDRESS)?;
                 let record = Record {
                     spec: assignment.spec.clone(),
                     address,
@@ -97,10 +123,7 @@ impl Instance {
                     started: false,
                     exit: None,
                 };
-                if let Err(error) = places.write(&record) {
-                    agent.addresses.release(address);
-                    return Err(format!("its record cannot be written: {error}"));
-                }
+                let record = write(agent, &places, record)?;
                 gantry_linux::step!("instance.recorded");
                 record
             }
@@ -198,6 +221,10 @@ impl Instance {
             match self.watch(&running).await {
                 Watched::ToStop => container = Some(running),
                 Watched::Ended => {
+                    // Out of rotation first; how it ended is told once that is known.
+                    if self.status.phase == Phase::Ready {
+                        self.enter(Phase::Starting);
+                    }
                     self.ended(&running).await;
                     self.after(begun).await;
                 }
@@ -265,6 +292,7 @@ impl Instance {
             () = told_to_stop(&mut self.wanted) => return Err("it is not wanted any more".to_owned()),
         };
         gantry_linux::step!("instance.fetched");
+        self.alone().await?;
         let names = Names {
             app: self.id.app.clone(),
             short: self.id.short(),
@@ -274,8 +302,9 @@ impl Instance {
         let (agent, places, spec, address) =
             (Arc::clone(&self.agent), self.places.clone(), self.record.spec.clone(), self.record.address);
         // What ran before under this name is gone for good, or this one does not begin.
-        if let Some(old) = self.adopt() {
-            old.destroy().await.map_err(|error| error.to_string())?;
+        match self.adopt() {
+            Some(old) => old.destroy().await.map_err(|error| error.to_string())?,
+            None => end_rest(&self.places.cgroup).await.map_err(|error| error.to_string())?,
         }
         let spec =
             tokio::task::spawn_blocking(move || container::prepare(&agent, &places, &names, &spec, &image, address))
@@ -296,6 +325,19 @@ impl Instance {
         gantry_linux::step!("instance.launched");
         self.enter(Phase::Starting);
         Ok(container)
+    }
+
+    /// A volume has one writer: until every other copy of the role is gone from this machine, this one waits. The plan sees to
+    /// that; one out of a backup does not know of all that runs.
+    async fn alone(&mut self) -> Result<(), String> {
+        let (settings, id) = (&self.agent.settings, &self.id);
+        let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;
+        while self.record.spec.role.stop_first() && records::all(settings).iter().any(is_other) {
+            if tokio::time::timeout(ALONE, told_to_stop(&mut self.wanted)).await.is_ok() {
+                return Err("it is not wanted any more".to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Checks the container until it ends, is to stop, or fails too often.

@@ -95,6 +95,11 @@ impl Addresses {
         self.lock().insert(u32::from(address));
     }
 
+    /// This one may be given out.
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&u32::from(address))
+    }
+
     /// The lowest that is free.
     pub(crate) fn give(&self) -> Option<Ipv4Addr> {
         let mut used = self.lock();
@@ -124,6 +129,7 @@ mod tests {
         assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 3)));
         addresses.release(Ipv4Addr::new(10, 83, 0, 2));
         assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        assert!(addresses.has(Ipv4Addr::new(10, 83, 0, 2)) && !addresses.has(Ipv4Addr::new(10, 84, 0, 2)));
         let small = Addresses::new(Ipv4Addr::new(10, 0, 0, 1), 29);
         let all: Vec<_> = std::iter::from_fn(|| small.give()).collect();
         assert!(all.len() <= 4 && !all.contains(&Ipv4Addr::new(10, 0, 0, 7)), "{all:?}");

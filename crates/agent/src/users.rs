@@ -35,8 +35,9 @@ impl Users {
         Self { path, given: Mutex::new(given), mapped }
     }
 
-    /// The first number of an app's range; none where there are none.
-    pub(crate) fn of(&self, app: &AppName) -> io::Result<Option<u32>> {
+    /// The first number of an app's range; none where there are none. When all are given, those are free again whose app is
+    /// not among `apps`, which have something here.
+    pub(crate) fn of(&self, app: &AppName, apps: impl FnOnce() -> BTreeSet<String>) -> io::Result<Option<u32>> {
         if !self.mapped {
             return Ok(None);
         }
@@ -44,9 +45,18 @@ impl Users {
         let place = match given.get(app.as_str()) {
             Some(place) => *place,
             None => {
-                let free = (0..RANGES).find(|place| !given.values().any(|other| other == place));
-                let place = free.ok_or_else(|| io::Error::other("there is no free range of users"))?;
                 let mut with_it = given.clone();
+                if given.len() >= RANGES as usize {
+                    let apps = apps();
+                    with_it.retain(|app, _| apps.contains(app));
+                }
+                let taken: BTreeSet<u32> = with_it.values().copied().collect();
+                let free = (0..RANGES).find(|place| !taken.contains(place));
+                let place = free.ok_or_else(|| {
+                    io::Error::other(format!(
+                        "{RANGES} apps have something on this machine, and there is no user for more"
+                    ))
+                })?;
                 with_it.insert(app.to_string(), place);
                 crate::records::write(&self.path, &with_it)?;
                 *given = with_it;
@@ -67,12 +77,27 @@ mod tests {
         let app = |name| AppName::parse(name).expect("a name");
         let apps = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let users = Users::load(folder.path(), true, &apps(&[]));
-        let first = users.of(&app("one")).expect("given").expect("mapped");
-        let second = users.of(&app("two")).expect("given").expect("mapped");
+        let none = BTreeSet::new;
+        let first = users.of(&app("one"), none).expect("given").expect("mapped");
+        let second = users.of(&app("two"), none).expect("given").expect("mapped");
         assert!(second >= first + RANGE && u64::from(FIRST) + u64::from(RANGES) * u64::from(RANGE) < 1 << 31);
         let again = Users::load(folder.path(), true, &apps(&["two"]));
-        assert_eq!(again.of(&app("two")).expect("given"), Some(second));
-        assert_eq!(again.of(&app("three")).expect("given"), Some(first), "nothing is left of the first");
-        assert_eq!(Users::load(folder.path(), false, &apps(&[])).of(&app("one")).expect("none"), None);
+        assert_eq!(again.of(&app("two"), none).expect("given"), Some(second));
+        assert_eq!(again.of(&app("three"), none).expect("given"), Some(first), "nothing is left of the first");
+        assert_eq!(Users::load(folder.path(), false, &apps(&[])).of(&app("one"), none).expect("none"), None);
+    }
+
+    #[test]
+    fn when_all_are_given_those_of_apps_that_are_gone_are_given_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let all: BTreeMap<String, u32> = (0..RANGES).map(|place| (format!("app-{place}"), place)).collect();
+        std::fs::write(folder.path().join("users.json"), serde_json::to_vec(&all).expect("JSON")).expect("written");
+        let names = || all.keys().cloned().collect::<BTreeSet<_>>();
+        let users = Users::load(folder.path(), true, &names());
+        let one = AppName::parse("one").expect("a name");
+        let full = users.of(&one, names).expect_err("all have something here");
+        assert!(full.to_string().contains("4095 apps"), "{full}");
+        let free = || names().into_iter().filter(|name| name != "app-7").collect();
+        assert_eq!(users.of(&one, free).expect("given"), Some(FIRST + 7 * RANGE));
     }
 }

@@ -1,5 +1,6 @@
 //! Arguments to settings: each service's own.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,9 +101,12 @@ impl Machine {
 
     /// The server, as agent and router on this machine reach it.
     pub(crate) fn server_url(&self) -> String {
-        let address = self.listen.ip();
-        let host = if address.is_unspecified() { "127.0.0.1".to_owned() } else { address.to_string() };
-        format!("http://{host}:{}", self.listen.port())
+        let address = match self.listen.ip() {
+            IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        format!("http://{}", SocketAddr::new(address, self.listen.port()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Data on standard output: tables for people, JSON for programs.
 
 use std::borrow::Cow;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use gantry_model::Moment;
 use serde::Serialize;
@@ -23,8 +23,17 @@ const CLOSED_PIPE: i32 = 141;
 
 /// Prints a line of data; see [`out`].
 pub(crate) fn line(text: std::fmt::Arguments<'_>) {
+    write(&plain(&text.to_string()));
+}
+
+/// Prints a value as it is, unless a terminal would see it.
+pub(crate) fn value(text: &str) {
+    if std::io::stdout().is_terminal() { write(&plain(text)) } else { write(text) }
+}
+
+fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{}", plain(&text.to_string())).and_then(|()| stdout.flush()) {
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(CLOSED_PIPE),
         Err(error) => {
             told!("gantry: cannot write to standard output: {error}");
@@ -59,8 +68,27 @@ pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>
 
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    out!("{}", serde_json::to_string_pretty(value)?);
+    write(&escaped(&serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// Prints a value as JSON in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    write(&escaped(&serde_json::to_string(value)?));
+    Ok(())
+}
+
+/// JSON with the controls escaped that it may leave as they are, and that would steer a terminal.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// Now, by this machine's clock.
@@ -103,4 +131,17 @@ pub(crate) fn clock(moment: Moment) -> String {
 /// A text, or a dash for none.
 pub(crate) fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_says_every_value_and_steers_no_terminal() {
+        let value = "a\u{7f}\u{9b}31m\r\n\u{1b}[2J é";
+        let text = escaped(&serde_json::to_string_pretty(&[value]).expect("JSON"));
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).expect("JSON"), [value]);
+    }
 }

@@ -37,9 +37,14 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
 
 /// The address is this very machine's.
 fn is_here(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    // As the client reads it; a name before the host is nobody's here.
+    let Some(authority) = url.parse::<http::Uri>().ok().and_then(|uri| uri.into_parts().authority) else {
+        return false;
+    };
+    let host = authority.host().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_loopback && !authority.as_str().contains('@')
 }
 
 #[cfg(test)]
@@ -51,9 +56,16 @@ mod tests {
         for url in ["http://127.0.0.1:4680", "http://localhost:4680/", "https://[::1]:4680", "127.0.0.1:1"] {
             assert!(is_here(url), "{url}");
         }
-        for url in
-            ["http://gantry.example:4680", "http://localhost.example", "http://10.0.0.1", "http://127.0.0.1@evil:1"]
-        {
+        for url in [
+            "http://gantry.example:4680",
+            "http://localhost.example",
+            "http://10.0.0.1",
+            "http://127.0.0.1@evil:1",
+            "http://localhost:4680@evil.example",
+            "http://evil@localhost",
+            "::1",
+            "",
+        ] {
             assert!(!is_here(url), "{url}");
         }
     }

@@ -28,6 +28,8 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("`gantry up` runs with the data folder {}; end it first", machine.data.display());
     }
+    // Whoever finds it locked meanwhile is not to take the process that it names for `gantry up`.
+    lock.set_len(0)?;
     let address = machine.store();
     refuse_to_replace(&address).await?;
     let file = File::open(from).with_context(|| format!("cannot read the backup {}", from.display()))?;

@@ -129,11 +129,11 @@ impl Layers {
         }
         let fresh = self.folder.join(half_made());
         let reader = SyncIoBridge::new(StreamReader::new(stream));
-        let (into, wanted, diff_id) = (fresh.clone(), descriptor.digest.clone(), diff_id.clone());
-        let work = move || -> Result<(), LayersError> {
-            let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
-            std::fs::create_dir(&into).map_err(|source| failed("make", &into, source))?;
-            let unpacked = unpack(reader, &into, bounds).map_err(|error| match error {
+        let (wanted, diff_id) = (descriptor.digest.clone(), diff_id.clone());
+        let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
+        let unpacked = move |into: &Path| -> Result<(), LayersError> {
+            std::fs::create_dir(into).map_err(|source| failed("make", into, source))?;
+            let unpacked = unpack(reader, into, bounds).map_err(|error| match error {
                 UnpackError::TooLarge(what) if full && what == bounds.told() => no_room,
                 error => error.into(),
             })?;
@@ -142,23 +142,26 @@ impl Layers {
                     return Err(LayersError::WrongDigest { wanted, found });
                 }
             }
-            sync(&into).map_err(|source| failed("sync", &into, source))
+            sync(into).map_err(|source| failed("sync", into, source))
         };
-        let result = tokio::task::spawn_blocking(work)
+        // To its end on a thread of its own: whoever waits for it may give up, and nothing half made stays, nor is it lost.
+        let work = move || {
+            let result = unpacked(&fresh);
+            gantry_linux::step!("layer.unpacked");
+            let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
+                // Another process was faster with the same layer.
+                Err(_) if path.is_dir() => Ok(()),
+                result => result.map_err(|source| failed("name", &path, source)),
+            });
+            if fresh.exists() {
+                let _ = gantry_linux::tree::remove(&fresh);
+            }
+            gantry_linux::step!("layer.named");
+            renamed.map(|()| path)
+        };
+        tokio::task::spawn_blocking(work)
             .await
-            .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))));
-        gantry_linux::step!("layer.unpacked");
-        let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
-            // Another process was faster with the same layer.
-            Err(_) if path.is_dir() => Ok(()),
-            result => result.map_err(|source| LayersError::Folder { action: "name", path: path.clone(), source }),
-        });
-        if fresh.exists() {
-            let fresh = fresh.clone();
-            let _ = tokio::task::spawn_blocking(move || gantry_linux::tree::remove(&fresh)).await;
-        }
-        gantry_linux::step!("layer.named");
-        renamed.map(|()| path)
+            .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))))
     }
 
     /// Takes away what processes that are gone left half unpacked.
@@ -186,12 +189,20 @@ impl Layers {
         Ok(file)
     }
 
-    /// Removes every layer that is not in `keep` and is older than `grace`; how many. None at all while somebody holds them.
+    /// Removes every layer that is not in what `keep` says and is older than `grace`; how many. None at all while somebody holds
+    /// them, or when `keep` does not know. It is asked when nobody can begin to hold them any more.
     ///
     /// # Errors
     /// [`LayersError::Folder`].
-    pub fn collect(&self, keep: &BTreeSet<Digest>, grace: Duration) -> Result<usize, LayersError> {
+    pub fn collect(
+        &self,
+        grace: Duration,
+        keep: impl FnOnce() -> Option<BTreeSet<Digest>>,
+    ) -> Result<usize, LayersError> {
         let Ok(lock) = self.lock(FlockOperation::NonBlockingLockExclusive) else {
+            return Ok(0);
+        };
+        let Some(keep) = keep() else {
             return Ok(0);
         };
         let old = |digest: &Digest| age(&self.path(digest)).is_some_and(|age| age >= grace);

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use gantry_image::{Bounds, LayerWriter, Meta, UnpackError, diff, unpack};
 use tar::{Builder, EntryType, Header};
@@ -233,4 +234,32 @@ async fn what_would_fill_the_disk_is_refused_with_the_numbers() {
         assert!(error.contains(" free of ") && error.contains("`gantry status`"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path().join("layers")).expect("there").count(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_layer_that_nobody_waits_for_any_more_is_there_all_the_same() {
+    let folder = scratch();
+    let mut writer = LayerWriter::new(folder.path()).expect("begun");
+    writer.file(Path::new("hello"), META, 5, &b"hello"[..]).expect("written");
+    let mut layer = writer.finish().expect("finished");
+    let mut bytes = Vec::new();
+    layer.file.read_to_end(&mut bytes).expect("read");
+    let descriptor = layer.descriptor();
+    let layers = gantry_image::Layers::in_folder(&folder.path().join("layers"), 0).expect("a folder");
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // What comes waits until nobody waits for it.
+    let stream = futures_util::stream::once(async move {
+        let _ = receiver.await;
+        Ok(bytes::Bytes::from(bytes))
+    });
+    let waiting = layers.unpack(&descriptor, &layer.diff_id, Box::pin(stream));
+    assert!(tokio::time::timeout(Duration::from_millis(100), waiting).await.is_err(), "it waits");
+    sender.send(()).expect("it goes on");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !layers.has(&layer.diff_id) {
+        assert!(std::time::Instant::now() < deadline, "it is lost");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let there = || std::fs::read_dir(folder.path().join("layers")).expect("there").count();
+    assert_eq!(there(), 1, "nothing half made stays");
 }

@@ -154,6 +154,9 @@ pub struct Route {
     pub app: AppName,
     /// The release that serves.
     pub release: ReleaseNumber,
+    /// It is held, and has a name of its own beside the release that serves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// Its ready instances. None: requests wait.
     pub endpoints: Vec<Endpoint>,
     /// What is to become of the requests.

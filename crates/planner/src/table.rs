@@ -27,7 +27,7 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
         if let Some(release) = release_of(app, app.app.current) {
             for host in hosts(app, scene) {
-                insert_route(&mut table, host, release, &app.app.traffic, &placed);
+                insert_route(&mut table, host, release, Some(&app.app.traffic), &placed);
             }
             let known = scene.previous.table.names.get(name).filter(|_| unheard(release, &placed));
             let names = known.cloned().unwrap_or_else(|| addresses(release, &placed));
@@ -37,7 +37,7 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
             && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
         {
             // Whoever holds a release looks at it, whatever the app's own clients are told meanwhile.
-            insert_route(&mut table, host, release, &Traffic::default(), &placed);
+            insert_route(&mut table, host, release, None, &placed);
         }
     }
     if (&table.routes, &table.names) != (&scene.previous.table.routes, &scene.previous.table.names) {
@@ -73,7 +73,8 @@ fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
     own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
 }
 
-fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: &Traffic, placed: &Placed<'_>) {
+/// With what is to become of the app's requests; none for a held release, whose requests are not the app's.
+fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: Option<&Traffic>, placed: &Placed<'_>) {
     let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
         return;
     };
@@ -84,10 +85,10 @@ fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: &
         .collect();
     let patience =
         Patience { answer: settings.request_timeout, drain: settings.drain.unwrap_or(placed.scene.policy.drain) };
-    let traffic = traffic.clone();
+    let (held, traffic) = (traffic.is_none(), traffic.cloned().unwrap_or_default());
     table
         .routes
-        .insert(host, Route { app: release.app.clone(), release: release.number, endpoints, traffic, patience });
+        .insert(host, Route { app: release.app.clone(), release: release.number, held, endpoints, traffic, patience });
 }
 
 fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::uri::PathAndQuery;
@@ -38,7 +39,9 @@ pub(crate) struct AccessLog(Arc<Queue>);
 
 struct Queue {
     pending: Arc<Pending>,
-    wake: SyncSender<()>,
+    /// There is something to write; true: for the last time.
+    wake: SyncSender<bool>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -71,8 +74,18 @@ impl AccessLog {
         let (wake, awake) = sync_channel(1);
         let pending = Arc::<Pending>::default();
         let writer = Writer { path: path.to_owned(), file, size, pending: Arc::clone(&pending) };
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&awake)).map_err(fail)?;
-        Ok(Self(Arc::new(Queue { pending, wake })))
+        let thread = std::thread::Builder::new().name("access-log".to_owned());
+        let writer = Mutex::new(Some(thread.spawn(move || writer.run(&awake)).map_err(fail)?));
+        Ok(Self(Arc::new(Queue { pending, wake, writer })))
+    }
+
+    /// Writes what is gathered, and nothing after that.
+    pub(crate) fn finish(&self) {
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = self.0.wake.send(true);
+            let _ = writer.join();
+        }
     }
 
     pub(crate) fn begin(
@@ -99,7 +112,7 @@ impl AccessLog {
     }
 
     fn push(&self, line: &[u8]) {
-        let Queue { pending, wake } = &*self.0;
+        let Queue { pending, wake, .. } = &*self.0;
         let mut lines = pending.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() + line.len() > PENDING_MAX {
             pending.dropped.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +123,7 @@ impl AccessLog {
         drop(lines);
         if first {
             // Full: the writer knows already.
-            let _ = wake.try_send(());
+            let _ = wake.try_send(false);
         }
     }
 }
@@ -180,11 +193,13 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes until the last request is gone.
-    fn run(mut self, awake: &Receiver<()>) {
+    /// Writes until it is told that it is for the last time.
+    fn run(mut self, awake: &Receiver<bool>) {
         let mut lines = Vec::new();
-        while awake.recv().is_ok() {
-            std::thread::sleep(GATHER);
+        while let Ok(last) = awake.recv() {
+            if !last {
+                std::thread::sleep(GATHER);
+            }
             // Two buffers in turn: neither grows anew each time. A burst's is given back.
             lines.clear();
             lines.shrink_to(BUFFER_KEPT);
@@ -193,6 +208,9 @@ impl Writer {
             match self.pending.dropped.swap(0, Ordering::Relaxed) {
                 0 => {}
                 count => self.write(format!("{{\"dropped\":{count}}}\n").as_bytes()),
+            }
+            if last {
+                return;
             }
         }
     }

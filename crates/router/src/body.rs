@@ -32,13 +32,13 @@ pub(crate) struct Upload {
     begun: Instant,
     /// Milliseconds after `begun`.
     last: AtomicU64,
-    /// All of it came.
-    over: AtomicBool,
+    /// The next piece is asked for, and the client has not sent it.
+    awaited: AtomicBool,
 }
 
 impl Upload {
     pub(crate) fn begin() -> Self {
-        Self { begun: Instant::now(), last: AtomicU64::new(0), over: AtomicBool::new(false) }
+        Self { begun: Instant::now(), last: AtomicU64::new(0), awaited: AtomicBool::new(false) }
     }
 
     /// When something last came.
@@ -46,8 +46,8 @@ impl Upload {
         self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     fn came(&self) {
@@ -68,9 +68,7 @@ impl Body for Outgoing {
                 if polled.is_ready() {
                     upload.came();
                 }
-                if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
-                    upload.over.store(true, Ordering::Relaxed);
-                }
+                upload.awaited.store(polled.is_pending(), Ordering::Relaxed);
                 polled
             }
         }

@@ -37,6 +37,8 @@ struct Trouble {
     unreachable: usize,
     broken: usize,
     until: Option<Instant>,
+    /// When it last was found to fail: what was asked of it before says nothing more.
+    opened: Option<Instant>,
 }
 
 impl Circuit {
@@ -76,8 +78,12 @@ impl Circuit {
         }
     }
 
-    pub(crate) fn failed(&self, how: Failure, now: Instant) {
+    /// What was asked of it at `asked` failed. Of many that were under way at once, the first counts.
+    pub(crate) fn failed(&self, how: Failure, asked: Instant, now: Instant) {
         let mut trouble = self.trouble();
+        if trouble.opened.is_some_and(|opened| asked < opened) {
+            return;
+        }
         let count = match how {
             Failure::Unreachable => {
                 trouble.unreachable += 1;
@@ -90,6 +96,7 @@ impl Circuit {
         };
         if count > 0 {
             trouble.until = Some(now + OPEN[(count - 1).min(OPEN.len() - 1)]);
+            trouble.opened = Some(now);
         }
         self.troubled.store(true, Ordering::Relaxed);
     }
@@ -102,14 +109,17 @@ mod tests {
     #[test]
     fn a_failed_one_is_passed_over_then_tried_by_one_request() {
         let (circuit, now) = (Circuit::default(), Instant::now());
-        circuit.failed(Failure::Unreachable, now);
+        circuit.failed(Failure::Unreachable, now, now);
         assert!(!circuit.is_closed(now) && !circuit.enter(now) && !circuit.is_reachable());
         let later = now + OPEN[0];
         assert!(circuit.is_closed(later) && circuit.enter(later));
         assert!(!circuit.is_closed(later) && !circuit.enter(later), "one tries, the others go elsewhere");
         assert!(circuit.enter(later + TRIAL), "the one that tried was never heard of again");
-        circuit.failed(Failure::Unreachable, later);
+        circuit.failed(Failure::Unreachable, later, later);
         assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
+        // A hundred that were asked before that, and waited for the same.
+        (0..100).for_each(|_| circuit.failed(Failure::Unreachable, now, later + OPEN[0]));
+        assert!(circuit.is_closed(later + OPEN[1]));
         circuit.worked();
         assert!(circuit.is_closed(now) && circuit.enter(now) && circuit.enter(now));
     }
@@ -118,15 +128,15 @@ mod tests {
     fn broken_answers_count_only_in_a_row() {
         let (circuit, now) = (Circuit::default(), Instant::now());
         for _ in 1..BROKEN_MAX {
-            circuit.failed(Failure::Broken, now);
+            circuit.failed(Failure::Broken, now, now);
         }
         assert!(circuit.is_closed(now));
         circuit.worked();
         for _ in 1..BROKEN_MAX {
-            circuit.failed(Failure::Broken, now);
+            circuit.failed(Failure::Broken, now, now);
         }
         assert!(circuit.is_closed(now));
-        circuit.failed(Failure::Broken, now);
+        circuit.failed(Failure::Broken, now, now);
         assert!(!circuit.is_closed(now) && circuit.is_reachable());
     }
 }

@@ -158,5 +158,6 @@ pub async fn run(
     if let Some(names) = names {
         names.abort();
     }
+    router.access.finish();
     Ok(())
 }

@@ -10,8 +10,9 @@ use gantry_model::{AppName, RoleName, Table};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use crate::Router;
@@ -31,6 +32,9 @@ const UDP_MAX: usize = 512;
 /// Questions under way at once.
 const AT_ONCE: usize = 500;
 
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
+
 /// Between two attempts to listen: the bridge is the agent's to make.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -38,9 +42,9 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
     let address = SocketAddr::from((address, 53));
     let (udp, tcp) = loop {
-        match tokio::join!(UdpSocket::bind(address), TcpListener::bind(address)) {
-            (Ok(udp), Ok(tcp)) => break (Arc::new(udp), tcp),
-            (Err(error), _) | (_, Err(error)) => {
+        match listen(address) {
+            Ok((udp, tcp)) => break (Arc::new(udp), tcp),
+            Err(error) => {
                 tracing::debug!(%address, %error, "cannot answer names yet");
                 tokio::time::sleep(RETRY).await;
             }
@@ -49,6 +53,19 @@ pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
     tracing::info!(%address, "answering names");
     let (datagrams, streams) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(Semaphore::new(AT_ONCE)));
     tokio::join!(serve_udp(&router, udp, &datagrams), serve_tcp(&router, tcp, &streams));
+}
+
+/// Beside a router that this one takes the place of, or that takes its place: both follow the same table.
+fn listen(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let udp = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+    sockopt::set_socket_reuseport(&udp, true)?;
+    bind(&udp, &address)?;
+    let tcp = TcpSocket::new_v4()?;
+    tcp.set_reuseaddr(true)?;
+    tcp.set_reuseport(true)?;
+    tcp.bind(address)?;
+    Ok((UdpSocket::from_std(udp.into())?, tcp.listen(BACKLOG)?))
 }
 
 async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Semaphore>) {

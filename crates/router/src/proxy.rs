@@ -202,11 +202,11 @@ impl Exchange {
                     };
                 }
                 Err(Failure::Unsent(unsent)) => {
-                    circuit.failed(circuit::Failure::Unreachable, Instant::now().into_std());
+                    circuit.failed(circuit::Failure::Unreachable, self.now.into_std(), Instant::now().into_std());
                     self.body = unsent;
                 }
                 Err(Failure::Sent(why)) => {
-                    circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
+                    circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
                     // Once more, elsewhere if there is an elsewhere: nothing was answered, and asking twice is harmless.
                     if !repeatable || std::mem::replace(&mut self.repeated, true) {
                         return self.failed(&why);
@@ -215,7 +215,7 @@ impl Exchange {
                 }
                 Err(Failure::Client(page)) => return told(self.entry, page),
                 Err(Failure::Slow) => {
-                    circuit.failed(circuit::Failure::Broken, Instant::now().into_std());
+                    circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
                     let page = page::too_slow(self.route.app.as_str(), self.route.patience.answer);
                     return told(self.entry, page);
                 }
@@ -328,12 +328,13 @@ impl Exchange {
                 Some(Err(wire::Failure::Unsent(body))) => break Err(Failure::Unsent(body)),
                 Some(Err(wire::Failure::Sent(why))) => break Err(Failure::Sent(why)),
                 Some(Err(wire::Failure::Client(why))) => break Err(Failure::Client(page::bad_request(&why))),
-                None => match upload.as_ref().map(|upload| (upload.last() + patience, upload.is_over())) {
+                None => match upload.as_ref().map(|upload| (upload.last() + patience, upload.is_awaited())) {
                     Some((later, _)) if later > deadline => {
                         deadline = later;
                         timer.as_mut().reset(later);
                     }
-                    Some((_, false)) => break Err(Failure::Client(page::slow_client(self.route.patience.answer))),
+                    Some((_, true)) => break Err(Failure::Client(page::slow_client(self.route.patience.answer))),
+                    // It has all of it, or does not take what there is.
                     _ => {
                         target.pool.distrust();
                         break Err(Failure::Slow);

@@ -139,7 +139,8 @@ pub(crate) struct Routing {
     state: RwLock<Arc<State>>,
     /// Every target that is in the table, or is held by a request or by a route that somebody still reads.
     targets: Mutex<BTreeMap<Endpoint, Arc<Target>>>,
-    gates: Mutex<BTreeMap<AppName, Arc<Gate>>>,
+    /// One for each app, and another for its held release: whoever tries that out takes nothing from the app's clients.
+    gates: Mutex<BTreeMap<(AppName, bool), Arc<Gate>>>,
     generation: watch::Sender<Generation>,
     /// This router ends, and what is open for long has so long to go.
     farewell: OnceLock<Duration>,
@@ -214,12 +215,12 @@ impl Routing {
                     Arc::clone(targets.entry(endpoint.clone()).or_insert_with(fresh))
                 })
                 .collect();
-            let gate = Arc::clone(gates.entry(route.app.clone()).or_default());
+            let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
             let (app, traffic, patience) = (route.app.clone(), route.traffic.clone(), route.patience);
             let route = Route { host: host.to_string(), app, targets, traffic, patience, gate };
             routes.insert(host.to_string(), Arc::new(route));
         }
-        gates.retain(|app, _| table.routes.values().any(|route| route.app == *app));
+        gates.retain(|(app, held), _| table.routes.values().any(|route| (&route.app, &route.held) == (app, held)));
         let old = self.now();
         let generation = table.generation;
         // Published before anything is dropped: whoever still reads the old state holds its targets, and is counted.
@@ -228,6 +229,10 @@ impl Routing {
         let (before, after) = (drains(&old.table), drains(&state.table));
         for (endpoint, target) in targets.iter() {
             if after.contains_key(endpoint) {
+                // One that comes back was started anew: what failed before says nothing of it.
+                if target.leaving.borrow().is_some() {
+                    target.circuit.worked();
+                }
                 target.leave(self.farewell.get().copied());
             } else if let Some(drain) = before.get(endpoint) {
                 target.leave(Some(*drain));
@@ -262,7 +267,7 @@ impl Routing {
     /// What became of requests that could not go on at once, where there are any.
     pub(crate) fn counts(&self) -> BTreeMap<AppName, RequestCounts> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = gates.iter().map(|(app, gate)| (app.clone(), gate.counts()));
+        let counts = gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.counts()));
         counts.filter(|(_, counts)| *counts != RequestCounts::default()).collect()
     }
 
@@ -309,6 +314,7 @@ mod tests {
         let route = gantry_model::Route {
             app: AppName::parse("shop").expect("a name"),
             release: ReleaseNumber(1),
+            held: false,
             endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
             traffic: Traffic::default(),
             patience: Patience::default(),
@@ -367,7 +373,7 @@ mod tests {
         let now = Instant::now();
         let choose = |tried: &[InstanceId]| route.choose(tried, now).map(|target| target.endpoint.clone());
         assert!((0..100).all(|_| choose(&[]) == Some(endpoint(2))));
-        route.targets[1].circuit.failed(Failure::Unreachable, now);
+        route.targets[1].circuit.failed(Failure::Unreachable, now, now);
         assert!((0..20).all(|_| choose(&[]) == Some(endpoint(1))));
         assert!(choose(&[endpoint(1).instance]).is_none());
         route.targets[1].circuit.worked();
@@ -382,11 +388,43 @@ mod tests {
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let now = Instant::now();
         for _ in 0..10 {
-            route.targets[0].circuit.failed(Failure::Broken, now);
+            route.targets[0].circuit.failed(Failure::Broken, now, now);
         }
         assert!((0..50).all(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)));
         assert!(route.choose(&[endpoint(2).instance], now).is_some());
         std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn one_that_comes_back_to_the_table_is_asked_at_once() {
+        let routing = routing();
+        routing.take(table(1, &[1]), false).expect("taken");
+        // A request that waits for it all the while.
+        let waits = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let now = Instant::now();
+        (0..4).for_each(|_| waits.targets[0].circuit.failed(Failure::Unreachable, now, now));
+        assert!(waits.choose(&[], now).is_none());
+        routing.take(table(2, &[]), false).expect("taken");
+        routing.take(table(3, &[1]), false).expect("taken");
+        assert!(routing.now().routes["shop.localhost"].choose(&[], now).is_some());
+    }
+
+    #[test]
+    fn whoever_tries_a_held_release_takes_nothing_from_the_app_s_clients() {
+        let routing = routing();
+        let mut table = table(1, &[1]);
+        let mut held = table.routes.values().next().expect("a route").clone();
+        (held.release, held.held) = (ReleaseNumber(2), true);
+        table.routes.insert(HostName::parse("v2.shop.localhost").expect("a host"), held);
+        routing.take(table, false).expect("taken");
+        let routes = routing.now().routes.clone();
+        let (live, held) = (&routes["shop.localhost"], &routes["v2.shop.localhost"]);
+        let now = Instant::now();
+        let many: Vec<_> = (0..50).filter_map(|_| held.gate.admit(&held.traffic, now).ok()).collect();
+        let _waits = held.gate.wait();
+        assert_eq!((many.len(), routing.counts()), (50, BTreeMap::new()), "they are not the app's");
+        let limited = Traffic { concurrent: Some(1), ..Traffic::default() };
+        assert!(live.gate.admit(&limited, now).is_ok());
     }
 
     #[test]

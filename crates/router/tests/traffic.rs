@@ -183,6 +183,25 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
     assert!(answer[..size].starts_with(b"HTTP/1.1 408"), "{}", answer[..size].escape_ascii());
 }
 
+#[tokio::test]
+async fn an_instance_that_does_not_read_is_told_of_as_slow_and_not_the_client() {
+    // Connections wait to be taken, for ever.
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = deaf.local_addr().expect("an address");
+    let running = router(with(1, address, |_, patience| patience.answer = Seconds(1)), NOWHERE, None).await;
+    let (mut reader, mut writer) = TcpStream::connect(running.address).await.expect("connected").into_split();
+    writer
+        .write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 90000000\r\n\r\n")
+        .await
+        .expect("sent");
+    let sending = tokio::spawn(async move { while writer.write_all(&[b'x'; 65_536]).await.is_ok() {} });
+    let mut answer = vec![0; 1000];
+    let size = tokio::time::timeout(Duration::from_secs(20), reader.read(&mut answer)).await.expect("in time");
+    let answer = &answer[..size.expect("an answer")];
+    assert!(answer.starts_with(b"HTTP/1.1 504"), "{}", answer.escape_ascii());
+    sending.abort();
+}
+
 /// Something that sends the beginning of a frame, and its end once it is told to; and then hears the client's close frame.
 async fn chat(frame: Arc<Notify>, closed: Arc<Notify>) -> SocketAddr {
     app(false, move |mut request: Request<Incoming>| {

@@ -2,6 +2,7 @@
 
 mod site;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -180,6 +181,14 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
     let _ = world.gantry(&["scale", "shop", "web=1"]).good();
     world.wait("one is stopping", |world| world.gantry(&["ps", "shop"]).out.contains("stopping").then_some(()));
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
+    world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    // What runs, and of which nothing says so any more.
+    let before = world.containers();
+    world.kill_everything();
+    std::fs::remove_dir_all(world.path("run/containers")).expect("removed");
+    world.up();
+    let run = |(_, pid): &(String, u32)| Path::new(&format!("/proc/{pid}")).exists();
+    world.wait("none runs twice", |_| (!before.iter().any(run)).then_some(()));
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             if json {
                 print_json(value)?
             } else {
-                out!("{value}")
+                crate::printer::value(value)
             }
             Ok(DONE)
         }

@@ -42,7 +42,7 @@ pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: b
     while let Some(line) = lines.next().await {
         let line = line?;
         if json {
-            out!("{}", serde_json::to_string(&line)?);
+            crate::printer::json_line(&line)?;
             continue;
         }
         let mark = if line.error { "!" } else { "|" };

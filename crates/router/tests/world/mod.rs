@@ -72,7 +72,7 @@ pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> 
 pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
     let app = AppName::parse("shop").expect("a name");
     let (traffic, patience) = (Traffic::default(), Patience::default());
-    let route = Route { app, release: ReleaseNumber(1), endpoints, traffic, patience };
+    let route = Route { app, release: ReleaseNumber(1), held: false, endpoints, traffic, patience };
     let host = HostName::parse("shop.localhost").expect("a host");
     Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), names: BTreeMap::new() }
 }
