@@ -147,7 +147,7 @@ pub(crate) fn destroy_app(mirror: &Mirror, now: Moment, by: &str, name: &AppName
 pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, history: &[String]) -> Result<(), Problem> {
     use DeployState::{Held, Reverting};
     // Where it is held it is on the branch already; one that is taken back does not come there.
-    let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order.is_none();
+    let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort);
     for deploy in mirror.open_deploys(name).filter(comes) {
         if let Cause::Push { commit, .. } = &deploy.cause
             && !history.contains(commit)

@@ -34,7 +34,7 @@ pub struct Pushed {
 }
 
 /// How many commits back a push is looked for that is still being deployed.
-const HISTORY: usize = 1000;
+const HISTORY: usize = 20_000;
 
 /// One ref.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -348,16 +348,18 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
         deploy.progress = progress;
         deploy.progressed = scene.now;
     }
-    let exempt = match &reason {
-        // It may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
-        Reason::ReleaseStepRuns { .. } => true,
-        // As long as its role may drain and stop.
-        Reason::StopFirst { instance, .. } => !matches!(scene.seen(instance), Seen::Unknown),
-        _ => false,
+    // The release step may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
+    let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
+    // An old copy may drain and stop for as long as its role says.
+    let more = match &reason {
+        Reason::StopFirst { instance, .. } => scene.assigned(instance).map_or(0, |(_, old)| {
+            old.spec.role.drain.unwrap_or(scene.policy.drain).millis() + old.spec.role.stop_timeout.millis()
+        }),
+        _ => 0,
     };
     // While the controller was away nobody looked.
     let since = deploy.progressed.max(scene.observed.began);
-    if !exempt && scene.now.since(since) >= scene.policy.progress.millis() {
+    if !exempt && scene.now.since(since) >= scene.policy.progress.millis() + more {
         return Step::Fail(Reason::NoProgress { waited: scene.policy.progress, on: Some(Box::new(reason)) });
     }
     Step::Wait(reason)

@@ -37,7 +37,7 @@ struct Trouble {
     unreachable: usize,
     broken: usize,
     until: Option<Instant>,
-    /// When it last was found to fail: what was asked of it before says nothing more.
+    /// When it was first found to fail: what was asked of it before says nothing more.
     opened: Option<Instant>,
 }
 
@@ -96,7 +96,7 @@ impl Circuit {
         };
         if count > 0 {
             trouble.until = Some(now + OPEN[(count - 1).min(OPEN.len() - 1)]);
-            trouble.opened = Some(now);
+            trouble.opened.get_or_insert(now);
         }
         self.troubled.store(true, Ordering::Relaxed);
     }
@@ -118,7 +118,8 @@ mod tests {
         circuit.failed(Failure::Unreachable, later, later);
         assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
         // A hundred that were asked before that, and waited for the same.
-        (0..100).for_each(|_| circuit.failed(Failure::Unreachable, now, later + OPEN[0]));
+        let before = now.checked_sub(TRIAL).expect("a past");
+        (0..100).for_each(|_| circuit.failed(Failure::Unreachable, before, later + OPEN[0]));
         assert!(circuit.is_closed(later + OPEN[1]));
         circuit.worked();
         assert!(circuit.is_closed(now) && circuit.enter(now) && circuit.enter(now));
