@@ -246,7 +246,7 @@ pub(crate) fn change_config(
             app.config.len()
         )));
     }
-    if app.config == before && !is_due(mirror, &app) {
+    if app.config == before && !is_due(mirror, &app, &keys) {
         return Ok((Vec::new(), None));
     }
     if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
@@ -264,11 +264,14 @@ pub(crate) fn change_config(
     Ok((changes, Some(number)))
 }
 
-/// What serves has another configuration than the app, for the deploy that had it failed, and none under way has it.
-fn is_due(mirror: &Mirror, app: &App) -> bool {
-    let has_it = |number| mirror.release(&app.name, number).is_some_and(|release| release.config == app.config);
+/// What serves has these values otherwise than the app, for the deploy that had them failed, and none that goes on has them.
+fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
+    use DeployState::Reverting;
+    let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
+    let has_it = |number| mirror.release(&app.name, number).is_some_and(same);
+    let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(Order::Abort);
     app.current.is_some_and(|current| !has_it(current))
-        && !mirror.open_deploys(&app.name).any(|deploy| deploy.release.is_none_or(has_it))
+        && !mirror.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
 }
 
 fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
