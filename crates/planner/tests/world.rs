@@ -379,6 +379,16 @@ fn deploy_one(world: &mut World) {
     world.left_alone();
 }
 
+/// A second release is deployed, up to where the old one stands by.
+fn promote_second(world: &mut World) {
+    deploy_one(world);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    world.apply(&Event::RouterTakesTable);
+}
+
 #[test]
 fn a_second_release_replaces_the_first_behind_the_barrier() {
     let mut world = World::new(Shape { worker: true, ..plain().shape });
@@ -425,12 +435,7 @@ fn a_role_that_drains_for_hours_holds_up_no_deploy() {
 #[test]
 fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
     let mut world = plain();
-    deploy_one(&mut world);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
-    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
-    world.apply(&Event::RouterTakesTable);
+    promote_second(&mut world);
     world.apply(&Event::Time(4));
     world.apply(&Event::InstanceCrashes(2));
     let route = &world.plan.table.routes[&host()];
@@ -512,12 +517,7 @@ fn a_controller_that_was_away_fails_no_deploy_for_want_of_progress() {
 #[test]
 fn a_crash_after_promotion_is_taken_back_though_the_controller_was_away() {
     let mut world = plain();
-    deploy_one(&mut world);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
-    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
-    world.apply(&Event::RouterTakesTable);
+    promote_second(&mut world);
     assert_eq!(world.app().deploys[0].state, DeployState::Draining);
     let (machines, routers) = (world.observed.machines.clone(), world.observed.routers.clone());
     away(&mut world);
