@@ -255,7 +255,7 @@ fn a_backup_brings_everything_back() {
     world.up();
     world.wait("the app serves", |world| page(world, "shop").starts_with("one").then_some(()));
     world.wait("the other one too", |world| page(world, "keeper").starts_with("one").then_some(()));
-    let told = world.gantry(&["ps", "keeper"]).good().out;
+    let told = world.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
     assert!(!told.contains("two write"), "{told}");
     assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
     // The repository is back as well: the next push is a small one on top of it.
