@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::LazyLock;
 
-use boxes::{Box, LEAKED, a_box, outcome, output, run, trial};
+use boxes::{Box, LEAKED, SHARED, a_box, copy, outcome, output, run, trial};
 use gantry_sandbox::{Bind, ExecOutcome, ExecSpec, User, exec, launch, launcher_main};
 
 fn main() -> ExitCode {
@@ -37,7 +37,7 @@ static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
         return path.into();
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe.c");
-    let target = std::env::temp_dir().join(format!("gantry-probe-{}", std::process::id()));
+    let target = SHARED.join("probe");
     let status = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&target).arg(source).status();
     assert!(status.expect("cc, which every Rust toolchain needs").success());
     target
@@ -46,7 +46,7 @@ static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
 /// A box with the probe in it.
 fn probing(arguments: &str) -> Box {
     let a = a_box(&format!("exec /bin/probe {arguments}"));
-    std::fs::copy(&*PROBE, a.spec.root.layers[0].join("bin/probe")).expect("copied");
+    copy(&PROBE, &a.spec.root.layers[0].join("bin/probe"));
     a
 }
 
@@ -171,8 +171,7 @@ async fn own_program() {
 
 /// CVE-2024-21626: a working folder that is a descriptor the runtime forgot to close.
 async fn working_folder() {
-    let marker = &LEAKED.0;
-    let name = marker.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let name = LEAKED.0.file_name().expect("a name").to_string_lossy().into_owned();
     let look = format!(
         "for up in . .. ../.. ../../.. ../../../.. ../../../../tmp; do ls -a $up; done | cat; echo {name} | cut -c1-3"
     );

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::os::fd::IntoRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -34,10 +34,27 @@ pub(crate) struct Box {
     pub(crate) spec: Spec,
 }
 
+/// Copies a program by a process of its own: a launcher that another test starts in that moment would inherit a file that is
+/// open for writing here, and a program that anyone has open so is not run ("text file busy").
+pub(crate) fn copy(program: &Path, target: &Path) {
+    let copied = std::process::Command::new("cp").arg(program).arg(target).status();
+    assert!(copied.expect("cp").success(), "{} is copied (busybox is Debian's busybox-static)", program.display());
+}
+
+/// What the boxes of this program share: a static is never dropped, so [`all`] takes it away.
+pub(crate) static SHARED: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = std::env::temp_dir().join(group());
+    std::fs::create_dir(&folder).expect("made");
+    folder
+});
+
+/// The init, written once for all boxes, and never while one of them starts.
+static INIT: LazyLock<PathBuf> = LazyLock::new(|| install_init(&SHARED).expect("init"));
+
 pub(crate) fn base(layer: &Path) {
     std::fs::create_dir_all(layer.join("bin")).expect("made");
     std::fs::create_dir_all(layer.join("etc")).expect("made");
-    std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
+    copy(Path::new("/bin/busybox"), &layer.join("bin/busybox"));
     for name in [
         "sh", "cat", "ls", "id", "hostname", "sleep", "kill", "mount", "unshare", "touch", "env", "tty", "true",
         "readlink",
@@ -70,7 +87,7 @@ pub(crate) fn a_box(script: &str) -> Box {
         binds: Vec::new(),
         log: Log { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
         exit: folder.path().join("exit"),
-        init: install_init(folder.path()).expect("init"),
+        init: INIT.clone(),
     };
     Box { folder, spec }
 }
@@ -114,10 +131,11 @@ pub(crate) async fn output(script: &str) -> Vec<String> {
 
 /// A folder of the machine's, open in this process under these numbers, and not to be closed when it runs another program: what a
 /// runtime that forgets to close something would hand on.
-pub(crate) static LEAKED: LazyLock<(tempfile::TempDir, Vec<i32>)> = LazyLock::new(|| {
-    let folder = tempfile::Builder::new().prefix("gantry-leaked-").tempdir().expect("a folder");
+pub(crate) static LEAKED: LazyLock<(PathBuf, Vec<i32>)> = LazyLock::new(|| {
+    let folder = SHARED.join("gantry-leaked");
+    std::fs::create_dir(&folder).expect("made");
     let numbers = (0..4).map(|_| {
-        let file = std::fs::File::open(folder.path()).expect("opened");
+        let file = std::fs::File::open(&folder).expect("opened");
         rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).expect("kept open");
         file.into_raw_fd()
     });
@@ -142,6 +160,7 @@ pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
     hand_rights_on();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     gantry_linux::cgroup::Cgroup::named(&group()).remove().expect("nothing is left in it");
+    std::fs::remove_dir_all(&*SHARED).expect("removed");
     conclusion.exit_code()
 }
 
