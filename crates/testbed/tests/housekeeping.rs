@@ -188,9 +188,9 @@ fn offline(world: &World, arguments: &[&str]) -> Output {
     world.gantry(&[arguments, &["--data", &data, "--run", &run]].concat())
 }
 
-/// A role that ends when another writer has its volume, and does not go at once.
+/// A role that ends when another writer has its volume, and takes its time to go.
 const WRITER: &str = r#"{ web: {
-    command: "flock -n /data/lock sh -c 'python3 server.py; sleep 2' || { echo two write; exit 9; }",
+    command: "trap 'sleep 3; exit' TERM; exec 9>/data/lock; flock -n 9 || { echo two write; exit 9; }; python3 server.py & wait",
     health: { path: '/up' }, volumes: { data: '/data' },
 } }"#;
 
