@@ -137,7 +137,10 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
                 let underway = Underway { server: Arc::clone(server), key };
                 tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
             }
-            Err(error) => tracing::error!(%error, app = %deploy.app, "cannot write the build's log"),
+            Err(error) => {
+                let why = format!("its log cannot be written: {error}");
+                tokio::spawn(tell(Arc::clone(server), deploy, Err(fail("space", &why))));
+            }
         }
     }
 }
@@ -154,7 +157,6 @@ fn wanted(mirror: &Mirror) -> Vec<Deploy> {
 
 async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
     let server = &underway.server;
-    let (app, number) = (deploy.app.clone(), deploy.number);
     let slot = slots.take().await;
     if output.is_cancelled() {
         return;
@@ -162,6 +164,12 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     let outcome = make(server, &deploy, &output, Place::of(server, slot.number)).await;
     drop(slot);
     gantry_linux::step!("build.made");
+    tell(Arc::clone(server), deploy, outcome).await;
+    gantry_linux::step!("build.told");
+}
+
+async fn tell(server: Arc<Server>, deploy: Deploy, outcome: Result<Made, BuildError>) {
+    let (app, number) = (deploy.app.clone(), deploy.number);
     let told = match outcome {
         Ok(made) => server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &deploy, made)).await,
         Err(error) => {
@@ -173,7 +181,6 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     if let Err(problem) = told {
         tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
     }
-    gantry_linux::step!("build.told");
 }
 
 /// What a build has to itself.

@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use gantry_api::Problem;
 use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Index, Manifest};
-use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
+use gantry_model::{AppName, Cause, DeployNumber, Digest, Release, ReleaseNumber};
 
 use crate::mirror::{Change, Mirror, Pushed, build_key, deploy_key, manifest_key, release_key, tag_key};
 use crate::{Server, Settings};
@@ -236,31 +237,25 @@ fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<C
 fn folders(server: &Server) {
     let data = &server.settings.data;
     let [caches, repositories, logs] = ["caches", "git", "builds"].map(|folder| names(&data.join(folder)));
-    // Read after the names: what they belong to is in the records before it is on the disk.
-    let mirror = server.core.view().mirror;
+    // Asked for each, after the names are read: what they belong to is in the records before it is on the disk, and to count
+    // and remove what is before it takes its time.
+    let mirror = || server.core.view().mirror;
     let remove = |path: &Path| {
         if let Err(error) = gantry_linux::tree::remove(path) {
             tracing::warn!(%error, "what is of no use stays");
         }
     };
-    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror.apps.contains_key(&app));
+    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror().apps.contains_key(&app));
     for name in caches {
         let path = data.join("caches").join(&name);
         // Asked last: counting takes its time.
-        let is_idle = || {
-            let mirror = server.core.view().mirror;
-            AppName::parse(&name).is_ok_and(|app| mirror.open_deploys(&app).next().is_none())
-        };
+        let is_idle = || AppName::parse(&name).is_ok_and(|app| mirror().open_deploys(&app).next().is_none());
         let too_large = || gantry_linux::tree::usage(&path, CACHE_MAX).is_ok_and(|size| size > CACHE_MAX);
         if is_app(&name) && !(too_large() && is_idle()) {
             continue;
         }
-        // Taken away at once: a build that begins meanwhile begins with an empty one. What is left of it goes at the next start.
-        let away = data.join("scratch").join(format!("cache-{name}"));
-        remove(&away);
-        match std::fs::rename(&path, &away) {
-            Ok(()) => remove(&away),
-            Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
+        if let Err(error) = remove_cache(&server.settings, &name) {
+            tracing::warn!(%error, path = %path.display(), "what is of no use stays");
         }
     }
     for name in repositories {
@@ -269,14 +264,50 @@ fn folders(server: &Server) {
         }
     }
     for name in logs {
-        let of = name.strip_suffix(".log").and_then(|stem| stem.rsplit_once('-'));
-        let Some((app, number)) = of.and_then(|(app, number)| Some((app, number.parse().ok()?))) else { continue };
+        let Some((app, number)) = log_of(&name) else { continue };
+        let mirror = mirror();
         let known = AppName::parse(app).ok().and_then(|app| mirror.deploys.get(&app));
-        let kept = known.is_some_and(|deploys| deploys.contains_key(&gantry_model::DeployNumber(number)));
+        let kept = known.is_some_and(|deploys| deploys.contains_key(&number));
         if !kept {
             remove(&data.join("builds").join(&name));
         }
     }
+}
+
+/// Takes a build cache away at once: a build that begins meanwhile begins with an empty one. What is left of it when this is
+/// cut goes at the next start.
+fn remove_cache(settings: &Settings, name: &str) -> std::io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let away = settings.data.join("scratch").join(format!("cache-{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    match std::fs::rename(settings.data.join("caches").join(name), &away) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed.and_then(|()| Ok(gantry_linux::tree::remove(&away)?)),
+    }
+}
+
+/// Removes what an app has on the server's disk besides its records: repository, build cache, and what its builds said. Another
+/// app of its name has nothing of it.
+///
+/// # Errors
+/// When something of it cannot be removed.
+pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(), Problem> {
+    let server = Arc::clone(server);
+    let forget = move || {
+        server.repositories.remove(&app).map_err(std::io::Error::other)?;
+        remove_cache(&server.settings, app.as_str())?;
+        let logs = server.settings.data.join("builds");
+        let is_its = |name: &&String| log_of(name).is_some_and(|(of, _)| of == app.as_str());
+        names(&logs).iter().filter(is_its).try_for_each(|name| Ok(gantry_linux::tree::remove(&logs.join(name))?))
+    };
+    let forgotten: std::io::Result<()> =
+        tokio::task::spawn_blocking(forget).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    forgotten.map_err(|error| Problem::internal(error.to_string()))
+}
+
+/// Which app's and which deploy's a log of a build is, by its name.
+fn log_of(name: &str) -> Option<(&str, DeployNumber)> {
+    let (app, number) = name.strip_suffix(".log")?.rsplit_once('-')?;
+    Some((app, DeployNumber(number.parse().ok()?)))
 }
 
 fn names(folder: &Path) -> Vec<String> {

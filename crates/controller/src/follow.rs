@@ -43,6 +43,10 @@ impl LogFile {
     fn fresh(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&self.path).and_then(|mut file| {
+            // A build that is done again begins its log anew.
+            if file.metadata()?.len() < self.read {
+                self.read = 0;
+            }
             file.seek(SeekFrom::Start(self.read))?;
             file.take(1 << 20).read_to_end(&mut bytes)
         });
@@ -77,9 +81,11 @@ impl Follower {
             if self.shown.is_none() && deploy.order.is_some() {
                 drop(self.log.fresh());
             }
-            // The state is read before the log: what was written before a transition is shown before it.
-            for line in self.log.fresh() {
-                self.say(line).await;
+            // The state is read before the log: what was written before a transition is shown before it. What waits has none.
+            if deploy.state != DeployState::Queued {
+                for line in self.log.fresh() {
+                    self.say(line).await;
+                }
             }
             self.transition(&deploy, &view).await;
             let held = waits_for_an_order(&deploy);

@@ -16,6 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 
+use crate::core::now;
 use crate::{Server, ServerError, causes, follow, mutations};
 
 /// Bytes of zeros at an archive's end.
@@ -117,6 +118,7 @@ async fn receive(
         .await
         .map_err(|_| "the push said nothing in time".to_owned())?
         .map_err(|error| error.to_string())?;
+    let came = now();
     let pushed: Pushed = serde_json::from_str(&line).map_err(|error| error.to_string())?;
     let (app, by) = server.pushes.take(&pushed.push).ok_or("this push is not known")?;
     let branch = {
@@ -152,11 +154,12 @@ async fn receive(
     }
     gantry_linux::step!("push.kept");
     let cause = Cause::Push { commit, source };
-    let (name, history) = (app.clone(), pushed.history);
+    let name = app.clone();
+    let base = mutations::Base { history: pushed.history, old: update.old.clone(), seen: came };
     let number = server
         .core
         .mutate(move |mirror, now| {
-            mutations::is_built_on_others(mirror, &name, &history)?;
+            mutations::is_built_on_others(mirror, &name, &base)?;
             mutations::start_deploy(mirror, now, &by, &name, cause, hold)
         })
         .await

@@ -19,6 +19,9 @@ use crate::mirror::{BuildRecord, Change, Mirror, Record, base_key};
 /// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
 
+/// The most roles of an app that are scaled: any may be before there is a release that has them.
+const ROLES_MAX: usize = 100;
+
 type Changes<T> = Result<(Vec<Change>, T), Problem>;
 
 /// The app, if it is there and not going away.
@@ -142,25 +145,48 @@ pub(crate) fn destroy_app(mirror: &Mirror, now: Moment, by: &str, name: &AppName
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
+/// What a push goes on from.
+pub(crate) struct Base {
+    /// The newest commits of its history.
+    pub(crate) history: Vec<String>,
+    /// The commit that its client knew the branch to have.
+    pub(crate) old: String,
+    /// When the branch was compared with that, or a moment later.
+    pub(crate) seen: Moment,
+}
+
+/// From the verdict of a push until its hook has moved the branch, in milliseconds, with a machine that has much to do.
+const MOVING: u64 = 10_000;
+
 /// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
 /// was taken.
-pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, history: &[String]) -> Result<(), Problem> {
-    use DeployState::{Held, Reverting};
+pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -> Result<(), Problem> {
+    use DeployState::{Done, Held, Reverting};
+    let commit_of = |deploy: &Deploy| match &deploy.cause {
+        Cause::Push { commit, .. } => Some(commit.clone()),
+        _ => None,
+    };
+    let is_missing = |deploy: &&Arc<Deploy>| commit_of(deploy).is_some_and(|commit| !base.history.contains(&commit));
+    let refuse = |deploy: &Deploy, what: &str, hint: &str| {
+        let commit = commit_of(deploy).unwrap_or_default();
+        let short = &commit[..commit.len().min(12)];
+        let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
+        Err(Problem::conflict(why).hint(hint))
+    };
     // Where it is held it is on the branch already; one that is taken back does not come there.
     let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort);
-    for deploy in mirror.open_deploys(name).filter(comes) {
-        if let Cause::Push { commit, .. } = &deploy.cause
-            && !history.contains(commit)
-        {
-            let short = &commit[..commit.len().min(12)];
-            let why = format!(
-                "deploy {} of {} is under way with {short}, which this is not built on",
-                deploy.number, deploy.by
-            );
-            return Err(Problem::conflict(why).hint("fetch and push again once it is done, or `gantry abort` it first"));
-        }
+    if let Some(deploy) = mirror.open_deploys(name).filter(comes).find(is_missing) {
+        return refuse(deploy, "is under way with", "fetch and push again once it is done, or `gantry abort` it first");
     }
-    Ok(())
+    // The last that was taken may have come to the branch after it was looked at.
+    let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && commit_of(deploy).is_some();
+    let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
+    match last.filter(is_missing) {
+        Some(deploy) if commit_of(deploy).as_ref() != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => {
+            refuse(deploy, "has just brought", "fetch it, and push again")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Asks for a deploy.
@@ -239,13 +265,7 @@ pub(crate) fn change_config(
             None => drop(app.config.remove(&key)),
         }
     }
-    let size: usize = app.config.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if app.config.len() > CONFIG_MAX.0 || size > CONFIG_MAX.1 {
-        return Err(Problem::invalid(format!(
-            "the configuration is too large: {} values, {size} bytes",
-            app.config.len()
-        )));
-    }
+    check_size(app.config.iter()).map_err(Problem::invalid)?;
     if app.config == before && !is_due(mirror, &app, &keys) {
         return Ok((Vec::new(), None));
     }
@@ -272,6 +292,16 @@ fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
     let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(Order::Abort);
     app.current.is_some_and(|current| !has_it(current))
         && !mirror.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
+}
+
+/// Refuses a configuration that no record could hold.
+fn check_size<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Result<(), String> {
+    let (count, size) = config.fold((0, 0), |(count, size), (key, value)| (count + 1, size + key.len() + value.len()));
+    if count <= CONFIG_MAX.0 && size <= CONFIG_MAX.1 {
+        return Ok(());
+    }
+    let (most, bytes) = CONFIG_MAX;
+    Err(format!("the configuration is too large: {count} values, {size} bytes; at most {most} values, {bytes} bytes"))
 }
 
 fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
@@ -316,6 +346,9 @@ pub(crate) fn change_scale(
     }
     let text: Vec<String> = wanted.iter().map(|(role, count)| format!("{role}={count}")).collect();
     app.scale.extend(wanted);
+    if app.scale.len() > ROLES_MAX {
+        return Err(Problem::invalid(format!("{} roles are scaled: at most {ROLES_MAX}", app.scale.len())));
+    }
     let what = format!("scaled {}", text.join(" "));
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
@@ -391,7 +424,7 @@ pub(crate) struct Made {
     pub(crate) image: Digest,
     pub(crate) commit: Option<String>,
     pub(crate) roles: BTreeMap<RoleName, Role>,
-    /// The release's own configuration, when an old one is taken again; the app's becomes it at promotion.
+    /// The release's own configuration, when an old one is taken again; the app's becomes it once that is done.
     pub(crate) config: Option<BTreeMap<String, String>>,
     /// Configuration that the app asks for and does not have yet.
     pub(crate) defaults: BTreeMap<String, String>,
@@ -462,6 +495,7 @@ pub(crate) fn requested_config(
         };
         values.insert(name.clone(), value);
     }
+    check_size(app.config.iter().chain(&values)).map_err(|why| format!("with what app.json asks for, {why}"))?;
     Ok(values)
 }
 
@@ -551,9 +585,11 @@ mod tests {
         let asked = start_deploy(&mirror, Moment(1), "alice", &shop(), push("b"), false);
         let number = apply(&mut mirror, asked);
         let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
-        let judged = |mirror: &Mirror, commits: &[&str]| {
-            is_built_on_others(mirror, &shop(), &history(commits)).map_err(|problem| problem.message)
+        let judged_at = |mirror: &Mirror, commits: &[&str], old: &str, seen| {
+            let base = Base { history: history(commits), old: old.to_owned(), seen: Moment(seen) };
+            is_built_on_others(mirror, &shop(), &base).map_err(|problem| problem.message)
         };
+        let judged = |mirror: &Mirror, commits: &[&str]| judged_at(mirror, commits, "a", 60_000);
         assert_eq!(judged(&mirror, &["c", "b", "a"]), Ok(()));
         assert_eq!(judged(&mirror, &["b", "a"]), Ok(()), "the same once more");
         let refused = judged(&mirror, &["c", "a"]).expect_err("b is lost");
@@ -563,7 +599,7 @@ mod tests {
             (deploy.state, deploy.order) = (state, order);
             let mut mirror = mirror.clone();
             mirror.apply(Record::Deploy(deploy).into());
-            judged(&mirror, &["c", "a"])
+            mirror
         };
         for (state, order) in [
             (DeployState::Held, None),
@@ -571,7 +607,15 @@ mod tests {
             (DeployState::Reverting, None),
             (DeployState::Verifying, Some(Order::Abort)),
         ] {
-            assert_eq!(ended(state, order), Ok(()), "{state}");
+            assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
+        }
+        // It came to the branch after the branch was looked at.
+        for state in [DeployState::Held, DeployState::Done] {
+            let mirror = ended(state, None);
+            let refused = judged_at(&mirror, &["c", "a"], "a", 0).expect_err("b is lost");
+            assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
+            assert_eq!(judged_at(&mirror, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
+            assert_eq!(judged_at(&mirror, &["c", "b", "a"], "a", 0), Ok(()));
         }
     }
 

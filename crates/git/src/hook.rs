@@ -102,7 +102,7 @@ fn talk() -> io::Result<bool> {
     };
     let mut history = Vec::new();
     if let Some(update) = updates.first().filter(|update| is_commit(&update.new)) {
-        if let Err(refusal) = next(update)? {
+        if let Err(refusal) = commit_itself(update)?.and(next(update)?) {
             eprintln!(" !     {refusal}");
             return Ok(false);
         }
@@ -150,6 +150,22 @@ fn git(arguments: &[&str]) -> io::Result<String> {
 /// A hash, and not the one that removes; never an option.
 fn is_commit(text: &str) -> bool {
     text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text.bytes().any(|byte| byte != b'0')
+}
+
+/// Refuses what leads to a commit and is none, such as a tag with a message: git would build it, and keep it from the branch.
+fn commit_itself(update: &Update) -> io::Result<Result<(), String>> {
+    let Update { new, name, .. } = update;
+    let commit = git(&["rev-parse", "--quiet", "--verify", "--end-of-options", &format!("{new}^{{commit}}")])?;
+    // What is no branch is refused by the server.
+    if commit == *new || !name.starts_with("refs/heads/") {
+        return Ok(Ok(()));
+    }
+    let short = &new[..new.len().min(12)];
+    Ok(Err(if commit.is_empty() {
+        format!("{short} is no commit, and {name} is to be one")
+    } else {
+        format!("{short} is a tag, and {name} is to be a commit: git push gantry {commit}:{name}")
+    }))
 }
 
 /// What a ref has now, zeros for nothing, if `update` may follow on that: the client knew of it, or has built on it.

@@ -1,7 +1,7 @@
 //! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
 
 use gantry_model::deploy::Order;
-use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release, Role};
+use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release, Role, Seconds};
 
 use crate::DesiredApp;
 use crate::instances::{stop_first_blocker, wanted_of};
@@ -47,7 +47,8 @@ fn active(app: &DesiredApp) -> Option<usize> {
 
 /// Of those that wait only the newest goes on waiting.
 fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
-    // A change of the configuration needs no turn of its own beside another: that one's release carries it.
+    // A change of the configuration needs no turn of its own beside another: that one's release carries it, or brings the
+    // configuration of then, if it is a rollback that was asked for after it.
     let queued = || app.deploys.iter().filter(|deploy| deploy.state == DeployState::Queued);
     let carries = |deploy: &&Deploy| !matches!(deploy.cause, Cause::Config { .. });
     let newest = queued().filter(carries).map(|d| d.number).max().or_else(|| queued().map(|d| d.number).max());
@@ -81,18 +82,15 @@ fn start_next(app: &mut DesiredApp, scene: &Scene<'_>) {
 fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'_>) {
     let deploy = &mut app.deploys[index];
     deploy.enter(state, scene.now);
-    if state == DeployState::Promoting {
-        app.app.current = deploy.release;
-        take_config_back(app, index);
-    }
-}
-
-/// A rollback takes the configuration of then with it, at the moment that it is seen; and gives it back if it fails.
-fn take_config_back(app: &mut DesiredApp, index: usize) {
-    let is_rollback = matches!(app.deploys[index].cause, Cause::Rollback { .. });
-    let serving = app.app.current.and_then(|number| app.releases.get(&number));
-    if let Some(release) = serving.filter(|_| is_rollback) {
-        app.app.config.clone_from(&release.config);
+    match state {
+        DeployState::Promoting => app.app.current = deploy.release,
+        // A rollback brings the configuration of then back, once it can no longer fail: one that fails changes nothing.
+        DeployState::Done if matches!(deploy.cause, Cause::Rollback { .. }) => {
+            if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
+                app.app.config.clone_from(&release.config);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -103,7 +101,6 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
     finish(deploy, DeployState::Reverting, reason, scene);
     if promoted {
         app.app.current = previous;
-        take_config_back(app, index);
     }
 }
 
@@ -159,6 +156,10 @@ fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
         && let Some(outcome) = run_release_step(&step, scene)
     {
         return outcome;
+    }
+    // Before one that is waited for, which may take its time.
+    if let Some(step) = failed(ids, scene) {
+        return step;
     }
     for id in ids {
         match scene.seen(id) {
@@ -220,6 +221,11 @@ fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
     }
 }
 
+/// The first instance that ended or cannot start, as a step; none when none did.
+fn failed(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
+    ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, Step::Fail(_)))
+}
+
 /// The first instance that is not ready, as a step; none when all are.
 fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
     ids.iter()
@@ -229,8 +235,7 @@ fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
 
 fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     // An instance that already failed decides, before one that is merely slow.
-    let failed = ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, Step::Fail(_)));
-    if let Some(step) = failed.or_else(|| first_unready(ids, scene)) {
+    if let Some(step) = failed(ids, scene).or_else(|| first_unready(ids, scene)) {
         return step;
     }
     if deploy.hold && deploy.order != Some(Order::Promote) {
@@ -353,14 +358,15 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
     // An old copy may drain and stop for as long as its role says.
     let more = match &reason {
         Reason::StopFirst { instance, .. } => scene.assigned(instance).map_or(0, |(_, old)| {
-            old.spec.role.drain.unwrap_or(scene.policy.drain).millis() + old.spec.role.stop_timeout.millis()
+            old.spec.role.drain.unwrap_or(scene.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
         _ => 0,
     };
+    let deadline = Seconds(scene.policy.progress.0.saturating_add(more));
     // While the controller was away nobody looked.
     let since = deploy.progressed.max(scene.observed.began);
-    if !exempt && scene.now.since(since) >= scene.policy.progress.millis() + more {
-        return Step::Fail(Reason::NoProgress { waited: scene.policy.progress, on: Some(Box::new(reason)) });
+    if !exempt && scene.now.since(since) >= deadline.millis() {
+        return Step::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });
     }
     Step::Wait(reason)
 }

@@ -447,6 +447,21 @@ fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
 }
 
 #[test]
+fn a_rollback_brings_its_configuration_once_it_can_no_longer_fail() {
+    let mut world = plain();
+    promote_second(&mut world);
+    let set = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
+    world.app().app.config.clone_from(&set);
+    world.apply(&Event::InstanceCrashes(2));
+    world.left_alone();
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Reverted);
+    assert_eq!(world.app().app.config, set, "what failed changes nothing");
+    deploy_one(&mut world);
+    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+    assert_eq!(world.app().app.config, BTreeMap::new());
+}
+
+#[test]
 fn no_progress_ends_a_deploy_and_says_what_it_waited_for() {
     let mut world = plain();
     world.apply(&Event::Push { hold: false });
@@ -479,6 +494,27 @@ fn a_single_writer_that_drains_for_long_is_waited_for_and_told() {
     assert!(told.contains(&format!("its old copy {busy} must be gone")), "{told}");
     (0..3).for_each(|_| world.left_alone());
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
+}
+
+#[test]
+fn a_process_that_ends_fails_its_deploy_though_another_role_waits_for_its_old_copy() {
+    let mut world = World::new(Shape { volume: true, worker: true, copies: 1, drain: Some(600), ..plain().shape });
+    deploy_one(&mut world);
+    let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).find(|id| id.role.as_str() == "web");
+    world.observed.routers.values_mut().next().expect("a router").active.insert(busy.expect("an instance"), 1);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&Event::AgentTakesPlan);
+    let instances = world.observed.machines[&machine()].instances.keys();
+    let worker = instances.cloned().position(|id| id.role.as_str() == "worker" && id.release == ReleaseNumber(2));
+    let worker = worker.expect("its new worker is placed");
+    world.apply(&Event::InstanceAdvances(worker));
+    world.apply(&Event::InstanceCrashes(worker));
+    let reason = world.history.last().expect("a deploy that is over").reason.clone();
+    assert!(
+        matches!(&reason, Some(Reason::Exited { instance, .. }) if instance.role.as_str() == "worker"),
+        "{reason:?}"
+    );
 }
 
 #[test]

@@ -332,7 +332,7 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
 fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
-    repository.compile_with("sleep 5.0");
+    repository.compile_with("echo said by the old one; sleep 5.0");
     repository.write("server.py", &site::SERVER.replace("VERSION", "old"));
     repository.commit("old");
     let mut pushing = repository.push_in_background();
@@ -340,10 +340,19 @@ fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
     let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
     world.wait("it is gone", |world| world.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
     let _ = pushing.wait();
+    // Of one that was killed before it had removed them.
+    let cache = world.path("data/caches/shop");
+    std::fs::create_dir_all(&cache).expect("made");
+    std::fs::write(world.path("data/builds/shop-2.log"), "said by the old one\n").expect("written");
     let _ = world.gantry(&["app", "create", "shop"]).good();
+    assert!(!cache.exists(), "another app's cache");
     repository.compile_with("true");
     push_site(&repository, "new");
     assert!(page(&world, "shop").starts_with("new"));
+    repository.write("server.py", &site::SERVER.replace("VERSION", "newer"));
+    repository.commit("newer");
+    let told = repository.push().good().all();
+    assert!(!told.contains("said by the old one"), "{told}");
 }
 
 /// A mount that goes with this.

@@ -259,6 +259,23 @@ fn names_that_are_only_odd_are_files_like_any_other() {
     assert!(said.clone().good().out.contains("$Format:%H$ $Id$\n/etc/shadow\nfine"), "{said:?}");
     assert!(page(&world, "shop").starts_with("two"));
 }
+/// Git reads a tag with a message as its commit everywhere, but keeps it from a branch.
+#[test]
+fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
+    shop.commit("one");
+    let _ = shop.git(&["tag", "-a", "-m", "a message", "v1"]).good();
+    let refused = shop.git(&["push", "gantry", "v1:refs/heads/main"]);
+    assert!(refused.status != 0 && refused.err.contains("is a tag"), "{refused:?}");
+    let commit = shop.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
+    assert!(refused.err.contains(&format!("git push gantry {commit}:refs/heads/main")), "{refused:?}");
+    assert!(world.gantry(&["releases", "shop"]).good().out.lines().all(|line| !line.starts_with("v1")));
+    let _ = shop.git(&["push", "gantry", &format!("{commit}:refs/heads/main")]).good();
+    assert!(page(&world, "shop").starts_with("one"));
+}
+
 /// As build machines have it: the newest commit alone. What the server has of the history is not missed.
 #[test]
 fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {

@@ -24,7 +24,7 @@ const CONVERGED: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Push,
-    /// Of a release that does not start.
+    /// Of a release whose first copy ends, and whose others run on and answer nothing: those are there to be stopped, each time.
     BadPush,
     /// Three at once.
     Superseded,
@@ -66,6 +66,14 @@ fn steps() -> BTreeSet<String> {
 fn shop(world: &World) -> serde_json::Value {
     serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).unwrap_or_default()
 }
+
+const BAD: &str = "
+import socket, time
+time.sleep(0.5)
+if socket.gethostname().startswith('web-1'):
+    raise SystemExit(3)
+time.sleep(3600)
+";
 
 struct Sweep {
     world: World,
@@ -140,7 +148,7 @@ impl Sweep {
     fn begin(&mut self, operation: Operation) -> Vec<Child> {
         match operation {
             Operation::Push => vec![self.push()],
-            Operation::BadPush => vec![self.change("raise SystemExit(3)")],
+            Operation::BadPush => vec![self.change(BAD)],
             Operation::Superseded => {
                 let mut first = self.push();
                 self.world.wait("it has begun, or was cut", |world| {

@@ -67,7 +67,7 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     let view = server.core.view();
     let app = mutations::app(&view.mirror, &app)?;
     // Whatever an app of this name left is not this one's.
-    server.repositories.remove(&app.name).map_err(|error| Problem::internal(error.to_string()))?;
+    crate::collect::forget_app(&server, app.name.clone()).await?;
     server.repositories.ensure(&app.name, &app.branch).await.map_err(|error| Problem::internal(error.to_string()))?;
     json(&info(&server, &view, app))
 }
@@ -84,7 +84,7 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
     let (target, by) = (app.clone(), caller.name);
     server.core.mutate(move |mirror, now| mutations::destroy_app(mirror, now, &by, &target)).await?;
     gantry_linux::step!("destroy.asked");
-    server.repositories.remove(&app).map_err(|error| Problem::internal(error.to_string()))?;
+    crate::collect::forget_app(&server, app).await?;
     gantry_linux::step!("destroy.cleared");
     json(&())
 }
