@@ -76,17 +76,6 @@ enum Watched {
 /// Where every address is given.
 const NO_ADDRESS: &str = "the machine's network has no free address";
 
-/// Writes a record with an address that was just given, or gives that back.
-fn write(agent: &Agent, places: &Places, record: Record) -> Result<Record, String> {
-    match places.write(&record) {
-        Ok(()) => Ok(record),
-        Err(error) => {
-            agent.addresses.release(record.address);
-            Err(format!("its record cannot be written: {error}"))
-        }
-    }
-}
-
 /// Returns once it is to stop, if it is not yet.
 pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
     let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
@@ -103,16 +92,7 @@ impl Instance {
         let kept = places.read();
         let known = kept.is_some();
         let record = match (kept, &*wanted.borrow()) {
-            (Some(record), wanted) => {
-                let runs = Container::adopt(&places.state, &places.cgroup).is_some_and(|old| old.is_running());
-                if wanted.is_none() || runs || agent.addresses.has(record.address) {
-                    record
-                } else {
-                    // The machine's network was another one then.
-                    let record = Record { address: agent.addresses.give().ok_or(NO_ADDRESS)?, ..record };
-                    write(agent, &places, record)?
-                }
-            }
+            (Some(record), _) => record,
             (None, Some(assignment)) => {
                 let address = agent.addresses.give().ok_or(NO_ADDRESS)?;
                 let record = Record {
@@ -123,7 +103,10 @@ impl Instance {
                     started: false,
                     exit: None,
                 };
-                let record = write(agent, &places, record)?;
+                if let Err(error) = places.write(&record) {
+                    agent.addresses.release(address);
+                    return Err(format!("its record cannot be written: {error}"));
+                }
                 gantry_linux::step!("instance.recorded");
                 record
             }
@@ -147,8 +130,8 @@ impl Instance {
             known,
         };
         let phase = match (instance.left(), instance.record.ready) {
-            (Some(container), true) if container.is_running() => Phase::Ready,
-            (Some(container), false) if container.is_running() => Phase::Starting,
+            (Some(container), true) if container.is_running() && !instance.is_elsewhere() => Phase::Ready,
+            (Some(container), _) if container.is_running() => Phase::Starting,
             _ if instance.is_over() => Phase::Exited,
             _ => Phase::Preparing,
         };
@@ -168,6 +151,11 @@ impl Instance {
     /// It runs once, and did.
     fn is_over(&self) -> bool {
         self.record.spec.once && self.record.exit.is_some()
+    }
+
+    /// Its address is of the network that the machine had before: there is no way out of it, and names are not answered there.
+    fn is_elsewhere(&self) -> bool {
+        !self.agent.addresses.has(self.record.address)
     }
 
     fn goal(&self) -> Goal {
@@ -197,6 +185,13 @@ impl Instance {
         if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
             // It was begun, and ended while nobody looked: once is once.
             self.note_exit(Usage::default(), false);
+        }
+        // What runs once is not begun again.
+        if let Some(old) =
+            container.take_if(|_| !self.record.spec.once && self.is_elsewhere() && self.goal() != Goal::Stop)
+        {
+            tracing::warn!(instance = %self.id, address = %self.record.address, "the machine's network is another one; it is started anew");
+            self.stop(&old).await;
         }
         while self.goal() != Goal::Stop {
             if self.is_over() {
@@ -284,6 +279,7 @@ impl Instance {
         self.status.failure = None;
         self.status.warning = None;
         self.enter(Phase::Preparing);
+        self.alone().await?;
         // Until it runs, its layers are not collected; from then on its record speaks for them.
         let _held = self.agent.layers.hold().map_err(|error| error.to_string())?;
         let agent = Arc::clone(&self.agent);
@@ -292,20 +288,24 @@ impl Instance {
             () = told_to_stop(&mut self.wanted) => return Err("it is not wanted any more".to_owned()),
         };
         gantry_linux::step!("instance.fetched");
-        self.alone().await?;
         let names = Names {
             app: self.id.app.clone(),
             short: self.id.short(),
             release: self.id.release.to_string(),
             role: self.id.role.to_string(),
         };
-        let (agent, places, spec, address) =
-            (Arc::clone(&self.agent), self.places.clone(), self.record.spec.clone(), self.record.address);
         // What ran before under this name is gone for good, or this one does not begin.
         match self.adopt() {
             Some(old) => old.destroy().await.map_err(|error| error.to_string())?,
             None => end_rest(&self.places.cgroup).await.map_err(|error| error.to_string())?,
         }
+        if self.is_elsewhere() {
+            let address = self.agent.addresses.give().ok_or(NO_ADDRESS)?;
+            self.agent.addresses.release(std::mem::replace(&mut self.record.address, address));
+            self.status.address = Some(address);
+        }
+        let (agent, places, spec, address) =
+            (Arc::clone(&self.agent), self.places.clone(), self.record.spec.clone(), self.record.address);
         let spec =
             tokio::task::spawn_blocking(move || container::prepare(&agent, &places, &names, &spec, &image, address))
                 .await

@@ -13,8 +13,8 @@ const OPEN: [Duration; 4] =
 /// take it from the others.
 const BROKEN_MAX: usize = 5;
 
-/// How long a single request that tries an instance again has for it.
-const TRIAL: Duration = Duration::from_secs(1);
+/// How long a single request tries an instance again before another one may: each waits for one that hangs, as long as its role says.
+const TRIAL: Duration = Duration::from_secs(10);
 
 /// How a request failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ struct Trouble {
     until: Option<Instant>,
     /// When it was first found to fail: what was asked of it before says nothing more.
     opened: Option<Instant>,
+    /// When the request began that tries it again.
+    trying: Option<Instant>,
 }
 
 impl Circuit {
@@ -48,27 +50,40 @@ impl Circuit {
 
     /// It may be asked.
     pub(crate) fn is_closed(&self, now: Instant) -> bool {
-        !self.troubled.load(Ordering::Relaxed) || self.trouble().until.is_none_or(|until| until <= now)
+        !self.is_troubled() || self.trouble().until.is_none_or(|until| until <= now)
     }
 
     /// It can be reached, whatever it answers: better than nothing.
     pub(crate) fn is_reachable(&self) -> bool {
-        !self.troubled.load(Ordering::Relaxed) || self.trouble().unreachable == 0
+        !self.is_troubled() || self.trouble().unreachable == 0
     }
 
     /// Takes the right to ask: after a failure one request has it, until it is known how that went.
     pub(crate) fn enter(&self, now: Instant) -> bool {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.is_troubled() {
             return true;
         }
         let mut trouble = self.trouble();
         match trouble.until {
             Some(until) if until > now => false,
             Some(_) => {
-                trouble.until = Some(now + TRIAL);
+                (trouble.until, trouble.trying) = (Some(now + TRIAL), Some(now));
                 true
             }
             None => true,
+        }
+    }
+
+    /// Something failed of late, and nothing worked since.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed)
+    }
+
+    /// What was asked of it at `asked` ended before anything was known of it. If that tried it again, another may.
+    pub(crate) fn given_up(&self, asked: Instant) {
+        let mut trouble = self.trouble();
+        if trouble.trying.take_if(|trying| *trying == asked).is_some() {
+            trouble.until = Some(asked);
         }
     }
 
@@ -94,6 +109,7 @@ impl Circuit {
                 (trouble.broken + 1).saturating_sub(BROKEN_MAX)
             }
         };
+        trouble.trying = None;
         if count > 0 {
             trouble.until = Some(now + OPEN[(count - 1).min(OPEN.len() - 1)]);
             trouble.opened.get_or_insert(now);
@@ -114,8 +130,13 @@ mod tests {
         let later = now + OPEN[0];
         assert!(circuit.is_closed(later) && circuit.enter(later));
         assert!(!circuit.is_closed(later) && !circuit.enter(later), "one tries, the others go elsewhere");
+        circuit.given_up(now);
+        assert!(!circuit.enter(later), "another one's end says nothing");
+        circuit.given_up(later);
+        assert!(circuit.enter(later), "its client went away");
         assert!(circuit.enter(later + TRIAL), "the one that tried was never heard of again");
         circuit.failed(Failure::Unreachable, later, later);
+        circuit.given_up(later + TRIAL);
         assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
         // A hundred that were asked before that, and waited for the same.
         let before = now.checked_sub(TRIAL).expect("a past");

@@ -155,9 +155,10 @@ pub async fn run(
     follow.abort();
     report.abort();
     sync::say_goodbye(&router, &client).await;
+    router.access.finish();
+    // Last: another router's socket is beside this one's, and what comes to this one is lost from here on.
     if let Some(names) = names {
         names.abort();
     }
-    router.access.finish();
     Ok(())
 }

@@ -115,6 +115,21 @@ struct Way {
     active: Active,
 }
 
+/// A request that may be the one which tries an instance again: when it ends and nothing is known, another may.
+struct Trial(Arc<Target>, Instant);
+
+impl Trial {
+    fn of(target: &Arc<Target>, asked: Instant) -> Option<Self> {
+        target.circuit.is_troubled().then(|| Self(Arc::clone(target), asked))
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.0.circuit.given_up(self.1.into_std());
+    }
+}
+
 /// Why an instance gave no answer.
 enum Failure {
     /// It did not get the request: another may.
@@ -192,6 +207,7 @@ impl Exchange {
                 Err(page) => return told(self.entry, *page),
             };
             let circuit = &way.target.circuit;
+            let _trial = Trial::of(&way.target, self.now);
             match self.exchange(&way.target).await {
                 Ok(response) => {
                     circuit.worked();

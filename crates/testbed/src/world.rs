@@ -23,6 +23,8 @@ pub struct World {
     number: Number,
     http: u16,
     api: u16,
+    /// The gateway's last number, and how long the prefix is.
+    network: (u8, u8),
     up: Option<Child>,
     extra: Vec<String>,
     /// Ends after everything else.
@@ -63,8 +65,8 @@ impl World {
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
-        let mut world =
-            Self { folder, name: format!("gt{}", number.value), number, http, api, up: None, extra, _etcd: etcd };
+        let (name, network) = (format!("gt{}", number.value), (1, 24));
+        let mut world = Self { folder, name, number, http, api, network, up: None, extra, _etcd: etcd };
         if let Some(disk) = disk {
             std::fs::DirBuilder::new().mode(0o700).create(disk.join("data")).expect("made");
             std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
@@ -81,6 +83,15 @@ impl World {
     /// When that does not happen in time.
     pub fn up_with(&mut self, extra: &[&str]) {
         self.extra.extend(extra.iter().copied().map(str::to_owned));
+        self.up();
+    }
+
+    /// Starts `gantry up` again, with another network of the machine's from now on: the upper half of the one it had.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn up_on_another_network(&mut self) {
+        self.network = (129, 25);
         self.up();
     }
 
@@ -386,10 +397,10 @@ impl World {
         self.number.network()
     }
 
-    /// A network of 254 addresses, in a range of this world's own.
+    /// A network in a range of 254 addresses of this world's own.
     fn network(&self) -> String {
-        let [a, b, c] = self.subnet();
-        format!("{a}.{b}.{c}.1/24")
+        let ([a, b, c], (d, prefix)) = (self.subnet(), self.network);
+        format!("{a}.{b}.{c}.{d}/{prefix}")
     }
 }
 

@@ -267,12 +267,12 @@ fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
     shop.write("server.py", &site::SERVER.replace("VERSION", "one"));
     shop.commit("one");
     let _ = shop.git(&["tag", "-a", "-m", "a message", "v1"]).good();
-    let refused = shop.git(&["push", "gantry", "v1:refs/heads/main"]);
+    let refused = push(&shop, "v1", "refs/heads/main");
     assert!(refused.status != 0 && refused.err.contains("is a tag"), "{refused:?}");
     let commit = shop.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
     assert!(refused.err.contains(&format!("git push gantry {commit}:refs/heads/main")), "{refused:?}");
     assert!(world.gantry(&["releases", "shop"]).good().out.lines().all(|line| !line.starts_with("v1")));
-    let _ = shop.git(&["push", "gantry", &format!("{commit}:refs/heads/main")]).good();
+    let _ = push(&shop, &commit, "refs/heads/main").good();
     assert!(page(&world, "shop").starts_with("one"));
 }
 

@@ -5,7 +5,7 @@ mod site;
 use std::process::Command;
 
 use gantry_testbed::{Output, World, run};
-use site::{push_site, site};
+use site::{page, push_site, site};
 
 /// A machine of its own, joined to this one by a cable; gone with this.
 struct Outside {
@@ -93,4 +93,26 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     nft.args(["flush", "chain", "ip", world.name(), "in"]);
     let _ = run(nft).good();
     assert!(outside.asks(&address).good().out.starts_with("one"));
+}
+
+/// What ran on goes on under a new address: from the old network there is no way out, and names are not answered there.
+#[test]
+fn what_runs_when_the_machine_gets_another_network_is_begun_anew_on_it() {
+    let mut world = World::start(&[]);
+    push_site(&site(&world, "shop", 2), "one");
+    let servers = |world: &World| {
+        let show = ["exec", "shop", "--", "/bin/sh", "-c", "cat /etc/resolv.conf"];
+        world.gantry(&show).out
+    };
+    let before = servers(&world);
+    assert!(before.contains(".1\n"), "{before}");
+    let running = world.containers();
+    world.kill_everything();
+    world.up_on_another_network();
+    world.wait("it has the other network's name server", |world| servers(world).contains(".129\n").then_some(()));
+    world.wait("it serves", |world| {
+        let now = world.containers();
+        let is_new = |(name, pid): &(String, u32)| running.iter().all(|(old, before)| old != name || before != pid);
+        (now.len() == 2 && now.iter().all(is_new) && page(world, "shop").starts_with("one")).then_some(())
+    });
 }
