@@ -1,0 +1,322 @@
+//! A small cloud under virtual time: an agent and a router that do, in any order and with any delay, what the plan says. After
+//! every pass the auditor must find nothing.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_model::deploy::Order;
+use gantry_model::role::{Command, Role};
+use gantry_model::{
+    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Goal, HostName, InstanceId, MachineName,
+    MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason, Release, ReleaseNumber, RoleName, RouterId,
+    Seconds,
+};
+use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
+
+pub(crate) struct World {
+    pub(crate) desired: Desired,
+    pub(crate) observed: Observed,
+    pub(crate) plan: Plan,
+    pub(crate) policy: Policy,
+    pub(crate) now: Moment,
+    /// What the agent and the router have been given, which may be behind the plan.
+    pub(crate) agent: MachinePlan,
+    pub(crate) reporting: bool,
+    pub(crate) shape: Shape,
+    pub(crate) history: Vec<Deploy>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) volume: bool,
+    pub(crate) step: bool,
+    /// A role that others find by name, and no route leads to.
+    pub(crate) worker: bool,
+    pub(crate) copies: u32,
+    /// How long a retired copy may finish, where the role says so.
+    pub(crate) drain: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    Push { hold: bool },
+    BuildEnds { well: bool },
+    AgentTakesPlan,
+    RouterTakesTable,
+    InstanceAdvances(usize),
+    InstanceCrashes(usize),
+    Order(Order),
+    Time(u16),
+    ControllerForgets,
+}
+
+pub(crate) fn app_name() -> AppName {
+    AppName::parse("shop").expect("a name")
+}
+
+pub(crate) fn router() -> RouterId {
+    RouterId { machine: machine(), number: 1 }
+}
+
+pub(crate) fn machine() -> MachineName {
+    MachineName::parse("m").expect("a name")
+}
+
+pub(crate) fn host() -> HostName {
+    HostName::parse("shop.localhost").expect("a name")
+}
+
+impl World {
+    pub(crate) fn new(shape: Shape) -> Self {
+        let policy = Policy::new(HostName::parse("localhost").expect("a name"));
+        let app = App::new(app_name(), Moment(0));
+        let app = DesiredApp { app, releases: BTreeMap::new(), deploys: Vec::new() };
+        let mut world = Self {
+            desired: Desired { apps: BTreeMap::from([(app_name(), app)]) },
+            observed: Observed::default(),
+            plan: Plan::default(),
+            policy,
+            now: Moment(1_000_000),
+            agent: MachinePlan::default(),
+            reporting: true,
+            shape,
+            history: Vec::new(),
+        };
+        world.heartbeat();
+        world
+    }
+
+    pub(crate) fn app(&mut self) -> &mut DesiredApp {
+        self.desired.apps.get_mut(&app_name()).expect("the app")
+    }
+
+    pub(crate) fn heartbeat(&mut self) {
+        let now = self.now;
+        if self.reporting {
+            self.observed.machines.entry(machine()).or_default().seen = now;
+            let router = self.observed.routers.entry(router()).or_default();
+            router.seen = now;
+        }
+    }
+
+    /// Plans until nothing changes, with the auditor after each pass.
+    pub(crate) fn settle(&mut self) {
+        for pass in 0.. {
+            assert!(pass < 50, "the planner does not come to rest");
+            let decision = plan(&self.desired, &self.observed, &self.plan, &self.policy, self.now);
+            let still = decision.plan == self.plan && decision.apps.is_empty() && decision.deploys.is_empty();
+            if still {
+                return;
+            }
+            let mut decided = self.desired.clone();
+            for app in decision.apps {
+                let name = app.name.clone();
+                decided.apps.get_mut(&name).expect("the app").app = app;
+            }
+            for deploy in decision.deploys {
+                let deploys = &mut decided.apps.get_mut(&deploy.app).expect("the app").deploys;
+                let place = deploys.iter().position(|d| d.number == deploy.number).expect("the deploy");
+                deploys[place] = deploy;
+            }
+            let violations = audit(&decided, &self.observed, &self.plan, &decision.plan, self.now);
+            assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
+            self.desired = decided;
+            self.plan = decision.plan;
+            let finals: Vec<Deploy> = self.app().deploys.iter().filter(|d| d.state.is_final()).cloned().collect();
+            self.app().deploys.retain(|deploy| !deploy.state.is_final());
+            self.history.extend(finals);
+        }
+    }
+
+    pub(crate) fn apply(&mut self, event: &Event) {
+        match *event {
+            Event::Push { hold } => self.push(hold),
+            Event::BuildEnds { well } => self.build_ends(well),
+            Event::AgentTakesPlan => self.agent_takes_plan(),
+            Event::RouterTakesTable => self.router_takes_table(),
+            Event::InstanceAdvances(n) => self.advance(n),
+            Event::InstanceCrashes(n) => self.crash(n),
+            Event::Order(order) => {
+                if let Some(deploy) = self.app().deploys.first_mut() {
+                    deploy.order = Some(order);
+                }
+            }
+            Event::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
+            Event::ControllerForgets => {
+                // What agents and routers have is not lost with it: they tell it again.
+                let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
+                self.observed = Observed { began: self.now, ..Observed::default() };
+                self.settle();
+                (self.observed.machines, self.observed.routers) = (machines, routers);
+            }
+        }
+        self.heartbeat();
+        self.report();
+        self.settle();
+    }
+
+    fn push(&mut self, hold: bool) {
+        let now = self.now;
+        let app = self.app();
+        app.app.last_deploy += 1;
+        let number = DeployNumber(app.app.last_deploy);
+        let cause = Cause::Rollback { to: ReleaseNumber(1) };
+        app.deploys.push(Deploy::new(app_name(), number, cause, "test".into(), hold, now));
+    }
+
+    pub(crate) fn build_ends(&mut self, well: bool) {
+        let (shape, now) = (self.shape, self.now);
+        let app = self.app();
+        let Some(index) = app.deploys.iter().position(|d| d.state == DeployState::Building && d.release.is_none())
+        else {
+            return;
+        };
+        if !well {
+            app.deploys[index].enter(DeployState::Reverting, now);
+            app.deploys[index].reason = Some(Reason::Aborted);
+            return;
+        }
+        app.app.last_release += 1;
+        let number = ReleaseNumber(app.app.last_release);
+        app.releases.insert(number, release(number, shape, app.deploys[index].number));
+        app.deploys[index].release = Some(number);
+        app.deploys[index].enter(DeployState::Placing, now);
+    }
+
+    fn agent_takes_plan(&mut self) {
+        if let Some(part) = self.plan.machines.get(&machine()) {
+            self.agent = part.clone();
+        }
+        let now = self.now;
+        let report = self.observed.machines.entry(machine()).or_default();
+        report.generation = self.agent.generation;
+        let stops = |id: &InstanceId| self.agent.instances.get(id).is_none_or(|a| a.goal == Goal::Stop);
+        let wanted: Vec<InstanceId> = self.agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
+        for id in wanted {
+            report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
+        }
+        // What is to stop takes its time, and does not come back by being wanted again.
+        for (_, instance) in report.instances.iter_mut().filter(|(id, _)| stops(id)) {
+            instance.phase = Phase::Stopping;
+        }
+    }
+
+    fn router_takes_table(&mut self) {
+        let generation = self.plan.table.generation;
+        self.observed.routers.entry(router()).or_default().generation = generation;
+    }
+
+    fn pick(&mut self, n: usize) -> Option<(bool, &mut ObservedInstance)> {
+        let instances = &mut self.observed.machines.get_mut(&machine())?.instances;
+        let count = instances.len();
+        let (id, instance) = instances.iter_mut().nth(n.checked_rem(count)?)?;
+        Some((id.role.is_release_step(), instance))
+    }
+
+    fn advance(&mut self, n: usize) {
+        let now = self.now;
+        let stopped = |instance: &ObservedInstance| instance.phase == Phase::Stopping;
+        if self.pick(n).is_some_and(|(_, instance)| stopped(instance)) {
+            let instances = &mut self.observed.machines.get_mut(&machine()).expect("a machine").instances;
+            let first = instances.iter().find(|(_, instance)| stopped(instance)).map(|(id, _)| id.clone());
+            instances.remove(&first.expect("it was picked"));
+            return;
+        }
+        let Some((once, instance)) = self.pick(n) else { return };
+        let phase = match instance.phase {
+            Phase::Preparing => Phase::Starting,
+            Phase::Starting if once => Phase::Exited,
+            Phase::Exited if once => Phase::Exited,
+            Phase::Exited => Phase::Starting,
+            _ => Phase::Ready,
+        };
+        if once && phase == Phase::Exited && instance.exit.is_none() {
+            instance.exit = Some(exit(0, now));
+        }
+        instance.phase = phase;
+    }
+
+    fn crash(&mut self, n: usize) {
+        let now = self.now;
+        if let Some((_, instance)) = self.pick(n)
+            && matches!(instance.phase, Phase::Starting | Phase::Ready)
+        {
+            instance.phase = Phase::Exited;
+            instance.exit = Some(exit(1, now));
+        }
+    }
+
+    /// After the controller forgot what it had seen, agent and router tell it again.
+    fn report(&mut self) {
+        self.observed.machines.entry(machine()).or_default();
+    }
+
+    /// Everyone does its work until nothing moves.
+    pub(crate) fn left_alone(&mut self) {
+        for _ in 0..40 {
+            self.apply(&Event::Order(Order::Promote));
+            self.apply(&Event::BuildEnds { well: true });
+            self.apply(&Event::AgentTakesPlan);
+            for n in 0..20 {
+                self.apply(&Event::InstanceAdvances(n));
+            }
+            self.apply(&Event::RouterTakesTable);
+            self.apply(&Event::Time(5));
+        }
+    }
+}
+
+pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
+    let low = u8::try_from(id.release.0 % 200).expect("small");
+    ObservedInstance {
+        phase: Phase::Preparing,
+        since: now,
+        address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.index).expect("small"))),
+        restarts: 0,
+        exit: None,
+        probe: None,
+        failure: None,
+        warning: None,
+    }
+}
+
+pub(crate) fn exit(code: i32, at: Moment) -> Exit {
+    Exit {
+        code: Some(code),
+        signal: None,
+        out_of_memory: None,
+        out_of_processes: None,
+        out_of_disk: None,
+        at,
+        tail: vec!["the last line".into()],
+    }
+}
+
+pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {
+    let mut web = Role::new(Command::Shell("serve".into()));
+    web.instances = shape.copies;
+    web.drain = shape.drain.map(Seconds);
+    if shape.volume {
+        web.volumes.insert("data".into(), "/data".into());
+    }
+    let mut roles = BTreeMap::from([(RoleName::parse("web").expect("a name"), web)]);
+    if shape.worker {
+        roles.insert(RoleName::parse("worker").expect("a name"), Role::new(Command::Shell("work".into())));
+    }
+    if shape.step {
+        let step = Role::new(Command::Shell("migrate".into()));
+        roles.insert(RoleName::parse("release").expect("a name"), step);
+    }
+    Release {
+        app: app_name(),
+        number,
+        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
+        commit: None,
+        config: BTreeMap::new(),
+        roles,
+        deploy,
+        created: Moment(0),
+        by: "test".into(),
+        cause: Cause::Rollback { to: ReleaseNumber(1) },
+    }
+}
