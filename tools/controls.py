@@ -128,7 +128,7 @@ CONTROLS = [
      "None => end_rest(&self.places.cgroup).await.map_err(|error| error.to_string())?,", "None => {}",
      "-p gantry-testbed --test crashes when_up"),
     ("a commit stays on its branch", "crates/controller/src/git_door.rs",
-     "mutations::is_built_on_others(mirror, &name, &history)?;", "let _ = &history;",
+     "mutations::is_built_on_others(mirror, &name, &base)?;", "let _ = &base;",
      "-p gantry-testbed --test crashes of_two"),
     ("a build is its own deploy's", "crates/controller/src/mutations.rs",
      "(waits && deploy.created == begun.created).then_some(deploy)", "waits.then_some(deploy)",
