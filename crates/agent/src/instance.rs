@@ -98,6 +98,7 @@ impl Instance {
                 let record = Record {
                     spec: assignment.spec.clone(),
                     address,
+                    gateway: Some(agent.settings.gateway),
                     ready: false,
                     restarts: 0,
                     started: false,
@@ -155,7 +156,8 @@ impl Instance {
 
     /// Its address is of the network that the machine had before: there is no way out of it, and names are not answered there.
     fn is_elsewhere(&self) -> bool {
-        !self.agent.addresses.has(self.record.address)
+        let was_another = |gateway| gateway != self.agent.settings.gateway;
+        !self.agent.addresses.has(self.record.address) || self.record.gateway.is_some_and(was_another)
     }
 
     fn goal(&self) -> Goal {
@@ -304,6 +306,7 @@ impl Instance {
             self.agent.addresses.release(std::mem::replace(&mut self.record.address, address));
             self.status.address = Some(address);
         }
+        self.record.gateway = Some(self.agent.settings.gateway);
         let (agent, places, spec, address) =
             (Arc::clone(&self.agent), self.places.clone(), self.record.spec.clone(), self.record.address);
         let spec =

@@ -18,6 +18,9 @@ pub(crate) struct Record {
     pub(crate) spec: InstanceSpec,
     /// Kept across restarts, so that routers need not be told of them.
     pub(crate) address: Ipv4Addr,
+    /// The machine's own address then: the way out, and who answers names. None in records of an earlier version.
+    #[serde(default)]
+    pub(crate) gateway: Option<Ipv4Addr>,
     /// It has passed its checks since it was last started.
     pub(crate) ready: bool,
     pub(crate) restarts: u32,

@@ -66,6 +66,10 @@ pub(crate) struct Step<'a> {
 
 /// Runs the step; the layer of what it changed, if anything. Whatever becomes of it, nothing of it stays.
 pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>, BuildError> {
+    // Its cache may be another app's by now.
+    if output.is_cancelled() {
+        return Err(BuildError::new("compile", "it was called off"));
+    }
     let folder = step.folders.scratch.join(&step.name);
     let spec = spec(&step, &folder);
     let mut begun = begin(&step, &folder, &spec).await;

@@ -5,7 +5,7 @@
 //! [`RELEASES_KEPT`], and the last [`GOOD_KEPT`] that served, however old they are.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -240,11 +240,6 @@ fn folders(server: &Server) {
     // Asked for each, after the names are read: what they belong to is in the records before it is on the disk, and to count
     // and remove what is before it takes its time.
     let mirror = || server.core.view().mirror;
-    let remove = |path: &Path| {
-        if let Err(error) = gantry_linux::tree::remove(path) {
-            tracing::warn!(%error, "what is of no use stays");
-        }
-    };
     let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror().apps.contains_key(&app));
     for name in caches {
         let path = data.join("caches").join(&name);
@@ -254,8 +249,9 @@ fn folders(server: &Server) {
         if is_app(&name) && !(too_large() && is_idle()) {
             continue;
         }
-        if let Err(error) = remove_cache(&server.settings, &name) {
-            tracing::warn!(%error, path = %path.display(), "what is of no use stays");
+        match take_cache(&server.settings, &name) {
+            Ok(away) => remove(&away),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
         }
     }
     for name in repositories {
@@ -274,14 +270,20 @@ fn folders(server: &Server) {
     }
 }
 
-/// Takes a build cache away at once: a build that begins meanwhile begins with an empty one. What is left of it when this is
-/// cut goes at the next start.
-fn remove_cache(settings: &Settings, name: &str) -> std::io::Result<()> {
+/// Takes a build cache away at once, by another name: a build that begins meanwhile begins with an empty one. Gives that name.
+fn take_cache(settings: &Settings, name: &str) -> std::io::Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let away = settings.data.join("scratch").join(format!("cache-{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     match std::fs::rename(settings.data.join("caches").join(name), &away) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed.and_then(|()| Ok(gantry_linux::tree::remove(&away)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(away),
+        renamed => renamed.map(|()| away),
+    }
+}
+
+/// What stays of it, for a build that is called off may write there still, goes when the server starts.
+fn remove(path: &Path) {
+    if let Err(error) = gantry_linux::tree::remove(path) {
+        tracing::warn!(%error, "what is of no use stays");
     }
 }
 
@@ -294,10 +296,14 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
     let server = Arc::clone(server);
     let forget = move || {
         server.repositories.remove(&app).map_err(std::io::Error::other)?;
-        remove_cache(&server.settings, app.as_str())?;
+        let cache = take_cache(&server.settings, app.as_str())?;
         let logs = server.settings.data.join("builds");
-        let is_its = |name: &&String| log_of(name).is_some_and(|(of, _)| of == app.as_str());
-        names(&logs).iter().filter(is_its).try_for_each(|name| Ok(gantry_linux::tree::remove(&logs.join(name))?))
+        for name in names(&logs).iter().filter(|name| log_of(name).is_some_and(|(of, _)| of == app.as_str())) {
+            gantry_linux::tree::remove(&logs.join(name))?;
+        }
+        // Last, for it takes its time, and the name may be another app's by then.
+        remove(&cache);
+        Ok(())
     };
     let forgotten: std::io::Result<()> =
         tokio::task::spawn_blocking(forget).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));

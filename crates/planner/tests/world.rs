@@ -74,6 +74,10 @@ fn deploy_one(world: &mut World) {
 /// A second release is deployed, up to where the old one stands by.
 fn promote_second(world: &mut World) {
     deploy_one(world);
+    promote_next(world);
+}
+
+fn promote_next(world: &mut World) {
     world.apply(&Event::Push { hold: false });
     world.apply(&Event::BuildEnds { well: true });
     world.apply(&Event::AgentTakesPlan);
@@ -141,9 +145,10 @@ fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
 #[test]
 fn a_rollback_brings_its_configuration_once_it_can_no_longer_fail() {
     let mut world = plain();
-    promote_second(&mut world);
+    deploy_one(&mut world);
     let set = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     world.app().app.config.clone_from(&set);
+    promote_next(&mut world);
     world.apply(&Event::InstanceCrashes(2));
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Reverted);

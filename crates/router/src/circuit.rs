@@ -79,6 +79,13 @@ impl Circuit {
         self.troubled.load(Ordering::Relaxed)
     }
 
+    /// A connection was made: while its answer is waited for, it is better than nothing.
+    pub(crate) fn reached(&self) {
+        if self.is_troubled() {
+            self.trouble().unreachable = 0;
+        }
+    }
+
     /// What was asked of it at `asked` ended before anything was known of it. If that tried it again, another may.
     pub(crate) fn given_up(&self, asked: Instant) {
         let mut trouble = self.trouble();
@@ -105,14 +112,16 @@ impl Circuit {
                 trouble.unreachable
             }
             Failure::Broken => {
-                trouble.broken += 1;
+                (trouble.unreachable, trouble.broken) = (0, trouble.broken + 1);
                 (trouble.broken + 1).saturating_sub(BROKEN_MAX)
             }
         };
-        trouble.trying = None;
+        let tried = trouble.trying.take().is_some();
         if count > 0 {
             trouble.until = Some(now + OPEN[(count - 1).min(OPEN.len() - 1)]);
             trouble.opened.get_or_insert(now);
+        } else if tried {
+            trouble.until = Some(now);
         }
         self.troubled.store(true, Ordering::Relaxed);
     }
@@ -144,6 +153,18 @@ mod tests {
         assert!(circuit.is_closed(later + OPEN[1]));
         circuit.worked();
         assert!(circuit.is_closed(now) && circuit.enter(now) && circuit.enter(now));
+    }
+
+    #[test]
+    fn one_that_is_tried_and_can_be_reached_is_better_than_nothing() {
+        let (circuit, now) = (Circuit::default(), Instant::now());
+        circuit.failed(Failure::Unreachable, now, now);
+        let later = now + OPEN[0];
+        assert!(circuit.enter(later) && !circuit.is_reachable());
+        circuit.reached();
+        assert!(circuit.is_reachable() && !circuit.is_closed(later), "its answer takes its time");
+        circuit.failed(Failure::Broken, later, later);
+        assert!(circuit.is_closed(later), "one bad request takes it from nobody");
     }
 
     #[test]

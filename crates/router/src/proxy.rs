@@ -311,6 +311,7 @@ impl Exchange {
         }
         match connect(target).await {
             Ok(sender) => {
+                target.circuit.reached();
                 target.pool.share(&sender);
                 self.ask(target, sender, body, Instant::now()).await
             }
