@@ -178,23 +178,31 @@ impl Instance {
         }
     }
 
-    /// Lives until the instance is gone.
-    pub(crate) async fn run(mut self) {
+    /// What the agent before left running, if it may run on.
+    async fn taken_over(&mut self) -> Option<Container> {
         let mut container = self.left();
         if let Some(container) = &container {
             self.used = [container.usage(); 2];
         }
-        if self.record.spec.once && self.record.started && self.record.exit.is_none() && container.is_none() {
-            // It was begun, and ended while nobody looked: once is once.
-            self.note_exit(Usage::default(), false);
-        }
         // What runs once is not begun again.
-        if let Some(old) =
-            container.take_if(|_| !self.record.spec.once && self.is_elsewhere() && self.goal() != Goal::Stop)
+        if self.record.spec.once {
+            if self.record.started && self.record.exit.is_none() && container.is_none() {
+                // It ended while nobody looked.
+                self.note_exit(Usage::default(), false);
+            }
+        } else if self.is_elsewhere()
+            && self.goal() != Goal::Stop
+            && let Some(old) = container.take()
         {
-            tracing::warn!(instance = %self.id, address = %self.record.address, "the machine's network is another one; it is started anew");
+            tracing::warn!(instance = %self.id, address = %self.record.address, "of another network; started anew");
             self.stop(&old).await;
         }
+        container
+    }
+
+    /// Lives until the instance is gone.
+    pub(crate) async fn run(mut self) {
+        let mut container = self.taken_over().await;
         while self.goal() != Goal::Stop {
             if self.is_over() {
                 self.enter(Phase::Exited);
