@@ -122,6 +122,8 @@ CONTROLS = [
     ("a process that ends is seen before one that is waited for", "crates/planner/src/deploys.rs",
      "    // Before one that is waited for, which may take its time.\n    if let Some(step) = failed(ids, scene) {",
      "    if let (false, Some(step)) = (true, failed(ids, scene)) {", "-p gantry-planner --test world a_process"),
+    ("an access log written to its end", "crates/router/src/lib.rs", "    router.access.finish();\n", "",
+     "-p gantry-testbed --test soak"),
     ("a volume has one writer", "crates/agent/src/instance.rs", "        self.alone().await?;\n", "",
      "-p gantry-testbed --test housekeeping a_backup"),
     ("what runs unseen ends first", "crates/agent/src/instance.rs",

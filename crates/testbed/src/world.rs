@@ -397,6 +397,13 @@ impl World {
         self.number.network()
     }
 
+    /// Who answers names here.
+    #[must_use]
+    pub fn resolver(&self) -> String {
+        let ([a, b, c], (d, _)) = (self.subnet(), self.network);
+        format!("{a}.{b}.{c}.{d}:53")
+    }
+
     /// A network in a range of 254 addresses of this world's own.
     fn network(&self) -> String {
         let ([a, b, c], (d, prefix)) = (self.subnet(), self.network);

@@ -89,8 +89,20 @@ fn no_request_fails_while_releases_change() {
     assert!(report.sent > 1000 && report.awaited_at.is_some(), "{report:?}");
 }
 
+/// Asks for an app's address as C libraries do: once more when no answer comes.
+fn resolves(world: &World) -> bool {
+    let question = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x04shop\x06gantry\x08internal\0\0\x01\0\x01";
+    (0..2).any(|_| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+        let mut answer = [0; 512];
+        // Its eighth byte counts the answers.
+        socket.send_to(question, world.resolver()).is_ok() && socket.recv(&mut answer).is_ok() && answer[7] > 0
+    })
+}
+
 #[test]
-fn https_goes_on_while_the_router_is_replaced() {
+fn https_and_names_go_on_while_the_router_is_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(vec!["shop.localhost".to_owned()]).expect("a certificate");
     let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
@@ -115,8 +127,14 @@ fn https_goes_on_while_the_router_is_replaced() {
         let pid = world.service_pid("router");
         world.replace_services();
         world.wait("the router is another, and no request failed", |world| {
-            assert!(ask().good().out.starts_with("one"));
+            assert!(ask().good().out.starts_with("one") && resolves(world));
             (world.service_pid("router") != pid).then_some(())
+        });
+        // The one before answers until it has ended.
+        let left = std::path::PathBuf::from(format!("/proc/{}", pid.expect("a router")));
+        world.wait("the one before is gone", |world| {
+            assert!(resolves(world));
+            (!left.exists()).then_some(())
         });
     }
     // One that dies comes back to the same socket, where connections wait.

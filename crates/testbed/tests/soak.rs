@@ -98,6 +98,13 @@ impl Soak {
         })
     }
 
+    /// The access log has as many requests, or says that it has not.
+    fn logged(&self, requests: u64) -> Option<()> {
+        let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
+        assert!(!log.contains("\"dropped\""), "the disk is too slow for this");
+        (log.lines().filter(|line| line.contains("\"host\":\"shop.localhost")).count() as u64 >= requests).then_some(())
+    }
+
     /// Requests that were begun and cut, in the log that is being written.
     fn cut(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
@@ -150,6 +157,11 @@ async fn no_request_fails_whatever_happens() {
     assert_eq!(report.failed, 0, "{done:?}: {:?}", report.reasons);
     // One that was begun and cut would not be among those that were sent again, but here.
     assert_eq!(soak.cut(), Vec::<String>::new(), "begun and cut");
+    if minutes.is_none() {
+        let logged =
+            || soak.world.wait("every request is logged, those of routers that left too", |_| soak.logged(report.sent));
+        tokio::task::block_in_place(logged);
+    }
     assert!(done.len() > 2 && report.sent > 500, "{done:?}, {} requests are no load", report.sent);
     let wanted: Vec<String> = soak.world.containers().into_iter().map(|(name, _)| name).collect();
     assert_eq!(soak.world.strays(&wanted), Vec::<String>::new());
