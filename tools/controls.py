@@ -54,7 +54,7 @@ CONTROLS = [
     ("pushed objects checked", "crates/git/src/repository.rs", '("receive.fsckObjects", "true")',
      '("receive.fsckObjects", "false")', "-p gantry-testbed --test git no_tree"),
     ("a push bounded", "crates/git/src/repository.rs", "const PUSH_MAX: u64 = 1 << 30;",
-     "const PUSH_MAX: u64 = 1 << 40;", "-p gantry-testbed --test git a_pack_that_never"),
+     "const PUSH_MAX: u64 = 1 << 40;", "-p gantry-testbed --test packs a_pack_that_never"),
     ("tokens for administrators alone", "crates/controller/src/http/system.rs",
      "pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {\n    caller.admin()?;",
      "pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {\n    caller.read()?;",
