@@ -325,7 +325,9 @@ fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
     let needed = settings.collect.reserve.saturating_add(more);
-    let (free, size) = gantry_linux::disk::space(data);
+    let (free, size) = gantry_linux::disk::space(data).map_err(|error| {
+        Problem::internal(format!("cannot tell how much of the disk of {} is free: {error}", data.display()))
+    })?;
     if free >= needed {
         return Ok(());
     }

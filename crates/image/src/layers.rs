@@ -112,7 +112,9 @@ impl Layers {
         if path.is_dir() {
             return Ok(path);
         }
-        let (free, size) = gantry_linux::disk::space(&self.folder);
+        let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
+        let (free, size) = gantry_linux::disk::space(&self.folder)
+            .map_err(|error| failed("ask for the space of", &self.folder, error))?;
         let no_room = LayersError::NoRoom {
             folder: self.folder.clone(),
             free,
@@ -130,7 +132,6 @@ impl Layers {
         let fresh = self.folder.join(half_made());
         let reader = SyncIoBridge::new(StreamReader::new(stream));
         let (wanted, diff_id) = (descriptor.digest.clone(), diff_id.clone());
-        let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
         let unpacked = move |into: &Path| -> Result<(), LayersError> {
             std::fs::create_dir(into).map_err(|source| failed("make", into, source))?;
             let unpacked = unpack(reader, into, bounds).map_err(|error| match error {

@@ -43,13 +43,16 @@ pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
 /// The bytes that are free for anyone on the file system of `path`; 0 when it cannot be asked.
 #[must_use]
 pub fn free(path: &Path) -> u64 {
-    space(path).0
+    space(path).map_or(0, |(free, _)| free)
 }
 
-/// The bytes that are free for anyone on the file system of `path`, and all that it has; zeros when it cannot be asked.
-#[must_use]
-pub fn space(path: &Path) -> (u64, u64) {
-    rustix::fs::statvfs(path).map_or((0, 0), |stat| (stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+/// The bytes that are free for anyone on the file system of `path`, and all that it has.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn space(path: &Path) -> std::io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
 /// Tells when to count what is written: at first, when the disk has less than before, and now and then. Looking takes one
