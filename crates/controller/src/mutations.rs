@@ -155,6 +155,14 @@ pub(crate) struct Base {
     pub(crate) seen: Moment,
 }
 
+/// The commit whose push it is.
+fn pushed(deploy: &Deploy) -> Option<&String> {
+    match &deploy.cause {
+        Cause::Push { commit, .. } => Some(commit),
+        _ => None,
+    }
+}
+
 /// From the verdict of a push until its hook has moved the branch, in milliseconds, with a machine that has much to do.
 const MOVING: u64 = 10_000;
 
@@ -162,14 +170,9 @@ const MOVING: u64 = 10_000;
 /// was taken.
 pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -> Result<(), Problem> {
     use DeployState::{Done, Held, Reverting};
-    let commit_of = |deploy: &Deploy| match &deploy.cause {
-        Cause::Push { commit, .. } => Some(commit.clone()),
-        _ => None,
-    };
-    let is_missing = |deploy: &&Arc<Deploy>| commit_of(deploy).is_some_and(|commit| !base.history.contains(&commit));
+    let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
     let refuse = |deploy: &Deploy, what: &str, hint: &str| {
-        let commit = commit_of(deploy).unwrap_or_default();
-        let short = &commit[..commit.len().min(12)];
+        let short: String = pushed(deploy).into_iter().flat_map(|commit| commit.chars().take(12)).collect();
         let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
         Err(Problem::conflict(why).hint(hint))
     };
@@ -179,10 +182,10 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -
         return refuse(deploy, "is under way with", "fetch and push again once it is done, or `gantry abort` it first");
     }
     // The last that was taken may have come to the branch after it was looked at.
-    let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && commit_of(deploy).is_some();
+    let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
     let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
     match last.filter(is_missing) {
-        Some(deploy) if commit_of(deploy).as_ref() != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => {
+        Some(deploy) if pushed(deploy) != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => {
             refuse(deploy, "has just brought", "fetch it, and push again")
         }
         _ => Ok(()),
