@@ -19,8 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// `gantry down`.
 pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     require_root()?;
-    end_up(machine).await?;
     let containers = machine.run.join("containers");
+    let runs = std::fs::read_dir(&containers).is_ok_and(|mut entries| entries.next().is_some());
+    if runs && !machine.data.join("containers").exists() {
+        let (run, data) = (machine.run.display(), machine.data.display());
+        bail!("containers run in {run}, and nothing of them is in {data}: name the --data that `gantry up` was given");
+    }
+    end_up(machine).await?;
     let builds = machine.data.join("scratch");
     let mut stuck = Vec::new();
     for (folder, state, group) in [(&containers, "", String::new()), (&builds, "state", "/build".to_owned())] {

@@ -1,5 +1,6 @@
 //! The server that a command talks to, and with what token.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -12,6 +13,9 @@ const ADMIN_TOKEN: &str = "/var/lib/gantry/admin-token";
 
 /// A client with the token that is at hand: GANTRY_TOKEN, a file that was named, one's own, or the machine's.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
+    if remote.url.starts_with("https:") {
+        bail!("{}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)", remote.url);
+    }
     Ok(Client::new(&remote.url, &token(remote)?))
 }
 
@@ -28,11 +32,16 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
     // The machine's own is for its own server, and goes nowhere else.
     let machine_s = is_here(&remote.url).then(|| PathBuf::from(ADMIN_TOKEN));
     for path in own.into_iter().chain(machine_s) {
-        if let Ok(text) = std::fs::read_to_string(path) {
-            return Ok(text.trim().to_owned());
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return Ok(text.trim().to_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read the token in {}", path.display())),
         }
     }
-    bail!("no token: set GANTRY_TOKEN, or put it into ~/.config/gantry/token (`gantry token create` makes one)")
+    bail!(
+        "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into ~/.config/gantry/token; on the \
+         server's machine `--token-file DATA/admin-token` is the administrator's"
+    )
 }
 
 /// The address is this very machine's.

@@ -38,14 +38,23 @@ const BACKLOG: u32 = 1024;
 /// Between two attempts to listen: the bridge is the agent's to make.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// After so many attempts it is told: something else has the port, and nothing that runs finds any name.
+const TOLD_AFTER: u32 = 25;
+
 /// Answers on `address`, for ever.
 pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
     let address = SocketAddr::from((address, 53));
+    let mut attempts = 0;
     let (udp, tcp) = loop {
         match listen(address) {
             Ok((udp, tcp)) => break (Arc::new(udp), tcp),
             Err(error) => {
-                tracing::debug!(%address, %error, "cannot answer names yet");
+                attempts += 1;
+                if attempts == TOLD_AFTER {
+                    tracing::warn!(
+                        "cannot answer names on {address}: {error}; containers and builds find none until that is mended"
+                    );
+                }
                 tokio::time::sleep(RETRY).await;
             }
         }

@@ -46,7 +46,10 @@ fn a_bad_repository_is_refused_with_its_reason() {
     let nobody = world.repository("ghost", None);
     nobody.commit("x");
     let push = nobody.push();
-    assert!(push.status != 0 && push.err.contains("not found"), "{push:?}");
+    assert!(push.status != 0 && push.err.contains("remote: there is no app ghost"), "{push:?}");
+    let address = format!("http://x:nonsense@127.0.0.1:{}/git/shop.git", world.api_port());
+    let stranger = shop.attempt(&["push", &address, "HEAD:main"]);
+    assert!(stranger.status != 0 && stranger.err.contains("remote: this token is not known"), "{stranger:?}");
     assert!(page(&world, "shop").starts_with("good"));
 }
 

@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use gantry_api::Problem;
 use gantry_git::Service;
 use gantry_model::AppName;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 
 use super::auth::Caller;
@@ -88,6 +88,16 @@ pub(crate) async fn serve(
         Ok(stream) => Ok(typed(door.service, "result", Body::from_stream(stream))),
         Err(error) => Err(Problem::internal(error.to_string()).into()),
     }
+}
+
+/// A problem as git shows it to whoever pushes: of an error's body it takes plain text alone.
+pub(crate) async fn in_plain_text(mut response: Response) -> Response {
+    let Some(Problem { message, hint, .. }) = response.extensions_mut().remove() else { return response };
+    let text: String = [Some(message), hint].into_iter().flatten().map(|line| line + "\n").collect();
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.map(|_| text.into())
 }
 
 /// git compresses what it asks for when that is long; a pack is compressed already and comes as it is.

@@ -19,6 +19,7 @@ pub(crate) mod uploads;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::map_response;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
@@ -55,6 +56,7 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let text = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/json")], text).into_response();
+        response.extensions_mut().insert(self.0);
         if status == StatusCode::UNAUTHORIZED {
             let ask = http::HeaderValue::from_static("Basic realm=\"gantry\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
@@ -130,11 +132,14 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/routers/{machine}/observed", post(machines::router_observed))
         .route("/sessions/{id}", post(sessions::call_back))
         .layer(DefaultBodyLimit::max(REPORT_MAX));
+    let git = Router::new()
+        .route("/git/{app}/info/refs", get(git::advertise))
+        .route("/git/{app}/{service}", post(git::serve))
+        .layer(map_response(git::in_plain_text));
     Router::new()
         .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)))
         .nest("/internal/v1", internal)
-        .route("/git/{app}/info/refs", get(git::advertise))
-        .route("/git/{app}/{service}", post(git::serve))
+        .merge(git)
         .route("/v2/", get(registry::version))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()))
         .fallback(missing)

@@ -76,7 +76,7 @@ fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
 
 /// A machine that can be asked.
 pub(crate) fn any_machine(view: &View) -> Answer<MachineName> {
-    let missing = || Problem::new(503, "no machine has reported; is `gantry agent` running?");
+    let missing = || Problem::new(503, "no machine has reported; what `gantry up` prints says what keeps its agent");
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 

@@ -18,7 +18,7 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     }
     out!("gantry {}, store {}", status.version, status.store);
     if status.machines.is_empty() {
-        out!("machine  none has reported; is `gantry agent` running?");
+        out!("machine  none has reported; what `gantry up` prints says what keeps its agent");
     }
     for (machine, silent) in &status.machines {
         out!("machine  {machine}: heard {} ago", span(*silent));
