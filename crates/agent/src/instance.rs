@@ -310,9 +310,9 @@ impl Instance {
             None => end_rest(&self.places.cgroup).await.map_err(|error| error.to_string())?,
         }
         if self.is_elsewhere() {
-            let address = self.agent.addresses.give().ok_or(NO_ADDRESS)?;
-            self.agent.addresses.release(std::mem::replace(&mut self.record.address, address));
-            self.status.address = Some(address);
+            // The one it had stays taken while this agent lives: routers may look for it there still.
+            self.record.address = self.agent.addresses.give().ok_or(NO_ADDRESS)?;
+            self.status.address = Some(self.record.address);
         }
         self.record.gateway = Some(self.agent.settings.gateway);
         let (agent, places, spec, address) =

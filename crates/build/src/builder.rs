@@ -44,19 +44,20 @@ pub struct Folders {
 
 /// A build's output: a file that is followed by whoever looks on, and the last lines for a refusal.
 pub struct Output {
-    file: Mutex<(File, u64)>,
+    /// None where it could not be opened.
+    file: Mutex<(Option<File>, u64)>,
     tail: Mutex<VecDeque<String>>,
     cancelled: AtomicBool,
 }
 
 impl Output {
-    /// Writes to `path`, which is emptied.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn to(path: &Path) -> std::io::Result<Arc<Self>> {
-        let file = Mutex::new((File::create(path)?, 0));
-        Ok(Arc::new(Self { file, tail: Mutex::new(VecDeque::new()), cancelled: AtomicBool::new(false) }))
+    /// Writes to `path`, which is emptied. A log that cannot be written is no reason to fail a build.
+    #[must_use]
+    pub fn to(path: &Path) -> Arc<Self> {
+        let file =
+            File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
+        let file = Mutex::new((file.ok(), 0));
+        Arc::new(Self { file, tail: Mutex::new(VecDeque::new()), cancelled: AtomicBool::new(false) })
     }
 
     /// A step that begins.
@@ -83,8 +84,8 @@ impl Output {
     fn write(&self, line: &str) {
         let mut guard = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (file, written) = &mut *guard;
-        // A log that cannot be written or is full is no reason to fail a build.
-        if *written < OUTPUT_MAX && writeln!(file, "{line}").is_ok() {
+        let Some(file) = file.as_mut().filter(|_| *written < OUTPUT_MAX) else { return };
+        if writeln!(file, "{line}").is_ok() {
             *written += line.len() as u64 + 1;
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use gantry_build::{BuildError, EnvRequest, Output, Recipe};
 use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason};
@@ -19,6 +20,9 @@ use crate::{Server, ServerError, tokens};
 
 /// Builds at once: each may use the whole machine.
 const AT_ONCE: usize = 2;
+
+/// From an outcome that the store did not take until the build is done again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// The users of the first slot's builds: below the ranges of apps.
 const USERS: u32 = 0x6fff_0000;
@@ -130,18 +134,11 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
             // It, or one that is called off and ends first.
             continue;
         }
-        match Output::to(&log_path(&server.settings, &deploy.app, deploy.number)) {
-            Ok(output) => {
-                let job = Job { output: Arc::clone(&output), created: deploy.created, _hold: server.holds.take() };
-                running.insert(key.clone(), job);
-                let underway = Underway { server: Arc::clone(server), key };
-                tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
-            }
-            Err(error) => {
-                let why = format!("its log cannot be written: {error}");
-                tokio::spawn(tell(Arc::clone(server), deploy, Err(fail("space", &why))));
-            }
-        }
+        let output = Output::to(&log_path(&server.settings, &deploy.app, deploy.number));
+        let job = Job { output: Arc::clone(&output), created: deploy.created, _hold: server.holds.take() };
+        running.insert(key.clone(), job);
+        let underway = Underway { server: Arc::clone(server), key };
+        tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
     }
 }
 
@@ -164,11 +161,11 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     let outcome = make(server, &deploy, &output, Place::of(server, slot.number)).await;
     drop(slot);
     gantry_linux::step!("build.made");
-    tell(Arc::clone(server), deploy, outcome).await;
+    tell(server, deploy, outcome).await;
     gantry_linux::step!("build.told");
 }
 
-async fn tell(server: Arc<Server>, deploy: Deploy, outcome: Result<Made, BuildError>) {
+async fn tell(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
     let told = match outcome {
         Ok(made) => server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &deploy, made)).await,
@@ -180,6 +177,8 @@ async fn tell(server: Arc<Server>, deploy: Deploy, outcome: Result<Made, BuildEr
     };
     if let Err(problem) = told {
         tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
+        // A store on a full disk refuses everything: until there is room it is asked now and then.
+        tokio::time::sleep(RETRY).await;
     }
 }
 

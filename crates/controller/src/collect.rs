@@ -301,8 +301,8 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
         for name in names(&logs).iter().filter(|name| log_of(name).is_some_and(|(of, _)| of == app.as_str())) {
             gantry_linux::tree::remove(&logs.join(name))?;
         }
-        // Last, for it takes its time, and the name may be another app's by then.
-        remove(&cache);
+        // It takes its time, which nobody waits for.
+        tokio::task::spawn_blocking(move || remove(&cache));
         Ok(())
     };
     let forgotten: std::io::Result<()> =

@@ -185,9 +185,11 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -
     let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
     let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
     match last.filter(is_missing) {
-        Some(deploy) if pushed(deploy) != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => {
-            refuse(deploy, "has just brought", "fetch it, and push again")
-        }
+        Some(deploy) if pushed(deploy) != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => refuse(
+            deploy,
+            "has just brought",
+            "fetch it, and push again; if the branch does not have it, in ten seconds",
+        ),
         _ => Ok(()),
     }
 }

@@ -94,7 +94,9 @@ fn trouble(
         |(machine, id, _)| match view.observed.machines.get(machine) {
             None => Some(Explanation {
                 subject: String::new(),
-                headline: format!("machine {machine} has not reported; what `gantry up` prints says what keeps its agent"),
+                headline: format!(
+                    "machine {machine} has not reported; what `gantry up` prints says what keeps its agent"
+                ),
                 evidence: Vec::new(),
             }),
             Some(report) => report.instances.get(id).and_then(|seen| with(view, id, seen)),

@@ -14,7 +14,10 @@ const ADMIN_TOKEN: &str = "/var/lib/gantry/admin-token";
 /// A client with the token that is at hand: GANTRY_TOKEN, a file that was named, one's own, or the machine's.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     if remote.url.starts_with("https:") {
-        bail!("{}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)", remote.url);
+        bail!(
+            "{}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)",
+            remote.url
+        );
     }
     Ok(Client::new(&remote.url, &token(remote)?))
 }

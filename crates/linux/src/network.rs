@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
@@ -49,7 +51,7 @@ fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
     [&[0x02, 0x67], &address.octets()[..]].concat()
 }
 
-/// The bridge `name` is there, up, with `address` as its own. Done again it changes nothing.
+/// The bridge `name` is there, up, with `address` as its own and no other. Done again it changes nothing.
 ///
 /// # Errors
 /// What the kernel said.
@@ -62,6 +64,7 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
         let index = explained(index_of(&handle, name).await, action)?.unwrap_or_default();
         let link = LinkUnspec::new_with_index(index).address(hardware_address(address)).up().build();
         explained(handle.link().set(link).execute().await, action)?;
+        explained(remove_other_addresses(&handle, index, address, prefix).await, action)?;
         match handle.address().add(index, IpAddr::V4(address), prefix).execute().await {
             // EEXIST
             Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -17 => Ok(()),
@@ -69,6 +72,21 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
         }
     })
     .await
+}
+
+/// Another network's address would keep its hosts out of reach, and could be given to a container. They go before the right one comes:
+/// the kernel takes those of one network away together.
+async fn remove_other_addresses(handle: &Handle, index: u32, address: Ipv4Addr, prefix: u8) -> Netlink<()> {
+    let found = handle.address().get().set_link_index_filter(index).execute();
+    let found: Vec<AddressMessage> = found.try_collect().await?;
+    let own = AddressAttribute::Local(IpAddr::V4(address));
+    for message in found {
+        let is_own = message.header.prefix_len == prefix && message.attributes.contains(&own);
+        if message.header.family == AddressFamily::Inet && !is_own {
+            handle.address().del(message).execute().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a bridge and what is connected to it; not an error if there is none. The kernel takes a container's link away

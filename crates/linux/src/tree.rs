@@ -24,8 +24,8 @@ const ENTRY: u64 = 4096;
 /// Names that are read at a time.
 const BATCH: usize = 1024;
 
-/// Removes a folder and everything in it; nothing when it is not there. Links are removed, never followed. It takes the
-/// same memory and descriptors for any tree.
+/// Removes a folder and everything in it; nothing when it is not there. Links are removed, never followed; what somebody else
+/// takes away meanwhile is passed over. It takes the same memory and descriptors for any tree.
 ///
 /// # Errors
 /// What the kernel said, with the path. Done again it goes on.
@@ -108,12 +108,16 @@ fn clear(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> rust
         any = true;
         for name in names {
             let name = OsStr::from_bytes(name.as_bytes());
-            match unlinkat(folder, name, AtFlags::empty()) {
-                Err(Errno::ISDIR) if depth == 0 => move_up(folder, name, top, moved)?,
-                Err(Errno::ISDIR) => {
-                    clear(&below(folder, name)?, top, depth - 1, moved)?;
-                    unlinkat(folder, name, AtFlags::REMOVEDIR)?;
-                }
+            let removed = match unlinkat(folder, name, AtFlags::empty()) {
+                Err(Errno::ISDIR) if depth == 0 => move_up(folder, name, top, moved),
+                Err(Errno::ISDIR) => below(folder, name).and_then(|inner| {
+                    clear(&inner, top, depth - 1, moved)?;
+                    unlinkat(folder, name, AtFlags::REMOVEDIR)
+                }),
+                result => result,
+            };
+            match removed {
+                Err(Errno::NOENT) | Ok(()) => {}
                 result => result?,
             }
         }

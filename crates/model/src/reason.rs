@@ -123,7 +123,9 @@ impl fmt::Display for Reason {
             }
             Self::BuildRuns => f.write_str("the image is being built"),
             Self::BuildFailed { phase, message, .. } => write!(f, "build failed in {phase}: {message}"),
-            Self::NoMachine => f.write_str("no machine has reported; what `gantry up` prints says what keeps its agent"),
+            Self::NoMachine => {
+                f.write_str("no machine has reported; what `gantry up` prints says what keeps its agent")
+            }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
             Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitText(exit)),
             Self::StopFirst { role, instance } => {

@@ -301,8 +301,9 @@ impl Exchange {
         self.entry.target = Some(Arc::clone(target));
         let mut body = std::mem::replace(&mut self.body, Outgoing::None(Empty::new()));
         // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
-        // The second time nothing is left to chance: whoever takes a new connection lives.
-        let kept = if self.repeated { None } else { target.pool.take(self.now.into_std()) };
+        // The second time, and after a failure, nothing is left to chance: whoever takes a new connection lives.
+        let kept =
+            if self.repeated || target.circuit.is_troubled() { None } else { target.pool.take(self.now.into_std()) };
         if let Some(sender) = kept {
             match self.ask(target, sender, body, self.now).await {
                 Err(Failure::Unsent(unsent)) => body = unsent,

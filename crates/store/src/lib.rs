@@ -170,7 +170,9 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Another process holds the file.
-    #[error("the store {path} is locked by another process: another `gantry up` or `gantry server`, to be stopped first")]
+    #[error(
+        "the store {path} is locked by another process: another `gantry up` or `gantry server`, to be stopped first"
+    )]
     Locked {
         /// The file.
         path: String,

@@ -115,4 +115,8 @@ fn what_runs_when_the_machine_gets_another_network_is_begun_anew_on_it() {
         let is_new = |(name, pid): &(String, u32)| running.iter().all(|(old, before)| old != name || before != pid);
         (now.len() == 2 && now.iter().all(is_new) && page(world, "shop").starts_with("one")).then_some(())
     });
+    let mut ip = Command::new("ip");
+    ip.args(["-o", "-4", "address", "show", "dev", world.name()]);
+    let addresses = run(ip).good().out;
+    assert!(addresses.lines().count() == 1 && addresses.contains(".129/25"), "only the new one: {addresses}");
 }

@@ -109,7 +109,7 @@ async fn make(
     has_room(&server.settings, "a base", 0)?;
     // No app's name has a dot: the collector of their logs passes it over.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
-    let output = Output::to(&path).map_err(|error| Problem::internal(error.to_string()))?;
+    let output = Output::to(&path);
     let _hold = server.holds.take();
     let making = server.builder.make_base(recipe, &output);
     let mut making = std::pin::pin!(making);

@@ -19,8 +19,8 @@ pub(crate) mod uploads;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::map_response;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use bytes::Bytes;
