@@ -68,7 +68,9 @@ pub(crate) fn prepare(
             let fresh = source.with_file_name(format!(".new-{name}"));
             std::fs::create_dir_all(&fresh)?;
             std::os::unix::fs::chown(&fresh, Some(user.uid), Some(user.gid))?;
+            gantry_linux::step!("volume.made");
             std::fs::rename(&fresh, &source)?;
+            gantry_linux::step!("volume.named");
         }
         binds.push(Bind { source, target: target.into(), writable: true });
     }

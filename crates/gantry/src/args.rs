@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName};
 use gantry_store::Address;
 
-/// An internal cloud on your own Linux machines: push a commit, get a running, routed, replaceable application.
+/// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
 #[derive(Debug, Parser)]
 #[command(name = "gantry", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Args {

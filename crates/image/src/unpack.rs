@@ -194,7 +194,11 @@ impl Unpacker {
             if self.entries > self.bounds.entries {
                 return Err(UnpackError::TooLarge(format!("{} entries", self.bounds.entries)));
             }
-            self.entry(entry)
+            self.entry(entry)?;
+            if self.entries == 1 {
+                gantry_linux::step!("layer.begun");
+            }
+            Ok(())
         })?;
         for (path, mtime) in std::mem::take(&mut self.folders).into_iter().rev() {
             if let Ok(folder) = rooted::open(&self.root, &path, OFlags::PATH | OFlags::DIRECTORY) {

@@ -163,6 +163,9 @@ impl Reaper {
             source.drain(&mut self.log);
             source.lines.finish(&mut self.log);
         }
+        if leaves_something() {
+            self.log.record(Stream::Err, true, b"gantry: the command ended, and what it left running is ended with it");
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
         let (code, signal) = (status.exit_status(), status.terminating_signal());
@@ -173,6 +176,23 @@ impl Reaper {
     }
 }
 
+/// Whether any process runs besides this one. Those that were brought in from outside (`gantry exec`) have no parent here.
+fn leaves_something() -> bool {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != 1)
+        .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+        .any(|stat| is_left(&stat).unwrap_or(false))
+}
+
+/// By a line of `/proc/<pid>/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent.
+fn is_left(stat: &str) -> Option<bool> {
+    // A name may have anything in it, a parenthesis too.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let (state, parent) = (fields.next()?, fields.next()?);
+    Some(!["Z", "X"].contains(&state) && parent != "0")
+}
+
 /// Reaps every child that ended; the shim's status, if it was among them.
 fn reap() -> Option<WaitStatus> {
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
@@ -181,4 +201,18 @@ fn reap() -> Option<WaitStatus> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_left;
+
+    #[test]
+    fn what_runs_on_is_told_from_what_ended_and_what_came_from_outside() {
+        assert_eq!(is_left("7 (sleep) S 1 1 1 0 -1"), Some(true));
+        assert_eq!(is_left("7 (odd) Z 0) R 1 1 1"), Some(true));
+        assert_eq!(is_left("7 (sleep) Z 1 1 1"), Some(false));
+        assert_eq!(is_left("7 (sh) S 0 7 7"), Some(false));
+        assert_eq!(is_left("7 (sh"), None);
+    }
 }

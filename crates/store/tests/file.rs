@@ -107,6 +107,12 @@ async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
     }
 }
 
+/// How far apart the places are that are damaged, a prime: together they are every place of a page and every bit of a byte. In the long
+/// form they are `dense`.
+fn every(step: usize, dense: usize) -> usize {
+    if std::env::var_os("GANTRY_TEST_LONG").is_some() { dense } else { step }
+}
+
 #[tokio::test]
 async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -120,8 +126,7 @@ async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
     std::fs::write(&path, &good).expect("written");
     let truth = records(&path).await.expect("a whole file opens");
     let mut noticed = 0;
-    // A prime step visits every place of a page and every bit of a byte.
-    let places: Vec<usize> = (0..good.len()).step_by(97).collect();
+    let places: Vec<usize> = (0..good.len()).step_by(every(97, 1)).collect();
     for (turn, place) in places.iter().enumerate() {
         clear(&path);
         let mut bytes = good.clone();
@@ -133,7 +138,7 @@ async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
         }
     }
     assert!(noticed > places.len() / 4, "{noticed} of {} were noticed", places.len());
-    for cut in (1..good.len()).step_by(1021) {
+    for cut in (1..good.len()).step_by(every(1021, 11)) {
         clear(&path);
         std::fs::write(&path, &good[..cut]).expect("written");
         assert!(records(&path).await.is_none(), "cut to {cut} bytes of {}", good.len());
@@ -170,12 +175,13 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
     let truth = records(&path).await.expect("a crash is survived");
     assert_eq!(truth.0.len(), 12);
     let log = &good[1];
-    let flipped = (0..log.len()).step_by(487).enumerate().map(|(turn, place)| {
+    let flipped = (0..log.len()).step_by(every(487, 13)).enumerate().map(|(turn, place)| {
         let mut bytes = log.clone();
         bytes[place] ^= 1 << (turn % 8);
         (format!("bit {} of byte {place}", turn % 8), bytes)
     });
-    let cut = (0..log.len()).step_by(1993).map(|length| (format!("cut to {length}"), log[..length].to_vec()));
+    let cut =
+        (0..log.len()).step_by(every(1993, 37)).map(|length| (format!("cut to {length}"), log[..length].to_vec()));
     let (mut refused, mut lost_unmarked) = (0, 0);
     for (what, bytes) in flipped.chain(cut) {
         let parts = [good[0].clone(), bytes.clone(), good[2].clone()];
@@ -200,6 +206,10 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
         put(&path, &parts);
         std::fs::remove_file(part(&path, "-head")).expect("removed");
         lost_unmarked += usize::from(records(&path).await.is_some_and(|found| found != truth));
+        for path in std::fs::read_dir(folder.path()).expect("read").flatten().map(|entry| entry.path()) {
+            let is_over = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("crashed-"));
+            is_over.then(|| std::fs::remove_file(&path));
+        }
     }
     assert!(refused > 100 && lost_unmarked > 100, "{refused} refused, {lost_unmarked} lost without the mark");
 }

@@ -327,8 +327,17 @@ impl World {
     /// # Panics
     /// When it does not run.
     pub fn replace_services(&self) {
+        self.signal("HUP", self.up_pid());
+    }
+
+    /// The process of `up`.
+    ///
+    /// # Panics
+    /// When it never ran.
+    #[must_use]
+    pub fn up_pid(&self) -> u32 {
         let pid = std::fs::read_to_string(self.path("data/up.lock")).expect("a lock");
-        self.signal("HUP", pid.trim().parse().expect("a process"));
+        pid.trim().parse().expect("a process")
     }
 
     /// Kills `up` alone; its services end when they notice.

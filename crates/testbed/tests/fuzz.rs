@@ -142,8 +142,6 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
             })
         })
         .filter(|(path, method, _)| !LEFT_OUT.contains(&(method, path)))
-        // The app that is looked at in the end stays.
-        .filter(|(path, method, _)| !(method == "DELETE" && path == "/v1/apps/{app}"))
         .collect();
     assert!(operations.len() >= 27, "{} {operations:?}", operations.len());
     let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
@@ -170,6 +168,10 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
             })
             .collect::<Vec<_>>()
             .join("/");
+        // The app that is looked at in the end stays.
+        if method == "DELETE" && address == "/v1/apps/shop" {
+            continue;
+        }
         if rng.random_ratio(1, 3) {
             let name = ["app", "instance", "lines", "since", "role", "grep", "follow", "hold", "after"]
                 .choose(&mut rng)

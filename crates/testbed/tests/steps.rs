@@ -24,6 +24,8 @@ const CONVERGED: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Push,
+    /// Of an app with a release step, and with a volume: the first time its folder is made, and the old copy ends before the new one begins.
+    Volume,
     /// Of a release whose first copy ends, and whose others run on and answer nothing: those are there to be stopped, each time.
     BadPush,
     /// Three at once.
@@ -40,8 +42,9 @@ enum Operation {
     AgentStart,
 }
 
-const OPERATIONS: [Operation; 10] = [
+const OPERATIONS: [Operation; 11] = [
     Operation::Push,
+    Operation::Volume,
     Operation::Configuration,
     Operation::Rollback,
     Operation::Held,
@@ -62,10 +65,20 @@ fn steps() -> BTreeSet<String> {
     names.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
 
-/// What is told of the app; null while the server is away.
-fn shop(world: &World) -> serde_json::Value {
-    serde_json::from_str(&world.gantry(&["app", "show", "shop", "--json"]).out).unwrap_or_default()
+/// What is told of an app; null while the server is away.
+fn told(world: &World, app: &str) -> serde_json::Value {
+    serde_json::from_str(&world.gantry(&["app", "show", app, "--json"]).out).unwrap_or_default()
 }
+
+fn shop(world: &World) -> serde_json::Value {
+    told(world, "shop")
+}
+
+/// The app with a volume and a release step, which says so each time it runs.
+const BOOKS: &str = "{
+    release: 'echo migrating',
+    web: { command: 'python3 server.py', volumes: { data: '/data' }, health: { path: '/up' } },
+}";
 
 const BAD: &str = "
 import socket, time
@@ -78,21 +91,25 @@ time.sleep(3600)
 struct Sweep {
     world: World,
     repository: Repository,
+    /// Of `books`.
+    books: Repository,
     /// Of pushes and configurations, for each to be another.
     number: u32,
-    commit: String,
     slowest: Duration,
     second_kills: usize,
 }
 
 impl Sweep {
     fn start() -> Self {
-        let world = World::start(&[]);
+        let world = World::start(&["--collect-every", "3"]);
         std::fs::create_dir(world.path("steps")).expect("made");
         let repository = site(&world, "shop", 2);
         repository.compile_with("echo $$ > /app/made");
-        let commit = push_site(&repository, "v0");
-        Self { world, repository, number: 0, commit, slowest: Duration::ZERO, second_kills: 0 }
+        push_site(&repository, "v0");
+        let books = site(&world, "books", 1);
+        books.write("container/roles.json", BOOKS);
+        push_site(&books, "v0");
+        Self { world, repository, books, number: 0, slowest: Duration::ZERO, second_kills: 0 }
     }
 
     /// The names in a file of the steps' folder.
@@ -124,6 +141,15 @@ impl Sweep {
         self.change(&text)
     }
 
+    /// The commit that serves: images of older ones may have been collected.
+    fn serving(&self) -> String {
+        let text = self.world.gantry(&["releases", "shop", "--json"]).good().out;
+        let releases: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+        let current = &shop(&self.world)["current"];
+        let serving = releases.iter().find(|release| &release["number"] == current).expect("it serves");
+        serving["commit"].as_str().expect("a commit").to_owned()
+    }
+
     /// What must be there before an operation.
     fn prepare(&self, operation: Operation) {
         let scale = |copies: u32| {
@@ -133,21 +159,35 @@ impl Sweep {
         match operation {
             Operation::Destroy => {
                 let _ = self.world.gantry(&["app", "create", "victim"]).good();
-                let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.commit)]).good();
+                let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.serving())]).good();
                 let victim = self.world.gantry(&["app", "show", "victim", "--json"]).good().out;
                 let told: serde_json::Value = serde_json::from_str(&victim).expect("JSON");
                 assert!(told["ready"] == told["wanted"] && told["ready"] != 0, "deployed, and not there: {victim}");
             }
+            Operation::Volume => self.forget_volume(),
             Operation::ScaleUp => scale(2),
             Operation::ScaleDown => scale(3),
             _ => {}
         }
     }
 
+    /// The copy that has it goes on with what it has open; the next one has its folder made again. One that was cut may not have made it.
+    fn forget_volume(&self) {
+        let removed = std::fs::remove_dir_all(self.world.path("data/volumes/books"));
+        assert!(removed.is_ok() || !self.world.path("data/volumes/books").exists(), "{removed:?}");
+    }
+
     /// Asks for it: one client, or more.
     fn begin(&mut self, operation: Operation) -> Vec<Child> {
         match operation {
             Operation::Push => vec![self.push()],
+            Operation::Volume => {
+                self.number += 1;
+                let version = format!("v{}", self.number);
+                self.books.write("server.py", &SERVER.replace("VERSION", &version));
+                self.books.commit(&version);
+                vec![self.books.push_in_background()]
+            }
             Operation::BadPush => vec![self.change(BAD)],
             Operation::Superseded => {
                 let mut first = self.push();
@@ -219,6 +259,15 @@ impl Sweep {
                 let (here, there) = (self.repository.git(&["rev-parse", "HEAD"]).out, self.repository.remote_head());
                 assert_eq!(here.trim(), there, "acknowledged, and the branch is elsewhere");
             }
+            Operation::Volume => {
+                let text = page(&self.world, "books");
+                assert!(text.starts_with(&format!("v{} ", self.number)), "acknowledged and gone: {text}");
+                let release = told(&self.world, "books")["current"].to_string();
+                let release = format!("v{} release-1 | migrating", release.trim_matches(['"', 'v']));
+                let lines = self.world.gantry(&["logs", "books", "-p", "release", "-n", "1000"]).good().out;
+                let own = lines.lines().filter(|line| line.ends_with(&release));
+                assert_eq!(own.count(), 1, "{release}:\n{lines}");
+            }
             Operation::Configuration => {
                 let value = self.world.gantry(&["config", "get", "shop", "N"]).good().out;
                 assert_eq!(value.trim(), self.number.to_string(), "acknowledged and gone");
@@ -282,31 +331,52 @@ impl Sweep {
         println!("{what}: killed {:?} in, converged after {took:?}", killed - begun);
     }
 
+    /// What the server has of an app that is not there.
+    fn of_victim(&self) -> Vec<String> {
+        if told(&self.world, "victim")["name"] == "victim" {
+            return Vec::new();
+        }
+        let entries = ["git", "caches", "builds"]
+            .into_iter()
+            .flat_map(|folder| std::fs::read_dir(self.world.path("data").join(folder)).into_iter().flatten().flatten());
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("victim")).collect()
+    }
+
     /// Waits until exactly what is wanted is there.
     fn converge(&self, what: &str) {
         let mut last = String::new();
         let begun = Instant::now();
         while begun.elapsed() < CONVERGED {
-            let value = shop(&self.world);
-            // What is asked for; the plan follows.
-            let wanted = value["scale"]["web"].as_u64().unwrap_or(2);
-            let over = value["deploy"].is_null() && value["wanted"] == wanted && value["ready"] == wanted;
-            if over {
-                let current = value["current"].to_string();
-                let wanted: Vec<String> =
-                    (1..=wanted).map(|n| format!("shop.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
-                let strays = self.world.strays(&wanted);
-                if strays.is_empty() {
-                    return;
+            let apps = [("shop", 2), ("books", 1)].map(|(app, copies)| settled(&self.world, app, copies));
+            let wanted: Result<Vec<Vec<String>>, String> = apps.into_iter().collect();
+            match wanted {
+                Ok(wanted) => {
+                    let mut strays = self.world.strays(&wanted.concat());
+                    strays.extend(self.of_victim());
+                    if strays.is_empty() {
+                        return;
+                    }
+                    last = format!("{strays:?}");
                 }
-                last = format!("{strays:?}");
-            } else {
-                last = value.to_string();
+                Err(unsettled) => last = unsettled,
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("after a kill at {what}: {last}\n{}", self.world.log());
     }
+}
+
+/// The instances that an app is to have, if nothing of it is under way; else what is told of it.
+fn settled(world: &World, app: &str, copies: u64) -> Result<Vec<String>, String> {
+    let value = told(world, app);
+    // What is asked for; the plan follows.
+    let wanted = value["scale"]["web"].as_u64().unwrap_or(copies);
+    if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {
+        return Err(value.to_string());
+    }
+    let current = value["current"].to_string();
+    Ok((1..=wanted).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect())
 }
 
 /// What is cut where: each step in each operation that passes it, or in one of them, in turn.

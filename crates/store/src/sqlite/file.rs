@@ -103,13 +103,15 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
         None | Some(ErrorCode::Unknown | ErrorCode::TypeMismatch) => damaged(error.to_string()),
         _ => explain("check", path, error),
     };
-    let size = std::fs::metadata(path).map_err(|source| StoreError::File {
+    let versions = versions(path).map_err(|source| StoreError::File {
         action: "open",
         path: path.display().to_string(),
         source: source.into(),
     })?;
-    if size.len() == 0 {
-        return Err(damaged("it is empty".to_owned()));
+    match versions {
+        None => return Err(damaged("it is empty, or cut in its first bytes".to_owned())),
+        Some([1, 1] | [2, 2]) => {}
+        Some([write, read]) => return Err(damaged(format!("its header has the versions {write} and {read}"))),
     }
     // Before the file: another process may write meanwhile.
     let acknowledged = mark::read(path)?;
@@ -144,6 +146,16 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
         ("ok", _) => Err(damaged(format!("it has format {found}, which there never was"))),
         _ => Err(damaged(verdict)),
     }
+}
+
+/// What writes and what reads the file, by bytes 18 and 19 of its header (the SQLite file format, section 1.3.3): 2 where there is a write-ahead
+/// log, 1 where there is none. With others SQLite would not say that the file is damaged, but open it for reading alone. None of a file
+/// that is too short.
+fn versions(path: &Path) -> std::io::Result<Option<[u8; 2]>> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    std::fs::File::open(path)?.take(20).read_to_end(&mut head)?;
+    Ok(head.get(18..).and_then(|versions| versions.try_into().ok()))
 }
 
 /// Takes away what tells of the store that was at `path` and is no longer there.
