@@ -195,8 +195,11 @@ CONTROLS = [
      "-p gantry-testbed --test broken"),
     ("logs bounded", "crates/init/src/log.rs", "if self.written > 0 && self.written + line.len() as u64 > self.limit {",
      "if false {", "-p gantry-testbed --test broken"),
-    ("a life's group removed", "crates/sandbox/src/container.rs", "        match group.remove() {",
-     "        match Ok::<(), gantry_linux::LinuxError>(()) {", "-p gantry-testbed --test lives"),
+    ("what is sent after a refusal is read", "crates/controller/src/serving.rs", "while patience.as_mut().poll(cx).is_pending() {",
+     "while false && patience.as_mut().poll(cx).is_pending() {", "-p gantry-testbed --test api whoever"),
+    ("what was never let go is begun again", "crates/agent/src/instance.rs",
+     "self.adopt().filter(|container| self.known && container.was_let_go())", "self.adopt().filter(|_| self.known)",
+     "-p gantry-testbed --test crashes what_never"),
 ]
 
 

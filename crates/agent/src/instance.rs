@@ -146,7 +146,12 @@ impl Instance {
 
     /// What the agent before left running.
     fn left(&self) -> Option<Container> {
-        self.adopt().filter(|_| self.known)
+        self.adopt().filter(|container| self.known && container.was_let_go())
+    }
+
+    /// It was begun, and may have run: unless its launcher ended before it let the container go.
+    fn has_run(&self) -> bool {
+        self.record.started && self.adopt().is_none_or(|container| container.was_let_go())
     }
 
     /// It runs once, and did.
@@ -186,7 +191,7 @@ impl Instance {
         }
         // What runs once is not begun again.
         if self.record.spec.once {
-            if self.record.started && self.record.exit.is_none() && container.is_none() {
+            if self.has_run() && self.record.exit.is_none() && container.is_none() {
                 // It ended while nobody looked.
                 self.note_exit(Usage::default(), false);
             }

@@ -1,6 +1,7 @@
 //! Connections to the API. Each has deadlines for what it has to say, and there are only so many at once.
 
 use std::convert::Infallible;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +15,8 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 
@@ -27,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// The most connections that requests are waited for on: agent and router of a thousand machines with a few each, and people.
 /// More wait to be taken. Sessions that such a connection becomes (`gantry exec`) are not among them.
 const CONNECTIONS_MAX: usize = 8192;
+
+/// How long what a client still sends is read after the last answer.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// After a failed accept (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -50,11 +55,74 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
         let service = service_fn(move |request: Request<Incoming>| {
             service.call(request.map(|body| axum::body::Body::new(Patient { body, silence: None })))
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service).with_upgrades();
         tokio::spawn(async move {
             let _ = connection.await;
             drop(place);
         });
+    }
+}
+
+/// A connection that is read a while longer once everything was said: were it closed with something unread, as when an upload is refused
+/// in its middle, the client would be told of a reset and lose the answer (RFC 9112, section 9.6).
+struct Lingering {
+    stream: TcpStream,
+    /// Since its end was told.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, patience: None }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let Self { stream, patience } = self.get_mut();
+        if patience.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut waste = [0; 16 << 10];
+        while patience.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut waste);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

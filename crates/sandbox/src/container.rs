@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::launch::{Answer, IDENTITY, Identity, LAUNCH_COMMAND, PROBE_COMMAND};
+use crate::launch::{Answer, HELD, IDENTITY, Identity, LAUNCH_COMMAND, PROBE_COMMAND};
 use crate::spec::Spec;
 
 /// The longest a launch may take.
@@ -159,13 +159,19 @@ pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
 }
 
 impl Container {
-    /// Finds the container whose state is in `folder`; none if none was ever let go there. It may have ended.
+    /// Finds the container whose state is in `folder`; none if none was named there. It may have ended.
     #[must_use]
     pub fn adopt(state: &Path, cgroup: &str) -> Option<Self> {
         let text = std::fs::read(state.join(IDENTITY)).ok()?;
         let identity: Identity = serde_json::from_slice(&text).ok()?;
         let process = if identity.boot == boot_id() { Process::open(identity.pid, identity.start_time) } else { None };
         Some(Self { process, state: state.to_owned(), group: Cgroup::named(cgroup) })
+    }
+
+    /// Its launcher came to let it go. What was not has run nothing, and runs nothing.
+    #[must_use]
+    pub fn was_let_go(&self) -> bool {
+        !self.state.join(HELD).exists()
     }
 
     /// The host's number of its pid 1, while that lives.

@@ -167,8 +167,11 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
         connect(spec, pid)?;
         gantry_linux::step!("launch.connected");
         let identity = identify(pid)?;
+        let held = spec.state.join(HELD);
+        File::create(&held).tried(|| format!("write {}", held.display()))?;
         write_identity(&spec.state, &identity)?;
         gantry_linux::step!("launch.identified");
+        std::fs::remove_file(&held).tried(|| format!("remove {}", held.display()))?;
         if let Some(mut go) = go.take() {
             go.write_all(b"g").tried(|| "let the container go".to_owned())?;
         }
@@ -195,6 +198,9 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
 
 /// The file in a container's state folder that says which process it is.
 pub(crate) const IDENTITY: &str = "container.json";
+
+/// The file beside it while it is not let go: what has a name by then, and never ran.
+pub(crate) const HELD: &str = "held";
 
 fn connect(spec: &Spec, pid: i32) -> Result<(), LinuxError> {
     let Some(wanted) = &spec.network else {

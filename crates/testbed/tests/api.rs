@@ -125,6 +125,19 @@ fn the_api_takes_what_was_meant_or_nothing() {
     assert_eq!(made, ["app-ok", "odd-00", "odd-01", "odd-02"], "{apps}");
 }
 
+/// What a client sends on after it was refused does not take the refusal away from it.
+#[test]
+fn whoever_is_refused_in_the_middle_hears_why() {
+    let world = World::start(&[]);
+    let head = "POST /v1/bases/more/import HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\n";
+    let length = 30 << 20;
+    let upload = [format!("{head}content-length: {length}\r\n\r\n").into_bytes(), vec![b'x'; length]].concat();
+    for _ in 0..10 {
+        let answer = say(&world, &upload, false);
+        assert_eq!(statuses(&answer), [401], "{answer}");
+    }
+}
+
 /// 1,000 connections that never become a request; in the long form 5,000, until the server ends them.
 #[test]
 fn slow_clients_of_the_api_are_in_nobody_s_way() {

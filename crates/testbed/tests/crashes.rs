@@ -464,6 +464,22 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
 }
 
+/// Its launcher ends before it lets the container go, and then the agent before it begins again.
+#[test]
+fn what_never_ran_has_not_crashed() {
+    let world = World::start(&[]);
+    std::fs::create_dir(world.path("steps")).expect("made");
+    let shop = site(&world, "shop", 1);
+    push_site(&shop, "one");
+    std::fs::write(world.path("steps/kill"), "launch.identified\ninstance.fetched\n").expect("armed");
+    push_site(&shop, "two");
+    assert_eq!(
+        std::fs::read_to_string(world.path("steps/killed")).expect("killed"),
+        "launch.identified\ninstance.fetched\n"
+    );
+    assert!(page(&world, "shop").starts_with("two"));
+}
+
 #[test]
 fn an_application_that_ignores_sigterm_is_ended_all_the_same() {
     let world = World::start(&[]);
