@@ -187,8 +187,6 @@ CONTROLS = [
     ("a device folder that is a link is not entered", "crates/linux/src/rooted.rs",
      "ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS)", "ResolveFlags::empty()",
      "-p gantry-sandbox --test containers a_symlinked"),
-    ("a compile step ends in time", "crates/build/src/compile.rs", "if tokio::time::Instant::now() > deadline {",
-     "if false && tokio::time::Instant::now() > deadline {", "-p gantry-testbed --test broken"),
     ("a check ends in time", "crates/agent/src/health.rs", "let timeout = Duration::from_secs(u64::from(self.health().timeout.0));",
      "let timeout = Duration::from_secs(3600);", "-p gantry-testbed --test broken"),
     ("what is left running is told", "crates/init/src/reaper.rs", "if leaves_something() {", "if false && leaves_something() {",
@@ -199,7 +197,7 @@ CONTROLS = [
      "while false && patience.as_mut().poll(cx).is_pending() {", "-p gantry-testbed --test api whoever"),
     ("what was never let go is begun again", "crates/agent/src/instance.rs",
      "self.adopt().filter(|container| self.known && container.was_let_go())", "self.adopt().filter(|_| self.known)",
-     "-p gantry-testbed --test crashes what_never"),
+     "-p gantry-testbed --test crashes what_never_ran"),
 ]
 
 
