@@ -448,10 +448,13 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     // It answers nobody, and is replaced all the same.
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
-    world.wait("it is told", |world| {
-        let why = world.gantry(&["why", "shop", &name]).out;
-        (why.contains("cannot be removed, and is tried again") && why.contains("does not end")).then_some(())
-    });
+    let told = |world: &World| {
+        world.wait("it is told", |world| {
+            let why = world.gantry(&["why", "shop", &name]).out;
+            (why.contains("cannot be removed, and is tried again") && why.contains("does not end")).then_some(())
+        });
+    };
+    told(&world);
     // Agent and server come back beside it.
     world.kill_service("agent");
     world.kill_service("server");
@@ -459,6 +462,7 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     push_site(&shop, "three");
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
+    told(&world);
     drop(frozen);
     world.wait("it is gone", |world| (!world.gantry(&["ps", "shop"]).out.contains(&name)).then_some(()));
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
