@@ -30,8 +30,9 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// More wait to be taken. Sessions that such a connection becomes (`gantry exec`) are not among them.
 const CONNECTIONS_MAX: usize = 8192;
 
-/// How long what a client still sends is read after the last answer.
+/// How long, and how much of it, what a client still sends is read after the last answer.
 const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 64 << 20;
 
 /// After a failed accept (too many open files), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -69,11 +70,13 @@ struct Lingering {
     stream: TcpStream,
     /// Since its end was told.
     patience: Option<Pin<Box<Sleep>>>,
+    /// Bytes that are still read then.
+    left: usize,
 }
 
 impl Lingering {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, patience: None }
+        Self { stream, patience: None, left: LINGER_BYTES }
     }
 }
 
@@ -109,7 +112,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let Self { stream, patience } = self.get_mut();
+        let Self { stream, patience, left } = self.get_mut();
         if patience.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
@@ -118,7 +121,9 @@ impl AsyncWrite for Lingering {
         while patience.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut waste);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) if !buffer.filled().is_empty() && buffer.filled().len() < *left => {
+                    *left -= buffer.filled().len()
+                }
                 _ => break,
             }
         }
