@@ -161,7 +161,7 @@ CONTROLS = [
      "Err(error) if is_full(&error) && false => {", "-p gantry-testbed --test housekeeping a_full_disk"),
     ("a tree bounded", "crates/git/src/hook.rs", "const BYTES_MAX: u64 = 2 << 30;", "const BYTES_MAX: u64 = 2 << 50;",
      "-p gantry-testbed --test git a_tree"),
-    ("git's words are shown", "crates/controller/src/http/mod.rs", ".layer(map_response(git::in_plain_text));", ";",
+    ("git's words are shown", "crates/controller/src/http/git.rs", "text/plain; charset=utf-8", "application/json",
      "-p gantry-testbed --test refusals a_bad_repository"),
     ("an old network leaves the bridge", "crates/linux/src/network.rs",
      "if message.header.family == AddressFamily::Inet && !is_own {", "if is_own && false {",

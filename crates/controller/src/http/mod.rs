@@ -132,14 +132,12 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/routers/{machine}/observed", post(machines::router_observed))
         .route("/sessions/{id}", post(sessions::call_back))
         .layer(DefaultBodyLimit::max(REPORT_MAX));
-    let git = Router::new()
-        .route("/git/{app}/info/refs", get(git::advertise))
-        .route("/git/{app}/{service}", post(git::serve))
-        .layer(map_response(git::in_plain_text));
+    let told = map_response(git::in_plain_text);
     Router::new()
         .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)))
         .nest("/internal/v1", internal)
-        .merge(git)
+        .route("/git/{app}/info/refs", get(git::advertise).layer(told.clone()))
+        .route("/git/{app}/{service}", post(git::serve).layer(told))
         .route("/v2/", get(registry::version))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()))
         .fallback(missing)
