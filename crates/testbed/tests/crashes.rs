@@ -377,6 +377,14 @@ impl Drop for Mounted {
     }
 }
 
+/// Waits until it is told that an instance of `shop` stays, and why.
+fn is_told(world: &World, instance: &str, why: &str) {
+    world.wait("it is told", |world| {
+        let told = world.gantry(&["why", "shop", instance]).out;
+        (told.contains("cannot be removed, and is tried again") && told.contains(why)).then_some(())
+    });
+}
+
 /// A folder that the kernel does not let go, as with a mount of somebody else's below it.
 #[test]
 fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
@@ -388,12 +396,7 @@ fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     let mounted = Mounted::at(place);
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
-    let told = |world: &World| {
-        world.wait("it is told", |world| {
-            let why = world.gantry(&["why", "shop", "shop.v1.web-1"]).out;
-            (why.contains("cannot be removed, and is tried again") && why.contains("busy")).then_some(())
-        });
-    };
+    let told = |world: &World| is_told(world, "shop.v1.web-1", "busy");
     told(&world);
     // The next agent finds no record of it any more, and goes on.
     world.kill_service("agent");
@@ -448,12 +451,7 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     // It answers nobody, and is replaced all the same.
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
-    let told = |world: &World| {
-        world.wait("it is told", |world| {
-            let why = world.gantry(&["why", "shop", &name]).out;
-            (why.contains("cannot be removed, and is tried again") && why.contains("does not end")).then_some(())
-        });
-    };
+    let told = |world: &World| is_told(world, &name, "does not end");
     told(&world);
     // Agent and server come back beside it.
     world.kill_service("agent");
