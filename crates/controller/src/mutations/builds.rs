@@ -1,0 +1,75 @@
+//! What a build made, or how it failed: the release of its deploy.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{BaseName, Deploy, DeployState, Digest, Moment, Reason, Release, ReleaseNumber, Role, RoleName};
+
+use super::{Changes, app};
+use crate::mirror::{BuildRecord, Mirror, Record};
+
+/// The deploy as it is now, if it waits for its release still. One that was asked for at another time is of an app that
+/// was destroyed and created anew.
+fn building<'a>(mirror: &'a Mirror, begun: &Deploy) -> Option<&'a Deploy> {
+    let deploy = mirror.deploys.get(&begun.app)?.get(&begun.number)?;
+    let waits = deploy.state == DeployState::Building && deploy.release.is_none();
+    (waits && deploy.created == begun.created).then_some(deploy)
+}
+
+/// What a release is made of.
+pub(crate) struct Made {
+    pub(crate) image: Digest,
+    pub(crate) commit: Option<String>,
+    pub(crate) roles: BTreeMap<RoleName, Role>,
+    /// The release's own configuration, when an old one is taken again; the app's becomes it once that is done.
+    pub(crate) config: Option<BTreeMap<String, String>>,
+    /// Configuration that the app asks for and does not have yet.
+    pub(crate) defaults: BTreeMap<String, String>,
+    /// What it was built on, where nobody had named a base: the app stays with it when there are more.
+    pub(crate) base: Option<BaseName>,
+    pub(crate) build: Option<BuildRecord>,
+}
+
+/// Appends a release and lets its deploy go on. Nothing, when the deploy was called off meanwhile.
+pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: Made) -> Changes<()> {
+    let (Some(deploy), Ok(app)) = (building(mirror, begun), app(mirror, &begun.app)) else {
+        return Ok((Vec::new(), ()));
+    };
+    let (mut deploy, mut app) = (deploy.clone(), app.clone());
+    for (key, value) in made.defaults {
+        app.config.entry(key).or_insert(value);
+    }
+    app.base = app.base.or(made.base.filter(|base| mirror.bases.contains_key(base)));
+    app.last_release += 1;
+    let release = Release {
+        app: app.name.clone(),
+        number: ReleaseNumber(app.last_release),
+        image: made.image,
+        commit: made.commit,
+        config: made.config.unwrap_or_else(|| app.config.clone()),
+        roles: made.roles,
+        deploy: deploy.number,
+        created: now,
+        by: deploy.by.clone(),
+        cause: deploy.cause.clone(),
+    };
+    deploy.release = Some(release.number);
+    deploy.enter(DeployState::Placing, now);
+    let mut changes = Vec::new();
+    if let Some(commit) = &release.commit {
+        let (repository, tag) = (app.name.to_string(), commit.clone());
+        changes.push(Record::Tag { repository, tag, digest: release.image.clone() }.into());
+    }
+    changes.extend(made.build.map(|build| Record::Build(build).into()));
+    changes.extend([Record::Release(release).into(), Record::App(app).into(), Record::Deploy(deploy).into()]);
+    Ok((changes, ()))
+}
+
+/// A build failed: its deploy goes back.
+pub(crate) fn build_failed(mirror: &Mirror, now: Moment, begun: &Deploy, reason: Reason) -> Changes<()> {
+    let Some(mut deploy) = building(mirror, begun).cloned() else {
+        return Ok((Vec::new(), ()));
+    };
+    deploy.enter(DeployState::Reverting, now);
+    deploy.reason = Some(reason);
+    Ok((vec![Record::Deploy(deploy).into()], ()))
+}

@@ -1,0 +1,113 @@
+//! An app's configuration: what it is given, and what it asks for itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_api::Problem;
+use gantry_build::EnvRequest;
+use gantry_model::deploy::Order;
+use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release};
+
+use super::{Changes, app, event};
+use crate::mirror::{Mirror, Record};
+
+/// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
+const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
+
+/// Changes the configuration; the release that carries it is a deploy's.
+pub(crate) fn change_config(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    wanted: BTreeMap<String, Option<String>>,
+) -> Changes<Option<DeployNumber>> {
+    let mut app = app(mirror, name)?.clone();
+    if mirror.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
+        let why = format!("a rollback of {name} is under way, and brings the configuration of then");
+        return Err(Problem::conflict(why).hint("set it again once the rollback is over"));
+    }
+    for (key, value) in &wanted {
+        check_config(key, value.as_deref())?;
+    }
+    let keys: Vec<String> = wanted.keys().cloned().collect();
+    let before = app.config.clone();
+    for (key, value) in wanted {
+        match value {
+            Some(value) => drop(app.config.insert(key, value)),
+            None => drop(app.config.remove(&key)),
+        }
+    }
+    check_size(app.config.iter()).map_err(Problem::invalid)?;
+    if app.config == before && !is_due(mirror, &app, &keys) {
+        return Ok((Vec::new(), None));
+    }
+    if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
+        // Nothing runs that could be released again: the first push takes it.
+        let what = format!("config {}", keys.join(", "));
+        return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], None));
+    }
+    app.last_deploy += 1;
+    let number = DeployNumber(app.last_deploy);
+    let cause = Cause::Config { keys };
+    let what = format!("deploy {number} asked for: {cause}");
+    let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), false, now);
+    let changes =
+        vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
+    Ok((changes, Some(number)))
+}
+
+/// What serves has these values otherwise than the app, for the deploy that had them failed, and none that goes on has them.
+fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
+    use DeployState::Reverting;
+    let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
+    let has_it = |number| mirror.release(&app.name, number).is_some_and(same);
+    let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(Order::Abort);
+    app.current.is_some_and(|current| !has_it(current))
+        && !mirror.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
+}
+
+/// Refuses a configuration that no record could hold.
+fn check_size<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Result<(), String> {
+    let (count, size) = config.fold((0, 0), |(count, size), (key, value)| (count + 1, size + key.len() + value.len()));
+    if count <= CONFIG_MAX.0 && size <= CONFIG_MAX.1 {
+        return Ok(());
+    }
+    let (most, bytes) = CONFIG_MAX;
+    Err(format!("the configuration is too large: {count} values, {size} bytes; at most {most} values, {bytes} bytes"))
+}
+
+fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
+    let first = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || key.len() > 200 {
+        return Err(Problem::invalid(format!("{key:?} cannot be the name of an environment variable")));
+    }
+    if ["PORT", "REVISION"].contains(&key) || key.starts_with("GANTRY_") {
+        return Err(Problem::invalid(format!("{key} is set by Gantry itself")));
+    }
+    if value.is_some_and(|value| value.contains('\0')) {
+        return Err(Problem::invalid(format!("the value of {key} holds a NUL character")));
+    }
+    Ok(())
+}
+
+/// The configuration that an app asked for in `app.json` and does not have, with `secret` for a new secret.
+pub(crate) fn requested_config(
+    app: &App,
+    requests: &BTreeMap<String, EnvRequest>,
+    mut secret: impl FnMut() -> String,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut values = BTreeMap::new();
+    for (name, request) in requests.iter().filter(|(name, _)| !app.config.contains_key(*name)) {
+        let value = match request {
+            EnvRequest::Default(value) => value.clone(),
+            EnvRequest::Secret => secret(),
+            EnvRequest::Required => {
+                return Err(format!("app.json requires {name}; set it with `gantry config set {} {name}=…`", app.name));
+            }
+        };
+        values.insert(name.clone(), value);
+    }
+    check_size(app.config.iter().chain(&values)).map_err(|why| format!("with what app.json asks for, {why}"))?;
+    Ok(values)
+}

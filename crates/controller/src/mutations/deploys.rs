@@ -1,0 +1,132 @@
+//! What is deployed: by a push, by going back, and the orders to what is under way.
+
+use std::sync::Arc;
+
+use gantry_api::Problem;
+use gantry_model::deploy::Order;
+use gantry_model::{AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, ReleaseNumber};
+
+use super::{Changes, app, event};
+use crate::mirror::{Mirror, Record};
+
+/// What a push goes on from.
+pub(crate) struct Base {
+    /// The newest commits of its history.
+    pub(crate) history: Vec<String>,
+    /// The commit that its client knew the branch to have.
+    pub(crate) old: String,
+    /// When the branch was compared with that, or a moment later.
+    pub(crate) seen: Moment,
+}
+
+/// The commit whose push it is.
+fn pushed(deploy: &Deploy) -> Option<&String> {
+    match &deploy.cause {
+        Cause::Push { commit, .. } => Some(commit),
+        _ => None,
+    }
+}
+
+/// From the verdict of a push until its hook has moved the branch, in milliseconds, with a machine that has much to do.
+const MOVING: u64 = 10_000;
+
+/// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
+/// was taken.
+pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -> Result<(), Problem> {
+    use DeployState::{Done, Held, Reverting};
+    let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
+    let refuse = |deploy: &Deploy, what: &str, hint: &str| {
+        let short: String = pushed(deploy).into_iter().flat_map(|commit| commit.chars().take(12)).collect();
+        let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
+        Err(Problem::conflict(why).hint(hint))
+    };
+    // Where it is held it is on the branch already; one that is taken back does not come there.
+    let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort);
+    if let Some(deploy) = mirror.open_deploys(name).filter(comes).find(is_missing) {
+        return refuse(deploy, "is under way with", "fetch and push again once it is done, or `gantry abort` it first");
+    }
+    // The last that was taken may have come to the branch after it was looked at.
+    let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
+    let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
+    match last.filter(is_missing) {
+        Some(deploy) if pushed(deploy) != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => refuse(
+            deploy,
+            "has just brought",
+            "fetch it, and push again; if the branch does not have it, in ten seconds",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Asks for a deploy.
+pub(crate) fn start_deploy(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    cause: Cause,
+    hold: bool,
+) -> Changes<DeployNumber> {
+    let mut app = app(mirror, name)?.clone();
+    app.last_deploy += 1;
+    let number = DeployNumber(app.last_deploy);
+    let what = format!("deploy {number} asked for: {cause}");
+    let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), hold, now);
+    let event = event(mirror, now, by, Some(name), what);
+    Ok((vec![event, Record::App(app).into(), Record::Deploy(deploy).into()], number))
+}
+
+/// The release to go back to: the last good one before the current.
+pub(crate) fn rollback_target(
+    mirror: &Mirror,
+    name: &AppName,
+    to: Option<ReleaseNumber>,
+) -> Result<ReleaseNumber, Problem> {
+    let app = app(mirror, name)?;
+    let releases = mirror.releases.get(name);
+    if let Some(number) = to {
+        return match releases.and_then(|releases| releases.get(&number)) {
+            Some(_) => Ok(number),
+            None => {
+                Err(Problem::missing(format!("{name} has no release {number}")).hint("`gantry releases` lists them"))
+            }
+        };
+    }
+    let current = app.current.ok_or_else(|| Problem::conflict(format!("{name} has no release yet")))?;
+    let serves = mirror.release(name, current).map_or(current, |release| origin(mirror, release));
+    releases
+        .into_iter()
+        .flat_map(|releases| releases.range(..serves).rev())
+        .find(|(_, release)| mirror.is_good(release) && origin(mirror, release) != serves)
+        .map(|(number, _)| *number)
+        .ok_or_else(|| Problem::conflict(format!("{name} has no good release before {current}")))
+}
+
+/// The release that a chain of rollbacks leads to: going back twice goes back two, not to and fro.
+fn origin(mirror: &Mirror, release: &Release) -> ReleaseNumber {
+    match &release.cause {
+        Cause::Rollback { to } => mirror.release(&release.app, *to).map_or(*to, |release| origin(mirror, release)),
+        _ => release.number,
+    }
+}
+
+/// Gives an order to the deploy under way.
+pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, order: Order) -> Changes<DeployNumber> {
+    app(mirror, name)?;
+    let wanted = |deploy: &&Arc<Deploy>| match order {
+        Order::Promote => deploy.hold && deploy.state != DeployState::Queued,
+        Order::Abort => !matches!(deploy.state, DeployState::Reverting),
+    };
+    let Some(deploy) = mirror.open_deploys(name).find(wanted) else {
+        return Err(Problem::conflict(match order {
+            Order::Promote => format!("{name} has no held deploy to promote"),
+            Order::Abort => format!("{name} has no deploy under way to abort"),
+        }));
+    };
+    let mut deploy = (**deploy).clone();
+    deploy.order = Some(order);
+    let word = if order == Order::Promote { "promote" } else { "abort" };
+    let number = deploy.number;
+    let what = format!("asked to {word} deploy {number}");
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::Deploy(deploy).into()], number))
+}

@@ -1,0 +1,60 @@
+//! Every change that a person or a build asks for, decided: pure functions of the records, each giving the changes to
+//! write. None of them plans; the planner does, once they are written.
+
+mod apps;
+mod builds;
+mod config;
+mod deploys;
+mod running;
+#[cfg(test)]
+mod tests;
+
+use gantry_api::Problem;
+use gantry_api::types::Event;
+use gantry_model::{App, AppName, Deploy, DeployState, Moment};
+use gantry_planner::Decision;
+
+use crate::mirror::{Change, Mirror, Record};
+
+pub(crate) use apps::{change_base, create_app, destroy_app, remove_base};
+pub(crate) use builds::{Made, build_failed, release_made};
+pub(crate) use config::{change_config, requested_config};
+pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start_deploy};
+pub(crate) use running::{change_scale, change_traffic};
+
+type Changes<T> = Result<(Vec<Change>, T), Problem>;
+
+/// The app, if it is there and not going away.
+pub(crate) fn app<'a>(mirror: &'a Mirror, name: &AppName) -> Result<&'a App, Problem> {
+    match mirror.apps.get(name) {
+        Some(app) if app.destroying => Err(Problem::conflict(format!("app {name} is being destroyed"))),
+        Some(app) => Ok(app),
+        None => Err(Problem::missing(format!("there is no app {name}")).hint("`gantry app ls` lists them")),
+    }
+}
+
+/// A line of the audit trail.
+pub(crate) fn event(mirror: &Mirror, now: Moment, by: &str, app: Option<&AppName>, what: String) -> Change {
+    Record::Event(Event { number: mirror.next_event(), at: now, by: by.to_owned(), app: app.cloned(), what }).into()
+}
+
+/// The transitions of a decision, for the audit trail.
+pub(crate) fn events_of(mirror: &Mirror, decision: &Decision, now: Moment) -> Vec<Change> {
+    let told = |state: DeployState| {
+        matches!(state, DeployState::Promoting | DeployState::Done | DeployState::Reverted | DeployState::Superseded)
+    };
+    let before = |deploy: &Deploy| mirror.deploys.get(&deploy.app)?.get(&deploy.number).map(|known| known.state);
+    let entered = |deploy: &&Deploy| told(deploy.state) && before(deploy) != Some(deploy.state);
+    let lines = decision.deploys.iter().filter(entered).map(|deploy| {
+        let why = deploy.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let release = deploy.release.map(|release| format!(" ({release})")).unwrap_or_default();
+        (deploy, format!("deploy {}{release} {}{why}", deploy.number, deploy.state))
+    });
+    (mirror.next_event()..)
+        .zip(lines)
+        .map(|(number, (deploy, what))| {
+            let event = Event { number, at: now, by: "gantry".to_owned(), app: Some(deploy.app.clone()), what };
+            Record::Event(event).into()
+        })
+        .collect()
+}

@@ -1,0 +1,85 @@
+//! How many copies run, and what becomes of their requests.
+
+use std::collections::BTreeMap;
+
+use gantry_api::Problem;
+use gantry_api::types::ChangeTraffic;
+use gantry_model::{AppName, Moment, RoleName};
+
+use super::{Changes, app, event};
+use crate::mirror::{Mirror, Record};
+
+/// The most roles of an app that are scaled: any may be before there is a release that has them.
+const ROLES_MAX: usize = 100;
+
+/// Changes how many copies run.
+pub(crate) fn change_scale(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    wanted: BTreeMap<RoleName, u32>,
+) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    let release = app.current.and_then(|number| mirror.release(name, number));
+    for (role, count) in &wanted {
+        if let Some(release) = release {
+            let known: Vec<&str> =
+                release.roles.keys().filter(|role| role.is_service()).map(RoleName::as_str).collect();
+            let settings = release.roles.get(role).filter(|_| role.is_service()).ok_or_else(|| {
+                Problem::missing(format!("{name} has no role {role} to scale"))
+                    .hint(format!("it has {}", known.join(", ")))
+            })?;
+            if settings.stop_first() && *count > 1 {
+                return Err(Problem::conflict(format!("{role} has a volume, and a volume has a single writer")));
+            }
+        }
+        if *count > 1000 {
+            return Err(Problem::invalid(format!("{role}={count}: at most 1000 copies of a role")));
+        }
+    }
+    let text: Vec<String> = wanted.iter().map(|(role, count)| format!("{role}={count}")).collect();
+    app.scale.extend(wanted);
+    if app.scale.len() > ROLES_MAX {
+        return Err(Problem::invalid(format!("{} roles are scaled: at most {ROLES_MAX}", app.scale.len())));
+    }
+    let what = format!("scaled {}", text.join(" "));
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// The longest message of a maintenance.
+const MESSAGE_MAX: usize = 500;
+
+/// Changes what is to become of the app's requests.
+pub(crate) fn change_traffic(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    change: ChangeTraffic,
+) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    match change {
+        ChangeTraffic::Pause => app.traffic.paused = true,
+        ChangeTraffic::Resume => app.traffic.paused = false,
+        ChangeTraffic::Maintenance { message } => {
+            if let Some(text) =
+                message.as_ref().filter(|text| text.len() > MESSAGE_MAX || text.contains(char::is_control))
+            {
+                let why = format!("a message of {} bytes: at most {MESSAGE_MAX}, on one line", text.len());
+                return Err(Problem::invalid(why));
+            }
+            app.traffic.maintenance = message;
+        }
+        ChangeTraffic::Limit { rate: Some(0), .. } | ChangeTraffic::Limit { concurrent: Some(0), .. } => {
+            let hint = "`gantry pause` lets requests wait, `gantry maintenance on` refuses them";
+            return Err(Problem::invalid("a limit of 0 lets nothing through").hint(hint));
+        }
+        ChangeTraffic::Limit { rate, concurrent } => {
+            app.traffic.rate = rate;
+            app.traffic.concurrent = concurrent;
+        }
+    }
+    let what = format!("requests of {name}: {}", app.traffic);
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}

@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+
+use gantry_model::deploy::Order;
+use gantry_model::{
+    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason, Release, ReleaseNumber,
+};
+
+use super::*;
+
+fn shop() -> AppName {
+    AppName::parse("shop").expect("a name")
+}
+
+fn digest() -> Digest {
+    Digest::from_hex(&"ab".repeat(32)).expect("a digest")
+}
+
+/// An app whose releases came about by these causes and all served, the last one does.
+fn released(causes: &[Cause]) -> Mirror {
+    let mut mirror = Mirror::default();
+    let mut app = App::new(shop(), Moment(0));
+    for (number, cause) in (1..).zip(causes) {
+        let release = Release {
+            app: shop(),
+            number: ReleaseNumber(number),
+            image: digest(),
+            commit: None,
+            config: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            deploy: DeployNumber(number),
+            created: Moment(0),
+            by: "test".into(),
+            cause: cause.clone(),
+        };
+        let mut deploy = Deploy::new(shop(), release.deploy, cause.clone(), "test".into(), false, Moment(0));
+        (deploy.release, deploy.state) = (Some(release.number), DeployState::Done);
+        mirror.apply(Record::Deploy(deploy).into());
+        mirror.apply(Record::Release(release).into());
+        (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(number)), number, number);
+    }
+    mirror.apply(Record::App(app).into());
+    mirror
+}
+
+fn push(commit: &str) -> Cause {
+    Cause::Push { commit: commit.to_owned(), source: digest() }
+}
+
+fn apply<T>(mirror: &mut Mirror, changes: Changes<T>) -> T {
+    let (changes, answer) = changes.unwrap_or_else(|problem| panic!("{}", problem.message));
+    changes.into_iter().for_each(|change| mirror.apply(change));
+    answer
+}
+
+#[test]
+fn going_back_again_goes_further_back() {
+    let back = |to| Cause::Rollback { to: ReleaseNumber(to) };
+    let pushes = [push("a"), push("b"), push("c")];
+    let target = |more: &[Cause]| {
+        let mirror = released(&[&pushes[..], more].concat());
+        rollback_target(&mirror, &shop(), None).map(|number| number.0).map_err(|problem| problem.message)
+    };
+    assert_eq!(target(&[]), Ok(2));
+    assert_eq!(target(&[back(2)]), Ok(1));
+    assert_eq!(target(&[back(2), back(1)]), Err("shop has no good release before v5".to_owned()));
+    // What was pushed since then begins anew.
+    assert_eq!(target(&[back(1), push("d")]), Ok(4));
+}
+
+#[test]
+fn configuration_that_failed_is_deployed_when_it_is_set_again() {
+    let mut mirror = released(&[push("a")]);
+    let set = |mirror: &mut Mirror| {
+        let wanted = BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]);
+        let changes = change_config(mirror, Moment(1), "test", &shop(), wanted);
+        apply(mirror, changes)
+    };
+    let first = set(&mut mirror).expect("a deploy");
+    assert_eq!(set(&mut mirror), None, "the deploy under way has it");
+    let mut deploy = (*mirror.deploys[&shop()][&first]).clone();
+    deploy.state = DeployState::Reverted;
+    mirror.apply(Record::Deploy(deploy).into());
+    assert!(set(&mut mirror).is_some(), "nothing that serves has it");
+}
+
+#[test]
+fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
+    let mut mirror = released(&[push("a")]);
+    let asked = start_deploy(&mirror, Moment(1), "alice", &shop(), push("b"), false);
+    let number = apply(&mut mirror, asked);
+    let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
+    let judged_at = |mirror: &Mirror, commits: &[&str], old: &str, seen| {
+        let base = Base { history: history(commits), old: old.to_owned(), seen: Moment(seen) };
+        is_built_on_others(mirror, &shop(), &base).map_err(|problem| problem.message)
+    };
+    let judged = |mirror: &Mirror, commits: &[&str]| judged_at(mirror, commits, "a", 60_000);
+    assert_eq!(judged(&mirror, &["c", "b", "a"]), Ok(()));
+    assert_eq!(judged(&mirror, &["b", "a"]), Ok(()), "the same once more");
+    let refused = judged(&mirror, &["c", "a"]).expect_err("b is lost");
+    assert_eq!(refused, "deploy #2 of alice is under way with b, which this is not built on");
+    let ended = |state, order| {
+        let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+        (deploy.state, deploy.order) = (state, order);
+        let mut mirror = mirror.clone();
+        mirror.apply(Record::Deploy(deploy).into());
+        mirror
+    };
+    for (state, order) in [
+        (DeployState::Held, None),
+        (DeployState::Done, None),
+        (DeployState::Reverting, None),
+        (DeployState::Verifying, Some(Order::Abort)),
+    ] {
+        assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
+    }
+    // It came to the branch after the branch was looked at.
+    for state in [DeployState::Held, DeployState::Done] {
+        let mirror = ended(state, None);
+        let refused = judged_at(&mirror, &["c", "a"], "a", 0).expect_err("b is lost");
+        assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
+        assert_eq!(judged_at(&mirror, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
+        assert_eq!(judged_at(&mirror, &["c", "b", "a"], "a", 0), Ok(()));
+    }
+}
+
+#[test]
+fn a_build_of_an_app_that_was_destroyed_is_not_the_new_one_s() {
+    let mut mirror = released(&[]);
+    let asked = start_deploy(&mirror, Moment(1), "test", &shop(), push("a"), false);
+    let number = apply(&mut mirror, asked);
+    let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+    deploy.state = DeployState::Building;
+    mirror.apply(Record::Deploy(deploy.clone()).into());
+    let old = Deploy { created: Moment(0), ..deploy.clone() };
+    let failed = |begun: &Deploy| build_failed(&mirror, Moment(2), begun, Reason::Aborted).map(|(changes, ())| changes);
+    assert_eq!(failed(&old).map(|changes| changes.len()).ok(), Some(0));
+    assert_eq!(failed(&deploy).map(|changes| changes.len()).ok(), Some(1));
+}
