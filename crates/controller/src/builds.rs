@@ -283,7 +283,7 @@ async fn push(
 ) -> Result<Made, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
-    crate::collect::has_room(&server.settings, "a build", 0).map_err(|full| {
+    crate::room::has_room(&server.settings, "a build", 0).map_err(|full| {
         let hint = full.hint.unwrap_or_default();
         fail("space", &format!("{}; {hint}", full.message))
     })?;

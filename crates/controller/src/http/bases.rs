@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, json, name, pulls};
-use crate::collect::{Room, has_room};
 use crate::mirror::{Mirror, Record};
+use crate::room::{Room, has_room};
 use crate::{Server, mutations};
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, bases, body, deploys, name};
-use crate::collect::{has_room, pulled_tag};
+use crate::collect::pulled_tag;
 use crate::mirror::Record;
+use crate::room::has_room;
 use crate::{Server, causes, mutations};
 
 /// `POST /v1/apps/{app}/pull`: into the app's own repository.

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::Answer;
 use super::registry::parameter;
-use crate::collect::{Room, has_room};
+use crate::room::{Room, has_room};
 use crate::{Server, causes};
 
 /// Uploads at once: altogether, and of a repository, so that whoever pushes to one leaves room for the others.

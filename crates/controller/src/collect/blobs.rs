@@ -1,0 +1,198 @@
+//! Blobs that nothing names, and manifests that nobody needs.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use gantry_api::Problem;
+use gantry_blobs::{BlobError, Blobs};
+use gantry_image::{Index, Manifest};
+use gantry_model::{Cause, Digest};
+
+use crate::Server;
+use crate::mirror::{Change, Mirror, Pushed, manifest_key};
+
+/// Removes blobs that nothing names, and forgets manifests that nobody needs; the bytes that are free now.
+pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
+    let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
+    let before = held.min(SystemTime::now()) - server.settings.collect.grace;
+    // Listed before anything is marked: what comes to be from here on is not in the list.
+    let all = server.blobs.list().await?;
+    let mirror = server.core.view().mirror;
+    let mut used = Used::find(&server.blobs, &mirror).await?;
+    let forgotten = used.forgotten(&mirror, before);
+    // What they are made of goes a round after them: until then somebody may have asked for one of them.
+    used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
+    let forget = server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await;
+    if let Err(Problem { message, .. }) = forget {
+        tracing::error!(message, "manifests that nobody needs cannot be forgotten; it is tried again");
+    }
+    let mut bytes = 0;
+    for (digest, size) in all {
+        if !used.contains(&digest) && server.blobs.delete_older(&digest, before).await? {
+            bytes += size;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Digests that the records name.
+fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
+    let releases = mirror.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
+    let builds = mirror.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
+    let bases = mirror.bases.values().map(|base| base.image.clone());
+    let tags = mirror.tags.values().flat_map(|tags| tags.values()).cloned();
+    let deploys =
+        mirror.apps.keys().flat_map(|app| mirror.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
+            Cause::Push { source, .. } => Some(source.clone()),
+            Cause::Image { image, .. } => Some(image.clone()),
+            _ => None,
+        });
+    releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
+}
+
+/// What is of use.
+#[derive(Default)]
+struct Used {
+    /// Named by a record, or by an index: what these lead to is of use too.
+    named: BTreeSet<Digest>,
+    /// What images are made of. A manifest may be among them, where somebody's image says so; it is followed all the same
+    /// when it is named itself.
+    parts: BTreeSet<Digest>,
+}
+
+impl Used {
+    /// The roots, everything that they lead to, and what refers to any of that.
+    async fn find(blobs: &Blobs, mirror: &Mirror) -> Result<Self, BlobError> {
+        let mut used = Self::default();
+        let mut next: Vec<Digest> = roots(mirror).into_iter().collect();
+        while !next.is_empty() {
+            used.follow(blobs, next).await?;
+            next = used.referrers(mirror);
+        }
+        Ok(used)
+    }
+
+    fn contains(&self, digest: &Digest) -> bool {
+        self.named.contains(digest) || self.parts.contains(digest)
+    }
+
+    /// A source archive leads nowhere, and neither does what is no manifest.
+    async fn follow(&mut self, blobs: &Blobs, mut next: Vec<Digest>) -> Result<(), BlobError> {
+        while let Some(digest) = next.pop() {
+            if !self.named.insert(digest.clone()) {
+                continue;
+            }
+            let text = match blobs.read(&digest).await {
+                Ok(text) => text,
+                // One that cannot be read now may name much that is used.
+                Err(error @ BlobError::Backend { .. }) => return Err(error),
+                Err(_) => continue,
+            };
+            if let Some(index) = Index::parse(&text) {
+                next.extend(index.manifests.iter().map(|descriptor| descriptor.digest.clone()));
+            } else if let Ok(manifest) = Manifest::parse(&text) {
+                self.parts.extend(manifest.blobs().map(|descriptor| descriptor.digest.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was pushed, refers to something of use, and is not yet followed.
+    fn referrers(&self, mirror: &Mirror) -> Vec<Digest> {
+        let refers = |pushed: &Pushed| pushed.subject.as_ref().is_some_and(|subject| self.contains(subject));
+        let all = mirror.manifests.values().flatten();
+        let new = all.filter(|(digest, pushed)| refers(pushed) && !self.named.contains(*digest));
+        new.map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// What was pushed before that moment, and nothing names.
+    fn forgotten(&self, mirror: &Mirror, before: SystemTime) -> Vec<(String, Digest, Pushed)> {
+        let before = before.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
+        all.filter(|(_, (digest, pushed))| pushed.at.0 < before && !self.contains(digest))
+            .map(|(repository, (digest, pushed))| (repository.clone(), digest.clone(), pushed.clone()))
+            .collect()
+    }
+}
+
+/// The removal of those that nobody pushed again meanwhile.
+fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<Change> {
+    let known = |repository: &str, digest: &Digest| mirror.manifests.get(repository)?.get(digest);
+    let same = forgotten.into_iter().filter(|(repository, digest, pushed)| known(repository, digest) == Some(pushed));
+    same.map(|(repository, digest, _)| Change::Remove(manifest_key(&repository, &digest))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::Moment;
+
+    use super::*;
+    use crate::mirror::Record;
+
+    fn image(number: u64) -> Digest {
+        Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
+    }
+
+    fn manifest(config: &Digest, layer: &Digest, subject: Option<&Digest>) -> bytes::Bytes {
+        let named = |digest: &Digest| serde_json::json!({ "mediaType": "x", "digest": digest, "size": 1 });
+        let mut text = serde_json::json!({ "schemaVersion": 2, "config": named(config), "layers": [named(layer)] });
+        if let Some(subject) = subject {
+            text["subject"] = named(subject);
+        }
+        text.to_string().into()
+    }
+
+    #[tokio::test]
+    async fn what_refers_to_an_image_is_kept_with_it_and_forgotten_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let mut mirror = Mirror::default();
+        let shop = || "shop".to_owned();
+        let push = async |mirror: &mut Mirror, at, layer: u64, subject: Option<&Digest>| {
+            let digest = blobs.put(manifest(&image(1), &image(layer), subject)).await.expect("kept");
+            let pushed = Pushed { at: Moment(at), subject: subject.cloned() };
+            mirror.apply(Record::Manifest { repository: shop(), digest: digest.clone(), pushed }.into());
+            digest
+        };
+        let tagged = push(&mut mirror, 0, 2, None).await;
+        let signature = push(&mut mirror, 0, 3, Some(&tagged)).await;
+        let of_signature = push(&mut mirror, 0, 4, Some(&signature)).await;
+        let forgotten = push(&mut mirror, 0, 5, None).await;
+        let of_forgotten = push(&mut mirror, 0, 6, Some(&forgotten)).await;
+        let young = push(&mut mirror, 2000, 7, None).await;
+        mirror.apply(Record::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
+
+        let used = Used::find(&blobs, &mirror).await.expect("read");
+        for kept in [&tagged, &signature, &of_signature, &image(2), &image(3), &image(4)] {
+            assert!(used.contains(kept), "{kept}");
+        }
+        assert!(!used.contains(&image(5)) && !used.contains(&image(6)));
+        let gone = used.forgotten(&mirror, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
+        let digests: BTreeSet<&Digest> = gone.iter().map(|(_, digest, _)| digest).collect();
+        assert_eq!(digests, BTreeSet::from([&forgotten, &of_forgotten]));
+
+        // One of them is pushed again before it is removed.
+        let pushed = Pushed { at: Moment(3000), subject: None };
+        mirror.apply(Record::Manifest { repository: shop(), digest: forgotten.clone(), pushed }.into());
+        unchanged(&mirror, gone).into_iter().for_each(|change| mirror.apply(change));
+        let left: BTreeSet<&Digest> = mirror.manifests["shop"].keys().collect();
+        assert_eq!(left, BTreeSet::from([&tagged, &signature, &of_signature, &forgotten, &young]));
+    }
+
+    #[tokio::test]
+    async fn an_image_is_whole_though_another_calls_its_manifest_a_layer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let mut mirror = Mirror::default();
+        let victim = blobs.put(manifest(&image(1), &image(2), None)).await.expect("kept");
+        let hostile = blobs.put(manifest(&image(3), &victim, None)).await.expect("kept");
+        for (repository, digest) in [("shop", &victim), ("other", &hostile)] {
+            let (repository, tag) = (repository.to_owned(), "one".to_owned());
+            mirror.apply(Record::Tag { repository, tag, digest: digest.clone() }.into());
+        }
+        let mut used = Used::default();
+        used.follow(&blobs, vec![victim, hostile]).await.expect("read");
+        assert!(used.contains(&image(2)));
+        assert!(Used::find(&blobs, &mirror).await.expect("read").contains(&image(2)));
+    }
+}

@@ -1,0 +1,165 @@
+//! Old releases and deploys, with their tags and builds.
+//!
+//! What a rollback needs is kept: the release that serves, the one before it, whatever a deploy under way names, the last
+//! [`RELEASES_KEPT`], and the last [`GOOD_KEPT`] that served, however old they are.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
+
+use crate::mirror::{Change, Mirror, build_key, deploy_key, release_key, tag_key};
+
+/// Releases kept for each app.
+const RELEASES_KEPT: usize = 20;
+
+/// Of those that once served.
+const GOOD_KEPT: usize = 5;
+
+/// Ended deploys kept for each app.
+const DEPLOYS_KEPT: usize = 50;
+
+/// Records that are of no use any more.
+pub(super) fn surplus(mirror: &Mirror) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for app in mirror.apps.keys() {
+        let kept = kept_releases(mirror, app);
+        let (stay, go): (Vec<_>, Vec<_>) = mirror
+            .releases
+            .get(app)
+            .into_iter()
+            .flat_map(|releases| releases.values())
+            .partition(|release| kept.contains(&release.number));
+        changes.extend(go.iter().map(|release| release_key(app, release.number)));
+        changes.extend(surplus_tags(mirror, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
+        let images: BTreeSet<&Digest> = kept.iter().filter_map(|n| mirror.release(app, *n)).map(|r| &r.image).collect();
+        let builds = mirror.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
+        // A build whose release is being made is younger than any release.
+        let idle = mirror.open_deploys(app).next().is_none();
+        changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| build_key(app, commit)));
+        let deploys = mirror.deploys.get(app).into_iter().flatten();
+        // A deploy is what tells that its release once served.
+        let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
+        let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
+        changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
+    }
+    changes.into_iter().map(Change::Remove).collect()
+}
+
+/// Tags that were made with what goes, and name nothing that stays. Those that people made are theirs.
+fn surplus_tags(mirror: &Mirror, app: &AppName, stay: &[&Arc<Release>], go: &[&Arc<Release>]) -> Vec<String> {
+    let open: Vec<&Digest> = mirror.open_deploys(app).filter_map(|deploy| deploy.cause.image()).collect();
+    let is_named = |image: &Digest| open.contains(&image) || stay.iter().any(|release| release.image == *image);
+    let made_with = |tag: &str, image: &Digest| {
+        let pulled = tag == pulled_tag(image);
+        pulled || go.iter().any(|release| release.commit.as_deref() == Some(tag) && release.image == *image)
+    };
+    let tags = mirror.tags.get(app.as_str()).into_iter().flatten();
+    tags.filter(|(tag, image)| !is_named(image) && made_with(tag, image)).map(|(tag, _)| tag.clone()).collect()
+}
+
+/// The tag of an image that was pulled to be deployed.
+pub(crate) fn pulled_tag(image: &Digest) -> String {
+    format!("pulled-{}", image.short())
+}
+
+fn kept_releases(mirror: &Mirror, app: &AppName) -> BTreeSet<ReleaseNumber> {
+    let Some(releases) = mirror.releases.get(app) else {
+        return BTreeSet::new();
+    };
+    let newest = releases.keys().rev().take(RELEASES_KEPT).copied();
+    let good =
+        releases.iter().rev().filter(|(_, release)| mirror.is_good(release)).take(GOOD_KEPT).map(|(number, _)| *number);
+    let current = mirror.apps.get(app).and_then(|app| app.current);
+    let deploys = mirror.open_deploys(app).flat_map(|deploy| {
+        let target = match deploy.cause {
+            Cause::Rollback { to } => Some(to),
+            _ => None,
+        };
+        [deploy.release, deploy.previous, target]
+    });
+    let running = mirror.plan.assignments().filter(|(_, id, _)| id.app == *app).map(|(_, id, _)| id.release);
+    newest.chain(good).chain(current).chain(deploys.flatten()).chain(running).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gantry_model::{App, Deploy, DeployNumber, DeployState, Moment};
+
+    use super::*;
+    use crate::mirror::Record;
+
+    fn image(number: u64) -> Digest {
+        Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
+    }
+
+    fn release(app: &AppName, number: u64) -> Release {
+        Release {
+            app: app.clone(),
+            number: ReleaseNumber(number),
+            image: image(number),
+            commit: Some(format!("{number:040x}")),
+            config: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            deploy: DeployNumber(number),
+            created: Moment(0),
+            by: "test".into(),
+            cause: Cause::Config { keys: Vec::new() },
+        }
+    }
+
+    #[test]
+    fn a_release_that_goes_takes_its_tag_and_nobody_else_s() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut mirror = Mirror::default();
+        let tag = |mirror: &mut Mirror, tag: &str, digest| {
+            mirror.apply(Record::Tag { repository: app.to_string(), tag: tag.to_owned(), digest }.into());
+        };
+        mirror.apply(Record::App(App::new(app.clone(), Moment(0))).into());
+        for number in 1..=RELEASES_KEPT as u64 + 2 {
+            let release = release(&app, number);
+            tag(&mut mirror, release.commit.as_deref().expect("a commit"), release.image.clone());
+            mirror.apply(Record::Release(release).into());
+        }
+        tag(&mut mirror, "mine", image(1));
+        tag(&mut mirror, &pulled_tag(&image(2)), image(2));
+        tag(&mut mirror, &pulled_tag(&image(9)), image(9));
+        let keys: BTreeSet<String> = surplus(&mirror)
+            .into_iter()
+            .map(|change| match change {
+                Change::Remove(key) => key,
+                Change::Put(_) => panic!("nothing is written"),
+            })
+            .collect();
+        let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
+        let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
+        assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
+
+    /// What a rollback needs: of 80 releases the first seven served, all since then failed.
+    #[test]
+    fn the_last_five_that_served_are_kept_however_many_failed_since() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut mirror = Mirror::default();
+        mirror.apply(Record::App(App { current: Some(ReleaseNumber(7)), ..App::new(app.clone(), Moment(0)) }).into());
+        for number in 1..=80 {
+            let release = release(&app, number);
+            let cause = release.cause.clone();
+            let mut deploy = Deploy::new(app.clone(), release.deploy, cause, "test".into(), false, Moment(0));
+            deploy.release = Some(release.number);
+            deploy.state = if number <= 7 { DeployState::Done } else { DeployState::Reverted };
+            mirror.apply(Record::Deploy(deploy).into());
+            mirror.apply(Record::Release(release).into());
+        }
+        let kept: Vec<u64> = kept_releases(&mirror, &app).into_iter().map(|number| number.0).collect();
+        assert_eq!(kept, (3..=7).chain(61..=80).collect::<Vec<_>>());
+        // With each of them the deploy that tells that it served; of the others the last fifty.
+        let removed = surplus(&mirror);
+        let is_removed =
+            |key: &String| removed.iter().any(|change| matches!(change, Change::Remove(removed) if removed == key));
+        let deploys: Vec<u64> = (1..=80).filter(|n| is_removed(&deploy_key(&app, DeployNumber(*n)))).collect();
+        assert_eq!(deploys, [1, 2].into_iter().chain(8..=30).collect::<Vec<_>>());
+    }
+}
