@@ -211,8 +211,6 @@ CONTROLS = [
      "-p gantry-testbed --test broken", "--- missing-module"),
     ("an answer has its time", "crates/model/src/role.rs", "REQUEST_TIMEOUT: Seconds = Seconds(60)",
      "REQUEST_TIMEOUT: Seconds = Seconds(20)", "-p gantry-testbed --test broken", "answers-after-29-s"),
-    ("one that starts is given its time", "crates/agent/src/instance.rs", "Some(probe) if self.record.ready => {",
-     "Some(probe) if true => {", "-p gantry-testbed --test broken", "--- starts-slowly"),
     ("what prints without end is told of", "crates/agent/src/instance.rs", "self.status.warning = too_loud(&self.places);",
      "let _ = too_loud;", "-p gantry-testbed --test broken", "it is told"),
     ("what runs on after its signal is told of", "crates/agent/src/instance.rs",

@@ -129,8 +129,8 @@ fn the_api_takes_what_was_meant_or_nothing() {
 #[test]
 fn whoever_is_refused_in_the_middle_hears_why() {
     let world = World::start(&[]);
-    // More than the kernel keeps for both (10 MiB, `tcp_wmem` and `tcp_rmem`), and less than is read after a refusal.
-    let body = vec![0; 32 << 20];
+    // More than the kernel keeps for both ends (36 MiB at most: `tcp_wmem` and `tcp_rmem`), and less than is read after a refusal.
+    let body = vec![0; 48 << 20];
     let head = format!(
         "POST /v1/bases/more/import HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\ncontent-length: {}\r\n\r\n",
         body.len()
