@@ -272,11 +272,13 @@ async fn hostile_root() {
 }
 
 async fn symlinked_dev() {
-    for name in ["dev", "proc", "sys"] {
+    for (name, inside) in ["dev", "proc", "sys"].into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let a = a_box("true");
         let host = a.folder.path().join("host");
         std::fs::create_dir(&host).expect("made");
-        std::os::unix::fs::symlink(&host, a.spec.root.layers[0].join(name)).expect("a link");
+        // Out of the image, or to a folder of its own that would be hidden.
+        let target = if inside { Path::new("/bin") } else { &host };
+        std::os::unix::fs::symlink(target, a.spec.root.layers[0].join(name)).expect("a link");
         let error = launch(&a.spec).await.expect_err("refused").to_string();
         assert!(error.contains(&format!("/{name}")), "{error}");
         assert_eq!(std::fs::read_dir(host).expect("read").count(), 0, "something was made on the host");
