@@ -87,6 +87,8 @@ fn what_is_created_and_removed_leaves_nothing() {
         let same = after.iter().all(|(what, count)| *what == "threads" || *count <= before[what]);
         same.then_some(())
     });
+    // What each round leaves anew under the same names has been there from the first one on.
+    assert_eq!(world.strays(&[]), Vec::<String>::new());
     assert_eq!(world.service_pid("agent"), pid, "it was another agent in the end");
     let grown = resident(&world);
     println!("{} lives; {size} KiB resident before, {grown} after; {before:?}, then {after:?}", rounds * AT_ONCE);
