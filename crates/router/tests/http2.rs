@@ -4,12 +4,14 @@
 
 mod world;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use gantry_model::role::Protocol;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use world::frames::*;
 use world::{NOWHERE, app, endpoint, full, router, table};
 
@@ -532,6 +534,13 @@ fn compression() -> Vec<Case> {
     ]
 }
 
+fn cases() -> Vec<Case> {
+    [generic(), framing(), states(), frames(), continuations(), messages(), compression()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 struct Frame {
     kind: u8,
     flags: u8,
@@ -645,6 +654,20 @@ async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
     }
 }
 
+/// Says every case to `address`, each on a connection of its own; the names of those that went wrong, and how.
+async fn examine(address: SocketAddr, patience: Duration) -> Vec<(&'static str, String)> {
+    let mut running = JoinSet::new();
+    for case in cases() {
+        running.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            let silent = || Err(format!("nothing more came in {} s", patience.as_secs()));
+            let said = tokio::time::timeout(patience, say(&mut stream, &case)).await.unwrap_or_else(|_| silent());
+            said.err().map(|why| (case.name, why))
+        });
+    }
+    running.join_all().await.into_iter().flatten().collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_is_spoken_by_the_book() {
     let address = app(false, |request| async move {
@@ -653,22 +676,49 @@ async fn http2_is_spoken_by_the_book() {
     })
     .await;
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
-    let cases = [generic(), framing(), states(), frames(), continuations(), messages(), compression()];
-    let cases: Vec<Case> = cases.into_iter().flatten().collect();
-    let mut wrong = Vec::new();
-    for case in &cases {
-        let mut stream = TcpStream::connect(running.address).await.expect("connected");
-        match tokio::time::timeout(Duration::from_secs(5), say(&mut stream, case)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => wrong.push(format!("{}: {why}", case.name)),
-            Err(_) => wrong.push(format!("{}: nothing more came in 5 s", case.name)),
-        }
-    }
+    let wrong = examine(running.address, Duration::from_secs(5)).await;
     // 3.5/2: what is no preface is not answered in HTTP/2, and ends the connection.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"INVALID CONNECTION PREFACE\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
     assert!(ended.is_ok() && (answer.is_empty() || answer.starts_with(b"HTTP/1.1 400")), "{answer:?}");
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), cases().len());
+}
+
+/// One that answers every PING, SETTINGS and request, and minds nothing.
+async fn careless(mut stream: TcpStream) {
+    let preface = &mut [0; 24];
+    let _ = stream.read_exact(preface).await;
+    while let Some(got) = next(&mut stream).await {
+        let answer = match got.kind {
+            SETTINGS if got.flags & ACK == 0 => frame(SETTINGS, ACK, 0, &[]),
+            PING if got.flags & ACK == 0 => frame(PING, ACK, 0, &got.payload),
+            DATA | HEADERS if got.flags & END_STREAM != 0 => {
+                let head = frame(HEADERS, END_HEADERS, got.stream, &fields(&[(":status", "200")]));
+                [head, frame(DATA, END_STREAM, got.stream, BODY.as_bytes())].concat()
+            }
+            _ => continue,
+        };
+        let _ = stream.write_all(&answer).await;
+    }
+}
+
+/// The control: to one that minds nothing all is right, and all that is wrong too.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_minds_nothing_fails_what_is_wrong() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(careless(stream));
+        }
+    });
+    let wrong = examine(address, Duration::from_secs(1)).await;
+    let is_wrong = |case: &Case| matches!(case.wanted, StreamError(_) | ConnectionError(_) | Told(_) | Bytes(_));
+    let mut failed: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
+    let mut expected: Vec<&str> = cases().iter().filter(|case| is_wrong(case)).map(|case| case.name).collect();
+    failed.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(failed, expected, "{wrong:#?}");
 }

@@ -266,3 +266,19 @@ async fn a_websocket_is_told_to_go_between_two_frames() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_open_websocket_is_one_of_those_at_once() {
+    let (frame, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
+    let running = router(with(1, address, |traffic, _| traffic.concurrent = Some(1)), NOWHERE, None).await;
+    let mut stream = websocket(running.address).await;
+    let status = async || ask(running.address, get("/")).await.status();
+    assert_eq!(status().await, StatusCode::TOO_MANY_REQUESTS);
+    frame.notify_one();
+    stream.read_exact(&mut [0; 7]).await.expect("a frame");
+    stream.write_all(b"\x88\x82abcd\x62\x8b").await.expect("its end");
+    closed.notified().await;
+    let given_back = async { while status().await == StatusCode::TOO_MANY_REQUESTS {} };
+    tokio::time::timeout(Duration::from_secs(10), given_back).await.expect("its place is free again");
+}

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// The longest that a command may take, several times what the slowest does: one that hangs fails its test, and keeps no other.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What a command said.
 #[derive(Debug, Clone)]
@@ -38,13 +43,25 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end; one that hangs is ended after five minutes.
 ///
 /// # Panics
 /// When it cannot be started.
 #[must_use]
 pub fn run(mut command: Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let named = format!("{command:?}");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|error| panic!("{named}: {error}"));
+    let (pid, told) = (child.id().to_string(), named.clone());
+    let (over, ended) = channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{told} hangs, and is ended");
+            let _ = Command::new("kill").arg(&pid).status();
+        }
+    });
+    let output = child.wait_with_output().unwrap_or_else(|error| panic!("{named}: {error}"));
+    drop(over);
     Output {
         status: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

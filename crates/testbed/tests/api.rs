@@ -2,20 +2,20 @@
 //! slow, or never whole.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use gantry_testbed::World;
 
 /// Says `bytes` on a connection of its own, and ends its side if that is `all`; everything that is answered until the server
 /// ends it.
-fn say(world: &World, bytes: &[u8], all: bool) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+fn say(port: u16, bytes: &[u8], all: bool) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     // It may be refused before it was all sent.
     let _ = stream.write_all(bytes);
     if all {
-        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.shutdown(Shutdown::Write);
     }
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
@@ -31,98 +31,139 @@ fn statuses(answer: &str) -> Vec<u16> {
     lines.filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
 }
 
+/// The order that makes an app, once its number is in it.
+const BODY: &str = r#"{"name":"app-NN"}"#;
+const SIZE: usize = BODY.len();
+
+/// Everything of the order but its framing.
+fn head(token: &str) -> String {
+    format!("POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n")
+}
+
+/// What follows on the same connection, and ends it.
+fn next(token: &str) -> String {
+    format!("GET /v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
+}
+
+/// Framing that could be read in two ways, is cut, or is too long: its name, and what comes behind [`head`].
+fn framings() -> Vec<(&'static str, String)> {
+    let chunked = |chunks: &str| format!("transfer-encoding: chunked\r\n\r\n{chunks}\r\n{BODY}\r\n0\r\n\r\n");
+    let behind = |fields: &str| format!("{fields}content-length: {SIZE}\r\n\r\n{BODY}");
+    let (many, long) = ("x: y\r\n".repeat(1000), "y".repeat(2 << 20));
+    vec![
+        ("two lengths", format!("content-length: {SIZE}\r\ncontent-length: 0\r\n\r\n{BODY}")),
+        ("a length with a plus", format!("content-length: +{SIZE}\r\n\r\n{BODY}")),
+        ("a length in hexadecimal", format!("content-length: 0x{SIZE:x}\r\n\r\n{BODY}")),
+        ("an odd coding", format!("transfer-encoding: xchunked\r\n\r\n{SIZE:x}\r\n{BODY}\r\n0\r\n\r\n")),
+        (
+            "a coding that is not the last",
+            format!("transfer-encoding: chunked, identity\r\n\r\n{SIZE:x}\r\n{BODY}\r\n0\r\n\r\n"),
+        ),
+        ("a chunk without a size", chunked("")),
+        ("a chunk whose size is too large", chunked(&"f".repeat(17))),
+        ("a chunk that is cut", format!("transfer-encoding: chunked\r\n\r\nff\r\n{BODY}")),
+        ("a folded field", format!("x: y\r\n content-length: {SIZE}\r\n\r\n")),
+        ("a space before the colon", format!("content-length : {SIZE}\r\n\r\n{BODY}")),
+        ("a tab before the colon", format!("content-length\t: {SIZE}\r\n\r\n{BODY}")),
+        ("a carriage return alone in a field", behind("x: y\rcontent-length: 0\r\n")),
+        (
+            "a chunk's size that ends with a line feed alone",
+            format!("transfer-encoding: chunked\r\n\r\n{SIZE:x}\n{BODY}\r\n0\r\n\r\n"),
+        ),
+        ("a line feed alone in a chunk's extension", chunked(&format!("{SIZE:x};a\nb"))),
+        ("extensions without end", chunked(&format!("{SIZE:x};{long}"))),
+        ("a chunk's size with a sign", chunked(&format!("+{SIZE:x}"))),
+        ("a NUL in a field", behind("x: \0\r\n")),
+        ("too many fields", behind(&many)),
+        ("a field that is too long", behind(&format!("x: {long}\r\n"))),
+        ("a body that is cut", format!("content-length: {}\r\n\r\n{BODY}", SIZE + 1)),
+        ("a body that is too long", format!("content-length: {}\r\n\r\n{long}", long.len())),
+    ]
+}
+
+/// Says each of [`framings`], and what follows; those of which anything was taken, and how that was answered.
+fn examine(port: u16, token: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (number, (name, rest)) in framings().iter().enumerate() {
+        let text = format!("{}{}", head(token), rest.replace("app-NN", &format!("app-{number:02}")));
+        let followed = !name.contains("cut") && !name.contains("folded");
+        let answer =
+            say(port, format!("{text}{}", if followed { next(token) } else { String::new() }).as_bytes(), !followed);
+        let statuses = statuses(&answer);
+        if statuses.len() > 1 || !statuses.iter().all(|status| (400..500).contains(status)) {
+            wrong.push(format!("{name}: {answer}"));
+        }
+    }
+    wrong
+}
+
 #[test]
 fn the_api_takes_what_was_meant_or_nothing() {
     let world = World::start(&[]);
-    let token = world.token();
-    let head = format!("POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
-    let next =
-        format!("GET /v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
-    let body = r#"{"name":"app-NN"}"#;
-    let size = body.len();
-    // The control: as it should be, the app is made and what follows is answered.
-    let good = format!("{head}content-length: {size}\r\n\r\n{}{next}", body.replace("NN", "ok"));
-    let answer = say(&world, good.as_bytes(), false);
+    let (port, token) = (world.api_port(), world.token());
+    let (head, next) = (head(&token), next(&token));
+    // As it should be, the app is made and what follows is answered.
+    let good = format!("{head}content-length: {SIZE}\r\n\r\n{}{next}", BODY.replace("NN", "ok"));
+    let answer = say(port, good.as_bytes(), false);
     assert_eq!(statuses(&answer), [200, 200], "{answer}");
     assert!(world.gantry(&["app", "ls"]).good().out.contains("app-ok"));
-    // What could be read in two ways, cut, or too long: nothing is made, and what follows is no request.
-    let many = "x: y\r\n".repeat(1000);
-    let long = "y".repeat(2 << 20);
-    let cases = [
-        ("two lengths", format!("content-length: {size}\r\ncontent-length: 0\r\n\r\n{body}")),
-        ("a length with a plus", format!("content-length: +{size}\r\n\r\n{body}")),
-        ("a length in hexadecimal", format!("content-length: 0x{size:x}\r\n\r\n{body}")),
-        ("an odd coding", format!("transfer-encoding: xchunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n")),
-        (
-            "a coding that is not the last",
-            format!("transfer-encoding: chunked, identity\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"),
-        ),
-        ("a chunk without a size", format!("transfer-encoding: chunked\r\n\r\n\r\n{body}\r\n0\r\n\r\n")),
-        (
-            "a chunk whose size is too large",
-            format!("transfer-encoding: chunked\r\n\r\n{}\r\n{body}\r\n0\r\n\r\n", "f".repeat(17)),
-        ),
-        ("a chunk that is cut", format!("transfer-encoding: chunked\r\n\r\nff\r\n{body}")),
-        ("a folded field", format!("x: y\r\n content-length: {size}\r\n\r\n")),
-        ("a space before the colon", format!("content-length : {size}\r\n\r\n{body}")),
-        ("a tab before the colon", format!("content-length\t: {size}\r\n\r\n{body}")),
-        (
-            "a carriage return alone in a field",
-            format!("x: y\rcontent-length: 0\r\ncontent-length: {size}\r\n\r\n{body}"),
-        ),
-        (
-            "a chunk's size that ends with a line feed alone",
-            format!("transfer-encoding: chunked\r\n\r\n{size:x}\n{body}\r\n0\r\n\r\n"),
-        ),
-        (
-            "a line feed alone in a chunk's extension",
-            format!("transfer-encoding: chunked\r\n\r\n{size:x};a\nb\r\n{body}\r\n0\r\n\r\n"),
-        ),
-        ("extensions without end", format!("transfer-encoding: chunked\r\n\r\n{size:x};{long}\r\n{body}\r\n0\r\n\r\n")),
-        ("a chunk's size with a sign", format!("transfer-encoding: chunked\r\n\r\n+{size:x}\r\n{body}\r\n0\r\n\r\n")),
-        ("a NUL in a field", format!("x: \0\r\ncontent-length: {size}\r\n\r\n{body}")),
-        ("too many fields", format!("{many}content-length: {size}\r\n\r\n{body}")),
-        ("a field that is too long", format!("x: {long}\r\ncontent-length: {size}\r\n\r\n{body}")),
-        ("a body that is cut", format!("content-length: {}\r\n\r\n{body}", size + 1)),
-        ("a body that is too long", format!("content-length: {}\r\n\r\n{long}", long.len())),
-    ];
-    for (number, (name, rest)) in cases.iter().enumerate() {
-        let text = format!("{head}{}", rest.replace("app-NN", &format!("app-{number:02}")));
-        let followed = !name.contains("cut") && !name.contains("folded");
-        let answer = say(&world, format!("{text}{}", if followed { &next } else { "" }).as_bytes(), !followed);
-        let statuses = statuses(&answer);
-        assert!(statuses.len() <= 1 && statuses.iter().all(|status| (400..500).contains(status)), "{name}: {answer}");
-    }
+    // Of what is not, nothing is made, and what follows is no request.
+    let wrong = examine(port, &token);
+    assert!(wrong.is_empty(), "{wrong:#?}");
     for (name, text) in [
         ("a target that is too long", format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(200_000))),
         ("another protocol", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned()),
         ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
         ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0".to_owned()),
     ] {
-        let answer = say(&world, text.as_bytes(), true);
+        let answer = say(port, text.as_bytes(), true);
         assert!(statuses(&answer).iter().all(|status| (400..500).contains(status)), "{name}: {answer}");
     }
     // A length beside a coding may be passed over (RFC 9112, section 6.3), but then the connection ends with it.
     let both =
-        format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n{next}");
-    assert!(statuses(&say(&world, both.as_bytes(), false)).len() <= 1);
+        format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{SIZE:x}\r\n{BODY}\r\n0\r\n\r\n{next}");
+    assert!(statuses(&say(port, both.as_bytes(), false)).len() <= 1);
     // What has one meaning, however odd: it is taken with that, and what follows is a request of its own.
     let odd = [
         (
             "an extension of a chunk",
-            format!("transfer-encoding: chunked\r\n\r\n{size:x};name=\"v\"\r\n{body}\r\n0\r\n\r\n"),
+            format!("transfer-encoding: chunked\r\n\r\n{SIZE:x};name=\"v\"\r\n{BODY}\r\n0\r\n\r\n"),
         ),
-        ("a trailer", format!("transfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\nx: y\r\n\r\n")),
-        ("lines that end with a line feed alone", format!("content-length: {size}\n\n{body}")),
+        ("a trailer", format!("transfer-encoding: chunked\r\n\r\n{SIZE:x}\r\n{BODY}\r\n0\r\nx: y\r\n\r\n")),
+        ("lines that end with a line feed alone", format!("content-length: {SIZE}\n\n{BODY}")),
     ];
     for (number, (name, rest)) in odd.iter().enumerate() {
         let text = format!("{head}{}{next}", rest.replace("app-NN", &format!("odd-{number:02}")));
-        let answer = say(&world, text.as_bytes(), false);
+        let answer = say(port, text.as_bytes(), false);
         assert_eq!(statuses(&answer), [200, 200], "{name}: {answer}");
     }
     let apps = world.gantry(&["app", "ls", "--json"]).good().out;
     let made: Vec<&str> = apps.split('"').filter(|word| word.starts_with("app-") || word.starts_with("odd-")).collect();
     assert_eq!(made, ["app-ok", "odd-00", "odd-01", "odd-02"], "{apps}");
+}
+
+/// Reads every request that it can find, whatever stands between, and answers all of them.
+fn careless(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(200))).expect("set");
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        bytes.extend_from_slice(&piece[..count]);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let requests = text.matches("POST /v1/apps").count() + text.matches("GET /v1/status").count();
+    let _ = stream.write_all("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".repeat(requests).as_bytes());
+}
+
+/// The control: of whoever looks for requests and minds no framing, every one is taken.
+#[test]
+fn without_framing_all_of_it_is_taken() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let all = framings().len();
+    std::thread::spawn(move || listener.incoming().take(all).flatten().for_each(careless));
+    let wrong = examine(port, "anybody");
+    assert_eq!(wrong.len(), all, "{wrong:#?}");
 }
 
 /// What a client sends on after it was refused is taken, and the refusal is there when it comes to read it.

@@ -398,8 +398,19 @@ fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each:
     all
 }
 
+/// The steps are swept in two worlds at once, which wait more than they work.
 #[test]
 fn every_step_is_the_last_of_its_process_once() {
+    sweep(0);
+}
+
+#[test]
+fn every_other_step_too() {
+    sweep(1);
+}
+
+/// Kills at every second step, from the first or from the second.
+fn sweep(half: usize) {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let mut sweep = Sweep::start();
     let passed: BTreeMap<Operation, BTreeSet<String>> =
@@ -410,7 +421,7 @@ fn every_step_is_the_last_of_its_process_once() {
     let chosen = |step: &&String| only.as_ref().is_none_or(|only| step.contains(only.as_str()));
     // A killed router takes its connections with it, so these come before the load, and are not met by chance under it.
     let (routers, others): (Vec<&String>, Vec<&String>) =
-        all.iter().filter(chosen).partition(|step| step.starts_with("table."));
+        all.iter().filter(chosen).skip(half).step_by(2).partition(|step| step.starts_with("table."));
     let (routers, others) = (cuts(&passed, &routers, long), cuts(&passed, &others, long));
     for (operation, step) in &routers {
         sweep.kill_at(*operation, step, if long { &["*"] } else { &[] });
@@ -426,10 +437,10 @@ fn every_step_is_the_last_of_its_process_once() {
     assert_eq!(report.failed, 0, "{report:?}");
     if long {
         let kills = routers.len() + others.len();
-        assert!(sweep.second_kills * 2 > kills, "{} of {kills} recoveries met a step", sweep.second_kills);
+        assert!(sweep.second_kills * 2 >= kills, "{} of {kills} recoveries met a step", sweep.second_kills);
     }
     println!(
-        "{} steps, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
+        "half of {} steps, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
         all.len(),
         routers.len() + others.len(),
         sweep.second_kills,
