@@ -1,5 +1,6 @@
 //! Programs, run to their end.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -50,14 +51,15 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
 #[must_use]
 pub fn run(mut command: Command) -> Output {
     let named = format!("{command:?}");
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    // A group of its own, to end with it what it began: git has helpers that hold the pipes.
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn();
     let child = child.unwrap_or_else(|error| panic!("{named}: {error}"));
-    let (pid, told) = (child.id().to_string(), named.clone());
+    let (group, told) = (format!("-{}", child.id()), named.clone());
     let (over, ended) = channel::<()>();
     std::thread::spawn(move || {
         if ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
             eprintln!("{told} hangs, and is ended");
-            let _ = Command::new("kill").arg(&pid).status();
+            let _ = Command::new("kill").args(["--", &group]).status();
         }
     });
     let output = child.wait_with_output().unwrap_or_else(|error| panic!("{named}: {error}"));
