@@ -117,7 +117,8 @@ async fn no_request_fails_whatever_happens() {
     let minutes: Option<u64> = std::env::var("GANTRY_TEST_SOAK").ok().map(|text| text.parse().expect("minutes"));
     let length = minutes.map_or(Duration::from_secs(30), |minutes| Duration::from_secs(minutes * 60));
     let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
-    let world = World::start(&[]);
+    // Deploys come far more often than anybody's, and so does what collects after them.
+    let world = World::start(&["--collect-every", "60", "--collect-grace", "120"]);
     let repository = site(&world, "shop", 3);
     // Two, so that there is one to go back to.
     push_site(&repository, "before");
