@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, MachinePlan,
-    Moment, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Table, Traffic,
+    AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, InstanceId, MachineName,
+    MachinePlan, Moment, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RequestFailure, RoleName, RouterId,
+    Table, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -374,6 +375,9 @@ pub struct RouterReport {
     /// What became of requests that could not go on at once.
     #[serde(default)]
     pub counts: BTreeMap<AppName, RequestCounts>,
+    /// The newest run of failed requests of each kind.
+    #[serde(default)]
+    pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
 }
 
 /// `GET /internal/v1/machines/{machine}/plan?after=`: none when nothing newer came in time.

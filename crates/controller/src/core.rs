@@ -218,11 +218,11 @@ impl Core {
             Message::Router(machine, report) => {
                 let seen = now();
                 self.observe(|observed| {
-                    let RouterReport { number, gone, generation, active, counts } = report;
+                    let RouterReport { number, gone, generation, active, counts, failures } = report;
                     let id = RouterId { machine, number };
                     observed.routers.retain(|other, router| *other != id && seen.since(router.seen) < FORGOTTEN_MILLIS);
                     if !gone {
-                        observed.routers.insert(id, ObservedRouter { generation, active, counts, seen });
+                        observed.routers.insert(id, ObservedRouter { generation, active, counts, failures, seen });
                     }
                 });
                 Ok(())

@@ -35,5 +35,5 @@ pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Command, Health, Limits, Role};
 pub use router_id::RouterId;
-pub use traffic::{Patience, RequestCounts, Traffic};
+pub use traffic::{FailureRun, Patience, RequestCounts, RequestFailure, Traffic};
 pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds};

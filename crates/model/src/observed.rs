@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Generation, InstanceId, MachineName, Moment, RequestCounts, RouterId};
+use crate::{
+    AppName, FailureRun, Generation, InstanceId, MachineName, Moment, RequestCounts, RequestFailure, RouterId,
+};
 
 /// A machine or router that was silent for longer is not live: three missed heartbeats and some.
 pub const SILENCE_MILLIS: u64 = 10_000;
@@ -168,6 +170,9 @@ pub struct ObservedRouter {
     /// What became of requests that could not go on at once.
     #[serde(default)]
     pub counts: BTreeMap<AppName, RequestCounts>,
+    /// The newest run of failed requests of each kind.
+    #[serde(default)]
+    pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
     /// When it last spoke, by the controller's clock.
     pub seen: Moment,
 }

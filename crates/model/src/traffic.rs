@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Seconds;
+use crate::{InstanceId, Moment, Seconds};
 
 /// What is to become of an app's requests. By default they reach it, however many they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,3 +76,44 @@ impl std::ops::AddAssign for RequestCounts {
         self.limited += other.limited;
     }
 }
+
+/// Why a request failed, as a router saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestFailure {
+    /// The instance closed or reset the connection before it answered: 502.
+    Broken,
+    /// The instance began no answer in time: 504.
+    Slow,
+    /// No instance was ready, or took the request, within the wait: 503.
+    NoInstance,
+    /// The answer broke off before its end.
+    Cut,
+    /// The client went away after it had waited for an answer for some seconds.
+    GivenUp,
+    /// The application itself answered with a status of 500 or more.
+    ServerError,
+    /// The request was over a limit of the app's: 429.
+    Limited,
+}
+
+/// A run of failed requests of one kind at one router: no two of them are further apart than [`FAILURE_GAP_MILLIS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRun {
+    /// The failed requests.
+    pub count: u64,
+    /// All requests of the app that ended since the first failure, that one included.
+    pub of: u64,
+    /// The time of the first failure.
+    pub since: Moment,
+    /// The time of the last failure.
+    pub last: Moment,
+    /// The status of the last failure; 0 if there was none.
+    pub status: u16,
+    /// The instance that the last failed request was sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+}
+
+/// A run of failures ends once no request failed for this long, in milliseconds.
+pub const FAILURE_GAP_MILLIS: u64 = 60_000;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use gantry_model::RequestFailure;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 
@@ -29,6 +30,9 @@ const BUFFER_KEPT: usize = 1 << 20;
 
 /// Lines are gathered for so long: one system call for many requests.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// A client that goes away earlier says nothing of the application.
+const GIVEN_UP: Duration = Duration::from_secs(3);
 
 /// The most of a path that is logged.
 const PATH_MAX: usize = 1000;
@@ -64,6 +68,8 @@ pub(crate) struct Entry {
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
+    /// Counted among the failed requests of its app, for `gantry why`.
+    pub(crate) failure: Option<RequestFailure>,
 }
 
 impl AccessLog {
@@ -108,6 +114,7 @@ impl AccessLog {
             target: None,
             status: 0,
             bytes: 0,
+            failure: None,
         }
     }
 
@@ -129,6 +136,21 @@ impl AccessLog {
 }
 
 impl Entry {
+    /// Counts the request among its app's, if it was answered or waited for an answer for long.
+    fn count(&self) {
+        let Some(gate) = self.route.as_ref().map(|route| &route.gate) else { return };
+        let unanswered = self.status == 0 && self.target.is_some() && self.begun.elapsed() > GIVEN_UP;
+        let failure = if unanswered { Some(RequestFailure::GivenUp) } else { self.failure };
+        if self.status == 0 && failure.is_none() {
+            return;
+        }
+        gate.ended();
+        if let Some(kind) = failure {
+            let instance = self.target.as_ref().map(|target| &target.endpoint.instance);
+            gate.failed(kind, self.status, instance, crate::sync::now());
+        }
+    }
+
     /// Adds its line, field by field: a general serializer looks for what to escape in each byte of each name, too.
     fn write(&self, line: &mut Vec<u8>) {
         // Without the query, which may hold secrets.
@@ -177,6 +199,7 @@ impl Drop for Entry {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
+        self.count();
         LINE.with_borrow_mut(|line| {
             line.clear();
             self.write(line);

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_model::RequestFailure;
 use http_body_util::{Empty, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
@@ -193,7 +194,11 @@ impl Relayed {
                 }
             }
             Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Err(_))) => drop(self.done.take()),
+            Poll::Ready(Some(Err(_))) => {
+                if let Some(mut done) = self.done.take() {
+                    done.entry.failure = Some(RequestFailure::Cut);
+                }
+            }
             Poll::Pending => {}
         }
         polled

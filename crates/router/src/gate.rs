@@ -1,11 +1,13 @@
 //! How many of an app's requests go on: those that wait for an instance, and those that its owners allow. One gate for
 //! each app, so that one whose instances are all down holds up nobody else.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use gantry_model::{RequestCounts, Traffic};
+use gantry_model::traffic::FAILURE_GAP_MILLIS;
+use gantry_model::{FailureRun, InstanceId, Moment, RequestCounts, RequestFailure, Traffic};
 
 /// The most requests that wait for one app.
 const WAITING_MAX: u64 = 1000;
@@ -14,12 +16,24 @@ const WAITING_MAX: u64 = 1000;
 #[derive(Default)]
 pub(crate) struct Gate {
     under_way: AtomicU64,
+    /// Requests that ended with an answer. On the cache line that each request writes anyway.
+    ended: AtomicU64,
     waiting: AtomicU64,
     held: AtomicU64,
     refused: AtomicU64,
     limited: AtomicU64,
     bucket: Mutex<Bucket>,
+    failures: Mutex<BTreeMap<RequestFailure, Run>>,
 }
+
+/// A run of failures, with the number of requests that had ended before its first.
+struct Run {
+    run: FailureRun,
+    before: u64,
+}
+
+/// A run of failures is reported for this long after its last, in milliseconds.
+const REPORTED_MILLIS: u64 = 10 * FAILURE_GAP_MILLIS;
 
 /// Requests that may still come: as many as the rate at most, filled at the rate.
 #[derive(Default)]
@@ -102,6 +116,34 @@ impl Gate {
         Some(Place { gate: Arc::clone(self), found: false })
     }
 
+    /// Counts a request that ended with an answer.
+    pub(crate) fn ended(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds a request that failed, after [`Self::ended`] counted it, to the run of its kind; begins a new run when the last one is over.
+    pub(crate) fn failed(&self, kind: RequestFailure, status: u16, instance: Option<&InstanceId>, now: Moment) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.ended.load(Ordering::Relaxed).saturating_sub(1);
+        let fresh =
+            || Run { run: FailureRun { count: 0, of: 0, since: now, last: now, status, instance: None }, before };
+        let entry = failures.entry(kind).or_insert_with(fresh);
+        if now.since(entry.run.last) > FAILURE_GAP_MILLIS {
+            *entry = fresh();
+        }
+        let run = &mut entry.run;
+        (run.count, run.last, run.status, run.instance) = (run.count + 1, now, status, instance.cloned());
+    }
+
+    /// The newest run of each kind; those that ended long ago are forgotten.
+    pub(crate) fn failures(&self, now: Moment) -> BTreeMap<RequestFailure, FailureRun> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, run| now.since(run.run.last) <= REPORTED_MILLIS);
+        let ended = self.ended.load(Ordering::Relaxed);
+        let of = |run: &Run| ended.saturating_sub(run.before).max(run.run.count);
+        failures.iter().map(|(kind, run)| (*kind, FailureRun { of: of(run), ..run.run.clone() })).collect()
+    }
+
     pub(crate) fn counts(&self) -> RequestCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RequestCounts {
@@ -129,6 +171,31 @@ mod tests {
         drop(places);
         assert_eq!((gate.counts().waiting, gate.counts().refused), (0, WAITING_MAX));
         assert!(gate.wait().is_some());
+    }
+
+    #[test]
+    fn failures_are_counted_in_runs_beside_all_requests() {
+        let gate = Gate::default();
+        let instance = InstanceId::parse("shop.v1.web-1");
+        let fails = |kind, at| {
+            gate.ended();
+            gate.failed(kind, 502, instance.as_ref(), Moment(at));
+        };
+        (0..5).for_each(|_| gate.ended());
+        fails(RequestFailure::Broken, 1_000);
+        (0..7).for_each(|_| gate.ended());
+        fails(RequestFailure::Broken, 50_000);
+        fails(RequestFailure::Slow, 50_000);
+        let runs = gate.failures(Moment(51_000));
+        let broken = &runs[&RequestFailure::Broken];
+        assert_eq!((broken.count, broken.of, broken.since, broken.last), (2, 10, Moment(1_000), Moment(50_000)));
+        assert_eq!((broken.status, &broken.instance), (502, &instance));
+        assert_eq!((runs[&RequestFailure::Slow].count, runs[&RequestFailure::Slow].of), (1, 1));
+        // After a pause another run begins; one that is long over is not told any more.
+        fails(RequestFailure::Broken, 50_001 + FAILURE_GAP_MILLIS);
+        let runs = gate.failures(Moment(50_000 + REPORTED_MILLIS + 1));
+        assert_eq!(runs.len(), 1);
+        assert_eq!((runs[&RequestFailure::Broken].count, runs[&RequestFailure::Broken].of), (1, 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gantry_model::InstanceId;
+use gantry_model::{InstanceId, RequestFailure};
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
@@ -195,7 +195,10 @@ impl Exchange {
         }
         match route.gate.admit(&route.traffic, now.into_std()) {
             Ok(admitted) => Ok((entry, route, admitted)),
-            Err(why) => Err(Box::new(told(entry, page::over_limit(route.app.as_str(), &why)))),
+            Err(why) => {
+                entry.failure = Some(RequestFailure::Limited);
+                Err(Box::new(told(entry, page::over_limit(route.app.as_str(), &why))))
+            }
         }
     }
 
@@ -204,7 +207,12 @@ impl Exchange {
         loop {
             let way = match self.find().await {
                 Ok(way) => way,
-                Err(page) => return told(self.entry, *page),
+                Err(page) => {
+                    let wanted = self.route.traffic.paused || self.route.traffic.maintenance.is_some();
+                    let unavailable = page.status() == StatusCode::SERVICE_UNAVAILABLE && !wanted;
+                    self.entry.failure = unavailable.then_some(RequestFailure::NoInstance);
+                    return told(self.entry, *page);
+                }
             };
             let circuit = &way.target.circuit;
             let _trial = Trial::of(&way.target, self.now);
@@ -232,6 +240,7 @@ impl Exchange {
                 Err(Failure::Client(page)) => return told(self.entry, page),
                 Err(Failure::Slow) => {
                     circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
+                    self.entry.failure = Some(RequestFailure::Slow);
                     let page = page::too_slow(self.route.app.as_str(), self.route.patience.answer);
                     return told(self.entry, page);
                 }
@@ -240,7 +249,8 @@ impl Exchange {
         }
     }
 
-    fn failed(self, why: &str) -> Response<Answer> {
+    fn failed(mut self, why: &str) -> Response<Answer> {
+        self.entry.failure = Some(RequestFailure::Broken);
         let page = page::bad_gateway(self.route.app.as_str(), why);
         told(self.entry, page)
     }
@@ -370,6 +380,7 @@ impl Exchange {
         headers::strip_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
         self.entry.status = parts.status.as_u16();
+        self.entry.failure = parts.status.is_server_error().then_some(RequestFailure::ServerError);
         let (admitted, entry) = (self.admitted, self.entry);
         let done = Done { target: way.target, active: way.active, admitted, entry };
         Response::from_parts(parts, Answer::Relayed(Box::new(Relayed { body, done: Some(done) })))

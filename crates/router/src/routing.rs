@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use gantry_model::{AppName, Endpoint, Generation, InstanceId, Patience, RequestCounts, Table, Traffic};
+use gantry_model::{
+    AppName, Endpoint, FailureRun, Generation, InstanceId, Moment, Patience, RequestCounts, RequestFailure, Table,
+    Traffic,
+};
 use tokio::sync::watch;
 
 use crate::circuit::Circuit;
@@ -269,6 +272,14 @@ impl Routing {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.counts()));
         counts.filter(|(_, counts)| *counts != RequestCounts::default()).collect()
+    }
+
+    /// The newest run of failed requests of each kind, of each app that has one.
+    pub(crate) fn failures(&self, now: Moment) -> BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs =
+            gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.failures(now)));
+        runs.filter(|(_, runs)| !runs.is_empty()).collect()
     }
 
     /// Requests under way, where there are any.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::Client;
 use gantry_api::types::{RouterReport, TableAnswer};
+use gantry_model::Moment;
 use tokio::time::Instant;
 
 use crate::Router;
@@ -53,6 +54,12 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     }
 }
 
+/// The router's wall clock.
+pub(crate) fn now() -> Moment {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn state(router: &Router, gone: bool) -> RouterReport {
     RouterReport {
         number: router.settings.number,
@@ -60,6 +67,7 @@ fn state(router: &Router, gone: bool) -> RouterReport {
         generation: router.routing.generation().unwrap_or_default(),
         active: router.routing.active(),
         counts: router.routing.counts(),
+        failures: router.routing.failures(now()),
     }
 }
 

@@ -145,6 +145,36 @@ async fn what_is_over_a_limit_gets_429_and_a_time_to_come_again() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     server.hears(|report| report["counts"]["shop"]["limited"] == 3).await;
+    server.hears(|report| report["failures"]["shop"]["limited"]["count"] == 3).await;
+}
+
+#[tokio::test]
+async fn requests_that_fail_are_reported_by_cause_and_count() {
+    let failing = app(false, async |request: Request<Incoming>| {
+        let mut answer = Response::new(full("an answer"));
+        if request.uri().path() == "/bad" {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        answer
+    })
+    .await;
+    let server = Server::default();
+    let running = router(with(1, failing, |_, _| {}), &server.start().await, None).await;
+    for (path, wanted) in [("/", 200), ("/bad", 503), ("/", 200), ("/bad", 503)] {
+        assert_eq!(ask(running.address, get(path)).await.status(), wanted);
+    }
+    let run = |report: &serde_json::Value, kind: &str, name: &str| report["failures"]["shop"][kind][name].clone();
+    server.hears(|report| run(report, "server_error", "count") == 2 && run(report, "server_error", "of") == 3).await;
+    server.hears(|report| run(report, "server_error", "status") == 503).await;
+    // One that takes each connection and closes it.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let closes = listener.local_addr().expect("an address");
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    server.changes(with(2, closes, |_, _| {})).await;
+    let mut post = get("/");
+    *post.method_mut() = http::Method::POST;
+    assert_eq!(ask(running.address, post).await.status(), StatusCode::BAD_GATEWAY);
+    server.hears(|report| run(report, "broken", "count") == 1 && run(report, "broken", "instance").is_string()).await;
 }
 
 #[tokio::test]
