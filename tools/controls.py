@@ -252,7 +252,7 @@ CONTROLS = [
      "ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS)", "ResolveFlags::empty()", "-p gantry-linux --lib rooted"),
     ("each app has users of its own", "crates/agent/src/users.rs", "Ok(Some(FIRST + place * RANGE))",
      "Ok(Some(FIRST + place * 0))", "-p gantry-testbed --test network each_app"),
-    ("no way in from other machines", "crates/agent/src/network.rs", "ct state new drop", "ct state new accept",
+    ("no way in from other machines", "crates/agent/src/network/rules.rs", "ct state new drop", "ct state new accept",
      "-p gantry-testbed --test network a_container_s_port"),
     ("a control group goes with its container", "crates/sandbox/src/container.rs", "match group.remove() {",
      "match Ok::<(), gantry_linux::LinuxError>(()) {", "-p gantry-testbed --test lives"),

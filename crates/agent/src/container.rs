@@ -53,7 +53,9 @@ pub(crate) fn prepare(
     std::fs::create_dir_all(&places.state)?;
     std::fs::create_dir_all(&places.logs)?;
     let (hosts, resolv) = (places.folder.join("hosts"), places.folder.join("resolv.conf"));
-    std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{address} {hostname} {}\n", names.short))?;
+    let machine = format!("{} host.internal host.docker.internal", agent.settings.gateway);
+    let own = format!("{address} {hostname} {}", names.short);
+    std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{own}\n{machine}\n"))?;
     std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
     let runtime = &image.config.config;
     let user = user_of(runtime, &image.layers)?;

@@ -42,7 +42,7 @@ use gantry_api::Client;
 use gantry_image::Layers;
 use gantry_model::MachineName;
 
-pub use network::take_down;
+pub use network::{HostPorts, Metadata, OpeningError, PortProtocol, take_down};
 
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
@@ -61,8 +61,35 @@ pub struct Settings {
     pub gateway: Ipv4Addr,
     /// The prefix length of its network.
     pub prefix: u8,
+    /// Ports of the machine that containers reach: the router's, and what the settings open.
+    pub host_ports: Vec<HostPorts>,
+    /// Metadata addresses that containers reach.
+    pub metadata: Vec<Metadata>,
     /// How long what is of no use is kept, and how often it is looked for.
     pub collect: Collect,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// A cloud that is nowhere.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            machine: MachineName::parse("m").expect("a name"),
+            data: PathBuf::from("/nowhere/data"),
+            run: PathBuf::from("/nowhere/run"),
+            cgroup: "gantry".to_owned(),
+            bridge: "gantry0".to_owned(),
+            gateway: Ipv4Addr::new(10, 83, 0, 1),
+            prefix: 16,
+            host_ports: Vec::new(),
+            metadata: Vec::new(),
+            collect: Collect {
+                every: std::time::Duration::from_secs(600),
+                grace: std::time::Duration::from_secs(3600),
+                reserve: 0,
+            },
+        }
+    }
 }
 
 /// The pace of collection.

@@ -1,4 +1,10 @@
 //! The machine's network: a bridge, addresses on it, and a way out through a table of our own in nftables.
+//!
+//! - `rules`: the table. Begin there.
+//! - `openings`: what containers may reach although it is closed to them.
+
+mod openings;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -9,6 +15,7 @@ use gantry_linux::network::{ensure_bridge, remove_bridge};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+pub use self::openings::{HostPorts, Metadata, OpeningError, PortProtocol};
 use crate::{AgentError, Settings};
 
 /// Addresses at the top of the network that instances are not given: builds have theirs there.
@@ -23,21 +30,7 @@ pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await.map_err(|error| failed(&error))?;
     gantry_linux::step!("agent.bridged");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
-    nft(&rules(settings)).await
-}
-
-/// The whole table, replaced in one transaction: the way out, and none in but through the router and the machine itself.
-fn rules(settings: &Settings) -> String {
-    let Settings { bridge, gateway, prefix, .. } = settings;
-    let mask = u32::MAX << (32 - u32::from(*prefix));
-    let network = Ipv4Addr::from(u32::from(*gateway) & mask);
-    format!(
-        "table ip {bridge}\ndelete table ip {bridge}\ntable ip {bridge} {{\n\
-         chain out {{\n type nat hook postrouting priority srcnat; policy accept;\n\
-         ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n\
-         chain in {{\n type filter hook forward priority filter; policy accept;\n\
-         oifname \"{bridge}\" iifname != \"{bridge}\" ct state new drop\n }}\n}}\n"
-    )
+    nft(&rules::rules(settings)).await
 }
 
 /// Takes the machine's network down again.
@@ -46,7 +39,7 @@ fn rules(settings: &Settings) -> String {
 /// When the kernel refuses.
 pub async fn take_down(settings: &Settings) -> Result<(), AgentError> {
     let bridge = &settings.bridge;
-    nft(&format!("table ip {bridge}\ndelete table ip {bridge}\n")).await?;
+    nft(&rules::removal(bridge)).await?;
     remove_bridge(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
 }
 

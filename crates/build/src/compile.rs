@@ -97,7 +97,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 }
 
 async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container, BuildError> {
-    prepare(folder, step.cache).map_err(failed)?;
+    prepare(step, folder).map_err(failed)?;
     gantry_linux::step!("compile.prepared");
     let container = launch(spec).await.map_err(failed)?;
     gantry_linux::step!("compile.launched");
@@ -136,14 +136,17 @@ async fn discard(spec: &Spec, folder: &Path) -> Result<(), BuildError> {
     tokio::task::spawn_blocking(move || tree::remove(&folder)).await.map_err(failed)?.map_err(|error| stays(&error))
 }
 
-fn prepare(folder: &Path, cache: &Path) -> std::io::Result<()> {
+fn prepare(step: &Step<'_>, folder: &Path) -> std::io::Result<()> {
     tree::remove(folder)?;
     for name in ["state", "upper", "work", "root"] {
         std::fs::create_dir_all(folder.join(name))?;
     }
-    std::fs::write(folder.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
-    std::fs::create_dir_all(cache)?;
-    std::os::unix::fs::chown(cache, Some(APP_USER), Some(APP_USER))
+    let machine =
+        step.network.as_ref().map(|network| format!("{} host.internal host.docker.internal\n", network.gateway));
+    let hosts = format!("127.0.0.1 localhost\n::1 localhost\n{}", machine.unwrap_or_default());
+    std::fs::write(folder.join("hosts"), hosts)?;
+    std::fs::create_dir_all(step.cache)?;
+    std::os::unix::fs::chown(step.cache, Some(APP_USER), Some(APP_USER))
 }
 
 fn spec(step: &Step<'_>, folder: &Path) -> Spec {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use gantry_agent::{HostPorts, Metadata};
 use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName};
 use gantry_store::Address;
 
@@ -206,6 +207,12 @@ pub(crate) struct Machine {
     /// The bridge's name
     #[arg(long, env = "GANTRY_BRIDGE", default_value = "gantry0")]
     pub(crate) bridge: String,
+    /// Ports of this machine that containers and builds may reach: `5432,6379,8125/udp`; none but the router's otherwise
+    #[arg(long, env = "GANTRY_HOST_PORTS", value_name = "PORTS", value_delimiter = ',', value_parser = HostPorts::parse)]
+    pub(crate) host_ports: Vec<HostPorts>,
+    /// Metadata addresses that containers and builds may reach: `169.254.169.254`; none otherwise
+    #[arg(long, env = "GANTRY_METADATA", value_name = "ADDRESSES", value_delimiter = ',', value_parser = Metadata::parse)]
+    pub(crate) metadata: Vec<Metadata>,
     /// The control group that everything is in
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
@@ -406,6 +413,11 @@ mod tests {
         assert_eq!(age("15m"), Ok(900_000));
         assert!(age("15").is_err() && age("ü").is_err() && age("").is_err());
         assert!(network("10.0.0.1/33").is_err() && network("x").is_err());
+        let parse = |words: &[&str]| Args::try_parse_from([&["gantry", "up"], words].concat());
+        let openings = ["--host-ports", "5432,8125/udp", "--metadata", "169.254.169.254,fd00:ec2::254"];
+        let Ok(Args { command: Command::Up(machine), .. }) = parse(&openings) else { panic!("{openings:?}") };
+        assert_eq!((machine.host_ports.len(), machine.metadata.len()), (2, 2));
+        assert!(parse(&["--host-ports", "5432,x"]).is_err() && parse(&["--metadata", "10.0.0.1"]).is_err());
         assert_eq!(count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
     }
 }

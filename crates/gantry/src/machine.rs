@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use gantry_agent::HostPorts;
 use gantry_controller::Network;
 use gantry_model::{MachineName, Seconds};
 use gantry_planner::Policy;
@@ -78,12 +79,21 @@ impl Machine {
             bridge: self.bridge.clone(),
             gateway: self.network.0,
             prefix: self.network.1,
+            host_ports: self.reachable_ports(),
+            metadata: self.metadata.clone(),
             collect: gantry_agent::Collect {
                 every: seconds(self.collect_every),
                 grace: seconds(self.collect_grace),
                 reserve: self.reserve.0,
             },
         })
+    }
+
+    /// The ports of this machine that containers reach. The router's are among them: an app that asks another one by its
+    /// public name is sent to this very machine.
+    fn reachable_ports(&self) -> Vec<HostPorts> {
+        let routers = [Some(self.http), self.https].into_iter().flatten().filter_map(HostPorts::of_service);
+        routers.chain(self.host_ports.iter().copied()).collect()
     }
 
     pub(crate) fn router(&self) -> anyhow::Result<gantry_router::Settings> {

@@ -278,6 +278,12 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("domain", machine.domain.to_string());
     add("network", format!("{}/{}", machine.network.0, machine.network.1));
     add("bridge", machine.bridge.clone());
+    if !machine.host_ports.is_empty() {
+        add("host-ports", comma_separated(&machine.host_ports));
+    }
+    if !machine.metadata.is_empty() {
+        add("metadata", comma_separated(&machine.metadata));
+    }
     add("cgroup", machine.cgroup.clone());
     add("watch", machine.watch.to_string());
     add("drain", machine.drain.to_string());
@@ -304,4 +310,8 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
         add("tls-key", path(key));
     }
     Ok(arguments)
+}
+
+fn comma_separated(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

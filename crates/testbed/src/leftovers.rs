@@ -45,7 +45,7 @@ impl World {
         if links != wanted.len() {
             strays.push(format!("{links} links for {} instances", wanted.len()));
         }
-        let rules = run(command("nft", &["list", "table", "ip", self.name()])).out;
+        let rules = run(command("nft", &["list", "table", "inet", self.name()])).out;
         for rule in ["masquerade", "drop"] {
             let count = rules.matches(rule).count();
             strays.extend((count != 1).then(|| format!("{count} rules that say {rule}")));

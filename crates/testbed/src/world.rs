@@ -378,7 +378,7 @@ impl World {
     /// When something of it stays.
     pub fn forget_network_and_groups(&self) {
         let _ = run(command("ip", &["link", "delete", &self.name])).good();
-        let _ = run(command("nft", &["delete", "table", "ip", &self.name])).good();
+        let _ = run(command("nft", &["delete", "table", "inet", &self.name])).good();
         let groups = || {
             let mut find = command("find", &["/sys/fs/cgroup", "-depth", "-type", "d", "-path"]);
             find.args([format!("*/{}", self.name), "-o".to_owned(), "-path".to_owned(), format!("*/{}/*", self.name)]);

@@ -90,7 +90,7 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     assert!(refused.status != 0, "it was answered: {refused:?}");
     // The control: without the rule the same request arrives.
     let mut nft = Command::new("nft");
-    nft.args(["flush", "chain", "ip", world.name(), "in"]);
+    nft.args(["flush", "chain", "inet", world.name(), "in"]);
     let _ = run(nft).good();
     assert!(outside.asks(&address).good().out.starts_with("one"));
 }

@@ -1,0 +1,131 @@
+//! The machine's rules, as a text for nft. Pure.
+//!
+//! | chain | hook | does |
+//! |---|---|---|
+//! | `out` | postrouting | hides containers behind the machine's address on their way out |
+//! | `asked`, by `first` | prerouting, before any other translation of addresses | closes metadata addresses, and hands what is for the machine itself to `host` |
+//! | `to_host` | input | hands everything that is for the machine itself to `host`, whatever it was translated from |
+//! | `host` | – | names, ping, the router and the openings; everything else is refused |
+//! | `in` | forward | no way in but through the router and the machine itself |
+//!
+//! A refused connection ends at once: programs that look for metadata give up quickly, and a person sees that the port
+//! is closed and not slow.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::openings::{CLOSED4, CLOSED6, HostPorts, PortProtocol};
+use crate::Settings;
+
+/// The whole table, replaced in one transaction. Done again it changes nothing.
+pub(super) fn rules(settings: &Settings) -> String {
+    let Settings { bridge, gateway, prefix, .. } = settings;
+    let mask = u32::MAX << (32 - u32::from(*prefix));
+    let network = Ipv4Addr::from(u32::from(*gateway) & mask);
+    let asked = lines(&[allowed(settings), closed()].concat());
+    let host = lines(&openings(settings));
+    format!(
+        "{drop_old}table inet {bridge}\ndelete table inet {bridge}\ntable inet {bridge} {{\n\
+         chain out {{\n type nat hook postrouting priority srcnat; policy accept;\n\
+         ip saddr {network}/{prefix} ip daddr != {network}/{prefix} masquerade\n }}\n\
+         chain first {{\n type filter hook prerouting priority dstnat - 10; policy accept;\n\
+         iifname \"{bridge}\" ct state {{ new, untracked }} jump asked\n }}\n\
+         chain to_host {{\n type filter hook input priority filter; policy accept;\n\
+         iifname \"{bridge}\" ct state {{ new, untracked }} jump host\n }}\n\
+         chain asked {{\n{asked} fib daddr type local jump host\n }}\n\
+         chain host {{\n\
+         ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept\n\
+         icmp type echo-request accept\n\
+         icmpv6 type {{ echo-request, nd-neighbor-solicit, nd-neighbor-advert }} accept\n\
+         {host} meta l4proto tcp reject with tcp reset\n reject with icmpx admin-prohibited\n }}\n\
+         chain in {{\n type filter hook forward priority filter; policy accept;\n\
+         oifname \"{bridge}\" iifname != \"{bridge}\" ct state new drop\n }}\n}}\n",
+        drop_old = remove_ip_table(bridge),
+    )
+}
+
+/// Takes the whole table away; not an error if there is none.
+pub(super) fn removal(bridge: &str) -> String {
+    format!("{}table inet {bridge}\ndelete table inet {bridge}\n", remove_ip_table(bridge))
+}
+
+/// An earlier version had its rules in a table of IPv4's alone.
+fn remove_ip_table(bridge: &str) -> String {
+    format!("table ip {bridge}\ndelete table ip {bridge}\n")
+}
+
+fn lines(rules: &[String]) -> String {
+    rules.iter().map(|rule| format!(" {rule}\n")).collect()
+}
+
+/// What the settings open of the closed addresses.
+fn allowed(settings: &Settings) -> Vec<String> {
+    let open = |metadata: &crate::Metadata| format!("{} daddr {metadata} return", family(metadata.address));
+    settings.metadata.iter().map(open).collect()
+}
+
+/// Metadata addresses. Link-local addresses of IPv6 are left to `fib`: no machine forwards them, and neighbours on the bridge
+/// have some.
+fn closed() -> Vec<String> {
+    let refuse = |family: &str, nets: String| format!("{family} daddr {{ {nets} }} reject with icmpx admin-prohibited");
+    let routed = CLOSED6.iter().filter(|(address, _)| !address.is_unicast_link_local());
+    vec![refuse("ip", joined(CLOSED4.iter())), refuse("ip6", joined(routed))]
+}
+
+fn joined<'a, A: Display + 'a>(nets: impl Iterator<Item = &'a (A, u8)>) -> String {
+    nets.map(|(address, prefix)| format!("{address}/{prefix}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The router, and what the settings open of the machine's ports.
+fn openings(settings: &Settings) -> Vec<String> {
+    let opening = |ports: &HostPorts| {
+        let at = ports.address.map(|address| format!("{} daddr {address} ", family(address))).unwrap_or_default();
+        let protocol = match ports.protocol {
+            PortProtocol::Tcp => "tcp",
+            PortProtocol::Udp => "udp",
+        };
+        format!("{at}{protocol} dport {}-{} accept", ports.first, ports.last)
+    };
+    settings.host_ports.iter().map(opening).collect()
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Metadata;
+
+    #[test]
+    fn every_opening_has_a_rule_and_stands_before_what_it_is_an_exception_of() {
+        let mut settings = Settings::for_tests();
+        settings.host_ports =
+            ["5432", "8125/udp", "9000-9010"].iter().map(|text| HostPorts::parse(text).expect("ports")).collect();
+        settings.host_ports.extend(HostPorts::of_service("203.0.113.9:80".parse().expect("an address")));
+        settings.metadata =
+            ["169.254.169.254", "fd00:ec2::254"].iter().map(|text| Metadata::parse(text).expect("metadata")).collect();
+        let text = rules(&settings);
+        let place = |rule: &str| text.find(rule).unwrap_or_else(|| panic!("there is no {rule:?} in\n{text}"));
+        let refused = place("reject with tcp reset");
+        for rule in [
+            "tcp dport 5432-5432 accept",
+            "udp dport 8125-8125 accept",
+            "tcp dport 9000-9010 accept",
+            "ip daddr 203.0.113.9 tcp dport 80-80 accept",
+        ] {
+            assert!(place(rule) < refused, "{text}");
+        }
+        assert!(place("ip daddr 169.254.169.254/32 return") < place("169.254.0.0/16"), "{text}");
+        assert!(place("ip6 daddr fd00:ec2::254/128 return") < place("fd00:ec2::/32"), "{text}");
+        assert!(!text.contains("fe80"), "neighbours talk to each other:\n{text}");
+    }
+
+    #[test]
+    fn a_network_is_written_by_its_first_address() {
+        let mut settings = Settings::for_tests();
+        (settings.gateway, settings.prefix) = (Ipv4Addr::new(10, 84, 3, 129), 25);
+        assert!(rules(&settings).contains("ip saddr 10.84.3.128/25 ip daddr != 10.84.3.128/25 masquerade"));
+    }
+}
