@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use gantry_model::role::{Command, Health, Limits, Protocol, Role, Signal};
+use gantry_model::role::{Command, Health, Limits, Protocol, REQUEST_BUFFER_MAX, Role, Signal};
 use gantry_model::{Bytes, MilliCpu, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -16,7 +16,7 @@ const SIZE_MAX: usize = 64 << 10;
 /// Deep enough for any role; the parser recurses.
 const DEPTH_MAX: usize = 16;
 
-const ROLE_KEYS: [&str; 15] = [
+const ROLE_KEYS: [&str; 16] = [
     "command",
     "port",
     "protocol",
@@ -30,6 +30,7 @@ const ROLE_KEYS: [&str; 15] = [
     "stop_timeout",
     "request_timeout",
     "drain",
+    "request_buffer",
     "env",
     "volumes",
 ];
@@ -228,6 +229,7 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
                 role.request_timeout = Seconds(positive(map.next_value()?, "request_timeout")?);
             }
             "drain" => role.drain = Some(Seconds(map.next_value()?)),
+            "request_buffer" => role.request_buffer = Some(map.next_value::<Buffered>()?.0),
             "env" => role.env = checked_env(map.next_value()?).map_err(M::Error::custom)?,
             _ => role.volumes = checked_volumes(map.next_value()?).map_err(M::Error::custom)?,
         }
@@ -241,6 +243,41 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
 
 fn positive<T: Default + PartialEq, E: Error>(number: T, what: &str) -> Result<T, E> {
     if number == T::default() { Err(E::custom(format!("{what} must be greater than 0"))) } else { Ok(number) }
+}
+
+/// A size from 0 to [`REQUEST_BUFFER_MAX`]; [`Bytes`] itself is never 0.
+struct Buffered(Bytes);
+
+impl<'de> Deserialize<'de> for Buffered {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BufferedVisitor;
+        impl Visitor<'_> for BufferedVisitor {
+            type Value = Buffered;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size from 0 to 1M, such as \"256K\"")
+            }
+            fn visit_u64<E: Error>(self, bytes: u64) -> Result<Buffered, E> {
+                if bytes > REQUEST_BUFFER_MAX.0 {
+                    return Err(E::custom("request_buffer may be 1M at most, and 0 collects nothing"));
+                }
+                Ok(Buffered(Bytes(bytes)))
+            }
+            // A number may come as a signed one, or with a point.
+            fn visit_i64<E: Error>(self, bytes: i64) -> Result<Buffered, E> {
+                match u64::try_from(bytes) {
+                    Ok(bytes) => self.visit_u64(bytes),
+                    Err(_) => Err(E::custom("request_buffer may not be less than 0")),
+                }
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Buffered, E> {
+                match text.trim() {
+                    "0" => self.visit_u64(0),
+                    text => Bytes::parse(text).map_err(E::custom).and_then(|size| self.visit_u64(size.0)),
+                }
+            }
+        }
+        deserializer.deserialize_any(BufferedVisitor)
+    }
 }
 
 struct Spoken(Protocol);
@@ -357,13 +394,31 @@ mod tests {
     #[test]
     fn an_object_says_more() {
         let text = "{ web: { command: 'x', port: 80, instances: 3, memory: '1G', cpu: 0.5, health: { path: '/up', timeout: 2 },
-            stop_signal: 'QUIT', stop_timeout: 60, request_timeout: 90, drain: 7200, env: { A: 'b' }, volumes: { data: '/var/lib/redis' } } }";
+            stop_signal: 'QUIT', stop_timeout: 60, request_timeout: 90, drain: 7200, request_buffer: '1M', env: { A: 'b' }, volumes: { data: '/var/lib/redis' } } }";
         let role = role(text);
         assert_eq!((role.port, role.instances, role.limits.cpu), (Some(80), 3, MilliCpu(500)));
         assert_eq!((role.health.path.as_deref(), role.health.timeout), (Some("/up"), Seconds(2)));
         assert_eq!((role.stop_signal, role.stop_timeout), (Signal::Quit, Seconds(60)));
         assert_eq!((role.request_timeout, role.drain), (Seconds(90), Some(Seconds(7200))));
+        assert_eq!(role.request_buffer(), Bytes::mebi(1));
         assert!(role.stop_first());
+    }
+
+    #[test]
+    fn what_is_collected_of_a_request_follows_the_protocol_unless_the_role_says() {
+        let of = |more: &str| role(&format!("{{ web: {{ command: 'x'{more} }} }}")).request_buffer().0;
+        assert_eq!((of(""), of(", protocol: 'h2c'")), (64 << 10, 0));
+        assert_eq!(
+            (of(", request_buffer: 0"), of(", request_buffer: '0'"), of(", request_buffer: 5000")),
+            (0, 0, 5000)
+        );
+        assert_eq!(of(", protocol: 'h2c', request_buffer: '256K'"), 256 << 10);
+        for (size, says) in
+            [("'2M'", "1M at most"), ("-1", "request_buffer"), ("'many'", "is not a size"), ("[]", "a size")]
+        {
+            let error = parse(&format!("{{ web: {{ command: 'x', request_buffer: {size} }} }}")).expect_err(size);
+            assert!(error.contains(says), "{size}: {error}");
+        }
     }
 
     #[test]

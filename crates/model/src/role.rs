@@ -12,6 +12,12 @@ pub const DEFAULT_PORT: u16 = 8080;
 /// The longest that an application may take to begin an answer when its role says nothing (nginx's `proxy_read_timeout`).
 pub const REQUEST_TIMEOUT: Seconds = Seconds(60);
 
+/// The most of a request's body that is collected before an instance is chosen, when its role says nothing.
+pub const REQUEST_BUFFER: Bytes = Bytes(64 << 10);
+
+/// The most that a role may ask to be collected of a request's body.
+pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
+
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
@@ -38,6 +44,9 @@ pub struct Role {
     /// How long a retired copy may finish its requests; as long as the machine's settings say if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Seconds>,
+    /// The most of a request's body that is collected before an instance is chosen; the protocol's default if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_buffer: Option<Bytes>,
     /// Environment of this role alone; the app's configuration wins over it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -61,9 +70,20 @@ impl Role {
             stop_timeout: Seconds(30),
             request_timeout: REQUEST_TIMEOUT,
             drain: None,
+            request_buffer: None,
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
         }
+    }
+
+    /// The most of a request's body that is collected before an instance is chosen. HTTP/2 carries streams that go both ways, so
+    /// nothing is collected there unless the role says so.
+    #[must_use]
+    pub fn request_buffer(&self) -> Bytes {
+        self.request_buffer.unwrap_or(match self.protocol {
+            Protocol::Http1 => REQUEST_BUFFER,
+            Protocol::H2c => Bytes(0),
+        })
     }
 
     /// Two copies must never run at once: a volume has a single writer.

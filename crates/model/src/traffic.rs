@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InstanceId, Moment, Seconds};
+use crate::{Bytes, InstanceId, Moment, Seconds};
 
 /// What is to become of an app's requests. By default they reach it, however many they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,18 +40,25 @@ impl std::fmt::Display for Traffic {
     }
 }
 
-/// How long things may take that concern the requests of a route.
+/// How long things may take that concern the requests of a route, and how much of a request's body is collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
     /// For the first byte of an answer.
     pub answer: Seconds,
     /// For what is under way when an instance retires.
     pub drain: Seconds,
+    /// The most of a request's body that the router collects before it chooses an instance; 0 collects nothing.
+    #[serde(default = "request_buffer")]
+    pub request_buffer: Bytes,
+}
+
+fn request_buffer() -> Bytes {
+    crate::role::REQUEST_BUFFER
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { answer: crate::role::REQUEST_TIMEOUT, drain: Seconds(30) }
+        Self { answer: crate::role::REQUEST_TIMEOUT, drain: Seconds(30), request_buffer: request_buffer() }
     }
 }
 

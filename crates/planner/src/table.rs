@@ -83,8 +83,11 @@ fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: O
         .filter(|(id, _)| &id.role == role)
         .map(|(instance, address)| Endpoint { instance, address, port, protocol: settings.protocol })
         .collect();
-    let patience =
-        Patience { answer: settings.request_timeout, drain: settings.drain.unwrap_or(placed.scene.policy.drain) };
+    let patience = Patience {
+        answer: settings.request_timeout,
+        drain: settings.drain.unwrap_or(placed.scene.policy.drain),
+        request_buffer: settings.request_buffer(),
+    };
     let (held, traffic) = (traffic.is_none(), traffic.cloned().unwrap_or_default());
     table
         .routes

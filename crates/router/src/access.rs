@@ -68,6 +68,8 @@ pub(crate) struct Entry {
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
+    /// Why the router answered in an instance's place.
+    pub(crate) error: Option<String>,
     /// Counted among the failed requests of its app, for `gantry why`.
     pub(crate) failure: Option<RequestFailure>,
 }
@@ -114,6 +116,7 @@ impl AccessLog {
             target: None,
             status: 0,
             bytes: 0,
+            error: None,
             failure: None,
         }
     }
@@ -166,6 +169,9 @@ impl Entry {
         number(line, ",\"ms\":", millis(self.begun.elapsed()));
         text(line, ",\"peer\":", self.peer.text.to_str().unwrap_or_default());
         text(line, ",\"id\":", self.id.to_str().unwrap_or_default());
+        if let Some(error) = &self.error {
+            text(line, ",\"error\":", error);
+        }
         line.extend_from_slice(b"}\n");
     }
 }

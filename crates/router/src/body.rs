@@ -1,4 +1,4 @@
-//! Bodies: streamed both ways, never gathered.
+//! Bodies: an answer's is streamed; a request's is streamed, or was collected before.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,24 +8,66 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::RequestFailure;
-use http_body_util::{Empty, Full};
+use http::HeaderMap;
+use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use crate::access::Entry;
+use crate::client::ClientBody;
+use crate::collect::{Begun, Whole};
 use crate::gate::Admitted;
 use crate::pool::User;
 use crate::routing::{Active, Target};
-use crate::wire;
+use crate::{trailers, wire};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// What is sent to an instance: the client's body as it comes, or none.
+/// What is sent to an instance.
 pub(crate) enum Outgoing {
-    None(Empty<Bytes>),
-    Client(Incoming, Arc<Upload>),
+    None,
+    /// All of the client's body.
+    Whole(Whole),
+    /// The client's body as it comes, behind what was collected of it.
+    Client(Box<Streamed>),
+}
+
+/// A client's body as it comes.
+pub(crate) struct Streamed {
+    pub(crate) begun: Option<Begun>,
+    pub(crate) rest: ClientBody,
+    pub(crate) upload: Arc<Upload>,
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(begun) = &mut self.begun {
+            if let Some(piece) = begun.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let last = begun.trailers.take();
+            self.begun = None;
+            if let Some(trailers) = last {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+        }
+        let polled = Pin::new(&mut self.rest).poll_frame(cx);
+        if polled.is_ready() {
+            self.upload.came();
+        }
+        self.upload.awaited.store(polled.is_pending(), Ordering::Relaxed);
+        polled
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let begun = self.begun.as_ref().map_or(0, |begun| begun.pieces.iter().map(Bytes::len).sum());
+        match self.rest.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest + begun as u64),
+            None => SizeHint::default(),
+        }
+    }
 }
 
 /// When the client last sent something of its body: an application is not waited for before it has all of it.
@@ -51,7 +93,7 @@ impl Upload {
         self.awaited.load(Ordering::Relaxed)
     }
 
-    fn came(&self) {
+    pub(crate) fn came(&self) {
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, Ordering::Relaxed);
     }
@@ -62,32 +104,45 @@ impl Body for Outgoing {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::None(_) => Poll::Ready(None),
-            Self::Client(body, upload) => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
-                if polled.is_ready() {
-                    upload.came();
-                }
-                upload.awaited.store(polled.is_pending(), Ordering::Relaxed);
-                polled
+        let polled = match self.get_mut() {
+            Self::None => Poll::Ready(None),
+            Self::Whole(whole) if !whole.data.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut whole.data)))))
             }
+            Self::Whole(whole) => Poll::Ready(whole.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            Self::Client(streamed) => streamed.poll_frame(cx),
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if !frame.is_data() => Poll::Ready(checked(frame).map(Ok)),
+            polled => polled,
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::None(_) => true,
-            Self::Client(body, _) => body.is_end_stream(),
+            Self::None => true,
+            Self::Whole(whole) => whole.data.is_empty() && whole.trailers.is_none(),
+            Self::Client(streamed) => streamed.begun.is_none() && streamed.rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::None(body) => body.size_hint(),
-            Self::Client(body, _) => body.size_hint(),
+            Self::None => SizeHint::with_exact(0),
+            // Trailers have a place only behind a body whose length is not said.
+            Self::Whole(whole) if whole.trailers.is_some() => SizeHint::default(),
+            Self::Whole(whole) => SizeHint::with_exact(whole.data.len() as u64),
+            Self::Client(streamed) => streamed.size_hint(),
         }
     }
+}
+
+/// A frame that holds no data, with the trailers that may pass.
+fn checked(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    frame.into_trailers().ok().map(|mut fields: HeaderMap| {
+        trailers::keep_allowed(&mut fields);
+        Frame::trailers(fields)
+    })
 }
 
 /// What an answer is made of.
@@ -201,7 +256,10 @@ impl Relayed {
             }
             Poll::Pending => {}
         }
-        polled
+        match polled {
+            Poll::Ready(Some(Ok(frame))) if !frame.is_data() => Poll::Ready(checked(frame).map(Ok)),
+            polled => polled,
+        }
     }
 
     fn finish(&mut self) {

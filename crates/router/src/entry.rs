@@ -12,11 +12,13 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::interim::Announced;
 use crate::joined::Joined;
 use crate::opening::Opening;
 use crate::proxy::{Peer, serve};
 use crate::threads::Threads;
 use crate::timer::HeadTimer;
+use crate::wire::head::{FIELDS_MAX, HEAD_MAX};
 use crate::{Listeners, Router, RouterError, tls};
 
 /// The longest that a client may take to shake hands, to send a request's headers, and to ask again on a kept connection:
@@ -25,6 +27,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The longest that a client may take nothing of what is sent to it.
 const UNTAKEN: Duration = Duration::from_secs(120);
+
+/// The most that the fields of a request of HTTP/2 may take, in bytes, as HTTP/2 counts them.
+const HEADER_LIST_MAX: u32 = 64 * 1024;
 
 /// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
 const LINGER: Duration = Duration::from_secs(5);
@@ -88,20 +93,22 @@ impl Entry {
         let router = Arc::clone(&self.router);
         let watcher = self.connections.watcher();
         let peer = Arc::new(Peer::new(address.ip(), tls.is_some()));
+        let interims = Arc::clone(&peer.interims);
         let service = service_fn(move |request| serve(&router, &peer, request));
         self.threads.spawn(async move {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let builder = builder();
             match tls {
                 None => {
-                    let stream = TokioIo::new(Joined::new(Opening::within(HEADER_TIMEOUT, stream)));
+                    let stream =
+                        TokioIo::new(Announced::new(Joined::new(Opening::within(HEADER_TIMEOUT, stream)), interims));
                     let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
                 }
                 Some(acceptor) => {
                     let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await else {
                         return;
                     };
-                    let stream = TokioIo::new(Opening::within(HEADER_TIMEOUT, stream));
+                    let stream = TokioIo::new(Announced::new(Opening::within(HEADER_TIMEOUT, stream), interims));
                     let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
                 }
             }
@@ -133,11 +140,17 @@ impl Entry {
 /// How HTTP is spoken: deadlines for headers, and for a client that no longer answers.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(HeadTimer::default())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(FIELDS_MAX)
+        .max_buf_size(HEAD_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(250)
+        .max_header_list_size(HEADER_LIST_MAX)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     builder

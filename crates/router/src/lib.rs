@@ -8,6 +8,8 @@
 //! - [`run`]: listens, follows the table, serves until told to end, then drains. Begin there.
 //! - `routing`: the table with what is known of each endpoint: requests under way, failures.
 //! - `proxy`: one request, from its arrival to the last byte of its answer.
+//! - `collect`: bodies of requests, before an instance is chosen; `client`: what is left of one that nobody reads.
+//! - `interim`: answers that announce another one; `trailers`: which fields may stand behind a body.
 //! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one of them.
 //! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
 //! - `tunnel`: websockets, which are told to go when their instance does.
@@ -19,11 +21,14 @@
 mod access;
 mod body;
 mod circuit;
+mod client;
+mod collect;
 mod entry;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
 mod headers;
+mod interim;
 mod joined;
 mod names;
 mod opening;
@@ -35,6 +40,7 @@ mod sync;
 mod threads;
 mod timer;
 mod tls;
+mod trailers;
 mod tunnel;
 mod wire;
 
@@ -107,6 +113,8 @@ pub(crate) struct Router {
     pub(crate) settings: Settings,
     pub(crate) routing: routing::Routing,
     pub(crate) access: access::AccessLog,
+    /// The memory of collected bodies.
+    pub(crate) budget: Arc<collect::Budget>,
     /// Connections are being ended.
     pub(crate) ending: AtomicBool,
 }
@@ -140,6 +148,7 @@ pub async fn run(
     let router = Arc::new(Router {
         routing: routing::Routing::load(&settings.data.join("table.json")),
         access,
+        budget: Arc::default(),
         ending: AtomicBool::new(false),
         settings,
     });

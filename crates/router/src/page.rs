@@ -5,12 +5,52 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::{Answer, text};
 
+/// Codes of gRPC (its `statuscodes.md`): what a client takes each status for.
+const GRPC: [(StatusCode, &str); 4] = [
+    (StatusCode::TOO_MANY_REQUESTS, "8"),
+    (StatusCode::GATEWAY_TIMEOUT, "4"),
+    (StatusCode::BAD_REQUEST, "13"),
+    (StatusCode::REQUEST_TIMEOUT, "13"),
+];
+
+/// Unavailable: what every other status is.
+const GRPC_UNAVAILABLE: &str = "14";
+
 fn page(status: StatusCode, message: &str) -> Response<Answer> {
     let mut response = Response::new(text(format!("{} {message}\n", status.as_u16())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
+}
+
+/// Says one of these answers as gRPC does: 200, with the status and the message in fields. What an instance says stays.
+pub(crate) fn say_in_grpc(response: &mut Response<Answer>) {
+    let Answer::Text(said) = response.body() else { return };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let status = response.status();
+    let said = said.clone().into_inner().map(|bytes| encoded(bytes.trim_ascii_end())).unwrap_or_default();
+    let code = GRPC.iter().find(|(of, _)| *of == status).map_or(GRPC_UNAVAILABLE, |(_, code)| code);
+    *response.body_mut() = text(String::new());
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    // Encoded it holds printable characters alone.
+    headers.insert("grpc-message", HeaderValue::from_str(&said).unwrap_or(HeaderValue::from_static("")));
+}
+
+/// Percent-encoded, as `grpc-message` is.
+fn encoded(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut said, byte| {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => said.push(char::from(*byte)),
+            _ => said.push_str(&format!("%{byte:02X}")),
+        }
+        said
+    })
 }
 
 /// No app has this host name.

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::body::{InstanceBody, Outgoing};
+use crate::interim::Interims;
 use crate::threads;
 use crate::wire::{Failure, Wire};
 
@@ -76,9 +77,14 @@ impl Sender {
     }
 
     /// Sends a request, and waits for the head of its answer.
-    pub(crate) async fn ask(self, request: &Parts, body: Outgoing) -> Result<Response<InstanceBody>, Failure> {
+    pub(crate) async fn ask(
+        self,
+        request: &Parts,
+        body: Outgoing,
+        interims: Option<&Interims>,
+    ) -> Result<Response<InstanceBody>, Failure> {
         let Shared { mut sender, user } = match self {
-            Self::One(wire) => return Ok(wire.ask(request, body).await?.map(InstanceBody::One)),
+            Self::One(wire) => return Ok(wire.ask(request, body, interims).await?.map(InstanceBody::One)),
             Self::Shared(shared) => shared,
         };
         match sender.try_send_request(in_http2(request, body)).await {

@@ -5,22 +5,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use gantry_model::{InstanceId, RequestFailure};
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRAILER, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::Empty;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::access::Entry;
-use crate::body::{Answer, Done, InstanceBody, Outgoing, Relayed, Upload, text};
+use crate::body::{Answer, Done, InstanceBody, Outgoing, Relayed, Streamed, Upload, text};
+use crate::client::ClientBody;
+use crate::collect::{Collected, Collecting};
 use crate::gate::Admitted;
+use crate::interim::Interims;
 use crate::pool::Sender;
 use crate::routing::{Active, Route, Target};
 use crate::timer::{self, Timers};
@@ -41,6 +44,8 @@ pub(crate) struct Peer {
     tls: bool,
     /// The address as applications are told it.
     pub(crate) text: HeaderValue,
+    /// Where answers go that announce another one.
+    pub(crate) interims: Arc<Interims>,
     timers: Timers,
 }
 
@@ -48,7 +53,7 @@ impl Peer {
     pub(crate) fn new(address: IpAddr, tls: bool) -> Self {
         // An address is always right for a header.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("-"));
-        Self { tls, text, timers: Timers::default() }
+        Self { tls, text, interims: Arc::default(), timers: Timers::default() }
     }
 }
 
@@ -65,7 +70,7 @@ pub(crate) fn serve(
     async move {
         let mut response = match begun {
             Ok(exchange) => exchange.run().await,
-            Err(refused) => refused.response,
+            Err(refused) => *refused,
         };
         let ending = router.ending.load(Ordering::Relaxed);
         if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -80,13 +85,6 @@ fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
     response
 }
 
-/// A request that no instance is asked. Its body is let go with the answer and not before: what has come of it by then is
-/// passed over, and the connection is kept.
-struct Refused {
-    response: Response<Answer>,
-    _request: Request<Incoming>,
-}
-
 struct Exchange {
     router: Arc<Router>,
     peer: Arc<Peer>,
@@ -98,8 +96,12 @@ struct Exchange {
     request: Parts,
     /// Until an instance may have got some of it.
     body: Outgoing,
-    /// Where a websocket goes on.
+    /// Where another protocol goes on.
     client: Option<OnUpgrade>,
+    /// The client takes answers that announce another one.
+    takes_interims: bool,
+    /// The route may be another one by now.
+    stale: bool,
     /// It went out once, and nothing came back.
     repeated: bool,
     tried: Vec<InstanceId>,
@@ -144,12 +146,24 @@ enum Failure {
 
 impl Exchange {
     /// A request that goes on; or what is answered without asking an instance.
-    fn begin(router: &Arc<Router>, peer: &Arc<Peer>, mut request: Request<Incoming>) -> Result<Self, Box<Refused>> {
+    fn begin(
+        router: &Arc<Router>,
+        peer: &Arc<Peer>,
+        mut request: Request<Incoming>,
+    ) -> Result<Self, Box<Response<Answer>>> {
         let now = Instant::now();
         let (entry, route, admitted) = match Self::admit(router, peer, &request, now) {
             Ok(admitted) => admitted,
-            Err(response) => return Err(Box::new(Refused { response: *response, _request: request })),
+            Err(mut response) => {
+                if is_grpc(request.headers()) {
+                    page::say_in_grpc(&mut response);
+                }
+                let waits = waits(&request);
+                drop(ClientBody::new(request.into_body(), waits));
+                return Err(response);
+            }
         };
+        let takes_interims = request.version() == Version::HTTP_11;
         let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
         let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
         let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
@@ -162,6 +176,8 @@ impl Exchange {
             request,
             body,
             client,
+            takes_interims,
+            stale: false,
             tried: Vec::new(),
             repeated: false,
             now,
@@ -202,7 +218,20 @@ impl Exchange {
         }
     }
 
-    async fn run(mut self) -> Response<Answer> {
+    /// The answer; one of the router's own to a client of gRPC is in its words.
+    async fn run(self) -> Response<Answer> {
+        let is_grpc = !self.body.is_end_stream() && is_grpc(&self.request.headers);
+        let mut response = self.answer(is_grpc).await;
+        if is_grpc {
+            page::say_in_grpc(&mut response);
+        }
+        response
+    }
+
+    async fn answer(mut self, is_grpc: bool) -> Response<Answer> {
+        if !is_grpc && let Err(page) = self.collect().await {
+            return told(self.entry, page);
+        }
         let repeatable = is_repeatable(&self.request, &self.body);
         loop {
             let way = match self.find().await {
@@ -216,7 +245,15 @@ impl Exchange {
             };
             let circuit = &way.target.circuit;
             let _trial = Trial::of(&way.target, self.now);
-            match self.exchange(&way.target).await {
+            let again = match &self.body {
+                Outgoing::Whole(whole) if repeatable && !self.repeated => Some(whole.again()),
+                _ => None,
+            };
+            let outcome = self.exchange(&way.target).await;
+            if self.peer.interims.are_pending() {
+                self.peer.interims.written().await;
+            }
+            match outcome {
                 Ok(response) => {
                     circuit.worked();
                     return match self.client.take() {
@@ -236,6 +273,9 @@ impl Exchange {
                         return self.failed(&why);
                     }
                     self.deadline = Instant::now() + self.router.settings.wait;
+                    if let Some(whole) = &again {
+                        self.body = Outgoing::Whole(whole.again());
+                    }
                 }
                 Err(Failure::Client(page)) => return told(self.entry, page),
                 Err(Failure::Slow) => {
@@ -250,14 +290,64 @@ impl Exchange {
     }
 
     fn failed(mut self, why: &str) -> Response<Answer> {
+        self.entry.error = Some(why.to_owned());
         self.entry.failure = Some(RequestFailure::Broken);
         let page = page::bad_gateway(self.route.app.as_str(), why);
         told(self.entry, page)
     }
 
+    /// Collects the client's body, as far as the role lets it be.
+    async fn collect(&mut self) -> Result<(), Response<Answer>> {
+        let Outgoing::Client(client) = &mut self.body else { return Ok(()) };
+        let most = usize::try_from(self.route.patience.request_buffer.0).unwrap_or(usize::MAX);
+        // A client that asks whether it may send much is told so by the instance.
+        let asks = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
+        if most == 0 || asks || self.client.is_some() || streams(&self.request.headers) {
+            return Ok(());
+        }
+        let (upload, patience) = (Arc::clone(&client.upload), self.route.patience.answer);
+        let silence = Duration::from_millis(patience.millis());
+        let mut collecting = Collecting::new(most, &self.router.budget);
+        let mut timer = None;
+        let collected = std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = collecting.poll(&mut client.rest, || upload.came(), cx) {
+                return Poll::Ready(Some(done));
+            }
+            let timer = timer.get_or_insert_with(|| self.peer.timers.take(upload.last() + silence));
+            while timer.as_mut().poll(cx).is_ready() {
+                if upload.last() + silence <= Instant::now() {
+                    return Poll::Ready(None);
+                }
+                timer.as_mut().reset(upload.last() + silence);
+            }
+            Poll::Pending
+        })
+        .await;
+        if let Some(timer) = timer {
+            self.peer.timers.keep(timer);
+            self.stale = true;
+            self.now = Instant::now();
+            self.deadline = self.now + self.router.settings.wait;
+        }
+        match collected {
+            None => return Err(page::slow_client(patience)),
+            Some(Err(error)) => {
+                let why = format!("the client did not send all of the request: {error}");
+                self.entry.error = Some(why.clone());
+                return Err(page::bad_request(&why));
+            }
+            Some(Ok(Collected::Begun(begun))) => client.begun = Some(begun),
+            Some(Ok(Collected::Whole(whole))) => {
+                self.request.headers.remove(EXPECT);
+                self.body = if whole.is_empty() { Outgoing::None } else { Outgoing::Whole(whole) };
+            }
+        }
+        Ok(())
+    }
+
     /// An instance to ask; waits for one while there is none.
     async fn find(&mut self) -> Result<Way, Box<Response<Answer>>> {
-        if self.tried.is_empty() {
+        if self.tried.is_empty() && !std::mem::take(&mut self.stale) {
             if let Some(way) = self.choose() {
                 return Ok(way);
             }
@@ -309,7 +399,7 @@ impl Exchange {
 
     async fn exchange(&mut self, target: &Arc<Target>) -> Result<Response<InstanceBody>, Failure> {
         self.entry.target = Some(Arc::clone(target));
-        let mut body = std::mem::replace(&mut self.body, Outgoing::None(Empty::new()));
+        let mut body = std::mem::replace(&mut self.body, Outgoing::None);
         // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
         // The second time, and after a failure, nothing is left to chance: whoever takes a new connection lives.
         let kept =
@@ -344,10 +434,10 @@ impl Exchange {
     ) -> Result<Response<InstanceBody>, Failure> {
         let patience = Duration::from_millis(self.route.patience.answer.millis());
         let upload = match &body {
-            Outgoing::Client(_, upload) => Some(Arc::clone(upload)),
-            Outgoing::None(_) => None,
+            Outgoing::Client(client) => Some(Arc::clone(&client.upload)),
+            Outgoing::Whole(_) | Outgoing::None => None,
         };
-        let mut asking = pin!(sender.ask(&self.request, body));
+        let mut asking = pin!(sender.ask(&self.request, body, self.takes_interims.then_some(&*self.peer.interims)));
         let mut deadline = now + patience;
         let mut timer = self.peer.timers.take(deadline);
         let outcome = loop {
@@ -377,7 +467,12 @@ impl Exchange {
     /// The answer, streamed to the client.
     fn relayed(mut self, way: Way, response: Response<InstanceBody>) -> Response<Answer> {
         let (mut parts, body) = response.into_parts();
+        // Only fields that were announced go behind a body of HTTP/1.1.
+        let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
         headers::strip_hop(&mut parts.headers);
+        if let Some(announced) = announced {
+            parts.headers.insert(TRAILER, announced);
+        }
         parts.version = Version::HTTP_11;
         self.entry.status = parts.status.as_u16();
         self.entry.failure = parts.status.is_server_error().then_some(RequestFailure::ServerError);
@@ -407,15 +502,57 @@ impl Exchange {
 
 /// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
 fn outgoing(request: Request<Incoming>, peer: &Peer, id: &HeaderValue, websocket: bool) -> (Parts, Outgoing) {
+    let waits = waits(&request);
     let (mut parts, body) = request.into_parts();
+    let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
+    let takes_trailers = parts.headers.get(TE).is_some_and(|te| says(te, "trailers"));
     rewrite(&mut parts, peer, id, websocket);
     parts.extensions.clear();
+    if let Some(announced) = announced {
+        parts.headers.insert(TRAILER, announced);
+    }
+    if takes_trailers && !websocket {
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
     let body = if body.is_end_stream() {
-        Outgoing::None(Empty::new())
+        Outgoing::None
     } else {
-        Outgoing::Client(body, Arc::new(Upload::begin()))
+        let upload = Arc::new(Upload::begin());
+        Outgoing::Client(Box::new(Streamed { begun: None, rest: ClientBody::new(body, waits), upload }))
     };
     (parts, body)
+}
+
+/// The client sends its body once it is told to (RFC 9110, section 10.1.1).
+fn waits(request: &Request<Incoming>) -> bool {
+    let has_body = request.version() == Version::HTTP_11 && !request.body().is_end_stream();
+    has_body && request.headers().get(EXPECT).is_some_and(|word| word.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The body is of gRPC: both sides may speak at once.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    has_type(headers, &["application/grpc"])
+}
+
+/// The body is one of a conversation, in which an instance may answer before the client's next word.
+fn streams(headers: &HeaderMap) -> bool {
+    has_type(headers, &["application/grpc", "application/connect+"])
+}
+
+fn has_type(headers: &HeaderMap, prefixes: &[&str]) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|said| {
+        let said = said.as_bytes();
+        prefixes
+            .iter()
+            .any(|prefix| said.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes())))
+    })
+}
+
+/// One of the words in a list, without its parameters.
+fn says(list: &HeaderValue, word: &str) -> bool {
+    let words = list.to_str().unwrap_or_default().split(',');
+    words.map(|said| said.split(';').next().unwrap_or_default().trim()).any(|said| said.eq_ignore_ascii_case(word))
 }
 
 /// The head alone.
@@ -447,5 +584,5 @@ async fn connect(target: &Target) -> std::io::Result<Sender> {
 /// Asking twice does no more than asking once, and there is no body that was sent half.
 fn is_repeatable(request: &Parts, body: &Outgoing) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    safe && body.is_end_stream() && !request.headers.contains_key(UPGRADE)
+    safe && !matches!(body, Outgoing::Client(_)) && !request.headers.contains_key(UPGRADE)
 }

@@ -10,18 +10,22 @@ pub(crate) mod head;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::Outgoing;
+use crate::headers;
+use crate::interim::Interims;
 use chunks::{Chunks, Piece};
 use head::{Head, Length};
 
@@ -30,6 +34,12 @@ const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
 
 /// What a kept connection keeps of the memory that its requests took, beside a buffer of the first [`ROOM`].
 const OUT_KEPT: usize = 4 * 1024;
+
+/// Up to this size a piece of a body is copied behind the head, and both are sent as one.
+const COPIED: usize = 4 * 1024;
+
+/// How long an instance has for the word that its client waits for (`Expect: 100-continue`); many give none.
+const WORD: Duration = Duration::from_secs(1);
 
 /// A connection to an instance, between two requests.
 pub(crate) struct Wire {
@@ -63,26 +73,43 @@ impl Wire {
 
     /// Sends a request, and waits for the head of its answer. The request's body may still be on its way then: an instance
     /// need not have all of it to answer.
-    pub(crate) async fn ask(self, request: &Parts, body: Outgoing) -> Result<Response<Answer>, Failure> {
+    pub(crate) async fn ask(
+        self,
+        request: &Parts,
+        body: Outgoing,
+        interims: Option<&Interims>,
+    ) -> Result<Response<Answer>, Failure> {
         let Self { mut from, to, mut out, mut came } = self;
         let length = length(&body);
         out.clear();
         head::write(request, length, &mut out);
-        let mut upload = Upload { to, out, written: 0, begun: false, body: Some((body, length)) };
+        let mut upload = Upload::new(to, out, body, length);
         let mut sending = Poll::Pending;
         let head = std::future::poll_fn(|cx| {
-            if sending.is_pending() {
-                sending = upload.poll(cx);
+            loop {
+                if sending.is_pending() {
+                    sending = upload.poll(cx);
+                }
+                match &sending {
+                    // An instance that takes no more may have said why.
+                    Poll::Ready(Err(Stopped::Instance(_))) if upload.begun => {}
+                    Poll::Ready(Err(Stopped::Instance(why))) => return Poll::Ready(Err(why.to_string())),
+                    // What it has is no request, and nothing is waited for.
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(String::new())),
+                    _ => {}
+                }
+                match ready!(poll_head(&mut from, &mut came, &request.method, cx)) {
+                    // The client is told so by whoever asks for its body.
+                    Ok(head) if head.status == StatusCode::CONTINUE => upload.word = None,
+                    Ok(mut head) if is_interim(head.status) => {
+                        if let Some(interims) = interims {
+                            headers::strip_hop(&mut head.headers);
+                            interims.add(head.status, &head.headers);
+                        }
+                    }
+                    answered => return Poll::Ready(answered),
+                }
             }
-            match &sending {
-                // An instance that takes no more may have said why.
-                Poll::Ready(Err(Stopped::Instance(_))) if upload.begun => {}
-                Poll::Ready(Err(Stopped::Instance(why))) => return Poll::Ready(Err(why.to_string())),
-                // What it has is no request, and nothing is waited for.
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(String::new())),
-                _ => {}
-            }
-            poll_head(&mut from, &mut came, &request.method, cx)
         });
         let head = match head.await {
             Ok(head) => head,
@@ -101,6 +128,8 @@ impl Wire {
         // One that answers before it has the whole request often closes the connection behind its answer.
         let keeps = head.keeps && matches!(sending, Poll::Ready(Ok(_)));
         let rest = match sending {
+            // It answered without the body that its client waits to send: nobody sends it.
+            Poll::Pending if upload.word.is_some() => Rest::Unsent,
             Poll::Pending => Rest::Uploading { _task: AbortOnDropHandle::new(tokio::spawn(upload.finish())) },
             Poll::Ready(_) => Rest::Sent { to: upload.to, out: upload.out },
         };
@@ -121,7 +150,12 @@ fn length(body: &Outgoing) -> Option<Length> {
     (!body.is_end_stream()).then(|| body.size_hint().exact().map_or(Length::Chunked, Length::Known))
 }
 
-/// Reads until a head is whole that is the answer's own: others announce it (RFC 9110, section 15.2).
+/// It announces another answer (RFC 9110, section 15.2).
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Reads until a head is whole.
 fn poll_head(
     from: &mut OwnedReadHalf,
     came: &mut BytesMut,
@@ -131,9 +165,6 @@ fn poll_head(
     loop {
         if !came.is_empty() {
             match head::read(came, asked) {
-                Ok(Some(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
-                    continue;
-                }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(error.to_string())),
@@ -164,42 +195,88 @@ struct Upload {
     to: OwnedWriteHalf,
     out: Vec<u8>,
     written: usize,
+    /// A piece of the body, to be sent behind `out`.
+    piece: Bytes,
     /// Some of it was sent.
     begun: bool,
     /// The body, until all of it was taken.
     body: Option<(Outgoing, Option<Length>)>,
+    /// All of the body stands in `out` and `piece`; it is kept until some of it was sent.
+    joined: bool,
+    /// The body is held back until the instance asks for it, and no longer than this.
+    word: Option<Pin<Box<Sleep>>>,
 }
 
 impl Upload {
+    fn new(to: OwnedWriteHalf, mut out: Vec<u8>, body: Outgoing, length: Option<Length>) -> Self {
+        let (mut piece, mut joined) = (Bytes::new(), false);
+        // A whole body goes out with its head.
+        if let (Outgoing::Whole(whole), Some(Length::Known(_))) = (&body, length) {
+            joined = true;
+            if whole.data.len() <= COPIED {
+                out.extend_from_slice(&whole.data);
+            } else {
+                piece = whole.data.clone();
+            }
+        }
+        let waits = matches!(&body, Outgoing::Client(streamed) if streamed.rest.waits());
+        let word = waits.then(|| Box::pin(tokio::time::sleep(WORD)));
+        Self { to, out, written: 0, piece, begun: false, body: Some((body, length)), joined, word }
+    }
+
     /// Ready once everything is sent, or nothing more can be.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
-            while self.written < self.out.len() {
-                let written = ready!(Pin::new(&mut self.to).poll_write(cx, &self.out[self.written..]));
-                self.written += written.map_err(Stopped::Instance)?;
-                self.begun = true;
-            }
-            self.out.clear();
-            self.written = 0;
+            ready!(self.poll_out(cx)).map_err(Stopped::Instance)?;
             let Some((body, length)) = &mut self.body else { return Poll::Ready(Ok(())) };
-            let Some(length) = length else {
+            let Some(length) = length.as_mut().filter(|_| !self.joined) else {
                 self.body = None;
                 continue;
             };
+            if let Some(word) = &mut self.word {
+                ready!(word.as_mut().poll(cx));
+                self.word = None;
+            }
             match ready!(Pin::new(body).poll_frame(cx)) {
-                // Trailers would have to be announced; none are sent.
-                Some(Ok(frame)) => put(frame.into_data().unwrap_or_default(), length, &mut self.out)?,
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => put(data, length, &mut self.out, &mut self.piece)?,
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        if end(*length, &trailers, &mut self.out)? {
+                            self.body = None;
+                        }
+                    }
+                },
                 Some(Err(error)) => return Poll::Ready(Err(Stopped::Client(error))),
                 None => {
-                    match *length {
-                        Length::Known(0) => {}
-                        Length::Known(_) => return Poll::Ready(Err(Stopped::Length)),
-                        _ => self.out.extend_from_slice(b"0\r\n\r\n"),
-                    }
+                    end(*length, &HeaderMap::new(), &mut self.out)?;
                     self.body = None;
                 }
             }
         }
+    }
+
+    /// Sends `out`, and `piece` behind it.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { to, out, written, piece, begun, .. } = self;
+        while *written < out.len() || !piece.is_empty() {
+            let rest = &out[*written..];
+            let sent = match (rest.is_empty(), piece.is_empty()) {
+                (true, _) => ready!(Pin::new(&mut *to).poll_write(cx, piece))?,
+                (false, true) => ready!(Pin::new(&mut *to).poll_write(cx, rest))?,
+                (false, false) => {
+                    let both = [io::IoSlice::new(rest), io::IoSlice::new(piece)];
+                    ready!(Pin::new(&mut *to).poll_write_vectored(cx, &both))?
+                }
+            };
+            *begun = true;
+            let of_out = sent.min(rest.len());
+            *written += of_out;
+            piece.advance(sent - of_out);
+        }
+        out.clear();
+        *written = 0;
+        Poll::Ready(Ok(()))
     }
 
     /// Sends what is left. The connection is not used again after that; closing one direction of it would tell some servers
@@ -211,12 +288,12 @@ impl Upload {
 }
 
 /// Adds a piece of a body to what is sent.
-fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>) -> Result<(), Stopped> {
+fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>, piece: &mut Bytes) -> Result<(), Stopped> {
     match length {
         Length::Known(left) => {
             // More than was announced would be taken for the next request.
             *left = left.checked_sub(data.len() as u64).ok_or(Stopped::Length)?;
-            out.extend_from_slice(&data);
+            *piece = data;
         }
         // An empty chunk would end the body.
         _ if data.is_empty() => {}
@@ -227,6 +304,18 @@ fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>) -> Result<(), Stoppe
         }
     }
     Ok(())
+}
+
+/// Ends a body, with its trailers where they have a place; false where they have none.
+fn end(length: Length, trailers: &HeaderMap, out: &mut Vec<u8>) -> Result<bool, Stopped> {
+    match length {
+        Length::Known(0) => return Ok(trailers.is_empty()),
+        Length::Known(_) => return Err(Stopped::Length),
+        _ => out.extend_from_slice(b"0\r\n"),
+    }
+    head::write_fields(trailers, out);
+    out.extend_from_slice(b"\r\n");
+    Ok(true)
 }
 
 /// What an instance says.
@@ -251,8 +340,15 @@ impl Source {
 
 /// What became of the request while its answer came.
 enum Rest {
-    Sent { to: OwnedWriteHalf, out: Vec<u8> },
-    Uploading { _task: AbortOnDropHandle<()> },
+    Sent {
+        to: OwnedWriteHalf,
+        out: Vec<u8>,
+    },
+    /// The body is not sent at all.
+    Unsent,
+    Uploading {
+        _task: AbortOnDropHandle<()>,
+    },
 }
 
 /// Where the next byte of a body stands.

@@ -144,7 +144,9 @@ async fn an_answer_may_come_while_the_request_is_still_sent() {
         stream.read_exact(&mut chunk[..5]).await.expect("the last chunk");
         stream.write_all(b"0\r\n\r\n").await.expect("written");
     });
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let mut streaming = table(1, vec![endpoint(1, address, Protocol::Http1)]);
+    streaming.routes.values_mut().for_each(|route| route.patience.request_buffer = gantry_model::Bytes(0));
+    let running = router(streaming, NOWHERE, None).await;
     let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
     let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
     let request = Request::post("/").header("host", "shop.localhost").body(StreamBody::new(body).boxed_unsync());

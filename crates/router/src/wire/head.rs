@@ -7,11 +7,11 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValu
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-/// The most header fields of an answer: what hyper takes of a request.
-const FIELDS_MAX: usize = 100;
+/// The most header fields of a message.
+pub(crate) const FIELDS_MAX: usize = 1000;
 
-/// The longest head of an answer, in bytes: larger than any server's default that sends one.
-const HEAD_MAX: usize = 64 * 1024;
+/// The longest head of a message, in bytes: larger than any server's default.
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 /// How long the body of a message is, and how that is said (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(crate) enum BadHead {
     Syntax(httparse::Error),
     #[error("the head of its answer is longer than {HEAD_MAX} bytes")]
     TooLong,
+    #[error("the head of its answer has more than {FIELDS_MAX} header fields")]
+    TooMany,
     #[error("its answer has a header field that is none")]
     Field,
     #[error("its answer says more than one length")]
@@ -53,13 +55,7 @@ pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) 
     for text in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(text.as_bytes());
     }
-    for (name, value) in &request.headers {
-        if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
-            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                out.extend_from_slice(bytes);
-            }
-        }
-    }
+    write_fields(&request.headers, out);
     let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
     match length {
         Some(Length::Known(bytes)) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
@@ -73,12 +69,27 @@ pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) 
     out.extend_from_slice(b"\r\n");
 }
 
+/// Writes fields, but for what says a body's length.
+pub(crate) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
+            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
 /// Takes an answer's head from what came, once it is whole. `asked` is the method of its request.
 pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, came, &mut fields);
-    let size = match parsed.map_err(BadHead::Syntax)? {
+    let parsed = parsed.map_err(|error| match error {
+        httparse::Error::TooManyHeaders => BadHead::TooMany,
+        error => BadHead::Syntax(error),
+    });
+    let size = match parsed? {
         httparse::Status::Complete(size) if size <= HEAD_MAX => size,
         httparse::Status::Partial if came.len() <= HEAD_MAX => return Ok(None),
         _ => return Err(BadHead::TooLong),

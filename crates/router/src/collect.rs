@@ -1,0 +1,210 @@
+//! Request bodies that are collected before an instance is chosen, so that a slow client holds no instance.
+//!
+//! A body that came with its head is kept as it is. Of one that comes in pieces the pieces are copied: each of them would keep the
+//! buffer that it was read into. What all clients' bodies take is bounded by a [`Budget`]; where that is used up, or a body is longer
+//! than its role lets it be, what was collected goes to the instance, and the rest behind it as it comes.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::Body;
+
+use crate::client::ClientBody;
+use crate::trailers;
+
+/// The most memory that the collected bodies of all clients take.
+const BUDGET: usize = 32 << 20;
+
+/// The first room for a body that comes in pieces.
+const ROOM: usize = 256;
+
+/// The memory that collected bodies take together.
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { used: AtomicUsize::new(0), most: BUDGET }
+    }
+}
+
+/// One body's part of the budget, for as long as it lives.
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    pub(crate) fn none(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    /// Takes more; false if there is no more.
+    fn grow(&mut self, bytes: usize) -> bool {
+        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= self.budget.most;
+        if fits {
+            self.bytes += bytes;
+        } else {
+            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// The same part once more, for a copy that shares its memory with the first.
+    fn again(&self) -> Self {
+        self.budget.used.fetch_add(self.bytes, Ordering::Relaxed);
+        Self { budget: Arc::clone(&self.budget), bytes: self.bytes }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A body that came whole.
+pub(crate) struct Whole {
+    pub(crate) data: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+    share: Share,
+}
+
+impl Whole {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    /// The same body, to be sent again.
+    pub(crate) fn again(&self) -> Self {
+        Self { data: self.data.clone(), trailers: self.trailers.clone(), share: self.share.again() }
+    }
+}
+
+/// What was collected of a body whose rest is still to come.
+pub(crate) struct Begun {
+    pub(crate) pieces: VecDeque<Bytes>,
+    pub(crate) trailers: Option<HeaderMap>,
+    _share: Share,
+}
+
+/// How collecting ended.
+pub(crate) enum Collected {
+    Whole(Whole),
+    /// It is longer than what may be collected.
+    Begun(Begun),
+}
+
+/// A body on its way in.
+pub(crate) struct Collecting {
+    most: usize,
+    /// The first piece, as long as nothing else is known.
+    first: Bytes,
+    /// All pieces, once there is a second, or one that is waited for.
+    all: Vec<u8>,
+    trailers: Option<HeaderMap>,
+    share: Share,
+}
+
+impl Collecting {
+    pub(crate) fn new(most: usize, budget: &Arc<Budget>) -> Self {
+        Self { most, first: Bytes::new(), all: Vec::new(), trailers: None, share: Share::none(budget) }
+    }
+
+    /// Ready once the body is whole, or no more of it may be collected. `came` is called for each piece.
+    pub(crate) fn poll(
+        &mut self,
+        body: &mut ClientBody,
+        came: impl Fn(),
+        cx: &mut Context<'_>,
+    ) -> Poll<hyper::Result<Collected>> {
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+                // It is waited for: its first piece must not keep the whole buffer that it stands in.
+                let first = std::mem::take(&mut self.first);
+                let fits = self.add(&first);
+                return if fits { Poll::Pending } else { Poll::Ready(Ok(self.begun(first))) };
+            };
+            let Some(frame) = frame.transpose()? else { return Poll::Ready(Ok(self.whole())) };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    came();
+                    if !self.take(&data) {
+                        return Poll::Ready(Ok(self.begun(data)));
+                    }
+                }
+                Err(frame) => {
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    trailers::keep_allowed(&mut trailers);
+                    self.trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
+                }
+            }
+            if body.is_end_stream() {
+                return Poll::Ready(Ok(self.whole()));
+            }
+        }
+    }
+
+    /// False where a piece does not fit any more.
+    fn take(&mut self, data: &Bytes) -> bool {
+        if self.first.len() + self.all.len() + data.len() > self.most {
+            return false;
+        }
+        if self.first.is_empty() && self.all.is_empty() && self.share.grow(data.len()) {
+            self.first = data.clone();
+            return true;
+        }
+        let first = self.first.clone();
+        let fits = self.add(&first);
+        if fits {
+            self.first = Bytes::new();
+        }
+        fits && self.add(data)
+    }
+
+    /// Adds a copy to what there is.
+    fn add(&mut self, data: &[u8]) -> bool {
+        let (length, room) = (self.all.len() + data.len(), self.all.capacity());
+        if length > room {
+            let wanted = length.max(room * 2).max(ROOM).min(self.most.max(length));
+            if !self.share.grow(wanted - room) {
+                return false;
+            }
+            self.all.reserve_exact(wanted - self.all.len());
+        }
+        self.all.extend_from_slice(data);
+        true
+    }
+
+    fn end(&mut self) -> (Bytes, Option<HeaderMap>, Share) {
+        let data = if self.all.is_empty() {
+            std::mem::take(&mut self.first)
+        } else {
+            Bytes::from(std::mem::take(&mut self.all))
+        };
+        let empty = Share::none(&self.share.budget);
+        (data, self.trailers.take(), std::mem::replace(&mut self.share, empty))
+    }
+
+    fn whole(&mut self) -> Collected {
+        let (data, trailers, share) = self.end();
+        Collected::Whole(Whole { data, trailers, share })
+    }
+
+    /// What there is, and a piece that did not fit.
+    fn begun(&mut self, last: Bytes) -> Collected {
+        let first = std::mem::take(&mut self.first);
+        let (data, trailers, share) = self.end();
+        let pieces = [data, first, last].into_iter().filter(|piece| !piece.is_empty()).collect();
+        Collected::Begun(Begun { pieces, trailers, _share: share })
+    }
+}

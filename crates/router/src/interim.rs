@@ -1,0 +1,140 @@
+//! Answers that announce another one (RFC 9110, section 15.2), such as 103, on their way to a client of HTTP/1.1.
+//!
+//! hyper sends none for a server. So they go past it: they are written when hyper has nothing more to write, which is between two of
+//! its messages, and the answer itself is handed to hyper only once they are written.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The most that waits to be written: an instance that says more is not heard in full.
+const PENDING_MAX: usize = 64 * 1024;
+
+/// A connection's interim answers.
+#[derive(Default)]
+pub(crate) struct Interims {
+    /// There are some: what each flush looks at first.
+    pending: AtomicBool,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: BytesMut,
+    /// The request that waits until they are written.
+    waiting: Option<Waker>,
+}
+
+impl Interims {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds one, to be written with the next flush.
+    pub(crate) fn add(&self, status: StatusCode, headers: &HeaderMap) {
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        for (name, value) in headers {
+            for bytes in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(bytes);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut queue = self.queue();
+        if queue.bytes.len() + head.len() <= PENDING_MAX {
+            queue.bytes.extend_from_slice(&head);
+            self.pending.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn are_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Ready once all of them are written.
+    pub(crate) async fn written(&self) {
+        std::future::poll_fn(|cx| {
+            if !self.are_pending() {
+                return Poll::Ready(());
+            }
+            let mut queue = self.queue();
+            if queue.bytes.is_empty() {
+                return Poll::Ready(());
+            }
+            queue.waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn poll_write<S: AsyncWrite + Unpin>(&self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut queue = self.queue();
+        while !queue.bytes.is_empty() {
+            let written = ready!(Pin::new(&mut *stream).poll_write(cx, &queue.bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            queue.bytes.advance(written);
+        }
+        self.pending.store(false, Ordering::Relaxed);
+        if let Some(waiting) = queue.waiting.take() {
+            waiting.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A client's connection, with its interim answers.
+pub(crate) struct Announced<S> {
+    stream: S,
+    interims: Arc<Interims>,
+}
+
+impl<S> Announced<S> {
+    pub(crate) fn new(stream: S, interims: Arc<Interims>) -> Self {
+        Self { stream, interims }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Announced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes when it has written all that it has.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, interims } = &mut *self;
+        if interims.are_pending() {
+            ready!(interims.poll_write(stream, cx))?;
+        }
+        Pin::new(stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
