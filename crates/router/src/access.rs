@@ -290,7 +290,9 @@ mod tests {
         let asked = PathAndQuery::from_static("/orders?secret=1");
         let id = HeaderValue::from_static("an-id");
         let peer = Arc::new(Peer::new("192.0.2.7".parse().expect("an address"), false));
-        drop(log.begin(Instant::now(), Method::POST, Some(asked), peer, id));
+        let mut entry = log.begin(Instant::now(), Method::POST, Some(asked), peer, id);
+        entry.error = Some("it closed the connection".to_owned());
+        drop(entry);
         let line: Value = wait(|| serde_json::from_slice(&std::fs::read(&path).ok()?).ok());
         let documented =
             include_str!("../../../docs/operating.md").split("**The access log**").nth(1).expect("a section");

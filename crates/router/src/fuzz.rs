@@ -7,12 +7,12 @@ use bytes::BytesMut;
 use gantry_model::{AppName, RoleName, Table};
 use http::Method;
 
-use crate::headers;
 use crate::names::{Known, known};
 use crate::proxy::{Peer, rewrite};
 use crate::tunnel::Frames;
 use crate::wire::chunks::{BadChunk, Chunks, Piece};
 use crate::wire::head::{self, Length};
+use crate::{headers, upgrade};
 
 /// The head of an answer: the same in one piece and in two.
 ///
@@ -46,10 +46,10 @@ pub fn request(bytes: &[u8]) {
     if headers::host_of(&request).is_none() || request.method() == Method::CONNECT {
         return;
     }
-    let websocket = headers::asks_for_websocket(request.headers());
+    let protocol = upgrade::asked(request.headers());
     let id = headers::request_id(request.headers());
     let (mut parts, ()) = request.into_parts();
-    rewrite(&mut parts, &Peer::new(Ipv4Addr::LOCALHOST.into(), false), &id, websocket);
+    rewrite(&mut parts, &Peer::new(Ipv4Addr::LOCALHOST.into(), false), &id, protocol.as_ref());
     for length in [None, Some(Length::Known(5)), Some(Length::Chunked)] {
         let mut out = Vec::new();
         head::write(&parts, length, &mut out);
@@ -65,7 +65,7 @@ pub fn request(bytes: &[u8]) {
         let of_connection =
             ["te", "trailer", "keep-alive", "proxy-connection", "proxy-authorization", "http2-settings"];
         assert!(of_connection.iter().all(|name| count(name) == 0));
-        assert_eq!((count("connection"), count("upgrade")), if websocket { (1, 1) } else { (0, 0) });
+        assert_eq!((count("connection"), count("upgrade")), if protocol.is_some() { (1, 1) } else { (0, 0) });
     }
 }
 

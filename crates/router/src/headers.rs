@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Request};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -52,17 +52,6 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
     let text = text.trim_end_matches('.');
     let upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
     Some(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
-}
-
-/// A request asks for a websocket. No other protocol is changed to: what is said in it would be under no limit, and in no log.
-pub(crate) fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let named = headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    named
-        && headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
 }
 
 /// Takes away what is about one connection, with whatever `Connection` names.
@@ -176,23 +165,6 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["x-forwarded-for", "x-forwarded-proto", "x-request-id", "x_forwarded_for_me", "x_own"]);
-    }
-
-    #[test]
-    fn only_a_websocket_is_changed_to() {
-        for (protocol, connection, asks) in [
-            ("WebSocket", "keep-alive, Upgrade", true),
-            ("websocket", "keep-alive", false),
-            ("h2c", "Upgrade, HTTP2-Settings", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.append(UPGRADE, HeaderValue::from_static(protocol));
-            headers.append(CONNECTION, HeaderValue::from_static(connection));
-            headers.append("http2-settings", HeaderValue::from_static("AAMAAABk"));
-            assert_eq!(asks_for_websocket(&headers), asks, "{protocol}, {connection}");
-            strip_hop(&mut headers);
-            assert!(headers.is_empty());
-        }
     }
 
     #[test]

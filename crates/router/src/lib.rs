@@ -12,7 +12,7 @@
 //! - `interim`: answers that announce another one; `trailers`: which fields may stand behind a body.
 //! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one of them.
 //! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
-//! - `tunnel`: websockets, which are told to go when their instance does.
+//! - `upgrade`: which other protocols are changed to; `tunnel`: what is said then. A websocket is told when its instance goes.
 //! - `threads`: one a core; a request stays on one.
 //! - `names`: `app.gantry.internal`, `role.app.gantry.internal`; everything else is handed on.
 //!
@@ -42,6 +42,7 @@ mod timer;
 mod tls;
 mod trailers;
 mod tunnel;
+mod upgrade;
 mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -28,7 +28,7 @@ use crate::pool::Sender;
 use crate::routing::{Active, Route, Target};
 use crate::timer::{self, Timers};
 use crate::tunnel::Tunnel;
-use crate::{Router, circuit, headers, page, wire};
+use crate::{Router, circuit, headers, page, upgrade, wire};
 
 /// The longest that a connection to an instance, on this machine's own network, may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -164,8 +164,9 @@ impl Exchange {
             }
         };
         let takes_interims = request.version() == Version::HTTP_11;
-        let client = headers::asks_for_websocket(request.headers()).then(|| hyper::upgrade::on(&mut request));
-        let (request, body) = outgoing(request, peer, &entry.id, client.is_some());
+        let protocol = upgrade::asked(request.headers());
+        let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (request, body) = outgoing(request, peer, &entry.id, protocol.as_ref());
         let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
         Ok(Self {
             router,
@@ -302,7 +303,8 @@ impl Exchange {
         let most = usize::try_from(self.route.patience.request_buffer.0).unwrap_or(usize::MAX);
         // A client that asks whether it may send much is told so by the instance.
         let asks = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
-        if most == 0 || asks || self.client.is_some() || streams(&self.request.headers) {
+        let changes = self.client.is_some() && client.size_hint().exact().is_none();
+        if most == 0 || asks || changes || streams(&self.request.headers) {
             return Ok(());
         }
         let (upload, patience) = (Arc::clone(&client.upload), self.route.patience.answer);
@@ -488,8 +490,13 @@ impl Exchange {
         let Some(instance) = answer.into_stream() else {
             return self.failed("it changed the protocol before it had all of the request");
         };
+        let asked = self.request.headers.get(UPGRADE);
+        if !parts.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
+            return self.failed("it changed to another protocol than it was asked for");
+        }
+        let is_websocket = asked.is_some_and(upgrade::is_websocket);
         self.entry.status = 101;
-        let tunnel = Tunnel { leaving: way.target.leaving() };
+        let tunnel = Tunnel { is_websocket, leaving: way.target.leaving() };
         tokio::spawn(async move {
             let mut counted = (self.entry, way, self.admitted);
             if let Ok(client) = client.await {
@@ -501,17 +508,22 @@ impl Exchange {
 }
 
 /// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
-fn outgoing(request: Request<Incoming>, peer: &Peer, id: &HeaderValue, websocket: bool) -> (Parts, Outgoing) {
+fn outgoing(
+    request: Request<Incoming>,
+    peer: &Peer,
+    id: &HeaderValue,
+    protocol: Option<&HeaderValue>,
+) -> (Parts, Outgoing) {
     let waits = waits(&request);
     let (mut parts, body) = request.into_parts();
     let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
     let takes_trailers = parts.headers.get(TE).is_some_and(|te| says(te, "trailers"));
-    rewrite(&mut parts, peer, id, websocket);
+    rewrite(&mut parts, peer, id, protocol);
     parts.extensions.clear();
     if let Some(announced) = announced {
         parts.headers.insert(TRAILER, announced);
     }
-    if takes_trailers && !websocket {
+    if takes_trailers && protocol.is_none() {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
@@ -549,6 +561,10 @@ fn has_type(headers: &HeaderMap, prefixes: &[&str]) -> bool {
     })
 }
 
+fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
+    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}
+
 /// One of the words in a list, without its parameters.
 fn says(list: &HeaderValue, word: &str) -> bool {
     let words = list.to_str().unwrap_or_default().split(',');
@@ -556,7 +572,7 @@ fn says(list: &HeaderValue, word: &str) -> bool {
 }
 
 /// The head alone.
-pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, websocket: bool) {
+pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, protocol: Option<&HeaderValue>) {
     headers::strip_hop(&mut parts.headers);
     // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
     let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
@@ -565,9 +581,9 @@ pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, websocke
     }
     headers::join_cookies(&mut parts.headers);
     headers::forward(&mut parts.headers, &peer.text, peer.tls, id);
-    if websocket {
+    if let Some(protocol) = protocol {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        parts.headers.insert(UPGRADE, protocol.clone());
     }
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from(path);

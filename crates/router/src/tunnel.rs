@@ -1,7 +1,8 @@
-//! A websocket: bytes go to and fro until either side ends.
+//! A connection whose protocol was changed, to a websocket mostly: bytes go to and fro until either side ends.
 //!
-//! It lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
-//! moment of its own within the drain, so that thousands of clients do not come back at once.
+//! A websocket lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
+//! moment of its own within the drain, so that thousands of clients do not come back at once. Nothing can be said in a protocol that
+//! is not known: its connection ends at that moment.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -30,6 +31,7 @@ type Io = TokioIo<Upgraded>;
 
 /// Where an instance's side of a tunnel comes from, and how long it may live.
 pub(crate) struct Tunnel {
+    pub(crate) is_websocket: bool,
     /// The drain, once the instance is on its way out.
     pub(crate) leaving: watch::Receiver<Option<Duration>>,
 }
@@ -60,7 +62,8 @@ impl Tunnel {
     async fn down(self, mut from: Stream, mut to: WriteHalf<Io>, sent: &mut u64) -> std::io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         let mut frames = Frames::default();
-        let leave = leave(self.leaving);
+        let Self { is_websocket, leaving: told } = self;
+        let leave = leave(told);
         tokio::pin!(leave);
         let mut leaving = false;
         loop {
@@ -73,9 +76,14 @@ impl Tunnel {
                     to.write_all(bytes).await?;
                     to.flush().await?;
                     *sent += bytes.len() as u64;
-                    frames.pass(bytes);
+                    if is_websocket {
+                        frames.pass(bytes);
+                    }
                 }
                 () = &mut leave, if !leaving => leaving = true,
+            }
+            if leaving && !is_websocket {
+                return to.shutdown().await;
             }
             if leaving && frames.is_between() {
                 to.write_all(&GOING_AWAY).await?;

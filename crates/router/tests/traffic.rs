@@ -312,3 +312,65 @@ async fn an_open_websocket_is_one_of_those_at_once() {
     let given_back = async { while status().await == StatusCode::TOO_MANY_REQUESTS {} };
     tokio::time::timeout(Duration::from_secs(10), given_back).await.expect("its place is free again");
 }
+
+/// Says back what it is told, in the protocol that it was asked for.
+async fn parrot() -> SocketAddr {
+    app(false, async |mut request: Request<Incoming>| {
+        use http_body_util::BodyExt;
+        let Some(protocol) = request.headers().get("upgrade").cloned() else {
+            return Response::new(full("no upgrade arrived"));
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let greeting = request.into_body().collect().await.expect("a body").to_bytes();
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
+            let _ = stream.write_all(&greeting).await;
+            let mut bytes = [0; 100];
+            while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+                let _ = stream.write_all(&bytes[..read]).await;
+            }
+        });
+        let answer = Response::builder().status(101).header("connection", "upgrade").header("upgrade", protocol);
+        answer.body(full("")).expect("an answer")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn another_protocol_passes_and_ends_when_its_instance_goes_but_none_that_carries_requests() {
+    let address = parrot().await;
+    for protocol in ["echo", "tcp"] {
+        let server = Server::default();
+        let drain = |_: &mut Traffic, patience: &mut Patience| patience.drain = Seconds(1);
+        let running = router(with(1, address, drain), &server.start().await, None).await;
+        let mut stream = TcpStream::connect(running.address).await.expect("connected");
+        let head = format!(
+            "POST /x HTTP/1.1\r\nhost: shop.localhost\r\nconnection: Upgrade\r\nupgrade: {protocol}\r\ncontent-length: 2\r\n\r\nhi"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut said = Vec::new();
+        while !said.ends_with(b"\r\n\r\nhi") {
+            assert!(stream.read_buf(&mut said).await.expect("read") > 0, "{}", said.escape_ascii());
+        }
+        assert!(said.starts_with(b"HTTP/1.1 101 "), "{}", said.escape_ascii());
+        stream.write_all(b"\0\xff anything").await.expect("sent");
+        let mut back = [0; 11];
+        stream.read_exact(&mut back).await.expect("said back");
+        assert_eq!(&back, b"\0\xff anything");
+        // It counts for as long as it is open, and ends within its drain.
+        server.hears(|report| report["active"]["shop.v1.web-1"] == 1).await;
+        server.changes(table(2, Vec::new())).await;
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await.expect("it is not kept");
+        assert!(ended.is_err(), "nothing can be said in a protocol that is not known");
+        server.hears(|report| report["active"].get("shop.v1.web-1").is_none()).await;
+    }
+    let running = router(with(1, address, |_, _| ()), NOWHERE, None).await;
+    for protocol in ["h2c", "HTTP/2.0", "TLS/1.2", "websocket, h2c"] {
+        let mut request = get("/");
+        request.headers_mut().insert("connection", "Upgrade, HTTP2-Settings".parse().expect("a value"));
+        request.headers_mut().insert("upgrade", protocol.parse().expect("a value"));
+        let answer = ask(running.address, request).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{protocol}");
+        assert_eq!(text(answer).await, "no upgrade arrived", "{protocol}");
+    }
+}
