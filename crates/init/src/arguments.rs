@@ -1,44 +1,82 @@
 //! What init is told. Its one caller is the sandbox, so the form is fixed and terse:
-//! `init <uid> <gid> <segment bytes> <cwd> [command…]` and `shim [command…]`.
+//! `init <uid> <gid> <groups> <segment bytes> <cwd> [command…]` and `shim <uid> <gid> <groups> <cwd> [command…]`. Groups
+//! are the supplementary ones, parted by commas.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+
+/// The application: who it is, where it starts, and what it is.
+pub(crate) struct Application {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+    pub(crate) cwd: PathBuf,
+    /// Empty: nothing is started, and the container waits to be told to end; others are run in it.
+    pub(crate) command: Vec<OsString>,
+}
 
 /// What pid 1 needs to know.
 pub(crate) struct Settings {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    /// Where the application starts.
-    pub(crate) cwd: PathBuf,
     /// The size at which a segment of the log is full.
     pub(crate) segment: u64,
-    /// Empty: nothing is started, and the container waits to be told to end; others are run in it.
-    pub(crate) command: Vec<OsString>,
+    pub(crate) application: Application,
+}
+
+impl Application {
+    /// The words that [`Mode::parse`] reads as the shim's.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        let numbers = [self.uid.to_string(), self.gid.to_string(), groups.join(",")].map(OsString::from);
+        let cwd = std::iter::once(self.cwd.clone().into());
+        numbers.into_iter().chain(cwd).chain(self.command.iter().cloned()).collect()
+    }
 }
 
 /// Which of the two processes this is.
 pub(crate) enum Mode {
     Init(Settings),
-    Shim { command: Vec<OsString> },
+    Shim(Application),
 }
 
 impl Mode {
     pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mode = words.next().unwrap_or_default();
-        if mode == "shim" {
-            return Ok(Self::Shim { command: words.collect() });
-        }
-        if mode != "init" {
+        if mode != "init" && mode != "shim" {
             return Err("this is pid 1 of a Gantry container and not for use by hand".to_owned());
         }
-        let mut number = |what: &str| -> Result<u64, String> {
-            let word = words.next().unwrap_or_default();
-            word.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| format!("no {what}"))
-        };
-        let id = |number: u64, what| u32::try_from(number).map_err(|_| format!("no {what}"));
-        let (uid, gid, segment) = (number("uid")?, number("gid")?, number("segment size")?);
-        let cwd = PathBuf::from(words.next().ok_or("no working directory")?);
-        let (uid, gid) = (id(uid, "uid")?, id(gid, "gid")?);
-        Ok(Self::Init(Settings { uid, gid, cwd, segment, command: words.collect() }))
+        let mut next = |what: &str| words.next().ok_or_else(|| format!("no {what}"));
+        let (uid, gid) = (number(&next("uid")?, "uid")?, number(&next("gid")?, "gid")?);
+        let groups = next("groups")?;
+        let groups = groups.to_str().unwrap_or("?").split(',').filter(|text| !text.is_empty());
+        let groups: Result<Vec<u32>, String> = groups.map(|text| number(OsStr::new(text), "group")).collect();
+        let segment = if mode == "init" { number(&next("segment size")?, "segment size")? } else { 0 };
+        let cwd = PathBuf::from(next("working directory")?);
+        let application = Application { uid, gid, groups: groups?, cwd, command: words.collect() };
+        Ok(if mode == "init" { Self::Init(Settings { segment, application }) } else { Self::Shim(application) })
+    }
+}
+
+fn number<N: std::str::FromStr>(word: &OsStr, what: &str) -> Result<N, String> {
+    word.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| format!("no {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shim_reads_what_init_hands_on() {
+        for groups in [vec![], vec![4], vec![4, 27, 65_535]] {
+            let command = ["/bin/sh", "-c", ""].map(OsString::from).to_vec();
+            let application = Application { uid: 1000, gid: 7, groups, cwd: "/srv/a b".into(), command };
+            let words = std::iter::once("shim".into()).chain(application.words());
+            let Ok(Mode::Shim(read)) = Mode::parse(words) else { panic!("not the shim's") };
+            assert_eq!((read.uid, read.gid, &read.groups), (1000, 7, &application.groups));
+            assert_eq!((read.cwd, read.command), (application.cwd, application.command));
+        }
+        for wrong in ["shim", "shim 1 x", "shim 1 1 4,x /", "init 1 1 4 /", "by hand"] {
+            assert!(Mode::parse(wrong.split(' ').map(OsString::from)).is_err(), "{wrong}");
+        }
     }
 }

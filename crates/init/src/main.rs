@@ -21,7 +21,7 @@ use arguments::Mode;
 fn main() -> ExitCode {
     let outcome = match Mode::parse(std::env::args_os().skip(1)) {
         Ok(Mode::Init(settings)) => reaper::run(&settings),
-        Ok(Mode::Shim { command }) => shim::run(&command),
+        Ok(Mode::Shim(application)) => shim::run(&application),
         Err(message) => Err(std::io::Error::other(message)),
     };
     match outcome {

@@ -4,17 +4,16 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, wait,
 };
 
-use crate::arguments::Settings;
+use crate::arguments::{Application, Settings};
 use crate::log::{Lines, Log, Stream};
 
 /// What is handed on to the application.
@@ -34,22 +33,25 @@ pub(crate) fn run(settings: &Settings) -> io::Result<ExitCode> {
     let segments = [io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?];
     let log = Log::open(segments, settings.segment)?;
     let signals = Signals::register()?;
-    let streams = if settings.command.is_empty() { Vec::new() } else { start(settings)? };
-    Reaper { log, signals, streams, record }.run(settings.command.is_empty())
+    let idle = settings.application.command.is_empty();
+    let streams = if idle { Vec::new() } else { start(&settings.application)? };
+    Reaper { log, signals, streams, record }.run(idle)
 }
 
 /// Starts the shim with the application behind it; its output comes through what is returned.
-fn start(settings: &Settings) -> io::Result<Vec<Source>> {
+fn start(application: &Application) -> io::Result<Vec<Source>> {
     let (out, out_end) = io::pipe()?;
     let (err, err_end) = io::pipe()?;
+    // Any user may open them again by name (`/dev/stdout`). A pipe belongs to whoever made it: root, here.
+    for end in [&out_end, &err_end] {
+        fchmod(end, Mode::from_raw_mode(0o666))?;
+    }
     let program = std::env::args_os().next().unwrap_or_default();
-    // A working directory that the image lacks is the application's trouble: the shim says so in the log.
+    // The shim becomes the application's user: supplementary groups are not for `Command` to set. What fails there is the
+    // application's trouble, and said in its log.
     Command::new(program)
         .arg("shim")
-        .arg(&settings.cwd)
-        .args(&settings.command)
-        .uid(settings.uid)
-        .gid(settings.gid)
+        .args(application.words())
         .stdin(Stdio::null())
         .stdout(out_end)
         .stderr(err_end)

@@ -1,24 +1,31 @@
 //! Pid 2: starts the application and passes its end on, exit status or signal, as its own.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 
+use rustix::fs::{Gid, Uid};
 use rustix::process::{Signal, getpid, kill_process};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::arguments::Application;
 
 /// What a shell answers for a command that is not there, and for one that cannot be executed.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// `command` is the working directory, then the program and its arguments.
-pub(crate) fn run(command: &[OsString]) -> io::Result<ExitCode> {
-    let [cwd, program, arguments @ ..] = command else {
+/// Becomes the application's user, starts the application and waits for its end.
+pub(crate) fn run(application: &Application) -> io::Result<ExitCode> {
+    let [program, arguments @ ..] = application.command.as_slice() else {
         return Err(io::Error::other("no command"));
     };
     let _ = rustix::thread::set_name(c"ppidshim");
-    if let Err(error) = std::env::set_current_dir(cwd) {
-        eprintln!("gantry: cannot enter {}: {error}", cwd.display());
+    if let Err(error) = take_user(application) {
+        eprintln!("gantry: cannot become user {}: {error}", application.uid);
+        return Ok(ExitCode::from(NOT_EXECUTABLE));
+    }
+    if let Err(error) = std::env::set_current_dir(&application.cwd) {
+        eprintln!("gantry: cannot enter {}: {error}", application.cwd.display());
         return Ok(ExitCode::from(NOT_EXECUTABLE));
     }
     let status = match Command::new(program).args(arguments).status() {
@@ -34,4 +41,14 @@ pub(crate) fn run(command: &[OsString]) -> io::Result<ExitCode> {
         kill_process(getpid(), signal)?;
     }
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// Takes the groups and the user of the application. Leaving root clears what this process could do as root.
+fn take_user(application: &Application) -> io::Result<()> {
+    let groups: Vec<Gid> = application.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let (uid, gid) = (Uid::from_raw(application.uid), Gid::from_raw(application.gid));
+    // This process has one thread.
+    set_thread_groups(&groups)?;
+    set_thread_res_gid(gid, gid, gid)?;
+    Ok(set_thread_res_uid(uid, uid, uid)?)
 }

@@ -13,9 +13,13 @@ use crate::{LinuxError, Tried};
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// On v1 the groups of these controllers are made as well: devices are denied there, v2 has no such file and rests on
-/// the missing right to make device nodes. The last two limit nothing: a container that stayed in the service manager's
-/// group there would be ended with Gantry's own services.
-const V1_EXTRA: [&str; 4] = ["devices", "cpuacct", "systemd", "unified"];
+/// the missing right to make device nodes. `cpuset` limits nothing here, but a JVM looks for all four of memory, cpu, cpuacct
+/// and cpuset. The last two limit nothing: a container that stayed in the service manager's group there would be ended with
+/// Gantry's own services.
+const V1_EXTRA: [&str; 5] = ["devices", "cpuacct", "cpuset", "systemd", "unified"];
+
+/// The controllers of v1 whose groups tell a container what it may use.
+pub const LIMITING: [&str; 5] = ["memory", "cpu", "cpuacct", "cpuset", "pids"];
 
 /// Read and write of null, zero, full, random, urandom, tty, and pseudo-terminals.
 const DEVICES: [&str; 8] =
@@ -98,6 +102,9 @@ impl Cgroup {
             fs::create_dir_all(&folder).tried(|| format!("make the control group {}", folder.display()))?;
             crate::step!("group.begun");
         }
+        if !self.unified {
+            self.inherit_processors()?;
+        }
         self.limit(limits)
     }
 
@@ -112,6 +119,28 @@ impl Cgroup {
             above.push(name);
             // Two may make it at once.
             fs::create_dir_all(&above).tried(|| format!("make the control group {}", above.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A new group of cpuset on v1 has no processors and takes no process: it is given those of the group above.
+    fn inherit_processors(&self) -> Result<(), LinuxError> {
+        let mut above = self.root.join("cpuset");
+        if !above.is_dir() {
+            return Ok(());
+        }
+        for name in self.path.split('/') {
+            let group = above.join(name);
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let read = |folder: &Path| {
+                    let file = folder.join(file);
+                    fs::read_to_string(&file).tried(|| format!("read {}", file.display()))
+                };
+                if read(&group)?.trim().is_empty() {
+                    write(&group.join(file), read(&above)?.trim())?;
+                }
+            }
+            above = group;
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
         env: Vec::new(),
         cwd: "/".into(),
         user: User { uid: 1000, gid: 1000 },
+        groups: Vec::new(),
         users: Some(0x7000_0000),
         limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 64, disk: Some(1 << 30) },
         network: Some(Network {

@@ -8,15 +8,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use gantry_linux::cgroup::Cgroup;
 use gantry_linux::process::{enter_users, unshare};
 use gantry_linux::{LinuxError, Tried, mounts, network, rooted};
-use rustix::fs::{FileType, Mode, OFlags, fstat, mknodat, symlinkat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mknodat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use rustix::process::{fchdir, pivot_root, umask};
 use rustix::thread::UnshareFlags;
 
-use crate::posture;
-use crate::spec::{Bind, Spec};
+use crate::spec::{Bind, Spec, User};
+use crate::{cgroupfs, posture};
 
 /// Where init is seen inside.
 const INIT: &str = "/.gantry/init";
@@ -38,7 +39,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 const TTY: u32 = 5;
 
 /// Read-only, nothing to execute, no devices, no setuid: what information file systems are mounted with.
-const INERT: MountAttrFlags =
+pub(crate) const INERT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// The two pipes between the launcher and its child.
@@ -76,6 +77,7 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         if let Some(users) = &users {
             enter_users(users)?;
         }
+        make_working_folder(&spec.cwd, spec.user)?;
         posture::drop_rights(spec.user.uid)?;
         posture::filter_system_calls()?;
         Ok(command)
@@ -101,7 +103,9 @@ fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
     let mut command = Command::new(INIT);
     command
         .arg("init")
-        .args([spec.user.uid.to_string(), spec.user.gid.to_string(), spec.log.limit.to_string()])
+        .args([spec.user.uid.to_string(), spec.user.gid.to_string()])
+        .arg(spec.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+        .arg(spec.log.limit.to_string())
         .arg(&spec.cwd)
         .args(&spec.args)
         .env_clear()
@@ -138,20 +142,27 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
         rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .tried(|| "open the root".to_owned())?;
     let proc = mounts::detached("proc", &[], INERT)?;
-    put(&root, "/proc", &proc)?;
+    let mut mounted = Mounted::default();
+    mounted.put(&root, "/proc", &proc)?;
     // Ports below 1024 are free inside: each container has its own.
     std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").tried(|| "free the low ports".to_owned())?;
-    put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
-    put(&root, "/dev", &devices()?)?;
+    // And so is an ICMP echo, which needs no raw socket then: the groups are the machine's numbers.
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").tried(|| "allow ping".to_owned())?;
+    mounted.put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
+    cgroupfs::mount(&root, &Cgroup::named(&spec.cgroup), &mut mounted)?;
+    mounted.put(&root, "/dev", &devices()?)?;
     let terminals = spec.users.map_or(TTY, |first| first + TTY).to_string();
     let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
-    put(&root, "/dev/shm", &mounts::detached("tmpfs", &[("mode", "1777"), ("size", "67108864")], INERT)?)?;
-    put(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
+    mounted.put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
+    // What is in it is memory of the container's, and counted as such: its limit is the same.
+    let shared = spec.limits.memory.to_string();
+    let shared = [("mode", "1777"), ("size", shared.as_str())];
+    mounted.put(&root, "/dev/shm", &mounts::detached("tmpfs", &shared, INERT)?)?;
+    mounted.put(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
     let init = Bind { source: spec.init.clone(), target: INIT.into(), writable: false };
     for bind in std::iter::once(&init).chain(&spec.binds) {
-        put_bind(&root, bind, users)?;
+        put_bind(&root, bind, users, &mounted)?;
     }
     make_temporary(&root)?;
     gantry_linux::step!("inside.furnished");
@@ -161,9 +172,28 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     rustix::process::chdir("/").tried(|| "enter the root".to_owned())
 }
 
-fn put(root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
-    let target = rooted::make_folder(root, Path::new(path))?;
-    mounts::attach(mount, target).tried_at(path)
+/// The runtime's own mounts, by the device number that each has.
+#[derive(Default)]
+pub(crate) struct Mounted(Vec<u64>);
+
+impl Mounted {
+    /// Puts a mount onto the folder `path`, which is made where it is missing.
+    fn put(&mut self, root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
+        let target = rooted::make_folder(root, Path::new(path))?;
+        self.attach(mount, &target, path)
+    }
+
+    /// Puts a mount onto what `target` is, which is called `path`.
+    pub(crate) fn attach(&mut self, mount: &OwnedFd, target: &OwnedFd, path: &str) -> Result<(), LinuxError> {
+        self.0.push(fstat(mount).tried(|| format!("look at the mount of {path}"))?.st_dev);
+        mounts::attach(mount, target).tried_at(path)
+    }
+
+    /// The file or folder is on one of them.
+    fn holds(&self, target: &OwnedFd) -> Result<bool, LinuxError> {
+        let device = fstat(target).tried(|| "look at a place to mount on".to_owned())?.st_dev;
+        Ok(self.0.contains(&device))
+    }
 }
 
 /// Adds the path to a mount's error.
@@ -180,10 +210,7 @@ impl<T> TriedAt<T> for Result<T, LinuxError> {
 /// Whoever mounts over these decides what the runtime, and every program inside, reads of itself.
 const OWN: [&str; 3] = ["proc", "sys", "dev"];
 
-/// What is mounted at and below them.
-const MOUNTED: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "dev/mqueue"];
-
-fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
+fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>, mounted: &Mounted) -> Result<(), LinuxError> {
     let above = bind.target.components().any(|part| part == std::path::Component::ParentDir);
     let own = rooted::names(&bind.target).next().is_some_and(|name| OWN.iter().any(|own| name == *own));
     if above || own {
@@ -198,7 +225,7 @@ fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), 
         None => mounts::copy_of(&bind.source)?,
     };
     // A link of the image's may have led there: these are the runtime's.
-    if MOUNTED.iter().any(|own| same_mount(root, own, &target)) {
+    if mounted.holds(&target)? {
         return refuse(bind);
     }
     mounts::attach(&copy, target).tried_at(&bind.target.display().to_string())?;
@@ -209,13 +236,6 @@ fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>) -> Result<(), 
 fn refuse(bind: &Bind) -> Result<(), LinuxError> {
     let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
     Err(refused).tried(|| format!("mount over {}", bind.target.display()))
-}
-
-/// The two are on the same mount; every one of the runtime's has a device number of its own.
-fn same_mount(root: &OwnedFd, own: &str, target: &OwnedFd) -> bool {
-    let device = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_dev);
-    let own = rooted::open(root, Path::new(own), OFlags::PATH | OFlags::NOFOLLOW).ok().and_then(|fd| device(&fd).ok());
-    own.is_some() && own == device(target).ok()
 }
 
 /// `/dev`, complete before it is put anywhere.
@@ -246,4 +266,20 @@ fn make_temporary(root: &OwnedFd) -> Result<(), LinuxError> {
     rooted::make_folder(root, Path::new("/tmp"))?;
     let folder = File::from(rooted::open(root, Path::new("/tmp"), OFlags::RDONLY | OFlags::DIRECTORY)?);
     folder.set_permissions(std::fs::Permissions::from_mode(0o1777)).tried(|| "open /tmp to all".to_owned())
+}
+
+/// Makes the folder that the application starts in, where the image has none, and gives it to the application's user. This
+/// process is the container's own root by now.
+fn make_working_folder(path: &str, user: User) -> Result<(), LinuxError> {
+    let action = || format!("make the working folder {path}");
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).tried(action)?;
+    match rooted::open(&root, Path::new(path), OFlags::PATH | OFlags::DIRECTORY) {
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
+        // It is there, or what is wrong with it is said in the application's log.
+        _ => return Ok(()),
+    }
+    let folder = rooted::make_folder_through_links(&root, Path::new(path))?;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    chownat(&folder, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).tried(action)
 }

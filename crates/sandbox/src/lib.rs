@@ -20,6 +20,8 @@
 //! Rejected: `libcontainer` (youki as a library). By its source, version 0.7 refuses idmapped mounts, its exec joins no
 //! user namespace and applies no seccomp filter, and a symlink `/dev` in an image is followed on the host.
 
+mod calls;
+mod cgroupfs;
 mod container;
 mod exec;
 mod inside;

@@ -1,18 +1,24 @@
 //! What is taken away: rights, system calls, paths. Tested by its effects, from inside (`tests/`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use gantry_linux::{LinuxError, Tried, mounts, rooted};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
     set_no_new_privs,
 };
-use seccompiler::{BpfMap, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+use crate::calls;
 
 /// What pid 1 keeps: to start the application as its user, and to hand signals to it. An application with a user of
 /// its own has none of them.
@@ -113,21 +119,41 @@ pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
     set_no_new_privs(true).tried(|| "forbid new privileges".to_owned())
 }
 
-/// The filters: an allow-list, and `clone3` answered with `ENOSYS`, because its flags lie in memory where a filter
-/// cannot look; libraries then use `clone`, whose flags it can.
-static FILTERS: LazyLock<Result<BpfMap, String>> = LazyLock::new(|| {
-    let arch = std::env::consts::ARCH;
-    let arch = TargetArch::try_from(arch).map_err(|error| format!("no system call filter for {arch}: {error}"))?;
-    seccompiler::compile_from_json(include_bytes!("seccomp.json").as_slice(), arch).map_err(|error| error.to_string())
-});
+/// The two filters. The first allows a list of calls and answers every other one like a kernel without it (`ENOSYS`); the
+/// second refuses what is dangerous (`EPERM`).
+static FILTERS: LazyLock<Result<[BpfProgram; 2], String>> =
+    LazyLock::new(|| filters().map_err(|error| format!("cannot compile the filter of system calls: {error}")));
+
+fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let whole = |calls: [&[i64]; 3]| -> BTreeMap<i64, Vec<SeccompRule>> {
+        calls.into_iter().flatten().map(|call| (*call, Vec::new())).collect()
+    };
+    let mut refused = whole([calls::REFUSED, calls::REFUSED_HERE, &[]]);
+    for conditions in calls::conditions() {
+        let rule = |line: Vec<calls::Condition>| {
+            let parts = line
+                .into_iter()
+                .map(|(index, operator, value)| SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value));
+            SeccompRule::new(parts.collect::<Result<_, _>>()?)
+        };
+        refused.insert(conditions.call, conditions.any.into_iter().map(rule).collect::<Result<_, _>>()?);
+    }
+    let allowed = whole([calls::ALLOWED, calls::ALLOWED_NEWER, calls::ALLOWED_HERE]);
+    let unknown = SeccompAction::Errno(Errno::NOSYS.raw_os_error().unsigned_abs());
+    let forbidden = SeccompAction::Errno(Errno::PERM.raw_os_error().unsigned_abs());
+    Ok([
+        SeccompFilter::new(allowed, unknown, SeccompAction::Allow, arch)?.try_into()?,
+        SeccompFilter::new(refused, SeccompAction::Allow, forbidden, arch)?.try_into()?,
+    ])
+}
 
 /// Filters the system calls of this process and all that come from it.
 pub(crate) fn filter_system_calls() -> Result<(), LinuxError> {
     let action = || "filter system calls".to_owned();
     let filters = FILTERS.as_ref().map_err(|error| io::Error::other(error.clone())).tried(action)?;
-    // The later filter's answer counts where both refuse, so the one with `ENOSYS` goes last.
-    for name in ["allowed", "unfilterable"] {
-        let filter = filters.get(name).ok_or_else(|| io::Error::other("missing filter")).tried(action)?;
+    // Where both answer with an error, the answer of the filter that was installed last counts.
+    for filter in filters {
         seccompiler::apply_filter(filter).map_err(io::Error::other).tried(action)?;
     }
     Ok(())
@@ -138,8 +164,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filters_compile() {
-        let filters = FILTERS.as_ref().expect("compiled");
-        assert!(filters["allowed"].len() > 300 && filters["unfilterable"].len() < 20);
+    fn the_filters_compile_and_no_call_is_on_both_lists() {
+        let [allowed, refused] = FILTERS.as_ref().expect("compiled");
+        assert!(allowed.len() > 600 && refused.len() > 100, "{} and {}", allowed.len(), refused.len());
+        let lists = [calls::ALLOWED, calls::ALLOWED_NEWER, calls::ALLOWED_HERE, calls::REFUSED, calls::REFUSED_HERE];
+        let mut all = lists.concat();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "a call is listed twice");
     }
 }

@@ -20,10 +20,12 @@ pub struct Spec {
     pub args: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
-    /// Where the application starts, inside.
+    /// Where the application starts, inside; made for its user where it is missing.
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
     /// The first of the 65,536 numbers that its users have outside: its root is nobody there. None where the machine's file
     /// system cannot map owners; then its users are the host's.
     pub users: Option<u32>,
@@ -59,7 +61,7 @@ pub struct Root {
 pub struct User {
     /// User.
     pub uid: u32,
-    /// Group; there are no supplementary ones.
+    /// Group.
     pub gid: u32,
 }
 

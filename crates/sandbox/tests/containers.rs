@@ -21,6 +21,11 @@ fn main() -> ExitCode {
         trial("both_names_say_which_copy_this_is", || run(host_name())),
         trial("an_exit_status_and_a_signal_are_recorded", || run(exits())),
         trial("a_missing_command_is_127_and_says_so", || run(missing_command())),
+        trial("streams_are_opened_again_by_name", || run(streams_by_name())),
+        trial("its_limits_are_read_in_its_control_groups", || run(limits_seen())),
+        trial("a_missing_working_folder_is_made_for_the_user", || run(working_folder())),
+        trial("shared_memory_is_as_large_as_the_memory", || run(shared_memory())),
+        trial("it_has_its_supplementary_groups", || run(groups())),
         trial("rights_are_gone", || run(rights())),
         trial("dangerous_calls_are_refused", || run(calls())),
         trial("masked_and_read_only_paths_are", || run(paths())),
@@ -61,6 +66,155 @@ async fn missing_command() {
     let (lines, record) = outcome(&a).await;
     assert_eq!(record.and_then(|r| r.code), Some(127));
     assert!(lines[0].contains("cannot run /no/such"), "{lines:?}");
+}
+
+async fn streams_by_name() {
+    let script = "echo by-name >/dev/stdout; echo by-number >>/proc/self/fd/1; echo error >/dev/stderr; \
+                  cat </dev/stdin; echo end";
+    for uid in [0, 1000, 65_535] {
+        let mut a = a_box(script);
+        a.spec.user = User { uid, gid: uid };
+        let lines = outcome(&a).await.0;
+        for line in ["by-name", "by-number", "error", "end"] {
+            assert_eq!(lines.iter().filter(|known| *known == line).count(), 1, "as {uid}: {lines:?}");
+        }
+        assert_eq!(lines.len(), 4, "as {uid}: {lines:?}");
+    }
+    let a = a_box("echo ready; sleep 100");
+    let container = a.start().await;
+    a.says("ready").await;
+    for (uid, terminal) in [(0, false), (1000, false), (33, false), (1000, true)] {
+        let asked = ExecSpec { user: User { uid, gid: uid }, ..executed(&a, terminal, script) };
+        let mut session = exec(&container, asked).await.expect("begun");
+        let mut text = String::new();
+        if terminal {
+            use std::io::Write;
+            let mut screen = std::fs::File::from(session.descriptors.remove(0));
+            screen.write_all(b"typed\n\x04").expect("typed");
+            let mut bytes = Vec::new();
+            let _ = screen.read_to_end(&mut bytes);
+            text = String::from_utf8(bytes).expect("text");
+            assert!(text.contains("typed"), "{text}");
+        } else {
+            let mut input = std::fs::File::from(session.descriptors.remove(0));
+            std::io::Write::write_all(&mut input, b"typed\n").expect("typed");
+            drop(input);
+            std::fs::File::from(session.descriptors.remove(0)).read_to_string(&mut text).expect("read");
+            assert_eq!(text, "by-name\nby-number\ntyped\nend\n", "as {uid}");
+        }
+        assert!(matches!(session.outcome().await, ExecOutcome::Exited(0)), "as {uid}: {text}");
+    }
+    container.destroy().await.expect("removed");
+}
+
+/// As programs look for them, on v1 and v2. The machine's root, without users of its own, changes none either.
+async fn limits_seen() {
+    let script = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
+                  cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us); \
+                  cat pids.max 2>/dev/null || cat pids/pids.max; \
+                  for group in . memory cpu cpuacct cpuset pids; do cat $group/cgroup.procs; done 2>/dev/null | grep -c '^3$'; \
+                  for file in memory.max memory/memory.limit_in_bytes cgroup.procs pids/cgroup.procs; do \
+                  [ -e $file ] && (echo 1 >$file) 2>&1; done; mkdir below memory/below 2>&1; \
+                  cut -d: -f3 /proc/self/cgroup | sort -u; grep -c ' - cgroup' /proc/self/mountinfo; echo end";
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    for users in [Some(FIRST), None] {
+        let mut a = a_box(script);
+        for name in ["grep", "cut", "sort", "mkdir"] {
+            let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
+        }
+        a.spec.user = User { uid: 0, gid: 0 };
+        a.spec.users = users;
+        a.spec.limits.milli_cpu = 250;
+        let lines = outcome(&a).await.0;
+        let shown = if unified { 1 } else { 5 };
+        assert_eq!(lines[..4], ["67108864", "25000 100000", "32", &shown.to_string()], "{lines:?}");
+        let refused = lines.iter().filter(|line| line.contains("Read-only file system")).count();
+        assert_eq!(refused, 4, "{lines:?}");
+        assert_eq!(lines[lines.len() - 3..], ["/", &shown.to_string(), "end"], "{lines:?}");
+    }
+}
+
+async fn working_folder() {
+    for (cwd, made) in [("/srv/none/deep", true), ("srv", true), ("/there", false)] {
+        let mut a = a_box("pwd; id -u; touch own && echo written; ls -ldn . /srv | tr -s ' ' | cut -d' ' -f1,3");
+        for name in ["tr", "cut", "pwd"] {
+            let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
+        }
+        std::fs::create_dir(a.spec.root.layers[0].join("there")).expect("made");
+        a.spec.cwd = cwd.into();
+        let lines = outcome(&a).await.0;
+        let written = lines.iter().any(|line| line == "written");
+        assert_eq!(written, made, "{cwd}: {lines:?}");
+        let own = if made { "drwxr-xr-x 1000" } else { "drwxr-xr-x 0" };
+        assert!(lines.iter().any(|line| line == own), "{cwd}: {lines:?}");
+        if cwd.contains("deep") {
+            assert!(lines.contains(&"drwxr-xr-x 0".to_owned()), "what is above is root's: {lines:?}");
+        }
+    }
+    // Something else is there, or a link leads nowhere: the container says so.
+    for (cwd, at) in [("/file", "log"), ("/file/x", "log"), ("/proc/none", "start")] {
+        let mut a = a_box("echo in");
+        std::fs::write(a.spec.root.layers[0].join("file"), "").expect("written");
+        a.spec.cwd = cwd.into();
+        match launch(&a.spec).await {
+            Err(error) => assert!(at == "start" && error.to_string().contains(cwd), "{error}"),
+            Ok(container) => {
+                container.ended().await;
+                container.destroy().await.expect("removed");
+                assert!(at == "log" && a.log()[0].contains(&format!("cannot enter {cwd}")), "{:?}", a.log());
+            }
+        }
+    }
+}
+
+/// A file there is memory of the container's: one that is as large as the limit ends its writer, and no file is larger.
+async fn shared_memory() {
+    for (memory, size, written) in [(256 << 20, 104_857_600, true), (96 << 20, 104_857_600, false)] {
+        let mut a =
+            a_box(&format!("head -c {size} /dev/zero >/dev/shm/x; ls -l /dev/shm/x | tr -s ' ' | cut -d' ' -f5"));
+        for name in ["head", "tr", "cut"] {
+            let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
+        }
+        a.spec.limits.memory = memory;
+        let container = a.start().await;
+        container.ended().await;
+        let lines = a.log();
+        assert_eq!(lines.iter().any(|line| *line == size.to_string()), written, "{memory}: {lines:?}");
+        let stopped = container.usage().oom_kills > 0 || lines.iter().any(|line| line.contains("No space left"));
+        assert_eq!(stopped, !written, "{memory}: {lines:?}");
+        container.destroy().await.expect("removed");
+    }
+}
+
+async fn groups() {
+    for uid in [0, 1000] {
+        let mut a = a_box("id -G; echo ready; sleep 100");
+        a.spec.user = User { uid, gid: 50 };
+        a.spec.groups = vec![4, 27, 65_535];
+        let container = a.start().await;
+        a.says("ready").await;
+        assert_eq!(a.log()[0], "50 4 27 65535", "as {uid}");
+        let asked = ExecSpec { groups: vec![7], ..executed(&a, false, "id -G") };
+        let mut session = exec(&container, asked).await.expect("begun");
+        let mut text = String::new();
+        std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");
+        assert_eq!(text, "50 7\n", "as {uid}");
+        assert!(matches!(session.outcome().await, ExecOutcome::Exited(0)));
+        container.destroy().await.expect("removed");
+    }
+}
+
+/// A shell's script as it is run in a box.
+fn executed(a: &boxes::Box, terminal: bool, script: &str) -> ExecSpec {
+    ExecSpec {
+        cgroup: a.spec.cgroup.clone(),
+        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
+        env: vec![("PATH".into(), "/bin".into())],
+        cwd: "/".into(),
+        user: a.spec.user,
+        groups: Vec::new(),
+        terminal,
+    }
 }
 
 /// The sets of capabilities in a process's status, by name.
@@ -289,15 +443,7 @@ async fn execs() {
     let a = a_box("echo ready; sleep 100");
     let container = a.start().await;
     a.says("ready").await;
-    let spec = |terminal, script: &str| ExecSpec {
-        cgroup: a.spec.cgroup.clone(),
-        args: vec!["/bin/sh".into(), "-c".into(), script.into()],
-        env: vec![("PATH".into(), "/bin".into())],
-        cwd: "/".into(),
-        user: a.spec.user,
-        terminal,
-        disk: None,
-    };
+    let spec = |terminal, script: &str| executed(&a, terminal, script);
     let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
                   for f in /proc/$$/fd/*; do echo descriptor ${f##*/} $(readlink $f); done; exit 5";
     for (uid, rights) in [(1000, USER), (0, ROOT)] {

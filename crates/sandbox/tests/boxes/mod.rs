@@ -81,6 +81,7 @@ pub(crate) fn a_box(script: &str) -> Box {
         env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
         cwd: "/".into(),
         user: User { uid: 1000, gid: 1000 },
+        groups: Vec::new(),
         users: Some(FIRST),
         limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32, disk: None },
         network: None,

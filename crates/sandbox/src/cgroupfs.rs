@@ -1,0 +1,70 @@
+//! `/sys/fs/cgroup`: the container's own control groups, for programs that read their limits there.
+//!
+//! The container is in a cgroup namespace, so the file systems show its groups as the root and nothing above or beside them.
+//! They are mounted read-only: a process inside changes no limit. JVM, Node.js, Go and .NET size heaps and thread pools by
+//! them.
+
+use std::os::fd::OwnedFd;
+
+use gantry_linux::cgroup::{Cgroup, LIMITING};
+use gantry_linux::{LinuxError, Tried, mounts, rooted};
+use rustix::fs::{Mode, OFlags, mkdirat, symlinkat};
+use rustix::mount::{MountAttrFlags, MountFlags};
+
+use crate::inside::{INERT, Mounted};
+
+/// Where programs look for control groups.
+const PLACE: &str = "/sys/fs/cgroup";
+
+/// Mounts the groups of this process, which is in its groups and in a cgroup namespace of its own already. A machine without
+/// control groups at that place, or that refuses to show one of them, gives the container none.
+pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut Mounted) -> Result<(), LinuxError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let Ok(place) = rooted::open(root, PLACE.as_ref(), flags) else { return Ok(()) };
+    let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    if group.is_unified() {
+        if let Ok(groups) = mounts::detached("cgroup2", &[], read_only) {
+            mounted.attach(&groups, &place, PLACE)?;
+        }
+        return Ok(());
+    }
+    let text =
+        std::fs::read_to_string("/proc/self/cgroup").tried(|| "read this process's control groups".to_owned())?;
+    let folder = mounts::detached("tmpfs", &[("mode", "755"), ("size", "65536")], INERT)?;
+    let mut found = Vec::new();
+    for hierarchy in hierarchies(&text) {
+        let options: Vec<(&str, &str)> = hierarchy.split(',').map(|controller| (controller, "")).collect();
+        let Ok(groups) = mounts::detached("cgroup", &options, read_only) else { continue };
+        let made = || format!("make {PLACE}/{hierarchy}");
+        mkdirat(&folder, hierarchy, Mode::from_raw_mode(0o755)).tried(made)?;
+        for (controller, _) in options.iter().filter(|(controller, _)| *controller != hierarchy) {
+            symlinkat(hierarchy, &folder, *controller).tried(made)?;
+        }
+        found.push((hierarchy, groups));
+    }
+    mounted.attach(&folder, &place, PLACE)?;
+    for (hierarchy, groups) in found {
+        let path = format!("{PLACE}/{hierarchy}");
+        mounted.attach(&groups, &rooted::open(root, path.as_ref(), flags)?, &path)?;
+    }
+    mounts::restrict(&folder, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
+}
+
+/// The hierarchies of `/proc/self/cgroup` (`4:cpu,cpuacct:/`) that hold limits or accounts of a container: every controller
+/// in them is one that the container has a group of its own of. In another hierarchy it is in a group of the machine's.
+fn hierarchies(text: &str) -> impl Iterator<Item = &str> {
+    let controllers = text.lines().filter_map(|line| line.split(':').nth(1));
+    controllers.filter(|controllers| controllers.split(',').all(|controller| LIMITING.contains(&controller)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hierarchies;
+
+    #[test]
+    fn hierarchies_of_limits_are_shown_and_no_others() {
+        let text = "12:cpu,cpuacct:/\n9:name=systemd:/\n8:pids:/\n7:blkio:/\n4:memory:/\n3:net_cls,net_prio:/\n2:cpuset:/\n0::/\n";
+        assert_eq!(hierarchies(text).collect::<Vec<_>>(), ["cpu,cpuacct", "pids", "memory", "cpuset"]);
+        assert_eq!(hierarchies("5:cpu,blkio:/\n0::/\n\n").count(), 0);
+    }
+}
