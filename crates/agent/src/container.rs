@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 
-use gantry_image::Runtime;
-use gantry_linux::rooted;
-use gantry_model::role::{DEFAULT_PORT, Role};
+use gantry_image::{APP_USER, Account, Accounts, Runtime};
+use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{AppName, Command, InstanceSpec};
 use gantry_sandbox::{Bind, Limits, Log, Network, Root, Spec, User};
-use rustix::fs::{Mode, OFlags};
 
 use crate::Agent;
 use crate::images::Image;
@@ -44,7 +40,7 @@ pub(crate) fn prepare(
     image: &Image,
     address: Ipv4Addr,
 ) -> io::Result<Spec> {
-    let hostname: String = format!("{}.{}", names.short, agent.settings.machine).chars().take(HOSTNAME_MAX).collect();
+    let hostname = hostname(names, &agent.settings.machine);
     for name in ["upper", "work", "root"] {
         let folder = places.folder.join(name);
         gantry_linux::tree::remove(&folder)?;
@@ -58,11 +54,19 @@ pub(crate) fn prepare(
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{own}\n{machine}\n"))?;
     std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
     let runtime = &image.config.config;
-    let user = user_of(runtime, &image.layers)?;
+    let accounts = Accounts::read(&image.layers);
+    let account = account_of(runtime, &accounts)?;
+    let user = User { uid: account.uid, gid: account.gid };
     let mut binds = vec![
         Bind { source: hosts, target: "/etc/hosts".into(), writable: false },
         Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
     ];
+    // The user of an image that Gantry built has a name, whatever it was built on.
+    if let Some(with) = accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()) {
+        let [passwd, group] = with.write(&places.folder)?;
+        binds.push(Bind { source: passwd, target: "/etc/passwd".into(), writable: false });
+        binds.push(Bind { source: group, target: "/etc/group".into(), writable: false });
+    }
     for (name, target) in &spec.role.volumes {
         let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
         if !source.exists() {
@@ -85,17 +89,19 @@ pub(crate) fn prepare(
             work: places.folder.join("work"),
             mountpoint: places.folder.join("root"),
         },
-        hostname,
         args: words(&spec.role.command),
-        env: environment(names, spec, runtime),
-        cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        env: environment(names, spec, runtime, &account, &hostname),
+        hostname,
+        cwd: runtime.working_folder(),
         user,
+        groups: account.groups,
         users: agent.users.of(&names.app, || records::apps(&agent.settings))?,
         limits: Limits {
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
-            disk: file_max(&spec.role),
+            // What a copy takes is counted (see `disk`): the length of a sparse file is not.
+            disk: None,
         },
         network: Some(Network {
             bridge: agent.settings.bridge.clone(),
@@ -111,15 +117,22 @@ pub(crate) fn prepare(
     })
 }
 
-/// The largest file of a role's, in bytes. A volume's files may be larger than what the rest of the root may take.
-pub(crate) fn file_max(role: &Role) -> Option<u64> {
-    role.volumes.is_empty().then_some(role.limits.disk.0)
+/// What `uname` says in a container.
+pub(crate) fn hostname(names: &Names, machine: &impl std::fmt::Display) -> String {
+    format!("{}.{machine}", names.short).chars().take(HOSTNAME_MAX).collect()
 }
 
-/// Image, role, configuration, and then what Gantry itself says.
-pub(crate) fn environment(names: &Names, spec: &InstanceSpec, runtime: &Runtime) -> Vec<(String, String)> {
+/// What Docker sets, image, role, configuration, and then what Gantry itself says.
+pub(crate) fn environment(
+    names: &Names,
+    spec: &InstanceSpec,
+    runtime: &Runtime,
+    account: &Account,
+    hostname: &str,
+) -> Vec<(String, String)> {
+    let defaults = [("PATH", PATH), ("HOME", &account.home), ("HOSTNAME", hostname)];
     let mut env: BTreeMap<String, String> =
-        BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), "/app".to_owned())]);
+        defaults.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let of_image = runtime.env.iter().flatten().filter_map(|pair| pair.split_once('='));
     env.extend(of_image.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(spec.role.env.clone());
@@ -143,144 +156,164 @@ fn words(command: &Command) -> Vec<String> {
     match command {
         Command::Argv(words) => words.clone(),
         Command::Shell(line) => {
-            let first = line.split_whitespace().next().unwrap_or_default();
-            let plain = !line.contains([';', '&', '|', '(', ')', '<', '>', '\n', '`', '{', '}'])
-                && !first.contains('=')
-                && !["exec", "cd", "export", "set", ".", "source", "if", "for", "while", "case", "!"].contains(&first);
-            let line = if plain { format!("exec {line}") } else { line.clone() };
+            let line = exec_of(line);
             vec!["/bin/sh".to_owned(), "-c".to_owned(), line]
         }
     }
 }
 
-/// `uid`, `uid:gid`, or names of the image's own `/etc/passwd` and `/etc/group`; root if the image says nothing.
-pub(crate) fn user_of(runtime: &Runtime, layers: &[PathBuf]) -> io::Result<User> {
-    // Docker says nothing with an empty text.
-    let text = runtime.user.as_deref().filter(|text| !text.is_empty()).unwrap_or("0");
-    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    let unknown = |what: &str| io::Error::other(format!("the image's user {text:?}: it has no {what}"));
-    let users = || file_of(layers, "etc/passwd");
-    let (uid, own_gid) = match user.parse::<u32>() {
-        Ok(uid) => {
-            (uid, users().lines().find_map(|line| entry(line, 2, user)).and_then(|fields| fields[3].parse().ok()))
-        }
-        Err(_) => {
-            let text = users();
-            let fields = text.lines().find_map(|line| entry(line, 0, user)).ok_or_else(|| unknown("such user"))?;
-            (fields[2].parse().map_err(|_| unknown("such user"))?, fields[3].parse().ok())
-        }
-    };
-    let gid = match group {
-        None | Some("") => own_gid.unwrap_or(uid),
-        Some(group) => match group.parse() {
-            Ok(gid) => gid,
-            Err(_) => {
-                let text = file_of(layers, "etc/group");
-                let fields =
-                    text.lines().find_map(|line| entry(line, 0, group)).ok_or_else(|| unknown("such group"))?;
-                fields[2].parse().map_err(|_| unknown("such group"))?
-            }
-        },
-    };
-    // The highest number means "unchanged" to the kernel: an image must not keep root that way.
-    if uid == u32::MAX || gid == u32::MAX {
-        return Err(unknown("such user"));
+/// A line that is one plain command, as one that replaces its shell; any other line as it is.
+fn exec_of(line: &str) -> String {
+    let line = line.trim();
+    let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let plain = !line.contains([';', '&', '|', '(', ')', '<', '>', '\n', '`', '{', '}'])
+        && !first.contains('=')
+        && !RESERVED.contains(&first)
+        && !BUILTINS.contains(&first);
+    // `command` only says that no function is meant; with an option it asks and runs nothing.
+    let called = rest.trim_start();
+    match first {
+        "command" if !called.is_empty() && !called.starts_with('-') => exec_of(called),
+        _ if plain => format!("exec {line}"),
+        _ => line.to_owned(),
     }
-    Ok(User { uid, gid })
 }
 
-/// The fields of a line of passwd or group whose field `at` is `wanted`.
-fn entry<'a>(line: &'a str, at: usize, wanted: &str) -> Option<Vec<&'a str>> {
-    let fields: Vec<&str> = line.split(':').collect();
-    (fields.len() >= 4 && fields[at] == wanted).then_some(fields)
-}
+/// Words that begin a compound command, in dash and in bash.
+const RESERVED: [&str; 12] =
+    ["!", "[[", "case", "coproc", "for", "function", "if", "select", "time", "until", "while", "{"];
 
-/// A small file of the image's, from the topmost layer that has it; a layer is foreign, so never followed out of it.
-fn file_of(layers: &[PathBuf], path: &str) -> String {
-    use std::io::Read;
-    let open = |layer: &Path| -> Option<OwnedFd> {
-        let root = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        rooted::open(&root, Path::new(path), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()
-    };
-    let mut text = String::new();
-    if let Some(file) = layers.iter().find_map(|layer| open(layer)) {
-        let _ = std::fs::File::from(file).take(1 << 20).read_to_string(&mut text);
+/// Commands of the shell itself, in dash and in bash: `exec` finds no program of most of these names.
+const BUILTINS: [&str; 62] = [
+    ".",
+    ":",
+    "[",
+    "alias",
+    "bg",
+    "bind",
+    "break",
+    "builtin",
+    "caller",
+    "cd",
+    "chdir",
+    "command",
+    "compgen",
+    "complete",
+    "compopt",
+    "continue",
+    "declare",
+    "dirs",
+    "disown",
+    "echo",
+    "enable",
+    "eval",
+    "exec",
+    "exit",
+    "export",
+    "false",
+    "fc",
+    "fg",
+    "getopts",
+    "hash",
+    "help",
+    "history",
+    "jobs",
+    "kill",
+    "let",
+    "local",
+    "logout",
+    "mapfile",
+    "popd",
+    "printf",
+    "pushd",
+    "pwd",
+    "read",
+    "readarray",
+    "readonly",
+    "return",
+    "set",
+    "shift",
+    "shopt",
+    "source",
+    "suspend",
+    "test",
+    "times",
+    "trap",
+    "true",
+    "type",
+    "typeset",
+    "ulimit",
+    "umask",
+    "unalias",
+    "unset",
+    "wait",
+];
+
+/// Who a container of this image runs as. A user of Gantry's choice has `/app` as its home, whatever the base calls it.
+pub(crate) fn account_of(runtime: &Runtime, accounts: &Accounts) -> io::Result<Account> {
+    let mut account = accounts.find(runtime.user.as_deref().unwrap_or_default()).map_err(io::Error::other)?;
+    if runtime.is_built() {
+        account.home = "/app".to_owned();
     }
-    text
+    Ok(account)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn home_is_the_user_s_own_and_app_where_gantry_chose_it() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n".to_owned();
+        let accounts = Accounts { passwd, group: String::new() };
+        let runtime = |user: &str, label: &str| Runtime {
+            user: Some(user.to_owned()),
+            labels: Some(BTreeMap::from([(label.to_owned(), "{}".to_owned())])),
+            ..Runtime::default()
+        };
+        for (user, label, home) in [
+            ("", "", "/root"),
+            ("node", "", "/home/node"),
+            ("1000:1000", "", "/home/node"),
+            ("4000", "", "/"),
+            ("1000:1000", gantry_image::RECIPE_LABEL, "/app"),
+            // Made from an image of Gantry's by others.
+            ("root", gantry_image::RECIPE_LABEL, "/root"),
+        ] {
+            assert_eq!(account_of(&runtime(user, label), &accounts).expect(user).home, home, "{user}");
+        }
+    }
+
     fn shell(line: &str) -> String {
         words(&Command::Shell(line.to_owned())).pop().expect("a line")
-    }
-
-    /// An image with one layer that has these files.
-    fn image(passwd: &str, group: &str) -> (tempfile::TempDir, Vec<PathBuf>) {
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(folder.path().join("etc")).expect("made");
-        for (name, text) in [("passwd", passwd), ("group", group)] {
-            std::fs::write(folder.path().join("etc").join(name), text).expect("written");
-        }
-        let layers = vec![folder.path().to_owned()];
-        (folder, layers)
-    }
-
-    #[test]
-    fn an_image_s_user_is_looked_up_in_its_own_files() {
-        let (_folder, layers) =
-            image("root:x:0:0::/:/bin/sh\nshop:x:1001:1002::/:/bin/sh\nodd:x\n", "staff:x:50:shop\nshop:x:1002:\n");
-        let of = |user: &str| {
-            let runtime = Runtime { user: Some(user.to_owned()), ..Runtime::default() };
-            user_of(&runtime, &layers).map(|user| (user.uid, user.gid)).map_err(|error| error.to_string())
-        };
-        assert_eq!(user_of(&Runtime::default(), &layers).map(|user| user.uid).ok(), Some(0), "Docker's default");
-        for (user, wanted) in [
-            ("", (0, 0)),
-            ("shop", (1001, 1002)),
-            ("shop:staff", (1001, 50)),
-            ("shop:7", (1001, 7)),
-            ("shop:", (1001, 1002)),
-            ("1001", (1001, 1002)),
-            ("4000", (4000, 4000)),
-            ("4000:staff", (4000, 50)),
-        ] {
-            assert_eq!(of(user), Ok(wanted), "{user}");
-        }
-        for user in
-            ["nobody", "shop:nobody", "odd", "-1", "4294967296", "x\ny", "../shop", ":", "4294967295", "7:4294967295"]
-        {
-            let why = of(user).expect_err(user);
-            assert!(why.contains("such user") || why.contains("such group"), "{user}: {why}");
-        }
-    }
-
-    #[test]
-    fn a_hostile_passwd_gives_nobody_another_s_number() {
-        // Names that are numbers, numbers that are none or mean "unchanged", fields that are missing, and no end of lines.
-        let lines =
-            "1000:x:0:0::/:/bin/sh\nhigh:x:4294967295:0::/:\nword:x:root:0::/:\nshort:x:0\n\n:::\n\0:x:0:0::/:\n";
-        let (folder, layers) = image(&lines.repeat(20_000), "");
-        let of = |user: &str| {
-            let runtime = Runtime { user: Some(user.to_owned()), ..Runtime::default() };
-            user_of(&runtime, &layers).map(|user| (user.uid, user.gid)).ok()
-        };
-        assert_eq!(of("1000"), Some((1000, 1000)), "a number is a number");
-        assert!(["high", "word", "short"].iter().all(|user| of(user).is_none()));
-        // A file that is a link to the machine's is not the image's.
-        let passwd = folder.path().join("etc/passwd");
-        std::fs::remove_file(&passwd).expect("removed");
-        std::os::unix::fs::symlink("/etc/passwd", &passwd).expect("a link");
-        assert_eq!(of("daemon"), None);
     }
 
     #[test]
     fn a_plain_command_replaces_its_shell() {
         assert_eq!(shell("unicorn -p $PORT"), "exec unicorn -p $PORT");
-        for compound in ["cd x && run", "A=b run", "a; b", "exec run", "a | b"] {
+        for compound in ["cd x && run", "A=b run", "a; b", "exec run", "a | b", "if a", "time run", "[[ -e x ]]"] {
             assert_eq!(shell(compound), compound);
         }
+    }
+
+    #[test]
+    fn a_command_of_the_shell_s_own_is_not_replaced() {
+        for builtin in [
+            "eval \"$START\"",
+            "eval\t$START",
+            ". ./env",
+            "wait",
+            "read line",
+            "trap : TERM",
+            "command -v sh",
+            "command",
+        ] {
+            assert_eq!(shell(builtin), builtin);
+        }
+        assert_eq!(shell("command python3 -m http.server $PORT"), "exec python3 -m http.server $PORT");
+        assert_eq!(shell("command  command run"), "exec run");
+        assert_eq!(shell("command eval run"), "eval run");
+        assert_eq!(shell(" evaluate x"), "exec evaluate x");
+        assert_eq!(shell("command a; b"), "a; b");
     }
 }

@@ -16,7 +16,7 @@ use crate::once;
 use crate::records::{self, Places};
 
 /// How often the free space is looked at; one system call.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Instances that were ended for what they wrote.
 #[derive(Default)]

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use gantry_image::Runtime;
+use gantry_image::Accounts;
 
 /// The user of an image: none that means "unchanged" to the kernel.
 pub fn user(user: &str, layers: &[PathBuf]) {
-    let runtime = Runtime { user: Some(user.to_owned()), ..Runtime::default() };
-    if let Ok(found) = crate::container::user_of(&runtime, layers) {
+    if let Ok(found) = Accounts::read(layers).find(user) {
         assert!(found.uid != u32::MAX && found.gid != u32::MAX);
     }
 }

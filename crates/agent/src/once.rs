@@ -49,8 +49,6 @@ impl Once {
         let address = agent.addresses.give().ok_or("the machine's network has no free address")?;
         let names = Names { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
         spec.role.command = gantry_model::Command::Argv(Vec::new());
-        let runtime = image.config.config.clone();
-        let env = container::environment(&names, &spec, &runtime);
         let made = container::prepare(agent, &places, &names, &spec, &image, address)
             .and_then(|made| note(&places, &digest, &Note { disk: spec.role.limits.disk, address }).map(|()| made));
         let started = match made {
@@ -59,15 +57,14 @@ impl Once {
         };
         match started {
             Ok((container, made)) => {
-                let disk = made.limits.disk;
                 let exec = ExecSpec {
                     cgroup: made.cgroup,
                     args: command,
-                    env,
+                    env: made.env,
                     cwd: made.cwd,
                     user: made.user,
+                    groups: made.groups,
                     terminal,
-                    disk,
                 };
                 Ok(Self { agent: Arc::clone(agent), name, address, container, exec })
             }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_image::Accounts;
 use gantry_linux::stream::Stream;
 use gantry_model::InstanceId;
 use gantry_relay::Tail;
-use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
+use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, User, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
@@ -91,14 +92,19 @@ async fn in_instance(
     let runtime = &image.config.config;
     let names =
         Names { app: id.app.clone(), short: id.short(), release: id.release.to_string(), role: id.role.to_string() };
+    let layers = image.layers.clone();
+    let accounts =
+        tokio::task::spawn_blocking(move || Accounts::read(&layers)).await.map_err(|error| error.to_string())?;
+    let account = container::account_of(runtime, &accounts).map_err(|error| error.to_string())?;
+    let hostname = container::hostname(&names, &agent.settings.machine);
     let spec = ExecSpec {
         cgroup: places.cgroup.clone(),
         args: command,
-        env: container::environment(&names, &record.spec, runtime),
-        cwd: runtime.working_dir.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
-        user: container::user_of(runtime, &image.layers).map_err(|error| error.to_string())?,
+        env: container::environment(&names, &record.spec, runtime, &account, &hostname),
+        cwd: runtime.working_folder(),
+        user: User { uid: account.uid, gid: account.gid },
+        groups: account.groups,
         terminal,
-        disk: container::file_max(&record.spec.role),
     };
     process(&container, spec, reader, writer).await
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gantry_image::{Layer, diff};
+use gantry_image::{Accounts, Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_relay::Tail;
@@ -35,7 +35,8 @@ const PIDS: u32 = 4096;
 const CACHE: &str = "/cache";
 
 /// Paths that are mounted over, and so are no change of the step's.
-const MOUNTED: [&str; 8] = [".gantry", "cache", "dev", "etc/hosts", "etc/resolv.conf", "proc", "sys", "tmp"];
+const MOUNTED: [&str; 10] =
+    [".gantry", "cache", "dev", "etc/group", "etc/hosts", "etc/passwd", "etc/resolv.conf", "proc", "sys", "tmp"];
 
 /// Lines of output that a refusal shows.
 const TAIL: usize = 20;
@@ -98,8 +99,10 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 
 async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container, BuildError> {
     prepare(step, folder).map_err(failed)?;
+    let mut spec = spec.clone();
+    spec.binds.extend(accounts(&step.layers, folder).map_err(failed)?);
     gantry_linux::step!("compile.prepared");
-    let container = launch(spec).await.map_err(failed)?;
+    let container = launch(&spec).await.map_err(failed)?;
     gantry_linux::step!("compile.launched");
     Ok(container)
 }
@@ -149,6 +152,16 @@ fn prepare(step: &Step<'_>, folder: &Path) -> std::io::Result<()> {
     std::os::unix::fs::chown(step.cache, Some(APP_USER), Some(APP_USER))
 }
 
+/// Lines for the step's user, where the base has none: programs ask who they are.
+fn accounts(layers: &[std::path::PathBuf], folder: &Path) -> std::io::Result<Vec<Bind>> {
+    let Some(with) = Accounts::read(layers).with(APP_USER, "app", "/app") else { return Ok(Vec::new()) };
+    let [passwd, group] = with.write(folder)?;
+    Ok(vec![
+        Bind { source: passwd, target: "/etc/passwd".into(), writable: false },
+        Bind { source: group, target: "/etc/group".into(), writable: false },
+    ])
+}
+
 fn spec(step: &Step<'_>, folder: &Path) -> Spec {
     let mut env = vec![
         ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
@@ -171,6 +184,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         env,
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
+        groups: Vec::new(),
         users: step.users,
         limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS, disk: Some(step.limits.disk) },
         network: step.network.clone(),

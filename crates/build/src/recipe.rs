@@ -23,9 +23,7 @@ pub struct Found {
 /// The files whose content is read.
 pub(crate) const TEXTS: [&str; 4] = ["container/roles.json", "container/base", "Procfile", "app.json"];
 
-/// The label of an image that holds the files of its recipe: a JSON object, path to content. By it an image that one Gantry
-/// built is deployed as another app, or by another Gantry.
-pub(crate) const LABEL: &str = "dev.gantry.recipe";
+pub(crate) use gantry_image::RECIPE_LABEL as LABEL;
 
 /// The label of an image that names its commit (OCI image specification, annotations).
 pub(crate) const REVISION: &str = "org.opencontainers.image.revision";

@@ -17,8 +17,9 @@ const FILES: &str = "container/files";
 /// Where the source goes.
 const APP: &str = "app";
 
-/// Who the source, and the process that runs it, belongs to. Bases have this user; see `bases`.
-pub(crate) const APP_USER: u32 = 1000;
+/// Who the source, and the process that runs it, belongs to. Bases that Gantry makes have this user (see `bases`); a container
+/// on another base is given lines for it.
+pub(crate) use gantry_image::APP_USER;
 
 /// The largest of the texts that are read.
 const TEXT_MAX: u64 = 256 << 10;

@@ -8,8 +8,10 @@
 //! - [`import`]: an OCI archive into the blobs.
 //! - [`Referrer`]: what names an image as its subject.
 //! - [`pull`]: an image of another registry ([`Remote`]) into the blobs.
+//! - [`Accounts`]: an image's users and groups, by its own files.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
 
+mod accounts;
 mod archive;
 mod diff;
 #[cfg(fuzzing)]
@@ -18,20 +20,22 @@ mod import;
 mod layer;
 mod layers;
 mod manifest;
+mod merged;
 mod pull;
 mod referrer;
 mod remote;
 mod tree;
 mod unpack;
 
+pub use accounts::{Account, AccountError, Accounts};
 pub use archive::{Metered, members};
 pub use diff::diff;
 pub use import::{ImportError, import};
 pub use layer::{Layer, LayerWriter, Meta};
 pub use layers::{Layers, LayersError};
 pub use manifest::{
-    Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
-    ManifestError, Runtime,
+    APP_USER, Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
+    ManifestError, RECIPE_LABEL, Runtime,
 };
 pub use pull::{Credentials, PullError, pull};
 pub use referrer::{Referrer, subject};

@@ -180,6 +180,36 @@ pub struct Runtime {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+/// The label of an image that holds the files of its recipe: a JSON object, path to content. By it an image that one Gantry
+/// built is deployed as another app, or by another Gantry.
+pub const RECIPE_LABEL: &str = "dev.gantry.recipe";
+
+/// Who the source, and the process that runs it, belongs to in an image that Gantry built.
+pub const APP_USER: u32 = 1000;
+
+impl Runtime {
+    /// Gantry built the image, and chose its user.
+    #[must_use]
+    pub fn is_built(&self) -> bool {
+        let labelled = self.labels.as_ref().is_some_and(|labels| labels.contains_key(RECIPE_LABEL));
+        labelled && self.user.as_deref() == Some(&format!("{APP_USER}:{APP_USER}"))
+    }
+
+    /// The folder that the command starts in: absolute and without `.` and `..`, as Docker has it.
+    #[must_use]
+    pub fn working_folder(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.working_dir.as_deref().unwrap_or_default().split('/') {
+            match name {
+                "" | "." => {}
+                ".." => drop(names.pop()),
+                name => names.push(name),
+            }
+        }
+        format!("/{}", names.join("/"))
+    }
+}
+
 impl Manifest {
     /// Reads a manifest.
     ///

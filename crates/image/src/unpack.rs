@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
 use crate::archive::members;
-use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
+use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 
 /// How much a layer may become.
 #[derive(Debug, Clone, Copy)]
@@ -417,6 +417,15 @@ fn finish_link(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes the mark "effective" off a file's capabilities (`struct vfs_cap_data`: the lowest bit of its first word). A container
+/// gains no right by running a file; the kernel runs a file without the mark all the same, and refuses one with the mark
+/// (EPERM) where a right in it is none of the container's.
+fn not_effective(capabilities: &mut [u8]) {
+    if let Some(first) = capabilities.first_mut() {
+        *first &= !1;
+    }
+}
+
 fn set_xattrs(entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<()> {
     let Some(records) = entry.pax_extensions()? else {
         return Ok(());
@@ -425,7 +434,11 @@ fn set_xattrs(entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<(
         let record = record?;
         let name = record.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr."));
         if let Some(name) = name.filter(|name| may_carry(name)) {
-            fsetxattr(&file, name, record.value_bytes(), XattrFlags::empty())?;
+            let mut value = record.value_bytes().to_vec();
+            if name == CAPABILITIES {
+                not_effective(&mut value);
+            }
+            fsetxattr(&file, name, &value, XattrFlags::empty())?;
         }
     }
     Ok(())

@@ -53,6 +53,30 @@ fn a_layer_comes_back_as_it_was() {
     assert_eq!(&note, b"v");
 }
 
+/// `cap_net_bind_service=ep`, as `setcap` writes it (revision 2) and as a user namespace's root does (revision 3).
+#[test]
+fn a_file_s_capabilities_are_kept_and_not_effective() {
+    for (revision, rest) in [(2, 0), (3, 4)] {
+        let mut capabilities = vec![1, 0, 0, revision, 0, 4, 0, 0];
+        capabilities.resize(20 + rest, 0);
+        let folder = scratch();
+        let into = folder.path().join("into");
+        std::fs::create_dir(&into).expect("made");
+        let mut writer = LayerWriter::new(folder.path()).expect("begun");
+        let name = "security.capability";
+        writer.xattrs(&[(name.into(), capabilities.clone())]).expect("written");
+        writer.file(Path::new("low"), META, 0, &b""[..]).expect("written");
+        let layer = writer.finish().expect("finished");
+        let (file, diff_id) = (layer.file, layer.diff_id);
+        assert_eq!(unpack(file, &into, Bounds::default()).expect("unpacked").diff_id, diff_id, "the layer is the same");
+        let mut found = [0; 64];
+        let length = rustix::fs::getxattr(into.join("low"), name, &mut found[..]).expect("an attribute");
+        capabilities[0] = 0;
+        // Root of the first namespace gets revision 2 back.
+        assert_eq!((found[0], &found[4..length.min(20)]), (0, &capabilities[4..20]), "revision {revision}");
+    }
+}
+
 #[test]
 fn the_same_input_gives_the_same_digest() {
     let folder = scratch();
