@@ -42,7 +42,8 @@ use gantry_api::Client;
 use gantry_image::Layers;
 use gantry_model::MachineName;
 
-pub use network::{HostPorts, Metadata, OpeningError, PortProtocol, take_down};
+pub use network::check as check_network;
+pub use network::{HostPorts, Metadata, NetworkTaken, OpeningError, PortProtocol, take_down};
 
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
@@ -133,6 +134,9 @@ pub enum AgentError {
     /// The machine's network.
     #[error("the machine's network cannot be set up: {0}")]
     Network(String),
+    /// What the settings name is another cloud's.
+    #[error(transparent)]
+    Taken(#[from] NetworkTaken),
     /// The unpacked layers.
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
@@ -186,6 +190,7 @@ pub async fn run(
     tokio::select! {
         () = supervisor.follow() => {}
         () = status::report(&agent) => {}
+        () = network::watch(&agent) => {}
         () = sessions::serve(&agent) => {}
         () = collect::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}

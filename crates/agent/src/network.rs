@@ -2,20 +2,30 @@
 //!
 //! - `rules`: the table. Begin there.
 //! - `openings`: what containers may reach although it is closed to them.
+//! - `claim`: whose the bridge is; two clouds with the same settings are refused.
+//! - `watch`: makes again what somebody takes away.
+//! - `firewall`: other firewalls that drop what must pass; `read` reads their rules.
 
+mod claim;
+mod firewall;
 mod openings;
+mod read;
 mod rules;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
-use gantry_linux::network::{ensure_bridge, remove_bridge};
+use gantry_linux::network::{devices, ensure_bridge, remove_bridge, set_alias};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+pub use self::claim::NetworkTaken;
 pub use self::openings::{HostPorts, Metadata, OpeningError, PortProtocol};
+pub(crate) use self::watch::watch;
 use crate::{AgentError, Settings};
 
 /// Addresses at the top of the network that instances are not given: builds have theirs there.
@@ -27,10 +37,30 @@ const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// The bridge, forwarding and the table are there. Done again it changes nothing.
 pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
-    ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await.map_err(|error| failed(&error))?;
+    check(settings).await?;
+    make_bridge(settings).await.map_err(|error| failed(&error))?;
     gantry_linux::step!("agent.bridged");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
     nft(&rules::rules(settings)).await
+}
+
+/// Whether this cloud may have the bridge, the network and the folders that its settings name.
+///
+/// # Errors
+/// When another cloud, or another network of the machine's, has them.
+pub async fn check(settings: &Settings) -> Result<(), AgentError> {
+    let devices = devices().await.map_err(|error| AgentError::Network(error.to_string()))?;
+    Ok(claim::check(settings, &claim::Claim::of(settings), &devices, Path::exists)?)
+}
+
+/// The bridge is there, up, with its address, and says whose it is.
+async fn make_bridge(settings: &Settings) -> Result<(), gantry_linux::LinuxError> {
+    ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await?;
+    if let Err(error) = set_alias(&settings.bridge, &claim::Claim::of(settings).to_string()).await {
+        // The kernel takes 255 bytes.
+        tracing::warn!(%error, "another cloud with the same settings is not noticed");
+    }
+    Ok(())
 }
 
 /// Takes the machine's network down again.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::types::MachineReport;
-use gantry_model::{Generation, InstanceId, Moment, ObservedInstance, Phase};
+use gantry_model::{Generation, InstanceId, Moment, NetworkFault, ObservedInstance, Phase};
 use tokio::sync::Notify;
 
 use crate::Agent;
@@ -51,6 +51,15 @@ impl Board {
     pub(crate) fn set(&self, id: &InstanceId, status: ObservedInstance) {
         self.lock().instances.insert(id.clone(), status);
         self.changed.notify_one();
+    }
+
+    /// Sets what is wrong with the machine's network.
+    pub(crate) fn set_network(&self, faults: Vec<NetworkFault>) {
+        let mut report = self.lock();
+        if report.network != faults {
+            report.network = faults;
+            self.changed.notify_one();
+        }
     }
 
     /// Every instance that there is.

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use gantry_model::{
     AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, InstanceId, MachineName,
-    MachinePlan, Moment, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RequestFailure, RoleName, RouterId,
-    Table, Traffic,
+    MachinePlan, Moment, NetworkFault, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RequestFailure, RoleName,
+    RouterId, Table, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -275,6 +275,9 @@ pub struct Status {
     pub store: String,
     /// Machines and how long they have been silent, in milliseconds.
     pub machines: BTreeMap<MachineName, u64>,
+    /// What is wrong with the networks of machines; a machine whose network is well is not in it.
+    #[serde(default)]
+    pub network: BTreeMap<MachineName, Vec<NetworkFault>>,
     /// Routers: the table each has, and how long it has been silent.
     pub routers: BTreeMap<RouterId, (Generation, u64)>,
     /// The newest table.
@@ -359,6 +362,9 @@ pub struct MachineReport {
     pub generation: Generation,
     /// Every instance on it.
     pub instances: BTreeMap<InstanceId, ObservedInstance>,
+    /// What is wrong with its network.
+    #[serde(default)]
+    pub network: Vec<NetworkFault>,
 }
 
 /// `POST /internal/v1/routers/{machine}/observed`.

@@ -210,8 +210,8 @@ impl Core {
             Message::Machine(machine, report) => {
                 let seen = now();
                 self.observe(|observed| {
-                    let MachineReport { generation, instances } = report;
-                    observed.machines.insert(machine, ObservedMachine { generation, instances, seen });
+                    let MachineReport { generation, instances, network } = report;
+                    observed.machines.insert(machine, ObservedMachine { generation, instances, network, seen });
                 });
                 Ok(())
             }

@@ -28,6 +28,7 @@ mod http;
 mod leader;
 mod mirror;
 mod mutations;
+mod network;
 mod room;
 mod serving;
 mod sessions;

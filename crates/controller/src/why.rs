@@ -5,6 +5,7 @@ use gantry_model::reason::ExitText;
 use gantry_model::{AppName, Deploy, DeployState, Exit, InstanceId, Moment, ObservedInstance, Phase, Reason};
 
 use crate::core::View;
+use crate::network;
 
 /// Explains an app: its deploy under way, else what is wrong with it, else how its last deploy ended.
 pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
@@ -13,7 +14,12 @@ pub(crate) fn app(view: &View, name: &AppName) -> Explanation {
         return under_way(view, deploy);
     }
     if let Some(trouble) = trouble(view, name, trouble_with).or_else(|| kept_from(view, name)) {
-        return Explanation { subject, ..trouble };
+        let mut evidence = trouble.evidence;
+        evidence.extend(network::faults(view, name));
+        return Explanation { subject, evidence, ..trouble };
+    }
+    if let Some(fault) = network::explain(view, name) {
+        return Explanation { subject, ..fault };
     }
     let last = view.mirror.deploys.get(name).and_then(|deploys| deploys.values().next_back());
     // That the last deploy failed is more than what is only not quite well.
@@ -60,7 +66,9 @@ fn under_way(view: &View, deploy: &Deploy) -> Explanation {
         Some(wait) => format!("{} for {seconds} s: {wait}", deploy.state),
         None => format!("{} for {seconds} s", deploy.state),
     };
-    Explanation { subject, headline, evidence: wait.map(Reason::evidence).unwrap_or_default() }
+    let mut evidence = wait.map(Reason::evidence).unwrap_or_default();
+    evidence.extend(network::faults(view, &deploy.app));
+    Explanation { subject, headline, evidence }
 }
 
 fn ended(deploy: &Deploy, view: &View) -> Explanation {

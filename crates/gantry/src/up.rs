@@ -56,6 +56,8 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         TcpListener::bind(machine.listen)
             .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))?,
     );
+    // Another cloud on this machine may have what this one is given: better told here than by an agent that starts again and again.
+    gantry_agent::check_network(&machine.agent()?).await?;
     let mut sockets = vec![plain];
     sockets.extend(secure);
     let mut minders = Vec::new();

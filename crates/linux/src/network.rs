@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use crate::LinuxError;
@@ -48,7 +48,172 @@ async fn index_of(handle: &Handle, name: &str) -> Netlink<Option<u32>> {
 /// cache still has the right one when another container gets the same address; and a bridge's own stays when its ports
 /// change.
 fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
-    [&[0x02, 0x67], &address.octets()[..]].concat()
+    [&HARDWARE, &address.octets()[..]].concat()
+}
+
+/// How an address on the wire of Gantry's begins.
+const HARDWARE: [u8; 2] = [0x02, 0x67];
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// The number of the bridge that it is a port of.
+    pub controller: Option<u32>,
+    /// It is switched on.
+    pub is_up: bool,
+    /// It is a bridge.
+    pub is_bridge: bool,
+    /// It is one that [`ensure_bridge`] made.
+    pub is_own: bool,
+    /// What [`set_alias`] wrote.
+    pub alias: Option<String>,
+    /// Its addresses of IPv4, with the length of each one's prefix.
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+}
+
+/// Every device of the machine, with its addresses.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn devices() -> Result<Vec<Device>, LinuxError> {
+    let action = || "list the network devices".to_owned();
+    with_netlink(async |handle| {
+        let links: Vec<LinkMessage> = explained(handle.link().get().execute().try_collect().await, action)?;
+        let addresses: Vec<AddressMessage> = explained(handle.address().get().execute().try_collect().await, action)?;
+        Ok(links.iter().map(|link| device(link, &addresses)).collect())
+    })
+    .await
+}
+
+fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> Device {
+    let index = link.header.index;
+    let own = |message: &&AddressMessage| message.header.family == AddressFamily::Inet && message.header.index == index;
+    let address = |message: &AddressMessage| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some((*address, message.header.prefix_len)),
+            _ => None,
+        })
+    };
+    let mut device = Device {
+        name: String::new(),
+        index,
+        controller: None,
+        is_up: link.header.flags.contains(LinkFlags::Up),
+        is_bridge: false,
+        is_own: false,
+        alias: None,
+        addresses: addresses.iter().filter(own).filter_map(address).collect(),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::Controller(controller) => device.controller = Some(*controller),
+            LinkAttribute::IfAlias(alias) => device.alias = Some(alias.clone()),
+            LinkAttribute::Address(address) => device.is_own = address.starts_with(&HARDWARE),
+            LinkAttribute::LinkInfo(infos) => device.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+            _ => {}
+        }
+    }
+    device
+}
+
+/// Writes on a device whose it is.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn set_alias(name: &str, alias: &str) -> Result<(), LinuxError> {
+    let action = || format!("write on the device {name} whose it is");
+    with_netlink(async |handle| {
+        let index = explained(index_of(&handle, name).await, action)?.unwrap_or_default();
+        let link = LinkUnspec::new_with_index(index).alias(alias).build();
+        explained(handle.link().set(link).execute().await, action)
+    })
+    .await
+}
+
+/// Makes devices ports of a bridge again, and switches them on. One that is gone meanwhile is left out.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn attach(names: &[String], bridge: &str) -> Result<(), LinuxError> {
+    let action = || format!("connect containers to the bridge {bridge} again");
+    with_netlink(async |handle| {
+        let Some(bridge) = explained(index_of(&handle, bridge).await, action)? else {
+            return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
+        };
+        for name in names {
+            let Some(index) = explained(index_of(&handle, name).await, action)? else { continue };
+            let link = LinkUnspec::new_with_index(index).controller(bridge).up().build();
+            match handle.link().set(link).execute().await {
+                Err(error) if is_gone(&error) => {}
+                result => explained(result, action)?,
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The number of the rules of nftables: another one after each change, whoever makes it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn rules_generation() -> Result<u32, LinuxError> {
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with, sockopt,
+    };
+    let ask = || -> std::io::Result<u32> {
+        let protocol = Some(netlink::NETFILTER);
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(GENERATION_TIMEOUT))?;
+        send(&socket, &generation_question(), SendFlags::empty())?;
+        let mut answer = [0; 256];
+        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+        generation_of(&answer[..length]).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    };
+    ask().map_err(|source| LinuxError { action: "ask nftables for its generation".to_owned(), source })
+}
+
+/// The longest that the kernel may take to answer.
+const GENERATION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// `NFNL_SUBSYS_NFTABLES`, and of it `NFT_MSG_NEWGEN` and `NFT_MSG_GETGEN`.
+const NEW_GENERATION: u16 = (10 << 8) | 15;
+const GET_GENERATION: u16 = (10 << 8) | 16;
+
+/// `NFTA_GEN_ID`.
+const GENERATION_ID: u16 = 1;
+
+/// The lengths of netlink's header, and of nfnetlink's after it.
+const HEADERS: usize = 16 + 4;
+
+fn generation_question() -> [u8; HEADERS] {
+    let mut message = [0; HEADERS];
+    message[0..4].copy_from_slice(&20_u32.to_ne_bytes());
+    message[4..6].copy_from_slice(&GET_GENERATION.to_ne_bytes());
+    // NLM_F_REQUEST.
+    message[6..8].copy_from_slice(&1_u16.to_ne_bytes());
+    message
+}
+
+fn generation_of(answer: &[u8]) -> Option<u32> {
+    let short = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+    if short(4)? != NEW_GENERATION {
+        return None;
+    }
+    let mut at = HEADERS;
+    loop {
+        let (length, kind) = (usize::from(short(at)?), short(at + 2)?);
+        if kind == GENERATION_ID {
+            return Some(u32::from_be_bytes(answer.get(at + 4..at + 8)?.try_into().ok()?));
+        }
+        // Attributes begin at multiples of four.
+        at += length.max(4).next_multiple_of(4);
+    }
 }
 
 /// The bridge `name` is there, up, with `address` as its own and no other. Done again it changes nothing.
@@ -188,6 +353,44 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    /// Other tests of other processes change rules meanwhile: the number is another one at least after a change of our own.
+    #[test]
+    fn the_generation_is_another_one_after_a_change() {
+        let table = format!("gtgen{}", std::process::id());
+        let nft = |word: &str| {
+            let words = [word, "table", "ip", &table];
+            assert!(std::process::Command::new("nft").args(words).status().expect("nft").success());
+        };
+        let before = rules_generation().expect("a number");
+        nft("add");
+        let after = rules_generation().expect("a number");
+        nft("delete");
+        assert_ne!(before, after);
+        assert_eq!(generation_of(&[0; 20]), None);
+        assert_eq!(generation_of(&[]), None);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_lost_its_bridge_is_attached_again() {
+        let bridge = format!("gta{:x}", std::process::id());
+        let (near, far) = (format!("{bridge}n"), format!("{bridge}f"));
+        let ip = |arguments: &[&str]| {
+            assert!(std::process::Command::new("ip").args(arguments).status().expect("ip").success())
+        };
+        let address = Ipv4Addr::new(198, 18, 99, 1);
+        ensure_bridge(&bridge, address, 24).await.expect("a bridge");
+        set_alias(&bridge, "whose it is").await.expect("written");
+        ip(&["link", "add", &near, "type", "veth", "peer", "name", &far]);
+        attach(&[near.clone(), "nobody".to_owned()], &bridge).await.expect("attached");
+        let devices = devices().await.expect("devices");
+        remove_bridge(&bridge).await.expect("removed");
+        let find = |name: &str| devices.iter().find(|device| device.name == name).expect("it is there").clone();
+        let (bridge, port) = (find(&bridge), find(&near));
+        assert!(bridge.is_bridge && bridge.is_own && bridge.is_up, "{bridge:?}");
+        assert_eq!((bridge.alias.as_deref(), bridge.addresses.as_slice()), (Some("whose it is"), &[(address, 24)][..]));
+        assert!(port.controller == Some(bridge.index) && port.is_up && !port.is_bridge && !port.is_own, "{port:?}");
+    }
 
     /// As the kernel does with the links of a container that ended.
     #[tokio::test]

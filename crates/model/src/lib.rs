@@ -16,6 +16,7 @@
 pub mod app;
 pub mod deploy;
 pub mod name;
+pub mod network;
 pub mod observed;
 pub mod plan;
 pub mod reason;
@@ -29,6 +30,7 @@ mod written;
 pub use app::App;
 pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
+pub use network::{Flow, NetworkFault, NetworkPart};
 pub use observed::{Exit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe};
 pub use plan::{Assignment, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table};
 pub use reason::Reason;

@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, FailureRun, Generation, InstanceId, MachineName, Moment, RequestCounts, RequestFailure, RouterId,
+    AppName, FailureRun, Generation, InstanceId, MachineName, Moment, NetworkFault, RequestCounts, RequestFailure,
+    RouterId,
 };
 
 /// A machine or router that was silent for longer is not live: three missed heartbeats and some.
@@ -45,6 +46,9 @@ pub struct ObservedMachine {
     pub generation: Generation,
     /// Every instance that exists on it.
     pub instances: BTreeMap<InstanceId, ObservedInstance>,
+    /// What is wrong with its network.
+    #[serde(default)]
+    pub network: Vec<NetworkFault>,
     /// When it last spoke, by the controller's clock.
     pub seen: Moment,
 }

@@ -14,6 +14,8 @@ const PROBE: &str = r#"
 import socket, sys
 for target in sys.argv[1:]:
     protocol, address, port = target.split()
+    if protocol == "names":
+        continue
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     answer = "closed"
     try:
@@ -128,3 +130,129 @@ fn what_containers_and_builds_reach_of_the_machine_and_of_metadata_is_what_the_s
     }
     drop(world);
 }
+
+fn sh(script: &str) -> gantry_testbed::Output {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-euc", script]);
+    run(shell)
+}
+
+/// Lines of `gantry status` about the machine's network.
+fn network_lines(world: &World) -> Vec<String> {
+    let status = world.gantry(&["status"]).out;
+    status.lines().filter(|line| line.starts_with("network")).map(str::to_owned).collect()
+}
+
+/// What `gantry status` gives as the remedy of a fault with this text.
+fn remedy(world: &World, fault: &str) -> String {
+    world.wait(fault, |world| {
+        let line = network_lines(world).into_iter().find(|line| line.contains(fault))?;
+        Some(line.split_once("mend it: ").expect("a remedy").1.to_owned())
+    })
+}
+
+const OUT: &str = "what containers send to other machines is dropped";
+const NAMES: &str = "questions for names are dropped";
+
+#[test]
+fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() {
+    let machine = Namespace::enter("changes");
+    machine.serve_outside(80);
+    // Another firewall is there before Gantry: it is told at the agent's start.
+    let _ = sh("iptables -P FORWARD DROP").good();
+    let mut world = World::start(&[]);
+    let (name, outside) = (world.name().to_owned(), format!("tcp {OUTSIDE} 80"));
+    world.wait("the agent's log says it", |world| {
+        world.log().lines().find(|line| line.contains("WARN") && line.contains(OUT)).map(drop)
+    });
+    let resolver = world.resolver().replace(":53", "");
+    let names = format!("names {resolver} 53");
+    let targets = [outside.as_str(), names.as_str()];
+    let repository = site(&world, "shop", 2);
+    repository.write("probe.py", &format!("{PROBE}{QUESTION}"));
+    site::push_site(&repository, "one");
+    let open = |world: &World| {
+        let text = probed(world, "exec", &targets);
+        answers(&text)
+            .into_iter()
+            .filter(|(_, is_open)| *is_open)
+            .map(|(target, _)| target.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let both = [names.clone(), outside.clone()];
+    assert_eq!(open(&world), [names.as_str()], "the way out is closed");
+    let why = world.gantry(&["why", "shop"]).good().out;
+    assert!(why.contains(OUT) && why.contains("FORWARD"), "{why}");
+    let mend = remedy(&world, OUT);
+    let _ = sh(&mend).good();
+    assert_eq!(open(&world), both, "after {mend}");
+    world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
+
+    // A chain of nft's that keeps what is not asked for.
+    let _ = sh("nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; policy drop; }'
+        nft add rule inet t i iif lo accept; nft add rule inet t i ct state established,related accept")
+    .good();
+    assert_eq!(open(&world), [outside.as_str()], "names are closed");
+    let mend = remedy(&world, NAMES);
+    let _ = sh(&mend).good();
+    assert_eq!(open(&world), both, "after {mend}");
+    world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
+
+    // Somebody takes away what Gantry made.
+    let taken = [
+        ("nft flush ruleset", "table"),
+        (&format!("ip link delete {name}"), "gone or down"),
+        (&format!("ip address flush dev {name}"), "address"),
+        ("sysctl -qw net.ipv4.ip_forward=0", "forwarding"),
+        (&format!("nft flush chain inet {name} host"), "table"),
+        (&format!("ip link set {name} down"), "gone or down"),
+    ];
+    for (command, told) in taken {
+        let _ = sh(command).good();
+        world.wait(&format!("`{command}` is put right"), |world| {
+            let is_told = network_lines(world).iter().any(|line| line.contains(told));
+            let page = world.curl("shop.localhost", &["--max-time", "1"]);
+            (is_told && page.out.starts_with("one") && open(world) == both).then_some(())
+        });
+    }
+    let closed = probed(&world, "exec", &[&format!("tcp {resolver} {}", world.api_port())]);
+    assert!(closed.contains("closed"), "{closed}");
+
+    // Another cloud with the same settings.
+    let (data, other_run) = (world.path("other"), world.path("other-run"));
+    let (data, other_run) = (data.display().to_string(), other_run.display().to_string());
+    let network = world.resolver().replace(":53", "/24");
+    let up = |bridge: &str, network: &str, cgroup: &str| {
+        let mut up = std::process::Command::new(gantry_testbed::program("gantry"));
+        up.args(["up", "--data", &data, "--run", &other_run, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        up.args(["--bridge", bridge, "--network", network, "--cgroup", cgroup]);
+        run(up)
+    };
+    for (bridge, network, cgroup, flag) in [
+        (name.as_str(), "10.250.0.1/24", "other", "--bridge"),
+        ("other0", network.as_str(), "other", "--network"),
+        ("other0", "10.250.0.1/24", name.as_str(), "--cgroup"),
+        ("cable", "10.250.0.1/24", "other", "--bridge"),
+    ] {
+        let refused = up(bridge, network, cgroup);
+        assert!(refused.status == 1 && refused.err.contains(flag), "{bridge} {network}: {refused:?}");
+    }
+    assert_eq!(open(&world), both, "the first cloud goes on");
+    let _ = world.down();
+}
+
+/// Asks a name server for an app's address.
+const QUESTION: &str = r#"
+for target in sys.argv[1:]:
+    protocol, address, port = target.split()
+    if protocol != "names":
+        continue
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(2)
+    try:
+        s.connect((address, int(port)))
+        s.send(b"\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04shop\x06gantry\x08internal\x00\x00\x01\x00\x01")
+        print(target, "open" if s.recv(512) else "closed")
+    except OSError:
+        print(target, "closed")
+"#;

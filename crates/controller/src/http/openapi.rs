@@ -13,8 +13,8 @@ use gantry_api::types::{
     TokenInfo, What,
 };
 use gantry_model::{
-    AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Generation, HostName, InstanceId, MachineName, Moment,
-    Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
+    AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Flow, Generation, HostName, InstanceId, MachineName,
+    Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -119,6 +119,16 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         store: "/var/lib/gantry/store.db".to_owned(),
         machines: BTreeMap::from([(machine.clone(), 500)]),
+        network: BTreeMap::from([(
+            machine.clone(),
+            vec![NetworkFault::Dropped {
+                flow: Flow::Outside,
+                chain: "FORWARD of iptables's table filter".to_owned(),
+                by: "its policy".to_owned(),
+                remedy: "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT"
+                    .to_owned(),
+            }],
+        )]),
         routers: BTreeMap::from([(RouterId { machine, number: 1 }, (Generation(12), 500))]),
         table: Generation(12),
         apps: vec![app()],

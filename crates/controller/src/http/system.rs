@@ -22,6 +22,12 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
             gantry_store::Address::Etcd { endpoints, .. } => endpoints.join(","),
         },
         machines: observed.machines.iter().map(|(name, m)| (name.clone(), view.now.since(m.seen))).collect(),
+        network: observed
+            .machines
+            .iter()
+            .filter(|(_, machine)| !machine.network.is_empty())
+            .map(|(name, machine)| (name.clone(), machine.network.clone()))
+            .collect(),
         routers: observed
             .routers
             .iter()

@@ -2,7 +2,7 @@
 
 use gantry_api::Client;
 use gantry_api::types::{CreateToken, Event, NewToken, Scope, Status, TokenInfo};
-use gantry_model::{AppName, Bytes};
+use gantry_model::{AppName, Bytes, NetworkFault};
 use http::Method;
 
 use super::apps;
@@ -23,6 +23,11 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     for (machine, silent) in &status.machines {
         out!("machine  {machine}: heard {} ago", span(*silent));
     }
+    for (machine, faults) in &status.network {
+        for fault in faults {
+            out!("network  {machine}: {fault}{}", since(fault));
+        }
+    }
     for (router, (table, silent)) in &status.routers {
         let machine = &router.machine;
         out!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
@@ -31,6 +36,14 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     out!("space    {}\n", space.join(", "));
     apps::list(&status.apps);
     Ok(DONE)
+}
+
+/// When a repair was.
+fn since(fault: &NetworkFault) -> String {
+    match fault {
+        NetworkFault::Repaired { at, .. } => format!(", last {} ago", age(*at)),
+        _ => String::new(),
+    }
 }
 
 pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {

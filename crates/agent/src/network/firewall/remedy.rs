@@ -1,0 +1,109 @@
+//! The command that mends a drop, in the words of the tool that manages the chain.
+
+use std::net::Ipv4Addr;
+
+use gantry_model::Flow;
+
+use super::Network;
+use super::packet::{Device, Hook, Packet};
+use super::ruleset::{Chain, Ruleset, Tool};
+
+/// The command, for a shell.
+pub(super) fn remedy(ruleset: &Ruleset, chain: &Chain, flow: Flow, packet: &Packet, network: &Network) -> String {
+    let bridge = &network.bridge;
+    let selectors = selectors(flow, packet, network);
+    match &chain.table.tool {
+        Tool::Nft { .. } if chain.table.name == "firewalld" => {
+            format!("firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload")
+        }
+        Tool::Nft { family } => {
+            let place = format!("{family} {} {}", chain.table.name, chain.name);
+            joined(
+                selectors.iter().map(|selector| format!("nft insert rule {place} {} accept", selector.nft())).collect(),
+            )
+        }
+        Tool::Iptables { .. } if is_of_ufw(ruleset, chain) => ufw(flow, packet.hook, bridge),
+        Tool::Iptables { command } => {
+            let table = if chain.table.name == "filter" { String::new() } else { format!("-t {} ", chain.table.name) };
+            // Docker looks at this chain first, and leaves it to the machine's owner.
+            let is_docker = packet.hook == Hook::Forward && ruleset.beside(chain, "DOCKER-USER").is_some();
+            let name = if is_docker { "DOCKER-USER" } else { &chain.name };
+            let rules = selectors.iter().flat_map(Selector::iptables);
+            joined(rules.map(|rule| format!("{command} {table}-I {name} {rule} -j ACCEPT")).collect())
+        }
+    }
+}
+
+/// The packets that one rule accepts.
+#[derive(Debug, Default)]
+struct Selector {
+    from: Option<String>,
+    to: Option<String>,
+    source: Option<String>,
+    names: bool,
+    established: bool,
+}
+
+/// The packets of one kind at one hook. A hook that packets pass in both directions has one for each.
+fn selectors(flow: Flow, packet: &Packet, network: &Network) -> Vec<Selector> {
+    let bridge = || Some(network.bridge.clone());
+    let is_bridge = |device: &Device| *device == Device::Named(network.bridge.clone());
+    let from = || Selector { from: bridge(), ..Selector::default() };
+    let to = || Selector { to: bridge(), ..Selector::default() };
+    match packet.hook {
+        Hook::Forward => vec![from(), to()],
+        Hook::Input if flow == Flow::Names => vec![Selector { names: true, ..from() }],
+        Hook::Input => vec![Selector { established: true, ..from() }],
+        Hook::Prerouting if is_bridge(&packet.from) => vec![from()],
+        Hook::Prerouting => vec![Selector { established: true, ..Selector::default() }],
+        Hook::Postrouting if !is_bridge(&packet.to) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or_default();
+            let first = Ipv4Addr::from(u32::from(network.gateway) & mask);
+            vec![Selector { source: Some(format!("{first}/{}", network.prefix)), ..Selector::default() }]
+        }
+        Hook::Output | Hook::Postrouting => vec![to()],
+    }
+}
+
+impl Selector {
+    fn nft(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(self.from.iter().map(|name| format!("iifname {name}")));
+        words.extend(self.to.iter().map(|name| format!("oifname {name}")));
+        words.extend(self.source.iter().map(|net| format!("ip saddr {net}")));
+        words.extend(self.names.then(|| "meta l4proto '{ tcp, udp }' th dport 53".to_owned()));
+        words.extend(self.established.then(|| "ct state established,related".to_owned()));
+        words.join(" ")
+    }
+
+    /// One or, where a rule has one protocol, several.
+    fn iptables(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        words.extend(self.from.iter().map(|name| format!("-i {name}")));
+        words.extend(self.to.iter().map(|name| format!("-o {name}")));
+        words.extend(self.source.iter().map(|net| format!("-s {net}")));
+        words.extend(self.established.then(|| "-m conntrack --ctstate ESTABLISHED,RELATED".to_owned()));
+        let start = words.join(" ");
+        match self.names {
+            true => ["udp", "tcp"].map(|protocol| format!("{start} -p {protocol} --dport 53")).to_vec(),
+            false => vec![start],
+        }
+    }
+}
+
+fn is_of_ufw(ruleset: &Ruleset, chain: &Chain) -> bool {
+    ruleset.beside(chain, "ufw-before-input").is_some()
+}
+
+fn ufw(flow: Flow, hook: Hook, bridge: &str) -> String {
+    match (hook, flow) {
+        (Hook::Input, Flow::Names) => format!("ufw allow in on {bridge} to any port 53"),
+        (Hook::Input | Hook::Prerouting, _) => format!("ufw allow in on {bridge}"),
+        (Hook::Output | Hook::Postrouting, _) => format!("ufw allow out on {bridge}"),
+        (Hook::Forward, _) => format!("ufw route allow in on {bridge} && ufw route allow out on {bridge}"),
+    }
+}
+
+fn joined(commands: Vec<String>) -> String {
+    commands.join(" && ")
+}

@@ -1,0 +1,185 @@
+//! Chains and rules, whoever made them.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::packet::{Device, Hook, Packet, Protocol, State};
+
+/// Everything that may drop a packet.
+#[derive(Debug, Default)]
+pub(in super::super) struct Ruleset {
+    pub(super) chains: Vec<Chain>,
+}
+
+impl Ruleset {
+    /// The chains that begin at a hook, Gantry's own left out.
+    pub(super) fn base_chains(&self, hook: Hook, own: &str) -> impl Iterator<Item = &Chain> {
+        self.chains
+            .iter()
+            .filter(move |chain| chain.hook == Some(hook) && !(chain.table.is_nft() && chain.table.name == own))
+    }
+
+    /// The chain of this name in the same table.
+    pub(super) fn beside(&self, chain: &Chain, name: &str) -> Option<&Chain> {
+        self.chains.iter().find(|other| other.table == chain.table && other.name == name)
+    }
+}
+
+/// A table, and who is asked to change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) tool: Tool,
+    pub(super) name: String,
+}
+
+impl Table {
+    fn is_nft(&self) -> bool {
+        matches!(self.tool, Tool::Nft { .. })
+    }
+}
+
+/// The program that changes a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Tool {
+    Nft {
+        family: String,
+    },
+    /// `iptables`, `iptables-legacy`.
+    Iptables {
+        command: String,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) table: Table,
+    pub(super) name: String,
+    pub(super) hook: Option<Hook>,
+    /// What is not decided by a rule is dropped.
+    pub(super) drops: bool,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.table.tool {
+            Tool::Nft { family } => write!(f, "{} of nft's table {family} {}", self.name, self.table.name),
+            Tool::Iptables { command } => write!(f, "{} of {command}'s table {}", self.name, self.table.name),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// As a person finds it.
+    pub(super) text: String,
+    /// All of them must be true.
+    pub(super) tests: Vec<Test>,
+    pub(super) action: Action,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    Verdict(Verdict),
+    /// The first of these whose test is true.
+    Map(Vec<(Test, Verdict)>),
+    /// It counts, logs or marks, and the next rule is looked at.
+    Nothing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(String),
+    Goto(String),
+    /// It is not known what becomes of the packet.
+    Unknown,
+}
+
+/// A condition of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Test {
+    /// One of these.
+    Is(Vec<Pattern>),
+    /// None of these.
+    IsNot(Vec<Pattern>),
+}
+
+/// A set of packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Pattern {
+    /// From a device; `eth*` stands for each that begins so.
+    From(String),
+    /// To a device.
+    To(String),
+    /// From an address.
+    Source(Ipv4Addr, u8),
+    /// To an address.
+    Destination(Ipv4Addr, u8),
+    /// To an address of the machine's.
+    Local,
+    Protocol(Protocol),
+    SourcePort(u16, u16),
+    Port(u16, u16),
+    State(State),
+    /// No packet that must pass: another protocol, IPv6, an address that was translated.
+    Never,
+    /// A condition that is not understood.
+    Unknown,
+}
+
+impl Test {
+    /// Whether it is true of a packet; none if that is not known.
+    pub(super) fn of(&self, packet: &Packet) -> Option<bool> {
+        let (patterns, expected) = match self {
+            Self::Is(patterns) => (patterns, true),
+            Self::IsNot(patterns) => (patterns, false),
+        };
+        let mut found = Some(false);
+        for pattern in patterns {
+            match pattern.of(packet) {
+                Some(true) => return Some(expected),
+                Some(false) => {}
+                None => found = None,
+            }
+        }
+        found.map(|found| found == expected)
+    }
+}
+
+impl Pattern {
+    fn of(&self, packet: &Packet) -> Option<bool> {
+        Some(match self {
+            Self::From(name) => return device(&packet.from, name, packet),
+            Self::To(name) => return device(&packet.to, name, packet),
+            Self::Source(net, prefix) => within(packet.source, *net, *prefix),
+            Self::Destination(net, prefix) => within(packet.destination, *net, *prefix),
+            Self::Local => packet.is_local,
+            Self::Protocol(protocol) => packet.protocol == *protocol,
+            Self::SourcePort(first, last) => (*first..=*last).contains(&packet.source_port),
+            Self::Port(first, last) => (*first..=*last).contains(&packet.port),
+            Self::State(state) => packet.state == *state,
+            Self::Never => false,
+            Self::Unknown => return None,
+        })
+    }
+}
+
+fn device(device: &Device, name: &str, packet: &Packet) -> Option<bool> {
+    let is = |own: &str| match name.strip_suffix(['*', '+']) {
+        Some(start) => own.starts_with(start),
+        None => own == name,
+    };
+    match device {
+        Device::Named(own) => Some(is(own)),
+        // It is some device that is not the bridge.
+        Device::Elsewhere => (name == packet.bridge).then_some(false),
+        Device::Absent => Some(false),
+    }
+}
+
+fn within(address: Ipv4Addr, net: Ipv4Addr, prefix: u8) -> bool {
+    prefix == 0 || (u32::from(address) ^ u32::from(net)) >> (32 - u32::from(prefix.min(32))) == 0
+}

@@ -1,0 +1,242 @@
+use gantry_model::{Flow, NetworkFault};
+
+use super::*;
+
+fn network() -> Network {
+    Network {
+        bridge: "gantry0".to_owned(),
+        gateway: Ipv4Addr::new(10, 83, 0, 1),
+        prefix: 16,
+        uplink: Some("eth0".to_owned()),
+        bridged_packets_are_seen: false,
+    }
+}
+
+/// What is dropped, the chain that drops it, what in it, and the remedy.
+fn found(ruleset: &Ruleset, network: &Network) -> Vec<(Flow, String, String, String)> {
+    let dropped = |fault| match fault {
+        NetworkFault::Dropped { flow, chain, by, remedy } => (flow, chain, by, remedy),
+        other => panic!("{other:?}"),
+    };
+    faults(ruleset, network).into_iter().map(dropped).collect()
+}
+
+fn iptables(text: &str) -> Vec<(Flow, String, String, String)> {
+    found(&read("", &[("iptables".to_owned(), text.to_owned())]), &network())
+}
+
+fn flows(found: &[(Flow, String, String, String)]) -> Vec<Flow> {
+    let mut flows: Vec<Flow> = found.iter().map(|(flow, ..)| *flow).collect();
+    flows.sort();
+    flows.dedup();
+    flows
+}
+
+#[test]
+fn a_machine_without_other_firewalls_has_no_fault() {
+    assert_eq!(iptables(""), []);
+    let accepting = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
+    assert_eq!(iptables(accepting), []);
+    assert_eq!(found(&read("nonsense", &[]), &network()), []);
+}
+
+#[test]
+fn a_policy_that_drops_what_is_forwarded_is_named_with_rules_that_mend_it() {
+    let dropping = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n";
+    let remedy = "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT";
+    let expected =
+        (Flow::Outside, "FORWARD of iptables's table filter".to_owned(), "its policy".to_owned(), remedy.to_owned());
+    assert_eq!(iptables(dropping), [expected]);
+    // The rules of the remedy, as iptables-save tells them.
+    let mended = format!("{dropping}-A FORWARD -o gantry0 -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\nCOMMIT\n");
+    assert_eq!(iptables(&mended), []);
+    // Half of them is not enough.
+    assert_eq!(flows(&iptables(&format!("{dropping}-A FORWARD -i gantry0 -j ACCEPT\n"))), [Flow::Outside]);
+    // What comes back may be accepted by its state.
+    let by_state = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\n";
+    assert_eq!(iptables(&format!("{dropping}{by_state}")), []);
+}
+
+#[test]
+fn containers_reach_each_other_through_a_firewall_only_where_it_sees_them() {
+    let dropping = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -o eth0 -j ACCEPT\n-A FORWARD -i eth0 -j ACCEPT\n";
+    let ruleset = read("", &[("iptables".to_owned(), dropping.to_owned())]);
+    assert_eq!(found(&ruleset, &network()), []);
+    let seen = Network { bridged_packets_are_seen: true, ..network() };
+    assert_eq!(flows(&found(&ruleset, &seen)), [Flow::Between]);
+}
+
+/// As Docker 20 to 28 leaves it.
+const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\
+    :DOCKER-ISOLATION-STAGE-1 - [0:0]\n:DOCKER-ISOLATION-STAGE-2 - [0:0]\n:DOCKER-USER - [0:0]\n\
+    -A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n\
+    -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -o docker0 -j DOCKER\n\
+    -A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n-A FORWARD -i docker0 -o docker0 -j ACCEPT\n\
+    -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\n\
+    -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2\n-A DOCKER-ISOLATION-STAGE-1 -j RETURN\n\
+    -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP\n-A DOCKER-ISOLATION-STAGE-2 -j RETURN\n-A DOCKER-USER -j RETURN\nCOMMIT\n";
+
+#[test]
+fn docker_s_policy_is_mended_in_the_chain_that_docker_leaves_to_the_owner() {
+    let dropped = iptables(DOCKER);
+    assert_eq!(flows(&dropped), [Flow::Outside], "{dropped:?}");
+    assert_eq!(
+        dropped[0].3,
+        "iptables -I DOCKER-USER -i gantry0 -j ACCEPT && iptables -I DOCKER-USER -o gantry0 -j ACCEPT"
+    );
+    let mended = DOCKER.replace(
+        "-A DOCKER-USER -j RETURN",
+        "-A DOCKER-USER -o gantry0 -j ACCEPT\n-A DOCKER-USER -i gantry0 -j ACCEPT\n-A DOCKER-USER -j RETURN",
+    );
+    assert_eq!(iptables(&mended), []);
+}
+
+/// What `ufw enable` makes, cut to the chains that decide.
+const UFW: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before-input - [0:0]\n\
+    :ufw-before-forward - [0:0]\n:ufw-not-local - [0:0]\n:ufw-user-input - [0:0]\n:ufw-user-forward - [0:0]\n\
+    :ufw-user-limit - [0:0]\n:ufw-logging-deny - [0:0]\n\
+    -A INPUT -j ufw-before-input\n-A FORWARD -j ufw-before-forward\n\
+    -A ufw-before-input -i lo -j ACCEPT\n-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+    -A ufw-before-input -m conntrack --ctstate INVALID -j ufw-logging-deny\n\
+    -A ufw-before-input -p icmp -m icmp --icmp-type 8 -j ACCEPT\n\
+    -A ufw-before-input -p udp -m udp --sport 67 --dport 68 -j ACCEPT\n-A ufw-before-input -j ufw-not-local\n\
+    -A ufw-before-input -d 224.0.0.251/32 -p udp -m udp --dport 5353 -j ACCEPT\n-A ufw-before-input -j ufw-user-input\n\
+    -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A ufw-before-forward -j ufw-user-forward\n\
+    -A ufw-logging-deny -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix \"[UFW BLOCK] \"\n\
+    -A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN\n-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN\n\
+    -A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j ufw-logging-deny\n-A ufw-not-local -j DROP\n\
+    -A ufw-user-input -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m recent --set --name DEFAULT --mask 255.255.255.255 --rsource\n\
+    -A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT\n";
+
+#[test]
+fn ufw_is_mended_in_its_own_words() {
+    let dropped = iptables(UFW);
+    assert_eq!(flows(&dropped), [Flow::Names, Flow::Outside], "{dropped:?}");
+    let remedies: Vec<&str> = dropped.iter().map(|(.., remedy)| remedy.as_str()).collect();
+    assert_eq!(
+        remedies,
+        ["ufw allow in on gantry0 to any port 53", "ufw route allow in on gantry0 && ufw route allow out on gantry0"]
+    );
+    let mended = format!(
+        "{UFW}-A ufw-user-input -i gantry0 -p tcp -m tcp --dport 53 -j ACCEPT\n-A ufw-user-input -i gantry0 -p udp -m udp --dport 53 -j ACCEPT\n\
+         -A ufw-user-forward -i gantry0 -j ACCEPT\n-A ufw-user-forward -o gantry0 -j ACCEPT\n"
+    );
+    assert_eq!(iptables(&mended), []);
+}
+
+#[test]
+fn a_rule_that_drops_is_named_by_its_text() {
+    let dropped = iptables(
+        "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.0/8 -m comment --comment \"no \\\"ten\\\"\" -j DROP\nCOMMIT\n\
+         *filter\n:INPUT ACCEPT [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT ! -i lo -p udp -m multiport --dports 1:52,53 -j REJECT --reject-with icmp-port-unreachable\n",
+    );
+    assert_eq!(flows(&dropped), [Flow::Names, Flow::Requests, Flow::Outside], "{dropped:?}");
+    assert!(
+        dropped[0].2.contains("-A PREROUTING -s 10.0.0.0/8")
+            && dropped[0].3.starts_with("iptables -t raw -I PREROUTING -i gantry0")
+    );
+    assert!(dropped.iter().any(|(_, chain, ..)| chain.starts_with("OUTPUT")), "{dropped:?}");
+    assert!(dropped.iter().any(|(_, _, by, remedy)| by.contains("--dports 1:52,53")
+        && remedy.contains("-I INPUT -i gantry0 -p udp --dport 53 -j ACCEPT && ")));
+}
+
+#[test]
+fn conditions_that_are_not_understood_make_no_fault() {
+    for rule in [
+        "-m set --match-set friends src -j ACCEPT",
+        "-m mark --mark 0x1 -j ACCEPT",
+        "-m u32 --u32 0 -j TARGET",
+        "-j NFQUEUE --queue-num 0",
+    ] {
+        assert_eq!(iptables(&format!("*filter\n:FORWARD DROP [0:0]\n-A FORWARD {rule}\n")), [], "{rule}");
+    }
+    // One that may drop does not drop for certain.
+    assert_eq!(iptables("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set foes src -j DROP\n"), []);
+    // Chains that call each other for ever are the kernel's to refuse; here they end.
+    assert_eq!(iptables("*filter\n:FORWARD DROP [0:0]\n:a - [0:0]\n-A FORWARD -j a\n-A a -j a\n"), []);
+}
+
+/// `nft -j list ruleset` of a table, as nft 1.0.6 prints it.
+fn nft(rules: &str, chain: &str) -> Vec<(Flow, String, String, String)> {
+    let text = format!(
+        r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6"}}}}, {{"table": {{"family": "inet", "name": "t", "handle": 1}}}}, {chain}{rules}]}}"#
+    );
+    found(&read(&text, &[]), &network())
+}
+
+fn chain(name: &str, hook: &str, policy: &str) -> String {
+    format!(
+        r#"{{"chain": {{"family": "inet", "table": "t", "name": "{name}", "handle": 1, "type": "filter", "hook": "{hook}", "prio": 0, "policy": "{policy}"}}}}"#
+    )
+}
+
+fn rule(chain: &str, handle: u32, expr: &str) -> String {
+    format!(
+        r#", {{"rule": {{"family": "inet", "table": "t", "chain": "{chain}", "handle": {handle}, "expr": [{expr}]}}}}"#
+    )
+}
+
+const ESTABLISHED: &str = r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}"#;
+const LOOPBACK: &str = r#"{"match": {"op": "==", "left": {"meta": {"key": "iif"}}, "right": "lo"}}, {"accept": null}"#;
+
+#[test]
+fn an_input_chain_that_drops_keeps_names_and_is_mended_by_nft() {
+    let rules = [rule("i", 2, LOOPBACK), rule("i", 3, ESTABLISHED)].concat();
+    let dropped = nft(&rules, &chain("i", "input", "drop"));
+    let remedy = "nft insert rule inet t i iifname gantry0 meta l4proto '{ tcp, udp }' th dport 53 accept";
+    assert_eq!(
+        dropped,
+        [(Flow::Names, "i of nft's table inet t".to_owned(), "its policy".to_owned(), remedy.to_owned())]
+    );
+    let mend = r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "gantry0"}},
+        {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}},
+        {"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 53}}, {"accept": null}"#;
+    assert_eq!(nft(&[rules, rule("i", 4, mend)].concat(), &chain("i", "input", "drop")), []);
+    // Without a rule for what comes back the router has no answers.
+    assert_eq!(flows(&nft("", &chain("i", "input", "drop"))), [Flow::Names, Flow::Requests]);
+}
+
+#[test]
+fn rules_of_nft_with_sets_maps_and_ranges_are_followed() {
+    let jump = r#", {"chain": {"family": "inet", "table": "t", "name": "strict", "handle": 9}}"#;
+    let base = format!("{}{jump}", chain("f", "forward", "accept"));
+    let map = r#"{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": [["lo", {"accept": null}], ["gantry*", {"goto": {"target": "strict"}}]]}}}"#;
+    let web = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": {"set": [80, {"range": [440, 450]}]}}}, {"accept": null}"#;
+    let private = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": {"prefix": {"addr": "10.0.0.0", "len": 8}}}}, {"accept": null}"#;
+    let drop = r#"{"counter": {"packets": 0, "bytes": 0}}, {"drop": null}"#;
+    let dropped = nft(&[rule("f", 2, map), rule("strict", 3, private), rule("strict", 7, drop)].concat(), &base);
+    assert_eq!(
+        (flows(&dropped), dropped[0].2.as_str()),
+        (vec![Flow::Outside], "the rule `handle 7` of chain strict"),
+        "{dropped:?}"
+    );
+    assert_eq!(nft(&[rule("f", 2, map), rule("strict", 3, web), rule("strict", 7, drop)].concat(), &base), []);
+    let invalid = r#"{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}, {"drop": null}"#;
+    assert_eq!(nft(&rule("f", 2, invalid), &base), []);
+}
+
+#[test]
+fn firewalld_is_mended_in_its_own_words() {
+    let dnat = r#"{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, {"accept": null}"#;
+    let reject = r#"{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}"#;
+    let rules = [
+        rule("filter_INPUT", 2, ESTABLISHED),
+        rule("filter_INPUT", 3, dnat),
+        rule("filter_INPUT", 4, LOOPBACK),
+        rule("filter_INPUT", 5, reject),
+    ];
+    let text = format!(r#"{{"nftables": [{}{}]}}"#, chain("filter_INPUT", "input", "accept"), rules.concat());
+    let dropped = found(&read(&text.replace(r#""t""#, r#""firewalld""#), &[]), &network());
+    assert_eq!(flows(&dropped), [Flow::Names], "{dropped:?}");
+    assert_eq!(
+        dropped[0].3,
+        "firewall-cmd --permanent --zone=trusted --add-interface=gantry0 && firewall-cmd --reload"
+    );
+}
+
+#[test]
+fn gantry_s_own_table_and_ipv6_are_no_faults() {
+    let own = chain("f", "forward", "drop").replace(r#""t""#, r#""gantry0""#);
+    let six = chain("f", "forward", "drop").replace("inet", "ip6");
+    assert_eq!(found(&read(&format!(r#"{{"nftables": [{own}, {six}]}}"#), &[]), &network()), []);
+}

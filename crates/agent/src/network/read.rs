@@ -1,0 +1,88 @@
+//! Reads the machine's rules, with bounds.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use super::firewall::{self, Ruleset};
+
+/// The longest that a program may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most that is read of a program. A machine with more rules is not explained.
+const LONGEST: u64 = 16 << 20;
+
+/// What a program printed; none if it is missing, fails, takes too long or prints too much.
+pub(super) async fn printed(program: &str, arguments: &[&str]) -> Option<String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .ok()?;
+    let mut output = child.stdout.take()?.take(LONGEST);
+    let mut text = String::new();
+    let read = async {
+        let length = output.read_to_string(&mut text).await.ok()?;
+        (u64::try_from(length).ok()? < LONGEST).then_some(())?;
+        child.wait().await.ok()?.success().then_some(())
+    };
+    tokio::time::timeout(TIMEOUT, read).await.ok()??;
+    Some(text)
+}
+
+/// Every rule of other programs'.
+pub(super) async fn ruleset() -> Option<Ruleset> {
+    let nft = printed("nft", &["-j", "list", "ruleset"]).await?;
+    let mut saved = Vec::new();
+    // iptables keeps its rules in tables of nftables, of whose conditions nft says nothing.
+    if nft.contains("\"FORWARD\"") || nft.contains("\"INPUT\"") || nft.contains("\"OUTPUT\"") {
+        saved.extend(first_of(&[("iptables-nft-save", "iptables"), ("iptables-save", "iptables")]).await);
+    }
+    if has_legacy_tables() {
+        saved.extend(first_of(&[("iptables-legacy-save", "iptables-legacy"), ("iptables-save", "iptables")]).await);
+    }
+    Some(firewall::read(&nft, &saved))
+}
+
+/// The kernel's older filter has tables.
+pub(super) fn has_legacy_tables() -> bool {
+    std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| !names.trim().is_empty())
+}
+
+async fn first_of(programs: &[(&str, &str)]) -> Option<(String, String)> {
+    for (program, command) in programs {
+        if let Some(text) = printed(program, &[]).await {
+            return Some(((*command).to_owned(), text));
+        }
+    }
+    None
+}
+
+/// The device of the default route, from the kernel's table of routes.
+pub(super) fn uplink(routes: &str) -> Option<String> {
+    let fields = |line: &str| -> Option<String> {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        (fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")).then(|| fields[0].to_owned())
+    };
+    routes.lines().skip(1).find_map(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_route_has_a_device() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                      gantry0\t0000530A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+                      eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(uplink(routes).as_deref(), Some("eth0"));
+        assert_eq!(uplink("Iface\tDestination\n"), None);
+        assert_eq!(uplink(""), None);
+    }
+}

@@ -1,0 +1,318 @@
+//! The machine's network while it runs: what somebody takes away is made again, and what keeps traffic from containers is
+//! told.
+//!
+//! ```text
+//! devices, forwarding, rules ─► missing ─► made again ─► NetworkFault ─► report
+//! other firewalls ─► firewall::faults ──────────────────────┘
+//! ```
+//! A look costs two lists over netlink and three small files. Rules are listed when their number has changed.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_linux::network::{self, Device};
+use gantry_model::{NetworkFault, NetworkPart};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{claim, firewall, read, rules};
+use crate::{Agent, Settings, status};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Between two readings of other programs' rules: a machine may have thousands, and change them often.
+const FIREWALLS_EVERY: Duration = Duration::from_secs(4);
+
+/// Where their changes cannot be seen.
+const FIREWALLS_UNSEEN: Duration = Duration::from_secs(30);
+
+/// How long a repair is told.
+const RECENT: Duration = Duration::from_secs(600);
+
+/// Watches the machine's network, for ever.
+pub(crate) async fn watch(agent: &Arc<Agent>) {
+    let mut watch = Watch::default();
+    loop {
+        let faults = watch.look(&agent.settings).await;
+        for fault in faults.iter().filter(|fault| !watch.told.contains(fault)) {
+            tracing::warn!("the machine's network: {fault}");
+        }
+        watch.told.clone_from(&faults);
+        agent.status.set_network(faults);
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    /// The number of the rules when they were last looked at.
+    generation: Option<u32>,
+    /// Gantry's own table as it was when it was made.
+    table: Option<Value>,
+    firewalls: Firewalls,
+    repairs: BTreeMap<NetworkPart, Repair>,
+    told: Vec<NetworkFault>,
+}
+
+#[derive(Clone, Copy)]
+struct Repair {
+    at: Instant,
+    fault_at: gantry_model::Moment,
+    times: u32,
+}
+
+/// What other firewalls drop, as it was last read.
+#[derive(Default)]
+struct Firewalls {
+    read: Option<(Instant, Option<u32>, firewall::Network)>,
+    faults: Vec<NetworkFault>,
+}
+
+impl Watch {
+    async fn look(&mut self, settings: &Settings) -> Vec<NetworkFault> {
+        let mut faults = Vec::new();
+        match network::devices().await {
+            Ok(devices) => {
+                for (part, ports) in missing(settings, &devices, &forwarding(settings)) {
+                    faults.extend(self.repaired(settings, part, repair(settings, part, &ports).await));
+                }
+                faults.extend(claim::overlaps(settings, &devices));
+            }
+            Err(error) => tracing::debug!(%error, "the machine's network was not looked at"),
+        }
+        faults.extend(self.rules(settings).await);
+        faults.extend(self.firewalls.look(settings, self.generation).await.iter().cloned());
+        let recent = self.repairs.iter().filter(|(_, repair)| repair.at.elapsed() < RECENT);
+        faults.extend(recent.map(|(part, repair)| NetworkFault::Repaired {
+            part: *part,
+            name: name(settings, *part),
+            at: repair.fault_at,
+            times: repair.times,
+        }));
+        faults
+    }
+
+    /// Counts a repair; the fault, if there was none.
+    fn repaired(
+        &mut self,
+        settings: &Settings,
+        part: NetworkPart,
+        result: Result<(), RepairError>,
+    ) -> Option<NetworkFault> {
+        match result {
+            Ok(()) => {
+                let times = self.repairs.get(&part).map_or(0, |repair| repair.times) + 1;
+                self.repairs.insert(part, Repair { at: Instant::now(), fault_at: status::now(), times });
+                None
+            }
+            Err(error) => Some(NetworkFault::Broken { part, name: name(settings, part), why: error.to_string() }),
+        }
+    }
+
+    /// Makes the table again if somebody took it away or changed it.
+    async fn rules(&mut self, settings: &Settings) -> Option<NetworkFault> {
+        let generation = network::rules_generation().ok();
+        if generation.is_some() && generation == self.generation {
+            return None;
+        }
+        let found = table(settings).await;
+        let is_whole = match (&self.table, &found) {
+            (Some(made), Some(found)) => made == found,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if is_whole {
+            (self.table, self.generation) = (found, generation);
+            return None;
+        }
+        let result = super::nft(&rules::rules(settings)).await.map_err(|error| RepairError::Rules(error.to_string()));
+        if result.is_ok() {
+            self.generation = network::rules_generation().ok();
+            self.table = table(settings).await.or_else(|| self.table.take());
+        }
+        self.repaired(settings, NetworkPart::Rules, result)
+    }
+}
+
+/// Gantry's own table as nft lists it, without the numbers that each listing gives anew.
+async fn table(settings: &Settings) -> Option<Value> {
+    let text = read::printed("nft", &["-j", "list", "table", "inet", &settings.bridge]).await?;
+    let mut listed: Value = serde_json::from_str(&text).ok()?;
+    let objects = listed.get_mut("nftables")?.as_array_mut()?;
+    objects.retain(|object| object.get("metainfo").is_none());
+    for object in objects.iter_mut().filter_map(Value::as_object_mut).flat_map(|object| object.values_mut()) {
+        if let Some(fields) = object.as_object_mut() {
+            fields.remove("handle");
+        }
+    }
+    Some(listed)
+}
+
+impl Firewalls {
+    async fn look(&mut self, settings: &Settings, generation: Option<u32>) -> &[NetworkFault] {
+        let network = surroundings(settings);
+        let is_due = self.read.as_ref().is_none_or(|(at, known, before)| {
+            let pace = if generation.is_none() || read::has_legacy_tables() { FIREWALLS_UNSEEN } else { Duration::MAX };
+            let has_changed = *known != generation || *before != network;
+            (has_changed && at.elapsed() >= FIREWALLS_EVERY) || at.elapsed() >= pace
+        });
+        if is_due {
+            if let Some(ruleset) = read::ruleset().await {
+                self.faults = firewall::faults(&ruleset, &network);
+            }
+            self.read = Some((Instant::now(), generation, network));
+        }
+        &self.faults
+    }
+}
+
+fn surroundings(settings: &Settings) -> firewall::Network {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    firewall::Network {
+        bridge: settings.bridge.clone(),
+        gateway: settings.gateway,
+        prefix: settings.prefix,
+        uplink: read::uplink(&text("/proc/net/route")),
+        bridged_packets_are_seen: text("/proc/sys/net/bridge/bridge-nf-call-iptables").trim() == "1",
+    }
+}
+
+/// The kernel's switches that must be on.
+fn switches(settings: &Settings) -> [PathBuf; 2] {
+    let bridge = format!("/proc/sys/net/ipv4/conf/{}/forwarding", settings.bridge);
+    ["/proc/sys/net/ipv4/ip_forward".into(), bridge.into()]
+}
+
+/// Each switch that is off. One that cannot be read, of a bridge that is gone, is not told.
+fn forwarding(settings: &Settings) -> Vec<PathBuf> {
+    let is_off = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
+    switches(settings).into_iter().filter(is_off).collect()
+}
+
+/// What is missing, in the order in which it is made again, with the containers' devices that lost their bridge. Pure.
+fn missing(settings: &Settings, devices: &[Device], off: &[PathBuf]) -> Vec<(NetworkPart, Vec<String>)> {
+    let bridge = devices.iter().find(|device| device.name == settings.bridge);
+    let mut missing = Vec::new();
+    match bridge {
+        Some(device) if device.is_up => {
+            if !device.addresses.contains(&(settings.gateway, settings.prefix)) {
+                missing.push((NetworkPart::Address, Vec::new()));
+            }
+        }
+        _ => missing.push((NetworkPart::Bridge, Vec::new())),
+    }
+    let index = bridge.map(|device| device.index);
+    let lost = |device: &&Device| {
+        is_container(settings, &device.name) && (index.is_none() || device.controller != index || !device.is_up)
+    };
+    let lost: Vec<String> = devices.iter().filter(lost).map(|device| device.name.clone()).collect();
+    if !lost.is_empty() {
+        missing.push((NetworkPart::Ports, lost));
+    }
+    if !off.is_empty() {
+        missing.push((NetworkPart::Forwarding, Vec::new()));
+    }
+    missing
+}
+
+/// A container's or a build's device is named after its address.
+fn is_container(settings: &Settings, name: &str) -> bool {
+    let number = name.strip_prefix("gt").or_else(|| name.strip_prefix("gb")).filter(|rest| rest.len() == 8);
+    let address = number.and_then(|number| u32::from_str_radix(number, 16).ok()).map(Ipv4Addr::from);
+    let network = |address| claim::network_of(address, settings.prefix);
+    address.is_some_and(|address| network(address) == network(settings.gateway))
+}
+
+/// Why a part cannot be made again.
+#[derive(Debug, thiserror::Error)]
+enum RepairError {
+    #[error(transparent)]
+    Kernel(#[from] gantry_linux::LinuxError),
+    #[error("{0}")]
+    Rules(String),
+    #[error("cannot write {path}: {source}")]
+    Switch { path: PathBuf, source: std::io::Error },
+}
+
+async fn repair(settings: &Settings, part: NetworkPart, ports: &[String]) -> Result<(), RepairError> {
+    match part {
+        NetworkPart::Bridge | NetworkPart::Address => super::make_bridge(settings).await?,
+        NetworkPart::Ports => network::attach(ports, &settings.bridge).await?,
+        NetworkPart::Forwarding => {
+            for path in switches(settings) {
+                std::fs::write(&path, "1").map_err(|source| RepairError::Switch { path, source })?;
+            }
+        }
+        NetworkPart::Rules => {}
+    }
+    Ok(())
+}
+
+fn name(settings: &Settings, part: NetworkPart) -> String {
+    let bridge = &settings.bridge;
+    match part {
+        NetworkPart::Bridge | NetworkPart::Address | NetworkPart::Ports => format!("the bridge {bridge}"),
+        NetworkPart::Rules => format!("nft's table inet {bridge}"),
+        NetworkPart::Forwarding => "forwarding (net.ipv4.ip_forward)".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, index: u32, controller: Option<u32>) -> Device {
+        let addresses = if name == "gantry0" { vec![(Ipv4Addr::new(10, 83, 0, 1), 16)] } else { Vec::new() };
+        Device {
+            name: name.to_owned(),
+            index,
+            controller,
+            is_up: true,
+            is_bridge: controller.is_none(),
+            is_own: controller.is_none(),
+            alias: None,
+            addresses,
+        }
+    }
+
+    /// A bridge, an instance, a build, another cloud's instance, and a device that is nobody's.
+    fn whole() -> Vec<Device> {
+        [
+            ("gantry0", 3, None),
+            ("gt0a530002", 4, Some(3)),
+            ("gb0a53fffe", 5, Some(3)),
+            ("gt0a540002", 6, Some(9)),
+            ("gtface", 7, Some(9)),
+        ]
+        .map(|(name, index, controller)| device(name, index, controller))
+        .to_vec()
+    }
+
+    #[test]
+    fn every_part_that_is_missing_is_found() {
+        let settings = Settings::for_tests();
+        let parts = |devices: &[Device], off: &[PathBuf]| missing(&settings, devices, off);
+        assert_eq!(parts(&whole(), &[]), []);
+        let ports =
+            |names: &[&str]| (NetworkPart::Ports, names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut deleted = whole();
+        deleted.remove(0);
+        deleted.iter_mut().for_each(|device| device.controller = device.controller.filter(|index| *index != 3));
+        assert_eq!(parts(&deleted, &[]), [(NetworkPart::Bridge, vec![]), ports(&["gt0a530002", "gb0a53fffe"])]);
+        let mut down = whole();
+        down[0].is_up = false;
+        assert_eq!(parts(&down, &[]), [(NetworkPart::Bridge, vec![])]);
+        let mut flushed = whole();
+        flushed[0].addresses = vec![(Ipv4Addr::new(10, 83, 0, 1), 24)];
+        assert_eq!(parts(&flushed, &[]), [(NetworkPart::Address, vec![])]);
+        let mut port_down = whole();
+        port_down[1].is_up = false;
+        port_down[2].controller = None;
+        assert_eq!(parts(&port_down, &[]), [ports(&["gt0a530002", "gb0a53fffe"])]);
+        assert_eq!(parts(&whole(), &[PathBuf::from("ip_forward")]), [(NetworkPart::Forwarding, vec![])]);
+    }
+}
