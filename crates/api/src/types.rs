@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use gantry_model::{
     AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, InstanceId, MachineName,
     MachinePlan, Moment, NetworkFault, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RequestFailure, RoleName,
-    RouterId, Table, Traffic,
+    RouterId, Subnet, Table, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +134,19 @@ pub enum ChangeTraffic {
         /// At once.
         concurrent: Option<u32>,
     },
+    /// The proxies that this app trusts besides those of the cluster; replaces the list.
+    TrustedProxies {
+        /// Address ranges.
+        proxies: Vec<Subnet>,
+    },
+}
+
+/// `PATCH /v1/cluster/policy`: a field that is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangePolicy {
+    /// The proxies that every app trusts; replaces the list.
+    pub trusted_proxies: Option<Vec<Subnet>>,
 }
 
 /// A release, as seen from outside: its configuration by name alone.

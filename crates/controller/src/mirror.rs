@@ -11,6 +11,7 @@
 //! | `manifests/<repository>/<digest>` | [`Pushed`] |
 //! | `tokens/<hash>` | [`TokenInfo`] |
 //! | `events/<number mod 1000>` | [`Event`] |
+//! | `cluster/policy` | [`ClusterPolicy`] |
 //! | `plan/table`, `plan/machines/<machine>` | the plan |
 
 use std::collections::BTreeMap;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use gantry_api::types::{BaseInfo, Event, TokenInfo};
 use gantry_model::{
-    App, AppName, BaseName, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment, Plan, Release,
-    ReleaseNumber, Role, RoleName, Table,
+    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment, Plan,
+    Release, ReleaseNumber, Role, RoleName, Table,
 };
 use gantry_planner::{Desired, DesiredApp};
 use gantry_store::{Entry, Txn, Write};
@@ -64,6 +65,7 @@ pub(crate) enum Record {
     Manifest { repository: String, digest: Digest, pushed: Pushed },
     Token { hash: String, info: TokenInfo },
     Event(Event),
+    Policy(ClusterPolicy),
     Table(Table),
     Machine(MachineName, MachinePlan),
 }
@@ -94,6 +96,7 @@ impl Record {
             Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
             Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
+            Self::Policy(_) => "cluster/policy".to_owned(),
             Self::Table(_) => "plan/table".to_owned(),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
         }
@@ -110,6 +113,7 @@ impl Record {
             Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
             Self::Token { info, .. } => serde_json::to_vec(info),
             Self::Event(record) => serde_json::to_vec(record),
+            Self::Policy(record) => serde_json::to_vec(record),
             Self::Table(record) => serde_json::to_vec(record),
             Self::Machine(_, record) => serde_json::to_vec(record),
         }
@@ -156,6 +160,7 @@ pub(crate) struct Mirror {
     pub(crate) manifests: BTreeMap<String, BTreeMap<Digest, Pushed>>,
     pub(crate) tokens: BTreeMap<String, TokenInfo>,
     pub(crate) events: BTreeMap<u64, Arc<Event>>,
+    pub(crate) policy: ClusterPolicy,
     pub(crate) plan: Arc<Plan>,
 }
 
@@ -205,6 +210,7 @@ impl Mirror {
                     self.events.pop_first();
                 }
             }
+            Record::Policy(policy) => self.policy = policy,
             Record::Table(table) => Arc::make_mut(&mut self.plan).table = table,
             Record::Machine(machine, part) => {
                 Arc::make_mut(&mut self.plan).machines.insert(machine, part);
@@ -275,7 +281,7 @@ impl Mirror {
                 .collect();
             (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
         });
-        Desired { apps: apps.collect() }
+        Desired { apps: apps.collect(), trusted_proxies: self.policy.trusted_proxies.clone() }
     }
 
     /// An app's deploys that are not over, oldest first.
@@ -353,6 +359,7 @@ fn parse(entry: &Entry) -> Result<Option<Record>, ServerError> {
         }
         ["tokens", hash] => Record::Token { hash: (*hash).to_owned(), info: read(entry)? },
         ["events", _] => Record::Event(read(entry)?),
+        ["cluster", "policy"] => Record::Policy(read(entry)?),
         ["plan", "table"] => Record::Table(read(entry)?),
         ["plan", "machines", machine] => {
             let name = MachineName::parse(machine)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, Metadata};
-use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName};
+use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError};
 use gantry_store::Address;
 
 /// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
@@ -142,6 +142,9 @@ pub(crate) enum Command {
     /// Make, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
+    /// Show and change what holds for the whole cluster
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Create, list and revoke tokens
     #[command(subcommand)]
     Token(Token),
@@ -279,6 +282,19 @@ pub(crate) enum App {
     Show { name: AppName },
     /// Put an app on another base, from its next push on
     Base { name: AppName, base: BaseName },
+    /// Show or set the proxies that an app trusts besides those of the cluster
+    ///
+    /// Gantry believes X-Forwarded-*, Forwarded and X-Real-IP from these addresses only.
+    /// Example: gantry app proxies shop 10.0.0.0/8 2001:db8::/32
+    Proxies {
+        name: AppName,
+        /// Address ranges; they replace the list
+        #[arg(value_name = "RANGE")]
+        ranges: Vec<Subnet>,
+        /// Empty the list
+        #[arg(long, conflicts_with = "ranges")]
+        none: bool,
+    },
     /// Stop an app and remove everything of it but its volumes
     Destroy {
         name: AppName,
@@ -286,6 +302,33 @@ pub(crate) enum App {
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Show and change the rules that hold for all apps
+    #[command(subcommand)]
+    Policy(ClusterPolicy),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterPolicy {
+    /// Print every rule and its value
+    Get,
+    /// Change rules: `gantry cluster policy set trusted-proxies=10.0.0.0/8,192.0.2.7`
+    ///
+    /// trusted-proxies: address ranges whose X-Forwarded-*, Forwarded, X-Real-IP and PROXY protocol headers count;
+    /// an empty value trusts none.
+    Set {
+        #[arg(required = true, value_parser = rule, value_name = "RULE=VALUE")]
+        rules: Vec<PolicyRule>,
+    },
+}
+
+/// One rule with its new value.
+#[derive(Debug, Clone)]
+pub(crate) enum PolicyRule {
+    TrustedProxies(Vec<Subnet>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -370,6 +413,18 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn rule(text: &str) -> Result<PolicyRule, String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not RULE=VALUE"))?;
+    match name {
+        "trusted-proxies" => {
+            let ranges = value.split(',').filter(|range| !range.is_empty());
+            let ranges: Result<_, SubnetError> = ranges.map(str::parse).collect();
+            ranges.map(PolicyRule::TrustedProxies).map_err(|error| error.to_string())
+        }
+        _ => Err(format!("there is no rule {name:?}; the rules are: trusted-proxies")),
+    }
+}
+
 fn count(text: &str) -> Result<(RoleName, u32), String> {
     let (role, count) = text.split_once('=').ok_or_else(|| format!("{text:?} is not ROLE=COUNT"))?;
     let role = RoleName::parse(role).map_err(|error| error.to_string())?;
@@ -418,6 +473,11 @@ mod tests {
         let Ok(Args { command: Command::Up(machine), .. }) = parse(&openings) else { panic!("{openings:?}") };
         assert_eq!((machine.host_ports.len(), machine.metadata.len()), (2, 2));
         assert!(parse(&["--host-ports", "5432,x"]).is_err() && parse(&["--metadata", "10.0.0.1"]).is_err());
+        assert!(
+            matches!(rule("trusted-proxies=10.0.0.0/8,::1"), Ok(PolicyRule::TrustedProxies(ranges)) if ranges.len() == 2)
+        );
+        assert!(matches!(rule("trusted-proxies="), Ok(PolicyRule::TrustedProxies(ranges)) if ranges.is_empty()));
+        assert!(rule("trusted-proxies=10.0.0.1/8").is_err() && rule("x=1").is_err() && rule("x").is_err());
         assert_eq!(count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
     }
 }

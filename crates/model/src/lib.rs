@@ -6,6 +6,7 @@
 //! | [`unit`] | sizes, shares of a processor, moments, generations |
 //! | [`role`] | how one role of an app runs: command, limits, health, volumes |
 //! | [`app`], [`release`], [`deploy`] | what is asked for |
+//! | [`proxies`] | proxies in front of the routers that are trusted |
 //! | [`traffic`] | what is to become of an app's requests |
 //! | [`observed`] | what machines and routers said of themselves |
 //! | [`plan`] | what was decided: the next state of every machine and router |
@@ -19,6 +20,7 @@ pub mod name;
 pub mod network;
 pub mod observed;
 pub mod plan;
+pub mod proxies;
 pub mod reason;
 pub mod release;
 pub mod role;
@@ -32,7 +34,10 @@ pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
 pub use network::{Flow, NetworkFault, NetworkPart};
 pub use observed::{Exit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe};
-pub use plan::{Assignment, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table};
+pub use plan::{
+    Assignment, ClosedReason, ClosedRoute, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table,
+};
+pub use proxies::{ClusterPolicy, Subnet, SubnetError, TrustedProxies};
 pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Command, Health, Limits, Role};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AppName, Digest, Generation, HostName, MachineName, Moment, Patience, ReleaseNumber, Role, RoleName, Traffic,
-    role::Protocol,
+    TrustedProxies, role::Protocol,
 };
 
 /// One running copy of a role of a release. Written `storefront.v12.web-1`; unique for as long as the app exists.
@@ -143,8 +143,35 @@ pub struct Table {
     pub generation: Generation,
     /// Host name to where its requests go.
     pub routes: BTreeMap<HostName, Route>,
+    /// Host names of apps that serve no request now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<HostName, ClosedRoute>,
     /// `app` → `role` → addresses of its ready instances, for the resolver.
     pub names: BTreeMap<AppName, BTreeMap<RoleName, Vec<Ipv4Addr>>>,
+    /// Proxies that every app trusts.
+    #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// A host name whose requests are refused at once, because no instance is going to be ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedRoute {
+    /// The app.
+    pub app: AppName,
+    /// The cause.
+    pub reason: ClosedReason,
+}
+
+/// Why an app serves no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClosedReason {
+    /// No deploy has succeeded yet.
+    NoRelease,
+    /// Its release has no role that serves HTTP.
+    NoWebRole,
+    /// Its web role is scaled to 0.
+    ScaledToZero,
 }
 
 /// Where the requests of a host name go.

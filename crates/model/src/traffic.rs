@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, InstanceId, Moment, Seconds};
+use crate::{Bytes, InstanceId, Moment, Seconds, TrustedProxies};
 
 /// What is to become of an app's requests. By default they reach it, however many they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct Traffic {
     pub rate: Option<u32>,
     /// The most at once, open websockets included, at each router; the others are answered with 429.
     pub concurrent: Option<u32>,
+    /// Proxies that this app trusts besides those of the cluster.
+    #[serde(skip_serializing_if = "TrustedProxies::is_empty")]
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Traffic {
@@ -33,6 +36,7 @@ impl std::fmt::Display for Traffic {
             self.paused.then(|| "paused".to_owned()),
             self.rate.map(|rate| format!("at most {rate} requests a second")),
             self.concurrent.map(|count| format!("at most {count} at once")),
+            (!self.trusted_proxies.is_empty()).then(|| format!("trusts the proxies {}", self.trusted_proxies)),
         ];
         let words: Vec<String> = words.into_iter().flatten().collect();
         f.write_str(if words.is_empty() { "free" } else { "" })?;

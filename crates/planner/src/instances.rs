@@ -18,7 +18,7 @@ pub(crate) type Wanted = BTreeMap<InstanceId, InstanceSpec>;
 type Notes = BTreeMap<AppName, Vec<Reason>>;
 
 /// How many copies of a role an app is to have.
-fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
+pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
     let asked = app.scale.get(name).copied().unwrap_or(role.instances);
     if role.stop_first() { asked.min(1) } else { asked }
 }

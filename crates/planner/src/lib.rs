@@ -20,7 +20,9 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use gantry_model::{App, AppName, Deploy, HostName, Moment, Observed, Plan, Reason, Release, ReleaseNumber, Seconds};
+use gantry_model::{
+    App, AppName, Deploy, HostName, Moment, Observed, Plan, Reason, Release, ReleaseNumber, Seconds, TrustedProxies,
+};
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Violation, audit};
@@ -31,6 +33,8 @@ use scene::Scene;
 pub struct Desired {
     /// By name.
     pub apps: BTreeMap<AppName, DesiredApp>,
+    /// Proxies that every app trusts.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// One app, its releases and its deploys.

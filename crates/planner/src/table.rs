@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Patience, Phase, Release, ReleaseNumber, RoleName,
-    Route, Table, Traffic,
+    ClosedReason, ClosedRoute, DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Patience, Phase,
+    Release, ReleaseNumber, RoleName, Route, Table, Traffic,
 };
 
-use crate::instances::{Machines, Wanted};
+use crate::instances::{Machines, Wanted, copies};
 use crate::scene::Scene;
 use crate::{Desired, DesiredApp};
 
@@ -23,12 +23,21 @@ struct Placed<'a> {
 /// The next table; its number rises only when it says something else than the previous one.
 pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, scene: &Scene<'_>) -> Table {
     let placed = Placed { wanted, machines, scene };
-    let mut table = Table { generation: scene.previous.table.generation, ..Table::default() };
+    let mut table = Table {
+        generation: scene.previous.table.generation,
+        trusted_proxies: desired.trusted_proxies.clone(),
+        ..Table::default()
+    };
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
-        if let Some(release) = release_of(app, app.app.current) {
-            for host in hosts(app, scene) {
-                insert_route(&mut table, host, release, Some(&app.app.traffic), &placed);
+        let closed = closed(app);
+        for host in hosts(app, scene) {
+            match (closed, release_of(app, app.app.current)) {
+                (Some(reason), _) => drop(table.closed.insert(host, ClosedRoute { app: name.clone(), reason })),
+                (None, Some(release)) => insert_route(&mut table, host, release, &app.app.traffic, false, &placed),
+                (None, None) => {}
             }
+        }
+        if let Some(release) = release_of(app, app.app.current) {
             let known = scene.previous.table.names.get(name).filter(|_| unheard(release, &placed));
             let names = known.cloned().unwrap_or_else(|| addresses(release, &placed));
             table.names.insert(name.clone(), names);
@@ -36,11 +45,13 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
         if let Some(release) = held(app)
             && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
         {
-            // Whoever holds a release looks at it, whatever the app's own clients are told meanwhile.
-            insert_route(&mut table, host, release, None, &placed);
+            // The team tries a held release: pauses and limits of the app's own clients do not hold for it.
+            let trusted_proxies = app.app.traffic.trusted_proxies.clone();
+            let traffic = Traffic { trusted_proxies, ..Traffic::default() };
+            insert_route(&mut table, host, release, &traffic, true, &placed);
         }
     }
-    if (&table.routes, &table.names) != (&scene.previous.table.routes, &scene.previous.table.names) {
+    if table != scene.previous.table {
         table.generation = table.generation.next();
     }
     // Records out of a backup are older than the last table that a router was given, and it takes none but newer ones.
@@ -73,8 +84,28 @@ fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
     own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
 }
 
-/// With what is to become of the app's requests; none for a held release, whose requests are not the app's.
-fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: Option<&Traffic>, placed: &Placed<'_>) {
+/// Why an app serves no request, if it serves none. Requests of an app that is paused or in maintenance get that answer.
+fn closed(app: &DesiredApp) -> Option<ClosedReason> {
+    if app.app.traffic.paused || app.app.traffic.maintenance.is_some() {
+        return None;
+    }
+    let Some(release) = release_of(app, app.app.current) else {
+        return Some(ClosedReason::NoRelease);
+    };
+    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+        return Some(ClosedReason::NoWebRole);
+    };
+    (copies(&app.app, role, settings) == 0).then_some(ClosedReason::ScaledToZero)
+}
+
+fn insert_route(
+    table: &mut Table,
+    host: HostName,
+    release: &Release,
+    traffic: &Traffic,
+    held: bool,
+    placed: &Placed<'_>,
+) {
     let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
         return;
     };
@@ -88,10 +119,8 @@ fn insert_route(table: &mut Table, host: HostName, release: &Release, traffic: O
         drain: settings.drain.unwrap_or(placed.scene.policy.drain),
         request_buffer: settings.request_buffer(),
     };
-    let (held, traffic) = (traffic.is_none(), traffic.cloned().unwrap_or_default());
-    table
-        .routes
-        .insert(host, Route { app: release.app.clone(), release: release.number, held, endpoints, traffic, patience });
+    let (app, release, traffic) = (release.app.clone(), release.number, traffic.clone());
+    table.routes.insert(host, Route { app, release, held, endpoints, traffic, patience });
 }
 
 fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use cloud::{Event, Shape, World, app_name, fresh, host, machine, router};
 use gantry_model::deploy::Order;
 use gantry_model::{
-    DeployNumber, DeployState, Generation, Goal, InstanceId, Observed, ObservedInstance, Phase, Reason, ReleaseNumber,
-    Seconds,
+    ClosedReason, DeployNumber, DeployState, Generation, Goal, InstanceId, Observed, ObservedInstance, Phase, Reason,
+    ReleaseNumber, RoleName, Seconds, TrustedProxies,
 };
 use gantry_planner::plan;
 use proptest::prelude::*;
@@ -351,4 +351,46 @@ fn a_destroyed_app_leaves_nothing() {
     world.left_alone();
     assert_eq!(world.plan.assignments().count(), 0);
     assert!(world.plan.table.routes.is_empty());
+}
+
+#[test]
+fn an_app_that_no_instance_is_going_to_serve_is_closed() {
+    let mut world = plain();
+    world.settle();
+    let closed = |world: &World| world.plan.table.closed.get(&host()).map(|closed| closed.reason);
+    assert_eq!(closed(&world), Some(ClosedReason::NoRelease));
+    deploy_one(&mut world);
+    assert_eq!((closed(&world), world.plan.table.routes.len()), (None, 1));
+    let generation = world.plan.table.generation;
+    world.app().app.scale.insert(RoleName::parse("web").expect("a name"), 0);
+    world.left_alone();
+    assert_eq!((closed(&world), world.plan.table.routes.len()), (Some(ClosedReason::ScaledToZero), 0));
+    assert!(world.plan.table.generation > generation);
+    assert_eq!(world.plan.assignments().count(), 0, "the copies ended");
+    world.app().app.traffic.paused = true;
+    world.settle();
+    assert_eq!((closed(&world), world.plan.table.routes.len()), (None, 1), "requests wait while the app is paused");
+}
+
+#[test]
+fn proxies_are_part_of_the_routes() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    let generation = world.plan.table.generation;
+    world.desired.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
+    world.settle();
+    assert_eq!(world.plan.table.trusted_proxies, world.desired.trusted_proxies);
+    assert!(world.plan.table.generation > generation);
+    world.app().app.traffic.trusted_proxies = TrustedProxies::new(vec!["::1".parse().expect("a range")]);
+    world.app().app.traffic.rate = Some(1);
+    world.apply(&Event::Push { hold: true });
+    while !world.plan.table.routes.values().any(|route| route.held) {
+        world.apply(&Event::BuildEnds { well: true });
+        world.apply(&Event::AgentTakesPlan);
+        (0..8).for_each(|n| world.apply(&Event::InstanceAdvances(n)));
+        world.apply(&Event::RouterTakesTable);
+        world.apply(&Event::Time(1));
+    }
+    let held = world.plan.table.routes.values().find(|route| route.held).expect("a held release");
+    assert_eq!((held.traffic.trusted_proxies.len(), held.traffic.rate), (1, None));
 }

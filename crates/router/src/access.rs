@@ -62,6 +62,8 @@ pub(crate) struct Entry {
     path: Option<PathAndQuery>,
     peer: Arc<Peer>,
     pub(crate) id: HeaderValue,
+    /// The client's address that a trusted proxy named.
+    pub(crate) client: Option<HeaderValue>,
     /// The host that was asked for, where no app has it.
     pub(crate) host: String,
     pub(crate) route: Option<Arc<Route>>,
@@ -111,6 +113,7 @@ impl AccessLog {
             path,
             peer,
             id,
+            client: None,
             host: String::new(),
             route: None,
             target: None,
@@ -167,7 +170,7 @@ impl Entry {
         number(line, ",\"status\":", self.status.into());
         number(line, ",\"bytes\":", self.bytes);
         number(line, ",\"ms\":", millis(self.begun.elapsed()));
-        text(line, ",\"peer\":", self.peer.text.to_str().unwrap_or_default());
+        text(line, ",\"peer\":", self.client.as_ref().unwrap_or(&self.peer.text).to_str().unwrap_or_default());
         text(line, ",\"id\":", self.id.to_str().unwrap_or_default());
         if let Some(error) = &self.error {
             text(line, ",\"error\":", error);

@@ -19,7 +19,7 @@ use crate::proxy::{Peer, serve};
 use crate::threads::Threads;
 use crate::timer::HeadTimer;
 use crate::wire::head::{FIELDS_MAX, HEAD_MAX};
-use crate::{Listeners, Router, RouterError, tls};
+use crate::{Listeners, Router, RouterError, preamble, tls};
 
 /// The longest that a client may take to shake hands, to send a request's headers, and to ask again on a kept connection:
 /// longer than the minute that proxies in front keep theirs, or they would ask on one that is just being closed.
@@ -92,11 +92,25 @@ impl Entry {
     fn connection(&self, stream: std::net::TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
         let router = Arc::clone(&self.router);
         let watcher = self.connections.watcher();
-        let peer = Arc::new(Peer::new(address.ip(), tls.is_some()));
-        let interims = Arc::clone(&peer.interims);
-        let service = service_fn(move |request| serve(&router, &peer, request));
+        let from_proxy = router.routing.now().table.trusted_proxies.contains(address.ip());
         self.threads.spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+            let mut peer = Peer::new(address.ip(), tls.is_some());
+            if from_proxy {
+                match preamble::take(&mut stream, HEADER_TIMEOUT).await {
+                    Ok(Some(said)) => {
+                        peer = Peer::new(said.client.unwrap_or(address.ip()), tls.is_some() || said.tls);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!(%address, %error, "closing a connection with a bad PROXY protocol preamble");
+                        return;
+                    }
+                }
+            }
+            let peer = Arc::new(peer);
+            let interims = Arc::clone(&peer.interims);
+            let service = service_fn(move |request| serve(&router, &peer, request));
             let builder = builder();
             match tls {
                 None => {

@@ -49,7 +49,8 @@ pub fn request(bytes: &[u8]) {
     let protocol = upgrade::asked(request.headers());
     let id = headers::request_id(request.headers());
     let (mut parts, ()) = request.into_parts();
-    rewrite(&mut parts, &Peer::new(Ipv4Addr::LOCALHOST.into(), false), &id, protocol.as_ref());
+    let trusted = bytes.len() % 2 == 0;
+    rewrite(&mut parts, Peer::new(Ipv4Addr::LOCALHOST.into(), false).origin(trusted), &id, protocol.as_ref());
     for length in [None, Some(Length::Known(5)), Some(Length::Chunked)] {
         let mut out = Vec::new();
         head::write(&parts, length, &mut out);
@@ -118,4 +119,12 @@ pub fn question(bytes: &[u8]) {
     if let Known::Answer(answer) = known(&table, bytes, 512) {
         assert!(answer.len() <= 512, "longer than a datagram");
     }
+}
+
+/// The PROXY protocol of a trusted proxy.
+///
+/// # Panics
+/// When a preamble is longer than its bytes.
+pub fn preamble(bytes: &[u8]) {
+    crate::preamble::fuzz(bytes);
 }

@@ -5,10 +5,7 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Request};
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers that are about one connection (RFC 9110, section 7.6.1), and their like; `http2-settings` is of an upgrade to
 /// HTTP/2 in the clear, which is not offered.
@@ -27,9 +24,6 @@ fn is_hop(name: &HeaderName) -> bool {
             | "transfer-encoding"
     )
 }
-
-/// The longest chain of proxies that is believed, in bytes.
-const CHAIN_MAX: usize = 1024;
 
 /// The host that a request asks for: lower case, without port and trailing dot. None when it asks for none, or for two:
 /// two programs may each take another one (RFC 9112, section 3.2).
@@ -86,33 +80,6 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Says where a request came from. A proxy before this one may have said so in a line of its own, behind its client's.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: &HeaderValue, tls: bool, id: &HeaderValue) {
-    // Programs that read headers as variables (CGI, WSGI, Rack) take `X_Forwarded_For` for the same name.
-    let own = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, REQUEST_ID];
-    let is_own = |name: &str| own.iter().any(|own| own.as_str() == name);
-    let alike = |name: &&HeaderName| name.as_str().contains('_') && is_own(&name.as_str().replace('_', "-"));
-    let alike: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
-    for name in alike {
-        headers.remove(name);
-    }
-    headers.reserve(4);
-    let chain = match headers.contains_key(&FORWARDED_FOR) {
-        true => {
-            let mut all: Vec<_> = headers.get_all(&FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-            all.push(peer.as_bytes());
-            HeaderValue::from_bytes(&all.join(&b", "[..])).ok().filter(|chain| chain.len() <= CHAIN_MAX)
-        }
-        false => None,
-    };
-    headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| peer.clone()));
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if tls { "https" } else { "http" }));
-    if let Some(asked) = headers.get(HOST).cloned() {
-        headers.insert(FORWARDED_HOST, asked);
-    }
-    headers.insert(REQUEST_ID, id.clone());
-}
-
 /// The request's own id, if it is one, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let plain = |id: &&HeaderValue| {
@@ -155,19 +122,6 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_says_where_a_request_came_from() {
-        let mut headers = HeaderMap::new();
-        for name in ["x_forwarded_for", "x-forwarded_proto", "x_request_id", "x_forwarded_for_me", "x_own"] {
-            headers.append(name, HeaderValue::from_static("forged"));
-        }
-        let said = HeaderValue::from_static("192.0.2.1");
-        forward(&mut headers, &said, false, &said);
-        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["x-forwarded-for", "x-forwarded-proto", "x-request-id", "x_forwarded_for_me", "x_own"]);
-    }
-
-    #[test]
     fn cookies_come_in_one_field() {
         let mut headers = HeaderMap::new();
         for value in ["a=1", "b=2", "c=3"] {
@@ -178,18 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_where_it_came_from() {
+    fn a_request_keeps_a_plain_id_and_gets_a_new_one_otherwise() {
         let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_static("shop.localhost:80"));
-        headers.append("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
-        headers.append("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
-        let (peer, id) = (HeaderValue::from_static("127.0.0.1"), HeaderValue::from_static("abc"));
-        forward(&mut headers, &peer, false, &id);
-        assert_eq!(headers["x-forwarded-for"], "6.6.6.6, 1.2.3.4, 127.0.0.1");
-        assert_eq!(headers["x-forwarded-proto"], "http");
-        assert_eq!(headers["x-forwarded-host"], "shop.localhost:80");
+        headers.insert(REQUEST_ID, HeaderValue::from_static("abc"));
         assert_eq!(request_id(&headers), "abc");
-        headers.insert("x-request-id", HeaderValue::from_static("bad id\""));
+        headers.insert(REQUEST_ID, HeaderValue::from_static("bad id\""));
         assert_eq!(request_id(&headers).len(), 32);
     }
 }

@@ -10,6 +10,7 @@
 //! - `proxy`: one request, from its arrival to the last byte of its answer.
 //! - `collect`: bodies of requests, before an instance is chosen; `client`: what is left of one that nobody reads.
 //! - `interim`: answers that announce another one; `trailers`: which fields may stand behind a body.
+//! - `origin`: where a request came from; `preamble`: the PROXY protocol of trusted proxies.
 //! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one of them.
 //! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
 //! - `upgrade`: which other protocols are changed to; `tunnel`: what is said then. A websocket is told when its instance goes.
@@ -32,8 +33,10 @@ mod interim;
 mod joined;
 mod names;
 mod opening;
+mod origin;
 mod page;
 mod pool;
+mod preamble;
 mod proxy;
 mod routing;
 mod sync;

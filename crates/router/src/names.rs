@@ -217,11 +217,27 @@ fn authority(zone: &Name) -> Record {
     Record::from_rdata(zone.clone(), TTL, RData::SOA(soa))
 }
 
-/// The addresses behind a name; none if nothing has this name. An app's own name means its web role, or the role that is
-/// called like it, or all of it.
+/// The first label of a name that asks for every instance. No role is called so: role names have no underscore.
+const ALL: &str = "_all.";
+
+/// The addresses that a name is answered with; none if nothing has this name.
+///
+/// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo` does,
+/// would all take the same one of a subnet.
 fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
     let name = name.to_ascii_lowercase();
-    let labels: Vec<&str> = name.strip_suffix(ZONE)?.trim_end_matches('.').split('.').collect();
+    let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
+    if let Some(name) = name.strip_prefix(ALL) {
+        return instances(table, name);
+    }
+    let all = instances(table, name)?;
+    Some(if all.is_empty() { all } else { vec![all[rand::random_range(0..all.len())]] })
+}
+
+/// The instances behind `app` or `role.app`. An app's own name means its web role, or the role that is called like it, or
+/// all of it.
+fn instances(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
+    let labels: Vec<&str> = name.split('.').collect();
     match labels.as_slice() {
         [app] => {
             let app = AppName::parse(app).ok()?;
@@ -313,7 +329,9 @@ mod tests {
 
     #[test]
     fn apps_and_roles_are_found() {
-        assert_eq!(ask("shop.gantry.internal.", RecordType::A).answers.len(), 2);
+        assert_eq!(ask("shop.gantry.internal.", RecordType::A).answers.len(), 1);
+        assert_eq!(ask("_all.shop.gantry.internal.", RecordType::A).answers.len(), 2);
+        assert_eq!(ask("_ALL.web.shop.gantry.internal.", RecordType::A).answers.len(), 2);
         assert_eq!(ask("worker.SHOP.gantry.internal.", RecordType::A).answers.len(), 1);
         assert_eq!(ask("redis.gantry.internal.", RecordType::A).answers.len(), 1);
         let none = ask("shop.gantry.internal.", RecordType::AAAA);
@@ -323,8 +341,24 @@ mod tests {
         );
         let idle = ask("cron.shop.gantry.internal.", RecordType::A);
         assert_eq!((idle.metadata.response_code, idle.answers.len()), (ResponseCode::NoError, 0));
-        for unknown in ["ghost.gantry.internal.", "a.b.shop.gantry.internal.", "gantry.internal."] {
+        for unknown in [
+            "ghost.gantry.internal.",
+            "_all.gantry.internal.",
+            "_all._all.shop.gantry.internal.",
+            "a.b.shop.gantry.internal.",
+            "gantry.internal.",
+        ] {
             assert_eq!(ask(unknown, RecordType::A).metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn answers_are_spread_over_all_copies() {
+        let first = |_| ask("shop.gantry.internal.", RecordType::A).answers[0].data.to_string();
+        let answers: Vec<String> = (0..200).map(first).collect();
+        for copy in ["10.0.0.2", "10.0.0.3"] {
+            let share = answers.iter().filter(|answer| *answer == copy).count();
+            assert!((50..=150).contains(&share), "{copy} has {share} of 200");
         }
     }
 }

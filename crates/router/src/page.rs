@@ -1,6 +1,6 @@
 //! The router's own answers: plain, short, and with the reason.
 
-use gantry_model::Seconds;
+use gantry_model::{ClosedReason, ClosedRoute, Seconds};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::{Answer, text};
@@ -57,6 +57,17 @@ fn encoded(bytes: &[u8]) -> String {
 pub(crate) fn unknown_host(host: &str, domain: &str) -> Response<Answer> {
     let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
     page(StatusCode::NOT_FOUND, &format!("no app is served at {shown}; apps are at <app>.{domain}"))
+}
+
+/// The app serves no request now, and no instance is going to be ready.
+pub(crate) fn closed(route: &ClosedRoute) -> Response<Answer> {
+    let app = &route.app;
+    let (status, message) = match route.reason {
+        ClosedReason::NoRelease => (StatusCode::SERVICE_UNAVAILABLE, format!("{app} has no release yet")),
+        ClosedReason::ScaledToZero => (StatusCode::SERVICE_UNAVAILABLE, format!("{app} is scaled to 0")),
+        ClosedReason::NoWebRole => (StatusCode::NOT_FOUND, format!("{app} has no web role")),
+    };
+    page(status, &message)
 }
 
 /// The request names no host, or several.

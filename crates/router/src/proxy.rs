@@ -24,11 +24,12 @@ use crate::client::ClientBody;
 use crate::collect::{Collected, Collecting};
 use crate::gate::Admitted;
 use crate::interim::Interims;
+use crate::origin::Origin;
 use crate::pool::Sender;
 use crate::routing::{Active, Route, Target};
 use crate::timer::{self, Timers};
 use crate::tunnel::Tunnel;
-use crate::{Router, circuit, headers, page, upgrade, wire};
+use crate::{Router, circuit, headers, origin, page, upgrade, wire};
 
 /// The longest that a connection to an instance, on this machine's own network, may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -42,6 +43,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Where a connection's requests come from.
 pub(crate) struct Peer {
     tls: bool,
+    /// IPv4 even where the socket is IPv6.
+    pub(crate) address: IpAddr,
     /// The address as applications are told it.
     pub(crate) text: HeaderValue,
     /// Where answers go that announce another one.
@@ -50,10 +53,16 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The connection as a request's origin.
+    pub(crate) fn origin(&self, trusted: bool) -> Origin<'_> {
+        Origin { peer: &self.text, tls: self.tls, trusted }
+    }
+
     pub(crate) fn new(address: IpAddr, tls: bool) -> Self {
+        let address = address.to_canonical();
         // An address is always right for a header.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("-"));
-        Self { tls, text, interims: Arc::default(), timers: Timers::default() }
+        Self { tls, address, text, interims: Arc::default(), timers: Timers::default() }
     }
 }
 
@@ -152,7 +161,7 @@ impl Exchange {
         mut request: Request<Incoming>,
     ) -> Result<Self, Box<Response<Answer>>> {
         let now = Instant::now();
-        let (entry, route, admitted) = match Self::admit(router, peer, &request, now) {
+        let (mut entry, route, admitted) = match Self::admit(router, peer, &request, now) {
             Ok(admitted) => admitted,
             Err(mut response) => {
                 if is_grpc(request.headers()) {
@@ -166,7 +175,11 @@ impl Exchange {
         let takes_interims = request.version() == Version::HTTP_11;
         let protocol = upgrade::asked(request.headers());
         let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
-        let (request, body) = outgoing(request, peer, &entry.id, protocol.as_ref());
+        let trusted = route.trusted_proxies.contains(peer.address);
+        let (request, body) = outgoing(request, peer.origin(trusted), &entry.id, protocol.as_ref());
+        if trusted {
+            entry.client = origin::client(&request.headers, &route.trusted_proxies);
+        }
         let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
         Ok(Self {
             router,
@@ -202,7 +215,7 @@ impl Exchange {
             return Err(Box::new(told(entry, page::no_tunnel())));
         }
         let Some(route) = router.routing.now().routes.get(host.as_ref()).cloned() else {
-            let page = page::unknown_host(&host, router.settings.domain.as_str());
+            let page = absent(router, &host);
             entry.host = host.chars().take(HOST_MAX).collect();
             return Err(Box::new(told(entry, page)));
         };
@@ -374,7 +387,7 @@ impl Exchange {
     /// Looks in the table as it is now: of what was there when the request came, an address may be another app's.
     fn look(&mut self) -> Result<Option<Way>, Box<Response<Answer>>> {
         let Some(route) = self.router.routing.now().routes.get(&self.route.host).cloned() else {
-            return Err(Box::new(page::unknown_host(&self.route.host, self.router.settings.domain.as_str())));
+            return Err(Box::new(absent(&self.router, &self.route.host)));
         };
         self.entry.route = Some(Arc::clone(&route));
         self.route = route;
@@ -510,7 +523,7 @@ impl Exchange {
 /// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
 fn outgoing(
     request: Request<Incoming>,
-    peer: &Peer,
+    origin: Origin<'_>,
     id: &HeaderValue,
     protocol: Option<&HeaderValue>,
 ) -> (Parts, Outgoing) {
@@ -518,7 +531,7 @@ fn outgoing(
     let (mut parts, body) = request.into_parts();
     let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
     let takes_trailers = parts.headers.get(TE).is_some_and(|te| says(te, "trailers"));
-    rewrite(&mut parts, peer, id, protocol);
+    rewrite(&mut parts, origin, id, protocol);
     parts.extensions.clear();
     if let Some(announced) = announced {
         parts.headers.insert(TRAILER, announced);
@@ -572,7 +585,7 @@ fn says(list: &HeaderValue, word: &str) -> bool {
 }
 
 /// The head alone.
-pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, protocol: Option<&HeaderValue>) {
+pub(crate) fn rewrite(parts: &mut Parts, origin: Origin<'_>, id: &HeaderValue, protocol: Option<&HeaderValue>) {
     headers::strip_hop(&mut parts.headers);
     // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
     let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
@@ -580,7 +593,8 @@ pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, protocol
         parts.headers.insert(HOST, host);
     }
     headers::join_cookies(&mut parts.headers);
-    headers::forward(&mut parts.headers, &peer.text, peer.tls, id);
+    origin::forward(&mut parts.headers, origin);
+    parts.headers.insert(headers::REQUEST_ID, id.clone());
     if let Some(protocol) = protocol {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, protocol.clone());
@@ -588,6 +602,14 @@ pub(crate) fn rewrite(parts: &mut Parts, peer: &Peer, id: &HeaderValue, protocol
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from(path);
     parts.version = Version::HTTP_11;
+}
+
+/// The response for a host name without a route.
+fn absent(router: &Router, host: &str) -> Response<Answer> {
+    match router.routing.now().closed.get(host) {
+        Some(closed) => page::closed(closed),
+        None => page::unknown_host(host, router.settings.domain.as_str()),
+    }
 }
 
 async fn connect(target: &Target) -> std::io::Result<Sender> {

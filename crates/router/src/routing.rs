@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use gantry_model::{
-    AppName, Endpoint, FailureRun, Generation, InstanceId, Moment, Patience, RequestCounts, RequestFailure, Table,
-    Traffic,
+    AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, Patience, RequestCounts,
+    RequestFailure, Table, Traffic, TrustedProxies,
 };
 use tokio::sync::watch;
 
@@ -96,6 +96,8 @@ pub(crate) struct Route {
     pub(crate) targets: Vec<Arc<Target>>,
     pub(crate) traffic: Traffic,
     pub(crate) patience: Patience,
+    /// The proxies of the cluster and of the app.
+    pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) gate: Arc<Gate>,
 }
 
@@ -134,6 +136,8 @@ pub(crate) struct State {
     /// There was one: the first of a new cloud is empty, and has the number 0.
     known: bool,
     pub(crate) routes: BTreeMap<String, Arc<Route>>,
+    /// Host names of apps that serve no request.
+    pub(crate) closed: BTreeMap<String, ClosedRoute>,
 }
 
 /// What is routed.
@@ -220,14 +224,16 @@ impl Routing {
                 .collect();
             let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
             let (app, traffic, patience) = (route.app.clone(), route.traffic.clone(), route.patience);
-            let route = Route { host: host.to_string(), app, targets, traffic, patience, gate };
+            let trusted_proxies = table.trusted_proxies.with(&traffic.trusted_proxies);
+            let route = Route { host: host.to_string(), app, targets, traffic, patience, trusted_proxies, gate };
             routes.insert(host.to_string(), Arc::new(route));
         }
         gates.retain(|(app, held), _| table.routes.values().any(|route| (&route.app, &route.held) == (app, held)));
         let old = self.now();
         let generation = table.generation;
         // Published before anything is dropped: whoever still reads the old state holds its targets, and is counted.
-        let state = Arc::new(State { table, known: true, routes });
+        let closed = table.closed.iter().map(|(host, route)| (host.to_string(), route.clone())).collect();
+        let state = Arc::new(State { table, known: true, routes, closed });
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
         let (before, after) = (drains(&old.table), drains(&state.table));
         for (endpoint, target) in targets.iter() {
@@ -331,7 +337,7 @@ mod tests {
             patience: Patience::default(),
         };
         let routes = BTreeMap::from([(HostName::parse("shop.localhost").expect("a host"), route)]);
-        Table { generation: Generation(generation), routes, names: BTreeMap::new() }
+        Table { generation: Generation(generation), routes, ..Table::default() }
     }
 
     fn routing() -> Routing {
@@ -450,6 +456,7 @@ mod tests {
                 targets: vec![aged(1, one), aged(2, other)],
                 traffic: Traffic::default(),
                 patience: Patience::default(),
+                trusted_proxies: TrustedProxies::default(),
                 gate: Arc::default(),
             };
             (0..2000).filter(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)).count()

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, CreateToken, Event,
-    Explanation, InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope, StartDeploy, Status,
-    TokenInfo, What,
+    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeConfig, ChangePolicy, ChangeScale, ChangeTraffic, CreateApp,
+    CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope,
+    StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
-    AppName, BaseName, Cause, Deploy, DeployNumber, Digest, Flow, Generation, HostName, InstanceId, MachineName,
-    Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
+    AppName, BaseName, Cause, ClusterPolicy, Deploy, DeployNumber, Digest, Flow, Generation, HostName, InstanceId,
+    MachineName, Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
+    TrustedProxies,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -136,6 +137,10 @@ fn status() -> Status {
     }
 }
 
+fn policy() -> ClusterPolicy {
+    ClusterPolicy { trusted_proxies: TrustedProxies::new(vec![name("10.0.0.0/8")]) }
+}
+
 fn event() -> Event {
     let app: AppName = name("storefront");
     Event { number: 1, at: NOW, by: "ci".to_owned(), app: Some(app), what: "scaled web=3".to_owned() }
@@ -177,6 +182,15 @@ fn operations() -> Vec<Operation> {
     let line = Progress::Line { text: "-----> Starting v7".to_owned() };
     vec![
         operation("get", "/v1/status", "read", "Machines, routers, apps, space", none(), sample(status())),
+        operation("get", "/v1/cluster/policy", "read", "Rules that hold for all apps", none(), sample(policy())),
+        operation(
+            "patch",
+            "/v1/cluster/policy",
+            "admin",
+            "Change rules that hold for all apps; an absent field stays",
+            sample(ChangePolicy { trusted_proxies: Some(vec![name("10.0.0.0/8")]) }),
+            sample(policy()),
+        ),
         operation("get", "/v1/events", "read", "The audit trail; ?app= for one app", none(), sample([event()])),
         operation("get", "/v1/tokens", "admin", "All tokens, without their secrets", none(), sample([token()])),
         operation(

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::types::{CreateToken, Event, Status, TokenInfo};
+use gantry_api::types::{ChangePolicy, CreateToken, Event, Status, TokenInfo};
 use serde::Deserialize;
 
 use super::auth::Caller;
 use super::{Answer, Params, apps, body, json};
-use crate::{Server, tokens};
+use crate::{Server, mutations, tokens};
 
 pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
     caller.read()?;
@@ -56,6 +56,18 @@ async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
         sizes
     });
     sizes.await.unwrap_or_default()
+}
+
+pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+    caller.read()?;
+    json(&server.core.view().mirror.policy)
+}
+
+pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+    caller.admin()?;
+    let change: ChangePolicy = body(&text)?;
+    let by = caller.name;
+    json(&server.core.mutate(move |mirror, now| mutations::change_policy(mirror, now, &by, change)).await?)
 }
 
 /// `?app=`

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_api::Problem;
-use gantry_api::types::ChangeTraffic;
-use gantry_model::{AppName, Moment, RoleName};
+use gantry_api::types::{ChangePolicy, ChangeTraffic};
+use gantry_model::proxies::PROXIES_MAX;
+use gantry_model::{AppName, ClusterPolicy, Moment, RoleName, Subnet, TrustedProxies};
 
 use super::{Changes, app, event};
 use crate::mirror::{Mirror, Record};
@@ -79,7 +80,31 @@ pub(crate) fn change_traffic(
             app.traffic.rate = rate;
             app.traffic.concurrent = concurrent;
         }
+        ChangeTraffic::TrustedProxies { proxies } => {
+            app.traffic.trusted_proxies = trusted(proxies)?;
+            let what = format!("trusted proxies of {name}: {}", app.traffic.trusted_proxies);
+            return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()));
+        }
     }
     let what = format!("requests of {name}: {}", app.traffic);
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// Changes the rules of the cluster.
+pub(crate) fn change_policy(mirror: &Mirror, now: Moment, by: &str, change: ChangePolicy) -> Changes<ClusterPolicy> {
+    let mut policy = mirror.policy.clone();
+    if let Some(proxies) = change.trusted_proxies {
+        policy.trusted_proxies = trusted(proxies)?;
+    }
+    let what = format!("cluster policy: trusted-proxies={}", policy.trusted_proxies);
+    Ok((vec![event(mirror, now, by, None, what), Record::Policy(policy.clone()).into()], policy))
+}
+
+fn trusted(proxies: Vec<Subnet>) -> Result<TrustedProxies, Problem> {
+    let proxies = TrustedProxies::new(proxies);
+    if proxies.len() > PROXIES_MAX {
+        let hint = "name the ranges that hold these addresses";
+        return Err(Problem::invalid(format!("{} trusted proxies: at most {PROXIES_MAX}", proxies.len())).hint(hint));
+    }
+    Ok(proxies)
 }

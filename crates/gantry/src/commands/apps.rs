@@ -35,6 +35,14 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             client.call::<()>(Method::PUT, &path, Some(&ChangeBase { base: base.clone() })).await?;
             told!("The next push of {name} is built on {base}, unless its repository names another in container/base");
         }
+        App::Proxies { name, ranges, none } => {
+            if none || !ranges.is_empty() {
+                let change = ChangeTraffic::TrustedProxies { proxies: ranges };
+                client.post::<()>(&format!("/v1/apps/{name}/traffic"), &change).await?;
+            }
+            let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
+            if json { print_json(&info.traffic.trusted_proxies)? } else { out!("{}", info.traffic.trusted_proxies) }
+        }
         App::Destroy { name, confirm } => {
             if confirm.as_deref() != Some(name.as_str()) {
                 bail!("this stops {name} and removes its releases and history; say --confirm {name} to do it");

@@ -13,7 +13,7 @@ mod system;
 use clap::CommandFactory;
 use gantry_api::types::ChangeTraffic;
 
-use crate::args::{Args, Command, Maintenance, Store};
+use crate::args::{Args, Cluster, Command, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 use crate::{backup, down, remote, restore, services, up};
@@ -40,6 +40,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Status => system::status(&client()?, json).await,
         Command::Events { app } => system::events(&client()?, app, json).await,
+        Command::Cluster(Cluster::Policy(command)) => system::policy(&client()?, command, json).await,
         Command::Token(command) => system::token(&client()?, command, json).await,
         Command::App(command) => apps::run(&client()?, command, json).await,
         Command::Ps { app } => apps::ps(&client()?, app, json).await,

@@ -72,7 +72,7 @@ impl World {
         let app = App::new(app_name(), Moment(0));
         let app = DesiredApp { app, releases: BTreeMap::new(), deploys: Vec::new() };
         let mut world = Self {
-            desired: Desired { apps: BTreeMap::from([(app_name(), app)]) },
+            desired: Desired { apps: BTreeMap::from([(app_name(), app)]), ..Desired::default() },
             observed: Observed::default(),
             plan: Plan::default(),
             policy,

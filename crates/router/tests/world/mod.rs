@@ -74,7 +74,7 @@ pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
     let (traffic, patience) = (Traffic::default(), Patience::default());
     let route = Route { app, release: ReleaseNumber(1), held: false, endpoints, traffic, patience };
     let host = HostName::parse("shop.localhost").expect("a host");
-    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), names: BTreeMap::new() }
+    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), ..Table::default() }
 }
 
 /// A router that runs.
@@ -100,6 +100,22 @@ pub(crate) async fn router_that_waits(
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
 ) -> Running {
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    start(wait, table, server, plain, https).await
+}
+
+/// A router that listens at an address of its own.
+pub(crate) async fn router_at(plain: std::net::TcpListener, table: Table) -> Running {
+    start(Duration::from_millis(600), table, NOWHERE, plain, None).await
+}
+
+async fn start(
+    wait: Duration,
+    table: Table,
+    server: &str,
+    plain: std::net::TcpListener,
+    https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
+) -> Running {
     let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
     let folder = tempfile::tempdir().expect("a folder");
     let text = serde_json::to_vec(&table).expect("JSON");
@@ -114,7 +130,6 @@ pub(crate) async fn router_that_waits(
         wait,
         drain: Duration::from_secs(5),
     };
-    let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = plain.local_addr().expect("an address");
     let client = Client::new(server, "token");
     let (stop, stopped) = oneshot::channel::<()>();
