@@ -113,7 +113,11 @@ const SETTINGS: [(&str, &str); 14] = [
 ];
 
 /// Rises with them: a repository that was made with others gets these.
-const SETTINGS_VERSION: &str = "5";
+const SETTINGS_VERSION: &str = "6";
+
+/// What is pushed is what is built, byte for byte: no attribute of the tree leaves files out or rewrites them. `git archive` converts
+/// as a checkout does (gitattributes(5)).
+const ATTRIBUTES: &str = "* -export-ignore -export-subst -ident -filter -text -eol -crlf -working-tree-encoding\n";
 
 /// All repositories.
 #[derive(Debug, Clone)]
@@ -212,8 +216,7 @@ impl Repositories {
             }
             let write = || -> io::Result<()> {
                 std::fs::create_dir_all(path.join("info"))?;
-                // What is pushed is what is built: no attribute of the tree leaves files out or rewrites them.
-                std::fs::write(path.join("info/attributes"), "* -export-ignore -export-subst -ident -filter -text\n")?;
+                std::fs::write(path.join("info/attributes"), ATTRIBUTES)?;
                 std::fs::write(ready, SETTINGS_VERSION)
             };
             write().map_err(|source| GitError::File { path: path.clone(), source })?;
