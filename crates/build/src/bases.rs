@@ -17,11 +17,35 @@ use tokio::process::Command;
 use tokio_util::io::ReaderStream;
 
 use crate::BuildError;
-use crate::builder::{Builder, Output};
+use crate::builder::Builder;
+use crate::output::Output;
 use crate::source::APP_USER;
+use crate::times::EARLIEST;
 
 /// The longest that making a base may take.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What of the packages is left out: documentation, which is a third of a base and of no use in a container. `locale-gen` reads one
+/// file among the translations.
+const PATHS: [&str; 5] = [
+    "exclude=/usr/share/doc/*",
+    "exclude=/usr/share/man/*",
+    "exclude=/usr/share/info/*",
+    "exclude=/usr/share/locale/*",
+    "include=/usr/share/locale/locale.alias",
+];
+
+/// Packages with alternatives, such as a JDK, fail where they cannot link their manual pages.
+const MANUAL_FOLDERS: [&str; 8] = [
+    "/usr/share/man/man1",
+    "/usr/share/man/man2",
+    "/usr/share/man/man3",
+    "/usr/share/man/man4",
+    "/usr/share/man/man5",
+    "/usr/share/man/man6",
+    "/usr/share/man/man7",
+    "/usr/share/man/man8",
+];
 
 /// What a base is made of: `base.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,14 +155,13 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
         .args(["--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child", "mmdebstrap"])
         .args(["--variant=minbase", "--mode=root", "--format=tar"])
         .arg(format!("--customize-hook={}", hooks.join("hook").display()))
-        // Documentation is of no use in a container, and a third of its size.
-        .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"])
-        .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*"]);
+        .args(MANUAL_FOLDERS.map(|folder| format!("--setup-hook=mkdir -p \"$1{folder}\"")))
+        .args(PATHS.map(|path| format!("--dpkgopt=path-{path}")));
     if !recipe.packages.is_empty() {
         command.arg(format!("--include={}", recipe.packages.join(",")));
     }
-    // The same packages give the same bytes, whenever it runs.
-    command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", hooks);
+    // The same packages give the same bytes, whenever it runs; and a zip file can hold them.
+    command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", EARLIEST.to_string()).env("TMPDIR", hooks);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -167,7 +190,7 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
     }
     let missing = status.code() == Some(127);
     let hint = if missing { "; install it (apt-get install mmdebstrap)" } else { "" };
-    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status}){hint}"), tail: output.tail(20) })
+    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status}){hint}"), tail: output.shown(20) })
 }
 
 /// The archive as a layer.

@@ -1,16 +1,15 @@
 //! The doer: recipe, base, layers, compile, image.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_blobs::Blobs;
-use gantry_image::{Config, Descriptor, Layer, Layers, Manifest, Runtime};
+use gantry_image::{Config, Descriptor, Layer, Layers, Looked, Manifest, Merged, Runtime};
 use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
 pub use gantry_sandbox::Network;
 use tokio::io::AsyncWriteExt;
@@ -18,14 +17,12 @@ use tokio_util::io::ReaderStream;
 
 use crate::BuildError;
 use crate::compile::{self, CompileLimits, Step};
+use crate::output::Output;
 use crate::recipe::{self, EnvRequest, Recipe};
-use crate::source::{self, APP_USER};
-
-/// The lines that a build keeps for a refusal.
-const TAIL_MAX: usize = 200;
-
-/// The most output of one build.
-const OUTPUT_MAX: u64 = 16 << 20;
+use crate::script::Compile;
+use crate::source::{self, APP_USER, Contents, Making};
+use crate::times::Times;
+use crate::turns::Turns;
 
 /// Where a build works.
 #[derive(Debug, Clone)]
@@ -34,78 +31,14 @@ pub struct Folders {
     pub scratch: PathBuf,
     /// One cache folder per app.
     pub caches: PathBuf,
+    /// One record of file times per app, out of the reach of its builds.
+    pub times: PathBuf,
     /// The static init.
     pub init: PathBuf,
     /// The `/etc/resolv.conf` of build containers.
     pub resolv: PathBuf,
     /// The control group that build containers are in.
     pub cgroup: String,
-}
-
-/// A build's output: a file that is followed by whoever looks on, and the last lines for a refusal.
-pub struct Output {
-    /// None where it could not be opened.
-    file: Mutex<(Option<File>, u64)>,
-    tail: Mutex<VecDeque<String>>,
-    cancelled: AtomicBool,
-}
-
-impl Output {
-    /// Writes to `path`, which is emptied. A log that cannot be written is no reason to fail a build.
-    #[must_use]
-    pub fn to(path: &Path) -> Arc<Self> {
-        let file =
-            File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
-        let file = Mutex::new((file.ok(), 0));
-        Arc::new(Self { file, tail: Mutex::new(VecDeque::new()), cancelled: AtomicBool::new(false) })
-    }
-
-    /// A step that begins.
-    pub fn step(&self, text: &str) {
-        self.write(&format!("-----> {text}"));
-    }
-
-    /// Something to know about a step.
-    pub fn note(&self, text: &str) {
-        self.write(&format!("       {text}"));
-    }
-
-    /// A line that a program of the app's printed.
-    pub fn program(&self, line: &str) {
-        let clean: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        self.write(&format!("       {clean}"));
-        let mut tail = self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if tail.len() == TAIL_MAX {
-            tail.pop_front();
-        }
-        tail.push_back(clean);
-    }
-
-    fn write(&self, line: &str) {
-        let mut guard = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (file, written) = &mut *guard;
-        let Some(file) = file.as_mut().filter(|_| *written < OUTPUT_MAX) else { return };
-        if writeln!(file, "{line}").is_ok() {
-            *written += line.len() as u64 + 1;
-        }
-    }
-
-    /// The last lines of the app's programs.
-    #[must_use]
-    pub fn tail(&self, lines: usize) -> Vec<String> {
-        let tail = self.tail.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        tail.iter().skip(tail.len().saturating_sub(lines)).cloned().collect()
-    }
-
-    /// Calls the build off.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was called off.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
-    }
 }
 
 /// What a build gave.
@@ -130,7 +63,12 @@ pub struct Builder {
     pub folders: Folders,
     /// What `container/compile` may use.
     pub compile: CompileLimits,
+    /// One build of an app at a time: they share a cache.
+    pub turns: Turns,
 }
+
+/// A build waits no longer than this for the newest of its files' times to come.
+const WAIT_MAX: u64 = 2;
 
 impl Builder {
     /// Fetches a source archive and reads its recipe.
@@ -147,15 +85,13 @@ impl Builder {
         }
         into.flush().await.map_err(|error| fail(&error))?;
         let mut file = into.into_std().await;
-        let (file, found) = tokio::task::spawn_blocking(move || {
-            use std::io::Seek;
-            file.rewind().map_err(|error| BuildError::new("source", error))?;
-            let found = source::scan(std::io::BufReader::new(&file))?;
-            Ok::<_, BuildError>((file, found))
+        let (file, scanned) = tokio::task::spawn_blocking(move || {
+            let scanned = source::scan(&mut std::io::BufReader::new(&mut file))?;
+            Ok::<_, BuildError>((file, scanned))
         })
         .await
         .map_err(|error| fail(&error))??;
-        Ok((Source { file }, Recipe::read(&found)?))
+        Ok((Source { file, contents: scanned.contents }, Recipe::read(&scanned.found)?))
     }
 
     /// Builds the image of a source tree on `base`.
@@ -170,34 +106,26 @@ impl Builder {
         output: &Arc<Output>,
     ) -> Result<Built, BuildError> {
         let (base, base_config) = self.image(job.base).await.map_err(|error| BuildError::new("base", error))?;
-        let scratch = self.folders.scratch.clone();
-        let (mut file, commit) = (source.file, job.commit.to_owned());
-        let fresh = tokio::task::spawn_blocking(move || source::layers(&mut file, &commit, &scratch))
-            .await
-            .map_err(|error| BuildError::new("source", error))??;
-        gantry_linux::step!("build.layered");
         let mut image = ImageParts::on(&base, &base_config);
+        let _turn = self.turns.take(job.app).await;
+        let _held = self.layers.hold().map_err(|error| BuildError::new("base", error))?;
+        let root = match source.contents.has_files() {
+            true => Some(self.root(&image).await.map_err(|error| BuildError::new("base", error))?),
+            false => None,
+        };
+        let mut times = self.times(job, &source.contents, recipe.compile.is_some()).await?;
+        let fresh = self.source_layers(source, times.clone(), job.commit, root).await?;
+        gantry_linux::step!("build.layered");
         for layer in fresh {
             self.keep(&mut image, layer).await.map_err(|error| BuildError::new("image", error))?;
         }
-        if recipe.compile {
+        if let Some(compile) = &recipe.compile {
             output.step("Running container/compile");
-            let _held = self.layers.hold().map_err(|error| BuildError::new("base", error))?;
-            let layers = self.unpacked(&image).await.map_err(|error| BuildError::new("base", error))?;
-            let env = vec![("REVISION".to_owned(), job.commit.to_owned())];
-            let step = Step {
-                name: format!("build-{}-{}", job.app, job.number.0),
-                layers,
-                env,
-                users: job.users,
-                network: job.network.clone(),
-                cache: &self.folders.caches.join(job.app.as_str()),
-                folders: &self.folders,
-                resolv: &self.folders.resolv,
-                cgroup: self.folders.cgroup.clone(),
-                limits: self.compile,
-            };
-            if let Some(layer) = compile::run(step, output).await? {
+            let compiled = self.compiled(job, &image, compile, &times, output).await;
+            // Also of a step that failed: it has written to the cache.
+            times.close(now());
+            self.keep_times(job.app, &times).await?;
+            if let Some(layer) = compiled? {
                 self.keep(&mut image, layer).await.map_err(|error| BuildError::new("image", error))?;
             }
         }
@@ -205,6 +133,83 @@ impl Builder {
         let digest =
             self.finish(image, job.commit, &recipe.texts).await.map_err(|error| BuildError::new("image", error))?;
         Ok(Built { image: digest, roles: recipe.roles, env: recipe.env })
+    }
+
+    /// The times of this build's files, kept before anything is made from them.
+    async fn times(&self, job: &Job<'_>, contents: &Contents, compiles: bool) -> Result<Times, BuildError> {
+        let before = Times::read(&self.folders.times.join(job.app.as_str())).unwrap_or_else(|| {
+            let cache = std::fs::read_dir(self.folders.caches.join(job.app.as_str()));
+            // What is in a cache was made from something.
+            if cache.is_ok_and(|mut entries| entries.next().is_some()) { Times::unknown() } else { Times::default() }
+        });
+        let prints = contents.prints(job.commit, &job.base.to_string());
+        let times = before.next(&prints, contents.committed, now(), compiles);
+        self.keep_times(job.app, &times).await?;
+        Ok(times)
+    }
+
+    async fn keep_times(&self, app: &AppName, times: &Times) -> Result<(), BuildError> {
+        let (path, times) = (self.folders.times.join(app.as_str()), times.clone());
+        let scratch = self.folders.scratch.clone();
+        let kept = tokio::task::spawn_blocking(move || times.write(&path, &scratch)).await;
+        kept.map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| BuildError::new("source", format!("the times of its files cannot be kept: {error}")))
+    }
+
+    async fn source_layers(
+        &self,
+        source: Source,
+        times: Times,
+        commit: &str,
+        root: Option<Merged>,
+    ) -> Result<Vec<Layer>, BuildError> {
+        let (scratch, commit) = (self.folders.scratch.clone(), commit.to_owned());
+        let Source { mut file, contents } = source;
+        let making = move || {
+            let making =
+                Making { contents: &contents, times: &times, commit: &commit, base: root.as_ref(), scratch: &scratch };
+            source::layers(&mut file, &making)
+        };
+        tokio::task::spawn_blocking(making).await.map_err(|error| BuildError::new("source", error))?
+    }
+
+    async fn compiled(
+        &self,
+        job: &Job<'_>,
+        image: &ImageParts,
+        compile: &Compile,
+        times: &Times,
+        output: &Output,
+    ) -> Result<Option<Layer>, BuildError> {
+        let layers = self.unpacked(image).await.map_err(|error| BuildError::new("base", error))?;
+        can_run(compile, &layers)?;
+        // What the step makes is to be newer than what it makes it from.
+        let until = times.newest().saturating_sub(now()).min(WAIT_MAX);
+        if until > 0 {
+            tokio::time::sleep(Duration::from_secs(until)).await;
+        }
+        let newest = times.of(source::build_print());
+        let step = Step {
+            name: format!("build-{}-{}", job.app, job.number.0),
+            layers,
+            env: compile::env(image.runtime.env.as_deref().unwrap_or_default(), job.commit, newest),
+            by_shell: *compile == Compile::Shell,
+            newest,
+            users: job.users,
+            network: job.network.clone(),
+            cache: &self.folders.caches.join(job.app.as_str()),
+            folders: &self.folders,
+            resolv: &self.folders.resolv,
+            cgroup: self.folders.cgroup.clone(),
+            limits: self.compile,
+        };
+        compile::run(step, output).await
+    }
+
+    /// The root that an image has before anything is added.
+    async fn root(&self, image: &ImageParts) -> Result<Merged, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Merged::of(&self.unpacked(image).await?)?)
     }
 
     /// Reads an image's manifest and configuration.
@@ -280,6 +285,34 @@ pub struct Job<'a> {
 /// A source archive at hand.
 pub struct Source {
     file: File,
+    contents: Contents,
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Refuses a compile step whose program or interpreter the image does not have: the kernel's word for it is that of a script that
+/// is not there.
+fn can_run(compile: &Compile, layers: &[PathBuf]) -> Result<(), BuildError> {
+    let failed = |error: std::io::Error| BuildError::new("base", error);
+    let root = Merged::of(layers).map_err(failed)?;
+    let is_there = |path: &str| Ok(matches!(root.look(Path::new(path)).map_err(failed)?, Looked::Other { .. }));
+    let refuse = |why: String| Err(BuildError::new("compile", why));
+    match compile {
+        Compile::Script { interpreter } if !is_there(interpreter)? => refuse(format!(
+            "container/compile is to be run by {interpreter}, which the image does not have; \
+             add the package that has it to the base, or name another interpreter in its first line"
+        )),
+        Compile::Shell if !is_there("/bin/sh")? => {
+            refuse("container/compile has no `#!` line, and the image has no /bin/sh to run it".to_owned())
+        }
+        Compile::Program if !is_there("/app/container/compile")? => {
+            refuse("container/compile is a link to a program that the image does not have".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 struct ImageParts {

@@ -1,6 +1,7 @@
 //! `container/compile`: the last step of a build, in the same sandbox as applications, as the app's user. Its exit status
 //! decides the build.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, end_rest, launch};
 
 use crate::BuildError;
-use crate::builder::{Folders, Output};
+use crate::builder::Folders;
+use crate::output::Output;
 use crate::source::APP_USER;
 
 /// What a compile step may use.
@@ -31,6 +33,9 @@ const MILLI_CPU: u32 = 64_000;
 /// Processes and threads.
 const PIDS: u32 = 4096;
 
+/// Where programs are, if the base does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Where the app's cache is seen; what is kept there survives builds.
 const CACHE: &str = "/cache";
 
@@ -49,6 +54,10 @@ pub(crate) struct Step<'a> {
     pub(crate) layers: Vec<std::path::PathBuf>,
     /// The app's configuration is not here: an image is the same for every configuration.
     pub(crate) env: Vec<(String, String)>,
+    /// `/bin/sh` is to read it.
+    pub(crate) by_shell: bool,
+    /// No file of its layer is newer than this.
+    pub(crate) newest: u64,
     /// The first number of its own users, where the machine has such.
     pub(crate) users: Option<u32>,
     /// Its way to package registries.
@@ -63,6 +72,20 @@ pub(crate) struct Step<'a> {
     pub(crate) cgroup: String,
     /// What it may use.
     pub(crate) limits: CompileLimits,
+}
+
+/// A step's environment: the base's own, and what Gantry says of a build.
+pub(crate) fn env(base: &[String], commit: &str, time: u64) -> Vec<(String, String)> {
+    let defaults = [("PATH", PATH), ("LANG", "C.UTF-8")];
+    let own = [("HOME", "/app"), ("CACHE_DIR", CACHE), ("REVISION", commit)];
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let mut env: BTreeMap<String, String> = defaults.map(pair).into();
+    let of_base = base.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| !name.is_empty());
+    env.extend(of_base.map(pair));
+    env.extend(own.map(pair));
+    // By it tools that write times into what they make write the same ones each time (reproducible-builds.org).
+    env.insert("SOURCE_DATE_EPOCH".to_owned(), time.to_string());
+    env.into_iter().collect()
 }
 
 /// Runs the step; the layer of what it changed, if anything. Whatever becomes of it, nothing of it stays.
@@ -121,7 +144,9 @@ async fn finish(
     outcome?;
     judge(spec, usage.oom_kills > 0, output)?;
     let (upper, scratch, users) = (spec.root.upper.clone(), step.folders.scratch.clone(), step.users);
-    let layer = tokio::task::spawn_blocking(move || diff(&upper, &MOUNTED, users, &scratch)).await.map_err(failed)?;
+    let newest = step.newest;
+    let read = move || diff(&upper, &MOUNTED, users, newest, &scratch);
+    let layer = tokio::task::spawn_blocking(read).await.map_err(failed)?;
     gantry_linux::step!("compile.read");
     layer.map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
 }
@@ -163,13 +188,7 @@ fn accounts(layers: &[std::path::PathBuf], folder: &Path) -> std::io::Result<Vec
 }
 
 fn spec(step: &Step<'_>, folder: &Path) -> Spec {
-    let mut env = vec![
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-        ("HOME".to_owned(), "/app".to_owned()),
-        ("CACHE_DIR".to_owned(), CACHE.to_owned()),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
-    ];
-    env.extend(step.env.iter().cloned());
+    let shell = step.by_shell.then_some("/bin/sh");
     Spec {
         state: folder.join("state"),
         cgroup: format!("{}/{}", step.cgroup, step.name),
@@ -180,8 +199,8 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
             mountpoint: folder.join("root"),
         },
         hostname: "build".to_owned(),
-        args: vec!["/app/container/compile".to_owned()],
-        env,
+        args: shell.into_iter().chain(["/app/container/compile"]).map(str::to_owned).collect(),
+        env: step.env.clone(),
         cwd: "/app".to_owned(),
         user: User { uid: APP_USER, gid: APP_USER },
         groups: Vec::new(),
@@ -210,7 +229,7 @@ async fn watch(
     let mut log = Tail::new(spec.log.segments.clone());
     let mut disk = disk::Watch::default();
     let deadline = tokio::time::Instant::now() + limits.time;
-    let stopped = |message: String| BuildError { phase: "compile", message, tail: output.tail(TAIL) };
+    let stopped = |message: String| BuildError { phase: "compile", message, tail: output.shown(TAIL) };
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
         for line in log.fresh() {
@@ -258,10 +277,10 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
             )
         }
         Some(ExitRecord { code: Some(0), .. }) => return Ok(()),
-        Some(ExitRecord { code: Some(126), .. }) => {
-            "container/compile cannot be executed; make it executable (git update-index --chmod=+x container/compile)"
-                .to_owned()
-        }
+        Some(ExitRecord { code: Some(126), .. }) => format!(
+            "container/compile, or a program that it runs, cannot be executed{}: it is not executable, or for another machine",
+            output.tail(1).first().map(|line| format!(" (last output: {})", line.trim())).unwrap_or_default()
+        ),
         Some(ExitRecord { code: Some(code), .. }) => match output.tail(1).first() {
             Some(line) => format!("container/compile exited with {code} (last output: {})", line.trim()),
             None => format!("container/compile exited with {code}"),
@@ -269,5 +288,5 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
         Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was ended by signal {signal}"),
         _ => "container/compile ended without a record".to_owned(),
     };
-    Err(BuildError { phase: "compile", message, tail: output.tail(TAIL) })
+    Err(BuildError { phase: "compile", message, tail: output.shown(TAIL) })
 }

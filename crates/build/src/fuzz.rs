@@ -5,8 +5,14 @@
 /// # Panics
 /// When there is no room for temporary files.
 pub fn source(bytes: &[u8]) {
-    if crate::source::scan(bytes).is_ok() {
+    let mut archive = std::io::Cursor::new(bytes);
+    if let Ok(scanned) = crate::source::scan(&mut archive) {
         let scratch = tempfile::tempdir().expect("a folder");
-        let _ = crate::source::layers(&mut std::io::Cursor::new(bytes), &"a".repeat(40), scratch.path());
+        let (contents, commit) = (&scanned.contents, "a".repeat(40));
+        let prints = contents.prints(&commit, "base");
+        let times = crate::times::Times::default().next(&prints, contents.committed, 1 << 31, true);
+        let making =
+            crate::source::Making { contents, times: &times, commit: &commit, base: None, scratch: scratch.path() };
+        let _ = crate::source::layers(&mut archive, &making);
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 //! - [`Recipe`]: read from `container/`, `Procfile` and `app.json`; pure.
 //! - [`Builder`]: makes the image, with a line of output for each thing it does.
+//! - `times`: when each file of the source changed, as the compile step and the image see it.
 //! - [`bases`]: the images that app images are built on, made by mmdebstrap.
 
 mod app_json;
@@ -16,14 +17,23 @@ mod builder;
 mod compile;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod output;
 mod procfile;
 mod recipe;
 mod roles;
+mod script;
 mod source;
+mod text;
+mod times;
+mod tree;
+mod turns;
 
-pub use builder::{Builder, Built, Folders, Job, Network, Output, Source};
+pub use builder::{Builder, Built, Folders, Job, Network, Source};
 pub use compile::CompileLimits;
+pub use output::Output;
 pub use recipe::{EnvRequest, Recipe, revision};
+pub use script::Compile;
+pub use turns::Turns;
 
 /// Which part of a build failed, and why.
 #[derive(Debug, thiserror::Error)]

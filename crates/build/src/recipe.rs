@@ -7,6 +7,7 @@ use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
 use gantry_model::{BaseName, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck};
+use crate::script::Compile;
 use crate::{BuildError, procfile, roles};
 
 /// The files that a recipe is read from, and which of the marking ones are there.
@@ -14,10 +15,12 @@ use crate::{BuildError, procfile, roles};
 pub struct Found {
     /// Path to content.
     pub texts: BTreeMap<String, String>,
-    /// `container/compile` is there.
-    pub compile: bool,
+    /// `container/compile` is there, and how it is started.
+    pub compile: Option<Compile>,
     /// Something is in `container/files`.
     pub files: bool,
+    /// What the tree does not hold, for the output.
+    pub notes: Vec<String>,
 }
 
 /// The files whose content is read.
@@ -45,8 +48,8 @@ pub struct Recipe {
     pub env: BTreeMap<String, EnvRequest>,
     /// The base that the repository names.
     pub base: Option<BaseName>,
-    /// There is something to compile.
-    pub compile: bool,
+    /// How the compile step is started, if there is one.
+    pub compile: Option<Compile>,
     /// What was found and used, for the output.
     pub notes: Vec<String>,
     /// The files that it was read from.
@@ -105,7 +108,8 @@ impl Recipe {
             None => None,
         };
         let env = env_requests(app).map_err(|why| wrong("app.json", why))?;
-        Ok(Self { roles, env, base, compile: found.compile, notes, texts: found.texts.clone() })
+        notes.extend(found.notes.iter().cloned());
+        Ok(Self { roles, env, base, compile: found.compile.clone(), notes, texts: found.texts.clone() })
     }
 
     /// What an image says of itself: the recipe that it was built from, or else one web role of its entry point and command.
@@ -133,7 +137,7 @@ impl Recipe {
         let mut roles = BTreeMap::from([(web, role)]);
         give_ports(&mut roles);
         let note = "One role, web, from the image's own command".to_owned();
-        Ok(Self { roles, env: BTreeMap::new(), base: None, compile: false, notes: vec![note], texts: BTreeMap::new() })
+        Ok(Self { roles, env: BTreeMap::new(), base: None, compile: None, notes: vec![note], texts: BTreeMap::new() })
     }
 }
 

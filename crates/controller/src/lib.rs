@@ -187,10 +187,12 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         resolv: builds::resolv_file(&settings)?,
         scratch,
         caches: folder("caches")?,
+        times: folder("times")?,
         init,
         cgroup: format!("{}/build", settings.cgroup),
     };
-    let builder = Builder { blobs: blobs.clone(), layers, folders, compile: settings.compile };
+    let turns = gantry_build::Turns::default();
+    let builder = Builder { blobs: blobs.clone(), layers, folders, compile: settings.compile, turns };
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;
     Ok(Server {

@@ -19,15 +19,21 @@ use crate::unpack::Bounds;
 
 /// Writes the layer of `upper`, without `excluded` paths (relative, such as `etc/hosts`): the places that are mounted
 /// over when a container runs. `users` is the first number of the container's own users, if it had such: in the layer they are
-/// the image's. None when nothing else changed.
+/// the image's. No time in it is later than `newest`. None when nothing else changed.
 ///
 /// # Errors
 /// When a file cannot be read or the layer not be written.
-pub fn diff(upper: &Path, excluded: &[&str], users: Option<u32>, scratch: &Path) -> io::Result<Option<Layer>> {
+pub fn diff(
+    upper: &Path,
+    excluded: &[&str],
+    users: Option<u32>,
+    newest: u64,
+    scratch: &Path,
+) -> io::Result<Option<Layer>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(upper, flags, Mode::empty())?;
     let writer = LayerWriter::new(scratch)?;
-    let mut walk = Walk { writer, excluded, users, links: HashMap::new(), entries: 0, bytes: 0 };
+    let mut walk = Walk { writer, excluded, users, newest, links: HashMap::new(), entries: 0, bytes: 0 };
     walk.folder(&root, Path::new(""))?;
     if walk.entries == 0 {
         return Ok(None);
@@ -42,6 +48,7 @@ struct Walk<'a> {
     writer: LayerWriter,
     excluded: &'a [&'a str],
     users: Option<u32>,
+    newest: u64,
     /// The first name of each file that has several.
     links: HashMap<(u64, u64), PathBuf>,
     entries: u64,
@@ -136,7 +143,7 @@ impl Walk<'_> {
             mode: stat.st_mode & 0o7777,
             uid: inside(stat.st_uid),
             gid: inside(stat.st_gid),
-            mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
+            mtime: u64::try_from(stat.st_mtime).unwrap_or(0).min(self.newest),
         }
     }
 
@@ -159,7 +166,7 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-fn is_opaque(folder: &OwnedFd) -> bool {
+pub(crate) fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0; 4];
     matches!(fgetxattr(folder, OPAQUE_XATTR, &mut value[..]), Ok(1) if value[0] == b'y')
 }

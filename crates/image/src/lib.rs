@@ -3,6 +3,7 @@
 //! - [`Manifest`], [`Config`]: what an image is (OCI image specification 1.1), read strictly where safety hangs on it.
 //! - [`LayerWriter`]: a tar stream into a layer; the same input gives the same digest.
 //! - [`diff`]: what a container changed in its root, as a layer.
+//! - [`Merged`]: the root that unpacked layers make together.
 //! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
 //! - [`members`]: a foreign tar stream, member by member, bounded.
 //! - [`import`]: an OCI archive into the blobs.
@@ -19,6 +20,7 @@ pub mod fuzz;
 mod import;
 mod layer;
 mod layers;
+mod look;
 mod manifest;
 mod merged;
 mod pull;
@@ -33,6 +35,7 @@ pub use diff::diff;
 pub use import::{ImportError, import};
 pub use layer::{Layer, LayerWriter, Meta};
 pub use layers::{Layers, LayersError};
+pub use look::{Looked, Merged};
 pub use manifest::{
     APP_USER, Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
     ManifestError, RECIPE_LABEL, Runtime,

@@ -99,7 +99,8 @@ fn what_changed_becomes_a_layer_and_the_same_again() {
     rustix::fs::mknodat(rustix::fs::CWD, upper.join("kept/gone"), character, mode, 0).expect("a whiteout");
     let flags = rustix::fs::XattrFlags::empty();
     rustix::fs::setxattr(upper.join("opaque"), "trusted.overlay.opaque", b"y", flags).expect("opaque");
-    let make = || diff(&upper, &["etc/hosts", "proc"], None, folder.path()).expect("a diff").expect("something");
+    let make =
+        || diff(&upper, &["etc/hosts", "proc"], None, u64::MAX, folder.path()).expect("a diff").expect("something");
     let layer = make();
     assert_eq!(layer.digest, make().digest);
     let mut names = Vec::new();
@@ -123,11 +124,11 @@ fn what_changed_becomes_a_layer_and_the_same_again() {
     unpack(make().file, &into, Bounds::default()).expect("unpacked");
     let gone = std::fs::symlink_metadata(into.join("kept/gone")).expect("a whiteout");
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
-    let again = diff(&into, &[], None, folder.path()).expect("a diff").expect("something");
+    let again = diff(&into, &[], None, u64::MAX, folder.path()).expect("a diff").expect("something");
     assert_eq!(again.diff_id, make().diff_id);
     let empty = folder.path().join("empty");
     std::fs::create_dir_all(empty.join("proc")).expect("made");
-    assert!(diff(&empty, &["proc"], None, folder.path()).expect("a diff").is_none());
+    assert!(diff(&empty, &["proc"], None, u64::MAX, folder.path()).expect("a diff").is_none());
 }
 
 /// One entry of a hostile archive, its path written raw: `tar` refuses to write such paths itself.
@@ -228,7 +229,7 @@ fn owners_in_a_range_of_their_own_are_the_images_in_a_layer() {
         std::fs::write(upper.join(name), "").expect("written");
         std::os::unix::fs::chown(upper.join(name), Some(owner), Some(owner)).expect("given");
     }
-    let layer = diff(&upper, &[], Some(0x7000_0000), folder.path()).expect("a diff").expect("something");
+    let layer = diff(&upper, &[], Some(0x7000_0000), u64::MAX, folder.path()).expect("a diff").expect("something");
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer.file));
     let owners: Vec<u64> = archive
         .entries()

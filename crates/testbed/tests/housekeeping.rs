@@ -65,7 +65,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     settled(&world, "its layers are gone", &|world| !new(world));
     settled(&world, "its repository, cache and build's log are gone", &|world| {
         let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
-        !of("data/git") && !of("data/caches") && !of("data/builds")
+        !of("data/git") && !of("data/caches") && !of("data/times") && !of("data/builds")
     });
     // Space is told by kind, to programs and to people.
     let status: serde_json::Value =

@@ -336,7 +336,7 @@ impl Sweep {
         if told(&self.world, "victim")["name"] == "victim" {
             return Vec::new();
         }
-        let entries = ["git", "caches", "builds"]
+        let entries = ["git", "caches", "times", "builds"]
             .into_iter()
             .flat_map(|folder| std::fs::read_dir(self.world.path("data").join(folder)).into_iter().flatten().flatten());
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -14,7 +14,8 @@ const CACHE_MAX: u64 = 4 << 30;
 
 pub(super) fn collect(server: &Server) {
     let data = &server.settings.data;
-    let [caches, repositories, logs] = ["caches", "git", "builds"].map(|folder| names(&data.join(folder)));
+    let [caches, times, repositories, logs] =
+        ["caches", "times", "git", "builds"].map(|folder| names(&data.join(folder)));
     // Asked for each, after the names are read: what they belong to is in the records before it is on the disk, and to count
     // and remove what is before it takes its time.
     let mirror = || server.core.view().mirror;
@@ -31,6 +32,10 @@ pub(super) fn collect(server: &Server) {
             Ok(away) => remove(&away),
             Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
         }
+    }
+    // An app whose cache was begun anew keeps them: by them a file that changes is still newer than the one before.
+    for name in times.iter().filter(|name| !is_app(name)) {
+        remove(&data.join("times").join(name));
     }
     for name in repositories {
         if name.strip_suffix(".git").is_some_and(|app| !is_app(app)) {
@@ -77,6 +82,7 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
         gantry_linux::step!("forget.repository");
         let cache = take_cache(&server.settings, app.as_str())?;
         gantry_linux::step!("forget.cache");
+        gantry_linux::tree::remove(&server.settings.data.join("times").join(app.as_str()))?;
         let logs = server.settings.data.join("builds");
         for name in names(&logs).iter().filter(|name| log_of(name).is_some_and(|(of, _)| of == app.as_str())) {
             gantry_linux::tree::remove(&logs.join(name))?;

@@ -1,0 +1,285 @@
+//! A build's output: a file that is followed by whoever looks on, and the lines that a refusal shows.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The lines that a build keeps for a refusal.
+const TAIL_MAX: usize = 200;
+
+/// The first lines that name an error: a refusal shows them before the last lines.
+const ERRORS_MAX: usize = 3;
+
+/// The most output of one build.
+const OUTPUT_MAX: u64 = 16 << 20;
+
+/// A build's output.
+pub struct Output {
+    /// None where it could not be opened.
+    file: Mutex<(Option<File>, u64)>,
+    lines: Mutex<Lines>,
+    cancelled: AtomicBool,
+}
+
+/// What the app's programs printed.
+#[derive(Debug, Default)]
+struct Lines {
+    count: usize,
+    last: VecDeque<String>,
+    /// The first that name an error, with their numbers.
+    errors: Vec<(usize, String)>,
+}
+
+impl Lines {
+    fn push(&mut self, line: String) {
+        if self.errors.len() < ERRORS_MAX && names_an_error(&line) {
+            self.errors.push((self.count, line.clone()));
+        }
+        if self.last.len() == TAIL_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+        self.count += 1;
+    }
+
+    fn shown(&self, lines: usize) -> Vec<String> {
+        let last = self.last.iter().skip(self.last.len().saturating_sub(lines)).cloned();
+        let begins = self.count - self.last.len().min(lines);
+        let mut shown: Vec<String> =
+            self.errors.iter().filter(|(at, _)| *at < begins).map(|(_, line)| line.clone()).collect();
+        if !shown.is_empty() {
+            shown.push("…".to_owned());
+        }
+        shown.extend(last);
+        shown
+    }
+}
+
+impl Output {
+    /// Writes to `path`, which is emptied. A log that cannot be written is no reason to fail a build.
+    #[must_use]
+    pub fn to(path: &Path) -> Arc<Self> {
+        let file =
+            File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
+        let file = Mutex::new((file.ok(), 0));
+        Arc::new(Self { file, lines: Mutex::default(), cancelled: AtomicBool::new(false) })
+    }
+
+    /// A step that begins.
+    pub fn step(&self, text: &str) {
+        self.write(&format!("-----> {text}"));
+    }
+
+    /// Something to know about a step.
+    pub fn note(&self, text: &str) {
+        self.write(&format!("       {text}"));
+    }
+
+    /// A line that a program of the app's printed.
+    pub fn program(&self, line: &str) {
+        let clean = plain(line);
+        self.write(&format!("       {clean}"));
+        self.lines().push(clean);
+    }
+
+    fn write(&self, line: &str) {
+        let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, written) = &mut *guard;
+        let Some(file) = file.as_mut().filter(|_| *written < OUTPUT_MAX) else { return };
+        if writeln!(file, "{line}").is_ok() {
+            *written += line.len() as u64 + 1;
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last lines of the app's programs.
+    #[must_use]
+    pub fn tail(&self, lines: usize) -> Vec<String> {
+        let kept = self.lines();
+        kept.last.iter().skip(kept.last.len().saturating_sub(lines)).cloned().collect()
+    }
+
+    /// What a refusal shows of the app's programs: the last lines, and before them the first that name an error.
+    #[must_use]
+    pub fn shown(&self, lines: usize) -> Vec<String> {
+        self.lines().shown(lines)
+    }
+
+    /// Calls the build off.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was called off.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. It chooses lines for
+/// people; nothing else depends on it.
+fn names_an_error(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    let is_joined = |c: char| c.is_alphanumeric() || "_-./".contains(c);
+    line.match_indices("error").any(|(at, word)| {
+        let (before, after) = (&line[..at], &line[at + word.len()..]);
+        let after = after.strip_prefix('s').unwrap_or(after);
+        let goes_on = match after.strip_prefix('.') {
+            Some(end) => end.starts_with(char::is_alphanumeric),
+            None => after.starts_with(is_joined),
+        };
+        let is_none = ["0 ", "no "].iter().any(|none| before.ends_with(none));
+        !(before.ends_with(is_joined) || goes_on || is_none)
+    })
+}
+
+/// A line as a terminal would show it in the end: escape sequences go whole; a carriage return (or the sequences that programs
+/// write for one) begins the line anew, and a backspace takes a character back.
+fn plain(line: &str) -> String {
+    let (mut shown, mut anew) = (String::new(), false);
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\r' => anew = true,
+            '\u{1b}' => anew |= escape(&mut rest),
+            '\u{9b}' => anew |= control_sequence(&mut rest),
+            '\u{8}' => drop(shown.pop()),
+            c if c.is_control() && c != '\t' => {}
+            c => {
+                if std::mem::take(&mut anew) {
+                    shown.clear();
+                }
+                shown.push(c);
+            }
+        }
+    }
+    shown
+}
+
+/// Passes over an escape sequence (ECMA-48) after its first character; whether the line begins anew.
+fn escape(rest: &mut std::str::Chars<'_>) -> bool {
+    match rest.clone().next() {
+        Some('[') => {
+            rest.next();
+            control_sequence(rest)
+        }
+        // Strings: up to BEL, or the sequence that ends them.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(c) = rest.next() {
+                if c == '\u{7}' || c == '\u{9c}' {
+                    break;
+                }
+                if c == '\u{1b}' {
+                    rest.next();
+                    break;
+                }
+            }
+            false
+        }
+        _ => {
+            // Intermediate characters, such as in `ESC ( B`, and the last one.
+            while let Some(c) = rest.clone().next() {
+                if c.is_control() || !c.is_ascii() {
+                    break;
+                }
+                rest.next();
+                if !(' '..='/').contains(&c) {
+                    break;
+                }
+            }
+            false
+        }
+    }
+}
+
+/// Passes over a control sequence; whether it takes the cursor to the line's beginning (`G`), or empties the line (`2K`).
+fn control_sequence(rest: &mut std::str::Chars<'_>) -> bool {
+    let mut parameters = String::new();
+    while let Some(c) = rest.clone().next() {
+        match c {
+            '\u{20}'..='\u{3f}' => {
+                rest.next();
+                parameters.push(c);
+            }
+            '\u{40}'..='\u{7e}' => {
+                rest.next();
+                return match c {
+                    'G' => ["", "0", "1"].contains(&parameters.as_str()),
+                    'K' => parameters == "2",
+                    _ => false,
+                };
+            }
+            // No such sequence: what follows is text.
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_is_shown_as_a_terminal_would_show_it_in_the_end() {
+        for (line, wanted) in [
+            ("progress 10\rprogress 50\rprogress 100\r", "progress 100"),
+            ("progress 100\r", "progress 100"),
+            ("windows\r", "windows"),
+            ("\u{1b}[31mred\u{1b}[0m", "red"),
+            ("\u{1b}[1;38;5;208mbold\u{1b}[m and \u{9b}32mgreen", "bold and green"),
+            ("\u{1b}]8;;https://x.example\u{1b}\\link\u{1b}]8;;\u{7}!", "link!"),
+            ("\u{1b}]0;title\u{7}text", "text"),
+            ("\u{1b}(Btext\u{1b}M", "text"),
+            ("10%\u{1b}[2K\u{1b}[1G20%\u{1b}[2K\u{1b}[G30%", "30%"),
+            ("10%\u{1b}[K", "10%"),
+            ("|\u{8}/\u{8}-\u{8}done", "done"),
+            ("a\tb\u{7}\u{0}c", "a\tbc"),
+            ("cut \u{1b}[31", "cut "),
+            ("cut \u{1b}", "cut "),
+            ("gr\u{fc}n \u{1b}gr\u{fc}n", "gr\u{fc}n r\u{fc}n"),
+            ("", ""),
+        ] {
+            assert_eq!(plain(line), wanted, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_the_first_error_and_the_last_lines() {
+        let mut lines = Lines::default();
+        lines.push("0 errors, no error; compiling error.rs with -Werror".to_owned());
+        lines.push("dpkg: error: cannot make a link".to_owned());
+        (0..300).for_each(|n| lines.push(format!("line {n}")));
+        assert_eq!(lines.shown(2), ["dpkg: error: cannot make a link", "…", "line 298", "line 299"]);
+        lines.push("an error.".to_owned());
+        assert_eq!(lines.shown(1), ["dpkg: error: cannot make a link", "…", "an error."]);
+        let mut few = Lines::default();
+        few.push("Error 1".to_owned());
+        assert_eq!(few.shown(20), ["Error 1"], "nothing is shown twice");
+        for (line, is) in [
+            ("E: error creating symbolic link", true),
+            ("ERROR", true),
+            ("make: *** [Makefile:2: x] Error 1", true),
+            ("2 errors generated", true),
+            ("TypeError: x", false),
+            ("see /var/log/error.log", false),
+            ("terror", false),
+        ] {
+            assert_eq!(names_an_error(line), is, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_moves_a_terminal_is_left(line in "[\\x1b\\[\\]0-9;mGK\\x07\\x08\\x0da-z\\u{9b}\\u{9c} ]{0,60}") {
+            prop_assert!(plain(&line).chars().all(|c| !c.is_control()));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What kind of program `container/compile` is, by its first bytes. What the kernel would refuse without a word that helps is
+//! refused here by name.
+
+use crate::text;
+
+/// As much of the file as is looked at; the kernel reads 256 bytes of a `#!` line.
+pub(crate) const HEAD: usize = 512;
+
+/// How a compile step is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compile {
+    /// A program of the machine's own, or one that only the image has.
+    Program,
+    /// A script; the kernel starts its interpreter.
+    Script {
+        /// The absolute path after `#!`.
+        interpreter: String,
+    },
+    /// A script without `#!`: `/bin/sh` reads it, as a shell does that is told to run it.
+    Shell,
+}
+
+/// Looks at the first bytes of a compile step.
+///
+/// # Errors
+/// Why it could not be run, and the remedy.
+pub(crate) fn inspect(head: &[u8]) -> Result<Compile, String> {
+    if head.starts_with(b"\x7fELF") {
+        return Ok(Compile::Program);
+    }
+    if let Some(encoding) = text::foreign(head) {
+        return Err(format!("is {encoding}; it must be a program or a script in UTF-8"));
+    }
+    if head.starts_with(b"\xef\xbb\xbf") {
+        return Err("begins with a byte order mark, before which no `#!` is seen; save it without one".to_owned());
+    }
+    let first = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if first.ends_with(b"\r") {
+        return Err("has lines that end with CR LF, as Windows writes them; save it with LF, and add the line \
+                    `container/compile text eol=lf` to .gitattributes"
+            .to_owned());
+    }
+    let Some(line) = first.strip_prefix(b"#!") else { return Ok(Compile::Shell) };
+    let line = String::from_utf8_lossy(line);
+    match line.split([' ', '\t']).find(|word| !word.is_empty()) {
+        Some(path) if path.starts_with('/') => Ok(Compile::Script { interpreter: path.to_owned() }),
+        Some(path) => Err(format!("has the interpreter {path:?}, which must be an absolute path, such as /bin/sh")),
+        None => Err("has a `#!` line that names no interpreter; write for example #!/bin/sh".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_told_by_its_first_bytes() {
+        let script = |path: &str| Compile::Script { interpreter: path.to_owned() };
+        for (head, wanted) in [
+            (&b"#!/bin/sh -e\nmake\n"[..], script("/bin/sh")),
+            (b"#! /usr/bin/env node\n", script("/usr/bin/env")),
+            (b"#!/bin/sh", script("/bin/sh")),
+            (b"\x7fELF\x02\x01\x01\0\0\0", Compile::Program),
+            (b"echo hi\n", Compile::Shell),
+            (b"", Compile::Shell),
+        ] {
+            assert_eq!(inspect(head), Ok(wanted), "{:?}", String::from_utf8_lossy(head));
+        }
+        for (head, wanted) in [
+            (&b"#!/bin/sh\r\necho hi\r\n"[..], "CR LF"),
+            (b"echo hi\r\n", "CR LF"),
+            (b"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"),
+            (b"\xff\xfe#\0!\0", "UTF-16"),
+            (b"#!sh\n", "absolute path"),
+            (b"#! \n", "names no interpreter"),
+            (b"PK\x03\x04\0\0\0\0", "zero bytes"),
+        ] {
+            let error = inspect(head).expect_err(wanted);
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The encoding of the files that a recipe is read from: UTF-8, with or without a byte order mark.
+
+/// The largest of the texts that are read.
+pub(crate) const TEXT_MAX: usize = 256 << 10;
+
+/// Decodes a file. A byte order mark is dropped.
+///
+/// # Errors
+/// What encoding the file seems to have, and the remedy.
+pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
+    if bytes.len() > TEXT_MAX {
+        return Err(format!("it has more than {} KiB", TEXT_MAX >> 10));
+    }
+    if let Some(encoding) = foreign(bytes) {
+        return Err(format!("it is {encoding}; save it as UTF-8"));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(format!("it is not UTF-8 (line {line}); save it as UTF-8"))
+        }
+    }
+}
+
+/// The encoding, where it is not one that extends ASCII.
+pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Some("UTF-32"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Some("UTF-16"),
+        _ => {}
+    }
+    if !bytes.contains(&0) {
+        return None;
+    }
+    // Without a mark: text of mostly ASCII has its zeros in one half of each pair.
+    let zeros = |half: usize| bytes.iter().skip(half).step_by(2).filter(|byte| **byte == 0).count();
+    let (first, second) = (zeros(0), zeros(1));
+    let most = bytes.len() / 2 / 2;
+    let is_pairs = (first == 0 && second > most) || (second == 0 && first > most);
+    Some(if is_pairs { "UTF-16 without a byte order mark" } else { "not a text: it has zero bytes" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn utf16(text: &str, little: bool) -> Vec<u8> {
+        text.encode_utf16().flat_map(|unit| if little { unit.to_le_bytes() } else { unit.to_be_bytes() }).collect()
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_dropped_and_other_encodings_are_named() {
+        assert_eq!(decode(b"\xef\xbb\xbfweb: a\n").as_deref(), Ok("web: a\n"));
+        assert_eq!(decode("web: gr\u{fc}n".as_bytes()).as_deref(), Ok("web: gr\u{fc}n"));
+        assert_eq!(decode(b"").as_deref(), Ok(""));
+        for (bytes, wanted) in [
+            (utf16("\u{feff}web: a\n", true), "it is UTF-16; save"),
+            (utf16("\u{feff}web: a\n", false), "it is UTF-16; save"),
+            (utf16("web: a\n", true), "UTF-16 without a byte order mark"),
+            (utf16("{ web: 'a' }", false), "UTF-16 without a byte order mark"),
+            (b"\xff\xfe\0\0w\0\0\0".to_vec(), "it is UTF-32"),
+            (b"web: a\0b".to_vec(), "zero bytes"),
+            (b"web: a\nworker: gr\xfcn\n".to_vec(), "it is not UTF-8 (line 2)"),
+            (vec![b'a'; TEXT_MAX + 1], "more than 256 KiB"),
+        ] {
+            let error = decode(&bytes).expect_err(wanted);
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The paths of a source tree: a fingerprint of each, and where symbolic links lead within the tree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use gantry_blobs::Hasher;
+
+use crate::times::Print;
+
+/// As many links are followed on one path as the kernel follows.
+const LINKS_MAX: usize = 40;
+
+/// What an entry of the tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// With its executable bit.
+    File(bool),
+    /// A folder, or a submodule.
+    Folder,
+    /// A symbolic link.
+    Link,
+}
+
+/// Where a path of the tree leads, links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leads {
+    /// The tree has no such path, and no link is involved.
+    Nowhere,
+    /// To a file.
+    File(PathBuf),
+    /// To a folder.
+    Folder(PathBuf),
+    /// By a link with this target to a path that the tree does not have.
+    Broken(PathBuf),
+    /// By a link with this target out of the tree.
+    Outside(PathBuf),
+    /// Through more links than are followed.
+    Endless,
+}
+
+/// All paths of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    entries: HashMap<Print, (Kind, Print)>,
+    links: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// The fingerprint of a path.
+pub(crate) fn print_of(path: &Path) -> Print {
+    half(Hasher::of(path.as_os_str().as_bytes()))
+}
+
+/// The first half of a digest.
+pub(crate) fn half(digest: gantry_model::Digest) -> Print {
+    // A digest is hexadecimal, so this cannot fail.
+    Print::from_str_radix(&digest.hex()[..32], 16).unwrap_or_default()
+}
+
+impl Tree {
+    /// Adds a file with the fingerprint of its content.
+    pub(crate) fn file(&mut self, path: &Path, executable: bool, content: Print) {
+        // Another mode is another file.
+        self.add(path, Kind::File(executable), content.wrapping_add(1 + u128::from(executable)));
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &Path, target: &Path) {
+        self.add(path, Kind::Link, print_of(target).wrapping_add(3));
+        self.links.insert(path.to_owned(), target.to_owned());
+    }
+
+    /// Adds a folder.
+    pub(crate) fn folder(&mut self, path: &Path) {
+        self.add(path, Kind::Folder, 0);
+    }
+
+    fn add(&mut self, path: &Path, kind: Kind, content: Print) {
+        let print = print_of(path);
+        if let Some(known) = self.entries.get_mut(&print) {
+            // Made by an entry below it; or there twice, where the last counts.
+            if kind != Kind::Folder {
+                *known = (kind, content);
+            }
+            return;
+        }
+        self.entries.insert(print, (kind, content));
+        // As on a disk: a folder changes when a name in it comes or goes.
+        if let Some(parent) = path.parent() {
+            if !self.entries.contains_key(&print_of(parent)) {
+                self.add(parent, Kind::Folder, 0);
+            }
+            if let Some((_, names)) = self.entries.get_mut(&print_of(parent)) {
+                *names = names.wrapping_add(print);
+            }
+        }
+    }
+
+    /// By path, the fingerprint of what is there.
+    pub(crate) fn prints(&self) -> HashMap<Print, Print> {
+        self.entries.iter().map(|(path, (_, content))| (*path, *content)).collect()
+    }
+
+    /// What is at a path, links not followed.
+    pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
+        self.entries.get(&print_of(path)).map(|(kind, _)| *kind)
+    }
+
+    /// Follows a path. An absolute target below `/app` is in the tree, which is there when the image runs.
+    pub(crate) fn follow(&self, path: &Path) -> Leads {
+        let mut rest: Vec<OsString> = Vec::new();
+        push(&mut rest, path);
+        let mut at = PathBuf::new();
+        // The last link's target, and how much of the path comes after it.
+        let mut last: Option<(&Path, usize)> = None;
+        let mut followed = 0;
+        let missing = |last: Option<(&Path, usize)>, left: usize| match last {
+            Some((target, after)) if left >= after => Leads::Broken(target.to_owned()),
+            _ => Leads::Nowhere,
+        };
+        while let Some(part) = rest.pop() {
+            if part == ".." {
+                if !at.pop() {
+                    return Leads::Outside(last.map_or(path, |(target, _)| target).to_owned());
+                }
+                continue;
+            }
+            let next = at.join(part);
+            match self.kind(&next) {
+                Some(Kind::Link) => {
+                    followed += 1;
+                    if followed > LINKS_MAX {
+                        return Leads::Endless;
+                    }
+                    let Some(target) = self.links.get(&next) else { return missing(last, rest.len()) };
+                    last = Some((target, rest.len()));
+                    let inside = match target.strip_prefix("/app") {
+                        Ok(inside) => {
+                            at = PathBuf::new();
+                            inside
+                        }
+                        Err(_) if target.is_absolute() => return Leads::Outside(target.clone()),
+                        Err(_) => target,
+                    };
+                    push(&mut rest, inside);
+                }
+                Some(Kind::File(_)) if !rest.is_empty() => return missing(last, rest.len()),
+                Some(_) => at = next,
+                None => return missing(last, rest.len()),
+            }
+        }
+        match self.kind(&at) {
+            Some(Kind::File(_)) => Leads::File(at),
+            _ => Leads::Folder(at),
+        }
+    }
+}
+
+/// The parts of a path, the first on top.
+fn push(rest: &mut Vec<OsString>, path: &Path) {
+    let parts = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    rest.extend(parts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> Tree {
+        let mut tree = Tree::default();
+        for path in ["bin/build", "deploy/Procfile", "deploy/container/compile"] {
+            tree.file(Path::new(path), true, 7);
+        }
+        for (path, target) in [
+            ("container", "deploy/container"),
+            ("Procfile", "./deploy/Procfile"),
+            ("app.json", "/app/deploy/Procfile"),
+            ("again", "Procfile"),
+            ("up", "../../etc/passwd"),
+            ("etc", "/etc"),
+            ("gone", "nowhere/file"),
+            ("through", "bin/build/x"),
+            ("round", "round"),
+        ] {
+            tree.link(Path::new(path), Path::new(target));
+        }
+        tree
+    }
+
+    #[test]
+    fn links_are_followed_within_the_tree() {
+        let tree = tree();
+        let follow = |path: &str| tree.follow(Path::new(path));
+        for path in ["Procfile", "app.json", "again", "deploy/Procfile"] {
+            assert_eq!(follow(path), Leads::File("deploy/Procfile".into()), "{path}");
+        }
+        assert_eq!(follow("container/compile"), Leads::File("deploy/container/compile".into()));
+        assert_eq!(follow("container"), Leads::Folder("deploy/container".into()));
+        for path in ["nothing", "container/files", "bin/build/x"] {
+            assert_eq!(follow(path), Leads::Nowhere, "{path}");
+        }
+        assert_eq!(follow("up"), Leads::Outside("../../etc/passwd".into()));
+        assert_eq!(follow("etc/passwd"), Leads::Outside("/etc".into()));
+        assert_eq!(follow("gone"), Leads::Broken("nowhere/file".into()));
+        assert_eq!(follow("through"), Leads::Broken("bin/build/x".into()));
+        assert_eq!(follow("round"), Leads::Endless);
+    }
+
+    #[test]
+    fn a_fingerprint_follows_from_content_mode_and_names() {
+        let print = |tree: &Tree, path: &str| tree.prints()[&print_of(Path::new(path))];
+        let one = tree();
+        let mut other = tree();
+        assert_eq!(one.prints(), other.prints());
+        other.file(Path::new("bin/build"), false, 7);
+        assert_ne!(print(&one, "bin/build"), print(&other, "bin/build"));
+        assert_eq!(print(&one, "bin"), print(&other, "bin"), "no name came or went");
+        other.file(Path::new("bin/more"), false, 7);
+        assert_ne!(print(&one, "bin"), print(&other, "bin"));
+        assert_eq!(print(&one, ""), print(&other, ""));
+    }
+}
