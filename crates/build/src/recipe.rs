@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_image::Runtime;
+use gantry_image::{AccountError, Accounts, Runtime};
 use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
 use gantry_model::{BaseName, RoleName, Seconds};
 
@@ -117,6 +117,11 @@ impl Recipe {
     /// # Errors
     /// [`BuildError`] in phase `roles` when its recipe is none, in phase `image` when it names nothing to run.
     pub fn of_image(runtime: &Runtime) -> Result<Self, BuildError> {
+        // Names are looked up where the image's files are; a number says by itself that no container has it.
+        let user = runtime.user.as_deref().unwrap_or_default();
+        if let Err(error @ AccountError::Beyond { .. }) = Accounts::default().find(user) {
+            return Err(BuildError::new("image", error));
+        }
         if let Some(label) = runtime.labels.as_ref().and_then(|labels| labels.get(LABEL)) {
             let wrong = |error| BuildError::new("roles", format!("the image's label {LABEL}: {error}"));
             let texts = serde_json::from_str(label).map_err(wrong)?;
@@ -257,6 +262,13 @@ mod tests {
         let argv = Command::Argv(vec!["/run".to_owned(), "--all".to_owned()]);
         assert_eq!((&roles[&name("web")].command, roles[&name("web")].port), (&argv, Some(DEFAULT_PORT)));
         assert_eq!(Recipe::of_image(&Runtime::default()).expect_err("nothing").phase, "image");
+        for (user, refused) in
+            [("100000", true), ("1000680000:0", true), ("7:65536", true), ("65535", false), ("web", false)]
+        {
+            let image = Runtime { user: Some(user.to_owned()), ..plain.clone() };
+            let refusal = Recipe::of_image(&image).err().map(|error| error.to_string());
+            assert_eq!(refusal.is_some_and(|why| why.contains("beyond the 65,536")), refused, "{user}");
+        }
         for hostile in
             ["", "[]", "{", "{}", r#"{"Procfile": 1}"#, r#"{"container/roles.json": "{ web: { command: '' } }"}"#]
         {

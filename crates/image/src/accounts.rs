@@ -3,10 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::merged::read_text;
+use gantry_linux::process::USERS;
 
-/// The users of a container, and its groups: those above are of no use in it.
-const NUMBERS: u32 = 65_536;
+use crate::merged::read_text;
 
 /// Who a container runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +84,13 @@ impl Accounts {
                 (fields[2].parse().map_err(|_| no_user())?, Some(fields))
             }
         };
+        // The highest number means "unchanged" to the kernel: an image must not keep root that way.
+        let within = |number: u32, none: AccountError| match number {
+            u32::MAX => Err(none),
+            USERS.. => Err(AccountError::Beyond { user: user.to_owned(), number }),
+            _ => Ok(()),
+        };
+        within(uid, no_user())?;
         let gid = match group {
             None => line.as_ref().and_then(|fields| fields[3].parse().ok()).unwrap_or(0),
             Some(group) => match group.parse() {
@@ -99,15 +105,7 @@ impl Accounts {
             (None, Some(fields)) => self.groups_of(fields[0], gid),
             _ => Vec::new(),
         };
-        for (number, none) in [(uid, no_user()), (gid, no_group())] {
-            // The highest number means "unchanged" to the kernel: an image must not keep root that way.
-            if number == u32::MAX {
-                return Err(none);
-            }
-            if number >= NUMBERS {
-                return Err(AccountError::Beyond { user: user.to_owned(), number });
-            }
-        }
+        within(gid, no_group())?;
         let home = line.and_then(|fields| fields.get(5).copied()).filter(|home| home.starts_with('/')).unwrap_or("/");
         Ok(Account { uid, gid, groups, home: home.to_owned() })
     }
@@ -118,7 +116,7 @@ impl Accounts {
         let member =
             lines.filter(|fields| fields.len() >= 4 && fields[3].split(',').any(|member| member.trim() == user));
         let numbers = member.filter_map(|fields| fields[2].parse().ok());
-        let mut groups: Vec<u32> = numbers.filter(|gid| *gid != own && *gid < NUMBERS).collect();
+        let mut groups: Vec<u32> = numbers.filter(|gid| *gid != own && *gid < USERS).collect();
         groups.sort_unstable();
         groups.dedup();
         groups.truncate(GROUPS_MAX);
@@ -236,6 +234,7 @@ mod tests {
             ("100000", 100_000),
             ("far", 100_000),
             ("1000680000", 1_000_680_000),
+            ("100000:nobody", 100_000),
             ("1000:65536", 65_536),
             ("1000:far", 1_000_680_000),
         ] {

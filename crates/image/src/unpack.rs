@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use gantry_blobs::Hasher;
+use gantry_linux::process::USERS;
 use gantry_linux::{LinuxError, Tried, rooted};
 use gantry_model::Digest;
 use rustix::fs::{
@@ -402,8 +403,18 @@ fn own(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtF
     if uid == u32::MAX || gid == u32::MAX {
         return Err(io::Error::other("an owner out of range"));
     }
+    let (uid, gid) = (inside(uid), inside(gid));
     Ok(chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?)
 }
+
+/// The owner as a container has it. One beyond the container's users would be nobody there, whose files not even root may
+/// change: it is made the user of that name.
+fn inside(owner: u32) -> u32 {
+    if owner < USERS { owner } else { NOBODY }
+}
+
+/// The user and the group that stand for everyone without a number, in Debian as elsewhere.
+const NOBODY: u32 = 65_534;
 
 fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;

@@ -53,6 +53,29 @@ fn a_layer_comes_back_as_it_was() {
     assert_eq!(&note, b"v");
 }
 
+#[test]
+fn an_owner_beyond_a_container_s_users_is_nobody() {
+    let folder = scratch();
+    let into = folder.path().join("into");
+    std::fs::create_dir(&into).expect("made");
+    let mut writer = LayerWriter::new(folder.path()).expect("begun");
+    let owners = [(65_535, 65_535), (65_536, 8), (7, 100_000), (1_000_680_000, 1_000_680_000)];
+    for (number, (uid, gid)) in owners.into_iter().enumerate() {
+        let meta = Meta { uid, gid, ..META };
+        writer.file(Path::new(&format!("file-{number}")), meta, 0, &b""[..]).expect("written");
+        writer.symlink(Path::new(&format!("link-{number}")), meta, Path::new("x")).expect("written");
+        writer.folder(Path::new(&format!("folder-{number}")), meta).expect("written");
+    }
+    let layer = writer.finish().expect("finished");
+    unpack(layer.file, &into, Bounds::default()).expect("unpacked");
+    for (number, wanted) in [(65_535, 65_535), (65_534, 8), (7, 65_534), (65_534, 65_534)].into_iter().enumerate() {
+        for kind in ["file", "link", "folder"] {
+            let found = std::fs::symlink_metadata(into.join(format!("{kind}-{number}"))).expect("there");
+            assert_eq!((found.uid(), found.gid()), wanted, "{kind} of {:?}", owners[number]);
+        }
+    }
+}
+
 /// `cap_net_bind_service=ep`, as `setcap` writes it (revision 2) and as a user namespace's root does (revision 3).
 #[test]
 fn a_file_s_capabilities_are_kept_and_not_effective() {
