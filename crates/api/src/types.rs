@@ -88,8 +88,9 @@ pub struct CreateApp {
 pub struct AppInfo {
     /// Its name.
     pub name: AppName,
-    /// Where it is reached, if it has a web role.
-    pub url: String,
+    /// Where it is reached; none when no role of what serves speaks HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The branch that deploys.
     pub branch: String,
     /// The base it is built on.
@@ -259,12 +260,13 @@ pub enum Progress {
         /// The text.
         text: String,
     },
-    /// It is over, or held until it is promoted or aborted. The last.
+    /// It is over, held until it is promoted or aborted, or serves and is watched. The last.
     End {
         /// How it stands.
         deploy: std::boxed::Box<Deploy>,
-        /// Where the app is reached, or the release that is held.
-        url: String,
+        /// Where the app is reached, or the release that is held; none when no role of it speaks HTTP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
     },
 }
 

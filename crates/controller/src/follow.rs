@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::Progress;
+use gantry_model::deploy::Order;
 use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason};
 use tokio::sync::mpsc;
 
@@ -22,14 +23,28 @@ const PATIENCE: u64 = 2000;
 /// Lines of evidence below a refusal.
 const EVIDENCE: usize = 15;
 
-/// Follows a deploy until it is over, or held and nobody has said yet what becomes of it; the last thing that comes is
+/// How far a deploy is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The new release serves. Whether it goes on doing so is told by `gantry why`, the events and the next deploy.
+    Serving,
+    /// The bake time is over, and with it the deploy.
+    Verdict,
+}
+
+/// Follows a deploy until that, or until it is held and nobody has said yet what becomes of it; the last thing that comes is
 /// [`Progress::End`].
-pub(crate) fn follow(server: &Arc<Server>, app: AppName, number: DeployNumber) -> mpsc::Receiver<Progress> {
+pub(crate) fn follow(
+    server: &Arc<Server>,
+    app: AppName,
+    number: DeployNumber,
+    until: Until,
+) -> mpsc::Receiver<Progress> {
     let (sender, receiver) = mpsc::channel(64);
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let log = LogFile { path: log_path(&server.settings, &app, number), read: 0 };
-        Follower { server, app, number, log, sender, shown: None, waits: None }.run().await;
+        Follower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
     });
     receiver
 }
@@ -63,10 +78,13 @@ struct Follower {
     server: Arc<Server>,
     app: AppName,
     number: DeployNumber,
+    until: Until,
     log: LogFile,
     sender: mpsc::Sender<Progress>,
     shown: Option<DeployState>,
     waits: Option<String>,
+    /// It was seen in another state than queued: what became of the deploy before it is known, and was told.
+    begun: bool,
 }
 
 impl Follower {
@@ -87,11 +105,17 @@ impl Follower {
                     self.say(line).await;
                 }
             }
+            if !self.begun && deploy.state != DeployState::Queued {
+                self.begun = true;
+                for line in taken_back_before(&deploy, &view) {
+                    self.say(line).await;
+                }
+            }
             self.transition(&deploy, &view).await;
             let held = waits_for_an_order(&deploy);
-            if deploy.state.is_final() || held {
+            if deploy.state.is_final() || held || self.until == Until::Serving && serves(&deploy) {
                 let host = if held { held_host(&deploy) } else { self.app.to_string() };
-                let url = self.server.settings.url(&host);
+                let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&host));
                 let _ = self.sender.send(Progress::End { deploy: Box::new((*deploy).clone()), url }).await;
                 return;
             }
@@ -117,11 +141,11 @@ impl Follower {
                 }
             }
             for state in passed(before, deploy.state) {
-                for line in announce(deploy, *state, &self.server) {
+                for line in announce(deploy, *state, view, &self.server) {
                     self.say(line).await;
                 }
             }
-            for line in announce(deploy, deploy.state, &self.server) {
+            for line in announce(deploy, deploy.state, view, &self.server) {
                 self.say(line).await;
             }
         }
@@ -136,6 +160,40 @@ impl Follower {
             self.say(format!("       {text}")).await;
             self.waits = Some(text);
         }
+    }
+}
+
+/// The new release serves, and nobody has asked for the old one.
+fn serves(deploy: &Deploy) -> bool {
+    deploy.state == DeployState::Draining && deploy.order != Some(Order::Abort)
+}
+
+/// Its release has a role that gets HTTP requests; so may one that is not there yet.
+fn speaks_http(deploy: &Deploy, view: &View) -> bool {
+    let release = deploy.release.and_then(|number| view.mirror.release(&deploy.app, number));
+    release.is_none_or(|release| release.speaks_http())
+}
+
+/// What is told of the deploy before this one, if its release served and was taken back: whoever asked for it may have gone by
+/// then.
+fn taken_back_before(deploy: &Deploy, view: &View) -> Vec<String> {
+    if deploy.order.is_some() {
+        return Vec::new();
+    }
+    let all = view.mirror.deploys.get(&deploy.app).into_iter();
+    let mut before = all.flat_map(|all| all.range(..deploy.number).rev()).map(|(_, deploy)| deploy);
+    let last = before.find(|deploy| deploy.state != DeployState::Superseded);
+    let Some((last, reason)) = last.and_then(|last| Some((last, last.reason.as_ref()?))) else {
+        return Vec::new();
+    };
+    match (last.served_in_vain(), reason) {
+        (None, _) | (_, Reason::Aborted) => Vec::new(),
+        (Some(_), reason) => vec![format!(
+            "-----> Deploy {} before this one ({}) was {}: {reason}",
+            last.number,
+            last.cause,
+            last.outcome()
+        )],
     }
 }
 
@@ -177,7 +235,8 @@ fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployStat
     }
 }
 
-fn announce(deploy: &Deploy, state: DeployState, server: &Server) -> Vec<String> {
+fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -> Vec<String> {
+    let http = speaks_http(deploy, view);
     let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
     match state {
         DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
@@ -185,12 +244,16 @@ fn announce(deploy: &Deploy, state: DeployState, server: &Server) -> Vec<String>
         DeployState::Starting => vec![format!("-----> Starting {release}")],
         DeployState::Verifying => vec![format!("-----> Verifying {release}")],
         DeployState::Held if waits_for_an_order(deploy) => vec![
-            format!("-----> {release} is held: it serves at {}", server.settings.url(&held_host(deploy))),
+            match http {
+                true => format!("-----> {release} is held: it serves at {}", server.settings.url(&held_host(deploy))),
+                false => format!("-----> {release} is held: it runs, and no role of it serves HTTP"),
+            },
             format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
         ],
         DeployState::Promoting => vec![format!("-----> Promoting {release}")],
         DeployState::Draining => vec![format!(
-            "-----> {release} serves; {} for {}",
+            "-----> {release} {}; {} for {}",
+            if http { "serves" } else { "runs, and no role of it serves HTTP" },
             match deploy.previous {
                 Some(previous) => format!("{previous} stands by"),
                 None => "watching it".to_owned(),

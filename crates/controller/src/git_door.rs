@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::types::Progress;
-use gantry_git::hook::{Pushed, Update, Word};
+use gantry_git::hook::{OTHERS_MAX, Pushed, Update, Word};
 use gantry_model::{AppName, Cause, DeployState};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,7 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 
 use crate::core::now;
-use crate::{Server, ServerError, causes, follow, mutations};
+use crate::follow::Until;
+use crate::{Server, ServerError, causes, follow, mutations, repositories};
 
 /// Bytes of zeros at an archive's end.
 const ARCHIVE_END: usize = 1024;
@@ -67,6 +68,7 @@ pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + 
         .map_err(|source| failed("guard", source))?;
     let server = Arc::clone(server);
     Ok(async move {
+        drop(tokio::spawn(repositories::look_at_all(Arc::clone(&server))));
         loop {
             match listener.accept().await {
                 Ok((socket, _)) => drop(tokio::spawn(converse(Arc::clone(&server), socket))),
@@ -103,6 +105,13 @@ impl Voice {
         }
     }
 
+    /// The last line of a push that went well: where the app is reached, if it is.
+    async fn address(&mut self, url: Option<String>) {
+        if let Some(url) = url {
+            self.say(&url).await;
+        }
+    }
+
     async fn say(&mut self, text: &str) {
         self.word(&Word::Say(text.to_owned())).await;
     }
@@ -121,12 +130,24 @@ async fn receive(
     let came = now();
     let pushed: Pushed = serde_json::from_str(&line).map_err(|error| error.to_string())?;
     let (app, by) = server.pushes.take(&pushed.push).ok_or("this push is not known")?;
-    let branch = {
+    let target = {
         let view = server.core.view();
-        mutations::app(&view.mirror, &app).map_err(|problem| problem.message)?.branch.clone()
+        let record = mutations::app(&view.mirror, &app).map_err(|problem| problem.message)?;
+        Target { app: &app, branch: record.branch.clone(), serves: record.current.is_some() }
     };
-    let update = only_the_branch(&pushed.updates, &app, &branch)?;
-    let hold = is_held(&pushed.options)?;
+    for note in server.repairs.take(&app) {
+        voice.say(&format!("-----> {note}")).await;
+    }
+    let update = target.update(&pushed)?.cloned();
+    if let Some(line) = target.passed_over(&pushed) {
+        voice.say(&format!("-----> {line}")).await;
+    }
+    let Some(update) = update else {
+        voice.say(&format!("       Nothing is deployed; push the branch: git push … HEAD:{}", target.branch)).await;
+        return Ok(true);
+    };
+    let wanted = Wanted::parse(&pushed.options)?;
+    let until = if wanted.wait { Until::Verdict } else { server.settings.until };
     let commit = update.new.clone();
     gantry_linux::step!("push.received");
     let hold_on_source = server.holds.take();
@@ -155,12 +176,12 @@ async fn receive(
     gantry_linux::step!("push.kept");
     let cause = Cause::Push { commit, source };
     let name = app.clone();
-    let base = mutations::Base { history: pushed.history, old: update.old.clone(), seen: came };
+    let base = mutations::Base { history: pushed.history, old: update.old, seen: came };
     let number = server
         .core
         .mutate(move |mirror, now| {
             mutations::is_built_on_others(mirror, &name, &base)?;
-            mutations::start_deploy(mirror, now, &by, &name, cause, hold)
+            mutations::start_deploy(mirror, now, &by, &name, cause, wanted.hold)
         })
         .await
         .map_err(|problem| match problem.hint {
@@ -169,18 +190,23 @@ async fn receive(
         })?;
     drop(hold_on_source);
     gantry_linux::step!("push.begun");
-    let mut progress = follow::follow(server, app, number);
+    let mut progress = follow::follow(server, app, number, until);
     while let Some(event) = progress.recv().await {
         match event {
             Progress::Line { text } => voice.say(&text).await,
             Progress::End { deploy, url } if deploy.state == DeployState::Done => {
                 let seconds = deploy.entered.since(deploy.created) / 1000;
                 voice.say(&format!("-----> Done in {seconds} s")).await;
-                voice.say(&url).await;
+                voice.address(url).await;
+                return Ok(true);
+            }
+            Progress::End { deploy, url } if deploy.state == DeployState::Draining => {
+                voice.say(&format!("       `gantry why {}` tells if it is taken back in that time", deploy.app)).await;
+                voice.address(url).await;
                 return Ok(true);
             }
             Progress::End { deploy, url } if deploy.state == DeployState::Held => {
-                voice.say(&url).await;
+                voice.address(url).await;
                 return Ok(true);
             }
             Progress::End { .. } => return Ok(false),
@@ -189,33 +215,86 @@ async fn receive(
     Err("the deploy can no longer be followed; `gantry status` tells how it goes".to_owned())
 }
 
-/// The option that a push may have: `git push -o hold`.
-const HOLD: &str = "hold";
+/// What a push asks for with `git push -o`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wanted {
+    /// Stop before promotion.
+    hold: bool,
+    /// Wait until the bake time is over.
+    wait: bool,
+}
 
-/// Whether a push's options ask for its release to be held.
-fn is_held(options: &[String]) -> Result<bool, String> {
-    match options.iter().find(|option| *option != HOLD) {
-        None => Ok(!options.is_empty()),
-        Some(unknown) => {
-            let shown: String = unknown.chars().take(40).collect();
-            Err(format!("{shown:?} is no option of a push; there is one, `git push -o {HOLD}`"))
+impl Wanted {
+    fn parse(options: &[String]) -> Result<Self, String> {
+        let mut wanted = Self::default();
+        for option in options {
+            match option.as_str() {
+                "hold" => wanted.hold = true,
+                "wait" => wanted.wait = true,
+                unknown => {
+                    let shown: String = unknown.chars().take(40).collect();
+                    let why = "there are `git push -o hold` and `git push -o wait`";
+                    return Err(format!("{shown:?} is no option of a push; {why}"));
+                }
+            }
         }
+        Ok(wanted)
     }
 }
 
-/// Exactly one ref is pushed: the app's deploy branch, and not to remove it.
-fn only_the_branch<'a>(updates: &'a [Update], app: &AppName, branch: &str) -> Result<&'a Update, String> {
-    let wanted = format!("refs/heads/{branch}");
-    let is_hash = |text: &str| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match updates {
-        [update] if update.name == wanted && is_hash(&update.new) && update.new.bytes().any(|byte| byte != b'0') => {
-            Ok(update)
+/// What an app is deployed from.
+struct Target<'a> {
+    app: &'a AppName,
+    branch: String,
+    /// A release of it serves already.
+    serves: bool,
+}
+
+impl Target<'_> {
+    /// The branch's own update; none where only others are pushed and that may well be meant: `--tags`, and `--all` and
+    /// `--mirror` when the branch is up to date.
+    fn update<'p>(&self, pushed: &'p Pushed) -> Result<Option<&'p Update>, String> {
+        let Self { app, branch, .. } = self;
+        if pushed.branch != *branch {
+            return Err(format!("{app} is deployed from {branch} from now on; push again"));
         }
-        [update] if update.name == wanted => {
-            Err(format!("{branch} is what {app} is deployed from and cannot be removed"))
+        let wanted = format!("refs/heads/{branch}");
+        let is_hash = |text: &str| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match pushed.updates.iter().find(|update| update.name == wanted) {
+            Some(update) if is_hash(&update.new) && update.new.bytes().any(|byte| byte != b'0') => Ok(Some(update)),
+            Some(_) => Err(format!("{branch} is what {app} is deployed from and cannot be removed")),
+            None if pushed.others > 0 && (pushed.branches == 0 || pushed.branches > 1 && self.serves) => Ok(None),
+            None => Err(format!("{app} is deployed from {branch} alone; push that: git push … HEAD:{branch}")),
         }
-        _ => Err(format!("{app} is deployed from {branch} alone; push that: git push … HEAD:{branch}")),
     }
+
+    /// What is said of refs that are pushed beside the branch.
+    fn passed_over(&self, pushed: &Pushed) -> Option<String> {
+        let wanted = format!("refs/heads/{}", self.branch);
+        let others = pushed.updates.iter().filter(|update| update.name != wanted).take(NAMED);
+        let named: Vec<String> = others.map(|update| shown(&update.name)).collect();
+        let more = match pushed.others - named.len().min(pushed.others) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (app, branch) = (self.app, &self.branch);
+        (!named.is_empty())
+            .then(|| format!("Passed over: {}{more}; {app} is deployed from {branch} alone", named.join(", ")))
+    }
+}
+
+/// The most refs that are passed over by name.
+const NAMED: usize = 5;
+const _: () = assert!(NAMED <= OTHERS_MAX);
+
+/// A ref as people call it. Git has not looked at the name yet.
+fn shown(name: &str) -> String {
+    let plain = match (name.strip_prefix("refs/heads/"), name.strip_prefix("refs/tags/")) {
+        (Some(branch), _) => format!("branch {branch}"),
+        (_, Some(tag)) => format!("tag {tag}"),
+        _ => name.to_owned(),
+    };
+    plain.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 #[cfg(test)]
@@ -223,28 +302,83 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_push_may_ask_to_be_held_and_for_nothing_else() {
-        let held = |options: &[&str]| is_held(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>());
-        assert_eq!((held(&[]), held(&["hold"])), (Ok(false), Ok(true)));
-        let error = held(&["hold", "\x1b[2J--upload-pack"]).expect_err("refused");
-        assert!(error.contains("-o hold") && !error.contains('\x1b'), "{error}");
+    fn a_push_may_ask_to_be_held_and_to_wait_and_for_nothing_else() {
+        let parse = |options: &[&str]| Wanted::parse(&options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
+        let wanted = |hold, wait| Ok(Wanted { hold, wait });
+        assert_eq!((parse(&[]), parse(&["hold"])), (wanted(false, false), wanted(true, false)));
+        assert_eq!((parse(&["wait"]), parse(&["wait", "hold", "wait"])), (wanted(false, true), wanted(true, true)));
+        let error = parse(&["hold", "\x1b[2J--upload-pack"]).expect_err("refused");
+        assert!(error.contains("-o hold") && error.contains("-o wait") && !error.contains('\x1b'), "{error}");
+    }
+
+    fn pushed(refs: &[(&str, &str)]) -> Pushed {
+        let updates: Vec<Update> = refs
+            .iter()
+            .map(|(name, new)| Update { old: "0".repeat(40), new: new.repeat(40), name: (*name).into() })
+            .collect();
+        let others = updates.iter().filter(|update| update.name != "refs/heads/main");
+        Pushed {
+            push: String::new(),
+            branch: "main".to_owned(),
+            others: others.clone().count(),
+            branches: others.filter(|update| update.name.starts_with("refs/heads/")).count(),
+            updates,
+            options: Vec::new(),
+            history: Vec::new(),
+        }
     }
 
     #[test]
-    fn only_the_deploy_branch_is_taken() {
+    fn the_branch_is_deployed_and_the_rest_passed_over() {
         let app = AppName::parse("shop").expect("a name");
-        let update = |name: &str, new: &str| Update { old: "0".repeat(40), new: new.repeat(40), name: name.into() };
-        assert!(only_the_branch(&[update("refs/heads/main", "a")], &app, "main").is_ok());
-        for bad in [
-            vec![],
-            vec![update("refs/heads/other", "a")],
-            vec![update("refs/tags/main", "a")],
-            vec![update("refs/heads/main", "0")],
-            vec![update("refs/heads/main", "-")],
-            vec![update("refs/heads/main", "a"), update("refs/heads/x", "a")],
-        ] {
-            let error = only_the_branch(&bad, &app, "main").expect_err("refused");
-            assert!(error.contains("main"), "{error}");
+        let target = |serves| Target { app: &app, branch: "main".to_owned(), serves };
+        let main = ("refs/heads/main", "a");
+        let others = [("refs/tags/v1", "b"), ("refs/heads/x", "c"), ("refs/notes/\x1bn", "d"), ("refs/heads/y", "0")];
+        let all = [&[main][..], &others].concat();
+        for refs in [&all[..1], &all[..2], &all] {
+            let pushed = pushed(refs);
+            let update = target(false).update(&pushed).expect("taken").expect("the branch");
+            assert_eq!(update.name, "refs/heads/main");
         }
+        let told = target(true).passed_over(&pushed(&all));
+        let wanted = "Passed over: tag v1, branch x, refs/notes/n, branch y; shop is deployed from main alone";
+        assert_eq!(told.as_deref(), Some(wanted));
+        assert_eq!(target(true).passed_over(&pushed(&[main])), None);
+        let many: Vec<String> = (0..20).map(|number| format!("refs/tags/v{number}")).collect();
+        let mut many = pushed(&many.iter().map(|name| (name.as_str(), "b")).collect::<Vec<_>>());
+        many.others = 1000;
+        let told = target(true).passed_over(&many).expect("told");
+        assert!(told.contains("tag v4 and 995 more;"), "{told}");
+    }
+
+    #[test]
+    fn a_push_without_the_branch_is_refused_unless_it_may_well_be_meant() {
+        let app = AppName::parse("shop").expect("a name");
+        let target = |serves| Target { app: &app, branch: "main".to_owned(), serves };
+        let (tag, x, y) = (("refs/tags/main", "a"), ("refs/heads/x", "a"), ("refs/heads/y", "a"));
+        for (refs, serves, passed) in [
+            (&[tag][..], false, true),
+            (&[tag, ("refs/tags/v2", "a")], true, true),
+            (&[x, y], true, true),
+            (&[x, y, tag], true, true),
+            (&[x, y], false, false),
+            (&[x], true, false),
+            (&[x, tag], true, false),
+            (&[], true, false),
+        ] {
+            let pushed = pushed(refs);
+            match target(serves).update(&pushed) {
+                Ok(None) => assert!(passed, "{refs:?}"),
+                Err(error) => assert!(!passed && error.contains("HEAD:main"), "{refs:?}: {error}"),
+                Ok(Some(update)) => panic!("{update:?}"),
+            }
+        }
+        for bad in ["0", "-"] {
+            let error = target(true).update(&pushed(&[("refs/heads/main", bad), x])).expect_err("refused");
+            assert!(error.contains("cannot be removed"), "{error}");
+        }
+        let other = Target { app: &app, branch: "live".to_owned(), serves: true };
+        let error = other.update(&pushed(&[("refs/heads/main", "a")])).expect_err("refused");
+        assert!(error.contains("live"), "{error}");
     }
 }

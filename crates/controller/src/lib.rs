@@ -11,6 +11,7 @@
 //! - [`run`]: opens the store, takes the lead, serves until told to end. Begin there.
 //! - `core`: the owner. It alone writes; everyone else reads its [`core::View`].
 //! - `mirror`: the records, as they are in the store.
+//! - `repositories`: apps' repositories, put right where they are damaged.
 //! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside it.
 //! - `collect`: what is of no use any more; `holds`: what is being made, and of use soon.
 //! - `why`: one causal answer out of a view; pure.
@@ -29,6 +30,7 @@ mod leader;
 mod mirror;
 mod mutations;
 mod network;
+mod repositories;
 mod room;
 mod serving;
 mod sessions;
@@ -45,6 +47,7 @@ use gantry_git::Repositories;
 use tokio::net::TcpListener;
 
 pub use core::View;
+pub use follow::Until;
 pub use gantry_build::CompileLimits;
 pub use settings::{Collect, Network, Settings};
 
@@ -58,6 +61,7 @@ pub(crate) struct Server {
     pub(crate) maps_users: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_door::Pushes,
+    pub(crate) repairs: repositories::Notes,
     pub(crate) sessions: sessions::Sessions,
     pub(crate) builds: builds::Running,
     pub(crate) holds: holds::Holds,
@@ -203,6 +207,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         maps_users: false,
         repositories,
         pushes: git_door::Pushes::default(),
+        repairs: repositories::Notes::default(),
         sessions: sessions::Sessions::default(),
         builds: builds::Running::default(),
         holds: holds::Holds::default(),

@@ -7,6 +7,8 @@ use gantry_model::{HostName, MachineName};
 use gantry_planner::Policy;
 use gantry_store::Address;
 
+use crate::follow::Until;
+
 /// The server's settings, complete.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -26,6 +28,8 @@ pub struct Settings {
     pub machine: MachineName,
     /// The planner's rules.
     pub policy: Policy,
+    /// How far whoever asks for a deploy follows it, unless they say so themselves.
+    pub until: Until,
     /// The port at which apps are reached, for their URLs.
     pub http_port: u16,
     /// The control group that everything of Gantry's is in.

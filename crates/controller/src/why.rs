@@ -80,7 +80,7 @@ fn ended(deploy: &Deploy, view: &View) -> Explanation {
     match &deploy.reason {
         Some(reason) => Explanation {
             subject,
-            headline: format!("{}: {reason}; {serving}", deploy.state),
+            headline: format!("{}: {reason}; {serving}", deploy.outcome()),
             evidence: reason.evidence(),
         },
         None => Explanation {

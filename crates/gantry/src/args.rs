@@ -61,13 +61,24 @@ pub(crate) enum Command {
         /// Stop before promotion, and serve under the release's own name until `promote` or `abort`
         #[arg(long)]
         hold: bool,
+        #[command(flatten)]
+        follow: Follow,
     },
     /// List an app's releases
     Releases { app: AppName },
     /// Go back to a release; to the last good one before the current if none is named
-    Rollback { app: AppName, release: Option<ReleaseNumber> },
+    Rollback {
+        app: AppName,
+        release: Option<ReleaseNumber>,
+        #[command(flatten)]
+        follow: Follow,
+    },
     /// Move the traffic to a held release
-    Promote { app: AppName },
+    Promote {
+        app: AppName,
+        #[command(flatten)]
+        follow: Follow,
+    },
     /// Take a deploy under way back
     Abort { app: AppName },
     /// List instances
@@ -222,6 +233,9 @@ pub(crate) struct Machine {
     /// How long the old release stands by after promotion, in seconds
     #[arg(long, env = "GANTRY_WATCH", default_value_t = 15, value_name = "SECONDS")]
     pub(crate) watch: u32,
+    /// What a push and every other deploy waits for: `bake` is the end of the time that the old release stands by
+    #[arg(long, env = "GANTRY_WAIT_FOR", default_value = "serving", value_name = "serving|bake")]
+    pub(crate) wait_for: WaitFor,
     /// How long a retired instance may finish its requests, in seconds
     #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
     pub(crate) drain: u32,
@@ -246,6 +260,23 @@ pub(crate) struct Machine {
     /// What container/compile may write, with what its app's cache holds
     #[arg(long, env = "GANTRY_COMPILE_DISK", default_value = "8G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_disk: Bytes,
+}
+
+/// What a deploy is followed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WaitFor {
+    /// The new release serves
+    Serving,
+    /// The bake time is over
+    Bake,
+}
+
+/// How a command follows the deploy that it asks for.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Follow {
+    /// Return only when the bake time is over: 1 if the release was taken back in it
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -338,6 +369,8 @@ pub(crate) enum Config {
         app: AppName,
         #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]
         pairs: Vec<(String, String)>,
+        #[command(flatten)]
+        follow: Follow,
     },
     /// Print one value
     Get { app: AppName, name: String },
@@ -346,6 +379,8 @@ pub(crate) enum Config {
         app: AppName,
         #[arg(required = true)]
         names: Vec<String>,
+        #[command(flatten)]
+        follow: Follow,
     },
     /// List names and values
     Ls { app: AppName },

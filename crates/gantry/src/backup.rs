@@ -102,7 +102,9 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
     }
     let fresh = PathBuf::from(format!("{}.new", to.display()));
     let written = write_archive(&fresh, &machine.data, &text);
-    if let Err(error) = written.and_then(|()| Ok(std::fs::rename(&fresh, to)?)) {
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let named = written.and_then(|()| Ok(std::fs::rename(&fresh, to)?));
+    if let Err(error) = named.and_then(|()| Ok(gantry_linux::durable::sync(folder)?)) {
         let _ = std::fs::remove_file(&fresh);
         return Err(error.context(format!("cannot write the backup {}", to.display())));
     }

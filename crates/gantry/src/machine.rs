@@ -11,7 +11,7 @@ use gantry_model::{MachineName, Seconds};
 use gantry_planner::Policy;
 use gantry_store::Address;
 
-use crate::args::Machine;
+use crate::args::{Machine, WaitFor};
 
 /// Containers, networks and control groups are root's business.
 pub(crate) fn require_root() -> anyhow::Result<()> {
@@ -54,6 +54,10 @@ impl Machine {
             program: program()?,
             machine,
             policy,
+            until: match self.wait_for {
+                WaitFor::Serving => gantry_controller::Until::Serving,
+                WaitFor::Bake => gantry_controller::Until::Verdict,
+            },
             http_port: self.http.port(),
             cgroup: self.cgroup.clone(),
             collect: gantry_controller::Collect {

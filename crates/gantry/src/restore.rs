@@ -48,6 +48,8 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
             std::fs::rename(&source, &target).with_context(|| format!("cannot put {} in place", target.display()))?;
         }
     }
+    // The store names what is in them.
+    gantry_linux::durable::sync_file_system(&machine.data)?;
     let count = lines.len();
     match &address {
         Address::File(path) => {
@@ -61,6 +63,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
         Address::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
     }
     gantry_linux::tree::remove(&scratch)?;
+    gantry_linux::durable::sync_file_system(&machine.data)?;
     out!("{count} records are back; `gantry up` starts what they want");
     Ok(DONE)
 }

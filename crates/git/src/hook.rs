@@ -14,8 +14,10 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
+use gantry_linux::durable;
 use serde::{Deserialize, Serialize};
 
 /// What is pushed.
@@ -23,15 +25,30 @@ use serde::{Deserialize, Serialize};
 pub struct Pushed {
     /// Which push, as the server named it.
     pub push: String,
-    /// The refs.
+    /// The branch that deploys, as it was when the push began.
+    #[serde(default)]
+    pub branch: String,
+    /// The refs: the branch first, if it is among them, and at most [`OTHERS_MAX`] others.
     pub updates: Vec<Update>,
+    /// How many others there are altogether.
+    #[serde(default)]
+    pub others: usize,
+    /// How many of those are branches.
+    #[serde(default)]
+    pub branches: usize,
     /// What was said with `git push -o`.
     #[serde(default)]
     pub options: Vec<String>,
-    /// The newest commits of the first ref's history, at most [`HISTORY`].
+    /// The newest commits of the branch's history, at most [`HISTORY`].
     #[serde(default)]
     pub history: Vec<String>,
 }
+
+/// The most refs beside the branch that the server is told of.
+pub const OTHERS_MAX: usize = 20;
+
+/// The longest list of refs: a mirror of 100,000 tags.
+const LIST_MAX: u64 = 16 << 20;
 
 /// How many commits back a push is looked for that is still being deployed.
 const HISTORY: usize = 20_000;
@@ -93,15 +110,25 @@ fn talk() -> io::Result<bool> {
     let variable = |name: &str| std::env::var(name).map_err(|_| io::Error::other(format!("no {name}")));
     let mut socket = UnixStream::connect(variable("GANTRY_GIT_SOCKET")?)?;
     let mut text = String::new();
-    io::stdin().take(1 << 20).read_to_string(&mut text)?;
+    if io::stdin().take(LIST_MAX).read_to_string(&mut text)? as u64 == LIST_MAX {
+        eprintln!(" !     the push names too many refs; push the branch alone");
+        return Ok(false);
+    }
     // A line that is none is the end of a name with a line break in it.
     let updates: Option<Vec<Update>> = text.lines().map(update).collect();
     let Some(updates) = updates else {
         eprintln!(" !     a ref's name has a line break in it");
         return Ok(false);
     };
+    // Git looks at the names of the refs that it moves itself.
+    if let Some(odd) = updates.iter().find(|update| !is_ref(&update.name)) {
+        eprintln!(" !     {:?} is no name of a ref", odd.name.chars().take(100).collect::<String>());
+        return Ok(false);
+    }
+    let branch = variable("GANTRY_BRANCH")?;
+    let (mut deployed, mut others) = split(updates, &branch);
     let mut history = Vec::new();
-    if let Some(update) = updates.first().filter(|update| is_commit(&update.new)) {
+    if let Some(update) = deployed.as_ref().filter(|update| is_commit(&update.new)) {
         if let Err(refusal) = commit_itself(update)?.and(next(update)?) {
             eprintln!(" !     {refusal}");
             return Ok(false);
@@ -109,7 +136,12 @@ fn talk() -> io::Result<bool> {
         let listed = git(&["rev-list", &format!("--max-count={HISTORY}"), &update.new])?;
         history.extend(listed.lines().map(str::to_owned));
     }
-    let pushed = Pushed { push: variable("GANTRY_PUSH")?, updates, options: options(), history };
+    let count = others.len();
+    let branches = others.iter().filter(|update| update.name.starts_with("refs/heads/")).count();
+    others.truncate(OTHERS_MAX);
+    let updates = deployed.take().into_iter().chain(others).collect();
+    let push = variable("GANTRY_PUSH")?;
+    let pushed = Pushed { push, branch, updates, others: count, branches, options: options(), history };
     serde_json::to_writer(&mut socket, &pushed)?;
     socket.write_all(b"\n")?;
     for line in BufReader::new(socket.try_clone()?).lines() {
@@ -135,6 +167,30 @@ fn options() -> Vec<String> {
     (0..count.min(OPTIONS_MAX)).filter_map(|at| read(format!("GIT_PUSH_OPTION_{at}"))).collect()
 }
 
+/// The branch's update, and those of all other refs.
+fn split(updates: Vec<Update>, branch: &str) -> (Option<Update>, Vec<Update>) {
+    let name = branch_ref(branch);
+    let (mut own, others): (Vec<Update>, Vec<Update>) = updates.into_iter().partition(|update| update.name == name);
+    (own.pop(), others)
+}
+
+/// A name that git allows (git-check-ref-format(1)).
+fn is_ref(name: &str) -> bool {
+    let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    name.starts_with("refs/")
+        && name.split('/').all(part)
+        && !name.contains(odd)
+        && !name.contains("..")
+        && !name.contains("@{")
+        && !name.ends_with('.')
+}
+
+/// The full name of a branch.
+fn branch_ref(branch: &str) -> String {
+    format!("refs/heads/{branch}")
+}
+
 pub(crate) fn update(line: &str) -> Option<Update> {
     let mut words = line.splitn(3, ' ').map(str::to_owned);
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
@@ -156,8 +212,7 @@ fn is_commit(text: &str) -> bool {
 fn commit_itself(update: &Update) -> io::Result<Result<(), String>> {
     let Update { new, name, .. } = update;
     let commit = git(&["rev-parse", "--quiet", "--verify", "--end-of-options", &format!("{new}^{{commit}}")])?;
-    // What is no branch is refused by the server.
-    if commit == *new || !name.starts_with("refs/heads/") {
+    if commit == *new {
         return Ok(Ok(()));
     }
     let short = &new[..new.len().min(12)];
@@ -256,25 +311,54 @@ fn move_refs() -> io::Result<()> {
     write_line(&mut output, "version=1")?;
     output.write_all(b"0000")?;
     output.flush()?;
+    let branch = std::env::var("GANTRY_BRANCH").map_err(|_| io::Error::other("no GANTRY_BRANCH"))?;
+    let branch = branch_ref(&branch);
     for line in read_lines(&mut input)? {
         let Some(update) = update(&line) else {
             continue;
         };
-        let Update { new, name, .. } = &update;
-        gantry_linux::step!("hook.moving");
-        let answer = match next(&update)? {
-            Ok(now) => {
-                let mut git = Command::new("git");
-                let status = git.args(["update-ref", "--", name, new, &now]).stdout(Stdio::null()).status()?;
-                if status.success() { format!("ok {name}") } else { format!("ng {name} it cannot be moved") }
-            }
-            Err(refusal) => format!("ng {name} {refusal}"),
-        };
-        gantry_linux::step!("hook.moved");
+        let name = &update.name;
+        // The server has said that the others are passed over; refused, they would fail the push of the branch.
+        let answer = if *name == branch { move_branch(&update)? } else { format!("ok {name}") };
         write_line(&mut output, &answer)?;
     }
     output.write_all(b"0000")?;
     output.flush()
+}
+
+/// Moves the branch, durably; the answer for git.
+fn move_branch(update: &Update) -> io::Result<String> {
+    let Update { new, name, .. } = update;
+    gantry_linux::step!("hook.moving");
+    // What the branch is going to name is on the disk before the branch is.
+    let objects = ["objects/pack", "objects"].iter().try_for_each(|folder| durable::sync(&git_path(folder)));
+    let answer = match (objects, next(update)?) {
+        (Err(error), _) => format!("ng {name} its objects cannot be synced: {error}"),
+        (Ok(()), Err(refusal)) => format!("ng {name} {refusal}"),
+        (Ok(()), Ok(now)) => {
+            let mut git = Command::new("git");
+            let status = git.args(["update-ref", "--", name, new, &now]).stdout(Stdio::null()).status()?;
+            match (status.success(), sync_ref(name)) {
+                (false, _) => format!("ng {name} it cannot be moved"),
+                (true, Err(error)) => format!("ng {name} it cannot be synced: {error}"),
+                (true, Ok(())) => format!("ok {name}"),
+            }
+        }
+    };
+    gantry_linux::step!("hook.moved");
+    Ok(answer)
+}
+
+/// A path in the repository: git runs its hooks there, and says so.
+fn git_path(name: &str) -> PathBuf {
+    std::env::var_os("GIT_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from).join(name)
+}
+
+/// Syncs the folders that a ref's name stands in, which git does not.
+fn sync_ref(name: &str) -> io::Result<()> {
+    let path = git_path(name);
+    let folders = path.ancestors().skip(1).take(name.matches('/').count());
+    folders.filter(|folder| folder.is_dir()).try_for_each(durable::sync)
 }
 
 /// The pkt-lines up to the next flush.
@@ -305,6 +389,47 @@ fn write_line(output: &mut impl Write, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_branch_is_told_apart_from_what_is_passed_over() {
+        let named = |name: &str| Update { old: "0".repeat(40), new: "a".repeat(40), name: name.to_owned() };
+        let pushed = ["refs/tags/main", "refs/heads/main", "refs/heads/main/x"].map(named).to_vec();
+        let (own, others) = split(pushed, "main");
+        assert_eq!(own.map(|update| update.name).as_deref(), Some("refs/heads/main"));
+        let others: Vec<String> = others.into_iter().map(|update| update.name).collect();
+        assert_eq!(others, ["refs/tags/main", "refs/heads/main/x"]);
+        assert!(split(vec![named("refs/tags/main")], "main").0.is_none());
+    }
+
+    #[test]
+    fn names_that_git_does_not_allow_are_no_refs() {
+        for good in ["refs/heads/main", "refs/tags/v1.0", "refs/heads/a/b-c_d", "refs/notes/x", "refs/heads/-x"] {
+            assert!(is_ref(good), "{good}");
+        }
+        for bad in [
+            "HEAD",
+            "config",
+            "../config",
+            "-o",
+            "",
+            "refs/heads/",
+            "refs//heads/x",
+            "/refs/heads/x",
+            "refs/heads/a..b",
+            "refs/heads/../x",
+            "refs/heads/.x",
+            "refs/heads/x.lock",
+            "refs/heads/x.",
+            "refs/heads/a b",
+            "refs/heads/~",
+            "refs/heads/@{1}",
+            "refs/heads/\u{1b}[2J",
+            "refs/heads/a\\b",
+            "refs/heads/x\u{7f}",
+        ] {
+            assert!(!is_ref(bad), "{bad:?}");
+        }
+    }
 
     #[test]
     fn pkt_lines_are_read_and_hostile_ones_refused() {

@@ -7,13 +7,17 @@
 //!                                               the server
 //! ```
 //! - [`Repositories`]: bare repositories, one per app, and git running in them.
+//! - `layout`: the files of a repository that Gantry writes itself; `health`: what becomes of a damaged one.
 //! - [`hook`]: both ends of the hook's conversation. The ref moves only after the verdict, so a push is refused when its
 //!   build or deploy fails.
 
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod health;
 pub mod hook;
+mod layout;
 mod opening;
 mod repository;
 
-pub use repository::{GitError, Repositories, Service};
+pub use health::Mended;
+pub use repository::{Conversation, GitError, Repositories, Service};

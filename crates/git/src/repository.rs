@@ -14,6 +14,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
+use crate::health::{self, Looked, Loose, Mended};
+use crate::layout::{self, Layout};
 use crate::opening::Opening;
 
 /// The largest push: a pack, compressed.
@@ -36,6 +38,19 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A lock this old is of a git that was killed: git holds one for as long as it writes a small file.
 const LOCK_AGE: Duration = Duration::from_secs(60);
+
+/// A conversation with a client, before it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Conversation<'a> {
+    /// Which.
+    pub service: Service,
+    /// The protocol's version, as the client asks for it.
+    pub protocol: Option<&'a str>,
+    /// The push's name, for its hook.
+    pub push: &'a str,
+    /// The branch that deploys.
+    pub branch: &'a str,
+}
 
 /// Which conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,40 +106,13 @@ pub enum GitError {
     },
 }
 
-/// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
-const SETTINGS: [(&str, &str); 14] = [
-    // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
-    ("receive.unpackLimit", "1"),
-    ("core.bigFileThreshold", "64m"),
-    // Packs are looked at in pieces, with few threads: see `MEMORY_MAX`.
-    ("core.packedGitWindowSize", "32m"),
-    ("core.packedGitLimit", "256m"),
-    ("pack.threads", "2"),
-    ("pack.windowMemory", "128m"),
-    // Refs are moved by the hook: see `hook`.
-    ("receive.procReceiveRefs", "refs/heads/"),
-    ("receive.fsckObjects", "true"),
-    ("transfer.fsckObjects", "true"),
-    ("receive.advertisePushOptions", "true"),
-    ("receive.denyDeletes", "true"),
-    ("receive.autogc", "false"),
-    ("gc.auto", "0"),
-    ("uploadpack.allowFilter", "true"),
-];
-
-/// Rises with them: a repository that was made with others gets these.
-const SETTINGS_VERSION: &str = "6";
-
-/// What is pushed is what is built, byte for byte: no attribute of the tree leaves files out or rewrites them. `git archive` converts
-/// as a checkout does (gitattributes(5)).
-const ATTRIBUTES: &str = "* -export-ignore -export-subst -ident -filter -text -eol -crlf -working-tree-encoding\n";
-
 /// All repositories.
 #[derive(Debug, Clone)]
 pub struct Repositories {
     folder: PathBuf,
     hooks: PathBuf,
     socket: PathBuf,
+    looked: Looked,
 }
 
 impl Repositories {
@@ -146,7 +134,8 @@ impl Repositories {
         for name in ["pre-receive", "proc-receive"] {
             write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
         }
-        let repositories = Self { folder: folder.to_owned(), hooks, socket: socket.to_owned() };
+        let repositories =
+            Self { folder: folder.to_owned(), hooks, socket: socket.to_owned(), looked: Looked::default() };
         repositories.sweep();
         Ok(repositories)
     }
@@ -156,6 +145,13 @@ impl Repositories {
         let repositories = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let repositories: Vec<PathBuf> = repositories.map(|entry| entry.path()).collect();
         repositories.iter().for_each(|path| unlock(path));
+        let is_unfinished =
+            |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(layout::FRESH));
+        for unfinished in repositories.iter().filter(is_unfinished) {
+            if let Err(error) = gantry_linux::tree::remove(unfinished) {
+                tracing::warn!(%error, "a repository that was not finished stays");
+            }
+        }
         let objects = repositories.iter().map(|path| path.join("objects"));
         let entries = objects.flat_map(|objects| std::fs::read_dir(objects).into_iter().flatten().flatten());
         for entry in entries {
@@ -198,30 +194,73 @@ impl Repositories {
         Err(GitError::Failed { what: arguments.first().copied().unwrap_or_default().to_owned(), said })
     }
 
-    /// The app's repository is there, with its settings. Done again it changes nothing.
+    /// Makes the app's repository, or puts right what is damaged in it. Done again it changes nothing. `taken` are the commits
+    /// of pushes that were accepted, the newest first: what a branch that cannot be read goes back to.
+    ///
+    /// The first call since the server started also looks whether everything that the branch names is there.
     ///
     /// # Errors
     /// [`GitError`].
-    pub async fn ensure(&self, app: &AppName, branch: &str) -> Result<(), GitError> {
+    pub async fn ensure(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Vec<Mended>, GitError> {
         let path = self.path(app);
-        let ready = path.join("gantry-ready");
-        if std::fs::read_to_string(&ready).ok().as_deref() != Some(SETTINGS_VERSION) {
-            let head = format!("--initial-branch={branch}");
-            self.run(app, &["init", "--quiet", "--bare", "--template=", &head]).await?;
-            let hooks = self.hooks.display().to_string();
-            let limit = PUSH_MAX.to_string();
-            let own = [("core.hooksPath", hooks.as_str()), ("receive.maxInputSize", limit.as_str())];
-            for (name, value) in SETTINGS.iter().copied().chain(own) {
-                self.run(app, &["config", name, value]).await?;
-            }
-            let write = || -> io::Result<()> {
-                std::fs::create_dir_all(path.join("info"))?;
-                std::fs::write(path.join("info/attributes"), ATTRIBUTES)?;
-                std::fs::write(ready, SETTINGS_VERSION)
-            };
-            write().map_err(|source| GitError::File { path: path.clone(), source })?;
+        let layout = Layout { hooks: &self.hooks, push_max: PUSH_MAX, branch };
+        let failed = |source| GitError::File { path: path.clone(), source };
+        let looked = self.looked.of(app);
+        let mut looked = looked.lock().await;
+        if !path.is_dir() {
+            layout.make(&path).map_err(failed)?;
+            *looked = true;
+            return Ok(Vec::new());
         }
-        Ok(())
+        let damaged = layout.mend(&path).map_err(failed)?;
+        let mut mended: Vec<Mended> = (!damaged.is_empty()).then_some(Mended::Files(damaged)).into_iter().collect();
+        if !*looked || health::loose(&path, branch) == Loose::Damaged {
+            mended.extend(self.look(app, branch, taken).await?);
+            if matches!(mended.last(), Some(Mended::Anew { .. })) {
+                layout.make(&path).map_err(failed)?;
+            }
+            *looked = true;
+        }
+        Ok(mended)
+    }
+
+    /// Looks whether the branch leads to something whole, and puts it right if it does not.
+    async fn look(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Mended>, GitError> {
+        let path = self.path(app);
+        let failed = |source| GitError::File { path: path.clone(), source };
+        let damaged = health::loose(&path, branch) == Loose::Damaged;
+        health::clear_refs(&path).map_err(failed)?;
+        let name = format!("refs/heads/{branch}");
+        // None of a branch that no push has made, too.
+        let tip = self.run(app, &["rev-parse", "--quiet", "--verify", "--end-of-options", &name]).await.ok();
+        let tip = tip.map(|tip| String::from_utf8_lossy(&tip).trim().to_owned());
+        if let Some(tip) = &tip
+            && self.is_whole(app, tip).await?
+        {
+            return Ok(None);
+        }
+        for commit in taken.iter().filter(|commit| is_hash(commit)).take(health::CANDIDATES_MAX) {
+            if tip.as_ref() != Some(commit) && self.is_whole(app, commit).await? {
+                self.run(app, &["update-ref", "--", &name, commit]).await?;
+                return Ok(Some(Mended::Branch { branch: branch.to_owned(), commit: commit.clone() }));
+            }
+        }
+        match tip.is_some() || damaged && !taken.is_empty() {
+            true => Ok(Some(Mended::Anew { kept: health::keep_aside(&path).map_err(failed)? })),
+            false => Ok(None),
+        }
+    }
+
+    /// Everything that a commit leads to is there.
+    async fn is_whole(&self, app: &AppName, commit: &str) -> Result<bool, GitError> {
+        let mut command = self.git(app);
+        command.args(["rev-list", "--objects", "--quiet", commit, "--"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(GitError::Run)?;
+        match tokio::time::timeout(health::CHECK_TIME, child.wait()).await {
+            // One that was killed found nothing out.
+            Ok(status) => Ok(status.map_err(GitError::Run)?.code().is_none_or(|code| code == 0)),
+            Err(_) => Ok(true),
+        }
     }
 
     /// Removes stale locks, and packs an app's repository when it has grown untidy by git's own measure.
@@ -229,7 +268,7 @@ impl Repositories {
     /// # Errors
     /// [`GitError`].
     pub async fn tidy(&self, app: &AppName) -> Result<(), GitError> {
-        if !self.path(app).join("gantry-ready").exists() {
+        if !self.path(app).join("HEAD").exists() {
             return Ok(());
         }
         unlock(&self.path(app));
@@ -244,8 +283,11 @@ impl Repositories {
     /// # Errors
     /// [`GitError::File`].
     pub fn remove(&self, app: &AppName) -> Result<(), GitError> {
+        self.looked.forget(app);
         let path = self.path(app);
-        gantry_linux::tree::remove(&path).map_err(|error| GitError::File { path, source: error.into() })
+        [layout::set_aside(&path), path].into_iter().try_for_each(|path| {
+            gantry_linux::tree::remove(&path).map_err(|error| GitError::File { path, source: error.into() })
+        })
     }
 
     fn service(&self, app: &AppName, service: Service, protocol: Option<&str>) -> Command {
@@ -276,8 +318,8 @@ impl Repositories {
         Ok(answer.into())
     }
 
-    /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `push` names the push to the hook; `guard`
-    /// is kept until git has ended.
+    /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `guard` is kept until git
+    /// has ended.
     ///
     /// A client that goes away before it has sent everything leaves git at the end of its input, where it clears up and
     /// ends. After that git goes on to its end, client or no client: a deploy that has begun is not stopped by a lost
@@ -288,17 +330,17 @@ impl Repositories {
     pub fn serve(
         &self,
         app: &AppName,
-        service: Service,
-        protocol: Option<&str>,
-        push: &str,
+        conversation: Conversation<'_>,
         body: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
         guard: impl Send + 'static,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, GitError> {
+        let Conversation { service, protocol, push, branch } = conversation;
         let mut child = self
             .service(app, service, protocol)
             .arg(self.path(app))
             .env("GANTRY_GIT_SOCKET", &self.socket)
             .env("GANTRY_PUSH", push)
+            .env("GANTRY_BRANCH", branch)
             .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
             .stdin(Stdio::piped())
             .spawn()
@@ -314,6 +356,11 @@ impl Repositories {
         }
         Ok(receive(child, guard))
     }
+}
+
+/// A full hash; never an option or another name.
+fn is_hash(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Removes the locks that a killed git left on its configuration and refs: each would stop every change of that file for ever.

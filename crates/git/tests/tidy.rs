@@ -39,7 +39,7 @@ async fn many_packs_become_few_and_the_lock_of_a_git_that_was_killed_goes() {
     let app = AppName::parse("shop").expect("a name");
     let repositories =
         Repositories::in_folder(folder.path(), Path::new("/bin/true"), Path::new("/nonexistent")).expect("a folder");
-    repositories.ensure(&app, "main").await.expect("made");
+    repositories.ensure(&app, "main", &[]).await.expect("made");
     let repository = folder.path().join("shop.git");
     (0..60).for_each(|number| commit(&repository, number));
     let before = (packs(&repository), log(&repository));

@@ -11,6 +11,7 @@
 //! | [`mounts`] | detached mounts, put in place by file descriptor |
 //! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
+//! | [`durable`] | files and folders that are whole after a power loss |
 //! | [`connection`] | what is set on a client's TCP connection |
 //!
 //! It knows nothing of containers, apps or images.
@@ -18,6 +19,7 @@
 pub mod cgroup;
 pub mod connection;
 pub mod disk;
+pub mod durable;
 pub mod mounts;
 pub mod network;
 pub mod process;

@@ -168,6 +168,9 @@ pub struct Deploy {
     pub progressed: Moment,
     /// How many steps of its instances were done at `progressed`.
     pub progress: u64,
+    /// When the new release began to serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Moment>,
     /// Someone asked for promotion (of a held one) or for its end.
     pub order: Option<Order>,
     /// Why it failed or was taken back.
@@ -201,6 +204,7 @@ impl Deploy {
             entered: now,
             progressed: now,
             progress: 0,
+            served: None,
             order: None,
             reason: None,
         }
@@ -211,6 +215,26 @@ impl Deploy {
         self.state = state;
         self.entered = now;
         self.progressed = now;
+        if state == DeployState::Draining {
+            self.served = Some(now);
+        }
+    }
+
+    /// How long the new release served until it was taken back, in milliseconds; none of a deploy that was not taken back, or
+    /// that never served.
+    #[must_use]
+    pub fn served_in_vain(&self) -> Option<u64> {
+        let failed = matches!(self.state, DeployState::Reverting | DeployState::Reverted);
+        self.served.filter(|_| failed).map(|since| self.entered.since(since))
+    }
+
+    /// The word for its state, with how long a release served that was taken back: whoever pushed it has seen it serve.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        match self.served_in_vain() {
+            Some(millis) => format!("{} after {} s in service", self.state, millis / 1000),
+            None => self.state.to_string(),
+        }
     }
 
     /// The release that requests go to under way was changed by this deploy.

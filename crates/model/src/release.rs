@@ -118,6 +118,14 @@ pub struct Release {
     pub cause: Cause,
 }
 
+impl Release {
+    /// One of its roles gets the app's HTTP requests.
+    #[must_use]
+    pub fn speaks_http(&self) -> bool {
+        self.roles.keys().any(RoleName::is_web)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -107,6 +107,8 @@ impl World {
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
             .args(["--network", &self.network(), "--drain", "5"])
             .args(if self.extra.iter().any(|word| word == "--watch") { &[][..] } else { &["--watch", "2"] })
+            // What most tests look at is there when all is over.
+            .args(if self.extra.iter().any(|word| word == "--wait-for") { &[][..] } else { &["--wait-for", "bake"] })
             // The virtual machine's disk is a small one.
             .args(if self.extra.iter().any(|word| word == "--reserve") { &[][..] } else { &["--reserve", "50M"] })
             .args(&self.extra)

@@ -232,7 +232,10 @@ fn a_push_is_held_until_it_is_promoted() {
         repository.attempt(&["push", "-o", option, "gantry", "HEAD:main"])
     };
     let refused = push("two", "hodl");
-    assert!(refused.status != 0 && refused.err.contains("git push -o hold"), "{refused:?}");
+    assert!(
+        refused.status != 0 && refused.err.contains("git push -o hold") && refused.err.contains("-o wait"),
+        "{refused:?}"
+    );
     let held = push("two", "hold").good();
     let last = held.err.lines().rfind(|line| line.contains("remote:") && line.contains("http"));
     assert!(last.is_some_and(|line| line.contains("http://v2.shop.localhost:")), "{held:?}");

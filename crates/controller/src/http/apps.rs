@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::auth::Caller;
 use super::{Answer, Params, body, json, name};
 use crate::core::View;
-use crate::{Server, mutations, why};
+use crate::{Server, mutations, repositories, why};
 
 /// An app, as seen from outside.
 pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
@@ -29,7 +29,7 @@ pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
     }
     AppInfo {
         name: app.name.clone(),
-        url: server.settings.url(app.name.as_str()),
+        url: speaks_http(view, app).then(|| server.settings.url(app.name.as_str())),
         branch: app.branch.clone(),
         base: app.base.clone(),
         hosts: app.hosts.clone(),
@@ -42,6 +42,12 @@ pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
         requests: requests(view, &app.name),
         created: app.created,
     }
+}
+
+/// A role of what serves speaks HTTP; so may the first release of an app that has none yet.
+fn speaks_http(view: &View, app: &App) -> bool {
+    let current = app.current.and_then(|number| view.mirror.release(&app.name, number));
+    current.is_none_or(|release| release.speaks_http())
 }
 
 /// What became of an app's requests, at all routers.
@@ -68,7 +74,7 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     let app = mutations::app(&view.mirror, &app)?;
     // Whatever an app of this name left is not this one's.
     crate::collect::forget_app(&server, app.name.clone()).await?;
-    server.repositories.ensure(&app.name, &app.branch).await.map_err(|error| Problem::internal(error.to_string()))?;
+    repositories::open(&server, &app.name).await?;
     json(&info(&server, &view, app))
 }
 

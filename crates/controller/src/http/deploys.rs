@@ -12,10 +12,12 @@ use gantry_api::types::{Accepted, StartDeploy, What};
 use gantry_model::deploy::Order;
 use gantry_model::{Cause, Deploy, DeployNumber};
 use http::{HeaderMap, header};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, body, json, registry};
+use super::{Answer, Params, UNBUFFERED, body, json, registry};
+use crate::follow::Until;
 use crate::{Server, follow, mutations};
 
 /// The longest name of an image's origin that is kept.
@@ -67,22 +69,44 @@ pub(crate) fn stream<T: serde::Serialize + Send + 'static>(headers: &HeaderMap, 
     let stream = stream.map(line);
     let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
     let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    Ok((headers, [UNBUFFERED], Body::from_stream(stream)).into_response())
+}
+
+/// `?until=`
+#[derive(Deserialize)]
+pub(crate) struct FollowQuery {
+    until: Option<FollowUntil>,
+}
+
+/// How far a deploy is followed, as it is asked for.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FollowUntil {
+    Serving,
+    Verdict,
+    /// As the server is set.
+    Setting,
 }
 
 pub(crate) async fn follow(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path((app, number)): Path<(String, u64)>,
+    Params(query): Params<FollowQuery>,
     headers: HeaderMap,
 ) -> Answer {
     let app = caller.read_app(&app)?;
+    let until = match query.until {
+        None | Some(FollowUntil::Verdict) => Until::Verdict,
+        Some(FollowUntil::Serving) => Until::Serving,
+        Some(FollowUntil::Setting) => server.settings.until,
+    };
     let number = DeployNumber(number);
     let view = server.core.view();
     if view.mirror.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
         return Err(Problem::missing(format!("{app} has no deploy {number}")).into());
     }
-    stream(&headers, follow::follow(&server, app, number))
+    stream(&headers, follow::follow(&server, app, number, until))
 }
 
 pub(crate) async fn promote(server: State<Arc<Server>>, caller: Caller, app: Path<String>) -> Answer {

@@ -9,14 +9,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use gantry_api::Problem;
-use gantry_git::Service;
+use gantry_git::{Conversation, Service};
 use gantry_model::AppName;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, Params};
-use crate::{Server, mutations};
+use super::{Answer, Params, UNBUFFERED};
+use crate::room::has_room;
+use crate::{Server, mutations, repositories};
 
 /// The longest compressed request, unpacked: what a clone says that it has.
 const REQUEST_MAX: usize = 16 << 20;
@@ -31,6 +32,7 @@ struct Door {
     app: AppName,
     service: Service,
     protocol: Option<String>,
+    branch: String,
 }
 
 /// Checks who asks for what, and that the repository is there.
@@ -41,16 +43,20 @@ async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>
         Service::ReceivePack => caller.deploy(app)?,
         Service::UploadPack => caller.read_app(app)?,
     };
-    let view = server.core.view();
-    let branch = &mutations::app(&view.mirror, &app)?.branch;
-    server.repositories.ensure(&app, branch).await.map_err(|error| Problem::internal(error.to_string()))?;
+    let branch = mutations::app(&server.core.view().mirror, &app)?.branch.clone();
+    if service == Service::ReceivePack {
+        // Git would say that it cannot make a folder.
+        has_room(&server.settings, "a push", 0)?;
+    }
+    repositories::open(server, &app).await?;
     let protocol = headers.get("git-protocol").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    Ok(Door { app, service, protocol })
+    Ok(Door { app, service, protocol, branch })
 }
 
 fn typed(service: Service, what: &str, body: Body) -> Response {
     let kind = format!("application/x-{}-{what}", service.name());
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache".to_owned())], body).into_response()
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    (headers, [UNBUFFERED], body).into_response()
 }
 
 pub(crate) async fn advertise(
@@ -84,11 +90,30 @@ pub(crate) async fn serve(
     };
     let push = Push::begin(&server, &door, &caller.name);
     let name = push.name.clone();
-    match server.repositories.serve(&door.app, door.service, door.protocol.as_deref(), &name, pieces, push) {
+    let conversation =
+        Conversation { service: door.service, protocol: door.protocol.as_deref(), push: &name, branch: &door.branch };
+    match server.repositories.serve(&door.app, conversation, pieces, push) {
         Ok(stream) => Ok(typed(door.service, "result", Body::from_stream(stream))),
         Err(error) => Err(Problem::internal(error.to_string()).into()),
     }
 }
+
+/// Git LFS asks here, with whatever path it likes. Its clients show the message of this form and nothing else.
+///
+/// Nothing is said of the app, so no token is asked for: a client without one would ask for a password first.
+pub(crate) async fn lfs(method: http::Method) -> Response {
+    let (status, message) = match method {
+        http::Method::GET | http::Method::POST => (StatusCode::NOT_IMPLEMENTED, LFS),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, LFS),
+    };
+    let text = serde_json::json!({ "message": message }).to_string();
+    (status, [(header::CONTENT_TYPE, "application/vnd.git-lfs+json")], text).into_response()
+}
+
+/// What is told to Git LFS.
+const LFS: &str = "Gantry does not serve Git LFS. Keep the files in git itself: git lfs migrate export --everything \
+    --include='*'. Or keep them at another LFS server (git config -f .lfsconfig lfs.url URL), and fetch them in \
+    container/compile.";
 
 /// A problem as git shows it to whoever pushes: of an error's body it takes plain text alone.
 pub(crate) async fn in_plain_text(mut response: Response) -> Response {

@@ -32,6 +32,10 @@ use serde::de::DeserializeOwned;
 
 use crate::Server;
 
+/// Asks nginx and its like before the API to pass each piece on as it comes: whoever follows something reads it line by line.
+pub(crate) const UNBUFFERED: (http::HeaderName, http::HeaderValue) =
+    (http::HeaderName::from_static("x-accel-buffering"), http::HeaderValue::from_static("no"));
+
 /// The longest report of a machine: it tells of every instance, with the last words of each.
 const REPORT_MAX: usize = 64 << 20;
 
@@ -139,6 +143,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .nest("/internal/v1", internal)
         .route("/git/{app}/info/refs", get(git::advertise).layer(told.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(told))
+        .route("/git/{app}/info/lfs/{*path}", any(git::lfs))
         .route("/v2/", get(registry::version))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()))
         .fallback(missing)

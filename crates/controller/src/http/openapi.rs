@@ -72,7 +72,7 @@ fn deploy() -> Deploy {
 fn app() -> AppInfo {
     AppInfo {
         name: name("storefront"),
-        url: "http://storefront.localhost/".to_owned(),
+        url: Some("http://storefront.localhost/".to_owned()),
         branch: "main".to_owned(),
         base: Some(name::<BaseName>("debian")),
         hosts: vec![name::<HostName>("shop.example")],
@@ -275,7 +275,7 @@ fn operations() -> Vec<Operation> {
             "get",
             "/v1/apps/{app}/deploys/{number}/follow",
             "read",
-            "A deploy as it goes; a stream",
+            "A deploy as it goes, a stream; ?until=serving ends it with the promotion, ?until=setting as the server is set",
             none(),
             sample(line),
         ),

@@ -33,17 +33,22 @@ const MOVING: u64 = 10_000;
 /// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
 /// was taken.
 pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -> Result<(), Problem> {
-    use DeployState::{Done, Held, Reverting};
+    use DeployState::{Done, Draining, Held, Reverting};
     let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
     let refuse = |deploy: &Deploy, what: &str, hint: &str| {
         let short: String = pushed(deploy).into_iter().flat_map(|commit| commit.chars().take(12)).collect();
         let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
         Err(Problem::conflict(why).hint(hint))
     };
-    // Where it is held it is on the branch already; one that is taken back does not come there.
-    let comes = |deploy: &&Arc<Deploy>| !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort);
+    // Where it is held it is on the branch already; one that is taken back does not come there. One that serves is on the branch
+    // if whoever pushes knows of it.
+    let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);
+    let comes = |deploy: &&Arc<Deploy>| {
+        !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort) && !known(deploy)
+    };
     if let Some(deploy) = mirror.open_deploys(name).filter(comes).find(is_missing) {
-        return refuse(deploy, "is under way with", "fetch and push again once it is done, or `gantry abort` it first");
+        let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
+        return refuse(deploy, "is under way with", &hint);
     }
     // The last that was taken may have come to the branch after it was looked at.
     let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();

@@ -48,7 +48,7 @@ pub(crate) fn events_of(mirror: &Mirror, decision: &Decision, now: Moment) -> Ve
     let lines = decision.deploys.iter().filter(entered).map(|deploy| {
         let why = deploy.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let release = deploy.release.map(|release| format!(" ({release})")).unwrap_or_default();
-        (deploy, format!("deploy {}{release} {}{why}", deploy.number, deploy.state))
+        (deploy, format!("deploy {}{release} {}{why}", deploy.number, deploy.outcome()))
     });
     (mirror.next_event()..)
         .zip(lines)

@@ -113,6 +113,10 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
     ] {
         assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
     }
+    // It serves, and its push has been told so or waits for the verdict: only who knows of it may take it away.
+    let draining = ended(DeployState::Draining, None);
+    assert!(judged(&draining, &["c", "a"]).is_err());
+    assert_eq!(judged_at(&draining, &["c", "a"], "b", 60_000), Ok(()));
     // It came to the branch after the branch was looked at.
     for state in [DeployState::Held, DeployState::Done] {
         let mirror = ended(state, None);

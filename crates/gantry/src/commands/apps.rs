@@ -62,7 +62,7 @@ pub(crate) fn list(apps: &[AppInfo]) {
             or_dash(app.current),
             format!("{}/{}{}", app.ready, app.wanted, mark(app)),
             app.deploy.as_ref().map_or("-".to_owned(), |deploy| deploy.state.to_string()),
-            app.url.clone(),
+            or_dash(app.url.as_ref()),
         ]
     });
     table(&["app", "release", "ready", "deploy", "url"], rows);
@@ -82,7 +82,7 @@ fn show(app: &AppInfo) {
     let scale: Vec<String> = app.scale.iter().map(|(role, count)| format!("{role}={count}")).collect();
     let rows = [
         ("name", app.name.to_string()),
-        ("url", app.url.clone()),
+        ("url", or_dash(app.url.as_ref())),
         ("hosts", or_dash(Some(hosts.join(" ")).filter(|text| !text.is_empty()))),
         ("branch", app.branch.clone()),
         ("base", or_dash(app.base.as_ref())),

@@ -9,18 +9,18 @@ use gantry_model::AppName;
 use http::Method;
 
 use super::deploys;
-use crate::args::Config;
+use crate::args::{Config, Follow};
 use crate::exit::{DONE, Exit};
 use crate::printer::{json as print_json, out, told};
 
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
-        Config::Set { app, pairs } => {
+        Config::Set { app, pairs, follow } => {
             let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(given(value)?))));
-            change(client, &app, changes.collect::<anyhow::Result<_>>()?).await
+            change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
         }
-        Config::Unset { app, names } => {
-            change(client, &app, names.into_iter().map(|name| (name, None)).collect()).await
+        Config::Unset { app, names, follow } => {
+            change(client, &app, names.into_iter().map(|name| (name, None)).collect(), follow).await
         }
         Config::Get { app, name } => {
             let values = values(client, &app).await?;
@@ -59,11 +59,16 @@ async fn values(client: &Client, app: &AppName) -> anyhow::Result<BTreeMap<Strin
     Ok(client.get(&format!("/v1/apps/{app}/config")).await?)
 }
 
-async fn change(client: &Client, app: &AppName, changes: BTreeMap<String, Option<String>>) -> anyhow::Result<Exit> {
+async fn change(
+    client: &Client,
+    app: &AppName,
+    changes: BTreeMap<String, Option<String>>,
+    wait: Follow,
+) -> anyhow::Result<Exit> {
     let path = format!("/v1/apps/{app}/config");
     let accepted: Option<Accepted> = client.call(Method::PATCH, &path, Some(&ChangeConfig { changes })).await?;
     match accepted {
-        Some(accepted) => deploys::follow(client, app, accepted.deploy).await,
+        Some(accepted) => deploys::follow(client, app, accepted.deploy, wait).await,
         None => {
             told!("Nothing runs that this changes; the next release has it");
             Ok(DONE)

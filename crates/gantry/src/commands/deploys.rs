@@ -10,10 +10,17 @@ use gantry_model::{AppName, DeployNumber, DeployState, Reason, ReleaseNumber};
 use http::Method;
 
 use super::pulls;
+use crate::args::Follow;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, out, table, tell, told};
 
-pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hold: bool) -> anyhow::Result<Exit> {
+pub(crate) async fn image(
+    client: &Client,
+    app: &AppName,
+    reference: String,
+    hold: bool,
+    wait: Follow,
+) -> anyhow::Result<Exit> {
     // As the server tells them apart: another registry's name has a dot or a port in its first part.
     let foreign =
         reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
@@ -23,29 +30,36 @@ pub(crate) async fn image(client: &Client, app: &AppName, reference: String, hol
     } else {
         What::Image { reference, origin: None }
     };
-    start(client, app, StartDeploy { what, hold }).await
+    start(client, app, StartDeploy { what, hold }, wait).await
 }
 
-pub(crate) async fn rollback(client: &Client, app: &AppName, to: Option<ReleaseNumber>) -> anyhow::Result<Exit> {
-    start(client, app, StartDeploy { what: What::Rollback { to }, hold: false }).await
+pub(crate) async fn rollback(
+    client: &Client,
+    app: &AppName,
+    to: Option<ReleaseNumber>,
+    wait: Follow,
+) -> anyhow::Result<Exit> {
+    start(client, app, StartDeploy { what: What::Rollback { to }, hold: false }, wait).await
 }
 
-async fn start(client: &Client, app: &AppName, request: StartDeploy) -> anyhow::Result<Exit> {
+async fn start(client: &Client, app: &AppName, request: StartDeploy, wait: Follow) -> anyhow::Result<Exit> {
     let accepted: Accepted = client.post(&format!("/v1/apps/{app}/deploys"), &request).await?;
-    follow(client, app, accepted.deploy).await
+    follow(client, app, accepted.deploy, wait).await
 }
 
-pub(crate) async fn order(client: &Client, app: &AppName, order: &str) -> anyhow::Result<Exit> {
+pub(crate) async fn order(client: &Client, app: &AppName, order: &str, wait: Follow) -> anyhow::Result<Exit> {
     let accepted: Accepted = client.post(&format!("/v1/apps/{app}/{order}"), &()).await?;
-    let exit = follow(client, app, accepted.deploy).await?;
+    let exit = follow(client, app, accepted.deploy, wait).await?;
     // Taken back, as was asked.
     Ok(if order == "abort" { DONE } else { exit })
 }
 
 /// Shows a deploy as it goes; the URL comes last, on standard output. A server that is started again meanwhile goes on with
 /// the deploy, and so does this.
-pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber) -> anyhow::Result<Exit> {
-    let mut follower = Follower { path: format!("/v1/apps/{app}/deploys/{}/follow", number.0), shown: HashSet::new() };
+pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber, wait: Follow) -> anyhow::Result<Exit> {
+    let until = if wait.wait { "verdict" } else { "setting" };
+    let path = format!("/v1/apps/{app}/deploys/{}/follow?until={until}", number.0);
+    let mut follower = Follower { path, shown: HashSet::new() };
     let mut gone: Option<Instant> = None;
     loop {
         let before = follower.shown.len();
@@ -83,6 +97,11 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
+/// What a deploy ends with that did what was asked: it is done, it is held, or it serves and is watched.
+fn is_good(state: DeployState) -> bool {
+    matches!(state, DeployState::Done | DeployState::Held | DeployState::Draining)
+}
+
 struct Follower {
     path: String,
     /// Whoever follows again is told from the beginning.
@@ -102,8 +121,10 @@ impl Follower {
                     }
                     self.shown.insert(text);
                 }
-                Progress::End { deploy, url } if matches!(deploy.state, DeployState::Done | DeployState::Held) => {
-                    out!("{url}");
+                Progress::End { deploy, url } if is_good(deploy.state) => {
+                    if let Some(url) = url {
+                        out!("{url}");
+                    }
                     return Ok(Some(DONE));
                 }
                 Progress::End { deploy, .. } => {

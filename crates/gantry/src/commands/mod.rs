@@ -13,7 +13,7 @@ mod system;
 use clap::CommandFactory;
 use gantry_api::types::ChangeTraffic;
 
-use crate::args::{Args, Cluster, Command, Maintenance, Store};
+use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 use crate::{backup, down, remote, restore, services, up};
@@ -59,11 +59,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Why { app, instance } => apps::why(&client()?, &app, instance, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
-        Command::Deploy { app, image, hold } => deploys::image(&client()?, &app, image, hold).await,
+        Command::Deploy { app, image, hold, follow } => deploys::image(&client()?, &app, image, hold, follow).await,
         Command::Releases { app } => deploys::releases(&client()?, &app, json).await,
-        Command::Rollback { app, release } => deploys::rollback(&client()?, &app, release).await,
-        Command::Promote { app } => deploys::order(&client()?, &app, "promote").await,
-        Command::Abort { app } => deploys::order(&client()?, &app, "abort").await,
+        Command::Rollback { app, release, follow } => deploys::rollback(&client()?, &app, release, follow).await,
+        Command::Promote { app, follow } => deploys::order(&client()?, &app, "promote", follow).await,
+        Command::Abort { app } => deploys::order(&client()?, &app, "abort", Follow { wait: true }).await,
         Command::Logs { app, follow, lines, since, role, grep } => {
             let wanted = logs::Wanted { follow, lines, since, role, grep };
             logs::run(&client()?, &app, &wanted, json).await

@@ -1,0 +1,78 @@
+//! Apps' repositories: opened for whoever asks, and looked at once after a start. What was damaged is told in the log, in the
+//! events, and to the next push.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use gantry_api::Problem;
+use gantry_git::Mended;
+use gantry_model::{AppName, Cause, DeployState};
+
+use crate::mirror::Mirror;
+use crate::{Server, mutations};
+
+/// What the next push of each app is told.
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<HashMap<AppName, Vec<String>>>);
+
+impl Notes {
+    fn add(&self, app: &AppName, note: String) {
+        self.lock().entry(app.clone()).or_default().push(note);
+    }
+
+    /// Takes them: they are told once.
+    pub(crate) fn take(&self, app: &AppName) -> Vec<String> {
+        self.lock().remove(app).unwrap_or_default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppName, Vec<String>>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Makes an app's repository, or puts right what is damaged in it.
+pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
+    let view = server.core.view();
+    let branch = &mutations::app(&view.mirror, app)?.branch;
+    let mended = server.repositories.ensure(app, branch, &taken(&view.mirror, app)).await;
+    let mended =
+        mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
+    for mended in mended {
+        tell(server, app, &mended).await;
+    }
+    Ok(())
+}
+
+async fn tell(server: &Server, app: &AppName, mended: &Mended) {
+    let what = format!("the repository of {app}: {mended}");
+    tracing::warn!("{what}");
+    server.repairs.add(app, what.clone());
+    let name = app.clone();
+    let change = move |mirror: &Mirror, now| Ok((vec![mutations::event(mirror, now, "gantry", Some(&name), what)], ()));
+    if let Err(problem) = server.core.mutate(change).await {
+        tracing::warn!(%app, %problem, "the events do not tell of a damaged repository");
+    }
+}
+
+/// Looks at the repository of each app, so that what a power loss damaged is known before somebody pushes.
+pub(crate) async fn look_at_all(server: Arc<Server>) {
+    let apps: Vec<AppName> = server.core.view().mirror.apps.keys().cloned().collect();
+    for app in apps {
+        match open(&server, &app).await {
+            Ok(()) => {}
+            Err(problem) => tracing::warn!(%app, %problem, "a repository cannot be looked at"),
+        }
+    }
+}
+
+/// The commits of an app's pushes that came to its branch, the newest first.
+fn taken(mirror: &Mirror, app: &AppName) -> Vec<String> {
+    let deploys = mirror.deploys.get(app).into_iter().flat_map(|deploys| deploys.values().rev());
+    let came =
+        deploys.filter(|deploy| matches!(deploy.state, DeployState::Done | DeployState::Held | DeployState::Draining));
+    let commits = came.filter_map(|deploy| match &deploy.cause {
+        Cause::Push { commit, .. } => Some(commit.clone()),
+        _ => None,
+    });
+    commits.collect()
+}

@@ -1,0 +1,174 @@
+//! Whether a repository holds what its branch names, and what becomes of one that does not.
+//!
+//! What was acknowledged is synced (`layout`, `hook`), so that a power loss damages nothing of it; disks and other hands do. A
+//! branch that cannot be read goes back to the newest commit that the server knows it had and that is whole. Where none is
+//! whole the repository is set aside, and the next push brings everything again: git is a cache of what developers have.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_model::AppName;
+
+use crate::layout;
+
+/// The longest that all that a branch names is looked for. A repository that takes longer counts as whole: git says itself
+/// what is missing when it is asked for it.
+pub(crate) const CHECK_TIME: Duration = Duration::from_secs(60);
+
+/// The most commits that a lost branch is looked for at.
+pub(crate) const CANDIDATES_MAX: usize = 20;
+
+/// What was damaged in a repository and was put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mended {
+    /// Files that Gantry writes itself were written again.
+    Files(Vec<&'static str>),
+    /// The branch could not be read, or what it names is not there; it is at this commit again.
+    Branch {
+        /// Which.
+        branch: String,
+        /// The commit that it has now.
+        commit: String,
+    },
+    /// Nothing of it can be used. It is kept there, and the next push begins a new one.
+    Anew {
+        /// Where it is kept.
+        kept: PathBuf,
+    },
+}
+
+impl std::fmt::Display for Mended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Files(names) => write!(f, "{} was damaged and is written again", names.join(", ")),
+            Self::Branch { branch, commit } => {
+                let short = commit.get(..12).unwrap_or(commit);
+                write!(f, "the branch {branch} was damaged and is at {short} again, the newest commit that is whole")
+            }
+            Self::Anew { kept } => write!(
+                f,
+                "its objects are damaged; it is kept as {}, and the next push from a full clone brings everything again",
+                kept.display()
+            ),
+        }
+    }
+}
+
+/// Which repositories were looked at since the server started; one look at a time for each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Looked(Arc<Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>>);
+
+impl Looked {
+    /// The mark of one app: true once it was looked at.
+    pub(crate) fn of(&self, app: &AppName) -> Arc<tokio::sync::Mutex<bool>> {
+        Arc::clone(self.lock().entry(app.clone()).or_default())
+    }
+
+    /// Its repository is gone.
+    pub(crate) fn forget(&self, app: &AppName) {
+        self.lock().remove(app);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What the file of a ref says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Loose {
+    /// There is none: the ref may be among the packed ones.
+    None,
+    /// A commit's name.
+    Commit,
+    /// Anything else.
+    Damaged,
+}
+
+/// Reads the file of a branch.
+pub(crate) fn loose(repository: &Path, branch: &str) -> Loose {
+    match std::fs::read(repository.join("refs/heads").join(branch)) {
+        Ok(text) => judge(&text),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Loose::None,
+        // A folder is where a branch like `main/next` was.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Loose::None,
+        Err(_) => Loose::Damaged,
+    }
+}
+
+fn judge(text: &[u8]) -> Loose {
+    let name = text.strip_suffix(b"\n").unwrap_or(text);
+    let is_name = matches!(name.len(), 40 | 64) && name.iter().all(u8::is_ascii_hexdigit);
+    if is_name { Loose::Commit } else { Loose::Damaged }
+}
+
+/// Removes the files of refs that hold no commit, wherever they are below `refs`, and the list of packed refs if git cannot read
+/// it: each of them fails every push.
+pub(crate) fn clear_refs(repository: &Path) -> io::Result<()> {
+    let mut folders = vec![repository.join("refs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)?.flatten() {
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file()
+                && path.extension().is_none_or(|end| end != "lock")
+                && std::fs::read(&path).is_ok_and(|text| judge(&text) == Loose::Damaged)
+            {
+                std::fs::remove_file(&path)?;
+            }
+        }
+    }
+    let packed = repository.join("packed-refs");
+    match std::fs::read(&packed) {
+        Ok(text) if !text.split(|byte| *byte == b'\n').all(is_packed_line) => std::fs::remove_file(&packed),
+        _ => Ok(()),
+    }
+}
+
+/// A line of `packed-refs`: a comment, a ref, or what a tag above leads to.
+fn is_packed_line(line: &[u8]) -> bool {
+    let is_name = |name: &[u8]| matches!(name.len(), 40 | 64) && name.iter().all(u8::is_ascii_hexdigit);
+    match line.first() {
+        None | Some(b'#') => true,
+        Some(b'^') => is_name(&line[1..]),
+        _ => line.iter().position(|byte| *byte == b' ').is_some_and(|at| is_name(&line[..at]) && line.len() > at + 1),
+    }
+}
+
+/// Puts a repository out of the way; an older one that was kept goes.
+pub(crate) fn keep_aside(repository: &Path) -> io::Result<PathBuf> {
+    let kept = layout::set_aside(repository);
+    gantry_linux::tree::remove(&kept)?;
+    std::fs::rename(repository, &kept)?;
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_holds_a_commit_or_is_damaged() {
+        let name = "ab".repeat(20);
+        for good in [name.clone(), format!("{name}\n"), "0f".repeat(32)] {
+            assert_eq!(judge(good.as_bytes()), Loose::Commit);
+        }
+        for bad in ["", "\n", "\0\0\0\0", &name[1..], "ref: refs/heads/x\n", &format!("{name}\n\n"), &"x".repeat(40)] {
+            assert_eq!(judge(bad.as_bytes()), Loose::Damaged, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn packed_refs_are_read_as_git_reads_them() {
+        let name = "ab".repeat(20);
+        let good = format!("# pack-refs with: peeled fully-peeled sorted \n{name} refs/heads/main\n^{name}\n");
+        assert!(good.as_bytes().split(|byte| *byte == b'\n').all(is_packed_line));
+        for bad in [&name[..], "\0\0", "x refs/heads/main", &format!("{} refs/heads/main", &name[1..])] {
+            assert!(!is_packed_line(bad.as_bytes()), "{bad:?}");
+        }
+    }
+}

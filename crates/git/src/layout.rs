@@ -1,0 +1,181 @@
+//! The files of a repository that Gantry writes itself: made at once, and put right when one is not what it has to be.
+//!
+//! A repository is made under another name and synced before it gets its own: after a power loss it is whole or not there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gantry_linux::durable;
+
+/// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
+const SETTINGS: [(&str, &str, &str); 18] = [
+    ("core", "repositoryformatversion", "0"),
+    ("core", "filemode", "true"),
+    ("core", "bare", "true"),
+    // Git's default syncs neither refs nor indexes of packs: after a power loss they would be empty.
+    ("core", "fsync", "all"),
+    // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
+    ("receive", "unpackLimit", "1"),
+    ("core", "bigFileThreshold", "64m"),
+    // Packs are looked at in pieces, with few threads: see `MEMORY_MAX`.
+    ("core", "packedGitWindowSize", "32m"),
+    ("core", "packedGitLimit", "256m"),
+    ("pack", "threads", "2"),
+    ("pack", "windowMemory", "128m"),
+    // Refs are moved by the hook: see `hook`.
+    ("receive", "procReceiveRefs", "refs"),
+    ("receive", "fsckObjects", "true"),
+    ("transfer", "fsckObjects", "true"),
+    ("receive", "advertisePushOptions", "true"),
+    ("receive", "denyDeletes", "true"),
+    ("receive", "autogc", "false"),
+    ("gc", "auto", "0"),
+    ("uploadpack", "allowFilter", "true"),
+];
+
+/// What is pushed is what is built, byte for byte: no attribute of the tree leaves files out or rewrites them. `git archive` converts
+/// as a checkout does (gitattributes(5)).
+const ATTRIBUTES: &str = "* -export-ignore -export-subst -ident -filter -text -eol -crlf -working-tree-encoding\n";
+
+/// The folders of an empty repository, each after the one that it is in.
+const FOLDERS: [&str; 7] = ["objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags", "info"];
+
+/// What the files of one repository say.
+pub(crate) struct Layout<'a> {
+    /// The folder of the server's hooks.
+    pub(crate) hooks: &'a Path,
+    /// The largest push, in bytes.
+    pub(crate) push_max: u64,
+    /// The branch that deploys.
+    pub(crate) branch: &'a str,
+}
+
+impl Layout<'_> {
+    fn files(&self) -> [(&'static str, String); 3] {
+        let own = [
+            ("core", "hooksPath", self.hooks.display().to_string()),
+            ("receive", "maxInputSize", self.push_max.to_string()),
+        ];
+        let settings = SETTINGS.iter().map(|(section, name, value)| (*section, *name, (*value).to_owned()));
+        let config = settings.chain(own).map(|(section, name, value)| setting(section, name, &value)).collect();
+        [
+            ("HEAD", format!("ref: refs/heads/{}\n", self.branch)),
+            ("config", config),
+            ("info/attributes", ATTRIBUTES.to_owned()),
+        ]
+    }
+
+    /// Makes an empty repository at `path`, durably; nothing when somebody else made it meanwhile.
+    pub(crate) fn make(&self, path: &Path) -> io::Result<()> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let parent = path.parent().unwrap_or(Path::new("."));
+        let fresh = parent.join(format!("{FRESH}{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        gantry_linux::tree::remove(&fresh)?;
+        std::fs::create_dir(&fresh)?;
+        self.fill(&fresh)?;
+        durable::sync_tree(&fresh)?;
+        if let Err(error) = std::fs::rename(&fresh, path) {
+            gantry_linux::tree::remove(&fresh)?;
+            if !path.is_dir() {
+                return Err(error);
+            }
+        }
+        durable::sync(parent)
+    }
+
+    fn fill(&self, folder: &Path) -> io::Result<()> {
+        FOLDERS.iter().try_for_each(|name| std::fs::create_dir(folder.join(name)))?;
+        self.files().iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
+    }
+
+    /// Writes the files that are not as they have to be; the names of those that were damaged. One that another version of
+    /// Gantry wrote, or for another branch, is none of those.
+    pub(crate) fn mend(&self, path: &Path) -> io::Result<Vec<&'static str>> {
+        for folder in FOLDERS.iter().map(|name| path.join(name)).filter(|folder| !folder.is_dir()) {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut damaged = Vec::new();
+        for (name, text) in self.files() {
+            let found = std::fs::read(path.join(name)).unwrap_or_default();
+            if found == text.as_bytes() {
+                continue;
+            }
+            durable::write(&path.join(name), text.as_bytes())?;
+            if found.is_empty() || found.contains(&0) {
+                damaged.push(name);
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+/// How the name of a repository begins that is being made.
+pub(crate) const FRESH: &str = ".new-";
+
+/// Where a repository is kept that cannot be read any more: one for each app.
+pub(crate) fn set_aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    name.into()
+}
+
+/// One line of git's configuration, with its section. Values may hold anything that a path may hold.
+fn setting(section: &str, name: &str, value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("[{section}]\n\t{name} = \"{escaped}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(branch: &str) -> Layout<'_> {
+        Layout { hooks: Path::new("/a \"b\\c;#/hooks"), push_max: 1 << 30, branch }
+    }
+
+    fn git(path: &Path, arguments: &[&str]) -> String {
+        let mut git = std::process::Command::new("git");
+        git.arg("--git-dir").arg(path).args(arguments).env_clear().env("PATH", "/usr/bin:/bin");
+        let output = git.output().expect("git");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+
+    #[test]
+    fn git_reads_what_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shop.git");
+        layout("team/main").make(&path).expect("made");
+        layout("team/main").make(&path).expect("made again");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("read").count(), 1, "nothing is left beside it");
+        assert_eq!(git(&path, &["symbolic-ref", "HEAD"]), "refs/heads/team/main");
+        assert_eq!(git(&path, &["config", "core.hooksPath"]), "/a \"b\\c;#/hooks");
+        assert_eq!(git(&path, &["config", "core.fsync"]), "all");
+        assert_eq!(git(&path, &["rev-parse", "--is-bare-repository"]), "true");
+        assert_eq!(git(&path, &["count-objects"]), "0 objects, 0 kilobytes");
+    }
+
+    #[test]
+    fn files_that_are_damaged_are_written_again_and_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("shop.git");
+        layout("main").make(&path).expect("made");
+        assert_eq!(layout("main").mend(&path).expect("mended"), [""; 0]);
+        for name in ["HEAD", "config", "info/attributes"] {
+            for text in [&b""[..], b"\0\0\0\0"] {
+                std::fs::write(path.join(name), text).expect("written");
+                assert_eq!(layout("main").mend(&path).expect("mended"), [name]);
+                assert_eq!(layout("main").mend(&path).expect("mended"), [""; 0]);
+            }
+            std::fs::remove_file(path.join(name)).expect("removed");
+            assert_eq!(layout("main").mend(&path).expect("mended"), [name]);
+        }
+        // Another branch deploys from now on: nothing was damaged.
+        assert_eq!(layout("live").mend(&path).expect("mended"), [""; 0]);
+        assert_eq!(git(&path, &["symbolic-ref", "HEAD"]), "refs/heads/live");
+        std::fs::remove_dir_all(path.join("refs")).expect("removed");
+        layout("live").mend(&path).expect("mended");
+        assert_eq!(git(&path, &["for-each-ref"]), "");
+    }
+}

@@ -1,0 +1,328 @@
+//! The power goes out: an ext4 of its own is aborted, so that everything that was not synced is lost. What was acknowledged is
+//! there afterwards, whole, and nothing had to be repaired.
+//!
+//! `trigger_fs_error` is ext4's own: the journal stops, and with it every write that is not on the disk yet.
+
+mod site;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gantry_testbed::{Repository, World, program, run};
+use site::{SERVER, page, push_site, site};
+
+/// A file system that can lose its power.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Self { folder };
+        std::fs::File::create(disk.image()).and_then(|file| file.set_len(3 << 30)).expect("an image");
+        std::fs::create_dir(disk.path()).expect("made");
+        tool("mkfs.ext4", &["-q", "-F"], &[&disk.image()]);
+        disk.mount();
+        disk
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn mount(&self) {
+        tool("mount", &["-o", "loop,errors=remount-ro"], &[&self.image(), &self.path()]);
+    }
+
+    /// From now on nothing reaches the disk any more.
+    fn stop(&self) {
+        let mut find = Command::new("findmnt");
+        find.args(["--noheadings", "--output", "SOURCE"]).arg(self.path());
+        let device = run(find).good().out.trim().trim_start_matches("/dev/").to_owned();
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "x").expect("aborted");
+    }
+
+    /// What a machine does with it when it starts again.
+    fn start(&self) {
+        let begun = Instant::now();
+        loop {
+            let mut unmount = Command::new("umount");
+            unmount.arg(self.path());
+            let output = run(unmount);
+            if output.status == 0 {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{output:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut check = Command::new("fsck.ext4");
+        check.arg("-fy").arg(self.image());
+        let checked = run(check);
+        // 1: errors were corrected.
+        assert!(checked.status <= 1, "{checked:?}");
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        unmount.arg("--lazy").arg(self.path());
+        drop(run(unmount));
+    }
+}
+
+fn tool(name: &str, arguments: &[&str], paths: &[&Path]) {
+    let mut command = Command::new(name);
+    command.args(arguments).args(paths);
+    drop(run(command).good());
+}
+
+/// The power goes out, and the machine starts again.
+fn lose_power(world: &mut World, disk: &Disk) {
+    disk.stop();
+    after_the_stop(world, disk);
+    world.up();
+}
+
+fn after_the_stop(world: &mut World, disk: &Disk) {
+    world.kill_everything();
+    for (_, pid) in world.containers() {
+        world.signal("KILL", pid);
+    }
+    std::fs::remove_dir_all(world.path("run")).expect("removed");
+    world.forget_network_and_groups();
+    disk.start();
+}
+
+fn git(world: &World, app: &str, arguments: &[&str]) -> String {
+    let mut git = Command::new("git");
+    git.arg("--git-dir").arg(world.path(&format!("data/git/{app}.git"))).args(arguments);
+    let output = run(git);
+    // Of an empty repository git notes that its branch is none yet.
+    let complaints: Vec<&str> = output.err.lines().filter(|line| !line.starts_with("notice: ")).collect();
+    assert!(output.status == 0 && complaints.is_empty(), "{output:?}");
+    output.out.trim().to_owned()
+}
+
+/// The repository is whole, and nobody had to put it right.
+fn is_whole(world: &World, app: &str) {
+    git(world, app, &["fsck", "--full", "--strict", "--no-dangling", "--no-progress"]);
+    assert_eq!(git(world, app, &["symbolic-ref", "HEAD"]), "refs/heads/main");
+    let events = world.gantry(&["events"]).good().out;
+    assert!(!events.contains("damaged"), "{events}");
+}
+
+fn offline(world: &World, words: &[&str]) -> gantry_testbed::Output {
+    let mut command = Command::new(program("gantry"));
+    command.args(words).arg("--data").arg(world.path("data")).arg("--run").arg(world.path("run"));
+    command.args(["--machine", "m"]);
+    run(command)
+}
+
+/// The next commit, not pushed yet.
+fn change(repository: &Repository, version: &str) -> String {
+    repository.write("server.py", &SERVER.replace("VERSION", version));
+    repository.commit(version)
+}
+
+/// What is in the way of a restore is moved away, as after the loss of a disk.
+fn clear(world: &World) {
+    for name in ["blobs", "git", "builds"] {
+        std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
+    }
+    for name in ["admin-token", "machine-token", "store.db", "store.db-head", "store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(world.path("data").join(name));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_power_loss() {
+    let disk = Disk::new();
+    let mut world = World::start_on(&disk.path(), &["--watch", "1"]);
+    let shop = site(&world, "shop", 1);
+    lose_power(&mut world, &disk);
+    is_whole(&world, "shop");
+
+    let one = push_site(&shop, "one");
+    lose_power(&mut world, &disk);
+    is_whole(&world, "shop");
+    assert_eq!(shop.remote_head(), one);
+    world.wait("the release serves", |world| page(world, "shop").starts_with("one").then_some(()));
+
+    // In the middle of a push: it is done, or nothing is left of it.
+    let two = change(&shop, "two");
+    let mut pushing = shop.push_in_background();
+    world.wait("the new release starts", |world| {
+        world.gantry(&["ps", "shop"]).out.contains("shop.v2.web-1").then_some(())
+    });
+    lose_power(&mut world, &disk);
+    let status = pushing.wait().expect("ended");
+    is_whole(&world, "shop");
+    let head = shop.remote_head();
+    assert!(head == two || head == one && !status.success(), "{head}: {status}");
+    world.wait("the deploy is over", |world| page(world, "shop").starts_with("two").then_some(()));
+    let three = push_site(&shop, "three");
+
+    let file = disk.path().join("backup.tar").display().to_string();
+    let _ = offline(&world, &["backup", &file]).good();
+    disk.stop();
+    after_the_stop(&mut world, &disk);
+    clear(&world);
+    let _ = offline(&world, &["restore", &file]).good();
+    disk.stop();
+    disk.start();
+    world.up();
+    is_whole(&world, "shop");
+    assert_eq!(shop.remote_head(), three);
+    world.wait("what was backed up serves", |world| page(world, "shop").starts_with("three").then_some(()));
+    push_site(&shop, "four");
+    assert!(page(&world, "shop").starts_with("four"));
+    drop(world);
+}
+
+/// What a disk damages all the same is made again from what the server knows, and told.
+#[test]
+fn a_damaged_repository_is_put_right_and_told() {
+    let world = World::start(&[]);
+    let shop = site(&world, "shop", 1);
+    let one = push_site(&shop, "one");
+    let path = world.path("data/git/shop.git");
+    for name in ["refs/heads/main", "HEAD", "config"] {
+        std::fs::write(path.join(name), "").expect("written");
+        assert_eq!(shop.remote_head(), one, "after {name}");
+    }
+    let events = world.gantry(&["events"]).good().out;
+    for wanted in ["the branch main was damaged and is at", "HEAD was damaged", "config was damaged"] {
+        assert!(events.contains(wanted), "{wanted:?} is not in\n{events}");
+    }
+    shop.write("server.py", &SERVER.replace("VERSION", "two"));
+    shop.commit("two");
+    let pushed = shop.push().good();
+    assert!(pushed.err.contains("the branch main was damaged"), "{pushed:?}");
+    assert!(page(&world, "shop").starts_with("two"));
+    // All of its objects are gone, while the server was away: the next push brings everything.
+    for entry in std::fs::read_dir(path.join("objects/pack")).expect("read").flatten() {
+        std::fs::remove_file(entry.path()).expect("removed");
+    }
+    world.kill_service("server");
+    world.wait("it was found", |world| world.gantry(&["events"]).out.contains("its objects are damaged").then_some(()));
+    let three = push_site(&shop, "three");
+    assert!(page(&world, "shop").starts_with("three"));
+    assert_eq!(shop.remote_head(), three);
+    let mut log = Command::new("git");
+    log.arg("--git-dir").arg(&path).args(["rev-list", "--count", "main"]);
+    assert_eq!(run(log).good().out.trim(), "3");
+}
+
+/// 50 times, at a moment that nobody chose, in each of five operations.
+#[test]
+fn fifty_power_losses_at_any_moment() {
+    if std::env::var_os("GANTRY_TEST_LONG").is_none() {
+        return;
+    }
+    let disk = Disk::new();
+    let mut world = World::start_on(&disk.path(), &["--watch", "1"]);
+    let shop = site(&world, "shop", 1);
+    let mut acknowledged = push_site(&shop, "v0");
+    let file = disk.path().join("backup.tar").display().to_string();
+    let mut backed_up: Option<String> = None;
+    for round in 1..=50 {
+        let moment = Duration::from_millis(rand::random::<u64>() % 2500);
+        eprintln!("round {round}: {moment:?}");
+        let version = format!("v{round}");
+        let restores = round % 5 == 0 && backed_up.is_some();
+        if restores {
+            // Nothing runs, and the restore is cut.
+            disk.stop();
+            after_the_stop(&mut world, &disk);
+            clear(&world);
+            let mut restoring = Command::new(program("gantry"));
+            restoring.args(["restore", &file, "--machine", "m"]).arg("--data").arg(world.path("data"));
+            let mut restoring = restoring.arg("--run").arg(world.path("run")).spawn().expect("started");
+            std::thread::sleep(moment / 4);
+            disk.stop();
+            let done = restoring.wait().expect("ended").success();
+            disk.start();
+            if !world.path("data/store.db").exists() {
+                assert!(!done, "round {round}: a restore was acknowledged, and nothing is there");
+                clear_what_is_there(&world);
+                let _ = offline(&world, &["restore", &file]).good();
+            }
+            world.up();
+            acknowledged = backed_up.clone().expect("backed up");
+            assert_eq!(shop.remote_head(), acknowledged, "round {round}");
+            shop.git(&["reset", "--quiet", "--hard", &acknowledged]);
+        } else {
+            let asked = match round % 5 {
+                1 | 3 => {
+                    let commit = change(&shop, &version);
+                    let mut pushing = shop.push_in_background();
+                    std::thread::sleep(moment);
+                    disk.stop();
+                    after_the_stop(&mut world, &disk);
+                    let done = pushing.wait().expect("ended").success();
+                    Some((commit, done))
+                }
+                2 => {
+                    let app = format!("app{round}");
+                    let mut creating = world.gantry_into("create", &["app", "create", &app]);
+                    std::thread::sleep(moment / 20);
+                    disk.stop();
+                    after_the_stop(&mut world, &disk);
+                    let done = creating.wait().expect("ended").success();
+                    world.up();
+                    if done {
+                        is_whole(&world, &app);
+                        let _ = world.gantry(&["app", "show", &app]).good();
+                    }
+                    None
+                }
+                _ => {
+                    let set = format!("ROUND={round}");
+                    let mut setting = world.gantry_into("set", &["config", "set", "shop", &set]);
+                    let saved = offline(&world, &["backup", &file]);
+                    if saved.status == 0 {
+                        backed_up = Some(shop.remote_head());
+                    }
+                    std::thread::sleep(moment / 2);
+                    disk.stop();
+                    after_the_stop(&mut world, &disk);
+                    let _ = setting.wait();
+                    None
+                }
+            };
+            if world.service_pid("server").is_none() {
+                world.up();
+            }
+            let head = shop.remote_head();
+            match asked {
+                Some((commit, true)) => assert_eq!(head, commit, "round {round}: it was acknowledged"),
+                Some((commit, false)) => assert!(head == commit || head == acknowledged, "round {round}: {head}"),
+                None => assert_eq!(head, acknowledged, "round {round}"),
+            }
+            acknowledged = head;
+        }
+        is_whole(&world, "shop");
+        world.wait("the deploys are over", |world| {
+            let shown = world.gantry(&["app", "show", "shop", "--json"]).out;
+            serde_json::from_str::<serde_json::Value>(&shown).ok()?["deploy"].is_null().then_some(())
+        });
+    }
+    push_site(&shop, "last");
+    assert!(page(&world, "shop").starts_with("last"));
+    drop(world);
+}
+
+/// What a restore that was cut left.
+fn clear_what_is_there(world: &World) {
+    for name in ["blobs", "git", "builds"] {
+        let _ = std::fs::remove_dir_all(world.path("data").join(name));
+    }
+}

@@ -1,0 +1,192 @@
+//! What a push brings besides its branch, when it returns, and what is told of it later.
+
+mod site;
+
+use std::process::Command;
+
+use gantry_testbed::{Output, Repository, World, run};
+use site::{SERVER, page, site};
+
+fn deploy(world: &World, app: &str) -> serde_json::Value {
+    let shown = world.gantry(&["app", "show", app, "--json"]).good().out;
+    serde_json::from_str::<serde_json::Value>(&shown).expect("JSON")["deploy"].clone()
+}
+
+/// What was said last by the server.
+fn last_line(output: &Output) -> &str {
+    output.err.lines().rfind(|line| line.starts_with("remote: ") && line.len() > 16).unwrap_or_default().trim_end()
+}
+
+fn settled(world: &World, app: &str) {
+    world.wait("its deploy is over", |world| deploy(world, app).is_null().then_some(()));
+}
+
+#[test]
+fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
+    let world = World::start(&["--wait-for", "serving", "--watch", "5"]);
+    let shop = site(&world, "shop", 1);
+    let change = |version: &str| {
+        shop.write("server.py", &SERVER.replace("VERSION", version));
+        shop.commit(version);
+    };
+    change("one");
+    let pushed = shop.push().good();
+    assert!(last_line(&pushed).starts_with("remote: http://shop.localhost:"), "{pushed:?}");
+    assert!(!pushed.err.contains("Done in") && pushed.err.contains("`gantry why shop` tells"), "{pushed:?}");
+    assert!(page(&world, "shop").starts_with("one"));
+    // A commit that its pusher knows may be taken off the branch while it is watched.
+    change("two");
+    shop.git(&["commit", "--quiet", "--amend", "--message", "two, amended"]);
+    let pushed = shop.attempt(&["push", "gantry", "+HEAD:main"]).good();
+    assert!(pushed.err.contains("v1 stands by for 5 s") && !pushed.err.contains("Done in"), "{pushed:?}");
+    let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]).good();
+    settled(&world, "shop");
+    assert!(page(&world, "shop").starts_with("one"));
+    let why = world.gantry(&["why", "shop"]).good().out;
+    assert!(why.contains("#2 of shop: reverted after") && why.contains("s in service: shop.v2.web-1"), "{why}");
+    let events = world.gantry(&["events"]).good();
+    assert!(events.out.contains("deploy #2 (v2) reverted after"), "{events:?}");
+    // The next push is told, and waits for the verdict, as it asks for.
+    change("three");
+    let waited = shop.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
+    assert!(waited.err.contains("Deploy #2 before this one (push of"), "{waited:?}");
+    assert!(waited.err.contains("was reverted after") && waited.err.contains("Done in"), "{waited:?}");
+    assert!(deploy(&world, "shop").is_null());
+    // The same for what else is deployed.
+    let set = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    assert_eq!(deploy(&world, "shop")["state"], "draining", "{set:?}");
+    assert!(set.out.starts_with("http://shop.localhost:"), "{set:?}");
+    let back = world.gantry(&["rollback", "shop", "--wait"]).good();
+    assert!(deploy(&world, "shop").is_null() && !back.err.contains("was reverted"), "{back:?}");
+}
+
+#[test]
+fn the_branch_is_deployed_whatever_else_is_pushed() {
+    let world = World::start(&["--watch", "1"]);
+    let shop = site(&world, "shop", 1);
+    shop.write("server.py", &SERVER.replace("VERSION", "one"));
+    shop.commit("one");
+    shop.git(&["tag", "--annotate", "--message", "1", "v1"]);
+    shop.git(&["config", "push.followTags", "true"]);
+    // Tags alone are no deploy, and no failure.
+    let tags = shop.attempt(&["push", "gantry", "--tags"]).good();
+    assert!(tags.err.contains("Passed over: tag v1;") && tags.err.contains("Nothing is deployed"), "{tags:?}");
+    let pushed = shop.push().good();
+    assert!(pushed.err.contains("Passed over: tag v1; shop is deployed from main alone"), "{pushed:?}");
+    assert!(page(&world, "shop").starts_with("one"));
+    // Again: the branch is up to date, and the tag is passed over once more.
+    let _ = shop.push().good();
+    for branch in ["feature", "other"] {
+        shop.git(&["branch", branch]);
+    }
+    shop.write("server.py", &SERVER.replace("VERSION", "two"));
+    let two = shop.commit("two");
+    let all = shop.attempt(&["push", "gantry", "--all"]).good();
+    assert!(all.err.contains("branch feature, branch other, tag v1; shop is deployed"), "{all:?}");
+    assert_eq!(shop.remote_head(), two);
+    let again = shop.attempt(&["push", "gantry", "--all"]).good();
+    assert!(again.err.contains("Nothing is deployed"), "{again:?}");
+    shop.write("server.py", &SERVER.replace("VERSION", "three"));
+    let three = shop.commit("three");
+    let _ = shop.attempt(&["push", "--mirror", "gantry"]).good();
+    let _ = shop.attempt(&["push", "--mirror", "gantry"]).good();
+    shop.write("server.py", &SERVER.replace("VERSION", "four"));
+    let four = shop.commit("four");
+    let _ = shop.attempt(&["push", "--atomic", "gantry", "v1", "HEAD:main", "HEAD:refs/heads/new"]).good();
+    assert!(page(&world, "shop").starts_with("four"));
+    let listed = shop.git(&["ls-remote", "gantry"]).out;
+    assert_eq!(listed, format!("{four}\tHEAD\n{four}\trefs/heads/main\n"), "after {three}");
+    // One branch alone that is another is a mistake; so is the removal of the branch beside something else.
+    let other = shop.attempt(&["push", "gantry", "feature"]);
+    assert!(other.status != 0 && other.err.contains("push that: git push … HEAD:main"), "{other:?}");
+    let removed = shop.attempt(&["push", "gantry", ":main", "other"]);
+    assert!(removed.status != 0 && removed.err.contains("cannot be removed"), "{removed:?}");
+    // A deploy that fails fails the others too.
+    shop.write("server.py", "raise SystemExit(3)");
+    shop.commit("bad");
+    let bad = shop.attempt(&["push", "gantry", "HEAD:main", "v1"]);
+    assert!(bad.status != 0 && page(&world, "shop").starts_with("four"), "{bad:?}");
+    says_that_lfs_is_not_served(&world, &shop);
+    without_http(&world);
+    unbuffered(&world);
+    another_branch(&world);
+}
+
+fn says_that_lfs_is_not_served(world: &World, shop: &Repository) {
+    shop.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    shop.git(&["lfs", "install", "--local"]);
+    shop.git(&["lfs", "track", "*.bin"]);
+    shop.write("a.bin", &"x".repeat(1 << 20));
+    shop.commit("large");
+    let pushed = shop.push();
+    assert!(pushed.status != 0 && pushed.err.contains("Gantry does not serve Git LFS"), "{pushed:?}");
+    assert!(pushed.err.contains("git lfs migrate export"), "{pushed:?}");
+    let address = format!("http://127.0.0.1:{}/git/shop.git/info/lfs/objects/batch", world.api_port());
+    for method in ["POST", "GET"] {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-X", method, "-w", "%{http_code} %{content_type}", &address]);
+        let answer = run(curl).good().out;
+        assert!(answer.starts_with("{\"message\":\"Gantry does not serve Git LFS"), "{answer}");
+        assert!(answer.ends_with("501 application/vnd.git-lfs+json"), "{answer}");
+    }
+}
+
+/// An app that nobody asks over HTTP has no address.
+fn without_http(world: &World) {
+    let _ = world.gantry(&["app", "create", "worker"]).good();
+    let worker = world.repository("worker", None);
+    worker.write("Procfile", "worker: exec sleep 100000\n");
+    let commit = worker.commit("one");
+    let pushed = worker.push().good();
+    assert!(!pushed.err.contains("http://worker."), "{pushed:?}");
+    assert!(pushed.err.contains("v1 runs, and no role of it serves HTTP"), "{pushed:?}");
+    let image = format!("worker:{commit}");
+    let held = world.gantry(&["deploy", "worker", "--image", &image, "--hold"]).good();
+    assert!(!held.all().contains("http://") && held.err.contains("held: it runs, and no role of it"), "{held:?}");
+    let shown = world.gantry(&["app", "show", "worker"]).good().out;
+    assert!(shown.contains("url       -\n"), "{shown}");
+    let listed = world.gantry(&["app", "ls"]).good().out;
+    assert!(!listed.contains("http://worker") && listed.contains("http://shop"), "{listed}");
+}
+
+/// A proxy before the API is told to pass on what comes as it comes.
+fn unbuffered(world: &World) {
+    let get = |path: &str| {
+        let mut curl = Command::new("curl");
+        let address = format!("http://127.0.0.1:{}{path}", world.api_port());
+        curl.args([
+            "-sS",
+            "--max-time",
+            "20",
+            "-o",
+            "/dev/null",
+            "-D",
+            "-",
+            "-u",
+            &format!("x:{}", world.token()),
+            &address,
+        ]);
+        run(curl).out.to_lowercase()
+    };
+    for path in [
+        "/git/shop.git/info/refs?service=git-receive-pack",
+        "/v1/apps/shop/deploys/1/follow",
+        "/v1/apps/shop/logs?lines=1",
+    ] {
+        assert!(get(path).contains("x-accel-buffering: no"), "{path}: {}", get(path));
+    }
+}
+
+/// The branch that deploys may be another than `main`.
+fn another_branch(world: &World) {
+    let _ = world.gantry(&["app", "create", "team", "--branch", "team/live"]).good();
+    let team = world.repository("team", None);
+    team.write("Procfile", "worker: exec sleep 100000\n");
+    let one = team.commit("one");
+    let wrong = team.push();
+    assert!(wrong.status != 0 && wrong.err.contains("HEAD:team/live"), "{wrong:?}");
+    let pushed = team.attempt(&["push", "gantry", "HEAD:team/live", "HEAD:main"]).good();
+    assert!(pushed.err.contains("Passed over: branch main;"), "{pushed:?}");
+    let listed = team.git(&["ls-remote", "gantry"]).out;
+    assert_eq!(listed, format!("{one}\tHEAD\n{one}\trefs/heads/team/live\n"));
+}
