@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_build::{BuildError, EnvRequest, Output, Recipe};
-use gantry_model::{AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason};
+use gantry_model::{
+    AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason, Role, RoleName, execve,
+};
 use tokio::sync::mpsc;
 
 use crate::holds::Hold;
 use crate::mirror::{BuildRecord, Mirror};
-use crate::mutations::{self, Made};
+use crate::mutations::{self, Made, Requested};
 use crate::settings::Settings;
 use crate::{Server, ServerError, tokens};
 
@@ -158,7 +160,10 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     if output.is_cancelled() {
         return;
     }
-    let outcome = make(server, &deploy, &output, Place::of(server, slot.number)).await;
+    let outcome = match make(server, &deploy, &output, Place::of(server, slot.number)).await {
+        Ok(made) => can_start(server, &deploy.app, &made).await.map(|()| made),
+        Err(error) => Err(error),
+    };
     drop(slot);
     gantry_linux::step!("build.made");
     tell(server, deploy, outcome).await;
@@ -210,6 +215,32 @@ async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place
     }
 }
 
+/// Refuses a release that no process could be started with: the environment of its image, its roles and its configuration.
+async fn can_start(server: &Server, app: &AppName, made: &Made) -> Result<(), BuildError> {
+    let (_, image) = server.builder.image(&made.image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let image = image.config.env.unwrap_or_default();
+    check_roles(server, app, &made.roles, &image, made.config.as_ref(), &made.defaults)
+}
+
+/// The same; of an image that is not there yet nothing is known.
+fn check_roles(
+    server: &Server,
+    app: &AppName,
+    roles: &BTreeMap<RoleName, Role>,
+    image: &[String],
+    config: Option<&BTreeMap<String, String>>,
+    defaults: &Requested,
+) -> Result<(), BuildError> {
+    let view = server.core.view();
+    let record = view.mirror.apps.get(app).ok_or_else(|| fail("source", "the app is gone"))?;
+    let mut all = defaults.values.clone();
+    all.extend(config.unwrap_or(&record.config).clone());
+    roles.iter().try_for_each(|(role, settings)| {
+        execve::check_role(role.as_str(), settings, image, &all)
+            .map_err(|error| fail("environment", &error.to_string()))
+    })
+}
+
 /// An image that is there already, with the roles that it names itself.
 async fn image(
     server: &Server,
@@ -230,11 +261,7 @@ async fn image(
 }
 
 /// The configuration that a recipe asks for and the app does not have.
-fn defaults(
-    server: &Server,
-    name: &AppName,
-    requests: &BTreeMap<String, EnvRequest>,
-) -> Result<BTreeMap<String, String>, BuildError> {
+fn defaults(server: &Server, name: &AppName, requests: &BTreeMap<String, EnvRequest>) -> Result<Requested, BuildError> {
     let view = server.core.view();
     let app = view.mirror.apps.get(name).ok_or_else(|| fail("source", "the app is gone"))?;
     mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
@@ -267,7 +294,7 @@ fn again(
         commit: release.commit.clone(),
         roles: release.roles.clone(),
         config: to.map(|_| release.config.clone()),
-        defaults: BTreeMap::new(),
+        defaults: Requested::default(),
         base: None,
         build: None,
     })
@@ -292,6 +319,9 @@ async fn push(
     for note in &recipe.notes {
         output.note(note);
     }
+    // Before the compile step, which may take its time.
+    let early = defaults(server, &deploy.app, &recipe.env)?;
+    check_roles(server, &deploy.app, &recipe.roles, &[], None, &early)?;
     let view = server.core.view();
     let app = view.mirror.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app is gone"))?;
     let named = recipe.base.clone().or_else(|| app.base.clone());

@@ -9,6 +9,7 @@
 //! ```
 //! The transitions themselves are the planner's (`gantry-planner`); here is only what is kept.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -168,6 +169,10 @@ pub struct Deploy {
     pub progressed: Moment,
     /// How many steps of its instances were done at `progressed`.
     pub progress: u64,
+    /// Names of the configuration that came with what is deployed: they go with it if it fails. Never a secret that was made for
+    /// it, which may be what something was encrypted with.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub brought: BTreeSet<String>,
     /// When the new release began to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Moment>,
@@ -204,6 +209,7 @@ impl Deploy {
             entered: now,
             progressed: now,
             progress: 0,
+            brought: BTreeSet::new(),
             served: None,
             order: None,
             reason: None,

@@ -7,6 +7,7 @@
 //! | [`role`] | how one role of an app runs: command, limits, health, volumes |
 //! | [`app`], [`release`], [`deploy`] | what is asked for |
 //! | [`proxies`] | proxies in front of the routers that are trusted |
+//! | [`execve`] | what a process can be given when it starts |
 //! | [`traffic`] | what is to become of an app's requests |
 //! | [`observed`] | what machines and routers said of themselves |
 //! | [`plan`] | what was decided: the next state of every machine and router |
@@ -16,6 +17,7 @@
 
 pub mod app;
 pub mod deploy;
+pub mod execve;
 pub mod name;
 pub mod network;
 pub mod observed;

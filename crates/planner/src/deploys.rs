@@ -99,6 +99,12 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
     let deploy = &mut app.deploys[index];
     let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
     finish(deploy, DeployState::Reverting, reason, scene);
+    // What somebody set meanwhile is theirs.
+    if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
+        app.app
+            .config
+            .retain(|name, value| !(deploy.brought.contains(name) && release.config.get(name) == Some(value)));
+    }
     if promoted {
         app.app.current = previous;
     }

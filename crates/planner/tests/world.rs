@@ -103,6 +103,28 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
+/// What a deploy brought into the configuration goes with it, and stays once somebody set it otherwise.
+#[test]
+fn what_a_failed_deploy_brought_goes_with_it() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.apply(&Event::Push { hold: false });
+    world.apply(&Event::BuildEnds { well: true });
+    let app = world.app();
+    let release = app.deploys[0].release.expect("a release");
+    for name in ["BROUGHT", "CHANGED", "OWN"] {
+        app.app.config.insert(name.to_owned(), "one".to_owned());
+        app.releases.get_mut(&release).expect("there").config.insert(name.to_owned(), "one".to_owned());
+    }
+    app.deploys[0].brought = ["BROUGHT", "CHANGED"].map(str::to_owned).into();
+    app.app.config.insert("CHANGED".to_owned(), "two".to_owned());
+    world.apply(&Event::Order(Order::Abort));
+    world.left_alone();
+    let config: Vec<(String, String)> = world.app().app.config.clone().into_iter().collect();
+    let wanted = [("CHANGED", "two"), ("OWN", "one")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(config, wanted);
+}
+
 #[test]
 fn a_role_that_drains_for_hours_holds_up_no_deploy() {
     let mut world = World::new(Shape { drain: Some(7200), ..plain().shape });

@@ -110,6 +110,7 @@ fn the_branch_is_deployed_whatever_else_is_pushed() {
     without_http(&world);
     unbuffered(&world);
     another_branch(&world);
+    bounded(&world);
 }
 
 fn says_that_lfs_is_not_served(world: &World, shop: &Repository) {
@@ -189,4 +190,54 @@ fn another_branch(world: &World) {
     assert!(pushed.err.contains("Passed over: branch main;"), "{pushed:?}");
     let listed = team.git(&["ls-remote", "gantry"]).out;
     assert_eq!(listed, format!("{one}\tHEAD\n{one}\trefs/heads/team/live\n"));
+}
+
+/// What no process could be given is refused where it is set; what fits is there.
+fn bounded(world: &World) {
+    let _ = world.gantry(&["app", "create", "ca"]).good();
+    let ca = world.repository("ca", None);
+    ca.write("Procfile", "worker: exec sleep 100000\n");
+    ca.commit("one");
+    let _ = ca.push().good();
+    let set = |length: usize| {
+        let file = world.path("value");
+        std::fs::write(&file, "a".repeat(length)).expect("written");
+        let input = std::fs::File::open(&file).expect("open");
+        let mut gantry = Command::new(gantry_testbed::program("gantry"));
+        gantry.args(["config", "set", "ca", "CA=-"]).stdin(input);
+        gantry.env("GANTRY_URL", format!("http://127.0.0.1:{}", world.api_port())).env("GANTRY_TOKEN", world.token());
+        run(gantry)
+    };
+    let refused = set(140_000);
+    assert!(refused.status == 2 && refused.err.contains("CA is too long: 140003 bytes"), "{refused:?}");
+    let _ = set(131_068).good();
+    let told = ["exec", "ca", "--instance", "worker-1", "--", "/bin/sh", "-c", "echo ${#CA}"];
+    assert_eq!(world.gantry(&told).good().out, "131068\n");
+    // From the repository: nothing is deployed, and nothing stays in the configuration.
+    let config = || world.gantry(&["config", "ls", "ca"]).good().out.lines().count();
+    let long = "b".repeat(140_000);
+    for (file, text, wanted) in [
+        ("app.json", format!("{{\"env\": {{\"LONG\": \"{long}\"}}}}"), "in app.json, LONG is too long: 140005 bytes"),
+        (
+            "container/roles.json",
+            format!("{{ worker: {{ command: 'exec sleep 100000', env: {{ ROLE: '{long}' }} }} }}"),
+            "ROLE is too long: 140005 bytes",
+        ),
+        ("Procfile", format!("worker: exec sleep 100000 # {long}\n"), "the command of worker is too long"),
+    ] {
+        ca.write(file, &text);
+        ca.commit(file);
+        let refused = ca.push();
+        assert!(refused.status != 0 && refused.err.contains(wanted), "{file}: {refused:?}");
+        assert_eq!(config(), 1);
+        ca.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
+    }
+    // What a deploy brings that fails for another reason goes with it.
+    ca.write("app.json", "{\"env\": {\"COLOR\": \"blue\", \"KEY\": {\"generator\": \"secret\"}}}");
+    ca.write("Procfile", "worker: exit 3\n");
+    ca.commit("bad");
+    let failed = ca.push();
+    assert_ne!(failed.status, 0, "{failed:?}");
+    let kept = world.gantry(&["config", "ls", "ca"]).good().out;
+    assert!(!kept.contains("COLOR=") && kept.contains("KEY="), "a secret that something may know stays");
 }

@@ -109,10 +109,23 @@ pub(crate) async fn change_config(
 ) -> Answer {
     let app = caller.deploy(&app)?;
     let request: ChangeConfig = body(&text)?;
+    let image = image_environment(&server, &app).await;
     let by = caller.name;
-    let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes);
+    let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes, &image);
     let deploy = server.core.mutate(change).await?;
     json(&deploy.map(|deploy| Accepted { deploy }))
+}
+
+/// The environment that the image of what serves brings; none where nothing does, or where the image cannot be read: its deploy
+/// says so.
+async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
+    let view = server.core.view();
+    let current = view.mirror.apps.get(app).and_then(|app| app.current);
+    let Some(release) = current.and_then(|number| view.mirror.release(app, number)) else {
+        return Vec::new();
+    };
+    let image = server.builder.image(&release.image).await.ok();
+    image.and_then(|(_, image)| image.config.env).unwrap_or_default()
 }
 
 pub(crate) async fn change_base(

@@ -1,5 +1,6 @@
 //! `/v1/bases`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use gantry_api::Problem;
 use gantry_api::types::{BaseInfo, Making};
 use gantry_build::Output;
 use gantry_build::bases::BaseRecipe;
-use gantry_model::{BaseName, Digest};
+use gantry_model::{BaseName, Command, Digest, Role, execve};
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
@@ -76,11 +77,22 @@ pub(crate) async fn keep(
     from: String,
     what: String,
 ) -> Result<BaseInfo, Problem> {
+    can_start(server, &name, &image).await?;
     let change = move |mirror: &Mirror, now| {
         let info = BaseInfo { name, image, from, created: now };
         Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
     };
     server.core.mutate(change).await
+}
+
+/// Refuses a base whose environment no process could be given.
+async fn can_start(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
+    let found = server.builder.image(image).await;
+    let (_, image) = found.map_err(|error| Problem::internal(format!("the image of base {name}: {error}")))?;
+    let nothing = Role::new(Command::Argv(Vec::new()));
+    let environment = image.config.env.unwrap_or_default();
+    execve::check_role(&format!("base {name}"), &nothing, &environment, &BTreeMap::new())
+        .map_err(|error| Problem::invalid(format!("base {name}: {error}")))
 }
 
 pub(crate) async fn create(

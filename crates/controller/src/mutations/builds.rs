@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::{BaseName, Deploy, DeployState, Digest, Moment, Reason, Release, ReleaseNumber, Role, RoleName};
 
-use super::{Changes, app};
+use super::{Changes, Requested, app};
 use crate::mirror::{BuildRecord, Mirror, Record};
 
 /// The deploy as it is now, if it waits for its release still. One that was asked for at another time is of an app that
@@ -23,7 +23,7 @@ pub(crate) struct Made {
     /// The release's own configuration, when an old one is taken again; the app's becomes it once that is done.
     pub(crate) config: Option<BTreeMap<String, String>>,
     /// Configuration that the app asks for and does not have yet.
-    pub(crate) defaults: BTreeMap<String, String>,
+    pub(crate) defaults: Requested,
     /// What it was built on, where nobody had named a base: the app stays with it when there are more.
     pub(crate) base: Option<BaseName>,
     pub(crate) build: Option<BuildRecord>,
@@ -35,8 +35,14 @@ pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: M
         return Ok((Vec::new(), ()));
     };
     let (mut deploy, mut app) = (deploy.clone(), app.clone());
-    for (key, value) in made.defaults {
-        app.config.entry(key).or_insert(value);
+    for (key, value) in made.defaults.values {
+        if app.config.contains_key(&key) {
+            continue;
+        }
+        if made.defaults.brought.contains(&key) {
+            deploy.brought.insert(key.clone());
+        }
+        app.config.insert(key, value);
     }
     app.base = app.base.or(made.base.filter(|base| mirror.bases.contains_key(base)));
     app.last_release += 1;

@@ -1,12 +1,12 @@
 //! An app's configuration: what it is given, and what it asks for itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_api::Problem;
 use gantry_build::EnvRequest;
 use gantry_model::deploy::Order;
-use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release};
+use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, execve};
 
 use super::{Changes, app, event};
 use crate::mirror::{Mirror, Record};
@@ -14,13 +14,14 @@ use crate::mirror::{Mirror, Record};
 /// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
 
-/// Changes the configuration; the release that carries it is a deploy's.
+/// Changes the configuration; the release that carries it is a deploy's. `image` is the environment of the image that serves.
 pub(crate) fn change_config(
     mirror: &Mirror,
     now: Moment,
     by: &str,
     name: &AppName,
     wanted: BTreeMap<String, Option<String>>,
+    image: &[String],
 ) -> Changes<Option<DeployNumber>> {
     let mut app = app(mirror, name)?.clone();
     if mirror.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
@@ -39,6 +40,12 @@ pub(crate) fn change_config(
         }
     }
     check_size(app.config.iter()).map_err(Problem::invalid)?;
+    if let Some(release) = app.current.and_then(|number| mirror.release(name, number)) {
+        for (role, settings) in &release.roles {
+            execve::check_role(role.as_str(), settings, image, &app.config)
+                .map_err(|error| Problem::invalid(error.to_string()))?;
+        }
+    }
     if app.config == before && !is_due(mirror, &app, &keys) {
         return Ok((Vec::new(), None));
     }
@@ -88,7 +95,15 @@ fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
     if value.is_some_and(|value| value.contains('\0')) {
         return Err(Problem::invalid(format!("the value of {key} holds a NUL character")));
     }
-    Ok(())
+    execve::check_variable(key, value.unwrap_or_default()).map_err(|error| Problem::invalid(error.to_string()))
+}
+
+/// Configuration that an app asked for in `app.json` and did not have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Requested {
+    pub(crate) values: BTreeMap<String, String>,
+    /// The names of those that stand in `app.json`, and are no new secrets.
+    pub(crate) brought: BTreeSet<String>,
 }
 
 /// The configuration that an app asked for in `app.json` and does not have, with `secret` for a new secret.
@@ -96,8 +111,8 @@ pub(crate) fn requested_config(
     app: &App,
     requests: &BTreeMap<String, EnvRequest>,
     mut secret: impl FnMut() -> String,
-) -> Result<BTreeMap<String, String>, String> {
-    let mut values = BTreeMap::new();
+) -> Result<Requested, String> {
+    let mut requested = Requested::default();
     for (name, request) in requests.iter().filter(|(name, _)| !app.config.contains_key(*name)) {
         let value = match request {
             EnvRequest::Default(value) => value.clone(),
@@ -106,8 +121,13 @@ pub(crate) fn requested_config(
                 return Err(format!("app.json requires {name}; set it with `gantry config set {} {name}=…`", app.name));
             }
         };
-        values.insert(name.clone(), value);
+        execve::check_variable(name, &value).map_err(|error| format!("in app.json, {error}"))?;
+        if matches!(request, EnvRequest::Default(_)) {
+            requested.brought.insert(name.clone());
+        }
+        requested.values.insert(name.clone(), value);
     }
-    check_size(app.config.iter().chain(&values)).map_err(|why| format!("with what app.json asks for, {why}"))?;
-    Ok(values)
+    check_size(app.config.iter().chain(&requested.values))
+        .map_err(|why| format!("with what app.json asks for, {why}"))?;
+    Ok(requested)
 }

@@ -18,7 +18,7 @@ use crate::mirror::{Change, Mirror, Record};
 
 pub(crate) use apps::{change_base, create_app, destroy_app, remove_base};
 pub(crate) use builds::{Made, build_failed, release_made};
-pub(crate) use config::{change_config, requested_config};
+pub(crate) use config::{Requested, change_config, requested_config};
 pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start_deploy};
 pub(crate) use running::{change_policy, change_scale, change_traffic};
 

@@ -72,7 +72,7 @@ fn configuration_that_failed_is_deployed_when_it_is_set_again() {
     let mut mirror = released(&[push("a")]);
     let set = |mirror: &mut Mirror| {
         let wanted = BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]);
-        let changes = change_config(mirror, Moment(1), "test", &shop(), wanted);
+        let changes = change_config(mirror, Moment(1), "test", &shop(), wanted, &[]);
         apply(mirror, changes)
     };
     let first = set(&mut mirror).expect("a deploy");
@@ -81,6 +81,57 @@ fn configuration_that_failed_is_deployed_when_it_is_set_again() {
     deploy.state = DeployState::Reverted;
     mirror.apply(Record::Deploy(deploy).into());
     assert!(set(&mut mirror).is_some(), "nothing that serves has it");
+}
+
+#[test]
+fn values_that_no_process_could_be_given_are_refused_by_name() {
+    let mut mirror = released(&[push("a")]);
+    let set = |mirror: &Mirror, values: &[(&str, usize)], image: &[String]| {
+        let wanted = values.iter().map(|(name, length)| ((*name).to_owned(), Some("a".repeat(*length)))).collect();
+        change_config(mirror, Moment(1), "test", &shop(), wanted, image).map(drop).map_err(|problem| problem.message)
+    };
+    assert_eq!(set(&mirror, &[("CA", 131_060)], &[]), Ok(()));
+    assert_eq!(set(&mirror, &[("CA", 131_068)], &[]), Ok(()));
+    for length in [131_069, 140_000] {
+        let refused = set(&mirror, &[("OK", 1), ("CA", length)], &[]).expect_err("too long");
+        assert!(refused.starts_with(&format!("CA is too long: {} bytes", length + 3)), "{refused}");
+    }
+    // With what the image of the release that serves has.
+    let mut release = (*mirror.releases[&shop()][&ReleaseNumber(1)]).clone();
+    let role = gantry_model::Role::new(gantry_model::Command::Shell("x".into()));
+    release.roles.insert(gantry_model::RoleName::parse("web").expect("a name"), role);
+    mirror.apply(Record::Release(release).into());
+    let image: Vec<String> = (0..15).map(|number| format!("I{number}={}", "a".repeat(130_000))).collect();
+    assert_eq!(set(&mirror, &[("CA", 100_000)], &image), Ok(()));
+    let refused = set(&mirror, &[("CA", 130_000), ("CB", 120_000)], &image).expect_err("too long");
+    assert!(refused.starts_with("the environment and command of web are too long"), "{refused}");
+}
+
+#[test]
+fn what_app_json_brings_is_known_and_a_new_secret_is_not_part_of_it() {
+    let mut mirror = released(&[push("a")]);
+    let requests = BTreeMap::from([
+        ("COLOR".to_owned(), gantry_build::EnvRequest::Default("blue".into())),
+        ("KEY".to_owned(), gantry_build::EnvRequest::Secret),
+    ]);
+    let app = mirror.apps[&shop()].clone();
+    let defaults = requested_config(&app, &requests, || "secret".to_owned()).expect("asked for");
+    let long = BTreeMap::from([("LONG".to_owned(), gantry_build::EnvRequest::Default("a".repeat(140_000)))]);
+    let refused = requested_config(&app, &long, String::new).expect_err("too long");
+    assert!(refused.starts_with("in app.json, LONG is too long: 140005 bytes"), "{refused}");
+    let asked = start_deploy(&mirror, Moment(1), "test", &shop(), push("b"), false);
+    let number = apply(&mut mirror, asked);
+    let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+    deploy.state = DeployState::Building;
+    mirror.apply(Record::Deploy(deploy.clone()).into());
+    let made =
+        Made { image: digest(), commit: None, roles: BTreeMap::new(), config: None, defaults, base: None, build: None };
+    let changes = release_made(&mirror, Moment(2), &deploy, made);
+    apply(&mut mirror, changes);
+    let app = &mirror.apps[&shop()];
+    assert_eq!(app.config.keys().collect::<Vec<_>>(), ["COLOR", "KEY"]);
+    let brought = &mirror.deploys[&shop()][&number].brought;
+    assert_eq!(brought.iter().collect::<Vec<_>>(), ["COLOR"]);
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! What a process can be given when it starts: bounds of execve(2), and who goes over them, by name and number.
+//!
+//! The kernel refuses a process that is given more with "Argument list too long", and names nothing. Such a release can never
+//! start, so it is refused where the value is set.
+
+use std::collections::BTreeMap;
+
+use crate::{Command, Role};
+
+/// The longest argument or `NAME=value`, in bytes: 32 pages (the kernel's `MAX_ARG_STRLEN`), less the NUL at its end.
+pub const STRING_MAX: usize = 32 * 4096 - 1;
+
+/// The most of them all, each with its NUL and its pointer: a quarter of a stack of 8 MiB, which Linux gives a process.
+pub const TOTAL_MAX: usize = 2 << 20;
+
+/// What of that is Gantry's own and the shell's: `PORT`, `REVISION`, `GANTRY_…`, `/bin/sh -c`, the name of the program.
+const OWN: usize = 16 << 10;
+
+/// What is too long.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TooLong {
+    /// One variable.
+    #[error(
+        "{name} is too long: {bytes} bytes as \"{name}=value\", and a process takes {STRING_MAX} at most; put it into a file"
+    )]
+    Variable {
+        /// Its name, cut if that is long itself.
+        name: String,
+        /// Its name, its value and what stands between them.
+        bytes: usize,
+    },
+    /// A command, or one word of it.
+    #[error(
+        "the command of {role} is too long: {bytes} bytes, and a process takes {STRING_MAX} at most; put it into a script"
+    )]
+    Command {
+        /// Whose.
+        role: String,
+        /// Its longest word.
+        bytes: usize,
+    },
+    /// All of a role's.
+    #[error(
+        "the environment and command of {role} are too long: {bytes} bytes in {count} values, and a process takes {} at \
+         most; the longest is {longest} with {longest_bytes} bytes; put it into a file",
+        TOTAL_MAX - OWN
+    )]
+    Total {
+        /// Whose.
+        role: String,
+        /// With the NUL and the pointer of each.
+        bytes: usize,
+        /// How many variables and arguments there are.
+        count: usize,
+        /// The variable with the longest value.
+        longest: String,
+        /// Its bytes.
+        longest_bytes: usize,
+    },
+}
+
+/// Characters of a name that are shown.
+const SHOWN: usize = 60;
+
+/// A variable fits.
+///
+/// # Errors
+/// [`TooLong::Variable`].
+pub fn check_variable(name: &str, value: &str) -> Result<(), TooLong> {
+    match name.len() + 1 + value.len() {
+        bytes if bytes <= STRING_MAX => Ok(()),
+        bytes => Err(TooLong::Variable { name: name.chars().take(SHOWN).collect(), bytes }),
+    }
+}
+
+/// A role can be started with what its image, itself and the configuration give it; a later one of the three takes the place of
+/// an earlier one.
+///
+/// # Errors
+/// The first thing that is too long.
+pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<String, String>) -> Result<(), TooLong> {
+    let of_image = image.iter().filter_map(|pair| pair.split_once('='));
+    let mut all: BTreeMap<&str, &str> = of_image.collect();
+    all.extend(role.env.iter().chain(config).map(|(name, value)| (name.as_str(), value.as_str())));
+    all.iter().try_for_each(|(name, value)| check_variable(name, value))?;
+    let words: Vec<&str> = match &role.command {
+        Command::Shell(line) => vec![line],
+        Command::Argv(words) => words.iter().map(String::as_str).collect(),
+    };
+    // A plain command line has "exec " put before it.
+    let longest = words.iter().map(|word| word.len() + "exec ".len()).max().unwrap_or_default();
+    if longest > STRING_MAX {
+        return Err(TooLong::Command { role: name.to_owned(), bytes: longest });
+    }
+    let pointer = size_of::<usize>();
+    let variables = all.iter().map(|(name, value)| name.len() + 1 + value.len());
+    let bytes: usize = variables.chain(words.iter().map(|word| word.len())).map(|length| length + 1 + pointer).sum();
+    if bytes <= TOTAL_MAX - OWN {
+        return Ok(());
+    }
+    let longest = all.iter().max_by_key(|(_, value)| value.len());
+    Err(TooLong::Total {
+        role: name.to_owned(),
+        bytes,
+        count: all.len() + words.len(),
+        longest: longest.map_or_else(String::new, |(name, _)| name.chars().take(SHOWN).collect()),
+        longest_bytes: longest.map_or(0, |(_, value)| value.len()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(command: Command, env: &[(&str, usize)]) -> Role {
+        let mut role = Role::new(command);
+        role.env = env.iter().map(|(name, length)| ((*name).to_owned(), "a".repeat(*length))).collect();
+        role
+    }
+
+    fn config(count: usize, length: usize) -> BTreeMap<String, String> {
+        (0..count).map(|number| (format!("C{number:03}"), "a".repeat(length))).collect()
+    }
+
+    #[test]
+    fn one_value_is_bounded_with_its_name() {
+        assert_eq!(check_variable("CA", &"a".repeat(131_068)), Ok(()));
+        let refused = check_variable("CA", &"a".repeat(131_069)).expect_err("too long");
+        assert!(refused.to_string().starts_with("CA is too long: 131072 bytes"), "{refused}");
+        // A character may have several bytes.
+        assert!(check_variable("CA", &"ü".repeat(65_535)).is_err());
+        assert_eq!(check_variable("CA", &"ü".repeat(65_534)), Ok(()));
+    }
+
+    #[test]
+    fn wherever_a_value_comes_from_it_is_named() {
+        let shell = || Command::Shell("bin/server".to_owned());
+        let none = BTreeMap::new();
+        let name = |result: Result<(), TooLong>| match result {
+            Err(TooLong::Variable { name, .. }) => name,
+            other => panic!("{other:?}"),
+        };
+        let long = format!("IMAGE={}", "a".repeat(140_000));
+        assert_eq!(name(check_role("web", &role(shell(), &[]), std::slice::from_ref(&long), &none)), "IMAGE");
+        assert_eq!(name(check_role("web", &role(shell(), &[("ROLE", 140_000)]), &[], &none)), "ROLE");
+        assert_eq!(name(check_role("web", &role(shell(), &[]), &[], &config(1, 140_000))), "C000");
+        // What takes its place is short.
+        let short = BTreeMap::from([("IMAGE".to_owned(), "x".to_owned())]);
+        assert_eq!(check_role("web", &role(shell(), &[]), &[long], &short), Ok(()));
+    }
+
+    #[test]
+    fn a_command_and_the_sum_of_all_are_bounded() {
+        let none = BTreeMap::new();
+        for command in [Command::Shell("x".repeat(140_000)), Command::Argv(vec!["sh".into(), "x".repeat(140_000)])] {
+            let refused = check_role("web", &role(command, &[]), &[], &none);
+            assert!(matches!(refused, Err(TooLong::Command { .. })), "{refused:?}");
+        }
+        let role = role(Command::Shell("x".to_owned()), &[("BIG", 120_000)]);
+        assert_eq!(check_role("web", &role, &[], &config(15, 120_000)), Ok(()));
+        let refused = check_role("web", &role, &[], &config(17, 120_000)).expect_err("too long").to_string();
+        assert!(refused.contains("the environment and command of web are too long: 2160"), "{refused}");
+        assert!(refused.contains("in 19 values") && refused.contains("takes 2080768"), "{refused}");
+        // Many short ones have a pointer each.
+        let many: BTreeMap<String, String> =
+            (0..120_000).map(|number| (format!("{number:06}"), String::new())).collect();
+        assert!(check_role("web", &role, &[], &many).is_err());
+    }
+}
