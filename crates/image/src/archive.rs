@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-use tar::{Archive, Entry, EntryType};
+use tar::{Archive, Entry};
+
+use crate::sparse::Sparse;
 
 /// The most that the headers before one member may have: long names, and extended attributes. Linux keeps 64 KiB of
 /// attributes for a file.
@@ -29,16 +31,34 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-/// Calls `visit` with each member of an archive. `tar` gathers long names and attributes in memory, whatever size they
-/// claim: here they end at 1 MiB.
+/// Calls `visit` with each member of an archive, whose data is the file's content. `tar` gathers long names and attributes in
+/// memory, whatever size they claim: here they end at 1 MiB.
 ///
 /// # Errors
 /// What `visit` says, and `unreadable` of what is wrong with the stream: cut off, no archive, headers too large, or a sparse
-/// file, whose size may be anything and which images do not have.
+/// file, whose length may be anything.
 pub fn members<R: Read, E>(
     archive: R,
     unreadable: impl Fn(io::Error) -> E,
     mut visit: impl FnMut(&mut Entry<'_, Metered<R>>) -> Result<(), E>,
+) -> Result<(), E> {
+    members_or_sparse(archive, &unreadable, |entry, sparse| match sparse {
+        None => visit(entry),
+        Some(_) => {
+            let path = String::from_utf8_lossy(&entry.path_bytes()).chars().take(200).collect::<String>();
+            Err(unreadable(io::Error::other(format!("{path:?} is a sparse file; make the archive without --sparse"))))
+        }
+    })
+}
+
+/// As [`members`], with sparse files: `visit` is to read those through [`Sparse::content`], to their end.
+///
+/// # Errors
+/// As [`members`].
+pub(crate) fn members_or_sparse<R: Read, E>(
+    archive: R,
+    unreadable: impl Fn(io::Error) -> E,
+    mut visit: impl FnMut(&mut Entry<'_, Metered<R>>, Option<Sparse>) -> Result<(), E>,
 ) -> Result<(), E> {
     let left = Rc::new(Cell::new(HEADERS_MAX));
     let mut archive = Archive::new(Metered { inner: archive, left: Rc::clone(&left) });
@@ -49,11 +69,9 @@ pub fn members<R: Read, E>(
             return Ok(());
         };
         let mut entry = entry.map_err(&unreadable)?;
-        if entry.header().entry_type() == EntryType::GNUSparse {
-            return Err(unreadable(io::Error::other("it has a sparse file, which images do not have")));
-        }
         left.set(u64::MAX);
-        visit(&mut entry)?;
+        let sparse = Sparse::of(&mut entry).map_err(&unreadable)?;
+        visit(&mut entry, sparse)?;
         // What was not read is read here, and not while the next header is looked for.
         io::copy(&mut entry, &mut io::sink()).map_err(&unreadable)?;
     }
@@ -61,6 +79,8 @@ pub fn members<R: Read, E>(
 
 #[cfg(test)]
 mod tests {
+    use tar::EntryType;
+
     use super::*;
 
     fn header(kind: EntryType, size: u64) -> Vec<u8> {

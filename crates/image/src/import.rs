@@ -7,12 +7,13 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use gantry_blobs::{BlobError, Blobs};
+use gantry_blobs::{BlobError, Blobs, Hasher};
 use gantry_model::Digest;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
 use crate::archive::members;
 use crate::manifest::{Config, Index, Manifest, ManifestError};
+use crate::selection::{Next, Selection};
 
 /// The largest index.
 const INDEX_MAX: u64 = 1 << 20;
@@ -63,17 +64,26 @@ pub async fn import(
     }
     reading.await.map_err(io::Error::other)??;
     let index = index.ok_or(ImportError::Layout("it has no index.json"))?;
-    let index: Index =
-        serde_json::from_slice(&index).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
-    let image = index.for_this_machine().ok_or(ImportError::Layout("it has no image for this machine"))?;
-    let manifest = Manifest::parse(&blobs.read(&image.digest).await?)?;
+    let (digest, text) = image_of(Hasher::of(&index), Bytes::from(index), blobs).await?;
+    let manifest = Manifest::parse(&text)?;
     for descriptor in manifest.blobs() {
         if blobs.size(&descriptor.digest).await?.is_none() {
             return Err(BlobError::Missing(descriptor.digest.clone()).into());
         }
     }
     Config::parse(&blobs.read(&manifest.config.digest).await?, &manifest)?;
-    Ok(image.digest.clone())
+    Ok(digest)
+}
+
+/// The manifest that the archive's index leads to.
+async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &Blobs) -> Result<(Digest, Bytes), ImportError> {
+    serde_json::from_slice::<Index>(&text).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
+    let mut selection = Selection::default();
+    while let Next::Read(descriptor) = selection.next(&digest, &text)? {
+        text = blobs.read(&descriptor.digest).await?;
+        digest = descriptor.digest;
+    }
+    Ok((digest, text))
 }
 
 enum Found {

@@ -7,6 +7,7 @@
 //! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
 //! - [`members`]: a foreign tar stream, member by member, bounded.
 //! - [`import`]: an OCI archive into the blobs.
+//! - [`Selection`]: the image of an index for this machine.
 //! - [`Referrer`]: what names an image as its subject.
 //! - [`pull`]: an image of another registry ([`Remote`]) into the blobs.
 //! - [`Accounts`]: an image's users and groups, by its own files.
@@ -26,6 +27,8 @@ mod merged;
 mod pull;
 mod referrer;
 mod remote;
+mod selection;
+mod sparse;
 mod tree;
 mod unpack;
 
@@ -40,7 +43,8 @@ pub use manifest::{
     APP_USER, Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
     ManifestError, RECIPE_LABEL, Runtime,
 };
-pub use pull::{Credentials, PullError, pull};
+pub use pull::{Asker, Credentials, PullError, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
-pub use remote::Remote;
+pub use remote::{Parts, Remote};
+pub use selection::{Next, Selection};
 pub use unpack::{Bounds, UnpackError, Unpacked, unpack};

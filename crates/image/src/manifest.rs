@@ -1,6 +1,7 @@
 //! Manifests and configurations. Docker's and OCI's differ in the media types alone.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use gantry_model::Digest;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ pub const INDEX_OCI: &str = "application/vnd.oci.image.index.v1+json";
 /// A Docker manifest list's media type.
 pub const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
+const CONFIG_DOCKER: &str = "application/vnd.docker.container.image.v1+json";
 /// The media type of the layers that Gantry makes.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -37,6 +39,33 @@ pub enum ManifestError {
     /// Read, and impossible.
     #[error("the image is refused: {0}")]
     Refused(String),
+    /// A signature, a chart, a list of parts: anything that is kept like an image and cannot run.
+    #[error("it is an artifact of type {kind}, not an image that runs")]
+    Artifact {
+        /// Its `artifactType`, or the media type of its configuration.
+        kind: String,
+    },
+    /// An index without an image for this machine.
+    #[error("it has no image for this machine, which is {this}; {}", has_images(has))]
+    NoImage {
+        /// This machine's platform.
+        this: String,
+        /// The platforms that the index names.
+        has: Vec<String>,
+    },
+}
+
+/// Characters of an artifact's type that a message shows.
+const KIND_SHOWN: usize = 200;
+
+/// Platforms that a message names.
+const PLATFORMS_SHOWN: usize = 10;
+
+fn has_images(has: &[String]) -> String {
+    match has {
+        [] => "it names no platform".to_owned(),
+        _ => format!("it has images for {}", has[..has.len().min(PLATFORMS_SHOWN)].join(", ")),
+    }
 }
 
 /// Names a blob.
@@ -61,6 +90,16 @@ pub struct Platform {
     pub architecture: String,
     /// `linux`.
     pub os: String,
+    /// `v7`, `v8`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
 }
 
 /// What an image is made of.
@@ -76,6 +115,9 @@ pub struct Manifest {
     pub config: Descriptor,
     /// From the bottom up.
     pub layers: Vec<Descriptor>,
+    /// What an artifact is; images have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
 }
 
 fn oci() -> String {
@@ -104,18 +146,9 @@ impl Index {
         let index: Self = serde_json::from_slice(bytes).ok()?;
         [INDEX_OCI, INDEX_DOCKER].contains(&index.media_type.as_str()).then_some(index)
     }
-
-    /// The image for this machine.
-    #[must_use]
-    pub fn for_this_machine(&self) -> Option<&Descriptor> {
-        let architecture = architecture();
-        self.manifests.iter().find(|descriptor| {
-            descriptor.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == architecture)
-        })
-    }
 }
 
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -172,6 +205,9 @@ pub struct Runtime {
     /// `8080/tcp` → `{}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    /// `/data` → `{}`: where the image expects data that lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<BTreeMap<String, serde_json::Value>>,
     /// The signal that asks for shutdown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
@@ -236,6 +272,15 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// What an artifact is; none for an image.
+    fn artifact(&self) -> Option<String> {
+        let named = self.artifact_type.clone().filter(|kind| !kind.is_empty());
+        let of_config =
+            Some(&self.config.media_type).filter(|kind| ![CONFIG_OCI, CONFIG_DOCKER, ""].contains(&kind.as_str()));
+        // Whoever wrote it chose the text.
+        named.or_else(|| of_config.cloned()).map(|kind| kind.chars().take(KIND_SHOWN).collect())
+    }
+
     /// Every blob that the image needs besides its manifest.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         std::iter::once(&self.config).chain(&self.layers)
@@ -248,8 +293,10 @@ impl Config {
     /// # Errors
     /// When it is not one, or is for another machine, or does not fit the manifest.
     pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Self, ManifestError> {
-        let config: Self = serde_json::from_slice(bytes)
-            .map_err(|source| ManifestError::Unreadable { what: "configuration", source })?;
+        let config: Self = serde_json::from_slice(bytes).map_err(|source| {
+            let artifact = |kind| ManifestError::Artifact { kind };
+            manifest.artifact().map_or(ManifestError::Unreadable { what: "configuration", source }, artifact)
+        })?;
         if config.os != "linux" || config.architecture != architecture() {
             return Err(ManifestError::Refused(format!(
                 "it is for {}/{}, this machine is linux/{}",
@@ -284,6 +331,6 @@ impl Manifest {
     pub fn new(config: (Digest, u64), layers: Vec<Descriptor>) -> Self {
         let descriptor =
             Descriptor { media_type: CONFIG_OCI.to_owned(), digest: config.0, size: config.1, platform: None };
-        Self { schema_version: 2, media_type: oci(), config: descriptor, layers }
+        Self { schema_version: 2, media_type: oci(), config: descriptor, layers, artifact_type: None }
     }
 }

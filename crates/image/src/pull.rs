@@ -5,17 +5,20 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use gantry_blobs::{BlobError, Blobs, Hasher};
 use gantry_model::Digest;
-use reqwest::header::{ACCEPT, WWW_AUTHENTICATE};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderName, RANGE, WWW_AUTHENTICATE};
+use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use crate::manifest::{
-    Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError,
+    Config, Descriptor, INDEX_DOCKER, INDEX_OCI, MANIFEST_DOCKER, MANIFEST_OCI, Manifest, ManifestError,
 };
 use crate::remote::{Remote, is_local};
+use crate::selection::{Next, Selection};
 
 /// The largest manifest: what registries take (distribution specification, "Pushing Manifests").
 const MANIFEST_MAX: usize = 4 << 20;
@@ -31,6 +34,13 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// As many as clients follow.
 const REDIRECTIONS_MAX: usize = 5;
+
+/// Tries without a single byte, and how often a transfer goes on.
+const TRIES_MAX: u32 = 3;
+const RESUMES_MAX: u32 = 100;
+
+/// Before the first of those tries; twice as long before each further one.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Blobs that are fetched at once.
 const AT_ONCE: usize = 3;
@@ -62,9 +72,9 @@ pub enum PullError {
         why: String,
     },
     /// It said no.
-    #[error("{what}: the registry answered {status}{hint}")]
+    #[error("{what}the registry answered {status}{hint}")]
     Refused {
-        /// What was asked for.
+        /// What was asked for, with a colon; empty for the image itself.
         what: String,
         /// With what.
         status: StatusCode,
@@ -74,6 +84,9 @@ pub enum PullError {
     /// Its answer makes no sense.
     #[error("the registry's answer is refused: {0}")]
     Answer(String),
+    /// The registry is this cloud's own.
+    #[error("{0} is in this cloud's own registry")]
+    Own(Remote),
     /// There is no room for it.
     #[error("{0}")]
     NoRoom(String),
@@ -85,30 +98,41 @@ pub enum PullError {
     Blob(#[from] BlobError),
 }
 
+/// Who asks a registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// Its user there.
+    pub credentials: Option<&'a Credentials>,
+    /// What this cloud's own registry says in the field [`REGISTRY_ID`] of its answers.
+    pub own: Option<&'a str>,
+}
+
+/// The field by which a registry of Gantry's knows itself, whatever name it is asked by.
+pub const REGISTRY_ID: &str = "gantry-registry";
+
 /// Pulls an image; its manifest. `tell` hears what is being fetched; `fits` says why so many bytes do not.
 ///
 /// # Errors
 /// [`PullError`]. Blobs that came before stay; what nothing names is collected.
 pub async fn pull(
     remote: &Remote,
-    credentials: Option<&Credentials>,
+    asker: Asker<'_>,
     blobs: &Blobs,
     tell: impl Fn(String) + Sync,
     fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
-    let registry = Registry::new(remote.clone(), credentials)?;
+    let registry = Registry::new(remote.clone(), asker)?;
     let late = || PullError::Answer(format!("it took longer than {} s", DEADLINE.as_secs()));
-    tokio::time::timeout(DEADLINE, whole(registry, blobs, tell, fits)).await.map_err(|_| late())?
+    tokio::time::timeout(DEADLINE, whole(&registry, blobs, tell, fits)).await.map_err(|_| late())?
 }
 
 async fn whole(
-    mut registry: Registry<'_>,
+    registry: &Registry<'_>,
     blobs: &Blobs,
     tell: impl Fn(String) + Sync,
     fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
-    let remote = &registry.remote;
-    tell(format!("Reading {remote}"));
+    tell(format!("Reading {}", registry.remote));
     let (digest, text) = registry.image().await?;
     let manifest = Manifest::parse(&text)?;
     let mut missing: Vec<&Descriptor> = Vec::new();
@@ -123,7 +147,7 @@ async fn whole(
     tell(format!("Fetching {} of {} blobs, {}", missing.len(), manifest.blobs().count(), gantry_model::Bytes(bytes)));
     let mut fetches = Vec::new();
     for descriptor in missing {
-        fetches.push(fetch(&registry, descriptor, blobs, &tell).boxed());
+        fetches.push(fetch(registry, descriptor, blobs, &tell).boxed());
     }
     stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     Config::parse(&blobs.read(&manifest.config.digest).await?, &manifest)?;
@@ -137,16 +161,24 @@ async fn fetch(
     blobs: &Blobs,
     tell: &(impl Fn(String) + Sync),
 ) -> Result<(), PullError> {
-    blobs.put_stream(registry.blob(descriptor).await?.boxed(), Some(&descriptor.digest)).await?;
+    let transfer = Transfer::begin(registry, descriptor).await?;
+    blobs.put_stream(transfer.pieces().boxed(), Some(&descriptor.digest)).await?;
     tell(format!("{} {}", descriptor.digest.short(), gantry_model::Bytes(descriptor.size)));
     Ok(())
 }
 
 struct Registry<'a> {
     remote: Remote,
-    credentials: Option<&'a Credentials>,
+    asker: Asker<'a>,
     client: Client,
-    /// What the registry asked for and got.
+    login: Mutex<Login>,
+}
+
+/// What the registry asked for and got.
+#[derive(Default)]
+struct Login {
+    /// How often. Several transfers may hear at once that a token has expired; one of them gets the next.
+    count: u64,
     token: Option<Token>,
 }
 
@@ -156,7 +188,7 @@ enum Token {
 }
 
 impl<'a> Registry<'a> {
-    fn new(remote: Remote, credentials: Option<&'a Credentials>) -> Result<Self, PullError> {
+    fn new(remote: Remote, asker: Asker<'a>) -> Result<Self, PullError> {
         let on_loopback = remote.is_local();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
@@ -169,58 +201,73 @@ impl<'a> Registry<'a> {
             }))
             .build()
             .map_err(|error| PullError::Unreachable { registry: remote.registry.clone(), why: causes(&error) })?;
-        Ok(Self { remote, credentials, client, token: None })
+        Ok(Self { remote, asker, client, login: Mutex::default() })
     }
 
     fn unreachable(&self, error: &dyn std::error::Error) -> PullError {
         PullError::Unreachable { registry: self.remote.registry.clone(), why: causes(error) }
     }
 
-    fn request(&self, path: &str) -> RequestBuilder {
-        let request = self.client.get(format!("{}/{path}", self.remote.url()));
-        match (&self.token, self.credentials) {
-            (Some(Token::Bearer(token)), _) => request.bearer_auth(token),
-            (Some(Token::Basic), Some(who)) => request.basic_auth(&who.username, Some(&who.password)),
-            _ => request,
+    /// Asks for a path, as whoever the registry wants to hear; a token that has expired is asked for anew, once. `what` is for an error.
+    async fn get(&self, path: &str, more: &[(HeaderName, String)], what: &str) -> Result<Response, PullError> {
+        let (mut logged_in, mut tries) = (false, 0);
+        loop {
+            let mut request = self.client.get(format!("{}/{path}", self.remote.url()));
+            for (name, value) in more {
+                request = request.header(name, value);
+            }
+            let count = {
+                let login = self.login.lock().await;
+                request = match (&login.token, self.asker.credentials) {
+                    (Some(Token::Bearer(token)), _) => request.bearer_auth(token),
+                    (Some(Token::Basic), Some(who)) => request.basic_auth(&who.username, Some(&who.password)),
+                    _ => request,
+                };
+                login.count
+            };
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let id = response.headers().get(REGISTRY_ID).and_then(|id| id.to_str().ok());
+            if self.asker.own.is_some() && id == self.asker.own {
+                return Err(PullError::Own(self.remote.clone()));
+            }
+            match response.status() {
+                status if status.is_success() => return Ok(response),
+                StatusCode::UNAUTHORIZED if !logged_in && self.log_in(&response, count).await? => logged_in = true,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
+                    if tries < TRIES_MAX =>
+                {
+                    tokio::time::sleep(pause(tries)).await;
+                    tries += 1;
+                }
+                _ => return Err(self.refused(&response, what)),
+            }
         }
     }
 
-    async fn send(&self, request: RequestBuilder, what: &str) -> Result<Response, PullError> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+    fn refused(&self, response: &Response, what: &str) -> PullError {
         let hint = match response.status() {
-            status if status.is_success() => return Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.credentials.is_none() => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.asker.credentials.is_none() => {
                 "; say who asks with GANTRY_REGISTRY_USER and GANTRY_REGISTRY_PASSWORD"
             }
             _ => "",
         };
-        Err(PullError::Refused { what: what.to_owned(), status: response.status(), hint })
+        PullError::Refused { what: what.to_owned(), status: response.status(), hint }
     }
 
     /// The manifest for this machine, with its digest.
-    async fn image(&mut self) -> Result<(Digest, Bytes), PullError> {
-        let reference = self.remote.reference.clone();
-        let (digest, text) = self.manifest(&reference).await?;
-        let Some(index) = Index::parse(&text) else {
-            return Ok((digest, text));
-        };
-        let missing = || PullError::Answer(format!("{} has no image for this machine", self.remote));
-        let wanted = index.for_this_machine().ok_or_else(missing)?.digest.to_string();
-        self.manifest(&wanted).await
+    async fn image(&self) -> Result<(Digest, Bytes), PullError> {
+        let (mut digest, mut text) = self.manifest(&self.remote.reference).await?;
+        let mut selection = Selection::default();
+        while let Next::Read(descriptor) = selection.next(&digest, &text)? {
+            (digest, text) = self.manifest(descriptor.digest.as_str()).await?;
+        }
+        Ok((digest, text))
     }
 
-    async fn manifest(&mut self, reference: &str) -> Result<(Digest, Bytes), PullError> {
-        let path = format!("manifests/{reference}");
+    async fn manifest(&self, reference: &str) -> Result<(Digest, Bytes), PullError> {
         let accepted = [MANIFEST_OCI, MANIFEST_DOCKER, INDEX_OCI, INDEX_DOCKER].join(", ");
-        let first = self.request(&path).header(ACCEPT, &accepted).send().await;
-        let first = first.map_err(|error| self.unreachable(&error))?;
-        let response = if first.status() == StatusCode::UNAUTHORIZED && self.log_in(&first).await? {
-            self.send(self.request(&path).header(ACCEPT, &accepted), &self.remote.to_string()).await?
-        } else if first.status().is_success() {
-            first
-        } else {
-            self.send(self.request(&path).header(ACCEPT, &accepted), &self.remote.to_string()).await?
-        };
+        let what = if reference == self.remote.reference { String::new() } else { format!("manifest {reference}: ") };
+        let response = self.get(&format!("manifests/{reference}"), &[(ACCEPT, accepted)], &what).await?;
         let text = self.read(response, MANIFEST_MAX).await?;
         let digest = Hasher::of(&text);
         match reference.parse::<Digest>() {
@@ -231,31 +278,43 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Gets what the registry asks for; false when it asks for nothing that is known.
-    async fn log_in(&mut self, refused: &Response) -> Result<bool, PullError> {
+    /// Gets what the registry asks for; false when it asks for nothing that is known. `count` is that of the request that was refused.
+    async fn log_in(&self, refused: &Response, count: u64) -> Result<bool, PullError> {
         let challenge = refused.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
         let Some((scheme, parameters)) = challenge.and_then(|text| text.split_once(' ')) else {
             return Ok(false);
         };
-        if scheme.eq_ignore_ascii_case("basic") {
-            self.token = Some(Token::Basic);
-            return Ok(self.credentials.is_some());
+        let mut login = self.login.lock().await;
+        if login.count != count {
+            return Ok(true);
         }
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        let token = if scheme.eq_ignore_ascii_case("basic") {
+            if self.asker.credentials.is_none() {
+                return Ok(false);
+            }
+            Token::Basic
+        } else if scheme.eq_ignore_ascii_case("bearer") {
+            Token::Bearer(self.token(parameters).await?)
+        } else {
             return Ok(false);
-        }
-        let url = token_url(parameters, &self.remote)?;
-        let mut request = self.client.get(url);
-        if let Some(who) = self.credentials {
+        };
+        *login = Login { count: count + 1, token: Some(token) };
+        Ok(true)
+    }
+
+    async fn token(&self, parameters: &str) -> Result<String, PullError> {
+        let mut request = self.client.get(token_url(parameters, &self.remote)?);
+        if let Some(who) = self.asker.credentials {
             request = request.basic_auth(&who.username, Some(&who.password));
         }
-        let response = self.send(request, "the registry's token service").await?;
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if !response.status().is_success() {
+            return Err(self.refused(&response, "the registry's token service: "));
+        }
         let text = self.read(response, TOKEN_MAX).await?;
         let answer: TokenAnswer =
             serde_json::from_slice(&text).map_err(|error| PullError::Answer(format!("its token: {error}")))?;
-        let token = answer.token.or(answer.access_token);
-        self.token = Some(Token::Bearer(token.ok_or_else(|| PullError::Answer("it has no token".to_owned()))?));
-        Ok(true)
+        answer.token.or(answer.access_token).ok_or_else(|| PullError::Answer("it has no token".to_owned()))
     }
 
     async fn read(&self, response: Response, limit: usize) -> Result<Bytes, PullError> {
@@ -269,22 +328,102 @@ impl<'a> Registry<'a> {
         }
         Ok(text.freeze())
     }
+}
 
-    /// A blob as it comes, no longer than its manifest says.
-    async fn blob(
-        &self,
-        descriptor: &Descriptor,
-    ) -> Result<impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static, PullError> {
-        let what = descriptor.digest.to_string();
-        let response = self.send(self.request(&format!("blobs/{what}")), &what).await?;
-        let mut left = descriptor.size;
-        Ok(response.bytes_stream().map(move |piece| {
-            let piece = piece.map_err(io::Error::other)?;
-            left = left
-                .checked_sub(piece.len() as u64)
-                .ok_or_else(|| io::Error::other("it is longer than its manifest says"))?;
-            Ok(piece)
-        }))
+/// The wait before the next try.
+fn pause(tries: u32) -> Duration {
+    PAUSE * 2u32.saturating_pow(tries.min(10))
+}
+
+/// A blob on its way, no longer than its manifest says. One that breaks off goes on where it was.
+struct Transfer<'a> {
+    registry: &'a Registry<'a>,
+    descriptor: &'a Descriptor,
+    /// What still comes of the answer under way.
+    answer: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
+    /// Bytes that came.
+    at: u64,
+    /// Bytes of the answer that came before already.
+    passed: u64,
+    /// Tries since the last byte, and altogether.
+    tries: (u32, u32),
+}
+
+impl<'a> Transfer<'a> {
+    async fn begin(registry: &'a Registry<'a>, descriptor: &'a Descriptor) -> Result<Self, PullError> {
+        let mut transfer = Self { registry, descriptor, answer: None, at: 0, passed: 0, tries: (0, 0) };
+        transfer.ask().await?;
+        Ok(transfer)
+    }
+
+    async fn ask(&mut self) -> Result<(), PullError> {
+        let digest = &self.descriptor.digest;
+        let range = (self.at > 0).then(|| (RANGE, format!("bytes={}-", self.at)));
+        let what = format!("blob {digest}: ");
+        let response = self.registry.get(&format!("blobs/{digest}"), range.as_slice(), &what).await?;
+        let told = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let begins: Option<u64> = told.and_then(|told| told.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+        self.passed = match (response.status(), begins) {
+            (StatusCode::PARTIAL_CONTENT, Some(begins)) if begins == self.at => 0,
+            (StatusCode::PARTIAL_CONTENT, _) => {
+                return Err(PullError::Answer(format!("blob {digest}: another part came than was asked for")));
+            }
+            _ => self.at,
+        };
+        self.answer = Some(response.bytes_stream().boxed());
+        Ok(())
+    }
+
+    fn pieces(self) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'a {
+        stream::try_unfold(self, async |mut transfer: Transfer<'a>| {
+            let piece = transfer.next().await?;
+            Ok(piece.map(|piece| (piece, transfer)))
+        })
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let piece = match &mut self.answer {
+                Some(answer) => answer.next().await,
+                None => None,
+            };
+            match piece {
+                Some(Ok(mut piece)) => {
+                    let known = piece.len().min(usize::try_from(self.passed).unwrap_or(usize::MAX));
+                    self.passed -= known as u64;
+                    let piece = piece.split_off(known);
+                    if piece.is_empty() {
+                        continue;
+                    }
+                    self.at += piece.len() as u64;
+                    if self.at > self.descriptor.size {
+                        return Err(io::Error::other("it is longer than its manifest says"));
+                    }
+                    self.tries.0 = 0;
+                    return Ok(Some(piece));
+                }
+                _ if self.at == self.descriptor.size => return Ok(None),
+                broken => self.resume(broken.and_then(Result::err)).await?,
+            }
+        }
+    }
+
+    /// Asks for the rest. A registry that has none is asked a few times.
+    async fn resume(&mut self, cause: Option<reqwest::Error>) -> io::Result<()> {
+        let (since, all) = self.tries;
+        if since >= TRIES_MAX || all >= RESUMES_MAX {
+            let why = cause.map(|error| format!(": {}", causes(&error))).unwrap_or_default();
+            let Descriptor { digest, size, .. } = self.descriptor;
+            return Err(io::Error::other(format!("blob {digest} ended after {} of {size} bytes{why}", self.at)));
+        }
+        self.answer = None;
+        tokio::time::sleep(pause(since)).await;
+        self.tries = (since + 1, all + 1);
+        match self.ask().await {
+            // It may be back in a moment.
+            Err(PullError::Unreachable { .. }) => Ok(()),
+            asked => asked.map_err(io::Error::other),
+        }
     }
 }
 

@@ -3,10 +3,35 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use gantry_model::Digest;
 use reqwest::Url;
 
 /// The longest reference.
 const LENGTH_MAX: usize = 500;
+
+/// The parts of `app`, `app:tag`, `app@sha256:…` or `app:tag@sha256:…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// Before them.
+    pub name: &'a str,
+    /// After a colon.
+    pub tag: Option<&'a str>,
+    /// After an `@`. It says which image; a tag beside it is for people.
+    pub digest: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a reference apart; nothing in it is checked.
+    #[must_use]
+    pub fn of(text: &'a str) -> Self {
+        let (tagged, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+        // A colon before a slash is that of a port.
+        match tagged.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+            Some((name, tag)) => Self { name, tag: Some(tag), digest },
+            None => Self { name: tagged, tag: None, digest },
+        }
+    }
+}
 
 /// An image of another registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,24 +58,24 @@ impl Remote {
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Ok(None);
         }
-        let (repository, reference) = match rest.split_once('@') {
-            Some(parts) => parts,
-            None => rest.rsplit_once(':').unwrap_or((rest, "latest")),
-        };
+        let Parts { name: repository, tag, digest } = Parts::of(rest);
         let wrong = || format!("{text:?} is no image reference; one is registry.example/team/app:tag");
         let host_part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let name_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
-        let tag_part = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        let tag_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let sound = text.len() <= LENGTH_MAX
             && registry.chars().all(host_part)
             && !repository.is_empty()
             && repository.chars().all(name_part)
             && repository.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
-            && !reference.is_empty()
-            && reference.chars().all(tag_part);
+            && tag.is_none_or(|tag| !tag.is_empty() && tag.chars().all(tag_part));
         if !sound {
             return Err(wrong());
         }
+        if let Some(Err(why)) = digest.map(str::parse::<Digest>) {
+            return Err(format!("{text:?}: {why}"));
+        }
+        let reference = digest.or(tag).unwrap_or("latest");
         let hub = ["docker.io", "index.docker.io"].contains(&registry);
         // Docker's own short names.
         let registry = if hub { "registry-1.docker.io" } else { registry };
@@ -114,7 +139,23 @@ mod tests {
         assert_eq!(text("docker://docker.io/redis:7").as_deref(), Some("registry-1.docker.io/library/redis:7"));
         let digest = format!("127.0.0.1:5000/a/b@sha256:{}", "0".repeat(64));
         assert_eq!(text(&digest), Some(digest.clone()));
-        for bad in ["a.b/", "a.b/../x", "a.b/X", "a.b/x:", "a.b/x:t t", "a.b/x\n", "a.b/-/%2e%2e", "x@y.z/a"] {
+        assert_eq!(text(&digest.replace("/b@", "/b:v1.2@")), Some(digest.clone()), "the digest counts");
+        let tagged = digest.replace("/b@", "/b:v 1@");
+        for bad in [
+            &tagged,
+            "a.b/x@v1",
+            "a.b/x:v1@",
+            "a.b/x:@sha256:0",
+            "a.b/x@sha512:00",
+            "a.b/",
+            "a.b/../x",
+            "a.b/X",
+            "a.b/x:",
+            "a.b/x:t t",
+            "a.b/x\n",
+            "a.b/-/%2e%2e",
+            "x@y.z/a",
+        ] {
             assert!(Remote::parse(bad).is_err(), "{bad:?}");
         }
         let remote = |text: &str| Remote::parse(text).expect("read").expect("remote");

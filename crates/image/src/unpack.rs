@@ -5,8 +5,9 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -21,7 +22,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
-use crate::archive::members;
+use crate::archive::members_or_sparse;
+use crate::sparse::Sparse;
 use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 
 /// How much a layer may become.
@@ -190,12 +192,12 @@ struct Place {
 
 impl Unpacker {
     fn run(&mut self, plain: impl Read) -> Result<(), UnpackError> {
-        members(plain, UnpackError::Stream, |entry| {
+        members_or_sparse(plain, UnpackError::Stream, |entry, sparse| {
             self.entries += 1;
             if self.entries > self.bounds.entries {
                 return Err(UnpackError::TooLarge(format!("{} entries", self.bounds.entries)));
             }
-            self.entry(entry)?;
+            self.entry(entry, sparse)?;
             if self.entries == 1 {
                 gantry_linux::step!("layer.begun");
             }
@@ -209,19 +211,29 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), UnpackError> {
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>, sparse: Option<Sparse>) -> Result<(), UnpackError> {
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
             return Ok(());
         }
-        let shown = String::from_utf8_lossy(&entry.path_bytes()).chars().take(200).collect::<String>();
+        let name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let bytes = name.as_ref().map_or_else(|| entry.path_bytes(), |name| name.as_os_str().as_bytes().into());
+        let shown = String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>();
+        drop(bytes);
         let refuse = |why: &str| UnpackError::Entry { path: shown.clone(), why: why.to_owned() };
-        let path = entry.path().map_err(|error| refuse(&error.to_string()))?.into_owned();
+        let path = match name {
+            Some(name) => name,
+            None => entry.path().map_err(|error| refuse(&error.to_string()))?.into_owned(),
+        };
+        // Its holes take nothing to send: they are refused before they are read.
+        if sparse.as_ref().is_some_and(|sparse| sparse.size > self.bounds.bytes.saturating_sub(self.bytes)) {
+            return Err(UnpackError::TooLarge(self.bounds.told()));
+        }
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(refuse("it leads out of its folder"));
         }
         let made = |error: io::Error| UnpackError::Make { path: shown.clone(), source: error };
-        let keep = matches!(kind, EntryType::Regular | EntryType::Continuous);
+        let keep = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         let Some(place) = self.place(&path, keep).map_err(|error| made(error.source))? else {
             if kind != EntryType::Directory {
                 return Err(refuse("only a folder can be the root"));
@@ -229,6 +241,9 @@ impl Unpacker {
             return self.root_folder(entry).map_err(made);
         };
         if let Some(name) = place.name.to_str().filter(|name| name.starts_with(WHITEOUT)) {
+            if sparse.is_some() {
+                return Err(refuse("a whiteout has no content"));
+            }
             return whiteout(&place, name).map_err(made);
         }
         match kind {
@@ -240,7 +255,7 @@ impl Unpacker {
                 }
                 self.folder(entry, &place, names).map_err(made)
             }
-            EntryType::Regular | EntryType::Continuous => self.file(entry, &place, made),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, sparse, &place, made),
             EntryType::Symlink => {
                 let target = link_target(entry).ok_or_else(|| refuse("a link without a target"))?;
                 clear(&place).and_then(|()| Ok(symlinkat(target, &place.parent, &*place.name)?)).map_err(made)?;
@@ -319,6 +334,7 @@ impl Unpacker {
     fn file(
         &mut self,
         entry: &mut Entry<'_, impl Read>,
+        sparse: Option<Sparse>,
         place: &Place,
         made: impl Fn(io::Error) -> UnpackError,
     ) -> Result<(), UnpackError> {
@@ -327,9 +343,28 @@ impl Unpacker {
         let file = openat(&place.parent, &*place.name, flags, Mode::from_raw_mode(0o600))
             .map_err(|error| made(error.into()))?;
         let mut file = File::from(file);
+        match sparse {
+            None => self.content(&mut *entry, &mut file, false, &made)?,
+            Some(sparse) => self.content(sparse.content(&mut *entry), &mut file, true, &made)?,
+        }
+        // Owner first: changing it takes setuid bits and capabilities away.
+        finish_node(entry, place).map_err(&made)?;
+        set_xattrs(entry, &file).map_err(&made)?;
+        set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+        Ok(())
+    }
+
+    /// Writes a file's content, counted. With `holes`, zeros are left out.
+    fn content(
+        &mut self,
+        mut content: impl Read,
+        file: &mut File,
+        holes: bool,
+        made: impl Fn(io::Error) -> UnpackError,
+    ) -> Result<(), UnpackError> {
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let count = entry.read(&mut buffer).map_err(UnpackError::Stream)?;
+            let count = content.read(&mut buffer).map_err(UnpackError::Stream)?;
             if count == 0 {
                 break;
             }
@@ -337,12 +372,16 @@ impl Unpacker {
             if self.bytes > self.bounds.bytes {
                 return Err(UnpackError::TooLarge(self.bounds.told()));
             }
-            file.write_all(&buffer[..count]).map_err(&made)?;
+            if holes && buffer[..count].iter().all(|byte| *byte == 0) {
+                file.seek_relative(i64::try_from(count).unwrap_or(0)).map_err(&made)?;
+            } else {
+                file.write_all(&buffer[..count]).map_err(&made)?;
+            }
         }
-        // Owner first: changing it takes setuid bits and capabilities away.
-        finish_node(entry, place).map_err(&made)?;
-        set_xattrs(entry, &file).map_err(&made)?;
-        set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+        if holes {
+            let end = file.stream_position().map_err(&made)?;
+            file.set_len(end).map_err(&made)?;
+        }
         Ok(())
     }
 

@@ -132,6 +132,17 @@ fn pax(key: &str, value: &str) -> Vec<u8> {
     entry(EntryType::XHeader, "pax", "", format!("{length}{rest}").as_bytes())
 }
 
+/// A sparse file whose map is in its extended header.
+fn sparse(size: &str, map: &str, name: &str, content: &[u8]) -> Vec<u8> {
+    let record = |key: &str, value: &str| {
+        let rest = format!(" GNU.sparse.{key}={value}\n");
+        let length = (1..4).map(|digits| rest.len() + digits).find(|all| all.to_string().len() + rest.len() == *all);
+        format!("{}{rest}", length.expect("a length"))
+    };
+    let records = [record("size", size), record("map", map), record("name", name)].concat();
+    [entry(EntryType::XHeader, "pax", "", records.as_bytes()), entry(Regular, "stored", "", content)].concat()
+}
+
 fn sized(size: [u8; 12]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_path("file").expect("a name");
@@ -204,6 +215,14 @@ fn streams_that_lie_are_refused_or_harmless_and_soon() {
         ("a whiteout of its parent", archive(&[entry(Regular, "d/.wh...", "", b"")]), false),
         ("a kind that nobody knows", archive(&[entry(EntryType::new(b'Z'), "z", "", b"")]), false),
         ("a sparse file", archive(&[entry(EntryType::GNUSparse, "s", "", b"")]), false),
+        ("a sparse file of 8 EiB", archive(&[sparse("9000000000000000000", "0,1", "s", b"x")]), false),
+        ("a whiteout of 16 GiB", archive(&[sparse("17179869184", "0,1", ".wh.s", b"x")]), false),
+        ("a sparse file that leads out", archive(&[sparse("1", "0,1", "../../escaped", b"x")]), false),
+        ("a sparse file with an absolute name", archive(&[sparse("1", "0,1", "/escaped", b"x")]), true),
+        ("a sparse file whose map lies", archive(&[sparse("9", "0,2", "s", b"x")]), false),
+        ("a sparse file whose pieces overlap", archive(&[sparse("9", "0,1,0,1", "s", b"xy")]), false),
+        ("a sparse file of star's", archive(&[pax("SCHILY.realsize", "9"), entry(Regular, "s", "", b"x")]), false),
+        ("a sparse file of version 2", archive(&[pax("GNU.sparse.major", "2"), entry(Regular, "s", "", b"x")]), false),
         ("gzip that is cut", gzip(&whole)[..30].to_vec(), false),
         (
             "gzip with a wrong sum",

@@ -311,3 +311,51 @@ async fn a_layer_that_nobody_waits_for_any_more_is_there_all_the_same() {
     let there = || std::fs::read_dir(folder.path().join("layers")).expect("there").count();
     assert_eq!(there(), 1, "nothing half made stays");
 }
+
+/// A file of pieces, as offset and content, with holes between them.
+fn holed(path: &Path, size: u64, pieces: &[(u64, &[u8])]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::create(path).expect("made");
+    file.set_len(size).expect("sized");
+    for (offset, content) in pieces {
+        file.write_all_at(content, *offset).expect("written");
+    }
+}
+
+#[test]
+fn sparse_files_of_every_dialect_are_read() {
+    use std::os::unix::fs::MetadataExt;
+    let from = scratch();
+    let many: Vec<(u64, &[u8])> = (0..200).map(|n| (n * 65_536, &b"piece"[..])).collect();
+    holed(&from.path().join("hole-first"), 2 << 20, &[(1 << 20, b"x")]);
+    holed(&from.path().join("hole-last"), 3 << 20, &[(0, b"begin"), (1 << 20, b"middle")]);
+    holed(&from.path().join("hole-alone"), 1 << 20, &[]);
+    holed(&from.path().join("many-holes"), 20 << 20, &many);
+    holed(&from.path().join(format!("name-{}", "n".repeat(150))), 1 << 20, &[(4096, b"y")]);
+    std::fs::write(from.path().join("plain"), "plain").expect("written");
+    for dialect in [
+        &["--format=gnu"][..],
+        &["--format=pax", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse-version=1.0"],
+    ] {
+        let mut command = std::process::Command::new("tar");
+        command.args(["-cS"]).args(dialect).arg("-C").arg(from.path()).arg(".");
+        let archive = command.output().expect("tar runs").stdout;
+        assert!(archive.len() < 4 << 20, "{dialect:?}: it is not sparse: {}", archive.len());
+        let into = scratch();
+        unpack(&archive[..], into.path(), Bounds::default()).unwrap_or_else(|error| panic!("{dialect:?}: {error}"));
+        for entry in std::fs::read_dir(from.path()).expect("read") {
+            let entry = entry.expect("an entry");
+            let found = into.path().join(entry.file_name());
+            let same = std::fs::read(&found).expect("there") == std::fs::read(entry.path()).expect("read");
+            assert!(same, "{dialect:?}: {:?}", entry.file_name());
+        }
+        assert_eq!(std::fs::read_dir(into.path()).expect("read").count(), 6, "{dialect:?}");
+        let taken = std::fs::metadata(into.path().join("many-holes")).expect("there").blocks() * 512;
+        assert!(taken < 18 << 20, "{dialect:?}: its holes take {taken} bytes");
+        // What is no layer is refused by name.
+        let error = gantry_image::members(&archive[..], |error| error.to_string(), |_| Ok(())).expect_err("refused");
+        assert!(error.contains("is a sparse file; make the archive without --sparse"), "{dialect:?}: {error}");
+    }
+}

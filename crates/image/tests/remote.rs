@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_blobs::Blobs;
-use gantry_image::{Remote, pull};
+use gantry_image::{Asker, Remote, pull};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,20 +43,25 @@ type Pages = BTreeMap<String, Reply>;
 
 /// A registry on a port of its own; `ADDRESS` in its answers is its own. What is not in its pages is 404.
 async fn registry(pages: Pages) -> String {
+    serve(move |path, _| pages.get(path).cloned()).await
+}
+
+/// A registry that answers a path and the head of a request; none is 404.
+async fn serve(answer: impl Fn(&str, &str) -> Option<Reply> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    let (pages, own) = (Arc::new(pages), address.clone());
+    let (answer, own) = (Arc::new(answer), address.clone());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let (pages, own) = (Arc::clone(&pages), own.clone());
+            let (answer, own) = (Arc::clone(&answer), own.clone());
             tokio::spawn(async move {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(stream.read_u8().await?);
                 }
-                let head = String::from_utf8_lossy(&head).into_owned();
+                let head = String::from_utf8_lossy(&head).to_lowercase();
                 let path = head.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
-                let answer = pages.get(path).cloned().unwrap_or_else(|| reply("404 Not Found", "", ""));
+                let answer = answer(path, &head).unwrap_or_else(|| reply("404 Not Found", "", ""));
                 stream.write_all(answer.head.replace("ADDRESS", &own).as_bytes()).await?;
                 loop {
                     stream.write_all(&answer.body).await?;
@@ -99,13 +105,18 @@ fn image() -> (Vec<u8>, Vec<u8>, Value, Pages) {
 
 /// What a pull of `shop:1` from these pages says.
 async fn said(pages: Pages) -> Result<String, String> {
+    said_of(&registry(pages).await).await
+}
+
+/// What a pull of `shop:1` from the registry at that address says.
+async fn said_of(address: &str) -> Result<String, String> {
     let fits = |bytes| if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) };
     let folder = tempfile::tempdir().expect("a folder");
     let blobs = Blobs::in_folder(folder.path()).expect("blobs");
-    let address = registry(pages).await;
     let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
     let begun = Instant::now();
-    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, None, &blobs, |_| (), fits)).await;
+    let asker = Asker { credentials: None, own: Some("mine") };
+    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, asker, &blobs, |_| (), fits)).await;
     let pulled = pulled.unwrap_or_else(|_| panic!("no answer after {:?}", begun.elapsed()));
     for (digest, _) in blobs.list().await.expect("listed") {
         blobs.read(&digest).await.expect("it is what its name says");
@@ -149,9 +160,13 @@ async fn a_registry_that_means_harm_is_refused_in_words() {
             "platform": { "architecture": "amd64", "os": "linux" } }] })
         .to_string()
     };
-    let inner = index_of(&digest(b"nothing"), 7);
-    let mut nested = with(page, ok(index_of(&digest(inner.as_bytes()), inner.len())));
-    nested.insert(format!("/v2/shop/manifests/{}", digest(inner.as_bytes())), ok(inner));
+    let mut nested = pages.clone();
+    let mut top = index_of(&digest(b"nothing"), 7);
+    for _ in 0..9 {
+        nested.insert(format!("/v2/shop/manifests/{}", digest(top.as_bytes())), ok(top.clone()));
+        top = index_of(&digest(top.as_bytes()), top.len());
+    }
+    nested.insert(page.to_owned(), ok(top));
     let mut other = with(page, ok(index_of(&digest(b"nothing"), 7)));
     other.insert(format!("/v2/shop/manifests/{}", digest(b"nothing")), ok(manifest.to_string()));
     let challenge = |realm: &str| {
@@ -168,7 +183,18 @@ async fn a_registry_that_means_harm_is_refused_in_words() {
         ("a manifest of 100 MB", with(page, ok(vec![b' '; 100 << 20])), "longer than 4194304 bytes"),
         ("a manifest that is text", with(page, ok("hello")), "manifest"),
         ("a manifest that is nested too deeply", with(page, ok("[".repeat(100_000))), "manifest"),
-        ("an index in an index", nested, "manifest"),
+        ("ten indexes, one in the other", nested, "nested more than 5 deep"),
+        (
+            "an artifact",
+            changed(&|m| {
+                m["artifactType"] = json!("application/x-sbom");
+                m["config"] = descriptor("empty.v1+json", b"{}");
+            })
+            .into_iter()
+            .chain([(format!("/v2/shop/blobs/{}", digest(b"{}")), ok("{}"))])
+            .collect(),
+            "an artifact of type application/x-sbom",
+        ),
         ("another manifest than the index names", other, "was asked for"),
         (
             "no image for this machine",
@@ -255,4 +281,114 @@ async fn a_registry_that_means_harm_is_refused_in_words() {
         let why = said(pages).await.expect_err(name);
         assert!(why.contains(wanted), "{name}: {why}");
     }
+}
+
+#[tokio::test]
+async fn an_image_behind_nested_indexes_is_pulled() {
+    let (_, _, manifest, mut pages) = image();
+    let manifest = manifest.to_string();
+    let mut top = manifest.clone();
+    for platform in [None, Some("linux"), Some("linux")] {
+        pages.insert(format!("/v2/shop/manifests/{}", digest(top.as_bytes())), ok(top.clone()));
+        let mut entry = json!({ "mediaType": "application/vnd.oci.image.index.v1+json",
+            "digest": digest(top.as_bytes()), "size": top.len() });
+        if let Some(os) = platform {
+            let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+            entry["platform"] = json!({ "os": os, "architecture": architecture });
+        }
+        let attestation = json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(b"x"),
+            "size": 1, "platform": { "os": "unknown", "architecture": "unknown" } });
+        top = json!({ "schemaVersion": 2, "manifests": [attestation, entry] }).to_string();
+    }
+    pages.insert("/v2/shop/manifests/1".to_owned(), ok(top));
+    assert_eq!(said(pages).await, Ok(digest(manifest.as_bytes())));
+}
+
+#[tokio::test]
+async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
+    let (_, _, manifest, pages) = image();
+    let manifest = manifest.to_string();
+    let tokens = Arc::new(AtomicUsize::new(0));
+    let (count, text) = (Arc::clone(&tokens), manifest.clone());
+    let address = serve(move |path, head| {
+        if path == "/token" {
+            // The first one is good for the manifest alone.
+            return Some(ok(format!(r#"{{"token":"t{}"}}"#, count.fetch_add(1, Ordering::SeqCst))));
+        }
+        let wanted = if path.contains("/blobs/") { "bearer t1" } else { "bearer t" };
+        if !head.contains(wanted) {
+            return Some(reply("401 Unauthorized", "www-authenticate: Bearer realm=\"http://ADDRESS/token\"\r\n", ""));
+        }
+        pages.get(path).cloned()
+    })
+    .await;
+    assert_eq!(said_of(&address).await, Ok(digest(text.as_bytes())));
+    assert_eq!(tokens.load(Ordering::SeqCst), 2, "transfers at once share a token");
+
+    // One that never helps is asked for once for each request, and not for ever.
+    let (_, _, _, pages) = image();
+    let address = serve(move |path, head| match path {
+        "/token" => Some(ok(r#"{"token":"t"}"#)),
+        _ if path.contains("/blobs/") || !head.contains("bearer t") => {
+            Some(reply("401 Unauthorized", "www-authenticate: Bearer realm=\"http://ADDRESS/token\"\r\n", ""))
+        }
+        _ => pages.get(path).cloned(),
+    })
+    .await;
+    let why = said_of(&address).await.expect_err("refused");
+    assert!(why.contains("blob sha256:") && why.contains("401"), "{why}");
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
+    for ranges in [true, false] {
+        let (_, layer, manifest, pages) = image();
+        let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (heard, page) = (Arc::clone(&asked), format!("/v2/shop/blobs/{}", digest(&layer)));
+        let address = serve(move |path, head| {
+            if path != page {
+                return pages.get(path).cloned();
+            }
+            let begin = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-'));
+            let begin: usize = begin.map_or(0, |begin| begin.parse().expect("a number"));
+            heard.lock().expect("not poisoned").push(begin);
+            let from = if ranges { begin } else { 0 };
+            // A thousand bytes more each time.
+            let end = layer.len().min(begin + 1000);
+            let status = if ranges && begin > 0 { "206 Partial Content" } else { "200 OK" };
+            let told = if ranges {
+                format!("content-range: bytes {begin}-{}/{}\r\n", layer.len() - 1, layer.len())
+            } else {
+                String::new()
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\n{told}content-length: {}\r\nconnection: close\r\n\r\n",
+                layer.len() - from
+            );
+            Some(Reply { head, body: layer[from..end].to_vec(), endless: false })
+        })
+        .await;
+        assert_eq!(said_of(&address).await, Ok(digest(manifest.to_string().as_bytes())), "{ranges}");
+        assert_eq!(*asked.lock().expect("not poisoned"), [0, 1000, 2000], "{ranges}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_is_asked_again() {
+    let (_, _, manifest, pages) = image();
+    let asked = AtomicUsize::new(0);
+    let address = serve(move |path, _| {
+        let first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+        if first { Some(reply("429 Too Many Requests", "", "")) } else { pages.get(path).cloned() }
+    })
+    .await;
+    assert_eq!(said_of(&address).await, Ok(digest(manifest.to_string().as_bytes())));
+}
+
+#[tokio::test]
+async fn the_clouds_own_registry_is_known_by_its_answer() {
+    let own = serve(|_, _| Some(reply("401 Unauthorized", "gantry-registry: mine\r\n", ""))).await;
+    assert_eq!(said_of(&own).await, Err(format!("{own}/shop:1 is in this cloud's own registry")));
+    let other = serve(|_, _| Some(reply("401 Unauthorized", "gantry-registry: other\r\n", ""))).await;
+    assert!(said_of(&other).await.expect_err("refused").contains("the registry answered 401"));
 }

@@ -1,0 +1,211 @@
+//! The image of an index for this machine. Indexes may hold indexes.
+//!
+//! [`Selection`] decides; its caller reads the manifests, wherever they are: in the blobs, in an archive, in another registry.
+
+use std::collections::BTreeSet;
+
+use gantry_model::Digest;
+
+use crate::manifest::{Descriptor, Index, ManifestError, Platform, architecture};
+
+/// Indexes one inside the other.
+const DEPTH_MAX: usize = 5;
+
+/// Manifests and indexes that are read for one image.
+const READS_MAX: usize = 50;
+
+/// A depth-first search through an index. Give each manifest that was read to [`Selection::next`].
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// What is still to be read: the last one first, each with the number of indexes above it.
+    open: Vec<(Descriptor, usize)>,
+    /// The number of indexes above the manifest that comes next.
+    depth: usize,
+    indexes: BTreeSet<Digest>,
+    reads: usize,
+    platforms: BTreeSet<String>,
+}
+
+/// What follows from a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The manifest is the image's.
+    Found,
+    /// Read this one, and go on with it.
+    Read(Descriptor),
+}
+
+impl Selection {
+    /// Decides on the manifest or index `bytes` with that digest.
+    ///
+    /// # Errors
+    /// [`ManifestError::NoImage`] without an image for this machine; [`ManifestError::Refused`] for indexes that are nested too deeply, are
+    /// too many, or lead in a circle.
+    pub fn next(&mut self, digest: &Digest, bytes: &[u8]) -> Result<Next, ManifestError> {
+        let Some(index) = Index::parse(bytes) else {
+            return Ok(Next::Found);
+        };
+        let refused = |why: String| Err(ManifestError::Refused(why));
+        if self.depth == DEPTH_MAX {
+            return refused(format!("its indexes are nested more than {DEPTH_MAX} deep"));
+        }
+        self.indexes.insert(digest.clone());
+        self.platforms.extend(index.manifests.iter().filter_map(|one| shown(one.platform.as_ref()?)));
+        let depth = self.depth + 1;
+        let mut fitting: Vec<(u8, Descriptor)> =
+            index.manifests.into_iter().filter_map(|one| Some((preference(one.platform.as_ref())?, one))).collect();
+        fitting.sort_by_key(|(preference, _)| *preference);
+        self.open.extend(fitting.into_iter().rev().map(|(_, descriptor)| (descriptor, depth)));
+        let Some((descriptor, depth)) = self.open.pop() else {
+            let has = std::mem::take(&mut self.platforms).into_iter().collect();
+            return Err(ManifestError::NoImage { this: format!("linux/{}", architecture()), has });
+        };
+        if self.indexes.contains(&descriptor.digest) {
+            return refused(format!("its index {} leads back to itself", descriptor.digest));
+        }
+        self.reads += 1;
+        if self.reads > READS_MAX {
+            return refused(format!("its indexes name more than {READS_MAX} manifests for this machine"));
+        }
+        self.depth = depth;
+        Ok(Next::Read(descriptor))
+    }
+}
+
+/// How well a platform fits this machine, the best first; none if it does not. An entry without a platform may hold anything. One
+/// with a variant may ask for more than this processor has.
+fn preference(platform: Option<&Platform>) -> Option<u8> {
+    let Some(platform) = platform else { return Some(2) };
+    let fits = platform.os == "linux" && platform.architecture == architecture();
+    let plain = platform.variant.as_deref().is_none_or(|variant| ["", "v1", "v8"].contains(&variant));
+    fits.then_some(u8::from(!plain))
+}
+
+/// The attestations that builders put beside their images have the platform `unknown/unknown`.
+fn shown(platform: &Platform) -> Option<String> {
+    (platform.os != "unknown").then(|| platform.to_string().chars().take(60).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gantry_blobs::Hasher;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Manifests by digest.
+    #[derive(Default)]
+    struct Shelf(BTreeMap<Digest, Vec<u8>>);
+
+    impl Shelf {
+        fn put(&mut self, value: &Value) -> Digest {
+            let bytes = value.to_string().into_bytes();
+            let digest = Hasher::of(&bytes);
+            self.0.insert(digest.clone(), bytes);
+            digest
+        }
+
+        fn manifest(&mut self, name: &str) -> Digest {
+            self.put(&json!({ "name": name, "config": {}, "layers": [] }))
+        }
+
+        fn index(&mut self, entries: &[(Option<&str>, &Digest)]) -> Digest {
+            let entries: Vec<Value> = entries
+                .iter()
+                .map(|(platform, digest)| {
+                    let mut entry = json!({ "mediaType": "x", "digest": digest, "size": 1 });
+                    if let Some(platform) = platform {
+                        let mut parts = platform.split('/');
+                        let (os, architecture) = (parts.next(), parts.next());
+                        entry["platform"] = json!({ "os": os, "architecture": architecture });
+                        parts.next().into_iter().for_each(|variant| entry["platform"]["variant"] = json!(variant));
+                    }
+                    entry
+                })
+                .collect();
+            self.put(&json!({ "schemaVersion": 2, "manifests": entries }))
+        }
+
+        fn select(&self, top: &Digest) -> Result<Digest, String> {
+            let mut selection = Selection::default();
+            let mut digest = top.clone();
+            loop {
+                let bytes = self.0.get(&digest).ok_or("missing")?;
+                match selection.next(&digest, bytes).map_err(|error| error.to_string())? {
+                    Next::Found => return Ok(digest),
+                    Next::Read(descriptor) => digest = descriptor.digest,
+                }
+            }
+        }
+    }
+
+    fn own() -> String {
+        format!("linux/{}", architecture())
+    }
+
+    #[test]
+    fn an_image_is_found_through_nested_indexes_to_a_bound() {
+        let mut shelf = Shelf::default();
+        let image = shelf.manifest("image");
+        let mut top = image.clone();
+        for depth in 0..=DEPTH_MAX {
+            assert_eq!(shelf.select(&top).as_ref(), Ok(&image), "{depth}");
+            let platform = own();
+            top = shelf.index(&[(if depth % 2 == 0 { Some(&platform) } else { None }, &top)]);
+        }
+        let error = shelf.select(&top).expect_err("too deep");
+        assert!(error.contains("nested more than 5 deep"), "{error}");
+    }
+
+    #[test]
+    fn the_best_entry_is_taken_and_a_branch_without_an_image_is_left_again() {
+        let mut shelf = Shelf::default();
+        let (image, other, note) = (shelf.manifest("image"), shelf.manifest("other"), shelf.manifest("note"));
+        let (own, tuned) = (own(), format!("{}/v9", own()));
+        let foreign = shelf.index(&[(Some("windows/amd64"), &other), (Some("unknown/unknown"), &note)]);
+        for (entries, wanted) in [
+            (vec![(Some("unknown/unknown"), &note), (Some("linux/mips"), &other), (Some(&*own), &image)], &image),
+            (vec![(None, &note), (Some(&*own), &image)], &image),
+            (vec![(Some(&*tuned), &other), (Some(&*own), &image)], &image),
+            (vec![(Some(&*tuned), &other), (Some("linux/mips"), &image)], &other),
+            (vec![(None, &image)], &image),
+            (vec![(Some(&*own), &foreign), (None, &image)], &image),
+            (vec![(None, &foreign), (None, &image)], &image),
+        ] {
+            let top = shelf.index(&entries);
+            assert_eq!(shelf.select(&top).as_ref(), Ok(wanted), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_image_for_this_machine_the_others_are_named() {
+        let mut shelf = Shelf::default();
+        let other = shelf.manifest("other");
+        let inner = shelf.index(&[(Some("linux/mips"), &other), (Some("unknown/unknown"), &other)]);
+        let top = shelf.index(&[(None, &inner), (Some("linux/arm/v7"), &other)]);
+        let error = shelf.select(&top).expect_err("none");
+        let wanted =
+            format!("no image for this machine, which is {}; it has images for linux/arm/v7, linux/mips", own());
+        assert!(error.contains(&wanted) && !error.contains("unknown"), "{error}");
+        let empty = shelf.index(&[]);
+        assert!(shelf.select(&empty).expect_err("none").contains("it names no platform"));
+    }
+
+    #[test]
+    fn circles_and_crowds_are_refused() {
+        // No honest digest leads in a circle; whoever serves them may lie.
+        let mut selection = Selection::default();
+        let digest = Digest::from_hex(&"a".repeat(64)).expect("a digest");
+        let text = json!({ "manifests": [{ "mediaType": "x", "digest": digest, "size": 1 }] }).to_string();
+        let error = selection.next(&digest, text.as_bytes()).expect_err("a circle").to_string();
+        assert!(error.contains("leads back to itself"), "{error}");
+
+        let mut shelf = Shelf::default();
+        let empty: Vec<Digest> = (0..60).map(|n| shelf.put(&json!({ "n": n, "manifests": [] }))).collect();
+        let entries: Vec<(Option<&str>, &Digest)> = empty.iter().map(|digest| (None, digest)).collect();
+        let top = shelf.index(&entries);
+        assert!(shelf.select(&top).expect_err("too many").contains("more than 50 manifests"));
+    }
+}
