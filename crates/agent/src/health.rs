@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::{Health, Probe, Role};
+use gantry_model::{Command, Health, Probe, Role};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -54,7 +54,9 @@ impl Check<'_> {
         let stream = match TcpStream::connect(SocketAddr::from((self.address, port))).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                return Err((listening::explain(&listening::listening(self.pid), port), String::new()));
+                // What Gantry builds runs by a command line; an image brings words.
+                let foreign = matches!(self.role.command, Command::Argv(_));
+                return Err((listening::explain(&listening::listening(self.pid), port, foreign), String::new()));
             }
             Err(error) => return Err(plain(&error)),
         };

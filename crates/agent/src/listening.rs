@@ -38,8 +38,8 @@ fn socket(line: &str) -> Option<(IpAddr, u16)> {
 /// Ports that are named: there may be thousands.
 const PORTS_SHOWN: usize = 10;
 
-/// What to say when nothing accepts on `port`.
-pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
+/// What to say when nothing accepts on `port`; of a `foreign` image nobody can change a role.
+pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16, foreign: bool) -> String {
     let on_port: Vec<_> = sockets.iter().filter(|(_, other)| *other == port).collect();
     if !on_port.is_empty() && on_port.iter().all(|(address, _)| address.is_loopback()) {
         return format!("connection refused: it listens on {}:{port} alone; make it bind 0.0.0.0", on_port[0].0);
@@ -48,6 +48,17 @@ pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16) -> String {
     others.sort_unstable();
     others.dedup();
     match others.as_slice() {
+        [other] if foreign => format!(
+            "connection refused: it listens on port {other}, not on {port}; say so once: `gantry deploy APP --image REF --port {other}`"
+        ),
+        [_, ..] if foreign => {
+            let others: Vec<String> = others.iter().take(PORTS_SHOWN).map(u16::to_string).collect();
+            format!(
+                "connection refused: it listens on ports {}, not on {port}; say once which is meant: `gantry deploy APP --image REF --port {}`",
+                others.join(" and "),
+                others[0]
+            )
+        }
         [] => format!("connection refused: it listens on no port yet; make it listen on $PORT, {port}"),
         _ => {
             let others: Vec<String> = others.iter().take(PORTS_SHOWN).map(u16::to_string).collect();
@@ -76,8 +87,12 @@ mod tests {
     #[test]
     fn the_true_cause_is_named() {
         let at = |port| (IpAddr::from([127, 0, 0, 1]), port);
-        assert!(explain(&[at(8080)], 8080).contains("bind 0.0.0.0"));
-        assert!(explain(&[at(3000)], 8080).contains("port 3000, not on $PORT, 8080"));
-        assert!(explain(&[], 8080).contains("no port yet"));
+        assert!(explain(&[at(8080)], 8080, false).contains("bind 0.0.0.0"));
+        assert!(explain(&[at(3000)], 8080, false).contains("port 3000, not on $PORT, 8080"));
+        let foreign = explain(&[at(80)], 443, true);
+        assert!(foreign.contains("listens on port 80, not on 443") && foreign.contains("--port 80`"), "{foreign}");
+        let foreign = explain(&[at(81), at(80), at(80)], 443, true);
+        assert!(foreign.contains("listens on ports 80 and 81, not on 443"), "{foreign}");
+        assert!(explain(&[], 8080, true).contains("no port yet"));
     }
 }

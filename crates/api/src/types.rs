@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, InstanceId, MachineName,
-    MachinePlan, Moment, NetworkFault, ObservedInstance, Phase, ReleaseNumber, RequestCounts, RequestFailure, RoleName,
-    RouterId, Subnet, Table, Traffic,
+    AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, ImageSettings, InstanceId,
+    MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, Phase, ReleaseNumber, RequestCounts,
+    RequestFailure, RoleName, RouterId, Subnet, Table, Traffic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +215,9 @@ pub enum What {
         /// What it was called where it was pulled from; for the ledger.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         origin: Option<String>,
+        /// What is new of how images from elsewhere run; kept for later images of the app.
+        #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
+        settings: ImageSettings,
     },
     /// A release again; the last good one before the current if none is named.
     Rollback {

@@ -15,6 +15,7 @@ mod app_json;
 pub mod bases;
 mod builder;
 mod compile;
+mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod output;
@@ -30,8 +31,10 @@ mod turns;
 
 pub use builder::{Builder, Built, Folders, Job, Network, Source};
 pub use compile::CompileLimits;
+pub use foreign::{is_foreign, lost};
 pub use output::Output;
 pub use recipe::{EnvRequest, Recipe, revision};
+pub use roles::check_volume;
 pub use script::Compile;
 pub use turns::Turns;
 

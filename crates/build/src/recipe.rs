@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use gantry_image::{AccountError, Accounts, Runtime};
 use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
-use gantry_model::{BaseName, RoleName, Seconds};
+use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck};
 use crate::script::Compile;
-use crate::{BuildError, procfile, roles};
+use crate::{BuildError, foreign, procfile, roles};
 
 /// The files that a recipe is read from, and which of the marking ones are there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,11 +112,12 @@ impl Recipe {
         Ok(Self { roles, env, base, compile: found.compile.clone(), notes, texts: found.texts.clone() })
     }
 
-    /// What an image says of itself: the recipe that it was built from, or else one web role of its entry point and command.
+    /// What an image says of itself: the recipe that it was built from, or else one web role of its entry point and command, with
+    /// these settings.
     ///
     /// # Errors
     /// [`BuildError`] in phase `roles` when its recipe is none, in phase `image` when it names nothing to run.
-    pub fn of_image(runtime: &Runtime) -> Result<Self, BuildError> {
+    pub fn of_image(runtime: &Runtime, settings: &ImageSettings) -> Result<Self, BuildError> {
         // Names are looked up where the image's files are; a number says by itself that no container has it.
         let user = runtime.user.as_deref().unwrap_or_default();
         if let Err(error @ AccountError::Beyond { .. }) = Accounts::default().find(user) {
@@ -133,16 +134,19 @@ impl Recipe {
             return Err(BuildError::new("image", "the image names no command (neither Entrypoint nor Cmd)"));
         }
         let mut role = Role::new(Command::Argv(words));
-        let exposed = runtime.exposed_ports.iter().flatten();
-        role.port = exposed.into_iter().find_map(|(port, _)| port.strip_suffix("/tcp").unwrap_or(port).parse().ok());
+        let (port, said) = foreign::port(runtime, settings.port);
+        role.port = Some(port);
+        role.volumes = settings.volumes.clone();
         if let Some(signal) = runtime.stop_signal.as_deref().and_then(Signal::parse) {
             role.stop_signal = signal;
         }
         let web = RoleName::parse("web").map_err(|error| BuildError::new("image", error))?;
-        let mut roles = BTreeMap::from([(web, role)]);
-        give_ports(&mut roles);
-        let note = "One role, web, from the image's own command".to_owned();
-        Ok(Self { roles, env: BTreeMap::new(), base: None, compile: None, notes: vec![note], texts: BTreeMap::new() })
+        let mut notes = vec![format!("One role, web, from the image's own command; its port is {port}, {said}")];
+        let mounted =
+            role.volumes.iter().map(|(name, path)| format!("Volume {name} at {path}: one copy, replaced stop-first"));
+        notes.extend(mounted);
+        let roles = BTreeMap::from([(web, role)]);
+        Ok(Self { roles, env: BTreeMap::new(), base: None, compile: None, notes, texts: BTreeMap::new() })
     }
 }
 
@@ -253,27 +257,33 @@ mod tests {
 
     #[test]
     fn an_image_says_what_it_runs() {
+        let none = ImageSettings::default();
         let label = |name: &str, text: &str| Some(BTreeMap::from([(name.to_owned(), text.to_owned())]));
         let built = Runtime { labels: label(LABEL, r#"{"Procfile": "web: a\nworker: b"}"#), ..Runtime::default() };
-        assert_eq!(Recipe::of_image(&built).expect("a recipe").roles.len(), 2);
+        assert_eq!(Recipe::of_image(&built, &none).expect("a recipe").roles.len(), 2);
         let words = |text: &str| Some(vec![text.to_owned()]);
         let plain = Runtime { entrypoint: words("/run"), cmd: words("--all"), ..Runtime::default() };
-        let roles = Recipe::of_image(&plain).expect("a role").roles;
+        let roles = Recipe::of_image(&plain, &none).expect("a role").roles;
         let argv = Command::Argv(vec!["/run".to_owned(), "--all".to_owned()]);
         assert_eq!((&roles[&name("web")].command, roles[&name("web")].port), (&argv, Some(DEFAULT_PORT)));
-        assert_eq!(Recipe::of_image(&Runtime::default()).expect_err("nothing").phase, "image");
+        let settings = ImageSettings { volumes: [("data".to_owned(), "/data".to_owned())].into(), port: Some(81) };
+        let recipe = Recipe::of_image(&plain, &settings).expect("a role");
+        let web = &recipe.roles[&name("web")];
+        assert_eq!((web.port, web.volumes["data"].as_str(), web.stop_first()), (Some(81), "/data", true));
+        assert!(recipe.notes.iter().any(|note| note.contains("Volume data at /data")), "{:?}", recipe.notes);
+        assert_eq!(Recipe::of_image(&Runtime::default(), &none).expect_err("nothing").phase, "image");
         for (user, refused) in
             [("100000", true), ("1000680000:0", true), ("7:65536", true), ("65535", false), ("web", false)]
         {
             let image = Runtime { user: Some(user.to_owned()), ..plain.clone() };
-            let refusal = Recipe::of_image(&image).err().map(|error| error.to_string());
+            let refusal = Recipe::of_image(&image, &none).err().map(|error| error.to_string());
             assert_eq!(refusal.is_some_and(|why| why.contains("beyond the 65,536")), refused, "{user}");
         }
         for hostile in
             ["", "[]", "{", "{}", r#"{"Procfile": 1}"#, r#"{"container/roles.json": "{ web: { command: '' } }"}"#]
         {
             let image = Runtime { labels: label(LABEL, hostile), ..plain.clone() };
-            assert_eq!(Recipe::of_image(&image).expect_err(hostile).phase, "roles");
+            assert_eq!(Recipe::of_image(&image, &none).expect_err(hostile).phase, "roles");
         }
         for (text, is_one) in [(&*"c5".repeat(20), true), ("c59bd5abee", false), (&*"../".repeat(20), false)] {
             let image = Runtime { labels: label(REVISION, text), ..Runtime::default() };

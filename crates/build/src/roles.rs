@@ -358,16 +358,23 @@ pub(crate) fn is_env_name(name: &str) -> bool {
 }
 
 fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    for (name, path) in &volumes {
-        RoleName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
-        let forbidden = ["/", "/proc", "/sys", "/dev", "/.gantry"];
-        let under = |place: &str| path == place || (place != "/" && path.starts_with(&format!("{place}/")));
-        let plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
-        if !plain || path.contains('\0') || forbidden.iter().any(|place| under(place)) {
-            return Err(format!("{path:?} is no place for a volume; write an absolute path such as \"/data\""));
-        }
-    }
+    volumes.iter().try_for_each(|(name, path)| check_volume(name, path))?;
     Ok(volumes)
+}
+
+/// A volume has a name that can be a folder's, and a place where the kernel has none of its own.
+///
+/// # Errors
+/// What is wrong with either.
+pub fn check_volume(name: &str, path: &str) -> Result<(), String> {
+    RoleName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
+    let forbidden = ["/", "/proc", "/sys", "/dev", "/.gantry"];
+    let under = |place: &str| path == place || (place != "/" && path.starts_with(&format!("{place}/")));
+    let plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
+    if !plain || path.contains('\0') || forbidden.iter().any(|place| under(place)) {
+        return Err(format!("{path:?} is no place for a volume; write an absolute path such as \"/data\""));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use gantry_build::{BuildError, EnvRequest, Output, Recipe};
 use gantry_model::{
-    AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason, Role, RoleName, execve,
+    AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role, RoleName,
+    execve,
 };
 use tokio::sync::mpsc;
 
@@ -209,9 +210,11 @@ impl Place {
 async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place: Place) -> Result<Made, BuildError> {
     match &deploy.cause {
         Cause::Push { commit, source } => push(server, deploy, commit, source, output, place).await,
-        Cause::Image { reference, image: digest } => image(server, deploy, reference, digest, output).await,
-        Cause::Config { .. } => again(server, deploy, None, output),
-        Cause::Rollback { to } => again(server, deploy, Some(*to), output),
+        Cause::Image { reference, image: digest, change } => {
+            image(server, deploy, reference, digest, change, output).await
+        }
+        Cause::Config { .. } => again(server, deploy, None, output).await,
+        Cause::Rollback { to } => again(server, deploy, Some(*to), output).await,
     }
 }
 
@@ -247,17 +250,32 @@ async fn image(
     deploy: &Deploy,
     reference: &str,
     image: &Digest,
+    change: &ImageSettings,
     output: &Output,
 ) -> Result<Made, BuildError> {
     output.step(&format!("Deploying image {reference}"));
     let (_, config) = server.builder.image(image).await.map_err(|error| fail("image", &error.to_string()))?;
-    let recipe = Recipe::of_image(&config.config)?;
-    for note in &recipe.notes {
-        output.note(note);
+    let foreign = gantry_build::is_foreign(&config.config);
+    if !foreign && !change.is_empty() {
+        let why =
+            "the image was built by Gantry and brings its roles: set `volumes` and `port` in its container/roles.json";
+        return Err(fail("roles", why));
     }
+    let mut settings = image_settings(server, &deploy.app)?;
+    settings.apply(change);
+    let recipe = Recipe::of_image(&config.config, &settings)?;
+    let reference = foreign.then_some(reference);
+    let lost = gantry_build::lost(&config.config, &recipe.roles, &deploy.app, reference);
+    recipe.notes.iter().chain(&lost).for_each(|note| output.note(note));
     let defaults = defaults(server, &deploy.app, &recipe.env)?;
     let commit = gantry_build::revision(&config.config);
     Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, base: None, build: None })
+}
+
+/// What the app keeps for images that bring no roles.
+fn image_settings(server: &Server, name: &AppName) -> Result<ImageSettings, BuildError> {
+    let view = server.core.view();
+    view.mirror.apps.get(name).map(|app| app.image.clone()).ok_or_else(|| fail("source", "the app is gone"))
 }
 
 /// The configuration that a recipe asks for and the app does not have.
@@ -267,8 +285,9 @@ fn defaults(server: &Server, name: &AppName, requests: &BTreeMap<String, EnvRequ
     mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
 }
 
-/// A release that is there already, with the configuration of now or of then.
-fn again(
+/// A release that is there already, with the configuration of now or of then. Volumes that the app has for its images stay with
+/// a release from before them: they hold its data.
+async fn again(
     server: &Server,
     deploy: &Deploy,
     to: Option<gantry_model::ReleaseNumber>,
@@ -289,10 +308,25 @@ fn again(
         Some(number) => output.step(&format!("Taking {number} again: {}", release.cause)),
         None => output.step(&format!("Releasing {} with the new configuration", release.number)),
     }
+    let mut roles = release.roles.clone();
+    let settings = image_settings(server, &deploy.app)?;
+    let web = roles.iter_mut().find(|(name, role)| name.is_web() && role.volumes != settings.volumes);
+    if let Some((_, web)) = web {
+        let image = server.builder.image(&release.image).await;
+        let (_, config) = image.map_err(|error| fail("image", &error.to_string()))?;
+        if gantry_build::is_foreign(&config.config) {
+            web.volumes = settings.volumes;
+            let names: Vec<&str> = web.volumes.keys().map(String::as_str).collect();
+            output.note(&format!(
+                "Volumes of web: {}",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            ));
+        }
+    }
     Ok(Made {
         image: release.image.clone(),
         commit: release.commit.clone(),
-        roles: release.roles.clone(),
+        roles,
         config: to.map(|_| release.config.clone()),
         defaults: Requested::default(),
         base: None,
@@ -349,6 +383,9 @@ async fn push(
         };
         server.builder.build(&job, archive, recipe, output).await?
     };
+    let (_, config) = server.builder.image(&built.image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let lost = gantry_build::lost(&config.config, &built.roles, &deploy.app, None);
+    lost.iter().for_each(|note| output.note(note));
     let defaults = defaults(server, &deploy.app, &built.env)?;
     output.note(&format!("Image {}", built.image.short()));
     let record = BuildRecord {

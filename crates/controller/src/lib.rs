@@ -66,6 +66,8 @@ pub(crate) struct Server {
     pub(crate) builds: builds::Running,
     pub(crate) holds: holds::Holds,
     pub(crate) uploads: http::uploads::Uploads,
+    /// The registry says it in each answer: a pull that reads it asks this very server.
+    pub(crate) registry_id: String,
 }
 
 /// Why the server could not start, or ended.
@@ -212,6 +214,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         builds: builds::Running::default(),
         holds: holds::Holds::default(),
         uploads: http::uploads::Uploads::default(),
+        registry_id: format!("{:032x}", rand::random::<u128>()),
     })
 }
 

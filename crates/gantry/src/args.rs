@@ -58,6 +58,13 @@ pub(crate) enum Command {
         /// GANTRY_REGISTRY_PASSWORD say who asks another registry
         #[arg(long, value_name = "REF")]
         image: String,
+        /// Keep what an image from elsewhere writes at PATH, in a volume of the app's: one copy then, replaced stop-first. Stays for
+        /// later images, config changes and rollbacks; `NAME:` takes it away, and leaves the data
+        #[arg(long = "volume", value_parser = volume, value_name = "NAME:PATH")]
+        volumes: Vec<(String, String)>,
+        /// The port that an image from elsewhere listens on; stays for later images, until it is `auto`
+        #[arg(long, value_parser = image_port, value_name = "PORT")]
+        port: Option<u16>,
         /// Stop before promotion, and serve under the release's own name until `promote` or `abort`
         #[arg(long)]
         hold: bool,
@@ -457,6 +464,26 @@ fn rule(text: &str) -> Result<PolicyRule, String> {
             ranges.map(PolicyRule::TrustedProxies).map_err(|error| error.to_string())
         }
         _ => Err(format!("there is no rule {name:?}; the rules are: trusted-proxies")),
+    }
+}
+
+fn volume(text: &str) -> Result<(String, String), String> {
+    let (name, path) =
+        text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:PATH, such as data:/var/lib/data"))?;
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+    }
+    RoleName::parse(name)
+        .map(|name| (name.to_string(), path.to_owned()))
+        .map_err(|_| format!("{name:?} cannot be the name of a volume; write for example data:{path}"))
+}
+
+/// 0 stands for the port that the image itself says.
+fn image_port(text: &str) -> Result<u16, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(0),
+        (_, Ok(port @ 1..)) => Ok(port),
+        _ => Err(format!("{text:?} is no port; write 1 to 65535, or auto for the one that the image says")),
     }
 }
 

@@ -84,6 +84,13 @@ impl Remote {
         Ok(Some(Self { registry: registry.to_owned(), repository, reference: reference.to_owned() }))
     }
 
+    /// The reference without its registry.
+    #[must_use]
+    pub fn local(&self) -> String {
+        let mark = if self.reference.contains(':') { '@' } else { ':' };
+        format!("{}{mark}{}", self.repository, self.reference)
+    }
+
     /// It is this machine itself, however that is written: what listens there is not for everyone.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -119,8 +126,7 @@ pub(crate) fn is_local(url: &Url) -> bool {
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if self.reference.contains(':') { '@' } else { ':' };
-        write!(f, "{}/{}{mark}{}", self.registry, self.repository, self.reference)
+        write!(f, "{}/{}", self.registry, self.local())
     }
 }
 

@@ -54,8 +54,8 @@ impl Records {
             "name" => self.name = Some(PathBuf::from(OsString::from_vec(value.to_vec()))),
             "size" | "realsize" => self.size = Some(number(value)?),
             "numblocks" => self.pieces = Some(number(value)?),
-            "offset" if self.numbers.len() % 2 == 0 => self.numbers.push(number(value)?),
-            "numbytes" if self.numbers.len() % 2 == 1 => self.numbers.push(number(value)?),
+            "offset" if self.numbers.len().is_multiple_of(2) => self.numbers.push(number(value)?),
+            "numbytes" if !self.numbers.len().is_multiple_of(2) => self.numbers.push(number(value)?),
             "map" if self.numbers.is_empty() => {
                 let parts = value.split(|byte| *byte == b',').filter(|part| !part.is_empty());
                 self.numbers = parts.map(number).collect::<io::Result<_>>()?;
@@ -145,7 +145,7 @@ fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
 /// Pieces in order, that do not overlap, lie within the file and take all of the stored data.
 fn checked(numbers: &[u64], pieces: Option<u64>, size: u64, stored: u64) -> io::Result<Vec<(u64, u64)>> {
     let map: Vec<(u64, u64)> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-    if numbers.len() % 2 != 0 || pieces.is_some_and(|pieces| pieces != map.len() as u64) {
+    if !numbers.len().is_multiple_of(2) || pieces.is_some_and(|pieces| pieces != map.len() as u64) {
         return Err(wrong("its map has another number of pieces than it says"));
     }
     let (mut end, mut all) = (0_u64, 0_u64);

@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Digest, Moment, Reason, ReleaseNumber};
+use crate::{AppName, Digest, ImageSettings, Moment, Reason, ReleaseNumber};
 
 /// The number of a deploy of one app, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,6 +107,9 @@ pub enum Cause {
         reference: String,
         /// The manifest it led to.
         image: Digest,
+        /// What is new of the app's [`ImageSettings`], which it has once the deploy is done.
+        #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
+        change: ImageSettings,
     },
     /// `gantry config set` or `unset`.
     Config {

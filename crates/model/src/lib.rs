@@ -31,7 +31,7 @@ pub mod traffic;
 pub mod unit;
 mod written;
 
-pub use app::App;
+pub use app::{App, ImageSettings};
 pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
 pub use network::{Flow, NetworkFault, NetworkPart};

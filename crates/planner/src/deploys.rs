@@ -90,6 +90,11 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'
                 app.app.config.clone_from(&release.config);
             }
         }
+        DeployState::Done => {
+            if let Cause::Image { change, .. } = &deploy.cause {
+                app.app.image.apply(change);
+            }
+        }
         _ => {}
     }
 }

@@ -139,6 +139,15 @@ fn docker_and_podman_pull_and_push() {
     let again = format!("{registry}/shop:by-docker");
     let _ = docker(&["tag", &built, &again]).good();
     let _ = docker(&["push", "--quiet", &again]).good();
+    // An index, made by Docker's own client.
+    let list = format!("{registry}/shop:list");
+    let create = docker(&["manifest", "create", "--insecure", &list, &again]);
+    assert!(create.status == 0, "{create:?}");
+    let _ = docker(&["manifest", "push", "--insecure", &list]).good();
+    let inspected = docker(&["manifest", "inspect", "--insecure", &list]).good();
+    assert!(inspected.out.contains("manifest.list.v2+json") && inspected.out.contains("\"amd64\""), "{inspected:?}");
+    let held = world.gantry(&["deploy", "shop", "--image", "shop:list", "--hold"]).good();
+    assert!(held.err.contains("is held"), "{held:?}");
     // An image that Docker made, and that says nothing of its user.
     let _ = world.gantry(&["app", "create", "plain"]).good();
     let plain = format!("{registry}/plain:one");
@@ -222,16 +231,19 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     assert!(again.status == 1 && again.err.contains("there is no base theirs"), "{again:?}");
     assert!(!world.gantry(&["base", "ls"]).good().out.contains("theirs"));
 
-    // The cloud's own registry, as one that asks who one is.
-    let anonymous = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]);
-    assert!(
-        anonymous.status == 1 && anonymous.err.contains("401") && anonymous.err.contains("GANTRY_REGISTRY_USER"),
-        "{anonymous:?}"
-    );
-    let with = [("GANTRY_REGISTRY_USER", "x"), ("GANTRY_REGISTRY_PASSWORD", &world.token())];
-    let _ = world.gantry_with(&with, &["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
+    // The cloud's own registry, by an address of the server's: what is there needs no pull and no password.
+    let _ = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
+    let token = world.gantry(&["token", "create", "shop-ci", "--deploy", "shop"]).good().out.trim().to_owned();
+    let by_name = format!("localhost:{}/shop:{commit}", world.api_port());
+    let deployed = world.gantry_as(&token, &["deploy", "shop", "--image", &by_name, "--hold"]);
+    assert!(deployed.status == 0 && !deployed.err.contains("Fetching"), "{deployed:?}");
+    let refused = world.gantry_as(&token, &["deploy", "shop", "--image", &format!("{own}/bought:v1")]);
+    assert!(refused.status == 1 && refused.err.contains("needs the scope: read of bought"), "{refused:?}");
     let missing = world.gantry(&["base", "import", "none", &format!("{other}/team/none:v1")]);
-    assert!(missing.status == 1 && missing.err.contains("404"), "{missing:?}");
+    assert!(
+        missing.status == 1 && missing.err.contains("none:v1 cannot be pulled: the registry answered 404"),
+        "{missing:?}"
+    );
     let nowhere = world.gantry(&["base", "import", "none", "127.0.0.1:1/team/none:v1"]);
     assert!(nowhere.status == 1 && nowhere.err.contains("cannot be reached"), "{nowhere:?}");
     // Who may deploy may not look around on the server's own loopback.

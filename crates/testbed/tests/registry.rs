@@ -99,6 +99,21 @@ fn the_distribution_specification_line_by_line() {
     let registry = Registry { world: &world, token: world.token() };
     let ask = |method: &str, path: &str| registry.ask(method, path, &[], b"");
     assert_eq!(ask("GET", "").status, 200);
+    // Docker's client makes no index where this is missing from any answer.
+    let nobody = Registry { world: &world, token: "nobody".to_owned() };
+    let foreign = nobody.ask("GET", "shop/tags/list", &[], b"");
+    for answer in
+        [ask("GET", ""), ask("HEAD", ""), ask("PUT", ""), ask("GET", "shop/manifests/none"), ask("GET", "x"), foreign]
+    {
+        assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"), "{answer:?}");
+    }
+    let bare = gantry_testbed::run({
+        let mut curl = Command::new("curl");
+        let header = format!("Authorization: Bearer {}", world.token());
+        curl.args(["-sS", "-i", "-H", &header, &format!("http://127.0.0.1:{}/v2", world.api_port())]);
+        curl
+    });
+    assert!(bare.out.starts_with("HTTP/1.1 200"), "{bare:?}");
 
     // Push, in one request and in two (monolithic), and what does not fit.
     let (config, layer) = (b"{\"a\":1}".as_slice(), b"a layer's bytes, whatever they are".as_slice());
@@ -159,6 +174,14 @@ fn the_distribution_specification_line_by_line() {
         let put = registry.ask("PUT", &format!("shop/manifests/{reference}"), &[], text.as_bytes());
         assert_eq!((put.status, put.header("docker-content-digest")), (201, Some(whole.as_str())), "{put:?}");
     }
+    // A repository that could be an app's, and is none's, keeps images too; it is said.
+    registry.put("nosuch", config);
+    let _ = registry.ask("POST", &format!("nosuch/blobs/uploads/?mount={layer_digest}"), &[], b"");
+    let put = registry.ask("PUT", "nosuch/manifests/one", &[], text.as_bytes());
+    let warning = "299 - \"there is no app nosuch; create it with: gantry app create nosuch\"";
+    assert_eq!((put.status, put.header("warning")), (201, Some(warning)), "{put:?}");
+    let put = registry.ask("PUT", "team/tools/manifests/one", &[], text.as_bytes());
+    assert_eq!((put.status, put.header("warning")), (201, None), "{put:?}");
     for reference in ["one", whole.as_str()] {
         let got = ask("GET", &format!("shop/manifests/{reference}"));
         assert_eq!((got.status, got.body.as_str()), (200, text.as_str()));

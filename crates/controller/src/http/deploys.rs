@@ -9,15 +9,17 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::types::{Accepted, StartDeploy, What};
+use gantry_image::Remote;
 use gantry_model::deploy::Order;
-use gantry_model::{Cause, Deploy, DeployNumber};
+use gantry_model::{AppName, Cause, Deploy, DeployNumber, ImageSettings};
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, Params, UNBUFFERED, body, json, registry};
+use super::{Answer, Params, UNBUFFERED, body, json, pulls, registry};
 use crate::follow::Until;
+use crate::mirror::Mirror;
 use crate::{Server, follow, mutations};
 
 /// The longest name of an image's origin that is kept.
@@ -36,15 +38,24 @@ pub(crate) async fn start(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(app): Path<String>,
+    headers: HeaderMap,
     text: Bytes,
 ) -> Answer {
     let app = caller.deploy(&app)?;
     let request: StartDeploy = body(&text)?;
     let cause = match request.what {
-        What::Image { reference, origin } => {
+        What::Image { reference, origin, settings } => {
+            check_settings(&settings_of(&server.core.view().mirror, &app)?, &settings)?;
+            let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
+            let reference = match remote {
+                None => reference,
+                Some(remote) => pulls::own_reference(&server, &headers, &remote).await.ok_or_else(|| {
+                    Problem::invalid(format!("{reference} is in another registry")).hint("pull it first")
+                })?,
+            };
             let image = registry::resolve(&server, &caller, &reference).await?;
             let origin = origin.map(|origin| origin.chars().take(ORIGIN_MAX).collect());
-            Cause::Image { reference: origin.unwrap_or(reference), image }
+            Cause::Image { reference: origin.unwrap_or(reference), image, change: settings }
         }
         What::Rollback { to } => {
             let view = server.core.view();
@@ -57,6 +68,47 @@ pub(crate) async fn start(
         .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &app, cause, request.hold))
         .await?;
     json(&Accepted { deploy })
+}
+
+/// The most volumes of an app's images.
+const VOLUMES_MAX: usize = 20;
+
+/// What the app has for its images once the deploys under way are done.
+fn settings_of(mirror: &Mirror, app: &AppName) -> Answer<ImageSettings> {
+    let mut settings = mutations::app(mirror, app)?.image.clone();
+    for deploy in mirror.open_deploys(app) {
+        if let Cause::Image { change, .. } = &deploy.cause {
+            settings.apply(change);
+        }
+    }
+    Ok(settings)
+}
+
+/// Refuses a change that no image could run with.
+fn check_settings(known: &ImageSettings, change: &ImageSettings) -> Answer<()> {
+    for (name, path) in change.volumes.iter().filter(|(_, path)| !path.is_empty()) {
+        gantry_build::check_volume(name, path).map_err(Problem::invalid)?;
+    }
+    let missing = change.volumes.iter().find(|(name, path)| path.is_empty() && !known.volumes.contains_key(*name));
+    if let Some((name, _)) = missing {
+        return Err(Problem::missing(format!("the app's images have no volume {name}")).into());
+    }
+    let mut all = known.clone();
+    all.apply(change);
+    if all.volumes.len() > VOLUMES_MAX {
+        return Err(Problem::invalid(format!("an app's images have at most {VOLUMES_MAX} volumes")).into());
+    }
+    let mut places = std::collections::BTreeMap::new();
+    for (name, path) in &all.volumes {
+        let place = path.trim_end_matches('/');
+        if let Some(other) = places.insert(place, name) {
+            let why = format!("volumes {other} and {name} would both be at {place}");
+            return Err(Problem::invalid(why)
+                .hint(format!("`--volume {other}:` takes the first away; its data stays"))
+                .into());
+        }
+    }
+    Ok(())
 }
 
 /// Values as they come: newline-delimited JSON, or server-sent events for whoever asks for those.
@@ -122,4 +174,43 @@ async fn order(State(server): State<Arc<Server>>, caller: Caller, Path(app): Pat
     let by = caller.name;
     let deploy = server.core.mutate(move |mirror, now| mutations::order(mirror, now, &by, &app, order)).await?;
     json(&Accepted { deploy })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_of_images_are_checked_with_those_that_are_there() {
+        let settings = |volumes: &[(&str, &str)]| ImageSettings {
+            volumes: volumes.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect(),
+            port: None,
+        };
+        let known = settings(&[("data", "/data")]);
+        let check =
+            |change: &[(&str, &str)]| check_settings(&known, &settings(change)).map_err(|refusal| refusal.0.message);
+        for good in [
+            &[("data", "/var/data")][..],
+            &[("data", "")],
+            &[("cache", "/data/cache")],
+            &[("data", ""), ("new", "/data")],
+        ] {
+            assert_eq!(check(good), Ok(()), "{good:?}");
+        }
+        for (bad, wanted) in [
+            (&[("cache", "/data/")][..], "volumes cache and data would both be at /data"),
+            (&[("cache", "")], "no volume cache"),
+            (&[("../x", "/x")], "cannot be the name of a volume"),
+            (&[("x", "x")], "no place for a volume"),
+            (&[("x", "/proc")], "no place for a volume"),
+        ] {
+            let why = check(bad).expect_err(wanted);
+            assert!(why.contains(wanted), "{bad:?}: {why}");
+        }
+        let many: Vec<String> = (0..20).map(|n| format!("v{n}")).collect();
+        let paths: Vec<String> = many.iter().map(|name| format!("/{name}")).collect();
+        let many: Vec<(&str, &str)> =
+            many.iter().zip(&paths).map(|(name, path)| (name.as_str(), path.as_str())).collect();
+        assert!(check(&many).expect_err("too many").contains("at most 20"));
+    }
 }

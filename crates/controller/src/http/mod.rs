@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
-use axum::middleware::map_response;
+use axum::middleware::{map_response, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use bytes::Bytes;
@@ -138,14 +138,16 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/sessions/{id}", post(sessions::call_back))
         .layer(DefaultBodyLimit::max(REPORT_MAX));
     let told = map_response(git::in_plain_text);
+    let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
         .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)))
         .nest("/internal/v1", internal)
         .route("/git/{app}/info/refs", get(git::advertise).layer(told.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(told))
         .route("/git/{app}/info/lfs/{*path}", any(git::lfs))
-        .route("/v2/", get(registry::version))
-        .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()))
+        .route("/v2", get(registry::version).layer(versioned.clone()))
+        .route("/v2/", get(registry::version).layer(versioned.clone()))
+        .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()).layer(versioned))
         .fallback(missing)
         .with_state(server)
 }

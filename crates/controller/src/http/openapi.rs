@@ -13,8 +13,8 @@ use gantry_api::types::{
     StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
-    AppName, BaseName, Cause, ClusterPolicy, Deploy, DeployNumber, Digest, Flow, Generation, HostName, InstanceId,
-    MachineName, Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
+    AppName, BaseName, Cause, ClusterPolicy, Deploy, DeployNumber, Digest, Flow, Generation, HostName, ImageSettings,
+    InstanceId, MachineName, Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
     TrustedProxies,
 };
 use serde::Serialize;
@@ -171,7 +171,12 @@ fn operations() -> Vec<Operation> {
     let pull = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     let making = Making::Image { reference: format!("storefront@{}", digest()) };
     let log = LogLine { at: NOW, instance: instance().id, error: false, text: "GET / 200".to_owned() };
-    let start = StartDeploy { what: What::Image { reference: "storefront:1.2".to_owned(), origin: None }, hold: false };
+    let volumes = BTreeMap::from([("data".to_owned(), "/var/lib/storefront".to_owned())]);
+    let settings = ImageSettings { volumes, port: Some(80) };
+    let start = StartDeploy {
+        what: What::Image { reference: "storefront:1.2".to_owned(), origin: None, settings },
+        hold: false,
+    };
     let why =
         Explanation {
             subject: "app storefront".to_owned(), headline: "…".to_owned(), evidence: vec!["…".to_owned()]

@@ -1,24 +1,29 @@
 //! Images of other registries.
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{Making, PullImage};
-use gantry_image::{Credentials, PullError, Remote};
+use gantry_image::{Asker, Credentials, PullError, Remote};
 use gantry_model::{BaseName, Digest};
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, bases, body, deploys, name};
+use super::{Answer, bases, body, deploys, name, registry};
 use crate::collect::pulled_tag;
 use crate::mirror::Record;
 use crate::room::has_room;
 use crate::{Server, causes, mutations};
 
-/// `POST /v1/apps/{app}/pull`: into the app's own repository.
+/// To find out where a name leads.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// `POST /v1/apps/{app}/pull`: into the app's own repository. An image of this very registry stays where it is.
 pub(crate) async fn image(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -28,10 +33,13 @@ pub(crate) async fn image(
 ) -> Answer {
     let app = caller.deploy(&app)?;
     mutations::app(&server.core.view().mirror, &app)?;
-    let pull = Pull::read(&caller, &text)?;
+    let pull = Pull::read(&server, &caller, &headers, &text).await?;
     run(&headers, async move |sender| {
         let _hold = server.holds.take();
-        let digest = pull.run(&server, &sender).await?;
+        let digest = match pull.run(&server, &caller, &sender).await? {
+            Pulled::Own { reference, .. } => return Ok(Making::Image { reference }),
+            Pulled::Foreign(digest) => digest,
+        };
         let (by, reference) = (caller.name, format!("{app}@{digest}"));
         let what = format!("pulled image {}", pull.remote);
         let change = move |mirror: &crate::mirror::Mirror, now| {
@@ -55,10 +63,17 @@ pub(crate) async fn base(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    let pull = Pull::read(&caller, &text)?;
+    let pull = Pull::read(&server, &caller, &headers, &text).await?;
     run(&headers, async move |sender| {
         let _hold = server.holds.take();
-        let image = pull.run(&server, &sender).await?;
+        let image = match pull.run(&server, &caller, &sender).await? {
+            Pulled::Own { image, reference } => {
+                let unfit = |error: Box<_>| Problem::new(422, format!("{reference} cannot be a base: {error}"));
+                server.builder.image(&image).await.map_err(unfit)?;
+                image
+            }
+            Pulled::Foreign(image) => image,
+        };
         let what = format!("imported base {base} from {}", pull.remote);
         let info = bases::keep(&server, caller.name, base, image, pull.remote.to_string(), what).await?;
         Ok(Making::Base { base: info })
@@ -79,33 +94,77 @@ where
     deploys::stream(headers, receiver)
 }
 
+/// The reference within this registry, of one that names this server as the registry: by the name that the caller reached it by, or
+/// by its port on an address of this machine.
+pub(crate) async fn own_reference(server: &Server, headers: &HeaderMap, remote: &Remote) -> Option<String> {
+    let reached_by = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = reached_by.is_some_and(|host| host.eq_ignore_ascii_case(&remote.registry))
+        || leads_to(&remote.registry, server.settings.listen).await;
+    own.then(|| remote.local())
+}
+
+/// `host:port` is where this server listens.
+async fn leads_to(registry: &str, listen: SocketAddr) -> bool {
+    let Some((host, port)) = registry.rsplit_once(':') else { return false };
+    if port.parse() != Ok(listen.port()) {
+        return false;
+    }
+    let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), listen.port()));
+    let Ok(Ok(addresses)) = tokio::time::timeout(LOOKUP, found).await else { return false };
+    // Nothing can be bound to an address that another machine has.
+    let is_own = |ip: IpAddr| listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
+    addresses.map(|address| address.ip()).any(|ip| ip == listen.ip() || is_own(ip))
+}
+
+/// What a pull led to.
+enum Pulled {
+    /// An image that is in this registry already, and what it is called there.
+    Own { image: Digest, reference: String },
+    /// An image of another registry, which is here now.
+    Foreign(Digest),
+}
+
 struct Pull {
     remote: Remote,
     credentials: Option<Credentials>,
+    /// What the reference means in this registry, if it names this server.
+    own: Option<String>,
 }
 
 impl Pull {
-    fn read(caller: &Caller, text: &Bytes) -> Answer<Self> {
+    async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, text: &Bytes) -> Answer<Self> {
         let PullImage { reference, username, password } = body(text)?;
         let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
         let remote = remote.ok_or_else(|| Problem::invalid(format!("{reference:?} names no registry")))?;
-        // What listens on the server's own loopback is not for everyone who may deploy.
-        if remote.is_local() {
+        let own = own_reference(server, headers, &remote).await;
+        // What else listens on the server's own loopback is not for everyone who may deploy.
+        if own.is_none() && remote.is_local() {
             caller.admin()?;
         }
         let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
-        Ok(Self { remote, credentials })
+        Ok(Self { remote, credentials, own })
     }
 
-    async fn run(&self, server: &Server, sender: &mpsc::Sender<Making>) -> Result<Digest, Problem> {
+    async fn run(&self, server: &Server, caller: &Caller, sender: &mpsc::Sender<Making>) -> Result<Pulled, Problem> {
+        if let Some(reference) = &self.own {
+            return own(server, caller, reference.clone()).await;
+        }
         has_room(&server.settings, "a pull", 0)?;
         let fits = |bytes| has_room(&server.settings, "a pull", bytes).map_err(|full| full.message);
         let tell = |text| drop(sender.try_send(Making::Line { text }));
-        let pulled = gantry_image::pull(&self.remote, self.credentials.as_ref(), &server.blobs, tell, fits).await;
-        pulled.map_err(|error| match &error {
-            PullError::Unreachable { .. } => Problem::new(502, error.to_string()),
-            PullError::NoRoom(why) => Problem::new(507, why.clone()),
-            _ => Problem::new(422, format!("{} cannot be pulled: {}", self.remote, causes(&error))),
-        })
+        let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
+        match gantry_image::pull(&self.remote, asker, &server.blobs, tell, fits).await {
+            Ok(digest) => Ok(Pulled::Foreign(digest)),
+            // By a name that only whoever is between knows.
+            Err(PullError::Own(remote)) => own(server, caller, remote.local()).await,
+            Err(error @ PullError::Unreachable { .. }) => Err(Problem::new(502, error.to_string())),
+            Err(PullError::NoRoom(why)) => Err(Problem::new(507, why)),
+            Err(error) => Err(Problem::new(422, format!("{} cannot be pulled: {}", self.remote, causes(&error)))),
+        }
     }
+}
+
+async fn own(server: &Server, caller: &Caller, reference: String) -> Result<Pulled, Problem> {
+    let image = registry::resolve(server, caller, &reference).await.map_err(|refusal| refusal.0)?;
+    Ok(Pulled::Own { image, reference })
 }

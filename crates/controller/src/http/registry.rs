@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
 use gantry_blobs::BlobError;
-use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest};
+use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest, ManifestError, Next, Parts, REGISTRY_ID, Selection};
 use gantry_model::{AppName, Digest, Moment};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
@@ -36,6 +36,14 @@ const LATEST: &str = "latest";
 pub(crate) async fn version(caller: Result<Caller, Refusal>) -> Response {
     let empty = || json(&BTreeMap::<String, String>::new());
     caller.and_then(|_| empty()).unwrap_or_else(|refusal| told(refusal, ""))
+}
+
+/// Docker's client looks for this field in every answer, refusals too, before it makes an index (`docker manifest`).
+pub(crate) async fn versioned(State(server): State<Arc<Server>>, mut response: Response) -> Response {
+    let version = field(HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
+    let own = field(HeaderName::from_static(REGISTRY_ID), &server.registry_id);
+    response.headers_mut().extend(version.into_iter().chain(own));
+    response
 }
 
 /// `/v2/<repository>/(manifests|blobs|tags)/…`; what is wrong is told in the specification's form.
@@ -204,7 +212,17 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
     let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
     response.headers_mut().extend(heard);
+    let warning = no_app(&server.core.view().mirror, &repository);
+    let warning = warning.and_then(|text| field(header::WARNING, &format!("299 - \"{text}\"")));
+    response.headers_mut().extend(warning);
     Ok(response)
+}
+
+/// What to say of a repository that could be an app's, and is none's. Others keep images for any app.
+fn no_app(mirror: &Mirror, repository: &str) -> Option<String> {
+    let app = AppName::parse(repository).ok()?;
+    let none = !mirror.apps.contains_key(&app);
+    none.then(|| format!("there is no app {app}; create it with: gantry app create {app}"))
 }
 
 /// The records of a manifest that was pushed.
@@ -235,7 +253,8 @@ fn keep(
             return Err(full(format!("repository {repository} has {NAMES_MAX} tags")));
         }
         let app = AppName::parse(&repository).ok();
-        let what = format!("pushed image {repository}:{tag}");
+        let without = if no_app(mirror, &repository).is_some() { " (there is no app of this name)" } else { "" };
+        let what = format!("pushed image {repository}:{tag}{without}");
         changes.push(crate::mutations::event(mirror, now, by, app.as_ref(), what));
         changes.push(Record::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
     }
@@ -378,27 +397,30 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
     Ok(response)
 }
 
-/// The image that a reference means, `repository:tag` or `repository@digest` of this registry; for someone who may read
+/// The image that a reference means, `repository:tag`, `repository@digest` or both, of this registry; for someone who may read
 /// that repository.
 pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> Answer<Digest> {
     let unknown = || Problem::missing(format!("there is no image {reference} in this registry"));
-    let by_digest = reference.split_once('@');
-    let (repository, tag) = by_digest.unwrap_or_else(|| reference.rsplit_once(':').unwrap_or((reference, LATEST)));
+    let Parts { name: repository, tag, digest } = Parts::of(reference);
     caller.pull(repository)?;
-    let digest = match by_digest {
-        None => tagged(server, repository, tag).ok_or_else(unknown)?,
-        Some((_, text)) => {
+    let mut digest = match digest {
+        None => tagged(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
+        Some(text) => {
             let digest: Digest = text.parse().map_err(Problem::invalid)?;
             Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)).ok_or_else(unknown)?
         }
     };
     // Of several images under one name the one for this machine is meant.
-    let bytes = server.blobs.read(&digest).await.map_err(|_| unknown())?;
-    match Index::parse(&bytes) {
-        None => Ok(digest),
-        Some(index) => {
-            let image = index.for_this_machine().map(|descriptor| descriptor.digest.clone());
-            image.ok_or_else(|| Problem::conflict(format!("{reference} has no image for this machine")).into())
+    let mut selection = Selection::default();
+    loop {
+        let bytes = server.blobs.read(&digest).await.map_err(|_| unknown())?;
+        match selection.next(&digest, &bytes) {
+            Ok(Next::Found) => return Ok(digest),
+            Ok(Next::Read(descriptor)) => digest = descriptor.digest,
+            Err(error @ ManifestError::NoImage { .. }) => {
+                return Err(Problem::conflict(format!("{reference}: {error}")).into());
+            }
+            Err(error) => return Err(Problem::new(422, format!("{reference}: {error}")).into()),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use gantry_api::types::{Accepted, Progress, ReleaseInfo, StartDeploy, What};
 use gantry_api::{Client, ClientError};
-use gantry_model::{AppName, DeployNumber, DeployState, Reason, ReleaseNumber};
+use gantry_model::{AppName, DeployNumber, DeployState, ImageSettings, Reason, ReleaseNumber};
 use http::Method;
 
 use super::pulls;
@@ -18,6 +18,7 @@ pub(crate) async fn image(
     client: &Client,
     app: &AppName,
     reference: String,
+    settings: ImageSettings,
     hold: bool,
     wait: Follow,
 ) -> anyhow::Result<Exit> {
@@ -26,9 +27,9 @@ pub(crate) async fn image(
         reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
     let what = if foreign {
         let local = pulls::image(client, app, &reference).await?;
-        What::Image { reference: local, origin: Some(reference) }
+        What::Image { reference: local, origin: Some(reference), settings }
     } else {
-        What::Image { reference, origin: None }
+        What::Image { reference, origin: None, settings }
     };
     start(client, app, StartDeploy { what, hold }, wait).await
 }

@@ -12,6 +12,7 @@ mod system;
 
 use clap::CommandFactory;
 use gantry_api::types::ChangeTraffic;
+use gantry_model::ImageSettings;
 
 use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
 use crate::exit::{DONE, Exit};
@@ -59,7 +60,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Why { app, instance } => apps::why(&client()?, &app, instance, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
-        Command::Deploy { app, image, hold, follow } => deploys::image(&client()?, &app, image, hold, follow).await,
+        Command::Deploy { app, image, volumes, port, hold, follow } => {
+            let count = volumes.len();
+            let settings = ImageSettings { volumes: volumes.into_iter().collect(), port };
+            anyhow::ensure!(
+                settings.volumes.len() == count,
+                "a volume is named twice; give each --volume a name of its own"
+            );
+            deploys::image(&client()?, &app, image, settings, hold, follow).await
+        }
         Command::Releases { app } => deploys::releases(&client()?, &app, json).await,
         Command::Rollback { app, release, follow } => deploys::rollback(&client()?, &app, release, follow).await,
         Command::Promote { app, follow } => deploys::order(&client()?, &app, "promote", follow).await,

@@ -1,0 +1,176 @@
+//! Images that Gantry did not build, as people make them: with volumes, several ports, indexes in indexes, sparse layers.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use gantry_testbed::World;
+use serde_json::{Value, json};
+
+/// Pushes an image of base/debian's layers, and one more where there is one, with `config` laid over the base's; its digest. It is put into
+/// `nested` indexes, each of which also names an attestation and an image for another machine.
+const PUSH: &str = r#"
+import hashlib, json, sys, urllib.request
+task = json.load(sys.stdin)
+auth = "Bearer " + task["token"]
+def ask(method, path, body=None, kind="application/octet-stream"):
+    request = urllib.request.Request(task["url"] + path, data=body, method=method)
+    request.add_header("Authorization", auth)
+    request.add_header("Content-Type", kind)
+    return urllib.request.urlopen(request)
+name, tag = task["image"].split(":")
+def blob(data):
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    ask("POST", f"/v2/{name}/blobs/uploads/?digest={digest}", data)
+    return {"digest": digest, "size": len(data)}
+def manifest(value, reference):
+    data = json.dumps(value).encode()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    ask("PUT", f"/v2/{name}/manifests/{reference or digest}", data, value["mediaType"])
+    return {"mediaType": value["mediaType"], "digest": digest, "size": len(data)}
+oci = "application/vnd.oci.image."
+base = json.load(ask("GET", "/v2/base/debian/manifests/latest"))
+config = json.load(ask("GET", f"/v2/base/debian/blobs/{base['config']['digest']}"))
+layers = base["layers"]
+if task["layer"]:
+    data = open(task["layer"], "rb").read()
+    layers.append({"mediaType": oci + "layer.v1.tar", **blob(data)})
+    config["rootfs"]["diff_ids"].append("sha256:" + hashlib.sha256(data).hexdigest())
+config["config"] = task["config"]
+value = {"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "layers": layers,
+         "config": {"mediaType": oci + "config.v1+json", **blob(json.dumps(config).encode())}}
+value.update(task["more"])
+if task["config"] == {}:
+    value["config"] = {"mediaType": oci + "empty.v1+json", **blob(b"{}")}
+levels = task["nested"]
+top = manifest(value, tag if levels == 0 else None)
+other = dict(value, annotations={"for": "another machine"})
+for level in range(levels):
+    platform = task["platform"] or {"os": "linux", "architecture": config["architecture"]}
+    entries = [dict(manifest(other, None), platform={"os": "unknown", "architecture": "unknown"}),
+               dict(manifest(other, None), platform={"os": "linux", "architecture": "s390x"}),
+               dict(top, platform=platform)]
+    index = {"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": entries}
+    top = manifest(index, tag if level == levels - 1 else None)
+print(top["digest"])
+"#;
+
+/// What is pushed.
+struct Image<'a> {
+    /// `shop:1`.
+    name: &'a str,
+    config: Value,
+    /// Laid over the manifest.
+    more: Value,
+    layer: Option<String>,
+    nested: usize,
+    platform: Value,
+}
+
+impl<'a> Image<'a> {
+    fn new(name: &'a str, config: Value) -> Self {
+        Self { name, config, more: json!({}), layer: None, nested: 0, platform: Value::Null }
+    }
+
+    fn push(self, world: &World) -> String {
+        let task = json!({ "url": format!("http://127.0.0.1:{}", world.api_port()), "token": world.token(),
+            "image": self.name, "config": self.config, "more": self.more, "layer": self.layer,
+            "nested": self.nested, "platform": self.platform });
+        let mut python = Command::new("python3");
+        python.args(["-c", PUSH]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().expect("python3");
+        child.stdin.take().expect("open").write_all(task.to_string().as_bytes()).expect("written");
+        let output = child.wait_with_output().expect("ended");
+        assert!(output.status.success(), "{}", self.name);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+fn lines(world: &World, app: &str) -> usize {
+    world.curl(&format!("{app}.localhost"), &["--request-target", "/log"]).out.lines().count()
+}
+
+#[test]
+fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
+    let world = World::start(&["--deadline", "7"]);
+    let own = format!("localhost:{}", world.api_port());
+    for app in ["kept", "ports"] {
+        let _ = world.gantry(&["app", "create", app]).good();
+    }
+    // A layer as `tar --sparse` writes it.
+    let make = "mkdir -p tree/opt && truncate -s 2M tree/opt/holes && printf end >>tree/opt/holes && \
+                tar -cSf layer.tar --format=pax --owner=0 --group=0 -C tree opt && sha256sum <tree/opt/holes | cut -c1-64";
+    let made = Command::new("sh").args(["-ec", make]).current_dir(world.path("")).output().expect("sh");
+    let sum = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    let serve = "mkdir -p /data; date >>/data/log; exec python3 -m http.server 8080 -d /data";
+    let config = json!({ "Volumes": { "/data": {} }, "ExposedPorts": { "443/tcp": {}, "8080/tcp": {}, "53/udp": {} },
+        "Cmd": ["sh", "-c", serve], "Env": ["PATH=/usr/bin:/bin"] });
+    let image =
+        Image { layer: Some(world.path("layer.tar").display().to_string()), nested: 2, ..Image::new("kept:1", config) };
+    let digest = image.push(&world);
+
+    // By the server's own address, through two indexes.
+    let first = world.gantry(&["deploy", "kept", "--image", &format!("{own}/kept:1")]).good();
+    for wanted in [
+        "its port is 8080, of those that it exposes",
+        "VOLUME /data of the image does not last",
+        &format!("`gantry deploy kept --image {own}/kept:1 --volume data:/data`"),
+    ] {
+        assert!(first.err.contains(wanted), "{wanted}: {first:?}");
+    }
+    let found = world.gantry(&["exec", "kept", "--", "sh", "-c", "sha256sum </opt/holes"]).good().out;
+    assert!(!sum.is_empty() && found.starts_with(&sum), "{found} {sum}");
+
+    // The remedy, by tag and digest; it stays for configuration, the end of a process, and a release from before it.
+    let reference = format!("kept:1@{digest}");
+    let kept = world.gantry(&["deploy", "kept", "--image", &reference, "--volume", "data:/data"]).good();
+    assert!(kept.err.contains("Volume data at /data") && !kept.err.contains("does not last"), "{kept:?}");
+    assert_eq!(lines(&world, "kept"), 1);
+    let _ = world.gantry(&["config", "set", "kept", "A=1"]).good();
+    assert_eq!(lines(&world, "kept"), 2);
+    let _ = world.gantry(&["exec", "kept", "--", "kill", "3"]);
+    world.wait("it runs again", |world| (lines(world, "kept") == 3).then_some(()));
+    let back = world.gantry(&["rollback", "kept", "v1"]).good();
+    assert!(back.err.contains("Volumes of web: data"), "{back:?}");
+    assert_eq!(lines(&world, "kept"), 4);
+    let wrong = world.gantry(&["deploy", "kept", "--image", "kept:1", "--volume", "other:/data/"]);
+    assert!(wrong.status == 1 && wrong.err.contains("data and other would both be at /data"), "{wrong:?}");
+
+    // A port that nothing says: the remedy names it.
+    let serve = json!(["python3", "-m", "http.server", "81"]);
+    Image::new("ports:1", json!({ "ExposedPorts": { "443/tcp": {}, "0/tcp": {} }, "Cmd": serve })).push(&world);
+    let refused = world.gantry(&["deploy", "ports", "--image", "ports:1"]);
+    let remedy = "listens on port 81, not on 443; say so once: `gantry deploy APP --image REF --port 81`";
+    assert!(refused.status != 0 && refused.err.contains(remedy), "{refused:?}");
+    let _ = world.gantry(&["deploy", "ports", "--image", "ports:1", "--port", "81"]).good();
+    assert!(world.curl("ports.localhost", &[]).out.contains("Directory listing"));
+
+    // What cannot run is told as what it is.
+    let sbom = json!({ "artifactType": "application/vnd.example.sbom" });
+    Image { more: sbom, ..Image::new("ports:sbom", json!({})) }.push(&world);
+    let refused = world.gantry(&["deploy", "ports", "--image", "ports:sbom"]);
+    assert!(refused.err.contains("it is an artifact of type application/vnd.example.sbom"), "{refused:?}");
+    let platform = json!({ "os": "linux", "architecture": "riscv64" });
+    Image { nested: 1, platform, ..Image::new("ports:foreign", json!({ "Cmd": serve })) }.push(&world);
+    let refused = world.gantry(&["deploy", "ports", "--image", "ports:foreign"]);
+    assert!(refused.err.contains("it has images for linux/riscv64, linux/s390x"), "{refused:?}");
+    Image { nested: 7, ..Image::new("ports:deep", json!({ "Cmd": serve })) }.push(&world);
+    let refused = world.gantry(&["deploy", "ports", "--image", "ports:deep"]);
+    assert!(refused.err.contains("its indexes are nested more than 5 deep"), "{refused:?}");
+
+    // A base's volumes are told in a push; not those that a role mounts. An image of the app's recipe has ports and volumes there.
+    Image::new("ports:base", json!({ "Volumes": { "/srv/state": {}, "/srv/more": {} } })).push(&world);
+    let _ = world.gantry(&["base", "import", "stateful", &format!("{own}/ports:base")]).good();
+    let _ = world.gantry(&["app", "create", "built", "--base", "stateful"]).good();
+    let repository = world.repository("built", None);
+    let serve = "python3 -m http.server $PORT";
+    let roles =
+        format!("{{ web: {{ command: '{serve}', health: {{ path: '/' }}, volumes: {{ state: '/srv/state' }} }} }}");
+    repository.write("container/roles.json", &roles);
+    let commit = repository.commit("one");
+    let pushed = repository.push().good();
+    assert!(pushed.err.contains("VOLUME /srv/more of the image does not last"), "{pushed:?}");
+    assert!(pushed.err.contains("`volumes: { more: '/srv/more' }` of a role"), "{pushed:?}");
+    assert!(!pushed.err.contains("VOLUME /srv/state"), "{pushed:?}");
+    let refused = world.gantry(&["deploy", "built", "--image", &format!("built:{commit}"), "--port", "81"]);
+    assert!(refused.status == 1 && refused.err.contains("brings its roles"), "{refused:?}");
+}
