@@ -91,7 +91,7 @@ fn lines(world: &World, app: &str) -> usize {
 
 #[test]
 fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
-    let world = World::start(&["--deadline", "7"]);
+    let world = World::start(&[]);
     let own = format!("localhost:{}", world.api_port());
     for app in ["kept", "ports"] {
         let _ = world.gantry(&["app", "create", app]).good();
@@ -127,20 +127,24 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     assert_eq!(lines(&world, "kept"), 1);
     let _ = world.gantry(&["config", "set", "kept", "A=1"]).good();
     assert_eq!(lines(&world, "kept"), 2);
-    let _ = world.gantry(&["exec", "kept", "--", "kill", "3"]);
+    let _ = world.gantry(&["exec", "kept", "--", "sh", "-c", "kill 3"]).good();
     world.wait("it runs again", |world| (lines(world, "kept") == 3).then_some(()));
     let back = world.gantry(&["rollback", "kept", "v1"]).good();
     assert!(back.err.contains("Volumes of web: data"), "{back:?}");
     assert_eq!(lines(&world, "kept"), 4);
     let wrong = world.gantry(&["deploy", "kept", "--image", "kept:1", "--volume", "other:/data/"]);
-    assert!(wrong.status == 1 && wrong.err.contains("data and other would both be at /data"), "{wrong:?}");
+    assert!(wrong.status == 2 && wrong.err.contains("data and other would both be at /data"), "{wrong:?}");
 
     // A port that nothing says: the remedy names it.
     let serve = json!(["python3", "-m", "http.server", "81"]);
     Image::new("ports:1", json!({ "ExposedPorts": { "443/tcp": {}, "0/tcp": {} }, "Cmd": serve })).push(&world);
-    let refused = world.gantry(&["deploy", "ports", "--image", "ports:1"]);
     let remedy = "listens on port 81, not on 443; say so once: `gantry deploy APP --image REF --port 81`";
-    assert!(refused.status != 0 && refused.err.contains(remedy), "{refused:?}");
+    std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| world.gantry(&["deploy", "ports", "--image", "ports:1"]));
+        world.wait("the port is told", |world| world.gantry(&["why", "ports"]).out.contains(remedy).then_some(()));
+        let _ = world.gantry(&["abort", "ports"]).good();
+        assert!(deploy.join().expect("told").status != 0);
+    });
     let _ = world.gantry(&["deploy", "ports", "--image", "ports:1", "--port", "81"]).good();
     assert!(world.curl("ports.localhost", &[]).out.contains("Directory listing"));
 
