@@ -16,7 +16,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 
 use crate::RouterError;
-use crate::proxy::Peer;
+use crate::proxy::{Peer, owned};
 use crate::routing::{Route, Target};
 
 /// The log's size; as much again is kept of the one before.
@@ -154,6 +154,14 @@ impl Entry {
         if let Some(kind) = failure {
             let instance = self.target.as_ref().map(|target| &target.endpoint.instance);
             gate.failed(kind, self.status, instance, crate::sync::now());
+        }
+    }
+
+    /// Copies what stands in the buffer that the request was read into.
+    pub(crate) fn own(&mut self) {
+        self.path = self.path.as_ref().and_then(owned);
+        if let Ok(copy) = HeaderValue::from_bytes(self.id.as_bytes()) {
+            self.id = copy;
         }
     }
 

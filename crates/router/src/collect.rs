@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::Body;
 
-use crate::client::ClientBody;
 use crate::trailers;
 
 /// The most memory that the collected bodies of all clients take.
@@ -120,12 +119,12 @@ impl Collecting {
     }
 
     /// Ready once the body is whole, or no more of it may be collected. `came` is called for each piece.
-    pub(crate) fn poll(
+    pub(crate) fn poll<B: Body<Data = Bytes> + Unpin>(
         &mut self,
-        body: &mut ClientBody,
+        body: &mut B,
         came: impl Fn(),
         cx: &mut Context<'_>,
-    ) -> Poll<hyper::Result<Collected>> {
+    ) -> Poll<Result<Collected, B::Error>> {
         loop {
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
                 // It is waited for: its first piece must not keep the whole buffer that it stands in.
@@ -206,5 +205,98 @@ impl Collecting {
         let (data, trailers, share) = self.end();
         let pieces = [data, first, last].into_iter().filter(|piece| !piece.is_empty()).collect();
         Collected::Begun(Begun { pieces, trailers, _share: share })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    fn budget(most: usize) -> Arc<Budget> {
+        Arc::new(Budget { used: AtomicUsize::new(0), most })
+    }
+
+    /// Collects pieces, between which it waits once where `slow` says so; then what is left of them.
+    async fn collect(pieces: &[Vec<u8>], slow: bool, most: usize, budget: &Arc<Budget>) -> (Collected, Vec<u8>) {
+        let frames = pieces.iter().cloned().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
+        let stream = futures_util::StreamExt::then(futures_util::stream::iter(frames), move |frame| async move {
+            if slow {
+                tokio::task::yield_now().await;
+            }
+            frame
+        });
+        let mut body = StreamBody::new(Box::pin(stream));
+        let mut collecting = Collecting::new(most, budget);
+        let collected = std::future::poll_fn(|cx| collecting.poll(&mut body, || (), cx)).await;
+        let rest = body.collect().await.expect("a body").to_bytes().to_vec();
+        (collected.expect("nothing fails"), rest)
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_collected_and_the_rest_are_the_body_and_the_budget_is_given_back(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..400), 0..8),
+            slow in any::<bool>(),
+            most in 1..2000usize,
+            room in 0..4000usize,
+        ) {
+            let (budget, sent) = (budget(room), pieces.concat());
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let (collected, rest) = runtime.block_on(collect(&pieces, slow, most, &budget));
+            prop_assert!(budget.used.load(Ordering::Relaxed) <= room);
+            match collected {
+                Collected::Whole(whole) => {
+                    prop_assert!(sent.len() <= most && rest.is_empty());
+                    prop_assert_eq!(&whole.data[..], &sent[..]);
+                    let again = whole.again();
+                    drop(whole);
+                    prop_assert_eq!(&again.data[..], &sent[..]);
+                }
+                Collected::Begun(begun) => {
+                    // Too long, or no room for it: the second copy of a slow body's first piece included.
+                    prop_assert!(sent.len() > most || room < 2 * sent.len() + ROOM);
+                    let begun: Vec<u8> = begun.pieces.iter().flatten().copied().chain(rest).collect();
+                    prop_assert_eq!(begun, sent);
+                }
+            }
+            prop_assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_came_at_once_is_not_copied_and_a_slow_one_keeps_no_buffer() {
+        let budget = budget(1 << 20);
+        let data = Bytes::from(vec![7; 5000]);
+        let mut body = http_body_util::Full::new(data.clone());
+        let mut collecting = Collecting::new(64 << 10, &budget);
+        let collected = std::future::poll_fn(|cx| collecting.poll(&mut body, || (), cx)).await.expect("nothing fails");
+        let Collected::Whole(whole) = collected else { panic!("it is whole") };
+        assert_eq!(whole.data.as_ptr(), data.as_ptr());
+        drop(whole);
+        // A byte at a time, each in a large buffer of its own: what is counted is what is kept.
+        let pieces: Vec<_> = (0..1000).map(|_| vec![1]).collect();
+        let (Collected::Whole(whole), _) = collect(&pieces, true, 64 << 10, &budget).await else {
+            panic!("it is whole")
+        };
+        assert_eq!(whole.data.len(), 1000);
+        assert!(budget.used.load(Ordering::Relaxed) <= 2048, "{}", budget.used.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn bodies_beyond_the_budget_are_streamed_until_there_is_room_again() {
+        let budget = budget(10_000);
+        let body = [vec![1; 3000], vec![2; 3000]];
+        let mut kept = Vec::new();
+        for _ in 0..5 {
+            kept.push(collect(&body, true, 64 << 10, &budget).await.0);
+        }
+        let whole = kept.iter().filter(|collected| matches!(collected, Collected::Whole(_))).count();
+        assert_eq!(whole, 1);
+        kept.clear();
+        assert!(matches!(collect(&body, true, 64 << 10, &budget).await.0, Collected::Whole(_)));
     }
 }

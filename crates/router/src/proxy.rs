@@ -78,7 +78,14 @@ pub(crate) fn serve(
     let begun = Exchange::begin(&router, peer, request);
     async move {
         let mut response = match begun {
-            Ok(exchange) => exchange.run().await,
+            Ok(exchange) => {
+                let is_grpc = exchange.is_grpc();
+                let mut response = exchange.run(is_grpc).await;
+                if is_grpc {
+                    page::say_in_grpc(&mut response);
+                }
+                response
+            }
             Err(refused) => *refused,
         };
         let ending = router.ending.load(Ordering::Relaxed);
@@ -232,18 +239,15 @@ impl Exchange {
         }
     }
 
-    /// The answer; one of the router's own to a client of gRPC is in its words.
-    async fn run(self) -> Response<Answer> {
-        let is_grpc = !self.body.is_end_stream() && is_grpc(&self.request.headers);
-        let mut response = self.answer(is_grpc).await;
-        if is_grpc {
-            page::say_in_grpc(&mut response);
-        }
-        response
+    fn is_grpc(&self) -> bool {
+        !self.body.is_end_stream() && is_grpc(&self.request.headers)
     }
 
-    async fn answer(mut self, is_grpc: bool) -> Response<Answer> {
-        if !is_grpc && let Err(page) = self.collect().await {
+    async fn run(mut self, is_grpc: bool) -> Response<Answer> {
+        if matches!(self.body, Outgoing::Client(_))
+            && !is_grpc
+            && let Err(page) = self.collect().await
+        {
             return told(self.entry, page);
         }
         let repeatable = is_repeatable(&self.request, &self.body);
@@ -323,27 +327,37 @@ impl Exchange {
         let (upload, patience) = (Arc::clone(&client.upload), self.route.patience.answer);
         let silence = Duration::from_millis(patience.millis());
         let mut collecting = Collecting::new(most, &self.router.budget);
-        let mut timer = None;
-        let collected = std::future::poll_fn(|cx| {
-            if let Poll::Ready(done) = collecting.poll(&mut client.rest, || upload.came(), cx) {
-                return Poll::Ready(Some(done));
-            }
-            let timer = timer.get_or_insert_with(|| self.peer.timers.take(upload.last() + silence));
-            while timer.as_mut().poll(cx).is_ready() {
-                if upload.last() + silence <= Instant::now() {
-                    return Poll::Ready(None);
-                }
-                timer.as_mut().reset(upload.last() + silence);
-            }
-            Poll::Pending
+        let at_once = std::future::poll_fn(|cx| {
+            let polled = collecting.poll(&mut client.rest, || upload.came(), cx);
+            Poll::Ready(if let Poll::Ready(done) = polled { Some(done) } else { None })
         })
         .await;
-        if let Some(timer) = timer {
+        let collected = if at_once.is_some() {
+            at_once
+        } else {
+            // It may take long: the buffer that the head was read into is larger than all that stands in it.
+            own(&mut self.request);
+            self.entry.own();
+            let mut timer = self.peer.timers.take(upload.last() + silence);
+            let collected = std::future::poll_fn(|cx| {
+                if let Poll::Ready(done) = collecting.poll(&mut client.rest, || upload.came(), cx) {
+                    return Poll::Ready(Some(done));
+                }
+                while timer.as_mut().poll(cx).is_ready() {
+                    if upload.last() + silence <= Instant::now() {
+                        return Poll::Ready(None);
+                    }
+                    timer.as_mut().reset(upload.last() + silence);
+                }
+                Poll::Pending
+            })
+            .await;
             self.peer.timers.keep(timer);
             self.stale = true;
             self.now = Instant::now();
             self.deadline = self.now + self.router.settings.wait;
-        }
+            collected
+        };
         match collected {
             None => return Err(page::slow_client(patience)),
             Some(Err(error)) => {
@@ -547,6 +561,23 @@ fn outgoing(
         Outgoing::Client(Box::new(Streamed { begun: None, rest: ClientBody::new(body, waits), upload }))
     };
     (parts, body)
+}
+
+/// Copies what a head is made of, so that the buffer it was read into is let go.
+fn own(request: &mut Parts) {
+    for value in request.headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    if let Some(path) = request.uri.path_and_query().and_then(owned) {
+        request.uri = Uri::from(path);
+    }
+}
+
+/// A copy with memory of its own.
+pub(crate) fn owned(path: &PathAndQuery) -> Option<PathAndQuery> {
+    PathAndQuery::from_maybe_shared(bytes::Bytes::copy_from_slice(path.as_str().as_bytes())).ok()
 }
 
 /// The client sends its body once it is told to (RFC 9110, section 10.1.1).

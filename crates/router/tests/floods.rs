@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use world::frames::*;
-use world::{NOWHERE, app, ask, endpoint, full, get, router, table};
+use world::{NOWHERE, app, ask, endpoint, full, get, resident, router, table};
 
 /// How much of each is sent in bytes, unless the router ends it before: more than the kernel keeps for two sockets.
 const LENGTH: usize = 24 << 20;
@@ -164,13 +164,6 @@ async fn send(flood: &Flood, stream: &mut TcpStream) -> Outcome {
         () = reading => Outcome::Ended,
         outcome = writing => outcome,
     }
-}
-
-/// What this process has in memory, in bytes.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").expect("read");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,7 @@ fn requests_wait_while_the_only_copy_is_replaced() {
 #[test]
 fn a_role_says_how_long_its_answers_may_take() {
     let world = World::start(&[]);
-    let shop = site_with(&world, "request_timeout: 1");
+    let shop = site_with(&world, "request_timeout: 1, request_buffer: '256K'");
     let slow = "    def do_GET(self):\n        time.sleep(3 if self.path == '/slow' else 0)\n";
     shop.write("server.py", &site::SERVER.replace("    def do_GET(self):\n", slow).replace("VERSION", "one"));
     shop.commit("one");
@@ -92,6 +92,17 @@ fn a_role_says_how_long_its_answers_may_take() {
     curl.arg(format!("http://shop.localhost:{}/slow", world.http_port()));
     let both = gantry_testbed::run(curl).good().out;
     assert!(both.starts_with("one ") && both.contains(" 200") && both.trim_end().ends_with(" 504"), "{both}");
+    // Collected as far as the role says: this server reads no body without a length, and gets none of what is longer.
+    for (size, reaches) in [(200_000, true), (300_000, false)] {
+        let (body, back) = (world.path("body"), world.path("back"));
+        std::fs::write(&body, vec![b'x'; size]).expect("written");
+        let file = format!("@{}", body.display());
+        let chunked = ["--header", "Transfer-Encoding: chunked", "--header", "Expect:", "--data-binary", &file];
+        let to = ["--output", back.to_str().expect("text"), "--write-out", "%{http_code}"];
+        let status = world.curl("shop.localhost", &[&chunked[..], &to].concat()).out;
+        let same = std::fs::read(&back).is_ok_and(|back| back.len() == size);
+        assert_eq!((status == "200", same), (reaches, reaches), "{size}: {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValu
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-/// The most header fields of a message.
-pub(crate) const FIELDS_MAX: usize = 1000;
+/// The most header fields of an answer.
+const FIELDS_MAX: usize = 1000;
 
 /// The longest head of a message, in bytes: larger than any server's default.
 pub(crate) const HEAD_MAX: usize = 64 * 1024;

@@ -209,3 +209,10 @@ impl Server {
         self.hears(|report| report["generation"] == generation).await;
     }
 }
+
+/// What this process has in memory, in bytes.
+pub(crate) fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("read");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
