@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use gantry_image::{APP_USER, Account, Accounts, Runtime};
 use gantry_model::role::DEFAULT_PORT;
-use gantry_model::{AppName, Command, InstanceSpec};
-use gantry_sandbox::{Bind, Limits, Log, Network, Root, Spec, User};
+use gantry_model::{AppName, Command, InstanceId, InstanceSpec};
+use gantry_sandbox::{Bind, ExecSpec, Limits, Log, Network, Root, Spec, User};
 
 use crate::Agent;
-use crate::images::Image;
+use crate::images::{self, Image};
 use crate::records::{self, Places};
 
 /// Bytes of each of the two segments of a log.
@@ -114,6 +115,33 @@ pub(crate) fn prepare(
         log: Log { segments: gantry_relay::segments(&places.logs), limit: SEGMENT },
         exit: places.folder.join("exit"),
         init: agent.init.clone(),
+    })
+}
+
+/// How a command runs in an instance's container: as the application does, without a terminal.
+pub(crate) async fn exec_spec(
+    agent: &Arc<Agent>,
+    id: &InstanceId,
+    spec: &InstanceSpec,
+    command: Vec<String>,
+) -> Result<ExecSpec, String> {
+    let image = images::fetch(agent, &id.app, &spec.image).await?;
+    let runtime = &image.config.config;
+    let names =
+        Names { app: id.app.clone(), short: id.short(), release: id.release.to_string(), role: id.role.to_string() };
+    let layers = image.layers.clone();
+    let accounts =
+        tokio::task::spawn_blocking(move || Accounts::read(&layers)).await.map_err(|error| error.to_string())?;
+    let account = account_of(runtime, &accounts).map_err(|error| error.to_string())?;
+    let hostname = hostname(&names, &agent.settings.machine);
+    Ok(ExecSpec {
+        cgroup: Places::of(&agent.settings, id).cgroup,
+        args: command,
+        env: environment(&names, spec, runtime, &account, &hostname),
+        cwd: runtime.working_folder(),
+        user: User { uid: account.uid, gid: account.gid },
+        groups: account.groups,
+        terminal: false,
     })
 }
 

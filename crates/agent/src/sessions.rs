@@ -9,18 +9,17 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
-use gantry_image::Accounts;
 use gantry_linux::stream::Stream;
 use gantry_model::InstanceId;
 use gantry_relay::Tail;
-use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, User, exec};
+use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
-use crate::container::{self, Names};
+use crate::Agent;
+use crate::container;
 use crate::once::Once;
 use crate::records::Places;
-use crate::{Agent, images};
 
 /// Between two questions to a server that does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -88,24 +87,8 @@ async fn in_instance(
     let gone = || format!("{id} does not run on this machine");
     let record = places.read().ok_or_else(gone)?;
     let container = Container::adopt(&places.state, &places.cgroup).ok_or_else(gone)?;
-    let image = images::fetch(agent, &id.app, &record.spec.image).await?;
-    let runtime = &image.config.config;
-    let names =
-        Names { app: id.app.clone(), short: id.short(), release: id.release.to_string(), role: id.role.to_string() };
-    let layers = image.layers.clone();
-    let accounts =
-        tokio::task::spawn_blocking(move || Accounts::read(&layers)).await.map_err(|error| error.to_string())?;
-    let account = container::account_of(runtime, &accounts).map_err(|error| error.to_string())?;
-    let hostname = container::hostname(&names, &agent.settings.machine);
-    let spec = ExecSpec {
-        cgroup: places.cgroup.clone(),
-        args: command,
-        env: container::environment(&names, &record.spec, runtime, &account, &hostname),
-        cwd: runtime.working_folder(),
-        user: User { uid: account.uid, gid: account.gid },
-        groups: account.groups,
-        terminal,
-    };
+    let mut spec = container::exec_spec(agent, id, &record.spec, command).await?;
+    spec.terminal = terminal;
     process(&container, spec, reader, writer).await
 }
 

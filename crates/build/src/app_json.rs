@@ -1,47 +1,85 @@
-//! `app.json` (Heroku, Dokku): `formation`, `healthchecks` and `env` of it. Other keys are other tools' and passed over.
+//! `app.json` (Heroku, Dokku): `formation`, `healthchecks` and `env`. Each key that Gantry does not act on is named, so that
+//! nobody relies on it.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use gantry_model::Seconds;
+use serde_json::{Map, Value};
+
+/// A file of settings is a page; more is an attack.
+const SIZE_MAX: usize = 256 << 10;
+
+/// The most keys that are named as ignored.
+const IGNORED_MAX: usize = 50;
+
+/// Keys that describe an app and ask for nothing.
+const DESCRIPTIVE: [&str; 8] =
+    ["$schema", "name", "description", "keywords", "website", "repository", "logo", "success_url"];
 
 /// What is read of the file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct AppJson {
+    /// Role to how many copies of it run.
     pub(crate) formation: BTreeMap<String, Formation>,
+    /// Role to its checks.
     pub(crate) healthchecks: BTreeMap<String, Vec<HealthCheck>>,
+    /// Configuration values that the app asks for.
     pub(crate) env: BTreeMap<String, EnvEntry>,
+    /// Keys that ask for something that Gantry does not do, such as `healthchecks.web[0].onFailure`.
+    pub(crate) ignored: Vec<String>,
 }
 
-/// How many copies of a role.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// How one role runs.
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Formation {
+    /// Copies.
     pub(crate) quantity: Option<u32>,
 }
 
+/// When a check counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Until a copy is ready.
+    #[default]
+    Startup,
+    /// Once it is ready.
+    Liveness,
+}
+
 /// One check of a role.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct HealthCheck {
-    #[serde(rename = "type")]
-    pub(crate) kind: Option<String>,
+    pub(crate) stage: Stage,
     pub(crate) path: Option<String>,
+    pub(crate) command: Option<Vec<String>>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) host: Option<String>,
+    pub(crate) content: Option<String>,
+    /// Dokku's `uptime`: the process lives so long.
+    pub(crate) uptime: Option<Seconds>,
     pub(crate) attempts: Option<u32>,
-    pub(crate) timeout: Option<u32>,
-    pub(crate) wait: Option<u32>,
+    pub(crate) timeout: Option<Seconds>,
+    pub(crate) wait: Option<Seconds>,
+    pub(crate) initial_delay: Option<Seconds>,
+}
+
+impl HealthCheck {
+    /// What the check asks, apart from when.
+    pub(crate) fn target(&self) -> impl PartialEq + '_ {
+        (&self.path, &self.command, &self.headers, &self.host, &self.content)
+    }
 }
 
 /// A configuration value that the app asks for.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum EnvEntry {
+    /// The value, unless another is set.
     Value(String),
+    /// An object that says more.
     Request(EnvObject),
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct EnvObject {
     pub(crate) value: Option<String>,
     pub(crate) required: Option<bool>,
@@ -51,15 +89,269 @@ pub(crate) struct EnvObject {
 /// Reads the file.
 ///
 /// # Errors
-/// A sentence with line and column.
+/// A sentence with the key and what it may be, or with line and column.
 pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    if text.len() > SIZE_MAX {
+        return Err(format!("it has {} bytes; at most {SIZE_MAX} are read", text.len()));
+    }
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let mut app = AppJson::default();
+    for (key, value) in object(&value, "the file")? {
+        match key.as_str() {
+            "formation" => {
+                for (role, value) in object(value, key)? {
+                    let formation = app.formation(&format!("formation.{role}"), value)?;
+                    app.formation.insert(role.clone(), formation);
+                }
+            }
+            "healthchecks" => {
+                for (role, value) in object(value, key)? {
+                    let checks = app.checks(&format!("healthchecks.{role}"), value)?;
+                    app.healthchecks.insert(role.clone(), checks);
+                }
+            }
+            "env" => {
+                for (name, value) in object(value, key)? {
+                    let entry = app.entry(&format!("env.{name}"), value)?;
+                    app.env.insert(name.clone(), entry);
+                }
+            }
+            key if DESCRIPTIVE.contains(&key) => {}
+            key => app.ignore(key.to_owned()),
+        }
+    }
+    Ok(app)
+}
+
+impl AppJson {
+    fn ignore(&mut self, key: String) {
+        if self.ignored.len() < IGNORED_MAX {
+            self.ignored.push(key.chars().take(100).collect());
+        }
+    }
+
+    fn formation(&mut self, place: &str, value: &Value) -> Result<Formation, String> {
+        let mut formation = Formation::default();
+        for (key, value) in object(value, place)? {
+            match key.as_str() {
+                "quantity" => formation.quantity = Some(number(value, &format!("{place}.quantity"))?),
+                _ => self.ignore(format!("{place}.{key}")),
+            }
+        }
+        Ok(formation)
+    }
+
+    fn checks(&mut self, place: &str, value: &Value) -> Result<Vec<HealthCheck>, String> {
+        let Value::Array(values) = value else {
+            return Err(format!("{place} is {}; it must be a list of checks", kind(value)));
+        };
+        let mut checks: Vec<HealthCheck> = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            let check = self.check(&place, value)?;
+            if checks.iter().any(|known| known.stage == check.stage) {
+                self.ignore(format!("{place} (a second check of its type)"));
+            } else {
+                checks.push(check);
+            }
+        }
+        Ok(checks)
+    }
+
+    fn check(&mut self, place: &str, value: &Value) -> Result<HealthCheck, String> {
+        let mut check = HealthCheck::default();
+        for (key, value) in object(value, place)? {
+            let at = format!("{place}.{key}");
+            match key.as_str() {
+                "name" => {}
+                "type" => match text(value, &at)?.as_str() {
+                    "startup" => check.stage = Stage::Startup,
+                    "liveness" => check.stage = Stage::Liveness,
+                    // Readiness at any time is what a liveness check decides here, too.
+                    other => self.ignore(format!("{at} {other:?} (read as startup)")),
+                },
+                "path" => check.path = Some(text(value, &at)?),
+                "command" => check.command = Some(words(value, &at)?),
+                "content" => check.content = Some(text(value, &at)?).filter(|content| !content.is_empty()),
+                "httpHeaders" => self.headers(&mut check, &at, value)?,
+                "uptime" => check.uptime = Some(Seconds(number(value, &at)?)),
+                "attempts" => check.attempts = Some(number(value, &at)?),
+                "timeout" => check.timeout = Some(Seconds(number(value, &at)?)),
+                "wait" => check.wait = Some(Seconds(number(value, &at)?)),
+                "initialDelay" => check.initial_delay = Some(Seconds(number(value, &at)?)),
+                "scheme" if matches!(value, Value::String(scheme) if scheme.eq_ignore_ascii_case("http")) => {}
+                "listening" if *value == Value::Bool(false) => {}
+                // A check without path and command is one of the port.
+                "listening" if *value == Value::Bool(true) => {}
+                "port" => self.ignore(format!("{at} (checks go to $PORT)")),
+                _ => self.ignore(at),
+            }
+        }
+        Ok(check)
+    }
+
+    /// Header fields as a list of `{name, value}`.
+    fn headers(&mut self, check: &mut HealthCheck, place: &str, value: &Value) -> Result<(), String> {
+        let Value::Array(fields) = value else {
+            return Err(format!("{place} is {}; it must be a list of {{\"name\": …, \"value\": …}}", kind(value)));
+        };
+        for (index, field) in fields.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            let field = object(field, &place)?;
+            let part = |key: &str| text(field.get(key).unwrap_or(&Value::Null), &format!("{place}.{key}"));
+            let (name, value) = (part("name")?, part("value")?);
+            if name.eq_ignore_ascii_case("host") {
+                check.host = Some(value);
+            } else {
+                check.headers.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, place: &str, value: &Value) -> Result<EnvEntry, String> {
+        let Value::Object(fields) = value else {
+            let value = scalar(value).ok_or_else(|| {
+                format!("{place} is {}; it must be a text, a number, true, false, or an object", kind(value))
+            })?;
+            return Ok(EnvEntry::Value(value));
+        };
+        let mut request = EnvObject::default();
+        for (key, value) in fields {
+            let at = format!("{place}.{key}");
+            match key.as_str() {
+                "description" => {}
+                "value" => {
+                    let wrong = || format!("{at} is {}; it must be a text, a number, true or false", kind(value));
+                    request.value = Some(scalar(value).ok_or_else(wrong)?);
+                }
+                "required" => match value {
+                    Value::Bool(required) => request.required = Some(*required),
+                    _ => return Err(format!("{at} is {}; it must be true or false", kind(value))),
+                },
+                "generator" => request.generator = Some(text(value, &at)?),
+                _ => self.ignore(at),
+            }
+        }
+        Ok(EnvEntry::Request(request))
+    }
+}
+
+fn object<'a>(value: &'a Value, place: &str) -> Result<&'a Map<String, Value>, String> {
+    value.as_object().ok_or_else(|| format!("{place} is {}; it must be an object", kind(value)))
+}
+
+fn text(value: &Value, place: &str) -> Result<String, String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| format!("{place} is {}; it must be a text", kind(value)))
+}
+
+fn words(value: &Value, place: &str) -> Result<Vec<String>, String> {
+    let wrong = || format!("{place} is {}; it must be a list of words such as [\"bin/check\", \"-q\"]", kind(value));
+    let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(wrong)?;
+    words.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+}
+
+fn number(value: &Value, place: &str) -> Result<u32, String> {
+    let whole = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    whole.ok_or_else(|| match value {
+        Value::Number(number) => format!("{place} is {number}; it must be a whole number from 0"),
+        _ => format!("{place} is {}; it must be a whole number from 0", kind(value)),
+    })
+}
+
+/// A value as the text that an environment has.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(is) => Some(is.to_string()),
+        _ => None,
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null or missing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn every_key_is_done_or_named() {
+        let json = r#"{ "name": "x", "keywords": ["a"], "scripts": { "postdeploy": "true" }, "addons": ["redis"], "cron": [],
+            "formation": { "web": { "quantity": 2, "size": "2x" } },
+            "healthchecks": { "web": [
+                { "type": "startup", "name": "t", "command": ["false"], "attempts": 60, "wait": 10, "initialDelay": 5 },
+                { "type": "startup", "path": "/up", "port": 9 },
+                { "type": "liveness", "path": "/up", "content": "fine", "scheme": "https", "onFailure": {}, "warn": true,
+                  "httpHeaders": [{ "name": "Host", "value": "x.example" }, { "name": "X-Key", "value": "1" }] } ] },
+            "env": { "A": { "description": "x", "secret": true, "value": 7 } } }"#;
+        let app = parse(json).expect("settings");
+        let ignored = [
+            "addons",
+            "cron",
+            "formation.web.size",
+            "healthchecks.web[1].port (checks go to $PORT)",
+            "healthchecks.web[1] (a second check of its type)",
+            "healthchecks.web[2].onFailure",
+            "healthchecks.web[2].scheme",
+            "healthchecks.web[2].warn",
+            "env.A.secret",
+            "scripts",
+        ];
+        let sorted = |mut keys: Vec<String>| {
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(sorted(app.ignored), sorted(ignored.iter().map(ToString::to_string).collect()));
+        let [startup, liveness] = &app.healthchecks["web"][..] else { panic!("two checks") };
+        assert_eq!(startup.command.as_deref(), Some(&["false".to_owned()][..]));
+        assert_eq!(
+            (startup.attempts, startup.wait, startup.initial_delay),
+            (Some(60), Some(Seconds(10)), Some(Seconds(5)))
+        );
+        assert_eq!((liveness.host.as_deref(), liveness.content.as_deref()), (Some("x.example"), Some("fine")));
+        assert_eq!(liveness.headers, BTreeMap::from([("X-Key".to_owned(), "1".to_owned())]));
+        assert!(matches!(&app.env["A"], EnvEntry::Request(request) if request.value.as_deref() == Some("7")));
+    }
+
+    #[test]
+    fn numbers_and_truths_of_the_environment_are_texts() {
+        let app = parse(r#"{ "env": { "N": 5, "F": 1.50, "B": true, "T": "x" } }"#).expect("settings");
+        for (name, value) in [("N", "5"), ("F", "1.5"), ("B", "true"), ("T", "x")] {
+            assert_eq!(app.env[name], EnvEntry::Value(value.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_mistake_names_its_key() {
+        for (json, wanted) in [
+            (r#"{ "env": { "N": [] } }"#, "env.N is a list; it must be a text, a number, true, false, or an object"),
+            (r#"{ "env": { "N": null } }"#, "env.N is null"),
+            (r#"{ "env": { "N": { "value": {} } } }"#, "env.N.value is an object"),
+            (r#"{ "env": { "N": { "required": "yes" } } }"#, "env.N.required is a text; it must be true or false"),
+            (r#"{ "env": [] }"#, "env is a list; it must be an object"),
+            (r#"{ "formation": { "web": 2 } }"#, "formation.web is a number"),
+            (r#"{ "formation": { "web": { "quantity": -1 } } }"#, "formation.web.quantity is -1"),
+            (r#"{ "healthchecks": { "web": {} } }"#, "healthchecks.web is an object; it must be a list"),
+            (r#"{ "healthchecks": { "web": [{ "command": "x" }] } }"#, "healthchecks.web[0].command is a text"),
+            (r#"{ "healthchecks": { "web": [{ "httpHeaders": [{}] }] } }"#, "healthchecks.web[0].httpHeaders[0].name"),
+            ("[]", "the file is a list"),
+            ("{", "line 1 column 1"),
+        ] {
+            let error = parse(json).expect_err(json);
+            assert!(error.contains(wanted), "{json}: {error}");
+        }
+    }
 
     proptest! {
         #[test]

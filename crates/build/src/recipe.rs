@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use gantry_image::{AccountError, Accounts, Runtime};
-use gantry_model::role::{Command, DEFAULT_PORT, Role, Signal};
+use gantry_model::role::{Command, DEFAULT_PORT, Health, Role, Signal};
 use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
 
-use crate::app_json::{self, AppJson, EnvEntry, HealthCheck};
+use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
 use crate::script::Compile;
 use crate::{BuildError, foreign, procfile, roles};
 
@@ -101,7 +101,8 @@ impl Recipe {
             }
             None => AppJson::default(),
         };
-        apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
+        let ignored = apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
+        notes.extend(app.ignored.iter().chain(&ignored).map(|key| format!("app.json: {key} is ignored")));
         give_ports(&mut roles);
         let base = match text("container/base").map(str::trim) {
             Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", error.to_string()))?),
@@ -150,40 +151,92 @@ impl Recipe {
     }
 }
 
-fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<(), String> {
+/// Lays the settings over the roles; the keys that could not be applied.
+fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<String>, String> {
+    let mut ignored = Vec::new();
     for (name, formation) in &app.formation {
-        let Some(role) = role_named(roles, name) else { continue };
-        if let Some(quantity) = formation.quantity {
-            role.instances = quantity.min(1000);
+        match role_named(roles, name) {
+            Some(role) => role.instances = formation.quantity.map_or(role.instances, |quantity| quantity.min(1000)),
+            None => ignored.push(format!("formation.{name} (there is no such role)")),
         }
     }
     for (name, checks) in &app.healthchecks {
-        let Some(role) = role_named(roles, name) else { continue };
-        for check in checks {
-            apply_check(role, check)?;
+        let place = format!("healthchecks.{name}");
+        let Some(role) = role_named(roles, name) else {
+            ignored.push(format!("{place} (there is no such role)"));
+            continue;
+        };
+        let of = |stage: Stage| checks.iter().find(|check| check.stage == stage);
+        let (startup, liveness) = (of(Stage::Startup), of(Stage::Liveness));
+        if let Some(check) = startup.or(liveness) {
+            apply_target(role, check).map_err(|why| format!("{place}: {why}"))?;
+        }
+        if let Some(check) = startup {
+            apply_startup(&mut role.health, check);
+        }
+        if let Some(check) = liveness {
+            apply_liveness(&mut role.health, check);
+            if startup.is_some_and(|startup| startup.target() != check.target()) {
+                ignored
+                    .push(format!("{place}: what the liveness check asks (a role has one check, the startup check's)"));
+            }
         }
     }
-    Ok(())
+    Ok(ignored)
 }
 
 fn role_named<'a>(roles: &'a mut BTreeMap<RoleName, Role>, name: &str) -> Option<&'a mut Role> {
     roles.get_mut(&RoleName::parse(name).ok()?)
 }
 
-fn apply_check(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
-    let health = &mut role.health;
+/// What a check asks.
+fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
+    let mut health = role.health.clone();
+    if let Some(command) = &check.command {
+        let line = command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+        roles::check_command(&line)?;
+        (health.command, health.path) = (Some(line), None);
+    }
     if let Some(path) = &check.path {
         health.path = Some(roles::health_path(path.clone())?);
     }
-    let seconds = |given: Option<u32>, default| given.filter(|n| *n > 0).map_or(default, Seconds);
-    health.timeout = seconds(check.timeout, health.timeout);
-    if check.kind.as_deref() == Some("liveness") {
-        health.watch = seconds(check.wait, health.watch);
-        health.attempts = check.attempts.filter(|n| *n > 0).unwrap_or(health.attempts);
-    } else {
-        health.interval = seconds(check.wait, health.interval);
+    health.host = check.host.clone().map(roles::health_host).transpose()?.or(health.host);
+    if !check.headers.is_empty() {
+        health.headers = roles::health_headers(check.headers.clone())?;
     }
+    health.content = check.content.clone().or(health.content);
+    health.settle = check.uptime.unwrap_or(health.settle);
+    roles::check_health(&health)?;
+    role.health = health;
     Ok(())
+}
+
+fn apply_startup(health: &mut Health, check: &HealthCheck) {
+    health.timeout = given(check.timeout).unwrap_or(health.timeout);
+    health.interval = given(check.wait).unwrap_or(health.interval);
+    health.initial_delay = given(check.initial_delay).or(health.initial_delay);
+    if let Some(attempts) = check.attempts.filter(|attempts| *attempts > 0) {
+        let pause = health.interval.0.saturating_add(health.timeout.0);
+        let start = attempts.saturating_mul(pause).saturating_add(health.initial_delay.map_or(0, |delay| delay.0));
+        health.start = Some(Seconds(start.min(roles::START_MAX)));
+    }
+}
+
+fn apply_liveness(health: &mut Health, check: &HealthCheck) {
+    health.timeout = given(check.timeout).unwrap_or(health.timeout);
+    health.watch = given(check.wait).unwrap_or(health.watch);
+    health.attempts = check.attempts.filter(|attempts| *attempts > 0).unwrap_or(health.attempts);
+    health.initial_delay = health.initial_delay.or(given(check.initial_delay));
+}
+
+/// A number of seconds that is not 0.
+fn given(seconds: Option<Seconds>) -> Option<Seconds> {
+    seconds.filter(|seconds| seconds.0 > 0)
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// An app is told its port, and the web role always has one.
@@ -253,6 +306,30 @@ mod tests {
             ("C".to_owned(), EnvRequest::Required),
         ];
         assert_eq!(recipe.env, BTreeMap::from(env));
+    }
+
+    #[test]
+    fn checks_of_app_json_are_laid_over_a_role() {
+        let json = r#"{ "healthchecks": { "web": [
+            { "type": "startup", "path": "/up", "attempts": 60, "wait": 10, "timeout": 2, "initialDelay": 5, "content": "fine",
+              "httpHeaders": [{ "name": "host", "value": "x.example" }] },
+            { "type": "liveness", "path": "/alive", "attempts": 7, "wait": 30 } ],
+            "db": [{ "type": "startup", "command": ["pg_isready", "-h", "it's"] }], "ghost": [] } }"#;
+        let recipe = Recipe::read(&found(&[("Procfile", "web: a\ndb: b"), ("app.json", json)])).expect("a recipe");
+        let health = &recipe.roles[&name("web")].health;
+        assert_eq!((health.path.as_deref(), health.host.as_deref()), (Some("/up"), Some("x.example")));
+        assert_eq!((health.start, health.initial_delay), (Some(Seconds(725)), Some(Seconds(5))));
+        assert_eq!((health.attempts, health.watch, health.interval), (7, Seconds(30), Seconds(10)));
+        assert_eq!(health.content.as_deref(), Some("fine"));
+        let command = recipe.roles[&name("db")].health.command.as_deref();
+        assert_eq!(command, Some(r"'pg_isready' '-h' 'it'\''s'"));
+        let notes = [
+            "Roles from Procfile",
+            "Settings from app.json",
+            "app.json: healthchecks.ghost (there is no such role) is ignored",
+            "app.json: healthchecks.web: what the liveness check asks (a role has one check, the startup check's) is ignored",
+        ];
+        assert_eq!(recipe.notes, notes);
     }
 
     #[test]

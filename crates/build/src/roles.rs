@@ -34,7 +34,14 @@ const ROLE_KEYS: [&str; 16] = [
     "env",
     "volumes",
 ];
-const HEALTH_KEYS: [&str; 4] = ["path", "interval", "timeout", "attempts"];
+const HEALTH_KEYS: [&str; 8] = ["path", "command", "host", "headers", "start", "interval", "timeout", "attempts"];
+
+/// The longest start-up time: a day.
+pub(crate) const START_MAX: u32 = 86_400;
+
+/// The most header fields of a check, and their bytes.
+const HEADERS_MAX: usize = 20;
+const HEADER_BYTES_MAX: usize = 4096;
 
 /// The most copies of one role: what a machine's network can address, with room.
 const INSTANCES_MAX: u32 = 1000;
@@ -324,12 +331,78 @@ impl<'de> Visitor<'de> for HealthSeed {
         while let Some(key) = map.next_key_seed(Key(&HEALTH_KEYS))? {
             match key {
                 "path" => health.path = Some(health_path(map.next_value()?).map_err(M::Error::custom)?),
+                "command" => {
+                    let command: String = map.next_value()?;
+                    check_command(&command).map_err(M::Error::custom)?;
+                    health.command = Some(command);
+                }
+                "host" => health.host = Some(health_host(map.next_value()?).map_err(M::Error::custom)?),
+                "headers" => health.headers = health_headers(map.next_value()?).map_err(M::Error::custom)?,
+                "start" => health.start = Some(health_start(map.next_value()?).map_err(M::Error::custom)?),
                 "interval" => health.interval = Seconds(positive(map.next_value()?, "interval")?),
                 "timeout" => health.timeout = Seconds(positive(map.next_value()?, "timeout")?),
                 _ => health.attempts = positive(map.next_value()?, "attempts")?,
             }
         }
+        check_health(&health).map_err(M::Error::custom)?;
         Ok(health)
+    }
+}
+
+/// A check asks over HTTP or runs a command, and not both.
+pub(crate) fn check_health(health: &Health) -> Result<(), String> {
+    let over_http = health.path.is_some() || health.host.is_some() || !health.headers.is_empty();
+    if health.command.is_some() && over_http {
+        return Err("a check is a command or a GET; name \"command\" alone, or \"path\" with \"host\" and \"headers\""
+            .to_owned());
+    }
+    if health.path.is_none() && over_http {
+        return Err("\"host\" and \"headers\" are of a GET; name its \"path\" too".to_owned());
+    }
+    Ok(())
+}
+
+/// A host name, with or without a port, that a header can carry.
+pub(crate) fn health_host(host: String) -> Result<String, String> {
+    let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+    if plain && !host.is_empty() && host.len() <= 255 {
+        Ok(host)
+    } else {
+        Err(format!("{host:?} is no host name; write for example \"shop.example\""))
+    }
+}
+
+/// Header fields that a request can carry.
+pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    let is_token = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    };
+    let reserved = ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"];
+    for (name, value) in &headers {
+        if !is_token(name) {
+            return Err(format!("{name:?} is no name of a header field"));
+        }
+        if let Some(reserved) = reserved.iter().find(|reserved| name.eq_ignore_ascii_case(reserved)) {
+            let remedy = if *reserved == "host" { "; write health.host" } else { "" };
+            return Err(format!("a check cannot set the header field {name}{remedy}"));
+        }
+        if value.bytes().any(|byte| byte != b'\t' && !(b' '..=b'~').contains(&byte)) {
+            return Err(format!("the value of the header field {name} is not plain ASCII text"));
+        }
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        let (count, most) = (headers.len(), HEADERS_MAX);
+        return Err(format!("{count} header fields of {bytes} bytes; at most {most} of {HEADER_BYTES_MAX} bytes"));
+    }
+    Ok(headers)
+}
+
+/// A start-up time in seconds.
+fn health_start(seconds: u32) -> Result<Seconds, String> {
+    match seconds {
+        1..=START_MAX => Ok(Seconds(seconds)),
+        _ => Err(format!("start is {seconds} s; it is between 1 and {START_MAX} s")),
     }
 }
 
@@ -429,6 +502,18 @@ mod tests {
     }
 
     #[test]
+    fn a_check_may_name_host_headers_and_start_or_a_command() {
+        let health = role(
+            "{ web: { command: 'x', health: { path: '/up', host: 'shop.example:8080', headers: { 'X-Key': 'a b' }, start: 300 } } }",
+        )
+        .health;
+        assert_eq!((health.host.as_deref(), health.start), (Some("shop.example:8080"), Some(Seconds(300))));
+        assert_eq!(health.headers, BTreeMap::from([("X-Key".to_owned(), "a b".to_owned())]));
+        let health = role("{ db: { command: 'x', health: { command: 'pg_isready -q', attempts: 5 } } }").health;
+        assert_eq!((health.command.as_deref(), health.attempts), (Some("pg_isready -q"), 5));
+    }
+
+    #[test]
     fn a_mistake_is_told_with_its_place_and_the_right_word() {
         let cases = [
             (
@@ -436,6 +521,13 @@ mod tests {
                 "unknown key \"helth\"; did you mean \"health\"? at line 2 column 24",
             ),
             ("{ web: { command: 'x', health: { pth: '/' } } }", "did you mean \"path\"? at line 1 column 34"),
+            ("{ web: { command: 'x', health: { path: '/', command: 'true' } } }", "a check is a command or a GET"),
+            ("{ web: { command: 'x', health: { host: 'a.example' } } }", "name its \"path\" too"),
+            ("{ web: { command: 'x', health: { path: '/', headers: { Host: 'a' } } } }", "write health.host"),
+            ("{ web: { command: 'x', health: { path: '/', headers: { 'a b': 'c' } } } }", "no name of a header field"),
+            ("{ web: { command: 'x', health: { path: '/', headers: { a: 'b\\r\\nc: d' } } } }", "not plain ASCII text"),
+            ("{ web: { command: 'x', health: { path: '/', host: 'a b' } } }", "is no host name"),
+            ("{ web: { command: 'x', health: { path: '/', start: 0 } } }", "it is between 1 and 86400 s"),
             ("{ web: { command: 'x', quibble: 1 } }", "unknown key \"quibble\"; known are command, port"),
             ("{ web: { port: 80 } }", "a role has no \"command\""),
             ("{ web: 7 }", "a command line, or an object with a command"),

@@ -154,8 +154,26 @@ impl Default for Limits {
 /// How an instance is found to be ready, and to be alive later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `GET` here must answer 200 to 399. Without one: the port accepts and the process lives `settle`.
+    /// `GET` here must answer 200 to 399. Without path and command: the port accepts and the process lives `settle`.
     pub path: Option<String>,
+    /// A command line for `/bin/sh -c` in the container, as the role's user. It must exit with 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// The host name that the check sends; the app's own, `<app>.<domain>`, if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// More header fields of the check.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// A text that the body of the answer must hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// How long a copy may take to become ready. A deploy waits so long, even if its deadline is shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Seconds>,
+    /// The first check comes after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_delay: Option<Seconds>,
     /// Between two probes while starting.
     pub interval: Seconds,
     /// For one probe.
@@ -172,6 +190,12 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             path: None,
+            command: None,
+            host: None,
+            headers: BTreeMap::new(),
+            content: None,
+            start: None,
+            initial_delay: None,
             interval: Seconds(1),
             timeout: Seconds(5),
             attempts: 3,

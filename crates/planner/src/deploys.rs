@@ -371,6 +371,11 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
         Reason::StopFirst { instance, .. } => scene.assigned(instance).map_or(0, |(_, old)| {
             old.spec.role.drain.unwrap_or(scene.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
+        // A role says how long it may take to start, where that is longer than the deadline.
+        Reason::NotReady { instance, .. } => {
+            let start = scene.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
+            start.map_or(0, |start| start.0.saturating_sub(scene.policy.progress.0))
+        }
         _ => 0,
     };
     let deadline = Seconds(scene.policy.progress.0.saturating_add(more));

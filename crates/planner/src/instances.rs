@@ -70,6 +70,10 @@ fn wanted_of_app(app: &DesiredApp, scene: &Scene<'_>) -> BTreeMap<InstanceId, In
             wanted.extend(wanted_of(&app.app, release));
         }
     }
+    for spec in wanted.values_mut().filter(|spec| spec.role.health.path.is_some()) {
+        // An application may refuse a host name that is not its own.
+        spec.role.health.host.get_or_insert_with(|| format!("{}.{}", app.app.name, scene.policy.domain));
+    }
     wanted
 }
 

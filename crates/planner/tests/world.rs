@@ -22,6 +22,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
         worker,
         copies,
         drain: None,
+        start: None,
+        health_host: None,
     })
 }
 
@@ -63,7 +65,15 @@ proptest! {
 }
 
 fn plain() -> World {
-    World::new(Shape { volume: false, step: false, worker: false, copies: 2, drain: None })
+    World::new(Shape {
+        volume: false,
+        step: false,
+        worker: false,
+        copies: 2,
+        drain: None,
+        start: None,
+        health_host: None,
+    })
 }
 
 fn deploy_one(world: &mut World) {
@@ -415,4 +425,35 @@ fn proxies_are_part_of_the_routes() {
     }
     let held = world.plan.table.routes.values().find(|route| route.held).expect("a held release");
     assert_eq!((held.traffic.trusted_proxies.len(), held.traffic.rate), (1, None));
+}
+
+#[test]
+fn a_role_may_take_longer_to_start_than_a_deploy_without_progress() {
+    for (start, ends_at) in [(None, 120), (Some(60), 120), (Some(300), 300)] {
+        let mut world = plain();
+        world.shape.start = start;
+        world.apply(&Event::Push { hold: false });
+        world.build_ends(true);
+        world.apply(&Event::AgentTakesPlan);
+        let begun = world.now;
+        while world.history.is_empty() {
+            world.apply(&Event::Time(1));
+            world.heartbeat();
+            world.settle();
+            assert!(world.now.since(begun) < 400_000, "the deploy has no end");
+        }
+        let waited = world.now.since(begun) / 1000;
+        assert!((ends_at..ends_at + 10).contains(&waited), "start {start:?}: it ended after {waited} s");
+    }
+}
+
+#[test]
+fn a_check_asks_for_the_app_s_own_host_unless_the_role_names_one() {
+    for (host, expected) in [(None, "shop.localhost"), (Some("shop.example"), "shop.example")] {
+        let mut world = plain();
+        world.shape.health_host = host;
+        deploy_one(&mut world);
+        let (_, _, assignment) = world.plan.assignments().next().expect("an instance");
+        assert_eq!(assignment.spec.role.health.host.as_deref(), Some(expected));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gantry_model::{Bytes, Goal, Phase, Probe};
-use gantry_sandbox::Container;
+use gantry_sandbox::{Container, ExecSpec};
 use tokio::time::Instant;
 
 use super::Instance;
@@ -29,7 +29,9 @@ impl Instance {
         let started = Instant::now();
         let mut failures = 0;
         // An adopted one that was ready is looked at after its usual pause, a new one at once.
-        let mut pause = if self.record.ready { seconds(role.health.watch) } else { Duration::from_millis(20) };
+        let first = role.health.initial_delay.map_or(Duration::ZERO, seconds).max(Duration::from_millis(20));
+        let mut pause = if self.record.ready { seconds(role.health.watch) } else { first };
+        let mut command = None;
         loop {
             tokio::select! {
                 () = container.ended() => return Watched::Ended,
@@ -48,7 +50,10 @@ impl Instance {
                 pause = Duration::from_secs(3600);
                 continue;
             }
-            let check = Check { role: &role, address: self.record.address, pid: container.pid().unwrap_or_default() };
+            if command.is_none() {
+                command = self.health_command().await;
+            }
+            let check = Check { role: &role, address: self.record.address, container, command: command.clone() };
             let probe = tokio::select! {
                 () = container.ended() => return Watched::Ended,
                 probe = check.probe() => probe,
@@ -64,12 +69,20 @@ impl Instance {
                 (Phase::Ready, _) => seconds(role.health.watch),
                 // The first checks come quickly: most programs are ready within a second.
                 (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
-                (_, true) if role.health.path.is_some() && started.elapsed() < Duration::from_secs(2) => {
+                (_, true) if settle(&role).is_zero() && started.elapsed() < Duration::from_secs(2) => {
                     Duration::from_millis(50)
                 }
                 _ => seconds(role.health.interval),
             };
         }
+    }
+
+    /// The command of the role's check, ready to run.
+    async fn health_command(&self) -> Option<ExecSpec> {
+        let line = self.record.spec.role.health.command.as_ref()?;
+        let words = ["/bin/sh", "-c", line].map(ToOwned::to_owned).to_vec();
+        let spec = container::exec_spec(&self.agent, &self.id, &self.record.spec, words).await;
+        spec.inspect_err(|error| tracing::warn!(instance = %self.id, %error, "cannot prepare the health command")).ok()
     }
 
     /// Takes a check's outcome; whether the instance has failed too often.

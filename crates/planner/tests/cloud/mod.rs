@@ -35,6 +35,10 @@ pub(crate) struct Shape {
     pub(crate) copies: u32,
     /// How long a retired copy may finish, where the role says so.
     pub(crate) drain: Option<u32>,
+    /// How long a copy may take to start, where the role says so.
+    pub(crate) start: Option<u32>,
+    /// The host name of checks, where the role says so.
+    pub(crate) health_host: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -296,6 +300,9 @@ pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber)
     let mut web = Role::new(Command::Shell("serve".into()));
     web.instances = shape.copies;
     web.drain = shape.drain.map(Seconds);
+    web.health.path = Some("/up".into());
+    web.health.start = shape.start.map(Seconds);
+    web.health.host = shape.health_host.map(ToOwned::to_owned);
     if shape.volume {
         web.volumes.insert("data".into(), "/data".into());
     }

@@ -1,0 +1,268 @@
+//! A check over HTTP, in the protocol of the role.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_model::Health;
+use gantry_model::role::Protocol;
+use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::{BODY_SHOWN, Failed};
+
+/// How much of a good response is read.
+const BODY_READ: usize = 1 << 20;
+
+/// A `GET` of the declared path.
+pub(super) struct Get<'a> {
+    pub(super) health: &'a Health,
+    pub(super) protocol: Protocol,
+    pub(super) path: &'a str,
+    pub(super) address: SocketAddr,
+}
+
+impl Get<'_> {
+    /// Asks on a new connection. A redirect to HTTPS is asked once more, as a proxy that ends TLS would ask: an application
+    /// that redirects every plain request has not shown that it works.
+    pub(super) async fn ask(&self, stream: TcpStream) -> Result<(), Failed> {
+        let response = self.send(stream, false).await?;
+        let Some(location) = to_https(&response) else {
+            return self.judge(response).await;
+        };
+        let stream = TcpStream::connect(self.address).await.map_err(|error| Failed::because(error.to_string()))?;
+        let response = self.send(stream, true).await?;
+        if to_https(&response).is_some() {
+            let status = response.status();
+            return Err(Failed {
+                remedy: Some(format!("let {} answer without a redirect", self.path)),
+                ..Failed::because(format!("status {status} to {location}, also with X-Forwarded-Proto: https"))
+            });
+        }
+        self.judge(response).await
+    }
+
+    async fn send(&self, stream: TcpStream, as_https: bool) -> Result<Response<Incoming>, Failed> {
+        let host = self.health.host.clone().unwrap_or_else(|| self.address.to_string());
+        let mut request = Request::get(self.path).header(USER_AGENT, "gantry-health");
+        request = match self.protocol {
+            Protocol::Http1 => request.header(HOST, &host).header(CONNECTION, "close"),
+            Protocol::H2c => request.uri(format!("http://{host}{}", self.path)).version(Version::HTTP_2),
+        };
+        for (name, value) in &self.health.headers {
+            request = request.header(name, value);
+        }
+        if as_https {
+            request = request.header("x-forwarded-proto", "https");
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| Failed::because(error.to_string()))?;
+        let broken = |error: hyper::Error| self.broken("no HTTP answer", &error);
+        let stream = TokioIo::new(stream);
+        match self.protocol {
+            Protocol::Http1 => {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
+                tokio::spawn(connection);
+                sender.send_request(request).await.map_err(broken)
+            }
+            Protocol::H2c => {
+                let executor = TokioExecutor::new();
+                let (mut sender, connection) =
+                    hyper::client::conn::http2::handshake(executor, stream).await.map_err(broken)?;
+                tokio::spawn(connection);
+                sender.send_request(request).await.map_err(broken)
+            }
+        }
+    }
+
+    async fn judge(&self, response: Response<Incoming>) -> Result<(), Failed> {
+        let status = response.status();
+        if !status.is_success() && !status.is_redirection() {
+            let path = self.path;
+            return Err(Failed {
+                outcome: format!("status {status}"),
+                remedy: Some(self.remedy(status).unwrap_or_else(|| {
+                    format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)")
+                })),
+                body: start_of(response.into_body()).await,
+            });
+        }
+        let patience = Duration::from_secs(u64::from(self.health.timeout.0)) / 2;
+        // A stream that goes on without a word is a response too.
+        let body = tokio::time::timeout(patience, whole(response.into_body())).await.unwrap_or(Ok(Vec::new()));
+        let body = body.map_err(|error| self.broken("its answer was cut", &error))?;
+        match &self.health.content {
+            Some(content) if !contains(&body, content.as_bytes()) => Err(Failed {
+                remedy: Some(format!("let {} answer with this text, or change `content` in app.json", self.path)),
+                body: shown(body),
+                ..Failed::because(format!("status {status}, but the body does not hold {content:?}"))
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What helps against a status that often has one cause.
+    fn remedy(&self, status: http::StatusCode) -> Option<String> {
+        let host = self.health.host.as_deref()?;
+        (status == http::StatusCode::BAD_REQUEST || status == http::StatusCode::MISDIRECTED_REQUEST).then(|| {
+            format!("let the application accept the host name {host}, or name another one (`health.host` of the role)")
+        })
+    }
+
+    fn broken(&self, what: &str, error: &hyper::Error) -> Failed {
+        // The source says more: which end of which body.
+        let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
+        let remedy = format!("let {} answer in full", self.path);
+        Failed { remedy: Some(remedy), ..Failed::because(format!("{what}: {cause}")) }
+    }
+}
+
+/// Where a response redirects to, if that is HTTPS.
+fn to_https<B>(response: &Response<B>) -> Option<String> {
+    let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?.to_str().ok()?;
+    let is_https = location.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+    is_https.then(|| location.chars().take(200).collect())
+}
+
+fn contains(body: &[u8], text: &[u8]) -> bool {
+    body.windows(text.len().max(1)).any(|part| part == text)
+}
+
+/// Reads a body to its end, or as much as is read of a long one.
+async fn whole(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await.transpose()? {
+        read.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if read.len() > BODY_READ {
+            break;
+        }
+    }
+    Ok(read)
+}
+
+async fn start_of(mut body: Incoming) -> String {
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data);
+        }
+        if text.len() >= BODY_SHOWN {
+            break;
+        }
+    }
+    shown(text)
+}
+
+fn shown(mut text: Vec<u8>) -> String {
+    text.truncate(BODY_SHOWN);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use hyper::service::service_fn;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An application that answers by `answer`, in HTTP/1.1 or HTTP/2.
+    async fn app(protocol: Protocol, answer: fn(&Request<Incoming>) -> Response<String>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(&request)) });
+                let stream = TokioIo::new(stream);
+                match protocol {
+                    Protocol::Http1 => {
+                        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+                    }
+                    Protocol::H2c => {
+                        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        tokio::spawn(builder.serve_connection(stream, service));
+                    }
+                }
+            }
+        });
+        address
+    }
+
+    async fn check(
+        health: &Health,
+        protocol: Protocol,
+        answer: fn(&Request<Incoming>) -> Response<String>,
+    ) -> Result<(), Failed> {
+        let address = app(protocol, answer).await;
+        let stream = TcpStream::connect(address).await.expect("connected");
+        Get { health, protocol, path: "/up", address }.ask(stream).await
+    }
+
+    fn health() -> Health {
+        Health { path: Some("/up".to_owned()), host: Some("shop.localhost".to_owned()), ..Health::default() }
+    }
+
+    fn status(status: u16) -> Response<String> {
+        Response::builder().status(status).body("sick: no database".to_owned()).expect("a response")
+    }
+
+    fn redirect(code: u16, location: &str) -> Response<String> {
+        let mut response = status(code);
+        response.headers_mut().insert(LOCATION, location.parse().expect("a value"));
+        response
+    }
+
+    #[tokio::test]
+    async fn a_check_names_the_host_and_the_headers_in_either_protocol() {
+        let health = Health { headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]), ..health() };
+        for protocol in [Protocol::Http1, Protocol::H2c] {
+            let answer = |request: &Request<Incoming>| {
+                let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+                let host = host.or(request.uri().host());
+                let key = request.headers().get("x-key").is_some_and(|key| key == "secret");
+                status(if host == Some("shop.localhost") && key { 200 } else { 400 })
+            };
+            check(&health, protocol, answer).await.unwrap_or_else(|failed| panic!("{protocol:?}: {failed:?}"));
+        }
+        let failed = check(&health, Protocol::Http1, |_| status(400)).await.expect_err("refused");
+        assert_eq!((failed.outcome.as_str(), failed.body.as_str()), ("status 400 Bad Request", "sick: no database"));
+        assert!(failed.remedy.is_some_and(|remedy| remedy.contains("accept the host name shop.localhost")));
+        let failed = check(&health, Protocol::H2c, |_| status(503)).await.expect_err("refused");
+        assert_eq!(failed.outcome, "status 503 Service Unavailable");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_to_https_alone_is_not_healthy() {
+        let always = |_: &Request<Incoming>| redirect(301, "https://shop.localhost/up");
+        let failed = check(&health(), Protocol::Http1, always).await.expect_err("a redirect");
+        assert!(failed.outcome.contains("also with X-Forwarded-Proto"), "{failed:?}");
+        let behind_tls = |request: &Request<Incoming>| {
+            if request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https") {
+                return status(204);
+            }
+            redirect(308, "HTTPS://shop.localhost/up")
+        };
+        check(&health(), Protocol::Http1, behind_tls).await.expect("healthy behind TLS");
+        let broken_behind_tls = |request: &Request<Incoming>| {
+            let is_proxied = request.headers().contains_key("x-forwarded-proto");
+            if is_proxied { status(500) } else { redirect(302, "https://shop.localhost/up") }
+        };
+        let failed = check(&health(), Protocol::Http1, broken_behind_tls).await.expect_err("an error behind TLS");
+        assert_eq!(failed.outcome, "status 500 Internal Server Error");
+        let elsewhere = |_: &Request<Incoming>| redirect(302, "/login");
+        check(&health(), Protocol::Http1, elsewhere).await.expect("a redirect within the application");
+    }
+
+    #[tokio::test]
+    async fn the_body_must_hold_the_content() {
+        let wanted = |content: &str| Health { content: Some(content.to_owned()), ..health() };
+        check(&wanted("no database"), Protocol::Http1, |_| status(200)).await.expect("it is there");
+        let failed = check(&wanted("never there"), Protocol::Http1, |_| status(200)).await.expect_err("it is not");
+        assert!(failed.outcome.contains("the body does not hold \"never there\""), "{failed:?}");
+    }
+}

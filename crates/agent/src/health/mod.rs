@@ -1,0 +1,120 @@
+//! Health checks: a `GET` of the declared path, a command in the container, a connection to the port, or that the process
+//! lives.
+
+mod command;
+mod http;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use gantry_model::{Command, Health, Probe, Role};
+use gantry_sandbox::{Container, ExecSpec};
+use tokio::net::TcpStream;
+
+use crate::listening;
+use crate::status::now;
+
+/// How much of a response or of a command's output is shown.
+const BODY_SHOWN: usize = 500;
+
+/// Where and how an instance is checked.
+pub(crate) struct Check<'a> {
+    pub(crate) role: &'a Role,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) container: &'a Container,
+    /// The declared command, ready to run.
+    pub(crate) command: Option<ExecSpec>,
+}
+
+impl Check<'_> {
+    fn health(&self) -> &Health {
+        &self.role.health
+    }
+
+    /// Checks once; none when the check passes.
+    pub(crate) async fn probe(&self) -> Option<Probe> {
+        let target = self.target()?;
+        let timeout = Duration::from_secs(u64::from(self.health().timeout.0));
+        let failed = match tokio::time::timeout(timeout, self.ask()).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(failed)) => failed,
+            Err(_) => Failed {
+                remedy: Some("answer sooner, or raise `health.timeout` of the role".to_owned()),
+                ..Failed::because(format!("no answer in {}", self.health().timeout))
+            },
+        };
+        let outcome = [Some(failed.outcome), failed.remedy].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Some(Probe { target, outcome, body: failed.body, at: now() })
+    }
+
+    /// What is checked; none where the process only has to live.
+    fn target(&self) -> Option<String> {
+        if let Some(command) = &self.health().command {
+            return Some(format!("run {command}"));
+        }
+        let port = self.role.port?;
+        Some(match &self.health().path {
+            Some(path) => format!("GET http://{}:{port}{path}", self.address),
+            None => format!("connect to {}:{port}", self.address),
+        })
+    }
+
+    async fn ask(&self) -> Result<(), Failed> {
+        if let Some(command) = &self.command {
+            return command::run(self.container, command.clone()).await;
+        }
+        let (Some(port), None) = (self.role.port, &self.health().command) else {
+            return Err(Failed::because("the container cannot be entered".to_owned()));
+        };
+        let stream = match TcpStream::connect(SocketAddr::from((self.address, port))).await {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                // What Gantry builds runs by a command line; a foreign image brings words.
+                let foreign = matches!(self.role.command, Command::Argv(_));
+                let listening = listening::listening(self.container.pid().unwrap_or_default());
+                return Err(Failed::because(listening::explain(&listening, port, foreign)));
+            }
+            Err(error) => return Err(Failed::because(error.to_string())),
+        };
+        match &self.health().path {
+            Some(path) => {
+                let address = SocketAddr::from((self.address, port));
+                http::Get { health: self.health(), protocol: self.role.protocol, path, address }.ask(stream).await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What came of a check that failed.
+#[derive(Debug, Default)]
+struct Failed {
+    /// In words.
+    outcome: String,
+    /// What to do about it.
+    remedy: Option<String>,
+    /// The start of the response's body, or the end of a command's output.
+    body: String,
+}
+
+impl Failed {
+    fn because(outcome: String) -> Self {
+        Self { outcome, ..Self::default() }
+    }
+}
+
+/// How long an instance that serves nobody must live. One that ends later is caught while the old release stands by, and no
+/// request is lost by it.
+const WORKER_SETTLE: Duration = Duration::from_secs(1);
+
+/// How long an instance must have lived before it is ready. One that declares a path or a command is ready as soon as its
+/// check passes.
+pub(crate) fn settle(role: &Role) -> Duration {
+    if role.health.path.is_some() || role.health.command.is_some() {
+        Duration::ZERO
+    } else if role.port.is_some() {
+        Duration::from_secs(u64::from(role.health.settle.0))
+    } else {
+        WORKER_SETTLE
+    }
+}

@@ -1,0 +1,84 @@
+//! Health checks as applications need them: host names, headers, HTTP/2, commands, slow starts.
+
+use gantry_testbed::World;
+
+/// Answers 400 unless it is asked for its own host name with its key; redirects plain requests as behind TLS.
+const STRICT: &str = r#"
+import http.server, os
+class Site(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        host = self.headers["Host"].split(":")[0]
+        if host != "strict.localhost":
+            self.send_response(400)
+        elif self.headers["X-Forwarded-Proto"] != "https":
+            self.send_response(301)
+            self.send_header("Location", "https://strict.localhost" + self.path)
+        elif self.path == "/up" and self.headers["X-Key"] != "k 1":
+            self.send_response(403)
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serve_forever()
+"#;
+
+/// Speaks HTTP/2 alone.
+const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(process.env.PORT,'0.0.0.0')";
+
+#[test]
+fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
+    let world = World::start(&["--deadline", "8"]);
+    let app = |name: &str| {
+        let _ = world.gantry(&["app", "create", name]).good();
+        world.repository(name, None)
+    };
+
+    let strict = app("strict");
+    strict.write("server.py", STRICT);
+    let role = "{ web: { command: 'python3 server.py', health: { path: '/up', headers: { 'X-Key': 'k 1' } } } }";
+    strict.write("container/roles.json", role);
+    strict.commit("host, redirect and headers");
+    let _ = strict.push().good();
+    strict.write("container/roles.json", &role.replace("headers", "host: 'other.example', headers"));
+    strict.commit("another host");
+    let push = strict.push();
+    assert_ne!(push.status, 0);
+    assert!(push.err.contains("accept the host name other.example"), "{}", push.err);
+
+    let h2 = app("h2");
+    h2.write("s.js", H2);
+    h2.write("container/roles.json", "{ web: { command: 'node s.js', protocol: 'h2c', health: { path: '/up' } } }");
+    h2.commit("HTTP/2");
+    let _ = h2.push().good();
+
+    // Without a port: only the command says when it is ready, later than the deadline and within its start-up time.
+    let db = app("db");
+    let role = "{ db: { command: 'sleep 12; touch /tmp/ready; exec sleep 1000', health: { command: 'echo not yet; test -e /tmp/ready', start: 60 } } }";
+    db.write("container/roles.json", role);
+    db.commit("a command");
+    let push = db.push().good();
+    assert!(push.err.contains("not yet"), "the check's output is told: {}", push.err);
+    let ps = world.gantry(&["ps", "db"]).good();
+    assert!(ps.out.contains("ready"), "{}", ps.out);
+    let _ = world.gantry(&["exec", "db", "--instance", "db-1", "--", "rm", "/tmp/ready"]).good();
+    world.wait("the failed command replaces the instance", |world| {
+        world.gantry(&["why", "db"]).out.contains("test -e /tmp/ready").then_some(())
+    });
+
+    let named = app("named");
+    named.write("Procfile", "web: python3 -m http.server $PORT");
+    let settings = r#"{ "scripts": { "postdeploy": "true" }, "env": { "N": 5 }, "healthchecks": { "web": [
+        { "type": "startup", "path": "/", "content": "Directory listing", "onFailure": {} } ] } }"#;
+    named.write("app.json", settings);
+    named.commit("app.json");
+    let push = named.push().good();
+    for key in ["scripts", "healthchecks.web[0].onFailure"] {
+        assert!(push.err.contains(&format!("app.json: {key} is ignored")), "{}", push.err);
+    }
+    assert_eq!(world.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
+    named.write("app.json", &settings.replace("Directory listing", "never there"));
+    named.commit("content");
+    let push = named.push();
+    assert_ne!(push.status, 0);
+    assert!(push.err.contains("the body does not hold \"never there\""), "{}", push.err);
+}
