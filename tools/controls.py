@@ -310,6 +310,15 @@ CONTROLS = [
      "-p gantry-testbed --test broken", "--- compile-hangs"),
     ("what is of no use is collected", "crates/controller/src/collect/mod.rs", "        round(&server).await;\n",
      "        let _ = round;\n", "-p gantry-testbed --test housekeeping what_nothing"),
+    ("control groups not written from inside", "crates/sandbox/src/cgroupfs.rs",
+     "let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;", "let read_only = INERT;",
+     "-p gantry-sandbox --test containers its_limits"),
+    ("no user that means unchanged", "crates/image/src/accounts.rs", "u32::MAX => Err(none),", "u32::MAX if false => Err(none),",
+     "-p gantry-image --lib accounts"),
+    ("users beyond a container's refused", "crates/image/src/accounts.rs", "USERS.. => Err(", "USERS.. if false => Err(",
+     "-p gantry-image --lib accounts"),
+    ("dangerous calls named", "crates/sandbox/src/posture.rs", "calls::conditions() {", "calls::conditions().into_iter().take(0) {",
+     "-p gantry-sandbox --test posture every_dangerous"),
 ]
 
 

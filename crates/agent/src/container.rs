@@ -49,10 +49,11 @@ pub(crate) fn prepare(
     }
     std::fs::create_dir_all(&places.state)?;
     std::fs::create_dir_all(&places.logs)?;
-    let (hosts, resolv) = (places.folder.join("hosts"), places.folder.join("resolv.conf"));
+    let [hosts, resolv, name] = ["hosts", "resolv.conf", "hostname"].map(|name| places.folder.join(name));
     let machine = format!("{} host.internal host.docker.internal", agent.settings.gateway);
     let own = format!("{address} {hostname} {}", names.short);
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{own}\n{machine}\n"))?;
+    std::fs::write(&name, format!("{hostname}\n"))?;
     std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
     let runtime = &image.config.config;
     let accounts = Accounts::read(&image.layers);
@@ -61,6 +62,7 @@ pub(crate) fn prepare(
     let mut binds = vec![
         Bind { source: hosts, target: "/etc/hosts".into(), writable: false },
         Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
+        Bind { source: name, target: "/etc/hostname".into(), writable: false },
     ];
     // The user of an image that Gantry built has a name, whatever it was built on.
     if let Some(with) = accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()) {

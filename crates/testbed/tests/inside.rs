@@ -114,7 +114,7 @@ fn a_pushed_application(world: &World) {
         inside(world, "own", "id; echo $HOME; node -e 'console.log(os.userInfo().username)'"),
         "uid=1000(app) gid=1000(app) groups=1000(app)\n/app\napp\n"
     );
-    assert!(inside(world, "own", "echo $HOSTNAME; hostname").starts_with("web-1.m\nweb-1.m"));
+    assert_eq!(inside(world, "own", "echo $HOSTNAME; hostname; cat /etc/hostname"), "web-1.m\n".repeat(3));
     let limits = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
                   cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)";
     assert_eq!(inside(world, "own", limits), "268435456\n50000 100000\n");
