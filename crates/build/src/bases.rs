@@ -16,11 +16,11 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio_util::io::ReaderStream;
 
-use crate::BuildError;
 use crate::builder::Builder;
 use crate::output::Output;
 use crate::source::APP_USER;
 use crate::times::EARLIEST;
+use crate::{BuildError, text};
 
 /// The longest that making a base may take.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -65,7 +65,15 @@ pub struct BaseRecipe {
 }
 
 impl BaseRecipe {
-    /// Reads `base.toml`.
+    /// Reads `base.toml`, which is UTF-8 with or without a byte order mark.
+    ///
+    /// # Errors
+    /// The encoding, or as [`BaseRecipe::parse`].
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        Self::parse(&text::decode(bytes)?)
+    }
+
+    /// Reads the text of `base.toml`.
     ///
     /// # Errors
     /// Line, column and what is wrong.
@@ -208,6 +216,9 @@ mod tests {
         let recipe = BaseRecipe::parse("suite = 'bookworm'\npackages = ['ruby', 'g++']\n[files]\n'/etc/x' = 'y'")
             .expect("a recipe");
         assert_eq!(recipe.packages, ["ruby", "g++"]);
+        let marked = BaseRecipe::read(b"\xef\xbb\xbfsuite = 'bookworm'\n").expect("a recipe");
+        assert_eq!(marked.suite, "bookworm");
+        assert!(BaseRecipe::read(b"\xff\xfes\0").expect_err("refused").contains("UTF-16"));
         for bad in [
             "",
             "suite = '--help'",

@@ -68,7 +68,7 @@ pub struct Builder {
 }
 
 /// A build waits no longer than this for the newest of its files' times to come.
-const WAIT_MAX: u64 = 2;
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl Builder {
     /// Fetches a source archive and reads its recipe.
@@ -185,9 +185,9 @@ impl Builder {
         let layers = self.unpacked(image).await.map_err(|error| BuildError::new("base", error))?;
         can_run(compile, &layers)?;
         // What the step makes is to be newer than what it makes it from.
-        let until = times.newest().saturating_sub(now()).min(WAIT_MAX);
-        if until > 0 {
-            tokio::time::sleep(Duration::from_secs(until)).await;
+        let newest = UNIX_EPOCH + Duration::from_secs(times.newest());
+        if let Ok(left) = newest.duration_since(SystemTime::now()) {
+            tokio::time::sleep(left.min(WAIT_MAX)).await;
         }
         let newest = times.of(source::build_print());
         let step = Step {

@@ -104,8 +104,7 @@ pub(crate) async fn create(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    let text = String::from_utf8(text.to_vec()).map_err(|_| Problem::invalid("base.toml is not text"))?;
-    let recipe = BaseRecipe::parse(&text).map_err(|why| Problem::invalid(format!("base.toml: {why}")))?;
+    let recipe = BaseRecipe::read(&text).map_err(|why| Problem::invalid(format!("base.toml: {why}")))?;
     pulls::run(&headers, async move |sender| {
         Ok(Making::Base { base: make(&server, caller.name, base, &recipe, &sender).await? })
     })

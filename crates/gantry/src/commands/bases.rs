@@ -15,8 +15,8 @@ use crate::printer::{age, json as print_json, out, table, told};
 pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::Result<Exit> {
     match command {
         Base::Create { name, from } => {
-            let recipe =
-                std::fs::read_to_string(&from).with_context(|| format!("cannot read the recipe {}", from.display()))?;
+            // The server names its encoding if that is not UTF-8.
+            let recipe = std::fs::read(&from).with_context(|| format!("cannot read the recipe {}", from.display()))?;
             let path = format!("/v1/bases/{name}");
             let base = pulls::base(client, &path, recipe).await?;
             show(&base, json)
