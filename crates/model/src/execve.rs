@@ -163,7 +163,7 @@ mod tests {
         assert!(refused.contains("in 19 values") && refused.contains("takes 2080768"), "{refused}");
         // Many short ones have a pointer each.
         let many: BTreeMap<String, String> =
-            (0..120_000).map(|number| (format!("{number:06}"), String::new())).collect();
+            (0..130_000).map(|number| (format!("{number:06}"), String::new())).collect();
         assert!(check_role("web", &role, &[], &many).is_err());
     }
 }
