@@ -177,4 +177,21 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     assert!(!pushed.err.contains("VOLUME /srv/state"), "{pushed:?}");
     let refused = world.gantry(&["deploy", "built", "--image", &format!("built:{commit}"), "--port", "81"]);
     assert!(refused.status == 1 && refused.err.contains("brings its roles"), "{refused:?}");
+    environments_are_bounded(&world);
+}
+
+/// An environment that no process could be given is refused in the deploy, by name and number.
+fn environments_are_bounded(world: &World) {
+    let _ = world.gantry(&["app", "create", "large"]).good();
+    let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));
+    let many: Vec<String> = (0..18).map(|number| value(&format!("V{number}"), 120_000)).collect();
+    for (environment, wanted) in [
+        (vec![value("LONG", 140_000)], "build failed in environment: LONG is too long: 140005 bytes"),
+        (many, "build failed in environment: the environment and command of web are too long: 21"),
+    ] {
+        let config = json!({ "Cmd": ["sleep", "1000"], "Env": environment });
+        let _ = Image::new("large:1", config).push(world);
+        let refused = world.gantry(&["deploy", "large", "--image", "large:1"]);
+        assert!(refused.status == 1 && refused.err.contains(wanted), "{refused:?}");
+    }
 }
