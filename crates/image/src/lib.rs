@@ -21,7 +21,6 @@ pub mod fuzz;
 mod import;
 mod layer;
 mod layers;
-mod look;
 mod manifest;
 mod merged;
 mod pull;
@@ -38,11 +37,11 @@ pub use diff::diff;
 pub use import::{ImportError, import};
 pub use layer::{Layer, LayerWriter, Meta};
 pub use layers::{Layers, LayersError};
-pub use look::{Looked, Merged};
 pub use manifest::{
     APP_USER, Config, Descriptor, INDEX_DOCKER, INDEX_OCI, Index, LAYER_GZIP, MANIFEST_DOCKER, MANIFEST_OCI, Manifest,
     ManifestError, RECIPE_LABEL, Runtime,
 };
+pub use merged::{Looked, Merged};
 pub use pull::{Asker, Credentials, PullError, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
 pub use remote::{Parts, Remote};

@@ -1,28 +1,26 @@
-//! A file of an image, found in its layers as overlayfs would show it, before anything is mounted.
+//! The root that unpacked layers make together, as overlayfs shows it: looked at without mounting it.
 //!
-//! The layers are foreign: a link is resolved among the layers alone, every name is opened below a descriptor and without
-//! following, and the walk is bounded in links, names and depth.
+//! What is in a layer is foreign: each step opens one name below an open folder and follows no link by itself, links are resolved
+//! among the layers alone, and the walk is bounded.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fgetxattr, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::io::Errno;
 
-use crate::tree::OPAQUE_XATTR;
+use crate::diff::is_opaque;
+use crate::layer::Meta;
 
-/// Links on the way to a file, as the kernel has it.
+/// As many links are followed on one path as the kernel follows.
 const LINKS_MAX: usize = 40;
 
-/// Names that are still to be resolved.
-const NAMES_MAX: usize = 1024;
-
-/// Folders below each other; each holds a descriptor for each layer that has it.
-const DEPTH_MAX: usize = 16;
+/// Names that are looked up for one path. A link to a long path through `..` looks up many.
+const STEPS_MAX: usize = 4096;
 
 /// The largest text that is read.
 const TEXT_MAX: u64 = 1 << 20;
@@ -31,104 +29,185 @@ const TEXT_MAX: u64 = 1 << 20;
 /// file, or one of more than a mebibyte.
 pub(crate) fn read_text(layers: &[PathBuf], path: &Path) -> Option<String> {
     let mut text = Vec::new();
-    open(layers, path)?.take(TEXT_MAX + 1).read_to_end(&mut text).ok()?;
+    Merged::of(layers).ok()?.open(path)?.take(TEXT_MAX + 1).read_to_end(&mut text).ok()?;
     (text.len() as u64 <= TEXT_MAX).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A folder of the image: the same folder of each layer that has a part of it, from the top down.
-struct Folder(Vec<OwnedFd>);
+/// What is at a path, links followed inside the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked {
+    /// Nothing.
+    Nothing,
+    /// A folder.
+    Folder {
+        /// Its path without links.
+        path: PathBuf,
+        /// As the topmost layer that has it has it.
+        meta: Meta,
+    },
+    /// Anything else, such as a file.
+    Other {
+        /// Its path without links.
+        path: PathBuf,
+    },
+}
 
-/// What a name of a folder is.
-enum Entry {
-    Folder(Folder),
-    File(File),
+/// The layers of a root.
+#[derive(Debug)]
+pub struct Merged {
+    /// From the top down.
+    roots: Vec<OwnedFd>,
+}
+
+/// What one name in a folder is.
+enum Step {
+    Nothing,
+    Folder(Vec<OwnedFd>, Meta),
     Link(PathBuf),
+    /// In this folder of a layer.
+    Other(OwnedFd),
 }
 
-fn open(layers: &[PathBuf], path: &Path) -> Option<File> {
-    let root = layers.iter().map(|layer| folder(CWD, layer.as_os_str())).collect::<rustix::io::Result<_>>().ok()?;
-    let mut folders = vec![Folder(root)];
-    let mut names: VecDeque<OsString> = VecDeque::new();
-    lead(&mut names, path);
-    let mut links = 0;
-    while let Some(name) = names.pop_front() {
-        if name == ".." {
-            // The root is its own parent.
-            folders.truncate(folders.len().saturating_sub(1).max(1));
-            continue;
-        }
-        match folders.last()?.entry(&name)? {
-            Entry::Folder(folder) if folders.len() < DEPTH_MAX => folders.push(folder),
-            Entry::File(file) if names.is_empty() => return Some(file),
-            Entry::Link(target) if links < LINKS_MAX && names.len() < NAMES_MAX => {
-                links += 1;
-                if target.is_absolute() {
-                    folders.truncate(1);
-                }
-                lead(&mut names, &target);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Merged {
+    /// Of unpacked layers, from the top down.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn of(layers: &[PathBuf]) -> io::Result<Self> {
+        let roots = layers.iter().map(|layer| rustix::fs::open(layer, FOLDER, Mode::empty()));
+        Ok(Self { roots: roots.collect::<Result<_, _>>()? })
+    }
+
+    /// Looks at a path; `..` and links stay inside, as for a process whose root this is.
+    ///
+    /// # Errors
+    /// When a layer cannot be read, or links lead in a circle.
+    pub fn look(&self, path: &Path) -> io::Result<Looked> {
+        self.find(path).map(|(looked, _)| looked)
+    }
+
+    /// Opens a regular file.
+    fn open(&self, path: &Path) -> Option<File> {
+        let (Looked::Other { path }, Some(layer)) = self.find(path).ok()? else { return None };
+        // A pipe would wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(layer, path.file_name()?, flags, Mode::empty()).ok()?);
+        file.metadata().ok()?.is_file().then_some(file)
+    }
+
+    /// Looks at a path; for what is no folder also the folder of the layer that has it.
+    fn find(&self, path: &Path) -> io::Result<(Looked, Option<OwnedFd>)> {
+        let mut rest = Vec::new();
+        push(&mut rest, path);
+        let (mut at, mut links, mut steps) = (PathBuf::new(), 0, STEPS_MAX);
+        let mut meta = None;
+        let mut folder: Option<Vec<OwnedFd>> = None;
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                at.pop();
+                (folder, meta) = self.walk(&at, &mut steps)?;
+                continue;
             }
-            _ => return None,
-        }
-    }
-    None
-}
-
-/// Puts the names of `path` before those that are left.
-fn lead(names: &mut VecDeque<OsString>, path: &Path) {
-    for part in path.components().rev() {
-        if let Component::Normal(_) | Component::ParentDir = part {
-            names.push_front(part.as_os_str().to_owned());
-        }
-    }
-}
-
-impl Folder {
-    fn entry(&self, name: &OsStr) -> Option<Entry> {
-        let mut found = Vec::new();
-        for layer in &self.0 {
-            let Ok(stat) = statat(layer, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => {
-                    let folder = folder(layer, name).ok()?;
-                    let opaque = is_opaque(&folder);
-                    found.push(folder);
-                    if opaque {
-                        break;
+            match step(folder.as_ref().unwrap_or(&self.roots), &name, &mut steps)? {
+                Step::Nothing => return Ok((Looked::Nothing, None)),
+                Step::Folder(below, is) => {
+                    at.push(name);
+                    (folder, meta) = (Some(below), Some(is));
+                }
+                Step::Other(layer) if rest.is_empty() => {
+                    return Ok((Looked::Other { path: at.join(name) }, Some(layer)));
+                }
+                Step::Other(_) => return Ok((Looked::Nothing, None)),
+                Step::Link(target) => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::LOOP.into());
                     }
+                    if target.is_absolute() {
+                        (at, folder, meta) = (PathBuf::new(), None, None);
+                    }
+                    push(&mut rest, &target);
                 }
-                // What is no folder hides what lies below it, and is hidden by a folder above; so is a whiteout.
-                _ if !found.is_empty() => break,
-                FileType::RegularFile => {
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                    return Some(Entry::File(openat(layer, name, flags, Mode::empty()).ok()?.into()));
-                }
-                FileType::Symlink => {
-                    let target = readlinkat(layer, name, Vec::new()).ok()?.into_bytes();
-                    return Some(Entry::Link(OsString::from_vec(target).into()));
-                }
-                _ => return None,
             }
         }
-        (!found.is_empty()).then_some(Entry::Folder(Folder(found)))
+        let meta = match (meta, self.roots.first()) {
+            (Some(meta), _) => meta,
+            (None, Some(root)) => meta_of(&rustix::fs::fstat(root)?),
+            (None, None) => return Ok((Looked::Nothing, None)),
+        };
+        Ok((Looked::Folder { path: at, meta }, None))
+    }
+
+    /// The folders of a path without links.
+    fn walk(&self, path: &Path, steps: &mut usize) -> io::Result<(Option<Vec<OwnedFd>>, Option<Meta>)> {
+        let (mut folder, mut meta) = (None::<Vec<OwnedFd>>, None);
+        for name in path {
+            match step(folder.as_ref().unwrap_or(&self.roots), name, steps)? {
+                Step::Folder(below, is) => (folder, meta) = (Some(below), Some(is)),
+                _ => return Err(Errno::NOENT.into()),
+            }
+        }
+        Ok((folder, meta))
     }
 }
 
-fn folder(parent: impl std::os::fd::AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+/// One name in the folder that these make together.
+fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<Step> {
+    *steps = steps.checked_sub(1).ok_or(Errno::LOOP)?;
+    let mut found: Option<(Vec<OwnedFd>, Meta)> = None;
+    for folder in folders {
+        let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match (FileType::from_raw_mode(stat.st_mode), &mut found) {
+            (FileType::Directory, found) => {
+                let below = openat(folder, name, FOLDER, Mode::empty())?;
+                let opaque = is_opaque(&below);
+                found.get_or_insert_with(|| (Vec::new(), meta_of(&stat))).0.push(below);
+                if opaque {
+                    break;
+                }
+            }
+            // Below a folder, whatever else is hidden.
+            (_, Some(_)) => break,
+            (FileType::CharacterDevice, None) if stat.st_rdev == 0 => return Ok(Step::Nothing),
+            (FileType::Symlink, None) => {
+                let target = readlinkat(folder, name, Vec::new())?;
+                return Ok(Step::Link(OsString::from_vec(target.into_bytes()).into()));
+            }
+            (_, None) => return Ok(Step::Other(folder.try_clone()?)),
+        }
+    }
+    Ok(found.map_or(Step::Nothing, |(folders, meta)| Step::Folder(folders, meta)))
 }
 
-fn is_opaque(folder: &OwnedFd) -> bool {
-    let mut value = [0; 4];
-    matches!(fgetxattr(folder, OPAQUE_XATTR, &mut value[..]), Ok(1) if value[0] == b'y')
+fn meta_of(stat: &Stat) -> Meta {
+    let mtime = u64::try_from(stat.st_mtime).unwrap_or(0);
+    Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime }
+}
+
+/// The parts of a path, the first on top.
+fn push(rest: &mut Vec<OsString>, path: &Path) {
+    let parts = path.components().rev().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    rest.extend(parts);
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use rustix::fs::{XattrFlags, mknodat, setxattr};
 
     use super::*;
+    use crate::tree::OPAQUE_XATTR;
 
     /// Layers from the top down, each with these files; a text that begins with `->` is a link.
     fn layers(of: &[&[(&str, &str)]]) -> (tempfile::TempDir, Vec<PathBuf>) {
@@ -199,8 +278,64 @@ mod tests {
         assert_eq!(passwd(&paths), None);
         let (_folder, paths) = layers(&[&[("etc/passwd/x", "")]]);
         assert_eq!(passwd(&paths), None);
-        let deep = "d/".repeat(DEPTH_MAX) + "passwd";
-        let (_folder, paths) = layers(&[&[(&deep, "deep"), ("etc/passwd", &format!("->/{deep}"))]]);
+        // Up and down a long path, forty times over.
+        let deep = "d/".repeat(500);
+        let (_folder, paths) =
+            layers(&[&[(&format!("{deep}x"), ""), ("etc/passwd", &format!("->/{deep}{}x", "../d/".repeat(500)))]]);
         assert_eq!(passwd(&paths), None);
+    }
+
+    fn look(merged: &Merged, path: &str) -> (String, u32) {
+        match merged.look(Path::new(path)) {
+            Ok(Looked::Folder { path, meta }) => (format!("folder {}", path.display()), meta.mode),
+            Ok(Looked::Other { path }) => (format!("other {}", path.display()), 0),
+            Ok(Looked::Nothing) => ("nothing".to_owned(), 0),
+            Err(error) => (format!("error {error}"), 0),
+        }
+    }
+
+    #[test]
+    fn a_path_is_looked_at_as_a_container_would_see_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [top, low] = ["top", "low"].map(|name| folder.path().join(name));
+        for path in ["top/usr/lib", "low/usr/bin", "low/tmp", "low/gone", "low/opt/a", "top/etc", "secret"] {
+            std::fs::create_dir_all(folder.path().join(path)).expect("made");
+        }
+        std::fs::set_permissions(low.join("tmp"), std::fs::Permissions::from_mode(0o1777)).expect("set");
+        std::fs::write(low.join("usr/bin/sh"), "").expect("written");
+        std::fs::write(low.join("etc"), "").expect("written");
+        for (path, target) in [
+            ("low/bin", "usr/bin"),
+            ("low/abs", "/usr/bin"),
+            ("low/up", "../../../tmp"),
+            ("low/out", "/secret"),
+            ("low/round", "round"),
+            ("low/usr/back", "../opt/a/../a"),
+        ] {
+            symlink(target, folder.path().join(path)).expect("a link");
+        }
+        let device = (rustix::fs::CWD, top.join("gone"));
+        rustix::fs::mknodat(device.0, &device.1, FileType::CharacterDevice, Mode::empty(), 0).expect("a whiteout");
+        let merged = Merged::of(&[top, low]).expect("opened");
+        for (path, wanted, mode) in [
+            ("", "folder ", 0o755),
+            ("tmp", "folder tmp", 0o1777),
+            ("/usr/lib", "folder usr/lib", 0o755),
+            ("usr/bin", "folder usr/bin", 0o755),
+            ("bin", "folder usr/bin", 0o755),
+            ("bin/sh", "other usr/bin/sh", 0),
+            ("abs/sh", "other usr/bin/sh", 0),
+            ("up", "folder tmp", 0o1777),
+            ("usr/back", "folder opt/a", 0o755),
+            ("etc", "folder etc", 0o755),
+            ("out", "nothing", 0),
+            ("../secret", "nothing", 0),
+            ("gone", "nothing", 0),
+            ("bin/sh/x", "nothing", 0),
+            ("none/x", "nothing", 0),
+        ] {
+            assert_eq!(look(&merged, path), (wanted.to_owned(), mode), "{path}");
+        }
+        assert!(look(&merged, "round").0.starts_with("error"), "a circle ends");
     }
 }
