@@ -44,6 +44,20 @@ pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16, foreign: bool) -> St
     if !on_port.is_empty() && on_port.iter().all(|(address, _)| address.is_loopback()) {
         return format!("connection refused: it listens on {}:{port} alone; make it bind 0.0.0.0", on_port[0].0);
     }
+    // A socket of `::` takes IPv4 too, unless it was told not to; then the connection was refused.
+    let widest = on_port.iter().find(|(address, _)| address.is_unspecified()).or(on_port.first());
+    if let Some((address, _)) = widest {
+        let (shown, remedy) = match address {
+            IpAddr::V6(_) => {
+                (format!("[{address}]:{port} for IPv6 alone"), "make it bind 0.0.0.0, or :: without IPV6_V6ONLY")
+            }
+            IpAddr::V4(_) if address.is_unspecified() => {
+                (format!("port {port} and takes no connection"), "let it accept")
+            }
+            IpAddr::V4(_) => (format!("{address}:{port} alone"), "make it bind 0.0.0.0"),
+        };
+        return format!("connection refused: it listens on {shown}; {remedy}");
+    }
     let mut others: Vec<u16> = sockets.iter().map(|(_, port)| *port).collect();
     others.sort_unstable();
     others.dedup();
@@ -94,5 +108,18 @@ mod tests {
         let foreign = explain(&[at(81), at(80), at(80)], 443, true);
         assert!(foreign.contains("listens on ports 80 and 81, not on 443"), "{foreign}");
         assert!(explain(&[], 8080, true).contains("no port yet"));
+        let six = |address: Ipv6Addr, port| (IpAddr::V6(address), port);
+        for (sockets, wanted) in [
+            (&[six(Ipv6Addr::UNSPECIFIED, 8080)][..], "listens on [::]:8080 for IPv6 alone; make it bind 0.0.0.0"),
+            (&[six(Ipv6Addr::UNSPECIFIED, 8080), at(8080)], "for IPv6 alone"),
+            (&[at(3000), six(Ipv6Addr::UNSPECIFIED, 8080)], "listens on [::]:8080 for IPv6 alone"),
+            (&[six("fe80::1".parse().expect("an address"), 8080)], "[fe80::1]:8080 for IPv6 alone"),
+            (&[(IpAddr::from([10, 9, 9, 9]), 8080)], "it listens on 10.9.9.9:8080 alone; make it bind 0.0.0.0"),
+            (&[six(Ipv6Addr::LOCALHOST, 8080)], "it listens on ::1:8080 alone"),
+            (&[six(Ipv6Addr::UNSPECIFIED, 3000)], "port 3000, not on $PORT, 8080"),
+        ] {
+            let told = explain(sockets, 8080, false);
+            assert!(told.contains(wanted), "{told}");
+        }
     }
 }

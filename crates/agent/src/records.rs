@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan};
+use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan, Moment, Stop};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,15 @@ pub(crate) struct Record {
     pub(crate) started: bool,
     /// How it ended; of one that runs once this is its result.
     pub(crate) exit: Option<Exit>,
+    /// When its container was last started.
+    #[serde(default)]
+    pub(crate) begun: Option<Moment>,
+    /// When it passed its checks, since it was last started.
+    #[serde(default)]
+    pub(crate) ready_since: Option<Moment>,
+    /// Why its container is being stopped; kept so that the next agent tells it, too.
+    #[serde(default)]
+    pub(crate) stop: Option<Stop>,
 }
 
 /// An instance's folders and files.

@@ -39,6 +39,10 @@ pub(crate) fn fresh() -> ObservedInstance {
         probe: None,
         failure: None,
         warning: None,
+        started: None,
+        failed_checks: 0,
+        limit_hits: Vec::new(),
+        said: None,
     }
 }
 

@@ -186,12 +186,15 @@ pub struct InstanceInfo {
     pub goal: String,
     /// Where it is; none until its machine has said.
     pub phase: Option<Phase>,
-    /// Since when.
+    /// When it was last started; until then, when it came to its phase.
     pub since: Option<Moment>,
     /// Its address.
     pub address: Option<Ipv4Addr>,
     /// How often it was started again.
     pub restarts: u32,
+    /// What is wrong with it, or was lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `POST /v1/apps/{app}/deploys`.

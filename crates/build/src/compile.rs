@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gantry_image::{Accounts, Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
+use gantry_model::output::{telling_line, within_a_line};
 use gantry_relay::Tail;
 use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, end_rest, launch};
 
@@ -233,7 +234,8 @@ async fn watch(
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
         for line in log.fresh() {
-            output.program(&line.text);
+            // Gantry's own lines are no last words of the program's.
+            if line.own { output.note(&line.text) } else { output.program(&line.text) }
         }
         if ended {
             return Ok(());
@@ -281,8 +283,8 @@ fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildE
             "container/compile, or a program that it runs, cannot be executed{}: it is not executable, or for another machine",
             output.tail(1).first().map(|line| format!(" (last output: {})", line.trim())).unwrap_or_default()
         ),
-        Some(ExitRecord { code: Some(code), .. }) => match output.tail(1).first() {
-            Some(line) => format!("container/compile exited with {code} (last output: {})", line.trim()),
+        Some(ExitRecord { code: Some(code), .. }) => match telling_line(&output.tail(TAIL)) {
+            Some(line) => format!("container/compile exited with {code} (last output: {})", within_a_line(&line)),
             None => format!("container/compile exited with {code}"),
         },
         Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was ended by signal {signal}"),

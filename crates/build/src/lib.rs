@@ -32,7 +32,7 @@ mod turns;
 pub use builder::{Builder, Built, Folders, Job, Network, Source};
 pub use compile::CompileLimits;
 pub use foreign::{is_foreign, lost};
-pub use output::Output;
+pub use output::{Doing, Output};
 pub use recipe::{EnvRequest, Recipe, revision};
 pub use roles::check_volume;
 pub use script::Compile;

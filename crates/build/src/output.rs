@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The lines that a build keeps for a refusal.
 const TAIL_MAX: usize = 200;
@@ -21,7 +22,27 @@ pub struct Output {
     /// None where it could not be opened.
     file: Mutex<(Option<File>, u64)>,
     lines: Mutex<Lines>,
+    now: Mutex<Now>,
     cancelled: AtomicBool,
+}
+
+/// What a build does now.
+struct Now {
+    step: String,
+    since: Instant,
+    /// The last line of a program in this step.
+    said: Option<(String, Instant)>,
+}
+
+/// What a build does, for whoever asks why it takes so long.
+#[derive(Debug, Clone)]
+pub struct Doing {
+    /// Its step, in words; empty before the first.
+    pub step: String,
+    /// For how long.
+    pub running: Duration,
+    /// The last line that a program of the app's printed in it, and how long ago.
+    pub said: Option<(String, Duration)>,
 }
 
 /// What the app's programs printed.
@@ -65,12 +86,15 @@ impl Output {
         let file =
             File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
         let file = Mutex::new((file.ok(), 0));
-        Arc::new(Self { file, lines: Mutex::default(), cancelled: AtomicBool::new(false) })
+        let now = Mutex::new(Now { step: String::new(), since: Instant::now(), said: None });
+        Arc::new(Self { file, lines: Mutex::default(), now, cancelled: AtomicBool::new(false) })
     }
 
     /// A step that begins.
     pub fn step(&self, text: &str) {
         self.write(&format!("-----> {text}"));
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
+            Now { step: text.to_owned(), since: Instant::now(), said: None };
     }
 
     /// Something to know about a step.
@@ -82,6 +106,10 @@ impl Output {
     pub fn program(&self, line: &str) {
         let clean = plain(line);
         self.write(&format!("       {clean}"));
+        if !clean.trim().is_empty() {
+            let shown = gantry_model::output::within_a_line(&clean);
+            self.now.lock().unwrap_or_else(PoisonError::into_inner).said = Some((shown, Instant::now()));
+        }
         self.lines().push(clean);
     }
 
@@ -96,6 +124,14 @@ impl Output {
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the build does now.
+    #[must_use]
+    pub fn doing(&self) -> Doing {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = now.said.as_ref().map(|(line, at)| (line.clone(), at.elapsed()));
+        Doing { step: now.step.clone(), running: now.since.elapsed(), said }
     }
 
     /// The last lines of the app's programs.

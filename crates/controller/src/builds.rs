@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_build::{BuildError, EnvRequest, Output, Recipe};
+use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
     AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role, RoleName,
     execve,
@@ -19,6 +19,7 @@ use crate::holds::Hold;
 use crate::mirror::{BuildRecord, Mirror};
 use crate::mutations::{self, Made, Requested};
 use crate::settings::Settings;
+use crate::why::BuildState;
 use crate::{Server, ServerError, tokens};
 
 /// Builds at once: each may use the whole machine.
@@ -45,6 +46,16 @@ struct Job {
 impl Running {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), Job>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// How far the build of an app is that is under way.
+    pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
+        let running = self.lock();
+        let (_, job) = running.iter().filter(|((of, _), _)| of == app).max_by_key(|((_, number), _)| *number)?;
+        let Doing { step, running, said } = job.output.doing();
+        Some(BuildState { step, running, said })
     }
 }
 

@@ -209,11 +209,24 @@ impl Core {
             }
             Message::Machine(machine, report) => {
                 let seen = now();
+                let told = {
+                    let view = self.views.borrow();
+                    mutations::events_of_report(&view.mirror, view.observed.machines.get(&machine), &report, seen)
+                };
                 self.observe(|observed| {
                     let MachineReport { generation, instances, network } = report;
                     observed.machines.insert(machine, ObservedMachine { generation, instances, network, seen });
                 });
-                Ok(())
+                if told.is_empty() {
+                    return Ok(());
+                }
+                match self.write(told).await {
+                    Err(error) if !matches!(error, ServerError::NotLeading(_)) => {
+                        tracing::warn!(error = causes(&error), "an event was not written");
+                        Ok(())
+                    }
+                    result => result,
+                }
             }
             Message::Router(machine, report) => {
                 let seen = now();

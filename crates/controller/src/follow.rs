@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use gantry_api::types::Progress;
 use gantry_model::deploy::Order;
-use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason};
+use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, RoleName};
 use tokio::sync::mpsc;
 
 use crate::Server;
 use crate::builds::log_path;
 use crate::core::View;
+use crate::why::has_web;
 
 /// How often a build's log is looked at.
 const PEEK: Duration = Duration::from_millis(50);
@@ -235,8 +236,27 @@ fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployStat
     }
 }
 
+/// What a release does that took the place of another one.
+fn verb(release: Option<&Release>) -> &'static str {
+    match release {
+        Some(release) if !has_web(release) && release.roles.keys().any(RoleName::is_service) => {
+            "runs, and no role of it serves HTTP"
+        }
+        Some(release) if !has_web(release) => "is the release, and no role of it runs on",
+        _ => "serves",
+    }
+}
+
+/// The old release still runs while the new one is watched: some role of it has no volume, which would have ended it first.
+fn stands_by(release: &Release) -> bool {
+    release.roles.iter().any(|(name, role)| name.is_service() && !role.stop_first())
+}
+
 fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -> Vec<String> {
     let http = speaks_http(deploy, view);
+    let of = |number: Option<ReleaseNumber>| {
+        number.and_then(|number| view.mirror.release(&deploy.app, number)).map(AsRef::as_ref)
+    };
     let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
     match state {
         DeployState::Queued => vec!["-----> Waiting for the deploy before this one".to_owned()],
@@ -253,10 +273,10 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
         DeployState::Promoting => vec![format!("-----> Promoting {release}")],
         DeployState::Draining => vec![format!(
             "-----> {release} {}; {} for {}",
-            if http { "serves" } else { "runs, and no role of it serves HTTP" },
+            verb(of(deploy.release)),
             match deploy.previous {
-                Some(previous) => format!("{previous} stands by"),
-                None => "watching it".to_owned(),
+                Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by"),
+                _ => "watching it".to_owned(),
             },
             server.settings.policy.watch
         )],
@@ -264,8 +284,11 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
         DeployState::Superseded => {
             vec![format!("-----> Not deployed: {}", deploy.reason.as_ref().map(Reason::to_string).unwrap_or_default())]
         }
+        DeployState::Reverted if deploy.reason == Some(Reason::AppDestroyed) => {
+            vec![format!("-----> {} is destroyed, nothing of it serves", deploy.app)]
+        }
         DeployState::Reverted => match deploy.previous {
-            Some(previous) => vec![format!("-----> {previous} serves, as before")],
+            Some(previous) => vec![format!("-----> {previous} {}, as before", verb(of(Some(previous))))],
             None => vec!["-----> Nothing serves, as before".to_owned()],
         },
         DeployState::Building | DeployState::Held | DeployState::Done => Vec::new(),

@@ -208,7 +208,8 @@ impl Service {
     async fn needed(&mut self) {
         if let Some(child) = &mut self.child {
             let status = child.wait().await;
-            tracing::error!(service = self.name, ?status, "ended; it is started again");
+            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::error!(service = self.name, how, "ended; it is started again");
             self.child = None;
             if self.started.elapsed() >= STEADY {
                 self.backoff = BACKOFF.0;
@@ -239,8 +240,13 @@ impl Service {
         match tokio::time::timeout(SERVING, offer.accepted()).await {
             Ok(Ok(())) => {}
             outcome => {
+                let why = match (fresh.try_wait(), outcome) {
+                    (Ok(Some(status)), _) => format!("it ended: {status}"),
+                    (_, Ok(Err(error))) => error.to_string(),
+                    _ => format!("no word of it in {} s", SERVING.as_secs()),
+                };
                 let _ = fresh.kill().await;
-                anyhow::bail!("the new one does not serve ({outcome:?}); the old one stays");
+                anyhow::bail!("the new one does not serve ({why}); the old one stays");
             }
         }
         if let Some(old) = self.child.replace(fresh) {

@@ -1,7 +1,7 @@
 //! The log of one instance: two segments, written in turn. When one is full the other is emptied and used, so that
 //! the log is bounded and its newest half is always there.
 //!
-//! A record is a line: `<unix milliseconds> <o|e> <F|P> <text>`. `o` is standard output, `e` standard error. `F` ends a
+//! A record is a line: `<unix milliseconds> <o|e|g> <F|P> <text>`. `o` is standard output, `e` standard error, `g` Gantry itself. `F` ends a
 //! line of the application's; `P` is a part of one that is longer than [`LINE_MAX`], or that has not ended yet.
 
 use std::fs::File;
@@ -12,11 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The longest text in one record.
 pub(crate) const LINE_MAX: usize = 16 << 10;
 
-/// Which of the two streams.
+/// Which of the two streams; or Gantry's own lines.
 #[derive(Clone, Copy)]
 pub(crate) enum Stream {
     Out,
     Err,
+    Own,
 }
 
 pub(crate) struct Log {
@@ -42,6 +43,7 @@ impl Log {
         let stream = match stream {
             Stream::Out => 'o',
             Stream::Err => 'e',
+            Stream::Own => 'g',
         };
         let mut line = format!("{now} {stream} {} ", if whole { 'F' } else { 'P' }).into_bytes();
         line.extend_from_slice(text);

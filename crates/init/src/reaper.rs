@@ -165,13 +165,15 @@ impl Reaper {
             source.drain(&mut self.log);
             source.lines.finish(&mut self.log);
         }
-        if leaves_something() {
-            self.log.record(Stream::Err, true, b"gantry: the command ended, and what it left running is ended with it");
+        let left = leaves_something();
+        if left {
+            self.log.record(Stream::Own, true, b"gantry: the command ended, and what it left running is ended with it");
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
         let (code, signal) = (status.exit_status(), status.terminating_signal());
-        let text = format!("{{\"code\":{},\"signal\":{},\"at\":{now}}}\n", number(code), number(signal));
+        let text =
+            format!("{{\"code\":{},\"signal\":{},\"at\":{now},\"left\":{left}}}\n", number(code), number(signal));
         self.record.write_all(text.as_bytes())?;
         self.record.sync_all()?;
         Ok(ExitCode::SUCCESS)

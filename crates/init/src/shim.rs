@@ -36,8 +36,12 @@ pub(crate) fn run(application: &Application) -> io::Result<ExitCode> {
             return Ok(ExitCode::from(if missing { NOT_FOUND } else { NOT_EXECUTABLE }));
         }
     };
-    if let Some(signal) = status.signal().and_then(Signal::from_named_raw) {
-        // Ends this process by the same signal, so that pid 1 sees the application's end as it was.
+    // Ends this process by the same signal, so that pid 1 sees the application's end as it was. Rust's runtime handles or ignores
+    // some of them (SEGV, BUS, PIPE): their defaults are put back first.
+    if let Some(signal) = status.signal()
+        && signal_hook::low_level::emulate_default_handler(signal).is_err()
+        && let Some(signal) = Signal::from_named_raw(signal)
+    {
         kill_process(getpid(), signal)?;
     }
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))

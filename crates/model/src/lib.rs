@@ -11,6 +11,7 @@
 //! | [`traffic`] | what is to become of an app's requests |
 //! | [`observed`] | what machines and routers said of themselves |
 //! | [`plan`] | what was decided: the next state of every machine and router |
+//! | [`output`] | which line of a program's output tells most |
 //! | [`reason`] | why a thing was done, failed, or waits |
 //!
 //! Nothing here reads a clock, a file or a socket. Begin with [`plan`]: it is what everything else leads to.
@@ -21,6 +22,7 @@ pub mod execve;
 pub mod name;
 pub mod network;
 pub mod observed;
+pub mod output;
 pub mod plan;
 pub mod proxies;
 pub mod reason;
@@ -35,7 +37,9 @@ pub use app::{App, ImageSettings};
 pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
 pub use network::{Flow, NetworkFault, NetworkPart};
-pub use observed::{Exit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe};
+pub use observed::{
+    Exit, Limit, LimitHit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe, Said, Stop,
+};
 pub use plan::{
     Assignment, ClosedReason, ClosedRoute, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table,
 };
@@ -45,4 +49,4 @@ pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Command, Health, Limits, Role};
 pub use router_id::RouterId;
 pub use traffic::{FailureRun, Patience, RequestCounts, RequestFailure, Traffic};
-pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds};
+pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, Span};

@@ -6,9 +6,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::first_words;
 use crate::{
     AppName, FailureRun, Generation, InstanceId, MachineName, Moment, NetworkFault, RequestCounts, RequestFailure,
-    RouterId,
+    RouterId, Seconds,
 };
 
 /// A machine or router that was silent for longer is not live: three missed heartbeats and some.
@@ -120,10 +121,57 @@ pub struct ObservedInstance {
     /// What is wrong with it though it serves, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// When its container was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Moment>,
+    /// Checks that failed in a row since it was ready; `probe` is the last of them.
+    #[serde(default)]
+    pub failed_checks: u32,
+    /// The limits that it ran into lately while it ran on, at most one of each kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limit_hits: Vec<LimitHit>,
+    /// The last line that it printed; told of what runs once, such as a release step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Said>,
 }
 
-/// How a process ended.
+/// A line that a program printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// When.
+    pub at: Moment,
+    /// The line, of bounded length.
+    pub line: String,
+}
+
+/// A limit of a role's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// Processes and threads: the kernel refused to start another one.
+    Processes(u32),
+    /// Bytes of memory: the kernel ended a process of the container.
+    Memory(u64),
+}
+
+/// A limit that an instance ran into while it ran on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitHit {
+    /// Which.
+    pub limit: Limit,
+    /// How often, since `since`.
+    pub count: u64,
+    /// The first time that it was noticed.
+    pub since: Moment,
+    /// The last time that it was noticed.
+    pub last: Moment,
+}
+
+/// A limit that was reached longer ago than this, in milliseconds, is told no more.
+pub const LIMIT_TOLD_MILLIS: u64 = 600_000;
+
+/// How a process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Its exit status, if it exited by itself.
     pub code: Option<i32>,
@@ -139,8 +187,34 @@ pub struct Exit {
     pub out_of_disk: Option<u64>,
     /// When.
     pub at: Moment,
-    /// The last lines it printed.
+    /// The last lines it printed, without Gantry's own.
     pub tail: Vec<String>,
+    /// Why Gantry stopped it; none for one that ended of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stop>,
+    /// Its stop timeout, if it did not end within it and was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub killed_after: Option<Seconds>,
+    /// Its command ended and left processes running, which ended with it.
+    #[serde(default)]
+    pub left_processes: bool,
+}
+
+/// Why Gantry stopped an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Stop {
+    /// It failed its checks so often in a row.
+    FailedChecks {
+        /// How often.
+        times: u32,
+        /// The last of them.
+        probe: Box<Probe>,
+    },
+    /// The plan has it no more: a deploy, a smaller scale, the app's end.
+    Planned,
+    /// It had an address of the network that the machine had before.
+    NetworkChanged,
 }
 
 impl Exit {
@@ -162,6 +236,28 @@ pub struct Probe {
     pub body: String,
     /// When.
     pub at: Moment,
+    /// The check in short, without addresses: `GET /up`.
+    #[serde(default)]
+    pub check: String,
+    /// The status of the answer, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Probe {
+    /// The check, what came of it, and the first words of the answer: `GET /up: 503: database is gone`.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let check = if self.check.is_empty() { &self.target } else { &self.check };
+        let outcome = self.status.map_or_else(|| self.outcome.clone(), |status| status.to_string());
+        match first_words(&self.body) {
+            words if words.is_empty() => format!("{check}: {outcome}"),
+            words => format!("{check}: {outcome}: {words}"),
+        }
+    }
 }
 
 /// What a router said.

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, DeployNumber, Exit, Generation, InstanceId, Probe, RoleName, RouterId, Seconds};
+use crate::output::{telling_line, within_a_line};
+use crate::{
+    Bytes, DeployNumber, Exit, Generation, InstanceId, Limit, Probe, ReleaseNumber, RoleName, RouterId, Seconds, Stop,
+};
 
 /// Why a thing was done, failed, or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ pub enum Reason {
         /// Which.
         instance: InstanceId,
         /// Its last failed check.
-        probe: Option<Probe>,
+        probe: Option<Box<Probe>>,
     },
     /// An instance's process ended.
     Exited {
@@ -102,6 +105,9 @@ pub enum Reason {
     Watching {
         /// For how long altogether.
         watch: Seconds,
+        /// The old release, if something of it stands by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        standing_by: Option<ReleaseNumber>,
     },
     /// An old instance is being stopped.
     Stopping {
@@ -132,7 +138,8 @@ impl fmt::Display for Reason {
                 write!(f, "{role} has a volume, so its old copy {instance} must be gone before the new one starts")
             }
             Self::NotReady { instance, probe: Some(probe) } => {
-                write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)
+                write!(f, "{instance} is not ready: {}: {}", probe.target, probe.outcome)?;
+                probe.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
             }
             Self::NotReady { instance, probe: None } => write!(f, "{instance} is not ready yet"),
             Self::Exited { instance, exit } => {
@@ -149,8 +156,13 @@ impl fmt::Display for Reason {
             Self::RouterBehind { router, has, needs } => {
                 write!(f, "the router on {} has acknowledged table {has}, needed is {needs}", router.machine)
             }
-            Self::RequestsUnderWay { instance, count } => write!(f, "{instance} is finishing {count} requests"),
-            Self::Watching { watch } => write!(f, "the old release stands by for {watch} while the new one is watched"),
+            Self::RequestsUnderWay { instance, count } => {
+                write!(f, "{instance} is finishing {count} {}", if *count == 1 { "request" } else { "requests" })
+            }
+            Self::Watching { watch, standing_by: Some(release) } => {
+                write!(f, "{release} stands by for {watch} while the new release is watched")
+            }
+            Self::Watching { watch, standing_by: None } => write!(f, "the new release is watched for {watch}"),
             Self::Stopping { instance } => write!(f, "{instance} is being stopped"),
             Self::Aborted => f.write_str("aborted by `gantry abort`"),
             Self::AppDestroyed => f.write_str("the app was destroyed"),
@@ -172,71 +184,290 @@ impl Reason {
     }
 }
 
-/// What languages say when a module is missing, and what all say of an address that is taken.
-const KNOWN: [(&str, &str); 5] = [
+/// Texts of a program's last lines that say what is to be done, with that.
+const KNOWN: [(&str, &str); 13] = [
     ("ModuleNotFoundError", MISSING),
     ("Cannot find module", MISSING),
     ("cannot load such file", MISSING),
     ("ClassNotFoundException", MISSING),
+    ("cannot open shared object file", "add the package that has this library to the base"),
     ("ddress already in use", "another process of its container has that port; listen on $PORT once"),
+    ("getaddrinfo", NAME),
+    ("Name or service not known", NAME),
+    ("Temporary failure in name resolution", NAME),
+    ("could not translate host name", NAME),
+    ("no such host", NAME),
+    ("No space left on device", "its disk or volume is full; `gantry status` tells what takes the machine's space"),
+    ("ENOSPC", "its disk or volume is full; `gantry status` tells what takes the machine's space"),
 ];
 
 const MISSING: &str = "install it in container/compile, or in the base";
 
+const NAME: &str = "only ready instances have a name; `gantry why` of the app that it asks for tells more";
+
+/// Texts that stand beside the name of a setting that is missing.
+const UNSET: [&str; 8] = [
+    "KeyError",
+    "key not found",
+    "unbound variable",
+    "parameter not set",
+    "parameter null or not set",
+    "not set",
+    "is required",
+    "environment variable",
+];
+
+/// The name of a setting that a line says is missing. Such names are in capitals, with an underscore.
+fn missing_setting(line: &str) -> Option<&str> {
+    let is_name = |word: &&str| {
+        word.len() > 3
+            && word.contains('_')
+            && word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    UNSET.iter().any(|text| line.contains(text)).then_some(())?;
+    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(is_name)
+}
+
 impl Exit {
     /// What to do about the end of a process that was to run on; none where the end itself says it.
     #[must_use]
-    pub fn remedy(&self) -> Option<&'static str> {
-        if self.out_of_memory.or(self.out_of_disk).is_some() || self.out_of_processes.is_some() {
+    pub fn remedy(&self) -> Option<String> {
+        if self.stopped.is_some()
+            || self.out_of_memory.or(self.out_of_disk).is_some()
+            || self.out_of_processes.is_some()
+        {
             return None;
         }
-        let known = |line: &String| KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| *remedy);
-        match (self.tail.iter().rev().find_map(known), self.code) {
-            (Some(remedy), _) => Some(remedy),
-            (None, Some(126 | 127)) => Some("see `command` of the role"),
-            _ => Some("it has to run until it is told to end; `gantry logs` has all that it said"),
+        let known = |line: &String| {
+            let setting = missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
+            let text = || KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
+            setting.or_else(text)
+        };
+        if let Some(remedy) = self.tail.iter().rev().find_map(known).filter(|_| self.code != Some(0)) {
+            return Some(remedy);
         }
+        let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
+            (Some(126 | 127), _) => "see `command` of the role",
+            (Some(0), _) if self.left_processes => {
+                "it put a process into the background, which ended with it; let it stay in the foreground"
+            }
+            (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => "the program itself crashed; `gantry logs` has all that it said",
+            (_, Some(31)) => "it made a system call that containers may not make",
+            (_, Some(9)) => {
+                "Gantry did not send it: a process of the container or the machine did, or the kernel for want of memory"
+            }
+            (_, Some(1 | 2 | 3 | 15)) => "Gantry did not send it: a process of the container or the machine did",
+            _ => "it has to run until it is told to end; `gantry logs` has all that it said",
+        };
+        Some(text.to_owned())
     }
 }
 
-/// Characters of the last line in an exit's text.
-const LAST_SHOWN: usize = 160;
+/// Names of signals (signal(7)), by number from 1.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
+];
+
+/// A signal with its number and, if it has one, its name.
+fn named(signal: i32) -> String {
+    let name = usize::try_from(signal).ok().and_then(|number| SIGNALS.get(number.checked_sub(1)?));
+    name.map_or_else(|| format!("signal {signal}"), |name| format!("signal {signal} (SIG{name})"))
+}
+
+/// The signal that a shell tells of by its own status: 128 and the signal's number.
+fn signal_in(code: i32) -> Option<i32> {
+    Some(code - 128).filter(|signal| (1..=31).contains(signal))
+}
 
 /// An exit in words.
 pub struct ExitText<'a>(pub &'a Exit);
 
 impl fmt::Display for ExitText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(limit) = self.0.out_of_memory {
-            return write!(f, "ran out of memory: its limit is {}; raise `memory` of the role", Bytes(limit));
+        if let Some(stop) = &self.0.stopped {
+            write!(f, "{}", StopText(stop))?;
+            if let Some(timeout) = self.0.killed_after {
+                write!(f, "; it did not end within {timeout} and was killed")?;
+            }
+            return match self.limit() {
+                Some(limit) => write!(f, "; before that it {limit}"),
+                None => Ok(()),
+            };
         }
-        if let Some(limit) = self.0.out_of_processes {
-            return write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role");
-        }
-        if let Some(limit) = self.0.out_of_disk {
-            let limit = Bytes(limit);
-            return write!(
-                f,
-                "wrote more than its limit of {limit} to its disk; raise `disk` of the role, or use a volume"
-            );
+        if let Some(limit) = self.limit() {
+            return f.write_str(&limit);
         }
         self.status(f)?;
         // What it said last is mostly why.
-        match self.0.tail.last().map(|line| line.trim()).filter(|line| !line.is_empty() && self.0.code != Some(0)) {
-            Some(line) => write!(f, " (last output: {})", line.chars().take(LAST_SHOWN).collect::<String>()),
-            None => Ok(()),
-        }
+        let said = telling_line(&self.0.tail).filter(|_| self.0.code != Some(0));
+        said.map_or(Ok(()), |line| write!(f, " (last output: {})", within_a_line(&line)))
     }
 }
 
 impl ExitText<'_> {
+    /// The limit that it reached, and what raises it.
+    fn limit(&self) -> Option<String> {
+        let Exit { out_of_memory, out_of_processes, out_of_disk, .. } = self.0;
+        let memory = out_of_memory.map(Limit::Memory);
+        let processes = || out_of_processes.map(Limit::Processes);
+        if let Some(limit) = memory.or_else(processes) {
+            return Some(LimitText(limit).to_string());
+        }
+        let limit = Bytes((*out_of_disk)?);
+        Some(format!("wrote more than its limit of {limit} to its disk; raise `disk` of the role, or use a volume"))
+    }
+
     fn status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code, self.0.signal) {
             (Some(127), _) => f.write_str("exited with 127: its command was not found in the image"),
             (Some(126), _) => f.write_str("exited with 126: its command could not be executed"),
-            (Some(code), _) => write!(f, "exited with {code}"),
-            (None, Some(signal)) => write!(f, "was ended by signal {signal}"),
+            (Some(code), _) => match signal_in(code) {
+                Some(signal) => write!(f, "exited with {code}, as a shell does after {}", named(signal)),
+                None => write!(f, "exited with {code}"),
+            },
+            (None, Some(signal)) => write!(f, "was ended by {}", named(signal)),
             (None, None) => f.write_str("ended without a record, as after a kill of its container"),
         }
+    }
+}
+
+/// A reached limit in words, with what raises it.
+pub struct LimitText(pub Limit);
+
+impl fmt::Display for LimitText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Limit::Memory(limit) => {
+                write!(f, "ran out of memory: its limit is {}; raise `memory` of the role", Bytes(limit))
+            }
+            Limit::Processes(limit) => {
+                write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role")
+            }
+        }
+    }
+}
+
+/// Why Gantry stopped an instance, in words.
+struct StopText<'a>(&'a Stop);
+
+impl fmt::Display for StopText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Stop::FailedChecks { times, probe } => {
+                write!(f, "failed its check {} in a row and was stopped: {}", Times(u64::from(*times)), probe.brief())
+            }
+            Stop::Planned => f.write_str("was stopped by Gantry"),
+            Stop::NetworkChanged => f.write_str("was stopped: the machine has another network now"),
+        }
+    }
+}
+
+/// A count of times: `1 time`, `2 times`.
+pub struct Times(pub u64);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, if self.0 == 1 { "time" } else { "times" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Moment, output};
+
+    fn exit(code: Option<i32>, signal: Option<i32>, tail: &[&str]) -> Exit {
+        Exit { code, signal, tail: tail.iter().map(|line| (*line).to_owned()).collect(), ..Exit::default() }
+    }
+
+    fn failed_check(status: Option<u16>, outcome: &str, body: &str) -> Probe {
+        Probe {
+            target: "GET http://10.83.0.5:8080/up".into(),
+            outcome: outcome.into(),
+            body: body.into(),
+            at: Moment(0),
+            check: "GET /up".into(),
+            status,
+            remedy: Some("mend it".into()),
+        }
+    }
+
+    #[test]
+    fn what_gantry_stopped_is_not_told_as_an_exit() {
+        let probe = failed_check(Some(503), "status 503 Service Unavailable", "database is gone\n");
+        let stopped = |stop| Exit { stopped: Some(stop), ..exit(Some(0), None, &["FATAL: an old line"]) };
+        let hung = failed_check(None, "no answer in 5 s", "");
+        let killed = Exit {
+            killed_after: Some(Seconds(30)),
+            ..stopped(Stop::FailedChecks { times: 3, probe: hung.clone().into() })
+        };
+        let full = Exit { out_of_processes: Some(64), ..stopped(Stop::FailedChecks { times: 3, probe: hung.into() }) };
+        for (exit, wanted) in [
+            (
+                stopped(Stop::FailedChecks { times: 2, probe: probe.clone().into() }),
+                "failed its check 2 times in a row and was stopped: GET /up: 503: database is gone",
+            ),
+            (
+                stopped(Stop::FailedChecks { times: 1, probe: probe.into() }),
+                "failed its check 1 time in a row and was stopped: GET /up: 503: database is gone",
+            ),
+            (
+                killed,
+                "failed its check 3 times in a row and was stopped: GET /up: no answer in 5 s; it did not end within 30 s and was killed",
+            ),
+            (
+                full,
+                "failed its check 3 times in a row and was stopped: GET /up: no answer in 5 s; before that it reached its limit of 64 processes and threads; raise `pids` of the role",
+            ),
+            (stopped(Stop::Planned), "was stopped by Gantry"),
+            (stopped(Stop::NetworkChanged), "was stopped: the machine has another network now"),
+        ] {
+            assert_eq!(ExitText(&exit).to_string(), wanted);
+            assert_eq!(exit.remedy(), None, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn how_a_program_ended_is_told_with_what_it_said_and_what_to_do() {
+        let crashed = "the program itself crashed; `gantry logs` has all that it said";
+        let sent = "Gantry did not send it: a process of the container or the machine did";
+        let on = "it has to run until it is told to end; `gantry logs` has all that it said";
+        for (exit, text, remedy) in [
+            (exit(Some(0), None, &["bye"]), "exited with 0", on),
+            (exit(Some(3), None, &["boom", ""]), "exited with 3 (last output: boom)", on),
+            (exit(None, Some(11), &[]), "was ended by signal 11 (SIGSEGV)", crashed),
+            (exit(None, Some(15), &[]), "was ended by signal 15 (SIGTERM)", sent),
+            (exit(None, Some(40), &[]), "was ended by signal 40", on),
+            (exit(Some(139), None, &[]), "exited with 139, as a shell does after signal 11 (SIGSEGV)", crashed),
+            (
+                exit(Some(1), None, &["KeyError: 'DATABASE_URL'"]),
+                "exited with 1 (last output: KeyError: 'DATABASE_URL')",
+                "set DATABASE_URL with `gantry config set`",
+            ),
+            (
+                exit(Some(2), None, &["sh: 1: API_KEY: parameter not set"]),
+                "exited with 2 (last output: sh: 1: API_KEY: parameter not set)",
+                "set API_KEY with `gantry config set`",
+            ),
+            (
+                exit(
+                    Some(127),
+                    None,
+                    &["./s: error while loading shared libraries: libpq.so.5: cannot open shared object file"],
+                ),
+                "exited with 127: its command was not found in the image (last output: ./s: error while loading shared libraries: libpq.so.5: cannot open shared object file)",
+                "add the package that has this library to the base",
+            ),
+        ] {
+            assert_eq!(ExitText(&exit).to_string(), text);
+            assert_eq!(exit.remedy().as_deref(), Some(remedy), "{text}");
+        }
+        let left = Exit { left_processes: true, ..exit(Some(0), None, &[]) };
+        assert!(left.remedy().is_some_and(|remedy| remedy.contains("foreground")));
+        let long = exit(Some(1), None, &[&"x".repeat(1000)]);
+        assert!(ExitText(&long).to_string().len() < output::LINE_SHOWN + 60);
     }
 }

@@ -127,6 +127,21 @@ impl Moment {
     }
 }
 
+/// A span in milliseconds, as people say it: `5 s`, `3 min`, `2 h`, `4 days`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 / 1000 {
+            seconds if seconds < 120 => write!(f, "{seconds} s"),
+            seconds if seconds < 120 * 60 => write!(f, "{} min", seconds / 60),
+            seconds if seconds < 48 * 3600 => write!(f, "{} h", seconds / 3600),
+            seconds => write!(f, "{} days", seconds / 86_400),
+        }
+    }
+}
+
 /// The number of a table or plan. A receiver refuses one that is older than what it has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,7 +1,9 @@
 //! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
 
 use gantry_model::deploy::Order;
-use gantry_model::{Cause, Deploy, DeployState, InstanceId, Phase, Reason, Release, Role, Seconds};
+use gantry_model::{
+    Cause, Deploy, DeployState, Goal, InstanceId, Phase, Reason, Release, ReleaseNumber, Role, Seconds,
+};
 
 use crate::DesiredApp;
 use crate::instances::{stop_first_blocker, wanted_of};
@@ -228,7 +230,7 @@ fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
             instance: id.clone(),
             message: instance.failure.clone().unwrap_or_default(),
         }),
-        _ => Step::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone() }),
+        _ => Step::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone().map(Box::new) }),
     }
 }
 
@@ -281,14 +283,17 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) 
             match instance.phase {
                 Phase::Exited | Phase::Failed => return failed_or_waiting(id, scene),
                 Phase::Unhealthy => {
-                    return Step::Fail(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone() });
+                    return Step::Fail(Reason::NotReady {
+                        instance: id.clone(),
+                        probe: instance.probe.clone().map(Box::new),
+                    });
                 }
                 _ => {}
             }
         }
     }
     if is_watching(deploy, scene) {
-        return Step::Wait(Reason::Watching { watch: scene.policy.watch });
+        return Step::Wait(Reason::Watching { watch: scene.policy.watch, standing_by: standing_by(deploy, scene) });
     }
     match retiring(deploy, scene) {
         Some(wait) => Step::Wait(wait),
@@ -306,6 +311,15 @@ pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
         }
         _ => false,
     }
+}
+
+/// The old release, if an instance of a service of its still runs. A role with a volume has none: its copy ended first.
+fn standing_by(deploy: &Deploy, scene: &Scene<'_>) -> Option<ReleaseNumber> {
+    let stands_by = |id: &InstanceId, goal: Goal| {
+        id.app == deploy.app && Some(id.release) == deploy.previous && id.role.is_service() && goal != Goal::Stop
+    };
+    let stands = scene.previous.assignments().any(|(_, id, assignment)| stands_by(id, assignment.goal));
+    deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
 /// An old instance that has not yet been told to stop.
@@ -329,7 +343,6 @@ fn revert(deploy: &Deploy, scene: &Scene<'_>) -> Step {
 }
 
 fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &Scene<'_>) -> Option<Reason> {
-    use gantry_model::Goal;
     match assignment.goal {
         Goal::Stop => None,
         Goal::Run => Some(Reason::Stopping { instance: id.clone() }),

@@ -18,8 +18,10 @@ const READ_MAX: u64 = 32 << 20;
 pub struct Line {
     /// When it ended.
     pub at: Moment,
-    /// It came from standard error.
+    /// It came from standard error, or from Gantry.
     pub error: bool,
+    /// Gantry wrote it, not the application.
+    pub own: bool,
     /// The text; bytes that are not UTF-8 are replaced.
     pub text: String,
 }
@@ -50,15 +52,42 @@ pub fn reach(folder: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(oldest)
 }
 
-/// Adds a line of Gantry's own to the newer segment, as an error. For when whoever wrote to it has ended, or is about to: init
-/// writes at the end too, so that neither writes over the other.
+/// What Gantry's own lines may take of a segment beyond its limit: init alone begins the next segment.
+const OWN_MAX: u64 = 64 << 10;
+
+/// Adds a line of Gantry's own to the newer segment. Init writes at the end too, so that neither writes over the other. A segment
+/// that is full takes no more of them.
 ///
 /// # Errors
 /// When there is no log, or it cannot be written to.
-pub fn append(folder: &Path, at: Moment, text: &str) -> io::Result<()> {
+pub fn append(folder: &Path, limit: u64, at: Moment, text: &str) -> io::Result<()> {
     let newer = segments(folder).into_iter().max_by_key(|path| path.metadata().and_then(|is| is.modified()).ok());
     let path = newer.ok_or(io::ErrorKind::NotFound)?;
-    File::options().append(true).open(path)?.write_all(format!("{} e F {text}\n", at.0).as_bytes())
+    let mut file = File::options().append(true).open(path)?;
+    if file.metadata()?.len() > limit + OWN_MAX {
+        return Ok(());
+    }
+    file.write_all(format!("{} g F gantry: {text}\n", at.0).as_bytes())
+}
+
+/// What is read of the end of a segment to find its last line.
+const LAST_READ: u64 = 32 << 10;
+
+/// The last whole line that an application printed, if the end of its log has one.
+#[must_use]
+pub fn last_line(folder: &Path) -> Option<Line> {
+    let last = |path: PathBuf| {
+        let mut file = File::open(path).ok()?;
+        let begin = file.metadata().ok()?.len().saturating_sub(LAST_READ);
+        file.seek(SeekFrom::Start(begin)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(LAST_READ).read_to_end(&mut bytes).ok()?;
+        let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
+        let mut records = bytes[..end].split(|byte| *byte == b'\n').filter_map(record);
+        records.rfind(|record| record.stream != Stream::Own && !record.text.trim().is_empty())
+    };
+    let record = segments(folder).into_iter().filter_map(last).max_by_key(|record| record.at)?;
+    Some(Line { at: record.at, error: record.stream == Stream::Err, own: false, text: record.text })
 }
 
 /// Reads a log from its beginning, and then what comes.
@@ -66,7 +95,7 @@ pub fn append(folder: &Path, at: Moment, text: &str) -> io::Result<()> {
 pub struct Tail {
     segments: [Segment; 2],
     /// Parts of lines that have not ended, by stream.
-    partial: [String; 2],
+    partial: [String; 3],
 }
 
 #[derive(Debug)]
@@ -80,7 +109,7 @@ impl Tail {
     #[must_use]
     pub fn new(segments: [PathBuf; 2]) -> Self {
         let segments = segments.map(|path| Segment { path, read: 0 });
-        Self { segments, partial: [String::new(), String::new()] }
+        Self { segments, partial: [const { String::new() }; 3] }
     }
 
     /// The lines that came since the last call, oldest first.
@@ -92,17 +121,27 @@ impl Tail {
     }
 
     fn join(&mut self, record: Record) -> Option<Line> {
-        let partial = &mut self.partial[usize::from(record.error)];
+        let stream = record.stream;
+        let partial = &mut self.partial[stream as usize];
         partial.push_str(&record.text);
         // A line without end is shown in pieces: it must not grow for ever.
         let whole = record.whole || partial.len() > 64 << 10;
-        whole.then(|| Line { at: record.at, error: record.error, text: std::mem::take(partial) })
+        let (error, own) = (stream != Stream::Out, stream == Stream::Own);
+        whole.then(|| Line { at: record.at, error, own, text: std::mem::take(partial) })
     }
+}
+
+/// Whose line it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+    Own,
 }
 
 struct Record {
     at: Moment,
-    error: bool,
+    stream: Stream,
     whole: bool,
     text: String,
 }
@@ -128,13 +167,17 @@ impl Segment {
     }
 }
 
-/// `<unix milliseconds> <o|e> <F|P> <text>`; what is none (a torn write) is passed over.
+/// `<unix milliseconds> <o|e|g> <F|P> <text>`; what is none (a torn write) is passed over.
 fn record(line: &[u8]) -> Option<Record> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let error = parts.next()? == b"e";
+    let stream = match parts.next()? {
+        b"e" => Stream::Err,
+        b"g" => Stream::Own,
+        _ => Stream::Out,
+    };
     let whole = parts.next()? == b"F";
-    Some(Record { at: Moment(at), error, whole, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+    Some(Record { at: Moment(at), stream, whole, text: String::from_utf8_lossy(parts.next()?).into_owned() })
 }
 
 #[cfg(test)]
@@ -156,13 +199,27 @@ mod tests {
         file.write_all(b"5 e F ur\n6 o F \xff\n").expect("written");
         // The file system's clock may not have gone on since the other one was written.
         file.set_modified(SystemTime::now() + std::time::Duration::from_secs(1)).expect("set");
-        append(folder.path(), Moment(8), "gantry: more").expect("added");
+        append(folder.path(), 100, Moment(8), "more").expect("added");
         let lines = tail.fresh();
-        assert!(lines[0].error && lines[2].error);
+        assert!(lines[0].error && lines[2].error && lines[2].own && !lines[0].own);
+        let last = last_line(folder.path()).expect("a line");
+        assert_eq!((last.at, last.text.as_str()), (Moment(6), "\u{fffd}"), "Gantry's line is not the application's");
         assert_eq!(texts(lines), ["four", "\u{fffd}", "gantry: more"]);
         std::fs::write(&first, "7 o F new\n").expect("begun again");
         assert_eq!(texts(tail.fresh()), ["new"]);
         assert!(Tail::new(segments(Path::new("/nonexistent"))).fresh().is_empty());
+    }
+
+    #[test]
+    fn a_full_segment_takes_no_more_of_gantry_s_own_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [first, _] = segments(folder.path());
+        File::create(&first).expect("made").set_len(OWN_MAX + 11).expect("long");
+        append(folder.path(), 10, Moment(1), "more").expect("passed over");
+        assert_eq!(first.metadata().expect("there").len(), OWN_MAX + 11);
+        append(folder.path(), 11, Moment(1), "more").expect("added");
+        assert!(first.metadata().expect("there").len() > OWN_MAX + 11);
+        assert_eq!(last_line(Path::new("/nonexistent")), None);
     }
 
     #[test]
@@ -185,7 +242,7 @@ mod tests {
         #[test]
         fn any_record_is_read_or_passed_over(line in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
-            "[0-9]{0,22} ?[oex]? ?[FPx]? ?[a-z ]{0,9}".prop_map(String::into_bytes),
+            "[0-9]{0,22} ?[oegx]? ?[FPx]? ?[a-z ]{0,9}".prop_map(String::into_bytes),
         ]) {
             let _ = record(&line);
         }

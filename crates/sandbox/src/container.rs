@@ -62,6 +62,9 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// Unix milliseconds.
     pub at: u64,
+    /// It left processes running, which ended with init.
+    #[serde(default)]
+    pub left: bool,
 }
 
 impl ExitRecord {

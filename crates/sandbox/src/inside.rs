@@ -35,6 +35,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
+/// What Gantry's own lines may take of a log beyond its limit, and some (see `gantry-relay`).
+const OWN_LINES: u64 = 128 << 10;
+
 /// The group of terminals, in Debian as elsewhere.
 const TTY: u32 = 5;
 
@@ -68,8 +71,8 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         rustix::system::sethostname(spec.hostname.as_bytes())
             .tried(|| format!("set the host name {}", spec.hostname))?;
         posture::cover_paths()?;
-        // Init writes the log under the same limit.
-        posture::limit_resources(spec.limits.disk.map(|disk| disk.max(spec.log.limit)))?;
+        // Init writes the log under the same limit, behind Gantry's own lines in it.
+        posture::limit_resources(spec.limits.disk.map(|disk| disk.max(spec.log.limit + OWN_LINES)))?;
         umask(Mode::from_raw_mode(0o022));
         rustix::process::setsid().tried(|| "begin a session".to_owned())?;
         rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;

@@ -58,6 +58,11 @@ async fn exits() {
     assert_eq!(record.map(|r| (r.code, r.signal)), Some((Some(7), None)));
     let (_, record) = outcome(&a_box("kill -9 $$")).await;
     assert_eq!(record.map(|r| (r.code, r.signal)), Some((None, Some(9))));
+    // Rust's runtime, which the shim has, handles or ignores these.
+    for (name, number) in [("SEGV", 11), ("BUS", 7), ("PIPE", 13), ("ABRT", 6), ("TERM", 15)] {
+        let (_, record) = outcome(&a_box(&format!("kill -{name} $$"))).await;
+        assert_eq!(record.map(|r| (r.code, r.signal)), Some((None, Some(number))), "{name}");
+    }
 }
 
 async fn missing_command() {

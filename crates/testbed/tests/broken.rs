@@ -183,8 +183,10 @@ fn normal(text: &str) -> String {
         let seconds = |at: usize| split.get(at + 1).is_some_and(|unit| ["s", "s:", "s;"].contains(unit));
         let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let line = split.iter().enumerate().map(|(at, text)| {
-            if number(text.trim_start_matches('(')) && (seconds(at) || line.contains("times so far")) {
+            if number(text.trim_start_matches('(')) && (seconds(at) || line.contains("started again")) {
                 "N".to_owned()
+            } else if *text == "time" && line.contains("started again") {
+                "times".to_owned()
             } else {
                 word(text)
             }

@@ -84,6 +84,7 @@ impl Get<'_> {
             let path = self.path;
             return Err(Failed {
                 outcome: format!("status {status}"),
+                status: Some(status.as_u16()),
                 remedy: Some(self.remedy(status).unwrap_or_else(|| {
                     format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)")
                 })),

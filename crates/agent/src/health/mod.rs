@@ -43,8 +43,8 @@ impl Check<'_> {
                 ..Failed::because(format!("no answer in {}", self.health().timeout))
             },
         };
-        let outcome = [Some(failed.outcome), failed.remedy].into_iter().flatten().collect::<Vec<_>>().join("; ");
-        Some(Probe { target, outcome, body: failed.body, at: now() })
+        let Failed { outcome, remedy, status, body } = failed;
+        Some(Probe { target, outcome, body, at: now(), check: self.brief(), status, remedy })
     }
 
     /// What is checked; none where the process only has to live.
@@ -57,6 +57,16 @@ impl Check<'_> {
             Some(path) => format!("GET http://{}:{port}{path}", self.address),
             None => format!("connect to {}:{port}", self.address),
         })
+    }
+
+    /// The check in short, without the instance's address.
+    fn brief(&self) -> String {
+        let port = self.role.port.unwrap_or_default();
+        match (&self.health().command, &self.health().path) {
+            (Some(command), _) => format!("run {command}"),
+            (None, Some(path)) => format!("GET {path}"),
+            (None, None) => format!("connect to port {port}"),
+        }
     }
 
     async fn ask(&self) -> Result<(), Failed> {
@@ -93,6 +103,8 @@ struct Failed {
     outcome: String,
     /// What to do about it.
     remedy: Option<String>,
+    /// The status of a response that is bad by its status.
+    status: Option<u16>,
     /// The start of the response's body, or the end of a command's output.
     body: String,
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gantry_model::{Bytes, Goal, Phase, Probe};
+use gantry_model::observed::LIMIT_TOLD_MILLIS;
+use gantry_model::output::within_a_line;
+use gantry_model::reason::{LimitText, Times};
+use gantry_model::{Bytes, Goal, Limit, LimitHit, Phase, Probe, Said, Stop};
 use gantry_sandbox::{Container, ExecSpec};
 use tokio::time::Instant;
 
@@ -10,15 +13,19 @@ use super::Instance;
 use crate::container;
 use crate::health::{Check, settle};
 use crate::records::Places;
+use crate::status::now;
 
 /// The least that a log should go back.
 const LOUD: Duration = Duration::from_secs(60);
+
+/// How often its limits are looked at: a few small files of its control group.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why watching a container ended.
 pub(super) enum Watched {
     Ended,
     ToStop,
-    Unhealthy,
+    Unhealthy(Stop),
 }
 
 impl Instance {
@@ -27,15 +34,15 @@ impl Instance {
         let role = self.record.spec.role.clone();
         let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
         let started = Instant::now();
-        let mut failures = 0;
         // An adopted one that was ready is looked at after its usual pause, a new one at once.
         let first = role.health.initial_delay.map_or(Duration::ZERO, seconds).max(Duration::from_millis(20));
-        let mut pause = if self.record.ready { seconds(role.health.watch) } else { first };
+        let first = if self.record.ready { seconds(role.health.watch) } else { first };
+        let (mut check_at, mut look_at) = (started + first, started + LOOK);
         let mut command = None;
         loop {
             tokio::select! {
                 () = container.ended() => return Watched::Ended,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(check_at.min(look_at)) => {}
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
@@ -46,8 +53,15 @@ impl Instance {
                     continue;
                 }
             }
+            if Instant::now() >= look_at {
+                self.look(container);
+                look_at = Instant::now() + LOOK;
+            }
+            if Instant::now() < check_at {
+                continue;
+            }
             if self.record.spec.once {
-                pause = Duration::from_secs(3600);
+                check_at = Instant::now() + Duration::from_secs(3600);
                 continue;
             }
             if command.is_none() {
@@ -62,10 +76,10 @@ impl Instance {
                 self.used = [self.used[1], container.usage()];
             }
             let settled = started.elapsed() >= settle(&role);
-            if self.judge(probe, settled, &mut failures, role.health.attempts) {
-                return Watched::Unhealthy;
+            if let Some(stop) = self.judge(probe, settled, role.health.attempts) {
+                return Watched::Unhealthy(stop);
             }
-            pause = match (self.status.phase, settled) {
+            let pause = match (self.status.phase, settled) {
                 (Phase::Ready, _) => seconds(role.health.watch),
                 // The first checks come quickly: most programs are ready within a second.
                 (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
@@ -74,6 +88,7 @@ impl Instance {
                 }
                 _ => seconds(role.health.interval),
             };
+            check_at = Instant::now() + pause;
         }
     }
 
@@ -85,39 +100,90 @@ impl Instance {
         spec.inspect_err(|error| tracing::warn!(instance = %self.id, %error, "cannot prepare the health command")).ok()
     }
 
-    /// Takes a check's outcome; whether the instance has failed too often.
-    fn judge(&mut self, probe: Option<Probe>, settled: bool, failures: &mut u32, attempts: u32) -> bool {
+    /// Takes a check's outcome; why the instance is to be stopped, if it has failed too often.
+    fn judge(&mut self, probe: Option<Probe>, settled: bool, attempts: u32) -> Option<Stop> {
         match probe {
             None if settled => {
-                *failures = 0;
+                self.status.failed_checks = 0;
                 self.status.probe = None;
                 self.status.warning = too_loud(&self.places);
+                // The agent before was about to stop it, and it is well again.
+                let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {
                     self.record.ready = true;
+                    self.record.ready_since = Some(now());
                     self.keep_record();
                     gantry_linux::step!("instance.ready");
+                } else if forgiven {
+                    self.keep_record();
                 }
                 self.enter(Phase::Ready);
+                None
             }
             // It answers, and has to go on doing so: what was wrong before is over.
             None => {
                 self.status.probe = None;
                 self.enter(self.status.phase);
+                None
             }
             Some(probe) if self.record.ready => {
-                *failures += 1;
-                self.status.probe = Some(probe);
-                let phase = if *failures >= attempts { Phase::Unhealthy } else { self.status.phase };
-                self.enter(phase);
-                return *failures >= attempts;
+                self.status.failed_checks += 1;
+                let times = self.status.failed_checks;
+                let brief = probe.brief();
+                self.status.probe = Some(probe.clone());
+                self.say(&format!("check {times} of {attempts} failed: {brief}"));
+                tracing::warn!(instance = %self.id, times, attempts, check = brief, "a check failed");
+                if times < attempts {
+                    self.enter(self.status.phase);
+                    return None;
+                }
+                self.say(&format!("stopped: its check failed {} in a row", Times(u64::from(times))));
+                self.enter(Phase::Unhealthy);
+                Some(Stop::FailedChecks { times, probe: Box::new(probe) })
             }
             Some(probe) => {
                 self.status.probe = Some(probe);
                 self.enter(Phase::Starting);
+                None
             }
         }
-        false
     }
+
+    /// Looks at the limits that it ran into since the last look, and at what one that runs once printed last.
+    fn look(&mut self, container: &Container) {
+        let (before, usage, at) = (self.looked, container.usage(), now());
+        self.looked = usage;
+        let limits = self.record.spec.role.limits;
+        let mut hits = self.status.limit_hits.clone();
+        hits.retain(|hit| at.since(hit.last) <= LIMIT_TOLD_MILLIS);
+        for (limit, count) in [
+            (Limit::Processes(limits.pids), usage.refused.saturating_sub(before.refused)),
+            (Limit::Memory(limits.memory.0), usage.oom_kills.saturating_sub(before.oom_kills)),
+        ] {
+            if count == 0 {
+                continue;
+            }
+            match hits.iter_mut().find(|hit| hit.limit == limit) {
+                Some(hit) => (hit.count, hit.last) = (hit.count + count, at),
+                None => {
+                    self.say(&LimitText(limit).to_string());
+                    hits.push(LimitHit { limit, count, since: at, last: at });
+                }
+            }
+        }
+        let said = if self.record.spec.once { said(&self.places) } else { None };
+        let changed = hits != self.status.limit_hits || said != self.status.said;
+        (self.status.limit_hits, self.status.said) = (hits, said);
+        if changed {
+            self.enter(self.status.phase);
+        }
+    }
+}
+
+/// The last line that it printed, as far as it is shown.
+fn said(places: &Places) -> Option<Said> {
+    let line = gantry_relay::last_line(&places.logs)?;
+    Some(Said { at: line.at, line: within_a_line(&line.text) })
 }
 
 /// An instance that prints so much that what it said a minute ago is gone helps nobody who looks for why.

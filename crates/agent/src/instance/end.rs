@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use gantry_linux::cgroup::Usage;
-use gantry_model::{Exit, Goal, Phase};
+use gantry_model::{Exit, Goal, Moment, Phase, Stop};
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExitRecord, end_rest};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::Instance;
-use crate::disk;
 use crate::records::Places;
 use crate::status::now;
+use crate::{container, disk};
 
 /// Before an instance that was never ready is asked to stop once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -35,8 +35,14 @@ impl Instance {
 
     /// Asks for orderly shutdown, and waits. One that was never ready is asked again and again: its pid 1 may not have been
     /// listening yet, and the kernel keeps no signal for a pid 1 that is not. One that takes more than a quarter of its time is told of.
-    pub(super) async fn stop(&mut self, container: &Container) {
+    pub(super) async fn stop(&mut self, container: &Container, why: Stop) {
         gantry_linux::step!("instance.stopping");
+        // What is being removed has no use for it.
+        let lasts = why != Stop::Planned;
+        self.record.stop = Some(why);
+        if lasts {
+            self.keep_record();
+        }
         let (signal, patience) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
         let time = Duration::from_secs(u64::from(patience.0));
         let (deadline, told) = (Instant::now() + time, Instant::now() + time / 4);
@@ -46,9 +52,8 @@ impl Instance {
             if Instant::now() >= deadline {
                 let why = format!("it did not end within {patience} of {signal}, and is killed; {REMEDY}");
                 tracing::warn!(instance = %self.id, why);
-                if let Err(error) = gantry_relay::append(&self.places.logs, now(), &format!("gantry: {why}")) {
-                    tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
-                }
+                self.say(&why);
+                self.killed_after = Some(patience);
                 break;
             }
             if !self.record.ready {
@@ -85,24 +90,37 @@ impl Instance {
         self.enter(Phase::Exited);
     }
 
+    /// Adds a line of Gantry's own to its log.
+    pub(super) fn say(&self, text: &str) {
+        if let Err(error) = gantry_relay::append(&self.places.logs, container::SEGMENT, now(), text) {
+            tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
+        }
+    }
+
     /// Kernel and runtime disagree: told, tried again, and in nobody else's way. Its name and address are given to nobody
     /// until it is gone.
     async fn stuck(&mut self, error: &(dyn std::error::Error + Sync)) {
         let causes = std::iter::successors(error.source(), |error| error.source());
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
         tracing::error!(instance = %self.id, why, "cannot be removed; trying again");
-        self.status.failure = Some(format!("cannot be removed, and is tried again: {why}"));
-        self.enter(if self.goal() == Goal::Stop { Phase::Stopping } else { Phase::Failed });
+        let (phase, what) = match self.goal() {
+            Goal::Stop => (Phase::Stopping, "cannot be removed, and is tried again"),
+            _ => (Phase::Failed, "what ran before cannot be removed, and is tried again"),
+        };
+        self.status.failure = Some(format!("{what}: {why}"));
+        self.enter(phase);
         tokio::time::sleep(STUCK).await;
     }
 
     /// Notes how it ended, from what init recorded.
     pub(super) fn note_exit(&mut self, usage: Usage, full: bool) {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
-        let tail = last_lines(&self.places);
+        let tail = last_lines(&self.places, self.record.begun.unwrap_or_default());
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
+        // A service that ends with 0 ended too early all the same.
+        let unwanted = failed || !self.record.spec.once;
         // A process of it that ran into a limit days ago is not why it ends now.
-        let recent = |count: fn(&Usage) -> u64| failed && count(&usage) > count(&self.used[0]);
+        let recent = |count: fn(&Usage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
         let by_limit = recent(|usage| usage.oom_kills);
         let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
         let exit = Exit {
@@ -113,6 +131,9 @@ impl Instance {
             out_of_processes: recent(|usage| usage.refused).then_some(self.record.spec.role.limits.pids),
             at: now(),
             tail,
+            stopped: self.record.stop.take(),
+            killed_after: self.killed_after.take(),
+            left_processes: record.as_ref().is_some_and(|record| record.left),
         };
         self.record.ready = false;
         self.record.exit = Some(exit.clone());
@@ -123,7 +144,7 @@ impl Instance {
     pub(super) async fn remove(mut self, container: Option<Container>) {
         if let Some(container) = container.or_else(|| self.adopt()) {
             self.enter(Phase::Stopping);
-            self.stop(&container).await;
+            self.stop(&container, Stop::Planned).await;
             self.ended(&container).await;
             self.enter(Phase::Stopping);
         }
@@ -144,9 +165,10 @@ impl Instance {
     }
 }
 
-/// The last lines of an instance's output.
-fn last_lines(places: &Places) -> Vec<String> {
+/// The last lines that an instance printed since it began.
+fn last_lines(places: &Places, begun: Moment) -> Vec<String> {
     let mut lines = Tail::new(gantry_relay::segments(&places.logs)).fresh();
+    lines.retain(|line| !line.own && line.at >= begun);
     let last = lines.split_off(lines.len().saturating_sub(TAIL));
     last.into_iter().map(|line| line.text.chars().take(LINE_SHOWN).collect()).collect()
 }

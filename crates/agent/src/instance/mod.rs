@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_linux::cgroup::Usage;
-use gantry_model::{Assignment, Goal, InstanceId, ObservedInstance, Phase};
+use gantry_model::{Assignment, Goal, InstanceId, ObservedInstance, Phase, Seconds, Stop};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -46,6 +46,10 @@ pub(crate) struct Instance {
     backoff: Duration,
     /// What it had used at the check before the last, and at the last.
     used: [Usage; 2],
+    /// What it had used when its limits were last looked at.
+    looked: Usage,
+    /// Its stop timeout, if it did not end within it and was killed.
+    killed_after: Option<Seconds>,
     /// Its record was there. What runs under its name without one has an address that nobody knows, and is begun anew.
     known: bool,
 }
@@ -80,6 +84,9 @@ impl Instance {
                     restarts: 0,
                     started: false,
                     exit: None,
+                    begun: None,
+                    ready_since: None,
+                    stop: None,
                 };
                 if let Err(error) = places.write(&record) {
                     agent.addresses.release(address);
@@ -96,6 +103,7 @@ impl Instance {
         status.address = Some(record.address);
         status.restarts = record.restarts;
         status.exit.clone_from(&record.exit);
+        status.started = record.begun;
         let mut instance = Self {
             agent: Arc::clone(agent),
             id,
@@ -105,6 +113,8 @@ impl Instance {
             status,
             backoff: BACKOFF.0,
             used: Default::default(),
+            looked: Usage::default(),
+            killed_after: None,
             known,
         };
         let phase = match (instance.left(), instance.record.ready) {
@@ -113,6 +123,11 @@ impl Instance {
             _ if instance.is_over() => Phase::Exited,
             _ => Phase::Preparing,
         };
+        // It has been so for longer than this agent knows it.
+        let known_since = if phase == Phase::Ready { instance.record.ready_since } else { instance.record.begun };
+        if let Some(since) = known_since.filter(|_| phase != Phase::Preparing) {
+            (instance.status.phase, instance.status.since) = (phase, since);
+        }
         instance.enter(phase);
         Ok(instance)
     }
@@ -165,6 +180,7 @@ impl Instance {
         let mut container = self.left();
         if let Some(container) = &container {
             self.used = [container.usage(); 2];
+            self.looked = container.usage();
         }
         // What runs once is not begun again.
         if self.record.spec.once {
@@ -177,7 +193,7 @@ impl Instance {
             && let Some(old) = container.take()
         {
             tracing::warn!(instance = %self.id, address = %self.record.address, "of another network; started anew");
-            self.stop(&old).await;
+            self.stop(&old, Stop::NetworkChanged).await;
         }
         container
     }
@@ -215,9 +231,9 @@ impl Instance {
                     self.ended(&running).await;
                     self.after(begun).await;
                 }
-                Watched::Unhealthy => {
+                Watched::Unhealthy(stop) => {
                     // Out of rotation first: routers are told by this status.
-                    self.stop(&running).await;
+                    self.stop(&running, stop).await;
                     self.ended(&running).await;
                     self.after(begun).await;
                 }

@@ -8,6 +8,7 @@ use gantry_sandbox::{Container, end_rest, launch};
 
 use super::{Instance, NO_ADDRESS, told_to_stop};
 use crate::container::{self, Names};
+use crate::status::now;
 use crate::{images, records};
 
 /// Between two looks at whether another copy is gone.
@@ -29,6 +30,9 @@ impl Instance {
         self.status.probe = None;
         self.status.failure = None;
         self.status.warning = None;
+        self.status.failed_checks = 0;
+        self.status.limit_hits.clear();
+        self.status.said = None;
         self.enter(Phase::Preparing);
         self.alone().await?;
         // Until it runs, its layers are not collected; from then on its record speaks for them.
@@ -69,10 +73,13 @@ impl Instance {
         self.record.started = true;
         // The one before may have gone with the machine, which noted nothing.
         self.record.ready = false;
+        (self.record.begun, self.record.ready_since, self.record.stop) = (Some(now()), None, None);
+        (self.status.started, self.killed_after) = (self.record.begun, None);
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         gantry_linux::step!("instance.marked");
         // Counted from its first moment: it may run into a limit before anybody looks.
         self.used = Default::default();
+        self.looked = Default::default();
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
         gantry_linux::step!("instance.launched");
         self.enter(Phase::Starting);

@@ -8,7 +8,7 @@ use gantry_api::Problem;
 use gantry_api::types::{
     Accepted, AppInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, ReleaseInfo,
 };
-use gantry_model::{App, AppName, DeployState, Goal, InstanceId, Phase, RequestCounts};
+use gantry_model::{App, AppName, Bytes as Size, DeployState, Goal, InstanceId, Phase, RequestCounts};
 use serde::Deserialize;
 
 use super::auth::Caller;
@@ -210,9 +210,10 @@ pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller,
                 machine: machine.clone(),
                 goal: goal.to_owned(),
                 phase: seen.map(|seen| seen.phase),
-                since: seen.map(|seen| seen.since),
+                since: seen.map(|seen| seen.started.unwrap_or(seen.since)),
                 address: seen.and_then(|seen| seen.address),
                 restarts: seen.map_or(0, |seen| seen.restarts),
+                note: seen.and_then(|seen| why::note(&view, id, assignment, seen)),
             }
         })
         .collect();
@@ -225,6 +226,12 @@ pub(crate) struct WhyQuery {
     instance: Option<InstanceId>,
 }
 
+/// The room on the disk of the data folder.
+fn disk(server: &Server) -> Option<why::Disk> {
+    let (free, _) = gantry_linux::disk::space(&server.settings.data).ok()?;
+    Some(why::Disk { free: Size(free), reserve: Size(server.settings.collect.reserve) })
+}
+
 pub(crate) async fn why(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -233,10 +240,14 @@ pub(crate) async fn why(
 ) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
+    let destroying = view.mirror.apps.get(&app).is_some_and(|app| app.destroying);
+    if !destroying {
+        mutations::app(&view.mirror, &app)?;
+    }
+    let facts = why::Facts { view: &view, build: server.builds.state(&app), disk: disk(&server) };
     match query.instance {
-        None => json(&why::app(&view, &app)),
-        Some(id) if id.app == app => match why::instance(&view, &id) {
+        None => json(&why::app(&facts, &app)),
+        Some(id) if id.app == app => match why::instance(&facts, &id) {
             Some(explanation) => json(&explanation),
             None => Err(Problem::missing(format!("there is no instance {id}")).hint("`gantry ps` lists them").into()),
         },

@@ -111,6 +111,7 @@ fn instance() -> InstanceInfo {
         since: Some(NOW),
         address: Some(std::net::Ipv4Addr::new(10, 83, 0, 2)),
         restarts: 0,
+        note: None,
     }
 }
 

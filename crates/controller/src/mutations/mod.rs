@@ -5,6 +5,7 @@ mod apps;
 mod builds;
 mod config;
 mod deploys;
+mod observations;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub(crate) use apps::{change_base, create_app, destroy_app, remove_base};
 pub(crate) use builds::{Made, build_failed, release_made};
 pub(crate) use config::{Requested, change_config, requested_config};
 pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start_deploy};
+pub(crate) use observations::events_of_report;
 pub(crate) use running::{change_policy, change_scale, change_traffic};
 
 type Changes<T> = Result<(Vec<Change>, T), Problem>;

@@ -125,9 +125,10 @@ pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> any
             instance.since.map_or("-".to_owned(), age),
             instance.restarts.to_string(),
             or_dash(instance.address),
+            instance.note.clone().unwrap_or_default(),
         ]
     });
-    table(&["instance", "machine", "phase", "goal", "since", "restarts", "address"], rows);
+    table(&["instance", "machine", "phase", "goal", "since", "restarts", "address", "note"], rows);
     Ok(DONE)
 }
 

@@ -281,19 +281,15 @@ pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
         probe: None,
         failure: None,
         warning: None,
+        started: None,
+        failed_checks: 0,
+        limit_hits: Vec::new(),
+        said: None,
     }
 }
 
 pub(crate) fn exit(code: i32, at: Moment) -> Exit {
-    Exit {
-        code: Some(code),
-        signal: None,
-        out_of_memory: None,
-        out_of_processes: None,
-        out_of_disk: None,
-        at,
-        tail: vec!["the last line".into()],
-    }
+    Exit { code: Some(code), at, tail: vec!["the last line".into()], ..Exit::default() }
 }
 
 pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {

@@ -1,0 +1,48 @@
+//! What machines said that belongs into the audit trail: ends of instances, and limits that they reached.
+//!
+//! The trail is bounded, and what people asked for must stay in it: of an instance that ends again and again its first, second,
+//! fourth, eighth … end is told.
+
+use gantry_api::types::{Event, MachineReport};
+use gantry_model::reason::{ExitText, LimitText};
+use gantry_model::{Goal, InstanceId, Moment, ObservedInstance, ObservedMachine, Stop};
+
+use crate::mirror::{Change, Mirror, Record};
+
+/// The most events of one report.
+const EVENTS_OF_REPORT: usize = 20;
+
+/// The events of a report, given the one before. The first report of a machine has none: what it tells of may be old.
+pub(crate) fn events_of_report(
+    mirror: &Mirror,
+    before: Option<&ObservedMachine>,
+    report: &MachineReport,
+    now: Moment,
+) -> Vec<Change> {
+    let Some(before) = before else { return Vec::new() };
+    let is_to_run = |id: &InstanceId| {
+        let mut assigned = mirror.plan.assignments().filter(|(_, other, _)| *other == id);
+        assigned.any(|(_, _, assignment)| assignment.goal == Goal::Run && !assignment.spec.once)
+    };
+    let news = report.instances.iter().filter_map(|(id, seen)| {
+        let what = news(before.instances.get(id), seen)?;
+        Some((id, format!("{id} {what}")))
+    });
+    let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
+    (mirror.next_event()..)
+        .zip(news)
+        .map(|(number, (id, what))| {
+            let by = "gantry".to_owned();
+            Record::Event(Event { number, at: now, by, app: Some(id.app.clone()), what }).into()
+        })
+        .collect()
+}
+
+/// What is new of an instance, in words.
+fn news(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
+    let before = before?;
+    let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));
+    let ended = ended.filter(|exit| exit.stopped != Some(Stop::Planned) && (seen.restarts + 1).is_power_of_two());
+    let hit = seen.limit_hits.iter().find(|hit| before.limit_hits.iter().all(|known| known.limit != hit.limit));
+    ended.map(|exit| ExitText(exit).to_string()).or_else(|| hit.map(|hit| LimitText(hit.limit).to_string()))
+}

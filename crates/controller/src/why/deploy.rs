@@ -1,0 +1,98 @@
+//! What a deploy waits for, and how it ended.
+
+use gantry_api::types::Explanation;
+use gantry_model::{AppName, Deploy, DeployState, Reason, Release, Span};
+
+use super::{BuildState, Facts, current};
+use crate::core::View;
+
+/// The newest deploy.
+pub(super) fn last<'a>(view: &'a View, name: &AppName) -> Option<&'a Deploy> {
+    view.mirror.deploys.get(name)?.values().next_back().map(AsRef::as_ref)
+}
+
+/// The deploy under way, and what it waits for.
+pub(super) fn under_way(facts: &Facts<'_>, name: &AppName) -> Option<Explanation> {
+    let view = facts.view;
+    let deploy = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued)?;
+    let subject = format!("deploy {} of {}", deploy.number, deploy.app);
+    if let Some(reason) = &deploy.reason {
+        let headline = format!("{}: {reason}", deploy.state);
+        return Some(Explanation { subject, headline, evidence: reason.evidence() });
+    }
+    let state = format!("{} for {}", deploy.state, Span(view.now.since(deploy.entered)));
+    let wait = view.report.waits.get(&deploy.app).and_then(|waits| waits.first());
+    let headline = match wait {
+        Some(Reason::BuildRuns) => format!("{state}: {}", building(facts.build.as_ref())),
+        Some(Reason::HeldForPromotion) => format!(
+            "{state}: `gantry promote {name}` moves the traffic, `gantry abort {name}` takes it back; {}",
+            serving(view, name)
+        ),
+        Some(wait @ Reason::ReleaseStepRuns { instance }) => {
+            let seen = view.observed.machines.values().find_map(|report| report.instances.get(instance));
+            match seen.and_then(|seen| seen.said.as_ref()) {
+                Some(said) => {
+                    format!("{state}: {wait}; its last output, {} ago: {}", Span(view.now.since(said.at)), said.line)
+                }
+                None => format!("{state}: {wait}; it has printed nothing"),
+            }
+        }
+        Some(wait) => format!("{state}: {wait}"),
+        None => state,
+    };
+    Some(Explanation { subject, headline, evidence: wait.map(Reason::evidence).unwrap_or_default() })
+}
+
+/// How far a build is, in words.
+fn building(build: Option<&BuildState>) -> String {
+    let span = |duration: std::time::Duration| Span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    match build {
+        None => Reason::BuildRuns.to_string(),
+        Some(build) if build.step.is_empty() => "it waits for other builds to end".to_owned(),
+        Some(BuildState { step, running, said: Some((line, ago)) }) => {
+            format!("{step}, for {}; its last output, {} ago: {line}", span(*running), span(*ago))
+        }
+        Some(BuildState { step, running, said: None }) => {
+            format!("{step}, for {}; it has printed nothing", span(*running))
+        }
+    }
+}
+
+/// How a deploy ended, and what serves now.
+pub(super) fn ended(view: &View, deploy: &Deploy) -> Explanation {
+    let subject = format!("deploy {} of {}", deploy.number, deploy.app);
+    let serving = serving(view, &deploy.app);
+    let (headline, evidence) = match &deploy.reason {
+        Some(reason) => (format!("{}: {reason}; {serving}", deploy.outcome()), reason.evidence()),
+        None => (format!("{} ({}); {serving}", deploy.state, deploy.cause), Vec::new()),
+    };
+    Explanation { subject, headline, evidence }
+}
+
+/// HTTP requests go to it.
+pub(crate) fn has_web(release: &Release) -> bool {
+    release.roles.keys().any(gantry_model::RoleName::is_web)
+}
+
+/// What serves, or at least runs.
+pub(super) fn serving(view: &View, name: &AppName) -> String {
+    let Some(number) = view.mirror.apps.get(name).and_then(|app| app.current) else {
+        return "nothing serves".to_owned();
+    };
+    let Some(release) = current(view, name) else {
+        return format!("{number} serves");
+    };
+    let scale = view.mirror.apps.get(name).map(|app| &app.scale);
+    let copies = |role, settings: &gantry_model::Role| {
+        scale.and_then(|scale| scale.get(role)).copied().unwrap_or(settings.instances)
+    };
+    let services = || release.roles.iter().filter(|(role, _)| role.is_service());
+    let none: Vec<&str> =
+        services().filter(|(role, settings)| copies(role, settings) == 0).map(|(role, _)| role.as_str()).collect();
+    let verb = match (has_web(release), services().count()) {
+        (true, _) => format!("{number} serves"),
+        (false, 0) => format!("{number} is the release; no role of it runs on"),
+        (false, _) => format!("{number} runs; no role of it serves HTTP"),
+    };
+    if none.is_empty() { verb } else { format!("{verb}; scaled to 0: {}", none.join(", ")) }
+}

@@ -1,0 +1,221 @@
+//! The line of a program's last output that tells most about its end.
+//!
+//! The last line is often not that line: npm and yarn print where their own log is, languages print the frames of a stack.
+
+/// Words of a line that tells of a failure, in lower case.
+const FAILURE_WORDS: [&str; 28] = [
+    "error",
+    "exception",
+    "fatal",
+    "panic",
+    "cannot",
+    "can't",
+    "could not",
+    "couldn't",
+    "failed",
+    "failure",
+    "denied",
+    "not found",
+    "no such",
+    "refused",
+    "undefined",
+    "missing",
+    "invalid",
+    "unable",
+    "abort",
+    "unbound",
+    "not set",
+    "segmentation",
+    "assert",
+    "killed",
+    "not permitted",
+    "timed out",
+    "no space",
+    "out of memory",
+];
+
+/// Beginnings of lines that runners print after the program's own last words, in lower case.
+const RUNNER_WORDS: [&str; 14] = [
+    "npm err!",
+    "npm error",
+    "npm warn",
+    "npm notice",
+    "info visit https://yarnpkg.com",
+    "error command failed with exit code",
+    "error: command failed with exit code",
+    "error: script ",
+    "elifecycle",
+    "exit status ",
+    "note: run with `rust_backtrace",
+    "rake aborted!",
+    "make: ***",
+    "(see full trace by running",
+];
+
+/// Beginnings of lines that belong to a stack trace or to a runner's notice, in lower case.
+const FRAMES: [&str; 11] = [
+    "at ",
+    "from ",
+    "file \"",
+    "traceback (most recent call last)",
+    "goroutine ",
+    "stack backtrace:",
+    "require stack:",
+    "node.js v",
+    "... ",
+    "a complete log of this run can be found",
+    "tasks: top",
+];
+
+/// How much a line tells of a failure.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Nothing,
+    Runner,
+    Plain,
+    Failure,
+}
+
+fn worth(line: &str) -> Worth {
+    let lower = line.trim().to_lowercase();
+    let begins = |words: &[&str]| words.iter().any(|word| lower.starts_with(word));
+    if !lower.chars().any(char::is_alphanumeric) || begins(&FRAMES) {
+        Worth::Nothing
+    } else if begins(&RUNNER_WORDS) || lower.contains("a complete log of this run") {
+        Worth::Runner
+    } else if FAILURE_WORDS.iter().any(|word| lower.contains(word)) {
+        Worth::Failure
+    } else {
+        Worth::Plain
+    }
+}
+
+/// The line that tells most about why the program ended: its last that speaks of a failure, else its last. None for a program
+/// that printed nothing.
+#[must_use]
+pub fn telling_line(lines: &[String]) -> Option<String> {
+    let best = lines.iter().map(|line| worth(line)).max().filter(|worth| *worth > Worth::Nothing)?;
+    let at = lines.iter().rposition(|line| worth(line) == best)?;
+    let line = lines[at].trim();
+    // Rust prints what a panic says in the line after the one that says where it was.
+    let said = lines.get(at + 1).filter(|_| line.contains("panicked at") && line.ends_with(':'));
+    Some(match said {
+        Some(said) => format!("{line} {}", said.trim()),
+        None => line.to_owned(),
+    })
+}
+
+/// Characters of a line that is shown within another one.
+pub const LINE_SHOWN: usize = 160;
+
+/// A line fit to stand within another one: trimmed, without control characters, of bounded length.
+#[must_use]
+pub fn within_a_line(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(LINE_SHOWN).collect()
+}
+
+/// The first line of an answer's body that says something; the title of a page in HTML.
+#[must_use]
+pub fn first_words(body: &str) -> String {
+    let lower = body.to_ascii_lowercase();
+    let between = |tag: &str| {
+        let begin = lower.find(&format!("<{tag}"))?;
+        let begin = begin + lower[begin..].find('>')? + 1;
+        let end = begin + lower[begin..].find(&format!("</{tag}"))?;
+        Some(within_a_line(&body[begin..end].replace('\n', " "))).filter(|text| !text.is_empty())
+    };
+    let page = lower.trim_start().starts_with('<').then(|| between("title").or_else(|| between("h1"))).flatten();
+    page.unwrap_or_else(|| body.lines().map(within_a_line).find(|line| !line.is_empty()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn telling(lines: &[&str]) -> String {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        telling_line(&lines).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_line_that_tells_of_the_failure_is_found() {
+        for (lines, wanted) in [
+            (&["ready", "bye"][..], "bye"),
+            (&["", "  "], ""),
+            (&["FATAL: no database", "shutting down"], "FATAL: no database"),
+            (
+                &[
+                    "Error: connect ECONNREFUSED 10.0.0.7:5432",
+                    "    at TCPConnectWrap.afterConnect [as oncomplete] (node:net:1495:16)",
+                    "npm ERR! code ELIFECYCLE",
+                    "npm ERR! A complete log of this run can be found in:",
+                    "npm ERR!     /app/.npm/_logs/2026-11-28T10_00_00_000Z-debug-0.log",
+                ],
+                "Error: connect ECONNREFUSED 10.0.0.7:5432",
+            ),
+            (&["boot", "npm error A complete log of this run can be found in: /app/.npm/x.log"], "boot"),
+            (
+                &["npm ERR! missing script: start", "", "npm ERR! A complete log of this run can be found in:"],
+                "npm ERR! A complete log of this run can be found in:",
+            ),
+            (
+                &[
+                    "Traceback (most recent call last):",
+                    "  File \"/app/s.py\", line 4, in <module>",
+                    "KeyError: 'DATABASE_URL'",
+                ],
+                "KeyError: 'DATABASE_URL'",
+            ),
+            (
+                &["s.rb:3:in `<main>': undefined method `x' for nil (NoMethodError)", "\tfrom s.rb:9:in `main'"],
+                "s.rb:3:in `<main>': undefined method `x' for nil (NoMethodError)",
+            ),
+            (
+                &[
+                    "panic: runtime error: index out of range",
+                    "",
+                    "goroutine 1 [running]:",
+                    "main.main()",
+                    "\t/app/main.go:5 +0x1d",
+                    "exit status 2",
+                ],
+                "panic: runtime error: index out of range",
+            ),
+            (
+                &[
+                    "thread 'main' panicked at src/main.rs:2:5:",
+                    "no route to the queue",
+                    "note: run with `RUST_BACKTRACE=1` environment variable",
+                ],
+                "thread 'main' panicked at src/main.rs:2:5: no route to the queue",
+            ),
+            (
+                &[
+                    "Exception in thread \"main\" java.lang.IllegalStateException: x",
+                    "\tat App.main(App.java:3)",
+                    "Caused by: java.io.IOException: no route",
+                    "\t... 1 more",
+                ],
+                "Caused by: java.io.IOException: no route",
+            ),
+        ] {
+            assert_eq!(telling(lines), wanted);
+        }
+    }
+
+    #[test]
+    fn an_answer_s_first_words_are_found() {
+        for (body, wanted) in [
+            ("database is gone\nmore", "database is gone"),
+            ("\n\n  sick: no database\r\n", "sick: no database"),
+            ("<!DOCTYPE html>\n<html><head><title>Page\nnot found</title></head>", "Page not found"),
+            ("<html><body><h1 class=\"x\">Bad Gateway</h1>", "Bad Gateway"),
+            ("<html>", "<html>"),
+            ("\u{1b}[31mred", "[31mred"),
+            ("", ""),
+        ] {
+            assert_eq!(first_words(body), wanted);
+        }
+        assert_eq!(first_words(&"x".repeat(1000)).len(), LINE_SHOWN);
+    }
+}

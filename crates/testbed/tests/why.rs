@@ -1,0 +1,269 @@
+//! What `gantry why` says first of what runs: the true cause, with Gantry's own acts told as Gantry's.
+
+use std::sync::Mutex;
+
+use gantry_testbed::World;
+
+/// A server with a switch for each of its faults.
+const SERVER: &str = r#"
+import http.server, os, signal, socket, struct, sys, threading, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+on = set()
+class Site(http.server.BaseHTTPRequestHandler):
+    def answer(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def do_GET(self):
+        word = self.path.split("?")[0].strip("/")
+        if word in ("sick", "go", "reset", "error"):
+            on.add(word)
+        if word == "up" and "sick" in on:
+            return self.answer(503, b"database is gone\nand more\n")
+        if word == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.close(self.connection.detach())
+            return
+        if word == "error":
+            return self.answer(500, b"broken\n")
+        if word == "asked" and "go" not in on:
+            return self.answer(404, b"not yet\n")
+        self.answer(200, b"ok\n")
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)
+print("FATAL: an old line of no meaning", flush=True)
+server.serve_forever()
+"#;
+
+/// A worker that does what its role is called, once the web role says so.
+const WORKER: &str = r#"
+import os, signal, subprocess, sys, time, urllib.request
+def asked():
+    try:
+        urllib.request.urlopen("http://web.faults.gantry.internal:8080/asked", timeout=3)
+        return True
+    except OSError:
+        return False
+while not asked():
+    time.sleep(0.3)
+time.sleep(1)
+what = os.environ["GANTRY_ROLE"]
+print("FATAL: the cause" if what == "npm" else "goes", flush=True)
+if what == "done":
+    sys.exit(0)
+if what == "segv":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if what == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "setting":
+    os.environ["QUEUE_URL"]
+if what == "name":
+    urllib.request.urlopen("http://nowhere.gantry.internal/")
+if what == "npm":
+    print("npm ERR! code 1\nnpm ERR! A complete log of this run can be found in:\nnpm ERR!   /app/x.log", flush=True)
+    sys.exit(1)
+if what == "leaves":
+    subprocess.Popen(["sleep", "1000"])
+    print("Error: in the background now", flush=True)
+    sys.exit(4)
+if what == "child":
+    subprocess.Popen([sys.executable, "-c", "x = []\nwhile True: x.append('x' * 1000000)"])
+if what == "forks":
+    children = []
+    while True:
+        try:
+            children.append(subprocess.Popen(["sleep", "1000"]))
+        except OSError:
+            time.sleep(0.5)
+time.sleep(1000)
+"#;
+
+/// Roles of the worker, with what `gantry why` has to say of each.
+const FAULTS: [(&str, &str); 9] = [
+    ("done", "exited with 0; it has to run until it is told to end"),
+    ("segv", "was ended by signal 11 (SIGSEGV) (last output: goes); the program itself crashed"),
+    ("killed", "was ended by signal 9 (SIGKILL) (last output: goes); Gantry did not send it"),
+    ("setting", "(last output: KeyError: 'QUEUE_URL'); set QUEUE_URL with `gantry config set`"),
+    ("name", "only ready instances have a name"),
+    ("npm", "(last output: FATAL: the cause)"),
+    ("leaves", "exited with 4 (last output: Error: in the background now)"),
+    ("child", "ran out of memory: its limit is 48M; raise `memory` of the role; "),
+    ("forks", "reached its limit of 16 processes and threads; raise `pids` of the role; "),
+];
+
+fn create(world: &World, app: &str, roles: &str) -> gantry_testbed::Repository {
+    let _ = world.gantry(&["app", "create", app]).good();
+    let repository = world.repository(app, None);
+    repository.write("server.py", SERVER);
+    repository.write("worker.py", WORKER);
+    repository.write("container/roles.json", roles);
+    repository.commit("it");
+    repository
+}
+
+fn why(world: &World, arguments: &[&str]) -> String {
+    world.gantry(&[&["why"][..], arguments].concat()).good().out
+}
+
+fn first(world: &World, arguments: &[&str]) -> String {
+    why(world, arguments).lines().next().unwrap_or_default().to_owned()
+}
+
+/// Waits until the first line says it.
+fn says(world: &World, arguments: &[&str], wanted: &str) {
+    let last = Mutex::new(String::new());
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        world.wait("it is told", |world| {
+            let line = first(world, arguments);
+            let found = line.contains(wanted).then_some(());
+            *last.lock().expect("a line") = line;
+            found
+        });
+    }));
+    assert!(found.is_ok(), "{arguments:?}: not {wanted:?}, but {}", last.lock().expect("a line"));
+}
+
+fn ask(world: &World, app: &str, path: &str) -> String {
+    let url = format!("http://{app}.localhost:{}/{path}", world.http_port());
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20", &url]);
+    gantry_testbed::run(curl).out
+}
+
+/// What workers do that crash, run into limits, or end too early, while the web role serves.
+fn workers(world: &World) {
+    let worker =
+        |(name, _): &(&str, &str)| format!("{name}: {{ command: 'python3 worker.py', memory: '48M', pids: 16 }}");
+    let workers: Vec<String> = FAULTS.iter().map(worker).collect();
+    let roles =
+        format!("{{ web: {{ command: 'python3 server.py', health: {{ path: '/up' }} }}, {} }}", workers.join(", "));
+    let _ = create(world, "faults", &roles).push().good();
+    assert!(first(world, &["faults"]).contains("v1 serves"));
+    assert_eq!(ask(world, "faults", "go"), "200");
+    for (role, wanted) in FAULTS {
+        let id = format!("faults.v1.{role}-1");
+        says(world, &["faults", &id], wanted);
+        let line = first(world, &["faults", &id]);
+        assert!(!line.contains("what it left running") && !line.contains("1 times"), "{line}");
+    }
+    let line = first(world, &["faults"]);
+    assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");
+    let events = world.gantry(&["events"]).good().out;
+    for wanted in ["faults.v1.segv-1 was ended by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"] {
+        assert!(events.contains(wanted), "{wanted}\n{events}");
+    }
+    assert!(world.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));
+}
+
+/// A check that fails is told from its first failure on, and the stop that follows is Gantry's.
+fn sick(world: &World) {
+    let roles = "{ web: { command: 'python3 server.py', health: { path: '/up', attempts: 2 } } }";
+    let _ = create(world, "sick", roles).push().good();
+    assert_eq!(ask(world, "sick", "sick"), "200");
+    says(world, &["sick"], "sick.v1.web-1 serves, but 1 of 2 checks failed: GET /up: 503: database is gone");
+    assert!(world.gantry(&["ps", "sick"]).good().out.contains("1 of 2 checks failed: GET /up: 503: database is gone"));
+    const STOPPED: &str =
+        "sick.v1.web-1 failed its check 2 times in a row and was stopped: GET /up: 503: database is gone";
+    says(world, &["sick"], STOPPED);
+    says(world, &["sick"], "started again 1 time");
+    says(
+        world,
+        &["sick", "sick.v1.web-1"],
+        "sick.v1.web-1: failed its check 2 times in a row and was stopped: GET /up: 503",
+    );
+    let line = first(world, &["sick"]);
+    assert!(!line.contains("exited") && !line.contains("FATAL") && !line.contains("1 times"), "{line}");
+    let events = world.gantry(&["events"]).good().out;
+    assert!(events.contains(STOPPED), "{events}");
+    let logs = world.gantry(&["logs", "sick", "-n", "100"]).good().out;
+    for wanted in
+        ["gantry: check 1 of 2 failed: GET /up: 503: database is gone", "gantry: stopped: its check failed 2 times"]
+    {
+        assert!(logs.contains(wanted), "{wanted}\n{logs}");
+    }
+    // Started again it is well, and how long it runs is known to another agent, too.
+    let since = || serde_json::from_str::<serde_json::Value>(&world.gantry(&["ps", "sick", "--json"]).out).ok();
+    world.wait("it is ready", |_| (since()?[0]["phase"] == "ready").then_some(()));
+    let started = since().expect("JSON")[0]["since"].clone();
+    world.kill_service("agent");
+    world.wait("another agent reports", |world| {
+        let status = world.gantry(&["status", "--json"]).out;
+        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        (status["machines"]["m"].as_u64()? < 5000).then_some(())
+    });
+    assert_eq!(since().expect("JSON")[0]["since"], started);
+}
+
+/// Requests that fail while the checks pass.
+fn traffic(world: &World) {
+    let roles = "{ web: { command: 'python3 server.py', health: { path: '/up' } } }";
+    let _ = create(world, "traffic", roles).push().good();
+    assert_eq!(ask(world, "traffic", ""), "200");
+    assert_eq!(ask(world, "traffic", "reset"), "502");
+    says(world, &["traffic"], "1 of 1 requests failed since ");
+    let line = first(world, &["traffic"]);
+    assert!(line.contains("traffic.v1.web-1 closed the connection before it answered (502)"), "{line}");
+    let _ = create(world, "error", roles).push().good();
+    assert_eq!(ask(world, "error", "error"), "500");
+    says(world, &["error"], "1 of 1 requests failed since ");
+    assert!(first(world, &["error"]).contains("the application itself answered 500"));
+    // No copy is a choice of its owner's, and the first thing to say.
+    let _ = world.gantry(&["scale", "error", "web=0"]).good();
+    says(world, &["error"], "web is scaled to 0, no copy of it runs; `gantry scale error web=1` starts one");
+}
+
+/// A release step is no service: neither while it runs nor after it is it told as a crash.
+fn steps(world: &World) {
+    let roles = "{ worker: 'sleep 100000', release: 'echo migrating; sleep 2' }";
+    let repository = create(world, "steps", roles);
+    let pushed = std::thread::scope(|scope| {
+        let push = scope.spawn(|| repository.push());
+        let mut lines = Vec::new();
+        while !push.is_finished() {
+            lines.push(first(world, &["steps"]));
+        }
+        for _ in 0..20 {
+            lines.push(first(world, &["steps"]));
+        }
+        for line in &lines {
+            assert!(!line.contains("exited") && !line.contains("started again"), "{line}");
+        }
+        push.join().expect("a push").good()
+    });
+    assert!(
+        pushed.err.contains("no role of it serves HTTP") && !pushed.err.contains("remote: http://"),
+        "{}",
+        pushed.err
+    );
+    assert!(pushed.err.contains("v1 runs"), "{}", pushed.err);
+    let line = first(world, &["steps"]);
+    assert!(line.contains("v1 runs; no role of it serves HTTP"), "{line}");
+}
+
+/// A compile step that hangs is told with how long, and with what it said last.
+fn compiles(world: &World) {
+    let repository = create(world, "compiles", "{ web: 'python3 server.py' }");
+    repository.compile_with("echo resolving; sleep 1000");
+    repository.commit("hangs");
+    std::thread::scope(|scope| {
+        let push = scope.spawn(|| repository.push());
+        says(world, &["compiles"], "ago: resolving");
+        let line = first(world, &["compiles"]);
+        assert!(line.contains("Running container/compile, for "), "{line}");
+        let _ = world.gantry(&["abort", "compiles"]).good();
+        let _ = push.join().expect("a push");
+    });
+}
+
+#[test]
+fn the_first_line_tells_the_true_cause_of_what_runs() {
+    let world = World::start(&[]);
+    let world = &world;
+    std::thread::scope(|scope| {
+        for case in [workers, sick, traffic, steps, compiles] {
+            scope.spawn(move || case(world));
+        }
+    });
+}
