@@ -173,6 +173,8 @@ pub(crate) enum Command {
     /// Look after the store, on the server's machine
     #[command(subcommand)]
     Store(Store),
+    /// Read the store, every blob and every repository, and name what is damaged; on the server's machine
+    Check(Machine),
     /// Write everything that the server knows into a file, on its machine, while it runs
     Backup {
         #[command(flatten)]
@@ -183,6 +185,9 @@ pub(crate) enum Command {
     Restore {
         #[command(flatten)]
         machine: Machine,
+        /// Bring back everything else where files of the backup are damaged
+        #[arg(long)]
+        skip_damaged: bool,
         file: PathBuf,
     },
     /// Print a shell's completions

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use gantry_blobs::Hasher;
+use gantry_model::Digest;
 use gantry_store::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Machine;
-use crate::exit::{DONE, Exit};
+use crate::damage::{Damage, Fault, Needed, REMEDY as REMEDY_OF_DAMAGE, promised};
+use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
 use crate::printer::{out, told};
 
@@ -85,6 +87,8 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
         ensure!(path.exists(), "there is no store at {}", path.display());
     }
     let listing = gantry_store::open(&address).await?.list("").await?;
+    let blobs = machine.data.join("blobs");
+    let needed = needed(&listing, &blobs);
     let mut text = Vec::new();
     let kept: Vec<_> = listing.entries.iter().filter(|entry| entry.key != LEADER).collect();
     let heading = Heading {
@@ -103,29 +107,149 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
     let fresh = PathBuf::from(format!("{}.new", to.display()));
     let written = write_archive(&fresh, &machine.data, &text);
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let named = written.and_then(|()| Ok(std::fs::rename(&fresh, to)?));
-    if let Err(error) = named.and_then(|()| Ok(gantry_linux::durable::sync(folder)?)) {
-        let _ = std::fs::remove_file(&fresh);
-        return Err(error.context(format!("cannot write the backup {}", to.display())));
+    let renamed = written.and_then(|damaged| {
+        std::fs::rename(&fresh, to)?;
+        gantry_linux::durable::sync(folder)?;
+        Ok(damaged)
+    });
+    let mut damaged = match renamed {
+        Ok(damaged) => damaged,
+        Err(error) => {
+            let _ = std::fs::remove_file(&fresh);
+            return Err(error.context(format!("cannot write the backup {}", to.display())));
+        }
+    };
+    for damage in &mut damaged {
+        damage.needed_by = promised(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
+    damaged.extend(missing(&address, needed, &blobs).await?);
     out!("{}: {} records, revision {}", to.display(), kept.len(), listing.revision);
     told!("Volumes are not in it: they belong to their applications.");
-    Ok(DONE)
+    Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged` brings it back."))
+}
+
+/// Tells what is damaged, and what to do about it; the exit status.
+fn tell(damaged: &[Damage], then: &str) -> Exit {
+    if damaged.is_empty() {
+        return DONE;
+    }
+    for damage in damaged {
+        told!("gantry: {damage}");
+    }
+    told!("{REMEDY_OF_DAMAGE}");
+    told!("{then}");
+    FAILED
+}
+
+fn needed(listing: &gantry_store::Listing, blobs: &Path) -> Needed {
+    let values: Vec<(&str, serde_json::Value)> = listing
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry.key.as_str(), serde_json::from_slice(&entry.value).ok()?)))
+        .collect();
+    Needed::of(values.iter().map(|(key, value)| (*key, value)), blobs)
+}
+
+/// Blobs that are needed and not there. The records are read again: what they do not need any more may have been collected
+/// meanwhile.
+async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Result<Vec<Damage>> {
+    let before = needed.missing(blobs);
+    if before.is_empty() {
+        return Ok(before);
+    }
+    let now = self::needed(&gantry_store::open(address).await?.list("").await?, blobs).missing(blobs);
+    Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
+}
+
+/// `gantry check`: reads the store, every blob and every repository.
+pub(crate) async fn check_everything(machine: &Machine) -> anyhow::Result<Exit> {
+    require_root()?;
+    if check(machine).await? != DONE {
+        return Ok(FAILED);
+    }
+    let address = machine.store();
+    let blobs = machine.data.join("blobs");
+    let needed = needed(&gantry_store::open(&address).await?.list("").await?, &blobs);
+    let (count, mut damaged) = read_blobs(&blobs)?;
+    for damage in &mut damaged {
+        damage.needed_by = promised(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
+    }
+    damaged.extend(missing(&address, needed, &blobs).await?);
+    let (repositories, broken) = check_repositories(&machine.data.join("git")).await;
+    damaged.extend(broken);
+    if damaged.is_empty() {
+        out!("sound: {count} blobs, {repositories} repositories");
+    }
+    Ok(tell(&damaged, "A backup from before the damage has what is missing here."))
+}
+
+/// Compares every blob with its name; how many there are, and those that are something else.
+fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
+    let (mut count, mut damaged) = (0, Vec::new());
+    for folder in std::fs::read_dir(blobs.join("sha256")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(folder.path())?.flatten() {
+            let name = Path::new("blobs/sha256").join(folder.file_name()).join(entry.file_name());
+            let mut hasher = Hasher::default();
+            let read = File::open(entry.path()).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
+            let fault = match read {
+                // The collector may take one away at any time.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => Some(Fault::Unreadable(error.to_string())),
+                Ok(_) => (promised(&name) != Some(hasher.finish().hex())).then_some(Fault::Changed),
+            };
+            count += 1;
+            let damage = |fault| Damage { file: name.display().to_string(), fault, needed_by: Vec::new() };
+            damaged.extend(fault.map(damage));
+        }
+    }
+    Ok((count, damaged))
+}
+
+/// The longest that git may take to read one repository.
+const FSCK: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Has git read every repository; how many there are, and those that it finds fault with.
+async fn check_repositories(folder: &Path) -> (usize, Vec<Damage>) {
+    let (mut count, mut broken) = (0, Vec::new());
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(app) = name.strip_suffix(".git") else { continue };
+        count += 1;
+        let mut git = tokio::process::Command::new("git");
+        git.args(["fsck", "--full", "--no-dangling", "--no-progress"]).env("GIT_DIR", entry.path()).kill_on_drop(true);
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .stdin(std::process::Stdio::null());
+        let fault = match tokio::time::timeout(FSCK, git.output()).await {
+            Ok(Ok(output)) if output.status.success() => continue,
+            Ok(Ok(output)) => {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                said.lines().next().unwrap_or("git fsck failed").to_owned()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("git fsck did not end in {} s", FSCK.as_secs()),
+        };
+        let needed_by = vec![format!("pushes to {app}")];
+        broken.push(Damage { file: format!("git/{name}"), fault: Fault::Unreadable(fault), needed_by });
+    }
+    (count, broken)
 }
 
 /// An archive in the making, and the digests of what is in it.
 struct Archive {
     tar: tar::Builder<BufWriter<File>>,
     sums: String,
+    damaged: Vec<Damage>,
 }
 
 impl Archive {
     /// Adds a file of `header`'s size.
-    fn add(&mut self, mut header: tar::Header, name: &Path, bytes: impl Read) -> anyhow::Result<()> {
+    fn add(&mut self, mut header: tar::Header, name: &Path, bytes: impl Read) -> anyhow::Result<Digest> {
         let mut hashed = Hashed { bytes, hasher: Hasher::default() };
         self.tar.append_data(&mut header, name, &mut hashed)?;
-        self.sums += &format!("{} {}\n", hashed.hasher.finish(), name.display());
-        Ok(())
+        let digest = hashed.hasher.finish();
+        self.sums += &format!("{digest} {}\n", name.display());
+        Ok(digest)
     }
 
     /// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut. One that is gone was on its
@@ -139,7 +263,13 @@ impl Archive {
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&file.metadata()?);
         let size = header.size()?;
-        self.add(header, name, file.chain(std::io::repeat(0)).take(size))
+        let mut file = Lenient { file, error: None };
+        let digest = self.add(header, name, (&mut file).chain(std::io::repeat(0)).take(size))?;
+        let changed = promised(name).is_some_and(|promised| promised != digest.hex()).then_some(Fault::Changed);
+        let unreadable = file.error.map(|error| Fault::Unreadable(error.to_string()));
+        let damage = |fault| Damage { file: name.display().to_string(), fault, needed_by: Vec::new() };
+        self.damaged.extend(unreadable.or(changed).map(damage));
+        Ok(())
     }
 
     fn add_folder(&mut self, folder: &Path, name: &Path) -> anyhow::Result<()> {
@@ -158,6 +288,24 @@ impl Archive {
             }
         }
         Ok(())
+    }
+}
+
+/// A file that ends where it cannot be read on: the rest of the backup is worth more than none.
+struct Lenient {
+    file: File,
+    error: Option<std::io::Error>,
+}
+
+impl Read for Lenient {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.file.read(buffer) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                self.error = Some(error);
+                Ok(0)
+            }
+            result => result,
+        }
     }
 }
 
@@ -183,10 +331,11 @@ fn header_of(bytes: &[u8]) -> tar::Header {
 }
 
 /// The records first: what they name was there before them. The digests last: they say that all came.
-fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<()> {
+fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<Vec<Damage>> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    let mut archive = Archive { tar: tar::Builder::new(BufWriter::new(file)), sums: String::new() };
+    let mut archive =
+        Archive { tar: tar::Builder::new(BufWriter::new(file)), sums: String::new(), damaged: Vec::new() };
     archive.add(header_of(records), Path::new(RECORDS), records)?;
     for name in FILES {
         archive.add_file(Path::new(name), &data.join(name))?;
@@ -194,12 +343,12 @@ fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<()>
     for name in FOLDERS {
         archive.add_folder(&data.join(name), Path::new(name))?;
     }
-    let Archive { mut tar, sums } = archive;
+    let Archive { mut tar, sums, damaged } = archive;
     tar.append_data(&mut header_of(sums.as_bytes()), SUMS, sums.as_bytes())?;
     let mut file = tar.into_inner()?;
     file.flush()?;
     file.get_ref().sync_all()?;
-    Ok(())
+    Ok(damaged)
 }
 
 /// What an upload or a push has not brought to its end.

@@ -6,6 +6,7 @@
 mod args;
 mod backup;
 mod commands;
+mod damage;
 mod down;
 mod exit;
 mod handover;

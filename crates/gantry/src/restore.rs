@@ -13,15 +13,18 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::args::Machine;
 use crate::backup::{FILES, FOLDERS, FORMAT, Heading, Line, RECORDS, SUMS};
+use crate::damage::{Damage, Fault, Needed, REMEDY, promised};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
-use crate::printer::out;
+use crate::printer::{out, told};
 
 /// Records written at a time.
 const BATCH: usize = 100;
 
 /// `gantry restore`: into a machine that has nothing yet. The store comes last: one that was cut off is begun again.
-pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Exit> {
+///
+/// A backup with damaged files is refused; with `skip_damaged` it comes back without them.
+pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) -> anyhow::Result<Exit> {
     require_root()?;
     crate::services::make_folders(machine)?;
     let lock = File::options().create(true).truncate(false).write(true).open(machine.data.join("up.lock"))?;
@@ -40,7 +43,11 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
     gantry_image::unpack(BufReader::new(file), &scratch, bounds)
         .with_context(|| format!("{} is no backup of Gantry's", from.display()))?;
     let lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
-    check_sums(&scratch).with_context(|| format!("{}", from.display()))?;
+    let damaged = find_damage(&scratch, &lines).with_context(|| format!("{}", from.display()))?;
+    if !skip_damaged {
+        refuse_damage(&damaged).with_context(|| format!("{}", from.display()))?;
+    }
+    leave_out(&scratch, &damaged)?;
     for name in FOLDERS.iter().chain(&FILES) {
         let (source, target) = (scratch.join(name), machine.data.join(name));
         if source.exists() {
@@ -64,6 +71,12 @@ pub(crate) async fn restore(machine: &Machine, from: &Path) -> anyhow::Result<Ex
     }
     gantry_linux::tree::remove(&scratch)?;
     gantry_linux::durable::sync_file_system(&machine.data)?;
+    for damage in &damaged {
+        told!("left out: {damage}");
+    }
+    if !damaged.is_empty() {
+        told!("{REMEDY}");
+    }
     out!("{count} records are back; `gantry up` starts what they want");
     Ok(DONE)
 }
@@ -111,19 +124,61 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(records)
 }
 
-/// Every file is what its digest says, and a blob what its name says too.
-fn check_sums(folder: &Path) -> anyhow::Result<()> {
+/// Every file that is not what its digest says, every blob that is not what its name says, and every one that a record needs and that
+/// is not there. Without records there is nothing to bring back.
+fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
+    let needed = Needed::of(lines.iter().map(|line| (line.key.as_str(), &line.value)), &folder.join("blobs"));
     let sums = std::fs::read_to_string(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
     let root = File::open(folder)?;
+    let mut damaged = Vec::new();
     for line in sums.lines() {
         let (sum, name) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;
+        let blob = promised(Path::new(name));
+        let mut damage = |fault| {
+            let needed_by = blob.map(|hex| needed.by(hex)).unwrap_or_default();
+            damaged.push(Damage { file: name.to_owned(), fault, needed_by });
+        };
+        let Ok(file) = rooted::open(&root, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK) else {
+            damage(Fault::Missing);
+            continue;
+        };
         let mut hasher = Hasher::default();
-        let file = rooted::open(&root, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK);
-        std::io::copy(&mut File::from(file.with_context(|| format!("its {name} is missing"))?), &mut hasher)?;
+        std::io::copy(&mut File::from(file), &mut hasher)?;
         let found = hasher.finish();
-        let blob = Path::new(name).strip_prefix("blobs/sha256").ok().and_then(Path::file_name);
-        let named = blob.is_none_or(|blob| blob.to_str() == Some(found.hex()));
-        ensure!(found.to_string() == sum && named, "its {name} is damaged");
+        if found.to_string() != sum || blob.is_some_and(|hex| hex != found.hex()) {
+            damage(Fault::Changed);
+        }
+    }
+    ensure!(!damaged.iter().any(|damage| damage.file == RECORDS), "its {RECORDS} is damaged");
+    damaged.extend(needed.missing(&folder.join("blobs")).into_iter().filter(|missing| {
+        let is_same = |line: &str| line.split_once(' ').is_some_and(|(_, name)| name == missing.file);
+        !sums.lines().any(is_same)
+    }));
+    Ok(damaged)
+}
+
+/// Files that an error names.
+const NAMED: usize = 10;
+
+fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = damaged.iter().take(NAMED).map(|damage| format!("its {damage}")).collect();
+    let more = damaged.len() - named.len();
+    let more = if more > 0 { format!("; and {more} more files") } else { String::new() };
+    bail!("{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
+}
+
+/// Takes damaged files away: nobody is to take one for what its name says.
+fn leave_out(folder: &Path, damaged: &[Damage]) -> anyhow::Result<()> {
+    let root = File::open(folder)?;
+    for damage in damaged.iter().filter(|damage| damage.fault != Fault::Missing) {
+        let name = Path::new(&damage.file);
+        let (Some(parent), Some(file)) = (name.parent(), name.file_name()) else { continue };
+        let parent = rooted::open(&root, parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        rustix::fs::unlinkat(parent, file, rustix::fs::AtFlags::empty())
+            .with_context(|| format!("cannot leave out {}", damage.file))?;
     }
     Ok(())
 }

@@ -266,6 +266,8 @@ fn a_backup_brings_everything_back() {
     // The number of the release that the backup does not have is not given again, for there are instances and logs of it.
     assert!(world.gantry(&["releases", "shop"]).good().out.contains("v4"));
 
+    damage_is_named_and_left_out(&mut world);
+
     let _ = world.down();
     let store = world.path("data/store.db");
     // The log beside it may hold every page once more, whole.
@@ -279,6 +281,61 @@ fn a_backup_brings_everything_back() {
     let damaged = offline(&world, &["store", "check"]);
     assert!(damaged.status == 1 && damaged.err.contains("store.db is damaged"), "{damaged:?}");
     assert!(damaged.err.contains("gantry restore"), "{damaged:?}");
+}
+
+/// A layer of an old release is damaged, and its configuration gone: backup and check say so, and everything else comes back.
+fn damage_is_named_and_left_out(world: &mut World) {
+    let sound = offline(world, &["check"]).good();
+    assert!(sound.out.contains("sound: ") && sound.out.contains("2 repositories"), "{sound:?}");
+    let releases = world.gantry(&["releases", "shop", "--json"]).good().out;
+    let releases: serde_json::Value = serde_json::from_str(&releases).expect("JSON");
+    let releases = releases.as_array().expect("a list");
+    let first = releases.iter().find(|release| release["number"] == 1).expect("the first release");
+    let blob = |digest: &serde_json::Value| {
+        let hex = digest.as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest").to_owned();
+        (world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2])), hex)
+    };
+    let manifest = std::fs::read(blob(&first["image"]).0).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    let (layer, layer_name) = blob(&manifest["layers"].as_array().expect("layers").last().expect("a layer")["digest"]);
+    let (config, config_name) = blob(&manifest["config"]["digest"]);
+    let mut bytes = std::fs::read(&layer).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&layer, bytes).expect("written");
+    std::fs::remove_file(config).expect("removed");
+    let head = world.path("data/git/keeper.git/HEAD");
+    let kept = std::fs::read(&head).expect("read");
+    std::fs::write(&head, "").expect("written");
+
+    let path = world.path("damaged.tar").display().to_string();
+    for (arguments, has_git) in [(&["check"][..], true), (&["backup", &path], false)] {
+        let told = offline(world, arguments);
+        let names = |text: &str| told.err.lines().any(|line| line.contains(text) && line.contains("shop v1"));
+        assert_eq!(told.status, 1, "{told:?}");
+        assert!(names(&format!("{layer_name} is damaged")) && names(&format!("{config_name} is missing")), "{told:?}");
+        assert_eq!(told.err.contains("git/keeper.git"), has_git, "{told:?}");
+    }
+    std::fs::write(&head, kept).expect("written");
+
+    let _ = world.down();
+    let away = world.path("away");
+    std::fs::create_dir(&away).expect("made");
+    for name in ["blobs", "git", "builds", "admin-token", "machine-token", "store.db", "store.db-head"] {
+        std::fs::rename(world.path("data").join(name), away.join(name)).expect("moved");
+    }
+    for end in ["wal", "shm"] {
+        let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
+    }
+    let refused = offline(world, &["restore", &path]);
+    assert!(refused.status == 1 && refused.err.contains("--skip-damaged"), "{refused:?}");
+    assert!(refused.err.contains(&layer_name) && refused.err.contains(&config_name), "{refused:?}");
+    assert!(!world.path("data/store.db").exists(), "a store was begun");
+    let restored = offline(world, &["restore", "--skip-damaged", &path]).good();
+    assert!(restored.err.contains(&layer_name) && restored.out.contains("records are back"), "{restored:?}");
+    assert!(!layer.exists(), "what is damaged was brought back");
+    world.up();
+    world.wait("the app serves", |world| page(world, "shop").starts_with("three").then_some(()));
 }
 
 /// Without its last file and the archive's end, as of a copy that was given up there.

@@ -30,8 +30,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
         Command::Store(Store::Check { machine }) => backup::check(&machine).await,
+        Command::Check(machine) => backup::check_everything(&machine).await,
         Command::Backup { machine, file } => backup::backup(&machine, &file).await,
-        Command::Restore { machine, file } => restore::restore(&machine, &file).await,
+        Command::Restore { machine, skip_damaged, file } => restore::restore(&machine, &file, skip_damaged).await,
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,0 +1,176 @@
+//! Damage. Blobs that are missing, or that are not what their names say, and what needs them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+
+use gantry_blobs::READ_MAX;
+use gantry_image::{Index, Manifest};
+use gantry_model::Digest;
+use serde_json::Value;
+
+/// Names that are written of what needs a blob: there may be thousands.
+const NAMED: usize = 3;
+
+/// A file that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// Its path below the data folder.
+    pub(crate) file: String,
+    /// What is wrong with it.
+    pub(crate) fault: Fault,
+    /// What needs it, as a person names it.
+    pub(crate) needed_by: Vec<String>,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Missing,
+    /// Its content has another digest.
+    Changed,
+    /// What the system said.
+    Unreadable(String),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Fault::Missing => write!(f, "{} is missing", self.file)?,
+            Fault::Changed => write!(f, "{} is damaged", self.file)?,
+            Fault::Unreadable(why) => write!(f, "{} cannot be read: {why}", self.file)?,
+        }
+        let (named, more) = self.needed_by.split_at(self.needed_by.len().min(NAMED));
+        match (named, more.len()) {
+            ([], _) => Ok(()),
+            (named, 0) => write!(f, " ({})", named.join(", ")),
+            (named, more) => write!(f, " ({} and {more} more)", named.join(", ")),
+        }
+    }
+}
+
+/// What to do about damage, whoever found it.
+pub(crate) const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
+                                 `gantry base create`; releases that nobody goes back to do no harm.";
+
+/// What needs each blob.
+#[derive(Debug, Default)]
+pub(crate) struct Needed(BTreeMap<String, BTreeSet<String>>);
+
+impl Needed {
+    /// What the records need: the images of releases, of bases and under tags, and what these consist of. `blobs` is the folder that
+    /// the blobs are in. A manifest that is damaged tells nothing of its layers.
+    pub(crate) fn of<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>, blobs: &Path) -> Self {
+        let mut needed = Self::default();
+        for (key, value) in records {
+            let parts: Vec<&str> = key.split('/').collect();
+            let (image, who) = match parts.as_slice() {
+                ["releases", app, number] => (&value["image"], format!("{app} v{}", number.trim_start_matches('0'))),
+                ["bases", name] => (&value["image"], format!("base {name}")),
+                ["tags", repository @ .., tag] => (value, format!("{}:{tag}", repository.join("/"))),
+                _ => continue,
+            };
+            if let Some(digest) = image.as_str().and_then(|text| text.parse::<Digest>().ok()) {
+                needed.add(&digest, &who, blobs);
+            }
+        }
+        needed
+    }
+
+    fn add(&mut self, image: &Digest, who: &str, blobs: &Path) {
+        let mut need = |digest: &Digest| {
+            self.0.entry(digest.hex().to_owned()).or_default().insert(who.to_owned());
+        };
+        need(image);
+        let path = path_of(blobs, image.hex());
+        if std::fs::metadata(&path).is_ok_and(|file| file.len() > READ_MAX) {
+            return;
+        }
+        let Ok(bytes) = std::fs::read(path) else { return };
+        // What an index lists need not all be here.
+        if Index::parse(&bytes).is_none()
+            && let Ok(manifest) = Manifest::parse(&bytes)
+        {
+            for descriptor in manifest.blobs() {
+                need(&descriptor.digest);
+            }
+        }
+    }
+
+    /// What needs a blob.
+    pub(crate) fn by(&self, hex: &str) -> Vec<String> {
+        self.0.get(hex).into_iter().flatten().cloned().collect()
+    }
+
+    /// Blobs that are needed and not there.
+    pub(crate) fn missing(&self, blobs: &Path) -> Vec<Damage> {
+        let missing = self.0.iter().filter(|(hex, _)| !path_of(blobs, hex).exists());
+        let damage = |(hex, who): (&String, &BTreeSet<String>)| Damage {
+            file: format!("blobs/sha256/{}/{hex}", &hex[..2]),
+            fault: Fault::Missing,
+            needed_by: who.iter().cloned().collect(),
+        };
+        missing.map(damage).collect()
+    }
+}
+
+fn path_of(blobs: &Path, hex: &str) -> std::path::PathBuf {
+    blobs.join("sha256").join(&hex[..2]).join(hex)
+}
+
+/// The digest that a file's name promises, if it is a blob's.
+pub(crate) fn promised(name: &Path) -> Option<&str> {
+    name.strip_prefix("blobs/sha256").ok()?.file_name()?.to_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_needs_a_blob_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = folder.path();
+        let hex = |c: char| c.to_string().repeat(64);
+        let sha = |c: char| format!("sha256:{}", hex(c));
+        let part = |c: char, kind: &str| json!({ "mediaType": kind, "digest": sha(c), "size": 3 });
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": part('c', "application/vnd.oci.image.config.v1+json"),
+            "layers": [part('d', "application/vnd.oci.image.layer.v1.tar+gzip")],
+        });
+        for (name, bytes) in [(hex('a'), manifest.to_string()), (hex('c'), "{}".to_owned())] {
+            let path = path_of(blobs, &name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, bytes).expect("written");
+        }
+        let records = [
+            ("releases/shop/00000003", json!({ "image": sha('a') })),
+            ("bases/debian", json!({ "image": sha('a') })),
+            ("tags/team/shop/latest", json!(sha('b'))),
+            ("deploys/shop/00000001", json!({ "image": sha('e') })),
+            ("releases/shop/00000004", json!({ "image": "nonsense" })),
+        ];
+        let needed = Needed::of(records.iter().map(|(key, value)| (*key, value)), blobs);
+        assert_eq!(needed.by(&hex('d')), ["base debian", "shop v3"]);
+        assert_eq!(needed.by(&hex('e')), Vec::<String>::new());
+        let missing: Vec<String> = needed.missing(blobs).iter().map(ToString::to_string).collect();
+        let file = |c: char| format!("blobs/sha256/{c}{c}/{}", hex(c));
+        assert_eq!(
+            missing,
+            [
+                format!("{} is missing (team/shop:latest)", file('b')),
+                format!("{} is missing (base debian, shop v3)", file('d')),
+            ]
+        );
+    }
+
+    #[test]
+    fn only_some_of_many_are_named() {
+        let needed_by = (1..=5).map(|number| format!("shop v{number}")).collect();
+        let damage = Damage { file: "f".to_owned(), fault: Fault::Changed, needed_by };
+        assert_eq!(damage.to_string(), "f is damaged (shop v1, shop v2, shop v3 and 2 more)");
+    }
+}
