@@ -6,6 +6,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use crate::LinuxError;
@@ -154,6 +155,30 @@ pub async fn attach(names: &[String], bridge: &str) -> Result<(), LinuxError> {
             }
         }
         Ok(())
+    })
+    .await
+}
+
+/// Adds the route to a bridge's own network, as the kernel adds it with the address.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn ensure_route(bridge: &str, address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> Result<(), LinuxError> {
+    let action = || format!("add the route to the bridge {bridge}");
+    with_netlink(async |handle| {
+        let index = explained(index_of(&handle, bridge).await, action)?.unwrap_or_default();
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network, prefix)
+            .output_interface(index)
+            .pref_source(address)
+            .scope(RouteScope::Link)
+            .protocol(RouteProtocol::Kernel)
+            .build();
+        match handle.route().add(route).execute().await {
+            // EEXIST
+            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -17 => Ok(()),
+            result => explained(result, action),
+        }
     })
     .await
 }
@@ -381,6 +406,25 @@ mod tests {
         let address = Ipv4Addr::new(198, 18, 99, 1);
         ensure_bridge(&bridge, address, 24).await.expect("a bridge");
         set_alias(&bridge, "whose it is").await.expect("written");
+        ip(&["route", "delete", "198.18.99.0/24", "dev", &bridge]);
+        // Once more changes nothing.
+        for _ in 0..2 {
+            ensure_route(&bridge, address, Ipv4Addr::new(198, 18, 99, 0), 24).await.expect("a route");
+        }
+        // The command fails if there is none.
+        ip(&[
+            "route",
+            "delete",
+            "198.18.99.0/24",
+            "dev",
+            &bridge,
+            "src",
+            "198.18.99.1",
+            "proto",
+            "kernel",
+            "scope",
+            "link",
+        ]);
         ip(&["link", "add", &near, "type", "veth", "peer", "name", &far]);
         attach(&[near.clone(), "nobody".to_owned()], &bridge).await.expect("attached");
         let devices = devices().await.expect("devices");

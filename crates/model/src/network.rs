@@ -39,6 +39,8 @@ pub enum NetworkPart {
     Bridge,
     /// The bridge's address.
     Address,
+    /// The route to the bridge's network.
+    Route,
     /// Containers' places on the bridge.
     Ports,
     /// The table in nftables.
@@ -127,6 +129,7 @@ impl NetworkPart {
         match self {
             Self::Bridge => "was gone or down",
             Self::Address => "had lost its address",
+            Self::Route => "had lost its route",
             Self::Ports => "had lost containers",
             Self::Rules => "was gone or changed",
             Self::Forwarding => "was off",

@@ -199,10 +199,12 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
 
     // Somebody takes away what Gantry made.
+    let network = world.resolver().replace(".1:53", ".0/24");
     let taken = [
         ("nft flush ruleset", "table"),
         (&format!("ip link delete {name}"), "gone or down"),
         (&format!("ip address flush dev {name}"), "address"),
+        (&format!("ip route delete {network} dev {name}"), "route"),
         ("sysctl -qw net.ipv4.ip_forward=0", "forwarding"),
         (&format!("nft flush chain inet {name} host"), "table"),
         (&format!("ip link set {name} down"), "gone or down"),
@@ -221,7 +223,6 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     // Another cloud with the same settings.
     let (data, other_run) = (world.path("other"), world.path("other-run"));
     let (data, other_run) = (data.display().to_string(), other_run.display().to_string());
-    let network = world.resolver().replace(":53", "/24");
     let up = |bridge: &str, network: &str, cgroup: &str| {
         let mut up = std::process::Command::new(gantry_testbed::program("gantry"));
         up.args(["up", "--data", &data, "--run", &other_run, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);

@@ -1,5 +1,6 @@
 //! Reads the machine's rules, with bounds.
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -72,6 +73,18 @@ pub(super) fn uplink(routes: &str) -> Option<String> {
     routes.lines().skip(1).find_map(fields)
 }
 
+/// Whether there is a route to a network over a device, in the kernel's table of routes.
+pub(super) fn has_route(routes: &str, device: &str, network: Ipv4Addr, prefix: u8) -> bool {
+    let hexadecimal = |address: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(address.octets()));
+    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or_default());
+    let (network, mask) = (hexadecimal(network), hexadecimal(mask));
+    let is_it = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        (fields.first(), fields.get(1), fields.get(7)) == (Some(&device), Some(&network.as_str()), Some(&mask.as_str()))
+    };
+    routes.lines().any(is_it)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +95,13 @@ mod tests {
                       gantry0\t0000530A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
                       eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert_eq!(uplink(routes).as_deref(), Some("eth0"));
+        let has = |device: &str, network: [u8; 4], prefix| has_route(routes, device, network.into(), prefix);
+        assert!(has("gantry0", [10, 83, 0, 0], 16));
+        assert!(
+            !has("gantry1", [10, 83, 0, 0], 16)
+                && !has("gantry0", [10, 84, 0, 0], 16)
+                && !has("gantry0", [10, 83, 0, 0], 24)
+        );
         assert_eq!(uplink("Iface\tDestination\n"), None);
         assert_eq!(uplink(""), None);
     }

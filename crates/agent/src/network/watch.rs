@@ -77,7 +77,10 @@ impl Watch {
         let mut faults = Vec::new();
         match network::devices().await {
             Ok(devices) => {
-                for (part, ports) in missing(settings, &devices, &forwarding(settings)) {
+                let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+                let network = claim::network_of(settings.gateway, settings.prefix);
+                let is_routed = read::has_route(&routes, &settings.bridge, network, settings.prefix);
+                for (part, ports) in missing(settings, &devices, is_routed, &forwarding(settings)) {
                     faults.extend(self.repaired(settings, part, repair(settings, part, &ports).await));
                 }
                 faults.extend(claim::overlaps(settings, &devices));
@@ -194,13 +197,20 @@ fn forwarding(settings: &Settings) -> Vec<PathBuf> {
 }
 
 /// What is missing, in the order in which it is made again, with the containers' devices that lost their bridge. Pure.
-fn missing(settings: &Settings, devices: &[Device], off: &[PathBuf]) -> Vec<(NetworkPart, Vec<String>)> {
+fn missing(
+    settings: &Settings,
+    devices: &[Device],
+    is_routed: bool,
+    off: &[PathBuf],
+) -> Vec<(NetworkPart, Vec<String>)> {
     let bridge = devices.iter().find(|device| device.name == settings.bridge);
     let mut missing = Vec::new();
     match bridge {
         Some(device) if device.is_up => {
             if !device.addresses.contains(&(settings.gateway, settings.prefix)) {
                 missing.push((NetworkPart::Address, Vec::new()));
+            } else if !is_routed {
+                missing.push((NetworkPart::Route, Vec::new()));
             }
         }
         _ => missing.push((NetworkPart::Bridge, Vec::new())),
@@ -241,6 +251,10 @@ enum RepairError {
 async fn repair(settings: &Settings, part: NetworkPart, ports: &[String]) -> Result<(), RepairError> {
     match part {
         NetworkPart::Bridge | NetworkPart::Address => super::make_bridge(settings).await?,
+        NetworkPart::Route => {
+            let net = claim::network_of(settings.gateway, settings.prefix);
+            network::ensure_route(&settings.bridge, settings.gateway, net, settings.prefix).await?;
+        }
         NetworkPart::Ports => network::attach(ports, &settings.bridge).await?,
         NetworkPart::Forwarding => {
             for path in switches(settings) {
@@ -255,7 +269,9 @@ async fn repair(settings: &Settings, part: NetworkPart, ports: &[String]) -> Res
 fn name(settings: &Settings, part: NetworkPart) -> String {
     let bridge = &settings.bridge;
     match part {
-        NetworkPart::Bridge | NetworkPart::Address | NetworkPart::Ports => format!("the bridge {bridge}"),
+        NetworkPart::Bridge | NetworkPart::Address | NetworkPart::Route | NetworkPart::Ports => {
+            format!("the bridge {bridge}")
+        }
         NetworkPart::Rules => format!("nft's table inet {bridge}"),
         NetworkPart::Forwarding => "forwarding (net.ipv4.ip_forward)".to_owned(),
     }
@@ -295,7 +311,7 @@ mod tests {
     #[test]
     fn every_part_that_is_missing_is_found() {
         let settings = Settings::for_tests();
-        let parts = |devices: &[Device], off: &[PathBuf]| missing(&settings, devices, off);
+        let parts = |devices: &[Device], off: &[PathBuf]| missing(&settings, devices, true, off);
         assert_eq!(parts(&whole(), &[]), []);
         let ports =
             |names: &[&str]| (NetworkPart::Ports, names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
@@ -313,6 +329,7 @@ mod tests {
         port_down[1].is_up = false;
         port_down[2].controller = None;
         assert_eq!(parts(&port_down, &[]), [ports(&["gt0a530002", "gb0a53fffe"])]);
+        assert_eq!(missing(&settings, &whole(), false, &[]), [(NetworkPart::Route, vec![])]);
         assert_eq!(parts(&whole(), &[PathBuf::from("ip_forward")]), [(NetworkPart::Forwarding, vec![])]);
     }
 }
