@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gantry_model::Digest;
+use gantry_model::clock::{Clock, Jumps};
 
+use crate::status::reading;
 use crate::{Agent, records};
 
 /// Logs of instances that are gone, kept for each app: at most 16 MiB each.
@@ -18,29 +20,54 @@ const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Looks now and then, for ever.
 pub(crate) async fn run(agent: &Arc<Agent>) {
+    let mut ages = Ages { clock: Clock::new(reading()), jumps: Jumps::default() };
     loop {
         tokio::time::sleep(agent.settings.collect.every).await;
-        let agent = Arc::clone(agent);
-        if let Err(error) = tokio::task::spawn_blocking(move || round(&agent)).await {
+        ages.look();
+        let (agent, ages) = (Arc::clone(agent), ages.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || round(&agent, &ages)).await {
             tracing::error!(%error, "collection failed; it is tried again");
         }
     }
 }
 
-fn round(agent: &Agent) {
+/// How old files are: their stamps are the wall clock's, which may have jumped since.
+#[derive(Clone)]
+struct Ages {
+    clock: Clock,
+    jumps: Jumps,
+}
+
+impl Ages {
+    /// Notes a jump.
+    fn look(&mut self) {
+        let reading = reading();
+        if let Some(jump) = self.clock.jump(reading) {
+            self.jumps.push(reading.awake, jump);
+            self.clock.follow(reading);
+        }
+    }
+
+    /// How old a file must seem to be at least as old as `age`.
+    fn at_least(&self, age: Duration) -> Duration {
+        age.saturating_add(self.jumps.forward_within(reading().awake, age))
+    }
+}
+
+fn round(agent: &Agent, ages: &Ages) {
+    let grace = ages.at_least(agent.settings.collect.grace);
     // While a start is under way its image is in no record yet; none begins while this looks.
-    match agent.layers.collect(agent.settings.collect.grace, || images(agent)) {
+    match agent.layers.collect(grace, || images(agent, grace)) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
         Err(error) => tracing::warn!(%error, "layers that nothing runs on stay"),
     }
-    logs(agent);
+    logs(agent, ages.at_least(APP_LOGS_KEPT));
 }
 
 /// Removes images that nothing runs on. The layers of those that stay; none if one cannot be read, for it may stand on any.
-fn images(agent: &Agent) -> Option<BTreeSet<Digest>> {
+fn images(agent: &Agent, grace: Duration) -> Option<BTreeSet<Digest>> {
     let used = used_images(agent);
-    let grace = agent.settings.collect.grace;
     let folder = agent.settings.data.join("images");
     // One that runs and whose folder is gone cannot be read either.
     let mut all_read = used.iter().all(|digest| folder.join(digest.hex()).is_dir());
@@ -75,7 +102,7 @@ fn used_images(agent: &Agent) -> BTreeSet<Digest> {
     planned.chain(there.map(|record| record.spec.image)).chain(once).collect()
 }
 
-fn logs(agent: &Agent) {
+fn logs(agent: &Agent, kept: Duration) {
     let folder = agent.settings.data.join("logs");
     let there: BTreeSet<String> = records::all(&agent.settings).iter().map(ToString::to_string).collect();
     for app in names(&folder) {
@@ -88,7 +115,7 @@ fn logs(agent: &Agent) {
         gone.sort();
         let app_is_gone = !there.iter().any(|name| name.starts_with(&format!("{app}.")));
         for (place, (age, name)) in gone.iter().enumerate() {
-            if place < LOGS_KEPT && !(app_is_gone && *age > APP_LOGS_KEPT) {
+            if place < LOGS_KEPT && !(app_is_gone && *age > kept) {
                 continue;
             }
             if let Err(error) = gantry_linux::tree::remove(&path.join(name)) {
@@ -105,8 +132,14 @@ fn newest(folder: &Path) -> Option<Duration> {
     names(folder).iter().filter_map(|name| age(&folder.join(name))).min()
 }
 
+/// How long ago it was written. A time in the future, of a clock that went back since, becomes now.
 fn age(path: &Path) -> Option<Duration> {
-    SystemTime::now().duration_since(std::fs::metadata(path).ok()?.modified().ok()?).ok()
+    let now = SystemTime::now();
+    let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);
+    if age.is_err() {
+        let _ = std::fs::File::open(path).and_then(|file| file.set_modified(now));
+    }
+    age.ok()
 }
 
 fn names(folder: &Path) -> Vec<String> {

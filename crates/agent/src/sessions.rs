@@ -10,7 +10,7 @@ use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
 use gantry_linux::stream::Stream;
-use gantry_model::InstanceId;
+use gantry_model::{InstanceId, Moment};
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -256,7 +256,7 @@ fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail
         let id = InstanceId::parse(entry.file_name().to_str()?)?;
         query.role.as_ref().is_none_or(|role| *role == id.role).then_some(id)
     });
-    let mut lines: Vec<LogLine> = Vec::new();
+    let mut lines: Vec<(Moment, LogLine)> = Vec::new();
     for id in ids {
         let tail =
             tails.entry(id.clone()).or_insert_with(|| Tail::new(gantry_relay::segments(&folder.join(id.to_string()))));
@@ -265,15 +265,15 @@ fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail
                 && query.grep.as_ref().is_none_or(|text| line.text.contains(text.as_str()))
         };
         let fresh = tail.fresh().into_iter().filter(wanted);
-        lines.extend(fresh.map(|line| LogLine {
-            at: line.at,
-            instance: id.clone(),
-            error: line.error,
-            text: line.text,
+        // An instance's lines stay in its order though the wall clock went back between them.
+        let mut latest = Moment(0);
+        lines.extend(fresh.map(|line| {
+            latest = latest.max(line.at);
+            (latest, LogLine { at: line.at, instance: id.clone(), error: line.error, text: line.text })
         }));
         // Cut as they come: an instance has hundreds of thousands, and there may be hundreds of instances.
-        lines.sort_by_key(|line| line.at);
+        lines.sort_by_key(|(at, _)| *at);
         lines.drain(..lines.len().saturating_sub(most));
     }
-    lines
+    lines.into_iter().map(|(_, line)| line).collect()
 }

@@ -1,9 +1,10 @@
 //! What the agent says of itself: the status of every instance, told at each change and now and then.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use gantry_api::types::MachineReport;
+use gantry_model::clock::{Clock, Reading};
 use gantry_model::{Generation, InstanceId, Moment, NetworkFault, ObservedInstance, Phase};
 use tokio::sync::Notify;
 
@@ -22,10 +23,39 @@ pub(crate) struct Board {
     changed: Notify,
 }
 
-/// The agent's clock.
+/// The agent's own time: the wall clock's when it started, and as much more as has passed since. What the agent tells of is stamped with it,
+/// so that no age changes when the wall clock jumps; a report shifts the stamps to the wall clock of now ([`Board::report`]).
 pub(crate) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    clock().now(reading())
+}
+
+/// The wall clock's time, for people to read.
+pub(crate) fn wall() -> Moment {
+    reading().wall
+}
+
+fn clock() -> &'static Clock {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    CLOCK.get_or_init(|| Clock::new(reading()))
+}
+
+/// What the kernel's clocks show now.
+pub(crate) fn reading() -> Reading {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Reading {
+        wall: Moment(gantry_linux::clock::wall()),
+        awake: millis(gantry_linux::clock::awake()),
+        booted: millis(gantry_linux::clock::booted()),
+    }
+}
+
+/// Shifts the agent's stamps in a report to a wall clock that has jumped by so many milliseconds.
+fn shift(report: &mut MachineReport, by: i64) {
+    for instance in report.instances.values_mut() {
+        instance.since = instance.since.moved(by);
+        instance.exit.iter_mut().for_each(|exit| exit.at = exit.at.moved(by));
+        instance.probe.iter_mut().for_each(|probe| probe.at = probe.at.moved(by));
+    }
 }
 
 /// An instance that has just come to be.
@@ -83,9 +113,13 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// Everything, at one moment.
+    /// Everything, at one moment, with the wall clock's stamps.
     pub(crate) fn report(&self) -> MachineReport {
-        self.lock().clone()
+        let mut report = self.lock().clone();
+        if let Some(jump) = clock().jump(reading()) {
+            shift(&mut report, jump.by);
+        }
+        report
     }
 }
 

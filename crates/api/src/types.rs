@@ -307,6 +307,9 @@ pub struct Status {
     pub apps: Vec<AppInfo>,
     /// Bytes by kind.
     pub space: BTreeMap<String, u64>,
+    /// What is wrong with the machine or the store, and what to do about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One line of the audit trail.

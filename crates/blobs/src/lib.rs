@@ -119,8 +119,9 @@ impl Blobs {
         let path = self.folder.join(place(digest).to_string());
         let touched =
             std::fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        // On a disk that takes no writes nothing is collected either.
         if let Err(error) = touched
-            && error.kind() != std::io::ErrorKind::NotFound
+            && !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ReadOnlyFilesystem)
         {
             return Err(failed("look for")(error.into()));
         }
@@ -257,6 +258,15 @@ impl Blobs {
         let _guard = self.collecting.lock().await;
         match self.backend.head(&place(digest)).await {
             Ok(meta) if SystemTime::from(meta.last_modified) < before => self.delete(digest).await.map(|()| true),
+            // Written before the wall clock went back: its age counts from now.
+            Ok(meta) if SystemTime::from(meta.last_modified) > SystemTime::now() => {
+                let path = self.folder.join(place(digest).to_string());
+                let _ = std::fs::File::options()
+                    .append(true)
+                    .open(path)
+                    .and_then(|file| file.set_modified(SystemTime::now()));
+                Ok(false)
+            }
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(failed("look for")(error.into())),
         }

@@ -115,9 +115,16 @@ pub(crate) fn log_path(settings: &Settings, app: &AppName, number: DeployNumber)
 /// The `/etc/resolv.conf` of builds: the machine's own resolver.
 pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
     let path = settings.data.join("resolv.conf");
-    std::fs::write(&path, format!("nameserver {}\n", settings.network.gateway))
-        .map(|()| path.clone())
-        .map_err(|source| ServerError::File { action: "write", path, source })
+    let text = format!("nameserver {}\n", settings.network.gateway);
+    // A disk may take no writes.
+    if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
+        return Ok(path);
+    }
+    std::fs::write(&path, text).map(|()| path.clone()).map_err(|source| ServerError::File {
+        action: "write",
+        path,
+        source,
+    })
 }
 
 /// Watches for deploys that are building.

@@ -3,18 +3,20 @@
 //! It takes mutations and reports one at a time. After each, and twice a second, it plans until nothing changes; every
 //! step of that is one transaction, guarded by the lead. What others may know is published as a [`View`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gantry_api::Problem;
 use gantry_api::types::{MachineReport, RouterReport, Scope};
+use gantry_model::clock::{Clock, Jumps};
 use gantry_model::{AppName, DeployState, MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
 use gantry_planner::{Report, plan};
 use gantry_store::{Compare, Outcome, Store, TXN_MAX};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::clock::{self, reading};
 use crate::leader::{self, Lead};
 use crate::mirror::{
     Change, Mirror, Record, build_key, deploy_key, manifest_key, release_key, tag_key, token_key, txn, writes,
@@ -40,6 +42,7 @@ pub struct View {
     pub(crate) observed: Arc<Observed>,
     pub(crate) report: Arc<Report>,
     pub(crate) now: Moment,
+    pub(crate) jumps: Arc<Jumps>,
 }
 
 /// Decides a change of the records: pure, given the records and the time.
@@ -111,18 +114,36 @@ pub(crate) async fn start(
     lead: Lead,
     settings: &Settings,
 ) -> Result<(Handle, JoinHandle<ServerError>), ServerError> {
+    let term = lead.revision().await;
     let listing = store.list("").await?;
     let mirror = Mirror::load(&listing.entries)?;
+    let clock = clock::start();
+    let now = now();
+    let mut jumps = Jumps::default();
+    if let Some(jump) = mutations::clock_went_back(&mirror, now) {
+        tracing::warn!("the newest event is of a later time: {jump}");
+        jumps.push(reading().awake, jump);
+    }
     let view = View {
         mirror: Arc::new(mirror),
-        observed: Arc::new(Observed { began: now(), ..Observed::default() }),
+        observed: Arc::new(Observed { began: now, ..Observed::default() }),
         report: Arc::default(),
-        now: now(),
+        now,
+        jumps: Arc::new(jumps),
     };
     let (views, receiver) = watch::channel(view);
     let (messages, inbox) = mpsc::channel(256);
     let handle = Handle { messages, views: receiver, store: Arc::clone(&store) };
-    let core = Core { store, lead, policy: settings.policy.clone(), views, stale: AtomicBool::new(false) };
+    let core = Core {
+        store,
+        lead,
+        policy: settings.policy.clone(),
+        views,
+        stale: AtomicBool::new(false),
+        term: AtomicI64::new(term),
+        clock: Mutex::new(clock),
+        refused: AtomicBool::new(false),
+    };
     Ok((handle, tokio::spawn(core.run(inbox))))
 }
 
@@ -131,10 +152,9 @@ fn away(error: &ServerError) -> Problem {
     Problem::new(503, causes(error))
 }
 
-/// The server's clock.
+/// The wall clock's time: for what ends at a date. Durations are taken from [`View::now`].
 pub(crate) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    reading().wall
 }
 
 struct Core {
@@ -144,6 +164,11 @@ struct Core {
     views: watch::Sender<View>,
     /// A write's outcome is not known: the records must be read again before anything is decided upon them.
     stale: AtomicBool,
+    /// The token of the lead that the records were read under.
+    term: AtomicI64,
+    clock: Mutex<Clock>,
+    /// The last write was refused, and that was told.
+    refused: AtomicBool,
 }
 
 impl Core {
@@ -166,24 +191,55 @@ impl Core {
 
     /// Reads the records again, if they may not be what the store has.
     async fn refresh(&self) -> Result<(), ServerError> {
-        if !self.stale.load(Ordering::Relaxed) {
+        let term = self.lead.revision().await;
+        // Taken again: another server may have written between.
+        if !self.stale.load(Ordering::Relaxed) && term == self.term.load(Ordering::Relaxed) {
             return Ok(());
         }
         let listing = self.store.list("").await?;
-        let leads = |entry: &gantry_store::Entry| entry.key == leader::KEY && entry.created == self.lead.revision;
+        let leads = |entry: &gantry_store::Entry| entry.key == leader::KEY && entry.created == term;
         if !listing.entries.iter().any(leads) {
-            return Err(ServerError::NotLeading("the lead was taken over".to_owned()));
+            // The next look finds the records under the new token, or that another server leads.
+            self.lead.take_again(term).await?;
+            return Err(ServerError::Interrupted);
         }
         let mirror = Arc::new(Mirror::load(&listing.entries)?);
         self.views.send_modify(|view| view.mirror = mirror);
         self.stale.store(false, Ordering::Relaxed);
+        self.term.store(term, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time, which passes whatever the wall clock does.
+    fn now(&self) -> Moment {
+        self.clock().now(reading())
+    }
+
+    /// A wall clock that jumped takes the stamps with it that durations are counted from; only then the time is its own again. A write that
+    /// fails leaves both as they were, and is tried again.
+    async fn follow_clock(&self) -> Result<(), ServerError> {
+        let reading = reading();
+        let Some(jump) = self.clock().jump(reading) else { return Ok(()) };
+        let changes = mutations::clock_jumped(&self.views.borrow().mirror, jump, reading.wall);
+        self.write(changes).await?;
+        tracing::warn!("{jump}; nothing is affected that counts the time");
+        self.clock().follow(reading);
+        self.views.send_modify(|view| {
+            Arc::make_mut(&mut view.observed).move_stamps(jump.by);
+            Arc::make_mut(&mut view.jumps).push(reading.awake, jump);
+            view.now = reading.wall;
+        });
         Ok(())
     }
 
     async fn handle(&self, message: Message) -> Result<(), ServerError> {
         match message {
             Message::Mutate(mutation, answer) => {
-                match self.refresh().await {
+                match self.fresh().await {
                     Ok(()) => {}
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
                     Err(error) => {
@@ -191,9 +247,9 @@ impl Core {
                         return Ok(());
                     }
                 }
-                let decided = mutation(&self.views.borrow().mirror, now());
+                let decided = mutation(&self.views.borrow().mirror, self.now());
                 let result = match decided {
-                    Ok(changes) => match self.write(changes).await {
+                    Ok(changes) => match self.write_again(changes).await {
                         Ok(()) => self.settle().await.map(|()| Ok(())),
                         Err(error) => Err(error),
                     },
@@ -208,7 +264,7 @@ impl Core {
                 Ok(())
             }
             Message::Machine(machine, report) => {
-                let seen = now();
+                let seen = self.now();
                 let told = {
                     let view = self.views.borrow();
                     mutations::events_of_report(&view.mirror, view.observed.machines.get(&machine), &report, seen)
@@ -229,7 +285,7 @@ impl Core {
                 }
             }
             Message::Router(machine, report) => {
-                let seen = now();
+                let seen = self.now();
                 self.observe(|observed| {
                     let RouterReport { number, gone, generation, active, counts, failures } = report;
                     let id = RouterId { machine, number };
@@ -252,10 +308,21 @@ impl Core {
         for _ in 0..STEPS_MAX {
             match self.step().await {
                 Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(false) => {
+                    self.refused.store(false, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                // What was decided under the token of before is decided again.
+                Err(ServerError::Interrupted) => {}
                 Err(error) => {
-                    tracing::warn!(error = causes(&error), "cannot write the plan; what runs goes on");
+                    // Said once: it is tried again twice a second.
+                    if !self.refused.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(error = causes(&error), "cannot write the plan; what runs goes on");
+                    }
+                    // The time goes on for whoever asks.
+                    let now = self.now();
+                    self.views.send_modify(|view| view.now = now);
                     return Ok(());
                 }
             }
@@ -266,12 +333,12 @@ impl Core {
 
     /// One planning; whether it changed anything.
     async fn step(&self) -> Result<bool, ServerError> {
-        self.refresh().await?;
+        self.fresh().await?;
         let (mirror, observed) = {
             let view = self.views.borrow();
             (Arc::clone(&view.mirror), Arc::clone(&view.observed))
         };
-        let now = now();
+        let now = self.now();
         let decision = plan(&mirror.desired(), &observed, &mirror.plan, &self.policy, now);
         let mut changes: Vec<Change> = Vec::new();
         changes.extend(mutations::events_of(&mirror, &decision, now));
@@ -303,6 +370,35 @@ impl Core {
         Ok(changed)
     }
 
+    /// The records and the clock are as they should be before anything is decided.
+    async fn fresh(&self) -> Result<(), ServerError> {
+        let refreshed = match self.refresh().await {
+            Err(ServerError::Interrupted) => self.refresh().await,
+            refreshed => refreshed,
+        };
+        refreshed?;
+        match self.follow_clock().await {
+            Err(error @ ServerError::NotLeading(_)) => Err(error),
+            Err(ServerError::Interrupted) => self.refresh().await,
+            // On a disk that takes no writes the time is as right by the old anchor.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// As [`Core::write`]. Was the lead taken again meanwhile, and the records are what they were, then so is the decision.
+    async fn write_again(&self, changes: Vec<Change>) -> Result<(), ServerError> {
+        let before = Arc::clone(&self.views.borrow().mirror);
+        match self.write(changes.clone()).await {
+            Err(ServerError::Interrupted) => {}
+            written => return written,
+        }
+        self.refresh().await?;
+        if *self.views.borrow().mirror != *before {
+            return Err(ServerError::Interrupted);
+        }
+        self.write(changes).await
+    }
+
     /// Writes changes, and only then takes them over.
     async fn write(&self, changes: Vec<Change>) -> Result<(), ServerError> {
         self.commit(&changes).await?;
@@ -319,11 +415,16 @@ impl Core {
             writes(changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
         // What belongs together is far smaller; only the removal of a long history is cut, and goes on at the next step.
         for part in all.chunks(TXN_MAX - 1) {
-            let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), self.lead.revision));
+            let term = self.term.load(Ordering::Relaxed);
+            let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), term));
             gantry_linux::step!("store.decided");
             match self.store.commit(guarded).await {
                 Ok(Outcome::Committed(_)) => gantry_linux::step!("store.committed"),
-                Ok(Outcome::Conflict) => return Err(ServerError::NotLeading("the lead was taken over".to_owned())),
+                Ok(Outcome::Conflict) => {
+                    self.lead.take_again(term).await?;
+                    return Err(ServerError::Interrupted);
+                }
+                Err(error) if error.is_refusal() => return Err(error.into()),
                 Err(error) => {
                     self.stale.store(true, Ordering::Relaxed);
                     return Err(error.into());

@@ -16,7 +16,6 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 
-use crate::core::now;
 use crate::follow::Until;
 use crate::{Server, ServerError, causes, follow, mutations, repositories};
 
@@ -127,7 +126,7 @@ async fn receive(
         .await
         .map_err(|_| "the push said nothing in time".to_owned())?
         .map_err(|error| error.to_string())?;
-    let came = now();
+    let came = server.core.view().now;
     let pushed: Pushed = serde_json::from_str(&line).map_err(|error| error.to_string())?;
     let (app, by) = server.pushes.take(&pushed.push).ok_or("this push is not known")?;
     let target = {
@@ -180,7 +179,7 @@ async fn receive(
     let number = server
         .core
         .mutate(move |mirror, now| {
-            mutations::is_built_on_others(mirror, &name, &base)?;
+            mutations::is_built_on_others(mirror, now, &name, &base)?;
             mutations::start_deploy(mirror, now, &by, &name, cause, wanted.hold)
         })
         .await

@@ -17,12 +17,20 @@ const TTL: Duration = Duration::from_secs(10);
 /// The longest wait for another server's lead to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The lead, while it lasts.
-#[derive(Debug, Clone)]
+/// The lead, while it lasts. All clones are the same one.
+#[derive(Clone)]
 pub(crate) struct Lead {
+    store: Arc<dyn Store>,
+    name: String,
+    term: Arc<tokio::sync::Mutex<Term>>,
+}
+
+/// One lease of the lead.
+#[derive(Debug, Clone, Copy)]
+struct Term {
     lease: LeaseId,
     /// The fencing token.
-    pub(crate) revision: Revision,
+    revision: Revision,
 }
 
 /// Takes the lead. From a server of the same name, which must be dead or about to be fenced off, at once; from another
@@ -53,37 +61,78 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, Ser
             }
         };
         if let Outcome::Committed(revision) = store.commit(txn).await? {
-            return Ok(Lead { lease, revision });
+            return Ok(Lead::of(store, name, Term { lease, revision }));
         }
         store.revoke(lease).await?;
     }
 }
 
 impl Lead {
+    /// What a server has that cannot write: no term of it is in the store, so that nothing it might write is taken.
+    pub(crate) fn none(store: &Arc<dyn Store>, name: &str) -> Self {
+        Self::of(store, name, Term { lease: LeaseId(0), revision: 0 })
+    }
+
+    fn of(store: &Arc<dyn Store>, name: &str, term: Term) -> Self {
+        Self { store: Arc::clone(store), name: name.to_owned(), term: Arc::new(tokio::sync::Mutex::new(term)) }
+    }
+
+    /// The fencing token of now.
+    pub(crate) async fn revision(&self) -> Revision {
+        self.term.lock().await.revision
+    }
+
+    /// Takes the lead again whose token was `lost`, if nobody else has it: the lease of a server whose process or machine stood
+    /// still runs out, and no other server need have taken it over. The new token is another one, so that what was decided under the old
+    /// one is not written.
+    pub(crate) async fn take_again(&self, lost: Revision) -> Result<(), ServerError> {
+        let mut term = self.term.lock().await;
+        if term.revision != lost {
+            return Ok(());
+        }
+        let lease = self.store.grant(TTL).await?;
+        let absent = Compare::Absent(KEY.to_owned());
+        match self.store.commit(Txn::default().when(absent).put_leased(KEY, self.name.as_str(), lease)).await? {
+            Outcome::Committed(revision) => {
+                tracing::warn!("the lease of the lead ran out, nobody else took it, and this server has it again");
+                *term = Term { lease, revision };
+                Ok(())
+            }
+            Outcome::Conflict => {
+                let _ = self.store.revoke(lease).await;
+                Err(ServerError::NotLeading("the lead was taken over".to_owned()))
+            }
+        }
+    }
+
     /// Renews the lead for as long as it can; returns when it is lost.
-    pub(crate) async fn hold(&self, store: &Arc<dyn Store>) -> ServerError {
+    pub(crate) async fn hold(&self) -> ServerError {
         let mut renewed = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(TTL / 4).await;
-            match store.keep_alive(self.lease).await {
+            let term = *self.term.lock().await;
+            let kept = match self.store.keep_alive(term.lease).await {
+                Err(gantry_store::StoreError::LeaseGone(_)) => self.take_again(term.revision).await,
+                kept => kept.map_err(ServerError::from),
+            };
+            match kept {
                 Ok(()) => renewed = tokio::time::Instant::now(),
-                Err(gantry_store::StoreError::LeaseGone(_)) => {
-                    return ServerError::NotLeading("the lease ran out".to_owned());
-                }
+                Err(error @ ServerError::NotLeading(_)) => return error,
                 // Where nobody can write nobody can take the lead either.
-                Err(error @ gantry_store::StoreError::Full { .. }) => {
+                Err(ServerError::Store(error)) if error.is_refusal() => {
                     renewed = tokio::time::Instant::now();
                     tracing::error!(%error, "cannot renew the lead");
                 }
                 // A store that is away for a moment changes nothing that runs; writes fail until it is back.
                 Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the lead"),
-                Err(error) => return error.into(),
+                Err(error) => return error,
             }
         }
     }
 
     /// Lets the next server begin at once.
-    pub(crate) async fn give_up(&self, store: &Arc<dyn Store>) {
-        let _ = store.revoke(self.lease).await;
+    pub(crate) async fn give_up(&self) {
+        let lease = self.term.lock().await.lease;
+        let _ = self.store.revoke(lease).await;
     }
 }

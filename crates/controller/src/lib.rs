@@ -18,6 +18,7 @@
 //! - `http`: paths to all of it.
 
 mod builds;
+mod clock;
 mod collect;
 mod core;
 mod follow;
@@ -36,10 +37,12 @@ mod serving;
 mod sessions;
 mod settings;
 mod tokens;
+mod warnings;
 mod why;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_blobs::Blobs;
 use gantry_build::Builder;
@@ -51,6 +54,12 @@ pub use follow::Until;
 pub use gantry_build::CompileLimits;
 pub use settings::{Collect, Network, Settings};
 
+/// The longest that the core takes to end once what is beside it has.
+const CORE_ENDS: Duration = Duration::from_secs(1);
+
+/// Between two looks whether a disk takes writes again.
+const WRITABLE: Duration = Duration::from_secs(2);
+
 /// Everything that a request may need.
 pub(crate) struct Server {
     pub(crate) settings: Settings,
@@ -59,6 +68,8 @@ pub(crate) struct Server {
     pub(crate) builder: Builder,
     /// This machine's file system can map owners.
     pub(crate) maps_users: bool,
+    /// The store takes writes.
+    pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_door::Pushes,
     pub(crate) repairs: repositories::Notes,
@@ -123,6 +134,12 @@ pub enum ServerError {
     /// The data folder belongs to another machine.
     #[error("this data folder is of the machine {0}; start with --machine {0}")]
     OtherMachine(String),
+    /// The lease of the lead ran out while the server stood still; nobody took the lead, and the server has it again.
+    #[error("the server stood still for a while and nothing was changed; try again")]
+    Interrupted,
+    /// The server only served reads, and can do more: it begins anew.
+    #[error("the disk of the store can be written to again; starting anew")]
+    Writable,
     /// Another server leads, or took the lead.
     #[error("another server leads: {0}")]
     NotLeading(String),
@@ -134,14 +151,25 @@ pub enum ServerError {
 /// When it cannot start, or loses the lead.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
-    let lead = leader::take(&store, &settings.name).await?;
-    let (core, core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
-    tokens::ensure(&core, &settings).await?;
+    let (lead, writes) = match leader::take(&store, &settings.name).await {
+        Ok(lead) => (lead, true),
+        Err(ServerError::Store(error @ gantry_store::StoreError::ReadOnly { .. })) => {
+            tracing::error!("{error}");
+            (leader::Lead::none(&store, &settings.name), false)
+        }
+        Err(error) => return Err(error),
+    };
+    let (core, mut core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
+    match tokens::ensure(&core, &settings).await {
+        Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
+        ensured => ensured?,
+    }
     // Builds whose server was killed: nobody waits for them.
     for error in gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await {
         tracing::error!(%error, "a build that was left over goes on");
     }
     let mut server = assemble(settings, core)?;
+    server.writes = writes;
     server.maps_users = gantry_sandbox::probe_users(&server.settings.data.join("layers")).await.is_ok();
     let server = Arc::new(server);
     let listener = TcpListener::bind(server.settings.listen)
@@ -156,19 +184,41 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let serving = serving::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {
         never = serving => match never {},
-        result = core_task => match result {
-            Ok(error) => Err(error),
-            Err(join) => Err(ServerError::Broken(join.to_string())),
-        },
-        Some(ended) = beside.join_next() => {
-            Err(ServerError::Broken(ended.err().map_or_else(|| "it ended".to_owned(), |join| join.to_string())))
-        }
-        error = lead.hold(&store) => Err(error),
+        result = &mut core_task => Err(core_ended(result)),
+        Some(ended) = beside.join_next() => Err(match ended {
+            Err(join) => ServerError::Broken(join.to_string()),
+            // What is beside the core ends with it; the core says why.
+            Ok(()) => match tokio::time::timeout(CORE_ENDS, &mut core_task).await {
+                Ok(result) => core_ended(result),
+                Err(_) => ServerError::Broken("a task ended".to_owned()),
+            },
+        }),
+        error = lead.hold(), if writes => Err(error),
+        () = writable(&server.settings.store), if !writes => Err(ServerError::Writable),
         () = shutdown => Ok(()),
     };
     beside.shutdown().await;
-    lead.give_up(&store).await;
+    lead.give_up().await;
     ended
+}
+
+fn core_ended(result: Result<ServerError, tokio::task::JoinError>) -> ServerError {
+    result.unwrap_or_else(|join| ServerError::Broken(join.to_string()))
+}
+
+/// Returns once the store's disk takes writes.
+async fn writable(store: &gantry_store::Address) {
+    loop {
+        tokio::time::sleep(WRITABLE).await;
+        let store = store.clone();
+        let probe = move || match store {
+            gantry_store::Address::File(path) => gantry_store::is_writable(&path),
+            gantry_store::Address::Etcd { .. } => true,
+        };
+        if tokio::task::spawn_blocking(probe).await.unwrap_or_default() {
+            return;
+        }
+    }
 }
 
 fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerError> {
@@ -207,6 +257,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         blobs,
         builder,
         maps_users: false,
+        writes: true,
         repositories,
         pushes: git_door::Pushes::default(),
         repairs: repositories::Notes::default(),

@@ -149,7 +149,7 @@ pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {
 }
 
 /// All records. Cheap to clone: what is large is shared.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Mirror {
     pub(crate) apps: BTreeMap<AppName, Arc<App>>,
     pub(crate) releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Arc<Release>>>,

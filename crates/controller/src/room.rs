@@ -7,6 +7,12 @@ use crate::Settings;
 /// Refuses what would fill the disk, with the numbers. `what` is about to keep `more` bytes, as far as that is known.
 pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
+    if gantry_linux::disk::is_read_only(data) {
+        let refused = format!("the disk of {} is read-only, and {what} needs to write to it", data.display());
+        return Err(
+            Problem::new(503, refused).hint("`dmesg` says what the kernel found; it goes on once it can be written to")
+        );
+    }
     let needed = settings.collect.reserve.saturating_add(more);
     let (free, size) = gantry_linux::disk::space(data).map_err(|error| {
         Problem::internal(format!("cannot tell how much of the disk of {} is free: {error}", data.display()))

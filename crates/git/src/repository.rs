@@ -125,9 +125,14 @@ impl Repositories {
         let hooks = folder.join("hooks");
         let quoted = program.display().to_string().replace('\'', "'\\''");
         let write = |name: &str| -> io::Result<()> {
+            let text = format!("#!/bin/sh\nexec '{quoted}' git-hook {name}\n");
+            // A disk may take no writes.
+            if std::fs::read_to_string(hooks.join(name)).is_ok_and(|known| known == text) {
+                return Ok(());
+            }
             std::fs::create_dir_all(&hooks)?;
             let fresh = hooks.join(format!("{name}.new"));
-            std::fs::write(&fresh, format!("#!/bin/sh\nexec '{quoted}' git-hook {name}\n"))?;
+            std::fs::write(&fresh, text)?;
             std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
             std::fs::rename(fresh, hooks.join(name))
         };

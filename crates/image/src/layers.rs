@@ -185,7 +185,13 @@ impl Layers {
     fn lock(&self, operation: FlockOperation) -> Result<std::fs::File, LayersError> {
         let path = self.folder.join("lock");
         let failed = |source: io::Error| LayersError::Folder { action: "lock", path: path.clone(), source };
-        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let opened = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+        let file = match opened {
+            // To hold what is there takes no write.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => std::fs::File::open(&path),
+            opened => opened,
+        };
+        let file = file.map_err(failed)?;
         flock(&file, operation).map_err(|error| failed(error.into()))?;
         Ok(file)
     }
@@ -227,12 +233,17 @@ impl Layers {
     }
 }
 
-/// Since it was named: its time of change, for the other times are the image's.
+/// Since it was named: its time of change, for the other times are the image's. One in the future, of a clock that went back since, becomes
+/// now, by a change that changes nothing.
 fn age(path: &Path) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt;
-    let changed = std::fs::metadata(path).ok()?.ctime();
-    let changed = UNIX_EPOCH + Duration::from_secs(changed.unsigned_abs());
-    SystemTime::now().duration_since(changed).ok()
+    let metadata = std::fs::metadata(path).ok()?;
+    let changed = UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs());
+    let age = SystemTime::now().duration_since(changed);
+    if age.is_err() {
+        let _ = std::fs::set_permissions(path, metadata.permissions());
+    }
+    age.ok()
 }
 
 /// A name for what is not a layer yet, or no longer: it says whose it is.

@@ -12,6 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The longest text in one record.
 pub(crate) const LINE_MAX: usize = 16 << 10;
 
+/// What stands before the text of a record is shorter.
+const HEAD_MAX: u64 = 64;
+
 /// Which of the two streams; or Gantry's own lines.
 #[derive(Clone, Copy)]
 pub(crate) enum Stream {
@@ -32,8 +35,15 @@ impl Log {
     pub(crate) fn open(segments: [OwnedFd; 2], limit: u64) -> io::Result<Self> {
         let segments = segments.map(File::from);
         let modified = |file: &File| file.metadata().and_then(|metadata| metadata.modified());
-        let newer = usize::from(modified(&segments[1])? > modified(&segments[0])? && segments[1].metadata()?.len() > 0);
-        let written = segments[newer].metadata()?.len();
+        let sizes = [segments[0].metadata()?.len(), segments[1].metadata()?.len()];
+        // The one that is not full is written; the times of files decide when both are, for a wall clock may have gone back.
+        let is_full = sizes.map(|size| size + LINE_MAX as u64 + HEAD_MAX > limit);
+        let newer = match is_full {
+            [true, false] => usize::from(sizes[1] > 0),
+            [false, true] => 0,
+            _ => usize::from(modified(&segments[1])? > modified(&segments[0])? && sizes[1] > 0),
+        };
+        let written = sizes[newer];
         Ok(Self { segments, current: newer, written, limit })
     }
 

@@ -55,6 +55,12 @@ pub fn space(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
+/// The file system of `path` is read-only, by itself or as it is mounted there.
+#[must_use]
+pub fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
 /// Tells when to count what is written: at first, when the disk has less than before, and now and then. Looking takes one
 /// system call.
 #[derive(Debug, Default)]

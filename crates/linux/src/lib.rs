@@ -8,6 +8,7 @@
 //! | [`steps`] | places at which a test kills the process |
 //! | [`stream`] | pipes and terminals, read without a thread |
 //! | [`tree`] | removal of folders that someone else filled |
+//! | [`clock`] | the clocks that run whatever somebody does to the wall clock |
 //! | [`mounts`] | detached mounts, put in place by file descriptor |
 //! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
@@ -17,6 +18,7 @@
 //! It knows nothing of containers, apps or images.
 
 pub mod cgroup;
+pub mod clock;
 pub mod connection;
 pub mod disk;
 pub mod durable;

@@ -246,6 +246,12 @@ impl Deploy {
         }
     }
 
+    /// Moves the stamps that durations are taken from, with a wall clock that jumped by so many milliseconds.
+    pub fn move_stamps(&mut self, by: i64) {
+        self.entered = self.entered.moved(by);
+        self.progressed = self.progressed.moved(by);
+    }
+
     /// The release that requests go to under way was changed by this deploy.
     #[must_use]
     pub fn has_promoted(&self) -> bool {

@@ -6,6 +6,7 @@
 //! | [`unit`] | sizes, shares of a processor, moments, generations |
 //! | [`role`] | how one role of an app runs: command, limits, health, volumes |
 //! | [`app`], [`release`], [`deploy`] | what is asked for |
+//! | [`clock`] | time that passes whatever the wall clock does |
 //! | [`proxies`] | proxies in front of the routers that are trusted |
 //! | [`execve`] | what a process can be given when it starts |
 //! | [`traffic`] | what is to become of an app's requests |
@@ -17,6 +18,7 @@
 //! Nothing here reads a clock, a file or a socket. Begin with [`plan`]: it is what everything else leads to.
 
 pub mod app;
+pub mod clock;
 pub mod deploy;
 pub mod execve;
 pub mod name;

@@ -28,6 +28,13 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Moves every stamp of the controller's own clock, which jumped by so many milliseconds.
+    pub fn move_stamps(&mut self, by: i64) {
+        self.began = self.began.moved(by);
+        self.machines.values_mut().for_each(|machine| machine.seen = machine.seen.moved(by));
+        self.routers.values_mut().for_each(|router| router.seen = router.seen.moved(by));
+    }
+
     /// No router has had the time to report: nothing is known of what they route.
     #[must_use]
     pub fn routers_unheard(&self, now: Moment) -> bool {

@@ -120,6 +120,17 @@ pub struct MachinePlan {
     pub instances: BTreeMap<InstanceId, Assignment>,
 }
 
+impl MachinePlan {
+    /// Moves the stamps that durations are taken from, with a wall clock that jumped by so many milliseconds.
+    pub fn move_stamps(&mut self, by: i64) {
+        for assignment in self.instances.values_mut() {
+            if let Goal::Retire { since, .. } = &mut assignment.goal {
+                *since = since.moved(by);
+            }
+        }
+    }
+}
+
 /// The complete next state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

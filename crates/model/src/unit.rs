@@ -125,6 +125,12 @@ impl Moment {
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The moment `by` milliseconds later, or earlier when `by` is negative.
+    #[must_use]
+    pub fn moved(self, by: i64) -> Self {
+        Self(self.0.saturating_add_signed(by))
+    }
 }
 
 /// A span in milliseconds, as people say it: `5 s`, `3 min`, `2 h`, `4 days`.

@@ -347,7 +347,7 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &S
         Goal::Stop => None,
         Goal::Run => Some(Reason::Stopping { instance: id.clone() }),
         // A role may finish for hours what was begun; the next deploy does not wait for that.
-        Goal::Retire { since, .. } if scene.now.since(since) > scene.policy.drain.millis() => None,
+        Goal::Retire { since, .. } if scene.retired_for(since) > scene.policy.drain.millis() => None,
         Goal::Retire { removed_in, .. } => {
             Some(scene.routers_behind(removed_in).unwrap_or_else(|| match scene.active_requests(id) {
                 0 => Reason::Stopping { instance: id.clone() },

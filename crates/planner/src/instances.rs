@@ -190,10 +190,11 @@ fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table:
         Goal::Run => Goal::Stop,
         Goal::Retire { removed_in, since } => {
             let drain = assignment.spec.role.drain.unwrap_or(scene.policy.drain);
-            let drained = scene.active_requests(id) == 0 || scene.now.since(since) >= drain.millis();
+            let drained = scene.active_requests(id) == 0 || scene.retired_for(since) >= drain.millis();
             let of_dead_process = matches!(scene.seen(id), Seen::Here(i) if i.phase == Phase::Exited);
             let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
-            if may_stop { Goal::Stop } else { goal }
+            // As with a deploy's stamps: one in the future counts as now.
+            if may_stop { Goal::Stop } else { Goal::Retire { removed_in, since: since.min(scene.now) } }
         }
     }
 }

@@ -99,6 +99,7 @@ pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Po
     let mut report = Report::default();
     let (mut apps, mut deploys) = (Vec::new(), Vec::new());
     for (name, app) in &mut next.apps {
+        app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, now));
         skip_numbers_in_use(&mut app.app, observed);
         let waits = deploys::advance(app, &scene);
         if !waits.is_empty() {
@@ -128,6 +129,12 @@ fn skip_numbers_in_use(app: &mut App, observed: &Observed) {
     let reported = observed.machines.values().flat_map(|report| report.instances.keys());
     let highest = reported.filter(|id| id.app == app.name).map(|id| id.release.0).max().unwrap_or_default();
     app.last_release = app.last_release.max(highest);
+}
+
+/// A stamp in the future counts as now: a wall clock that went back while no planner ran holds nothing up.
+fn end_the_future(deploy: &mut Deploy, now: Moment) {
+    deploy.entered = deploy.entered.min(now);
+    deploy.progressed = deploy.progressed.min(now);
 }
 
 fn is_gone(app: &DesiredApp, plan: &Plan) -> bool {

@@ -25,6 +25,12 @@ pub(crate) enum Seen<'a> {
 }
 
 impl<'a> Scene<'a> {
+    /// For how many milliseconds the routers have had no table with an instance that was taken out at `since`. A planner that was away
+    /// begins to count again, for the wall clock may have jumped meanwhile.
+    pub(crate) fn retired_for(&self, since: Moment) -> u64 {
+        self.now.since(since.max(self.observed.began))
+    }
+
     /// The address of an instance, as its machine said last.
     pub(crate) fn address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
         let reports = self.observed.machines.values();

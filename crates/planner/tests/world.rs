@@ -38,6 +38,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => prop_oneof![Just(Order::Promote), Just(Order::Abort)].prop_map(Event::Order),
         4 => (1..40u16).prop_map(Event::Time),
         1 => Just(Event::ControllerForgets),
+        1 => (-7200..7200i32).prop_map(Event::ClockJumps),
+        1 => (-7200..7200i32).prop_map(Event::ClockJumpsUnseen),
     ];
     prop::collection::vec(event, 1..120)
 }
@@ -133,6 +135,64 @@ fn what_a_failed_deploy_brought_goes_with_it() {
     let config: Vec<(String, String)> = world.app().app.config.clone().into_iter().collect();
     let wanted = [("CHANGED", "two"), ("OWN", "one")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(config, wanted);
+}
+
+/// How long the second release is watched after a jump, in seconds.
+fn watched_after(jump: Event, before: u16) -> u16 {
+    let mut world = plain();
+    promote_second(&mut world);
+    world.apply(&Event::Time(before));
+    world.apply(&jump);
+    world.apply(&Event::RouterTakesTable);
+    let is_watching = |world: &World| world.desired.apps[&app_name()].deploys[0].state == DeployState::Draining;
+    let stands_by = |world: &World| {
+        let mut old = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
+        old.any(|(_, _, a)| a.goal != Goal::Stop)
+    };
+    let mut seconds = 0;
+    while !world.desired.apps[&app_name()].deploys.is_empty() && is_watching(&world) && stands_by(&world) {
+        world.apply(&Event::Time(1));
+        seconds += 1;
+        assert!(seconds < 100, "the jump {jump:?} holds the deploy up");
+    }
+    seconds
+}
+
+#[test]
+fn a_jump_of_the_wall_clock_changes_no_duration() {
+    for seconds in [-3600, -54, -2, 2, 11, 3600, 31_536_000] {
+        // The bake time is 15 s: 5 of it have passed.
+        assert_eq!(watched_after(Event::ClockJumps(seconds), 5), 10, "{seconds} s");
+        // Without a controller nobody watched: one that comes back begins again.
+        assert_eq!(watched_after(Event::ClockJumpsUnseen(seconds), 5), 15, "{seconds} s, unseen");
+    }
+}
+
+#[test]
+fn a_jump_neither_ends_a_drain_nor_keeps_it() {
+    for (jump, left) in [
+        (Event::ClockJumps(3600), 15),
+        (Event::ClockJumps(-3600), 15),
+        (Event::ClockJumpsUnseen(3600), 30),
+        (Event::ClockJumpsUnseen(-3600), 30),
+    ] {
+        let mut world = plain();
+        promote_second(&mut world);
+        let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
+        world.observed.routers.values_mut().next().expect("a router").active.insert(busy.clone(), 1);
+        // 15 s of bake time; then the drain of 30 s, which counts from the cutover.
+        world.apply(&Event::Time(15));
+        world.apply(&Event::RouterTakesTable);
+        world.apply(&jump);
+        let goal = |world: &World| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
+        let mut seconds = 0;
+        while matches!(goal(&world), Some(Goal::Retire { .. })) {
+            world.apply(&Event::Time(1));
+            seconds += 1;
+            assert!(seconds < 100, "the jump {jump:?} keeps a drain");
+        }
+        assert!((left - 1..=left + 1).contains(&seconds), "{jump:?}: {seconds} s");
+    }
 }
 
 #[test]

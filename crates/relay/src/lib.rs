@@ -13,6 +13,9 @@ use gantry_model::Moment;
 /// The most that is read of a segment at once.
 const READ_MAX: u64 = 32 << 20;
 
+/// A segment of this size has been full: init turns to the other one when 8 MiB are reached, and a record has 16 KiB at most.
+const FULL: u64 = (8 << 20) - (17 << 10);
+
 /// One line of an instance's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
@@ -114,10 +117,22 @@ impl Tail {
 
     /// The lines that came since the last call, oldest first.
     pub fn fresh(&mut self) -> Vec<Line> {
-        let mut records: Vec<Record> = self.segments.iter_mut().flat_map(Segment::fresh).collect();
-        // Each segment is in order; a stable sort merges them.
-        records.sort_by_key(|record| record.at);
-        records.into_iter().filter_map(|record| self.join(record)).collect()
+        // Each segment is in the order of its writing, whatever its stamps say: the wall clock may have gone back. The older one is full.
+        let is_full = |segment: &Segment| segment.path.metadata().is_ok_and(|is| is.len() >= FULL);
+        let in_turn = is_full(&self.segments[0]) != is_full(&self.segments[1]);
+        let first = usize::from(in_turn && is_full(&self.segments[1]));
+        let mut records: Vec<(Moment, Record)> = Vec::new();
+        for place in [first, 1 - first] {
+            let mut latest = Moment(0);
+            records.extend(self.segments[place].fresh().into_iter().map(|record| {
+                latest = latest.max(record.at);
+                (latest, record)
+            }));
+        }
+        if !in_turn {
+            records.sort_by_key(|(at, _)| *at);
+        }
+        records.into_iter().filter_map(|(_, record)| self.join(record)).collect()
     }
 
     fn join(&mut self, record: Record) -> Option<Line> {
@@ -220,6 +235,21 @@ mod tests {
         append(folder.path(), 11, Moment(1), "more").expect("added");
         assert!(first.metadata().expect("there").len() > OWN_MAX + 11);
         assert_eq!(last_line(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn lines_stay_in_the_order_of_their_writing_though_the_clock_went_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [first, second] = segments(folder.path());
+        std::fs::write(&second, "9000 o F one\n5000 o F two\n5001 e F three\n").expect("written");
+        let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(Tail::new([first.clone(), second.clone()]).fresh()), ["one", "two", "three"]);
+        // The full segment is the older one, whatever the stamps say.
+        let filler = format!("9000 o F {}\n", "x".repeat(1000));
+        std::fs::write(&second, filler.repeat(8400)).expect("written");
+        std::fs::write(&first, "4000 o F after\n").expect("written");
+        let lines = texts(Tail::new([first, second]).fresh());
+        assert_eq!((lines.len(), lines.last().map(String::as_str)), (8401, Some("after")));
     }
 
     #[test]

@@ -79,8 +79,15 @@ pub(crate) struct Entry {
 impl AccessLog {
     pub(crate) fn open(path: &Path) -> Result<Self, RouterError> {
         let fail = |source| RouterError::File { action: "open", path: path.to_owned(), source };
-        let file = File::options().create(true).append(true).open(path).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
+        let file = match open(path) {
+            // A router routes without a log, too.
+            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                tracing::warn!(path = %path.display(), "the disk is read-only: requests are not logged until it can be written to");
+                None
+            }
+            file => Some(file.map_err(fail)?),
+        };
+        let size = file.as_ref().map(File::metadata).transpose().map_err(fail)?.map_or(0, |is| is.len());
         let (wake, awake) = sync_channel(1);
         let pending = Arc::<Pending>::default();
         let writer = Writer { path: path.to_owned(), file, size, pending: Arc::clone(&pending) };
@@ -227,9 +234,14 @@ impl Drop for Entry {
 
 struct Writer {
     path: PathBuf,
-    file: File,
+    /// None while it cannot be opened.
+    file: Option<File>,
     size: u64,
     pending: Arc<Pending>,
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).append(true).open(path)
 }
 
 impl Writer {
@@ -258,13 +270,16 @@ impl Writer {
     fn write(&mut self, lines: &[u8]) {
         if self.size > SIZE_MAX {
             let _ = std::fs::rename(&self.path, self.path.with_extension("log.1"));
-            if let Ok(file) = File::options().create(true).append(true).open(&self.path) {
-                self.file = file;
+            if let Ok(file) = open(&self.path) {
+                self.file = Some(file);
                 self.size = 0;
             }
         }
-        // A disk that is full costs lines, and no request.
-        if self.file.write_all(lines).is_ok() {
+        if self.file.is_none() {
+            self.file = open(&self.path).ok();
+        }
+        // A disk that is full or read-only costs lines, and no request.
+        if self.file.as_mut().is_some_and(|file| file.write_all(lines).is_ok()) {
             self.size += lines.len() as u64;
         }
     }

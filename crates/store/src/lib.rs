@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use address::{Address, AddressError};
-pub use sqlite::{check as check_file, forget, seal_off};
+pub use sqlite::{check as check_file, forget, is_writable, seal_off};
 
 /// The number of a committed write, rising by at least one each. All keys share it.
 pub type Revision = i64;
@@ -205,6 +205,15 @@ pub enum StoreError {
         /// The file.
         path: String,
     },
+    /// The disk takes no writes: its file system is read-only, or writing to it fails. Nothing of this one was done.
+    #[error(
+        "the disk of the store {path} cannot be written to: it is read-only or failing (`dmesg` says what the kernel found); \
+         nothing was changed, reads go on, and changes go on once it can be written to"
+    )]
+    ReadOnly {
+        /// The file.
+        path: String,
+    },
     /// The file could not be opened, read or written.
     #[error("cannot {action} the store {path}")]
     File {
@@ -237,6 +246,14 @@ pub enum StoreError {
         /// The key.
         key: String,
     },
+}
+
+impl StoreError {
+    /// The store works and takes no writes now; nothing of the one that it refused was done.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::ReadOnly { .. })
+    }
 }
 
 /// The store. Every call is bounded in time by the implementation.

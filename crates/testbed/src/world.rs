@@ -27,6 +27,10 @@ pub struct World {
     network: (u8, u8),
     up: Option<Child>,
     extra: Vec<String>,
+    /// What `up` has in its environment besides.
+    environment: Vec<(String, String)>,
+    /// The program that `up` is.
+    program: PathBuf,
     /// Ends after everything else.
     _etcd: Option<Etcd>,
 }
@@ -39,6 +43,21 @@ impl World {
     #[must_use]
     pub fn start(extra: &[&str]) -> Self {
         Self::begin(None, etcd_if_asked(extra), extra)
+    }
+
+    /// The same, with a program of its own at `gantry` in the world's folder, which the test may replace, and with more in the
+    /// environment of `up`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_alone(environment: &[(&str, &str)], extra: &[&str]) -> Self {
+        let mut world = Self::prepare(None, etcd_if_asked(extra), extra);
+        world.program = world.path("gantry");
+        std::fs::copy(program("gantry"), &world.program).expect("copied");
+        world.environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        world.populate();
+        world
     }
 
     /// The same, with its store in a file, wherever those of other worlds are.
@@ -60,21 +79,32 @@ impl World {
     }
 
     fn begin(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
+        let mut world = Self::prepare(disk, etcd, extra);
+        world.populate();
+        world
+    }
+
+    fn prepare(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
         let number = Number::claim();
         let [http, api] = number.ports();
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
         let (name, network) = (format!("gt{}", number.value), (1, 24));
-        let mut world = Self { folder, name, number, http, api, network, up: None, extra, _etcd: etcd };
+        let (environment, program) = (Vec::new(), program("gantry"));
+        let world =
+            Self { folder, name, number, http, api, network, up: None, extra, environment, program, _etcd: etcd };
         if let Some(disk) = disk {
             std::fs::DirBuilder::new().mode(0o700).create(disk.join("data")).expect("made");
             std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
         }
-        world.up();
-        let base = base_archive();
-        let _ = world.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
         world
+    }
+
+    fn populate(&mut self) {
+        self.up();
+        let base = base_archive();
+        let _ = self.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
     }
 
     /// Starts `gantry up` again, with more settings from now on.
@@ -101,7 +131,8 @@ impl World {
     /// When that does not happen in time.
     pub fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
-        let child = Command::new(program("gantry"))
+        let child = Command::new(&self.program)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("up")
             .args(self.machine())
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Instance;
 use crate::records::Places;
-use crate::status::now;
+use crate::status::{now, wall};
 use crate::{container, disk};
 
 /// Before an instance that was never ready is asked to stop once more.
@@ -92,7 +92,7 @@ impl Instance {
 
     /// Adds a line of Gantry's own to its log.
     pub(super) fn say(&self, text: &str) {
-        if let Err(error) = gantry_relay::append(&self.places.logs, container::SEGMENT, now(), text) {
+        if let Err(error) = gantry_relay::append(&self.places.logs, container::SEGMENT, wall(), text) {
             tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
         }
     }

@@ -14,16 +14,32 @@ use crate::{images, records};
 /// Between two looks at whether another copy is gone.
 const ALONE: Duration = Duration::from_millis(100);
 
+/// An error with everything behind it: the reason is often the last.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 impl Instance {
     /// What fails for a moment, such as a link that the kernel is just taking away, fails no deploy.
     pub(super) async fn start_or_again(&mut self) -> Result<Container, String> {
         match self.start().await {
             Err(message) if self.goal() != Goal::Stop => {
                 tracing::warn!(instance = %self.id, message, "not started; once more");
-                self.start().await
+                self.start().await.map_err(|message| self.with_disk(message))
             }
             result => result,
         }
+    }
+
+    /// Names the state of the disk, if that is what keeps an instance from starting.
+    fn with_disk(&self, message: String) -> String {
+        let data = &self.agent.settings.data;
+        if !gantry_linux::disk::is_read_only(data) {
+            return message;
+        }
+        let data = data.display();
+        format!("the disk of {data} is read-only ({message}); it starts by itself once the disk can be written to")
     }
 
     async fn start(&mut self) -> Result<Container, String> {
@@ -36,7 +52,7 @@ impl Instance {
         self.enter(Phase::Preparing);
         self.alone().await?;
         // Until it runs, its layers are not collected; from then on its record speaks for them.
-        let _held = self.agent.layers.hold().map_err(|error| error.to_string())?;
+        let _held = self.agent.layers.hold().map_err(|error| causes(&error))?;
         let agent = Arc::clone(&self.agent);
         let image = tokio::select! {
             image = images::fetch(&agent, &self.id.app, &self.record.spec.image) => image?,

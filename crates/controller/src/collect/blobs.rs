@@ -6,15 +6,20 @@ use std::time::SystemTime;
 use gantry_api::Problem;
 use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Index, Manifest};
-use gantry_model::{Cause, Digest};
+use gantry_model::{Cause, Digest, Moment};
 
 use crate::Server;
-use crate::mirror::{Change, Mirror, Pushed, manifest_key};
+use crate::clock::reading;
+use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key};
 
 /// Removes blobs that nothing names, and forgets manifests that nobody needs; the bytes that are free now.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
-    let before = held.min(SystemTime::now()) - server.settings.collect.grace;
+    let grace = server.settings.collect.grace;
+    let view = server.core.view();
+    // A clock that went forward makes files seem older than they are.
+    let grace = grace.saturating_add(view.jumps.forward_within(reading().awake, grace));
+    let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
     // Listed before anything is marked: what comes to be from here on is not in the list.
     let all = server.blobs.list().await?;
     let mirror = server.core.view().mirror;
@@ -22,7 +27,10 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let forgotten = used.forgotten(&mirror, before);
     // What they are made of goes a round after them: until then somebody may have asked for one of them.
     used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
-    let forget = server.core.mutate(|mirror, _| Ok((unchanged(mirror, forgotten), ()))).await;
+    let forget = |mirror: &Mirror, now: Moment| {
+        Ok((unchanged(mirror, forgotten).into_iter().chain(of_the_future(mirror, now)).collect(), ()))
+    };
+    let forget = server.core.mutate(forget).await;
     if let Err(Problem { message, .. }) = forget {
         tracing::error!(message, "manifests that nobody needs cannot be forgotten; it is tried again");
     }
@@ -122,12 +130,20 @@ fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<C
     same.map(|(repository, digest, _)| Change::Remove(manifest_key(&repository, &digest))).collect()
 }
 
+/// Those that were pushed before the wall clock went back: their age counts from now.
+fn of_the_future(mirror: &Mirror, now: Moment) -> Vec<Change> {
+    let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
+    let future = all.filter(|(_, (_, pushed))| pushed.at > now);
+    let restamped = future.map(|(repository, (digest, pushed))| {
+        let pushed = Pushed { at: now, ..pushed.clone() };
+        Record::Manifest { repository: repository.clone(), digest: digest.clone(), pushed }.into()
+    });
+    restamped.collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use gantry_model::Moment;
-
     use super::*;
-    use crate::mirror::Record;
 
     fn image(number: u64) -> Digest {
         Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
@@ -170,6 +186,15 @@ mod tests {
         let gone = used.forgotten(&mirror, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
         let digests: BTreeSet<&Digest> = gone.iter().map(|(_, digest, _)| digest).collect();
         assert_eq!(digests, BTreeSet::from([&forgotten, &of_forgotten]));
+
+        // One of the future is of now.
+        for change in of_the_future(&mirror, Moment(1500)) {
+            mirror.apply(change);
+        }
+        assert_eq!(
+            (mirror.manifests["shop"][&young].at, mirror.manifests["shop"][&tagged].at),
+            (Moment(1500), Moment(0))
+        );
 
         // One of them is pushed again before it is removed.
         let pushed = Pushed { at: Moment(3000), subject: None };

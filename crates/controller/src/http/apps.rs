@@ -6,7 +6,8 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, ReleaseInfo,
+    Accepted, AppInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
+    ReleaseInfo,
 };
 use gantry_model::{App, AppName, Bytes as Size, DeployState, Goal, InstanceId, Phase, RequestCounts};
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use super::auth::Caller;
 use super::{Answer, Params, body, json, name};
 use crate::core::View;
+use crate::warnings::warnings;
 use crate::{Server, mutations, repositories, why};
 
 /// An app, as seen from outside.
@@ -232,6 +234,12 @@ fn disk(server: &Server) -> Option<why::Disk> {
     Some(why::Disk { free: Size(free), reserve: Size(server.settings.collect.reserve) })
 }
 
+/// What is wrong with the machine stands beside every answer: it may be the cause.
+fn beside(server: &Server, view: &View, mut explanation: Explanation) -> Explanation {
+    explanation.evidence.extend(warnings(server, view));
+    explanation
+}
+
 pub(crate) async fn why(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -246,9 +254,9 @@ pub(crate) async fn why(
     }
     let facts = why::Facts { view: &view, build: server.builds.state(&app), disk: disk(&server) };
     match query.instance {
-        None => json(&why::app(&facts, &app)),
+        None => json(&beside(&server, &view, why::app(&facts, &app))),
         Some(id) if id.app == app => match why::instance(&facts, &id) {
-            Some(explanation) => json(&explanation),
+            Some(explanation) => json(&beside(&server, &view, explanation)),
             None => Err(Problem::missing(format!("there is no instance {id}")).hint("`gantry ps` lists them").into()),
         },
         Some(id) => Err(Problem::invalid(format!("{id} is not of {app}")).into()),

@@ -45,7 +45,14 @@ pub(crate) async fn read(
     mutations::app(&view.mirror, &app)?;
     let machine = sessions::any_machine(&view)?;
     let Asked { role, lines, since, grep, follow } = asked;
-    let query = LogQuery { app: Some(app), role, lines, since: since.map(Moment), grep, follow };
+    let query = LogQuery {
+        app: Some(app),
+        role,
+        lines,
+        since: since.map(|since| view.jumps.reach(view.now, Moment(since))),
+        grep,
+        follow,
+    };
     let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(503, why))?);
     let (sender, receiver) = mpsc::channel::<LogLine>(AHEAD);

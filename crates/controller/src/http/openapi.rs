@@ -135,6 +135,7 @@ fn status() -> Status {
         table: Generation(12),
         apps: vec![app()],
         space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),
+        warnings: vec!["the clock of the machine went back by 1 h, 40 s ago".to_owned()],
     }
 }
 

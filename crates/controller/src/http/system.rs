@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::{Answer, Params, apps, body, json};
+use crate::warnings::warnings;
 use crate::{Server, mutations, tokens};
 
 pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
@@ -36,6 +37,7 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
         table: view.mirror.plan.table.generation,
         apps: view.mirror.apps.values().map(|app| apps::info(&server, &view, app)).collect(),
         space: space(&server).await,
+        warnings: warnings(&server, &view),
     };
     json(&status)
 }

@@ -32,7 +32,7 @@ const MOVING: u64 = 10_000;
 
 /// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
 /// was taken.
-pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -> Result<(), Problem> {
+pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, base: &Base) -> Result<(), Problem> {
     use DeployState::{Done, Draining, Held, Reverting};
     let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
     let refuse = |deploy: &Deploy, what: &str, hint: &str| {
@@ -53,8 +53,10 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, name: &AppName, base: &Base) -
     // The last that was taken may have come to the branch after it was looked at.
     let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
     let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
+    // A stamp in the future is of a clock that went back while no server ran; no hook of then is under way.
+    let moves = |deploy: &Deploy| deploy.entered.0.saturating_add(MOVING) > base.seen.0 && deploy.entered <= now;
     match last.filter(is_missing) {
-        Some(deploy) if pushed(deploy) != Some(&base.old) && deploy.entered.0 + MOVING > base.seen.0 => refuse(
+        Some(deploy) if pushed(deploy) != Some(&base.old) && moves(deploy) => refuse(
             deploy,
             "has just brought",
             "fetch it, and push again; if the branch does not have it, in ten seconds",

@@ -12,6 +12,7 @@ mod tests;
 
 use gantry_api::Problem;
 use gantry_api::types::Event;
+use gantry_model::clock::{Jump, TOLERANCE};
 use gantry_model::{App, AppName, Deploy, DeployState, Moment};
 use gantry_planner::Decision;
 
@@ -38,6 +39,37 @@ pub(crate) fn app<'a>(mirror: &'a Mirror, name: &AppName) -> Result<&'a App, Pro
 /// A line of the audit trail.
 pub(crate) fn event(mirror: &Mirror, now: Moment, by: &str, app: Option<&AppName>, what: String) -> Change {
     Record::Event(Event { number: mirror.next_event(), at: now, by: by.to_owned(), app: app.cloned(), what }).into()
+}
+
+/// A deploy that ended so lately moves its stamps with the wall clock, in milliseconds: what follows at once looks at them.
+const LATELY: u64 = 60_000;
+
+/// A wall clock that jumped takes with it what durations are counted from, so that none changes, and the audit trail says so. `now` is its
+/// time after the jump.
+pub(crate) fn clock_jumped(mirror: &Mirror, jump: Jump, now: Moment) -> Vec<Change> {
+    let before = now.moved(jump.by.saturating_neg());
+    let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < LATELY;
+    let deploys = mirror.deploys.values().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).filter(counts);
+    let deploys = deploys.map(|deploy| {
+        let mut moved = deploy.clone();
+        moved.move_stamps(jump.by);
+        Record::Deploy(moved).into()
+    });
+    let machines = mirror.plan.machines.iter().filter_map(|(machine, part)| {
+        let mut moved = part.clone();
+        moved.move_stamps(jump.by);
+        (moved != *part).then(|| Record::Machine(machine.clone(), moved).into())
+    });
+    let told = event(mirror, now, "gantry", None, format!("{jump}; deploys and leases count the time by themselves"));
+    deploys.chain(machines).chain([told]).collect()
+}
+
+/// The clock went back while no server ran: the newest event is of the future.
+pub(crate) fn clock_went_back(mirror: &Mirror, now: Moment) -> Option<Jump> {
+    let newest = mirror.events.values().map(|event| event.at).max()?;
+    let ahead = newest.since(now);
+    let by = i64::try_from(ahead).ok()?.saturating_neg();
+    (ahead >= TOLERANCE).then_some(Jump { at: now, by, suspended: 0 })
 }
 
 /// The transitions of a decision, for the audit trail.

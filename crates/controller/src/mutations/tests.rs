@@ -140,9 +140,10 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
     let asked = start_deploy(&mirror, Moment(1), "alice", &shop(), push("b"), false);
     let number = apply(&mut mirror, asked);
     let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
+    const NOW: u64 = 60_000;
     let judged_at = |mirror: &Mirror, commits: &[&str], old: &str, seen| {
         let base = Base { history: history(commits), old: old.to_owned(), seen: Moment(seen) };
-        is_built_on_others(mirror, &shop(), &base).map_err(|problem| problem.message)
+        is_built_on_others(mirror, Moment(NOW), &shop(), &base).map_err(|problem| problem.message)
     };
     let judged = |mirror: &Mirror, commits: &[&str]| judged_at(mirror, commits, "a", 60_000);
     assert_eq!(judged(&mirror, &["c", "b", "a"]), Ok(()));
@@ -175,7 +176,44 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
         assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
         assert_eq!(judged_at(&mirror, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
         assert_eq!(judged_at(&mirror, &["c", "b", "a"], "a", 0), Ok(()));
+        // The clock went back by an hour since: no push is refused until it is there again.
+        let mut future = mirror.clone();
+        let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+        deploy.entered = Moment(NOW + 3_600_000);
+        future.apply(Record::Deploy(deploy).into());
+        assert_eq!(judged_at(&future, &["c", "a"], "a", NOW), Ok(()));
     }
+}
+
+#[test]
+fn a_clock_that_jumps_takes_the_stamps_with_it() {
+    let mut mirror = released(&[push("a")]);
+    let asked = start_deploy(&mirror, Moment(10_000_000), "alice", &shop(), push("b"), false);
+    let open = apply(&mut mirror, asked);
+    let done = *mirror.deploys[&shop()].keys().next().expect("the first");
+    for by in [-3_600_000i64, 3_600_000] {
+        let now = Moment(10_005_000).moved(by);
+        let jump = gantry_model::clock::Jump { at: now, by, suspended: 0 };
+        let mut jumped = mirror.clone();
+        clock_jumped(&mirror, jump, now).into_iter().for_each(|change| jumped.apply(change));
+        let stamps = |mirror: &Mirror, number| {
+            let deploy = &mirror.deploys[&shop()][&number];
+            (deploy.entered, deploy.progressed, deploy.created)
+        };
+        let moved = Moment(10_000_000).moved(by);
+        assert_eq!(stamps(&jumped, open), (moved, moved, Moment(10_000_000)), "{by}");
+        assert_eq!(stamps(&jumped, done), stamps(&mirror, done), "history stays");
+        let told = jumped.events.values().next_back().expect("an event");
+        assert!(told.at == now && told.what.starts_with("the clock of the machine went "), "{told:?}");
+        let numbers: Vec<u64> = jumped.events.keys().copied().collect();
+        assert!(numbers.is_sorted(), "the trail keeps its order");
+    }
+    // While no server ran: the newest event is of the future.
+    let mut trail = mirror.clone();
+    trail.apply(event(&mirror, Moment(10_000_000), "test", None, "x".into()));
+    assert_eq!(clock_went_back(&trail, Moment(10_000_000)), None);
+    let jump = clock_went_back(&trail, Moment(9_990_000)).expect("10 s");
+    assert_eq!((jump.by, jump.at), (-10_000, Moment(9_990_000)));
 }
 
 #[test]

@@ -156,7 +156,13 @@ impl Scene {
             observed.routers.insert(RouterId { machine, number: 1 }, router.clone());
         }
         let report = gantry_planner::Report { waits: [(shop(), self.waits.clone())].into() };
-        View { mirror: Arc::new(mirror), observed: Arc::new(observed), report: Arc::new(report), now: Moment(NOW) }
+        View {
+            mirror: Arc::new(mirror),
+            observed: Arc::new(observed),
+            report: Arc::new(report),
+            now: Moment(NOW),
+            jumps: Arc::default(),
+        }
     }
 
     fn first_line(&self) -> String {

@@ -32,6 +32,9 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
         let machine = &router.machine;
         out!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
     }
+    for warning in &status.warnings {
+        out!("warning  {warning}");
+    }
     let space: Vec<String> = status.space.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes))).collect();
     out!("space    {}\n", space.join(", "));
     apps::list(&status.apps);

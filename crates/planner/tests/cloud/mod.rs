@@ -43,8 +43,12 @@ pub(crate) struct Shape {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
-    Push { hold: bool },
-    BuildEnds { well: bool },
+    Push {
+        hold: bool,
+    },
+    BuildEnds {
+        well: bool,
+    },
     AgentTakesPlan,
     RouterTakesTable,
     InstanceAdvances(usize),
@@ -52,6 +56,10 @@ pub(crate) enum Event {
     Order(Order),
     Time(u16),
     ControllerForgets,
+    /// The wall clock jumps by so many seconds; the controller sees it and moves its stamps.
+    ClockJumps(i32),
+    /// The same while no controller runs, so that the stamps stay.
+    ClockJumpsUnseen(i32),
 }
 
 pub(crate) fn app_name() -> AppName {
@@ -80,7 +88,7 @@ impl World {
             observed: Observed::default(),
             plan: Plan::default(),
             policy,
-            now: Moment(1_000_000),
+            now: Moment(1_000_000_000),
             agent: MachinePlan::default(),
             reporting: true,
             shape,
@@ -146,6 +154,17 @@ impl World {
                 }
             }
             Event::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
+            Event::ClockJumps(seconds) => {
+                let by = i64::from(seconds) * 1000;
+                self.now = self.now.moved(by);
+                self.observed.move_stamps(by);
+                self.plan.machines.values_mut().for_each(|part| part.move_stamps(by));
+                self.app().deploys.iter_mut().for_each(|deploy| deploy.move_stamps(by));
+            }
+            Event::ClockJumpsUnseen(seconds) => {
+                self.now = self.now.moved(i64::from(seconds) * 1000);
+                self.apply(&Event::ControllerForgets);
+            }
             Event::ControllerForgets => {
                 // What agents and routers have is not lost with it: they tell it again.
                 let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());

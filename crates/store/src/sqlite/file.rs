@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::{mark, seal};
+use super::{lease, mark, seal};
 use crate::StoreError;
 
 /// `GNTR`: a file without it is not a store of ours.
@@ -22,7 +22,8 @@ const SCHEMA: &str = "
     CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
     CREATE TABLE changes (revision INTEGER NOT NULL, step INTEGER NOT NULL, key TEXT NOT NULL, value BLOB,
                           created INTEGER NOT NULL, seal INTEGER NOT NULL, PRIMARY KEY (revision, step)) WITHOUT ROWID;
-    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL, expires INTEGER NOT NULL);
+    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl INTEGER NOT NULL, expires INTEGER NOT NULL,
+                         boot TEXT NOT NULL DEFAULT '');
 ";
 
 /// Opens the file for writing, making it first when there is none.
@@ -33,7 +34,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     if check(path)?.is_none() {
         upgrade(path)?;
     }
-    connect(path)
+    let mut connection = connect(path)?;
+    lease::prepare(&mut connection).map_err(|error| explain("upgrade", path, error))?;
+    Ok(connection)
 }
 
 /// There is something at `path`, or something that belongs to it: a write-ahead log or a mark without its file means
@@ -97,6 +100,12 @@ fn upgrade(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError::Damaged`], [`StoreError::Newer`], [`StoreError::Locked`] or [`StoreError::File`].
 pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    check_by(path, || Connection::open_with_flags(path, flags))
+}
+
+/// The same, over a connection that `open` makes.
+fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) -> Result<Option<usize>, StoreError> {
     let damaged = |detail: String| StoreError::Damaged { path: path.display().to_string(), detail };
     // A file of ours has the tables and types of ours: what SQLite does not find in it was lost.
     let fail = |error: rusqlite::Error| match error.sqlite_error_code() {
@@ -115,9 +124,7 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     }
     // Before the file: another process may write meanwhile.
     let acknowledged = mark::read(path)?;
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(fail)?;
+    let connection = open().map_err(fail)?;
     // A log that is damaged is left as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
@@ -199,6 +206,28 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
     connection.set_transaction_behavior(TransactionBehavior::Immediate);
     Ok(connection)
+}
+
+/// Opens the file on a disk that takes no writes, after the same checks.
+pub(super) fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
+    if check_by(path, || reading(path))?.is_none() {
+        // Format 1 is upgraded before it is read, which is a write.
+        return Err(StoreError::ReadOnly { path: path.display().to_string() });
+    }
+    reading(path).map_err(|error| explain("open", path, error))
+}
+
+/// A connection that writes nothing. SQLite wants to make a log where there is none, even to read; without a log the file is all that there
+/// is, and nobody can write to it: it is opened as one that does not change.
+fn reading(path: &Path) -> rusqlite::Result<Connection> {
+    let log = path.with_extension(format!("{}-wal", path.extension().unwrap_or_default().display()));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if std::fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+        return Connection::open_with_flags(path, flags);
+    }
+    let escaped = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let address = format!("file:{escaped}?immutable=1");
+    Connection::open_with_flags(address, flags | OpenFlags::SQLITE_OPEN_URI)
 }
 
 /// SQLite's error as ours.

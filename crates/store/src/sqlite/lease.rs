@@ -1,26 +1,55 @@
-//! Leases. They run by the wall clock, so that one outlives a restart of the process but not its owner.
+//! Leases. They run by `CLOCK_MONOTONIC` and name the boot that they were granted in.
+//!
+//! - Not by the wall clock: a jump would end a lease whose owner renews it, or keep one for an hour whose owner is dead.
+//! - Not by `CLOCK_BOOTTIME`: whoever could take a lease over has the same file open, on the same machine, and was suspended with its
+//!   owner. A lease in etcd runs out meanwhile; there each write is guarded by the create revision of the leader's key.
+//! - A process that is stopped for longer than the TTL loses its lease to another one, and its writes are refused by that guard.
+//!
+//! A lease outlives a restart of its process, and no reboot.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, params};
 
 use super::write;
 use crate::{LeaseId, StoreError};
 
+/// The time that leases run by, in milliseconds since this boot.
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(gantry_linux::clock::awake().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// This boot of the machine.
+fn boot() -> &'static str {
+    static BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    BOOT.get_or_init(gantry_linux::clock::boot_id)
 }
 
 fn millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).max(1000)
 }
 
+/// Gives a file of an earlier Gantry the column for the boot. A lease without one is over: its owner ended with that Gantry.
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    let columns = transaction
+        .prepare("SELECT name FROM pragma_table_info('leases')")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
+    if columns.iter().any(|name| name == "boot") {
+        return Ok(());
+    }
+    transaction.execute_batch("ALTER TABLE leases ADD COLUMN boot TEXT NOT NULL DEFAULT ''")?;
+    transaction.commit()
+}
+
 pub(super) fn grant(transaction: &Transaction<'_>, ttl: Duration) -> rusqlite::Result<LeaseId> {
     let ttl = millis(ttl);
-    transaction
-        .prepare_cached("INSERT INTO leases (ttl, expires) VALUES (?1, ?2)")?
-        .execute(params![ttl, now().saturating_add(ttl)])?;
+    transaction.prepare_cached("INSERT INTO leases (ttl, expires, boot) VALUES (?1, ?2, ?3)")?.execute(params![
+        ttl,
+        now().saturating_add(ttl),
+        boot()
+    ])?;
     Ok(LeaseId(transaction.last_insert_rowid()))
 }
 
@@ -35,16 +64,16 @@ pub(super) fn renew(transaction: &Transaction<'_>, lease: LeaseId) -> rusqlite::
 pub(super) fn any_expired(connection: &Connection) -> bool {
     let query = || -> rusqlite::Result<bool> {
         connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM leases WHERE expires <= ?1)")?
-            .query_row([now()], |row| row.get(0))
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM leases WHERE expires <= ?1 OR boot <> ?2)")?
+            .query_row(params![now(), boot()], |row| row.get(0))
     };
     query().unwrap_or(true)
 }
 
 pub(super) fn expire(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let expired: Vec<i64> = transaction
-        .prepare_cached("SELECT id FROM leases WHERE expires <= ?1")?
-        .query_map([now()], |row| row.get(0))?
+        .prepare_cached("SELECT id FROM leases WHERE expires <= ?1 OR boot <> ?2")?
+        .query_map(params![now(), boot()], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     expired.into_iter().try_for_each(|id| end(transaction, LeaseId(id)))
 }

@@ -14,6 +14,7 @@ mod seal;
 mod watch;
 mod write;
 
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,17 +31,29 @@ use write::{Request, Writer};
 pub(crate) struct Sqlite {
     path: PathBuf,
     reader: Arc<Mutex<Connection>>,
-    writer: Writer,
+    /// None on a disk that takes no writes.
+    writer: Option<Writer>,
     /// The revision of the last commit of this process: wakes its watches.
     head: facts::Receiver<Revision>,
 }
 
 impl Sqlite {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        if path.exists() && !is_writable(path) {
+            return Self::open_read_only(path);
+        }
         let writing = file::open(path)?;
         let reader = Arc::new(Mutex::new(file::connect(path)?));
         let (writer, head) = Writer::start(writing, path)?;
-        Ok(Self { path: path.to_owned(), reader, writer, head })
+        Ok(Self { path: path.to_owned(), reader, writer: Some(writer), head })
+    }
+
+    /// Reads go on where nothing can be written; each write is refused by name.
+    fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let connection = file::open_read_only(path)?;
+        let now = write::revision(&connection).map_err(|error| file::explain("read", path, error))?;
+        let reader = Arc::new(Mutex::new(connection));
+        Ok(Self { path: path.to_owned(), reader, writer: None, head: facts::channel(now).1 })
     }
 
     /// Runs `query` on the reading connection, away from the async threads.
@@ -57,7 +70,10 @@ impl Sqlite {
             address: self.path.display().to_string(),
             source: "its writing thread has ended".into(),
         };
-        self.writer.send(request(answer)).map_err(|_| gone())?;
+        let Some(writer) = &self.writer else {
+            return Err(StoreError::ReadOnly { path: self.path.display().to_string() });
+        };
+        writer.send(request(answer)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 }
@@ -77,6 +93,22 @@ async fn read<T: Send + 'static>(
         Err(join) => {
             Err(StoreError::Unavailable { address: path.display().to_string(), source: join.to_string().into() })
         }
+    }
+}
+
+/// Whether the disk of a store takes writes and brings them to its medium: a small file beside it is written, synced and removed. A
+/// full disk does.
+#[must_use]
+pub fn is_writable(path: &Path) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("-probe-{}", std::process::id()));
+    let probe = PathBuf::from(name);
+    let written =
+        std::fs::File::create(&probe).and_then(|mut file| file.write_all(b"gantry\n").and_then(|()| file.sync_all()));
+    let removed = std::fs::remove_file(&probe);
+    match written.and(removed) {
+        Ok(()) => true,
+        Err(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
     }
 }
 

@@ -100,13 +100,14 @@ impl Thread {
                 self.head.send_replace(revision);
                 answers.into_iter().for_each(|answer| answer(None));
             }
-            // Nothing of it was written, and what was is taken back: SQLite says so of a full disk, and of nothing else.
-            Err(error) if is_full(&error) => {
-                let why = || Some(StoreError::Full { path: path.display().to_string() });
-                answers.into_iter().for_each(|answer| answer(why()));
-                refuse(group.collect(), &path, &error);
-            }
-            Err(error) => end_the_process(&path, &error),
+            // Nothing of it is in the store, and what was written is taken back: SQLite says so of some errors, see `refusal`.
+            Err(error) => match refusal(&error, &path) {
+                Some(_) => {
+                    answers.into_iter().for_each(|answer| answer(refusal(&error, &path)));
+                    refuse(group.collect(), &path, &error);
+                }
+                None => end_the_process(&path, &error),
+            },
         }
     }
 }
@@ -114,8 +115,17 @@ impl Thread {
 /// An answer, once it is known whether the whole group is on the disk; with why not, if it is not.
 type Later = Box<dyn FnOnce(Option<StoreError>) + Send>;
 
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+/// The refusal that an error amounts to, when it is certain that nothing of the transaction is in the store: a full disk, a read-only one,
+/// or a write that failed before the transaction's last page was in the log. A failed sync is none: what it leaves is not known.
+fn refusal(error: &rusqlite::Error, path: &Path) -> Option<StoreError> {
+    let path = path.display().to_string();
+    let code = error.sqlite_error()?;
+    match code.code {
+        rusqlite::ErrorCode::DiskFull => Some(StoreError::Full { path }),
+        rusqlite::ErrorCode::ReadOnly => Some(StoreError::ReadOnly { path }),
+        _ if code.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE => Some(StoreError::ReadOnly { path }),
+        _ => None,
+    }
 }
 
 /// A commit that failed may or may not be on the disk, and only a restart finds out.
@@ -127,9 +137,9 @@ fn end_the_process(path: &Path, error: &rusqlite::Error) -> ! {
 
 /// The transaction could not even begin, so nothing was written.
 fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
-    let why = || match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full { path: path.display().to_string() },
-        Some(rusqlite::ErrorCode::DatabaseBusy) => StoreError::Locked { path: path.display().to_string() },
+    let why = || match (refusal(error, path), error.sqlite_error_code()) {
+        (Some(refusal), _) => refusal,
+        (None, Some(rusqlite::ErrorCode::DatabaseBusy)) => StoreError::Locked { path: path.display().to_string() },
         _ => StoreError::File { action: "write", path: path.display().to_string(), source: error.to_string().into() },
     };
     for request in group {

@@ -1,0 +1,50 @@
+//! The kernel's clocks. `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` are the same for all processes of a machine, and begin anew with
+//! each boot; [`boot_id`] tells one boot from another.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of the wall clock since 1970; what people set and NTP corrects. Never take a duration from it.
+#[must_use]
+pub fn wall() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long this machine has been awake since it booted (`CLOCK_MONOTONIC`).
+#[must_use]
+pub fn awake() -> Duration {
+    read(ClockId::Monotonic)
+}
+
+/// How long ago this machine booted, the time it was suspended included (`CLOCK_BOOTTIME`).
+#[must_use]
+pub fn booted() -> Duration {
+    read(ClockId::Boottime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
+}
+
+/// The name of this boot of the machine; empty when the kernel does not tell.
+#[must_use]
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clocks_run() {
+        let (wall_before, before) = (wall(), awake());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(awake() > before && booted() >= before && wall() >= wall_before.saturating_sub(60_000));
+        assert_eq!((boot_id().len(), boot_id()), (36, boot_id()));
+    }
+}

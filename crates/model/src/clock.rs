@@ -1,0 +1,274 @@
+//! A clock for durations: it runs with the kernel's monotonic clock and shows the wall clock's time.
+//!
+//! A stamp on disk is a [`Moment`] of the wall clock, because people read it and a reboot must not void it. A duration must
+//! not be taken from the wall clock, which an administrator, NTP or a resumed virtual machine moves. [`Clock`] is the bridge:
+//! [`Clock::now`] never jumps; when the wall clock does, [`Clock::jump`] says by how much, the owner moves its stamps by the same
+//! amount, and calls [`Clock::follow`].
+//!
+//! Pure: the caller reads the kernel's clocks.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Moment;
+
+/// A smaller difference between wall clock and monotonic clock is no jump, in milliseconds: NTP slews by less.
+pub const TOLERANCE: u64 = 1000;
+
+/// What the kernel's clocks show at one moment, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The wall clock (`CLOCK_REALTIME`).
+    pub wall: Moment,
+    /// The time the machine was awake (`CLOCK_MONOTONIC`).
+    pub awake: u64,
+    /// The time since the machine booted, suspended or not (`CLOCK_BOOTTIME`).
+    pub booted: u64,
+}
+
+/// A jump of the wall clock, as seen by a process that counts the time by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jump {
+    /// When, by the wall clock after the jump.
+    pub at: Moment,
+    /// How far, in milliseconds; negative when the clock went back.
+    pub by: i64,
+    /// How much of it the machine was suspended for, in milliseconds.
+    #[serde(default)]
+    pub suspended: u64,
+}
+
+impl Jump {
+    /// How far the clock went forward, in milliseconds; zero when it went back.
+    #[must_use]
+    pub fn forward(&self) -> u64 {
+        u64::try_from(self.by).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Jump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = if self.by < 0 { "back" } else { "forward" };
+        if self.suspended >= TOLERANCE {
+            write!(f, "the machine was suspended for {}", Span(self.suspended))?;
+            let rest = self.by.saturating_sub_unsigned(self.suspended);
+            if rest.unsigned_abs() < TOLERANCE {
+                return Ok(());
+            }
+            let way = if rest < 0 { "back" } else { "forward" };
+            return write!(f, ", and its clock went {way} by {}", Span(rest.unsigned_abs()));
+        }
+        write!(f, "the clock of the machine went {way} by {}", Span(self.by.unsigned_abs()))
+    }
+}
+
+/// Milliseconds, as people say them: `1 h 5 min`, `90 s`.
+struct Span(u64);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.saturating_add(500) / 1000;
+        let two = |large: u64, name: &str, small: u64, less: &str| match small {
+            0 => format!("{large} {name}"),
+            _ => format!("{large} {name} {small} {less}"),
+        };
+        f.write_str(&match seconds {
+            0..120 => format!("{seconds} s"),
+            120..3600 => two(seconds / 60, "min", seconds % 60, "s"),
+            3600..172_800 => two(seconds / 3600, "h", seconds % 3600 / 60, "min"),
+            _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
+        })
+    }
+}
+
+/// Jumps that are remembered.
+const KEPT: usize = 16;
+
+/// A jump is told in `why` for this long, in milliseconds.
+const TOLD: u64 = 3_600_000;
+
+/// The jumps that this process saw, oldest first, each with when it was seen (`CLOCK_MONOTONIC`, in milliseconds).
+#[derive(Debug, Clone, Default)]
+pub struct Jumps(Vec<(u64, Jump)>);
+
+impl Jumps {
+    /// Adds a jump that was seen at `awake`.
+    pub fn push(&mut self, awake: u64, jump: Jump) {
+        if self.0.len() == KEPT {
+            // The oldest is counted with the next, so that files are taken for younger and never for older.
+            let (_, first) = self.0.remove(0);
+            if let Some((_, next)) = self.0.first_mut() {
+                next.by = next.by.saturating_add_unsigned(first.forward());
+            }
+        }
+        self.0.push((awake, jump));
+    }
+
+    /// The last one.
+    #[must_use]
+    pub fn last(&self) -> Option<Jump> {
+        self.0.last().map(|(_, jump)| *jump)
+    }
+
+    /// The last one, while people may still wonder.
+    #[must_use]
+    pub fn told(&self, now: Moment) -> Option<Jump> {
+        self.last().filter(|jump| now.since(jump.at) < TOLD)
+    }
+
+    /// The stamp that what happened at `since` may have: earlier, if the wall clock went forward between `since` and `now`.
+    #[must_use]
+    pub fn reach(&self, now: Moment, since: Moment) -> Moment {
+        // From the newest back: each jump that lies within the window makes the window wider.
+        let reach = |since: Moment, jump: &Jump| {
+            if jump.at >= since && jump.at <= now { since.moved(jump.by.max(0).saturating_neg()) } else { since }
+        };
+        self.0.iter().rev().fold(since, |since, (_, jump)| reach(since, jump))
+    }
+
+    /// How far the wall clock went forward within the last `window`: an age that is taken from it may be so much too large.
+    #[must_use]
+    pub fn forward_within(&self, awake: u64, window: Duration) -> Duration {
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let recent = self.0.iter().filter(|(seen, _)| awake.saturating_sub(*seen) <= window);
+        Duration::from_millis(recent.fold(0, |sum, (_, jump)| sum.saturating_add(jump.forward())))
+    }
+}
+
+/// The clock of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    anchor: Reading,
+}
+
+impl Clock {
+    /// A clock that shows the wall clock's time of now.
+    #[must_use]
+    pub const fn new(now: Reading) -> Self {
+        Self { anchor: now }
+    }
+
+    /// The time: the wall clock's at the last call of [`Clock::follow`], and as much more as has passed since.
+    #[must_use]
+    pub fn now(&self, reading: Reading) -> Moment {
+        Moment(self.anchor.wall.0.saturating_add(reading.awake.saturating_sub(self.anchor.awake)))
+    }
+
+    /// By how much the wall clock has jumped; none while it runs as it should.
+    #[must_use]
+    pub fn jump(&self, reading: Reading) -> Option<Jump> {
+        let by = i64::try_from(i128::from(reading.wall.0) - i128::from(self.now(reading).0)).ok()?;
+        let since = |now: u64, then: u64| now.saturating_sub(then);
+        let suspended =
+            since(reading.booted, self.anchor.booted).saturating_sub(since(reading.awake, self.anchor.awake));
+        (by.unsigned_abs() >= TOLERANCE).then_some(Jump { at: reading.wall, by, suspended })
+    }
+
+    /// Shows the wall clock's time from now on.
+    pub fn follow(&mut self, reading: Reading) {
+        self.anchor = reading;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Reading = Reading { wall: Moment(1_000_000_000), awake: 50_000, booted: 60_000 };
+
+    /// `awake` seconds later, `slept` of suspension between, and the wall clock moved by `moved` seconds.
+    fn later(awake: u64, slept: u64, moved: i64) -> Reading {
+        let wall = START.wall.0 + (awake + slept) * 1000;
+        Reading {
+            wall: Moment(wall.saturating_add_signed(moved * 1000)),
+            awake: START.awake + awake * 1000,
+            booted: START.booted + (awake + slept) * 1000,
+        }
+    }
+
+    #[test]
+    fn the_time_never_jumps_and_the_jump_is_named() {
+        for (slept, moved, said) in [
+            (0, -3600, "the clock of the machine went back by 1 h"),
+            (0, 3700, "the clock of the machine went forward by 1 h 1 min"),
+            (0, 11, "the clock of the machine went forward by 11 s"),
+            (0, -40_000_000, "the clock of the machine went back by 11 d 13 h"),
+            (7200, 0, "the machine was suspended for 2 h"),
+            (90, -3600, "the machine was suspended for 90 s, and its clock went back by 1 h"),
+            (90, 300, "the machine was suspended for 90 s, and its clock went forward by 5 min"),
+        ] {
+            let mut clock = Clock::new(START);
+            let reading = later(10, slept, moved);
+            assert_eq!(clock.now(reading), Moment(START.wall.0 + 10_000), "{said}");
+            let jump = clock.jump(reading).expect(said);
+            // 11 days before the start of the epoch is its start.
+            if moved > -40_000_000 {
+                assert_eq!((jump.to_string().as_str(), jump.at), (said, reading.wall));
+            }
+            clock.follow(reading);
+            assert_eq!((clock.now(reading), clock.jump(reading)), (reading.wall, None));
+        }
+    }
+
+    #[test]
+    fn a_slewed_clock_does_not_jump() {
+        let clock = Clock::new(START);
+        let slewed = Reading { wall: Moment(START.wall.0 + 10_999), ..later(10, 0, 0) };
+        assert_eq!((clock.jump(later(86_400, 0, 0)), clock.jump(slewed)), (None, None));
+        assert_eq!(clock.now(slewed), Moment(START.wall.0 + 10_000));
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_takes_no_time_away() {
+        let clock = Clock::new(START);
+        let before = Reading { awake: START.awake - 1, ..START };
+        assert_eq!(clock.now(before), START.wall);
+    }
+
+    fn jump(by: i64) -> Jump {
+        Jump { at: Moment(1_000_000), by, suspended: 0 }
+    }
+
+    #[test]
+    fn only_a_recent_jump_forward_makes_an_age_too_large() {
+        let mut jumps = Jumps::default();
+        let hour = Duration::from_secs(3600);
+        assert_eq!(jumps.forward_within(0, hour), Duration::ZERO);
+        jumps.push(1000, jump(-5_000_000));
+        jumps.push(2000, jump(7_200_000));
+        jumps.push(3000, jump(1500));
+        assert_eq!(jumps.forward_within(4000, hour), Duration::from_millis(7_201_500));
+        assert_eq!(jumps.forward_within(4000, Duration::from_secs(1)), Duration::from_millis(1500));
+        assert_eq!(jumps.forward_within(4_000_000, hour), Duration::ZERO);
+        assert_eq!(jumps.last(), Some(jump(1500)));
+        assert_eq!((jumps.told(Moment(1_000_000 + TOLD)), jumps.told(Moment(0))), (None, Some(jump(1500))));
+    }
+
+    #[test]
+    fn lines_of_the_last_minutes_are_found_though_the_clock_went_forward() {
+        let mut jumps = Jumps::default();
+        let minutes = |n: u64| Moment(1_000_000_000 + n * 60_000);
+        // At 10 it became 70, and three minutes later 73 became 103.
+        jumps.push(0, Jump { at: minutes(70), by: 3_600_000, suspended: 0 });
+        jumps.push(0, Jump { at: minutes(103), by: 1_800_000, suspended: 0 });
+        for (now, since, reaches) in
+            [(104, 103, 73), (104, 100, 70 - 60), (104, 99, 69 - 60), (120, 104, 104), (80, 75, 75)]
+        {
+            let reach = jumps.reach(minutes(now), minutes(since));
+            assert_eq!(reach, minutes(reaches), "{now} {since}");
+        }
+        let mut back = Jumps::default();
+        back.push(0, Jump { at: minutes(10), by: -3_600_000, suspended: 0 });
+        assert_eq!(back.reach(minutes(12), minutes(5)), minutes(5));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_errs_to_the_young() {
+        let mut jumps = Jumps::default();
+        (0..100).for_each(|n| jumps.push(n, jump(2000)));
+        assert_eq!(jumps.0.len(), KEPT);
+        assert_eq!(jumps.forward_within(100, Duration::from_secs(1)), Duration::from_secs(200));
+    }
+}
