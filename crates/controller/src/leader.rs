@@ -107,7 +107,7 @@ impl Lead {
 
     /// Renews the lead for as long as it can; returns when it is lost.
     pub(crate) async fn hold(&self) -> ServerError {
-        let mut renewed = tokio::time::Instant::now();
+        let (mut renewed, mut told) = (tokio::time::Instant::now(), false);
         loop {
             tokio::time::sleep(TTL / 4).await;
             let term = *self.term.lock().await;
@@ -116,12 +116,15 @@ impl Lead {
                 kept => kept.map_err(ServerError::from),
             };
             match kept {
-                Ok(()) => renewed = tokio::time::Instant::now(),
+                Ok(()) => (renewed, told) = (tokio::time::Instant::now(), false),
                 Err(error @ ServerError::NotLeading(_)) => return error,
                 // Where nobody can write nobody can take the lead either.
                 Err(ServerError::Store(error)) if error.is_refusal() => {
                     renewed = tokio::time::Instant::now();
-                    tracing::error!(%error, "cannot renew the lead");
+                    // Said once: it is tried again every few seconds.
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, "cannot renew the lead");
+                    }
                 }
                 // A store that is away for a moment changes nothing that runs; writes fail until it is back.
                 Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the lead"),

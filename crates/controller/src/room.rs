@@ -7,12 +7,7 @@ use crate::Settings;
 /// Refuses what would fill the disk, with the numbers. `what` is about to keep `more` bytes, as far as that is known.
 pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
-    if gantry_linux::disk::is_read_only(data) {
-        let refused = format!("the disk of {} is read-only, and {what} needs to write to it", data.display());
-        return Err(
-            Problem::new(503, refused).hint("`dmesg` says what the kernel found; it goes on once it can be written to")
-        );
-    }
+    takes_writes(settings, what)?;
     let needed = settings.collect.reserve.saturating_add(more);
     let (free, size) = gantry_linux::disk::space(data).map_err(|error| {
         Problem::internal(format!("cannot tell how much of the disk of {} is free: {error}", data.display()))
@@ -30,6 +25,18 @@ pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(),
     );
     let hint = "`gantry status` tells what takes the space; `gantry app destroy` and `gantry base rm` free some";
     Err(Problem::new(507, refused).hint(hint))
+}
+
+/// Refuses what would write to a disk that is read-only, by its name.
+fn takes_writes(settings: &Settings, what: &str) -> Result<(), Problem> {
+    let data = &settings.data;
+    if !gantry_linux::disk::is_read_only(data) {
+        return Ok(());
+    }
+    let refused =
+        format!("the disk of {} cannot be written to, it is read-only, and {what} needs to write", data.display());
+    Err(Problem::new(503, refused)
+        .hint("`dmesg` says what the kernel found; all goes on once the disk can be written to"))
 }
 
 /// Between two looks at the disk while something comes of which nobody said how large it is.

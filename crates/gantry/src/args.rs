@@ -28,6 +28,12 @@ pub(crate) struct Remote {
     /// A file with a token; GANTRY_TOKEN holds the token itself
     #[arg(long, global = true, env = "GANTRY_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// A file with settings: flags of `gantry up` without their dashes, as TOML; /etc/gantry/gantry.toml if there is one
+    #[arg(long, global = true, env = "GANTRY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The data folder that the settings name: the machine's own token is in it
+    #[arg(skip)]
+    pub(crate) data: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -37,8 +43,13 @@ pub(crate) struct Remote {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run everything on this machine: server, agent and router
+    ///
+    /// Each setting may stand in a settings file, too: /etc/gantry/gantry.toml, or the one that --config names. It is TOML: `listen =
+    /// "0.0.0.0:4680"`, one line for each flag, without its dashes. A flag comes before the environment, the environment before the file.
+    /// Secrets do not belong there. `gantry down`, `backup`, `restore`, `store check` and the commands that ask a server read it too, and
+    /// what the last `gantry up` of a data folder was given.
     Up(Machine),
-    /// Stop everything of Gantry's on this machine; data stays
+    /// Stop a cloud: `gantry up` and every container of it; data stays, and so do other clouds of this machine
     Down(Machine),
     /// Run the server alone: API, git door, registry, planner
     Server(Machine),
@@ -190,6 +201,9 @@ pub(crate) enum Command {
         skip_damaged: bool,
         file: PathBuf,
     },
+    /// Say whether this program can take over from a running one
+    #[command(hide = true)]
+    UpgradeCheck(Machine),
     /// Print a shell's completions
     Completions { shell: Shell },
 }
@@ -197,7 +211,7 @@ pub(crate) enum Command {
 /// This machine's settings.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Machine {
-    /// This machine's name; its host name if none
+    /// This machine's name; made of its host name if none
     #[arg(long, env = "GANTRY_MACHINE")]
     pub(crate) machine: Option<MachineName>,
     /// Where everything that must last is kept
@@ -213,7 +227,7 @@ pub(crate) struct Machine {
     #[arg(long, env = "GANTRY_HTTP", default_value = "0.0.0.0:80")]
     pub(crate) http: SocketAddr,
     /// Where apps are reached over HTTPS; needs --tls-cert and --tls-key
-    #[arg(long, env = "GANTRY_HTTPS", requires = "tls_cert", requires = "tls_key")]
+    #[arg(long, env = "GANTRY_HTTPS")]
     pub(crate) https: Option<SocketAddr>,
     /// The certificate chain, PEM
     #[arg(long, env = "GANTRY_TLS_CERT", value_name = "FILE")]

@@ -1,4 +1,4 @@
-//! `gantry down`: stops everything of Gantry's on this machine. Data stays: `gantry up` brings everything back.
+//! `gantry down`: stops one cloud, `up` and every container of it. Data stays: `gantry up` brings everything back.
 
 use std::path::Path;
 use std::time::Duration;
@@ -42,8 +42,26 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     }
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;
-    told!("Everything of Gantry's on this machine is stopped; `gantry up` brings it back.");
+    told!("The cloud of {} is stopped; `gantry up` brings it back.", machine.data.display());
+    for pid in others() {
+        told!("Another `gantry up` runs on this machine (process {pid}); it was not touched.");
+    }
     Ok(DONE)
+}
+
+/// Every other `gantry up`, by its command line.
+fn others() -> Vec<u32> {
+    let is_up = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        let program = words.next().is_some_and(|word| word.rsplit(|byte| *byte == b'/').next() == Some(b"gantry"));
+        program && words.any(|word| word == b"up")
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut found: Vec<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_up).collect();
+    found.sort_unstable();
+    found
 }
 
 async fn end_up(machine: &Machine) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ pub(crate) const DONE: Exit = Exit(0);
 /// Did not do what was asked; why was said already.
 pub(crate) const FAILED: Exit = Exit(1);
 /// The request made no sense.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// Out of time.
 pub(crate) const TIMED_OUT: Exit = Exit(70);
 

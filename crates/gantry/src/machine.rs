@@ -10,6 +10,7 @@ use gantry_controller::Network;
 use gantry_model::{MachineName, Seconds};
 use gantry_planner::Policy;
 use gantry_store::Address;
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
 
@@ -27,12 +28,43 @@ impl Machine {
         if let Some(name) = &self.machine {
             return Ok(name.clone());
         }
-        let uname = rustix::system::uname();
-        let host = uname.nodename().to_string_lossy().to_ascii_lowercase();
-        let first = host.split('.').next().unwrap_or_default();
-        let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
-        MachineName::parse(kept.trim_matches(|c: char| !c.is_ascii_lowercase()))
+        let host = host();
+        // A data folder keeps the name that it was begun with, for as long as its machine keeps its host name.
+        let known = match self.known() {
+            Some(known) => (known.host == host).then_some(known.name),
+            // Begun by a Gantry that noted no name, and left the digits away.
+            None if self.data.join("machine-token").exists() => name_without_digits(&host),
+            None => None,
+        };
+        known
+            .or_else(|| name_of(&host))
             .with_context(|| format!("the host name {host:?} cannot be a machine's name; give one with --machine"))
+    }
+
+    fn known(&self) -> Option<KnownName> {
+        serde_json::from_slice(&std::fs::read(self.data.join(NAME_FILE)).ok()?).ok()
+    }
+
+    /// Notes the machine's name in the data folder.
+    pub(crate) fn keep_name(&self) -> anyhow::Result<()> {
+        let (path, known) = (self.data.join(NAME_FILE), KnownName { name: self.name()?, host: host() });
+        if self.known().as_ref() == Some(&known) {
+            return Ok(());
+        }
+        let fresh = path.with_extension("new");
+        let written = || -> std::io::Result<()> {
+            std::fs::write(&fresh, serde_json::to_vec(&known)?)?;
+            std::fs::rename(&fresh, &path)
+        };
+        written().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// HTTPS needs an address, a certificate and a key.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        if self.https.is_some() && (self.tls_cert.is_none() || self.tls_key.is_none()) {
+            bail!("--https needs a certificate and its key: --tls-cert FILE --tls-key FILE");
+        }
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> Address {
@@ -115,13 +147,65 @@ impl Machine {
 
     /// The server, as agent and router on this machine reach it.
     pub(crate) fn server_url(&self) -> String {
-        let address = match self.listen.ip() {
-            IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            address => address,
-        };
-        format!("http://{}", SocketAddr::new(address, self.listen.port()))
+        url_of(self.listen)
     }
+}
+
+/// A server that listens there, as its own machine reaches it.
+pub(crate) fn url_of(listen: SocketAddr) -> String {
+    let address = match listen.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    format!("http://{}", SocketAddr::new(address, listen.port()))
+}
+
+/// In the data folder: the machine's name, and the host name that it was begun under.
+const NAME_FILE: &str = "machine.json";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownName {
+    name: MachineName,
+    host: String,
+}
+
+/// This machine's host name, in lower case.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+}
+
+/// The longest name of a machine.
+const NAME_MAX: usize = 40;
+
+/// The name of a machine with this host name: all of it up to the first dot, digits too. Two host names make two names: where something
+/// must be left away or replaced, a checksum of the whole host name stands at the end.
+fn name_of(host: &str) -> Option<MachineName> {
+    let first = host.split('.').next().unwrap_or_default();
+    if let Ok(name) = MachineName::parse(first) {
+        return Some(name);
+    }
+    let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let kept = kept.trim_matches('-');
+    // It begins with a letter.
+    let begin = if kept.starts_with(|c: char| c.is_ascii_lowercase()) { "" } else { "m-" };
+    let end = format!("-{:08x}", checksum(first));
+    let room = NAME_MAX - begin.len() - end.len();
+    let middle: String = kept.chars().take(room).collect();
+    let named = !middle.is_empty();
+    named.then(|| MachineName::parse(&format!("{begin}{middle}{end}")).ok()).flatten()
+}
+
+/// FNV-1a: the same on every machine and in every version.
+fn checksum(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The name that was made of a host name before machines kept their digits.
+fn name_without_digits(host: &str) -> Option<MachineName> {
+    let first = host.split('.').next().unwrap_or_default();
+    let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(NAME_MAX).collect();
+    MachineName::parse(kept.trim_matches(|c: char| !c.is_ascii_lowercase())).ok()
 }
 
 fn seconds(number: u32) -> Duration {
@@ -134,4 +218,54 @@ pub(crate) fn program() -> anyhow::Result<PathBuf> {
     // After an update the running program's file is "… (deleted)"; its successor has the name.
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or(path.clone(), PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(host: &str) -> String {
+        name_of(host).map(|name| name.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn two_host_names_make_two_machine_names() {
+        for (host, named) in [
+            ("web01", "web01"),
+            ("web02.example.org", "web02"),
+            ("ip-10-0-0-1", "ip-10-0-0-1"),
+            ("node-7", "node-7"),
+            ("a", "a"),
+        ] {
+            assert_eq!(name(host), named);
+        }
+        let long = |end: &str| format!("{}{end}", "x".repeat(45));
+        let hosts =
+            ["1web", "2web", "web_1", "web-1", "web_2", "10", "11", &long("1"), &long("2"), "wéb", "web-", "web"];
+        let names: std::collections::BTreeSet<String> = hosts.iter().map(|host| name(host)).collect();
+        assert_eq!(names.len(), hosts.len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.is_empty() && name.len() <= NAME_MAX), "{names:?}");
+        assert_eq!((name_of(""), name_of("---"), name_of(".x")), (None, None, None));
+    }
+
+    #[test]
+    fn a_data_folder_keeps_the_name_it_was_begun_with() {
+        use clap::Parser;
+        let folder = tempfile::tempdir().expect("a folder");
+        let words = ["gantry", "up", "--data", folder.path().to_str().expect("text")];
+        let crate::args::Command::Up(machine) = crate::args::Args::parse_from(words).command else { panic!("up") };
+        let (fresh, old) = (name_of(&host()), name_without_digits(&host()));
+        assert_eq!(machine.name().ok(), fresh);
+        // Begun by an earlier Gantry.
+        std::fs::write(folder.path().join("machine-token"), "x").expect("written");
+        assert_eq!(machine.name().ok(), old.or_else(|| fresh.clone()));
+        let keep = |name: &str, host: String| {
+            let known = KnownName { name: MachineName::parse(name).expect("a name"), host };
+            std::fs::write(folder.path().join(NAME_FILE), serde_json::to_vec(&known).expect("JSON")).expect("written");
+            machine.name().ok().map(|name| name.to_string())
+        };
+        assert_eq!(keep("kept", host()).as_deref(), Some("kept"));
+        // Copied to a machine of another name: that one is named, and the server refuses the folder.
+        assert_eq!(keep("kept", "elsewhere".to_owned()), fresh.map(|name| name.to_string()));
+    }
 }

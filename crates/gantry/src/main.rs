@@ -15,11 +15,11 @@ mod printer;
 mod remote;
 mod restore;
 mod services;
+mod settings;
 mod up;
+mod upgrade;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 fn main() -> ExitCode {
     // Folders that containers see must not depend on whoever's umask this was started with; what is secret says so itself.
@@ -33,7 +33,13 @@ fn main() -> ExitCode {
     if services::is_orphan() {
         return ExitCode::FAILURE;
     }
-    let args = args::Args::parse();
+    let args = match settings::parse() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("gantry: {error}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -8,8 +8,8 @@ use gantry_api::Client;
 
 use crate::args::Remote;
 
-/// Where the first administrator's token is, on the server's own machine.
-const ADMIN_TOKEN: &str = "/var/lib/gantry/admin-token";
+/// Where the data of the server is, on its own machine, unless the settings say so; the first administrator's token is in it.
+const DATA: &str = "/var/lib/gantry";
 
 /// A client with the token that is at hand: GANTRY_TOKEN, a file that was named, one's own, or the machine's.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
@@ -33,7 +33,8 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
     }
     let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/token"));
     // The machine's own is for its own server, and goes nowhere else.
-    let machine_s = is_here(&remote.url).then(|| PathBuf::from(ADMIN_TOKEN));
+    let data = remote.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
+    let machine_s = is_here(&remote.url).then(|| data.join("admin-token"));
     for path in own.into_iter().chain(machine_s) {
         match std::fs::read_to_string(&path) {
             Ok(text) => return Ok(text.trim().to_owned()),

@@ -22,6 +22,8 @@ pub(crate) fn is_orphan() -> bool {
     let Some(parent) = std::env::var(MINDED_BY).ok().and_then(|text| text.parse::<i32>().ok()) else {
         return false;
     };
+    // It is started through a descriptor, and would have its number for a name.
+    let _ = rustix::thread::set_name(c"gantry");
     let bound = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     bound.is_err() || now != Some(parent)

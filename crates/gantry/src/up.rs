@@ -1,25 +1,28 @@
 //! `gantry up`: starts and minds server, agent and router. One that dies is started again; containers run on.
 //!
 //! It holds the listening sockets and hands them to each router, so that connections wait in them while a router that died
-//! is started again. On SIGHUP every service is replaced by the program as it is now on disk; the old router ends only
-//! once the new one serves.
+//! is started again. On SIGHUP every service is replaced by the program as it is now on disk, once that has said that it can take over
+//! (`upgrade`); the old router ends only once the new one serves.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gantry_router::Listeners;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::args::Machine;
 use crate::exit::{DONE, Exit};
 use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
-use crate::machine::{program, require_root};
+use crate::machine::require_root;
 use crate::printer::told;
 use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, start_logging};
+use crate::settings;
+use crate::upgrade::{self, Program};
 
 /// Pauses before a service that died is started again: the first, and the longest. A server that cannot start costs little to
 /// try, and whoever mends what is wrong at night wants it back at once.
@@ -48,8 +51,11 @@ const SERVICES: [&str; 3] = ["server", "agent", "router"];
 pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("up");
     require_root()?;
+    machine.check()?;
     make_folders(machine)?;
     let _lock = lock(machine)?;
+    keep_settings(machine)?;
+    let (accepted, program) = watch::channel(Arc::new(Program::of_this_process()?));
     let Listeners { plain, secure } = open_listeners(machine)?;
     // Whoever asks while a service is still starting is told so by a refused connection; a taken port is told here.
     drop(
@@ -63,7 +69,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     let mut minders = Vec::new();
     for name in SERVICES {
         let sockets = if name == "router" { std::mem::take(&mut sockets) } else { Vec::new() };
-        minders.push(Minder::start(Service::new(name, arguments(name, machine)?, sockets))?);
+        minders.push(Minder::start(Service::new(name, arguments(name, machine)?, sockets, program.clone()))?);
     }
     told!("Apps are served at http://<app>.{}:{}/", machine.domain, machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
@@ -71,10 +77,14 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     loop {
         tokio::select! {
             () = &mut ending => break,
-            _ = hangup.recv() => {
-                for minder in &minders {
-                    minder.replace().await;
+            _ = hangup.recv() => match newer(&program, machine).await {
+                Ok(newer) => {
+                    accepted.send_replace(Arc::new(newer));
+                    for minder in &minders {
+                        minder.replace().await;
+                    }
                 }
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the new program is not taken; the old one serves on"),
             }
         }
     }
@@ -84,18 +94,39 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
+/// The program that is on disk now, if it can take over.
+async fn newer(program: &watch::Receiver<Arc<Program>>, machine: &Machine) -> anyhow::Result<Program> {
+    let newer = program.borrow().newer()?;
+    newer.ask(&arguments(upgrade::COMMAND, machine)?).await?;
+    Ok(newer)
+}
+
+/// Keeps the machine's name and the settings for the commands that come after. On a disk that takes no writes those of before stay.
+fn keep_settings(machine: &Machine) -> anyhow::Result<()> {
+    let words = arguments("up", machine)?;
+    let pairs: Vec<(String, String)> =
+        words[1..].chunks_exact(2).map(|pair| (pair[0].trim_start_matches("--").to_owned(), pair[1].clone())).collect();
+    let kept = machine.keep_name().and_then(|()| settings::record(machine, &pairs).context("cannot keep the settings"));
+    if let Err(error) = kept {
+        tracing::warn!(error = format!("{error:#}"), "`gantry down` and its like need the flags of this `up`");
+    }
+    Ok(())
+}
+
 /// One `up` per data folder. The lock goes with the process.
 fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     use std::io::Write;
     let path = machine.data.join("up.lock");
-    let mut file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let is_read_only = opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem);
+    // Where nothing can be written what is there can be served, and locked.
+    let opened = if is_read_only { std::fs::File::open(&path) } else { opened };
+    let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("another `gantry up` runs with the data folder {}", machine.data.display());
+    }
+    if is_read_only {
+        return Ok(file);
     }
     file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).context("cannot write the lock")?;
     Ok(file)
@@ -140,6 +171,8 @@ struct Service {
     name: &'static str,
     arguments: Vec<String>,
     sockets: Vec<TcpListener>,
+    /// The one that was accepted last.
+    program: watch::Receiver<Arc<Program>>,
     /// Of a router: which it is.
     number: u64,
     child: Option<Child>,
@@ -148,15 +181,21 @@ struct Service {
 }
 
 impl Service {
-    fn new(name: &'static str, arguments: Vec<String>, sockets: Vec<TcpListener>) -> Self {
+    fn new(
+        name: &'static str,
+        arguments: Vec<String>,
+        sockets: Vec<TcpListener>,
+        program: watch::Receiver<Arc<Program>>,
+    ) -> Self {
         // Another than any that an `up` before this one gave.
         let number = jiff::Timestamp::now().as_millisecond().unsigned_abs();
-        Self { name, arguments, sockets, number, child: None, started: Instant::now(), backoff: BACKOFF.0 }
+        Self { name, arguments, sockets, program, number, child: None, started: Instant::now(), backoff: BACKOFF.0 }
     }
 
     fn spawn(&self) -> anyhow::Result<(Child, Offer)> {
         let (offer, stdin) = Offer::new(&self.sockets)?;
-        let mut command = Command::new(program()?);
+        let program = Arc::clone(&self.program.borrow());
+        let mut command = program.command();
         command
             .args(&self.arguments)
             .env(MINDED_BY, std::process::id().to_string())

@@ -113,6 +113,8 @@ pub struct Repositories {
     hooks: PathBuf,
     socket: PathBuf,
     looked: Looked,
+    /// What hooks run instead of the program on disk: the one that this process runs, where it is Gantry.
+    hooked: Option<String>,
 }
 
 impl Repositories {
@@ -125,7 +127,8 @@ impl Repositories {
         let hooks = folder.join("hooks");
         let quoted = program.display().to_string().replace('\'', "'\\''");
         let write = |name: &str| -> io::Result<()> {
-            let text = format!("#!/bin/sh\nexec '{quoted}' git-hook {name}\n");
+            let text =
+                format!("#!/bin/sh\nprogram='{quoted}'\nexec \"${{GANTRY_PROGRAM:-$program}}\" git-hook {name}\n");
             // A disk may take no writes.
             if std::fs::read_to_string(hooks.join(name)).is_ok_and(|known| known == text) {
                 return Ok(());
@@ -139,8 +142,12 @@ impl Repositories {
         for name in ["pre-receive", "proc-receive"] {
             write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
         }
-        let repositories =
-            Self { folder: folder.to_owned(), hooks, socket: socket.to_owned(), looked: Looked::default() };
+        // After an update the running program's file is "… (deleted)"; its successor has the name.
+        let own = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
+        let is_own = own.strip_suffix(" (deleted)").unwrap_or(&own) == program.to_string_lossy();
+        let hooked = is_own.then(|| format!("/proc/{}/exe", std::process::id()));
+        let looked = Looked::default();
+        let repositories = Self { folder: folder.to_owned(), hooks, socket: socket.to_owned(), looked, hooked };
         repositories.sweep();
         Ok(repositories)
     }
@@ -344,6 +351,8 @@ impl Repositories {
             .service(app, service, protocol)
             .arg(self.path(app))
             .env("GANTRY_GIT_SOCKET", &self.socket)
+            // This very program, whatever has been put in its place on disk since.
+            .envs(self.hooked.iter().map(|program| ("GANTRY_PROGRAM", program)))
             .env("GANTRY_PUSH", push)
             .env("GANTRY_BRANCH", branch)
             .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))

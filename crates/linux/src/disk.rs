@@ -55,10 +55,16 @@ pub fn space(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
-/// The file system of `path` is read-only, by itself or as it is mounted there.
+/// The file system of the folder `path` takes no writes: it is read-only, as mounted or because the kernel found an error in it, or fails. A file
+/// without a name is made in it to find out, for not every kernel marks a file system that it has stopped.
 #[must_use]
 pub fn is_read_only(path: &Path) -> bool {
-    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+    use rustix::io::Errno;
+    let marked = rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let made =
+        || rustix::fs::open(path, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+    marked || matches!(made(), Err(Errno::ROFS | Errno::IO))
 }
 
 /// Tells when to count what is written: at first, when the disk has less than before, and now and then. Looking takes one
@@ -112,6 +118,7 @@ mod tests {
         // Somebody removes something, and somebody else writes as much.
         assert!(!watch.is_due(12 * LESS, now) && watch.is_due(11 * LESS, now));
         assert!(!watch.is_due(11 * LESS, now + COUNT / 2) && watch.is_due(11 * LESS, now + COUNT));
+        assert!(!is_read_only(&std::env::temp_dir()));
         assert!(free(Path::new("/")) > 0 && free(Path::new("/nonexistent")) == 0);
     }
 }

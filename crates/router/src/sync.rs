@@ -1,12 +1,14 @@
 //! The server's news, and news for it. A server that is away, or says nothing, changes nothing.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use gantry_api::Client;
 use gantry_api::types::{RouterReport, TableAnswer};
-use gantry_model::Moment;
+use gantry_model::clock::{Clock, Reading};
+use gantry_model::{AppName, FailureRun, Moment, RequestFailure};
 use tokio::time::Instant;
 
 use crate::Router;
@@ -54,10 +56,36 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     }
 }
 
-/// The router's wall clock.
+/// The router's own time: the wall clock's when it started, and as much more as has passed since. A report shifts its stamps to the wall clock of
+/// now.
 pub(crate) fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    clock().now(reading())
+}
+
+fn clock() -> &'static Clock {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    CLOCK.get_or_init(|| Clock::new(reading()))
+}
+
+fn reading() -> Reading {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Reading {
+        wall: Moment(gantry_linux::clock::wall()),
+        awake: millis(gantry_linux::clock::awake()),
+        booted: millis(gantry_linux::clock::booted()),
+    }
+}
+
+/// The failures, with the wall clock's stamps.
+fn failures(router: &Router) -> BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>> {
+    let mut failures = router.routing.failures(now());
+    if let Some(jump) = clock().jump(reading()) {
+        for run in failures.values_mut().flat_map(BTreeMap::values_mut) {
+            run.since = run.since.moved(jump.by);
+            run.last = run.last.moved(jump.by);
+        }
+    }
+    failures
 }
 
 fn state(router: &Router, gone: bool) -> RouterReport {
@@ -67,7 +95,7 @@ fn state(router: &Router, gone: bool) -> RouterReport {
         generation: router.routing.generation().unwrap_or_default(),
         active: router.routing.active(),
         counts: router.routing.counts(),
-        failures: router.routing.failures(now()),
+        failures: failures(router),
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use address::{Address, AddressError};
-pub use sqlite::{check as check_file, forget, is_writable, seal_off};
+pub use sqlite::{check as check_file, check_format, forget, is_writable, seal_off};
 
 /// The number of a committed write, rising by at least one each. All keys share it.
 pub type Revision = i64;

@@ -60,8 +60,54 @@ async fn the_undamaged_copy_opens() {
 async fn a_newer_format_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_store(folder.path()).await;
+    gantry_store::check_format(&path).expect("a format that is known");
     rusqlite::Connection::open(&path).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("changed");
+    let refused = gantry_store::check_format(&path).expect_err("a newer one");
+    assert!(matches!(refused, StoreError::Newer { found: 99, known: 2, .. }), "{refused}");
     assert!(matches!(why(&path).await, StoreError::Newer { found: 99, known: 2, .. }));
+}
+
+#[tokio::test]
+async fn a_format_is_read_while_another_process_writes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    let store = open(&Address::File(path.clone())).await.expect("a store");
+    for n in 0..20 {
+        store.commit(Txn::default().put(format!("key/{n}"), "x")).await.expect("written");
+        gantry_store::check_format(&path).expect("a format that is known");
+    }
+}
+
+#[tokio::test]
+async fn leases_of_another_boot_and_of_an_earlier_gantry_are_over() {
+    use std::time::Duration;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let lease = store.grant(Duration::from_secs(600)).await.expect("a lease");
+    store.commit(Txn::default().put_leased("leader", "m", lease)).await.expect("written");
+    drop(store);
+    let change = |sql: &str| rusqlite::Connection::open(&path).and_then(|c| c.execute_batch(sql)).expect("changed");
+    let leader = async || {
+        let store = open(&Address::File(path.clone())).await.expect("a store");
+        for _ in 0..40 {
+            if store.get("leader").await.expect("read").is_none() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        true
+    };
+    assert!(leader().await, "a restart of the process ends no lease");
+    change("UPDATE leases SET boot = 'another'");
+    assert!(!leader().await, "a reboot does");
+    // By an earlier Gantry: without the column, and with the time of its wall clock.
+    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let lease = store.grant(Duration::from_secs(600)).await.expect("a lease");
+    store.commit(Txn::default().put_leased("leader", "m", lease)).await.expect("written");
+    drop(store);
+    change("UPDATE leases SET expires = 4000000000000; ALTER TABLE leases DROP COLUMN boot");
+    assert!(!leader().await, "that one has ended");
 }
 
 #[tokio::test]

@@ -66,8 +66,14 @@ impl Shifted {
 }
 
 #[test]
-fn a_jump_of_the_wall_clock_holds_up_and_ends_nothing() {
-    let shifted = Shifted::start();
+fn neither_a_clock_that_jumps_nor_a_program_that_does_not_run_ends_anything() {
+    let mut shifted = Shifted::start();
+    a_jump_holds_up_and_ends_nothing(&shifted);
+    a_program_that_cannot_take_over_leaves_the_old_one(&shifted);
+    what_up_was_given_is_not_asked_for_again(&mut shifted.world);
+}
+
+fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     let world = &shifted.world;
     let _ = world.gantry(&["app", "create", "shop"]).good();
     let shop = world.repository("shop", None);
@@ -120,4 +126,86 @@ fn a_jump_of_the_wall_clock_holds_up_and_ends_nothing() {
     shifted.set(0);
     world.kill_service("server");
     shifted.ends_well(4);
+}
+
+/// Other programs in the place of the one that runs: `up` asks them first.
+fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
+    let world = &shifted.world;
+    let (place, good) = (world.path("gantry"), world.path("gantry-good"));
+    std::fs::rename(&place, &good).expect("moved");
+    let hangs = world.path("hangs");
+    let mut gcc = Command::new("gcc");
+    let source = world.path("hangs.c");
+    std::fs::write(&source, "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n").expect("written");
+    let _ = run({
+        gcc.arg("-o").arg(&hangs).arg(&source);
+        gcc
+    })
+    .good();
+    let pids = || ["server", "agent", "router"].map(|service| world.service_pid(service));
+    let before = pids();
+    let refused = |times: usize| {
+        world.replace_services();
+        world.wait("it is refused", |world| {
+            (world.log().matches("the new program is not taken").count() == times).then_some(())
+        });
+        assert_eq!(pids(), before, "the old ones serve on: {}", world.log());
+        let _ = world.gantry(&["status"]).good();
+    };
+    refused(1);
+    for (times, bad) in [(2, "/bin/false"), (3, "/bin/true"), (4, "/usr/bin/yes"), (5, hangs.to_str().expect("text"))] {
+        std::fs::copy(bad, &place).expect("copied");
+        refused(times);
+        std::fs::remove_file(&place).expect("removed");
+    }
+    // A service that dies is started from the program that was accepted, and so are the hooks of git.
+    std::fs::copy("/bin/false", &place).expect("copied");
+    world.kill_service("server");
+    world.wait("it is back", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+    let five = world.repository("shop", None);
+    five.write("five", "5");
+    five.commit("five");
+    let _ = five.push().good();
+    // A good one takes over.
+    std::fs::remove_file(&place).expect("removed");
+    std::fs::rename(&good, &place).expect("moved");
+    let before = pids();
+    world.replace_services();
+    world.wait("they are replaced", |_| {
+        let now = pids();
+        (0..3).all(|n| now[n].is_some() && now[n] != before[n]).then_some(())
+    });
+    world.wait("it serves", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+}
+
+/// A settings file and the record of `up` save every flag.
+fn what_up_was_given_is_not_asked_for_again(world: &mut World) {
+    let data = world.path("data").display().to_string();
+    let plain = |arguments: &[&str]| {
+        let mut command = Command::new(world.path("gantry"));
+        command.args(arguments);
+        for name in ["GANTRY_URL", "GANTRY_TOKEN", "GANTRY_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        run(command)
+    };
+    let file = world.path("gantry.toml");
+    std::fs::write(&file, format!("listen = \"127.0.0.1:{}\"\ndata = \"{data}\"\n", world.api_port()))
+        .expect("written");
+    let config = file.to_str().expect("text");
+    assert!(plain(&["--config", config, "status"]).good().out.contains("shop"));
+    assert!(plain(&["store", "check", "--config", config]).good().out.starts_with("sound"));
+    std::fs::write(&file, "dataa = \"/x\"\n").expect("written");
+    let refused = plain(&["--config", config, "down"]);
+    assert_eq!(refused.status, 2);
+    assert!(refused.err.contains("line 1, column 1: there is no setting dataa; did you mean data?"), "{}", refused.err);
+    let backup = world.path("backup.tar").display().to_string();
+    let _ = plain(&["backup", "--data", &data, &backup]).good();
+    let down = plain(&["down", "--data", &data]).good();
+    assert!(down.err.contains(&format!("The cloud of {data} is stopped")), "{}", down.err);
+    let mut link = Command::new("ip");
+    link.args(["link", "show", world.name()]);
+    assert_ne!(run(link).status, 0, "its bridge is gone");
+    world.up();
+    let _ = world.down().good();
 }

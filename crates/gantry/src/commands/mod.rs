@@ -17,7 +17,7 @@ use gantry_model::ImageSettings;
 use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
-use crate::{backup, down, remote, restore, services, up};
+use crate::{backup, down, remote, restore, services, up, upgrade};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -33,6 +33,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Check(machine) => backup::check_everything(&machine).await,
         Command::Backup { machine, file } => backup::backup(&machine, &file).await,
         Command::Restore { machine, skip_damaged, file } => restore::restore(&machine, &file, skip_damaged).await,
+        Command::UpgradeCheck(machine) => upgrade::check(&machine),
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -217,6 +217,24 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     reading(path).map_err(|error| explain("open", path, error))
 }
 
+/// Whether this code knows the file's format; it may be used by another process.
+///
+/// # Errors
+/// [`StoreError::Newer`], [`StoreError::Damaged`] or [`StoreError::File`].
+pub fn check_format(path: &Path) -> Result<(), StoreError> {
+    let fail = |error| explain("read the format of", path, error);
+    let connection = reading(path).map_err(fail)?;
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
+    if number("application_id")? != APPLICATION_ID {
+        let detail = "it is not a Gantry store".to_owned();
+        return Err(StoreError::Damaged { path: path.display().to_string(), detail });
+    }
+    match number("user_version")? {
+        found if found > FORMAT => Err(StoreError::Newer { path: path.display().to_string(), found, known: FORMAT }),
+        _ => Ok(()),
+    }
+}
+
 /// A connection that writes nothing. SQLite wants to make a log where there is none, even to read; without a log the file is all that there
 /// is, and nobody can write to it: it is opened as one that does not change.
 fn reading(path: &Path) -> rusqlite::Result<Connection> {

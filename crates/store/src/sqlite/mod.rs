@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
 use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch};
-pub use file::{check, forget, seal_off};
+pub use file::{check, check_format, forget, seal_off};
 use write::{Request, Writer};
 
 /// The embedded store.

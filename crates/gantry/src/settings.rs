@@ -1,0 +1,338 @@
+//! Settings that are in no flag: the settings file, and what the last `gantry up` of a data folder was given.
+//!
+//! Precedence: flag, environment, settings file, record of `up`, default. Both sources become defaults of the command line, so that clap
+//! itself applies the order, and checks the values.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args as _, Command, CommandFactory, FromArgMatches};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::args::{Args, Machine, Remote};
+use crate::services::MINDED_BY;
+
+/// The settings file when none is named.
+const FILE: &str = "/etc/gantry/gantry.toml";
+
+/// In the data folder and in the run folder: what the last `gantry up` was given.
+const RECORD: &str = "up.toml";
+
+/// The longest file that is read.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// Settings of a client that are no flag of `up`.
+const CLIENT: [&str; 2] = ["url", "token-file"];
+
+/// Values by the name of their flag.
+type Values = BTreeMap<String, String>;
+
+/// Why a settings file is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// It cannot be read.
+    #[error("cannot read the settings file {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("settings file {path}, line {line}, column {column}: {why}")]
+    Wrong {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1, in characters.
+        column: usize,
+        /// What, and what would be right.
+        why: String,
+    },
+}
+
+/// Reads the command line, with defaults from the settings file and the record.
+pub(crate) fn parse() -> Result<Args, SettingsError> {
+    let command = Args::command();
+    let matches = command.clone().get_matches();
+    // A service is given every setting by `up`.
+    if std::env::var_os(MINDED_BY).is_some() {
+        return Ok(args(&matches));
+    }
+    let mut values = match matches.get_one::<PathBuf>("config") {
+        Some(path) => read(path)?,
+        None => read_default(Path::new(FILE))?,
+    };
+    let (name, own) = innermost(&matches);
+    // `up` is given anew what it is to be; its record is for those that come after it.
+    if name != "up" {
+        let told = |id: &str| {
+            // Not every command has the flag, and clap wants to be asked first.
+            let path = own.try_get_one::<PathBuf>(id).ok().flatten()?;
+            let set = matches!(own.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+            set.then(|| path.clone())
+        };
+        // Of an explicit setting before the usual place.
+        let of_file = |id: &str| values.get(id).map(PathBuf::from);
+        let folder = told("data").or_else(|| told("run")).or_else(|| of_file("data")).or_else(|| of_file("run"));
+        let folder = folder.unwrap_or_else(|| PathBuf::from("/var/lib/gantry"));
+        for (key, value) in recorded(&folder) {
+            values.entry(key).or_insert(value);
+        }
+    }
+    // The server of a settings file is at the address that it listens on.
+    if !values.contains_key("url")
+        && let Some(url) = values.get("listen").and_then(|listen| listen.parse().ok()).map(crate::machine::url_of)
+    {
+        values.insert("url".to_owned(), url);
+    }
+    let matches = with_defaults(command, &values).get_matches();
+    let mut args = args(&matches);
+    args.remote.data = values.get("data").map(PathBuf::from);
+    Ok(args)
+}
+
+fn args(matches: &ArgMatches) -> Args {
+    Args::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The subcommand that was asked for, whose settings count: `store check` is one of `store`'s.
+fn innermost(matches: &ArgMatches) -> (&str, &ArgMatches) {
+    let mut found = ("", matches);
+    while let Some(next) = found.1.subcommand() {
+        found = next;
+    }
+    found
+}
+
+/// The settings that a file may have: every flag of `up`, and those of a client.
+fn known() -> Command {
+    Remote::augment_args(Machine::augment_args(Command::new("gantry")))
+}
+
+/// Those flags' names.
+fn keys(known: &Command) -> Vec<&str> {
+    let machine = Machine::augment_args(Command::new(""));
+    let of_machine = |key: &str| machine.get_arguments().any(|arg| arg.get_long() == Some(key));
+    let all = known.get_arguments().filter_map(clap::Arg::get_long);
+    all.filter(|key| CLIENT.contains(key) || of_machine(key)).collect()
+}
+
+fn read_default(path: &Path) -> Result<Values, SettingsError> {
+    match read(path) {
+        // Whoever is not meant to read it has settings of their own.
+        Err(SettingsError::Read { source, .. })
+            if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) =>
+        {
+            Ok(Values::new())
+        }
+        read => read,
+    }
+}
+
+fn read(path: &Path) -> Result<Values, SettingsError> {
+    use std::io::Read;
+    let failed = |source| SettingsError::Read { path: path.display().to_string(), source };
+    let mut text = String::new();
+    std::fs::File::open(path).and_then(|file| file.take(SIZE_MAX).read_to_string(&mut text)).map_err(failed)?;
+    values(&path.display().to_string(), &text)
+}
+
+/// What the last `gantry up` of a folder was given; nothing where there was none, or of one that is not readable.
+fn recorded(folder: &Path) -> Values {
+    let path = folder.join(RECORD);
+    std::fs::read_to_string(&path).ok().and_then(|text| values("", &text).ok()).unwrap_or_default()
+}
+
+/// Reads and checks a settings file.
+fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
+    let wrong = |at: usize, why: String| {
+        let before = text.get(..at).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        SettingsError::Wrong { path: path.to_owned(), line, column, why }
+    };
+    let table = DeTable::parse(text)
+        .map_err(|error| wrong(error.span().map_or(0, |span| span.start), error.message().trim().to_owned()))?;
+    let known = known();
+    let keys = keys(&known);
+    let mut found = Values::new();
+    for (key, value) in table.get_ref() {
+        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        if !keys.contains(&name) {
+            return Err(wrong(at, unknown(name, &keys)));
+        }
+        let value_at = value.span().start;
+        let text = plain(value).ok_or_else(|| {
+            wrong(value_at, format!("{name} is a text in quotes or a whole number, for example {name} = \"…\""))
+        })?;
+        if let Err(why) = check(&known, name, &text) {
+            return Err(wrong(value_at, why));
+        }
+        found.insert(name.to_owned(), text);
+    }
+    Ok(found)
+}
+
+/// A text or a whole number, as a flag has it.
+fn plain(value: &Spanned<DeValue<'_>>) -> Option<String> {
+    match value.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),
+        _ => None,
+    }
+}
+
+fn unknown(name: &str, keys: &[&str]) -> String {
+    if matches!(name, "token" | "admin-token" | "password" | "secret") {
+        return format!("{name} is a secret and does not belong here; token-file names the file that holds it");
+    }
+    let alike = |key: &&&str| strsim::damerau_levenshtein(&name.to_lowercase().replace('_', "-"), key);
+    match keys.iter().min_by_key(alike).filter(|key| alike(key) <= 1 + name.len() / 4) {
+        Some(near) => format!("there is no setting {name}; did you mean {near}?"),
+        None => format!("there is no setting {name}; `gantry up --help` lists them"),
+    }
+}
+
+/// Whether a flag takes this value; if not, why.
+fn check(known: &Command, name: &str, value: &str) -> Result<(), String> {
+    let Some(arg) = known.get_arguments().find(|arg| arg.get_long() == Some(name)) else { return Ok(()) };
+    let command = Command::new("gantry").arg(arg.clone().global(false));
+    let words = [OsString::from("gantry"), format!("--{name}={value}").into()];
+    let Err(error) = command.try_get_matches_from(words) else { return Ok(()) };
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    // clap's own words name the flag; what comes after them says why.
+    let why = first.rsplit_once(">': ").map_or(first, |(_, why)| why);
+    Err(format!("{name} cannot be {value:?}: {why}"))
+}
+
+/// The command line with these values as defaults, wherever their flag is.
+fn with_defaults(command: Command, values: &Values) -> Command {
+    // clap keeps what it borrows for as long as the program runs.
+    let leak = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
+    let mut command = command;
+    for (key, value) in values {
+        let ids: Vec<String> = command
+            .get_arguments()
+            .filter(|arg| arg.get_long() == Some(key))
+            .map(|arg| arg.get_id().to_string())
+            .collect();
+        for id in ids {
+            command = command.mut_arg(id, |arg| arg.default_value(leak(value)));
+        }
+    }
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |sub| with_defaults(sub, values));
+    }
+    command
+}
+
+/// Keeps what `up` was given, for `down`, `backup` and the like: in the data folder, and in the run folder.
+pub(crate) fn record(machine: &Machine, arguments: &[(String, String)]) -> std::io::Result<()> {
+    let mut text = String::from(
+        "# What the last `gantry up` was given; commands on this machine read it. Written anew by each.\n",
+    );
+    for (flag, value) in arguments {
+        text.push_str(&format!("{flag} = {}\n", toml_text(value)));
+    }
+    for folder in [&machine.data, &machine.run] {
+        let path = folder.join(RECORD);
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            continue;
+        }
+        let fresh = folder.join(format!("{RECORD}.new"));
+        std::fs::write(&fresh, &text)?;
+        std::fs::rename(&fresh, &path)?;
+    }
+    Ok(())
+}
+
+/// A text as TOML writes it.
+fn toml_text(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        values("g.toml", text).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_settings_file_has_the_flags_of_up() {
+        let text = "# one\ndata = \"/srv/a \\\"b\\\"\"\nwatch = 7\nreserve = \"2G\"\ncompile-memory = 1048576\nurl = 'http://h:1'\n";
+        let found = values("g.toml", text).expect("read");
+        let expected = [
+            ("compile-memory", "1048576"),
+            ("data", "/srv/a \"b\""),
+            ("reserve", "2G"),
+            ("url", "http://h:1"),
+            ("watch", "7"),
+        ];
+        assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        for (key, value) in &found {
+            assert_eq!(values("", &format!("{key} = {}", toml_text(value))).expect("read")[key], *value);
+        }
+        let keys: Vec<String> = keys(&known()).into_iter().map(str::to_owned).collect();
+        assert!(keys.contains(&"tls-cert".to_owned()) && keys.contains(&"token-file".to_owned()) && keys.len() > 20);
+        assert!(!keys.iter().any(|key| key == "json" || key == "config"), "{keys:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place_and_the_nearest_key() {
+        for (text, place, why) in [
+            ("\n  dta = \"/x\"", "line 2, column 3", "there is no setting dta; did you mean data?"),
+            ("compile_time = 3", "line 1, column 1", "did you mean compile-time?"),
+            ("Listen = \"127.0.0.1:1\"", "line 1, column 1", "did you mean listen?"),
+            ("colour = 1", "line 1, column 1", "`gantry up --help` lists them"),
+            ("token = 'x'", "line 1, column 1", "token is a secret and does not belong here; token-file names"),
+            ("watch = 'soon'", "line 1, column 9", "watch cannot be \"soon\": invalid digit"),
+            ("watch = -1", "line 1, column 9", "watch cannot be \"-1\""),
+            ("reserve = 'lots'", "line 1, column 11", "\"lots\" is not a size"),
+            ("domain = 'ü ü'", "line 1, column 10", "domain cannot be"),
+            ("listen = true", "line 1, column 10", "listen is a text in quotes or a whole number"),
+            ("[up]\nlisten = '127.0.0.1:1'", "line 1, column 2", "there is no setting up"),
+            ("data = '/x'\ndata = '/y'", "line 2, column 1", "duplicate key"),
+            ("data = ", "line 1, column", ""),
+        ] {
+            let said = refused(text);
+            assert!(
+                said.starts_with(&format!("settings file g.toml, {place}")) && said.contains(why),
+                "{text}: {said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
+        let values = values("", "watch = 7\ndrain = 8\nhttp = '0.0.0.0:81'\nurl = 'http://h:1'").expect("read");
+        let parsed = |words: &[&str]| {
+            let matches = with_defaults(Args::command(), &values).try_get_matches_from(words).expect("good words");
+            Args::from_arg_matches(&matches).expect("arguments")
+        };
+        let args = parsed(&["gantry", "up", "--watch", "9"]);
+        assert_eq!(args.remote.url, "http://h:1");
+        let crate::args::Command::Up(machine) = args.command else { panic!("up") };
+        assert_eq!((machine.watch, machine.drain, machine.deadline), (9, 8, 120));
+        assert_eq!(machine.http.port(), 81);
+        let args = parsed(&["gantry", "--url", "http://h:2", "store", "check"]);
+        let crate::args::Command::Store(crate::args::Store::Check { machine }) = args.command else { panic!("check") };
+        assert_eq!((machine.drain, args.remote.url.as_str()), (8, "http://h:2"));
+    }
+}

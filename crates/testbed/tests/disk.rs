@@ -1,0 +1,115 @@
+//! A disk that turns read-only under a running cloud: reads go on, changes are refused by name, and when the disk is right again everything
+//! goes on by itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use gantry_testbed::{World, run};
+
+/// A file system of its own.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+fn tool(name: &str, arguments: &[&str], paths: &[&Path]) {
+    let mut command = Command::new(name);
+    command.args(arguments).args(paths);
+    let _ = run(command).good();
+}
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Self { folder };
+        std::fs::File::create(disk.path("image")).and_then(|file| file.set_len(1200 << 20)).expect("an image");
+        std::fs::create_dir(disk.path("disk")).expect("made");
+        tool("mkfs.ext4", &["-q", "-F", "-e", "remount-ro"], &[&disk.path("image")]);
+        tool("mount", &["-o", "loop"], &[&disk.path("image"), &disk.path("disk")]);
+        disk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The kernel finds an error and turns the file system read-only.
+    fn fail(&self) {
+        tool("mount", &["-o", "remount,abort"], &[&self.path("disk")]);
+        let _ = std::fs::write(self.path("disk/touch"), "x");
+        let probe = std::fs::write(self.path("disk/probe"), "x");
+        assert!(probe.is_err(), "it takes writes still");
+    }
+
+    /// A repaired copy takes its place: the kernel gives the file system itself back only when nobody uses it any more.
+    fn repair(&self) {
+        tool("cp", &["--sparse=always"], &[&self.path("image"), &self.path("repaired")]);
+        let mut check = Command::new("e2fsck");
+        check.args(["-f", "-y"]).arg(self.path("repaired"));
+        let _ = run(check);
+        tool("umount", &["-l"], &[&self.path("disk")]);
+        tool("mount", &["-o", "loop"], &[&self.path("repaired"), &self.path("disk")]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        unmount.arg("-l").arg(self.path("disk"));
+        let _ = run(unmount);
+    }
+}
+
+#[test]
+fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
+    let disk = Disk::new();
+    let mut world = World::start_on(&disk.path("disk"), &["--reserve", "1M"]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let shop = world.repository("shop", None);
+    shop.write("container/roles.json", "{ worker: { command: 'echo begun; exec sleep 100000', memory: '16M' } }");
+    shop.commit("one");
+    let _ = shop.push().good();
+    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
+    disk.fail();
+
+    let reads = |world: &World| {
+        let status = world.gantry(&["status"]);
+        let alive = status.status == 0 && status.out.contains("cannot be written to");
+        let all = [&["why", "shop"][..], &["ps", "shop"], &["logs", "shop"], &["events"], &["releases", "shop"]];
+        alive && all.iter().all(|words| world.gantry(words).status == 0)
+    };
+    let refuses = |world: &World| {
+        let refused = world.gantry(&["config", "set", "shop", "COLOR=red"]);
+        assert_ne!(refused.status, 0);
+        refused.err.contains("cannot be written to")
+    };
+    world.wait("reads are answered", |world| reads(world).then_some(()));
+    world.wait("changes are refused by name", |world| refuses(world).then_some(()));
+    assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
+    // Whatever ends comes back and serves what it can.
+    for service in ["server", "agent", "router"] {
+        world.kill_service(service);
+    }
+    world.wait("reads are answered again", |world| reads(world).then_some(()));
+    world.wait("changes are refused again", |world| refuses(world).then_some(()));
+    shop.write("two", "2");
+    shop.commit("two");
+    let refused = shop.push();
+    assert!(refused.status != 0 && refused.all().contains("a push needs to write"), "{refused:?}");
+    // What crashes says why it is not back.
+    let (_, pid) = world.containers().into_iter().next().expect("an instance");
+    world.signal("KILL", pid);
+    world.wait("why says why not", |world| world.gantry(&["why", "shop"]).out.contains("is read-only").then_some(()));
+
+    disk.repair();
+    world.wait("changes are taken", |world| {
+        (world.gantry(&["config", "set", "shop", "COLOR=green"]).status == 0).then_some(())
+    });
+    world.wait("the instance is back, and nothing is wrong any more", |world| {
+        let status = world.gantry(&["status"]).out;
+        let ps = world.gantry(&["ps", "shop"]).out;
+        (!status.contains("cannot be written to") && ps.contains("ready")).then_some(())
+    });
+    // `up` has its lock on the file system that was replaced.
+    world.signal("TERM", world.up_pid());
+    let _ = world.down().good();
+}
