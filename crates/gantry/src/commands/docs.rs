@@ -5,18 +5,27 @@ use anyhow::bail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 4] = [
+const TOPICS: [(&str, &str); 13] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
     ("security", include_str!("../../../../docs/security.md")),
+    ("howto-django", include_str!("../../../../docs/howto/django.md")),
+    ("howto-database", include_str!("../../../../docs/howto/database.md")),
+    ("howto-php", include_str!("../../../../docs/howto/php.md")),
+    ("howto-worker", include_str!("../../../../docs/howto/worker.md")),
+    ("howto-cron", include_str!("../../../../docs/howto/cron.md")),
+    ("howto-settings", include_str!("../../../../docs/howto/settings.md")),
+    ("howto-rollback", include_str!("../../../../docs/howto/rollback.md")),
+    ("howto-tls", include_str!("../../../../docs/howto/tls.md")),
+    ("howto-company-ca", include_str!("../../../../docs/howto/company-ca.md")),
 ];
 
 pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
     let Some(topic) = topic else {
         for (name, text) in TOPICS {
             let title = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-            out!("{name:<10} {title}");
+            out!("{name:<16} {title}");
         }
         return Ok(DONE);
     };
