@@ -174,7 +174,7 @@ async fn working_folder() {
 
 /// A file there is memory of the container's: one that is as large as the limit ends its writer, and no file is larger.
 async fn shared_memory() {
-    for (memory, size, written) in [(256 << 20, 104_857_600, true), (96 << 20, 104_857_600, false)] {
+    for (memory, size, written) in [(160 << 20, 83_886_080, true), (32 << 20, 83_886_080, false)] {
         let mut a =
             a_box(&format!("head -c {size} /dev/zero >/dev/shm/x; ls -l /dev/shm/x | tr -s ' ' | cut -d' ' -f5"));
         for name in ["head", "tr", "cut"] {
