@@ -27,45 +27,26 @@ const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(proce
 
 #[test]
 fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
-    let world = World::start(&["--deadline", "8"]);
-    let app = |name: &str| {
+    let mut world = World::start(&[]);
+    let app = |world: &World, name: &str| {
         let _ = world.gantry(&["app", "create", name]).good();
         world.repository(name, None)
     };
 
-    let strict = app("strict");
+    let strict = app(&world, "strict");
     strict.write("server.py", STRICT);
-    let role = "{ web: { command: 'python3 server.py', health: { path: '/up', headers: { 'X-Key': 'k 1' } } } }";
-    strict.write("container/roles.json", role);
+    let strict_role = "{ web: { command: 'python3 server.py', health: { path: '/up', headers: { 'X-Key': 'k 1' } } } }";
+    strict.write("container/roles.json", strict_role);
     strict.commit("host, redirect and headers");
     let _ = strict.push().good();
-    strict.write("container/roles.json", &role.replace("headers", "host: 'other.example', headers"));
-    strict.commit("another host");
-    let push = strict.push();
-    assert_ne!(push.status, 0);
-    assert!(push.err.contains("accept the host name other.example"), "{}", push.err);
 
-    let h2 = app("h2");
+    let h2 = app(&world, "h2");
     h2.write("s.js", H2);
     h2.write("container/roles.json", "{ web: { command: 'node s.js', protocol: 'h2c', health: { path: '/up' } } }");
     h2.commit("HTTP/2");
     let _ = h2.push().good();
 
-    // Without a port: only the command says when it is ready, later than the deadline and within its start-up time.
-    let db = app("db");
-    let role = "{ db: { command: 'sleep 12; touch /tmp/ready; exec sleep 1000', health: { command: 'echo not yet; test -e /tmp/ready', start: 60 } } }";
-    db.write("container/roles.json", role);
-    db.commit("a command");
-    let push = db.push().good();
-    assert!(push.err.contains("not yet"), "the check's output is told: {}", push.err);
-    let ps = world.gantry(&["ps", "db"]).good();
-    assert!(ps.out.contains("ready"), "{}", ps.out);
-    let _ = world.gantry(&["exec", "db", "--instance", "db-1", "--", "rm", "/tmp/ready"]).good();
-    world.wait("the failed command replaces the instance", |world| {
-        world.gantry(&["why", "db"]).out.contains("test -e /tmp/ready").then_some(())
-    });
-
-    let named = app("named");
+    let named = app(&world, "named");
     named.write("Procfile", "web: python3 -m http.server $PORT");
     let settings = r#"{ "scripts": { "postdeploy": "true" }, "env": { "N": 5 }, "healthchecks": { "web": [
         { "type": "startup", "path": "/", "content": "Directory listing", "onFailure": {} } ] } }"#;
@@ -76,9 +57,31 @@ fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
         assert!(push.err.contains(&format!("app.json: {key} is ignored")), "{}", push.err);
     }
     assert_eq!(world.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
+
+    // The layers are on the machine: a short deadline is only about the start.
+    world.kill_up();
+    world.up_with(&["--deadline", "8"]);
+    strict.write("container/roles.json", &strict_role.replace("headers", "host: 'other.example', headers"));
+    strict.commit("another host");
+    let push = strict.push();
+    assert_ne!(push.status, 0);
+    assert!(push.err.contains("accept the host name other.example"), "{}", push.err);
     named.write("app.json", &settings.replace("Directory listing", "never there"));
     named.commit("content");
     let push = named.push();
     assert_ne!(push.status, 0);
     assert!(push.err.contains("the body does not hold \"never there\""), "{}", push.err);
+    // Without a port: only the command says when it is ready, later than the deadline and within its start-up time.
+    let db = app(&world, "db");
+    let role = "{ db: { command: 'sleep 12; touch /tmp/ready; exec sleep 1000', health: { command: 'echo not yet; test -e /tmp/ready', start: 120 } } }";
+    db.write("container/roles.json", role);
+    db.commit("a command");
+    let push = db.push().good();
+    assert!(push.err.contains("not yet"), "the check's output is told: {}", push.err);
+    let ps = world.gantry(&["ps", "db"]).good();
+    assert!(ps.out.contains("ready"), "{}", ps.out);
+    let _ = world.gantry(&["exec", "db", "--instance", "db-1", "--", "rm", "/tmp/ready"]).good();
+    world.wait("the failed command replaces the instance", |world| {
+        world.gantry(&["why", "db"]).out.contains("test -e /tmp/ready").then_some(())
+    });
 }
