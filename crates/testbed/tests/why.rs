@@ -140,6 +140,7 @@ fn workers(world: &World) {
     let roles =
         format!("{{ web: {{ command: 'python3 server.py', health: {{ path: '/up' }} }}, {} }}", workers.join(", "));
     let _ = create(world, "faults", &roles).push().good();
+    says(world, &["faults"], "done (push of ");
     assert!(first(world, &["faults"]).contains("v1 serves"));
     assert_eq!(ask(world, "faults", "go"), "200");
     for (role, wanted) in FAULTS {
@@ -238,8 +239,7 @@ fn steps(world: &World) {
         pushed.err
     );
     assert!(pushed.err.contains("v1 runs"), "{}", pushed.err);
-    let line = first(world, &["steps"]);
-    assert!(line.contains("v1 runs; no role of it serves HTTP"), "{line}");
+    says(world, &["steps"], "v1 runs; no role of it serves HTTP");
 }
 
 /// A compile step that hangs is told with how long, and with what it said last.
