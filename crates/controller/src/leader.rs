@@ -139,3 +139,51 @@ impl Lead {
         let _ = self.store.revoke(lease).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store(folder: &tempfile::TempDir) -> Arc<dyn Store> {
+        let address = gantry_store::Address::File(folder.path().join("store.db"));
+        gantry_store::open(&address).await.expect("a store")
+    }
+
+    async fn write(store: &Arc<dyn Store>, token: Revision) -> Outcome {
+        let guarded = Txn::default().when(Compare::Created(KEY.to_owned(), token)).put("x", "1");
+        store.commit(guarded).await.expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_stood_still_has_the_lead_again_under_another_token() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder).await;
+        let lead = take(&store, "one").await.expect("the lead");
+        let old = lead.revision().await;
+        assert!(matches!(write(&store, old).await, Outcome::Committed(_)));
+        // Its lease ran out while it stood still.
+        lead.give_up().await;
+        assert_eq!(write(&store, old).await, Outcome::Conflict, "nothing is written under the old token");
+        lead.take_again(old).await.expect("nobody else has it");
+        let new = lead.revision().await;
+        assert_ne!(new, old);
+        assert_eq!(write(&store, old).await, Outcome::Conflict, "the old token stays void");
+        assert!(matches!(write(&store, new).await, Outcome::Committed(_)));
+        lead.take_again(old).await.expect("that was done already");
+        assert_eq!(lead.revision().await, new);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_was_replaced_writes_nothing_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = store(&folder).await;
+        let lead = take(&store, "one").await.expect("the lead");
+        let old = lead.revision().await;
+        lead.give_up().await;
+        let other = take(&store, "two").await.expect("the lead");
+        let refused = lead.take_again(old).await.expect_err("another one leads");
+        assert!(matches!(refused, ServerError::NotLeading(_)), "{refused}");
+        assert_eq!(write(&store, lead.revision().await).await, Outcome::Conflict);
+        assert!(matches!(write(&store, other.revision().await).await, Outcome::Committed(_)));
+    }
+}
