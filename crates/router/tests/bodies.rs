@@ -387,7 +387,7 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn many_fields_pass_both_ways_and_too_many_are_refused_in_words() {
+async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -404,9 +404,9 @@ async fn many_fields_pass_both_ways_and_too_many_are_refused_in_words() {
         }
     });
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
-    for count in [99, 120, 450] {
+    for (asks, count) in [(90, 99), (90, 120), (90, 900), (120, 1)] {
         let mut request = get(&format!("/{count}"));
-        for n in 0..count {
+        for n in 0..asks {
             let name: http::HeaderName = format!("x-many-{n}").parse().expect("a name");
             request.headers_mut().insert(name, "1".parse().expect("a value"));
         }
@@ -416,7 +416,11 @@ async fn many_fields_pass_both_ways_and_too_many_are_refused_in_words() {
             builder.max_headers(2000).handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.expect("an answer");
-        assert_eq!(answer.headers()["x-asked"], count.to_string());
+        if asks > 100 {
+            assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            continue;
+        }
+        assert_eq!(answer.headers()["x-asked"], asks.to_string());
         assert_eq!(answer.headers().get_all("set-cookie").iter().count(), count);
     }
     let answer = ask(running.address, get("/1500")).await;
