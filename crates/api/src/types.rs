@@ -250,6 +250,25 @@ pub struct ChangeBase {
     pub base: BaseName,
 }
 
+/// `PATCH /v1/apps/{app}/hosts`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeHosts {
+    /// Host names that lead to the app from now on.
+    #[serde(default)]
+    pub add: Vec<HostName>,
+    /// Host names that no longer do.
+    #[serde(default)]
+    pub remove: Vec<HostName>,
+}
+
+/// `PUT /v1/apps/{app}/branch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeBranch {
+    /// The only branch whose pushes deploy.
+    pub branch: String,
+}
+
 /// A deploy that was accepted.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Accepted {

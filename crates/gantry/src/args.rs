@@ -146,11 +146,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TEXT")]
         grep: Option<String>,
     },
-    /// Run a command in a running instance
+    /// Run a command in a running instance; at a terminal, with its keyboard
     Exec {
         app: AppName,
+        /// Pass standard input on to the command: `gantry exec -i shop -- psql <dump.sql`
+        #[arg(short = 'i', long)]
+        input: bool,
         /// `web-1`; the first web instance if none is named
-        #[arg(short, long)]
+        #[arg(long)]
         instance: Option<String>,
         /// The command; `/bin/sh` if none is given
         #[arg(last = true)]
@@ -159,6 +162,9 @@ pub(crate) enum Command {
     /// Run a command in a container of its own, with the current release's image and configuration
     Run {
         app: AppName,
+        /// Pass standard input on to the command
+        #[arg(short = 'i', long)]
+        input: bool,
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -339,6 +345,20 @@ pub(crate) enum App {
     Show { name: AppName },
     /// Put an app on another base, from its next push on
     Base { name: AppName, base: BaseName },
+    /// Deploy another branch of an app, from its next push on
+    Branch { name: AppName, branch: String },
+    /// Show, add or remove the host names of an app besides <app>.<domain>
+    ///
+    /// Example: gantry app host shop www.example.com shop.example.com
+    Host {
+        name: AppName,
+        /// Host names to add
+        #[arg(value_name = "HOST")]
+        hosts: Vec<HostName>,
+        /// Remove the host names instead
+        #[arg(long = "rm", requires = "hosts")]
+        remove: bool,
+    },
     /// Show or set the proxies that an app trusts besides those of the cluster
     ///
     /// Gantry believes X-Forwarded-*, Forwarded and X-Real-IP from these addresses only.

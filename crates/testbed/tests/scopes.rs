@@ -9,12 +9,14 @@ use gantry_testbed::{World, run};
 
 /// Below the documented operations: git, the registry, and what machines alone may say. Of these a machine waits for news of
 /// itself, so they are asked as another one.
-const MORE: [(&str, &str); 28] = [
+const MORE: [(&str, &str); 30] = [
     ("GET", "/v1/openapi.json"),
     ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
     ("GET", "/git/{app}.git/info/refs?service=git-upload-pack"),
     ("POST", "/git/{app}.git/git-receive-pack"),
     ("POST", "/git/{app}.git/git-upload-pack"),
+    ("POST", "/git/{app}.git/info/lfs/objects/batch"),
+    ("GET", "/v2"),
     ("GET", "/v2/"),
     ("GET", "/v2/{app}/tags/list"),
     ("GET", "/v2/{app}/manifests/none"),

@@ -106,7 +106,7 @@ fn a_process_that_leaves_another_behind_has_ended() {
     // What goes in comes out, whole.
     let size = 3_000_000;
     let command = format!(
-        "head -c {size} /dev/zero | tr '\\0' x | GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} exec shop -- cat | wc -c",
+        "head -c {size} /dev/zero | tr '\\0' x | GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} exec -i shop -- cat | wc -c",
         world.api_port(),
         world.token(),
         program("gantry").display()
@@ -114,6 +114,34 @@ fn a_process_that_leaves_another_behind_has_ended() {
     let mut shell = Command::new("sh");
     shell.args(["-c", &command]);
     assert_eq!(run(shell).good().out.trim(), size.to_string());
+    // A loop keeps the input that it reads; and one input is one value.
+    let gantry = |script: &str| {
+        let mut shell = Command::new("sh");
+        let folder = program("gantry").parent().expect("a folder").display().to_string();
+        let path = format!("{folder}:{}", std::env::var("PATH").expect("a path"));
+        shell.args(["-c", script]).env("PATH", path).env("GANTRY_TOKEN", world.token());
+        shell.env("GANTRY_URL", format!("http://127.0.0.1:{}", world.api_port()));
+        run(shell)
+    };
+    let each = gantry("printf 'a\nb\n' | while read x; do gantry exec shop -- sh -c \"cat; echo $x\"; done").good();
+    assert_eq!(each.out, "a\nb\n");
+    let each = gantry(
+        "printf 'a\nb\n' | while read x; do gantry run shop -- echo $x; done; echo in | gantry run -i shop -- cat",
+    );
+    assert_eq!(each.good().out, "a\nb\nin\n");
+    let two = gantry("printf s | gantry config set shop A=- B=-");
+    assert!(two.status == 1 && two.err.contains("A and B would both be read from standard input"), "{two:?}");
+    // Hosts and the branch of an app that is there.
+    let asked = |host: &str| world.curl("shop.localhost", &["--header", &format!("Host: {host}")]).out;
+    assert_eq!(world.gantry(&["app", "host", "shop", "www.example.test"]).good().out, "www.example.test\n");
+    world.wait("the host leads to the app", |_| asked("www.example.test").contains("one").then_some(()));
+    assert_eq!(world.gantry(&["app", "host", "shop", "--rm", "www.example.test"]).good().out, "");
+    world.wait("the host leads nowhere", |_| asked("www.example.test").contains("no app").then_some(()));
+    let _ = world.gantry(&["app", "branch", "shop", "live"]).good();
+    repository.commit("two");
+    let refused = repository.push();
+    assert!(refused.status != 0 && refused.err.contains("live"), "{refused:?}");
+    let _ = world.gantry(&["app", "branch", "shop", "main"]).good();
     for arguments in ["docs apps", "completions bash", "config set shop A=1 2>&1"] {
         let mut shell = Command::new("bash");
         let head = format!(

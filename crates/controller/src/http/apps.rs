@@ -6,8 +6,8 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, ChangeBase, ChangeConfig, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
-    ReleaseInfo,
+    Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
+    Explanation, InstanceInfo, ReleaseInfo,
 };
 use gantry_model::{App, AppName, Bytes as Size, DeployState, Goal, InstanceId, Phase, RequestCounts};
 use serde::Deserialize;
@@ -140,6 +140,45 @@ pub(crate) async fn change_base(
     let request: ChangeBase = body(&text)?;
     let by = caller.name;
     server.core.mutate(move |mirror, now| mutations::change_base(mirror, now, &by, &app, request.base)).await?;
+    json(&())
+}
+
+/// An administrator's: a host name may be another team's.
+pub(crate) async fn change_hosts(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    caller.admin()?;
+    let app: AppName = name(&app)?;
+    let request: ChangeHosts = body(&text)?;
+    if request.add.is_empty() && request.remove.is_empty() {
+        return Err(Problem::invalid("the request names no host to add or to remove").into());
+    }
+    let (by, target, domain) = (caller.name, app.clone(), server.settings.policy.domain.clone());
+    let change = move |mirror: &_, now| mutations::change_hosts(mirror, now, &by, &target, request, &domain);
+    server.core.mutate(change).await?;
+    let view = server.core.view();
+    json(&info(&server, &view, mutations::app(&view.mirror, &app)?))
+}
+
+pub(crate) async fn change_branch(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    let app = caller.deploy(&app)?;
+    let request: ChangeBranch = body(&text)?;
+    let (by, target, branch) = (caller.name, app.clone(), request.branch);
+    let change = move |mirror: &_, now| mutations::change_branch(mirror, now, &by, &target, branch);
+    server.core.mutate(change).await?;
+    let view = server.core.view();
+    let branch = &mutations::app(&view.mirror, &app)?.branch;
+    // The repository's HEAD is the branch's. It was not damaged, so nobody is told.
+    let opened = server.repositories.ensure(&app, branch, &[]).await;
+    opened.map_err(|error| Problem::internal(crate::causes(&error)))?;
     json(&())
 }
 

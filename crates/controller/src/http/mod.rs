@@ -22,7 +22,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
 use axum::middleware::{map_response, map_response_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post, put};
+use axum::routing::{any, delete, get, patch, post, put};
 use bytes::Bytes;
 use gantry_api::Problem;
 use http::request::Parts;
@@ -116,6 +116,8 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}", get(apps::show).delete(apps::destroy))
         .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
         .route("/apps/{app}/base", put(apps::change_base))
+        .route("/apps/{app}/branch", put(apps::change_branch))
+        .route("/apps/{app}/hosts", patch(apps::change_hosts))
         .route("/apps/{app}/scale", put(apps::change_scale))
         .route("/apps/{app}/traffic", post(apps::change_traffic))
         .route("/apps/{app}/releases", get(apps::releases))

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use gantry_api::Problem;
 use gantry_api::types::{
-    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeConfig, ChangePolicy, ChangeScale, ChangeTraffic, CreateApp,
-    CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress, PullImage, ReleaseInfo, Scope,
-    StartDeploy, Status, TokenInfo, What,
+    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy, ChangeScale,
+    ChangeTraffic, CreateApp, CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress,
+    PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
     AppName, BaseName, Cause, ClusterPolicy, Deploy, DeployNumber, Digest, Flow, Generation, HostName, ImageSettings,
@@ -247,6 +247,22 @@ fn operations() -> Vec<Operation> {
             "Change it; a deploy if something runs",
             sample(changes),
             accepted(),
+        ),
+        operation(
+            "put",
+            "/v1/apps/{app}/branch",
+            "deploy",
+            "Which branch deploys",
+            sample(ChangeBranch { branch: "main".to_owned() }),
+            none(),
+        ),
+        operation(
+            "patch",
+            "/v1/apps/{app}/hosts",
+            "admin",
+            "Add and remove host names",
+            sample(ChangeHosts { add: vec![name("shop.example")], remove: Vec::new() }),
+            sample(app()),
         ),
         operation("put", "/v1/apps/{app}/base", "deploy", "What its next push is built on", sample(on_base), none()),
         operation("put", "/v1/apps/{app}/scale", "deploy", "How many copies of a role run", sample(scale), none()),

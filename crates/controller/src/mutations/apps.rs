@@ -1,7 +1,7 @@
 //! Apps, and the bases that they are on.
 
 use gantry_api::Problem;
-use gantry_api::types::CreateApp;
+use gantry_api::types::{ChangeHosts, CreateApp};
 use gantry_model::{App, AppName, BaseName, DeployState, HostName, Moment};
 
 use super::{Changes, app, event};
@@ -58,6 +58,49 @@ pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseNam
     }
     let what = format!("removed base {base}");
     Ok((vec![event(mirror, now, by, None, what), Change::Remove(base_key(base))], ()))
+}
+
+/// The most host names of an app besides its own.
+const HOSTS_MAX: usize = 100;
+
+/// Gives an app host names, and takes some away.
+pub(crate) fn change_hosts(
+    mirror: &Mirror,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    change: ChangeHosts,
+    domain: &HostName,
+) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    if let Some(host) = change.remove.iter().find(|host| !app.hosts.contains(host)) {
+        return Err(Problem::missing(format!("app {name} has no host {host}")).hint("`gantry app show` lists them"));
+    }
+    app.hosts.retain(|host| !change.remove.contains(host));
+    for host in &change.add {
+        let own = mirror.apps.get(name).is_some_and(|app| app.hosts.contains(host));
+        if !own {
+            free_host(mirror, host, domain)?;
+        }
+        if !app.hosts.contains(host) {
+            app.hosts.push(host.clone());
+        }
+    }
+    if app.hosts.len() > HOSTS_MAX {
+        return Err(Problem::invalid(format!("an app has at most {HOSTS_MAX} hosts")));
+    }
+    let hosts: Vec<&str> = app.hosts.iter().map(HostName::as_str).collect();
+    let what =
+        format!("set the hosts of {name}: {}", if hosts.is_empty() { "none".to_owned() } else { hosts.join(", ") });
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+}
+
+/// Deploys another branch of an app, from its next push on.
+pub(crate) fn change_branch(mirror: &Mirror, now: Moment, by: &str, name: &AppName, branch: String) -> Changes<()> {
+    let mut app = app(mirror, name)?.clone();
+    app.branch = checked_branch(branch)?;
+    let what = format!("put {name} on branch {}", app.branch);
+    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
 /// A branch is one of git's own names, and never an option.

@@ -18,7 +18,7 @@ use gantry_planner::Decision;
 
 use crate::mirror::{Change, Mirror, Record};
 
-pub(crate) use apps::{change_base, create_app, destroy_app, remove_base};
+pub(crate) use apps::{change_base, change_branch, change_hosts, create_app, destroy_app, remove_base};
 pub(crate) use builds::{Made, build_failed, release_made};
 pub(crate) use config::{Requested, change_config, requested_config};
 pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start_deploy};

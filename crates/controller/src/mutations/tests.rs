@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
+use gantry_api::types::ChangeHosts;
 use gantry_model::deploy::Order;
 use gantry_model::{
-    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Moment, Reason, Release, ReleaseNumber,
+    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release, ReleaseNumber,
 };
 
 use super::*;
@@ -228,4 +229,37 @@ fn a_build_of_an_app_that_was_destroyed_is_not_the_new_one_s() {
     let failed = |begun: &Deploy| build_failed(&mirror, Moment(2), begun, Reason::Aborted).map(|(changes, ())| changes);
     assert_eq!(failed(&old).map(|changes| changes.len()).ok(), Some(0));
     assert_eq!(failed(&deploy).map(|changes| changes.len()).ok(), Some(1));
+}
+
+#[test]
+fn hosts_and_branch_of_an_app_change_and_no_host_is_taken_twice() {
+    let mut mirror = released(&[push("a")]);
+    mirror.apply(Record::App(App::new(AppName::parse("other").expect("a name"), Moment(0))).into());
+    let host = |text: &str| HostName::parse(text).expect("a host");
+    let hosts = |texts: &[&str]| texts.iter().map(|text| host(text)).collect::<Vec<_>>();
+    let change = |mirror: &mut Mirror, app: &str, add: &[&str], remove: &[&str]| {
+        let app = AppName::parse(app).expect("a name");
+        let change = ChangeHosts { add: hosts(add), remove: hosts(remove) };
+        let (changes, ()) = change_hosts(mirror, Moment(1), "test", &app, change, &host("localhost"))?;
+        changes.into_iter().for_each(|change| mirror.apply(change));
+        Ok::<_, Problem>(mirror.apps[&app].hosts.clone())
+    };
+    assert_eq!(change(&mut mirror, "shop", &["a.test", "b.test", "a.test"], &[]), Ok(hosts(&["a.test", "b.test"])));
+    assert_eq!(change(&mut mirror, "shop", &["a.test"], &["b.test"]), Ok(hosts(&["a.test"])));
+    for (app, add, remove, wanted) in [
+        ("other", &["a.test"][..], &[][..], "belongs to app shop"),
+        ("shop", &[], &["b.test"], "has no host b.test"),
+        ("shop", &["x.localhost"], &[], "cannot be taken"),
+        ("ghost", &["c.test"], &[], "no app ghost"),
+    ] {
+        let why = change(&mut mirror, app, add, remove).expect_err(wanted).message;
+        assert!(why.contains(wanted), "{why}");
+    }
+    assert_eq!(change(&mut mirror, "shop", &[], &["a.test"]), Ok(Vec::new()));
+    assert_eq!(change(&mut mirror, "other", &["a.test"], &[]), Ok(hosts(&["a.test"])));
+    let branch = |mirror: &Mirror, text: &str| change_branch(mirror, Moment(1), "test", &shop(), text.to_owned());
+    let changes = branch(&mirror, "live");
+    apply(&mut mirror, changes);
+    assert_eq!(mirror.apps[&shop()].branch, "live");
+    assert!(branch(&mirror, "--upload-pack=x").is_err());
 }

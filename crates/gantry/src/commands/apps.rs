@@ -2,7 +2,9 @@
 
 use anyhow::bail;
 use gantry_api::Client;
-use gantry_api::types::{AppInfo, ChangeBase, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo};
+use gantry_api::types::{
+    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
+};
 use gantry_model::{AppName, Phase, RequestCounts, RoleName, Traffic};
 use http::Method;
 
@@ -34,6 +36,21 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             let path = format!("/v1/apps/{name}/base");
             client.call::<()>(Method::PUT, &path, Some(&ChangeBase { base: base.clone() })).await?;
             told!("The next push of {name} is built on {base}, unless its repository names another in container/base");
+        }
+        App::Branch { name, branch } => {
+            let path = format!("/v1/apps/{name}/branch");
+            client.call::<()>(Method::PUT, &path, Some(&ChangeBranch { branch: branch.clone() })).await?;
+            told!("{name} is deployed from {branch} now: git push … HEAD:{branch}");
+        }
+        App::Host { name, hosts, remove } => {
+            let path = format!("/v1/apps/{name}");
+            let info: AppInfo = if hosts.is_empty() {
+                client.get(&path).await?
+            } else {
+                let (add, remove) = if remove { (Vec::new(), hosts) } else { (hosts, Vec::new()) };
+                client.call(Method::PATCH, &format!("{path}/hosts"), Some(&ChangeHosts { add, remove })).await?
+            };
+            if json { print_json(&info.hosts)? } else { info.hosts.iter().for_each(|host| out!("{host}")) }
         }
         App::Proxies { name, ranges, none } => {
             if none || !ranges.is_empty() {

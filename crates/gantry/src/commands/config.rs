@@ -16,6 +16,12 @@ use crate::printer::{json as print_json, out, told};
 pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow::Result<Exit> {
     match command {
         Config::Set { app, pairs, follow } => {
+            let mut from_input = pairs.iter().filter(|(_, value)| value == "-").map(|(name, _)| name);
+            if let (Some(first), Some(second)) = (from_input.next(), from_input.next()) {
+                bail!(
+                    "{first} and {second} would both be read from standard input; set {second} in a command of its own"
+                );
+            }
             let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(given(value)?))));
             change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
         }

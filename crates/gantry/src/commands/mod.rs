@@ -79,7 +79,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             let wanted = logs::Wanted { follow, lines, since, role, grep };
             logs::run(&client()?, &app, &wanted, json).await
         }
-        Command::Exec { app, instance, command } => session::exec(&client()?, &app, instance, command).await,
-        Command::Run { app, command } => session::run(&client()?, &app, command).await,
+        Command::Exec { app, input, instance, command } => {
+            session::exec(&client()?, &app, instance, command, input).await
+        }
+        Command::Run { app, input, command } => session::run(&client()?, &app, command, input).await,
     }
 }

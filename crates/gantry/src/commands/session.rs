@@ -18,17 +18,18 @@ pub(crate) async fn exec(
     app: &AppName,
     instance: Option<String>,
     command: Vec<String>,
+    input: bool,
 ) -> anyhow::Result<Exit> {
     let command = if command.is_empty() { vec!["/bin/sh".to_owned()] } else { command };
     let terminal = wants_terminal();
     let body = json!({ "instance": instance, "command": command, "terminal": terminal });
-    carry(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal).await
+    carry(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal, input).await
 }
 
-pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>) -> anyhow::Result<Exit> {
+pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>, input: bool) -> anyhow::Result<Exit> {
     let terminal = wants_terminal();
     let body = json!({ "command": command, "terminal": terminal });
-    carry(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal).await
+    carry(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
 }
 
 /// A person sits on both ends.
@@ -79,10 +80,18 @@ fn read_input() -> mpsc::Receiver<Frame> {
     receiver
 }
 
-async fn carry(session: Session, terminal: bool) -> anyhow::Result<Exit> {
+/// An input that has ended.
+fn no_input() -> mpsc::Receiver<Frame> {
+    let (sender, receiver) = mpsc::channel(1);
+    let _ = sender.try_send(Frame::InputEnd);
+    receiver
+}
+
+/// Without `input` and a terminal standard input is left alone: it may be the list that a loop of the caller's reads.
+async fn carry(session: Session, terminal: bool, input: bool) -> anyhow::Result<Exit> {
     let raw = if terminal { Raw::enter() } else { None };
     let (mut reader, mut writer) = tokio::io::split(session);
-    let mut input = read_input();
+    let mut input = if terminal || input { read_input() } else { no_input() };
     let mut resized = signal(SignalKind::window_change())?;
     if terminal && let Some(frame) = size() {
         frame.write(&mut writer).await?;
