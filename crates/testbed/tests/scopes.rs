@@ -160,7 +160,9 @@ fn every_operation_answers_every_token_as_the_table_says() {
         let _ = write!(table, "{:<58}", format!("{method} {path}"));
         for column in &columns {
             let status = ask(&world, method, path, column);
-            assert!(!status.starts_with('5'), "{method} {path} with {}: {status}", column.name);
+            // Git LFS is not served, whoever asks: 501 says so.
+            let fails = status.starts_with('5') && status != "501";
+            assert!(!fails, "{method} {path} with {}: {status}", column.name);
             let _ = write!(table, "{status:>9}");
         }
         table.push('\n');
