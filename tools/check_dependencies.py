@@ -23,7 +23,8 @@ LAYERS = {
     "gantry-testbed": 7,
 }
 DECIDERS = {"gantry-planner": {"gantry-model", "serde"}}
-MODEL = {"serde", "thiserror"}
+# ipnet: address ranges, without I/O.
+MODEL = {"ipnet", "serde", "thiserror"}
 ALLOWED = {
     "MIT", "MIT-0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib",
     "Unicode-3.0", "CC0-1.0", "Unlicense", "0BSD", "BSL-1.0", "OpenSSL", "CDLA-Permissive-2.0", "MPL-2.0",
