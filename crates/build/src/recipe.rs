@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_image::{AccountError, Accounts, Runtime};
+use gantry_model::execve::is_variable_name;
 use gantry_model::role::{Command, DEFAULT_PORT, Health, Role, Signal};
 use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
 
@@ -249,7 +250,7 @@ fn give_ports(roles: &mut BTreeMap<RoleName, Role>) {
 fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, String> {
     let mut requests = BTreeMap::new();
     for (name, entry) in app.env {
-        if !roles::is_env_name(&name) {
+        if !is_variable_name(&name) {
             return Err(format!("{name:?} cannot be the name of an environment variable"));
         }
         let request = match entry {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use gantry_model::execve::is_variable_name;
 use gantry_model::role::{Command, Health, Limits, Protocol, REQUEST_BUFFER_MAX, Role, Signal};
 use gantry_model::{Bytes, MilliCpu, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
@@ -417,17 +418,11 @@ pub(crate) fn health_path(path: String) -> Result<String, String> {
 }
 
 fn checked_env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    match env.keys().find(|name| !is_env_name(name)) {
+    match env.keys().find(|name| !is_variable_name(name)) {
         Some(name) => Err(format!("{name:?} cannot be the name of an environment variable")),
         None if env.values().any(|value| value.contains('\0')) => Err("an env value holds a NUL character".to_owned()),
         None => Ok(env),
     }
-}
-
-/// What a shell takes for a name.
-pub(crate) fn is_env_name(name: &str) -> bool {
-    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    first && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && name.len() <= 200
 }
 
 fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {

@@ -108,6 +108,23 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
     })
 }
 
+/// The longest name of an environment variable, in bytes.
+const NAME_MAX: usize = 200;
+
+/// A name that an environment variable may have. Programs take any name without `=`; a shell passes over one with a dot or
+/// a hyphen, which [`is_shell_name`] tells.
+#[must_use]
+pub fn is_variable_name(name: &str) -> bool {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    first && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) && name.len() <= NAME_MAX
+}
+
+/// A name that a shell can read, too (POSIX, 2018, section 3.235).
+#[must_use]
+pub fn is_shell_name(name: &str) -> bool {
+    is_variable_name(name) && !name.contains(['.', '-'])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +182,25 @@ mod tests {
         let many: BTreeMap<String, String> =
             (0..130_000).map(|number| (format!("{number:06}"), String::new())).collect();
         assert!(check_role("web", &role, &[], &many).is_err());
+    }
+
+    #[test]
+    fn names_with_dots_are_for_programs_and_not_for_shells() {
+        for (name, is_variable, is_shell) in [
+            ("COLOR", true, true),
+            ("_x1", true, true),
+            ("discovery.type", true, false),
+            ("spring.datasource-url", true, false),
+            ("1A", false, false),
+            (".a", false, false),
+            ("-a", false, false),
+            ("", false, false),
+            ("A=B", false, false),
+            ("A B", false, false),
+            ("ü", false, false),
+        ] {
+            assert_eq!((is_variable_name(name), is_shell_name(name)), (is_variable, is_shell), "{name:?}");
+        }
+        assert!(!is_variable_name(&"a".repeat(NAME_MAX + 1)));
     }
 }

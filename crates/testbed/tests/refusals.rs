@@ -123,8 +123,12 @@ fn bad_arguments_are_refused_by_name() {
     assert!(own.status == 1 && own.err.contains("given to apps by their own names"), "{own:?}");
     let twice = world.gantry(&["app", "create", "one"]);
     assert!(twice.status == 1 && twice.err.contains("there is an app one already"), "{twice:?}");
+    let dotted = world.gantry(&["config", "set", "one", "discovery.type=single-node"]).good();
+    assert!(dotted.err.contains("warning: programs find discovery.type, but a shell passes over it"), "{dotted:?}");
+    assert_eq!(world.gantry(&["config", "get", "one", "discovery.type"]).good().out, "single-node\n");
     for (arguments, wanted) in [
         (vec!["config", "set", "one", "1A=x"], "cannot be the name of an environment variable"),
+        (vec!["config", "set", "one", "a b=x"], "cannot be the name of an environment variable"),
         (vec!["config", "set", "one", "PORT=1"], "PORT is set by Gantry itself"),
         (vec!["rollback", "one"], "one has no release yet"),
         (vec!["promote", "one"], "no held deploy to promote"),

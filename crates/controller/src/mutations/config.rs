@@ -85,8 +85,7 @@ fn check_size<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Res
 }
 
 fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
-    let first = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    if !first || !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || key.len() > 200 {
+    if !execve::is_variable_name(key) {
         return Err(Problem::invalid(format!("{key:?} cannot be the name of an environment variable")));
     }
     if ["PORT", "REVISION"].contains(&key) || key.starts_with("GANTRY_") {

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use gantry_api::Client;
 use gantry_api::types::{Accepted, ChangeConfig};
 use gantry_model::AppName;
+use gantry_model::execve::{is_shell_name, is_variable_name};
 use http::Method;
 
 use super::deploys;
@@ -21,6 +22,9 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
                 bail!(
                     "{first} and {second} would both be read from standard input; set {second} in a command of its own"
                 );
+            }
+            for (name, _) in pairs.iter().filter(|(name, _)| is_variable_name(name) && !is_shell_name(name)) {
+                told!("warning: programs find {name}, but a shell passes over it");
             }
             let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(given(value)?))));
             change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
