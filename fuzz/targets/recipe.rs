@@ -2,6 +2,7 @@
 #![no_main]
 use gantry_build::Recipe;
 use gantry_image::Runtime;
+use gantry_model::ImageSettings;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((first, text)) = bytes.split_first() else { return };
@@ -12,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         _ => serde_json::json!({ "Procfile": "web: x", "app.json": text }),
     };
     let labels = Some([("dev.gantry.recipe".to_owned(), files.to_string())].into());
-    if let Ok(recipe) = Recipe::of_image(&Runtime { labels, ..Runtime::default() }) {
+    if let Ok(recipe) = Recipe::of_image(&Runtime { labels, ..Runtime::default() }, &ImageSettings::default()) {
         assert!(!recipe.roles.is_empty());
     }
 });
