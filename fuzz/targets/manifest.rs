@@ -1,9 +1,10 @@
 //! Manifests, indexes and configurations of images; what is read is written and read again.
 #![no_main]
-use gantry_image::{Config, Index, Manifest, Referrer, subject};
+use gantry_image::{Config, Manifest, Referrer, Selection, subject};
+use gantry_model::ImageSettings;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = Index::parse(bytes).map(|index| index.for_this_machine().cloned());
+    let _ = Selection::default().next(&gantry_blobs::Hasher::of(bytes), bytes);
     let refers = subject(bytes).ok().flatten().is_some();
     assert_eq!(Referrer::parse(gantry_blobs::Hasher::of(bytes), bytes).is_some(), refers);
     // A manifest, and behind a line break its configuration.
@@ -14,7 +15,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         assert_eq!(Manifest::parse(&text).expect("read again"), manifest);
         if let Ok(config) = Config::parse(config, &manifest) {
             assert_eq!(config.rootfs.diff_ids.len(), manifest.layers.len());
-            let _ = gantry_build::Recipe::of_image(&config.config);
+            let _ = gantry_build::Recipe::of_image(&config.config, &ImageSettings::default());
         }
     }
 });
