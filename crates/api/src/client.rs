@@ -1,4 +1,5 @@
-//! The typed client. Hand-written: generators know no newline-delimited streams and no upgrades.
+//! Typed client of the HTTP API. Hand-written, because client generators support neither newline-delimited streams nor
+//! connection upgrades.
 
 use std::io;
 use std::pin::Pin;
@@ -20,40 +21,40 @@ use tokio_util::io::ReaderStream;
 
 use crate::problem::Problem;
 
-/// The longest that one answer may take; long polls are shorter.
+/// Timeout of a response. Long polls are shorter.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The largest answer that is taken into memory.
+/// Largest response that the client reads into memory.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Why a call failed.
+/// Cause of a failed call.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server says why.
+    /// The server returned an error response.
     #[error(transparent)]
     Problem(#[from] Problem),
-    /// The server cannot be reached.
+    /// The server is unreachable.
     #[error("cannot reach the server at {url}")]
     Unreachable {
-        /// Where it should be.
+        /// URL of the server.
         url: String,
-        /// What was said.
+        /// Cause of the failed connection.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server's answer makes no sense.
+    /// The server returned an unexpected response.
     #[error("the server at {url} answered with something else: {what}")]
     Answer {
-        /// Where.
+        /// URL of the server.
         url: String,
-        /// What.
+        /// Description of the response.
         what: String,
     },
 }
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// A client of one server. Cheap to clone.
+/// Client of a server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     pool: Pool<HttpConnector, Body>,
@@ -61,7 +62,7 @@ pub struct Client {
     token: String,
 }
 
-/// An upgraded connection: frames both ways.
+/// An upgraded connection that carries frames in both directions.
 pub struct Session(TokioIo<hyper::upgrade::Upgraded>);
 
 impl AsyncRead for Session {
@@ -84,18 +85,18 @@ impl AsyncWrite for Session {
     }
 }
 
-/// The longest that a blob's next piece may take.
+/// Timeout of the next piece of a blob.
 const SILENCE: Duration = Duration::from_secs(30);
 
 impl Client {
-    /// A client of the server at `url` (`http://127.0.0.1:4680`).
+    /// Creates a client of the server at `url` (`http://127.0.0.1:4680`).
     #[must_use]
     pub fn new(url: &str, token: &str) -> Self {
         let pool = Pool::builder(TokioExecutor::new()).build_http();
         Self { pool, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() }
     }
 
-    /// The server's address.
+    /// URL of the server.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -121,7 +122,7 @@ impl Client {
         self.checked(response).await
     }
 
-    /// A response that is not an error.
+    /// Turns an error response into an error and passes any other response on.
     async fn checked(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
         if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
@@ -140,7 +141,7 @@ impl Client {
         Ok(collected.map_err(|error| self.unreachable(error))?.to_bytes())
     }
 
-    /// Calls and reads a JSON answer.
+    /// Sends a request and parses the JSON response.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -164,7 +165,7 @@ impl Client {
         serde_json::from_slice(text).map_err(|error| self.answer(error))
     }
 
-    /// `GET`.
+    /// Sends a `GET`.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -172,7 +173,7 @@ impl Client {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    /// `POST` with a JSON body.
+    /// Sends a `POST` with a JSON body.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -184,7 +185,7 @@ impl Client {
         self.call(Method::POST, path, Some(body)).await
     }
 
-    /// `POST` of a file, as it is read; there is no deadline but the connection's.
+    /// Sends a file as the body of a `POST` and streams the file. No timeout covers the upload, only the connection's.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -202,7 +203,7 @@ impl Client {
         serde_json::from_slice(&text).map_err(|error| self.answer(error))
     }
 
-    /// `GET` of a blob, as it comes.
+    /// Streams a blob by `GET`.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -217,7 +218,7 @@ impl Client {
         Ok(pieces.boxed())
     }
 
-    /// `GET` of bytes with an `Accept` header.
+    /// Gets bytes, with an `Accept` header.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -227,10 +228,10 @@ impl Client {
         self.collect(response).await
     }
 
-    /// Newline-delimited JSON, as it comes.
+    /// Streams newline-delimited JSON: each line becomes an item as soon as the line has arrived.
     ///
     /// # Errors
-    /// [`ClientError`]; each line may fail on its own.
+    /// [`ClientError`]; each line may also fail separately.
     pub async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         method: Method,
@@ -247,7 +248,7 @@ impl Client {
         Ok(lines.boxed())
     }
 
-    /// Opens a session: the connection turns into frames.
+    /// Opens a session: upgrades the connection to frames.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -276,7 +277,7 @@ fn data(body: Incoming) -> BoxStream<'static, io::Result<Bytes>> {
     BodyDataStream::new(body).map(|piece| piece.map_err(io::Error::other)).boxed()
 }
 
-/// Cuts a stream of bytes into its lines.
+/// Splits a stream of bytes into lines.
 fn split_lines(bytes: BoxStream<'static, io::Result<Bytes>>) -> BoxStream<'static, io::Result<Vec<u8>>> {
     let state = (bytes, BytesMut::new());
     stream::try_unfold(state, async |(mut bytes, mut pending)| {

@@ -1,28 +1,28 @@
-//! A session's frames: `kind (1 octet) | length (4 octets, big-endian) | payload`, both ways.
+//! Frames of a session: `kind (1 octet) | length (4 octets, big-endian) | payload`, in both directions.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The longest payload.
+/// Longest payload of a frame.
 pub const PAYLOAD_MAX: u32 = 64 << 10;
 
-/// One frame.
+/// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// Input, from the person.
+    /// Standard input, from the client.
     Input(Vec<u8>),
-    /// The input has ended.
+    /// End of the input.
     InputEnd,
-    /// The terminal's size: columns, rows.
+    /// Size of the terminal: columns, rows.
     Size(u16, u16),
-    /// Output.
+    /// Standard output.
     Output(Vec<u8>),
-    /// Error output.
+    /// Standard error.
     Error(Vec<u8>),
-    /// The process ended with this status. The last frame.
+    /// Exit status of the process. The last frame.
     Exit(i32),
-    /// The session failed. The last frame.
+    /// Cause of a failed session. The last frame.
     Failed(String),
 }
 
@@ -59,10 +59,10 @@ impl Frame {
         })
     }
 
-    /// Writes the frame; what is too long for one goes as several.
+    /// Writes the frame. A payload longer than [`PAYLOAD_MAX`] becomes several frames.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection is closed.
     pub async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         let (kind, payload) = self.parts();
         let mut rest = &payload[..];
@@ -78,10 +78,10 @@ impl Frame {
         }
     }
 
-    /// Reads the next frame; none at the connection's end.
+    /// Reads the next frame; `None` at the end of the connection.
     ///
     /// # Errors
-    /// When the connection fails or what comes is no frame.
+    /// When the connection fails or the bytes are not a valid frame.
     pub async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Self>> {
         let kind = match from.read_u8().await {
             Ok(kind) => kind,

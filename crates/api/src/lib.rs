@@ -1,8 +1,9 @@
-//! The HTTP API: what is said over it, and the typed client that says it.
+//! The HTTP API: request and response types, and the typed client.
 //!
-//! - [`types`]: requests and answers, JSON. Paths begin with `/v1`; those of Gantry's own services with `/internal/v1`.
-//! - [`problem`]: the one form of an error.
-//! - [`Client`]: for the command line, agent and router. One connection pool, a deadline on every call.
+//! - [`types`]: JSON requests and responses. Public paths begin with `/v1`, paths for Gantry's own services with
+//!   `/internal/v1`.
+//! - [`problem`]: the error type of every endpoint.
+//! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
 
 pub mod client;

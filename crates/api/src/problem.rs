@@ -1,49 +1,49 @@
-//! The one form of an error, over the wire and in a terminal.
+//! The error type of the API: the same over the wire and in a terminal.
 
 use serde::{Deserialize, Serialize};
 
-/// What is wrong, and what would be right.
+/// An error response: the cause, and a hint at the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// Names the thing and the reason.
+    /// Message that names the object and the cause.
     pub message: String,
-    /// The remedy, if there is one to name.
+    /// The remedy, if there is a known remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// A problem with a status of one's own.
+    /// Creates a problem with any HTTP status.
     pub fn new(status: u16, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), hint: None }
     }
 
-    /// With a remedy.
+    /// Adds a remedy.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// 400: the request makes no sense.
+    /// 400: the request is invalid.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, message)
     }
 
-    /// 404: no such thing.
+    /// 404: the object does not exist.
     pub fn missing(message: impl Into<String>) -> Self {
         Self::new(404, message)
     }
 
-    /// 409: not as things are.
+    /// 409: the request conflicts with the current state.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(409, message)
     }
 
-    /// 500: Gantry's own fault.
+    /// 500: a fault of Gantry itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, message)
     }

@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! Request and response types.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,22 +12,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problem;
 
-/// What a token may do.
+/// Permissions of a token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Scope {
-    /// Everything.
+    /// Every operation.
     Admin,
-    /// Looks, changes nothing, sees no configuration values.
+    /// Every read except configuration values; no changes.
     Read,
-    /// Everything with one app but creating and destroying it.
+    /// Every operation on a single app except to create and destroy the app.
     Deploy {
-        /// Which.
+        /// The app.
         app: AppName,
     },
-    /// What a machine's agent and router need.
+    /// The operations that the agent and router of a machine need.
     Machine {
-        /// Which.
+        /// The machine.
         machine: MachineName,
     },
 }
@@ -35,114 +35,114 @@ pub enum Scope {
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
-    /// What people call it; it stands in the audit trail.
+    /// Name of the token in lists and in the audit trail.
     pub name: String,
-    /// What it may do.
+    /// Permissions of the token.
     pub scope: Scope,
-    /// When it was made.
+    /// Time of creation.
     pub created: Moment,
-    /// From then on it is not known any more; none: until it is revoked.
+    /// Time of expiry; `None` if the token is valid until an administrator revokes the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Moment>,
 }
 
-/// A new token: the only time its secret is shown.
+/// A new token. Only this response ever contains the secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewToken {
     /// The token.
     pub info: TokenInfo,
-    /// What to send as the password or bearer token.
+    /// The secret, for use as the password or bearer token.
     pub secret: String,
 }
 
-/// `POST /v1/tokens`.
+/// Body of `POST /v1/tokens`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateToken {
-    /// What to call it.
+    /// Name of the token.
     pub name: String,
-    /// What it may do.
+    /// Permissions of the token.
     pub scope: Scope,
-    /// How long it lives, in milliseconds; until it is revoked if none.
+    /// Lifetime in milliseconds; `None` if the token is valid until an administrator revokes the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<u64>,
 }
 
-/// `POST /v1/apps`.
+/// Body of `POST /v1/apps`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateApp {
-    /// Its name.
+    /// Name of the app.
     pub name: AppName,
-    /// The base its images are built on.
+    /// Base image of the app's builds.
     #[serde(default)]
     pub base: Option<BaseName>,
-    /// The branch that deploys; `main` if none.
+    /// Branch whose pushes deploy; `main` if `None`.
     #[serde(default)]
     pub branch: Option<String>,
-    /// Host names besides its own.
+    /// Host names in addition to the app's default host name.
     #[serde(default)]
     pub hosts: Vec<HostName>,
 }
 
-/// An app, as seen from outside.
+/// An app, as shown by the public API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppInfo {
-    /// Its name.
+    /// Name of the app.
     pub name: AppName,
-    /// Where it is reached; none when no role of what serves speaks HTTP.
+    /// URL of the app; `None` if no role of the current release speaks HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The branch that deploys.
+    /// Branch whose pushes deploy.
     pub branch: String,
-    /// The base it is built on.
+    /// Base image of the app's builds.
     pub base: Option<BaseName>,
-    /// Host names besides its own.
+    /// Host names in addition to the app's default host name.
     pub hosts: Vec<HostName>,
-    /// The release that serves.
+    /// The release that serves requests.
     pub current: Option<ReleaseNumber>,
-    /// Copies per role, where `scale` said so.
+    /// Copies per role, for roles with a count from `scale`.
     pub scale: BTreeMap<RoleName, u32>,
-    /// The deploy under way.
+    /// The deploy in progress.
     pub deploy: Option<Deploy>,
-    /// Instances of the current release that are ready, and that are wanted.
+    /// Number of ready instances of the current release.
     pub ready: u32,
-    /// See `ready`.
+    /// Number of desired instances of the current release.
     pub wanted: u32,
-    /// What is to become of its requests.
+    /// Traffic policy: pause, maintenance, rate and concurrency limits.
     pub traffic: Traffic,
-    /// What became of those that could not go on at once, at all routers since each began.
+    /// Counts of queued, refused and rate-limited requests: a sum over all routers, since the start of each router.
     pub requests: RequestCounts,
-    /// When it was created.
+    /// Time of creation.
     pub created: Moment,
 }
 
-/// `POST /v1/apps/{app}/traffic`.
+/// Body of `POST /v1/apps/{app}/traffic`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum ChangeTraffic {
-    /// Requests wait until they are resumed.
+    /// Queues requests until `Resume`.
     Pause,
-    /// Those that wait go on.
+    /// Releases the queued requests.
     Resume,
-    /// Every request is answered with 503 and the message; with none they go on.
+    /// Answers every request with 503 and the message. Without a message, requests reach the app again.
     Maintenance {
-        /// What clients are told.
+        /// The message for clients.
         message: Option<String>,
     },
-    /// The most requests, at each router; what is not named has no limit.
+    /// Limits requests at each router; `None` removes a limit.
     Limit {
-        /// In a second.
+        /// Requests per second.
         rate: Option<u32>,
-        /// At once.
+        /// Concurrent requests.
         concurrent: Option<u32>,
     },
-    /// The proxies that this app trusts besides those of the cluster; replaces the list.
+    /// Replaces the list of proxies that this app trusts in addition to the cluster's proxies.
     TrustedProxies {
-        /// Address ranges.
+        /// Address ranges of the proxies.
         proxies: Vec<Subnet>,
     },
 }
 
-/// `PATCH /v1/cluster/policy`: a field that is absent stays as it is.
+/// Body of `PATCH /v1/cluster/policy`. An absent field keeps its value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangePolicy {
@@ -150,361 +150,363 @@ pub struct ChangePolicy {
     pub trusted_proxies: Option<Vec<Subnet>>,
 }
 
-/// A release, as seen from outside: its configuration by name alone.
+/// A release, as shown by the public API. Configuration appears by name only, without values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseInfo {
-    /// Its number.
+    /// Number of the release.
     pub number: ReleaseNumber,
-    /// It serves now.
+    /// Whether this release serves requests now.
     pub current: bool,
-    /// It served once.
+    /// Whether the release's deploy completed.
     pub good: bool,
-    /// The image's manifest.
+    /// Manifest of the image.
     pub image: Digest,
-    /// The commit.
+    /// Commit of the source.
     pub commit: Option<String>,
-    /// The names of its configuration.
+    /// Names of the configuration values.
     pub config: Vec<String>,
-    /// Role to command line.
+    /// Command line of each role.
     pub roles: BTreeMap<RoleName, String>,
-    /// When.
+    /// Time of creation.
     pub created: Moment,
-    /// Who.
+    /// Name of the token that created the release.
     pub by: String,
-    /// Why.
+    /// Reason for the release.
     pub cause: String,
 }
 
-/// An instance, as seen from outside.
+/// An instance, as shown by the public API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceInfo {
-    /// Which.
+    /// Id of the instance.
     pub id: InstanceId,
-    /// Where.
+    /// The machine that the plan assigns the instance to.
     pub machine: MachineName,
-    /// What is to become of it: `run`, `retire` or `stop`.
+    /// Desired state: `run`, `retire` or `stop`.
     pub goal: String,
-    /// Where it is; none until its machine has said.
+    /// Phase of the instance; `None` until the machine reports the instance.
     pub phase: Option<Phase>,
-    /// When it was last started; until then, when it came to its phase.
+    /// Time of the last start; before the first start, the time at which the phase began.
     pub since: Option<Moment>,
-    /// Its address.
+    /// Address of the instance.
     pub address: Option<Ipv4Addr>,
-    /// How often it was started again.
+    /// Number of restarts.
     pub restarts: u32,
-    /// What is wrong with it, or was lately.
+    /// A current or recent problem of the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// `POST /v1/apps/{app}/deploys`.
+/// Body of `POST /v1/apps/{app}/deploys`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StartDeploy {
-    /// What to deploy.
+    /// Source of the deploy.
     pub what: What,
-    /// Stop before promotion.
+    /// Whether the deploy stops before promotion.
     #[serde(default)]
     pub hold: bool,
 }
 
-/// What to deploy.
+/// Source of a deploy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum What {
     /// An image in this registry.
     Image {
-        /// `shop:1.2` or `shop@sha256:…`, in this registry.
+        /// Reference of the image: `shop:1.2` or `shop@sha256:…`.
         reference: String,
-        /// What it was called where it was pulled from; for the ledger.
+        /// Reference of the image in the registry that the image was pulled from; for the release's record.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         origin: Option<String>,
-        /// What is new of how images from elsewhere run; kept for later images of the app.
+        /// Changes to the settings of foreign images. The app keeps the settings for later images.
         #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
         settings: ImageSettings,
     },
-    /// A release again; the last good one before the current if none is named.
+    /// An earlier release.
     Rollback {
-        /// Which.
+        /// The release; if `None`, the last good release before the current release.
         to: Option<ReleaseNumber>,
     },
 }
 
-/// `PATCH /v1/apps/{app}/config`: a value sets, none unsets. Becomes a release.
+/// Body of `PATCH /v1/apps/{app}/config`. The change becomes a new release.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ChangeConfig {
-    /// By name.
+    /// Value by name; `None` unsets the name.
     pub changes: BTreeMap<String, Option<String>>,
 }
 
-/// `PUT /v1/apps/{app}/scale`.
+/// Body of `PUT /v1/apps/{app}/scale`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ChangeScale {
     /// Copies per role.
     pub roles: BTreeMap<RoleName, u32>,
 }
 
-/// `PUT /v1/apps/{app}/base`.
+/// Body of `PUT /v1/apps/{app}/base`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeBase {
-    /// What the next push is built on, unless the repository names another.
+    /// Base image of the next push, unless the repository names another base image.
     pub base: BaseName,
 }
 
-/// `PATCH /v1/apps/{app}/hosts`.
+/// Body of `PATCH /v1/apps/{app}/hosts`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeHosts {
-    /// Host names that lead to the app from now on.
+    /// Host names to route to the app.
     #[serde(default)]
     pub add: Vec<HostName>,
-    /// Host names that no longer do.
+    /// Host names to stop routing to the app.
     #[serde(default)]
     pub remove: Vec<HostName>,
 }
 
-/// `PUT /v1/apps/{app}/branch`.
+/// Body of `PUT /v1/apps/{app}/branch`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeBranch {
     /// The only branch whose pushes deploy.
     pub branch: String,
 }
 
-/// A deploy that was accepted.
+/// An accepted deploy.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Accepted {
-    /// Its number; `follow` it.
+    /// Number of the deploy, for `GET /v1/apps/{app}/deploys/{number}/follow`.
     pub deploy: DeployNumber,
 }
 
-/// One event of following a deploy: `GET /v1/apps/{app}/deploys/{number}/follow`.
+/// An event while a client follows a deploy: `GET /v1/apps/{app}/deploys/{number}/follow`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Progress {
-    /// A line to show.
+    /// A line of output.
     Line {
-        /// The text.
+        /// Text of the line.
         text: String,
     },
-    /// It is over, held until it is promoted or aborted, or serves and is watched. The last.
+    /// The last event. The deploy has ended, is held until a promotion or an abort, or is in its bake time.
     End {
-        /// How it stands.
+        /// State of the deploy.
         deploy: std::boxed::Box<Deploy>,
-        /// Where the app is reached, or the release that is held; none when no role of it speaks HTTP.
+        /// URL of the app or of the held release; `None` if no role of the release speaks HTTP.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         url: Option<String>,
     },
 }
 
-/// `GET /v1/…/why`: one causal answer.
+/// Response of `GET /v1/…/why`: the cause of a state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// What was asked about.
+    /// The object of the question.
     pub subject: String,
-    /// The answer.
+    /// The cause, in one sentence.
     pub headline: String,
-    /// What it rests on.
+    /// The facts behind the headline.
     pub evidence: Vec<String>,
 }
 
-/// `GET /v1/status`.
+/// Response of `GET /v1/status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
-    /// Gantry's version.
+    /// Version of Gantry.
     pub version: String,
-    /// Where the store is.
+    /// Location of the store: the path of a file, or the endpoints of etcd.
     pub store: String,
-    /// Machines and how long they have been silent, in milliseconds.
+    /// Milliseconds since the last report of each machine.
     pub machines: BTreeMap<MachineName, u64>,
-    /// What is wrong with the networks of machines; a machine whose network is well is not in it.
+    /// Network faults of machines. The map leaves out machines without a fault.
     #[serde(default)]
     pub network: BTreeMap<MachineName, Vec<NetworkFault>>,
-    /// Routers: the table each has, and how long it has been silent.
+    /// For each router, the generation of its routing table and the milliseconds since its last report.
     pub routers: BTreeMap<RouterId, (Generation, u64)>,
-    /// The newest table.
+    /// Generation of the newest routing table.
     pub table: Generation,
-    /// Apps.
+    /// All apps.
     pub apps: Vec<AppInfo>,
-    /// Bytes by kind.
+    /// Disk usage of the server, in bytes per kind of data.
     pub space: BTreeMap<String, u64>,
-    /// What is wrong with the machine or the store, and what to do about it.
+    /// Problems of the machine or the store, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// One line of the audit trail.
+/// An event of the audit trail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Rises by one each.
+    /// Number of the event. Consecutive events have consecutive numbers.
     pub number: u64,
-    /// When.
+    /// Time of the event.
     pub at: Moment,
-    /// Who: the name of a token, or `gantry`.
+    /// The actor: the name of a token, or `gantry`.
     pub by: String,
-    /// The app it is about, if any.
+    /// The app, if the event is about an app.
     pub app: Option<AppName>,
-    /// What was done.
+    /// Description of the action.
     pub what: String,
 }
 
-/// A base.
+/// A base image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseInfo {
-    /// Its name.
+    /// Name of the base image.
     pub name: BaseName,
-    /// The image's manifest.
+    /// Manifest of the image.
     pub image: Digest,
-    /// What it was made from.
+    /// Sources of the base image, such as `bookworm with 8 packages`.
     pub from: String,
-    /// When.
+    /// Time of creation.
     pub created: Moment,
 }
 
-/// `POST /v1/apps/{app}/pull` and `/v1/bases/{name}/pull`: an image of another registry into this one.
+/// Body of `POST /v1/apps/{app}/pull` and `/v1/bases/{name}/pull`, which copy an image of another registry into this
+/// registry.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct PullImage {
-    /// `registry.example/team/shop:1.2`.
+    /// Reference of the image: `registry.example/team/shop:1.2`.
     pub reference: String,
-    /// Who asks there, if it must be said. Used once and not kept.
+    /// User name at the other registry, if the registry wants a login. Gantry uses the credentials once and does not
+    /// store them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// With what password or token.
+    /// Password or token at the other registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
 }
 
-/// What comes while a base is made or an image is pulled.
+/// A progress event while the server makes a base image or pulls an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Making {
-    /// A line to show.
+    /// A line of output.
     Line {
-        /// The line.
+        /// Text of the line.
         text: String,
     },
-    /// The last one: there is the base.
+    /// The last event: the base image is complete.
     Base {
-        /// The base.
+        /// The base image.
         base: BaseInfo,
     },
-    /// The last one: there is the image.
+    /// The last event: the image is complete.
     Image {
-        /// What to call it in this registry: `shop@sha256:…`.
+        /// Reference of the image in this registry: `shop@sha256:…`.
         reference: String,
     },
-    /// The last one: it failed.
+    /// The last event: the operation failed.
     Failed {
-        /// Why.
+        /// Cause of the failure.
         problem: Problem,
     },
 }
 
-/// `POST /internal/v1/machines/{machine}/observed`.
+/// Body of `POST /internal/v1/machines/{machine}/observed`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MachineReport {
-    /// The plan it has taken on.
+    /// Generation of the plan that the machine has adopted.
     pub generation: Generation,
-    /// Every instance on it.
+    /// All instances on the machine.
     pub instances: BTreeMap<InstanceId, ObservedInstance>,
-    /// What is wrong with its network.
+    /// Faults of the machine's network.
     #[serde(default)]
     pub network: Vec<NetworkFault>,
 }
 
-/// `POST /internal/v1/routers/{machine}/observed`.
+/// Body of `POST /internal/v1/routers/{machine}/observed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouterReport {
-    /// Which of the machine's routers.
+    /// Number of the router on its machine.
     pub number: u64,
-    /// It has ended its last connection and says no more.
+    /// Whether the router has closed its last connection. This report is then its last.
     pub gone: bool,
-    /// The table it routes by.
+    /// Generation of the routing table in use.
     pub generation: Generation,
-    /// Requests under way.
+    /// Requests in progress, per instance.
     pub active: BTreeMap<InstanceId, u64>,
-    /// What became of requests that could not go on at once.
+    /// Counts of queued, refused and rate-limited requests, per app.
     #[serde(default)]
     pub counts: BTreeMap<AppName, RequestCounts>,
-    /// The newest run of failed requests of each kind.
+    /// The newest run of failed requests of each kind, per app.
     #[serde(default)]
     pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
 }
 
-/// `GET /internal/v1/machines/{machine}/plan?after=`: none when nothing newer came in time.
+/// Response of `GET /internal/v1/machines/{machine}/plan?after=`; `None` when the poll ended without a newer plan.
 pub type PlanAnswer = Option<MachinePlan>;
 
-/// `GET /internal/v1/routers/{machine}/table?after=`.
+/// Response of `GET /internal/v1/routers/{machine}/table?after=`; `None` when the poll ended without a newer table.
 pub type TableAnswer = Option<Table>;
 
-/// What an agent is asked to open a session for.
+/// Kind of a session that the server asks an agent to open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum SessionKind {
     /// A process in a running instance.
     Exec {
-        /// Which.
+        /// The instance.
         instance: InstanceId,
         /// Program and arguments.
         command: Vec<String>,
-        /// With a terminal.
+        /// Whether the process gets a terminal.
         terminal: bool,
     },
-    /// A container of its own with a release's image and configuration.
+    /// A new container with the image and configuration of a release.
     Run {
-        /// Whose image and configuration.
+        /// The app that the release belongs to.
         app: AppName,
-        /// Names it.
+        /// Number of the release, part of the container's name.
         release: ReleaseNumber,
-        /// What it is made of.
+        /// Specification of the container.
         spec: std::boxed::Box<gantry_model::InstanceSpec>,
         /// Program and arguments.
         command: Vec<String>,
-        /// With a terminal.
+        /// Whether the process gets a terminal.
         terminal: bool,
     },
-    /// An app's log.
+    /// The log of an app.
     Logs(LogQuery),
 }
 
-/// Which lines of the log.
+/// Filter of log lines.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogQuery {
-    /// Whose.
+    /// The app.
     pub app: Option<AppName>,
-    /// Only of this role.
+    /// Only lines of this role.
     #[serde(default)]
     pub role: Option<RoleName>,
-    /// At most so many of the newest.
+    /// Only the newest lines, up to this number.
     #[serde(default)]
     pub lines: Option<usize>,
-    /// Not older than this.
+    /// Only lines since this time.
     #[serde(default)]
     pub since: Option<Moment>,
     /// Only lines with this text.
     #[serde(default)]
     pub grep: Option<String>,
-    /// Go on with what comes.
+    /// Whether to follow new lines.
     #[serde(default)]
     pub follow: bool,
 }
 
-/// One line of a log.
+/// A line of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When.
+    /// Time of the line.
     pub at: Moment,
-    /// Which instance.
+    /// The instance that wrote the line.
     pub instance: InstanceId,
-    /// It came from standard error.
+    /// Whether the line came from standard error.
     pub error: bool,
-    /// What.
+    /// Text of the line.
     pub text: String,
 }
 
-/// A session that an agent is to open.
+/// A request to an agent: open a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionRequest {
-    /// Its number.
+    /// Id of the session.
     pub id: String,
-    /// What for.
+    /// Kind of the session.
     pub what: SessionKind,
 }
