@@ -1,8 +1,10 @@
-//! Whole lives of containers, one after the other or several at once: made with a network, limits, users of their own and a filter;
-//! `/bin/true` started; its exit noted; removed without a trace. Used by `benches/containers`.
+//! Measures whole container lifecycles, one after the other or several at once. `benches/containers` uses this program.
+//! Each container has a network, limits, its own users and a seccomp filter. It runs `/bin/true`, its exit is recorded,
+//! and it is removed completely.
 //!
-//! `lifecycles COUNT AT_ONCE BRIDGE` prints lives per second, where the time of one goes, and what the process holds before and after.
-//! Built with debug assertions and told a folder in `GANTRY_STEPS`, it leaves there when each step was passed.
+//! `lifecycles COUNT AT_ONCE BRIDGE` prints the lifecycles per second, the time of each phase, and the resources held
+//! before and after. With debug assertions and a folder in `GANTRY_STEPS`, the program records there when each
+//! failpoint was passed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,7 +43,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
         std::fs::create_dir_all(&path).expect("made");
         path
     };
-    // Addresses are used again, as the agent does.
+    // Addresses are reused, as the agent does.
     let address = std::net::Ipv4Addr::from(0x0afa_0000 + 2 + u32::try_from(n % 60_000).expect("small"));
     Spec {
         state: path("state"),
@@ -69,7 +71,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
     }
 }
 
-/// The caller's own steps, for a profile. Nobody is ended at them.
+/// Passes a failpoint of the caller's own, for a profile. No process is killed there.
 fn mark(name: &str) {
     if cfg!(debug_assertions) {
         gantry_linux::steps::pass(name);
@@ -132,7 +134,7 @@ async fn measure(count: usize, at_once: usize, bridge: String) {
     println!("         after:  {}", held(&bridge));
 }
 
-/// What this process and the machine hold of containers.
+/// Describes the resources that this process and the machine hold for containers.
 fn held(bridge: &str) -> String {
     let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,13 +1,13 @@
-//! The system calls by name: those a container may make, and those that are refused as dangerous.
+//! System calls by name: the calls that a container may make, and the dangerous calls that are refused.
 //!
-//! A call that is on neither list is unknown here, and the filter answers it as a kernel without the call does (`ENOSYS`):
-//! a C library that tries a newer call first then uses the older one. A refused call answers `EPERM`.
+//! A call on neither list is unknown. The filter answers as a kernel without that call does (`ENOSYS`): a C library
+//! that tries a newer call first then uses the older call. A refused call returns `EPERM`.
 
 use seccompiler::SeccompCmpOp::{self, MaskedEq, Ne};
 
-/// Calls that a container may make. [`CONDITIONS`] refuses some arguments of `clone`, `personality` and `socket`.
+/// Calls that a container may make. [`conditions`] refuses some arguments of `clone`, `personality` and `socket`.
 ///
-/// `clone3` is missing: its flags lie in memory, where a filter cannot look. Libraries then use `clone`.
+/// `clone3` is missing: its flags are in memory, where a filter cannot read them. Libraries then use `clone`.
 pub(crate) const ALLOWED: &[i64] = &[
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -256,7 +256,7 @@ pub(crate) const ALLOWED: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// Calls that a container may make and that `libc` has no name for; every architecture has the same numbers from 424 on.
+/// Calls that a container may make but `libc` does not name. From 424 on, every architecture has the same numbers.
 pub(crate) const ALLOWED_NEWER: &[i64] = &[
     451, // cachestat
     452, // fchmodat2
@@ -278,7 +278,7 @@ pub(crate) const ALLOWED_NEWER: &[i64] = &[
     469, // file_setattr
 ];
 
-/// Calls that a container may make and that x86-64 alone has, or numbers in its own way.
+/// Allowed calls that only x86-64 has, or that have other numbers on x86-64.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const ALLOWED_HERE: &[i64] = &[
     333, // io_pgetevents
@@ -286,7 +286,7 @@ pub(crate) const ALLOWED_HERE: &[i64] = &[
     libc::SYS_renameat,
     libc::SYS_setrlimit,
     libc::SYS_sync_file_range,
-    335, // uretprobe: only the kernel's own trampoline may make it
+    335, // uretprobe: only the kernel's own trampoline may call it
     libc::SYS_access,
     libc::SYS_alarm,
     libc::SYS_arch_prctl,
@@ -330,7 +330,7 @@ pub(crate) const ALLOWED_HERE: &[i64] = &[
     libc::SYS_vfork,
 ];
 
-/// The same of the generic table of calls (arm64, riscv64).
+/// Allowed calls of the generic table (arm64, riscv64) that have other numbers on x86-64.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const ALLOWED_HERE: &[i64] = &[
     38,  // renameat
@@ -340,7 +340,7 @@ pub(crate) const ALLOWED_HERE: &[i64] = &[
     292, // io_pgetevents
 ];
 
-/// Calls that reach the machine's kernel, its devices, other processes or new namespaces.
+/// Refused calls: they reach the machine's kernel, its devices, other processes or new namespaces.
 pub(crate) const REFUSED: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -397,7 +397,7 @@ pub(crate) const REFUSED: &[i64] = &[
     467, // open_tree_attr
 ];
 
-/// Refused calls of x86-64 alone.
+/// Refused calls that only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const REFUSED_HERE: &[i64] = &[
     libc::SYS__sysctl,
@@ -411,22 +411,22 @@ pub(crate) const REFUSED_HERE: &[i64] = &[
     libc::SYS_vserver,
 ];
 
-/// Every refused call is on the list above.
+/// Empty: [`REFUSED`] has every refused call of the other architectures.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) const REFUSED_HERE: &[i64] = &[];
 
-/// One condition on an argument: its index, how it is compared, and with what.
+/// A condition on an argument: the argument's index, the comparison, and the value to compare with.
 pub(crate) type Condition = (u8, SeccompCmpOp, u64);
 
-/// Refuses a call whose arguments meet all conditions of any line.
+/// A refusal by arguments: the filter refuses the call if its arguments meet every condition of any line.
 pub(crate) struct Conditions {
     /// The call.
     pub(crate) call: i64,
-    /// The lines.
+    /// The lines of conditions.
     pub(crate) any: Vec<Vec<Condition>>,
 }
 
-/// Flags of `clone` that make a namespace. The bit of CLONE_NEWTIME is part of the exit signal here.
+/// Flags of `clone` that make a namespace. `clone` uses the bit of CLONE_NEWTIME for the exit signal.
 const NEW_NAMESPACES: [u64; 7] = [
     0x0002_0000, // NEWNS
     0x0200_0000, // NEWCGROUP
@@ -437,22 +437,22 @@ const NEW_NAMESPACES: [u64; 7] = [
     0x4000_0000, // NEWNET
 ];
 
-/// The execution domains that change nothing of security: Linux, 32-bit uname, and the question which one it is.
+/// Execution domains that do not affect security: Linux, 32-bit uname, and the query of the current domain.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// Socket families: unix, inet, inet6, netlink (libraries list interfaces with it).
+/// Allowed socket families: unix, inet, inet6, netlink (libraries list interfaces with netlink).
 const FAMILIES: [u64; 4] = [1, 2, 10, NETLINK];
 
 const NETLINK: u64 = 16;
 
-/// The type of a socket: the low four bits of the argument.
+/// Mask of a socket's type: the low four bits of the argument.
 const TYPE: u64 = 15;
 
-/// The types that every family but netlink may have: stream, datagram, sequential packets. Raw sockets and packets of the
-/// link are not among them.
+/// Socket types allowed for every family except netlink: stream, datagram, sequential packets. Raw and link-layer
+/// packet sockets are missing.
 const TYPES: [u64; 3] = [1, 2, 5];
 
-/// What is refused of calls that are allowed.
+/// Returns the arguments that are refused for allowed calls.
 pub(crate) fn conditions() -> Vec<Conditions> {
     let types = (0..=TYPE).filter(|kind| !TYPES.contains(kind));
     let other_family = FAMILIES.map(|family| (0, Ne, family)).to_vec();

@@ -1,8 +1,8 @@
-//! `/sys/fs/cgroup`: the container's own control groups, for programs that read their limits there.
+//! `/sys/fs/cgroup`: shows the container's own control groups to programs that read their limits there. JVM, Node.js,
+//! Go and .NET size heaps and thread pools by these limits.
 //!
-//! The container is in a cgroup namespace, so the file systems show its groups as the root and nothing above or beside them.
-//! They are mounted read-only: a process inside changes no limit. JVM, Node.js, Go and .NET size heaps and thread pools by
-//! them.
+//! The container is in a cgroup namespace. The file systems therefore show its groups as the root, without any group
+//! above or beside. The mounts are read-only, so that a process inside cannot change a limit.
 
 use std::os::fd::OwnedFd;
 
@@ -13,11 +13,12 @@ use rustix::mount::{MountAttrFlags, MountFlags};
 
 use crate::inside::{INERT, Mounted};
 
-/// Where programs look for control groups.
+/// Path at which programs look for control groups.
 const PLACE: &str = "/sys/fs/cgroup";
 
-/// Mounts the groups of this process, which is in its groups and in a cgroup namespace of its own already. A machine without
-/// control groups at that place, or that refuses to show one of them, gives the container none.
+/// Mounts the control groups of this process, which has already joined its groups and its own cgroup namespace. If the
+/// machine has no control groups at that path, the container gets none. A hierarchy that the kernel refuses to mount is
+/// left out.
 pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut Mounted) -> Result<(), LinuxError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let Ok(place) = rooted::open(root, PLACE.as_ref(), flags) else { return Ok(()) };
@@ -50,8 +51,9 @@ pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut Mounted) -> Re
     mounts::restrict(&folder, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
 }
 
-/// The hierarchies of `/proc/self/cgroup` (`4:cpu,cpuacct:/`) that hold limits or accounts of a container: every controller
-/// in them is one that the container has a group of its own of. In another hierarchy it is in a group of the machine's.
+/// Returns the hierarchies of `/proc/self/cgroup` (`4:cpu,cpuacct:/`) with limits or accounts of the container. The
+/// container has its own group for every controller of such a hierarchy. In any other hierarchy the container is in a
+/// group of the machine.
 fn hierarchies(text: &str) -> impl Iterator<Item = &str> {
     let controllers = text.lines().filter_map(|line| line.split(':').nth(1));
     controllers.filter(|controllers| controllers.split(',').all(|controller| LIMITING.contains(&controller)))

@@ -18,57 +18,58 @@ use tokio::process::Command;
 use crate::launch::{Answer, HELD, IDENTITY, Identity, LAUNCH_COMMAND, PROBE_COMMAND};
 use crate::spec::Spec;
 
-/// The longest a launch may take.
+/// Timeout of a launch.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// From SIGKILL to the end of every process of a container, before it is reported as one that cannot be killed.
+/// Timeout from SIGKILL to the end of every process of a container. After this time the container is reported as
+/// unkillable.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 static INIT: &[u8] = include_bytes!(env!("GANTRY_INIT"));
 
-/// Why a container could not be made, found or removed.
+/// Reasons why a container could not be created, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The launcher could not be started or did not answer.
     #[error("the container launcher failed: {0}")]
     Launcher(String),
-    /// The container could not be made; the text says which step failed, and why.
+    /// The container could not be created. The text names the failed operation and the cause.
     #[error("{0}")]
     Launch(String),
-    /// A file or folder of Gantry's own could not be used.
+    /// Gantry could not use one of its own files or folders.
     #[error("cannot {action} {path}")]
     File {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Cause of the failure.
         source: io::Error,
     },
-    /// The kernel refused.
+    /// The kernel refused an operation.
     #[error(transparent)]
     Linux(#[from] gantry_linux::LinuxError),
-    /// A process does not end, though it was killed: it waits inside the kernel.
+    /// A process did not end after SIGKILL: the process waits inside the kernel.
     #[error("process {0} does not end after SIGKILL; it waits inside the kernel (see /proc/{0}/stack)")]
     Unkillable(i32),
 }
 
-/// How an application ended, as init recorded it.
+/// The end of an application, as init recorded the exit.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ExitRecord {
-    /// Its exit status.
+    /// The exit status, if the application exited.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended the application, if a signal did.
     pub signal: Option<i32>,
-    /// Unix milliseconds.
+    /// Time of the exit in Unix milliseconds.
     pub at: u64,
-    /// It left processes running, which ended with init.
+    /// Whether the application left processes running. Those processes ended together with init.
     #[serde(default)]
     pub left: bool,
 }
 
 impl ExitRecord {
-    /// Reads the last record of a file; none if the container ended before init could write one.
+    /// Reads the last record of a file. Returns none if the container ended before init could write a record.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(path).ok()?;
@@ -76,7 +77,7 @@ impl ExitRecord {
     }
 }
 
-/// A container that runs, or did.
+/// A container that runs or has ended.
 #[derive(Debug)]
 pub struct Container {
     process: Option<Process>,
@@ -84,10 +85,10 @@ pub struct Container {
     group: Cgroup,
 }
 
-/// Puts the static init into `folder`, as a file that is named by its content and never changed.
+/// Writes the static init into `folder`. The file's name contains a hash of the content, and the file never changes.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the file cannot be written.
 pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     use std::hash::{DefaultHasher, Hash, Hasher};
     use std::os::unix::fs::PermissionsExt;
@@ -106,10 +107,10 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     Ok(path)
 }
 
-/// Whether containers whose layers are in `folder` can have users of their own ([`Spec::users`]); if not, why.
+/// Checks that containers whose layers are in `folder` can have users of their own ([`Spec::users`]).
 ///
 /// # Errors
-/// What the kernel refused, in words.
+/// The reason why the kernel refused, as text.
 pub async fn probe_users(folder: &Path) -> Result<(), String> {
     let mut probe = launcher(PROBE_COMMAND);
     probe.arg(folder).stdin(Stdio::null());
@@ -118,8 +119,11 @@ pub async fn probe_users(folder: &Path) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// This program as a launcher. It is run from a read-only copy of itself where the kernel has them (Linux 5.12): root in a
-/// container without users of its own is root on the disk, and may get hold of a launcher that enters it (CVE-2019-5736).
+/// Builds the command that runs this program as a launcher.
+///
+/// Where the kernel supports read-only copies of a file (Linux 5.12), the launcher runs from such a copy. Root in a
+/// container without its own users is root on the disk, and could overwrite the program of a launcher that enters the
+/// container (CVE-2019-5736).
 pub(crate) fn launcher(mode: &str) -> Command {
     static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
     let own = OWN.get_or_init(|| mounts::read_only_copy_of(Path::new("/proc/self/exe")).ok());
@@ -129,10 +133,10 @@ pub(crate) fn launcher(mode: &str) -> Command {
     launcher
 }
 
-/// Makes the container and lets it run, through a launcher.
+/// Creates and starts the container through a launcher.
 ///
 /// # Errors
-/// [`SandboxError::Launch`] names the step that failed; nothing but folders is left of the container.
+/// [`SandboxError::Launch`] names the failed operation. Only folders are left of the container then.
 pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
     let text = serde_json::to_vec(spec).map_err(|error| failed(&error))?;
@@ -162,7 +166,8 @@ pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
 }
 
 impl Container {
-    /// Finds the container whose state is in `folder`; none if none was named there. It may have ended.
+    /// Finds the container whose state is in the folder `state`. Returns none if the folder records no container. The
+    /// container may have ended.
     #[must_use]
     pub fn adopt(state: &Path, cgroup: &str) -> Option<Self> {
         let text = std::fs::read(state.join(IDENTITY)).ok()?;
@@ -171,53 +176,55 @@ impl Container {
         Some(Self { process, state: state.to_owned(), group: Cgroup::named(cgroup) })
     }
 
-    /// Its launcher came to let it go. What was not has run nothing, and runs nothing.
+    /// Whether the launcher released the container. An unreleased container has never run its application, and never
+    /// will.
     #[must_use]
     pub fn was_let_go(&self) -> bool {
         !self.state.join(HELD).exists()
     }
 
-    /// The host's number of its pid 1, while that lives.
+    /// The host's process id of the container's pid 1, while pid 1 runs.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         self.process.as_ref().filter(|process| !process.has_ended()).map(|process| process.pid.as_raw_nonzero().get())
     }
 
-    /// It runs.
+    /// Whether the container's pid 1 runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.pid().is_some()
     }
 
-    /// Waits until its pid 1 has ended.
+    /// Waits until the container's pid 1 has ended.
     pub async fn ended(&self) {
         let Some(process) = &self.process else {
             return;
         };
-        // Without a descriptor to wait on (too many open files) it is looked at now and then instead.
+        // With too many open files there is no descriptor to wait on; then this loop polls every 100 ms.
         while process.ended().await.is_err() && !process.has_ended() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Asks its application for something; init hands it on.
+    /// Sends a signal to the container's init, which forwards the signal to the application.
     ///
     /// # Errors
-    /// When the kernel refuses. Not when it has ended.
+    /// When the kernel refuses. A container that has ended is no error.
     pub fn signal(&self, signal: Signal) -> Result<(), SandboxError> {
         Ok(self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))?)
     }
 
-    /// What it uses.
+    /// Returns the container's resource usage.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.group.usage()
     }
 
-    /// Ends its pid 1, and with it everything in it; what is left of it stays to be read.
+    /// Kills the container's pid 1, and thereby every process of its pid namespace. Keeps the control group, so that
+    /// its usage can be read.
     ///
     /// # Errors
-    /// [`SandboxError::Unkillable`] when it does not end in 10 s.
+    /// [`SandboxError::Unkillable`] when pid 1 does not end within 10 s.
     pub async fn kill(&self) -> Result<(), SandboxError> {
         self.signal(Signal::KILL)?;
         if tokio::time::timeout(KILL_TIMEOUT, self.ended()).await.is_err() {
@@ -226,11 +233,11 @@ impl Container {
         Ok(())
     }
 
-    /// Ends every process in it and removes its control group. The kernel takes mounts and links away with them; the
-    /// folders are the caller's. Again and again is as good as once.
+    /// Kills every process in the container and removes its control group. The kernel then removes mounts and network
+    /// links; the caller removes the folders. Idempotent.
     ///
     /// # Errors
-    /// [`SandboxError::Unkillable`] when a process does not end in 10 s.
+    /// [`SandboxError::Unkillable`] when a process does not end within 10 s.
     pub async fn destroy(&self) -> Result<(), SandboxError> {
         self.kill().await?;
         end_group(&self.group).await?;
@@ -243,8 +250,8 @@ impl Container {
     }
 }
 
-/// Ends every container in the groups below `parent`: of those nothing is known any more. Those that the kernel does
-/// not let go are told.
+/// Kills every container in the control groups below `parent`, for callers that have no record of those containers.
+/// Returns an error for each group that could not be ended.
 pub async fn end_all(parent: &str) -> Vec<SandboxError> {
     let mut ending = tokio::task::JoinSet::new();
     for child in Cgroup::named(parent).children() {
@@ -254,15 +261,15 @@ pub async fn end_all(parent: &str) -> Vec<SandboxError> {
     ending.join_all().await.into_iter().filter_map(Result::err).collect()
 }
 
-/// Ends what is left of a container that was never let go, or of which nothing is known: its group, with everything in it.
+/// Kills the processes of a container that was never released, or has no record, and removes its control group.
 ///
 /// # Errors
-/// [`SandboxError::Unkillable`].
+/// [`SandboxError::Unkillable`] when a process does not end within 10 s.
 pub async fn end_rest(cgroup: &str) -> Result<(), SandboxError> {
     end_group(&Cgroup::named(cgroup)).await
 }
 
-/// Kills what is left in a group, such as processes that `exec` brought in, and removes it.
+/// Kills the remaining processes of a group, such as those that `exec` started, and removes the group.
 async fn end_group(group: &Cgroup) -> Result<(), SandboxError> {
     let deadline = tokio::time::Instant::now() + KILL_TIMEOUT;
     loop {

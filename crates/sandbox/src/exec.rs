@@ -1,7 +1,8 @@
-//! Another process in a running container, with the same rights as the application, and with a terminal if asked for.
+//! Runs another process in a running container, with the same capabilities as the application, and optionally with a
+//! terminal.
 //!
-//! Caller and launcher share a unix socket, the launcher's standard input. On it go the spec, then the descriptors of the
-//! process's terminal or pipes, and at last how it ended.
+//! Caller and launcher share a unix socket, which is the launcher's standard input. The caller sends the spec. The
+//! launcher sends the descriptors of the process's terminal or pipes, and finally the outcome.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -32,25 +33,25 @@ use crate::launch::EXEC_COMMAND;
 use crate::posture;
 use crate::spec::User;
 
-/// The longest that starting a process may take.
+/// Timeout for starting a process.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to run.
+/// A process to run in a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// The container's control group.
     pub cgroup: String,
     /// Program and arguments.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub env: Vec<(String, String)>,
-    /// Where it starts, inside.
+    /// Working folder, as a path inside.
     pub cwd: String,
-    /// Who it runs as.
+    /// User and group of the process.
     pub user: User,
-    /// Its supplementary groups.
+    /// The supplementary groups.
     pub groups: Vec<u32>,
-    /// It gets a terminal of the container's.
+    /// Whether the process gets a terminal, of the container's own devpts.
     pub terminal: bool,
 }
 
@@ -61,26 +62,27 @@ struct Request {
     start_time: u64,
 }
 
-/// How it ended.
+/// The outcome of a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ExecOutcome {
-    /// With this exit status; 128 and the signal's number if by a signal.
+    /// The process ended with this exit status; after a signal, with 128 plus the signal's number.
     Exited(i32),
-    /// It could not be run.
+    /// The process could not be run.
     Failed(String),
 }
 
-/// A process that runs in a container.
+/// A running process that [`exec`] started in a container.
 #[derive(Debug)]
 pub struct ExecSession {
-    /// With a terminal: its one end, to read and write. Without: input, output and error output, in this order.
+    /// The caller's descriptors. With a terminal: its master end, to read and write. Without: input, output and
+    /// error output, in this order.
     pub descriptors: Vec<OwnedFd>,
     socket: tokio::net::UnixStream,
     _launcher: tokio::process::Child,
 }
 
 impl ExecSession {
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn outcome(&mut self) -> ExecOutcome {
         let mut text = Vec::new();
         match (&mut self.socket).take(64 << 10).read_to_end(&mut text).await {
@@ -148,7 +150,7 @@ async fn receive(socket: &tokio::net::UnixStream, wanted: usize) -> io::Result<V
     }
 }
 
-/// The launcher's side.
+/// Runs the launcher's side of [`exec`].
 pub(crate) fn launcher_main() -> ExitCode {
     let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
@@ -182,7 +184,7 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
         | ThreadNameSpaceType::CONTROL_GROUP;
     let users = users_of(pid)?;
     move_into_thread_name_spaces(target.as_fd(), spaces).tried(|| "enter the container".to_owned())?;
-    // Last: its other namespaces belong to the host's.
+    // The user namespace comes last: the container's other namespaces belong to the host's user namespace.
     if let Some(users) = users {
         enter_users(users)?;
     }
@@ -203,7 +205,7 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     }
 }
 
-/// The user namespace of a container that has one of its own.
+/// Opens the container's user namespace, if the container has its own.
 fn users_of(pid: i32) -> Result<Option<OwnedFd>, LinuxError> {
     let action = || "find the container's users".to_owned();
     let path = format!("/proc/{pid}/ns/user");
@@ -214,8 +216,8 @@ fn users_of(pid: i32) -> Result<Option<OwnedFd>, LinuxError> {
     Ok(Some(std::fs::File::open(path).tried(action)?.into()))
 }
 
-/// The container is whole: its filters are the last thing that its pid 1 is given before init. Before that its root may
-/// still be the host's.
+/// Checks that the container is complete. Its pid 1 installs the two seccomp filters last, just before it runs init.
+/// Without the filters, its root may still be the host's.
 fn is_finished(pid: i32) -> Result<(), LinuxError> {
     let action = || "enter the container".to_owned();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).tried(action)?;
@@ -233,7 +235,7 @@ fn read_request(socket: &mut UnixStream) -> io::Result<Request> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// The process's own three streams, and the ends that the caller gets.
+/// Creates the process's three streams, and the ends for the caller.
 fn streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
     if spec.terminal {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -249,7 +251,7 @@ fn streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
     let (input, input_end) = io::pipe()?;
     let (output_end, output) = io::pipe()?;
     let (error_end, error) = io::pipe()?;
-    // Whoever runs inside may open /dev/stdout and its like by name.
+    // Any user inside may open /dev/stdout and the like by name.
     for end in [input.as_fd(), output.as_fd(), error.as_fd()] {
         rustix::fs::fchmod(end, rustix::fs::Mode::from_raw_mode(0o666))?;
     }
@@ -264,7 +266,8 @@ fn hand_over(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<
     Ok(())
 }
 
-/// Becomes the process. Returns only when something failed, with its error stream in place to say so.
+/// Turns this process into the requested process. Returns only after a failure, with the error stream already in place
+/// for a message.
 fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
     let become_it = || -> Result<Command, LinuxError> {
         let _ = rustix::process::setsid();
@@ -281,9 +284,9 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
         rustix::thread::set_thread_groups(&groups).tried(|| "take its groups".to_owned())?;
         rustix::thread::set_thread_res_gid(gid, gid, gid).tried(|| "take its group".to_owned())?;
         posture::drop_rights(spec.user.uid)?;
-        // Leaving root clears what is left of the rights.
+        // Changing from root to another user clears the remaining capabilities.
         rustix::thread::set_thread_res_uid(uid, uid, uid).tried(|| "take its user".to_owned())?;
-        // Whoever looks on went away: the launcher is killed, and this goes with it.
+        // If the caller goes away, the launcher is killed; this signal then kills the process too.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .tried(|| "be bound to the launcher".to_owned())?;
         rustix::process::chdir(&spec.cwd).tried(|| format!("enter {}", spec.cwd))?;
@@ -299,7 +302,8 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
     }
 }
 
-/// Its exit status. When whoever asked for it is gone, by SIGKILL or otherwise, it is ended.
+/// Waits for the process and returns its exit status. Kills the process when the caller goes away, for instance by
+/// SIGKILL.
 fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
     let action = || "wait for it".to_owned();
     let child = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput)).tried(action)?;
@@ -315,7 +319,8 @@ fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
         }
         if looks[1].revents().contains(PollFlags::HUP) {
             pidfd_send_signal(&ended, Signal::KILL).tried(action)?;
-            // And what it started, as far as that stayed in its group. It was not waited for: its number is still its own.
+            // Kills the descendants that stayed in the process's group too. The process is not reaped yet, so its
+            // number is not reused.
             let _ = kill_process_group(child, Signal::KILL);
             break;
         }

@@ -1,4 +1,4 @@
-//! The child's side: from a fresh fork to the exec of `gantry-init`, becoming the container on the way.
+//! The child's side of a launch: turns a new fork into the container, up to the exec of `gantry-init`.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -19,14 +19,14 @@ use rustix::thread::UnshareFlags;
 use crate::spec::{Bind, Spec, User};
 use crate::{cgroupfs, posture};
 
-/// Where init is seen inside.
+/// Path of init inside.
 const INIT: &str = "/.gantry/init";
 
-/// The devices every program may count on: name, major, minor.
+/// Devices that every container has: name, major, minor.
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-/// Links that every program may count on.
+/// Links in `/dev` that every container has: target, name.
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -35,25 +35,25 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-/// What Gantry's own lines may take of a log beyond its limit, and some (see `gantry-relay`).
+/// Bytes that Gantry's own lines may add to a log beyond its limit, with a margin (see `gantry-relay`).
 const OWN_LINES: u64 = 128 << 10;
 
-/// The group of terminals, in Debian as elsewhere.
+/// Group id of terminals, in Debian and other distributions.
 const TTY: u32 = 5;
 
-/// Read-only, nothing to execute, no devices, no setuid: what information file systems are mounted with.
+/// Mount flags of information file systems: no setuid, no devices, no execution.
 pub(crate) const INERT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// The two pipes between the launcher and its child.
 pub(crate) struct Handshake {
-    /// The child says that its namespaces are there.
+    /// The child writes a byte here once its namespaces exist.
     pub(crate) ready: PipeWriter,
-    /// The launcher lets it go on; its end without a byte means that the launcher is gone.
+    /// The child reads a byte here before it continues. An end of file without a byte means that the launcher is gone.
     pub(crate) go: PipeReader,
 }
 
-/// Becomes the container. Returns only when something failed.
+/// Turns this process into the container. Returns only after a failure.
 pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshake: Handshake) -> LinuxError {
     let mut becoming = || -> Result<Command, LinuxError> {
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
@@ -61,7 +61,8 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         handshake.ready.write_all(b"r").tried(|| "tell the launcher".to_owned())?;
         let mut byte = [0];
         handshake.go.read_exact(&mut byte).tried(|| "wait for the launcher".to_owned())?;
-        // Only now is this process in its control group, which becomes the root of what it sees of them.
+        // The launcher has now added this process to its control group. That group becomes the root of the new cgroup
+        // namespace.
         unshare(UnshareFlags::NEWCGROUP)?;
         configure_network(spec)?;
         gantry_linux::step!("inside.connected");
@@ -71,12 +72,12 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         rustix::system::sethostname(spec.hostname.as_bytes())
             .tried(|| format!("set the host name {}", spec.hostname))?;
         posture::cover_paths()?;
-        // Init writes the log under the same limit, behind Gantry's own lines in it.
+        // Init writes the log under the same file-size limit, after Gantry's own lines.
         posture::limit_resources(spec.limits.disk.map(|disk| disk.max(spec.log.limit + OWN_LINES)))?;
         umask(Mode::from_raw_mode(0o022));
         rustix::process::setsid().tried(|| "begin a session".to_owned())?;
         rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
-        // The last thing that needs the host's rights is done.
+        // Nothing after this line needs the host's capabilities.
         if let Some(users) = &users {
             enter_users(users)?;
         }
@@ -91,7 +92,7 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
     }
 }
 
-/// Init with its three descriptors, opened while the host's paths are still there.
+/// Builds the command that runs init, and opens its three descriptors while the host's paths are still reachable.
 fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
     let open = |path: &Path| {
         File::options()
@@ -128,14 +129,15 @@ fn configure_network(spec: &Spec) -> Result<(), LinuxError> {
     runtime.block_on(network::configure(address))
 }
 
-/// Builds the root and makes it `/`. Nothing in it is trusted: every path is resolved by the kernel inside it.
+/// Builds the root and makes it `/`. The image is not trusted: the kernel resolves every path inside the root.
 fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     mounts::make_private()?;
     let layers: Vec<&Path> = spec.root.layers.iter().map(AsRef::as_ref).collect();
     if let (Some(users), Some(first)) = (users, spec.users) {
-        // In this mount namespace the layers belong to the container's users; on the disk to those of every image.
+        // In this mount namespace, the layers' files belong to the container's users. On the disk, they have the owners
+        // that all images share.
         layers.iter().try_for_each(|layer| mounts::map_in_place(layer, users))?;
-        // What it writes is on the disk as its own, and goes with it.
+        // The container's writes belong to its own users on the disk too, and are deleted with the container.
         std::os::unix::fs::chown(&spec.root.upper, Some(first), Some(first))
             .tried(|| format!("give {} to the container", spec.root.upper.display()))?;
     }
@@ -147,9 +149,10 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     let proc = mounts::detached("proc", &[], INERT)?;
     let mut mounted = Mounted::default();
     mounted.put(&root, "/proc", &proc)?;
-    // Ports below 1024 are free inside: each container has its own.
+    // Each container has its own ports, so any user inside may use the ports below 1024.
     std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").tried(|| "free the low ports".to_owned())?;
-    // And so is an ICMP echo, which needs no raw socket then: the groups are the machine's numbers.
+    // Any group may send ICMP echo requests without a raw socket. The kernel counts these group ids in the machine's
+    // numbers.
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").tried(|| "allow ping".to_owned())?;
     mounted.put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
     cgroupfs::mount(&root, &Cgroup::named(&spec.cgroup), &mut mounted)?;
@@ -158,7 +161,7 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     mounted.put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
-    // What is in it is memory of the container's, and counted as such: its limit is the same.
+    // Shared memory counts as the container's memory, so the size of `/dev/shm` is the memory limit.
     let shared = spec.limits.memory.to_string();
     let shared = [("mode", "1777"), ("size", shared.as_str())];
     mounted.put(&root, "/dev/shm", &mounts::detached("tmpfs", &shared, INERT)?)?;
@@ -175,31 +178,31 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     rustix::process::chdir("/").tried(|| "enter the root".to_owned())
 }
 
-/// The runtime's own mounts, by the device number that each has.
+/// The runtime's own mounts, identified by their device numbers.
 #[derive(Default)]
 pub(crate) struct Mounted(Vec<u64>);
 
 impl Mounted {
-    /// Puts a mount onto the folder `path`, which is made where it is missing.
+    /// Attaches a mount to the folder `path`, and creates the folder if it is missing.
     fn put(&mut self, root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
         let target = rooted::make_folder(root, Path::new(path))?;
         self.attach(mount, &target, path)
     }
 
-    /// Puts a mount onto what `target` is, which is called `path`.
+    /// Attaches a mount to `target`, the open file or folder at `path`.
     pub(crate) fn attach(&mut self, mount: &OwnedFd, target: &OwnedFd, path: &str) -> Result<(), LinuxError> {
         self.0.push(fstat(mount).tried(|| format!("look at the mount of {path}"))?.st_dev);
         mounts::attach(mount, target).tried_at(path)
     }
 
-    /// The file or folder is on one of them.
+    /// Whether the file or folder is on one of the runtime's mounts.
     fn holds(&self, target: &OwnedFd) -> Result<bool, LinuxError> {
         let device = fstat(target).tried(|| "look at a place to mount on".to_owned())?.st_dev;
         Ok(self.0.contains(&device))
     }
 }
 
-/// Adds the path to a mount's error.
+/// Adds the path to the error of a mount.
 trait TriedAt<T> {
     fn tried_at(self, path: &str) -> Result<T, LinuxError>;
 }
@@ -210,7 +213,8 @@ impl<T> TriedAt<T> for Result<T, LinuxError> {
     }
 }
 
-/// Whoever mounts over these decides what the runtime, and every program inside, reads of itself.
+/// Top-level folders that a bind may not cover: the runtime and every program inside read information about themselves
+/// there.
 const OWN: [&str; 3] = ["proc", "sys", "dev"];
 
 fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>, mounted: &Mounted) -> Result<(), LinuxError> {
@@ -222,12 +226,12 @@ fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>, mounted: &Moun
     let is_folder = bind.source.is_dir();
     let target =
         if is_folder { rooted::make_folder(root, &bind.target)? } else { rooted::make_file(root, &bind.target)? };
-    // What may be written outlives the container, and its owners on the disk are those of the image.
+    // A writable bind outlives the container. Its files therefore have the image's owners on the disk.
     let copy = match users.filter(|_| bind.writable) {
         Some(users) => mounts::mapped_copy_of(&bind.source, users)?,
         None => mounts::copy_of(&bind.source)?,
     };
-    // A link of the image's may have led there: these are the runtime's.
+    // A link in the image may have led to one of the runtime's own mounts.
     if mounted.holds(&target)? {
         return refuse(bind);
     }
@@ -241,11 +245,11 @@ fn refuse(bind: &Bind) -> Result<(), LinuxError> {
     Err(refused).tried(|| format!("mount over {}", bind.target.display()))
 }
 
-/// `/dev`, complete before it is put anywhere.
+/// Creates `/dev` as a detached, complete file system.
 fn devices() -> Result<OwnedFd, LinuxError> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let folder = mounts::detached("tmpfs", &[("mode", "755"), ("size", "65536")], attributes)?;
-    // The mode of a device is what it says, whatever this process inherited.
+    // The umask that this process inherited must not change the devices' modes.
     umask(Mode::empty());
     for (name, major, minor) in DEVICES {
         let device = rustix::fs::makedev(major, minor);
@@ -261,7 +265,7 @@ fn devices() -> Result<OwnedFd, LinuxError> {
     Ok(folder)
 }
 
-/// An image that is nothing but a binary has no `/tmp`; programs expect one.
+/// Creates `/tmp` if the image has none, as an image with only a binary does. Programs expect `/tmp`.
 fn make_temporary(root: &OwnedFd) -> Result<(), LinuxError> {
     if rooted::open(root, Path::new("/tmp"), OFlags::PATH).is_ok() {
         return Ok(());
@@ -271,15 +275,15 @@ fn make_temporary(root: &OwnedFd) -> Result<(), LinuxError> {
     folder.set_permissions(std::fs::Permissions::from_mode(0o1777)).tried(|| "open /tmp to all".to_owned())
 }
 
-/// Makes the folder that the application starts in, where the image has none, and gives it to the application's user. This
-/// process is the container's own root by now.
+/// Creates the application's working folder if the image has none, and gives the folder to the application's user. At
+/// this point this process is root of the container's user namespace.
 fn make_working_folder(path: &str, user: User) -> Result<(), LinuxError> {
     let action = || format!("make the working folder {path}");
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).tried(action)?;
     match rooted::open(&root, Path::new(path), OFlags::PATH | OFlags::DIRECTORY) {
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
-        // It is there, or what is wrong with it is said in the application's log.
+        // The folder exists, or init will write the problem with the path to the application's log.
         _ => return Ok(()),
     }
     let folder = rooted::make_folder_through_links(&root, Path::new(path))?;

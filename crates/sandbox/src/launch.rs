@@ -1,5 +1,5 @@
-//! The launcher: a short-lived process with one thread. It reads what to do on its standard input, does it, answers on
-//! its standard output, and ends.
+//! The launcher: a short-lived process with one thread. It reads a [`Spec`] from standard input, creates the container,
+//! writes an [`Answer`] to standard output, and exits.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -18,13 +18,14 @@ use serde::{Deserialize, Serialize};
 use crate::inside::{Handshake, become_container};
 use crate::spec::Spec;
 
-/// The program's first argument that makes it a launcher of containers.
+/// First argument that makes the program a launcher of containers.
 pub const LAUNCH_COMMAND: &str = "sandbox-launch";
 
-/// The program's first argument that makes it a launcher of processes in containers.
+/// First argument that makes the program a launcher of processes in a running container.
 pub const EXEC_COMMAND: &str = "sandbox-exec";
 
-/// What names a container's pid 1 beyond doubt. Written before it runs anything.
+/// Identity of a container's pid 1, unambiguous even if the kernel reuses the process id. The launcher writes the
+/// identity before the container runs anything.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) pid: i32,
@@ -32,14 +33,15 @@ pub(crate) struct Identity {
     pub(crate) boot: String,
 }
 
-/// The launcher's answer.
+/// The launcher's result.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Launched(Identity),
     Failed(String),
 }
 
-/// Runs the launcher, if the program was started as one. To be called first thing in `main`, before any thread is made.
+/// Runs the launcher, if the program was started as a launcher. `main` must call this function first, before `main`
+/// starts a thread.
 #[must_use]
 pub fn launcher_main() -> Option<ExitCode> {
     let mode = std::env::args_os().nth(1)?;
@@ -56,13 +58,13 @@ pub fn launcher_main() -> Option<ExitCode> {
     Some(launcher())
 }
 
-/// The program's first argument that makes it try whether owners in a folder can be mapped.
+/// First argument that makes the program check for idmapped mounts in a folder.
 pub(crate) const PROBE_COMMAND: &str = "sandbox-probe";
 
-/// The folder is the second argument. Success if its file system can.
+/// Checks whether the file system of a folder supports idmapped mounts. The folder is the second argument.
 fn probe_main() -> ExitCode {
     let folder = std::env::args_os().nth(2).unwrap_or_default();
-    // Any range does.
+    // The check works with any range of ids.
     let mapped = user_namespace(1 << 30).and_then(|users| mounts::mapped_copy_of(Path::new(&folder), users));
     match mapped {
         Ok(_) => ExitCode::SUCCESS,
@@ -87,7 +89,7 @@ fn read_spec() -> Result<Spec, LinuxError> {
     serde_json::from_reader(io::stdin()).map_err(io::Error::other).tried(|| "read what to launch".to_owned())
 }
 
-/// Makes the container and lets it run. On failure nothing of it is left but its folders.
+/// Creates the container and releases it. After a failure, only the container's folders are left.
 fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
     gantry_linux::step!("launch.begun");
     let _lock = lock(&spec.state)?;
@@ -100,15 +102,15 @@ fn launch(spec: &Spec) -> Result<Identity, LinuxError> {
         start(spec, &group)
     });
     if launched.is_err() {
-        // Its processes are gone with the closed pipes, at most a moment from now; a group that is still busy is
-        // found and removed by whoever cleans up after this container.
+        // The closed pipes end the container's processes within a moment. If the group is still busy now, the caller's
+        // clean-up finds and removes the group later.
         let _ = group.remove();
     }
     launched
 }
 
-/// One launch at a time, and none where a container runs: a launcher may outlive the agent that asked for it. The lock is
-/// held by the child too, until it becomes init.
+/// Locks the state folder, so that launches run one at a time, and refuses if a container runs there. A launcher may
+/// outlive the agent that started it. The child inherits the lock and holds it until the child becomes init.
 fn lock(state: &Path) -> Result<File, LinuxError> {
     let action = || format!("launch in {}", state.display());
     let file = File::create(state.join("launch.lock")).tried(action)?;
@@ -132,7 +134,7 @@ fn start(spec: &Spec, group: &Cgroup) -> Result<Identity, LinuxError> {
     unshare(UnshareFlags::NEWPID)?;
     match alone.fork()? {
         Forked::Child => {
-            // The parent's ends must go, or the child would wait for itself.
+            // The child must close the parent's ends, or the child would wait for itself.
             drop((ready, go, error));
             child(spec, users, Handshake { ready: ready_end, go: go_end }, error_end)
         }
@@ -178,7 +180,7 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
         Ok(identity)
     };
     let prepared = prepare();
-    // Without its byte the child ends at the closed pipe.
+    // Without the byte in the pipe, the child ends when the pipe closes.
     drop(go);
     let mut said = String::new();
     error.read_to_string(&mut said).tried(|| "hear from the container".to_owned())?;
@@ -196,10 +198,11 @@ fn parent(spec: &Spec, group: &Cgroup, pid: i32, ends: Ends) -> Result<Identity,
     result
 }
 
-/// The file in a container's state folder that says which process it is.
+/// Name of the file in a container's state folder that holds its [`Identity`].
 pub(crate) const IDENTITY: &str = "container.json";
 
-/// The file beside it while it is not let go: what has a name by then, and never ran.
+/// Name of the file in the state folder that marks a container as not yet released: the container has an identity, but
+/// never ran.
 pub(crate) const HELD: &str = "held";
 
 fn connect(spec: &Spec, pid: i32) -> Result<(), LinuxError> {
@@ -220,7 +223,8 @@ fn identify(pid: i32) -> Result<Identity, LinuxError> {
     Ok(Identity { pid, start_time, boot: boot_id() })
 }
 
-/// Durable before the container runs: it is found again whoever dies from here on, and never started twice.
+/// Writes the identity durably before the container runs. Whatever process dies afterwards, the container can be found
+/// again, and is never started twice.
 fn write_identity(folder: &Path, identity: &Identity) -> Result<(), LinuxError> {
     let path = folder.join(IDENTITY);
     let write = || -> io::Result<()> {

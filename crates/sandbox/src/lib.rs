@@ -6,18 +6,19 @@
 //!                                        ├─► child: namespaces, root, network, rights dropped, exec ─► gantry-init
 //!                                        └─ writes container.json, lets the child go, answers, ends
 //! ```
-//! - [`Spec`]: everything a container is made of.
-//! - [`launch`], [`Container`]: the caller's side. A container is found again by [`Container::adopt`], by whichever
-//!   process asks; it needs none to live.
-//! - [`launcher_main`]: the launcher's side, called by the program's `main` before it makes a thread.
-//! - [`exec`]: another process in a running container.
-//! - `posture`: rights, system calls and paths that are taken away.
+//! - [`Spec`]: the full description of a container.
+//! - [`launch`], [`Container`]: the caller's side. A container needs no caller to keep running; any process finds the
+//!   container again with [`Container::adopt`].
+//! - [`launcher_main`]: the launcher's side. The program's `main` calls this function before `main` starts a thread.
+//! - [`exec`]: starts another process in a running container.
+//! - `posture`: the capabilities, system calls and paths that a container loses.
 //!
-//! Its mounts exist in the container's own mount namespace alone, its network devices in its own network namespace: when
-//! its last process ends the kernel takes them away, whoever else was killed meanwhile. Only its control group and its
-//! folders have to be removed.
+//! The container's mounts exist only in its own mount namespace, and its network devices only in its own network
+//! namespace. When the container's last process ends, the kernel removes both, even if other processes of Gantry were
+//! killed meanwhile. Only the control group and the folders have to be removed.
 //!
-//! Rejected: `libcontainer` (youki as a library). By its source, version 0.7 refuses idmapped mounts, its exec joins no
+//! Rejected: `libcontainer` (youki as a library). According to its source, version 0.7 refuses idmapped mounts. Its
+//! exec joins no user namespace and applies no seccomp filter. It follows a symlink `/dev` of an image on the host.
 //! user namespace and applies no seccomp filter, and a symlink `/dev` in an image is followed on the host.
 
 mod calls;

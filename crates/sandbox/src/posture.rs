@@ -1,4 +1,5 @@
-//! What is taken away: rights, system calls, paths. Tested by its effects, from inside (`tests/`).
+//! Security posture: the capabilities, system calls and paths that a container loses. Tests check the effects from
+//! inside a container (`tests/`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,19 +21,19 @@ use seccompiler::{
 
 use crate::calls;
 
-/// What pid 1 keeps: to start the application as its user, and to hand signals to it. An application with a user of
-/// its own has none of them.
+/// Capabilities of pid 1: for starting the application as its user, and for forwarding signals. An application that
+/// does not run as root has none of these.
 const INIT: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::KILL);
 
-/// What an image that insists on running as root is given besides: enough for the entry points that set up their files
-/// and then become another user. Docker's default has six more.
+/// Capabilities of a container that runs as root. They suffice for entry points that prepare files and then switch to
+/// another user. Docker's default has six more.
 const ROOT: CapabilitySet = INIT
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// Hidden: kernel memory, keys, timers, firmware, power meters.
+/// Hidden paths: kernel memory, keys, timers, firmware, power meters.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -48,13 +49,14 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 
-/// Seen and not written: what changes the whole kernel.
+/// Read-only paths: a write there would change the whole kernel.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The most open files of a process: what databases ask for and no more.
+/// Limit on a process's open files: as many as databases ask for.
 const OPEN_FILES: u64 = 65_536;
 
-/// Covers the paths above; `/` is the container's root by now, and `/dev` the folder that was made for it.
+/// Hides [`MASKED`] and makes [`READ_ONLY`] read-only. At this point `/` is the container's root, and `/dev` is the
+/// folder that the sandbox made.
 pub(crate) fn cover_paths() -> Result<(), LinuxError> {
     let root = open_root()?;
     for path in MASKED {
@@ -88,8 +90,8 @@ fn open_root() -> Result<std::os::fd::OwnedFd, LinuxError> {
         .tried(|| "open the root".to_owned())
 }
 
-/// Bounds what a process may hold. Raising a hard limit needs a right that this machine may not have: then what there
-/// is stays.
+/// Limits a process's resources. Raising a hard limit needs a capability that this process may lack; the open-files
+/// limit therefore never exceeds the present hard limit.
 pub(crate) fn limit_resources(file: Option<u64>) -> Result<(), LinuxError> {
     if file.is_some() {
         setrlimit(Resource::Fsize, Rlimit { current: file, maximum: file }).tried(|| "limit files".to_owned())?;
@@ -98,17 +100,17 @@ pub(crate) fn limit_resources(file: Option<u64>) -> Result<(), LinuxError> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })
         .tried(|| "limit open files".to_owned())?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).tried(|| "limit core files".to_owned())?;
-    // The agent may be protected from the kernel's memory killer; what it starts is not.
+    // The agent may be exempt from the kernel's OOM killer; containers are not.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     Ok(())
 }
 
-/// Drops every right that a container of `uid` does not need, for good.
+/// Drops for good every capability that a container of the user `uid` does not need.
 pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
     let kept = if uid == 0 { ROOT } else { INIT };
     for capability in CapabilitySet::all().difference(kept).iter() {
         match remove_capability_from_bounding_set(capability) {
-            // A capability that this kernel does not know.
+            // This kernel does not know the capability.
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
             Err(error) => return Err(error).tried(|| format!("drop {capability:?}")),
         }
@@ -119,8 +121,8 @@ pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
     set_no_new_privs(true).tried(|| "forbid new privileges".to_owned())
 }
 
-/// The two filters. The first allows a list of calls and answers every other one like a kernel without it (`ENOSYS`); the
-/// second refuses what is dangerous (`EPERM`).
+/// The two seccomp filters. The first allows a list of calls, and answers any other call as a kernel without that call
+/// does (`ENOSYS`). The second refuses dangerous calls and arguments (`EPERM`).
 static FILTERS: LazyLock<Result<[BpfProgram; 2], String>> =
     LazyLock::new(|| filters().map_err(|error| format!("cannot compile the filter of system calls: {error}")));
 
@@ -148,11 +150,11 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     ])
 }
 
-/// Filters the system calls of this process and all that come from it.
+/// Installs the seccomp filters for this process and all its descendants.
 pub(crate) fn filter_system_calls() -> Result<(), LinuxError> {
     let action = || "filter system calls".to_owned();
     let filters = FILTERS.as_ref().map_err(|error| io::Error::other(error.clone())).tried(action)?;
-    // Where both answer with an error, the answer of the filter that was installed last counts.
+    // If both filters return an error, the kernel uses the error of the filter that was installed last.
     for filter in filters {
         seccompiler::apply_filter(filter).map_err(io::Error::other).tried(action)?;
     }

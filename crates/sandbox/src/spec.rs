@@ -1,90 +1,93 @@
-//! Everything a container is made of.
+//! The description of a container.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A container to be. Every path is the host's, made by Gantry, and not writable by anyone else, unless it says so.
+/// A container to create. Gantry made every host path in the description, and no other user may write there, unless a
+/// field says otherwise.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
-    /// The folder for what must be found again: `container.json`. It exists.
+    /// Folder on the host for the state that outlives a caller: `container.json`. The folder exists.
     pub state: PathBuf,
-    /// The control group, below the hierarchy's root.
+    /// Path of the control group below the hierarchy's root.
     pub cgroup: String,
-    /// What its root is made of.
+    /// The root file system.
     pub root: Root,
-    /// What `gethostname()` and `uname()` say.
+    /// The host name, as `gethostname()` and `uname()` return the name.
     pub hostname: String,
-    /// Program and arguments; empty: the container idles, for others to be run in it.
+    /// Program and arguments. When empty, the container idles, so that other processes can be run inside.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub env: Vec<(String, String)>,
-    /// Where the application starts, inside; made for its user where it is missing.
+    /// Working folder of the application, as a path inside. If the folder is missing, the sandbox creates the folder
+    /// for the user.
     pub cwd: String,
-    /// Who it runs as.
+    /// The user and group of the application.
     pub user: User,
-    /// Its supplementary groups.
+    /// The application's supplementary groups.
     pub groups: Vec<u32>,
-    /// The first of the 65,536 numbers that its users have outside: its root is nobody there. None where the machine's file
-    /// system cannot map owners; then its users are the host's.
+    /// The first of 65,536 host user ids that the container's users map to: root inside is an unprivileged user
+    /// outside. None where the machine's file system supports no idmapped mounts; then users inside are the host's
+    /// users.
     pub users: Option<u32>,
-    /// What it may use.
+    /// The resource limits.
     pub limits: Limits,
-    /// None: loopback alone.
+    /// The network. None: the container has only a loopback device.
     pub network: Option<Network>,
-    /// Put over paths inside, in this order.
+    /// Files and folders of the host to mount inside, in this order.
     pub binds: Vec<Bind>,
-    /// Where its output goes.
+    /// The log of the application's output.
     pub log: Log,
-    /// The file that its exit is recorded in.
+    /// File that init records the exit in.
     pub exit: PathBuf,
-    /// The static init.
+    /// Path of the static init on the host.
     pub init: PathBuf,
 }
 
-/// An overlay.
+/// The root file system: an overlay of image layers and a writable folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Root {
     /// Unpacked layers, from the top down.
     pub layers: Vec<PathBuf>,
-    /// What the container writes.
+    /// Folder for the container's writes.
     pub upper: PathBuf,
-    /// The overlay's own; on the same file system as `upper`.
+    /// The overlay's work folder, on the same file system as `upper`.
     pub work: PathBuf,
-    /// An empty folder that the overlay is mounted on, in the container's mount namespace alone.
+    /// Empty folder to mount the overlay on, only in the container's mount namespace.
     pub mountpoint: PathBuf,
 }
 
-/// Numbers as the image's `/etc/passwd` has them.
+/// User and group ids, as the image's `/etc/passwd` numbers users and groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
 }
 
-/// What a container may use.
+/// Resource limits of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes, swap included.
+    /// Bytes of memory, swap included.
     pub memory: u64,
-    /// Thousandths of a processor.
+    /// Processor time in thousandths of a processor.
     pub milli_cpu: u32,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: u32,
-    /// Bytes of one file. What all of them take is for the caller to watch: it has the folder.
+    /// Bytes of a single file. The caller has the folder and watches the size of all files together.
     #[serde(default)]
     pub disk: Option<u64>,
 }
 
-/// A veth pair to a bridge.
+/// A network connection: a veth pair between the container and a bridge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Network {
-    /// The machine's bridge.
+    /// Name of the machine's bridge.
     pub bridge: String,
-    /// The pair's end there, at most 15 characters.
+    /// Name of the pair's end on the bridge, at most 15 characters.
     pub link: String,
     /// The container's address.
     pub address: Ipv4Addr,
@@ -94,22 +97,22 @@ pub struct Network {
     pub gateway: Ipv4Addr,
 }
 
-/// A file or folder of the host, seen inside.
+/// A file or folder of the host, mounted inside the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bind {
-    /// On the host.
+    /// Path on the host.
     pub source: PathBuf,
-    /// Inside; resolved there, never followed out.
+    /// Path inside. The kernel resolves the path within the container's root, so no link leads outside.
     pub target: PathBuf,
-    /// May be written.
+    /// Whether the container may write there.
     pub writable: bool,
 }
 
-/// Two segments; see `gantry-init`.
+/// The log files: two segments that `gantry-init` writes in turn.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
-    /// The two files.
+    /// Paths of the two segments.
     pub segments: [PathBuf; 2],
-    /// Bytes at which one is full.
+    /// Size in bytes at which a segment is full.
     pub limit: u64,
 }

@@ -1,6 +1,6 @@
-//! Real containers, asserted by what is seen from inside them. The root is Debian's static busybox and nothing else.
+//! Tests of real containers, by observations from inside. Their root is only Debian's static busybox.
 //!
-//! The test program is its own launcher, as `gantry` is: hence a `main` of its own.
+//! The test program is its own launcher, as `gantry` is, and therefore has its own `main`.
 
 mod boxes;
 
@@ -58,7 +58,7 @@ async fn exits() {
     assert_eq!(record.map(|r| (r.code, r.signal)), Some((Some(7), None)));
     let (_, record) = outcome(&a_box("kill -9 $$")).await;
     assert_eq!(record.map(|r| (r.code, r.signal)), Some((None, Some(9))));
-    // Rust's runtime, which the shim has, handles or ignores these.
+    // Rust's runtime in the shim handles or ignores these signals.
     for (name, number) in [("SEGV", 11), ("BUS", 7), ("PIPE", 13), ("ABRT", 6), ("TERM", 15)] {
         let (_, record) = outcome(&a_box(&format!("kill -{name} $$"))).await;
         assert_eq!(record.map(|r| (r.code, r.signal)), Some((None, Some(number))), "{name}");
@@ -112,7 +112,8 @@ async fn streams_by_name() {
     container.destroy().await.expect("removed");
 }
 
-/// As programs look for them, on v1 and v2. The machine's root, without users of its own, changes none either.
+/// Reads the limits as programs do, on v1 and v2. Even the machine's root, in a container without its own users, cannot
+/// change a limit.
 async fn limits_seen() {
     let script = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
                   cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us); \
@@ -156,7 +157,7 @@ async fn working_folder() {
             assert!(lines.contains(&"drwxr-xr-x 0".to_owned()), "what is above is root's: {lines:?}");
         }
     }
-    // Something else is there, or a link leads nowhere: the container says so.
+    // If the path is a file or a link leads nowhere, the launch or the log reports the error.
     for (cwd, at) in [("/file", "log"), ("/file/x", "log"), ("/proc/none", "start")] {
         let mut a = a_box("echo in");
         std::fs::write(a.spec.root.layers[0].join("file"), "").expect("written");
@@ -172,7 +173,7 @@ async fn working_folder() {
     }
 }
 
-/// A file there is memory of the container's, and no file is larger than the limit.
+/// A file in `/dev/shm` counts as the container's memory, and `/dev/shm` is as large as the memory limit.
 async fn shared_memory() {
     let mut a = a_box("head -c 83886080 /dev/zero >/dev/shm/x; df -k /dev/shm; echo written; sleep 100");
     for name in ["head", "df"] {
@@ -206,7 +207,7 @@ async fn groups() {
     }
 }
 
-/// A shell's script as it is run in a box.
+/// Describes a shell that runs a script in a box.
 fn executed(a: &boxes::Box, terminal: bool, script: &str) -> ExecSpec {
     ExecSpec {
         cgroup: a.spec.cgroup.clone(),
@@ -219,13 +220,13 @@ fn executed(a: &boxes::Box, terminal: bool, script: &str) -> ExecSpec {
     }
 }
 
-/// The sets of capabilities in a process's status, by name.
+/// Parses the capability sets in a process's status, by name.
 fn rights_of(status: &str) -> BTreeMap<&str, &str> {
     let fields = status.lines().filter_map(|line| line.split_once(":\t"));
     fields.filter(|(name, _)| name.starts_with("Cap")).collect()
 }
 
-/// setuid, setgid, kill: what pid 1 needs, and what no_new_privs keeps from the application.
+/// Capabilities of a plain user: pid 1 needs setuid, setgid and kill; no_new_privs keeps these from the application.
 const USER: [(&str, &str); 5] = [
     ("CapAmb", "0000000000000000"),
     ("CapBnd", "00000000000000e0"),
@@ -234,7 +235,7 @@ const USER: [(&str, &str); 5] = [
     ("CapPrm", "0000000000000000"),
 ];
 
-/// The same with chown, dac_override, fowner and net_bind_service, which an image's root has.
+/// Capabilities of an image's root: additionally chown, dac_override, fowner and net_bind_service.
 const ROOT: [(&str, &str); 5] = [
     ("CapAmb", "0000000000000000"),
     ("CapBnd", "00000000000004eb"),
@@ -268,8 +269,8 @@ async fn calls() {
     assert!(!lines.iter().any(|line| line.starts_with("new") || line == "mounted"), "{lines:?}");
 }
 
-/// What Docker hides, and what it lets nobody write; `/sys` is read-only here too. Said anew: a path that the sandbox's own list
-/// loses is missed here.
+/// The paths that Docker hides, and below those that Docker makes read-only; here `/sys` is read-only too. This list is
+/// separate from the sandbox's, so that a path missing there fails the test.
 const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -286,7 +287,8 @@ const MASKED: [&str; 12] = [
 ];
 const READ_ONLY: [&str; 6] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys"];
 
-/// As the machine's own root, whom the permissions of these files stop from nothing: what stops it is the container.
+/// Runs as the machine's own root, since these files' permissions do not stop root. Only the container's protections
+/// do.
 async fn paths() {
     let script = format!(
         "for p in {}; do if [ -d $p ]; then echo $p folder $(ls -A $p | wc -l); elif [ -e $p ]; then \
@@ -309,7 +311,7 @@ async fn paths() {
         let empty = [format!("{path} folder 0"), format!("{path} file 0")];
         assert!(if there { empty.contains(line) } else { *line == format!("{path} absent") }, "{lines:?}");
     }
-    // The control: the same files have something in them outside.
+    // Counter-check: the same files have content outside.
     let filled = |path: &&&str| {
         let mut byte = [0];
         let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut byte)).is_ok_and(|count| count == 1);
@@ -326,7 +328,7 @@ async fn paths() {
 }
 
 async fn leaks() {
-    // 3 is the folder that the shell reads for the pattern, 10 its own copy of its script.
+    // Descriptor 3 is the folder that the shell reads for the pattern; 10 is the shell's own copy of its script.
     let lines = output("for f in /proc/$$/fd/*; do echo ${f##*/}; readlink $f >&2; done; echo; ls /dev").await;
     let (to, lines): (Vec<String>, Vec<String>) = lines.into_iter().partition(|line| line.contains([':', '/']));
     assert!(to.len() >= 3 && !to.iter().any(|line| line.contains("gantry-leaked")), "{to:?}");
@@ -337,7 +339,7 @@ async fn leaks() {
 }
 
 async fn limits() {
-    // With and without the limit: what ends it is the limit.
+    // With the limit, the kernel kills the script; without the limit, the script succeeds.
     for (memory, kills) in [(16 << 20, true), (256 << 20, false)] {
         let mut a = a_box("x=0123456789abcdef; i=0; while [ $i -lt 21 ]; do x=$x$x; i=$((i+1)); done; echo ${#x}");
         a.spec.limits.memory = memory;
@@ -351,8 +353,8 @@ async fn limits() {
     assert!(lines.iter().any(|line| line.contains("fork")), "{lines:?}");
 }
 
-/// What root in a container is outside, and what it can do with what is root's outside. Once with users of its own, and once
-/// without: then the same root is the machine's.
+/// Checks the user id of a container's root outside, and its access to files of root outside. Runs once with users of
+/// its own, and once without: then the container's root is the machine's root.
 async fn users() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     for first in [Some(FIRST), None] {
@@ -390,13 +392,13 @@ async fn users() {
                 assert_eq!(owner("upper/made"), first);
             }
             None => {
-                // The control: nothing but the namespace kept the two apart.
+                // Counter-check: only the user namespace kept the two roots apart.
                 assert!(reads, "{lines:?}");
                 assert_eq!(outside, ["0"; 4]);
                 assert_eq!(owner("upper/made"), 0);
             }
         }
-        // The image's owners are the image's inside, and what is kept has them on the disk.
+        // Inside, files of the image have the image's owners. Files in a kept bind have the same owners on the disk.
         assert_eq!(lines[lines.len() - 2], "0", "{lines:?}");
         assert_eq!(owner("kept/made"), 0);
         container.destroy().await.expect("removed");
@@ -432,7 +434,7 @@ async fn symlinked_dev() {
         let a = a_box("true");
         let host = a.folder.path().join("host");
         std::fs::create_dir(&host).expect("made");
-        // Out of the image, or to a folder of its own that would be hidden.
+        // The link leads out of the image, or to a folder of the image that the mount would hide.
         let target = if inside { Path::new("/bin") } else { &host };
         std::os::unix::fs::symlink(target, a.spec.root.layers[0].join(name)).expect("a link");
         let error = launch(&a.spec).await.expect_err("refused").to_string();
@@ -466,7 +468,7 @@ async fn execs() {
     }
     let mut session = exec(&container, spec(true, "tty; test -t 0 && echo terminal")).await.expect("begun");
     let mut bytes = Vec::new();
-    // A terminal's end reads EIO once the other side is gone.
+    // The terminal's end reads EIO once the other side is closed.
     let _ = std::fs::File::from(session.descriptors.remove(0)).read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).expect("text");
     assert!(text.contains("/dev/pts/0") && text.contains("terminal"), "{text}");

@@ -1,5 +1,6 @@
-//! What a container can not: asked of the kernel from inside by `probe.c`, and by the ways out that other runtimes had. Where
-//! nothing would show that a check can fail, the same is asked outside, or of a container without the protection.
+//! Attempts that a container must not succeed with. `probe.c` asks the kernel from inside, and further tests try the
+//! known escapes from other runtimes. To show that a check can fail, many tests repeat the attempt outside, or in a
+//! container without the protection.
 
 mod boxes;
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     boxes::all(trials)
 }
 
-/// The compiled probe; `GANTRY_TEST_PROBE` where there is no compiler.
+/// Path of the compiled probe. `GANTRY_TEST_PROBE` names a prebuilt probe for machines without a compiler.
 static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
     if let Some(path) = std::env::var_os("GANTRY_TEST_PROBE") {
         return path.into();
@@ -45,7 +46,7 @@ static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
     target
 });
 
-/// A box with the probe in it.
+/// A box that runs the probe.
 fn probing(arguments: &str) -> Box {
     let a = a_box(&format!("exec /bin/probe {arguments}"));
     copy(&PROBE, &a.spec.root.layers[0].join("bin/probe"));
@@ -56,7 +57,7 @@ async fn calls() {
     let asked = |lines: &[String]| -> Vec<(String, String)> {
         lines.iter().filter_map(|line| line.split_once(' ')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     };
-    // Root with users of its own, and a plain user: neither may.
+    // Neither root with users of its own nor a plain user may make these calls.
     for uid in [0, 1000] {
         let mut a = probing("calls");
         a.spec.user = User { uid, gid: uid };
@@ -66,7 +67,7 @@ async fn calls() {
             answers.iter().filter(|(_, answer)| !["refused", "killed", "absent"].contains(&answer.as_str())).collect();
         assert!(passed.is_empty(), "as {uid}: {passed:?}");
     }
-    // The control: root of the machine may do nearly all of it, so it was the container that kept them from it.
+    // Counter-check: the machine's root may make nearly all of these calls, so the container refused them.
     let output = Command::new("unshare").args(["-m", "-p", "-f", "--mount-proc"]).arg(&*PROBE).arg("calls").output();
     let text = String::from_utf8(output.expect("unshare").stdout).expect("text");
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -74,7 +75,7 @@ async fn calls() {
     assert!(lines.len() >= 42 && refused <= 4, "{lines:?}");
 }
 
-/// What a C library tries first must be answered so that it tries the older call next.
+/// A C library tries the newest call first. The answer must make the library try the older call next.
 async fn newer_calls() {
     let outside = Command::new(&*PROBE).arg("newer").output().expect("the probe");
     let outside = String::from_utf8(outside.stdout).expect("text");
@@ -90,7 +91,7 @@ async fn newer_calls() {
             let wanted = match *name {
                 "600" | "100000" | "clone3" => "ENOSYS",
                 "open_tree_attr" | "mount" | "clone-user" | "af_vsock" | "raw-icmp" | "ptrace-1" => "EPERM",
-                // What the kernel itself says, which may be that it is too old.
+                // The kernel's own answer, which may be that the kernel is too old for the call.
                 _ => *kernel,
             };
             assert!(lines.contains(&format!("{name} {wanted}")), "{name} is {wanted} as {uid}: {lines:?}");
@@ -112,9 +113,9 @@ async fn processor() {
         a.spec.limits.milli_cpu = milli_cpu;
         outcome(&a).await.0[0].parse::<u64>().expect("milliseconds")
     };
-    // Little enough that a machine with much else to do gives the other one more than twice that.
+    // The limit is so small that even a busy machine gives the unlimited container more than twice as much.
     let (a_twentieth, whole) = (used(50).await, used(1000).await);
-    // An emulated machine's slices are coarse.
+    // An emulated machine has coarse time slices.
     assert!(a_twentieth <= 200, "{a_twentieth} ms of 1500 where 75 are allowed");
     assert!(whole > a_twentieth * 2, "without the limit it is {whole} ms, with it {a_twentieth} ms");
 }
@@ -127,7 +128,7 @@ async fn fork_bomb() {
         a.says("holding").await;
         let holds_all = || bomb.usage().pids == u64::from(limit) && bomb.usage().refused > 0;
         assert!(holds_all(), "{:?} of {limit}", bomb.usage());
-        // Meanwhile another begins and ends as ever.
+        // Meanwhile another container starts and ends as usual.
         assert_eq!(output("for i in 1 2 3 4 5; do /bin/true & done; wait; echo fine").await, ["fine"]);
         assert!(holds_all(), "{:?} of {limit}", bomb.usage());
         bomb.destroy().await.expect("removed");
@@ -146,7 +147,7 @@ async fn file_size() {
     assert_eq!(lines, ["268435456 ok"], "without the limit nothing stops it");
 }
 
-/// A file of the machine's is looked for through everything that leads somewhere.
+/// Searches for a file of the machine through every path that leads elsewhere.
 async fn host_paths() {
     let marker = tempfile::NamedTempFile::new().expect("a file of the machine's");
     let path = marker.path().display();
@@ -165,7 +166,7 @@ async fn host_paths() {
     }
 }
 
-/// CVE-2019-5736: a program that is the runtime itself, run in the container, and written to from there.
+/// CVE-2019-5736: the container runs the runtime's own program, and writes to that program from inside.
 async fn own_program() {
     let program = std::env::current_exe().expect("a path");
     let before =
@@ -197,13 +198,13 @@ async fn own_program() {
         }
     }
     container.destroy().await.expect("removed");
-    // Its own shell is its own to break.
+    // A container may overwrite its own shell.
     let wrote: Vec<String> = a.log().into_iter().filter(|line| line.starts_with("wrote /proc/1/")).collect();
     assert!(wrote.is_empty(), "{wrote:?}");
     assert!(own == before(&program) && init == before(&a.spec.init), "a program of the machine was changed");
 }
 
-/// CVE-2024-21626: a working folder that is a descriptor the runtime forgot to close.
+/// CVE-2024-21626: the working folder is a descriptor that the runtime forgot to close.
 async fn working_folder() {
     let name = LEAKED.0.file_name().expect("a name").to_string_lossy().into_owned();
     let look = format!(
@@ -212,7 +213,7 @@ async fn working_folder() {
     for number in LEAKED.1.iter().copied().filter(|number| *number >= 16).chain(3..16) {
         let mut a = a_box(&look);
         a.spec.cwd = format!("/proc/self/fd/{number}");
-        // Refused, or a folder of its own.
+        // The launch is refused, or the working folder is one of the container's own.
         if launch(&a.spec).await.is_ok() {
             let container = gantry_sandbox::Container::adopt(&a.spec.state, &a.spec.cgroup).expect("found");
             container.ended().await;
@@ -243,7 +244,7 @@ async fn working_folder() {
     container.destroy().await.expect("removed");
 }
 
-/// What is mounted at a container's proc is what its runtime reads and writes.
+/// The runtime reads and writes a container's `/proc`, so a bind must not cover it.
 async fn over_proc() {
     for target in ["/proc", "/proc/self", "/proc/self/attr", "/sys/fs", "/dev", "/dev/null", "/x/../proc"] {
         let mut a = a_box("true");
@@ -253,7 +254,7 @@ async fn over_proc() {
         let error = launch(&a.spec).await.map(|_| ()).expect_err(target).to_string();
         assert!(error.contains(target), "{error}");
     }
-    // The same by a link of the image's.
+    // Links in the image that lead to the same paths.
     let links = [
         ("/proc", ""),
         ("proc/self", ""),
@@ -282,7 +283,7 @@ async fn over_proc() {
     assert_eq!(outcome(&a).await.0, ["written"], "a good one is mounted");
 }
 
-/// CVE-2025-31133: what the runtime masks paths with is a link that the image put there.
+/// CVE-2025-31133: the image replaces the file that the runtime masks paths with by a link.
 async fn hostile_files() {
     let a = a_box("cat /proc/keys /proc/kcore 2>/dev/null | cut -c1-20; ls -l /dev/null | cut -c1-10; echo end");
     let layer = &a.spec.root.layers[0];
@@ -294,8 +295,8 @@ async fn hostile_files() {
     assert_eq!(before, std::fs::read("/proc/sys/kernel/core_pattern").expect("read"));
 }
 
-/// CVE-2025-52565, -52881 and CVE-2019-19921 as races: a container that shares a volume turns a folder of it into a link and
-/// back, again and again, while others are started that mount something there.
+/// CVE-2025-52565, -52881 and CVE-2019-19921 as races. One container shares a volume, and repeatedly turns a folder in
+/// it into a link and back. Meanwhile other containers start and mount a bind on that folder.
 async fn turning_folder() {
     let shared = tempfile::tempdir().expect("a folder");
     let place = |name: &str| shared.path().join(name);
@@ -322,7 +323,7 @@ async fn turning_folder() {
         })
     };
     let (mut mounted, mut refused) = (0, 0);
-    // As many as an emulated machine does in the time.
+    // As many attempts as an emulated machine manages in the time.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while mounted + refused < 80 && (mounted + refused < 5 || std::time::Instant::now() < until) {
         let mut a = a_box(
@@ -354,7 +355,7 @@ async fn turning_folder() {
     println!("{mounted} were mounted, {refused} refused, {turns} turns");
 }
 
-/// A volume may hold any device; as the machine's own root, whom no permission stops.
+/// A volume may hold any device node. The test runs as the machine's own root, since file permissions do not stop root.
 async fn foreign_device() {
     let mut a =
         a_box("(cat /data/kmsg | cut -c1-1) 2>&1; ls -l /data/kmsg | cut -c1-1; echo end; cat /proc/self/mountinfo");
@@ -364,13 +365,13 @@ async fn foreign_device() {
     std::fs::create_dir(&folder).expect("made");
     let made = Command::new("mknod").arg(folder.join("kmsg")).args(["c", "1", "11"]).status();
     assert!(made.expect("mknod").success());
-    // The control: outside it opens.
+    // Counter-check: the device opens outside.
     std::fs::File::open(folder.join("kmsg")).expect("the machine's root may");
     a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
     let lines = outcome(&a).await.0;
     assert!(lines[0].contains("denied") || lines[0].contains("not permitted"), "{lines:?}");
     assert_eq!(lines[1..3], ["c", "end"], "{lines:?}");
-    // The control group of devices kept it closed as well, where there is one: each has to do without the other.
+    // Where a device control group exists, it also refused the device. Each protection must suffice without the other.
     let volume = lines.iter().find(|line| line.contains(" /data ")).expect("mounted");
     assert!(volume.contains("nodev"), "{volume}");
 }

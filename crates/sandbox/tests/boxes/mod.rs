@@ -1,5 +1,5 @@
-//! Containers to look into. The root is Debian's static busybox and nothing else.
-#![allow(dead_code)] // Each test program uses a part.
+//! Test containers. Their root is only Debian's static busybox.
+#![allow(dead_code)] // Each test program uses only a part.
 
 use std::io::Read;
 use std::os::fd::IntoRawFd;
@@ -12,12 +12,12 @@ use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, insta
 use libtest_mimic::{Arguments, Trial};
 use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
 
-/// The control group of all of this program's.
+/// Control group above all containers of this test program.
 fn group() -> String {
     format!("gantry-sandbox-test-{}", std::process::id())
 }
 
-/// The first number of the containers' own users.
+/// First host user id of the containers' own users.
 pub(crate) const FIRST: u32 = 0x7000_0000;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -28,27 +28,28 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     });
 }
 
-/// A container's folders, removed with it.
+/// A container's spec with its folders. Dropping the box removes the folders.
 pub(crate) struct Box {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) spec: Spec,
 }
 
-/// Copies a program by a process of its own: a launcher that another test starts in that moment would inherit a file that is
-/// open for writing here, and a program that anyone has open so is not run ("text file busy").
+/// Copies a program with a separate `cp` process. If this process opened the copy for writing, a launcher that another
+/// test starts at that moment would inherit the descriptor. The kernel runs no program that is open for writing ("text
+/// file busy").
 pub(crate) fn copy(program: &Path, target: &Path) {
     let copied = std::process::Command::new("cp").arg(program).arg(target).status();
     assert!(copied.expect("cp").success(), "{} is copied (busybox is Debian's busybox-static)", program.display());
 }
 
-/// What the boxes of this program share: a static is never dropped, so [`all`] takes it away.
+/// Folder that all boxes of this program share. Rust never drops a static, so [`all`] removes the folder.
 pub(crate) static SHARED: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(group());
     std::fs::create_dir(&folder).expect("made");
     folder
 });
 
-/// The init, written once for all boxes, and never while one of them starts.
+/// The static init, written once for all boxes and never while a container starts.
 static INIT: LazyLock<PathBuf> = LazyLock::new(|| install_init(&SHARED).expect("init"));
 
 pub(crate) fn base(layer: &Path) {
@@ -109,7 +110,7 @@ impl Box {
         launch(&self.spec).await.unwrap_or_else(|error| panic!("{error}: {error:?}"))
     }
 
-    /// Waits until a line of the log is `text`.
+    /// Waits until the log has a line equal to `text`.
     pub(crate) async fn says(&self, text: &str) {
         while !self.log().iter().any(|line| line == text) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -117,7 +118,7 @@ impl Box {
     }
 }
 
-/// Runs a script to its end: what it printed and how it ended.
+/// Runs a box's script to its end. Returns the output and the exit record.
 pub(crate) async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
     let container = a.start().await;
     container.ended().await;
@@ -130,8 +131,8 @@ pub(crate) async fn output(script: &str) -> Vec<String> {
     outcome(&a_box(script)).await.0
 }
 
-/// A folder of the machine's, open in this process under these numbers, and not to be closed when it runs another program: what a
-/// runtime that forgets to close something would hand on.
+/// A folder of the machine and its open descriptors in this process, without close-on-exec. They stand for the
+/// descriptors of a careless runtime, which forgets to close them before it runs another program.
 pub(crate) static LEAKED: LazyLock<(PathBuf, Vec<i32>)> = LazyLock::new(|| {
     let folder = SHARED.join("gantry-leaked");
     std::fs::create_dir(&folder).expect("made");
@@ -144,7 +145,8 @@ pub(crate) static LEAKED: LazyLock<(PathBuf, Vec<i32>)> = LazyLock::new(|| {
     (folder, numbers)
 });
 
-/// Rights that a program which is run gets, unless whoever runs it takes care that it does not.
+/// Makes this process's capabilities inheritable and ambient. A program that this process runs then keeps them, unless
+/// the runtime drops them.
 fn hand_rights_on() {
     let mut sets = capabilities(None).expect("this process's rights");
     sets.inheritable = sets.permitted;
@@ -154,9 +156,9 @@ fn hand_rights_on() {
     }
 }
 
-/// Runs them, and takes away the group that all their containers were below.
+/// Runs the trials and removes the control group above all their containers.
 pub(crate) fn all(trials: Vec<Trial>) -> ExitCode {
-    // As a careless caller would have it.
+    // A careless caller would leave these descriptors and capabilities in place.
     LazyLock::force(&LEAKED);
     hand_rights_on();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
