@@ -1,23 +1,23 @@
-//! Where a store is.
+//! Address of a store.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where a store is: a file, or `etcd://host:port[,host:port…][/prefix]`.
+/// Address of a store: a file, or `etcd://host:port[,host:port…][/prefix]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// The embedded store, in this file.
+    /// The embedded store in the file at this path.
     File(PathBuf),
     /// An etcd cluster.
     Etcd {
-        /// `http://host:port` each.
+        /// URLs of the cluster's members, each `http://host:port`.
         endpoints: Vec<String>,
-        /// Put before every key, with a slash at its end.
+        /// Prefix of every key, ending in a slash.
         prefix: String,
     },
 }
 
-/// Why a text is not an address.
+/// Parse error: the text is not an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a store; write etcd://host:2379[,host:2379][/prefix] or the path of a file")]
 pub struct AddressError(String);

@@ -1,8 +1,8 @@
-//! etcd v3, for several machines.
+//! Store on etcd v3, for several machines.
 //!
-//! Written against 3.4, which Debian ships: it loses no watch event, provided that a watch which broke is begun again
-//! after the last revision seen, and that a compaction is answered with a new listing. Both are the caller's through
-//! [`StoreError`].
+//! Written against 3.4, which Debian ships. This version loses no watch event on two conditions. The caller restarts a
+//! broken watch after the last revision seen, and answers a compaction with a new listing. [`StoreError`] tells the
+//! caller which of the two to do.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use etcd_client::{
 
 use crate::{Batch, Change, Compare, Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch, Write};
 
-/// The longest that one call may take.
+/// Timeout of a call to etcd.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A listing of everything may be larger than tonic's default of 4 MiB.
+/// Size limit of a response. A listing of everything may be larger than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 64 << 20;
 
 pub(crate) struct Etcd {
@@ -36,7 +36,7 @@ impl Etcd {
         let address = endpoints.join(",");
         let client = Client::connect(endpoints, Some(options)).await.map_err(|source| unavailable(&address, source))?;
         let store = Self { client, address, prefix: prefix.to_owned() };
-        // Connecting is lazy; ask for something, so that a wrong address is told of here.
+        // The client connects lazily. A first read reports a wrong address here.
         store.get("").await?;
         Ok(store)
     }
@@ -54,7 +54,7 @@ impl Etcd {
         }
     }
 
-    /// One call with its deadline; etcd's own errors as ours.
+    /// Runs a call with the timeout and converts etcd's errors to [`StoreError`].
     async fn call<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
         match tokio::time::timeout(TIMEOUT, call).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -73,7 +73,7 @@ fn short(key: &[u8], prefix: &str) -> String {
     key.strip_prefix(prefix).unwrap_or(&key).to_owned()
 }
 
-/// gRPC's `NOT_FOUND`, which etcd answers for a lease that is gone.
+/// Recognizes gRPC's `NOT_FOUND`, etcd's response for a lease that is gone.
 fn is_not_found(error: &ClientError) -> bool {
     matches!(error, ClientError::GRpcStatus(status) if status.code() as i32 == 5)
         || matches!(error, ClientError::LeaseKeepAliveError(_))
@@ -147,7 +147,7 @@ impl Store for Etcd {
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         let mut client = self.client.lease_client();
-        // Opening the stream is one round trip that renews the lease; the stream itself is not kept.
+        // Opening the stream is one round trip that renews the lease; the stream is then dropped.
         match tokio::time::timeout(TIMEOUT, client.keep_alive(lease.0)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) if is_not_found(&error) => Err(StoreError::LeaseGone(lease.0)),
@@ -170,7 +170,7 @@ impl Store for Etcd {
         let mut client = self.client.kv_client();
         match tokio::time::timeout(TIMEOUT, client.compact(revision, None)).await {
             Ok(Ok(_)) => Ok(()),
-            // Compacted further already, by someone else: what was asked for holds.
+            // Another client already compacted further, so the history before `revision` is gone as requested.
             Ok(Err(error)) if is_compacted(&error) => Ok(()),
             Ok(Err(error)) => Err(unavailable(&self.address, error)),
             Err(elapsed) => Err(unavailable(&self.address, elapsed)),
@@ -178,7 +178,7 @@ impl Store for Etcd {
     }
 }
 
-/// gRPC's `OUT_OF_RANGE` stands for other things too, so the message decides.
+/// Recognizes a compacted revision by its message, because gRPC's `OUT_OF_RANGE` also stands for other errors.
 fn is_compacted(error: &ClientError) -> bool {
     matches!(error, ClientError::GRpcStatus(status) if status.message().contains("has been compacted"))
 }

@@ -1,12 +1,12 @@
-//! The source of truth: a small trait, and two real implementations that pass one conformance suite
+//! The source of truth: a small trait, and two real implementations that pass the same conformance suite
 //! (`tests/conformance.rs`).
 //!
 //! - [`Store`]: get, list, compare-then-write, watch from a revision, lease.
 //! - `sqlite`: one file, one writer thread with group commit, `synchronous=FULL`.
 //! - `etcd`: etcd v3, for several machines.
 //!
-//! Nothing outside this crate may know which one it has: [`open`] takes an address and gives a [`Store`].
-//! It is a source of truth and not a message bus: agents and routers never see it.
+//! Code outside this crate must not know which implementation is in use: [`open`] takes an address and returns a
+//! [`Store`]. The store is a source of truth and not a message bus: agents and routers never see the store.
 
 mod address;
 mod etcd;
@@ -21,48 +21,48 @@ use async_trait::async_trait;
 pub use address::{Address, AddressError};
 pub use sqlite::{check as check_file, check_format, forget, is_writable, seal_off};
 
-/// The number of a committed write, rising by at least one each. All keys share it.
+/// Number of a committed write. Each write raises the revision by at least one, and all keys share the sequence.
 pub type Revision = i64;
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Parts separated by `/`.
+    /// Name of the key: parts separated by `/`.
     pub key: String,
-    /// Up to 1 MiB, as etcd's default request limit has it.
+    /// Value of up to 1 MiB, etcd's default request limit.
     pub value: Vec<u8>,
-    /// The revision at which the key came to be: the fencing token of what it stands for.
+    /// Revision that created the key: the fencing token of the thing that the key stands for.
     pub created: Revision,
-    /// The revision at which it was last written.
+    /// Revision that last wrote the key.
     pub modified: Revision,
 }
 
-/// What keys with a prefix there were at one revision.
+/// The entries with a common prefix at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
-    /// In the order of their keys.
+    /// The entries, sorted by key.
     pub entries: Vec<Entry>,
-    /// A watch from here misses nothing that the listing does not have.
+    /// Revision of the listing. A watch from this revision misses no change made after the listing.
     pub revision: Revision,
 }
 
-/// What must hold for a transaction to be written.
+/// Condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compare {
-    /// There is no such key.
+    /// The key does not exist.
     Absent(String),
-    /// The key was last written at this revision.
+    /// This revision last wrote the key.
     Modified(String, Revision),
-    /// The key came to be at this revision.
+    /// This revision created the key.
     Created(String, Revision),
 }
 
 /// One write of a transaction. A transaction writes a key at most once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    /// Sets a key. It goes when the lease does, if one is given.
+    /// Sets a key. A key with a lease is removed when the lease ends.
     Put(String, Vec<u8>, Option<LeaseId>),
-    /// Removes a key; not an error if there is none.
+    /// Removes a key; a missing key is not an error.
     Delete(String),
 }
 
@@ -74,48 +74,48 @@ impl Write {
     }
 }
 
-/// Writes that happen together, or not at all.
+/// Transaction: the store applies all of its writes, or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All must hold.
+    /// Conditions, all of which must hold.
     pub compares: Vec<Compare>,
-    /// At most [`TXN_MAX`].
+    /// Writes, at most [`TXN_MAX`].
     pub writes: Vec<Write>,
 }
 
-/// The most writes in one transaction: etcd's default of 128 operations.
+/// Limit of writes in one transaction: etcd's default of 128 operations.
 pub const TXN_MAX: usize = 128;
 
 impl Txn {
-    /// Requires something.
+    /// Adds a condition.
     #[must_use]
     pub fn when(mut self, compare: Compare) -> Self {
         self.compares.push(compare);
         self
     }
 
-    /// Sets a key.
+    /// Adds a write that sets a key.
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         self.writes.push(Write::Put(key.into(), value.into(), None));
         self
     }
 
-    /// Sets a key for as long as a lease lives.
+    /// Adds a write that sets a key until the lease ends.
     #[must_use]
     pub fn put_leased(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
         self.writes.push(Write::Put(key.into(), value.into(), Some(lease)));
         self
     }
 
-    /// Removes a key.
+    /// Adds a write that removes a key.
     #[must_use]
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.writes.push(Write::Delete(key.into()));
         self
     }
 
-    /// What no store would take: etcd refuses more writes than its bound, and a key that is written twice.
+    /// Checks the limits that etcd imposes, for both implementations: the number of writes, and no key written twice.
     fn check(&self) -> Result<(), StoreError> {
         if self.writes.len() > TXN_MAX {
             return Err(StoreError::TooLarge { writes: self.writes.len() });
@@ -126,63 +126,63 @@ impl Txn {
     }
 }
 
-/// What became of a transaction.
+/// Outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Written, and durable.
+    /// The transaction is written and durable.
     Committed(Revision),
-    /// Something that it required does not hold; nothing was written.
+    /// A condition of the transaction does not hold; the store wrote nothing.
     Conflict,
 }
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It was written.
+    /// The key was written.
     Put(Entry),
-    /// It was removed, or its lease ran out.
+    /// The key was removed, or its lease ran out.
     Delete(String),
 }
 
-/// All changes of one revision that a watch asked for.
+/// All changes of one revision to the keys that a watch covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Watching from the next one on misses nothing.
+    /// Revision of the changes. A new watch from this revision misses nothing.
     pub revision: Revision,
-    /// In the order they were made.
+    /// The changes, in the order of the transaction.
     pub changes: Vec<Change>,
 }
 
-/// A lease's number.
+/// Identifier of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseId(pub i64);
 
-/// Why the store did not answer.
+/// Failure of a store operation.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, or did not answer in time. What was asked may or may not have been done.
+    /// The store cannot be reached, or did not answer in time. The requested operation may or may not have been done.
     #[error("the store at {address} does not answer")]
     Unavailable {
-        /// Where it should be.
+        /// Address of the store.
         address: String,
-        /// What the client said.
+        /// Error of the client.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Another process holds the file.
+    /// Another process has locked the file.
     #[error(
         "the store {path} is locked by another process: another `gantry up` or `gantry server`, to be stopped first"
     )]
     Locked {
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The file is not what it was.
+    /// The content of the file is damaged.
     #[error("the store {path} is damaged: {detail}; bring a backup back with `gantry restore`; it was left as it is")]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What SQLite said.
+        /// Description of the damage, by SQLite or by Gantry's own checks.
         detail: String,
     },
     /// The file was written by a newer Gantry.
@@ -190,112 +190,114 @@ pub enum StoreError {
         "the store {path} has format {found}, this gantry knows up to {known}; use the newer gantry again, or bring a backup back with `gantry restore`"
     )]
     Newer {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Its format.
+        /// Format of the file.
         found: i64,
-        /// The newest known.
+        /// Newest format that this Gantry knows.
         known: i64,
     },
-    /// There is no room for another write. Nothing of this one was done.
+    /// The disk is full. The store did no part of the refused write.
     #[error(
         "the disk of the store {path} is full; remove something from it: `gantry status` shows what Gantry's own takes"
     )]
     Full {
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The disk takes no writes: its file system is read-only, or writing to it fails. Nothing of this one was done.
+    /// The disk takes no writes: its file system is read-only, or writing to it fails. The store did no part of the
+    /// refused write.
     #[error(
         "the disk of the store {path} cannot be written to: it is read-only or failing (`dmesg` says what the kernel found); \
          nothing was changed, reads go on, and changes go on once it can be written to"
     )]
     ReadOnly {
-        /// The file.
+        /// Path of the file.
         path: String,
     },
-    /// The file could not be opened, read or written.
+    /// Opening, reading or writing the file failed.
     #[error("cannot {action} the store {path}")]
     File {
-        /// What was tried.
+        /// Operation that failed.
         action: &'static str,
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What SQLite or the system said.
+        /// Error of SQLite or of the system.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A watch asked for revisions that are no longer kept: list again, then watch from there.
+    /// The store no longer keeps the revisions that a watch asked for. The caller must list again, then watch from
+    /// there.
     #[error("revision {asked} is no longer kept; list again")]
     Compacted {
-        /// The revision that was asked for.
+        /// Revision that the watch asked for.
         asked: Revision,
     },
     /// The lease ran out or was revoked.
     #[error("lease {0} is gone")]
     LeaseGone(i64),
-    /// A transaction that no store would take.
+    /// The transaction has more writes than any store accepts.
     #[error("a transaction of {writes} writes is too large; at most {TXN_MAX}")]
     TooLarge {
-        /// How many it had.
+        /// Number of writes in the transaction.
         writes: usize,
     },
-    /// A transaction that no store would take.
+    /// The transaction writes a key twice, which no store accepts.
     #[error("a transaction writes {key} twice")]
     Twice {
-        /// The key.
+        /// The key that is written twice.
         key: String,
     },
 }
 
 impl StoreError {
-    /// The store works and takes no writes now; nothing of the one that it refused was done.
+    /// Reports whether the store works but takes no writes now. The store did no part of the refused write.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::ReadOnly { .. })
     }
 }
 
-/// The store. Every call is bounded in time by the implementation.
+/// The store. The implementation bounds every call in time.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The key's entry, as of now: never older than any write that was acknowledged before the call.
+    /// Returns the current entry of a key, never older than a write that was acknowledged before the call.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// Every key that starts with `prefix`.
+    /// Returns every key that starts with `prefix`.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
-    /// Writes all of it or nothing.
+    /// Writes the whole transaction, or nothing.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// Every change after `revision` to keys that start with `prefix`, without gap or repeat.
+    /// Watches every change after `revision` to keys that start with `prefix`, without gap or repeat.
     async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
-    /// A lease that lives for `ttl` (whole seconds, at least one) after each [`Store::keep_alive`].
+    /// Grants a lease that lasts for `ttl` (whole seconds, at least one) after each [`Store::keep_alive`].
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// Renews a lease.
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Ends a lease now, with every key that hangs on it.
+    /// Ends a lease now and removes every key attached to the lease.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Forgets the history before `revision`. Current values stay.
+    /// Removes the history before `revision`. Current values stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }
 
-/// A watch under way.
+/// A running watch.
 #[async_trait]
 pub trait Watch: Send {
-    /// The next changes; waits for as long as there are none. After an error the watch is over.
+    /// Waits for the next changes and returns them. After an error the watch is over.
     async fn next(&mut self) -> Result<Batch, StoreError>;
 }
 
 /// Opens the store at `address`.
 ///
 /// # Errors
-/// When it cannot be reached, or its file is locked, damaged or of a newer version. A store is never silently begun
-/// anew in the place of one that cannot be read.
+/// When the store cannot be reached, or its file is locked, damaged or of a newer version. The function never silently
+/// replaces an unreadable store by a new, empty store.
 pub async fn open(address: &Address) -> Result<Arc<dyn Store>, StoreError> {
     match address {
         Address::File(path) => Ok(Arc::new(sqlite::Sqlite::open(path)?)),

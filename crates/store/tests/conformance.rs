@@ -1,4 +1,4 @@
-//! What every store does, asked of each implementation in the same words: SQLite, and a real etcd from Debian.
+//! Conformance suite: the same tests for each implementation of the store, SQLite and a real etcd from Debian.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A place where a store is, and the process behind it.
+/// A store's address and the process behind the store.
 struct World {
     address: Address,
     folder: TempDir,
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// The store's process killed and started again; for SQLite there is none.
+    /// Kills and restarts the store's process; does nothing for SQLite, which has no process.
     fn kill_and_restart(&mut self) {
         if let Some((client, peer, child)) = &mut self.etcd {
             child.kill().expect("kill etcd");
@@ -163,7 +163,7 @@ async fn watches_without_gap_or_repeat(world: World) {
     });
     let (mut seen, mut from) = (Vec::new(), start);
     while seen.len() < 300 {
-        // Broken off and begun again every few batches, as after a lost connection.
+        // End the watch and start a new watch every few batches, as after a lost connection.
         let mut watch = store.watch("w/", from).await.expect("a watch");
         for _ in 0..7 {
             if seen.len() == 300 {
@@ -242,7 +242,7 @@ async fn keeps_what_it_acknowledged_over_a_restart(mut world: World) {
     let entry = store.get("r").await.expect("an answer").expect("an entry");
     assert_eq!((entry.value.as_slice(), entry.modified), (b"kept".as_slice(), revision));
     let next_revision = put(&store, "r", "again").await;
-    // The old watch either goes on or says that it broke; it never stays silent, and never skips.
+    // The old watch either continues or reports that it broke. It never stays silent, and never skips a revision.
     match tokio::time::timeout(DEADLINE, watch.next()).await.expect("in time") {
         Ok(batch) => assert_eq!(batch.revision, next_revision),
         Err(StoreError::Unavailable { .. }) => {

@@ -1,20 +1,22 @@
-//! The embedded store on a disk that fails: a process ended at its nth write or sync, and the nth answered with an error or with a
-//! full disk, n by n until it comes through, and one system call by itself after the other: strace counts each for itself, and of
-//! several the first would always come before the others. What was acknowledged is there afterwards, and nothing that was never asked for.
+//! The embedded store on a failing disk. strace kills the process at its nth write or sync, or answers the nth call
+//! with an error or with a full disk. n rises until the process gets through. Each system call has its own run, because
+//! strace counts each call by itself, and the first of several would always fail first. Afterwards the store contains
+//! everything that was acknowledged, and no value that was never written.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gantry_store::{Address, Txn, open};
 
-/// Commits of one run. Enough for the log to be written, synced and carried over into the file at the end.
+/// Number of commits of one run: enough for SQLite to write the log, sync it, and copy it into the file at the end.
 const COMMITS: usize = 6;
 
 fn value(n: usize) -> Vec<u8> {
     vec![b'a' + u8::try_from(n % 26).expect("small"); 3000 + n]
 }
 
-/// The process that is looked at: tells of each commit once it was acknowledged. Nothing at all unless it is asked to.
+/// The process under test: prints each commit once the store acknowledges it. Without `GANTRY_STORE_FAULTS` it does
+/// nothing.
 #[tokio::test]
 async fn writer() {
     let Some(path) = std::env::var_os("GANTRY_STORE_FAULTS") else { return };
@@ -27,7 +29,7 @@ async fn writer() {
     }
 }
 
-/// Runs it with one fault; what it said, and whether the fault came at all.
+/// Runs the process under test with one fault. Returns its output, and whether the fault was injected.
 fn run(path: &Path, call: &str, fault: &str, nth: usize) -> (String, bool) {
     let log = path.with_extension("strace");
     let mut strace = Command::new("strace");
@@ -43,10 +45,10 @@ fn run(path: &Path, call: &str, fault: &str, nth: usize) -> (String, bool) {
     (said, log.contains("INJECTED") || log.contains("SIGKILL"))
 }
 
-/// What changes a file, or brings it to the disk.
+/// System calls that change a file, or bring it to the disk.
 const CALLS: [&str; 5] = ["pwrite64", "write", "fsync", "fdatasync", "ftruncate"];
 
-/// With one fault at each of these calls; how many there were of writes and of syncs, and how many commits were refused.
+/// Injects a fault at each of these calls. Returns the numbers of writes, of syncs, and of refused commits.
 async fn sweep(fault: &str) -> (usize, usize, usize) {
     let (mut writes, mut syncs, mut refused) = (0, 0, 0);
     for call in CALLS {
@@ -72,7 +74,7 @@ async fn sweep_of(call: &str, fault: &str) -> (usize, usize) {
         assert!(nth < 500, "it never comes through");
         let acknowledged: Vec<usize> = (0..COMMITS).filter(|n| said.contains(&format!("acknowledged {n}\n"))).collect();
         refused += COMMITS - acknowledged.len();
-        // Whatever happened, the next process opens it, or says what is wrong with the file by its name.
+        // After any fault the next process opens the file, or reports an error that names the file.
         let store = match open(&Address::File(path.clone())).await {
             Ok(store) => store,
             Err(error) => {
@@ -96,7 +98,7 @@ async fn sweep_of(call: &str, fault: &str) -> (usize, usize) {
             let n: usize = entry.key.trim_start_matches("key/").parse().expect("a key of ours");
             assert!(entry.value == value(n), "{fault} at {call} {nth}: {n} has another value");
         }
-        // And goes on.
+        // The store takes writes again.
         store.commit(Txn::default().put("key/0".to_owned(), value(0))).await.expect("it works again");
     }
     (faults, refused)

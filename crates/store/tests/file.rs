@@ -1,4 +1,5 @@
-//! The embedded store's file: damaged, truncated, empty, foreign, newer or gone, it is named and left alone.
+//! The embedded store's file. A damaged, truncated, empty, foreign, newer or missing file is named in the error and
+//! left unchanged.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ async fn a_store(folder: &Path) -> PathBuf {
         store.commit(Txn::default().put(format!("key/{n}"), vec![b'x'; 100])).await.expect("written");
     }
     drop(store);
-    // A clean copy without a log, as a stopped process leaves it.
+    // Make a clean copy without a log, as a stopped process leaves it.
     let copy = folder.join("copy.db");
     rusqlite::Connection::open(&path)
         .and_then(|c| c.execute("VACUUM INTO ?1", [copy.to_str().expect("text")]))
@@ -101,7 +102,7 @@ async fn leases_of_another_boot_and_of_an_earlier_gantry_are_over() {
     assert!(leader().await, "a restart of the process ends no lease");
     change("UPDATE leases SET boot = 'another'");
     assert!(!leader().await, "a reboot does");
-    // By an earlier Gantry: without the column, and with the time of its wall clock.
+    // The leases of an earlier Gantry have no boot column, and run by the wall clock.
     let store = open(&Address::File(path.clone())).await.expect("a store");
     let lease = store.grant(Duration::from_secs(600)).await.expect("a lease");
     store.commit(Txn::default().put_leased("leader", "m", lease)).await.expect("written");
@@ -137,7 +138,8 @@ async fn a_locked_file_says_so() {
     assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
 }
 
-/// What a file says when it is opened: its records with the revision, or that it is refused; which names the file and the remedy.
+/// Opens a file and returns its records with the revision; none if the file is refused. The refusal must name the file
+/// and the remedy.
 async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
     let read = async {
         let listing = open(&Address::File(path.to_owned())).await?.list("").await?;
@@ -153,8 +155,8 @@ async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
     }
 }
 
-/// How far apart the places are that are damaged, a prime: together they are every place of a page and every bit of a byte. In the long
-/// form they are `dense`.
+/// Distance between the damaged places, a prime: together they cover every place of a page and every bit of a byte. The
+/// long form of the test uses `dense` instead.
 fn every(step: usize, dense: usize) -> usize {
     if std::env::var_os("GANTRY_TEST_LONG").is_some() { dense } else { step }
 }
@@ -172,7 +174,7 @@ async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
     std::fs::write(&path, &good).expect("written");
     let truth = records(&path).await.expect("a whole file opens");
     let mut noticed = 0;
-    // Each byte of the header, which says what the rest is.
+    // Damage each byte of the header, which describes the rest of the file.
     let places: Vec<usize> = (0..100).chain((100..good.len()).step_by(every(97, 1))).collect();
     for (turn, place) in places.iter().enumerate() {
         clear(&path);
@@ -192,7 +194,7 @@ async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
     }
 }
 
-/// The parts of a store whose process was killed: its last commits stand in the log alone.
+/// Files of a store whose process was killed: only the log has the last commits.
 const PARTS: [&str; 3] = ["", "-wal", "-head"];
 
 fn part(path: &Path, end: &str) -> PathBuf {
@@ -209,7 +211,7 @@ fn put(path: &Path, parts: &[Vec<u8>; 3]) {
 async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
     let folder = tempfile::tempdir().expect("a folder");
     let live = folder.path().join("live.db");
-    // A name of its own each time: a store that was opened is closed a moment after its last handle.
+    // Use a new name each time: an opened store closes only a moment after its last handle is dropped.
     let mut turns = 0..;
     let mut fresh = || folder.path().join(format!("crashed-{}.db", turns.next().expect("no end")));
     let store = open(&Address::File(live.clone())).await.expect("a store");
@@ -248,7 +250,7 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
                 assert!(std::fs::read(part(&path, "-wal")).expect("read") == bytes, "{what}: it was changed");
             }
         }
-        // Without the mark the same store opens, and lacks what was acknowledged.
+        // Without the high-water mark the same store opens, and lacks acknowledged commits.
         let path = fresh();
         put(&path, &parts);
         std::fs::remove_file(part(&path, "-head")).expect("removed");
@@ -306,7 +308,7 @@ async fn a_file_of_the_first_format_is_taken_over() {
     assert_eq!(gantry_store::check_file(&path).expect("sound"), Some(400));
 }
 
-/// Revisions that are kept, as in `write.rs`.
+/// Number of revisions that the history keeps, as in `write.rs`.
 const HISTORY: usize = 10_000;
 
 #[tokio::test]

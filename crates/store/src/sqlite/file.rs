@@ -1,4 +1,4 @@
-//! The store's file: making it, opening it, and refusing one that is not what it should be.
+//! The store's file: creates it, opens it, and refuses a damaged or foreign file.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::{lease, mark, seal};
 use crate::StoreError;
 
-/// `GNTR`: a file without it is not a store of ours.
+/// `GNTR`, the mark of Gantry's files. A file without this id is not a store.
 const APPLICATION_ID: i64 = 0x474e_5452;
 
 /// The newest format this code knows.
@@ -39,8 +39,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// There is something at `path`, or something that belongs to it: a write-ahead log or a mark without its file means
-/// that the file was lost, and a new one would hide it.
+/// Reports whether the store's file exists. A write-ahead log or a high-water mark without the file is an error: the
+/// file was lost, and a new file would hide the loss.
 fn exists(path: &Path) -> Result<bool, StoreError> {
     if path.exists() {
         return Ok(true);
@@ -55,7 +55,7 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Made under another name and moved into place: a file with the store's name is always whole.
+/// Creates the file under another name and links it into place, so that a file with the store's name is always whole.
 fn create(path: &Path) -> Result<(), StoreError> {
     let fail = |error| explain("create", path, error);
     let io = |source: std::io::Error| StoreError::File {
@@ -72,7 +72,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     seal::set_head(&connection, 1, 0).map_err(fail)?;
     connection.close().map_err(|(_, error)| fail(error))?;
     std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
-    // A hard link fails where a rename would replace: of two processes one makes the file.
+    // A hard link fails where a rename would replace the target: of two processes, only the first creates the file.
     match std::fs::hard_link(&fresh, path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
         _ => {}
@@ -82,7 +82,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
-/// Gives a file of format 1 its seals, all or none.
+/// Adds checksums to a file of format 1, in one transaction.
 fn upgrade(path: &Path) -> Result<(), StoreError> {
     let mut connection = connect(path)?;
     let mut work = || -> rusqlite::Result<()> {
@@ -94,8 +94,8 @@ fn upgrade(path: &Path) -> Result<(), StoreError> {
     work().map_err(|error| explain("upgrade", path, error))
 }
 
-/// Looks at every page and every record of a store's file without changing it: how many entries it has, and none for a
-/// file of format 1, whose records have no seals yet.
+/// Checks every page and every record of a store's file without changing the file. Returns the number of entries, or
+/// none for a file of format 1, whose records have no checksums yet.
 ///
 /// # Errors
 /// [`StoreError::Damaged`], [`StoreError::Newer`], [`StoreError::Locked`] or [`StoreError::File`].
@@ -104,10 +104,10 @@ pub fn check(path: &Path) -> Result<Option<usize>, StoreError> {
     check_by(path, || Connection::open_with_flags(path, flags))
 }
 
-/// The same, over a connection that `open` makes.
+/// Does the same checks as [`check`], over a connection that `open` makes.
 fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) -> Result<Option<usize>, StoreError> {
     let damaged = |detail: String| StoreError::Damaged { path: path.display().to_string(), detail };
-    // A file of ours has the tables and types of ours: what SQLite does not find in it was lost.
+    // A store's file has known tables and types: a table or type that SQLite does not find was lost.
     let fail = |error: rusqlite::Error| match error.sqlite_error_code() {
         None | Some(ErrorCode::Unknown | ErrorCode::TypeMismatch) => damaged(error.to_string()),
         _ => explain("check", path, error),
@@ -122,10 +122,10 @@ fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) ->
         Some([1, 1] | [2, 2]) => {}
         Some([write, read]) => return Err(damaged(format!("its header has the versions {write} and {read}"))),
     }
-    // Before the file: another process may write meanwhile.
+    // Read the high-water mark before the file, because another process may write in between.
     let acknowledged = mark::read(path)?;
     let connection = open().map_err(fail)?;
-    // A log that is damaged is left as it is.
+    // Closing the connection must leave a damaged log unchanged.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     if number("application_id")? != APPLICATION_ID {
@@ -155,9 +155,9 @@ fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) ->
     }
 }
 
-/// What writes and what reads the file, by bytes 18 and 19 of its header (the SQLite file format, section 1.3.3): 2 where there is a write-ahead
-/// log, 1 where there is none. With others SQLite would not say that the file is damaged, but open it for reading alone. None of a file
-/// that is too short.
+/// Reads the write and read versions of the file, bytes 18 and 19 of its header (the SQLite file format, section
+/// 1.3.3). Both are 2 with a write-ahead log and 1 without. With other values SQLite would not report damage, but open
+/// the file read-only. Returns none for a file that is too short.
 fn versions(path: &Path) -> std::io::Result<Option<[u8; 2]>> {
     use std::io::Read;
     let mut head = Vec::new();
@@ -165,7 +165,7 @@ fn versions(path: &Path) -> std::io::Result<Option<[u8; 2]>> {
     Ok(head.get(18..).and_then(|versions| versions.try_into().ok()))
 }
 
-/// Takes away what tells of the store that was at `path` and is no longer there.
+/// Removes the high-water mark of a store whose file at `path` is gone.
 ///
 /// # Errors
 /// [`StoreError::File`].
@@ -178,10 +178,10 @@ pub fn forget(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Moves everything out of the log beside a file that nobody uses, so that the file alone is the store.
+/// Moves the whole log into its file, so that the file alone is the store. No process may use the file.
 ///
 /// # Errors
-/// [`StoreError::Locked`] when it is used, [`StoreError::File`].
+/// [`StoreError::Locked`] when a process uses the file, [`StoreError::File`].
 pub fn seal_off(path: &Path) -> Result<(), StoreError> {
     let fail = |error| explain("close", path, error);
     let connection = connect(path)?;
@@ -193,7 +193,7 @@ pub fn seal_off(path: &Path) -> Result<(), StoreError> {
     connection.close().map_err(|(_, error)| fail(error))
 }
 
-/// A connection with the settings that durability rests on.
+/// Opens a connection with the settings that make commits durable.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let fail = |error| explain("open", path, error);
     let mut connection = Connection::open(path).map_err(fail)?;
@@ -211,13 +211,13 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
 /// Opens the file on a disk that takes no writes, after the same checks.
 pub(super) fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     if check_by(path, || reading(path))?.is_none() {
-        // Format 1 is upgraded before it is read, which is a write.
+        // Upgrading from format 1 is a write, so the file cannot be read here.
         return Err(StoreError::ReadOnly { path: path.display().to_string() });
     }
     reading(path).map_err(|error| explain("open", path, error))
 }
 
-/// Whether this code knows the file's format; it may be used by another process.
+/// Checks that this code knows the file's format. Another process may use the file meanwhile.
 ///
 /// # Errors
 /// [`StoreError::Newer`], [`StoreError::Damaged`] or [`StoreError::File`].
@@ -235,8 +235,8 @@ pub fn check_format(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// A connection that writes nothing. SQLite wants to make a log where there is none, even to read; without a log the file is all that there
-/// is, and nobody can write to it: it is opened as one that does not change.
+/// Opens a connection that writes nothing. Where there is no log, SQLite would create a log even to read. Without a log
+/// the file alone is the whole store, and no process can write to it, so the connection opens the file as immutable.
 fn reading(path: &Path) -> rusqlite::Result<Connection> {
     let log = path.with_extension(format!("{}-wal", path.extension().unwrap_or_default().display()));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -248,7 +248,7 @@ fn reading(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(address, flags | OpenFlags::SQLITE_OPEN_URI)
 }
 
-/// SQLite's error as ours.
+/// Converts SQLite's error to [`StoreError`].
 pub(super) fn explain(action: &'static str, path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.display().to_string();
     match error.sqlite_error_code() {

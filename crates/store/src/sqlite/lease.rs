@@ -1,11 +1,13 @@
-//! Leases. They run by `CLOCK_MONOTONIC` and name the boot that they were granted in.
+//! Leases. They run by `CLOCK_MONOTONIC` and name the boot that granted them. Rejected designs and limits:
 //!
-//! - Not by the wall clock: a jump would end a lease whose owner renews it, or keep one for an hour whose owner is dead.
-//! - Not by `CLOCK_BOOTTIME`: whoever could take a lease over has the same file open, on the same machine, and was suspended with its
-//!   owner. A lease in etcd runs out meanwhile; there each write is guarded by the create revision of the leader's key.
-//! - A process that is stopped for longer than the TTL loses its lease to another one, and its writes are refused by that guard.
+//! - The wall clock: a jump would end a lease whose owner renews it, or keep for an hour a lease whose owner is dead.
+//! - `CLOCK_BOOTTIME`: a process that could take a lease over has the same file open on the same machine, so that the
+//!   suspended machine suspends both. A lease in etcd runs out during a suspension; there the create revision of the
+//!   leader's key guards each write.
+//! - A process that is stopped for longer than the TTL loses its lease to another process. The same guard then refuses
+//!   its writes.
 //!
-//! A lease outlives a restart of its process, and no reboot.
+//! A lease outlives a restart of its process, but not a reboot.
 
 use std::time::Duration;
 
@@ -14,12 +16,12 @@ use rusqlite::{Connection, Transaction, params};
 use super::write;
 use crate::{LeaseId, StoreError};
 
-/// The time that leases run by, in milliseconds since this boot.
+/// Returns the time that leases run by, in milliseconds since this boot.
 fn now() -> i64 {
     i64::try_from(gantry_linux::clock::awake().as_millis()).unwrap_or(i64::MAX)
 }
 
-/// This boot of the machine.
+/// Returns the id of this boot of the machine.
 fn boot() -> &'static str {
     static BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     BOOT.get_or_init(gantry_linux::clock::boot_id)
@@ -29,7 +31,8 @@ fn millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4).max(1000)
 }
 
-/// Gives a file of an earlier Gantry the column for the boot. A lease without one is over: its owner ended with that Gantry.
+/// Adds the boot column to a file of an earlier Gantry. A lease without a boot is over: its owner ended with that
+/// Gantry.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     let columns = transaction
@@ -60,7 +63,7 @@ pub(super) fn renew(transaction: &Transaction<'_>, lease: LeaseId) -> rusqlite::
     Ok(if renewed == 1 { Ok(()) } else { Err(StoreError::LeaseGone(lease.0)) })
 }
 
-/// A look without a transaction, for the idle thread.
+/// Reports whether a lease has expired, without a transaction, for the idle thread.
 pub(super) fn any_expired(connection: &Connection) -> bool {
     let query = || -> rusqlite::Result<bool> {
         connection
@@ -78,7 +81,7 @@ pub(super) fn expire(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     expired.into_iter().try_for_each(|id| end(transaction, LeaseId(id)))
 }
 
-/// Removes a lease with every key that hangs on it, in one revision.
+/// Removes a lease and every key attached to the lease, in one revision.
 pub(super) fn end(transaction: &Transaction<'_>, lease: LeaseId) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease.0])?;
     let keys: Vec<String> = transaction

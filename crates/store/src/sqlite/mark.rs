@@ -1,8 +1,9 @@
-//! The mark: the revision that was acknowledged last, in a file of its own (`store.db-head`).
+//! The high-water mark: the last acknowledged revision, in a file of its own (`store.db-head`).
 //!
-//! SQLite takes a log that is damaged in its middle for one that ends there, and goes on without the commits behind. The
-//! mark says that they were there. It is written after each commit and never waited for: after a loss of power it may be
-//! older than the store, and then notices less; it is never newer.
+//! SQLite treats a log with damage in the middle as a log that ends there, and continues without the later commits. The
+//! high-water mark shows that these commits existed. The writing thread writes the mark after each commit but never
+//! syncs it. After a power loss the mark may therefore be older than the store and detect less; the mark is never
+//! newer.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -12,15 +13,15 @@ use std::path::{Path, PathBuf};
 use super::seal;
 use crate::{Revision, StoreError};
 
-/// The revision and its seal, little-endian.
+/// Length of the file: the revision and its checksum, little-endian.
 const LENGTH: usize = 16;
 
-/// How often a mark that makes no sense is read.
+/// Number of attempts to read a mark with a wrong checksum.
 const LOOKS: usize = 5;
 
 pub(super) struct Mark(File);
 
-/// Where the mark of a store's file is.
+/// Returns the path of a store's high-water mark.
 pub(super) fn path(store: &Path) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
     name.push("-head");
@@ -39,13 +40,13 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> S
     move |source| StoreError::File { action, path, source: source.into() }
 }
 
-/// The revision that the store must have at least; zero where there is no mark.
+/// Returns the revision that the store must have at least; zero if the store has no high-water mark.
 ///
 /// # Errors
-/// When it cannot be read, or is not what was written.
+/// When the mark cannot be read, or has a wrong checksum.
 pub(super) fn read(store: &Path) -> Result<Revision, StoreError> {
     let path = path(store);
-    // More than once: another process may be writing it.
+    // Read again after a wrong checksum: another process may be writing the mark.
     for _ in 0..LOOKS {
         let found = match std::fs::read(&path) {
             Ok(found) => found,
@@ -62,7 +63,8 @@ pub(super) fn read(store: &Path) -> Result<Revision, StoreError> {
     Err(StoreError::Damaged { path: store.display().to_string(), detail })
 }
 
-/// Made under another name and linked into place: what has the name is whole, and of two processes one makes it.
+/// Creates the mark under another name and links it into place. A mark with the final name is whole, and of two
+/// processes only the first creates it.
 fn make(path: &Path, revision: Revision) -> std::io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".new-{}", std::process::id()));
@@ -78,21 +80,21 @@ fn make(path: &Path, revision: Revision) -> std::io::Result<()> {
 }
 
 impl Mark {
-    /// The mark of a store that was checked and has `revision`.
+    /// Opens the high-water mark of a checked store that is at `revision`.
     pub(super) fn open(store: &Path, revision: Revision) -> Result<Self, StoreError> {
         let path = path(store);
         if !path.exists() {
             make(&path, revision).map_err(failed("make the mark of", store))?;
         }
         let mark = Self(File::options().write(true).open(&path).map_err(failed("open the mark of", store))?);
-        // Another process may have the store open, and be further.
+        // Another process may have the store open and be at a later revision.
         if read(store)? < revision {
             mark.set(revision).and_then(|()| mark.0.sync_all()).map_err(failed("write the mark of", store))?;
         }
         Ok(mark)
     }
 
-    /// Takes a revision that is on the disk.
+    /// Writes a revision that is already on the disk.
     pub(super) fn set(&self, revision: Revision) -> std::io::Result<()> {
         self.0.write_all_at(&bytes(revision), 0)
     }

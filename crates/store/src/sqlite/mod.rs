@@ -1,11 +1,11 @@
 //! The embedded store: one SQLite file.
 //!
-//! One thread owns the writing connection and commits whatever waits for it in one transaction (group commit), so that
-//! many writers share an fsync. Readers have a connection of their own. A commit that fails to reach the disk ends
-//! the process: what the caller was told and what the disk holds must never differ.
+//! One thread owns the writing connection and commits all waiting requests in one transaction (group commit), so that
+//! many writers share an fsync. Readers have a connection of their own. A commit that fails to reach the disk ends the
+//! process: the response to the caller and the content of the disk must never differ.
 //!
-//! Several processes may have the file open; a watch sees their writes by looking at the file every
-//! [`watch::PEEK`], and those of its own process at once.
+//! Several processes may have the file open. A watch sees the writes of its own process at once. For those of other
+//! processes it polls the file every [`watch::PEEK`].
 
 mod file;
 mod lease;
@@ -31,9 +31,9 @@ use write::{Request, Writer};
 pub(crate) struct Sqlite {
     path: PathBuf,
     reader: Arc<Mutex<Connection>>,
-    /// None on a disk that takes no writes.
+    /// The writing thread; none on a disk that takes no writes.
     writer: Option<Writer>,
-    /// The revision of the last commit of this process: wakes its watches.
+    /// Revision of the last commit of this process; wakes the watches.
     head: facts::Receiver<Revision>,
 }
 
@@ -48,7 +48,7 @@ impl Sqlite {
         Ok(Self { path: path.to_owned(), reader, writer: Some(writer), head })
     }
 
-    /// Reads go on where nothing can be written; each write is refused by name.
+    /// Opens a store on a disk that takes no writes. Reads work; each write fails with [`StoreError::ReadOnly`].
     fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let connection = file::open_read_only(path)?;
         let now = write::revision(&connection).map_err(|error| file::explain("read", path, error))?;
@@ -56,7 +56,7 @@ impl Sqlite {
         Ok(Self { path: path.to_owned(), reader, writer: None, head: facts::channel(now).1 })
     }
 
-    /// Runs `query` on the reading connection, away from the async threads.
+    /// Runs `query` on the reading connection, outside the async threads.
     async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -96,8 +96,8 @@ async fn read<T: Send + 'static>(
     }
 }
 
-/// Whether the disk of a store takes writes and brings them to its medium: a small file beside it is written, synced and removed. A
-/// full disk does.
+/// Reports whether the disk of a store takes writes and brings them to its medium. The function writes, syncs and
+/// removes a small file beside the store. A full disk counts as writable.
 #[must_use]
 pub fn is_writable(path: &Path) -> bool {
     let mut name = path.as_os_str().to_owned();
@@ -112,7 +112,7 @@ pub fn is_writable(path: &Path) -> bool {
     }
 }
 
-/// The first text that is greater than every text that starts with `prefix`; none for the empty prefix.
+/// Returns the first text that sorts after every text with the prefix `prefix`; none for the empty prefix.
 pub(super) fn prefix_end(prefix: &str) -> Option<Vec<u8>> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
@@ -140,7 +140,7 @@ impl Store for Sqlite {
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         let prefix = prefix.to_owned();
         self.read(move |connection| {
-            // One transaction, so that the revision is that of the entries.
+            // Use one transaction, so that the revision is that of the entries.
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Deferred)?;
             let revision = write::revision(&transaction)?;
             let entries = {

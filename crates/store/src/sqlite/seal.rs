@@ -1,12 +1,12 @@
-//! Seals: a short hash beside each row, so that a bit that flipped on the disk is noticed. SQLite's own check sees the
-//! structure of its pages and not what stands in them.
+//! Checksums: a short hash beside each row, so that a bit flip on the disk is detected. SQLite's own check covers the
+//! structure of its pages but not their content.
 
 use rusqlite::{Connection, Row, Transaction, ffi, params};
 use sha2::{Digest, Sha256};
 
 use crate::{Entry, LeaseId, Revision};
 
-/// Hashes fields with their lengths, so that no two rows look the same.
+/// Hashes fields with their lengths, so that different rows never hash the same bytes.
 fn hash(fields: &[&[u8]]) -> i64 {
     let mut hasher = Sha256::new();
     for field in fields {
@@ -37,7 +37,7 @@ pub(super) fn of_mark(revision: Revision) -> i64 {
     hash(&[&revision.to_le_bytes()])
 }
 
-/// The error of a row whose seal is not its own.
+/// Returns the error for a row with a wrong checksum.
 pub(super) fn broken(what: &str) -> rusqlite::Error {
     let shown: String = what.chars().take(100).collect();
     rusqlite::Error::SqliteFailure(
@@ -46,14 +46,14 @@ pub(super) fn broken(what: &str) -> rusqlite::Error {
     )
 }
 
-/// An entry out of `key, value, created, modified, lease, seal`.
+/// Reads an entry from the columns `key, value, created, modified, lease, seal` and verifies its checksum.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let entry = Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? };
     let lease: Option<i64> = row.get(4)?;
     if row.get::<_, i64>(5)? == of_entry(&entry, lease.map(LeaseId)) { Ok(entry) } else { Err(broken(&entry.key)) }
 }
 
-/// The last revision, and the first that a watch can still begin after.
+/// Returns the last revision, and the oldest revision that a watch can still start after.
 pub(super) fn head(connection: &Connection) -> rusqlite::Result<(Revision, Revision)> {
     let (revision, compacted, seal): (Revision, Revision, i64) = connection
         .prepare_cached("SELECT revision, compacted, seal FROM head")?
@@ -68,7 +68,7 @@ pub(super) fn set_head(connection: &Connection, revision: Revision, compacted: R
         .map(drop)
 }
 
-/// Reads every row; how many entries there are.
+/// Verifies every row and returns the number of entries.
 pub(super) fn check(connection: &Connection) -> rusqlite::Result<usize> {
     head(connection)?;
     let mut statement = connection.prepare("SELECT key, value, created, modified, lease, seal FROM entries")?;
@@ -89,7 +89,7 @@ pub(super) fn check(connection: &Connection) -> rusqlite::Result<usize> {
     Ok(entries)
 }
 
-/// Seals a file of format 1, which had none.
+/// Adds checksums to a file of format 1, which has none.
 pub(super) fn upgrade(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     for table in ["head", "entries", "changes"] {
         transaction.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN seal INTEGER NOT NULL DEFAULT 0"))?;
@@ -108,7 +108,7 @@ pub(super) fn upgrade(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     for (seal, key) in entries {
         transaction.execute("UPDATE entries SET seal = ?1 WHERE key = ?2", params![seal, key])?;
     }
-    // History is for watches, which list again when it is gone.
+    // Only watches use the history, and a watch without history lists again.
     transaction.execute("DELETE FROM changes", [])?;
     set_head(transaction, revision, revision)
 }

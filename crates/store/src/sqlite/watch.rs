@@ -1,4 +1,4 @@
-//! A watch on the embedded store: reads the history table from where it was.
+//! Watch on the embedded store: reads the history table from the last revision seen.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::sync::watch as facts;
 use super::{prefix_end, read, seal, write};
 use crate::{Batch, Change, Entry, Revision, StoreError, Watch};
 
-/// How often the file is looked at for writes of other processes.
+/// Poll interval for writes of other processes.
 pub(super) const PEEK: Duration = Duration::from_millis(200);
 
 pub(super) struct FileWatch {
@@ -20,7 +20,7 @@ pub(super) struct FileWatch {
     head: facts::Receiver<Revision>,
     prefix: String,
     seen: Revision,
-    /// Read already and not yet handed out, newest first.
+    /// Batches that are read but not yet returned, newest first.
     ready: Vec<Batch>,
 }
 
@@ -48,7 +48,7 @@ impl FileWatch {
         let (mut batches, head) = found.ok_or(StoreError::Compacted { asked: seen })?;
         batches.reverse();
         self.ready = batches;
-        // What is not of this prefix is passed over for good, so that compaction does not overtake a quiet watch.
+        // Skip the changes of other prefixes for good, so that compaction does not overtake a quiet watch.
         if self.ready.is_empty() {
             self.seen = self.seen.max(head);
         }
@@ -67,14 +67,14 @@ impl Watch for FileWatch {
             self.head.mark_unchanged();
             self.fetch().await?;
             if self.ready.is_empty() {
-                // Either a commit of this process, or time to look for those of others.
+                // Wait for a commit of this process, or until the next poll for commits of other processes.
                 let _ = tokio::time::timeout(PEEK, self.head.changed()).await;
             }
         }
     }
 }
 
-/// The batches after `seen` and the head they were read at; none when history before them was dropped.
+/// Returns the batches after `seen` and the head at which they were read; none if the history before them was removed.
 fn history(
     connection: &mut Connection,
     prefix: &str,

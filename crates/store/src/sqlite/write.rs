@@ -11,18 +11,18 @@ use super::mark::Mark;
 use super::{file, lease, seal};
 use crate::{Compare, Entry, LeaseId, Outcome, Revision, StoreError, Txn, Write};
 
-/// The most requests committed together.
+/// Limit of requests that are committed together.
 const GROUP_MAX: usize = 128;
 
-/// How much history is kept for watches, in revisions: one that is further behind must list again.
+/// Number of revisions that the history keeps for watches. A watch further behind must list again.
 const HISTORY: Revision = 10_000;
 
-/// How often leases are looked at when nothing else happens.
+/// Poll interval for expired leases while no request arrives.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the writing thread is asked for.
+/// Request to the writing thread.
 pub(super) enum Request {
     Commit(Txn, Answer<Outcome>),
     Grant(Duration, Answer<LeaseId>),
@@ -31,7 +31,7 @@ pub(super) enum Request {
     Compact(Revision, Answer<()>),
 }
 
-/// A handle to the writing thread; it ends when the last handle goes.
+/// Handle of the writing thread, which ends with its last handle.
 pub(super) struct Writer(mpsc::SyncSender<Request>);
 
 impl Writer {
@@ -75,7 +75,8 @@ impl Thread {
         }
     }
 
-    /// Everything of a group in one SQLite transaction; answers go out only once it is on the disk.
+    /// Applies a group of requests in one SQLite transaction. Responses go out only once the transaction is on the
+    /// disk.
     fn commit(&mut self, group: Vec<Request>) {
         let path = self.path.clone();
         if group.is_empty() && !lease::any_expired(&self.connection) {
@@ -96,11 +97,12 @@ impl Thread {
                 if let Err(error) = self.mark.set(revision) {
                     tracing::warn!(path = %path.display(), %error, "the store's mark stays behind");
                 }
-                // Told before the answers: a watch is never behind what a writer was told.
+                // Publish the revision before the responses: a watch is never behind a revision that a writer knows.
                 self.head.send_replace(revision);
                 answers.into_iter().for_each(|answer| answer(None));
             }
-            // Nothing of it is in the store, and what was written is taken back: SQLite says so of some errors, see `refusal`.
+            // For the errors that `refusal` lists, SQLite guarantees a rollback: the store contains nothing of the
+            // group.
             Err(error) => match refusal(&error, &path) {
                 Some(_) => {
                     answers.into_iter().for_each(|answer| answer(refusal(&error, &path)));
@@ -112,11 +114,12 @@ impl Thread {
     }
 }
 
-/// An answer, once it is known whether the whole group is on the disk; with why not, if it is not.
+/// Response that waits for the group's outcome on the disk. The argument is the error, if the commit failed.
 type Later = Box<dyn FnOnce(Option<StoreError>) + Send>;
 
-/// The refusal that an error amounts to, when it is certain that nothing of the transaction is in the store: a full disk, a read-only one,
-/// or a write that failed before the transaction's last page was in the log. A failed sync is none: what it leaves is not known.
+/// Returns the refusal for an error that certainly left nothing of the transaction in the store. These errors are a
+/// full disk, a read-only disk, and a write that failed before the transaction's last page was in the log. A failed
+/// sync is not among them: its effect on the disk is unknown.
 fn refusal(error: &rusqlite::Error, path: &Path) -> Option<StoreError> {
     let path = path.display().to_string();
     let code = error.sqlite_error()?;
@@ -128,14 +131,14 @@ fn refusal(error: &rusqlite::Error, path: &Path) -> Option<StoreError> {
     }
 }
 
-/// A commit that failed may or may not be on the disk, and only a restart finds out.
+/// Ends the process. A failed commit may or may not be on the disk, and only a restart finds out.
 fn end_the_process(path: &Path, error: &rusqlite::Error) -> ! {
     tracing::error!(path = %path.display(), %error, "a write did not reach the store; ending, to read it again");
     eprintln!("gantry: a write did not reach the store {}: {error}; ending, to read it again", path.display());
     std::process::exit(1)
 }
 
-/// The transaction could not even begin, so nothing was written.
+/// Refuses requests that were not applied: the transaction could not start, or an earlier request of the group failed.
 fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
     let why = || match (refusal(error, path), error.sqlite_error_code()) {
         (Some(refusal), _) => refusal,
@@ -143,7 +146,7 @@ fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
         _ => StoreError::File { action: "write", path: path.display().to_string(), source: error.to_string().into() },
     };
     for request in group {
-        // A receiver that went away no longer wants the answer.
+        // A failed send is fine: a receiver that went away no longer wants the response.
         let _ = match request {
             Request::Commit(_, answer) => answer.send(Err(why())).is_ok(),
             Request::Grant(_, answer) => answer.send(Err(why())).is_ok(),
@@ -155,7 +158,7 @@ fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
 }
 
 fn apply(transaction: &Transaction<'_>, request: Request, answers: &mut Vec<Later>) -> rusqlite::Result<()> {
-    /// What failed is answered too, when it is known how.
+    /// Queues a response, also for a failed request, because its refusal is known only later.
     fn later<T: Send + 'static>(
         answers: &mut Vec<Later>,
         answer: Answer<T>,
@@ -181,12 +184,12 @@ fn apply(transaction: &Transaction<'_>, request: Request, answers: &mut Vec<Late
     }
 }
 
-/// The revision of the last write.
+/// Returns the revision of the last write.
 pub(super) fn revision(connection: &Connection) -> rusqlite::Result<Revision> {
     seal::head(connection).map(|(revision, _)| revision)
 }
 
-/// The first revision that a watch can still begin after.
+/// Returns the oldest revision that a watch can still start after.
 pub(super) fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
     seal::head(connection).map(|(_, compacted)| compacted)
 }
@@ -211,7 +214,7 @@ pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Resul
     Ok(Outcome::Committed(next))
 }
 
-/// The next revision, taken.
+/// Allocates the next revision.
 pub(super) fn begin_revision(transaction: &Transaction<'_>) -> rusqlite::Result<Revision> {
     let (revision, compacted) = seal::head(transaction)?;
     seal::set_head(transaction, revision + 1, compacted)?;
