@@ -1,4 +1,4 @@
-//! An app as its owners asked for it.
+//! An app, as its owners configured it.
 
 use std::collections::BTreeMap;
 
@@ -9,58 +9,59 @@ use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName, Traffi
 /// The branch that deploys when the app names none.
 pub const DEFAULT_BRANCH: &str = "main";
 
-/// One codebase, with roles.
+/// An app: one codebase with roles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct App {
-    /// Its name.
+    /// The app's name.
     pub name: AppName,
-    /// The image it is built on, unless the repository names another.
+    /// The base image of the app's builds, unless the repository names another.
     pub base: Option<BaseName>,
-    /// The only branch whose pushes deploy.
+    /// The only branch whose pushes start a deploy.
     pub branch: String,
-    /// Host names that lead to its web role, besides `<app>.localhost` and its like.
+    /// Host names that lead to the web role, in addition to `<app>.localhost` and its equivalents.
     pub hosts: Vec<HostName>,
     /// Configuration for the next release.
     pub config: BTreeMap<String, String>,
-    /// Copies per role, where `gantry scale` said so.
+    /// Number of copies per role, where a user set a number with `gantry scale`.
     pub scale: BTreeMap<RoleName, u32>,
-    /// What `gantry deploy --image` said of images from elsewhere.
+    /// Settings from `gantry deploy --image` for images that Gantry did not build.
     #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
     pub image: ImageSettings,
-    /// What is to become of its requests.
+    /// Traffic policy.
     #[serde(default, skip_serializing_if = "Traffic::is_free")]
     pub traffic: Traffic,
-    /// The release that clients see.
+    /// The release that serves clients.
     pub current: Option<ReleaseNumber>,
-    /// The highest release number given out, or seen on a machine.
+    /// The highest release number in use: assigned, or seen on a machine.
     pub last_release: u64,
-    /// The highest deploy number given out.
+    /// The highest assigned deploy number.
     pub last_deploy: u64,
-    /// It is being taken away: everything of it stops, then its record goes.
+    /// The app is being destroyed: all its instances stop, then its record is deleted.
     pub destroying: bool,
-    /// When it was created.
+    /// When the app was created.
     pub created: Moment,
 }
 
-/// Settings of the role `web` of images that bring no roles of their own. The app keeps them from a deploy that is done on.
+/// Settings of the role `web` for images that declare no roles. The app takes the settings over once the deploy is
+/// done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSettings {
-    /// Folder name to the absolute path it is mounted at. In a change an empty path takes the volume away.
+    /// Folder name to absolute mount path. In a change, an empty path removes the volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, String>,
-    /// The port that the image listens on. In a change 0 leaves it to the image again.
+    /// The port that the image listens on. In a change, 0 removes the setting, so that the image decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 
 impl ImageSettings {
-    /// Nothing is set, or nothing changes.
+    /// Reports whether nothing is set; for a change, whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.volumes.is_empty() && self.port.is_none()
     }
 
-    /// Takes a change over.
+    /// Applies a change to the settings.
     pub fn apply(&mut self, change: &Self) {
         self.volumes.extend(change.volumes.clone());
         self.volumes.retain(|_, path| !path.is_empty());
@@ -69,7 +70,7 @@ impl ImageSettings {
 }
 
 impl App {
-    /// A new app without a release.
+    /// Creates an app without a release.
     #[must_use]
     pub fn new(name: AppName, created: Moment) -> Self {
         Self {

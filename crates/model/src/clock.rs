@@ -1,11 +1,13 @@
-//! A clock for durations: it runs with the kernel's monotonic clock and shows the wall clock's time.
+//! A clock for durations: the clock advances with the kernel's monotonic clock and shows the wall clock's time.
 //!
-//! A stamp on disk is a [`Moment`] of the wall clock, because people read it and a reboot must not void it. A duration must
-//! not be taken from the wall clock, which an administrator, NTP or a resumed virtual machine moves. [`Clock`] is the bridge:
-//! [`Clock::now`] never jumps; when the wall clock does, [`Clock::jump`] says by how much, the owner moves its stamps by the same
-//! amount, and calls [`Clock::follow`].
+//! A stamp on disk is a [`Moment`] of the wall clock, because people read the stamp and a reboot must not invalidate
+//! it. A duration must not be measured with the wall clock, which an administrator, NTP or a resumed virtual machine moves.
+//! [`Clock`] solves both:
+//! - [`Clock::now`] never jumps.
+//! - [`Clock::jump`] reports by how much the wall clock jumped.
+//! - The owner of a [`Clock`] then shifts its stamps by the same amount, and calls [`Clock::follow`].
 //!
-//! Pure: the caller reads the kernel's clocks.
+//! The module is pure: the caller reads the kernel's clocks.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,34 +16,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::Moment;
 
-/// A smaller difference between wall clock and monotonic clock is no jump, in milliseconds: NTP slews by less.
+/// Smallest difference between wall clock and monotonic clock that counts as a jump, in milliseconds: NTP slews by
+/// less.
 pub const TOLERANCE: u64 = 1000;
 
-/// What the kernel's clocks show at one moment, in milliseconds.
+/// A reading of the kernel's clocks at one moment, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// The wall clock (`CLOCK_REALTIME`).
     pub wall: Moment,
-    /// The time the machine was awake (`CLOCK_MONOTONIC`).
+    /// Time since boot without suspension (`CLOCK_MONOTONIC`).
     pub awake: u64,
-    /// The time since the machine booted, suspended or not (`CLOCK_BOOTTIME`).
+    /// Time since boot including suspension (`CLOCK_BOOTTIME`).
     pub booted: u64,
 }
 
-/// A jump of the wall clock, as seen by a process that counts the time by itself.
+/// A jump of the wall clock, detected with the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jump {
-    /// When, by the wall clock after the jump.
+    /// When the jump was detected, by the wall clock after the jump.
     pub at: Moment,
-    /// How far, in milliseconds; negative when the clock went back.
+    /// Size of the jump in milliseconds; negative if the clock went back.
     pub by: i64,
-    /// How much of it the machine was suspended for, in milliseconds.
+    /// The part of the jump during which the machine was suspended, in milliseconds.
     #[serde(default)]
     pub suspended: u64,
 }
 
 impl Jump {
-    /// How far the clock went forward, in milliseconds; zero when it went back.
+    /// How far the clock went forward, in milliseconds; zero if the clock went back.
     #[must_use]
     pub fn forward(&self) -> u64 {
         u64::try_from(self.by).unwrap_or_default()
@@ -64,7 +67,7 @@ impl fmt::Display for Jump {
     }
 }
 
-/// Milliseconds, as people say them: `1 h 5 min`, `90 s`.
+/// A span in milliseconds, displayed for people: `1 h 5 min`, `90 s`.
 struct Span(u64);
 
 impl fmt::Display for Span {
@@ -83,21 +86,22 @@ impl fmt::Display for Span {
     }
 }
 
-/// Jumps that are remembered.
+/// How many jumps [`Jumps`] keeps.
 const KEPT: usize = 16;
 
-/// A jump is told in `why` for this long, in milliseconds.
+/// How long `gantry why` mentions a jump, in milliseconds.
 const TOLD: u64 = 3_600_000;
 
-/// The jumps that this process saw, oldest first, each with when it was seen (`CLOCK_MONOTONIC`, in milliseconds).
+/// The jumps that this process detected, oldest first, each with the time of its detection (`CLOCK_MONOTONIC`, in
+/// milliseconds).
 #[derive(Debug, Clone, Default)]
 pub struct Jumps(Vec<(u64, Jump)>);
 
 impl Jumps {
-    /// Adds a jump that was seen at `awake`.
+    /// Adds a jump that was detected at `awake`.
     pub fn push(&mut self, awake: u64, jump: Jump) {
         if self.0.len() == KEPT {
-            // The oldest is counted with the next, so that files are taken for younger and never for older.
+            // The oldest jump is merged into the next. Files may then look too young, but never too old.
             let (_, first) = self.0.remove(0);
             if let Some((_, next)) = self.0.first_mut() {
                 next.by = next.by.saturating_add_unsigned(first.forward());
@@ -106,29 +110,31 @@ impl Jumps {
         self.0.push((awake, jump));
     }
 
-    /// The last one.
+    /// The last jump.
     #[must_use]
     pub fn last(&self) -> Option<Jump> {
         self.0.last().map(|(_, jump)| *jump)
     }
 
-    /// The last one, while people may still wonder.
+    /// The last jump, if it is recent enough to mention to users.
     #[must_use]
     pub fn told(&self, now: Moment) -> Option<Jump> {
         self.last().filter(|jump| now.since(jump.at) < TOLD)
     }
 
-    /// The stamp that what happened at `since` may have: earlier, if the wall clock went forward between `since` and `now`.
+    /// The earliest stamp that an event at or after `since` may carry. The result is before `since` if the wall clock
+    /// went forward between `since` and `now`.
     #[must_use]
     pub fn reach(&self, now: Moment, since: Moment) -> Moment {
-        // From the newest back: each jump that lies within the window makes the window wider.
+        // The fold runs from the newest jump back: each jump inside the window widens the window.
         let reach = |since: Moment, jump: &Jump| {
             if jump.at >= since && jump.at <= now { since.moved(jump.by.max(0).saturating_neg()) } else { since }
         };
         self.0.iter().rev().fold(since, |since, (_, jump)| reach(since, jump))
     }
 
-    /// How far the wall clock went forward within the last `window`: an age that is taken from it may be so much too large.
+    /// How far the wall clock went forward within the last `window`. An age measured with the wall clock may be too
+    /// large by this amount.
     #[must_use]
     pub fn forward_within(&self, awake: u64, window: Duration) -> Duration {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
@@ -144,19 +150,19 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows the wall clock's time of now.
+    /// Creates a clock that shows the wall clock's current time.
     #[must_use]
     pub const fn new(now: Reading) -> Self {
         Self { anchor: now }
     }
 
-    /// The time: the wall clock's at the last call of [`Clock::follow`], and as much more as has passed since.
+    /// The current time: the wall clock's time at the last call of [`Clock::follow`], plus the time since that call.
     #[must_use]
     pub fn now(&self, reading: Reading) -> Moment {
         Moment(self.anchor.wall.0.saturating_add(reading.awake.saturating_sub(self.anchor.awake)))
     }
 
-    /// By how much the wall clock has jumped; none while it runs as it should.
+    /// The jump of the wall clock since the last call of [`Clock::follow`]; `None` while both clocks agree.
     #[must_use]
     pub fn jump(&self, reading: Reading) -> Option<Jump> {
         let by = i64::try_from(i128::from(reading.wall.0) - i128::from(self.now(reading).0)).ok()?;
@@ -166,7 +172,7 @@ impl Clock {
         (by.unsigned_abs() >= TOLERANCE).then_some(Jump { at: reading.wall, by, suspended })
     }
 
-    /// Shows the wall clock's time from now on.
+    /// Shows the wall clock's time from this reading on.
     pub fn follow(&mut self, reading: Reading) {
         self.anchor = reading;
     }
@@ -178,7 +184,8 @@ mod tests {
 
     const START: Reading = Reading { wall: Moment(1_000_000_000), awake: 50_000, booted: 60_000 };
 
-    /// `awake` seconds later, `slept` of suspension between, and the wall clock moved by `moved` seconds.
+    /// The reading after `awake` seconds awake and `slept` seconds suspended, with the wall clock moved by `moved`
+    /// seconds.
     fn later(awake: u64, slept: u64, moved: i64) -> Reading {
         let wall = START.wall.0 + (awake + slept) * 1000;
         Reading {
@@ -203,7 +210,7 @@ mod tests {
             let reading = later(10, slept, moved);
             assert_eq!(clock.now(reading), Moment(START.wall.0 + 10_000), "{said}");
             let jump = clock.jump(reading).expect(said);
-            // 11 days before the start of the epoch is its start.
+            // The subtraction saturates: 11 days before the epoch becomes the epoch itself.
             if moved > -40_000_000 {
                 assert_eq!((jump.to_string().as_str(), jump.at), (said, reading.wall));
             }
@@ -250,7 +257,7 @@ mod tests {
     fn lines_of_the_last_minutes_are_found_though_the_clock_went_forward() {
         let mut jumps = Jumps::default();
         let minutes = |n: u64| Moment(1_000_000_000 + n * 60_000);
-        // At 10 it became 70, and three minutes later 73 became 103.
+        // At minute 10 the clock jumped to minute 70, and three minutes later from 73 to 103.
         jumps.push(0, Jump { at: minutes(70), by: 3_600_000, suspended: 0 });
         jumps.push(0, Jump { at: minutes(103), by: 1_800_000, suspended: 0 });
         for (now, since, reaches) in

@@ -7,7 +7,7 @@
 //!    ▼                                       ▼
 //! superseded                             reverting ─► reverted
 //! ```
-//! The transitions themselves are the planner's (`gantry-planner`); here is only what is kept.
+//! This module defines the stored record only. The planner (`gantry-planner`) makes the transitions.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,44 +27,44 @@ impl fmt::Display for DeployNumber {
     }
 }
 
-/// Where a deploy is.
+/// State of a deploy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployState {
-    /// Waits for the deploy before it.
+    /// The deploy waits for the preceding deploy of the app.
     Queued,
-    /// The image is being made.
+    /// The image is being built.
     Building,
-    /// Machines are being chosen.
+    /// The planner chooses machines.
     Placing,
-    /// The release step and then the new instances are being started.
+    /// The release step runs, and then the new instances start.
     Starting,
-    /// The new instances run; their readiness is awaited.
+    /// The new instances run, and the deploy waits until they are ready.
     Verifying,
-    /// Ready, and waiting for `gantry promote`.
+    /// The new instances are ready, and the deploy waits for `gantry promote`.
     Held,
-    /// Routers are being told.
+    /// Routers receive the routes to the new release.
     Promoting,
-    /// The new release serves; the old one finishes what it began and stands by.
+    /// The new release serves; the old release finishes its requests and stands by.
     Draining,
     /// The new release serves alone.
     Done,
-    /// What was started is being taken back.
+    /// The deploy failed, and the planner removes the new instances.
     Reverting,
-    /// The release before serves, as if nothing had been.
+    /// The previous release serves, and the deploy left no trace.
     Reverted,
-    /// A newer deploy took its place before it began.
+    /// A newer deploy replaced this deploy before it began.
     Superseded,
 }
 
 impl DeployState {
-    /// No further transition follows.
+    /// Reports whether the state is final: no further transition follows.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Reverted | Self::Superseded)
     }
 
-    /// The word for it, as people read it.
+    /// The state's name for people.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -94,37 +94,37 @@ impl fmt::Display for DeployState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Cause {
-    /// `git push`.
+    /// A `git push`.
     Push {
         /// The full commit SHA.
         commit: String,
-        /// The source tree: a tar archive in the blobs.
+        /// The source tree: a tar archive in the blob store.
         source: Digest,
     },
-    /// `gantry deploy --image`.
+    /// A `gantry deploy --image`.
     Image {
-        /// What was asked for.
+        /// The image reference that the user gave.
         reference: String,
-        /// The manifest it led to.
+        /// The manifest that the reference resolved to.
         image: Digest,
-        /// What is new of the app's [`ImageSettings`], which it has once the deploy is done.
+        /// The change to the app's [`ImageSettings`]; the app takes the change over once the deploy is done.
         #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
         change: ImageSettings,
     },
-    /// `gantry config set` or `unset`.
+    /// A `gantry config set` or `gantry config unset`.
     Config {
-        /// The names that changed; never their values.
+        /// The names of the changed variables; never their values.
         keys: Vec<String>,
     },
-    /// `gantry rollback`.
+    /// A `gantry rollback`.
     Rollback {
-        /// The release whose image, configuration and roles are taken again.
+        /// The release whose image, configuration and roles the new release copies.
         to: ReleaseNumber,
     },
 }
 
 impl Cause {
-    /// The image that was asked for by name.
+    /// The image that the user deployed by name.
     #[must_use]
     pub fn image(&self) -> Option<&Digest> {
         match self {
@@ -145,58 +145,58 @@ impl fmt::Display for Cause {
     }
 }
 
-/// One deploy, as it is kept.
+/// The stored record of a deploy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deploy {
-    /// Whose.
+    /// The app.
     pub app: AppName,
-    /// Its number.
+    /// The deploy's number.
     pub number: DeployNumber,
-    /// Why it was asked for.
+    /// Why the deploy was requested.
     pub cause: Cause,
-    /// Who asked: the name of a token.
+    /// Name of the token that requested the deploy.
     pub by: String,
-    /// Stop before promotion until told.
+    /// Whether the deploy stops before promotion and waits for `gantry promote`.
     pub hold: bool,
-    /// Where it is.
+    /// The deploy's state.
     pub state: DeployState,
-    /// The new release; none until the image is there.
+    /// The new release; `None` until the image exists.
     pub release: Option<ReleaseNumber>,
-    /// The release that served when it began, and serves again if it is reverted.
+    /// The release that served when the deploy began. This release serves again after a revert.
     pub previous: Option<ReleaseNumber>,
-    /// When it was asked for.
+    /// When the deploy was requested.
     pub created: Moment,
-    /// When it entered its state.
+    /// When the deploy entered its state.
     pub entered: Moment,
-    /// When it last came closer to its end; the deadline counts from here.
+    /// When the deploy last made progress; the deadline counts from this moment.
     pub progressed: Moment,
-    /// How many steps of its instances were done at `progressed`.
+    /// How many steps the deploy's instances had completed at `progressed`.
     pub progress: u64,
-    /// Names of the configuration that came with what is deployed: they go with it if it fails. Never a secret that was made for
-    /// it, which may be what something was encrypted with.
+    /// Names of the configuration variables that this deploy added: a failed deploy removes them again. Secrets that
+    /// Gantry generated for the deploy are not listed, because data may already be encrypted with them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub brought: BTreeSet<String>,
     /// When the new release began to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Moment>,
-    /// Someone asked for promotion (of a held one) or for its end.
+    /// A user's order to promote a held deploy, or to abort the deploy.
     pub order: Option<Order>,
-    /// Why it failed or was taken back.
+    /// Why the deploy failed or was reverted.
     pub reason: Option<Reason>,
 }
 
-/// What a person asked of a deploy under way.
+/// A user's order to a running deploy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// `gantry promote`.
+    /// `gantry promote`: promote the held release.
     Promote,
-    /// `gantry abort`.
+    /// `gantry abort`: revert the deploy.
     Abort,
 }
 
 impl Deploy {
-    /// A deploy that has just been asked for.
+    /// Creates a queued deploy.
     #[must_use]
     pub fn new(app: AppName, number: DeployNumber, cause: Cause, by: String, hold: bool, now: Moment) -> Self {
         Self {
@@ -229,15 +229,16 @@ impl Deploy {
         }
     }
 
-    /// How long the new release served until it was taken back, in milliseconds; none of a deploy that was not taken back, or
-    /// that never served.
+    /// How long the new release served before the revert, in milliseconds; `None` if the deploy was not reverted or
+    /// never served.
     #[must_use]
     pub fn served_in_vain(&self) -> Option<u64> {
         let failed = matches!(self.state, DeployState::Reverting | DeployState::Reverted);
         self.served.filter(|_| failed).map(|since| self.entered.since(since))
     }
 
-    /// The word for its state, with how long a release served that was taken back: whoever pushed it has seen it serve.
+    /// The state's name. A reverted deploy whose release served adds for how long, because the release's author has
+    /// seen the release serve.
     #[must_use]
     pub fn outcome(&self) -> String {
         match self.served_in_vain() {
@@ -246,13 +247,13 @@ impl Deploy {
         }
     }
 
-    /// Moves the stamps that durations are taken from, with a wall clock that jumped by so many milliseconds.
+    /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         self.entered = self.entered.moved(by);
         self.progressed = self.progressed.moved(by);
     }
 
-    /// The release that requests go to under way was changed by this deploy.
+    /// Reports whether this deploy has already changed the release that receives requests.
     #[must_use]
     pub fn has_promoted(&self) -> bool {
         matches!(self.state, DeployState::Promoting | DeployState::Draining | DeployState::Done)

@@ -1,7 +1,7 @@
-//! What a process can be given when it starts: bounds of execve(2), and who goes over them, by name and number.
+//! Bounds of execve(2) on arguments and environment, and checks that name the variable or command over a bound.
 //!
-//! The kernel refuses a process that is given more with "Argument list too long", and names nothing. Such a release can never
-//! start, so it is refused where the value is set.
+//! The kernel refuses larger arguments with "Argument list too long", and names no culprit. Such a release can never
+//! start, so Gantry refuses the value when a user sets it.
 
 use std::collections::BTreeMap;
 
@@ -10,62 +10,62 @@ use crate::{Command, Role};
 /// The longest argument or `NAME=value`, in bytes: 32 pages (the kernel's `MAX_ARG_STRLEN`), less the NUL at its end.
 pub const STRING_MAX: usize = 32 * 4096 - 1;
 
-/// The most of them all, each with its NUL and its pointer: a quarter of a stack of 8 MiB, which Linux gives a process.
+/// Bound on the sum of all strings, each with its NUL and its pointer: a quarter of an 8 MiB stack, Linux's default.
 pub const TOTAL_MAX: usize = 2 << 20;
 
-/// What of that is Gantry's own and the shell's: `PORT`, `REVISION`, `GANTRY_…`, `/bin/sh -c`, the name of the program.
+/// Share of [`TOTAL_MAX`] for Gantry and the shell: `PORT`, `REVISION`, `GANTRY_…`, `/bin/sh -c`, the program's name.
 const OWN: usize = 16 << 10;
 
-/// What is too long.
+/// A value that is too long for execve(2).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooLong {
-    /// One variable.
+    /// A single variable is too long.
     #[error(
         "{name} is too long: {bytes} bytes as \"{name}=value\", and a process takes {STRING_MAX} at most; put it into a file"
     )]
     Variable {
-        /// Its name, cut if that is long itself.
+        /// Name of the variable, shortened if necessary.
         name: String,
-        /// Its name, its value and what stands between them.
+        /// Length of `NAME=value`.
         bytes: usize,
     },
-    /// A command, or one word of it.
+    /// A command, or one word of a command, is too long.
     #[error(
         "the command of {role} is too long: {bytes} bytes, and a process takes {STRING_MAX} at most; put it into a script"
     )]
     Command {
-        /// Whose.
+        /// The role.
         role: String,
-        /// Its longest word.
+        /// Length of the longest word.
         bytes: usize,
     },
-    /// All of a role's.
+    /// A role's environment and command are too long together.
     #[error(
         "the environment and command of {role} are too long: {bytes} bytes in {count} values, and a process takes {} at \
          most; the longest is {longest} with {longest_bytes} bytes; put it into a file",
         TOTAL_MAX - OWN
     )]
     Total {
-        /// Whose.
+        /// The role.
         role: String,
-        /// With the NUL and the pointer of each.
+        /// Sum of all lengths, including the NUL and the pointer of each string.
         bytes: usize,
-        /// How many variables and arguments there are.
+        /// Number of variables and arguments.
         count: usize,
         /// The variable with the longest value.
         longest: String,
-        /// Its bytes.
+        /// Length of the longest value.
         longest_bytes: usize,
     },
 }
 
-/// Characters of a name that are shown.
+/// How many characters of a name an error shows.
 const SHOWN: usize = 60;
 
-/// A variable fits.
+/// Checks the length of a variable.
 ///
 /// # Errors
-/// [`TooLong::Variable`].
+/// Returns [`TooLong::Variable`].
 pub fn check_variable(name: &str, value: &str) -> Result<(), TooLong> {
     match name.len() + 1 + value.len() {
         bytes if bytes <= STRING_MAX => Ok(()),
@@ -73,11 +73,11 @@ pub fn check_variable(name: &str, value: &str) -> Result<(), TooLong> {
     }
 }
 
-/// A role can be started with what its image, itself and the configuration give it; a later one of the three takes the place of
-/// an earlier one.
+/// Checks that a role can start with the variables of its image, the role itself and the configuration. Later sources
+/// override earlier ones in this order.
 ///
 /// # Errors
-/// The first thing that is too long.
+/// Returns the first value that is too long.
 pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<String, String>) -> Result<(), TooLong> {
     let of_image = image.iter().filter_map(|pair| pair.split_once('='));
     let mut all: BTreeMap<&str, &str> = of_image.collect();
@@ -87,7 +87,7 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
         Command::Shell(line) => vec![line],
         Command::Argv(words) => words.iter().map(String::as_str).collect(),
     };
-    // A plain command line has "exec " put before it.
+    // The start of a plain command line prepends "exec ".
     let longest = words.iter().map(|word| word.len() + "exec ".len()).max().unwrap_or_default();
     if longest > STRING_MAX {
         return Err(TooLong::Command { role: name.to_owned(), bytes: longest });
@@ -111,15 +111,15 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
 /// The longest name of an environment variable, in bytes.
 const NAME_MAX: usize = 200;
 
-/// A name that an environment variable may have. Programs take any name without `=`; a shell passes over one with a dot or
-/// a hyphen, which [`is_shell_name`] tells.
+/// Reports whether an environment variable may have this name. Programs accept any name without `=`. Shells ignore
+/// names with a dot or a hyphen; [`is_shell_name`] tests for those.
 #[must_use]
 pub fn is_variable_name(name: &str) -> bool {
     let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     first && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) && name.len() <= NAME_MAX
 }
 
-/// A name that a shell can read, too (POSIX, 2018, section 3.235).
+/// Reports whether shells can read the name, too (POSIX, 2018, section 3.235).
 #[must_use]
 pub fn is_shell_name(name: &str) -> bool {
     is_variable_name(name) && !name.contains(['.', '-'])
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(name(check_role("web", &role(shell(), &[]), std::slice::from_ref(&long), &none)), "IMAGE");
         assert_eq!(name(check_role("web", &role(shell(), &[("ROLE", 140_000)]), &[], &none)), "ROLE");
         assert_eq!(name(check_role("web", &role(shell(), &[]), &[], &config(1, 140_000))), "C000");
-        // What takes its place is short.
+        // The configuration overrides the image's long value with a short one.
         let short = BTreeMap::from([("IMAGE".to_owned(), "x".to_owned())]);
         assert_eq!(check_role("web", &role(shell(), &[]), &[long], &short), Ok(()));
     }
@@ -178,7 +178,7 @@ mod tests {
         let refused = check_role("web", &role, &[], &config(17, 120_000)).expect_err("too long").to_string();
         assert!(refused.contains("the environment and command of web are too long: 2160"), "{refused}");
         assert!(refused.contains("in 19 values") && refused.contains("takes 2080768"), "{refused}");
-        // Many short ones have a pointer each.
+        // Many short strings are over the bound because each adds a pointer.
         let many: BTreeMap<String, String> =
             (0..130_000).map(|number| (format!("{number:06}"), String::new())).collect();
         assert!(check_role("web", &role, &[], &many).is_err());

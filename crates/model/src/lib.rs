@@ -1,21 +1,21 @@
-//! The words of Gantry as types: what is asked for, what was seen, what was decided.
+//! Gantry's vocabulary as types: what users ask for, what agents and routers report, and what the planner decides.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`name`] | names of apps, roles, machines, bases and hosts, checked when parsed |
+//! | [`name`] | names of apps, roles, machines, base images and hosts, checked when parsed |
 //! | [`unit`] | sizes, shares of a processor, moments, generations |
-//! | [`role`] | how one role of an app runs: command, limits, health, volumes |
-//! | [`app`], [`release`], [`deploy`] | what is asked for |
-//! | [`clock`] | time that passes whatever the wall clock does |
-//! | [`proxies`] | proxies in front of the routers that are trusted |
-//! | [`execve`] | what a process can be given when it starts |
-//! | [`traffic`] | what is to become of an app's requests |
-//! | [`observed`] | what machines and routers said of themselves |
-//! | [`plan`] | what was decided: the next state of every machine and router |
-//! | [`output`] | which line of a program's output tells most |
-//! | [`reason`] | why a thing was done, failed, or waits |
+//! | [`role`] | how one role of an app runs: command, limits, health checks, volumes |
+//! | [`app`], [`release`], [`deploy`] | what users ask for |
+//! | [`clock`] | a clock that no jump of the wall clock disturbs |
+//! | [`proxies`] | the trusted proxies in front of the routers |
+//! | [`execve`] | the kernel's bounds on the arguments and environment of a process |
+//! | [`traffic`] | traffic policy of an app, and the counts of its requests |
+//! | [`observed`] | what machines and routers report |
+//! | [`plan`] | what the planner decides: the next state of every machine and router |
+//! | [`output`] | the most informative line of a program's output |
+//! | [`reason`] | why an operation was done, failed, or waits |
 //!
-//! Nothing here reads a clock, a file or a socket. Begin with [`plan`]: it is what everything else leads to.
+//! This crate reads no clock, no file and no socket. Begin with [`plan`]: the other modules lead to the plan.
 
 pub mod app;
 pub mod clock;

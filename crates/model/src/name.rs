@@ -1,18 +1,18 @@
-//! Names, checked once, where they enter. A value of one of these types is safe as a path segment,
-//! a DNS label and a command-line argument: no `/`, no `..`, no leading `-`, no NUL.
+//! Names, checked once, where they enter. A value of these types is safe as a path segment, a DNS label and a
+//! command-line argument: no `/`, no `..`, no leading `-`, no NUL.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest app, role, machine or base name. A host name is built from them (`web-12.storefront`), and a
-/// DNS label holds 63 octets.
+/// Longest name of an app, role, machine or base image. Gantry builds host names from these names
+/// (`web-12.storefront`), and a DNS label holds 63 octets.
 pub const NAME_MAX: usize = 40;
 
 /// The longest host name (RFC 1035, section 2.3.4).
 pub const HOST_MAX: usize = 253;
 
-/// Why a text is not a name. Says what it is not, why, and what would be one.
+/// Why a text is not a name. The message names the expected kind of name and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{shown:?} is not {kind}: {why}")]
 pub struct NameError {
@@ -27,7 +27,7 @@ impl NameError {
     }
 }
 
-/// Lower-case letters, digits and inner hyphens, starting with a letter.
+/// Checks for lower-case letters, digits and inner hyphens, with a letter first. `underscore` also permits underscores.
 fn check_label(kind: &'static str, shown: &str, text: &str, underscore: bool) -> Result<(), NameError> {
     let fail = |why| Err(NameError::new(kind, shown, why));
     if text.is_empty() {
@@ -60,7 +60,7 @@ macro_rules! name_type {
             /// Parses and checks a name.
             ///
             /// # Errors
-            /// [`NameError`] says what is wrong with the text.
+            /// Returns a [`NameError`] that names the violated rule.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 let check: fn(&str) -> Result<(), NameError> = $check;
                 check(text).map(|()| Self(text.to_owned()))
@@ -114,37 +114,38 @@ name_type!(
 );
 
 name_type!(
-    /// The name of a base: an image that app images are built on.
+    /// The name of a base image: app images are built on it.
     BaseName,
     |text| check_label("a base name", text, text, false)
 );
 
 name_type!(
-    /// The name of a role. A leading dot marks one that is not a service (`.shell`).
+    /// The name of a role. A leading dot marks a role that is not a service (`.shell`).
     RoleName,
     |text| check_label("a role name", text, text.strip_prefix('.').unwrap_or(text), true)
 );
 
 name_type!(
-    /// A host name that requests ask for, in lower case, without port or trailing dot.
+    /// A host name of requests, in lower case, without port or trailing dot.
     HostName,
     check_host
 );
 
 impl RoleName {
-    /// A role that runs for as long as the release does: neither `.shell` and its like nor the `release` step.
+    /// Reports whether the role runs as long as its release: neither `.shell` and its equivalents nor the `release`
+    /// step.
     #[must_use]
     pub fn is_service(&self) -> bool {
         !self.0.starts_with('.') && !self.is_release_step()
     }
 
-    /// The role that runs once, before promotion.
+    /// Reports whether this is the release step, which runs once, before promotion.
     #[must_use]
     pub fn is_release_step(&self) -> bool {
         self.0 == "release"
     }
 
-    /// The role that HTTP requests for the app go to.
+    /// Reports whether the role receives the app's HTTP requests.
     #[must_use]
     pub fn is_web(&self) -> bool {
         self.0 == "web"

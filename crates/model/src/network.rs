@@ -1,4 +1,4 @@
-//! What is wrong with a machine's network, as its agent sees it.
+//! Faults of a machine's network, as its agent detects them.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::Moment;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flow {
-    /// From containers to the machine's name server.
+    /// DNS queries from containers to the machine's name server.
     Names,
-    /// From the router and the checks to containers.
+    /// Requests and health checks from the router and the agent to containers.
     Requests,
-    /// From containers to other machines.
+    /// Packets from containers to other machines.
     Outside,
-    /// From container to container.
+    /// Packets between containers.
     Between,
 }
 
@@ -31,62 +31,62 @@ impl fmt::Display for Flow {
     }
 }
 
-/// A part of a machine's network that Gantry makes.
+/// A part of a machine's network that Gantry creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkPart {
-    /// The bridge, and that it is up.
+    /// The bridge device, and its state (up).
     Bridge,
     /// The bridge's address.
     Address,
     /// The route to the bridge's network.
     Route,
-    /// Containers' places on the bridge.
+    /// The containers' ports on the bridge.
     Ports,
-    /// The table in nftables.
+    /// The nftables table.
     Rules,
-    /// The kernel's forwarding.
+    /// IP forwarding in the kernel.
     Forwarding,
 }
 
-/// What is wrong with a machine's network.
+/// A fault of a machine's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum NetworkFault {
-    /// Another firewall drops what must pass.
+    /// Another firewall drops traffic that Gantry needs.
     Dropped {
-        /// What is dropped.
+        /// The dropped traffic.
         flow: Flow,
-        /// The chain that drops it.
+        /// The chain that drops the traffic.
         chain: String,
-        /// Its policy, or a rule.
+        /// The rule that drops the traffic, or the chain's policy.
         by: String,
-        /// The command that mends it.
+        /// The command that repairs the fault.
         remedy: String,
     },
-    /// Somebody took a part away, and the agent made it again.
+    /// Another program removed a part, and the agent created the part again.
     Repaired {
         /// The part.
         part: NetworkPart,
-        /// Its name.
+        /// Name of the part.
         name: String,
-        /// When it was last made again, by the machine's clock.
+        /// When the agent last repaired the part, by the machine's clock.
         at: Moment,
-        /// How often, since the agent began.
+        /// How many times the agent repaired the part since the agent started.
         times: u32,
     },
-    /// A part is missing, and cannot be made again.
+    /// A part is missing, and the agent cannot create it.
     Broken {
         /// The part.
         part: NetworkPart,
-        /// Its name.
+        /// Name of the part.
         name: String,
-        /// What the system said.
+        /// The error that the system returned.
         why: String,
     },
-    /// Another network of the machine's has addresses of this one.
+    /// Another network of the machine overlaps with the containers' network.
     Overlaps {
-        /// The device that the other network is on.
+        /// The device of the other network.
         device: String,
         /// The other network.
         network: String,
@@ -94,7 +94,7 @@ pub enum NetworkFault {
 }
 
 impl NetworkFault {
-    /// Containers are without something now.
+    /// Reports whether the fault affects containers at this moment.
     #[must_use]
     pub fn is_acute(&self) -> bool {
         matches!(self, Self::Dropped { .. } | Self::Broken { .. })

@@ -1,5 +1,5 @@
-//! What machines and routers said of themselves. Kept in memory by the controller and sent again by them after its
-//! restart: a heartbeat is no store write.
+//! Reports of machines and routers. The controller keeps reports in memory only, because a heartbeat must not cost a
+//! store write. After a restart of the controller, agents and routers report again.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,77 +12,78 @@ use crate::{
     RouterId, Seconds,
 };
 
-/// A machine or router that was silent for longer is not live: three missed heartbeats and some.
+/// A machine or router that is silent for longer counts as lost: a little more than three missed heartbeats.
 pub const SILENCE_MILLIS: u64 = 10_000;
 
-/// Everything that was seen.
+/// All reports of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    /// By machine; present once its agent has reported since the controller began.
+    /// Machines by name, each from its agent's first report since the controller started.
     pub machines: BTreeMap<MachineName, ObservedMachine>,
-    /// Every router, the one that is being replaced too.
+    /// All routers, including a router that is being replaced.
     pub routers: BTreeMap<RouterId, ObservedRouter>,
-    /// When the controller began to look, by its clock.
+    /// When the controller started to receive reports, by its clock.
     #[serde(default)]
     pub began: Moment,
 }
 
 impl Observed {
-    /// Moves every stamp of the controller's own clock, which jumped by so many milliseconds.
+    /// Shifts the stamps of the controller's own clock, which jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         self.began = self.began.moved(by);
         self.machines.values_mut().for_each(|machine| machine.seen = machine.seen.moved(by));
         self.routers.values_mut().for_each(|router| router.seen = router.seen.moved(by));
     }
 
-    /// No router has had the time to report: nothing is known of what they route.
+    /// Reports whether the controller started too recently for routers to have reported, so that their routes are
+    /// unknown.
     #[must_use]
     pub fn routers_unheard(&self, now: Moment) -> bool {
         self.routers.is_empty() && now.since(self.began) <= SILENCE_MILLIS
     }
 
-    /// Every router that reported lately.
+    /// The routers that reported within [`SILENCE_MILLIS`].
     pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&RouterId, &ObservedRouter)> {
         self.routers.iter().filter(move |(_, router)| now.since(router.seen) <= SILENCE_MILLIS)
     }
 }
 
-/// What an agent said.
+/// Report of a machine's agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservedMachine {
-    /// The plan it has taken on.
+    /// The plan that the agent has accepted.
     pub generation: Generation,
-    /// Every instance that exists on it.
+    /// All instances on the machine.
     pub instances: BTreeMap<InstanceId, ObservedInstance>,
-    /// What is wrong with its network.
+    /// Faults of the machine's network.
     #[serde(default)]
     pub network: Vec<NetworkFault>,
-    /// When it last spoke, by the controller's clock.
+    /// When the agent last reported, by the controller's clock.
     pub seen: Moment,
 }
 
-/// Where an instance is.
+/// Phase of an instance's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Its image is being fetched and unpacked.
+    /// The agent fetches and unpacks the image.
     Preparing,
-    /// Its process runs and is not ready yet.
+    /// The process runs and is not ready yet.
     Starting,
-    /// It passes its checks.
+    /// The instance passes its checks.
     Ready,
-    /// It was ready, and fails its checks now.
+    /// The instance was ready, and now fails its checks.
     Unhealthy,
-    /// Its process ended; it is started again after a pause unless it runs only once.
+    /// The process ended. The agent restarts the process after a pause, unless the instance runs only once.
     Exited,
-    /// It could not be started; tried again after a pause.
+    /// The agent could not start the instance, and tries again after a pause.
     Failed,
-    /// It was told to stop.
+    /// The agent has told the instance to stop.
     Stopping,
 }
 
 impl Phase {
-    /// The word for it, as people read it.
+    /// The phase's name for people.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -96,7 +97,7 @@ impl Phase {
         }
     }
 
-    /// How far it has come: what a deploy's progress is counted in.
+    /// How many steps towards readiness the instance has completed. A deploy measures its progress in these steps.
     #[must_use]
     pub fn steps(self) -> u64 {
         match self {
@@ -108,36 +109,37 @@ impl Phase {
     }
 }
 
-/// What an agent says of one instance.
+/// Report of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObservedInstance {
-    /// Where it is.
+    /// The instance's phase.
     pub phase: Phase,
-    /// When it came there.
+    /// When the instance entered its phase.
     pub since: Moment,
-    /// Its address; kept across restarts.
+    /// The instance's address, which restarts do not change.
     pub address: Option<Ipv4Addr>,
-    /// How often it was started again.
+    /// How many times the agent restarted the instance.
     pub restarts: u32,
-    /// How it last ended.
+    /// The last exit of the instance's process.
     pub exit: Option<Exit>,
-    /// Its last failed check.
+    /// The last failed check.
     pub probe: Option<Probe>,
-    /// Why it could not be started.
+    /// Why the agent could not start the instance.
     pub failure: Option<String>,
-    /// What is wrong with it though it serves, and what to do about it.
+    /// A fault of an instance that serves nevertheless, with its remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
-    /// When its container was last started.
+    /// When the container last started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Moment>,
-    /// Checks that failed in a row since it was ready; `probe` is the last of them.
+    /// Consecutive failed checks since the instance was ready; `probe` is the last of them.
     #[serde(default)]
     pub failed_checks: u32,
-    /// The limits that it ran into lately while it ran on, at most one of each kind.
+    /// Limits that the instance reached recently without ending, at most one of each kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limit_hits: Vec<LimitHit>,
-    /// The last line that it printed; told of what runs once, such as a release step.
+    /// The last line of the program's output. Agents report this line for instances that run once, such as a release
+    /// step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<Said>,
 }
@@ -145,64 +147,64 @@ pub struct ObservedInstance {
 /// A line that a program printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// When.
+    /// When the program printed the line.
     pub at: Moment,
     /// The line, of bounded length.
     pub line: String,
 }
 
-/// A limit of a role's.
+/// A limit of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// Processes and threads: the kernel refused to start another one.
     Processes(u32),
-    /// Bytes of memory: the kernel ended a process of the container.
+    /// Bytes of memory: the kernel killed a process of the container.
     Memory(u64),
 }
 
-/// A limit that an instance ran into while it ran on.
+/// A limit that an instance reached without ending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitHit {
-    /// Which.
+    /// The limit.
     pub limit: Limit,
-    /// How often, since `since`.
+    /// How many times the instance reached the limit, counted from `since`.
     pub count: u64,
-    /// The first time that it was noticed.
+    /// When the agent first noticed the limit.
     pub since: Moment,
-    /// The last time that it was noticed.
+    /// When the agent last noticed the limit.
     pub last: Moment,
 }
 
-/// A limit that was reached longer ago than this, in milliseconds, is told no more.
+/// How long a reached limit stays in reports, in milliseconds.
 pub const LIMIT_TOLD_MILLIS: u64 = 600_000;
 
 /// How a process ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Its exit status, if it exited by itself.
+    /// The exit status, if the process exited by itself.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that killed the process.
     pub signal: Option<i32>,
-    /// It reached its memory limit: the limit in bytes.
+    /// The memory limit in bytes, if the process reached it.
     pub out_of_memory: Option<u64>,
-    /// It was refused a process because it had as many as it may: the limit.
+    /// The limit of processes, if the kernel refused another process because of the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_processes: Option<u32>,
-    /// It wrote more than it may: the limit in bytes.
+    /// The disk limit in bytes, if the instance wrote more than the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_disk: Option<u64>,
-    /// When.
+    /// When the process ended.
     pub at: Moment,
-    /// The last lines it printed, without Gantry's own.
+    /// The last lines of the process's output, without Gantry's own lines.
     pub tail: Vec<String>,
-    /// Why Gantry stopped it; none for one that ended of itself.
+    /// Why Gantry stopped the process; `None` for a process that ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stop>,
-    /// Its stop timeout, if it did not end within it and was killed.
+    /// The stop timeout, if the process outlived the timeout and was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed_after: Option<Seconds>,
-    /// Its command ended and left processes running, which ended with it.
+    /// Whether the command ended and left processes running; these processes ended with the container.
     #[serde(default)]
     pub left_processes: bool,
 }
@@ -211,51 +213,51 @@ pub struct Exit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Stop {
-    /// It failed its checks so often in a row.
+    /// The instance failed too many checks in a row.
     FailedChecks {
-        /// How often.
+        /// The number of failed checks.
         times: u32,
-        /// The last of them.
+        /// The last failed check.
         probe: Box<Probe>,
     },
-    /// The plan has it no more: a deploy, a smaller scale, the app's end.
+    /// The plan no longer contains the instance: after a deploy, a smaller scale, or the app's destruction.
     Planned,
-    /// It had an address of the network that the machine had before.
+    /// The instance had an address of the machine's former network.
     NetworkChanged,
 }
 
 impl Exit {
-    /// Ended as asked.
+    /// Reports whether the process exited with 0 and without reaching its memory limit.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0) && self.out_of_memory.is_none()
     }
 }
 
-/// One check that failed.
+/// A failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// What was asked: `GET http://10.83.0.5:8080/up`, or `connect to 10.83.0.5:8080`.
+    /// The tested target: `GET http://10.83.0.5:8080/up`, or `connect to 10.83.0.5:8080`.
     pub target: String,
-    /// What came of it: `connection refused`, `status 500`, `no answer in 5 s`.
+    /// Outcome of the check: `connection refused`, `status 500`, `no answer in 5 s`.
     pub outcome: String,
-    /// The start of the body, if there was one.
+    /// The start of the response body, if the response had a body.
     pub body: String,
-    /// When.
+    /// When the check failed.
     pub at: Moment,
-    /// The check in short, without addresses: `GET /up`.
+    /// The check in short form, without addresses: `GET /up`.
     #[serde(default)]
     pub check: String,
-    /// The status of the answer, if there was one.
+    /// The status of the response, if one arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// What to do about it.
+    /// The remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
 impl Probe {
-    /// The check, what came of it, and the first words of the answer: `GET /up: 503: database is gone`.
+    /// The check, its outcome, and the first words of the response: `GET /up: 503: database is gone`.
     #[must_use]
     pub fn brief(&self) -> String {
         let check = if self.check.is_empty() { &self.target } else { &self.check };
@@ -267,19 +269,19 @@ impl Probe {
     }
 }
 
-/// What a router said.
+/// Report of a router.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservedRouter {
-    /// The table that it routes by, and has on disk.
+    /// The routing table that the router uses and has on disk.
     pub generation: Generation,
-    /// Requests under way per instance; absent means none.
+    /// Requests in progress per instance; an instance without requests is absent.
     pub active: BTreeMap<InstanceId, u64>,
-    /// What became of requests that could not go on at once.
+    /// Outcomes of requests that had to wait or were refused, per app.
     #[serde(default)]
     pub counts: BTreeMap<AppName, RequestCounts>,
-    /// The newest run of failed requests of each kind.
+    /// The newest run of failed requests of each kind, per app.
     #[serde(default)]
     pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
-    /// When it last spoke, by the controller's clock.
+    /// When the router last reported, by the controller's clock.
     pub seen: Moment,
 }

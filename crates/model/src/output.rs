@@ -1,8 +1,9 @@
-//! The line of a program's last output that tells most about its end.
+//! Picks the line of a program's last output that explains its exit best.
 //!
-//! The last line is often not that line: npm and yarn print where their own log is, languages print the frames of a stack.
+//! The last line is often a poor choice: npm and yarn print the path of their own log, and languages print stack
+//! frames.
 
-/// Words of a line that tells of a failure, in lower case.
+/// Words that mark a line as a failure, in lower case.
 const FAILURE_WORDS: [&str; 28] = [
     "error",
     "exception",
@@ -67,7 +68,7 @@ const FRAMES: [&str; 11] = [
     "tasks: top",
 ];
 
-/// How much a line tells of a failure.
+/// How much a line says about a failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
     Nothing,
@@ -90,14 +91,14 @@ fn worth(line: &str) -> Worth {
     }
 }
 
-/// The line that tells most about why the program ended: its last that speaks of a failure, else its last. None for a program
-/// that printed nothing.
+/// Returns the line that explains the program's exit best: the last line about a failure, else the last line. Returns
+/// `None` for a program that printed nothing.
 #[must_use]
 pub fn telling_line(lines: &[String]) -> Option<String> {
     let best = lines.iter().map(|line| worth(line)).max().filter(|worth| *worth > Worth::Nothing)?;
     let at = lines.iter().rposition(|line| worth(line) == best)?;
     let line = lines[at].trim();
-    // Rust prints what a panic says in the line after the one that says where it was.
+    // Rust prints the message of a panic on the line after its location.
     let said = lines.get(at + 1).filter(|_| line.contains("panicked at") && line.ends_with(':'));
     Some(match said {
         Some(said) => format!("{line} {}", said.trim()),
@@ -105,16 +106,16 @@ pub fn telling_line(lines: &[String]) -> Option<String> {
     })
 }
 
-/// Characters of a line that is shown within another one.
+/// Longest excerpt of a line that is shown inside another line, in characters.
 pub const LINE_SHOWN: usize = 160;
 
-/// A line fit to stand within another one: trimmed, without control characters, of bounded length.
+/// Makes a text fit to stand inside another line: trims it, removes control characters, and cuts it to [`LINE_SHOWN`].
 #[must_use]
 pub fn within_a_line(text: &str) -> String {
     text.trim().chars().filter(|c| !c.is_control()).take(LINE_SHOWN).collect()
 }
 
-/// The first line of an answer's body that says something; the title of a page in HTML.
+/// Returns the first line of a response body that holds text; for an HTML page, its title or first heading.
 #[must_use]
 pub fn first_words(body: &str) -> String {
     let lower = body.to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! What was decided: the complete, numbered next state of every machine and router, with no choice left to whoever
-//! carries it out.
+//! The planner's decision: the complete, numbered next state of every machine and router. The plan leaves no choice to
+//! the executors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,8 @@ use crate::{
     TrustedProxies, role::Protocol,
 };
 
-/// One running copy of a role of a release. Written `storefront.v12.web-1`; unique for as long as the app exists.
+/// Identity of one running copy of a role of a release, written `storefront.v12.web-1`. The identity is unique as long
+/// as the app exists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
@@ -22,18 +23,18 @@ pub struct InstanceId {
     pub release: ReleaseNumber,
     /// The role.
     pub role: RoleName,
-    /// From 1.
+    /// Index of the copy, from 1.
     pub index: u32,
 }
 
 impl InstanceId {
-    /// `web-1`: what people call it.
+    /// The short form for people: `web-1`.
     #[must_use]
     pub fn short(&self) -> String {
         format!("{}-{}", self.role, self.index)
     }
 
-    /// Reads `storefront.v12.web-1`.
+    /// Parses `storefront.v12.web-1`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (app, rest) = text.split_once('.')?;
@@ -45,7 +46,7 @@ impl InstanceId {
             role: RoleName::parse(role).ok()?,
             index: index.parse().ok()?,
         };
-        // One text for one instance: `v012` or `web-01` would name the same.
+        // Each instance has exactly one text: `v012` or `web-01` would name the same instance twice.
         (id.to_string() == text).then_some(id)
     }
 }
@@ -69,44 +70,44 @@ impl From<InstanceId> for String {
     }
 }
 
-/// All that a machine needs to know to run an instance.
+/// Complete specification of an instance: everything that the machine needs to run it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceSpec {
-    /// The image's manifest.
+    /// The digest of the image's manifest.
     pub image: Digest,
     /// The commit, for `REVISION`.
     pub commit: Option<String>,
     /// The app's configuration in this release.
     pub config: BTreeMap<String, String>,
-    /// Command, limits, health.
+    /// Command, limits and health checks.
     pub role: Role,
-    /// Runs to its end, once, and is not started again.
+    /// Whether the instance runs once to its end and is never restarted.
     pub once: bool,
 }
 
-/// What is to become of an instance.
+/// The goal for an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Goal {
-    /// Run, and start again after a crash.
+    /// Run, and restart after a crash.
     Run,
-    /// Runs on; no router may send it anything new after this generation of the table.
+    /// Keep running, but receive no new request from this generation of the routing table on.
     Retire {
-        /// The first table that does not name it.
+        /// The first routing table without the instance.
         removed_in: Generation,
-        /// When it was taken out.
+        /// When the planner removed the instance from the routing table.
         since: Moment,
     },
     /// Stop signal, stop timeout, SIGKILL, remove.
     Stop,
 }
 
-/// One instance's line in a machine's plan.
+/// One instance in a machine's plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    /// What to run.
+    /// The specification to run.
     pub spec: InstanceSpec,
-    /// What is to become of it.
+    /// The goal.
     pub goal: Goal,
 }
 
@@ -114,14 +115,15 @@ pub struct Assignment {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "crate::written::Written", into = "crate::written::Written")]
 pub struct MachinePlan {
-    /// Rises only when this machine's part changes, so that nothing else wakes it.
+    /// Revision of this machine's part. The revision rises only when this part changes, so changes elsewhere do not
+    /// wake the machine.
     pub generation: Generation,
-    /// Everything that is to exist on the machine. What is not here is removed.
+    /// All instances that must exist on the machine. The agent removes all others.
     pub instances: BTreeMap<InstanceId, Assignment>,
 }
 
 impl MachinePlan {
-    /// Moves the stamps that durations are taken from, with a wall clock that jumped by so many milliseconds.
+    /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         for assignment in self.instances.values_mut() {
             if let Goal::Retire { since, .. } = &mut assignment.goal {
@@ -131,12 +133,12 @@ impl MachinePlan {
     }
 }
 
-/// The complete next state.
+/// The complete next state of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Each machine's part.
     pub machines: BTreeMap<MachineName, MachinePlan>,
-    /// What every router routes.
+    /// The routing table for all routers.
     pub table: Table,
 }
 
@@ -147,24 +149,24 @@ impl Plan {
     }
 }
 
-/// What a router routes, and which names the resolver answers.
+/// The routing table, with the names for the resolver.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// Rises whenever the table changes.
     pub generation: Generation,
-    /// Host name to where its requests go.
+    /// Routes by host name.
     pub routes: BTreeMap<HostName, Route>,
     /// Host names of apps that serve no request now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub closed: BTreeMap<HostName, ClosedRoute>,
-    /// `app` → `role` → addresses of its ready instances, for the resolver.
+    /// `app` → `role` → addresses of the role's ready instances, for the resolver.
     pub names: BTreeMap<AppName, BTreeMap<RoleName, Vec<Ipv4Addr>>>,
     /// Proxies that every app trusts.
     #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
 }
 
-/// A host name whose requests are refused at once, because no instance is going to be ready.
+/// A host name without a serving app. Routers refuse its requests at once, because no instance will become ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedRoute {
     /// The app.
@@ -179,42 +181,42 @@ pub struct ClosedRoute {
 pub enum ClosedReason {
     /// No deploy has succeeded yet.
     NoRelease,
-    /// Its release has no role that serves HTTP.
+    /// The release has no role that serves HTTP.
     NoWebRole,
-    /// Its web role is scaled to 0.
+    /// The web role is scaled to 0.
     ScaledToZero,
 }
 
-/// Where the requests of a host name go.
+/// Route for the requests of a host name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The app.
     pub app: AppName,
-    /// The release that serves.
+    /// The release that receives the requests.
     pub release: ReleaseNumber,
-    /// It is held, and has a name of its own beside the release that serves.
+    /// Whether the release is held. A held release has its own host name beside the serving release.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
-    /// Its ready instances. None: requests wait.
+    /// The ready instances. If the list is empty, requests wait.
     pub endpoints: Vec<Endpoint>,
-    /// What is to become of the requests.
+    /// Traffic policy of the app.
     #[serde(default, skip_serializing_if = "Traffic::is_free")]
     pub traffic: Traffic,
-    /// How long they may take.
+    /// Timeouts of the requests, and the size of their buffer.
     #[serde(default)]
     pub patience: Patience,
 }
 
-/// One instance that takes requests.
+/// An instance that accepts requests.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Which.
+    /// The instance.
     pub instance: InstanceId,
-    /// Its address on the machine's network.
+    /// The instance's address on the machine's network.
     pub address: Ipv4Addr,
-    /// Its port.
+    /// The instance's port.
     pub port: u16,
-    /// What is spoken there.
+    /// The protocol on the port.
     #[serde(default)]
     pub protocol: Protocol,
 }

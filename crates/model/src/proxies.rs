@@ -9,18 +9,18 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The most entries of one list.
+/// Longest list of trusted proxies.
 pub const PROXIES_MAX: usize = 100;
 
-/// A range of addresses, written `10.0.0.0/8`, `2001:db8::/32`, or as one address.
+/// A range of addresses, written `10.0.0.0/8`, `2001:db8::/32`, or as a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet(IpNet);
 
-/// A text that is no address range.
+/// Why a text is not an address range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubnetError {
-    /// Neither an address nor a range.
+    /// The text is neither an address nor a range.
     #[error("{0:?} is not an address range; write for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1")]
     Syntax(String),
     /// Bits behind the prefix are set: the address or the prefix length is a mistake.
@@ -34,7 +34,8 @@ pub enum SubnetError {
 }
 
 impl Subnet {
-    /// The address is in the range. An IPv4 address that an IPv6 socket shows as `::ffff:a.b.c.d` is IPv4.
+    /// Reports whether the range contains the address. An IPv4-mapped address (`::ffff:a.b.c.d`) of an IPv6 socket
+    /// counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -82,7 +83,7 @@ impl From<Subnet> for String {
 pub struct TrustedProxies(Vec<Subnet>);
 
 impl TrustedProxies {
-    /// The ranges without repetitions, in order.
+    /// Creates a sorted list without duplicates.
     #[must_use]
     pub fn new(mut subnets: Vec<Subnet>) -> Self {
         subnets.sort_unstable();
@@ -90,7 +91,7 @@ impl TrustedProxies {
         Self(subnets)
     }
 
-    /// An address is in one of the ranges.
+    /// Reports whether one of the ranges contains the address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|subnet| subnet.contains(address))
@@ -102,13 +103,13 @@ impl TrustedProxies {
         Self::new(self.0.iter().chain(&other.0).copied().collect())
     }
 
-    /// No proxy is trusted.
+    /// Reports whether no proxy is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many ranges there are.
+    /// Number of ranges.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -125,7 +126,7 @@ impl fmt::Display for TrustedProxies {
     }
 }
 
-/// Rules that hold for all apps of the cluster.
+/// Policy for all apps of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClusterPolicy {

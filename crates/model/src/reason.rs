@@ -1,4 +1,4 @@
-//! Why. Every wait, refusal and failure is one of these; the text names the thing, the reason and the remedy.
+//! Typed reasons. Every wait, refusal and failure is a [`Reason`]; its text names the object, the cause and the remedy.
 
 use std::fmt;
 
@@ -9,41 +9,41 @@ use crate::{
     Bytes, DeployNumber, Exit, Generation, InstanceId, Limit, Probe, ReleaseNumber, RoleName, RouterId, Seconds, Stop,
 };
 
-/// Why a thing was done, failed, or waits.
+/// Why an operation was done, failed, or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Reason {
-    /// The deploy before it is not over.
+    /// The preceding deploy of the app is not finished.
     WaitsForDeploy {
-        /// That deploy.
+        /// The preceding deploy.
         deploy: DeployNumber,
     },
-    /// A newer deploy came before this one began.
+    /// A newer deploy was requested before this deploy began.
     SupersededBy {
-        /// The newer one.
+        /// The newer deploy.
         deploy: DeployNumber,
     },
-    /// The build runs.
+    /// The build is running.
     BuildRuns,
     /// The build failed.
     BuildFailed {
-        /// Which part of it: `source`, `roles`, `base`, `compile`, `image`.
+        /// The phase that failed: `source`, `roles`, `base`, `compile`, `image`.
         phase: String,
-        /// What went wrong.
+        /// Cause of the failure.
         message: String,
-        /// The last lines of its output.
+        /// The last lines of the build's output.
         tail: Vec<String>,
     },
     /// No machine has reported.
     NoMachine,
-    /// The release step runs.
+    /// The release step is running.
     ReleaseStepRuns {
-        /// Its instance.
+        /// The instance that runs the release step.
         instance: InstanceId,
     },
     /// The release step failed.
     ReleaseStepFailed {
-        /// How it ended.
+        /// The exit of the release step.
         exit: Exit,
     },
     /// A stop-first role waits until the old copy is gone.
@@ -55,66 +55,66 @@ pub enum Reason {
     },
     /// An instance is not ready yet.
     NotReady {
-        /// Which.
+        /// The instance.
         instance: InstanceId,
-        /// Its last failed check.
+        /// The last failed check.
         probe: Option<Box<Probe>>,
     },
     /// An instance's process ended.
     Exited {
-        /// Which.
+        /// The instance.
         instance: InstanceId,
-        /// How.
+        /// The exit of its process.
         exit: Exit,
     },
     /// An instance could not be started.
     CannotStart {
-        /// Which.
+        /// The instance.
         instance: InstanceId,
-        /// Why.
+        /// Cause of the failure.
         message: String,
     },
-    /// No step was made for too long.
+    /// The deploy made no progress for too long.
     NoProgress {
-        /// For how long.
+        /// The time without progress.
         waited: Seconds,
-        /// What it waited for.
+        /// The reason for the wait.
         on: Option<Box<Reason>>,
     },
-    /// Waits for `gantry promote`.
+    /// The deploy waits for `gantry promote`.
     HeldForPromotion,
     /// No router has reported since the server began.
     NoRouter,
-    /// A router has not yet acknowledged the table.
+    /// A router has not yet acknowledged the routing table.
     RouterBehind {
-        /// Which.
+        /// The router.
         router: RouterId,
-        /// What it has.
+        /// The generation that the router has acknowledged.
         has: Generation,
-        /// What it needs.
+        /// The generation that the router must acknowledge.
         needs: Generation,
     },
-    /// Requests to an old instance are being finished.
+    /// An old instance still finishes requests.
     RequestsUnderWay {
         /// The old instance.
         instance: InstanceId,
-        /// How many.
+        /// The number of unfinished requests.
         count: u64,
     },
-    /// The new release is watched before the old one goes.
+    /// The new release is in its bake time: the old release stands by before it is stopped.
     Watching {
-        /// For how long altogether.
+        /// The whole bake time.
         watch: Seconds,
-        /// The old release, if something of it stands by.
+        /// The old release, if an instance of it still runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         standing_by: Option<ReleaseNumber>,
     },
-    /// An old instance is being stopped.
+    /// An old instance is stopping.
     Stopping {
-        /// Which.
+        /// The instance.
         instance: InstanceId,
     },
-    /// `gantry abort`.
+    /// A user ran `gantry abort`.
     Aborted,
     /// The app was destroyed.
     AppDestroyed,
@@ -171,7 +171,7 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
-    /// The lines to show below it: the end of what the failing process printed, or of the answer to a check.
+    /// Lines to show below the reason: the end of the failed process's output, or the response to a failed check.
     #[must_use]
     pub fn evidence(&self) -> Vec<String> {
         match self {
@@ -184,7 +184,7 @@ impl Reason {
     }
 }
 
-/// Texts of a program's last lines that say what is to be done, with that.
+/// Pairs of a text in a program's last lines and the remedy for it.
 const KNOWN: [(&str, &str); 13] = [
     ("ModuleNotFoundError", MISSING),
     ("Cannot find module", MISSING),
@@ -205,7 +205,7 @@ const MISSING: &str = "install it in container/compile, or in the base";
 
 const NAME: &str = "only ready instances have a name; `gantry why` of the app that it asks for tells more";
 
-/// Texts that stand beside the name of a setting that is missing.
+/// Texts that stand beside the name of a missing setting.
 const UNSET: [&str; 8] = [
     "KeyError",
     "key not found",
@@ -217,7 +217,7 @@ const UNSET: [&str; 8] = [
     "environment variable",
 ];
 
-/// The name of a setting that a line says is missing. Such names are in capitals, with an underscore.
+/// Returns the setting that the line reports as missing. Such names are in capitals and contain an underscore.
 fn missing_setting(line: &str) -> Option<&str> {
     let is_name = |word: &&str| {
         word.len() > 3
@@ -230,7 +230,8 @@ fn missing_setting(line: &str) -> Option<&str> {
 }
 
 impl Exit {
-    /// What to do about the end of a process that was to run on; none where the end itself says it.
+    /// What to do about the exit of a process that should have kept running; `None` if the exit text already names the
+    /// remedy.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         if self.stopped.is_some()
@@ -271,18 +272,18 @@ const SIGNALS: [&str; 31] = [
     "PWR", "SYS",
 ];
 
-/// A signal with its number and, if it has one, its name.
+/// A signal with its number and, if known, its name.
 fn named(signal: i32) -> String {
     let name = usize::try_from(signal).ok().and_then(|number| SIGNALS.get(number.checked_sub(1)?));
     name.map_or_else(|| format!("signal {signal}"), |name| format!("signal {signal} (SIG{name})"))
 }
 
-/// The signal that a shell tells of by its own status: 128 and the signal's number.
+/// The signal behind a shell's exit status: shells exit with 128 plus the signal's number.
 fn signal_in(code: i32) -> Option<i32> {
     Some(code - 128).filter(|signal| (1..=31).contains(signal))
 }
 
-/// An exit in words.
+/// Text of an exit.
 pub struct ExitText<'a>(pub &'a Exit);
 
 impl fmt::Display for ExitText<'_> {
@@ -301,14 +302,14 @@ impl fmt::Display for ExitText<'_> {
             return f.write_str(&limit);
         }
         self.status(f)?;
-        // What it said last is mostly why.
+        // The program's last words mostly name the cause.
         let said = telling_line(&self.0.tail).filter(|_| self.0.code != Some(0));
         said.map_or(Ok(()), |line| write!(f, " (last output: {})", within_a_line(&line)))
     }
 }
 
 impl ExitText<'_> {
-    /// The limit that it reached, and what raises it.
+    /// The limit that the process reached, and the setting that raises this limit.
     fn limit(&self) -> Option<String> {
         let Exit { out_of_memory, out_of_processes, out_of_disk, .. } = self.0;
         let memory = out_of_memory.map(Limit::Memory);
@@ -334,7 +335,7 @@ impl ExitText<'_> {
     }
 }
 
-/// A reached limit in words, with what raises it.
+/// Text of a reached limit, with the setting that raises this limit.
 pub struct LimitText(pub Limit);
 
 impl fmt::Display for LimitText {
@@ -350,7 +351,7 @@ impl fmt::Display for LimitText {
     }
 }
 
-/// Why Gantry stopped an instance, in words.
+/// Text of the reason for which Gantry stopped an instance.
 struct StopText<'a>(&'a Stop);
 
 impl fmt::Display for StopText<'_> {

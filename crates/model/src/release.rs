@@ -1,4 +1,4 @@
-//! The release ledger: v1, v2, … each immutable.
+//! The release ledger: v1, v2, … Each release is immutable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,10 +35,10 @@ impl std::str::FromStr for ReleaseNumber {
 pub struct Digest(String);
 
 impl Digest {
-    /// From the 64 hex digits alone.
+    /// Creates a digest from its 64 hex digits.
     ///
     /// # Errors
-    /// When they are not 64 lower-case hex digits.
+    /// Fails if `hex` is not exactly 64 lower-case hex digits.
     pub fn from_hex(hex: &str) -> Result<Self, String> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if hex.len() == 64 && hex.bytes().all(digit) {
@@ -93,33 +93,33 @@ impl fmt::Display for Digest {
     }
 }
 
-/// One release: image + configuration + role settings. Written once, never changed.
+/// A release: image, configuration and role settings. A release is written once and never changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Release {
-    /// Whose release it is.
+    /// The app.
     pub app: AppName,
-    /// Its number.
+    /// The release's number.
     pub number: ReleaseNumber,
     /// The digest of the image's manifest.
     pub image: Digest,
-    /// The commit that the image was built from; none for an image that was pushed.
+    /// The commit that the image was built from; `None` for a pushed image.
     pub commit: Option<String>,
-    /// The app's configuration as it was.
+    /// The app's configuration when the release was made.
     pub config: BTreeMap<String, String>,
     /// The roles, with every default filled in.
     pub roles: BTreeMap<RoleName, Role>,
-    /// The deploy that made it; its build log is kept under this number.
+    /// The deploy that made the release; the build log is stored under this number.
     pub deploy: DeployNumber,
-    /// When it was made.
+    /// When the release was made.
     pub created: Moment,
-    /// Who asked for it: the name of a token.
+    /// Name of the token that requested the release.
     pub by: String,
-    /// Why.
+    /// Why the release was made.
     pub cause: Cause,
 }
 
 impl Release {
-    /// One of its roles gets the app's HTTP requests.
+    /// Reports whether a role of the release receives the app's HTTP requests.
     #[must_use]
     pub fn speaks_http(&self) -> bool {
         self.roles.keys().any(RoleName::is_web)

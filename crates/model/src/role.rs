@@ -1,4 +1,4 @@
-//! How one role of an app runs. What a release carries: complete, with every default filled in.
+//! How one role of an app runs. A release carries its roles complete, with every default filled in.
 
 use std::collections::BTreeMap;
 
@@ -6,57 +6,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, MilliCpu, Seconds};
 
-/// The port that an app is asked to listen on when its role names none; it is told in `PORT`.
+/// The port for a role that names none; the app reads the port from `PORT`.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// The longest that an application may take to begin an answer when its role says nothing (nginx's `proxy_read_timeout`).
+/// Default response timeout: the longest wait for the start of a response (nginx's `proxy_read_timeout`).
 pub const REQUEST_TIMEOUT: Seconds = Seconds(60);
 
-/// The most of a request's body that is collected before an instance is chosen, when its role says nothing.
+/// Default request buffer: how much of a request body the router buffers before it chooses an instance.
 pub const REQUEST_BUFFER: Bytes = Bytes(64 << 10);
 
-/// The most that a role may ask to be collected of a request's body.
+/// Largest request buffer that a role may ask for.
 pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
-    /// What is run.
+    /// The command to run.
     pub command: Command,
-    /// The one port the role serves on; none for a role that serves nothing.
+    /// The single port that the role serves on; `None` for a role that serves nothing.
     pub port: Option<u16>,
-    /// What is spoken on the port.
+    /// The protocol on the port.
     #[serde(default)]
     pub protocol: Protocol,
-    /// How many copies a release starts with; `gantry scale` overrides it for the app.
+    /// How many copies a release starts with; `gantry scale` overrides the number for the app.
     pub instances: u32,
-    /// What one copy may use.
+    /// Resource limits of one copy.
     pub limits: Limits,
-    /// How readiness and liveness are found out.
+    /// Checks of readiness and liveness.
     pub health: Health,
-    /// Asks for orderly shutdown.
+    /// The signal that asks for an orderly shutdown.
     pub stop_signal: Signal,
-    /// From the stop signal to SIGKILL.
+    /// Time between the stop signal and SIGKILL.
     pub stop_timeout: Seconds,
-    /// The longest that a request may wait for the first byte of its answer, once it was sent whole.
+    /// Response timeout: the longest wait for the first byte of a response, counted from the end of the request.
     #[serde(default = "request_timeout")]
     pub request_timeout: Seconds,
-    /// How long a retired copy may finish its requests; as long as the machine's settings say if none.
+    /// How long a retired copy may finish its requests; `None` takes the drain time of the machine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Seconds>,
-    /// The most of a request's body that is collected before an instance is chosen; the protocol's default if none.
+    /// How much of a request body the router buffers before it chooses an instance; `None` takes the protocol's
+    /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_buffer: Option<Bytes>,
-    /// Environment of this role alone; the app's configuration wins over it.
+    /// Environment of this role alone; the app's configuration overrides these variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Folder name to the absolute path it is mounted at. A role with volumes has one copy, replaced stop-first.
+    /// Folder name to absolute mount path. A role with volumes has one copy, which is replaced stop-first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, String>,
 }
 
 impl Role {
-    /// A role that runs `command` with the defaults of the design.
+    /// Creates a role that runs `command` with the defaults of the design.
     #[must_use]
     pub fn new(command: Command) -> Self {
         Self {
@@ -76,8 +77,8 @@ impl Role {
         }
     }
 
-    /// The most of a request's body that is collected before an instance is chosen. HTTP/2 carries streams that go both ways, so
-    /// nothing is collected there unless the role says so.
+    /// How much of a request body the router buffers before it chooses an instance. HTTP/2 carries bidirectional
+    /// streams, so the default there is no buffering.
     #[must_use]
     pub fn request_buffer(&self) -> Bytes {
         self.request_buffer.unwrap_or(match self.protocol {
@@ -86,7 +87,8 @@ impl Role {
         })
     }
 
-    /// Two copies must never run at once: a volume has a single writer.
+    /// Reports whether the old copy must be gone before the new copy starts. A volume has a single writer, so a role
+    /// with volumes never runs two copies at once.
     #[must_use]
     pub fn stop_first(&self) -> bool {
         !self.volumes.is_empty()
@@ -97,11 +99,11 @@ fn request_timeout() -> Seconds {
     REQUEST_TIMEOUT
 }
 
-/// What is run.
+/// The command of a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// A command line for `/bin/sh -c`; variables expand when it starts.
+    /// A command line for `/bin/sh -c`; variables expand when the command starts.
     Shell(String),
     /// A program and its arguments, as an OCI image's entry point gives them.
     Argv(Vec<String>),
@@ -116,27 +118,28 @@ impl std::fmt::Display for Command {
     }
 }
 
-/// What an application speaks on its port.
+/// The protocol that an application speaks on its port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 without TLS, known beforehand (RFC 9113, section 3.3): gRPC, mostly.
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113, section 3.3): mostly gRPC.
     H2c,
 }
 
-/// What one instance may use. Memory, processor and processes are enforced by its control group, the disk by the agent.
+/// Resource limits of one instance. The control group enforces memory, processor time and processes; the agent enforces
+/// disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Memory, swap included.
+    /// Memory, including swap.
     pub memory: Bytes,
     /// Processor time.
     pub cpu: MilliCpu,
     /// Processes and threads.
     pub pids: u32,
-    /// What it writes outside its volumes.
+    /// Disk space outside the role's volumes.
     #[serde(default = "disk")]
     pub disk: Bytes,
 }
@@ -151,38 +154,39 @@ impl Default for Limits {
     }
 }
 
-/// How an instance is found to be ready, and to be alive later.
+/// Health checks: how an instance proves its readiness, and later its liveness.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `GET` here must answer 200 to 399. Without path and command: the port accepts and the process lives `settle`.
+    /// Path whose `GET` must return a status from 200 to 399. Without a path and a command, an instance is ready once
+    /// its port accepts and its process has lived for `settle`.
     pub path: Option<String>,
-    /// A command line for `/bin/sh -c` in the container, as the role's user. It must exit with 0.
+    /// A command line for `/bin/sh -c` in the container, run as the role's user. The command must exit with 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
-    /// The host name that the check sends; the app's own, `<app>.<domain>`, if none.
+    /// The host name that the check sends; `None` takes the app's own name, `<app>.<domain>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// More header fields of the check.
+    /// Further header fields of the check.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// A text that the body of the answer must hold.
+    /// A text that the response body must contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// How long a copy may take to become ready. A deploy waits so long, even if its deadline is shorter.
+    /// How long a copy may take to become ready. A deploy waits for this time, even if its own deadline is shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Seconds>,
-    /// The first check comes after this.
+    /// Delay before the first check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_delay: Option<Seconds>,
-    /// Between two probes while starting.
+    /// Time between two probes while the instance starts.
     pub interval: Seconds,
-    /// For one probe.
+    /// Timeout of one probe.
     pub timeout: Seconds,
-    /// Failures in a row that take a ready instance out of rotation.
+    /// Consecutive failures that take a ready instance out of rotation.
     pub attempts: u32,
-    /// How long a process must live when no path is declared.
+    /// How long a process must live if the role declares no path.
     pub settle: Seconds,
-    /// Between two probes once ready.
+    /// Time between two probes once the instance is ready.
     pub watch: Seconds,
 }
 
@@ -220,10 +224,10 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// Every signal that may be asked for.
+    /// Every signal that a role may name.
     pub const ALL: [Self; 7] = [Self::Term, Self::Quit, Self::Int, Self::Hup, Self::Usr1, Self::Usr2, Self::Winch];
 
-    /// `TERM`, `QUIT`, …
+    /// The name without `SIG`: `TERM`, `QUIT`, …
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -237,7 +241,7 @@ impl Signal {
         }
     }
 
-    /// Reads `SIGQUIT`, `QUIT` or `quit`.
+    /// Parses `SIGQUIT`, `QUIT` or `quit`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let upper = text.to_ascii_uppercase();

@@ -1,4 +1,4 @@
-//! One router process.
+//! The identity of a router process.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::MachineName;
 
-/// A router. Two run on a machine while one takes the other's place; one that is started again after it died has the
-/// same number as before. Written as `machine/number`.
+/// Identity of a router, written `machine/number`. While a new router replaces the old one, a machine runs two routers.
+/// A router that restarts after a crash keeps its number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RouterId {
-    /// Where it runs.
+    /// The machine that the router runs on.
     pub machine: MachineName,
-    /// Which of the machine's.
+    /// Number of the router on its machine.
     pub number: u64,
 }
 

@@ -1,28 +1,29 @@
-//! What is to become of an app's requests, as its owners said, and what became of them.
+//! Traffic policy of an app, as its owners set it, and the counts of its requests.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, InstanceId, Moment, Seconds, TrustedProxies};
 
-/// What is to become of an app's requests. By default they reach it, however many they are.
+/// Traffic policy: pause, maintenance, rate and concurrency limits. By default all requests reach the app without a
+/// limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Traffic {
-    /// They wait, as they do while no instance is ready.
+    /// Pauses the app: requests wait, as they do while no instance is ready.
     pub paused: bool,
-    /// They are answered with 503 and this.
+    /// Maintenance message. If set, routers answer each request with 503 and this message.
     pub maintenance: Option<String>,
-    /// The most in a second, at each router; the others are answered with 429.
+    /// Rate limit in requests per second, at each router; routers answer requests over the limit with 429.
     pub rate: Option<u32>,
-    /// The most at once, open websockets included, at each router; the others are answered with 429.
+    /// Concurrency limit at each router, including open websockets; routers answer requests over the limit with 429.
     pub concurrent: Option<u32>,
-    /// Proxies that this app trusts besides those of the cluster.
+    /// Proxies that this app trusts in addition to the cluster's.
     #[serde(skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
 }
 
 impl Traffic {
-    /// Nothing was said.
+    /// Reports whether the owners have set nothing.
     #[must_use]
     pub fn is_free(&self) -> bool {
         *self == Self::default()
@@ -44,14 +45,14 @@ impl std::fmt::Display for Traffic {
     }
 }
 
-/// How long things may take that concern the requests of a route, and how much of a request's body is collected.
+/// Timeouts of a route's requests, and the size of its request buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
-    /// For the first byte of an answer.
+    /// Response timeout: the longest wait for the first byte of a response.
     pub answer: Seconds,
-    /// For what is under way when an instance retires.
+    /// Drain time: how long a retired instance may finish its requests.
     pub drain: Seconds,
-    /// The most of a request's body that the router collects before it chooses an instance; 0 collects nothing.
+    /// How much of a request body the router buffers before it chooses an instance; 0 turns buffering off.
     #[serde(default = "request_buffer")]
     pub request_buffer: Bytes,
 }
@@ -66,16 +67,16 @@ impl Default for Patience {
     }
 }
 
-/// What became of an app's requests at one router, since it began.
+/// Outcomes of an app's requests at one router, counted since the router started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCounts {
-    /// That wait now.
+    /// Requests that wait now.
     pub waiting: u64,
-    /// That waited and then reached an instance.
+    /// Requests that waited and then reached an instance.
     pub held: u64,
-    /// That waited in vain, or found too many waiting.
+    /// Requests whose wait timed out, or that met a full queue.
     pub refused: u64,
-    /// That were over a limit.
+    /// Requests over a limit.
     pub limited: u64,
 }
 
@@ -88,43 +89,44 @@ impl std::ops::AddAssign for RequestCounts {
     }
 }
 
-/// Why a request failed, as a router saw it.
+/// Kinds of request failure, as a router detects them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestFailure {
-    /// The instance closed or reset the connection before it answered: 502.
+    /// The instance closed or reset the connection before it responded: 502.
     Broken,
-    /// The instance began no answer in time: 504.
+    /// The instance did not begin its response in time: 504.
     Slow,
-    /// No instance was ready, or took the request, within the wait: 503.
+    /// Within the wait, no instance was ready or accepted the request: 503.
     NoInstance,
-    /// The answer broke off before its end.
+    /// The response broke off before its end.
     Cut,
-    /// The client went away after it had waited for an answer for some seconds.
+    /// The client disconnected after a wait of some seconds for the response.
     GivenUp,
-    /// The application itself answered with a status of 500 or more.
+    /// The application returned a status of 500 or more.
     ServerError,
-    /// The request was over a limit of the app's: 429.
+    /// The request exceeded a limit of the app: 429.
     Limited,
 }
 
-/// A run of failed requests of one kind at one router: no two of them are further apart than [`FAILURE_GAP_MILLIS`].
+/// A run of failed requests of one kind at one router. Two consecutive failures are at most [`FAILURE_GAP_MILLIS`]
+/// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureRun {
-    /// The failed requests.
+    /// Number of failed requests.
     pub count: u64,
-    /// All requests of the app that ended since the first failure, that one included.
+    /// Number of the app's requests that ended since the first failure, including the failures.
     pub of: u64,
     /// The time of the first failure.
     pub since: Moment,
     /// The time of the last failure.
     pub last: Moment,
-    /// The status of the last failure; 0 if there was none.
+    /// The status of the last failure; 0 if the failure has no status.
     pub status: u16,
-    /// The instance that the last failed request was sent to.
+    /// The instance that received the last failed request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
 }
 
-/// A run of failures ends once no request failed for this long, in milliseconds.
+/// A run of failures ends after this time without a failure, in milliseconds.
 pub const FAILURE_GAP_MILLIS: u64 = 60_000;

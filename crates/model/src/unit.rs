@@ -1,4 +1,4 @@
-//! Sizes, shares of a processor, moments and generations, each a type of its own.
+//! Sizes, shares of a processor, moments and generations. Each unit has a type of its own.
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ impl Bytes {
         Self(n << 20)
     }
 
-    /// Reads `512M`, `512MB`, `512MiB`, `1.5G` or `1048576`.
+    /// Parses `512M`, `512MB`, `512MiB`, `1.5G` or `1048576`.
     ///
     /// # Errors
-    /// A sentence that says what was expected.
+    /// Returns a sentence that names the expected format.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -35,7 +35,7 @@ impl Bytes {
         if !(1.0..=1e18).contains(&bytes) {
             return Err(format!("{text:?} is out of range: a size is between 1 byte and 1 EB"));
         }
-        // In range as checked above, so the cast is exact to the byte.
+        // The check above bounds the value, so the cast is exact to the byte.
         Ok(Self(bytes as u64))
     }
 }
@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for MilliCpu {
 pub struct Seconds(pub u32);
 
 impl Seconds {
-    /// As milliseconds, to add to a [`Moment`].
+    /// Converts the seconds to milliseconds, to add to a [`Moment`].
     #[must_use]
     pub const fn millis(self) -> u64 {
         self.0 as u64 * 1000
@@ -114,13 +114,13 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// A moment: milliseconds since 1970-01-01 UTC. Deciders are given one; they never ask for it.
+/// A moment: milliseconds since 1970-01-01 UTC. Deciders take the current moment as an argument and never read a clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
 impl Moment {
-    /// Milliseconds from `earlier` to this moment; zero when the clock stepped back.
+    /// Milliseconds from `earlier` to this moment; zero if the clock stepped back.
     #[must_use]
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -133,7 +133,7 @@ impl Moment {
     }
 }
 
-/// A span in milliseconds, as people say it: `5 s`, `3 min`, `2 h`, `4 days`.
+/// A span in milliseconds, displayed for people: `5 s`, `3 min`, `2 h`, `4 days`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub u64);
 
@@ -148,13 +148,13 @@ impl fmt::Display for Span {
     }
 }
 
-/// The number of a table or plan. A receiver refuses one that is older than what it has.
+/// Revision of a routing table or plan. A receiver refuses a revision older than the revision it already has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The one after this.
+    /// The next generation.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)

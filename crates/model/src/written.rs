@@ -1,4 +1,4 @@
-//! A machine's part of the plan as it is written: what copies have in common stands there once, however many there are.
+//! Serialized machine plan with deduplicated specs: copies with equal specs share one spec.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{Assignment, Generation, Goal, InstanceId, InstanceSpec, MachinePlan}
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Written {
     generation: Generation,
-    /// Each that differs from all others.
+    /// The distinct specs.
     #[serde(default)]
     specs: Vec<InstanceSpec>,
     instances: BTreeMap<InstanceId, Line>,
@@ -24,9 +24,9 @@ struct Line {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Spec {
-    /// Which of `specs`, from 0.
+    /// Index into `specs`, from 0.
     Nth(usize),
-    /// Itself, as it was written before.
+    /// The spec itself, as earlier versions wrote it.
     Own(Box<InstanceSpec>),
 }
 
@@ -34,7 +34,7 @@ impl From<MachinePlan> for Written {
     fn from(plan: MachinePlan) -> Self {
         let mut specs: Vec<InstanceSpec> = Vec::new();
         let mut nth = |spec: InstanceSpec| {
-            // From the end: copies of a role stand beside each other.
+            // The search runs from the end, because copies of a role are adjacent.
             specs.iter().rposition(|known| *known == spec).unwrap_or_else(|| {
                 specs.push(spec);
                 specs.len() - 1
@@ -100,7 +100,7 @@ mod tests {
     fn what_copies_have_in_common_is_written_once() {
         let plan = part(5000);
         let text = serde_json::to_vec(&plan).expect("written");
-        // What one value of etcd may have.
+        // The size limit of a value in etcd.
         assert!(text.len() < 1 << 20, "{} bytes", text.len());
         assert_eq!(serde_json::from_slice::<MachinePlan>(&text).expect("read"), plan);
         assert_eq!(to_value(&plan).expect("written")["specs"].as_array().map(Vec::len), Some(2));
