@@ -1,4 +1,4 @@
-//! Blobs that nothing names, and manifests that nobody needs.
+//! Garbage collection of blobs and pushed manifests that no record and no image names.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -12,20 +12,20 @@ use crate::Server;
 use crate::clock::reading;
 use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key};
 
-/// Removes blobs that nothing names, and forgets manifests that nobody needs; the bytes that are free now.
+/// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
     let grace = server.settings.collect.grace;
     let view = server.core.view();
-    // A clock that went forward makes files seem older than they are.
+    // After the wall clock jumped forward, files seem older than they are.
     let grace = grace.saturating_add(view.jumps.forward_within(reading().awake, grace));
     let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
-    // Listed before anything is marked: what comes to be from here on is not in the list.
+    // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
     let mirror = server.core.view().mirror;
     let mut used = Used::find(&server.blobs, &mirror).await?;
     let forgotten = used.forgotten(&mirror, before);
-    // What they are made of goes a round after them: until then somebody may have asked for one of them.
+    // Keeps the blobs of forgotten manifests for one more round: a client may have asked for one of them before now.
     used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
     let forget = |mirror: &Mirror, now: Moment| {
         Ok((unchanged(mirror, forgotten).into_iter().chain(of_the_future(mirror, now)).collect(), ()))
@@ -43,7 +43,7 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     Ok(bytes)
 }
 
-/// Digests that the records name.
+/// Digests named by records: the roots of the search.
 fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
     let releases = mirror.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
     let builds = mirror.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
@@ -58,18 +58,19 @@ fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
     releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
 }
 
-/// What is of use.
+/// Digests in use.
 #[derive(Default)]
 struct Used {
-    /// Named by a record, or by an index: what these lead to is of use too.
+    /// Manifests and archives named by a record or by an index. Everything reachable from these digests is in use
+    /// too.
     named: BTreeSet<Digest>,
-    /// What images are made of. A manifest may be among them, where somebody's image says so; it is followed all the same
-    /// when it is named itself.
+    /// Configurations and layers of images. A hostile image may name another image's manifest as a layer. Such a
+    /// manifest is still followed when a record or an index names it.
     parts: BTreeSet<Digest>,
 }
 
 impl Used {
-    /// The roots, everything that they lead to, and what refers to any of that.
+    /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
     async fn find(blobs: &Blobs, mirror: &Mirror) -> Result<Self, BlobError> {
         let mut used = Self::default();
         let mut next: Vec<Digest> = roots(mirror).into_iter().collect();
@@ -84,7 +85,8 @@ impl Used {
         self.named.contains(digest) || self.parts.contains(digest)
     }
 
-    /// A source archive leads nowhere, and neither does what is no manifest.
+    /// Marks the digests in `next` and everything reachable from these digests. A source archive, or any other blob
+    /// that is not a manifest, leads to nothing.
     async fn follow(&mut self, blobs: &Blobs, mut next: Vec<Digest>) -> Result<(), BlobError> {
         while let Some(digest) = next.pop() {
             if !self.named.insert(digest.clone()) {
@@ -92,7 +94,7 @@ impl Used {
             }
             let text = match blobs.read(&digest).await {
                 Ok(text) => text,
-                // One that cannot be read now may name much that is used.
+                // An unreadable manifest may name many used blobs, so the round stops.
                 Err(error @ BlobError::Backend { .. }) => return Err(error),
                 Err(_) => continue,
             };
@@ -105,7 +107,7 @@ impl Used {
         Ok(())
     }
 
-    /// What was pushed, refers to something of use, and is not yet followed.
+    /// Pushed manifests that refer to a used digest and are not followed yet.
     fn referrers(&self, mirror: &Mirror) -> Vec<Digest> {
         let refers = |pushed: &Pushed| pushed.subject.as_ref().is_some_and(|subject| self.contains(subject));
         let all = mirror.manifests.values().flatten();
@@ -113,7 +115,7 @@ impl Used {
         new.map(|(digest, _)| digest.clone()).collect()
     }
 
-    /// What was pushed before that moment, and nothing names.
+    /// Manifests pushed before that time that are not in use.
     fn forgotten(&self, mirror: &Mirror, before: SystemTime) -> Vec<(String, Digest, Pushed)> {
         let before = before.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
@@ -123,14 +125,14 @@ impl Used {
     }
 }
 
-/// The removal of those that nobody pushed again meanwhile.
+/// Changes that remove forgotten manifests, except manifests pushed again meanwhile.
 fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<Change> {
     let known = |repository: &str, digest: &Digest| mirror.manifests.get(repository)?.get(digest);
     let same = forgotten.into_iter().filter(|(repository, digest, pushed)| known(repository, digest) == Some(pushed));
     same.map(|(repository, digest, _)| Change::Remove(manifest_key(&repository, &digest))).collect()
 }
 
-/// Those that were pushed before the wall clock went back: their age counts from now.
+/// Changes that restamp manifests pushed before the wall clock went back. Their age counts from now.
 fn of_the_future(mirror: &Mirror, now: Moment) -> Vec<Change> {
     let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
     let future = all.filter(|(_, (_, pushed))| pushed.at > now);
@@ -187,7 +189,7 @@ mod tests {
         let digests: BTreeSet<&Digest> = gone.iter().map(|(_, digest, _)| digest).collect();
         assert_eq!(digests, BTreeSet::from([&forgotten, &of_forgotten]));
 
-        // One of the future is of now.
+        // A manifest from the future is restamped to now.
         for change in of_the_future(&mirror, Moment(1500)) {
             mirror.apply(change);
         }
@@ -196,7 +198,7 @@ mod tests {
             (Moment(1500), Moment(0))
         );
 
-        // One of them is pushed again before it is removed.
+        // A forgotten manifest is pushed again before its removal.
         let pushed = Pushed { at: Moment(3000), subject: None };
         mirror.apply(Record::Manifest { repository: shop(), digest: forgotten.clone(), pushed }.into());
         unchanged(&mirror, gone).into_iter().for_each(|change| mirror.apply(change));

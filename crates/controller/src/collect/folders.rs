@@ -1,4 +1,4 @@
-//! Caches, repositories and logs of builds whose app or deploy is gone, and caches that are too large.
+//! Garbage collection of caches, repositories and build logs whose app or deploy is gone, and of oversized caches.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use gantry_model::{AppName, DeployNumber};
 
 use crate::{Server, Settings};
 
-/// The largest cache of an app's builds; a larger one is begun anew.
+/// Size limit of an app's build cache in bytes. A larger cache is removed, and the next build begins with an empty
+/// cache.
 const CACHE_MAX: u64 = 4 << 30;
 
 pub(super) fn collect(server: &Server) {
     let data = &server.settings.data;
     let [caches, times, repositories, logs] =
         ["caches", "times", "git", "builds"].map(|folder| names(&data.join(folder)));
-    // Asked for each, after the names are read: what they belong to is in the records before it is on the disk, and to count
-    // and remove what is before it takes its time.
+    // Reads the records anew for each name, after listing the folders. A record is written before its files, and
+    // measuring and removing the preceding folders takes time.
     let mirror = || server.core.view().mirror;
     let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror().apps.contains_key(&app));
     for name in caches {
         let path = data.join("caches").join(&name);
-        // Asked last: counting takes its time.
+        // The app's deploys are checked last, because measuring the cache takes time.
         let is_idle = || AppName::parse(&name).is_ok_and(|app| mirror().open_deploys(&app).next().is_none());
         let too_large = || gantry_linux::tree::usage(&path, CACHE_MAX).is_ok_and(|size| size > CACHE_MAX);
         if is_app(&name) && !(too_large() && is_idle()) {
@@ -33,7 +34,8 @@ pub(super) fn collect(server: &Server) {
             Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
         }
     }
-    // An app whose cache was begun anew keeps them: by them a file that changes is still newer than the one before.
+    // Kept when only the cache is removed: the times ensure that a changed file gets a newer time than its previous
+    // version.
     for name in times.iter().filter(|name| !is_app(name)) {
         remove(&data.join("times").join(name));
     }
@@ -53,7 +55,8 @@ pub(super) fn collect(server: &Server) {
     }
 }
 
-/// Takes a build cache away at once, by another name: a build that begins meanwhile begins with an empty one. Gives that name.
+/// Renames a build cache into the scratch folder, so a build that begins meanwhile gets an empty cache. Returns the
+/// new path.
 fn take_cache(settings: &Settings, name: &str) -> std::io::Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let away = settings.data.join("scratch").join(format!("cache-{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -63,18 +66,18 @@ fn take_cache(settings: &Settings, name: &str) -> std::io::Result<PathBuf> {
     }
 }
 
-/// What stays of it, for a build that is called off may write there still, goes when the server starts.
+/// Removes a folder. A cancelled build may still write there; the server removes leftovers when it starts.
 fn remove(path: &Path) {
     if let Err(error) = gantry_linux::tree::remove(path) {
         tracing::warn!(%error, "what is of no use stays");
     }
 }
 
-/// Removes what an app has on the server's disk besides its records: repository, build cache, and what its builds said. Another
-/// app of its name has nothing of it.
+/// Removes an app's files from the server's disk: repository, build cache, file times and build logs. A later app of
+/// the same name inherits none of these.
 ///
 /// # Errors
-/// When something of it cannot be removed.
+/// If a file cannot be removed.
 pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(), Problem> {
     let server = Arc::clone(server);
     let forget = move || {
@@ -88,7 +91,7 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
             gantry_linux::tree::remove(&logs.join(name))?;
         }
         gantry_linux::step!("forget.logs");
-        // It takes its time, which nobody waits for.
+        // Removing the cache takes time, so the request does not wait for the removal.
         tokio::task::spawn_blocking(move || remove(&cache));
         Ok(())
     };
@@ -97,7 +100,7 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
     forgotten.map_err(|error| Problem::internal(error.to_string()))
 }
 
-/// Which app's and which deploy's a log of a build is, by its name.
+/// Parses the app and the deploy from the name of a build log.
 fn log_of(name: &str) -> Option<(&str, DeployNumber)> {
     let (app, number) = name.strip_suffix(".log")?.rsplit_once('-')?;
     Some((app, DeployNumber(number.parse().ok()?)))

@@ -1,5 +1,5 @@
-//! What is of no use any more on the server: old releases and deploys, blobs that nothing names, caches, repositories and
-//! logs of builds whose app or deploy is gone.
+//! Garbage collection on the server. Removes old releases and deploys, and blobs that no record or image names. Also
+//! removes caches, repositories and build logs whose app or deploy is gone.
 
 mod blobs;
 mod folders;
@@ -12,7 +12,7 @@ use crate::Server;
 pub(crate) use folders::forget_app;
 pub(crate) use records::pulled_tag;
 
-/// Looks now and then, for ever.
+/// Runs garbage collection periodically, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
     loop {
         tokio::time::sleep(server.settings.collect.every).await;
@@ -20,8 +20,8 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-/// One round. What goes wrong with one kind holds none of the others up: where the disk is full no record can be written, and
-/// that is when the space is wanted most.
+/// Runs one round. An error with one kind of garbage does not stop the others: a full disk refuses new records
+/// exactly when freed space is needed most.
 async fn round(server: &Arc<Server>) {
     let wrong = |what: &str, error: &dyn std::fmt::Display| {
         tracing::error!(%error, "{what} cannot be collected; it is tried again");

@@ -1,7 +1,10 @@
-//! Old releases and deploys, with their tags and builds.
+//! Garbage collection of old releases and deploys, with their tags and builds.
 //!
-//! What a rollback needs is kept: the release that serves, the one before it, whatever a deploy under way names, the last
-//! [`RELEASES_KEPT`], and the last [`GOOD_KEPT`] that served, however old they are.
+//! Whatever a rollback needs is kept. An app keeps:
+//! - the current release and the release before it;
+//! - every release that an open deploy names, or that still runs;
+//! - the last [`RELEASES_KEPT`] releases;
+//! - the last [`GOOD_KEPT`] releases that once served, however old.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,16 +13,16 @@ use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
 use crate::mirror::{Change, Mirror, build_key, deploy_key, release_key, tag_key};
 
-/// Releases kept for each app.
+/// Number of releases kept for each app.
 const RELEASES_KEPT: usize = 20;
 
-/// Of those that once served.
+/// Number of releases kept for each app that once served.
 const GOOD_KEPT: usize = 5;
 
-/// Ended deploys kept for each app.
+/// Number of deploys kept for each app. Open deploys and the deploys of kept releases are kept beyond this number.
 const DEPLOYS_KEPT: usize = 50;
 
-/// Records that are of no use any more.
+/// Returns the removals of records that are no longer needed.
 pub(super) fn surplus(mirror: &Mirror) -> Vec<Change> {
     let mut changes = Vec::new();
     for app in mirror.apps.keys() {
@@ -34,11 +37,11 @@ pub(super) fn surplus(mirror: &Mirror) -> Vec<Change> {
         changes.extend(surplus_tags(mirror, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
         let images: BTreeSet<&Digest> = kept.iter().filter_map(|n| mirror.release(app, *n)).map(|r| &r.image).collect();
         let builds = mirror.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
-        // A build whose release is being made is younger than any release.
+        // During a deploy, a build may be newer than any release.
         let idle = mirror.open_deploys(app).next().is_none();
         changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| build_key(app, commit)));
         let deploys = mirror.deploys.get(app).into_iter().flatten();
-        // A deploy is what tells that its release once served.
+        // A deploy's record is the only proof that its release once served.
         let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
         let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
@@ -46,7 +49,8 @@ pub(super) fn surplus(mirror: &Mirror) -> Vec<Change> {
     changes.into_iter().map(Change::Remove).collect()
 }
 
-/// Tags that were made with what goes, and name nothing that stays. Those that people made are theirs.
+/// Returns the tags that Gantry made for the removed releases, unless a remaining release or an open deploy uses the
+/// image. Tags made by people are never removed.
 fn surplus_tags(mirror: &Mirror, app: &AppName, stay: &[&Arc<Release>], go: &[&Arc<Release>]) -> Vec<String> {
     let open: Vec<&Digest> = mirror.open_deploys(app).filter_map(|deploy| deploy.cause.image()).collect();
     let is_named = |image: &Digest| open.contains(&image) || stay.iter().any(|release| release.image == *image);
@@ -58,7 +62,7 @@ fn surplus_tags(mirror: &Mirror, app: &AppName, stay: &[&Arc<Release>], go: &[&A
     tags.filter(|(tag, image)| !is_named(image) && made_with(tag, image)).map(|(tag, _)| tag.clone()).collect()
 }
 
-/// The tag of an image that was pulled to be deployed.
+/// Returns the tag of an image pulled for a deploy.
 pub(crate) fn pulled_tag(image: &Digest) -> String {
     format!("pulled-{}", image.short())
 }
@@ -138,7 +142,7 @@ mod tests {
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
     }
 
-    /// What a rollback needs: of 80 releases the first seven served, all since then failed.
+    /// Of 80 releases only the first seven served, and all later releases failed.
     #[test]
     fn the_last_five_that_served_are_kept_however_many_failed_since() {
         let app = AppName::parse("shop").expect("a name");
@@ -155,7 +159,7 @@ mod tests {
         }
         let kept: Vec<u64> = kept_releases(&mirror, &app).into_iter().map(|number| number.0).collect();
         assert_eq!(kept, (3..=7).chain(61..=80).collect::<Vec<_>>());
-        // With each of them the deploy that tells that it served; of the others the last fifty.
+        // The deploys of the kept releases are kept; of the other deploys, the last fifty.
         let removed = surplus(&mirror);
         let is_removed =
             |key: &String| removed.iter().any(|change| matches!(change, Change::Remove(removed) if removed == key));

@@ -18,7 +18,7 @@ use crate::core::View;
 use crate::warnings::warnings;
 use crate::{Server, mutations, repositories, why};
 
-/// An app, as seen from outside.
+/// Builds the public API's description of an app.
 pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
     let deploy = view.mirror.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
     let of_current = |id: &InstanceId| id.app == app.name && Some(id.release) == app.current && id.role.is_service();
@@ -46,13 +46,14 @@ pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
     }
 }
 
-/// A role of what serves speaks HTTP; so may the first release of an app that has none yet.
+/// Returns whether a role of the current release speaks HTTP. An app without a release counts as speaking HTTP,
+/// because its first release may.
 fn speaks_http(view: &View, app: &App) -> bool {
     let current = app.current.and_then(|number| view.mirror.release(&app.name, number));
     current.is_none_or(|release| release.speaks_http())
 }
 
-/// What became of an app's requests, at all routers.
+/// Sums the request counts of an app over all routers.
 pub(crate) fn requests(view: &View, app: &AppName) -> RequestCounts {
     let mut all = RequestCounts::default();
     view.observed.routers.values().filter_map(|router| router.counts.get(app)).for_each(|counts| all += *counts);
@@ -74,7 +75,7 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     server.core.mutate(move |mirror, now| mutations::create_app(mirror, now, &by, request, &domain)).await?;
     let view = server.core.view();
     let app = mutations::app(&view.mirror, &app)?;
-    // Whatever an app of this name left is not this one's.
+    // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.name.clone()).await?;
     repositories::open(&server, &app.name).await?;
     json(&info(&server, &view, app))
@@ -118,8 +119,8 @@ pub(crate) async fn change_config(
     json(&deploy.map(|deploy| Accepted { deploy }))
 }
 
-/// The environment that the image of what serves brings; none where nothing does, or where the image cannot be read: its deploy
-/// says so.
+/// Returns the environment variables set by the current release's image. Returns none if the app has no release or
+/// the image cannot be read; in the latter case the next deploy reports the error.
 async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
     let view = server.core.view();
     let current = view.mirror.apps.get(app).and_then(|app| app.current);
@@ -143,7 +144,7 @@ pub(crate) async fn change_base(
     json(&())
 }
 
-/// An administrator's: a host name may be another team's.
+/// Changes the app's host names. Needs the admin scope, because a host name may belong to another team.
 pub(crate) async fn change_hosts(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -176,7 +177,8 @@ pub(crate) async fn change_branch(
     server.core.mutate(change).await?;
     let view = server.core.view();
     let branch = &mutations::app(&view.mirror, &app)?.branch;
-    // The repository's HEAD is the branch's. It was not damaged, so nobody is told.
+    // Points the repository's HEAD at the new branch. The repository was not damaged, so its list of repairs is
+    // ignored.
     let opened = server.repositories.ensure(&app, branch, &[]).await;
     opened.map_err(|error| Problem::internal(crate::causes(&error)))?;
     json(&())
@@ -261,19 +263,19 @@ pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller,
     json(&infos)
 }
 
-/// `?instance=`
+/// Query parameters of `why`: `?instance=`.
 #[derive(Deserialize)]
 pub(crate) struct WhyQuery {
     instance: Option<InstanceId>,
 }
 
-/// The room on the disk of the data folder.
+/// Free space and reserve of the disk that holds the data folder.
 fn disk(server: &Server) -> Option<why::Disk> {
     let (free, _) = gantry_linux::disk::space(&server.settings.data).ok()?;
     Some(why::Disk { free: Size(free), reserve: Size(server.settings.collect.reserve) })
 }
 
-/// What is wrong with the machine stands beside every answer: it may be the cause.
+/// Adds the machine's warnings to an explanation, because they may be the cause.
 fn beside(server: &Server, view: &View, mut explanation: Explanation) -> Explanation {
     explanation.evidence.extend(warnings(server, view));
     explanation

@@ -1,4 +1,4 @@
-//! Who asks, and whether they may.
+//! Authentication of callers and checks of their scopes.
 
 use std::sync::Arc;
 
@@ -14,51 +14,52 @@ use http::request::Parts;
 use super::{Refusal, name};
 use crate::{Server, core, tokens};
 
-/// Who asks: a token that is known.
+/// The authenticated caller of a request, known by its token.
 pub(crate) struct Caller {
     pub(crate) name: String,
     scope: Scope,
 }
 
 impl Caller {
-    /// May do everything.
+    /// Requires the admin scope.
     pub(crate) fn admin(&self) -> Result<(), Refusal> {
         self.allow(matches!(self.scope, Scope::Admin), "admin")
     }
 
-    /// May look at what concerns everyone.
+    /// Requires the admin or the read scope, for data that is not of a single app.
     pub(crate) fn read(&self) -> Result<(), Refusal> {
         self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read")
     }
 
-    /// The app of this name, which the caller may look at.
+    /// Parses the app's name and requires the right to read the app.
     pub(crate) fn read_app(&self, app: &str) -> Result<AppName, Refusal> {
         let app: AppName = name(app)?;
         self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(&app), "read")?;
         Ok(app)
     }
 
-    /// The app of this name, which the caller may change.
+    /// Parses the app's name and requires the right to deploy the app.
     pub(crate) fn deploy(&self, app: &str) -> Result<AppName, Refusal> {
         let app: AppName = name(app)?;
         self.allow(self.may_deploy(&app), &format!("deploy to {app}"))?;
         Ok(app)
     }
 
-    /// Is this machine.
+    /// Requires the token of this machine.
     pub(crate) fn machine(&self, machine: &MachineName) -> Result<(), Refusal> {
         let own = matches!(&self.scope, Scope::Machine { machine: own } if own == machine);
         self.allow(own, &format!("machine {machine}"))
     }
 
-    /// May read images: whoever deploys the app, and machines.
+    /// Requires the right to pull from a repository: admin, read and machine tokens, and the deploy token of the
+    /// repository's app.
     pub(crate) fn pull(&self, repository: &str) -> Result<(), Refusal> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
         let any = matches!(self.scope, Scope::Admin | Scope::Read | Scope::Machine { .. });
         self.allow(own || any, &format!("read of {repository}"))
     }
 
-    /// May write images.
+    /// Requires the right to push to a repository: admin tokens, and the deploy token of the repository's app.
     pub(crate) fn push(&self, repository: &str) -> Result<(), Refusal> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
         self.allow(own || matches!(self.scope, Scope::Admin), &format!("deploy to {repository}"))
@@ -81,7 +82,7 @@ impl Caller {
     }
 }
 
-/// The secret of a bearer token or of a password, whatever the user's name.
+/// Extracts the secret from a bearer token or from a basic password. The user name is ignored.
 pub(crate) fn secret(authorization: Option<&HeaderValue>) -> Option<String> {
     let value = authorization?.to_str().ok()?;
     let (kind, rest) = value.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! `/v1/bases`.
+//! `/v1/bases`: base images.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -28,7 +28,8 @@ pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> A
     json(&bases)
 }
 
-/// `POST /v1/bases/{name}/import`: the body is an OCI archive (`skopeo copy … oci-archive:FILE`).
+/// `POST /v1/bases/{name}/import`: imports a base image. The body is an OCI archive (`skopeo copy …
+/// oci-archive:FILE`).
 pub(crate) async fn import(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -51,7 +52,7 @@ pub(crate) async fn import(
         body.into_data_stream().map(move |piece| piece.map_err(std::io::Error::other).and_then(&mut fits)).boxed();
     let image =
         gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch).await.map_err(|error| {
-            // The archive is not what is wrong then.
+            // If the disk was full, that error is reported instead of an invalid archive.
             let problem = || Problem::invalid(format!("the archive cannot be imported: {error}"));
             full.get().cloned().unwrap_or_else(problem)
         })?;
@@ -59,7 +60,7 @@ pub(crate) async fn import(
     json(&keep(&server, caller.name, base, image, "an OCI archive".to_owned(), what).await?)
 }
 
-/// `DELETE /v1/bases/{name}`.
+/// `DELETE /v1/bases/{name}`: removes a base.
 pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
@@ -68,7 +69,7 @@ pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Pa
     json(&())
 }
 
-/// Gives an image that is here the name of a base; `what` is for the audit trail.
+/// Names an image in this registry as a base. `what` is the text of the audit event.
 pub(crate) async fn keep(
     server: &Server,
     by: String,
@@ -85,7 +86,7 @@ pub(crate) async fn keep(
     server.core.mutate(change).await
 }
 
-/// Refuses a base whose environment no process could be given.
+/// Refuses a base whose environment the kernel would reject at `execve`.
 async fn can_start(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
     let found = server.builder.image(image).await;
     let (_, image) = found.map_err(|error| Problem::internal(format!("the image of base {name}: {error}")))?;
@@ -118,7 +119,7 @@ async fn make(
     sender: &mpsc::Sender<Making>,
 ) -> Result<BaseInfo, Problem> {
     has_room(&server.settings, "a base", 0)?;
-    // No app's name has a dot: the collector of their logs passes it over.
+    // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);
     let _hold = server.holds.take();

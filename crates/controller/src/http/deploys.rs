@@ -1,4 +1,4 @@
-//! `/v1/apps/{app}/deploys` and the orders to a deploy.
+//! `/v1/apps/{app}/deploys`, and the commands to promote or abort a deploy.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::follow::Until;
 use crate::mirror::Mirror;
 use crate::{Server, follow, mutations};
 
-/// The longest name of an image's origin that is kept.
+/// Length limit of the stored origin of an image, in characters. Longer origins are cut.
 const ORIGIN_MAX: usize = 500;
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
@@ -70,10 +70,10 @@ pub(crate) async fn start(
     json(&Accepted { deploy })
 }
 
-/// The most volumes of an app's images.
+/// Limit on the volumes of an app's images.
 const VOLUMES_MAX: usize = 20;
 
-/// What the app has for its images once the deploys under way are done.
+/// Returns the app's image settings as they will be after the open deploys.
 fn settings_of(mirror: &Mirror, app: &AppName) -> Answer<ImageSettings> {
     let mut settings = mutations::app(mirror, app)?.image.clone();
     for deploy in mirror.open_deploys(app) {
@@ -84,7 +84,7 @@ fn settings_of(mirror: &Mirror, app: &AppName) -> Answer<ImageSettings> {
     Ok(settings)
 }
 
-/// Refuses a change that no image could run with.
+/// Refuses image settings with invalid, missing, too many or overlapping volumes.
 fn check_settings(known: &ImageSettings, change: &ImageSettings) -> Answer<()> {
     for (name, path) in change.volumes.iter().filter(|(_, path)| !path.is_empty()) {
         gantry_build::check_volume(name, path).map_err(Problem::invalid)?;
@@ -111,7 +111,7 @@ fn check_settings(known: &ImageSettings, change: &ImageSettings) -> Answer<()> {
     Ok(())
 }
 
-/// Values as they come: newline-delimited JSON, or server-sent events for whoever asks for those.
+/// Streams values as they arrive: as newline-delimited JSON, or as server-sent events if the client accepts them.
 pub(crate) fn stream<T: serde::Serialize + Send + 'static>(headers: &HeaderMap, receiver: mpsc::Receiver<T>) -> Answer {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let events = accept.contains("text/event-stream");
@@ -124,19 +124,19 @@ pub(crate) fn stream<T: serde::Serialize + Send + 'static>(headers: &HeaderMap, 
     Ok((headers, [UNBUFFERED], Body::from_stream(stream)).into_response())
 }
 
-/// `?until=`
+/// Query parameters of `follow`: `?until=`.
 #[derive(Deserialize)]
 pub(crate) struct FollowQuery {
     until: Option<FollowUntil>,
 }
 
-/// How far a deploy is followed, as it is asked for.
+/// The point up to which the client asks to follow a deploy.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FollowUntil {
     Serving,
     Verdict,
-    /// As the server is set.
+    /// The point in the server's settings.
     Setting,
 }
 

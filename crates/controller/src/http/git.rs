@@ -1,4 +1,4 @@
-//! The git door: `/git/<app>.git/…`, a token as the password.
+//! Git endpoint: `/git/<app>.git/…`, with a token as the password.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use super::{Answer, Params, UNBUFFERED};
 use crate::room::has_room;
 use crate::{Server, mutations, repositories};
 
-/// The longest compressed request, unpacked: what a clone says that it has.
+/// Size limit of a compressed request, also after unpacking. Such a request lists the commits that a clone has.
 const REQUEST_MAX: usize = 16 << 20;
 
-/// `?service=`
+/// Query parameters of `info/refs`: `?service=`.
 #[derive(Deserialize)]
 pub(crate) struct Refs {
     service: Option<String>,
@@ -35,7 +35,7 @@ struct Door {
     branch: String,
 }
 
-/// Checks who asks for what, and that the repository is there.
+/// Authorizes the caller, checks the service, and opens the app's repository.
 async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>, headers: &HeaderMap) -> Answer<Door> {
     let app = app.strip_suffix(".git").unwrap_or(app);
     let service = service.and_then(Service::parse).ok_or_else(|| Problem::invalid("only smart HTTP is served"))?;
@@ -45,7 +45,7 @@ async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>
     };
     let branch = mutations::app(&server.core.view().mirror, &app)?.branch.clone();
     if service == Service::ReceivePack {
-        // Git would say that it cannot make a folder.
+        // Without this check, git would only report that it cannot create a folder.
         has_room(&server.settings, "a push", 0)?;
     }
     repositories::open(server, &app).await?;
@@ -98,9 +98,10 @@ pub(crate) async fn serve(
     }
 }
 
-/// Git LFS asks here, with whatever path it likes. Its clients show the message of this form and nothing else.
+/// Answers Git LFS requests, on any path, with an error. LFS clients show only a message in this JSON form.
 ///
-/// Nothing is said of the app, so no token is asked for: a client without one would ask for a password first.
+/// The response says nothing about the app, so no token is required. With a token required, a client without one
+/// would first ask for a password.
 pub(crate) async fn lfs(method: http::Method) -> Response {
     let (status, message) = match method {
         http::Method::GET | http::Method::POST => (StatusCode::NOT_IMPLEMENTED, LFS),
@@ -110,12 +111,12 @@ pub(crate) async fn lfs(method: http::Method) -> Response {
     (status, [(header::CONTENT_TYPE, "application/vnd.git-lfs+json")], text).into_response()
 }
 
-/// What is told to Git LFS.
+/// Message shown by Git LFS clients.
 const LFS: &str = "Gantry does not serve Git LFS. Keep the files in git itself: git lfs migrate export --everything \
     --include='*'. Or keep them at another LFS server (git config -f .lfsconfig lfs.url URL), and fetch them in \
     container/compile.";
 
-/// A problem as git shows it to whoever pushes: of an error's body it takes plain text alone.
+/// Rewrites an error response as plain text, the only kind of error body that git shows to its user.
 pub(crate) async fn in_plain_text(mut response: Response) -> Response {
     let Some(Problem { message, hint, .. }) = response.extensions_mut().remove() else { return response };
     let text: String = [Some(message), hint].into_iter().flatten().map(|line| line + "\n").collect();
@@ -125,7 +126,8 @@ pub(crate) async fn in_plain_text(mut response: Response) -> Response {
     response.map(|_| text.into())
 }
 
-/// git compresses what it asks for when that is long; a pack is compressed already and comes as it is.
+/// Unpacks a compressed request body. Git compresses long negotiation requests; packs are already compressed, so git
+/// sends them unchanged.
 async fn gunzip(body: Body) -> Answer<BoxStream<'static, std::io::Result<Bytes>>> {
     use std::io::Read;
     let wrong = |error: &dyn std::fmt::Display| Problem::invalid(format!("the compressed request: {error}"));
@@ -139,7 +141,7 @@ async fn gunzip(body: Body) -> Answer<BoxStream<'static, std::io::Result<Bytes>>
     Ok(futures_util::stream::iter([Ok(Bytes::from(plain))]).boxed())
 }
 
-/// A push that is known to the hook's side for as long as its git runs.
+/// Registration of a push. The endpoint for the git hook knows the push until its git process ends.
 struct Push {
     server: Arc<Server>,
     name: String,

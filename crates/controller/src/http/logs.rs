@@ -1,4 +1,4 @@
-//! `GET /v1/apps/{app}/logs`: what the agents have, line by line.
+//! `GET /v1/apps/{app}/logs`: relays an agent's log lines one by one.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use super::auth::Caller;
 use super::{Answer, Params, deploys, sessions};
 use crate::{Server, mutations};
 
-/// The longest line of an agent's: the relay cuts those of applications long before.
+/// Size limit of a JSON line from the agent. The log relay cuts the application's own lines far below this limit.
 const LINE_MAX: usize = 4 << 20;
 
-/// Lines that nobody took yet.
+/// Capacity of the queue between agent and client, in lines.
 const AHEAD: usize = 256;
 
 #[derive(Deserialize)]
 pub(crate) struct Asked {
     role: Option<RoleName>,
     lines: Option<usize>,
-    /// Unix milliseconds.
+    /// Oldest time wanted, in Unix milliseconds.
     since: Option<u64>,
     grep: Option<String>,
     #[serde(default)]
@@ -61,11 +61,11 @@ pub(crate) async fn read(
         loop {
             let frame = tokio::select! {
                 frame = Frame::read(&mut agent) => frame,
-                // Whoever read has gone; the agent sees it by the closed connection.
+                // The client disconnected; the closed session tells the agent.
                 () = sender.closed() => return,
             };
             let Ok(Some(Frame::Output(text))) = frame else { return };
-            // A long line comes in several frames.
+            // The agent sends a long line in several frames.
             whole.extend_from_slice(&text);
             if !whole.ends_with(b"\n") && whole.len() < LINE_MAX {
                 continue;

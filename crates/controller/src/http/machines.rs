@@ -1,4 +1,5 @@
-//! `/internal/v1`: what agents and routers ask and tell. Questions wait for news, so that news is told at once.
+//! `/internal/v1`: endpoints for agents and routers. Requests for the plan and the table are long polls, so that
+//! changes arrive at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +15,17 @@ use super::{Answer, Params, body, json, name};
 use crate::Server;
 use crate::core::View;
 
-/// How long a question waits.
+/// Timeout of a long poll.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `?after=`: the generation that the asker has; none for one that has nothing.
+/// Query parameters of a long poll. `?after=` is the generation that the caller has; a caller without any omits the
+/// parameter.
 #[derive(Deserialize)]
 pub(crate) struct After {
     after: Option<Generation>,
 }
 
-/// Waits until `find` finds something.
+/// Waits until `find` returns a value; returns none after [`PATIENCE`].
 async fn news<T>(server: &Server, find: impl Fn(&View) -> Option<T>) -> Option<T> {
     let mut views = server.core.views();
     let waiting = async {

@@ -1,4 +1,4 @@
-//! Paths. Each handler checks the token's scope, calls what knows, and turns it into JSON.
+//! HTTP routes. Each handler authorizes the caller, runs the operation, and returns JSON.
 
 mod apps;
 pub(crate) mod auth;
@@ -32,20 +32,21 @@ use serde::de::DeserializeOwned;
 
 use crate::Server;
 
-/// Asks nginx and its like before the API to pass each piece on as it comes: whoever follows something reads it line by line.
+/// Response header that turns off buffering in nginx and compatible proxies in front of the API. Clients read
+/// followed responses line by line.
 pub(crate) const UNBUFFERED: (http::HeaderName, http::HeaderValue) =
     (http::HeaderName::from_static("x-accel-buffering"), http::HeaderValue::from_static("no"));
 
-/// The longest report of a machine: it tells of every instance, with the last words of each.
+/// Size limit of a machine's report in bytes. A report lists every instance, with the last output lines of each.
 const REPORT_MAX: usize = 64 << 20;
 
-/// The longest JSON body.
+/// Size limit of other JSON bodies in bytes.
 const BODY_MAX: usize = 1 << 20;
 
-/// An answer, or what is wrong.
+/// Result of a handler: the response, or the error response.
 pub(crate) type Answer<T = Response> = Result<T, Refusal>;
 
-/// A problem as a response.
+/// Error response made from a [`Problem`].
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) Problem);
 
@@ -69,18 +70,18 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A value as JSON.
+/// Serializes a value into a JSON response.
 pub(crate) fn json(value: &impl Serialize) -> Answer {
     let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// A body as a value.
+/// Parses a JSON request body.
 pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
     serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the request's body: {error}")).into())
 }
 
-/// The parameters of a request's query; what is wrong with them is told as everything else is.
+/// Query parameters of a request. An invalid query is refused with the same error response as any other bad request.
 pub(crate) struct Params<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
@@ -94,12 +95,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A name out of a path.
+/// Parses a name taken from the path.
 pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Answer<T> {
     text.parse().map_err(|error: T::Err| Problem::invalid(error.to_string()).into())
 }
 
-/// Every path.
+/// Builds the router with all routes of the server.
 pub(crate) fn router(server: Arc<Server>) -> Router {
     let v1 = Router::new()
         .route("/openapi.json", get(openapi::show))

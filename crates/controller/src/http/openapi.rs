@@ -1,7 +1,7 @@
-//! The API's own description: `GET /v1/openapi.json`, OpenAPI 3.1.
+//! OpenAPI 3.1 description of the API: `GET /v1/openapi.json`.
 //!
-//! Each operation stands in one table. The shape of a body is taken from a sample of the very type that is read or
-//! written, so that it cannot say something else than the code.
+//! One table lists each operation. The schema of a body is derived from a sample of the type that the code reads or
+//! writes, so the description cannot contradict the code.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::Answer;
 
-/// One operation.
+/// An operation of the API.
 struct Operation {
     method: &'static str,
     path: &'static str,
@@ -44,7 +44,7 @@ fn operation(
     Operation { method, path, scope, summary, request, answer }
 }
 
-/// `GET /v1/openapi.json`: known without a token.
+/// `GET /v1/openapi.json`: needs no token.
 pub(crate) async fn show() -> Answer<Response> {
     super::json(&document())
 }
@@ -53,7 +53,7 @@ fn sample(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
-/// A name that is known to be one.
+/// Parses a sample name that is known to be valid.
 fn name<T: std::str::FromStr>(text: &str) -> T {
     text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
 }
@@ -161,7 +161,7 @@ fn token() -> TokenInfo {
     }
 }
 
-/// Everything below `/v1`.
+/// Returns the table of all operations below `/v1`.
 fn operations() -> Vec<Operation> {
     let none = || Value::Null;
     let accepted = || sample(Accepted { deploy: DeployNumber(7) });
@@ -338,7 +338,7 @@ fn operations() -> Vec<Operation> {
     ]
 }
 
-/// The shape of a sample.
+/// Derives a JSON schema from a sample.
 fn shape(value: &Value) -> Value {
     match value {
         Value::Null => json!({}),
@@ -359,7 +359,7 @@ fn content(sample: &Value) -> Value {
     json!({ "application/json": { "schema": shape(sample), "example": sample } })
 }
 
-/// The whole description.
+/// Builds the complete OpenAPI document.
 fn document() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in operations() {

@@ -1,4 +1,4 @@
-//! Images of other registries.
+//! Pulls of images from other registries.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::mirror::Record;
 use crate::room::has_room;
 use crate::{Server, causes, mutations};
 
-/// To find out where a name leads.
+/// Timeout for resolving a registry's host name.
 const LOOKUP: Duration = Duration::from_secs(5);
 
-/// `POST /v1/apps/{app}/pull`: into the app's own repository. An image of this very registry stays where it is.
+/// `POST /v1/apps/{app}/pull`: pulls an image into the app's own repository. An image that is already in this
+/// registry is not copied.
 pub(crate) async fn image(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -44,7 +45,7 @@ pub(crate) async fn image(
         let what = format!("pulled image {}", pull.remote);
         let change = move |mirror: &crate::mirror::Mirror, now| {
             let event = mutations::event(mirror, now, &by, Some(&app), what);
-            // A name of its own, so that it is kept for as long as any pushed image.
+            // The image gets its own tag, so garbage collection keeps it like any pushed image.
             let tag = Record::Tag { repository: app.to_string(), tag: pulled_tag(&digest), digest };
             Ok((vec![event, tag.into()], ()))
         };
@@ -53,7 +54,7 @@ pub(crate) async fn image(
     })
 }
 
-/// `POST /v1/bases/{name}/pull`.
+/// `POST /v1/bases/{name}/pull`: pulls an image and names it as a base.
 pub(crate) async fn base(
     State(server): State<Arc<Server>>,
     caller: Caller,
@@ -80,7 +81,7 @@ pub(crate) async fn base(
     })
 }
 
-/// The work as a stream; it goes on when whoever asked goes away.
+/// Runs `work` in a task and streams its progress. The task continues when the client disconnects.
 pub(crate) fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> Answer
 where
     F: Future<Output = Result<Making, Problem>> + Send + 'static,
@@ -94,8 +95,8 @@ where
     deploys::stream(headers, receiver)
 }
 
-/// The reference within this registry, of one that names this server as the registry: by the name that the caller reached it by, or
-/// by its port on an address of this machine.
+/// Returns the reference within this registry, if `remote` names this server as its registry. Two forms name this
+/// server: the host name of the current request, and this server's port on an address of this machine.
 pub(crate) async fn own_reference(server: &Server, headers: &HeaderMap, remote: &Remote) -> Option<String> {
     let reached_by = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let own = reached_by.is_some_and(|host| host.eq_ignore_ascii_case(&remote.registry))
@@ -103,7 +104,7 @@ pub(crate) async fn own_reference(server: &Server, headers: &HeaderMap, remote: 
     own.then(|| remote.local())
 }
 
-/// `host:port` is where this server listens.
+/// Returns whether `registry` (`host:port`) resolves to the address that this server listens on.
 async fn leads_to(registry: &str, listen: SocketAddr) -> bool {
     let Some((host, port)) = registry.rsplit_once(':') else { return false };
     if port.parse() != Ok(listen.port()) {
@@ -111,23 +112,23 @@ async fn leads_to(registry: &str, listen: SocketAddr) -> bool {
     }
     let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), listen.port()));
     let Ok(Ok(addresses)) = tokio::time::timeout(LOOKUP, found).await else { return false };
-    // Nothing can be bound to an address that another machine has.
+    // A socket can be bound only to an address of this machine.
     let is_own = |ip: IpAddr| listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
     addresses.map(|address| address.ip()).any(|ip| ip == listen.ip() || is_own(ip))
 }
 
-/// What a pull led to.
+/// Outcome of a pull.
 enum Pulled {
-    /// An image that is in this registry already, and what it is called there.
+    /// The image was already in this registry, under this reference.
     Own { image: Digest, reference: String },
-    /// An image of another registry, which is here now.
+    /// The image came from another registry and is now stored here.
     Foreign(Digest),
 }
 
 struct Pull {
     remote: Remote,
     credentials: Option<Credentials>,
-    /// What the reference means in this registry, if it names this server.
+    /// The reference within this registry, if the registry is this server.
     own: Option<String>,
 }
 
@@ -137,7 +138,7 @@ impl Pull {
         let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
         let remote = remote.ok_or_else(|| Problem::invalid(format!("{reference:?} names no registry")))?;
         let own = own_reference(server, headers, &remote).await;
-        // What else listens on the server's own loopback is not for everyone who may deploy.
+        // Other services on the server's loopback interface are not open to every token that may deploy.
         if own.is_none() && remote.is_local() {
             caller.admin()?;
         }
@@ -155,7 +156,7 @@ impl Pull {
         let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
         match gantry_image::pull(&self.remote, asker, &server.blobs, tell, fits).await {
             Ok(digest) => Ok(Pulled::Foreign(digest)),
-            // By a name that only whoever is between knows.
+            // The registry turned out to be this server, reached through a proxy under another name.
             Err(PullError::Own(remote)) => own(server, caller, remote.local()).await,
             Err(error @ PullError::Unreachable { .. }) => Err(Problem::new(502, error.to_string())),
             Err(PullError::NoRoom(why)) => Err(Problem::new(507, why)),

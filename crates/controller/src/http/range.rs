@@ -1,15 +1,16 @@
-//! The part of a blob that a request asks for (RFC 9110, section 14): a pull that broke off goes on where it was.
+//! Byte ranges of blob requests (RFC 9110, section 14). An interrupted pull resumes where it stopped.
 
 use std::ops::Range;
 
-/// What is to be sent of `size` bytes.
+/// The part of a blob of `size` bytes to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All: nothing else was asked for, or in a way that may be passed over, such as several parts at once.
+    /// The whole blob: the request has no range, or a range that RFC 9110 allows to ignore, such as several ranges at
+    /// once.
     Whole,
     /// These bytes.
     Of(Range<u64>),
-    /// None of what was asked for is there.
+    /// The range lies outside the blob.
     Nothing,
 }
 

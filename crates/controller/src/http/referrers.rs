@@ -1,4 +1,4 @@
-//! `/v2/<repository>/referrers/<digest>`: what was pushed to the repository and names that image as its subject.
+//! `/v2/<repository>/referrers/<digest>`: manifests in the repository that name the image as their subject.
 
 use axum::response::IntoResponse;
 use gantry_api::Problem;
@@ -10,13 +10,14 @@ use http::{HeaderName, HeaderValue, Uri, header};
 use super::{Answer, registry};
 use crate::Server;
 
-/// The most that may refer to one image: the list is one answer, and each line of it a manifest that is read.
+/// Limit on the referrers of one image. The list is a single response, and each entry needs a read of one manifest.
 pub(super) const MOST: usize = 200;
 
-/// The most that a line of the list may have, in bytes: all of them together are as large as a manifest may be.
+/// Size limit of an entry of the list in bytes. A full list of such entries is about as large as the largest
+/// manifest.
 const LINE_MAX: usize = 16 << 10;
 
-/// A manifest that refers to something, and would be listed with more than may be told of it, is refused.
+/// Refuses a manifest with a subject if its entry in the list would exceed [`LINE_MAX`].
 pub(super) fn check(bytes: &[u8]) -> Answer<()> {
     let line = Referrer::parse(Hasher::of(bytes), bytes).map(|referrer| serde_json::json!(referrer).to_string());
     if line.is_some_and(|line| line.len() > LINE_MAX) {
@@ -26,7 +27,8 @@ pub(super) fn check(bytes: &[u8]) -> Answer<()> {
     Ok(())
 }
 
-/// The list, of one `artifactType=` if the query names one. An image that is not known has none.
+/// Lists the referrers of `subject`, filtered by `artifactType=` if the query has it. An unknown image has an empty
+/// list.
 pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, uri: &Uri) -> Answer {
     let digests: Vec<Digest> = {
         let view = server.core.view();
@@ -36,11 +38,11 @@ pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, ur
             .map(|(digest, _)| digest.clone())
             .collect()
     };
-    // No kind has a space in it: that was a plus which nobody escaped.
+    // Artifact types contain no spaces: a space here was an unescaped plus sign in the query.
     let wanted = registry::parameter(uri, "artifactType").map(|kind| kind.replace(' ', "+"));
     let mut referrers = Vec::new();
     for digest in digests {
-        // One whose record is younger than this look, or older than its collection, is not listed.
+        // Skips a manifest whose blob is missing: its record was written or garbage-collected during this request.
         let Ok(bytes) = server.blobs.read(&digest).await else { continue };
         let referrer = Referrer::parse(digest, &bytes);
         referrers.extend(referrer.filter(|one| wanted.is_none() || one.artifact_type == wanted));

@@ -1,7 +1,8 @@
-//! The registry: OCI distribution over the blobs (specification 1.1).
+//! Container registry: OCI distribution specification 1.1 over the blob store.
 //!
-//! Repositories are apps, whose releases' images are tagged with their commits, and `base/<name>` for each base. What is
-//! pushed is streamed to the blobs; a manifest is taken only once all that it names is here.
+//! A repository is an app's name, or `base/<name>` for a base. An app's repository has the images of its releases,
+//! tagged with their commits. Pushed blobs are streamed to the blob store. A manifest is accepted only if all blobs
+//! and manifests named in it are present.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,24 +22,25 @@ use super::{Answer, Refusal, json, referrers, uploads};
 use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key, tag_key};
 use crate::{Server, causes};
 
-/// The largest manifest: what the specification asks registries to take, at least.
+/// Size limit of a manifest in bytes: the minimum that the specification requires registries to accept.
 const MANIFEST_MAX: usize = 4 << 20;
 
-/// The most manifests, and the most tags, of a repository.
+/// Limit on the manifests, and on the tags, of a repository.
 const NAMES_MAX: usize = 10_000;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// The tag that is meant where none is named.
+/// Default tag of a reference without a tag.
 const LATEST: &str = "latest";
 
-/// `GET /v2/`: this is a registry.
+/// `GET /v2/`: tells clients that this server is a registry.
 pub(crate) async fn version(caller: Result<Caller, Refusal>) -> Response {
     let empty = || json(&BTreeMap::<String, String>::new());
     caller.and_then(|_| empty()).unwrap_or_else(|refusal| told(refusal, ""))
 }
 
-/// Docker's client looks for this field in every answer, refusals too, before it makes an index (`docker manifest`).
+/// Adds the API version to every response, including errors. Docker's client requires the header before it creates an
+/// index (`docker manifest`). Also adds this registry's id.
 pub(crate) async fn versioned(State(server): State<Arc<Server>>, mut response: Response) -> Response {
     let version = field(HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
     let own = field(HeaderName::from_static(REGISTRY_ID), &server.registry_id);
@@ -46,7 +48,7 @@ pub(crate) async fn versioned(State(server): State<Arc<Server>>, mut response: R
     response
 }
 
-/// `/v2/<repository>/(manifests|blobs|tags)/…`; what is wrong is told in the specification's form.
+/// `/v2/<repository>/(manifests|blobs|tags)/…`. Error responses have the specification's form.
 pub(crate) async fn route(
     State(server): State<Arc<Server>>,
     caller: Result<Caller, Refusal>,
@@ -60,18 +62,18 @@ pub(crate) async fn route(
     answered.unwrap_or_else(|refusal| told(refusal, &path))
 }
 
-/// A refusal in the specification's form.
+/// Converts an error response into the specification's form.
 fn told(refusal: Refusal, path: &str) -> Response {
     let problem = &refusal.0;
     let code = code(problem.status, path, &problem.message);
     let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
-    // With the headers that it has anywhere.
+    // Keeps the headers of the usual error response.
     let mut response = refusal.into_response();
     response.headers_mut().remove(header::CONTENT_LENGTH);
     response.map(|_| Body::from(text.to_string()))
 }
 
-/// The specification's word for what is wrong (section "Error Codes").
+/// Returns the specification's error code (section "Error Codes").
 fn code(status: u16, path: &str, message: &str) -> &'static str {
     let of = |part: &str| path.contains(part);
     match status {
@@ -138,7 +140,7 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
     }
 }
 
-/// What a path means.
+/// Target of a registry path.
 enum What<'a> {
     Begin,
     Upload(&'a str),
@@ -148,7 +150,7 @@ enum What<'a> {
     Referrers(Digest),
 }
 
-/// A repository is an app's name, or names with slashes between them.
+/// Validates a repository's name: an app's name, or several names separated by slashes.
 pub(crate) fn checked_repository(parts: &[&str]) -> Answer<String> {
     let plain = |part: &&str| {
         let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -170,7 +172,7 @@ pub(crate) fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Keeps a manifest whose blobs are all here, and its tag.
+/// Stores a manifest and its tag, if all blobs and manifests named in it are present.
 async fn put_manifest(server: &Server, by: &str, repository: String, reference: &str, request: Request) -> Answer {
     let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX)
         .await
@@ -208,7 +210,7 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
     server.core.mutate(change).await?;
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
-    // Who pushed it need not keep a list of its own.
+    // Tells the client that this registry lists referrers, so the client need not maintain a list itself.
     let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
     response.headers_mut().extend(heard);
@@ -218,14 +220,15 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
     Ok(response)
 }
 
-/// What to say of a repository that could be an app's, and is none's. Others keep images for any app.
+/// Returns a warning if the repository's name is a valid app name but no such app exists. Other repositories may hold
+/// images for any app.
 fn no_app(mirror: &Mirror, repository: &str) -> Option<String> {
     let app = AppName::parse(repository).ok()?;
     let none = !mirror.apps.contains_key(&app);
     none.then(|| format!("there is no app {app}; create it with: gantry app create {app}"))
 }
 
-/// The records of a manifest that was pushed.
+/// Returns the records to write for a pushed manifest.
 fn keep(
     mirror: &Mirror,
     now: Moment,
@@ -293,7 +296,8 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
     Ok((headers, if body { Body::from(bytes) } else { Body::empty() }).into_response())
 }
 
-/// How large a blob is. Whoever looks for one means to name it, and leaves it out of a push: it is not collected meanwhile.
+/// Returns the size of a blob. A client that asks may then leave the blob out of its push. The request therefore
+/// counts as a write, which protects the blob from garbage collection.
 async fn size(server: &Server, digest: &Digest) -> Answer<u64> {
     let size = server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?;
     Ok(size.ok_or_else(|| Problem::missing(format!("there is no blob {digest}")))?)
@@ -340,7 +344,8 @@ fn field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
     HeaderValue::from_str(value).ok().map(|value| (name, value))
 }
 
-/// Removes a tag; or a manifest with all its tags. Its blobs go once nothing names them; what a release names stays.
+/// Removes a tag, or a manifest with all its tags. Garbage collection later removes blobs that no record names;
+/// images of releases stay.
 async fn untag(server: &Server, by: &str, repository: String, reference: &str) -> Answer {
     let (by, reference) = (by.to_owned(), reference.to_owned());
     let change = move |mirror: &crate::mirror::Mirror, now| {
@@ -364,17 +369,17 @@ async fn untag(server: &Server, by: &str, repository: String, reference: &str) -
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-/// A parameter of a request's query.
+/// Returns a parameter of a request's query.
 pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     Query::<BTreeMap<String, String>>::try_from_uri(uri).ok()?.0.remove(name)
 }
 
-/// A repository's tags in order: `?n=` of them after `?last=`, with a link to the rest.
+/// Lists a repository's tags in order: `?n=` tags after `?last=`, with a link to the rest.
 fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
     let view = server.core.view();
     let known = view.mirror.tags.get(repository);
     let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.mirror.apps.contains_key(&app));
-    // A base has one image, by whatever tag it is asked for.
+    // A base has one image, which every tag names.
     let base = tagged(server, repository, LATEST).filter(|_| known.is_none());
     if known.is_none() && base.is_none() && !is_app {
         return Err(Problem::missing(format!("there is no repository {repository}")).into());
@@ -390,15 +395,15 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
     let names: Vec<&str> = rest.by_ref().take(most).collect();
     let mut response = json(&serde_json::json!({ "name": repository, "tags": names }))?;
     if let (Some(last), Some(_)) = (names.last(), rest.next()) {
-        // A tag has no character that a header or an address would not take.
+        // Every character of a tag is valid in a header and in a URL.
         let link = format!("</v2/{repository}/tags/list?n={most}&last={last}>; rel=\"next\"");
         response.headers_mut().extend(field(header::LINK, &link));
     }
     Ok(response)
 }
 
-/// The image that a reference means, `repository:tag`, `repository@digest` or both, of this registry; for someone who may read
-/// that repository.
+/// Resolves a reference in this registry (`repository:tag`, `repository@digest` or both) to an image. The caller
+/// needs the right to pull from the repository.
 pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> Answer<Digest> {
     let unknown = || Problem::missing(format!("there is no image {reference} in this registry"));
     let Parts { name: repository, tag, digest } = Parts::of(reference);
@@ -410,7 +415,7 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
             Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)).ok_or_else(unknown)?
         }
     };
-    // Of several images under one name the one for this machine is meant.
+    // From an index, selects the image for this machine's platform.
     let mut selection = Selection::default();
     loop {
         let bytes = server.blobs.read(&digest).await.map_err(|_| unknown())?;

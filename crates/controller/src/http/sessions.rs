@@ -1,4 +1,4 @@
-//! Sessions: a person's request turns into frames, joined with an agent's connection.
+//! Interactive sessions. The server upgrades a person's request and joins the connection with an agent's.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use super::{Answer, body};
 use crate::core::View;
 use crate::{Server, mutations};
 
-/// `POST /v1/apps/{app}/exec` and `…/run`.
+/// Request body of `POST /v1/apps/{app}/exec` and `…/run`.
 #[derive(Deserialize)]
 struct Wanted {
-    /// `web-1`, or the whole name; the first ready one if none.
+    /// The instance as `web-1` or by its full name. The default is the first running instance.
     #[serde(default)]
     instance: Option<String>,
     command: Vec<String>,
@@ -33,7 +33,7 @@ struct Wanted {
 
 const TEXT_MAX: usize = 1 << 20;
 
-/// The request's body, and what its connection turns into.
+/// Reads the request's body and takes the pending upgrade of its connection.
 async fn split(request: Request) -> Answer<(Bytes, OnUpgrade)> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts
@@ -49,7 +49,7 @@ fn switching() -> Response {
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
-/// Joins a person and an agent until either ends.
+/// Copies data between a person and an agent until both directions end or fail.
 fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: SessionKind) -> Response {
     let server = Arc::clone(server);
     tokio::spawn(async move {
@@ -69,18 +69,18 @@ fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: Ses
     switching()
 }
 
-/// The machine that has an instance.
+/// Returns the machine that an instance is assigned to.
 fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
     view.mirror.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
 }
 
-/// A machine that can be asked.
+/// Returns any machine that has reported.
 pub(crate) fn any_machine(view: &View) -> Answer<MachineName> {
     let missing = || Problem::new(503, "no machine has reported; what `gantry up` prints says what keeps its agent");
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 
-/// The instance that is meant.
+/// Finds the running instance that a request names, or the app's first running instance.
 fn find_instance(view: &View, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
     let running = view.mirror.plan.assignments().filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
@@ -89,7 +89,7 @@ fn find_instance(view: &View, app: &AppName, wanted: Option<&str>) -> Answer<Ins
     });
     let current = view.mirror.apps.get(app).and_then(|app| app.current);
     let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();
-    // Of two that are called the same the one of the release that serves is meant.
+    // If two instances have the same short name, prefers the instance of the current release.
     ids.sort_by_key(|id| (Some(id.release) != current, !id.role.is_web(), id.index));
     let found = match wanted {
         None => ids.first(),
@@ -140,7 +140,7 @@ pub(crate) async fn run(
     let role = services.clone().find(|(name, _)| name.as_str() == "web").or_else(|| services.next());
     let (_, role) = role.ok_or_else(|| Problem::missing("its release has no role"))?;
     let mut role = role.clone();
-    // Volumes belong to their single writer.
+    // A volume has a single writer, so the one-off gets none.
     role.volumes.clear();
     let spec = InstanceSpec {
         image: release.image.clone(),
@@ -161,7 +161,7 @@ pub(crate) async fn run(
     Ok(join(&server, person, machine, what))
 }
 
-/// What is looked at from inside stands in the trail; the command line does not, it may hold secrets.
+/// Records the session in the audit trail. Omits the command line, which may contain secrets.
 async fn audit(server: &Server, caller: &Caller, app: &AppName, what: String) -> Answer<()> {
     let (by, app) = (caller.name.clone(), app.clone());
     server.core.mutate(move |mirror, now| Ok((vec![mutations::event(mirror, now, &by, Some(&app), what)], ()))).await?;

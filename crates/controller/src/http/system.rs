@@ -1,4 +1,4 @@
-//! Status, events, tokens.
+//! Endpoints for the status, the cluster policy, events and tokens.
 
 use std::sync::Arc;
 
@@ -42,11 +42,11 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     json(&status)
 }
 
-/// Folders of the data folder, by what is in them; `router` has the access log.
+/// Subfolders of the data folder, reported by name. `router` has the access log.
 const KINDS: [&str; 11] =
     ["blobs", "layers", "images", "caches", "git", "builds", "logs", "volumes", "containers", "scratch", "router"];
 
-/// Bytes by kind.
+/// Measures the bytes used by each subfolder and by the store.
 async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
@@ -72,7 +72,7 @@ pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Cal
     json(&server.core.mutate(move |mirror, now| mutations::change_policy(mirror, now, &by, change)).await?)
 }
 
-/// `?app=`
+/// Query parameters of `events`: `?app=`.
 #[derive(Deserialize)]
 pub(crate) struct OfApp {
     app: Option<String>,

@@ -1,4 +1,5 @@
-//! Blobs on their way into the registry: `POST` begins, `PATCH` writes on, `PUT` ends. Streamed to the blobs as they come.
+//! Blob uploads into the registry: `POST` begins, `PATCH` appends, `PUT` finishes. Data is streamed to the blob store
+//! as it arrives.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Guard, MutexGuard, PoisonError};
@@ -18,26 +19,28 @@ use super::registry::parameter;
 use crate::room::{Room, has_room};
 use crate::{Server, causes};
 
-/// Uploads at once: altogether, and of a repository, so that whoever pushes to one leaves room for the others.
+/// Limits on concurrent uploads: in total, and per repository. The second keeps one repository from using up the
+/// total.
 const AT_ONCE: usize = 200;
 const OF_ONE: usize = 50;
 
-/// An upload that nobody writes to for this long is given up.
+/// Time without a write after which an upload is discarded.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// The largest blob.
+/// Size limit of a blob in bytes.
 const BLOB_MAX: u64 = 16 << 30;
 
-/// The uploads under way.
+/// Open uploads by id.
 #[derive(Default)]
 pub(crate) struct Uploads(Guard<HashMap<String, Upload>>);
 
 #[derive(Clone)]
 struct Upload {
     repository: String,
-    /// Whoever holds it writes; none once it has ended.
+    /// The blob writer, locked by the request that writes; none after the upload has ended.
     writer: Arc<Mutex<Option<Writer>>>,
-    /// Changes with each request. A client that asks anew has lost the request before, and whoever still reads that one lets go.
+    /// Changes with each request. A client that sends a new request has lost its previous connection; the previous
+    /// request then stops.
     turn: watch::Sender<()>,
     touched: Instant,
 }
@@ -65,7 +68,8 @@ impl Uploads {
         Ok(id)
     }
 
-    /// An upload to this repository; whoever writes to it already is told to let go. With it the turn of whoever asks.
+    /// Returns an upload to this repository and a receiver for the caller's turn. Signals a request that still writes
+    /// to the upload to stop.
     fn get(&self, repository: &str, id: &str) -> Answer<(Upload, watch::Receiver<()>)> {
         let mut uploads = self.lock();
         let upload = uploads.get_mut(id).filter(|upload| upload.repository == repository);
@@ -85,16 +89,16 @@ impl Uploads {
         self.lock().remove(id);
     }
 
-    /// Gives up those that nobody has written to for long, with what they have on disk.
+    /// Discards idle uploads and their data on disk.
     pub(crate) fn prune(&self) {
         self.lock().retain(|_, upload| upload.touched.elapsed() < IDLE || upload.writer.try_lock().is_err());
     }
 }
 
-/// Returns when another request has come since this turn began.
+/// Waits until another request takes over the upload.
 async fn taken_over(mut turn: watch::Receiver<()>) {
     if turn.changed().await.is_err() {
-        // It has ended, and nobody asks any more.
+        // The upload has ended, so no other request can take over.
         std::future::pending::<()>().await;
     }
 }
@@ -118,7 +122,7 @@ fn wanted_digest(request: &Request) -> Answer<Option<Digest>> {
 }
 
 pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> Answer {
-    // A blob that is here already need not come again; whoever may push here may know that.
+    // A blob that is already stored need not be sent again. A caller with push rights may learn that the blob exists.
     if let Some(Ok(digest)) = parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
         && server.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_some()
     {
@@ -144,7 +148,7 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
     let appended = append(server, writer, request, taken_over(turn)).await;
     let size = writer.size();
     if writer.is_broken() {
-        // What it has is not what its digest was made of.
+        // The written data no longer matches the computed digest.
         guard.take();
         server.uploads.remove(id);
     } else {
@@ -183,7 +187,7 @@ pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answ
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// A piece that says where it belongs must follow what is there.
+/// Refuses a piece whose `Content-Range` does not continue at the current size.
 fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
     let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let begin = range.and_then(begins_at);
@@ -194,17 +198,17 @@ fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
     }
 }
 
-/// Where a piece belongs, by its `Content-Range`; the specification's has no unit, and clients send one.
+/// Returns the start offset of a `Content-Range`. The specification's form has no unit, but some clients send one.
 pub(crate) fn begins_at(range: &str) -> Option<u64> {
     range.strip_prefix("bytes ").unwrap_or(range).split('-').next()?.trim().parse().ok()
 }
 
-/// The length of a body that says it; no more is known of others before they came.
+/// Returns the `Content-Length` of a request, or 0 if the request has none.
 fn announced(request: &Request) -> u64 {
     request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// Writes on, until the request ends or is `taken_over`.
+/// Appends the request's body to the blob, until the request ends or another request takes over.
 async fn append(
     server: &Server,
     writer: &mut Writer,

@@ -1,4 +1,4 @@
-//! What a deploy waits for, and how it ended.
+//! Explains the state of an open deploy and the result of an ended deploy.
 
 use gantry_api::types::Explanation;
 use gantry_model::{AppName, Deploy, DeployState, Reason, Release, Span};
@@ -6,12 +6,12 @@ use gantry_model::{AppName, Deploy, DeployState, Reason, Release, Span};
 use super::{BuildState, Facts, current};
 use crate::core::View;
 
-/// The newest deploy.
+/// Returns the app's newest deploy.
 pub(super) fn last<'a>(view: &'a View, name: &AppName) -> Option<&'a Deploy> {
     view.mirror.deploys.get(name)?.values().next_back().map(AsRef::as_ref)
 }
 
-/// The deploy under way, and what it waits for.
+/// Explains the open deploy and the condition that the deploy waits for.
 pub(super) fn under_way(facts: &Facts<'_>, name: &AppName) -> Option<Explanation> {
     let view = facts.view;
     let deploy = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued)?;
@@ -43,7 +43,7 @@ pub(super) fn under_way(facts: &Facts<'_>, name: &AppName) -> Option<Explanation
     Some(Explanation { subject, headline, evidence: wait.map(Reason::evidence).unwrap_or_default() })
 }
 
-/// How far a build is, in words.
+/// Describes the progress of a build.
 fn building(build: Option<&BuildState>) -> String {
     let span = |duration: std::time::Duration| Span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     match build {
@@ -58,7 +58,7 @@ fn building(build: Option<&BuildState>) -> String {
     }
 }
 
-/// How a deploy ended, and what serves now.
+/// Explains the result of a deploy, and which release serves now.
 pub(super) fn ended(view: &View, deploy: &Deploy) -> Explanation {
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
     let serving = serving(view, &deploy.app);
@@ -69,12 +69,12 @@ pub(super) fn ended(view: &View, deploy: &Deploy) -> Explanation {
     Explanation { subject, headline, evidence }
 }
 
-/// HTTP requests go to it.
+/// Returns whether the release has a web role, which receives HTTP requests.
 pub(crate) fn has_web(release: &Release) -> bool {
     release.roles.keys().any(gantry_model::RoleName::is_web)
 }
 
-/// What serves, or at least runs.
+/// Describes which release serves, or at least runs.
 pub(super) fn serving(view: &View, name: &AppName) -> String {
     let Some(number) = view.mirror.apps.get(name).and_then(|app| app.current) else {
         return "nothing serves".to_owned();

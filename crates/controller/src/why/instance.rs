@@ -1,4 +1,4 @@
-//! What is wrong with an instance.
+//! Explains faults of an instance.
 
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use gantry_model::{AppName, Assignment, Exit, Goal, InstanceId, Moment, Observed
 use super::{Answer, Facts};
 use crate::core::View;
 
-/// An instance that ended this long ago and was started again is told of though it runs, in milliseconds.
+/// Age in milliseconds up to which an exit is still reported although the instance runs again.
 const RECENT: u64 = 600_000;
 
-/// How bad the state of an instance is.
+/// Severity of an instance's state, worst first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It ended, cannot start, or is being stopped for its checks.
+    /// The instance ended, cannot start, or is being stopped after failed checks.
     Down,
-    /// Its last checks failed, and it is still asked.
+    /// The last checks failed, but the instance still serves.
     Failing,
-    /// It is on its way.
+    /// The instance is starting.
     Starting,
 }
 
-/// An instance of the release that serves, as it is to be.
+/// An assigned instance with its observed state.
 struct Wanted<'a> {
     id: &'a InstanceId,
     assignment: &'a Assignment,
     seen: &'a ObservedInstance,
 }
 
-/// Every service instance that is to run of the release that serves.
+/// Returns the service instances of the current release with the goal to run.
 fn wanted<'a>(view: &'a View, name: &'a AppName) -> impl Iterator<Item = Wanted<'a>> {
     let current = view.mirror.apps.get(name).and_then(|app| app.current);
     let is_of = move |id: &InstanceId, goal| {
@@ -45,7 +45,7 @@ fn wanted<'a>(view: &'a View, name: &'a AppName) -> impl Iterator<Item = Wanted<
     )
 }
 
-/// The worst of the instances that are not as they should be.
+/// Returns the worst state among the app's instances, with the number of ready copies.
 fn worst(view: &View, name: &AppName) -> Option<(Rank, Answer)> {
     let states = wanted(view, name).filter_map(|one| Some((state(view, &one)?, one.id)));
     let ((rank, answer), id) = states.min_by_key(|((rank, _), _)| *rank)?;
@@ -62,17 +62,17 @@ fn worst(view: &View, name: &AppName) -> Option<(Rank, Answer)> {
     Some((rank, answer))
 }
 
-/// An instance that is down or fails its checks.
+/// Explains an instance that is down or fails its checks.
 pub(super) fn broken(view: &View, name: &AppName) -> Option<Answer> {
     worst(view, name).filter(|(rank, _)| *rank < Rank::Starting).map(|(_, answer)| answer)
 }
 
-/// An instance that is not ready yet.
+/// Explains the worst instance that is not healthy, which may only be starting.
 pub(super) fn unready(view: &View, name: &AppName) -> Option<Answer> {
     worst(view, name).map(|(_, answer)| answer)
 }
 
-/// What is not quite well with one that serves.
+/// Explains a minor problem of an instance that serves.
 pub(super) fn worrying(view: &View, name: &AppName) -> Option<Answer> {
     wanted(view, name).find_map(|one| {
         let answer = worry(view, one.seen)?;
@@ -80,14 +80,14 @@ pub(super) fn worrying(view: &View, name: &AppName) -> Option<Answer> {
     })
 }
 
-/// An instance of an old release that does not go.
+/// Explains an instance of the app that does not stop.
 pub(super) fn lingering(view: &View, name: &AppName) -> Option<Answer> {
     let instances = view.observed.machines.values().flat_map(|report| &report.instances);
     let mut leaving = instances.filter(|(id, seen)| &id.app == name && seen.phase == Phase::Stopping);
     leaving.find_map(|(id, seen)| Some(Answer::new(format!("{id} {}", seen.failure.as_ref()?))))
 }
 
-/// How an instance ended last, and how often that was.
+/// Explains the last exit of an instance and says how often the instance was restarted.
 fn ended_before(seen: &ObservedInstance, exit: &Exit, now: Moment) -> Answer {
     let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
     let again = match seen.restarts {
@@ -98,10 +98,11 @@ fn ended_before(seen: &ObservedInstance, exit: &Exit, now: Moment) -> Answer {
     Answer { headline: format!("{}{remedy}; that was {ago} ago, {again}", ExitText(exit)), evidence: exit.tail.clone() }
 }
 
-/// Between the last request that failed with an instance and its end, in milliseconds.
+/// Longest time in milliseconds from an instance's exit to its last failed request, for the exit to count as the
+/// cause.
 const WITH_ITS_END: u64 = 5_000;
 
-/// The end of an instance, if the last request that failed with it, at `failed`, was at that time.
+/// Explains the exit of an instance, if the exit caused the failed request at `failed`.
 pub(super) fn ended_lately(view: &View, id: &InstanceId, failed: Moment) -> Option<Answer> {
     let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
     let exit = seen.exit.as_ref().filter(|exit| failed.since(exit.at) <= WITH_ITS_END)?;
@@ -109,7 +110,8 @@ pub(super) fn ended_lately(view: &View, id: &InstanceId, failed: Moment) -> Opti
     Some(Answer { headline: format!("{id} {}", answer.headline), ..answer })
 }
 
-/// What is wrong with an instance that is to run, without its name; none if nothing is.
+/// Describes the fault of an instance with the goal to run, without the instance's name. Returns none for a ready
+/// instance that passes its checks.
 fn state(view: &View, one: &Wanted<'_>) -> Option<(Rank, Answer)> {
     let Wanted { assignment, seen, .. } = one;
     let body = || seen.probe.iter().flat_map(|probe| probe.body.lines().map(str::to_owned)).collect();
@@ -147,7 +149,7 @@ fn state(view: &View, one: &Wanted<'_>) -> Option<(Rank, Answer)> {
     })
 }
 
-/// What is not quite well with an instance that serves, without its name.
+/// Describes a minor problem of a ready instance, without the instance's name.
 fn worry(view: &View, seen: &ObservedInstance) -> Option<Answer> {
     if seen.phase != Phase::Ready {
         return None;
@@ -163,14 +165,14 @@ fn worry(view: &View, seen: &ObservedInstance) -> Option<Answer> {
     seen.warning.clone().map(Answer::new)
 }
 
-/// What `gantry ps` says beside an instance.
+/// Returns the note that `gantry ps` shows beside an instance.
 pub(crate) fn note(view: &View, id: &InstanceId, assignment: &Assignment, seen: &ObservedInstance) -> Option<String> {
     let answer = told(view, &Wanted { id, assignment, seen })?;
     (seen.phase != Phase::Ready || seen.failed_checks > 0 || !seen.limit_hits.is_empty() || seen.restarts > 0)
         .then_some(answer.headline)
 }
 
-/// What there is to say of an instance, whatever is to become of it.
+/// Describes the notable state of an instance with any goal.
 fn told(view: &View, one: &Wanted<'_>) -> Option<Answer> {
     match (one.assignment.spec.once, &one.seen.exit, one.seen.phase, one.assignment.goal) {
         (true, Some(exit), Phase::Exited, _) if exit.success() => Some(Answer::new("ended well".to_owned())),

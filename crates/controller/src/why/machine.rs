@@ -1,4 +1,4 @@
-//! What is wrong with the machine that an app runs on.
+//! Explains faults of the machine that an app runs on.
 
 use gantry_model::observed::SILENCE_MILLIS;
 use gantry_model::{AppName, Span};
@@ -8,7 +8,7 @@ use crate::core::View;
 
 const LOOK_AT_UP: &str = "what `gantry up` prints says what keeps it";
 
-/// No router reports: requests get no answer.
+/// Reports that no router has sent a report, so requests may get no response.
 pub(super) fn silent_router(view: &View, name: &AppName) -> Option<Answer> {
     let (observed, now) = (&view.observed, view.now);
     let heard = observed.routers_unheard(now) || observed.live_routers(now).next().is_some();
@@ -20,7 +20,7 @@ pub(super) fn silent_router(view: &View, name: &AppName) -> Option<Answer> {
     Some(Answer::new(format!("no router has reported for {silent}: requests may get no answer; {LOOK_AT_UP}")))
 }
 
-/// The agent of a machine that runs the app does not report: nothing is known of what runs there.
+/// Reports that the agent of a machine with the app is silent, so the state of its instances is unknown.
 pub(super) fn silent_agent(view: &View, name: &AppName) -> Option<Answer> {
     let current = view.mirror.apps.get(name)?.current?;
     let mut used = view.mirror.plan.assignments().filter(|(_, id, _)| &id.app == name && id.release == current);
@@ -37,7 +37,7 @@ pub(super) fn silent_agent(view: &View, name: &AppName) -> Option<Answer> {
     })
 }
 
-/// Less is free than the reserve.
+/// Reports that the disk has less free space than the reserve.
 pub(super) fn full_disk(disk: Disk) -> Option<Answer> {
     let Disk { free, reserve } = disk;
     (free < reserve).then(|| {

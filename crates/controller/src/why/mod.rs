@@ -1,13 +1,14 @@
-//! Why: one causal answer out of what is known. Pure.
+//! Explanations: derives one causal answer from the records and the latest reports. Pure.
 //!
-//! The first line says why requests fail, or why a role is not as wanted. What is asked in turn, until something answers:
-//! 1. what the app's owners asked for: destruction, maintenance, a pause, no copies;
-//! 2. what the whole machine lacks: a router, an agent;
-//! 3. an instance that is down, or fails its checks;
-//! 4. requests that fail though the checks pass;
-//! 5. the deploy under way, or one that failed;
-//! 6. what is not quite well with something that serves;
-//! 7. how the last deploy ended.
+//! The first line says why requests fail, or why a role is not as wanted. The causes are checked in this order, and
+//! the first match answers:
+//! 1. a request by the app's owners: destruction, maintenance, a pause, no copies;
+//! 2. a fault of the whole machine: no router, no agent;
+//! 3. an instance that is down or fails its checks;
+//! 4. failing requests although the checks pass;
+//! 5. the open deploy, or a failed deploy;
+//! 6. a minor problem of an app that serves;
+//! 7. the result of the last deploy.
 
 mod deploy;
 mod instance;
@@ -28,36 +29,36 @@ use crate::network;
 pub(crate) use deploy::has_web;
 pub(crate) use instance::{instance, note};
 
-/// What an answer rests on.
+/// Facts that an explanation is derived from.
 pub(crate) struct Facts<'a> {
     pub(crate) view: &'a View,
-    /// The app's build under way.
+    /// The app's running build.
     pub(crate) build: Option<BuildState>,
     /// The disk of the data folder.
     pub(crate) disk: Option<Disk>,
 }
 
-/// How far a build is.
+/// Progress of a build.
 #[derive(Debug, Clone)]
 pub(crate) struct BuildState {
-    /// Its step, in words; empty while it waits for its turn.
+    /// Description of the current step; empty while the build waits in the queue.
     pub(crate) step: String,
-    /// For how long the step has run.
+    /// Duration of the current step so far.
     pub(crate) running: Duration,
-    /// The last line that a program of the app's printed in it, and how long ago.
+    /// The last output line of the app's build programs in this step, and its age.
     pub(crate) said: Option<(String, Duration)>,
 }
 
-/// The room on a disk.
+/// Free space on a disk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Disk {
-    /// What is free.
+    /// Free bytes.
     pub(crate) free: Bytes,
-    /// What has to be free for a build, a pull or an upload.
+    /// Bytes that must stay free to accept a build, a pull or an upload.
     pub(crate) reserve: Bytes,
 }
 
-/// An answer, before it is said what it is about.
+/// Explanation without its subject.
 struct Answer {
     headline: String,
     evidence: Vec<String>,
@@ -84,7 +85,8 @@ pub(crate) fn app(facts: &Facts<'_>, name: &AppName) -> Explanation {
         .or_else(|| instance::broken(view, name))
         .or_else(|| traffic::failing(view, name));
     if let Some(mut answer) = trouble {
-        // All are news to whoever asks: what is wrong now, what the machine's network keeps out, and the deploy that may mend it.
+        // Adds the other relevant facts: what the machine's network blocks, and the open deploy, which may fix the
+        // problem.
         answer.evidence.extend(network::faults(view, name));
         answer.evidence.extend(open.map(|open| format!("{}: {}", open.subject, open.headline)));
         return answer.about(&subject);
@@ -99,7 +101,7 @@ pub(crate) fn app(facts: &Facts<'_>, name: &AppName) -> Explanation {
     if let Some(fault) = network::explain(view, name) {
         return Explanation { subject, ..fault };
     }
-    // That the last deploy failed is more than what is only not quite well.
+    // A failed last deploy matters more than a minor problem.
     if let Some(failed) = deploy::last(view, name).filter(|deploy| deploy.reason.is_some()) {
         return deploy::ended(view, failed);
     }
@@ -117,13 +119,13 @@ pub(crate) fn app(facts: &Facts<'_>, name: &AppName) -> Explanation {
     }
 }
 
-/// The release that serves.
+/// Returns the current release.
 fn current<'a>(view: &'a View, name: &AppName) -> Option<&'a Release> {
     let number = view.mirror.apps.get(name)?.current?;
     view.mirror.release(name, number).map(AsRef::as_ref)
 }
 
-/// Who said something of an app last, by the beginning of what was said, and how long ago.
+/// Says who caused the newest event of an app whose text begins with `about`, and how long ago.
 fn said_by(view: &View, name: &AppName, about: &str) -> Option<String> {
     let of_app = |event: &&std::sync::Arc<Event>| event.app.as_ref() == Some(name) && event.what.starts_with(about);
     let event = view.mirror.events.values().rev().find(of_app)?;

@@ -1,11 +1,11 @@
-//! What the app's owners asked for, where it keeps requests from the app.
+//! Explains requests by the app's owners that keep traffic away from the app.
 
 use gantry_model::AppName;
 
 use super::{Answer, current, said_by};
 use crate::core::View;
 
-/// The app is being destroyed, in maintenance, paused, or has no copies of its web role.
+/// Reports that the app is being destroyed, is in maintenance, is paused, or has no copies of its web role.
 pub(super) fn asked(view: &View, name: &AppName) -> Option<Answer> {
     let app = view.mirror.apps.get(name)?;
     if app.destroying {
@@ -25,7 +25,7 @@ pub(super) fn asked(view: &View, name: &AppName) -> Option<Answer> {
     Some(Answer { headline, evidence })
 }
 
-/// The web role is scaled to 0.
+/// Reports that the web role is scaled to 0.
 fn no_copies(view: &View, name: &AppName) -> Option<Answer> {
     let app = view.mirror.apps.get(name)?;
     let (role, settings) = current(view, name)?.roles.iter().find(|(role, _)| role.is_web())?;

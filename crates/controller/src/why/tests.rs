@@ -1,4 +1,5 @@
-//! Faults, each with the first line that tells its cause: a table. The states are those that an agent and a router report.
+//! Table of faults and the expected first line of the explanation. The states are in the form that agents and routers
+//! report.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use gantry_model::{InstanceId, Moment};
 use super::*;
 use crate::mirror::{Mirror, Record};
 
-/// The time of all answers: an hour and some after everything began.
+/// Time of all explanations in milliseconds: a little over an hour after the start.
 const NOW: u64 = 4_000_000;
 
-/// An app of two web copies, a worker and a release step, all well, and its first deploy done; for a test to break.
+/// A healthy app for a test to break: two web copies, a worker, a release step, and a finished first deploy.
 struct Scene {
     app: App,
     deploys: Vec<Deploy>,
@@ -180,7 +181,7 @@ impl Scene {
 
 type Fault = (&'static str, fn(&mut Scene), &'static str);
 
-/// The name of a fault, what it does to an app that is well, and the first line.
+/// Faults: name, change to the healthy app, expected first line.
 const FAULTS: &[Fault] = &[
     ("nothing is wrong", |_| {}, "deploy #1 of shop: done (config A); v1 serves"),
     (

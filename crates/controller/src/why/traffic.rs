@@ -1,4 +1,4 @@
-//! Requests that fail, as the routers count them: an app may fail them while its checks pass.
+//! Explains failing requests from the counts of the routers. An app may fail requests while its checks pass.
 
 use gantry_model::reason::LimitText;
 use gantry_model::{AppName, FailureRun, Moment, RequestFailure, Span};
@@ -6,16 +6,16 @@ use gantry_model::{AppName, FailureRun, Moment, RequestFailure, Span};
 use super::{Answer, deploy, instance};
 use crate::core::View;
 
-/// A run of failures whose last is older, in milliseconds, is told no more.
+/// Age in milliseconds after which a run of failures is no longer reported.
 const TOLD_MILLIS: u64 = 120_000;
 
-/// Failures that are told however few they are: what an app that is well never has.
+/// Failures reported at any count, because a healthy app never causes them.
 const ALWAYS: [RequestFailure; 3] = [RequestFailure::Broken, RequestFailure::Cut, RequestFailure::Slow];
 
-/// The most of an app's requests, in percent, that may fail in ways that a healthy app has too, before it is told.
+/// Failures that a healthy app causes too, with the percentage of requests from which such failures are reported.
 const TOLERATED: [(RequestFailure, u64); 2] = [(RequestFailure::ServerError, 10), (RequestFailure::GivenUp, 50)];
 
-/// Requests that reached an instance and failed.
+/// Reports requests that reached an instance and failed.
 pub(super) fn failing(view: &View, name: &AppName) -> Option<Answer> {
     let always = ALWAYS.iter().filter_map(|kind| Some((*kind, run(view, name, *kind)?)));
     let tolerated = TOLERATED.iter().filter_map(|(kind, percent)| {
@@ -24,7 +24,7 @@ pub(super) fn failing(view: &View, name: &AppName) -> Option<Answer> {
     });
     let (kind, run) = always.chain(tolerated).max_by_key(|(_, run)| run.count)?;
     let answer = told(view, name, kind, &run);
-    // An instance that ended took its requests with it: its end is the cause.
+    // When an instance ends, its open requests fail; the end of the instance is the cause.
     match run.instance.as_ref().and_then(|id| instance::ended_lately(view, id, run.last)) {
         Some(mut cause) => {
             cause.evidence.push(answer.headline);
@@ -34,12 +34,12 @@ pub(super) fn failing(view: &View, name: &AppName) -> Option<Answer> {
     }
 }
 
-/// Requests that no instance took in time.
+/// Reports requests that no instance accepted in time.
 pub(super) fn unserved(view: &View, name: &AppName) -> Option<Answer> {
     told_of(view, name, RequestFailure::NoInstance)
 }
 
-/// Requests that were over a limit.
+/// Reports requests refused by a rate or concurrency limit.
 pub(super) fn limited(view: &View, name: &AppName) -> Option<Answer> {
     told_of(view, name, RequestFailure::Limited)
 }
@@ -48,7 +48,8 @@ fn told_of(view: &View, name: &AppName, kind: RequestFailure) -> Option<Answer> 
     run(view, name, kind).map(|run| told(view, name, kind, &run))
 }
 
-/// The newest run of one kind, over all routers; none if it is over, or was of a release that no longer serves.
+/// Merges the current runs of one kind of failure over all routers. Ignores runs that are over, and runs of a release
+/// that no longer serves.
 fn run(view: &View, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
     let current = view.mirror.apps.get(name)?.current;
     let since = deploy::last(view, name).map_or(Moment(0), |deploy| deploy.entered);
@@ -89,7 +90,7 @@ fn told(view: &View, name: &AppName, kind: RequestFailure, run: &FailureRun) -> 
         }
     };
     let counts = format!("{} of {} requests failed since {} ago", run.count, run.of, Span(view.now.since(run.since)));
-    // A limit that was reached meanwhile is the cause of the cause.
+    // If the instance reached a limit meanwhile, the limit is the root cause.
     let limit = run.instance.as_ref().and_then(|id| {
         let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
         seen.limit_hits.iter().find(|hit| run.last.since(hit.last) <= TOLD_MILLIS).map(|hit| LimitText(hit.limit))
