@@ -1,9 +1,10 @@
-//! What reads foreign bytes, for the fuzz targets (`fuzz/`).
+//! Entry points of the fuzz targets (`fuzz/`): the parsers that read untrusted bytes.
 
-/// The first lines of a push: the same however they are cut, and nothing that is not dropped is changed.
+/// Parses the first lines of a push in pieces of any size. The output must not depend on the size, and must be a suffix
+/// of the input.
 ///
 /// # Panics
-/// When they are not.
+/// When the output is wrong.
 pub fn opening(bytes: &[u8]) {
     let passed = |size: usize| {
         let mut opening = crate::opening::Opening::default();
@@ -17,7 +18,7 @@ pub fn opening(bytes: &[u8]) {
     assert_eq!(whole, passed(1));
 }
 
-/// What git hands to the hooks of a push: pkt-lines, and in each a ref.
+/// Parses what git gives the hooks of a push: pkt-lines with a ref in each.
 pub fn push(bytes: &[u8]) {
     if let Ok(lines) = crate::hook::read_lines(&mut &bytes[..]) {
         lines.iter().for_each(|line| drop(crate::hook::update(line)));

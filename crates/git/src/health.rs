@@ -1,8 +1,9 @@
-//! Whether a repository holds what its branch names, and what becomes of one that does not.
+//! Checks that a repository has every object of its branch, and repairs a damaged repository.
 //!
-//! What was acknowledged is synced (`layout`, `hook`), so that a power loss damages nothing of it; disks and other hands do. A
-//! branch that cannot be read goes back to the newest commit that the server knows it had and that is whole. Where none is
-//! whole the repository is set aside, and the next push brings everything again: git is a cache of what developers have.
+//! Git and the hook sync every accepted commit (`layout`, `hook`), so a power loss damages none; failing disks and
+//! other programs may. A branch that cannot be read goes back to the newest commit that the server knows and that is
+//! whole. Where no commit is whole, the server sets the repository aside, and the next push sends everything again: git
+//! is a cache of the developers' own repositories.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,28 +15,29 @@ use gantry_model::AppName;
 
 use crate::layout;
 
-/// The longest that all that a branch names is looked for. A repository that takes longer counts as whole: git says itself
-/// what is missing when it is asked for it.
+/// Timeout of the search for all objects of a branch. A repository that takes longer counts as whole: git itself
+/// reports a missing object when a client asks for the object.
 pub(crate) const CHECK_TIME: Duration = Duration::from_secs(60);
 
-/// The most commits that a lost branch is looked for at.
+/// Limit of commits that are checked as replacements for a lost branch.
 pub(crate) const CANDIDATES_MAX: usize = 20;
 
-/// What was damaged in a repository and was put right.
+/// Damage that was found in a repository and repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mended {
-    /// Files that Gantry writes itself were written again.
+    /// Damaged files of Gantry's own, which were written again.
     Files(Vec<&'static str>),
-    /// The branch could not be read, or what it names is not there; it is at this commit again.
+    /// A branch that could not be read or lacked objects. The branch now points to another commit.
     Branch {
-        /// Which.
+        /// Name of the branch.
         branch: String,
-        /// The commit that it has now.
+        /// The commit that the branch now points to.
         commit: String,
     },
-    /// Nothing of it can be used. It is kept there, and the next push begins a new one.
+    /// No commit of the repository can be used. The server keeps the repository aside, and the next push fills a new
+    /// one.
     Anew {
-        /// Where it is kept.
+        /// Path of the damaged repository.
         kept: PathBuf,
     },
 }
@@ -57,17 +59,17 @@ impl std::fmt::Display for Mended {
     }
 }
 
-/// Which repositories were looked at since the server started; one look at a time for each.
+/// The repositories that were checked since the server started. Each repository is checked by one task at a time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Looked(Arc<Mutex<HashMap<AppName, Arc<tokio::sync::Mutex<bool>>>>>);
 
 impl Looked {
-    /// The mark of one app: true once it was looked at.
+    /// Returns the flag of one app: true once its repository is checked.
     pub(crate) fn of(&self, app: &AppName) -> Arc<tokio::sync::Mutex<bool>> {
         Arc::clone(self.lock().entry(app.clone()).or_default())
     }
 
-    /// Its repository is gone.
+    /// Forgets the flag of an app whose repository is removed.
     pub(crate) fn forget(&self, app: &AppName) {
         self.lock().remove(app);
     }
@@ -77,14 +79,14 @@ impl Looked {
     }
 }
 
-/// What the file of a ref says.
+/// Content of a ref's file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Loose {
-    /// There is none: the ref may be among the packed ones.
+    /// The file does not exist: the ref may be among the packed refs.
     None,
-    /// A commit's name.
+    /// The file contains the name of a commit.
     Commit,
-    /// Anything else.
+    /// The file contains anything else.
     Damaged,
 }
 
@@ -93,7 +95,7 @@ pub(crate) fn loose(repository: &Path, branch: &str) -> Loose {
     match std::fs::read(repository.join("refs/heads").join(branch)) {
         Ok(text) => judge(&text),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Loose::None,
-        // A folder is where a branch like `main/next` was.
+        // The path is a folder where a branch such as `main/next` was.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Loose::None,
         Err(_) => Loose::Damaged,
     }
@@ -105,8 +107,8 @@ fn judge(text: &[u8]) -> Loose {
     if is_name { Loose::Commit } else { Loose::Damaged }
 }
 
-/// Removes the files of refs that hold no commit, wherever they are below `refs`, and the list of packed refs if git cannot read
-/// it: each of them fails every push.
+/// Removes all files below `refs` that contain no commit, and the list of packed refs if git cannot read the list. Each
+/// such file makes every push fail.
 pub(crate) fn clear_refs(repository: &Path) -> io::Result<()> {
     let mut folders = vec![repository.join("refs")];
     while let Some(folder) = folders.pop() {
@@ -129,7 +131,7 @@ pub(crate) fn clear_refs(repository: &Path) -> io::Result<()> {
     }
 }
 
-/// A line of `packed-refs`: a comment, a ref, or what a tag above leads to.
+/// Recognizes a line of `packed-refs`: a comment, a ref, or the commit that the tag above leads to.
 fn is_packed_line(line: &[u8]) -> bool {
     let is_name = |name: &[u8]| matches!(name.len(), 40 | 64) && name.iter().all(u8::is_ascii_hexdigit);
     match line.first() {
@@ -139,7 +141,7 @@ fn is_packed_line(line: &[u8]) -> bool {
     }
 }
 
-/// Puts a repository out of the way; an older one that was kept goes.
+/// Moves a repository aside, replacing an older one that was kept.
 pub(crate) fn keep_aside(repository: &Path) -> io::Result<PathBuf> {
     let kept = layout::set_aside(repository);
     gantry_linux::tree::remove(&kept)?;

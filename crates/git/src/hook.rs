@@ -1,15 +1,16 @@
-//! The hook's conversation on the unix socket, one JSON value a line:
+//! Both ends of the hook's conversation on the unix socket, with one JSON value per line:
 //!
-//! | from | says |
+//! | from | message |
 //! |---|---|
 //! | hook | [`Pushed`] |
-//! | server | [`Word::Say`] a line to show, any number of times, at any point |
+//! | server | [`Word::Say`]: a line to show, any number of times, at any point |
 //! | server | [`Word::Archive`]: send the tree; then the hook sends the archive and closes its side |
-//! | server | [`Word::Verdict`]; the last |
+//! | server | [`Word::Verdict`]: the last message |
 //!
-//! The ref itself is moved by the second hook, `proc-receive`, when the verdict was good. Git would compare it with what the
-//! client was told at first, and refuse a push that had waited for another and is built on it. What is not built on it is
-//! refused here as well: a commit that was taken stays on its branch until somebody who knows it takes it away.
+//! The second hook, `proc-receive`, moves the ref after a good verdict. Git itself would compare the ref with the value
+//! that it advertised at first. It would refuse a push that waited for another push and is built on the other's commit.
+//! This module also refuses a push that is not built on the branch's commit: an accepted commit stays on its branch
+//! until a user who knows of the commit removes it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -20,63 +21,63 @@ use std::process::{Command, ExitCode, Stdio};
 use gantry_linux::durable;
 use serde::{Deserialize, Serialize};
 
-/// What is pushed.
+/// A push, as the hook reports it to the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pushed {
-    /// Which push, as the server named it.
+    /// Id of the push, given by the server.
     pub push: String,
-    /// The branch that deploys, as it was when the push began.
+    /// The branch that deploys, as configured when the push began.
     #[serde(default)]
     pub branch: String,
-    /// The refs: the branch first, if it is among them, and at most [`OTHERS_MAX`] others.
+    /// The pushed refs: the branch first, if the push contains it, and at most [`OTHERS_MAX`] others.
     pub updates: Vec<Update>,
-    /// How many others there are altogether.
+    /// Number of all other refs in the push.
     #[serde(default)]
     pub others: usize,
-    /// How many of those are branches.
+    /// Number of branches among the other refs.
     #[serde(default)]
     pub branches: usize,
-    /// What was said with `git push -o`.
+    /// Options given with `git push -o`.
     #[serde(default)]
     pub options: Vec<String>,
-    /// The newest commits of the branch's history, at most [`HISTORY`].
+    /// Newest commits of the branch's history, at most [`HISTORY`].
     #[serde(default)]
     pub history: Vec<String>,
 }
 
-/// The most refs beside the branch that the server is told of.
+/// Limit of refs beside the branch that the hook reports to the server.
 pub const OTHERS_MAX: usize = 20;
 
-/// The longest list of refs: a mirror of 100,000 tags.
+/// Limit of the list of refs, in bytes: a mirror of 100,000 tags.
 const LIST_MAX: u64 = 16 << 20;
 
-/// How many commits back a push is looked for that is still being deployed.
+/// Number of commits in a push's history in which the server looks for a commit that is still being deployed.
 const HISTORY: usize = 20_000;
 
-/// One ref.
+/// Update of one ref.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Update {
-    /// The commit that it had; zeros for none.
+    /// The commit that the ref had; zeros for none.
     pub old: String,
-    /// The commit that it is to have; zeros to remove it.
+    /// The commit that the ref should have; zeros to remove the ref.
     pub new: String,
-    /// `refs/heads/main`.
+    /// Full name of the ref: `refs/heads/main`.
     pub name: String,
 }
 
-/// What the server says.
+/// A message of the server to the hook.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
-    /// Show this line.
+    /// The hook shows this line to the user.
     Say(String),
-    /// Send the tree of this commit.
+    /// The hook sends the tree of this commit.
     Archive(String),
-    /// Accept the push, or not.
+    /// The push is accepted (true) or refused (false).
     Verdict(bool),
 }
 
-/// `gantry git-hook pre-receive` and `… proc-receive`: run inside git.
+/// Runs `gantry git-hook pre-receive` or `… proc-receive` inside git.
 #[must_use]
 pub fn main() -> ExitCode {
     match std::env::args().nth(2).as_deref() {
@@ -91,7 +92,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// In the quarantine of what is being pushed: the verdict.
+/// Asks the server for the verdict. Git runs this hook while the pushed objects are still in quarantine.
 fn judge() -> ExitCode {
     match talk() {
         Ok(true) => {
@@ -114,13 +115,13 @@ fn talk() -> io::Result<bool> {
         eprintln!(" !     the push names too many refs; push the branch alone");
         return Ok(false);
     }
-    // A line that is none is the end of a name with a line break in it.
+    // A line that cannot be parsed is the rest of a name that has a line break in it.
     let updates: Option<Vec<Update>> = text.lines().map(update).collect();
     let Some(updates) = updates else {
         eprintln!(" !     a ref's name has a line break in it");
         return Ok(false);
     };
-    // Git looks at the names of the refs that it moves itself.
+    // Git checks only the names of the refs that it moves itself.
     if let Some(odd) = updates.iter().find(|update| !is_ref(&update.name)) {
         eprintln!(" !     {:?} is no name of a ref", odd.name.chars().take(100).collect::<String>());
         return Ok(false);
@@ -160,21 +161,21 @@ fn talk() -> io::Result<bool> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The push's options (githooks(5)); where there are more than [`OPTIONS_MAX`], the first of them.
+/// Returns the push's options (githooks(5)), at most the first [`OPTIONS_MAX`].
 fn options() -> Vec<String> {
     let read = |name: String| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
     let count = read("GIT_PUSH_OPTION_COUNT".to_owned()).and_then(|count| count.parse().ok()).unwrap_or(0);
     (0..count.min(OPTIONS_MAX)).filter_map(|at| read(format!("GIT_PUSH_OPTION_{at}"))).collect()
 }
 
-/// The branch's update, and those of all other refs.
+/// Separates the branch's update from those of all other refs.
 fn split(updates: Vec<Update>, branch: &str) -> (Option<Update>, Vec<Update>) {
     let name = branch_ref(branch);
     let (mut own, others): (Vec<Update>, Vec<Update>) = updates.into_iter().partition(|update| update.name == name);
     (own.pop(), others)
 }
 
-/// A name that git allows (git-check-ref-format(1)).
+/// Recognizes a ref's name that git allows (git-check-ref-format(1)).
 fn is_ref(name: &str) -> bool {
     let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
@@ -186,7 +187,7 @@ fn is_ref(name: &str) -> bool {
         && !name.ends_with('.')
 }
 
-/// The full name of a branch.
+/// Returns the full name of a branch.
 fn branch_ref(branch: &str) -> String {
     format!("refs/heads/{branch}")
 }
@@ -196,19 +197,20 @@ pub(crate) fn update(line: &str) -> Option<Update> {
     Some(Update { old: words.next()?, new: words.next()?, name: words.next()? })
 }
 
-/// What git says on its standard output; nothing when it fails.
+/// Returns git's standard output, or an empty text if git fails.
 fn git(arguments: &[&str]) -> io::Result<String> {
     let output = Command::new("git").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
     Ok(if output.status.success() { text } else { String::new() })
 }
 
-/// A hash, and not the one that removes; never an option.
+/// Recognizes a full hash other than the zeros that stand for a removal. An option of git never matches.
 fn is_commit(text: &str) -> bool {
     text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text.bytes().any(|byte| byte != b'0')
 }
 
-/// Refuses what leads to a commit and is none, such as a tag with a message: git would build it, and keep it from the branch.
+/// Refuses an object that leads to a commit without being a commit, such as an annotated tag. Git would build the tag's
+/// commit, but not move the branch to the tag.
 fn commit_itself(update: &Update) -> io::Result<Result<(), String>> {
     let Update { new, name, .. } = update;
     let commit = git(&["rev-parse", "--quiet", "--verify", "--end-of-options", &format!("{new}^{{commit}}")])?;
@@ -223,7 +225,8 @@ fn commit_itself(update: &Update) -> io::Result<Result<(), String>> {
     }))
 }
 
-/// What a ref has now, zeros for nothing, if `update` may follow on that: the client knew of it, or has built on it.
+/// Checks that `update` may follow the ref's present commit, and returns this commit (zeros for none). The client must
+/// know of this commit, or its new commit must be built on it.
 fn next(update: &Update) -> io::Result<Result<String, String>> {
     let now = match git(&["rev-parse", "--quiet", "--verify", "--end-of-options", &update.name])? {
         none if none.is_empty() => "0".repeat(update.new.len()),
@@ -240,17 +243,17 @@ fn next(update: &Update) -> io::Result<Result<String, String>> {
     Ok(Err(format!("the branch has moved to {short} meanwhile, which this is not built on: fetch it, and push again")))
 }
 
-/// The most options of a push that are read.
+/// Limit of push options that are read.
 const OPTIONS_MAX: usize = 16;
 
-/// The most files of a tree, and what they hold altogether.
+/// Limits of a tree: the number of its files, and their total size in bytes.
 const FILES_MAX: usize = 500_000;
 const BYTES_MAX: u64 = 2 << 30;
 
-/// Refuses a tree that is too large. Counted before it is archived: a pack of kilobytes can hold a tree without end, and
-/// `git archive` has the whole tree in memory before it writes the first byte.
+/// Refuses a tree that is too large. The hook counts before it archives the tree: a pack of kilobytes can contain a
+/// tree without end, and `git archive` loads the whole tree into memory before it writes the first byte.
 fn measure(commit: &str) -> io::Result<Result<(), String>> {
-    // The server checked that it is a hash; a name could be an option.
+    // The server checked that `commit` is a hash. Check again, because any other text could be an option.
     if !is_commit(commit) {
         return Err(io::Error::other("not a commit"));
     }
@@ -261,7 +264,7 @@ fn measure(commit: &str) -> io::Result<Result<(), String>> {
     if let Some(output) = git.stdout.take() {
         for size in BufReader::new(output).split(0) {
             files += 1;
-            // A module has no size.
+            // A submodule has no size.
             let size = size?;
             bytes = bytes
                 .saturating_add(std::str::from_utf8(&size).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0));
@@ -303,8 +306,8 @@ fn archive(commit: &str, mut socket: &UnixStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)
 }
 
-/// `proc-receive`: after the verdict, with the objects in place. Speaks git's pkt-lines (githooks(5)) on its standard
-/// streams: version and flush both ways, the commands, and an answer for each.
+/// Runs `proc-receive`, after the verdict and with the objects in place. It speaks git's pkt-lines (githooks(5)) on its
+/// standard streams: version and flush both ways, then the commands, and an answer for each command.
 fn move_refs() -> io::Result<()> {
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     read_lines(&mut input)?;
@@ -318,7 +321,8 @@ fn move_refs() -> io::Result<()> {
             continue;
         };
         let name = &update.name;
-        // The server has said that the others are passed over; refused, they would fail the push of the branch.
+        // The server has announced that it ignores the other refs. A refusal of these would fail the push of the
+        // branch.
         let answer = if *name == branch { move_branch(&update)? } else { format!("ok {name}") };
         write_line(&mut output, &answer)?;
     }
@@ -326,11 +330,11 @@ fn move_refs() -> io::Result<()> {
     output.flush()
 }
 
-/// Moves the branch, durably; the answer for git.
+/// Moves the branch durably, and returns the answer for git.
 fn move_branch(update: &Update) -> io::Result<String> {
     let Update { new, name, .. } = update;
     gantry_linux::step!("hook.moving");
-    // What the branch is going to name is on the disk before the branch is.
+    // Sync the objects before the branch points to them.
     let objects = ["objects/pack", "objects"].iter().try_for_each(|folder| durable::sync(&git_path(folder)));
     let answer = match (objects, next(update)?) {
         (Err(error), _) => format!("ng {name} its objects cannot be synced: {error}"),
@@ -349,19 +353,19 @@ fn move_branch(update: &Update) -> io::Result<String> {
     Ok(answer)
 }
 
-/// A path in the repository: git runs its hooks there, and says so.
+/// Returns a path inside the repository. Git starts its hooks there and sets `GIT_DIR`.
 fn git_path(name: &str) -> PathBuf {
     std::env::var_os("GIT_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from).join(name)
 }
 
-/// Syncs the folders that a ref's name stands in, which git does not.
+/// Syncs the folders that contain a ref's file, which git does not sync.
 fn sync_ref(name: &str) -> io::Result<()> {
     let path = git_path(name);
     let folders = path.ancestors().skip(1).take(name.matches('/').count());
     folders.filter(|folder| folder.is_dir()).try_for_each(durable::sync)
 }
 
-/// The pkt-lines up to the next flush.
+/// Reads the pkt-lines up to the next flush.
 pub(crate) fn read_lines(input: &mut impl Read) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     loop {

@@ -1,6 +1,7 @@
-//! The files of a repository that Gantry writes itself: made at once, and put right when one is not what it has to be.
+//! The files of a repository that Gantry writes itself: creates them, and repairs damaged ones.
 //!
-//! A repository is made under another name and synced before it gets its own: after a power loss it is whole or not there.
+//! A repository is created under another name, synced, and then renamed: after a power loss the repository is whole or
+//! does not exist.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,22 +9,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_linux::durable;
 
-/// Settings of every repository. Objects are checked on receipt; of a client's options only the server's hook hears.
+/// Settings of every repository. Git checks objects on receipt. Only the server's hook reads the client's push options.
 const SETTINGS: [(&str, &str, &str); 18] = [
     ("core", "repositoryformatversion", "0"),
     ("core", "filemode", "true"),
     ("core", "bare", "true"),
-    // Git's default syncs neither refs nor indexes of packs: after a power loss they would be empty.
+    // Git's default syncs neither refs nor pack indexes: after a power loss these would be empty.
     ("core", "fsync", "all"),
-    // A pack stays a pack: what it would unpack to is read as it is needed, and a large object never lies in memory.
+    // Keep packs packed: git then reads objects as it needs them, and never loads a large object into memory.
     ("receive", "unpackLimit", "1"),
     ("core", "bigFileThreshold", "64m"),
-    // Packs are looked at in pieces, with few threads: see `MEMORY_MAX`.
+    // Map packs in pieces and use few threads, to stay below `MEMORY_MAX`.
     ("core", "packedGitWindowSize", "32m"),
     ("core", "packedGitLimit", "256m"),
     ("pack", "threads", "2"),
     ("pack", "windowMemory", "128m"),
-    // Refs are moved by the hook: see `hook`.
+    // The hook moves the refs, see `hook`.
     ("receive", "procReceiveRefs", "refs"),
     ("receive", "fsckObjects", "true"),
     ("transfer", "fsckObjects", "true"),
@@ -34,20 +35,20 @@ const SETTINGS: [(&str, &str, &str); 18] = [
     ("uploadpack", "allowFilter", "true"),
 ];
 
-/// What is pushed is what is built, byte for byte: no attribute of the tree leaves files out or rewrites them. `git archive` converts
-/// as a checkout does (gitattributes(5)).
+/// Attributes that make the build's tree equal to the pushed tree, byte for byte: no attribute of the tree leaves files
+/// out or rewrites them. `git archive` converts files as a checkout does (gitattributes(5)).
 const ATTRIBUTES: &str = "* -export-ignore -export-subst -ident -filter -text -eol -crlf -working-tree-encoding\n";
 
-/// The folders of an empty repository, each after the one that it is in.
+/// The folders of an empty repository, parents first.
 const FOLDERS: [&str; 7] = ["objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags", "info"];
 
-/// What the files of one repository say.
+/// Parameters of a repository's own files.
 pub(crate) struct Layout<'a> {
     /// The folder of the server's hooks.
     pub(crate) hooks: &'a Path,
     /// The largest push, in bytes.
     pub(crate) push_max: u64,
-    /// The branch that deploys.
+    /// Name of the branch that deploys.
     pub(crate) branch: &'a str,
 }
 
@@ -66,7 +67,7 @@ impl Layout<'_> {
         ]
     }
 
-    /// Makes an empty repository at `path`, durably; nothing when somebody else made it meanwhile.
+    /// Creates an empty repository at `path`, durably. Does nothing if another task creates the repository meanwhile.
     pub(crate) fn make(&self, path: &Path) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let parent = path.parent().unwrap_or(Path::new("."));
@@ -89,8 +90,8 @@ impl Layout<'_> {
         self.files().iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text))
     }
 
-    /// Writes the files that are not as they have to be; the names of those that were damaged. One that another version of
-    /// Gantry wrote, or for another branch, is none of those.
+    /// Rewrites the files that have the wrong content, and returns the names of the damaged ones. A file written by
+    /// another version of Gantry, or for another branch, does not count as damaged.
     pub(crate) fn mend(&self, path: &Path) -> io::Result<Vec<&'static str>> {
         for folder in FOLDERS.iter().map(|name| path.join(name)).filter(|folder| !folder.is_dir()) {
             std::fs::create_dir_all(folder)?;
@@ -110,17 +111,17 @@ impl Layout<'_> {
     }
 }
 
-/// How the name of a repository begins that is being made.
+/// Prefix of the name of an unfinished repository.
 pub(crate) const FRESH: &str = ".new-";
 
-/// Where a repository is kept that cannot be read any more: one for each app.
+/// Returns the path at which an unreadable repository is kept, one per app.
 pub(crate) fn set_aside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
     name.into()
 }
 
-/// One line of git's configuration, with its section. Values may hold anything that a path may hold.
+/// Formats a line of git's configuration with its section. The value may contain any character of a path.
 fn setting(section: &str, name: &str, value: &str) -> String {
     let escaped = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("[{section}]\n\t{name} = \"{escaped}\"\n")
@@ -171,7 +172,7 @@ mod tests {
             std::fs::remove_file(path.join(name)).expect("removed");
             assert_eq!(layout("main").mend(&path).expect("mended"), [name]);
         }
-        // Another branch deploys from now on: nothing was damaged.
+        // A change of the deployed branch is no damage.
         assert_eq!(layout("live").mend(&path).expect("mended"), [""; 0]);
         assert_eq!(git(&path, &["symbolic-ref", "HEAD"]), "refs/heads/live");
         std::fs::remove_dir_all(path.join("refs")).expect("removed");

@@ -1,33 +1,33 @@
-//! How a push begins: with what its client's history lacks.
+//! The beginning of a push: the commits that a shallow clone lacks.
 
 use bytes::{Bytes, BytesMut};
 
 const SHALLOW: &[u8] = b"shallow ";
 
-/// The longest line (gitprotocol-common(5)).
+/// Limit of a line's length (gitprotocol-common(5)).
 const LINE_MAX: usize = 65_520;
 
-/// Drops the `shallow` lines that a push from a shallow clone begins with (gitprotocol-pack(5)).
+/// Drops the `shallow` lines at the beginning of a push from a shallow clone (gitprotocol-pack(5)).
 ///
-/// Build machines clone the newest commit alone. What it claims to lack is mostly here; but git takes the claim for the truth, and
-/// refuses to move the branch after everything else was done. Without the claim it looks for itself, and misses what is not here
-/// before anything is deployed.
+/// Build machines clone only the newest commit. The server mostly has the commits that such a clone claims to lack. But
+/// git believes the claim, and refuses to move the branch after all other work is done. Without the claim git checks
+/// for itself, and reports a missing commit before anything is deployed.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
-    /// A line that has not come whole.
+    /// Beginning of a line that has not fully arrived.
     held: BytesMut,
     passed: bool,
 }
 
 impl Opening {
-    /// What of the next piece goes on.
+    /// Takes the next piece of input, and returns the bytes to pass on to git.
     pub(crate) fn pass(&mut self, piece: Bytes) -> Bytes {
         if self.passed {
             return piece;
         }
         self.held.extend_from_slice(&piece);
         while self.held.len() >= 4 {
-            // The first line that is something else is the push's own, and so is all that follows.
+            // The first other line ends the `shallow` lines; all bytes from there on are passed on.
             let Some(length) = length(&self.held).filter(|length| *length >= 4 + SHALLOW.len()) else {
                 return self.rest();
             };
@@ -43,15 +43,15 @@ impl Opening {
         Bytes::new()
     }
 
-    /// What is left when nothing more comes, or nothing more is looked at.
+    /// Returns the bytes still held back, when the input or its `shallow` lines end.
     pub(crate) fn rest(&mut self) -> Bytes {
         self.passed = true;
         self.held.split().freeze()
     }
 }
 
-/// The length of the line that begins here, with the four digits that say it; none while they have not come, or for what is no
-/// line with something in it.
+/// Returns the length of the line at the start of `bytes`, including its four length digits. Returns none while the
+/// digits have not arrived, or if no line with content starts here.
 fn length(bytes: &[u8]) -> Option<usize> {
     let digits = std::str::from_utf8(bytes.get(..4)?).ok()?;
     let length = usize::from_str_radix(digits, 16).ok()?;
@@ -67,7 +67,7 @@ mod tests {
         format!("{:04x}{text}", text.len() + 4)
     }
 
-    /// What goes on of a text that comes in pieces of this size.
+    /// Returns the bytes passed on for a text that arrives in pieces of this size.
     fn passed(text: &[u8], size: usize) -> Vec<u8> {
         let mut opening = Opening::default();
         let mut all = Vec::new();

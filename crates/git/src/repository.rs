@@ -1,4 +1,4 @@
-//! Bare repositories, and git running in them.
+//! Bare repositories, and the git processes that serve them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,41 +18,42 @@ use crate::health::{self, Looked, Loose, Mended};
 use crate::layout::{self, Layout};
 use crate::opening::Opening;
 
-/// The largest push: a pack, compressed.
+/// Limit of a push's compressed pack, in bytes.
 const PUSH_MAX: u64 = 1 << 30;
 
-/// The largest request: a pack, and the commands before it.
+/// Limit of a request, in bytes: a pack, and the commands before the pack.
 const REQUEST_MAX: u64 = PUSH_MAX + (64 << 20);
 
-/// The longest that a client may say nothing in the middle of a request, and that all of it may take.
+/// Timeouts of a request: the longest silence of a client in the middle of a request, and the longest whole request.
 const SILENCE: Duration = Duration::from_secs(60);
 const REQUEST_TIME: Duration = Duration::from_secs(3600);
 
-/// What git, and each program that it starts, may have of the machine for one conversation: bytes of address space, and seconds of
-/// processor time. A few kilobytes of deltas can stand for an object of gigabytes, which git has in memory to look at.
+/// Limits for git and each program that git starts, for one conversation: bytes of address space, and seconds of
+/// processor time. A few kilobytes of deltas can stand for an object of gigabytes, which git loads into memory to
+/// check.
 const MEMORY_MAX: u64 = 1 << 30;
 const PROCESSOR_MAX: u64 = 900;
 
-/// Before the answer of a git that did not end well is cut.
+/// Delay before the server cuts the response of a git that failed.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// A lock this old is of a git that was killed: git holds one for as long as it writes a small file.
+/// Age at which a lock counts as left over from a killed git: git holds a lock only while it writes a small file.
 const LOCK_AGE: Duration = Duration::from_secs(60);
 
-/// A conversation with a client, before it begins.
+/// Parameters of a conversation with a client.
 #[derive(Debug, Clone, Copy)]
 pub struct Conversation<'a> {
-    /// Which.
+    /// Service that the client asks for.
     pub service: Service,
-    /// The protocol's version, as the client asks for it.
+    /// Protocol version that the client asks for.
     pub protocol: Option<&'a str>,
-    /// The push's name, for its hook.
+    /// Id of the push, for its hook.
     pub push: &'a str,
-    /// The branch that deploys.
+    /// Name of the branch that deploys.
     pub branch: &'a str,
 }
 
-/// Which conversation.
+/// Service of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// A clone or fetch.
@@ -62,7 +63,8 @@ pub enum Service {
 }
 
 impl Service {
-    /// `git-upload-pack` or `git-receive-pack`; none for any other name, so that it never reaches a command line.
+    /// Parses `git-upload-pack` or `git-receive-pack`. Returns none for any other name, so that no other name reaches a
+    /// command line.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -72,7 +74,7 @@ impl Service {
         }
     }
 
-    /// Its name on the wire.
+    /// Returns the service's name in the protocol.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,43 +84,43 @@ impl Service {
     }
 }
 
-/// Why git could not be used.
+/// Failure of a git operation.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// It could not be run.
+    /// Git could not be run.
     #[error("git cannot be run: {0}")]
     Run(#[source] io::Error),
-    /// It ended with an error.
+    /// Git ended with an error.
     #[error("git {what} failed: {said}")]
     Failed {
-        /// Its first word.
+        /// First argument of the command.
         what: String,
-        /// What it said.
+        /// Git's error output.
         said: String,
     },
     /// A file of the repository could not be written.
     #[error("cannot write {path}: {source}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// All repositories.
+/// The bare repositories of all apps.
 #[derive(Debug, Clone)]
 pub struct Repositories {
     folder: PathBuf,
     hooks: PathBuf,
     socket: PathBuf,
     looked: Looked,
-    /// What hooks run instead of the program on disk: the one that this process runs, where it is Gantry.
+    /// Program that hooks run instead of the one on disk: this process's own program, if it is Gantry.
     hooked: Option<String>,
 }
 
 impl Repositories {
-    /// Repositories in `folder`, whose hooks talk to `socket` through `program git-hook`.
+    /// Opens the repositories in `folder`, whose hooks talk to `socket` through `program git-hook`.
     ///
     /// # Errors
     /// [`GitError::File`].
@@ -129,7 +131,7 @@ impl Repositories {
         let write = |name: &str| -> io::Result<()> {
             let text =
                 format!("#!/bin/sh\nprogram='{quoted}'\nexec \"${{GANTRY_PROGRAM:-$program}}\" git-hook {name}\n");
-            // A disk may take no writes.
+            // Skip a hook that is up to date, because the disk may take no writes.
             if std::fs::read_to_string(hooks.join(name)).is_ok_and(|known| known == text) {
                 return Ok(());
             }
@@ -142,7 +144,7 @@ impl Repositories {
         for name in ["pre-receive", "proc-receive"] {
             write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
         }
-        // After an update the running program's file is "… (deleted)"; its successor has the name.
+        // After an update the running program's file is "… (deleted)", and its successor has the name.
         let own = std::env::current_exe().unwrap_or_default().to_string_lossy().into_owned();
         let is_own = own.strip_suffix(" (deleted)").unwrap_or(&own) == program.to_string_lossy();
         let hooked = is_own.then(|| format!("/proc/{}/exe", std::process::id()));
@@ -152,7 +154,7 @@ impl Repositories {
         Ok(repositories)
     }
 
-    /// Takes away what a push left that was killed: objects that were never accepted, and locks.
+    /// Removes the rest of killed pushes: unfinished repositories, objects that were never accepted, and locks.
     fn sweep(&self) {
         let repositories = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let repositories: Vec<PathBuf> = repositories.map(|entry| entry.path()).collect();
@@ -181,7 +183,7 @@ impl Repositories {
         self.folder.join(format!("{app}.git"))
     }
 
-    /// Git with nothing of the machine's or a user's configuration.
+    /// Prepares a git command that ignores the configuration of the machine and of users.
     fn git(&self, app: &AppName) -> Command {
         let mut command = Command::new("git");
         command
@@ -206,10 +208,10 @@ impl Repositories {
         Err(GitError::Failed { what: arguments.first().copied().unwrap_or_default().to_owned(), said })
     }
 
-    /// Makes the app's repository, or puts right what is damaged in it. Done again it changes nothing. `taken` are the commits
-    /// of pushes that were accepted, the newest first: what a branch that cannot be read goes back to.
+    /// Creates the app's repository, or repairs the damage in it. A second call changes nothing. `taken` lists the
+    /// commits of accepted pushes, newest first; a branch that cannot be read goes back to one of them.
     ///
-    /// The first call since the server started also looks whether everything that the branch names is there.
+    /// The first call since the server started also checks that the repository has every object of the branch.
     ///
     /// # Errors
     /// [`GitError`].
@@ -236,14 +238,14 @@ impl Repositories {
         Ok(mended)
     }
 
-    /// Looks whether the branch leads to something whole, and puts it right if it does not.
+    /// Checks that the branch leads to a whole commit, and repairs the branch otherwise.
     async fn look(&self, app: &AppName, branch: &str, taken: &[String]) -> Result<Option<Mended>, GitError> {
         let path = self.path(app);
         let failed = |source| GitError::File { path: path.clone(), source };
         let damaged = health::loose(&path, branch) == Loose::Damaged;
         health::clear_refs(&path).map_err(failed)?;
         let name = format!("refs/heads/{branch}");
-        // None of a branch that no push has made, too.
+        // The result is also none for a branch that no push has created.
         let tip = self.run(app, &["rev-parse", "--quiet", "--verify", "--end-of-options", &name]).await.ok();
         let tip = tip.map(|tip| String::from_utf8_lossy(&tip).trim().to_owned());
         if let Some(tip) = &tip
@@ -263,19 +265,19 @@ impl Repositories {
         }
     }
 
-    /// Everything that a commit leads to is there.
+    /// Reports whether the repository has every object that the commit leads to.
     async fn is_whole(&self, app: &AppName, commit: &str) -> Result<bool, GitError> {
         let mut command = self.git(app);
         command.args(["rev-list", "--objects", "--quiet", commit, "--"]).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(GitError::Run)?;
         match tokio::time::timeout(health::CHECK_TIME, child.wait()).await {
-            // One that was killed found nothing out.
+            // A killed git proves no damage, so its commit counts as whole.
             Ok(status) => Ok(status.map_err(GitError::Run)?.code().is_none_or(|code| code == 0)),
             Err(_) => Ok(true),
         }
     }
 
-    /// Removes stale locks, and packs an app's repository when it has grown untidy by git's own measure.
+    /// Removes stale locks, and packs an app's repository when it is untidy by git's own measure.
     ///
     /// # Errors
     /// [`GitError`].
@@ -284,7 +286,7 @@ impl Repositories {
             return Ok(());
         }
         unlock(&self.path(app));
-        // Objects of a push under way are younger than what is pruned: two weeks, git's default.
+        // Git prunes objects older than two weeks, its default. Objects of a push in progress are younger.
         let arguments =
             ["-c", "gc.auto=6700", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false", "gc", "--auto"];
         self.run(app, &[&arguments[..], &["--quiet"]].concat()).await.map(drop)
@@ -305,14 +307,14 @@ impl Repositories {
     fn service(&self, app: &AppName, service: Service, protocol: Option<&str>) -> Command {
         let mut command = self.git(app);
         command.arg(&service.name()["git-".len()..]).arg("--stateless-rpc");
-        // Version numbers alone: the value comes from the client.
+        // Pass on known versions only, because the value comes from the client.
         if let Some(protocol) = protocol.filter(|value| ["version=1", "version=2"].contains(value)) {
             command.env("GIT_PROTOCOL", protocol);
         }
         command
     }
 
-    /// What the client is told first: `GET info/refs`.
+    /// Returns the refs that git advertises first: `GET info/refs`.
     ///
     /// # Errors
     /// [`GitError`].
@@ -330,12 +332,11 @@ impl Repositories {
         Ok(answer.into())
     }
 
-    /// The conversation itself: `POST git-receive-pack` or `git-upload-pack`. `guard` is kept until git
-    /// has ended.
+    /// Runs the conversation: `POST git-receive-pack` or `git-upload-pack`. Keeps `guard` until git has ended.
     ///
-    /// A client that goes away before it has sent everything leaves git at the end of its input, where it clears up and
-    /// ends. After that git goes on to its end, client or no client: a deploy that has begun is not stopped by a lost
-    /// connection.
+    /// If a client disconnects before it has sent everything, git reaches the end of its input, cleans up and ends.
+    /// Once the input is complete, git runs to its end even without a client: a lost connection does not stop a deploy
+    /// that has begun.
     ///
     /// # Errors
     /// [`GitError::Run`].
@@ -351,7 +352,7 @@ impl Repositories {
             .service(app, service, protocol)
             .arg(self.path(app))
             .env("GANTRY_GIT_SOCKET", &self.socket)
-            // This very program, whatever has been put in its place on disk since.
+            // The hook must run this very program, even if an update has replaced the file on disk.
             .envs(self.hooked.iter().map(|program| ("GANTRY_PROGRAM", program)))
             .env("GANTRY_PUSH", push)
             .env("GANTRY_BRANCH", branch)
@@ -359,7 +360,7 @@ impl Repositories {
             .stdin(Stdio::piped())
             .spawn()
             .map_err(GitError::Run)?;
-        // It starts others only when it has read something.
+        // The limits come in time: git starts other programs only after it has read input.
         if let Some(pid) = child.id() {
             gantry_linux::process::bound(pid, MEMORY_MAX, PROCESSOR_MAX)
                 .map_err(|error| GitError::Run(error.source))?;
@@ -372,12 +373,13 @@ impl Repositories {
     }
 }
 
-/// A full hash; never an option or another name.
+/// Recognizes a full hash. An option or another name never matches.
 fn is_hash(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Removes the locks that a killed git left on its configuration and refs: each would stop every change of that file for ever.
+/// Removes the locks that a killed git left on its configuration and refs. Each lock would block every change of its
+/// file for ever.
 fn unlock(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(is) = entry.metadata() else { continue };
@@ -392,7 +394,7 @@ fn unlock(folder: &Path) {
     }
 }
 
-/// Hands the client's words to git, and closes its input at their end.
+/// Forwards the client's input to git, and closes git's input at the end.
 async fn send(
     mut input: ChildStdin,
     mut opening: Option<Opening>,
@@ -405,12 +407,12 @@ async fn send(
         tokio::time::timeout_at(end.min(tokio::time::Instant::now() + SILENCE), body.next()).await
     {
         sent += piece.len() as u64;
-        // The pack is bounded by git itself, which says so; this is for what is no pack.
+        // Git itself limits the pack, and reports an excess. This limit is for input that is no pack.
         if sent > REQUEST_MAX {
             return;
         }
-        // Git that has refused already no longer reads. The rest is read all the same: a client that is still sending
-        // would not see the answer.
+        // A git that has already refused the push reads no more. Read the rest of the input nevertheless: a client that
+        // is still sending would not see the answer.
         let piece = match &mut opening {
             Some(opening) => opening.pass(piece),
             None => piece,
@@ -422,7 +424,7 @@ async fn send(
     }
 }
 
-/// Git's answer, read to its end whether or not anybody listens.
+/// Returns git's output, which is read to its end even if the client is gone.
 fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(16);
     tokio::spawn(async move {
@@ -442,9 +444,10 @@ fn receive(mut child: Child, guard: impl Send + 'static) -> BoxStream<'static, i
             }
         };
         tokio::join!(reading, complaining);
-        // A client whose answer just ends waits for the rest of it for ever; one that is cut says so.
+        // A client whose response ends early waits for the rest for ever. A client whose connection is cut reports an
+        // error.
         if !child.wait().await.is_ok_and(|status| status.success()) {
-            // What it said last is on its way first.
+            // Wait until git's last output is sent.
             tokio::time::sleep(LAST_WORDS).await;
             let _ = sender.send(Err(io::Error::other("git did not end well"))).await;
         }

@@ -1,4 +1,4 @@
-//! Repositories that a power loss, a disk or somebody's hand damaged.
+//! Repair of repositories that a power loss, a disk or a user has damaged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ struct Place {
 }
 
 impl Place {
-    /// A repository with two commits, each in a pack of its own, as two pushes leave it.
+    /// Creates a repository with two commits, each in a pack of its own, as two pushes leave them.
     async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let app = AppName::parse("shop").expect("a name");
@@ -50,7 +50,7 @@ impl Place {
         self.git(&["rev-parse", "refs/heads/main"])
     }
 
-    /// As after a start of the server, which knows both commits.
+    /// Opens the repository as after a start of a server that knows both commits.
     async fn restarted(&mut self) -> Vec<Mended> {
         self.repositories = open(self.folder.path());
         self.ensure().await
@@ -65,7 +65,7 @@ impl Place {
         vec![Mended::Branch { branch: "main".to_owned(), commit: self.commits[commit].clone() }]
     }
 
-    /// Every object of the newest commit is of no use any more.
+    /// Damages every object in the pack of `commit`.
     fn damage_pack(&self, commit: &str) {
         let index = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|end| end == "idx");
         for entry in fs::read_dir(self.path().join("objects/pack")).expect("read").flatten().filter(index) {
@@ -95,7 +95,7 @@ async fn a_branch_that_says_nothing_is_made_again_at_once() {
         assert_eq!(place.git(&["rev-parse", "refs/heads/main"]), place.commits[1]);
         assert_eq!(place.ensure().await, []);
     }
-    // Git leaves refs in one file when it tidies up.
+    // Git moves refs into one file when it tidies up.
     place.git(&["pack-refs", "--all"]);
     assert_eq!(place.ensure().await, []);
     assert_eq!(place.git(&["rev-parse", "refs/heads/main"]), place.commits[1]);
@@ -105,11 +105,11 @@ async fn a_branch_that_says_nothing_is_made_again_at_once() {
 async fn what_is_damaged_besides_is_found_after_a_start() {
     let mut place = Place::new().await;
     assert_eq!(place.restarted().await, []);
-    // A list of refs that git cannot read fails everything.
+    // A list of refs that git cannot read makes every command fail.
     place.git(&["pack-refs", "--all"]);
     fs::write(place.path().join("packed-refs"), "\0\0\0\0\n").expect("written");
     assert_eq!(place.restarted().await, place.branch_again(1));
-    // So does a ref of another name.
+    // A damaged ref of another name has the same effect.
     fs::write(place.path().join("refs/heads/old"), "").expect("written");
     assert_eq!(place.restarted().await, []);
     assert_eq!(place.git(&["for-each-ref", "--format=%(refname)"]), "refs/heads/main");
@@ -117,13 +117,13 @@ async fn what_is_damaged_besides_is_found_after_a_start() {
         fs::write(place.path().join(name), "").expect("written");
         assert_eq!(place.restarted().await, [Mended::Files(vec![name])]);
     }
-    // A branch that is gone, of a push that the server took.
+    // The server accepted a push of a branch that is now missing.
     fs::remove_file(place.path().join("refs/heads/main")).expect("removed");
     assert_eq!(place.restarted().await, place.branch_again(1));
-    // One that leads to nothing.
+    // The branch points to a missing commit.
     fs::write(place.path().join("refs/heads/main"), format!("{}\n", "ab".repeat(20))).expect("written");
     assert_eq!(place.restarted().await, place.branch_again(1));
-    // The branch as it was before its newest commit stays as it is: that one was never acknowledged.
+    // A branch at an older commit stays unchanged: the newer commit was never acknowledged.
     place.git(&["update-ref", "refs/heads/main", &place.commits[0]]);
     assert_eq!(place.restarted().await, []);
 }
@@ -148,7 +148,7 @@ async fn a_repository_without_one_whole_commit_is_kept_aside_and_begun_anew() {
     assert_eq!(place.git(&["symbolic-ref", "HEAD"]), "refs/heads/main");
     assert_eq!(place.git(&["for-each-ref"]), "");
     assert_eq!(place.restarted().await, []);
-    // What is pushed then is as good as ever.
+    // The new repository takes a push as usual.
     place.commits = vec![place.commit(1)];
     assert_eq!(place.restarted().await, []);
     place.repositories.remove(&place.app).expect("removed");

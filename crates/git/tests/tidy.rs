@@ -1,4 +1,4 @@
-//! What collection does with a repository that many pushes have been to.
+//! Garbage collection in a repository that has received many pushes.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ fn packs(repository: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "pack")).count()
 }
 
-/// As a push leaves it: a pack of its own.
+/// Adds a commit in a pack of its own, as a push leaves it.
 fn commit(repository: &Path, number: usize) {
     let mut git = Command::new("git");
     git.arg("--git-dir").arg(repository).args(["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--force"]);
@@ -51,7 +51,7 @@ async fn many_packs_become_few_and_the_lock_of_a_git_that_was_killed_goes() {
     let then = SystemTime::now() - Duration::from_secs(120);
     fs::File::options().write(true).open(&old).and_then(|file| file.set_modified(then)).expect("set");
     repositories.tidy(&app).await.expect("tidied");
-    // git leaves the largest as it is.
+    // Git keeps the largest pack as it is.
     assert!(packs(&repository) <= 2, "{}", packs(&repository));
     assert_eq!(log(&repository), before.1, "nothing is lost");
     assert!(!old.exists() && new.exists(), "one that may be somebody's stays");
