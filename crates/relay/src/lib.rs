@@ -1,7 +1,8 @@
-//! What a host shares among its containers. Today: reading the logs that `gantry-init` writes.
+//! Services that a host shares among its containers. Today the crate reads the logs that `gantry-init` writes.
 //!
-//! An instance's log is two segments, written in turn (see `gantry-init`). [`Tail`] reads both in the order of their
-//! records, and goes on where it was; it copes with a segment that is emptied and begun again.
+//! An instance's log consists of two segments, which `gantry-init` fills in turn. [`Tail`] reads both segments in the
+//! order of their records, and each call continues where the last call ended. A segment may be emptied and started
+//! again at any time.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,39 +11,39 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Moment;
 
-/// The most that is read of a segment at once.
+/// How much of a segment one read takes at most, in bytes.
 const READ_MAX: u64 = 32 << 20;
 
-/// A segment of this size has been full: init turns to the other one when 8 MiB are reached, and a record has 16 KiB at most.
+/// Size from which a segment counts as full: `gantry-init` switches segments at 8 MiB, and a record has at most 16 KiB.
 const FULL: u64 = (8 << 20) - (17 << 10);
 
 /// One line of an instance's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// When it ended.
+    /// When the line ended.
     pub at: Moment,
-    /// It came from standard error, or from Gantry.
+    /// Whether the line came from standard error, or from Gantry.
     pub error: bool,
-    /// Gantry wrote it, not the application.
+    /// Whether Gantry wrote the line, rather than the application.
     pub own: bool,
     /// The text; bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 
-/// The two segments of an instance's log, in its folder.
+/// Paths of the two segments of an instance's log, inside the log's folder.
 #[must_use]
 pub fn segments(folder: &Path) -> [PathBuf; 2] {
     [folder.join("0.log"), folder.join("1.log")]
 }
 
-/// How far back the records go that are kept; none before the first has gone.
+/// Age of the oldest kept record; `None` while the log has lost no record.
 #[must_use]
 pub fn reach(folder: &Path) -> Option<Duration> {
     let written = |path: &PathBuf| {
         let is = path.metadata().ok().filter(|is| is.len() > 0)?;
         Some((is.modified().ok()?, path.clone()))
     };
-    // Both have something: one was full.
+    // Both segments hold records, so one segment was full before.
     let [first, second] = segments(folder).map(|path| written(&path));
     let older = match (first?, second?) {
         (first, second) if first.0 <= second.0 => first,
@@ -55,14 +56,14 @@ pub fn reach(folder: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(oldest)
 }
 
-/// What Gantry's own lines may take of a segment beyond its limit: init alone begins the next segment.
+/// How far Gantry's own lines may exceed a segment's limit: only `gantry-init` may start the next segment.
 const OWN_MAX: u64 = 64 << 10;
 
-/// Adds a line of Gantry's own to the newer segment. Init writes at the end too, so that neither writes over the other. A segment
-/// that is full takes no more of them.
+/// Appends a line of Gantry's own to the newer segment. `gantry-init` appends too, so neither writer overwrites the
+/// other. A line for a full segment is dropped.
 ///
 /// # Errors
-/// When there is no log, or it cannot be written to.
+/// Fails if the log does not exist or cannot be written.
 pub fn append(folder: &Path, limit: u64, at: Moment, text: &str) -> io::Result<()> {
     let newer = segments(folder).into_iter().max_by_key(|path| path.metadata().and_then(|is| is.modified()).ok());
     let path = newer.ok_or(io::ErrorKind::NotFound)?;
@@ -73,10 +74,10 @@ pub fn append(folder: &Path, limit: u64, at: Moment, text: &str) -> io::Result<(
     file.write_all(format!("{} g F gantry: {text}\n", at.0).as_bytes())
 }
 
-/// What is read of the end of a segment to find its last line.
+/// How many bytes [`last_line`] reads from the end of a segment.
 const LAST_READ: u64 = 32 << 10;
 
-/// The last whole line that an application printed, if the end of its log has one.
+/// Returns the last whole line that the application printed, if the end of the log contains one.
 #[must_use]
 pub fn last_line(folder: &Path) -> Option<Line> {
     let last = |path: PathBuf| {
@@ -93,11 +94,11 @@ pub fn last_line(folder: &Path) -> Option<Line> {
     Some(Line { at: record.at, error: record.stream == Stream::Err, own: false, text: record.text })
 }
 
-/// Reads a log from its beginning, and then what comes.
+/// Reads a log from its beginning and then follows new records.
 #[derive(Debug)]
 pub struct Tail {
     segments: [Segment; 2],
-    /// Parts of lines that have not ended, by stream.
+    /// Unfinished lines, by stream.
     partial: [String; 3],
 }
 
@@ -108,16 +109,17 @@ struct Segment {
 }
 
 impl Tail {
-    /// A tail of `segments`, from their beginning.
+    /// Creates a tail that starts at the beginning of `segments`.
     #[must_use]
     pub fn new(segments: [PathBuf; 2]) -> Self {
         let segments = segments.map(|path| Segment { path, read: 0 });
         Self { segments, partial: [const { String::new() }; 3] }
     }
 
-    /// The lines that came since the last call, oldest first.
+    /// Returns the lines written since the last call, oldest first.
     pub fn fresh(&mut self) -> Vec<Line> {
-        // Each segment is in the order of its writing, whatever its stamps say: the wall clock may have gone back. The older one is full.
+        // Within a segment the order of writing counts and not the stamps, because the wall clock may have gone back.
+        // If exactly one segment is full, that segment is the older one.
         let is_full = |segment: &Segment| segment.path.metadata().is_ok_and(|is| is.len() >= FULL);
         let in_turn = is_full(&self.segments[0]) != is_full(&self.segments[1]);
         let first = usize::from(in_turn && is_full(&self.segments[1]));
@@ -139,14 +141,14 @@ impl Tail {
         let stream = record.stream;
         let partial = &mut self.partial[stream as usize];
         partial.push_str(&record.text);
-        // A line without end is shown in pieces: it must not grow for ever.
+        // Shows an endless line in pieces, so that the buffer stays bounded.
         let whole = record.whole || partial.len() > 64 << 10;
         let (error, own) = (stream != Stream::Out, stream == Stream::Own);
         whole.then(|| Line { at: record.at, error, own, text: std::mem::take(partial) })
     }
 }
 
-/// Whose line it is.
+/// Source of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Out,
@@ -182,7 +184,7 @@ impl Segment {
     }
 }
 
-/// `<unix milliseconds> <o|e|g> <F|P> <text>`; what is none (a torn write) is passed over.
+/// Parses `<unix milliseconds> <o|e|g> <F|P> <text>`. Returns `None` for any other line, such as a torn write.
 fn record(line: &[u8]) -> Option<Record> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!(texts(tail.fresh()), ["one", "two", "three"]);
         let mut file = File::options().append(true).open(&first).expect("opened");
         file.write_all(b"5 e F ur\n6 o F \xff\n").expect("written");
-        // The file system's clock may not have gone on since the other one was written.
+        // The file system's clock may not have advanced since the write to the other segment.
         file.set_modified(SystemTime::now() + std::time::Duration::from_secs(1)).expect("set");
         append(folder.path(), 100, Moment(8), "more").expect("added");
         let lines = tail.fresh();
@@ -244,7 +246,7 @@ mod tests {
         std::fs::write(&second, "9000 o F one\n5000 o F two\n5001 e F three\n").expect("written");
         let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
         assert_eq!(texts(Tail::new([first.clone(), second.clone()]).fresh()), ["one", "two", "three"]);
-        // The full segment is the older one, whatever the stamps say.
+        // The full segment is the older one, regardless of the stamps.
         let filler = format!("9000 o F {}\n", "x".repeat(1000));
         std::fs::write(&second, filler.repeat(8400)).expect("written");
         std::fs::write(&first, "4000 o F after\n").expect("written");
