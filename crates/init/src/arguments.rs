@@ -1,30 +1,31 @@
-//! What init is told. Its one caller is the sandbox, so the form is fixed and terse:
-//! `init <uid> <gid> <groups> <segment bytes> <cwd> [command…]` and `shim <uid> <gid> <groups> <cwd> [command…]`. Groups
-//! are the supplementary ones, parted by commas.
+//! Command line of `gantry-init`. The sandbox is the only caller, so the form is fixed and terse: `init <uid> <gid>
+//! <groups> <segment bytes> <cwd> [command…]` and `shim <uid> <gid> <groups> <cwd> [command…]`. `groups` lists the
+//! supplementary groups, separated by commas.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-/// The application: who it is, where it starts, and what it is.
+/// The application: its user, its working directory and its command.
 pub(crate) struct Application {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Supplementary groups.
     pub(crate) groups: Vec<u32>,
     pub(crate) cwd: PathBuf,
-    /// Empty: nothing is started, and the container waits to be told to end; others are run in it.
+    /// The command. If the command is empty, pid 1 starts no application and waits for a stop signal; the sandbox
+    /// runs other processes in the container meanwhile (`gantry run`).
     pub(crate) command: Vec<OsString>,
 }
 
-/// What pid 1 needs to know.
+/// Settings of pid 1.
 pub(crate) struct Settings {
-    /// The size at which a segment of the log is full.
+    /// Size at which a log segment is full, in bytes.
     pub(crate) segment: u64,
     pub(crate) application: Application,
 }
 
 impl Application {
-    /// The words that [`Mode::parse`] reads as the shim's.
+    /// Arguments for the shim, in the form that [`Mode::parse`] reads.
     pub(crate) fn words(&self) -> Vec<OsString> {
         let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
         let numbers = [self.uid.to_string(), self.gid.to_string(), groups.join(",")].map(OsString::from);
@@ -33,7 +34,7 @@ impl Application {
     }
 }
 
-/// Which of the two processes this is.
+/// Role of this process: pid 1 or pid 2.
 pub(crate) enum Mode {
     Init(Settings),
     Shim(Application),

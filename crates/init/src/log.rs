@@ -1,8 +1,9 @@
-//! The log of one instance: two segments, written in turn. When one is full the other is emptied and used, so that
-//! the log is bounded and its newest half is always there.
+//! The log of an instance: two segments, filled in turn. When a segment is full, the log empties the other segment and
+//! continues there. The log is therefore bounded, and always keeps its newest half.
 //!
-//! A record is a line: `<unix milliseconds> <o|e|g> <F|P> <text>`. `o` is standard output, `e` standard error, `g` Gantry itself. `F` ends a
-//! line of the application's; `P` is a part of one that is longer than [`LINE_MAX`], or that has not ended yet.
+//! A record is a line: `<unix milliseconds> <o|e|g> <F|P> <text>`. `o` is standard output, `e` is standard error, `g`
+//! is Gantry itself. `F` ends a line of the application. `P` is a part of a line that is longer than [`LINE_MAX`], or
+//! that has not ended yet.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,10 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The longest text in one record.
 pub(crate) const LINE_MAX: usize = 16 << 10;
 
-/// What stands before the text of a record is shorter.
+/// Upper bound of a record's length before its text.
 const HEAD_MAX: u64 = 64;
 
-/// Which of the two streams; or Gantry's own lines.
+/// Source of a record: standard output, standard error, or Gantry.
 #[derive(Clone, Copy)]
 pub(crate) enum Stream {
     Out,
@@ -31,12 +32,13 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Goes on in the segment that was written last.
+    /// Opens the log and continues in the segment that was written last.
     pub(crate) fn open(segments: [OwnedFd; 2], limit: u64) -> io::Result<Self> {
         let segments = segments.map(File::from);
         let modified = |file: &File| file.metadata().and_then(|metadata| metadata.modified());
         let sizes = [segments[0].metadata()?.len(), segments[1].metadata()?.len()];
-        // The one that is not full is written; the times of files decide when both are, for a wall clock may have gone back.
+        // Continues in the segment that is not full. Only if that does not decide do modification times count, because
+        // the wall clock may have gone back.
         let is_full = sizes.map(|size| size + LINE_MAX as u64 + HEAD_MAX > limit);
         let newer = match is_full {
             [true, false] => usize::from(sizes[1] > 0),
@@ -47,7 +49,7 @@ impl Log {
         Ok(Self { segments, current: newer, written, limit })
     }
 
-    /// Writes one record. A log that cannot be written (a full disk) never stops the application: the record is lost.
+    /// Writes a record. If the log cannot be written (a full disk), the record is lost, but the application runs on.
     pub(crate) fn record(&mut self, stream: Stream, whole: bool, text: &[u8]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let stream = match stream {
@@ -75,7 +77,7 @@ impl Log {
     }
 }
 
-/// Cuts what comes out of a pipe into lines.
+/// Splits the bytes of a pipe into lines.
 pub(crate) struct Lines {
     stream: Stream,
     pending: Vec<u8>,
@@ -107,7 +109,7 @@ impl Lines {
         self.pending.drain(..begin);
     }
 
-    /// What never got its line's end.
+    /// Writes the remainder that never received a line end.
     pub(crate) fn finish(&mut self, log: &mut Log) {
         if !self.pending.is_empty() {
             let rest = std::mem::take(&mut self.pending);

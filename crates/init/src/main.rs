@@ -1,13 +1,14 @@
-//! Pid 1 and 2 of every container; built static, and carried inside the `gantry` binary.
+//! Pid 1 and 2 of every container; built static, and embedded in the `gantry` binary.
 //!
 //! ```text
-//! pid 1  init      root without rights but setuid and kill; reaps, forwards signals, writes the log and the exit
-//! pid 2   ppidshim the app's user; waits for the app, so that its parent is not pid 1
+//! pid 1  init      root without capabilities except setuid and kill; reaps, forwards signals, writes log and exit
+//! record
+//! pid 2   ppidshim the app's user; waits for the app, so that the app's parent is not pid 1
 //! pid 3    the application
 //! ```
-//! Pid 1 reaches the world through its three standard descriptors alone, opened by whoever started it: 0 is the exit
-//! record, 1 and 2 are the two segments of the log. It opens no path, so nothing in the container can lead it astray,
-//! and it depends on no process outside.
+//! Pid 1 reaches the outside through its three standard descriptors alone, which the sandbox opened: 0 is the exit
+//! record, 1 and 2 are the two segments of the log. Besides its own program and `/proc`, pid 1 opens no path, so nothing
+//! in the container can mislead it. Pid 1 also depends on no process outside.
 
 mod arguments;
 mod log;

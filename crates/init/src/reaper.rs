@@ -1,4 +1,4 @@
-//! Pid 1.
+//! Pid 1 of a container: starts the shim, reaps children, forwards signals, and writes the log and the exit record.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -16,18 +16,18 @@ use rustix::process::{
 use crate::arguments::{Application, Settings};
 use crate::log::{Lines, Log, Stream};
 
-/// What is handed on to the application.
+/// Signals that pid 1 forwards to the application.
 const FORWARDED: [Signal; 7] =
     [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
 
-/// The application: the first child of pid 1's first child.
+/// Pid of the application: the first child of the shim.
 const APPLICATION: Option<Pid> = Pid::from_raw(3);
 
-/// The shim: pid 1's first child.
+/// Pid of the shim: the first child of pid 1.
 const SHIM: Option<Pid> = Pid::from_raw(2);
 
 pub(crate) fn run(settings: &Settings) -> io::Result<ExitCode> {
-    // Kept from the application, which may have the same user: what pid 1 has open, and its memory.
+    // Hides pid 1's open files and memory from the application, which may run as the same user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let record = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let segments = [io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?];
@@ -38,17 +38,18 @@ pub(crate) fn run(settings: &Settings) -> io::Result<ExitCode> {
     Reaper { log, signals, streams, record }.run(idle)
 }
 
-/// Starts the shim with the application behind it; its output comes through what is returned.
+/// Starts the shim, which starts the application. Returns the two streams of the application's output.
 fn start(application: &Application) -> io::Result<Vec<Source>> {
     let (out, out_end) = io::pipe()?;
     let (err, err_end) = io::pipe()?;
-    // Any user may open them again by name (`/dev/stdout`). A pipe belongs to whoever made it: root, here.
+    // The application reopens the pipes by name (`/dev/stdout`). A pipe belongs to its creator, here root, so every
+    // user gets access.
     for end in [&out_end, &err_end] {
         fchmod(end, Mode::from_raw_mode(0o666))?;
     }
     let program = std::env::args_os().next().unwrap_or_default();
-    // The shim becomes the application's user: supplementary groups are not for `Command` to set. What fails there is the
-    // application's trouble, and said in its log.
+    // The shim changes to the application's user, because `Command` cannot set supplementary groups. A failure in the
+    // shim concerns the application only, and appears in its log.
     Command::new(program)
         .arg("shim")
         .args(application.words())
@@ -59,7 +60,7 @@ fn start(application: &Application) -> io::Result<Vec<Source>> {
     Ok(vec![Source::new(out, Stream::Out)?, Source::new(err, Stream::Err)?])
 }
 
-/// One stream of the application's output.
+/// An output stream of the application.
 struct Source {
     pipe: PipeReader,
     lines: Lines,
@@ -72,7 +73,8 @@ impl Source {
         Ok(Self { pipe, lines: Lines::new(stream) })
     }
 
-    /// Reads what is there, but not for ever: signals and children come in between. False at its end.
+    /// Reads the available output in a bounded number of reads, so that signals and exits are served in between.
+    /// Returns false at the end of the stream.
     fn drain(&mut self, log: &mut Log) -> bool {
         let mut buffer = [0; 64 << 10];
         for _ in 0..16 {
@@ -87,7 +89,7 @@ impl Source {
     }
 }
 
-/// A socket per signal, readable when it came.
+/// One socket per signal, readable after the signal arrived.
 struct Signals {
     sockets: Vec<(Signal, UnixStream)>,
 }
@@ -105,7 +107,7 @@ impl Signals {
         Ok(Self { sockets })
     }
 
-    /// Those that came since the last call.
+    /// Returns the signals that arrived since the last call.
     fn take(&self) -> impl Iterator<Item = Signal> {
         self.sockets.iter().filter_map(|(signal, socket)| {
             let mut buffer = [0; 64];
@@ -141,7 +143,7 @@ impl Reaper {
                 } else if idle {
                     return Ok(ExitCode::SUCCESS);
                 } else if let Some(application) = APPLICATION {
-                    // It may be gone already, which its exit will tell.
+                    // The application may have ended already; the reaped exit reports the end.
                     let _ = kill_process(application, signal);
                 }
             }
@@ -159,7 +161,8 @@ impl Reaper {
         }
     }
 
-    /// The application ended: keep its last words and how it went. What it left running ends with this process.
+    /// Finishes after the application's end: writes its last output and the exit record. Processes that the application
+    /// left running end with this process.
     fn end(mut self, status: WaitStatus) -> io::Result<ExitCode> {
         for source in &mut self.streams {
             source.drain(&mut self.log);
@@ -180,7 +183,8 @@ impl Reaper {
     }
 }
 
-/// Whether any process runs besides this one. Those that were brought in from outside (`gantry exec`) have no parent here.
+/// Reports whether any process runs besides this one. Processes that `gantry exec` brought in from outside have no
+/// parent here, and do not count.
 fn leaves_something() -> bool {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -189,15 +193,15 @@ fn leaves_something() -> bool {
         .any(|stat| is_left(&stat).unwrap_or(false))
 }
 
-/// By a line of `/proc/<pid>/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent.
+/// Decides by a line of `/proc/<pid>/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent.
 fn is_left(stat: &str) -> Option<bool> {
-    // A name may have anything in it, a parenthesis too.
+    // A name may contain any character, including a parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let (state, parent) = (fields.next()?, fields.next()?);
     Some(!["Z", "X"].contains(&state) && parent != "0")
 }
 
-/// Reaps every child that ended; the shim's status, if it was among them.
+/// Reaps every child that ended. Returns the shim's status if the shim was among them.
 fn reap() -> Option<WaitStatus> {
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
         if Some(pid) == SHIM && !status.stopped() {

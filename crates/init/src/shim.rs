@@ -1,4 +1,4 @@
-//! Pid 2: starts the application and passes its end on, exit status or signal, as its own.
+//! Pid 2: starts the application and passes on the application's end, exit status or signal, as its own.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -10,11 +10,11 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::arguments::Application;
 
-/// What a shell answers for a command that is not there, and for one that cannot be executed.
+/// Exit statuses of a shell for a missing command and for a command that cannot be executed.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Becomes the application's user, starts the application and waits for its end.
+/// Switches to the application's user, starts the application and waits for its end.
 pub(crate) fn run(application: &Application) -> io::Result<ExitCode> {
     let [program, arguments @ ..] = application.command.as_slice() else {
         return Err(io::Error::other("no command"));
@@ -36,8 +36,8 @@ pub(crate) fn run(application: &Application) -> io::Result<ExitCode> {
             return Ok(ExitCode::from(if missing { NOT_FOUND } else { NOT_EXECUTABLE }));
         }
     };
-    // Ends this process by the same signal, so that pid 1 sees the application's end as it was. Rust's runtime handles or ignores
-    // some of them (SEGV, BUS, PIPE): their defaults are put back first.
+    // Ends this process by the same signal, so that pid 1 sees the application's end unchanged. Rust's runtime handles
+    // or ignores some signals (SEGV, BUS, PIPE), so their default handlers are restored first.
     if let Some(signal) = status.signal()
         && signal_hook::low_level::emulate_default_handler(signal).is_err()
         && let Some(signal) = Signal::from_named_raw(signal)
@@ -47,11 +47,11 @@ pub(crate) fn run(application: &Application) -> io::Result<ExitCode> {
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 
-/// Takes the groups and the user of the application. Leaving root clears what this process could do as root.
+/// Takes on the application's groups and user. Leaving root clears this process's capabilities.
 fn take_user(application: &Application) -> io::Result<()> {
     let groups: Vec<Gid> = application.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let (uid, gid) = (Uid::from_raw(application.uid), Gid::from_raw(application.gid));
-    // This process has one thread.
+    // These calls change the calling thread only, and this process has one thread.
     set_thread_groups(&groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     Ok(set_thread_res_uid(uid, uid, uid)?)
