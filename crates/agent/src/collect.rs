@@ -1,5 +1,5 @@
-//! What is of no use any more on this machine: images and unpacked layers that no instance runs on, and the logs of
-//! instances that are long gone.
+//! Garbage collection on this machine. Removes images and unpacked layers that no instance runs on, and old logs of
+//! removed instances.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,13 +12,13 @@ use gantry_model::clock::{Clock, Jumps};
 use crate::status::reading;
 use crate::{Agent, records};
 
-/// Logs of instances that are gone, kept for each app: at most 16 MiB each.
+/// Number of logs of removed instances that each app keeps; a log has at most 16 MiB.
 const LOGS_KEPT: usize = 20;
 
-/// Logs of an app that has nothing here any more are kept this long.
+/// How long the logs of an app stay after its last instance left this machine.
 const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Looks now and then, for ever.
+/// Collects garbage periodically, for ever.
 pub(crate) async fn run(agent: &Arc<Agent>) {
     let mut ages = Ages { clock: Clock::new(reading()), jumps: Jumps::default() };
     loop {
@@ -31,7 +31,7 @@ pub(crate) async fn run(agent: &Arc<Agent>) {
     }
 }
 
-/// How old files are: their stamps are the wall clock's, which may have jumped since.
+/// Ages of files. Their modification times come from the wall clock, which may have jumped since.
 #[derive(Clone)]
 struct Ages {
     clock: Clock,
@@ -39,7 +39,7 @@ struct Ages {
 }
 
 impl Ages {
-    /// Notes a jump.
+    /// Records a jump of the wall clock.
     fn look(&mut self) {
         let reading = reading();
         if let Some(jump) = self.clock.jump(reading) {
@@ -48,7 +48,7 @@ impl Ages {
         }
     }
 
-    /// How old a file must seem to be at least as old as `age`.
+    /// The apparent age from which a file is certain to be at least `age` old.
     fn at_least(&self, age: Duration) -> Duration {
         age.saturating_add(self.jumps.forward_within(reading().awake, age))
     }
@@ -56,7 +56,8 @@ impl Ages {
 
 fn round(agent: &Agent, ages: &Ages) {
     let grace = ages.at_least(agent.settings.collect.grace);
-    // While a start is under way its image is in no record yet; none begins while this looks.
+    // The image of an instance that is just starting is in no record yet. The lock of the layers keeps any start from
+    // beginning while `images` runs.
     match agent.layers.collect(grace, || images(agent, grace)) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
@@ -65,11 +66,12 @@ fn round(agent: &Agent, ages: &Ages) {
     logs(agent, ages.at_least(APP_LOGS_KEPT));
 }
 
-/// Removes images that nothing runs on. The layers of those that stay; none if one cannot be read, for it may stand on any.
+/// Removes images that nothing runs on, and returns the layers of the remaining ones. Returns `None` if an image cannot
+/// be read, because that image may use any layer.
 fn images(agent: &Agent, grace: Duration) -> Option<BTreeSet<Digest>> {
     let used = used_images(agent);
     let folder = agent.settings.data.join("images");
-    // One that runs and whose folder is gone cannot be read either.
+    // A used image without a folder cannot be read either.
     let mut all_read = used.iter().all(|digest| folder.join(digest.hex()).is_dir());
     let mut layers = BTreeSet::new();
     for name in names(&folder) {
@@ -87,7 +89,7 @@ fn images(agent: &Agent, grace: Duration) -> Option<BTreeSet<Digest>> {
     all_read.then_some(layers)
 }
 
-/// Of every instance that is planned or there, and of every one-off.
+/// The images of all planned and existing instances, and of all one-offs.
 fn used_images(agent: &Agent) -> BTreeSet<Digest> {
     let plan = records::read_plan(&agent.settings);
     let planned =
@@ -122,17 +124,18 @@ fn logs(agent: &Agent, kept: Duration) {
                 tracing::warn!(%error, "a log that is too old stays");
             }
         }
-        // Only an empty one goes.
+        // Fails unless the folder is empty.
         let _ = std::fs::remove_dir(&path);
     }
 }
 
-/// How long ago something was last written in a folder.
+/// Time since the last write to any file in a folder.
 fn newest(folder: &Path) -> Option<Duration> {
     names(folder).iter().filter_map(|name| age(&folder.join(name))).min()
 }
 
-/// How long ago it was written. A time in the future, of a clock that went back since, becomes now.
+/// Time since the last write to a file. A modification time in the future, from before the clock went back, is set to
+/// now.
 fn age(path: &Path) -> Option<Duration> {
     let now = SystemTime::now();
     let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);

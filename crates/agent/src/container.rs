@@ -1,4 +1,4 @@
-//! An instance as a container's specification.
+//! Translates an instance into a container's specification.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,16 +14,16 @@ use crate::Agent;
 use crate::images::{self, Image};
 use crate::records::{self, Places};
 
-/// Bytes of each of the two segments of a log.
+/// Size of each of the two segments of a log, in bytes.
 pub(crate) const SEGMENT: u64 = 8 << 20;
 
-/// Where programs are when an image does not say.
+/// The search path for images that set none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The longest host name that `uname` can say.
+/// The longest host name that `uname` can return.
 const HOSTNAME_MAX: usize = 64;
 
-/// What a container is called, from inside and outside.
+/// The names of a container, inside and outside.
 pub(crate) struct Names {
     pub(crate) app: AppName,
     /// `web-1`.
@@ -32,7 +32,7 @@ pub(crate) struct Names {
     pub(crate) role: String,
 }
 
-/// Makes the folders of a container, empty, and its specification.
+/// Creates the container's empty folders and returns its specification.
 pub(crate) fn prepare(
     agent: &Agent,
     places: &Places,
@@ -64,7 +64,7 @@ pub(crate) fn prepare(
         Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
         Bind { source: name, target: "/etc/hostname".into(), writable: false },
     ];
-    // The user of an image that Gantry built has a name, whatever it was built on.
+    // An image built by Gantry runs as the user `app`; the base may have no name for that user.
     if let Some(with) = accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()) {
         let [passwd, group] = with.write(&places.folder)?;
         binds.push(Bind { source: passwd, target: "/etc/passwd".into(), writable: false });
@@ -73,7 +73,8 @@ pub(crate) fn prepare(
     for (name, target) in &spec.role.volumes {
         let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
         if !source.exists() {
-            // Whole or not at all: one that was left to root is of no use to the app. No volume's name begins with a dot.
+            // The rename makes the volume appear complete or not at all: the app cannot write to a volume that root
+            // still owns. No volume's name begins with a dot.
             let fresh = source.with_file_name(format!(".new-{name}"));
             std::fs::create_dir_all(&fresh)?;
             std::os::unix::fs::chown(&fresh, Some(user.uid), Some(user.gid))?;
@@ -103,7 +104,8 @@ pub(crate) fn prepare(
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
-            // What a copy takes is counted (see `disk`): the length of a sparse file is not.
+            // `disk` enforces this limit by counting. A kernel limit on file size would also count the holes of sparse
+            // files.
             disk: None,
         },
         network: Some(Network {
@@ -120,7 +122,8 @@ pub(crate) fn prepare(
     })
 }
 
-/// How a command runs in an instance's container: as the application does, without a terminal.
+/// The specification of a command that runs in an instance's container: same user and environment as the application,
+/// no terminal.
 pub(crate) async fn exec_spec(
     agent: &Arc<Agent>,
     id: &InstanceId,
@@ -147,12 +150,13 @@ pub(crate) async fn exec_spec(
     })
 }
 
-/// What `uname` says in a container.
+/// The host name that `uname` returns in a container.
 pub(crate) fn hostname(names: &Names, machine: &impl std::fmt::Display) -> String {
     format!("{}.{machine}", names.short).chars().take(HOSTNAME_MAX).collect()
 }
 
-/// What Docker sets, image, role, configuration, and then what Gantry itself says.
+/// The environment of a container. Later sources override earlier ones: Docker's defaults, image, role, configuration,
+/// Gantry's own variables.
 pub(crate) fn environment(
     names: &Names,
     spec: &InstanceSpec,
@@ -177,11 +181,12 @@ pub(crate) fn environment(
     ];
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     env.extend(spec.commit.clone().map(|commit| ("REVISION".to_owned(), commit)));
-    // An empty name cannot be set, and an image may hold one.
+    // An image may hold a variable without a name, which cannot be set.
     env.into_iter().filter(|(name, value)| !name.is_empty() && !value.contains('\0')).collect()
 }
 
-/// A plain command line replaces the shell that reads it, so that the application is pid 3 and gets its signals.
+/// The arguments of the container's process. A plain command line replaces its shell through `exec`, so that the
+/// application is pid 3 and gets its signals.
 fn words(command: &Command) -> Vec<String> {
     match command {
         Command::Argv(words) => words.clone(),
@@ -192,7 +197,7 @@ fn words(command: &Command) -> Vec<String> {
     }
 }
 
-/// A line that is one plain command, as one that replaces its shell; any other line as it is.
+/// Prefixes a line with `exec` if the line is one plain command; returns any other line unchanged.
 fn exec_of(line: &str) -> String {
     let line = line.trim();
     let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -200,7 +205,7 @@ fn exec_of(line: &str) -> String {
         && !first.contains('=')
         && !RESERVED.contains(&first)
         && !BUILTINS.contains(&first);
-    // `command` only says that no function is meant; with an option it asks and runs nothing.
+    // `command` only bypasses shell functions. With an option, `command` prints a description and runs nothing.
     let called = rest.trim_start();
     match first {
         "command" if !called.is_empty() && !called.starts_with('-') => exec_of(called),
@@ -209,11 +214,11 @@ fn exec_of(line: &str) -> String {
     }
 }
 
-/// Words that begin a compound command, in dash and in bash.
+/// Words that begin a compound command in dash and in bash.
 const RESERVED: [&str; 12] =
     ["!", "[[", "case", "coproc", "for", "function", "if", "select", "time", "until", "while", "{"];
 
-/// Commands of the shell itself, in dash and in bash: `exec` finds no program of most of these names.
+/// Built-in commands of dash and bash. `exec` finds no program for most of these names.
 const BUILTINS: [&str; 62] = [
     ".",
     ":",
@@ -279,7 +284,8 @@ const BUILTINS: [&str; 62] = [
     "wait",
 ];
 
-/// Who a container of this image runs as. A user of Gantry's choice has `/app` as its home, whatever the base calls it.
+/// The account that a container of this image runs as. In an image built by Gantry the home is `/app`, whatever home
+/// the base gives the user.
 pub(crate) fn account_of(runtime: &Runtime, accounts: &Accounts) -> io::Result<Account> {
     let mut account = accounts.find(runtime.user.as_deref().unwrap_or_default()).map_err(io::Error::other)?;
     if runtime.is_built() {
@@ -307,7 +313,7 @@ mod tests {
             ("1000:1000", "", "/home/node"),
             ("4000", "", "/"),
             ("1000:1000", gantry_image::RECIPE_LABEL, "/app"),
-            // Made from an image of Gantry's by others.
+            // Derived by others from an image that Gantry built.
             ("root", gantry_image::RECIPE_LABEL, "/root"),
         ] {
             assert_eq!(account_of(&runtime(user, label), &accounts).expect(user).home, home, "{user}");

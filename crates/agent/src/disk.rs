@@ -1,5 +1,5 @@
-//! What instances write outside their volumes: counted when the disk has less than before, and now and then. One that wrote more
-//! than it may is ended, so that the others have a disk to write to.
+//! Enforces the disk limit of instances: the bytes they write outside their volumes. Usage is counted when free space
+//! has shrunk, and periodically. An instance over its limit is killed, so that the others have disk space left.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +15,10 @@ use crate::Agent;
 use crate::once;
 use crate::records::{self, Places};
 
-/// How often the free space is looked at; one system call.
+/// Poll interval for the free space; a poll is one system call.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Instances that were ended for what they wrote.
+/// Instances that were killed because they exceeded their disk limit.
 #[derive(Default)]
 pub(crate) struct Disk(Mutex<BTreeSet<InstanceId>>);
 
@@ -27,18 +27,18 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It wrote too much since it began.
+    /// Whether the instance exceeded its disk limit since its last start.
     pub(crate) fn is_over(&self, id: &InstanceId) -> bool {
         self.over().contains(id)
     }
 
-    /// It begins with nothing written.
+    /// Clears the instance's mark at a new start.
     pub(crate) fn begin(&self, id: &InstanceId) {
         self.over().remove(id);
     }
 }
 
-/// Watches, for ever.
+/// Enforces the disk limits, for ever.
 pub(crate) async fn run(agent: Arc<Agent>) {
     let mut watch = Watch::default();
     loop {
@@ -49,7 +49,8 @@ pub(crate) async fn run(agent: Arc<Agent>) {
     }
 }
 
-/// It has written all that it may: a single file ends there, by the kernel.
+/// Whether a container has used all of its disk limit. The kernel stops a single file exactly at the limit, so equality
+/// counts.
 pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
     let (upper, group) = (places.folder.join("upper"), Cgroup::named(&places.cgroup));
     let count = move || {
@@ -59,7 +60,7 @@ pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
     tokio::task::spawn_blocking(count).await.is_ok_and(|bytes| bytes >= limit.0)
 }
 
-/// Counts every instance and one-off, and ends those that wrote too much.
+/// Counts the usage of every instance and one-off, and kills each that exceeds its limit.
 async fn count(agent: &Arc<Agent>) {
     for id in agent.status.ids() {
         let places = Places::of(&agent.settings, &id);
@@ -78,8 +79,8 @@ async fn count(agent: &Arc<Agent>) {
     }
 }
 
-/// Ends what runs there; whether anything did. Whoever minds it clears up: one that the kernel does not let go keeps nobody
-/// from being counted.
+/// Kills the container that runs there; returns whether one was running. The container's own task cleans up: a
+/// container that the kernel does not release must not delay counting.
 fn end(places: &Places) -> bool {
     let running = Container::adopt(&places.state, &places.cgroup).filter(Container::is_running);
     running.is_some_and(|container| container.signal(rustix::process::Signal::KILL).is_ok())

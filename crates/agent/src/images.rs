@@ -1,4 +1,4 @@
-//! Images: fetched from the server's registry, each layer unpacked once.
+//! Images: fetched from the server's registry, with each layer unpacked once.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use gantry_model::{AppName, Digest};
 
 use crate::Agent;
 
-/// An image at hand.
+/// An image that is complete on this machine.
 pub(crate) struct Image {
     pub(crate) config: Config,
-    /// Unpacked, from the top down.
+    /// Folders of the unpacked layers, topmost first.
     pub(crate) layers: Vec<PathBuf>,
 }
 
-/// Fetches what is missing of an image. The error is told to people.
+/// Fetches the missing parts of an image. The error text is shown to people.
 pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Result<Image, String> {
     let text = |error: &dyn std::fmt::Display| format!("its image {} cannot be fetched: {error}", digest.short());
     let kept = agent.settings.data.join("images").join(digest.hex());
@@ -35,7 +35,7 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).rev() {
         if !agent.layers.has(diff_id) {
-            // Copies start together, and want the same: one of them unpacks it.
+            // Copies of a role start together and need the same layers; the lock lets only the first one unpack each.
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
                 let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
@@ -48,7 +48,8 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
     Ok(Image { config, layers })
 }
 
-/// Manifest and configuration of an image that was fetched before: it starts again without the server.
+/// Reads the manifest and configuration of an image that was fetched before. Such an image starts again without the
+/// server.
 pub(crate) fn read(folder: &std::path::Path) -> Option<(Manifest, Config)> {
     let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).ok()?).ok()?;
     let config = Config::parse(&std::fs::read(folder.join("config.json")).ok()?, &manifest).ok()?;

@@ -5,17 +5,18 @@
 //!                                                        │ status
 //! server ◄── report, at each change and every 2 s ◄──────┘
 //! ```
-//! - [`run`]: sets the machine's network up, finds the containers that run, follows the plan. Begin there.
-//! - `supervisor`: which instances there are to be; starts their tasks.
-//! - `instance`: one instance, from its image to its removal.
-//! - `records`: what is kept on disk of an instance, so that any agent finds it again.
-//! - `health`: probes, and what to say when they fail.
-//! - `container`: an instance as a container's specification.
-//! - `collect`: what is of no use any more.
-//! - `images`, `network`, `sessions`: what the tasks need, and what people ask for.
+//! - [`run`]: sets up the machine's network, adopts running containers, follows the plan. Begin there.
+//! - `supervisor`: follows the plan and runs one task for each instance.
+//! - `instance`: the life cycle of one instance, from its image to its removal.
+//! - `records`: the files of an instance, from which a restarted agent recovers.
+//! - `health`: probes, and explanations of their failures.
+//! - `container`: translates an instance into a container's specification.
+//! - `collect`: garbage collection of images, layers and logs.
+//! - `images`, `network`, `disk`, `users`: services that the tasks use.
+//! - `once`, `sessions`: `gantry run`, `exec` and `logs`.
 //!
-//! Containers do not depend on it: it can stop, be killed, or be replaced; the next one finds them. It chooses nothing
-//! that the plan chooses.
+//! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
+//! containers. The plan makes all choices; the agent makes none of them.
 
 mod collect;
 mod container;
@@ -48,31 +49,31 @@ pub use network::{HostPorts, Metadata, NetworkTaken, OpeningError, PortProtocol,
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// This machine.
+    /// The name of this machine.
     pub machine: MachineName,
-    /// Where layers, logs, volumes and records are.
+    /// Folder of layers, logs, volumes and records.
     pub data: PathBuf,
-    /// What a reboot empties.
+    /// Folder of run-time state, which a reboot empties.
     pub run: PathBuf,
-    /// The control group that everything of Gantry's is in.
+    /// The control group that contains every process of Gantry's.
     pub cgroup: String,
-    /// The machine's bridge.
+    /// Name of the machine's bridge.
     pub bridge: String,
-    /// Its address: gateway and name server of every container.
+    /// Address of the bridge: the gateway and name server of every container.
     pub gateway: Ipv4Addr,
-    /// The prefix length of its network.
+    /// The prefix length of the bridge's network.
     pub prefix: u8,
-    /// Ports of the machine that containers reach: the router's, and what the settings open.
+    /// Ports of this machine that containers can reach: the router's, and those that the settings open.
     pub host_ports: Vec<HostPorts>,
-    /// Metadata addresses that containers reach.
+    /// Metadata addresses that containers can reach.
     pub metadata: Vec<Metadata>,
-    /// How long what is of no use is kept, and how often it is looked for.
+    /// Interval and grace period of garbage collection.
     pub collect: Collect,
 }
 
 #[cfg(test)]
 impl Settings {
-    /// A cloud that is nowhere.
+    /// Settings of a cloud without any files.
     pub(crate) fn for_tests() -> Self {
         Self {
             machine: MachineName::parse("m").expect("a name"),
@@ -93,18 +94,18 @@ impl Settings {
     }
 }
 
-/// The pace of collection.
+/// Parameters of garbage collection.
 #[derive(Debug, Clone, Copy)]
 pub struct Collect {
-    /// Between two rounds.
+    /// Pause between two rounds.
     pub every: std::time::Duration,
-    /// What is younger is not touched: it may be on its way to be of use.
+    /// Minimum age of garbage. A younger file may be about to be used.
     pub grace: std::time::Duration,
-    /// Bytes of the disk that images leave free.
+    /// Disk reserve, in bytes, that images must leave free.
     pub reserve: u64,
 }
 
-/// Everything that a task may need.
+/// Services that all tasks share.
 pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) client: Client,
@@ -121,34 +122,34 @@ pub(crate) struct Agent {
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// A folder or file of the agent's.
+    /// A folder or file of the agent's failed.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The machine's network.
+    /// The machine's network could not be set up.
     #[error("the machine's network cannot be set up: {0}")]
     Network(String),
-    /// What the settings name is another cloud's.
+    /// Another cloud owns a resource that the settings name.
     #[error(transparent)]
     Taken(#[from] NetworkTaken),
-    /// The unpacked layers.
+    /// The store of unpacked layers failed.
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
-    /// The sandbox.
+    /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] gantry_sandbox::SandboxError),
 }
 
-/// Runs the agent until `shutdown`. Containers run on.
+/// Runs the agent until `shutdown`. Containers keep running afterwards.
 ///
 /// # Errors
-/// When it cannot start.
+/// When the agent cannot start.
 pub async fn run(
     settings: Settings,
     client: Client,

@@ -1,11 +1,11 @@
-//! Where a container's processes listen, from its own `/proc/<pid>/net/tcp`: what a failed check is explained with.
+//! Listening sockets of a container, from its own `/proc/<pid>/net/tcp`. They explain a failed check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The kernel's number for a listening socket (`TCP_LISTEN`).
 const LISTEN: &str = "0A";
 
-/// Every address and port that is listened on in the network namespace of `pid`.
+/// Addresses and ports of all listening sockets in the network namespace of `pid`.
 pub(crate) fn listening(pid: i32) -> Vec<(IpAddr, u16)> {
     ["tcp", "tcp6"]
         .iter()
@@ -22,7 +22,7 @@ fn socket(line: &str) -> Option<(IpAddr, u16)> {
     }
     let (address, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    // 32-bit words in the machine's order.
+    // The kernel prints the address as 32-bit words in the machine's byte order.
     let words: Option<Vec<u32>> = (0..address.len() / 8)
         .map(|n| u32::from_str_radix(&address[n * 8..n * 8 + 8], 16).ok().map(u32::from_le))
         .collect();
@@ -35,16 +35,18 @@ fn socket(line: &str) -> Option<(IpAddr, u16)> {
     Some((address, port))
 }
 
-/// Ports that are named: there may be thousands.
+/// Number of ports that a message names; a container may listen on thousands.
 const PORTS_SHOWN: usize = 10;
 
-/// What to say when nothing accepts on `port`; of a `foreign` image nobody can change a role.
+/// Explains why nothing accepts connections on `port`. The role of a `foreign` image cannot be edited, so the remedy is
+/// a flag of `gantry deploy`.
 pub(crate) fn explain(sockets: &[(IpAddr, u16)], port: u16, foreign: bool) -> String {
     let on_port: Vec<_> = sockets.iter().filter(|(_, other)| *other == port).collect();
     if !on_port.is_empty() && on_port.iter().all(|(address, _)| address.is_loopback()) {
         return format!("connection refused: it listens on {}:{port} alone; make it bind 0.0.0.0", on_port[0].0);
     }
-    // A socket of `::` takes IPv4 too, unless it was told not to; then the connection was refused.
+    // A socket on `::` also accepts IPv4 unless the application set IPV6_V6ONLY. Because the connection was refused,
+    // the application did set IPV6_V6ONLY.
     let widest = on_port.iter().find(|(address, _)| address.is_unspecified()).or(on_port.first());
     if let Some((address, _)) = widest {
         let (shown, remedy) = match address {

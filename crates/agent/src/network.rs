@@ -1,10 +1,10 @@
-//! The machine's network: a bridge, addresses on it, and a way out through a table of our own in nftables.
+//! The machine's network: a bridge, the addresses on that bridge, and the way out through an nftables table of our own.
 //!
 //! - `rules`: the table. Begin there.
-//! - `openings`: what containers may reach although it is closed to them.
-//! - `claim`: whose the bridge is; two clouds with the same settings are refused.
-//! - `watch`: makes again what somebody takes away.
-//! - `firewall`: other firewalls that drop what must pass; `read` reads their rules.
+//! - `openings`: exceptions to the rules that close host ports and metadata addresses.
+//! - `claim`: ownership of the bridge; refuses two clouds with the same settings.
+//! - `watch`: repairs parts of the network that another program removed.
+//! - `firewall`: detects other firewalls that drop needed packets; `read` reads their rules.
 
 mod claim;
 mod firewall;
@@ -28,13 +28,13 @@ pub use self::openings::{HostPorts, Metadata, OpeningError, PortProtocol};
 pub(crate) use self::watch::watch;
 use crate::{AgentError, Settings};
 
-/// Addresses at the top of the network that instances are not given: builds have theirs there.
+/// Number of addresses at the top of the network that are not given to instances. Builds use them.
 const RESERVED: u32 = 256;
 
-/// The longest that a change of the rules may take.
+/// Timeout of a change of the rules.
 const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// The bridge, forwarding and the table are there. Done again it changes nothing.
+/// Sets up the bridge, forwarding and the table. Idempotent.
 pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
     check(settings).await?;
@@ -44,26 +44,26 @@ pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
     nft(&rules::rules(settings)).await
 }
 
-/// Whether this cloud may have the bridge, the network and the folders that its settings name.
+/// Checks that no one else uses the bridge, the network and the folders that the settings name.
 ///
 /// # Errors
-/// When another cloud, or another network of the machine's, has them.
+/// When another cloud, or another network of the machine's, uses one of them.
 pub async fn check(settings: &Settings) -> Result<(), AgentError> {
     let devices = devices().await.map_err(|error| AgentError::Network(error.to_string()))?;
     Ok(claim::check(settings, &claim::Claim::of(settings), &devices, Path::exists)?)
 }
 
-/// The bridge is there, up, with its address, and says whose it is.
+/// Creates the bridge if needed, brings the bridge up with its address, and labels the bridge with the cloud's claim.
 async fn make_bridge(settings: &Settings) -> Result<(), gantry_linux::LinuxError> {
     ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await?;
     if let Err(error) = set_alias(&settings.bridge, &claim::Claim::of(settings).to_string()).await {
-        // The kernel takes 255 bytes.
+        // The kernel limits an alias to 255 bytes.
         tracing::warn!(%error, "another cloud with the same settings is not noticed");
     }
     Ok(())
 }
 
-/// Takes the machine's network down again.
+/// Removes the bridge and the table.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -98,7 +98,7 @@ async fn nft(rules: &str) -> Result<(), AgentError> {
     Err(AgentError::Network(format!("nft refused the rules: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
-/// The addresses that are given out.
+/// The allocator of container addresses.
 pub(crate) struct Addresses {
     first: u32,
     last: u32,
@@ -113,17 +113,17 @@ impl Addresses {
         Self { first: gateway + 1, last: last.saturating_sub(RESERVED.min(hosts / 2)), used: Mutex::default() }
     }
 
-    /// This one is in use already.
+    /// Reserves an address that is already in use.
     pub(crate) fn take(&self, address: Ipv4Addr) {
         self.lock().insert(u32::from(address));
     }
 
-    /// This one may be given out.
+    /// Whether an address is in the range of the allocator.
     pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
         (self.first..=self.last).contains(&u32::from(address))
     }
 
-    /// The lowest that is free.
+    /// Allocates the lowest free address.
     pub(crate) fn give(&self) -> Option<Ipv4Addr> {
         let mut used = self.lock();
         let address = (self.first..=self.last).find(|address| !used.contains(address))?;
@@ -131,7 +131,7 @@ impl Addresses {
         Some(Ipv4Addr::from(address))
     }
 
-    /// It is free again.
+    /// Frees an address.
     pub(crate) fn release(&self, address: Ipv4Addr) {
         self.lock().remove(&u32::from(address));
     }

@@ -1,4 +1,5 @@
-//! One-off containers: `gantry run`. The container idles, the command is run in it as `exec` does, and goes with it.
+//! One-off containers, for `gantry run`. The container idles. The command runs in the container as `exec` does, and
+//! both end together.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -12,23 +13,23 @@ use crate::instance::STUCK;
 use crate::records::Places;
 use crate::{Agent, images, supervisor};
 
-/// The file that says how much a one-off may write, and where it is.
+/// Name of the file with a one-off's metadata.
 const NOTE: &str = "once.json";
 
-/// What whoever comes by must know of a one-off, besides the image that it runs on.
+/// Metadata of a one-off container, besides its image. The disk accounting and a restarted agent read it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Note {
     pub(crate) disk: Bytes,
     pub(crate) address: Ipv4Addr,
 }
 
-/// A one-off container that runs.
+/// A running one-off container.
 pub(crate) struct Once {
     agent: Arc<Agent>,
     name: String,
     address: Ipv4Addr,
     pub(crate) container: Container,
-    /// What an exec in it is made of.
+    /// The specification of the command that runs in the container.
     pub(crate) exec: ExecSpec,
 }
 
@@ -80,7 +81,8 @@ impl Once {
     }
 }
 
-/// Removes a one-off, and gives its address back; what the kernel does not let go keeps its address, and nobody waiting.
+/// Removes a one-off and releases its address. The wait is limited to [`STUCK`]; a container that the kernel does not
+/// release keeps its address until the removal succeeds.
 async fn take_away(agent: &Arc<Agent>, name: String, address: Ipv4Addr) {
     let agent = Arc::clone(agent);
     let going = tokio::spawn(async move {
@@ -95,7 +97,7 @@ fn note(places: &Places, image: &str, note: &Note) -> std::io::Result<()> {
     std::fs::write(places.folder.join(NOTE), serde_json::to_vec(note)?)
 }
 
-/// What was noted of a one-off.
+/// Reads the metadata of a one-off.
 pub(crate) fn noted(places: &Places) -> Option<Note> {
     serde_json::from_slice(&std::fs::read(places.folder.join(NOTE)).ok()?).ok()
 }

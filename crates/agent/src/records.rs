@@ -1,5 +1,5 @@
-//! What is kept on disk of an instance. Written before it matters: whatever process dies, the next one knows what there
-//! is and what was done already.
+//! Files of an instance on disk. The agent writes each change before acting on it. After a crash of any process, the
+//! next agent knows which instances exist and which actions were done.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -12,44 +12,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::Settings;
 
-/// One instance's record.
+/// The record of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) spec: InstanceSpec,
-    /// Kept across restarts, so that routers need not be told of them.
+    /// Stays the same across restarts, so that routers keep the address they know.
     pub(crate) address: Ipv4Addr,
-    /// The machine's own address then: the way out, and who answers names. None in records of an earlier version.
+    /// The machine's own address at the container's last start: its gateway and name server. `None` in records of an
+    /// earlier version.
     #[serde(default)]
     pub(crate) gateway: Option<Ipv4Addr>,
-    /// It has passed its checks since it was last started.
+    /// Whether the instance has passed its checks since its last start.
     pub(crate) ready: bool,
     pub(crate) restarts: u32,
-    /// It was begun: one that runs once is not begun again.
+    /// Whether the container was started. A run-once instance is not started again.
     #[serde(default)]
     pub(crate) started: bool,
-    /// How it ended; of one that runs once this is its result.
+    /// The last exit; for a run-once instance, its result.
     pub(crate) exit: Option<Exit>,
-    /// When its container was last started.
+    /// Time of the container's last start.
     #[serde(default)]
     pub(crate) begun: Option<Moment>,
-    /// When it passed its checks, since it was last started.
+    /// Time at which the instance passed its checks, since its last start.
     #[serde(default)]
     pub(crate) ready_since: Option<Moment>,
-    /// Why its container is being stopped; kept so that the next agent tells it, too.
+    /// Why the container is being stopped. Kept on disk so that a restarted agent reports the reason, too.
     #[serde(default)]
     pub(crate) stop: Option<Stop>,
 }
 
-/// An instance's folders and files.
+/// Folders and files of an instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// Its record and its container's root.
+    /// Folder of its record and of its container's root.
     pub(crate) folder: PathBuf,
-    /// What a reboot takes with it.
+    /// Folder of run-time state, which a reboot empties.
     pub(crate) state: PathBuf,
-    /// Its output, kept after it is gone.
+    /// Folder of its output, kept after the instance is removed.
     pub(crate) logs: PathBuf,
-    /// Its control group.
+    /// Name of its control group.
     pub(crate) cgroup: String,
 }
 
@@ -58,7 +59,7 @@ impl Places {
         Self::named(settings, &id.to_string(), settings.data.join("logs").join(id.app.as_str()).join(id.to_string()))
     }
 
-    /// Of a container that is no instance: a one-off.
+    /// The folders of a container without an instance: a one-off.
     pub(crate) fn named(settings: &Settings, name: &str, logs: PathBuf) -> Self {
         Self {
             folder: settings.data.join("containers").join(name),
@@ -81,13 +82,14 @@ impl Places {
         write(&self.record(), record)
     }
 
-    /// Everything but the logs. A container may have filled its folder with anything.
+    /// Removes everything but the logs. Runs on a blocking thread, because a container may have filled its folder with
+    /// any number of files.
     pub(crate) async fn remove(&self) -> io::Result<()> {
         let places = self.clone();
         tokio::task::spawn_blocking(move || places.remove_now()).await.map_err(io::Error::other)?
     }
 
-    /// As [`Self::remove`], for a thread that may wait.
+    /// Same as [`Self::remove`], for a thread that may block.
     pub(crate) fn remove_now(&self) -> io::Result<()> {
         gantry_linux::tree::remove(&self.state)?;
         gantry_linux::step!("instance.forgotten");
@@ -95,20 +97,20 @@ impl Places {
     }
 }
 
-/// Every instance of which there is something on disk.
+/// Every instance with files on disk.
 pub(crate) fn all(settings: &Settings) -> Vec<InstanceId> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     entries.filter_map(|entry| InstanceId::parse(entry.file_name().to_str()?)).collect()
 }
 
-/// Everything in the folder of containers that is no instance: one-offs whose agent died.
+/// All other containers with files on disk: one-offs whose agent died.
 pub(crate) fn others(settings: &Settings) -> Vec<String> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| InstanceId::parse(name).is_none()).collect()
 }
 
-/// Every app of which there is something here or in the plan.
+/// Every app that has files on this machine or is in its plan.
 pub(crate) fn apps(settings: &Settings) -> BTreeSet<String> {
     let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
     let once = others(settings).into_iter().filter_map(|name| {
@@ -122,17 +124,17 @@ fn plan_path(settings: &Settings) -> PathBuf {
     settings.data.join("plan.json")
 }
 
-/// The last plan that was taken on.
+/// Reads the last plan that the agent adopted.
 pub(crate) fn read_plan(settings: &Settings) -> Option<MachinePlan> {
     read(&plan_path(settings))
 }
 
-/// Keeps a plan, so that losing the server changes nothing.
+/// Writes the plan to disk, so that losing the server changes nothing.
 pub(crate) fn write_plan(settings: &Settings, plan: &MachinePlan) -> io::Result<()> {
     write(&plan_path(settings), plan)
 }
 
-/// The generation of a plan that may not be there.
+/// The generation of the plan, if there is a plan.
 pub(crate) fn generation(plan: Option<&MachinePlan>) -> Option<Generation> {
     plan.map(|plan| plan.generation)
 }
@@ -148,7 +150,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
 }
 
-/// Whole or not at all, and durable.
+/// Writes a file durably, and completely or not at all.
 pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;

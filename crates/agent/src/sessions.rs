@@ -1,4 +1,4 @@
-//! Sessions that people asked for: exec, run, logs. The agent calls the server back for each.
+//! Interactive sessions: exec, run, logs. The agent connects back to the server for each session.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,19 +21,19 @@ use crate::container;
 use crate::once::Once;
 use crate::records::Places;
 
-/// Between two questions to a server that does not answer.
+/// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often a session is looked after in which nothing is said.
+/// Keepalive interval of an idle session.
 const ALIVE: Duration = Duration::from_secs(15);
 
-/// The most lines that are gathered of all instances at once.
+/// The maximum number of lines gathered from all instances at once.
 const LINES_MAX: usize = 100_000;
 
-/// How often a followed log is looked at.
+/// Poll interval of a followed log.
 const PEEK: Duration = Duration::from_millis(100);
 
-/// Asks for sessions, for ever.
+/// Long-polls the server for sessions, for ever.
 pub(crate) async fn serve(agent: &Arc<Agent>) {
     let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
     loop {
@@ -109,12 +109,12 @@ async fn process(
     carry(streams, session, reader, writer).await
 }
 
-/// A stream of the process's, and the frames that it becomes.
+/// An output stream of the process, and the kind of frame for its bytes.
 type Outlet = (Arc<Stream>, fn(Vec<u8>) -> Frame);
 
 struct Streams {
     input: Arc<Stream>,
-    /// It is a terminal, whose size can be set.
+    /// Whether `input` is a terminal, whose size can be set.
     terminal: bool,
     outputs: Vec<Outlet>,
 }
@@ -135,8 +135,8 @@ impl Streams {
     }
 }
 
-/// Reads a stream until its end; once the process has ended, until nothing is left: what it started and left behind may
-/// keep its streams for ever. A terminal's end reads EIO once the other side is gone.
+/// Forwards a stream until its end. After the process has ended, forwards only the bytes that are already there: a
+/// child left behind may keep the stream open for ever. A terminal reads EIO once the other side is closed.
 async fn forward((stream, frame): Outlet, sender: mpsc::Sender<Frame>, mut ended: watch::Receiver<bool>) {
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -152,7 +152,7 @@ async fn forward((stream, frame): Outlet, sender: mpsc::Sender<Frame>, mut ended
     }
 }
 
-/// Carries input and the terminal's size to the process, until the connection ends.
+/// Carries input and the terminal's size to the process until the connection ends.
 async fn inward(input: Arc<Stream>, terminal: bool, mut reader: ReadHalf<Session>) {
     let mut open = Some(input);
     while let Ok(Some(frame)) = Frame::read(&mut reader).await {
@@ -190,7 +190,8 @@ async fn carry(
                     Some(frame) => frame.write(writer).await.map_err(|error| error.to_string())?,
                     None => break,
                 },
-                // Nothing, to hear whether anybody listens: a client whose machine is gone says nothing either.
+                // An empty frame tests whether the client is still connected: a client whose machine is lost sends no
+                // sign of that.
                 _ = alive.tick() => {
                     Frame::Output(Vec::new()).write(writer).await.map_err(|error| error.to_string())?;
                 }
@@ -206,7 +207,7 @@ async fn carry(
         }
     };
     tokio::select! {
-        // Whoever looked on went away: the process is ended with its launcher.
+        // The client disconnected. Dropping the session ends the process together with its launcher.
         () = inward(streams.input, streams.terminal, reader) => Err("the connection ended".to_owned()),
         result = outward => match result? {
             ExecOutcome::Exited(status) => Ok(status),
@@ -246,7 +247,7 @@ async fn logs(
     }
 }
 
-/// What came since the last call, of every instance that is meant, in the order of time: the newest lines, `most` at most.
+/// The new lines of all selected instances since the last call, in order of time: at most the newest `most`.
 fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail>, most: usize) -> Vec<LogLine> {
     let Some(app) = &query.app else {
         return Vec::new();
@@ -265,13 +266,14 @@ fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail
                 && query.grep.as_ref().is_none_or(|text| line.text.contains(text.as_str()))
         };
         let fresh = tail.fresh().into_iter().filter(wanted);
-        // An instance's lines stay in its order though the wall clock went back between them.
+        // The lines of one instance keep their order even if the wall clock went back between them.
         let mut latest = Moment(0);
         lines.extend(fresh.map(|line| {
             latest = latest.max(line.at);
             (latest, LogLine { at: line.at, instance: id.clone(), error: line.error, text: line.text })
         }));
-        // Cut as they come: an instance has hundreds of thousands, and there may be hundreds of instances.
+        // Truncate for each instance: one instance may have hundreds of thousands of lines, and there may be hundreds
+        // of instances.
         lines.sort_by_key(|(at, _)| *at);
         lines.drain(..lines.len().saturating_sub(most));
     }

@@ -1,4 +1,4 @@
-//! What the agent says of itself: the status of every instance, told at each change and now and then.
+//! Status reports to the server. The agent sends the status of every instance, at each change and periodically.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -10,21 +10,23 @@ use tokio::sync::Notify;
 
 use crate::Agent;
 
-/// How often it speaks when nothing changes: a third of what counts as silence, and some.
+/// Interval between two reports without a change: a little over a third of the silence after which the server declares
+/// the machine lost.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Changes within this are told together.
+/// Changes within this time go into one report.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// The status of everything.
+/// The status of all instances and of the machine's network.
 #[derive(Default)]
 pub(crate) struct Board {
     report: Mutex<MachineReport>,
     changed: Notify,
 }
 
-/// The agent's own time: the wall clock's when it started, and as much more as has passed since. What the agent tells of is stamped with it,
-/// so that no age changes when the wall clock jumps; a report shifts the stamps to the wall clock of now ([`Board::report`]).
+/// The agent's own time: the wall clock's at the agent's start, plus the time elapsed since. All reported times use
+/// this clock, so that no age changes when the wall clock jumps. A report shifts the times to the current wall clock
+/// ([`Board::report`]).
 pub(crate) fn now() -> Moment {
     clock().now(reading())
 }
@@ -39,7 +41,7 @@ fn clock() -> &'static Clock {
     CLOCK.get_or_init(|| Clock::new(reading()))
 }
 
-/// What the kernel's clocks show now.
+/// The current readings of the kernel's clocks.
 pub(crate) fn reading() -> Reading {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Reading {
@@ -49,7 +51,7 @@ pub(crate) fn reading() -> Reading {
     }
 }
 
-/// Shifts the agent's stamps in a report to a wall clock that has jumped by so many milliseconds.
+/// Shifts the times in a report to a wall clock that has jumped by `by` milliseconds.
 fn shift(report: &mut MachineReport, by: i64) {
     for instance in report.instances.values_mut() {
         instance.since = instance.since.moved(by);
@@ -58,7 +60,7 @@ fn shift(report: &mut MachineReport, by: i64) {
     }
 }
 
-/// An instance that has just come to be.
+/// The status of a new instance.
 pub(crate) fn fresh() -> ObservedInstance {
     ObservedInstance {
         phase: Phase::Preparing,
@@ -87,7 +89,7 @@ impl Board {
         self.changed.notify_one();
     }
 
-    /// Sets what is wrong with the machine's network.
+    /// Sets the faults of the machine's network.
     pub(crate) fn set_network(&self, faults: Vec<NetworkFault>) {
         let mut report = self.lock();
         if report.network != faults {
@@ -96,24 +98,24 @@ impl Board {
         }
     }
 
-    /// Every instance that there is.
+    /// The ids of all instances that have a status.
     pub(crate) fn ids(&self) -> Vec<InstanceId> {
         self.lock().instances.keys().cloned().collect()
     }
 
-    /// The instance is gone.
+    /// Removes the status of a deleted instance.
     pub(crate) fn remove(&self, id: &InstanceId) {
         self.lock().instances.remove(id);
         self.changed.notify_one();
     }
 
-    /// This plan is taken on: every instance of it is on the board.
+    /// Records that the agent adopted the plan of this generation. Every instance of the plan has a status by then.
     pub(crate) fn taken_on(&self, generation: Generation) {
         self.lock().generation = generation;
         self.changed.notify_one();
     }
 
-    /// Everything, at one moment, with the wall clock's stamps.
+    /// A consistent snapshot of everything, with times of the wall clock.
     pub(crate) fn report(&self) -> MachineReport {
         let mut report = self.lock().clone();
         if let Some(jump) = clock().jump(reading()) {
@@ -123,7 +125,7 @@ impl Board {
     }
 }
 
-/// Tells the server, for ever. One that is away is told when it is back: a report is always the whole.
+/// Sends reports to the server, for ever. After an outage no report is missing, because each report is complete.
 pub(crate) async fn report(agent: &Arc<Agent>) {
     let path = format!("/internal/v1/machines/{}/observed", agent.settings.machine);
     loop {

@@ -1,4 +1,4 @@
-//! Which instances there are to be: follows the plan and keeps a task for each.
+//! The supervisor: follows the plan and keeps one task for each instance.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::instance::{Instance, STUCK, Wanted, told_to_stop};
 use crate::records::{self, Places};
 use crate::{Agent, once};
 
-/// Between two questions to a server that does not answer.
+/// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Before an instance that could not be taken on is tried again: for want of an address, or of space for its record.
+/// Retry interval for an instance that could not be adopted, for lack of an address or of disk space for its record.
 const LATER: Duration = Duration::from_secs(2);
 
 struct Task {
@@ -37,7 +37,7 @@ impl Supervisor {
         Self { agent, plan: None, tasks: BTreeMap::new() }
     }
 
-    /// Takes up what the agent before left: its plan, its instances, and what nobody knows of.
+    /// Adopts the plan and the instances that the previous agent left, and removes leftover one-offs.
     pub(crate) async fn adopt(&mut self) {
         self.plan = records::read_plan(&self.agent.settings);
         for name in records::others(&self.agent.settings) {
@@ -50,7 +50,7 @@ impl Supervisor {
                 address.into_iter().for_each(|address| agent.addresses.release(address));
             });
         }
-        // Addresses first, so that a new instance is not given one that is in use.
+        // Reserve all known addresses first, so that a new instance does not get an address in use.
         let known = records::all(&self.agent.settings);
         for id in &known {
             if let Some(record) = Places::of(&self.agent.settings, id).read() {
@@ -65,7 +65,7 @@ impl Supervisor {
         }
     }
 
-    /// Follows the plan for ever. A server that is away, or says nothing, changes nothing.
+    /// Follows the plan for ever. An unreachable or silent server changes nothing.
     pub(crate) async fn follow(&mut self) {
         let machine = self.agent.settings.machine.clone();
         loop {
@@ -97,7 +97,7 @@ impl Supervisor {
         }
         gantry_linux::step!("plan.kept");
         if self.plan.is_none() {
-            // The one before cannot be read: what it named is there all the same.
+            // The previous plan cannot be read, but its instances still exist.
             let known = records::all(&self.agent.settings);
             known.iter().filter(|id| !plan.instances.contains_key(*id)).for_each(|id| self.ensure(id, None));
         }
@@ -106,7 +106,7 @@ impl Supervisor {
         self.plan = Some(plan);
     }
 
-    /// Every instance of the plan has its task, told what is wanted; all others are told that nothing is.
+    /// Gives each instance of the plan a task with its assignment, and tells all other tasks to remove their instances.
     fn apply(&mut self, plan: &MachinePlan) {
         self.tasks.retain(|_, task| !task.handle.is_finished());
         for (id, assignment) in &plan.instances {
@@ -121,7 +121,7 @@ impl Supervisor {
     }
 
     fn ensure(&mut self, id: &InstanceId, wanted: Wanted) {
-        // One whose task no longer listens is gone already, and may come anew.
+        // A task that no longer listens has removed its instance. A new instance of that name may follow.
         if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished() && !task.wanted.is_closed()) {
             task.wanted.send_if_modified(|known| {
                 let changed = *known != wanted;
@@ -130,7 +130,7 @@ impl Supervisor {
             });
             return;
         }
-        // One that is to stop and is not there has stopped.
+        // An instance without a record and with the goal "stop" has already stopped.
         let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
         let places = Places::of(&self.agent.settings, id);
         if to_stop && places.read().is_none() {
@@ -138,8 +138,8 @@ impl Supervisor {
                 self.agent.status.remove(id);
                 return;
             }
-            // A record that cannot be read, or half of a removal: whatever runs under its name ends first.
-            // On the board from the first report on: what is not there is taken for gone.
+            // Either the record cannot be read, or a removal was interrupted. Whatever runs under this name ends first.
+            // The status must be in the first report: the server takes an instance without a status for removed.
             self.agent.status.set(id, ObservedInstance { phase: Phase::Stopping, ..crate::status::fresh() });
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
@@ -163,7 +163,8 @@ impl Supervisor {
     }
 }
 
-/// Takes an instance on that could not be when the plan came, once that can be: tries again and again, until it is to stop.
+/// Retries to adopt an instance that could not be adopted when the plan arrived, until the adoption succeeds or the
+/// goal is "stop".
 async fn take_on_later(agent: Arc<Agent>, id: InstanceId, mut wanted: watch::Receiver<Wanted>) {
     let mut told = String::new();
     while tokio::time::timeout(LATER, told_to_stop(&mut wanted)).await.is_err() {
@@ -184,14 +185,14 @@ async fn take_on_later(agent: Arc<Agent>, id: InstanceId, mut wanted: watch::Rec
     agent.status.remove(&id);
 }
 
-/// Tells what is wrong with an instance that has no task to tell it.
+/// Reports a failure of an instance that has no task of its own.
 fn tell(agent: &Agent, id: &InstanceId, phase: Phase, why: String) {
     tracing::error!(instance = %id, why, "cannot be minded");
     agent.status.set(id, ObservedInstance { phase, failure: Some(why), ..crate::status::fresh() });
 }
 
-/// Removes a container of which no record says what it is, however long that takes. What the kernel does not let go is tried
-/// again and again, and `told`.
+/// Removes a container without a record, however long the removal takes. Retries while the kernel does not release the
+/// container, and passes each failure to `told`.
 pub(crate) async fn clear(agent: &Agent, name: &str, told: impl Fn(String)) {
     let places = Places::named(&agent.settings, name, agent.settings.data.join("logs"));
     loop {

@@ -1,5 +1,5 @@
-//! Each app's own range of users on this machine: what is root in one app's containers is nobody outside, and nobody in
-//! another app's.
+//! User id ranges. Each app has its own range on this machine: root in one app's containers is no user of the host, and
+//! no user of another app's containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,25 +8,26 @@ use std::sync::{Mutex, PoisonError};
 
 use gantry_model::AppName;
 
-/// The first number that is given out: above what systems give their people, services and subordinate users.
+/// The first user id that is assigned. Above the ids that systems give to people, services and subordinate users.
 const FIRST: u32 = 0x7000_0000;
 
-/// Numbers in a range: the users that an image may name.
+/// Size of a range: the user ids that an image may name.
 const RANGE: u32 = 65_536;
 
-/// Ranges there are, up to where numbers would be negative for programs that take them for such.
+/// Number of ranges. Their ids stay below 2^31, since some programs read larger ids as negative numbers.
 const RANGES: u32 = 0x0fff;
 
-/// The ranges that are given, by app. Kept on disk, so that an app's stays the same.
+/// The assigned ranges, by app. Kept on disk, so that an app's range stays the same.
 pub(crate) struct Users {
     path: PathBuf,
     given: Mutex<BTreeMap<String, u32>>,
-    /// This machine's file system can map owners.
+    /// Whether this machine's file system supports idmapped mounts.
     mapped: bool,
 }
 
 impl Users {
-    /// Those of apps that have nothing here any more are free again: nothing on the disk is theirs.
+    /// Reads the assigned ranges. Frees the range of each app that is not in `apps`: no file on the disk belongs to
+    /// that app.
     pub(crate) fn load(data: &Path, mapped: bool, apps: &BTreeSet<String>) -> Self {
         let path = data.join("users.json");
         let mut given: BTreeMap<String, u32> =
@@ -35,8 +36,8 @@ impl Users {
         Self { path, given: Mutex::new(given), mapped }
     }
 
-    /// The first number of an app's range; none where there are none. When all are given, those are free again whose app is
-    /// not among `apps`, which have something here.
+    /// The first user id of an app's range; `None` where idmapped mounts are unsupported. When all ranges are assigned,
+    /// frees the ranges of apps that are not in `apps`, the apps with files on this machine.
     pub(crate) fn of(&self, app: &AppName, apps: impl FnOnce() -> BTreeSet<String>) -> io::Result<Option<u32>> {
         if !self.mapped {
             return Ok(None);

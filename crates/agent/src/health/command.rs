@@ -1,4 +1,4 @@
-//! A check by a command in the container.
+//! A health check by a command in the container.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::{BODY_SHOWN, Failed};
 
-/// Output that is read of one command; what is beyond that is read and dropped.
+/// Number of bytes kept of a command's output; further output is read and dropped.
 const OUTPUT_READ: usize = 64 << 10;
 
-/// How long the rest of the output may take once the command has ended.
+/// How long the rest of the output may take after the command has ended.
 const REST: Duration = Duration::from_millis(200);
 
-/// Runs the command. It ends with the caller: a dropped check kills the process.
+/// Runs the command. Dropping the future kills the process.
 pub(super) async fn run(container: &Container, spec: ExecSpec) -> Result<(), Failed> {
     let mut session = exec(container, spec).await.map_err(|error| Failed::because(error.to_string()))?;
     let mut streams = std::mem::take(&mut session.descriptors).into_iter();
-    // The command reads the end of its input at once.
+    // The command's standard input is at its end from the start.
     drop(streams.next());
     let outputs: Result<Vec<Receiver>, _> = streams.map(Receiver::from_owned_fd).collect();
     let mut outputs = outputs.map_err(|error| Failed::because(error.to_string()))?.into_iter();
@@ -27,7 +27,7 @@ pub(super) async fn run(container: &Container, spec: ExecSpec) -> Result<(), Fai
     let mut reading = pin!(async { tokio::join!(all_of(output), all_of(errors)) });
     let (outcome, said) = tokio::select! {
         said = &mut reading => (session.outcome().await, Some(said)),
-        // What the command leaves running may keep its streams open: the command's end counts.
+        // Processes that the command leaves running may keep its streams open, so the command's end counts.
         outcome = session.outcome() => (outcome, tokio::time::timeout(REST, &mut reading).await.ok()),
     };
     let said = said.map(|(output, errors)| [output, errors].concat()).unwrap_or_default();
@@ -44,7 +44,7 @@ pub(super) async fn run(container: &Container, spec: ExecSpec) -> Result<(), Fai
     })
 }
 
-/// What a stream says, to its end; its first part is kept.
+/// Reads a stream to its end, and keeps its first part.
 async fn all_of(stream: Option<Receiver>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut stream) = stream else { return kept };

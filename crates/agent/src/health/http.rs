@@ -1,4 +1,4 @@
-//! A check over HTTP, in the protocol of the role.
+//! A health check over HTTP, in the protocol of the role.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::{BODY_SHOWN, Failed};
 
-/// How much of a good response is read.
+/// Maximum number of bytes read of a good response.
 const BODY_READ: usize = 1 << 20;
 
 /// A `GET` of the declared path.
@@ -27,8 +27,8 @@ pub(super) struct Get<'a> {
 }
 
 impl Get<'_> {
-    /// Asks on a new connection. A redirect to HTTPS is asked once more, as a proxy that ends TLS would ask: an application
-    /// that redirects every plain request has not shown that it works.
+    /// Sends the request on a new connection. After a redirect to HTTPS, sends the request again as a TLS-terminating
+    /// proxy would: an application that redirects every plain request has not shown that it works.
     pub(super) async fn ask(&self, stream: TcpStream) -> Result<(), Failed> {
         let response = self.send(stream, false).await?;
         let Some(location) = to_https(&response) else {
@@ -92,7 +92,7 @@ impl Get<'_> {
             });
         }
         let patience = Duration::from_secs(u64::from(self.health.timeout.0)) / 2;
-        // A stream that goes on without a word is a response too.
+        // A stream that stays open and silent is a valid response, too.
         let body = tokio::time::timeout(patience, whole(response.into_body())).await.unwrap_or(Ok(Vec::new()));
         let body = body.map_err(|error| self.broken("its answer was cut", &error))?;
         match &self.health.content {
@@ -105,7 +105,7 @@ impl Get<'_> {
         }
     }
 
-    /// What helps against a status that often has one cause.
+    /// The remedy for a status that often has one cause.
     fn remedy(&self, status: http::StatusCode) -> Option<String> {
         let host = self.health.host.as_deref()?;
         (status == http::StatusCode::BAD_REQUEST || status == http::StatusCode::MISDIRECTED_REQUEST).then(|| {
@@ -114,14 +114,14 @@ impl Get<'_> {
     }
 
     fn broken(&self, what: &str, error: &hyper::Error) -> Failed {
-        // The source says more: which end of which body.
+        // The source is more precise: which end closed which body.
         let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
         let remedy = format!("let {} answer in full", self.path);
         Failed { remedy: Some(remedy), ..Failed::because(format!("{what}: {cause}")) }
     }
 }
 
-/// Where a response redirects to, if that is HTTPS.
+/// The target of a redirect to HTTPS.
 fn to_https<B>(response: &Response<B>) -> Option<String> {
     let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?.to_str().ok()?;
     let is_https = location.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
@@ -132,7 +132,7 @@ fn contains(body: &[u8], text: &[u8]) -> bool {
     body.windows(text.len().max(1)).any(|part| part == text)
 }
 
-/// Reads a body to its end, or as much as is read of a long one.
+/// Reads a body to its end, or up to [`BODY_READ`].
 async fn whole(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await.transpose()? {
@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// An application that answers by `answer`, in HTTP/1.1 or HTTP/2.
+    /// An application that responds with `answer`, in HTTP/1.1 or HTTP/2.
     async fn app(protocol: Protocol, answer: fn(&Request<Incoming>) -> Response<String>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -1,5 +1,5 @@
-//! Health checks: a `GET` of the declared path, a command in the container, a connection to the port, or that the process
-//! lives.
+//! Health checks. A check is a `GET` of the declared path, a command in the container, a connection to the port, or
+//! only that the process lives.
 
 mod command;
 mod http;
@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use crate::listening;
 use crate::status::now;
 
-/// How much of a response or of a command's output is shown.
+/// Number of bytes shown of a response or of a command's output.
 const BODY_SHOWN: usize = 500;
 
-/// Where and how an instance is checked.
+/// Parameters of an instance's check.
 pub(crate) struct Check<'a> {
     pub(crate) role: &'a Role,
     pub(crate) address: Ipv4Addr,
@@ -31,7 +31,7 @@ impl Check<'_> {
         &self.role.health
     }
 
-    /// Checks once; none when the check passes.
+    /// Checks once; returns `None` if the check passes.
     pub(crate) async fn probe(&self) -> Option<Probe> {
         let target = self.target()?;
         let timeout = Duration::from_secs(u64::from(self.health().timeout.0));
@@ -47,7 +47,7 @@ impl Check<'_> {
         Some(Probe { target, outcome, body, at: now(), check: self.brief(), status, remedy })
     }
 
-    /// What is checked; none where the process only has to live.
+    /// The target of the check; `None` where the process only has to live.
     fn target(&self) -> Option<String> {
         if let Some(command) = &self.health().command {
             return Some(format!("run {command}"));
@@ -79,7 +79,7 @@ impl Check<'_> {
         let stream = match TcpStream::connect(SocketAddr::from((self.address, port))).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                // What Gantry builds runs by a command line; a foreign image brings words.
+                // An image built by Gantry runs a command line; a foreign image has an argument vector.
                 let foreign = matches!(self.role.command, Command::Argv(_));
                 let listening = listening::listening(self.container.pid().unwrap_or_default());
                 return Err(Failed::because(listening::explain(&listening, port, foreign)));
@@ -96,14 +96,14 @@ impl Check<'_> {
     }
 }
 
-/// What came of a check that failed.
+/// The result of a failed check.
 #[derive(Debug, Default)]
 struct Failed {
-    /// In words.
+    /// The failure in words.
     outcome: String,
-    /// What to do about it.
+    /// The remedy.
     remedy: Option<String>,
-    /// The status of a response that is bad by its status.
+    /// The HTTP status, if the status is the failure.
     status: Option<u16>,
     /// The start of the response's body, or the end of a command's output.
     body: String,
@@ -115,12 +115,12 @@ impl Failed {
     }
 }
 
-/// How long an instance that serves nobody must live. One that ends later is caught while the old release stands by, and no
-/// request is lost by it.
+/// How long an instance without a port must live before it is ready. If such an instance ends later, the old release is
+/// still standing by, and no request is lost.
 const WORKER_SETTLE: Duration = Duration::from_secs(1);
 
-/// How long an instance must have lived before it is ready. One that declares a path or a command is ready as soon as its
-/// check passes.
+/// How long an instance must have lived before it is ready. With a declared path or command, the instance is ready as
+/// soon as its check passes.
 pub(crate) fn settle(role: &Role) -> Duration {
     if role.health.path.is_some() || role.health.command.is_some() {
         Duration::ZERO

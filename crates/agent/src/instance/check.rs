@@ -1,4 +1,4 @@
-//! The checks of a running container, and what they make of it.
+//! Checks of a running container, and their effect on the instance's status.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::health::{Check, settle};
 use crate::records::Places;
 use crate::status::now;
 
-/// The least that a log should go back.
+/// The minimum time span that a log should cover.
 const LOUD: Duration = Duration::from_secs(60);
 
-/// How often its limits are looked at: a few small files of its control group.
+/// Poll interval for the limits; a poll reads a few small files of the control group.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Why watching a container ended.
+/// Why the checks of a container ended.
 pub(super) enum Watched {
     Ended,
     ToStop,
@@ -29,12 +29,12 @@ pub(super) enum Watched {
 }
 
 impl Instance {
-    /// Checks the container until it ends, is to stop, or fails too often.
+    /// Checks the container until it ends, has to stop, or fails too often.
     pub(super) async fn watch(&mut self, container: &Container) -> Watched {
         let role = self.record.spec.role.clone();
         let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
         let started = Instant::now();
-        // An adopted one that was ready is looked at after its usual pause, a new one at once.
+        // An adopted container that was ready gets its first check after the usual interval, a new container at once.
         let first = role.health.initial_delay.map_or(Duration::ZERO, seconds).max(Duration::from_millis(20));
         let first = if self.record.ready { seconds(role.health.watch) } else { first };
         let (mut check_at, mut look_at) = (started + first, started + LOOK);
@@ -81,7 +81,7 @@ impl Instance {
             }
             let pause = match (self.status.phase, settled) {
                 (Phase::Ready, _) => seconds(role.health.watch),
-                // The first checks come quickly: most programs are ready within a second.
+                // The first checks follow quickly: most programs are ready within a second.
                 (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
                 (_, true) if settle(&role).is_zero() && started.elapsed() < Duration::from_secs(2) => {
                     Duration::from_millis(50)
@@ -100,14 +100,14 @@ impl Instance {
         spec.inspect_err(|error| tracing::warn!(instance = %self.id, %error, "cannot prepare the health command")).ok()
     }
 
-    /// Takes a check's outcome; why the instance is to be stopped, if it has failed too often.
+    /// Records the result of a check. Returns the stop reason if the instance has failed too often.
     fn judge(&mut self, probe: Option<Probe>, settled: bool, attempts: u32) -> Option<Stop> {
         match probe {
             None if settled => {
                 self.status.failed_checks = 0;
                 self.status.probe = None;
                 self.status.warning = too_loud(&self.places);
-                // The agent before was about to stop it, and it is well again.
+                // The previous agent was about to stop the instance, but the instance has recovered.
                 let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {
                     self.record.ready = true;
@@ -120,7 +120,7 @@ impl Instance {
                 self.enter(Phase::Ready);
                 None
             }
-            // It answers, and has to go on doing so: what was wrong before is over.
+            // The check passes but must go on passing until the instance has settled. The earlier failure is over.
             None => {
                 self.status.probe = None;
                 self.enter(self.status.phase);
@@ -149,7 +149,7 @@ impl Instance {
         }
     }
 
-    /// Looks at the limits that it ran into since the last look, and at what one that runs once printed last.
+    /// Records the limits that the instance hit since the last poll, and the last output line of a run-once instance.
     fn look(&mut self, container: &Container) {
         let (before, usage, at) = (self.looked, container.usage(), now());
         self.looked = usage;
@@ -180,13 +180,14 @@ impl Instance {
     }
 }
 
-/// The last line that it printed, as far as it is shown.
+/// The last line that the instance printed, shortened for display.
 fn said(places: &Places) -> Option<Said> {
     let line = gantry_relay::last_line(&places.logs)?;
     Some(Said { at: line.at, line: within_a_line(&line.text) })
 }
 
-/// An instance that prints so much that what it said a minute ago is gone helps nobody who looks for why.
+/// A warning if the log covers less than a minute: an instance that prints this much overwrites the output needed to
+/// find a failure's cause.
 fn too_loud(places: &Places) -> Option<String> {
     let reach = gantry_relay::reach(&places.logs).filter(|reach| *reach < LOUD)?;
     let kept = Bytes(2 * container::SEGMENT);

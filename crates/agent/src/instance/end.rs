@@ -1,4 +1,4 @@
-//! The end of a container: asked for, noted, and removed.
+//! The end of a container: stop, record the exit, remove.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::records::Places;
 use crate::status::{now, wall};
 use crate::{container, disk};
 
-/// Before an instance that was never ready is asked to stop once more.
+/// Interval at which the stop signal is repeated to an instance that was never ready.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Between two attempts to remove what does not go.
+/// Retry interval for a removal that fails.
 pub(crate) const STUCK: Duration = Duration::from_secs(5);
 
-/// Lines of output kept with an exit.
+/// Number of output lines kept with an exit.
 const TAIL: usize = 20;
 
-/// Characters of each of them: a report tells of every instance of the machine.
+/// Maximum length of each line, in characters: a report contains every instance of the machine.
 const LINE_SHOWN: usize = 500;
 
 impl Instance {
@@ -33,11 +33,12 @@ impl Instance {
         }
     }
 
-    /// Asks for orderly shutdown, and waits. One that was never ready is asked again and again: its pid 1 may not have been
-    /// listening yet, and the kernel keeps no signal for a pid 1 that is not. One that takes more than a quarter of its time is told of.
+    /// Sends the stop signal and waits for the end, then gives up at the stop timeout. An instance that was never ready
+    /// gets the signal repeatedly: its pid 1 may not have a handler yet, and the kernel discards signals that pid 1
+    /// does not handle. After a quarter of the timeout, the status says that the instance is still running.
     pub(super) async fn stop(&mut self, container: &Container, why: Stop) {
         gantry_linux::step!("instance.stopping");
-        // What is being removed has no use for it.
+        // A planned removal deletes the record, so there is no need to write it.
         let lasts = why != Stop::Planned;
         self.record.stop = Some(why);
         if lasts {
@@ -67,13 +68,14 @@ impl Instance {
         gantry_linux::step!("instance.stopped");
     }
 
-    /// Notes how it ended, and clears what is left of it.
+    /// Records the exit and removes the container.
     pub(super) async fn ended(&mut self, container: &Container) {
         let usage = container.usage();
         while let Err(error) = container.kill().await {
             self.stuck(&error).await;
         }
-        // Its end is on disk before the last trace of it is removed: whoever comes after this process knows of it.
+        // The exit is on disk before the last trace of the container is removed, so that a restarted agent knows of the
+        // exit.
         gantry_linux::step!("instance.killed");
         let full = disk::is_full(&self.places, self.record.spec.role.limits.disk).await;
         self.note_exit(usage, full);
@@ -90,15 +92,15 @@ impl Instance {
         self.enter(Phase::Exited);
     }
 
-    /// Adds a line of Gantry's own to its log.
+    /// Appends a line of Gantry's own to the instance's log.
     pub(super) fn say(&self, text: &str) {
         if let Err(error) = gantry_relay::append(&self.places.logs, container::SEGMENT, wall(), text) {
             tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
         }
     }
 
-    /// Kernel and runtime disagree: told, tried again, and in nobody else's way. Its name and address are given to nobody
-    /// until it is gone.
+    /// Handles a failed removal: reports the failure and waits before the retry, without delaying other instances. The
+    /// instance keeps its name and address until it is removed.
     async fn stuck(&mut self, error: &(dyn std::error::Error + Sync)) {
         let causes = std::iter::successors(error.source(), |error| error.source());
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
@@ -112,14 +114,14 @@ impl Instance {
         tokio::time::sleep(STUCK).await;
     }
 
-    /// Notes how it ended, from what init recorded.
+    /// Records the exit, from the file that init wrote.
     pub(super) fn note_exit(&mut self, usage: Usage, full: bool) {
         let record = ExitRecord::read(&self.places.folder.join("exit"));
         let tail = last_lines(&self.places, self.record.begun.unwrap_or_default());
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
-        // A service that ends with 0 ended too early all the same.
+        // A service that ends with 0 also ended too early.
         let unwanted = failed || !self.record.spec.once;
-        // A process of it that ran into a limit days ago is not why it ends now.
+        // A limit that one of its processes hit days ago is not the cause of this exit.
         let recent = |count: fn(&Usage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
         let by_limit = recent(|usage| usage.oom_kills);
         let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
@@ -148,7 +150,7 @@ impl Instance {
             self.ended(&container).await;
             self.enter(Phase::Stopping);
         }
-        // A launcher that was killed half-way leaves a group that no record tells of.
+        // A launcher that was killed midway leaves a control group without a record.
         while let Err(error) = end_rest(&self.places.cgroup).await {
             self.stuck(&error).await;
         }
@@ -157,7 +159,8 @@ impl Instance {
         }
         gantry_linux::step!("instance.removed");
         self.agent.addresses.release(self.record.address);
-        // It listens no more before it is told to be gone: whoever wants it then begins a new one.
+        // Close the receiver before removing the status: the supervisor then starts a new task when the plan names the
+        // instance again.
         let Self { agent, id, wanted, .. } = self;
         drop(wanted);
         agent.disk.begin(&id);
@@ -165,7 +168,7 @@ impl Instance {
     }
 }
 
-/// The last lines that an instance printed since it began.
+/// The last lines that the instance printed since its last start.
 fn last_lines(places: &Places, begun: Moment) -> Vec<String> {
     let mut lines = Tail::new(gantry_relay::segments(&places.logs)).fresh();
     lines.retain(|line| !line.own && line.at >= begun);

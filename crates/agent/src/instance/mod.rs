@@ -26,13 +26,13 @@ use crate::Agent;
 use crate::records::{Places, Record};
 use crate::status::{fresh, now};
 
-/// Pauses before an instance is started again.
+/// Shortest and longest pause before a restart.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// One that lived this long begins with the shortest pause again.
+/// An instance that lived this long restarts with the shortest pause.
 const STEADY: Duration = Duration::from_secs(600);
 
-/// What the supervisor tells an instance's task. None: it is in no plan any more.
+/// The assignment that the supervisor sends to an instance's task. `None`: the instance is in no plan any more.
 pub(crate) type Wanted = Option<Assignment>;
 
 /// The task of one instance.
@@ -44,30 +44,30 @@ pub(crate) struct Instance {
     record: Record,
     status: ObservedInstance,
     backoff: Duration,
-    /// What it had used at the check before the last, and at the last.
+    /// Resource usage at the last two checks, older first.
     used: [Usage; 2],
-    /// What it had used when its limits were last looked at.
+    /// Resource usage at the last poll of the limits.
     looked: Usage,
-    /// Its stop timeout, if it did not end within it and was killed.
+    /// The stop timeout, if the instance exceeded it and was killed.
     killed_after: Option<Seconds>,
-    /// Its record was there. What runs under its name without one has an address that nobody knows, and is begun anew.
+    /// Whether a record existed. A container that runs without a record has an unknown address, and is started anew.
     known: bool,
 }
 
-/// Where every address is given.
+/// The error when all addresses are assigned.
 const NO_ADDRESS: &str = "the machine's network has no free address";
 
-/// Returns once it is to stop, if it is not yet.
+/// Returns once the instance has to stop.
 pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
     let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
     if wanted.wait_for(stops).await.is_err() {
-        // The agent is ending.
+        // The agent is shutting down.
         std::future::pending::<()>().await;
     }
 }
 
 impl Instance {
-    /// Takes an instance on: its record is written, its status on the board.
+    /// Adopts an instance: writes its record if there is none, and sets its status.
     pub(crate) fn new(agent: &Arc<Agent>, id: InstanceId, wanted: watch::Receiver<Wanted>) -> Result<Self, String> {
         let places = Places::of(&agent.settings, &id);
         let kept = places.read();
@@ -95,7 +95,7 @@ impl Instance {
                 gantry_linux::step!("instance.recorded");
                 record
             }
-            // Left half-removed: go on removing.
+            // A removal was interrupted; the supervisor finishes it.
             (None, None) => return Err("nothing is known of it".to_owned()),
         };
         agent.addresses.take(record.address);
@@ -123,7 +123,7 @@ impl Instance {
             _ if instance.is_over() => Phase::Exited,
             _ => Phase::Preparing,
         };
-        // It has been so for longer than this agent knows it.
+        // The phase began before this agent started.
         let known_since = if phase == Phase::Ready { instance.record.ready_since } else { instance.record.begun };
         if let Some(since) = known_since.filter(|_| phase != Phase::Preparing) {
             (instance.status.phase, instance.status.since) = (phase, since);
@@ -136,22 +136,23 @@ impl Instance {
         Container::adopt(&self.places.state, &self.places.cgroup)
     }
 
-    /// What the agent before left running.
+    /// The container that the previous agent left running.
     fn left(&self) -> Option<Container> {
         self.adopt().filter(|container| self.known && container.was_let_go())
     }
 
-    /// It was begun, and may have run: unless its launcher ended before it let the container go.
+    /// Whether the container may have run: it was started, and its launcher did not end before releasing it.
     fn has_run(&self) -> bool {
         self.record.started && self.adopt().is_none_or(|container| container.was_let_go())
     }
 
-    /// It runs once, and did.
+    /// Whether a run-once instance has ended.
     fn is_over(&self) -> bool {
         self.record.spec.once && self.record.exit.is_some()
     }
 
-    /// Its address is of the network that the machine had before: there is no way out of it, and names are not answered there.
+    /// Whether the address belongs to a previous network of the machine. A container there has neither a route out nor
+    /// name resolution.
     fn is_elsewhere(&self) -> bool {
         let was_another = |gateway| gateway != self.agent.settings.gateway;
         !self.agent.addresses.has(self.record.address) || self.record.gateway.is_some_and(was_another)
@@ -175,17 +176,17 @@ impl Instance {
         }
     }
 
-    /// What the agent before left running, if it may run on.
+    /// Takes over the container that the previous agent left, if the container may go on running.
     async fn taken_over(&mut self) -> Option<Container> {
         let mut container = self.left();
         if let Some(container) = &container {
             self.used = [container.usage(); 2];
             self.looked = container.usage();
         }
-        // What runs once is not begun again.
+        // A run-once instance is not started again.
         if self.record.spec.once {
             if self.has_run() && self.record.exit.is_none() && container.is_none() {
-                // It ended while nobody looked.
+                // The instance ended while no agent was running.
                 self.note_exit(Usage::default(), false);
             }
         } else if self.is_elsewhere()
@@ -198,7 +199,7 @@ impl Instance {
         container
     }
 
-    /// Lives until the instance is gone.
+    /// Runs until the instance is removed.
     pub(crate) async fn run(mut self) {
         let mut container = self.taken_over().await;
         while self.goal() != Goal::Stop {
@@ -224,7 +225,7 @@ impl Instance {
             match self.watch(&running).await {
                 Watched::ToStop => container = Some(running),
                 Watched::Ended => {
-                    // Out of rotation first; how it ended is told once that is known.
+                    // First take the instance out of rotation; the exit is reported once it is known.
                     if self.status.phase == Phase::Ready {
                         self.enter(Phase::Starting);
                     }
@@ -232,7 +233,7 @@ impl Instance {
                     self.after(begun).await;
                 }
                 Watched::Unhealthy(stop) => {
-                    // Out of rotation first: routers are told by this status.
+                    // This status has already taken the instance out of rotation at the routers.
                     self.stop(&running, stop).await;
                     self.ended(&running).await;
                     self.after(begun).await;
@@ -242,10 +243,10 @@ impl Instance {
         self.remove(container).await;
     }
 
-    /// Waits for another goal.
+    /// Waits for a change of the assignment.
     async fn changed(&mut self) {
         if self.wanted.changed().await.is_err() {
-            // The agent is ending.
+            // The agent is shutting down.
             std::future::pending::<()>().await;
         }
     }

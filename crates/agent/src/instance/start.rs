@@ -1,4 +1,4 @@
-//! From an image to a running container.
+//! The start of a container, from its image.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,18 @@ use crate::container::{self, Names};
 use crate::status::now;
 use crate::{images, records};
 
-/// Between two looks at whether another copy is gone.
+/// Poll interval while another copy still exists.
 const ALONE: Duration = Duration::from_millis(100);
 
-/// An error with everything behind it: the reason is often the last.
+/// An error with its chain of causes; the actual reason is often the last one.
 fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Instance {
-    /// What fails for a moment, such as a link that the kernel is just taking away, fails no deploy.
+    /// Starts the container, with one retry. A passing failure, such as a link that the kernel is still removing, then
+    /// fails no deploy.
     pub(super) async fn start_or_again(&mut self) -> Result<Container, String> {
         match self.start().await {
             Err(message) if self.goal() != Goal::Stop => {
@@ -32,7 +33,7 @@ impl Instance {
         }
     }
 
-    /// Names the state of the disk, if that is what keeps an instance from starting.
+    /// Adds the state of the disk to a start failure, if the disk is read-only.
     fn with_disk(&self, message: String) -> String {
         let data = &self.agent.settings.data;
         if !gantry_linux::disk::is_read_only(data) {
@@ -51,7 +52,8 @@ impl Instance {
         self.status.said = None;
         self.enter(Phase::Preparing);
         self.alone().await?;
-        // Until it runs, its layers are not collected; from then on its record speaks for them.
+        // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
+        // them.
         let _held = self.agent.layers.hold().map_err(|error| causes(&error))?;
         let agent = Arc::clone(&self.agent);
         let image = tokio::select! {
@@ -65,13 +67,14 @@ impl Instance {
             release: self.id.release.to_string(),
             role: self.id.role.to_string(),
         };
-        // What ran before under this name is gone for good, or this one does not begin.
+        // The previous container of this name must be removed completely before the new one starts.
         match self.adopt() {
             Some(old) => old.destroy().await.map_err(|error| error.to_string())?,
             None => end_rest(&self.places.cgroup).await.map_err(|error| error.to_string())?,
         }
         if self.is_elsewhere() {
-            // The one it had stays taken while this agent lives: routers may look for it there still.
+            // The previous address stays reserved while this agent lives, because routers may still send requests
+            // there.
             self.record.address = self.agent.addresses.give().ok_or(NO_ADDRESS)?;
             self.status.address = Some(self.record.address);
         }
@@ -87,13 +90,13 @@ impl Instance {
         let _ = std::fs::remove_file(&spec.exit);
         self.agent.disk.begin(&self.id);
         self.record.started = true;
-        // The one before may have gone with the machine, which noted nothing.
+        // The previous container may have ended with the machine, without an exit on record.
         self.record.ready = false;
         (self.record.begun, self.record.ready_since, self.record.stop) = (Some(now()), None, None);
         (self.status.started, self.killed_after) = (self.record.begun, None);
         self.places.write(&self.record).map_err(|error| format!("its record cannot be written: {error}"))?;
         gantry_linux::step!("instance.marked");
-        // Counted from its first moment: it may run into a limit before anybody looks.
+        // Usage counts from the very start: the container may hit a limit before the first poll.
         self.used = Default::default();
         self.looked = Default::default();
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
@@ -102,8 +105,8 @@ impl Instance {
         Ok(container)
     }
 
-    /// A volume has one writer: until every other copy of the role is gone from this machine, this one waits. The plan sees to
-    /// that; one out of a backup does not know of all that runs.
+    /// Waits until every other copy of the role has left this machine: a volume has one writer. The plan normally
+    /// ensures that. A plan from a backup may not know every running copy.
     async fn alone(&mut self) -> Result<(), String> {
         let (settings, id) = (&self.agent.settings, &self.id);
         let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;

@@ -1,5 +1,5 @@
-//! Whose the bridge is. Each cloud writes on its bridge what it has: its control group, its folders. Another one that is given
-//! the same is refused before it touches anything. Pure.
+//! Ownership of the bridge. Each cloud labels its bridge with its control group and its folders. A second cloud with
+//! one of the same resources is refused before it changes anything. Pure.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use gantry_model::NetworkFault;
 
 use crate::Settings;
 
-/// What a cloud has to itself.
+/// The resources that a cloud must not share with another cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     cgroup: String,
@@ -18,14 +18,14 @@ pub(super) struct Claim {
     data: PathBuf,
 }
 
-/// How a claim begins.
+/// The first part of a claim's text.
 const MARK: &str = "gantry";
 
-/// Between its parts.
+/// The separator between the parts of a claim.
 const BETWEEN: char = '|';
 
 impl Claim {
-    /// Folders are told by where they are, whatever links lead there.
+    /// The claim of these settings. Symbolic links are resolved, so that equal folders have equal names.
     pub(super) fn of(settings: &Settings) -> Self {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         Self { cgroup: settings.cgroup.clone(), run: real(&settings.run), data: real(&settings.data) }
@@ -45,7 +45,7 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Why this machine's network cannot be what the settings say.
+/// Why this machine's network cannot be as the settings say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkTaken {
     /// Another cloud has the bridge.
@@ -79,10 +79,10 @@ pub enum NetworkTaken {
         /// The other cloud's data folder.
         data: PathBuf,
     },
-    /// A device of the bridge's name is somebody else's.
+    /// A device that Gantry did not create has the bridge's name.
     #[error("the device {0} is there already and was not made by Gantry; choose another name with --bridge")]
     Device(String),
-    /// Another device is on the network.
+    /// The network of another device overlaps.
     #[error(
         "the network {wanted} overlaps with {network} of the device {device}; choose another with --network, for example \
          10.97.0.1/16"
@@ -90,15 +90,15 @@ pub enum NetworkTaken {
     Network {
         /// The network that the settings name.
         wanted: String,
-        /// The other device's.
+        /// The other device's network.
         network: String,
-        /// The other device.
+        /// The name of the other device.
         device: String,
     },
 }
 
-/// Whether this cloud may have what its settings name. `exists` says whether a folder is there: a cloud whose data are gone
-/// claims nothing.
+/// Checks that no other cloud uses the resources that the settings name. `exists` says whether a folder exists: a cloud
+/// whose data folder is gone claims nothing.
 pub(super) fn check(
     settings: &Settings,
     own: &Claim,
@@ -124,7 +124,7 @@ pub(super) fn check(
     if bridge.is_some_and(|device| !device.is_bridge || !(device.is_own || device.alias.is_some())) {
         return Err(NetworkTaken::Device(settings.bridge.clone()));
     }
-    // A cloud that runs already goes on: what overlaps with it is told.
+    // A cloud that already runs continues; the status reports the overlap.
     let has_network = bridge.is_some_and(|device| device.addresses.contains(&(settings.gateway, settings.prefix)));
     let inside = |(_, address, prefix): &(&Device, Ipv4Addr, u8)| {
         *prefix <= 30 && network_of(*address, settings.prefix) == network_of(settings.gateway, settings.prefix)
@@ -139,7 +139,7 @@ pub(super) fn check(
     }
 }
 
-/// Other networks of this machine's that have addresses of containers'.
+/// Other networks of this machine that share addresses with the containers' network.
 pub(super) fn overlaps(settings: &Settings, devices: &[Device]) -> Vec<NetworkFault> {
     let fault = |(device, address, prefix): (&Device, Ipv4Addr, u8)| NetworkFault::Overlaps {
         device: device.name.clone(),
@@ -231,7 +231,7 @@ mod tests {
         for device in [own.clone(), earlier, gone] {
             assert_eq!(checked(&[device]), Ok(()));
         }
-        // Networks that came later are told, and end nothing.
+        // Networks that appear later are reported, and stop nothing.
         let later = [own, device("eth0", "10.83.7.1/24", None), device("tun0", "10.83.9.9/32", None)];
         assert_eq!((checked(&later), overlaps(&Settings::for_tests(), &later).len()), (Ok(()), 2));
         assert_eq!(checked(&[device("tun0", "10.83.9.9/32", None), device("eth0", "10.0.0.5/8", None)]), Ok(()));

@@ -1,18 +1,19 @@
-//! Other firewalls of the machine: which chain drops what Gantry needs, and the command that mends it.
+//! Other firewalls of the machine: finds the chain that drops packets which Gantry needs, and the command that repairs
+//! it.
 //!
 //! ```text
 //! nft -j list ruleset, iptables-save ─► Ruleset ─► walk with each Packet ─► Drop ─► remedy ─► NetworkFault
 //! ```
-//! A verdict of another base chain is final: no rule of Gantry's own can take a drop back. So Gantry names the chain and
-//! the command, and leaves other people's chains alone.
+//! A drop in another base chain is final: no rule of Gantry's own can undo that drop. So Gantry names the chain and the
+//! command, and does not change the chains of other programs.
 //!
 //! - `packet`: the packets that must pass.
-//! - `ruleset`: chains and rules, whoever made them; `nft` and `iptables` read them.
-//! - `walk`: what becomes of a packet.
-//! - `remedy`: the command that mends it, in the words of the tool that manages the chain.
+//! - `ruleset`: chains and rules of any tool; `nft` and `iptables` parse them.
+//! - `walk`: the fate of a packet.
+//! - `remedy`: the repair command, in the syntax of the tool that manages the chain.
 //!
-//! Rules with conditions that are not understood count neither as a drop nor, where they accept, as none: a drop is told
-//! only where it is certain.
+//! Gantry reports a drop only if the drop is certain. A rule with an unknown condition is therefore not taken for a
+//! certain drop. Nor is such a rule passed over if it accepts: the packet's fate is then unknown.
 
 mod iptables;
 mod nft;
@@ -27,7 +28,7 @@ use gantry_model::NetworkFault;
 
 pub(super) use self::ruleset::Ruleset;
 
-/// What the packets depend on.
+/// The properties of the machine's network that the packets depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) bridge: String,
@@ -35,11 +36,12 @@ pub(super) struct Network {
     pub(super) prefix: u8,
     /// The device of the machine's default route.
     pub(super) uplink: Option<String>,
-    /// The machine's firewalls see what containers say to each other (`bridge-nf-call-iptables`).
+    /// Whether the machine's firewalls see traffic between containers (`bridge-nf-call-iptables`).
     pub(super) bridged_packets_are_seen: bool,
 }
 
-/// Reads the answers of `nft -j list ruleset` and of each `iptables-save`, with the name of the command that changes its rules.
+/// Parses the output of `nft -j list ruleset` and of each `iptables-save`. Each `iptables-save` output comes with the
+/// name of the command that changes its rules.
 pub(super) fn read(nft: &str, iptables: &[(String, String)]) -> Ruleset {
     let mut ruleset = nft::read(nft, !iptables.is_empty());
     for (command, text) in iptables {
@@ -48,7 +50,7 @@ pub(super) fn read(nft: &str, iptables: &[(String, String)]) -> Ruleset {
     ruleset
 }
 
-/// Everything that is dropped and must pass: one fault for each chain and kind of traffic.
+/// All faults: one for each chain and kind of traffic that must pass and is dropped.
 pub(super) fn faults(ruleset: &Ruleset, network: &Network) -> Vec<NetworkFault> {
     let mut faults = Vec::new();
     for (flow, packet) in packet::needed(network) {

@@ -1,10 +1,10 @@
-//! Openings. What containers and builds may reach although it is closed to them: ports of this machine, and metadata
-//! addresses.
+//! Openings: exceptions for containers and builds to what the rules close. An opening is a range of this machine's
+//! ports, or a metadata address.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses at which clouds tell a machine its own secrets. They are closed, over IPv4.
+/// IPv4 addresses at which clouds serve a machine's own secrets. The rules close them.
 pub(super) const CLOSED4: [(Ipv4Addr, u8); 4] = [
     // Link-local: AWS, Google, Azure, Hetzner, DigitalOcean, OpenStack, Oracle and most others.
     (Ipv4Addr::new(169, 254, 0, 0), 16),
@@ -16,7 +16,7 @@ pub(super) const CLOSED4: [(Ipv4Addr, u8); 4] = [
     (Ipv4Addr::new(192, 0, 0, 192), 32),
 ];
 
-/// The same over IPv6.
+/// IPv6 addresses at which clouds serve a machine's own secrets. The rules close them.
 pub(super) const CLOSED6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
     // AWS: metadata, credentials of pods, names, time.
@@ -39,18 +39,18 @@ pub enum PortProtocol {
 /// Ports of this machine that containers and builds may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostPorts {
-    /// Their protocol.
+    /// The protocol of the ports.
     pub protocol: PortProtocol,
-    /// The first one.
+    /// The first port.
     pub first: u16,
-    /// The last one.
+    /// The last port.
     pub last: u16,
-    /// At this address of the machine's alone; at each of them if there is none.
+    /// The only address of the machine at which the ports are open; `None` means every address.
     pub address: Option<IpAddr>,
 }
 
 impl HostPorts {
-    /// The TCP port of a service of Gantry's that listens at `address`; none if no container can reach that.
+    /// The TCP port of a Gantry service that listens at `address`; `None` if containers cannot reach that address.
     #[must_use]
     pub fn of_service(address: std::net::SocketAddr) -> Option<Self> {
         let ip = address.ip().to_canonical();
@@ -59,10 +59,10 @@ impl HostPorts {
         (!ip.is_loopback()).then_some(Self { protocol: PortProtocol::Tcp, first: port, last: port, address: own })
     }
 
-    /// Reads `5432`, `8125/udp` or `9000-9010`.
+    /// Parses `5432`, `8125/udp` or `9000-9010`.
     ///
     /// # Errors
-    /// A text that is no port.
+    /// When the text is not a port or a range of ports.
     pub fn parse(text: &str) -> Result<Self, OpeningError> {
         let wrong = || OpeningError::Port(text.to_owned());
         let (ports, protocol) = match text.split_once('/') {
@@ -90,20 +90,20 @@ impl fmt::Display for HostPorts {
     }
 }
 
-/// A metadata address, or a network of them, that containers and builds may reach.
+/// A closed metadata address, or a network of them, that the settings open to containers and builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metadata {
     /// The address.
     pub address: IpAddr,
-    /// The length of its prefix.
+    /// The prefix length.
     pub prefix: u8,
 }
 
 impl Metadata {
-    /// Reads `169.254.169.254` or `169.254.0.0/16`.
+    /// Parses `169.254.169.254` or `169.254.0.0/16`.
     ///
     /// # Errors
-    /// A text that is no address, or one that is not closed.
+    /// When the text is not an address, or when the rules do not close the address.
     pub fn parse(text: &str) -> Result<Self, OpeningError> {
         let wrong = || OpeningError::Address(text.to_owned());
         let (address, prefix) = match text.split_once('/') {
@@ -135,16 +135,16 @@ impl fmt::Display for Metadata {
     }
 }
 
-/// Why a text is no opening.
+/// Why a text is not a valid opening.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpeningError {
-    /// It is no port.
+    /// The text is not a port.
     #[error("{0:?} is not a port; write for example 5432, 8125/udp or 9000-9010")]
     Port(String),
-    /// It is no address.
+    /// The text is not an address.
     #[error("{0:?} is not an address; write for example 169.254.169.254")]
     Address(String),
-    /// Nobody closes it.
+    /// The address is not closed in the first place.
     #[error("{0} is no metadata address; containers reach it without this setting")]
     Open(String),
 }

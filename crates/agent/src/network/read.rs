@@ -1,4 +1,4 @@
-//! Reads the machine's rules, with bounds.
+//! Reads the machine's firewall rules, with limits on time and size.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -9,13 +9,13 @@ use tokio::process::Command;
 
 use super::firewall::{self, Ruleset};
 
-/// The longest that a program may take.
+/// Timeout of a program that lists rules.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most that is read of a program. A machine with more rules is not explained.
+/// Maximum output of such a program, in bytes. On a machine with more rules, Gantry does not look for faults.
 const LONGEST: u64 = 16 << 20;
 
-/// What a program printed; none if it is missing, fails, takes too long or prints too much.
+/// The output of a program; `None` if the program is missing, fails, takes too long or prints too much.
 pub(super) async fn printed(program: &str, arguments: &[&str]) -> Option<String> {
     let mut child = Command::new(program)
         .args(arguments)
@@ -36,11 +36,11 @@ pub(super) async fn printed(program: &str, arguments: &[&str]) -> Option<String>
     Some(text)
 }
 
-/// Every rule of other programs'.
+/// Reads all rules on the machine.
 pub(super) async fn ruleset() -> Option<Ruleset> {
     let nft = printed("nft", &["-j", "list", "ruleset"]).await?;
     let mut saved = Vec::new();
-    // iptables keeps its rules in tables of nftables, of whose conditions nft says nothing.
+    // iptables keeps its rules in tables of nftables, and nft does not show their conditions.
     if nft.contains("\"FORWARD\"") || nft.contains("\"INPUT\"") || nft.contains("\"OUTPUT\"") {
         saved.extend(first_of(&[("iptables-nft-save", "iptables"), ("iptables-save", "iptables")]).await);
     }
@@ -50,7 +50,7 @@ pub(super) async fn ruleset() -> Option<Ruleset> {
     Some(firewall::read(&nft, &saved))
 }
 
-/// The kernel's older filter has tables.
+/// Whether the legacy iptables backend of the kernel has tables.
 pub(super) fn has_legacy_tables() -> bool {
     std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| !names.trim().is_empty())
 }
@@ -64,7 +64,7 @@ async fn first_of(programs: &[(&str, &str)]) -> Option<(String, String)> {
     None
 }
 
-/// The device of the default route, from the kernel's table of routes.
+/// The device of the default route, from the kernel's routing table.
 pub(super) fn uplink(routes: &str) -> Option<String> {
     let fields = |line: &str| -> Option<String> {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -73,7 +73,7 @@ pub(super) fn uplink(routes: &str) -> Option<String> {
     routes.lines().skip(1).find_map(fields)
 }
 
-/// Whether there is a route to a network over a device, in the kernel's table of routes.
+/// Whether the kernel's routing table has a route to a network over a device.
 pub(super) fn has_route(routes: &str, device: &str, network: Ipv4Addr, prefix: u8) -> bool {
     let hexadecimal = |address: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(address.octets()));
     let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or_default());

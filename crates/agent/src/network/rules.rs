@@ -1,15 +1,15 @@
-//! The machine's rules, as a text for nft. Pure.
+//! The machine's rules, in the syntax of nft. Pure.
 //!
-//! | chain | hook | does |
+//! | chain | hook | purpose |
 //! |---|---|---|
-//! | `out` | postrouting | hides containers behind the machine's address on their way out |
-//! | `asked`, by `first` | prerouting, before any other translation of addresses | closes metadata addresses, and hands what is for the machine itself to `host` |
-//! | `to_host` | input | hands everything that is for the machine itself to `host`, whatever it was translated from |
-//! | `host` | – | names, ping, the router and the openings; everything else is refused |
-//! | `in` | forward | no way in but through the router and the machine itself |
+//! | `out` | postrouting | translates the source of outgoing packets to the machine's address |
+//! | `asked`, by `first` | prerouting, before any other address translation | closes metadata addresses, and passes packets for the machine itself to `host` |
+//! | `to_host` | input | passes all packets for the machine itself to `host`, also after address translation |
+//! | `host` | – | accepts names, ping, the router and the openings; refuses the rest |
+//! | `in` | forward | refuses connections from outside that bypass the router and the machine itself |
 //!
-//! A refused connection ends at once: programs that look for metadata give up quickly, and a person sees that the port
-//! is closed and not slow.
+//! The chains reject connections instead of dropping them. A rejected connection ends at once: programs that look for
+//! metadata give up quickly, and a person sees that the port is closed and not slow.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::openings::{CLOSED4, CLOSED6, HostPorts, PortProtocol};
 use crate::Settings;
 
-/// The whole table, replaced in one transaction. Done again it changes nothing.
+/// The whole table, replaced in one transaction. Idempotent.
 pub(super) fn rules(settings: &Settings) -> String {
     let Settings { bridge, gateway, prefix, .. } = settings;
     let mask = u32::MAX << (32 - u32::from(*prefix));
@@ -44,12 +44,12 @@ pub(super) fn rules(settings: &Settings) -> String {
     )
 }
 
-/// Takes the whole table away; not an error if there is none.
+/// Removes the whole table; not an error if there is none.
 pub(super) fn removal(bridge: &str) -> String {
     format!("{}table inet {bridge}\ndelete table inet {bridge}\n", remove_ip_table(bridge))
 }
 
-/// An earlier version had its rules in a table of IPv4's alone.
+/// An earlier version kept its rules in a table for IPv4 only.
 fn remove_ip_table(bridge: &str) -> String {
     format!("table ip {bridge}\ndelete table ip {bridge}\n")
 }
@@ -58,14 +58,14 @@ fn lines(rules: &[String]) -> String {
     rules.iter().map(|rule| format!(" {rule}\n")).collect()
 }
 
-/// What the settings open of the closed addresses.
+/// Exceptions for the metadata addresses that the settings open.
 fn allowed(settings: &Settings) -> Vec<String> {
     let open = |metadata: &crate::Metadata| format!("{} daddr {metadata} return", family(metadata.address));
     settings.metadata.iter().map(open).collect()
 }
 
-/// Metadata addresses. Link-local addresses of IPv6 are left to `fib`: no machine forwards them, and neighbours on the bridge
-/// have some.
+/// Rules that reject metadata addresses. Link-local addresses of IPv6 are left to `fib`: no machine forwards them, and
+/// neighbours on the bridge use them.
 fn closed() -> Vec<String> {
     let refuse = |family: &str, nets: String| format!("{family} daddr {{ {nets} }} reject with icmpx admin-prohibited");
     let routed = CLOSED6.iter().filter(|(address, _)| !address.is_unicast_link_local());
@@ -76,7 +76,7 @@ fn joined<'a, A: Display + 'a>(nets: impl Iterator<Item = &'a (A, u8)>) -> Strin
     nets.map(|(address, prefix)| format!("{address}/{prefix}")).collect::<Vec<_>>().join(", ")
 }
 
-/// The router, and what the settings open of the machine's ports.
+/// Rules that accept the router's ports and the host ports that the settings open.
 fn openings(settings: &Settings) -> Vec<String> {
     let opening = |ports: &HostPorts| {
         let at = ports.address.map(|address| format!("{} daddr {address} ", family(address))).unwrap_or_default();

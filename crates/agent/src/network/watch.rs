@@ -1,11 +1,12 @@
-//! The machine's network while it runs: what somebody takes away is made again, and what keeps traffic from containers is
-//! told.
+//! Monitor of the machine's network. Repairs parts that another program removed, and reports firewalls that block
+//! traffic of containers.
 //!
 //! ```text
-//! devices, forwarding, rules ─► missing ─► made again ─► NetworkFault ─► report
-//! other firewalls ─► firewall::faults ──────────────────────┘
+//! devices, forwarding, rules ─► missing ─► repair ─► NetworkFault ─► report
+//! other firewalls ─► firewall::faults ──────────────────┘
 //! ```
-//! A look costs two lists over netlink and three small files. Rules are listed when their number has changed.
+//! A poll costs two lists over netlink and three small files. Rules are listed only when their generation number has
+//! changed.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -21,19 +22,20 @@ use tokio::time::Instant;
 use super::{claim, firewall, read, rules};
 use crate::{Agent, Settings, status};
 
-/// Between two looks.
+/// Poll interval.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Between two readings of other programs' rules: a machine may have thousands, and change them often.
+/// Minimum interval between two readings of other programs' rules: a machine may have thousands of rules, and change
+/// them often.
 const FIREWALLS_EVERY: Duration = Duration::from_secs(4);
 
-/// Where their changes cannot be seen.
+/// Interval between two readings where changes of the rules cannot be detected.
 const FIREWALLS_UNSEEN: Duration = Duration::from_secs(30);
 
-/// How long a repair is told.
+/// How long a repair stays in the report.
 const RECENT: Duration = Duration::from_secs(600);
 
-/// Watches the machine's network, for ever.
+/// Monitors the machine's network, for ever.
 pub(crate) async fn watch(agent: &Arc<Agent>) {
     let mut watch = Watch::default();
     loop {
@@ -49,9 +51,9 @@ pub(crate) async fn watch(agent: &Arc<Agent>) {
 
 #[derive(Default)]
 struct Watch {
-    /// The number of the rules when they were last looked at.
+    /// The generation number of the rules at the last poll.
     generation: Option<u32>,
-    /// Gantry's own table as it was when it was made.
+    /// Gantry's own table, as listed after its creation.
     table: Option<Value>,
     firewalls: Firewalls,
     repairs: BTreeMap<NetworkPart, Repair>,
@@ -65,7 +67,7 @@ struct Repair {
     times: u32,
 }
 
-/// What other firewalls drop, as it was last read.
+/// The drops of other firewalls, from the last reading of the rules.
 #[derive(Default)]
 struct Firewalls {
     read: Option<(Instant, Option<u32>, firewall::Network)>,
@@ -99,7 +101,7 @@ impl Watch {
         faults
     }
 
-    /// Counts a repair; the fault, if there was none.
+    /// Counts a successful repair; returns the fault of a failed one.
     fn repaired(
         &mut self,
         settings: &Settings,
@@ -116,7 +118,7 @@ impl Watch {
         }
     }
 
-    /// Makes the table again if somebody took it away or changed it.
+    /// Recreates the table if another program removed or changed it.
     async fn rules(&mut self, settings: &Settings) -> Option<NetworkFault> {
         let generation = network::rules_generation().ok();
         if generation.is_some() && generation == self.generation {
@@ -141,7 +143,7 @@ impl Watch {
     }
 }
 
-/// Gantry's own table as nft lists it, without the numbers that each listing gives anew.
+/// Gantry's own table as nft lists it, without the handles, which are new in each table.
 async fn table(settings: &Settings) -> Option<Value> {
     let text = read::printed("nft", &["-j", "list", "table", "inet", &settings.bridge]).await?;
     let mut listed: Value = serde_json::from_str(&text).ok()?;
@@ -190,13 +192,13 @@ fn switches(settings: &Settings) -> [PathBuf; 2] {
     ["/proc/sys/net/ipv4/ip_forward".into(), bridge.into()]
 }
 
-/// Each switch that is off. One that cannot be read, of a bridge that is gone, is not told.
+/// The switches that are off. An unreadable switch does not count: it belongs to a bridge that is gone.
 fn forwarding(settings: &Settings) -> Vec<PathBuf> {
     let is_off = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
     switches(settings).into_iter().filter(is_off).collect()
 }
 
-/// What is missing, in the order in which it is made again, with the containers' devices that lost their bridge. Pure.
+/// The missing parts, in order of repair, with the container devices that lost their bridge. Pure.
 fn missing(
     settings: &Settings,
     devices: &[Device],
@@ -229,7 +231,7 @@ fn missing(
     missing
 }
 
-/// A container's or a build's device is named after its address.
+/// Whether the device belongs to a container or a build. Such a device is named after its address.
 fn is_container(settings: &Settings, name: &str) -> bool {
     let number = name.strip_prefix("gt").or_else(|| name.strip_prefix("gb")).filter(|rest| rest.len() == 8);
     let address = number.and_then(|number| u32::from_str_radix(number, 16).ok()).map(Ipv4Addr::from);
@@ -237,7 +239,7 @@ fn is_container(settings: &Settings, name: &str) -> bool {
     address.is_some_and(|address| network(address) == network(settings.gateway))
 }
 
-/// Why a part cannot be made again.
+/// Why a repair failed.
 #[derive(Debug, thiserror::Error)]
 enum RepairError {
     #[error(transparent)]
@@ -295,7 +297,7 @@ mod tests {
         }
     }
 
-    /// A bridge, an instance, a build, another cloud's instance, and a device that is nobody's.
+    /// A bridge, an instance, a build, another cloud's instance, and an unrelated device.
     fn whole() -> Vec<Device> {
         [
             ("gantry0", 3, None),

@@ -1,9 +1,9 @@
-//! The answer of `iptables-save`. What is not understood becomes an unknown condition.
+//! Parser of the output of `iptables-save`. A condition that the parser does not know becomes [`Pattern::Unknown`].
 
 use super::packet::{Hook, Protocol, State};
 use super::ruleset::{Action, Chain, Pattern, Rule, Table, Test, Tool, Verdict};
 
-/// Reads the answer; `command` is the program that changes what it tells of.
+/// Parses the output; `command` is the program that changes these rules.
 pub(super) fn read(command: &str, text: &str) -> Vec<Chain> {
     let mut chains: Vec<Chain> = Vec::new();
     let mut table = String::new();
@@ -17,7 +17,7 @@ pub(super) fn read(command: &str, text: &str) -> Vec<Chain> {
             chains.push(Chain {
                 table: Table { tool, name: table.clone() },
                 name: name.to_owned(),
-                // Only chains that the kernel calls have a policy.
+                // Only base chains have a policy.
                 hook: policy.filter(|policy| *policy != "-").and_then(|_| hook(name)),
                 drops: policy == Some("DROP"),
                 rules: Vec::new(),
@@ -44,7 +44,7 @@ fn hook(name: &str) -> Option<Hook> {
     })
 }
 
-/// The words of a line; one that has spaces is in quotes.
+/// Splits a line into words; a word with spaces is in quotes.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut is_word, mut is_quoted) = (Vec::new(), String::new(), false, false);
     let mut chars = line.chars();
@@ -69,7 +69,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// Targets after which the next rule is looked at.
+/// Targets after which the next rule follows.
 const GO_ON: [&str; 13] = [
     "LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TCPMSS", "CT", "NOTRACK", "TRACE", "TOS", "DSCP", "CLASSIFY",
     "CHECKSUM",
@@ -86,10 +86,10 @@ fn rule(line: &str, words: &[String]) -> Rule {
         }
         if matches!(word, "-j" | "-g") {
             rule.action = target(word == "-g", words.next().unwrap_or_default());
-            // What follows are the target's own settings.
+            // The remaining words are options of the target.
             break;
         }
-        // The name of a module says nothing itself; its options do.
+        // A module's name is no condition; its options are.
         let value = words.next_if(|next| !next.starts_with('-') && *next != "!").unwrap_or_default();
         if let Some(patterns) = patterns(word, value) {
             rule.tests.push(if is_negated { Test::IsNot(patterns) } else { Test::Is(patterns) });
@@ -113,7 +113,7 @@ fn target(is_goto: bool, name: &str) -> Action {
     }
 }
 
-/// What an option demands; none if it is no condition.
+/// The condition of an option; `None` if the option is no condition.
 fn patterns(option: &str, value: &str) -> Option<Vec<Pattern>> {
     let unknown = || vec![Pattern::Unknown];
     let listed = |read: fn(&str) -> Option<Pattern>| {
@@ -131,7 +131,7 @@ fn patterns(option: &str, value: &str) -> Option<Vec<Pattern>> {
         "--ctstate" | "--state" => listed(state),
         "--ctstatus" if value == "DNAT" => vec![Pattern::Never],
         "--dst-type" => listed(kind),
-        // The first packet of a connection.
+        // Matches only the first packet of a connection.
         "--syn" => vec![Pattern::State(State::New)],
         "--icmp-type" => vec![Pattern::Never],
         _ => unknown(),

@@ -1,4 +1,5 @@
-//! The answer of `nft -j list ruleset`. What is not understood becomes an unknown condition.
+//! Parser of the output of `nft -j list ruleset`. A condition that the parser does not know becomes
+//! [`Pattern::Unknown`].
 
 use std::collections::BTreeMap;
 
@@ -7,11 +8,11 @@ use serde_json::Value;
 use super::packet::{Hook, Protocol, State};
 use super::ruleset::{Action, Chain, Pattern, Rule, Ruleset, Table, Test, Tool, Verdict};
 
-/// The patterns of a named set are read once they are asked for.
+/// Named sets by family, table and name. Their patterns are parsed on use.
 type Sets<'a> = BTreeMap<(String, String, String), &'a Value>;
 
-/// Reads the answer. Tables of `iptables` are left out where `iptables-save` tells of them: nft does not say what their
-/// conditions are.
+/// Parses the output. Skips the tables of `iptables` if `iptables-save` was read as well, because nft does not show the
+/// conditions of these rules.
 pub(super) fn read(text: &str, without_iptables: bool) -> Ruleset {
     let answer: Value = serde_json::from_str(text).unwrap_or_default();
     let objects: Vec<&Value> = answer["nftables"].as_array().into_iter().flatten().collect();
@@ -59,7 +60,7 @@ fn chain(value: &Value) -> Option<Chain> {
     Some(Chain { table: table(value), name: word(&value["name"]), hook, drops, rules: Vec::new() })
 }
 
-/// The names that iptables gives to its tables.
+/// The table names that iptables uses.
 const OF_IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 
 fn is_of_iptables(chain: &Chain) -> bool {
@@ -82,7 +83,7 @@ fn rule(value: &Value, sets: &Sets<'_>) -> Rule {
             "masquerade" | "snat" | "dnat" | "redirect" => rule.action = Action::Verdict(Verdict::Accept),
             _ => match verdict(kind, inner) {
                 Some(Verdict::Unknown) | None => {
-                    // A condition, or a target, of which nothing is known.
+                    // An unknown condition or target.
                     rule.tests.push(Test::Is(vec![Pattern::Unknown]));
                     if rule.action == Action::Nothing && kind == "xt" && inner["type"] == "target" {
                         rule.action = Action::Verdict(Verdict::Unknown);
@@ -107,7 +108,7 @@ fn verdict(kind: &str, inner: &Value) -> Option<Verdict> {
     })
 }
 
-/// `tcp dport 53` is a test of the protocol as well.
+/// The protocol test in a payload match: `tcp dport 53` also tests the protocol.
 fn protocol_of(left: &Value) -> Option<Test> {
     let protocol = match left.pointer("/payload/protocol")?.as_str()? {
         "tcp" => Protocol::Tcp,
@@ -145,7 +146,7 @@ fn named<'a>(name: &str, (family, table): &(String, String), sets: &Sets<'a>) ->
     sets.get(&(family.clone(), table.clone(), name.to_owned())).copied()
 }
 
-/// Every value of the right side as a pattern of what is on the left.
+/// The patterns of a match: the left side tested against every value of the right side.
 fn patterns(left: &Value, right: &Value, place: &(String, String), sets: &Sets<'_>) -> Vec<Pattern> {
     let values: Vec<&Value> = match right {
         Value::Array(values) => values.iter().collect(),
@@ -156,7 +157,7 @@ fn patterns(left: &Value, right: &Value, place: &(String, String), sets: &Sets<'
         }
         value => vec![value],
     };
-    // An element with a counter or a timeout is in an object of its own.
+    // An element with a counter or a timeout is wrapped in an object.
     values.into_iter().map(|value| pattern(left, value.pointer("/elem/val").unwrap_or(value))).collect()
 }
 

@@ -6,7 +6,7 @@ use gantry_model::Flow;
 
 use super::Network;
 
-/// A place in the kernel at which chains begin.
+/// A hook of the kernel, at which base chains begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     Prerouting,
@@ -16,13 +16,13 @@ pub(super) enum Hook {
     Postrouting,
 }
 
-/// A device that a packet comes from or goes to.
+/// The device that a packet comes from or goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Device {
     Named(String),
-    /// Not the bridge, and otherwise not known.
+    /// An unknown device other than the bridge.
     Elsewhere,
-    /// At this hook there is none.
+    /// A packet has no such device at this hook.
     Absent,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Packet {
     pub(super) to: Device,
     pub(super) source: Ipv4Addr,
     pub(super) destination: Ipv4Addr,
-    /// The destination is an address of the machine's.
+    /// Whether the destination is an address of this machine.
     pub(super) is_local: bool,
     pub(super) protocol: Protocol,
     pub(super) source_port: u16,
@@ -55,13 +55,13 @@ pub(super) struct Packet {
     pub(super) state: State,
 }
 
-/// An address that nobody has (RFC 5737): one somewhere outside.
+/// A documentation address (RFC 5737), which stands for any address outside.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 113);
 
-/// A port as the kernel gives it to who connects.
+/// A client port, from the range that the kernel assigns.
 const CLIENT: u16 = 40_000;
 
-/// Every packet that must pass, with what it is part of.
+/// All packets that must pass, with the kind of traffic they belong to.
 pub(super) fn needed(network: &Network) -> Vec<(Flow, Packet)> {
     let bridge = || Device::Named(network.bridge.clone());
     let uplink = || network.uplink.clone().map_or(Device::Elsewhere, Device::Named);
@@ -110,7 +110,7 @@ pub(super) fn needed(network: &Network) -> Vec<(Flow, Packet)> {
     packets
 }
 
-/// The packet as it is at a hook.
+/// The packet as a hook sees it.
 fn at(hook: Hook, packet: &Packet) -> Packet {
     let mut packet = Packet { hook, ..packet.clone() };
     match hook {
@@ -121,14 +121,14 @@ fn at(hook: Hook, packet: &Packet) -> Packet {
     packet
 }
 
-/// What comes back.
+/// The reply to a packet.
 fn answer(packet: &Packet) -> Packet {
     Packet {
         from: packet.to.clone(),
         to: packet.from.clone(),
         source: packet.destination,
         destination: packet.source,
-        // To a container, or to the machine that asked.
+        // The reply goes to a container, or to the machine if the machine sent the request.
         is_local: packet.from == Device::Absent,
         source_port: packet.port,
         port: packet.source_port,

@@ -1,4 +1,4 @@
-//! The command that mends a drop, in the words of the tool that manages the chain.
+//! The command that repairs a drop, in the syntax of the tool that manages the chain.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ pub(super) fn remedy(ruleset: &Ruleset, chain: &Chain, flow: Flow, packet: &Pack
         Tool::Iptables { .. } if is_of_ufw(ruleset, chain) => ufw(flow, packet.hook, bridge),
         Tool::Iptables { command } => {
             let table = if chain.table.name == "filter" { String::new() } else { format!("-t {} ", chain.table.name) };
-            // Docker looks at this chain first, and leaves it to the machine's owner.
+            // Docker evaluates the chain DOCKER-USER first, and leaves that chain to the machine's owner.
             let is_docker = packet.hook == Hook::Forward && ruleset.beside(chain, "DOCKER-USER").is_some();
             let name = if is_docker { "DOCKER-USER" } else { &chain.name };
             let rules = selectors.iter().flat_map(Selector::iptables);
@@ -44,7 +44,8 @@ struct Selector {
     established: bool,
 }
 
-/// The packets of one kind at one hook. A hook that packets pass in both directions has one for each.
+/// The packets of one kind at one hook. A hook that packets pass in both directions gets one selector for each
+/// direction.
 fn selectors(flow: Flow, packet: &Packet, network: &Network) -> Vec<Selector> {
     let bridge = || Some(network.bridge.clone());
     let is_bridge = |device: &Device| *device == Device::Named(network.bridge.clone());
@@ -76,7 +77,7 @@ impl Selector {
         words.join(" ")
     }
 
-    /// One or, where a rule has one protocol, several.
+    /// The conditions of one rule, or of two rules where each rule names one protocol.
     fn iptables(&self) -> Vec<String> {
         let mut words = Vec::new();
         words.extend(self.from.iter().map(|name| format!("-i {name}")));

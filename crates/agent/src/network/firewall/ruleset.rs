@@ -1,18 +1,18 @@
-//! Chains and rules, whoever made them.
+//! Chains and rules, independent of the tool that created them.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::packet::{Device, Hook, Packet, Protocol, State};
 
-/// Everything that may drop a packet.
+/// All chains that may drop a packet.
 #[derive(Debug, Default)]
 pub(in super::super) struct Ruleset {
     pub(super) chains: Vec<Chain>,
 }
 
 impl Ruleset {
-    /// The chains that begin at a hook, Gantry's own left out.
+    /// The base chains at a hook, without Gantry's own.
     pub(super) fn base_chains(&self, hook: Hook, own: &str) -> impl Iterator<Item = &Chain> {
         self.chains
             .iter()
@@ -25,7 +25,7 @@ impl Ruleset {
     }
 }
 
-/// A table, and who is asked to change it.
+/// A table, and the tool that changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) tool: Tool,
@@ -55,7 +55,7 @@ pub(super) struct Chain {
     pub(super) table: Table,
     pub(super) name: String,
     pub(super) hook: Option<Hook>,
-    /// What is not decided by a rule is dropped.
+    /// Whether the chain's policy is to drop.
     pub(super) drops: bool,
     pub(super) rules: Vec<Rule>,
 }
@@ -71,9 +71,9 @@ impl fmt::Display for Chain {
 
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// As a person finds it.
+    /// The rule in the notation of its tool, so that a person finds it.
     pub(super) text: String,
-    /// All of them must be true.
+    /// The conditions, which must all be true.
     pub(super) tests: Vec<Test>,
     pub(super) action: Action,
 }
@@ -81,9 +81,9 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     Verdict(Verdict),
-    /// The first of these whose test is true.
+    /// The verdict of the first entry whose test is true.
     Map(Vec<(Test, Verdict)>),
-    /// It counts, logs or marks, and the next rule is looked at.
+    /// Counts, logs or marks; the next rule follows.
     Nothing,
 }
 
@@ -94,23 +94,23 @@ pub(super) enum Verdict {
     Return,
     Jump(String),
     Goto(String),
-    /// It is not known what becomes of the packet.
+    /// The verdict is unknown.
     Unknown,
 }
 
 /// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Test {
-    /// One of these.
+    /// The packet matches at least one pattern.
     Is(Vec<Pattern>),
-    /// None of these.
+    /// The packet matches no pattern.
     IsNot(Vec<Pattern>),
 }
 
 /// A set of packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pattern {
-    /// From a device; `eth*` stands for each that begins so.
+    /// From a device; `eth*` matches every name with that prefix.
     From(String),
     /// To a device.
     To(String),
@@ -118,20 +118,20 @@ pub(super) enum Pattern {
     Source(Ipv4Addr, u8),
     /// To an address.
     Destination(Ipv4Addr, u8),
-    /// To an address of the machine's.
+    /// To an address of this machine.
     Local,
     Protocol(Protocol),
     SourcePort(u16, u16),
     Port(u16, u16),
     State(State),
-    /// No packet that must pass: another protocol, IPv6, an address that was translated.
+    /// Matches no packet that must pass: another protocol, IPv6, or a translated address.
     Never,
-    /// A condition that is not understood.
+    /// An unknown condition.
     Unknown,
 }
 
 impl Test {
-    /// Whether it is true of a packet; none if that is not known.
+    /// Whether the test is true of a packet; `None` if unknown.
     pub(super) fn of(&self, packet: &Packet) -> Option<bool> {
         let (patterns, expected) = match self {
             Self::Is(patterns) => (patterns, true),
@@ -174,7 +174,7 @@ fn device(device: &Device, name: &str, packet: &Packet) -> Option<bool> {
     };
     match device {
         Device::Named(own) => Some(is(own)),
-        // It is some device that is not the bridge.
+        // The device is any device but the bridge.
         Device::Elsewhere => (name == packet.bridge).then_some(false),
         Device::Absent => Some(false),
     }

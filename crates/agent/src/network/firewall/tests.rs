@@ -12,7 +12,7 @@ fn network() -> Network {
     }
 }
 
-/// What is dropped, the chain that drops it, what in it, and the remedy.
+/// For each fault: the traffic, the chain that drops the packets, the rule or policy, and the remedy.
 fn found(ruleset: &Ruleset, network: &Network) -> Vec<(Flow, String, String, String)> {
     let dropped = |fault| match fault {
         NetworkFault::Dropped { flow, chain, by, remedy } => (flow, chain, by, remedy),
@@ -47,12 +47,12 @@ fn a_policy_that_drops_what_is_forwarded_is_named_with_rules_that_mend_it() {
     let expected =
         (Flow::Outside, "FORWARD of iptables's table filter".to_owned(), "its policy".to_owned(), remedy.to_owned());
     assert_eq!(iptables(dropping), [expected]);
-    // The rules of the remedy, as iptables-save tells them.
+    // The rules of the remedy, in the notation of iptables-save.
     let mended = format!("{dropping}-A FORWARD -o gantry0 -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\nCOMMIT\n");
     assert_eq!(iptables(&mended), []);
-    // Half of them is not enough.
+    // One of the two rules alone is not enough.
     assert_eq!(flows(&iptables(&format!("{dropping}-A FORWARD -i gantry0 -j ACCEPT\n"))), [Flow::Outside]);
-    // What comes back may be accepted by its state.
+    // Replies may be accepted by their connection state.
     let by_state = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\n";
     assert_eq!(iptables(&format!("{dropping}{by_state}")), []);
 }
@@ -66,7 +66,7 @@ fn containers_reach_each_other_through_a_firewall_only_where_it_sees_them() {
     assert_eq!(flows(&found(&ruleset, &seen)), [Flow::Between]);
 }
 
-/// As Docker 20 to 28 leaves it.
+/// The rules that Docker 20 to 28 creates.
 const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\
     :DOCKER-ISOLATION-STAGE-1 - [0:0]\n:DOCKER-ISOLATION-STAGE-2 - [0:0]\n:DOCKER-USER - [0:0]\n\
     -A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n\
@@ -91,7 +91,7 @@ fn docker_s_policy_is_mended_in_the_chain_that_docker_leaves_to_the_owner() {
     assert_eq!(iptables(&mended), []);
 }
 
-/// What `iptables-save` tells after `ufw enable` (0.36 on Debian 12), and after the commands that mend it.
+/// The output of `iptables-save` after `ufw enable` (0.36 on Debian 12), and after the repair commands.
 const UFW: &str = include_str!("fixtures/ufw.txt");
 const UFW_MENDED: &str = include_str!("fixtures/ufw-mended.txt");
 
@@ -133,9 +133,9 @@ fn conditions_that_are_not_understood_make_no_fault() {
     ] {
         assert_eq!(iptables(&format!("*filter\n:FORWARD DROP [0:0]\n-A FORWARD {rule}\n")), [], "{rule}");
     }
-    // One that may drop does not drop for certain.
+    // A rule that may drop is not a certain drop.
     assert_eq!(iptables("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set foes src -j DROP\n"), []);
-    // Chains that call each other for ever are the kernel's to refuse; here they end.
+    // The kernel refuses chains that call each other in a loop; this walk must end nevertheless.
     assert_eq!(iptables("*filter\n:FORWARD DROP [0:0]\n:a - [0:0]\n-A FORWARD -j a\n-A a -j a\n"), []);
 }
 
@@ -175,7 +175,7 @@ fn an_input_chain_that_drops_keeps_names_and_is_mended_by_nft() {
         {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}},
         {"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 53}}, {"accept": null}"#;
     assert_eq!(nft(&[rules, rule("i", 4, mend)].concat(), &chain("i", "input", "drop")), []);
-    // Without a rule for what comes back the router has no answers.
+    // Without a rule for replies, the router gets no responses.
     assert_eq!(flows(&nft("", &chain("i", "input", "drop"))), [Flow::Names, Flow::Requests]);
 }
 

@@ -1,11 +1,11 @@
-//! What becomes of a packet in a base chain.
+//! The walk of a packet through a base chain.
 
 use std::fmt;
 
 use super::packet::Packet;
 use super::ruleset::{Action, Chain, Rule, Ruleset, Verdict};
 
-/// What drops a packet for certain.
+/// The policy or rule that certainly drops a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Drop {
     Policy,
@@ -21,22 +21,22 @@ impl fmt::Display for Drop {
     }
 }
 
-/// How deep chains may jump; the kernel allows 16.
+/// Maximum depth of jumps; the kernel allows 16.
 const DEPTH: usize = 20;
 
-/// Rules that are looked at for one packet.
+/// Maximum number of rules evaluated for one packet.
 const RULES: usize = 100_000;
 
 enum Fate {
     Accepted,
     Dropped(Drop),
-    /// The calling chain goes on.
+    /// The calling chain continues.
     Returned,
-    /// It may be accepted or dropped.
+    /// The packet may be accepted or dropped.
     Unknown,
 }
 
-/// What drops the packet, if something does for certain.
+/// Walks the packet through the chain; returns the policy or rule that certainly drops the packet, if any.
 pub(super) fn walk(ruleset: &Ruleset, chain: &Chain, packet: &Packet) -> Option<Drop> {
     let mut walker = Walker { ruleset, packet, left: RULES };
     match walker.chain(chain, DEPTH) {
@@ -66,7 +66,7 @@ impl Walker<'_> {
             match self.follow(chain, rule, &verdict, depth) {
                 Step::Next => {}
                 Step::End(fate) if is_certain => return fate,
-                // It may drop: where it does not, the next rule decides.
+                // The rule may drop the packet. If it does not, the next rule decides.
                 Step::End(Fate::Dropped(_)) => {}
                 Step::End(_) => return Fate::Unknown,
             }
@@ -74,11 +74,11 @@ impl Walker<'_> {
         Fate::Returned
     }
 
-    /// The verdict of a rule for the packet, and whether it is certain; none if it has none.
+    /// The verdict of a rule for the packet, and whether the verdict is certain; `None` if the rule does not apply.
     fn verdict(&self, rule: &Rule) -> Option<(Verdict, bool)> {
         let is_certain = rule.tests.iter().try_fold(true, |is_certain, test| match test.of(self.packet) {
             Some(true) => Some(is_certain),
-            // One that is false decides, whatever is not known of the others.
+            // One false condition decides, even if others are unknown.
             Some(false) => None,
             None => Some(false),
         })?;
