@@ -1,4 +1,4 @@
-//! Programs, run to their end.
+//! Runs programs to completion.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// The longest that a command may take, several times what the slowest does: one that hangs fails its test, and keeps no other.
+/// Timeout of a command, several times the duration of the slowest command. A command that hangs fails its own test
+/// and blocks no other test.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// What a command said.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Its exit status.
+    /// Exit status; -1 after a signal.
     pub status: i32,
     /// Standard output.
     pub out: String,
@@ -21,37 +22,38 @@ pub struct Output {
 }
 
 impl Output {
-    /// Everything that it said.
+    /// Returns standard output followed by standard error.
     #[must_use]
     pub fn all(&self) -> String {
         format!("{}{}", self.out, self.err)
     }
 
-    /// It succeeded.
+    /// Asserts that the command succeeded.
     ///
     /// # Panics
-    /// When it did not, with everything it said.
+    /// If the command failed; the message is the command's output.
     #[must_use]
     pub fn good(self) -> Self {
         assert_eq!(self.status, 0, "{}", self.all());
         self
     }
 }
-/// A program with its arguments, that reads nothing.
+/// Builds a command with arguments and an empty standard input.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
     command
 }
 
-/// Runs a command to its end; one that hangs is ended after five minutes.
+/// Runs a command to completion. Terminates a command that hangs after five minutes.
 ///
 /// # Panics
-/// When it cannot be started.
+/// If the command cannot be started.
 #[must_use]
 pub fn run(mut command: Command) -> Output {
     let named = format!("{command:?}");
-    // A group of its own, to end with it what it began: git has helpers that hold the pipes.
+    // The command gets its own process group, so that a kill also ends its children: git has helpers that hold the
+    // pipes.
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn();
     let child = child.unwrap_or_else(|error| panic!("{named}: {error}"));
     let (group, told) = (format!("-{}", child.id()), named.clone());
@@ -71,10 +73,10 @@ pub fn run(mut command: Command) -> Output {
     }
 }
 
-/// A program of this workspace, as it was built with the test.
+/// Returns the path of a program of this workspace, built with the test.
 ///
 /// # Panics
-/// When it is not built.
+/// If the program is not built.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");

@@ -1,10 +1,10 @@
-//! A real etcd, for as long as it is held.
+//! A real etcd that runs until the [`Etcd`] value is dropped.
 
 use std::process::{Child, Command, Stdio};
 
 use crate::number::Number;
 
-/// One member on this machine, with a folder of its own.
+/// A single-member etcd on this machine with its own data folder.
 pub struct Etcd {
     child: Child,
     _folder: tempfile::TempDir,
@@ -13,10 +13,10 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts one; the store's client waits until it answers.
+    /// Starts etcd. Does not wait for readiness, because the store's client waits.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If etcd cannot be started.
     #[must_use]
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -35,7 +35,7 @@ impl Etcd {
         Self { child, _folder: folder, address, _number: number }
     }
 
-    /// As `--store` takes it.
+    /// Returns the address in the form that `--store` expects.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address

@@ -1,11 +1,11 @@
-//! What there is on the machine that should not be.
+//! Finds files, processes and kernel objects that a test cluster should not have left on the machine.
 
 use std::path::{Path, PathBuf};
 
 use crate::command::command;
 use crate::{World, run};
 
-/// What Gantry runs as, by the first word after the program's name.
+/// Subcommands of Gantry's own services: the first argument of their command lines.
 const SERVICES: [&str; 4] = ["up", "server", "agent", "router"];
 
 fn entries(folder: &Path) -> Vec<String> {
@@ -18,8 +18,8 @@ fn folders(folder: &Path) -> Vec<String> {
 }
 
 impl World {
-    /// What there is besides the instances that are wanted: folders, control groups, links, processes, rules, and everything half
-    /// made.
+    /// Returns everything except the `wanted` instances: folders, control groups, links, processes, rules and
+    /// unfinished files. Also returns missing parts of wanted instances.
     #[must_use]
     pub fn strays(&self, wanted: &[String]) -> Vec<String> {
         let mut strays = Vec::new();
@@ -30,7 +30,7 @@ impl World {
         compare(&mut strays, "folder", entries(&self.path("data/containers")));
         compare(&mut strays, "state", entries(&self.path("run/containers")));
         for groups in self.hierarchies() {
-            // Builds have a group of their own, with one below it for each.
+            // Builds share a parent group with one subgroup for each build.
             let found = folders(&groups).into_iter().filter(|name| name != "build").collect();
             compare(&mut strays, &format!("group of {}", groups.display()), found);
             strays.extend(folders(&groups.join("build")).into_iter().map(|name| format!("group of build {name}")));
@@ -53,18 +53,18 @@ impl World {
         strays
     }
 
-    /// This world's group in each hierarchy that the machine has.
+    /// Returns this cluster's group in each cgroup hierarchy of the machine.
     fn hierarchies(&self) -> Vec<PathBuf> {
         let all = ["", "memory", "pids", "cpu", "cpuacct", "devices", "systemd", "unified"];
         let groups = all.iter().map(|name| Path::new("/sys/fs/cgroup").join(name).join(self.name()));
         groups.filter(|path| path.exists()).collect()
     }
 
-    /// Files and folders that are named when they are whole, and are not yet; and git's locks and quarantines.
+    /// Returns files and folders that still have their temporary names, and git's locks and quarantine folders.
     fn half_made(&self) -> Vec<String> {
         let mut find = command("find", &[]);
         find.args([self.path("data"), self.path("run")]);
-        // A container's own files have whatever names they like.
+        // Files inside a container may have any name.
         find.args([
             "(",
             "-path",
@@ -109,14 +109,15 @@ impl World {
         run(find).out.lines().map(str::to_owned).collect()
     }
 
-    /// Mounts that this process sees below the world's folder.
+    /// Returns mounts below the cluster's folder in this process's mount namespace.
     fn mounts(&self) -> Vec<String> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let folder = self.path("").display().to_string();
         mounts.lines().filter(|line| line.contains(&folder)).map(str::to_owned).collect()
     }
 
-    /// Processes that Gantry started besides its services: launchers, and git. They have the world's steps in their environment.
+    /// Returns the processes that Gantry started besides its services, such as launchers and git. Such processes have
+    /// the cluster's `GANTRY_STEPS` file in their environment.
     fn launched(&self) -> Vec<String> {
         let mark = format!("GANTRY_STEPS={}", self.path("steps").display());
         let words = |path: PathBuf| -> Vec<String> {
@@ -130,7 +131,7 @@ impl World {
         commands.filter(|words| !service(words)).map(|words| words.join(" ")).collect()
     }
 
-    /// Everything of this world's that the machine still has.
+    /// Returns everything of this cluster that is still on the machine.
     #[must_use]
     pub fn left_behind(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -138,7 +139,7 @@ impl World {
         if run(command("ip", &["link", "show", name])).status == 0 {
             left.push(format!("bridge {name}"));
         }
-        // A container's link is named after its address.
+        // A container's link is named after the container's address.
         let [a, b, c] = self.subnet();
         let prefix = format!("gt{a:02x}{b:02x}{c:02x}");
         let links = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten().map(|link| link.file_name());

@@ -1,10 +1,10 @@
-//! Tests only: real clouds on this machine, and load on them.
+//! Tests only: test clusters of real daemons on this machine, and load on them.
 //!
-//! - [`World`]: a `gantry up` of its own, with its own folders, ports, network and control group; everything of it is
-//!   checked to be gone when it ends.
-//! - [`Etcd`]: a real one. With `GANTRY_TEST_ETCD` set a world has its store in one of its own, unless it says where.
+//! - [`World`]: a test cluster: a `gantry up` with its own folders, ports, network and control group. When a `World`
+//!   is dropped, the testbed checks that nothing of the cluster is left on the machine.
+//! - [`Etcd`]: a real etcd. With `GANTRY_TEST_ETCD` set, each [`World`] without its own `--store` gets its own etcd.
 //! - [`namespace`]: a machine made of a network namespace.
-//! - [`load`]: requests without pause, each counted; what fails is kept with its reason.
+//! - [`load`]: continuous requests, all counted; the first failures are kept with their reasons.
 
 mod command;
 mod etcd;

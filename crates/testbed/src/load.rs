@@ -1,4 +1,5 @@
-//! Load on one address of this machine, of every kind that a browser or program makes. Each client has one kind.
+//! Load on one address of this machine, with the kinds of requests that browsers and programs send. Each client sends
+//! one kind.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,16 +15,16 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The longest that a request may take: longer than the router lets one wait.
+/// Timeout of a request, longer than the router lets a request wait.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Bytes of a body that is posted.
+/// Size of a posted body in bytes.
 const POSTED: usize = 20_000;
 
-/// Reasons that are kept.
+/// Number of failure reasons kept.
 const REASONS: usize = 10;
 
-/// How a client asks.
+/// Kind of requests that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// HTTP/1.1 on one kept connection.
@@ -32,40 +33,40 @@ pub enum Kind {
     Fresh,
     /// HTTP/2, many requests on one connection.
     Http2,
-    /// HTTP/1.1 with a body that is echoed: wants an app that does.
+    /// HTTP/1.1 with a body; the app must echo the body.
     Post,
     /// A stream of server-sent events from `/events`, to its end.
     Events,
-    /// A websocket at `/socket` whose messages are echoed. That it is closed is no failure if it is told so, by a close frame
-    /// between two others; that it just ends is one.
+    /// A websocket at `/socket` whose messages are echoed. A close frame between two other frames is no failure; a
+    /// connection that ends without a close frame is a failure.
     Socket,
 }
 
-/// The kinds that any app answers.
+/// The kinds that any app can serve.
 pub const PLAIN: [Kind; 3] = [Kind::Keep, Kind::Fresh, Kind::Http2];
 
 /// Every kind.
 pub const ALL: [Kind; 6] = [Kind::Keep, Kind::Fresh, Kind::Http2, Kind::Post, Kind::Events, Kind::Socket];
 
-/// What is asked, and of whom.
+/// Target of the load.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// On this machine.
+    /// Address on this machine.
     pub address: SocketAddr,
-    /// The host name.
+    /// Host name of the app.
     pub host: String,
-    /// The path.
+    /// Path of the requests.
     pub path: String,
-    /// A text that only the new release's page has.
+    /// Text that only the new release's page contains.
     pub awaited: Option<String>,
-    /// What the clients are, in turn.
+    /// Kinds of the clients, assigned in turn.
     pub kinds: Vec<Kind>,
-    /// Between two requests of a client.
+    /// Pause between two requests of a client.
     pub pause: Duration,
 }
 
 impl Target {
-    /// The front page of `shop.localhost` on a port of this machine.
+    /// Returns the front page of `shop.localhost` on a port of this machine.
     #[must_use]
     pub fn shop(port: u16, kinds: &[Kind], pause: Duration) -> Self {
         Self {
@@ -79,22 +80,23 @@ impl Target {
     }
 }
 
-/// What came of it.
+/// Result of the load.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// Requests.
+    /// Number of requests sent.
     pub sent: u64,
-    /// Those without a good answer.
+    /// Number of requests without a valid response.
     pub failed: u64,
-    /// Those that went once more, on a new connection: the one before ended and had not begun with them.
+    /// Number of requests sent again on a new connection. The first connection ended before the server processed the
+    /// request.
     pub again: u64,
-    /// When the awaited text first came, in Unix milliseconds.
+    /// Time when the awaited text first arrived, in Unix milliseconds.
     pub awaited_at: Option<u64>,
-    /// Why some failed.
+    /// Reasons of the first failures.
     pub reasons: Vec<String>,
 }
 
-/// Load under way.
+/// Running load.
 pub struct Load {
     shared: Arc<Shared>,
     clients: Vec<tokio::task::JoinHandle<()>>,
@@ -111,10 +113,10 @@ struct Shared {
 }
 
 impl Load {
-    /// Begins with `clients` clients, each pausing a little between requests; `limit` bounds it in time.
+    /// Starts `clients` clients that pause between requests. `limit` bounds their run time.
     ///
     /// # Panics
-    /// When the address is not this machine's own, or there are no kinds.
+    /// If the address is not a loopback address, or if the target has no kinds.
     #[must_use]
     pub fn begin(target: &Target, clients: usize, limit: Duration) -> Self {
         assert!(target.address.ip().is_loopback(), "load is for this machine alone");
@@ -134,13 +136,13 @@ impl Load {
         Self { shared, clients }
     }
 
-    /// Requests that were answered so far.
+    /// Returns the number of completed requests so far, including failures.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Lets the requests under way end, and tells what came of all.
+    /// Waits for the requests in progress, then returns the report.
     pub async fn end(self) -> Report {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -165,21 +167,22 @@ struct Client {
 
 type Body = Full<Bytes>;
 
-/// A connection that may be used again.
+/// A reusable connection.
 enum Connection {
     One(http1::SendRequest<Body>),
     Many(http2::SendRequest<Body>),
 }
 
-/// Why there is no answer.
+/// Failure to get a response.
 struct Refused {
     error: hyper::Error,
-    /// The request never left.
+    /// Whether the request was never sent.
     unsent: bool,
 }
 
 impl Refused {
-    /// It never left, or came after the last one that a server which ends takes (RFC 9113, section 6.8).
+    /// Returns whether the server never processed the request. Either the request was never sent, or the server's
+    /// GOAWAY excluded the request (RFC 9113, section 6.8).
     fn was_not_begun(&self) -> bool {
         let source = std::error::Error::source(&self.error);
         let said = source.and_then(|source| source.downcast_ref::<h2::Error>());
@@ -225,14 +228,15 @@ impl Client {
         }
     }
 
-    /// One request; the connection, if it may be used again.
+    /// Sends one request. Returns the connection if it is reusable.
     async fn request(&self, kept: Option<Connection>) -> anyhow::Result<Option<Connection>> {
         let (mut connection, is_kept) = match usable(kept).await {
             Some(kept) => (kept, true),
             None => (self.connect().await.context("connecting")?, false),
         };
         let mut answer = connection.send(self.message()?).await;
-        // What a connection that is just ending did not begin with goes on a new one, as any client has it.
+        // Like any client, sends a request again on a new connection if the old connection closed before the server
+        // processed the request.
         if is_kept && answer.as_ref().is_err_and(Refused::was_not_begun) {
             self.shared.again.fetch_add(1, Ordering::Relaxed);
             connection = self.connect().await.context("connecting")?;
@@ -286,7 +290,7 @@ impl Client {
         Ok(Connection::One(sender))
     }
 
-    /// Websockets, one after the other; each message is a request.
+    /// Opens websockets one after the other; each message counts as a request.
     async fn sockets(&self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             match tokio::time::timeout(TIMEOUT, self.socket()).await {
@@ -297,7 +301,7 @@ impl Client {
         }
     }
 
-    /// One websocket for up to two seconds.
+    /// Uses one websocket for up to two seconds.
     async fn socket(&self) -> anyhow::Result<()> {
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
         let Connection::One(mut sender) = self.connect().await.context("connecting")? else {
@@ -314,9 +318,9 @@ impl Client {
         anyhow::ensure!(answer.status() == 101, "an upgrade was answered with {}", answer.status());
         let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.context("not upgraded")?);
         for _ in 0..20 {
-            // A masked text frame of four bytes, its mask zero (RFC 6455, section 5.2).
+            // A masked text frame of four bytes with a mask of zero (RFC 6455, section 5.2).
             let message = [0x81, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g'];
-            // After a farewell the other side may no longer read; what it said is read all the same.
+            // After its close frame the peer may no longer read, but its last frames are still read here.
             let _ = stream.write_all(&message).await;
             let mut head = [0; 2];
             stream.read_exact(&mut head).await.context("a websocket ended without a farewell")?;
@@ -324,7 +328,7 @@ impl Client {
             stream.read_exact(&mut text).await.context("a websocket ended within a frame")?;
             match (head[0], text.as_slice()) {
                 (0x81, b"ping") => {}
-                // Going away (RFC 6455, section 7.4.1).
+                // Close code "going away" (RFC 6455, section 7.4.1).
                 (0x88, [0x03, 0xe9, ..]) => return Ok(()),
                 _ => anyhow::bail!("a message came back as {head:?} {text:?}"),
             }
@@ -338,8 +342,8 @@ impl Client {
     }
 }
 
-/// The kept connection, if it is still good: a server may close one between requests, and a client sees that before it
-/// asks again.
+/// Returns the kept connection if it is still usable. A server may close a connection between requests, and a client
+/// notices before its next request.
 async fn usable(kept: Option<Connection>) -> Option<Connection> {
     match kept? {
         Connection::One(mut sender) => sender.ready().await.is_ok().then_some(Connection::One(sender)),
@@ -347,7 +351,7 @@ async fn usable(kept: Option<Connection>) -> Option<Connection> {
     }
 }
 
-/// An error with everything behind it.
+/// Formats an error with all its causes.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

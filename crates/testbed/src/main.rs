@@ -1,4 +1,4 @@
-//! `gantry-load`: load on an app of this machine until SIGTERM; then a line of JSON says what came of it.
+//! `gantry-load`: puts load on an app of this machine until SIGTERM, then prints a report as one line of JSON.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A machine made of a network namespace, for tests that change the machine's own rules.
+//! A machine made of a network namespace, for tests that change the machine's firewall rules or addresses.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,24 +9,25 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::command::command;
 use crate::run;
 
-/// A network of its own: this thread, and every program that it starts, is in it until this is dropped. Another namespace
-/// stands for everything outside; a cable joins them, and the way out is over it.
+/// A separate network. This thread, and every program started by this thread, is inside until the value is dropped. A
+/// second namespace stands for the outside world. A veth cable joins the two namespaces and carries the default
+/// route.
 pub struct Namespace {
     name: String,
     home: File,
 }
 
-/// The address of the outside's end of the cable.
+/// Address of the outside's end of the cable.
 pub const OUTSIDE: &str = "198.18.77.2";
 
-/// The address of the machine's end of the cable.
+/// Address of the machine's end of the cable.
 pub const MACHINE: &str = "198.18.77.1";
 
 impl Namespace {
-    /// Makes it and enters it.
+    /// Creates the two namespaces and enters the machine's namespace.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// If a namespace cannot be created.
     #[must_use]
     pub fn enter(purpose: &str) -> Self {
         let name = format!("gt-{purpose}-{}", std::process::id());
@@ -52,18 +53,18 @@ impl Namespace {
         format!("{}-o", self.name)
     }
 
-    /// Gives the outside another address.
+    /// Adds an address to the outside.
     ///
     /// # Panics
-    /// When it cannot have it.
+    /// If the address cannot be added.
     pub fn outside_has(&self, address: &str) {
         ip(&["-n", &self.outside(), "address", "add", address, "dev", "e0"]);
     }
 
-    /// Answers at a port of the outside, over TCP, until the process ends.
+    /// Serves on a port of the outside, over TCP and UDP, until the process ends.
     ///
     /// # Panics
-    /// When it cannot listen.
+    /// If the port cannot be bound.
     pub fn serve_outside(&self, port: u16) {
         let outside = self.outside();
         std::thread::scope(|scope| {
@@ -85,12 +86,12 @@ impl Drop for Namespace {
     }
 }
 
-/// Answers at a port of every address of the namespace that this thread is in, over TCP and UDP, until the process ends.
+/// Serves on a port of every address of this thread's namespace, over TCP and UDP, until the process ends.
 ///
 /// # Panics
-/// When it cannot listen.
+/// If the port cannot be bound.
 pub fn serve(port: u16) {
-    // IPv6's unspecified address takes IPv4's connections too.
+    // A socket on the unspecified IPv6 address also accepts IPv4 connections.
     let address = SocketAddr::new(IpAddr::from([0_u16; 8]), port);
     let (tcp, udp) = (TcpListener::bind(address).expect("a port"), UdpSocket::bind(address).expect("a port"));
     std::thread::spawn(move || {

@@ -1,22 +1,24 @@
-//! What keeps the clouds of one machine apart: each has a number that nobody else has, and everything follows from it.
+//! Numbers that keep the test clusters of one machine apart. Each cluster claims a unique number, and its ports and
+//! network follow from the number.
 
 use std::fs::File;
 use std::net::TcpListener;
 
-/// As many as there are ports for, below those that the kernel hands out to whoever connects (32768 and up).
+/// Count of numbers. All their ports lie below the kernel's range for outgoing connections (32768 and up).
 const NUMBERS: u16 = 3000;
 
 /// The first port of number 0.
 const PORTS: u16 = 20_000;
 
-/// A number, until it is dropped or its process ends.
+/// A unique number, locked until the value is dropped or its process ends.
 pub(crate) struct Number {
     pub(crate) value: u16,
     _lock: File,
 }
 
 impl Number {
-    /// The first one, from a place of this process's own, that is free and whose ports are.
+    /// Claims the first number that is unlocked and has free ports. The search begins at a number derived from the
+    /// process id.
     pub(crate) fn claim() -> Self {
         let folder = std::env::temp_dir().join("gantry-numbers");
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -31,12 +33,12 @@ impl Number {
         (0..NUMBERS).find_map(|step| claim((first + step) % NUMBERS)).expect("one of 3000 clouds")
     }
 
-    /// The first three bytes of the addresses of a network that is nobody else's.
+    /// First three bytes of the addresses of this number's network.
     pub(crate) fn network(&self) -> [u16; 3] {
         [10, 84 + self.value / 250, self.value % 250]
     }
 
-    /// Two ports that are nobody else's.
+    /// The two ports of this number.
     pub(crate) fn ports(&self) -> [u16; 2] {
         [PORTS + self.value * 2, PORTS + self.value * 2 + 1]
     }

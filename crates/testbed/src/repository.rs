@@ -1,4 +1,4 @@
-//! What a world's users push from.
+//! Git repositories from which tests push to a test cluster.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Runs git in it; it must succeed.
+    /// Runs git in the repository and asserts success.
     ///
     /// # Panics
-    /// When git fails.
+    /// If git fails.
     pub fn git(&self, arguments: &[&str]) -> Output {
         self.try_git(arguments).good()
     }
@@ -31,20 +31,20 @@ impl Repository {
         run(command)
     }
 
-    /// Writes a file.
+    /// Writes a file in the repository.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, path: &str, text: &str) {
         let path = self.folder.join(path);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
         std::fs::write(path, text).expect("written");
     }
 
-    /// Gives it a compile step: commands of a shell.
+    /// Adds a compile step made of shell commands.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If the script cannot be written.
     pub fn compile_with(&self, commands: &str) {
         self.write("container/compile", &format!("#!/bin/sh\n{commands}\n"));
         let path = self.folder.join("container/compile");
@@ -54,43 +54,43 @@ impl Repository {
     /// Replaces a text in a file.
     ///
     /// # Panics
-    /// When it is not there.
+    /// If the file does not contain the text.
     pub fn replace(&self, path: &str, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.folder.join(path)).expect("a file");
         assert!(text.contains(from), "{path} has no {from:?}");
         self.write(path, &text.replace(from, to));
     }
 
-    /// Commits everything; its full SHA.
+    /// Commits all changes and returns the full SHA.
     ///
     /// # Panics
-    /// When git fails.
+    /// If git fails.
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", message]);
         self.git(&["rev-parse", "HEAD"]).out.trim().to_owned()
     }
 
-    /// Pushes the head to the app's branch.
+    /// Pushes HEAD to the app's branch.
     #[must_use]
     pub fn push(&self) -> Output {
         self.try_git(&["push", "gantry", "HEAD:main"])
     }
 
-    /// What the app's branch is at, as it tells.
+    /// Returns the commit of the app's branch, as the server reports it.
     ///
     /// # Panics
-    /// When git fails.
+    /// If git fails.
     #[must_use]
     pub fn remote_head(&self) -> String {
         let listed = self.git(&["ls-remote", "gantry", "refs/heads/main"]).out;
         listed.split_whitespace().next().unwrap_or_default().to_owned()
     }
 
-    /// A push that goes on by itself.
+    /// Starts a push in the background.
     ///
     /// # Panics
-    /// When git cannot be started.
+    /// If git cannot be started.
     #[must_use]
     pub fn push_in_background(&self) -> Child {
         Command::new("git")
@@ -103,7 +103,7 @@ impl Repository {
             .expect("git")
     }
 
-    /// Any other git command, whatever comes of it.
+    /// Runs any git command and returns its result, even on failure.
     #[must_use]
     pub fn attempt(&self, arguments: &[&str]) -> Output {
         self.try_git(arguments)

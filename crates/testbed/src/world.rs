@@ -1,4 +1,4 @@
-//! A cloud of its own, for one test.
+//! A test cluster for one test.
 
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,46 +10,47 @@ use crate::command::command;
 use crate::number::Number;
 use crate::{Etcd, Output, Repository, program, run};
 
-/// Between two looks at what is waited for: a look starts a program, and must not take the processor from what it looks at.
+/// Poll interval of [`World::wait`]. A poll starts a program and must not take the processor from the system under
+/// test.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The longest that anything is waited for.
+/// Timeout of [`World::wait`].
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// A cloud with everything of its own.
+/// A test cluster with its own folders, ports, network and control group.
 pub struct World {
     folder: tempfile::TempDir,
     name: String,
     number: Number,
     http: u16,
     api: u16,
-    /// The gateway's last number, and how long the prefix is.
+    /// Last byte of the gateway's address, and the length of the network's prefix.
     network: (u8, u8),
     up: Option<Child>,
     extra: Vec<String>,
-    /// What `up` has in its environment besides.
+    /// Additional environment variables of `up`.
     environment: Vec<(String, String)>,
-    /// The program that `up` is.
+    /// Path of the program that runs as `up`.
     program: PathBuf,
-    /// Ends after everything else.
+    /// The cluster's own etcd, declared last so that it is dropped after everything else.
     _etcd: Option<Etcd>,
 }
 
 impl World {
-    /// Starts a cloud, with a base named `debian`.
+    /// Starts a cluster with a base named `debian`.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the cluster does not start.
     #[must_use]
     pub fn start(extra: &[&str]) -> Self {
         Self::begin(None, etcd_if_asked(extra), extra)
     }
 
-    /// The same, with a program of its own at `gantry` in the world's folder, which the test may replace, and with more in the
-    /// environment of `up`.
+    /// Starts a cluster with additional environment variables of `up` and with its own copy of `gantry`. The copy is
+    /// at `gantry` in the cluster's folder, and the test may replace it.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the cluster does not start.
     #[must_use]
     pub fn start_alone(environment: &[(&str, &str)], extra: &[&str]) -> Self {
         let mut world = Self::prepare(None, etcd_if_asked(extra), extra);
@@ -60,19 +61,19 @@ impl World {
         world
     }
 
-    /// The same, with its store in a file, wherever those of other worlds are.
+    /// Starts a cluster with its store in a file, even if `GANTRY_TEST_ETCD` is set.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the cluster does not start.
     #[must_use]
     pub fn start_with_file() -> Self {
         Self::begin(None, None, &[])
     }
 
-    /// The same, with its data on another file system, its store too.
+    /// Starts a cluster with its data folder, including the store, on another file system.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the cluster does not start.
     #[must_use]
     pub fn start_on(disk: &Path, extra: &[&str]) -> Self {
         Self::begin(Some(disk), None, extra)
@@ -107,28 +108,29 @@ impl World {
         let _ = self.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
     }
 
-    /// Starts `gantry up` again, with more settings from now on.
+    /// Starts `gantry up` again with more arguments, which also apply to later starts.
     ///
     /// # Panics
-    /// When that does not happen in time.
+    /// If the daemons do not report in time.
     pub fn up_with(&mut self, extra: &[&str]) {
         self.extra.extend(extra.iter().copied().map(str::to_owned));
         self.up();
     }
 
-    /// Starts `gantry up` again, with another network of the machine's from now on: the upper half of the one it had.
+    /// Starts `gantry up` again on another network: the upper half of the previous network. Later starts use the new
+    /// network too.
     ///
     /// # Panics
-    /// When that does not happen in time.
+    /// If the daemons do not report in time.
     pub fn up_on_another_network(&mut self) {
         self.network = (129, 25);
         self.up();
     }
 
-    /// Starts `gantry up`, and waits until everything has reported.
+    /// Starts `gantry up` and waits until the agent and the router have reported.
     ///
     /// # Panics
-    /// When that does not happen in time.
+    /// If the daemons do not report in time.
     pub fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
         let child = Command::new(&self.program)
@@ -138,9 +140,9 @@ impl World {
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
             .args(["--network", &self.network(), "--drain", "5"])
             .args(if self.extra.iter().any(|word| word == "--watch") { &[][..] } else { &["--watch", "2"] })
-            // What most tests look at is there when all is over.
+            // Most tests check a state that exists only after the whole deploy, including the bake time.
             .args(if self.extra.iter().any(|word| word == "--wait-for") { &[][..] } else { &["--wait-for", "bake"] })
-            // The virtual machine's disk is a small one.
+            // The virtual machine of the tests has a small disk.
             .args(if self.extra.iter().any(|word| word == "--reserve") { &[][..] } else { &["--reserve", "50M"] })
             .args(&self.extra)
             .env("GANTRY_STEPS", self.path("steps"))
@@ -176,43 +178,44 @@ impl World {
         .to_vec()
     }
 
-    /// A path in the world's folder.
+    /// Returns a path in the cluster's folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The name of its bridge, table and control group.
+    /// Returns the name of the cluster's bridge, nftables table and control group.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The port that apps are reached at.
+    /// Returns the router's HTTP port.
     #[must_use]
     pub fn http_port(&self) -> u16 {
         self.http
     }
 
-    /// The API's port.
+    /// Returns the port of the API.
     #[must_use]
     pub fn api_port(&self) -> u16 {
         self.api
     }
 
-    /// The administrator's token.
+    /// Returns the administrator's token.
     #[must_use]
     pub fn token(&self) -> String {
         std::fs::read_to_string(self.path("data/admin-token")).unwrap_or_default().trim().to_owned()
     }
 
-    /// What `gantry up` and its services said.
+    /// Returns the log of `gantry up` and its services.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("up.log")).unwrap_or_default()
     }
 
-    /// What is told of everything, and what the services' threads wait for in the kernel: for whoever looks for why a test failed.
+    /// Returns diagnostics for a failed test: the cluster's status, the agent's plan, and the kernel functions in
+    /// which the services' threads wait.
     fn state(&self) -> String {
         let plan = std::fs::read_to_string(self.path("data/plan.json")).unwrap_or_default();
         let mut state = format!("{}\nthe agent's plan: {plan}", self.gantry(&["status", "--json"]).all());
@@ -245,10 +248,11 @@ impl World {
         run(command)
     }
 
-    /// Starts `gantry` with the administrator's token and goes on; what it prints is in the file `name` of this world.
+    /// Starts `gantry` in the background with the administrator's token. Its output goes to the file `name` in the
+    /// cluster's folder.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If `gantry` cannot be started.
     #[must_use]
     pub fn gantry_into(&self, name: &str, arguments: &[&str]) -> Child {
         let file = File::create(self.path(name)).expect("a file");
@@ -266,13 +270,13 @@ impl World {
         command
     }
 
-    /// Asks an app with curl, as a person would: the answer's body.
+    /// Requests an app's page with curl and returns curl's output.
     #[must_use]
     pub fn curl(&self, host: &str, arguments: &[&str]) -> Output {
         run(self.curl_command(host, arguments))
     }
 
-    /// Curl, about to ask an app.
+    /// Builds a curl command that requests an app's page.
     #[must_use]
     pub fn curl_command(&self, host: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new("curl");
@@ -280,10 +284,10 @@ impl World {
         command
     }
 
-    /// Waits until `probe` finds something.
+    /// Waits until `probe` returns a value.
     ///
     /// # Panics
-    /// When it does not in time; says what was waited for, and what the cloud said.
+    /// After the timeout; the message names the awaited state and has the cluster's log and status.
     pub fn wait<T>(&self, what: &str, mut probe: impl FnMut(&Self) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
@@ -295,10 +299,10 @@ impl World {
         }
     }
 
-    /// A repository with a copy of `example`, whose remote is the app's.
+    /// Creates a repository with a copy of `example` and the app's repository as its remote.
     ///
     /// # Panics
-    /// When git fails.
+    /// If git fails.
     #[must_use]
     pub fn repository(&self, app: &str, example: Option<&str>) -> Repository {
         let folder = self.path(&format!("repository-{app}"));
@@ -316,23 +320,23 @@ impl World {
         repository
     }
 
-    /// Kills one of the services with SIGKILL; `up` starts it again.
+    /// Kills a service with SIGKILL; `up` restarts the service.
     ///
     /// # Panics
-    /// When it does not run.
+    /// If the service is not running.
     pub fn kill_service(&self, service: &str) {
         let pid = self.service_pid(service).unwrap_or_else(|| panic!("{service} does not run"));
         self.signal("KILL", pid);
     }
 
-    /// The process of a service.
+    /// Returns the process id of a service.
     #[must_use]
     pub fn service_pid(&self, service: &str) -> Option<u32> {
         let pattern = format!("gantry {service} --machine m --data {}", self.path("data").display());
         run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
     }
 
-    /// The containers that the agent knows, by name, each with its first process.
+    /// Returns the containers known to the agent by name, each with the id of its first process.
     #[must_use]
     pub fn containers(&self) -> Vec<(String, u32)> {
         let entries = std::fs::read_dir(self.path("run/containers")).into_iter().flatten().flatten();
@@ -350,33 +354,33 @@ impl World {
     /// Sends a signal (`KILL`, `STOP`) to a process.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// If there is no such process.
     pub fn signal(&self, signal: &str, pid: u32) {
         let _ = run(command("kill", &["-s", signal, &pid.to_string()])).good();
     }
 
-    /// Tells `up` to replace every service by the program as it is on disk.
+    /// Tells `up` to replace every service with the program on disk.
     ///
     /// # Panics
-    /// When it does not run.
+    /// If `up` is not running.
     pub fn replace_services(&self) {
         self.signal("HUP", self.up_pid());
     }
 
-    /// The process of `up`.
+    /// Returns the process id of `up`.
     ///
     /// # Panics
-    /// When it never ran.
+    /// If `up` never ran.
     #[must_use]
     pub fn up_pid(&self) -> u32 {
         let pid = std::fs::read_to_string(self.path("data/up.lock")).expect("a lock");
         pid.trim().parse().expect("a process")
     }
 
-    /// Kills `up` alone; its services end when they notice.
+    /// Kills `up` only; its services end when they notice.
     ///
     /// # Panics
-    /// When they do not.
+    /// If the services do not end.
     pub fn kill_up(&mut self) {
         if let Some(mut up) = self.up.take() {
             let _ = up.kill();
@@ -387,17 +391,17 @@ impl World {
         }
     }
 
-    /// Ends `up` without its having a say, with all three services: what a power failure does to them.
+    /// Kills `up` and its three services with SIGKILL, like a power failure.
     ///
     /// # Panics
-    /// When it cannot be killed.
+    /// If a service cannot be killed.
     pub fn kill_everything(&mut self) {
         if let Some(mut up) = self.up.take() {
             let _ = up.kill();
             let _ = up.wait();
         }
         for service in ["server", "agent", "router"] {
-            // It may have ended by itself already, with `up`.
+            // The service may have ended already, together with `up`.
             if let Some(pid) = self.service_pid(service) {
                 let _ = run(command("kill", &["-9", &pid.to_string()]));
             }
@@ -405,10 +409,11 @@ impl World {
         }
     }
 
-    /// Takes away what a reboot takes besides: bridge, rules and control groups, once nothing of this world's runs any more.
+    /// Removes what a reboot removes besides the processes: bridge, firewall rules and control groups. Needs a
+    /// cluster without running processes.
     ///
     /// # Panics
-    /// When something of it stays.
+    /// If a part remains.
     pub fn forget_network_and_groups(&self) {
         let _ = run(command("ip", &["link", "delete", &self.name])).good();
         let _ = run(command("nft", &["delete", "table", "inet", &self.name])).good();
@@ -423,7 +428,7 @@ impl World {
         });
     }
 
-    /// Takes everything down.
+    /// Runs `gantry down` and waits for `up` to end.
     pub fn down(&mut self) -> Output {
         let mut command = Command::new(program("gantry"));
         command.arg("down").args(self.machine()).args(["--network", &self.network()]).stdin(Stdio::null());
@@ -434,26 +439,26 @@ impl World {
         output
     }
 
-    /// The first three numbers of its addresses.
+    /// Returns the first three bytes of the cluster's addresses.
     pub(crate) fn subnet(&self) -> [u16; 3] {
         self.number.network()
     }
 
-    /// Who answers names here.
+    /// Returns the address of the cluster's DNS resolver.
     #[must_use]
     pub fn resolver(&self) -> String {
         let ([a, b, c], (d, _)) = (self.subnet(), self.network);
         format!("{a}.{b}.{c}.{d}:53")
     }
 
-    /// A network in a range of 254 addresses of this world's own.
+    /// Returns the cluster's network, within its own range of 254 addresses.
     fn network(&self) -> String {
         let ([a, b, c], (d, prefix)) = (self.subnet(), self.network);
         format!("{a}.{b}.{c}.{d}/{prefix}")
     }
 }
 
-/// An etcd for a world that does not say where its store is.
+/// Starts an etcd if `GANTRY_TEST_ETCD` is set and the test names no store.
 fn etcd_if_asked(extra: &[&str]) -> Option<Etcd> {
     let asked = std::env::var_os("GANTRY_TEST_ETCD").is_some() && !extra.contains(&"--store");
     asked.then(Etcd::start)
@@ -472,13 +477,14 @@ impl Drop for World {
     }
 }
 
-/// The examples; elsewhere on a machine that has the tests and not the source.
+/// Returns the folder of the examples. `GANTRY_EXAMPLES` names the folder on a machine that has the tests but not the
+/// source.
 fn examples() -> PathBuf {
     let source = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     std::env::var_os("GANTRY_EXAMPLES").map_or_else(source, PathBuf::from)
 }
 
-/// The examples' base as an OCI archive, made once by `./test`.
+/// Returns the path of the examples' base, an OCI archive made once by `./test`.
 fn base_archive() -> PathBuf {
     let path = std::env::var_os("GANTRY_TEST_BASE").map(PathBuf::from).expect("GANTRY_TEST_BASE; `./test` sets it");
     assert!(path.is_file(), "{} is missing; `./test` makes it", path.display());
