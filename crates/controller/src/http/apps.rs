@@ -1,4 +1,4 @@
-//! `/v1/apps`.
+//! `/v1/apps`: apps, their settings, releases, instances and explanations.
 
 use std::sync::Arc;
 

@@ -84,7 +84,7 @@ fn settings_of(mirror: &Mirror, app: &AppName) -> Answer<ImageSettings> {
     Ok(settings)
 }
 
-/// Refuses image settings with invalid, missing, too many or overlapping volumes.
+/// Refuses image settings with invalid, unknown or too many volumes, or with two volumes at the same path.
 fn check_settings(known: &ImageSettings, change: &ImageSettings) -> Answer<()> {
     for (name, path) in change.volumes.iter().filter(|(_, path)| !path.is_empty()) {
         gantry_build::check_volume(name, path).map_err(Problem::invalid)?;

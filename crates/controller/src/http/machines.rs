@@ -1,5 +1,5 @@
-//! `/internal/v1`: endpoints for agents and routers. Requests for the plan and the table are long polls, so that
-//! changes arrive at once.
+//! `/internal/v1`: endpoints for agents and routers. Requests for the plan, the table and sessions are long polls, so
+//! that changes arrive at once.
 
 use std::sync::Arc;
 use std::time::Duration;

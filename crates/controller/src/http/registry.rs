@@ -1,8 +1,9 @@
 //! Container registry: OCI distribution specification 1.1 over the blob store.
 //!
-//! A repository is an app's name, or `base/<name>` for a base. An app's repository has the images of its releases,
-//! tagged with their commits. Pushed blobs are streamed to the blob store. A manifest is accepted only if all blobs
-//! and manifests named in it are present.
+//! The repository of an app has the app's name; the repository of a base is `base/<name>`. An app's repository has
+//! the images of its releases, tagged with their commits. Other repositories may hold images for any app. Pushed
+//! blobs are streamed to the blob store. A manifest is accepted only if all blobs and manifests named in it are
+//! present.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
