@@ -1,7 +1,7 @@
-//! Control groups: limits and accounts, on v1 and v2.
+//! Control groups: limits and resource usage, on v1 and v2.
 //!
-//! A group is named by its path below the hierarchy's root: `gantry/storefront.v1.web-1`. On v1 it is one folder per
-//! controller, on v2 one altogether.
+//! The name of a group is its path below the hierarchy's root: `gantry/storefront.v1.web-1`. On v1 a group has one
+//! folder per controller, on v2 a single folder.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,52 +9,52 @@ use std::path::{Path, PathBuf};
 
 use crate::{LinuxError, Tried};
 
-/// The controllers that limits need.
+/// Controllers that the limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// On v1 the groups of these controllers are made as well: devices are denied there, v2 has no such file and rests on
-/// the missing right to make device nodes. `cpuset` limits nothing here, but a JVM looks for all four of memory, cpu, cpuacct
-/// and cpuset. The last two limit nothing: a container that stayed in the service manager's group there would be ended with
-/// Gantry's own services.
+/// Controllers in which a group also exists on v1. `devices` denies device access; v2 has no such file and relies on
+/// the missing right to create device nodes. `cpuset` limits nothing here, but a JVM looks for all four of memory, cpu,
+/// cpuacct and cpuset. The last two limit nothing either. But a container that stayed in the service manager's group
+/// there would be killed together with Gantry's own services.
 const V1_EXTRA: [&str; 5] = ["devices", "cpuacct", "cpuset", "systemd", "unified"];
 
-/// The controllers of v1 whose groups tell a container what it may use.
+/// Controllers of v1 whose groups tell a container its limits.
 pub const LIMITING: [&str; 5] = ["memory", "cpu", "cpuacct", "cpuset", "pids"];
 
-/// Read and write of null, zero, full, random, urandom, tty, and pseudo-terminals.
+/// Allowed devices, for reading and writing: null, zero, full, random, urandom, tty, and pseudo-terminals.
 const DEVICES: [&str; 8] =
     ["c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"];
 
-/// The period that the share of a processor is counted over, in microseconds: the kernel's default.
+/// Period over which the kernel measures the share of a processor, in microseconds: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
 
-/// What a group may use.
+/// Resource limits of a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes, swap included.
+    /// Memory in bytes, including swap.
     pub memory: u64,
-    /// Thousandths of a processor.
+    /// Processor time in thousandths of a processor.
     pub milli_cpu: u32,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: u32,
 }
 
-/// What a group has used.
+/// Resource usage of a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes in use.
+    /// Memory in use, in bytes.
     pub memory: u64,
-    /// Processor time, in microseconds.
+    /// Processor time used, in microseconds.
     pub cpu_micros: u64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     pub pids: u64,
-    /// How many processes were ended because the group reached its memory limit.
+    /// Number of processes that were killed because the group reached its memory limit.
     pub oom_kills: u64,
-    /// How many processes were refused because it had as many as it may.
+    /// Number of processes that were refused because the group had reached its process limit.
     pub refused: u64,
 }
 
-/// One group.
+/// A control group.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: String,
@@ -63,7 +63,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Names a group; makes nothing.
+    /// Names a group without creating it.
     #[must_use]
     pub fn named(path: &str) -> Self {
         let root = PathBuf::from("/sys/fs/cgroup");
@@ -71,13 +71,13 @@ impl Cgroup {
         Self { path: path.trim_matches('/').to_owned(), root, unified }
     }
 
-    /// This machine has the unified hierarchy (v2).
+    /// Reports whether this machine has the unified hierarchy (v2).
     #[must_use]
     pub fn is_unified(&self) -> bool {
         self.unified
     }
 
-    /// Every folder that is this group.
+    /// Returns every folder of this group.
     fn folders(&self) -> Vec<PathBuf> {
         if self.unified {
             return vec![self.root.join(&self.path)];
@@ -90,7 +90,7 @@ impl Cgroup {
         if self.unified { self.root.join(&self.path) } else { self.root.join(controller).join(&self.path) }
     }
 
-    /// Makes the group with its limits.
+    /// Creates the group with its limits.
     ///
     /// # Errors
     /// When a controller is missing or the kernel refuses a limit.
@@ -108,7 +108,7 @@ impl Cgroup {
         self.limit(limits)
     }
 
-    /// On v2 each group above must hand its controllers down.
+    /// Passes the controllers down to the group. On v2 each parent group must do so for its children.
     fn delegate(&self) -> Result<(), LinuxError> {
         let mut above = self.root.clone();
         let names: Vec<&str> = self.path.split('/').collect();
@@ -117,13 +117,14 @@ impl Cgroup {
             let wanted: Vec<_> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();
             write(&file, &wanted.join(" "))?;
             above.push(name);
-            // Two may make it at once.
+            // Another process may create the group at the same time.
             fs::create_dir_all(&above).tried(|| format!("make the control group {}", above.display()))?;
         }
         Ok(())
     }
 
-    /// A new group of cpuset on v1 has no processors and takes no process: it is given those of the group above.
+    /// Copies the parent's processors to a new cpuset group. On v1 such a group starts without processors and accepts
+    /// no process.
     fn inherit_processors(&self) -> Result<(), LinuxError> {
         let mut above = self.root.join("cpuset");
         if !above.is_dir() {
@@ -156,7 +157,8 @@ impl Cgroup {
             return write(&folder.join("pids.max"), &pids);
         }
         let folder = self.folder("memory");
-        // The two limits may never cross: lowering wants the plain one first, raising the one with swap first.
+        // The plain limit may never exceed the limit with swap. To lower both, write the plain limit first; to raise
+        // both, write the limit with swap first.
         let with_swap = folder.join("memory.memsw.limit_in_bytes");
         let _ = write_if_there(&with_swap, &memory);
         write(&folder.join("memory.limit_in_bytes"), &memory)?;
@@ -187,14 +189,14 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Every process in the group.
+    /// Returns every process in the group.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
         let text = fs::read_to_string(self.folder("pids").join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// What it uses; zeros once it is gone.
+    /// Returns the usage of the group; zeros once the group is gone.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let number = |controller: &str, file: &str| -> u64 {
@@ -224,10 +226,11 @@ impl Cgroup {
         }
     }
 
-    /// Removes the group; the processes in it must have ended. Groups that they made below it go first.
+    /// Removes the group and first the groups that its processes created below. All processes in the group must have
+    /// ended.
     ///
     /// # Errors
-    /// `EBUSY` while a process is still in it. Not when it is gone already.
+    /// `EBUSY` while a process is still in the group. A missing group is not an error.
     pub fn remove(&self) -> Result<(), LinuxError> {
         for folder in self.folders() {
             remove_tree(&folder)?;
@@ -236,7 +239,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The names of the groups right below this one.
+    /// Returns the names of the group's direct children.
     #[must_use]
     pub fn children(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.folder("pids")) else {

@@ -1,24 +1,25 @@
-//! The kernel's clocks. `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` are the same for all processes of a machine, and begin anew with
-//! each boot; [`boot_id`] tells one boot from another.
+//! The kernel's clocks. `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` are the same for all processes of a machine, and restart
+//! with each boot; [`boot_id`] identifies the boot.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Milliseconds of the wall clock since 1970; what people set and NTP corrects. Never take a duration from it.
+/// Returns the wall clock in milliseconds since 1970. Users set this clock and NTP corrects it: never compute a
+/// duration from it.
 #[must_use]
 pub fn wall() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long this machine has been awake since it booted (`CLOCK_MONOTONIC`).
+/// Returns the time that this machine has been awake since it booted (`CLOCK_MONOTONIC`).
 #[must_use]
 pub fn awake() -> Duration {
     read(ClockId::Monotonic)
 }
 
-/// How long ago this machine booted, the time it was suspended included (`CLOCK_BOOTTIME`).
+/// Returns the time since this machine booted, including suspended time (`CLOCK_BOOTTIME`).
 #[must_use]
 pub fn booted() -> Duration {
     read(ClockId::Boottime)
@@ -30,7 +31,7 @@ fn read(clock: ClockId) -> Duration {
     Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
 
-/// The name of this boot of the machine; empty when the kernel does not tell.
+/// Returns the id of this boot; empty if the kernel does not provide the id.
 #[must_use]
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()

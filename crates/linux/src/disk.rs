@@ -1,27 +1,27 @@
-//! The space on a disk, when it is worth while to count who takes it, and what no folder shows of it.
+//! Free space on a disk, when to measure its usage again, and the space of deleted but open files.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Less free space than at the last count is a reason to count.
+/// Drop of the free space since the last measurement that makes a new measurement due, in bytes.
 const LESS: u64 = 64 << 20;
 
-/// Counted at least so often.
+/// Longest time between two measurements.
 const COUNT: Duration = Duration::from_secs(60);
 
-/// The most open files of a group of processes that are looked at.
+/// Limit of open files that are examined in a group of processes.
 const OPEN_MAX: usize = 200_000;
 
-/// What these processes keep on their root's file system, and on that of the folder `besides`, in files that are open and have
-/// no name any more, in bytes: counted until it is more than `most`. What is only mapped into memory, or on its way through a
-/// socket, is not seen.
+/// Measures the space of deleted files that the processes still have open, in bytes. It counts files on the file system
+/// of each process's root and on that of the folder `besides`, until the sum exceeds `most`. It misses files that are
+/// only mapped into memory, or on their way through a socket.
 #[must_use]
 pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
     let besides = besides.and_then(|folder| rustix::fs::stat(folder).ok()).map(|stat| stat.st_dev);
     let (mut seen, mut total, mut looks) = (BTreeSet::new(), 0u64, 0);
     for pid in processes {
-        // Links of the kernel's own: they lead to what is open, and not along a path.
+        // These links are the kernel's own: they lead to the open file itself, and not along a path.
         let Ok(root) = rustix::fs::stat(format!("/proc/{pid}/root")) else { continue };
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
             looks += 1;
@@ -40,23 +40,24 @@ pub fn nameless(processes: &[i32], besides: Option<&Path>, most: u64) -> u64 {
     total
 }
 
-/// The bytes that are free for anyone on the file system of `path`; 0 when it cannot be asked.
+/// Returns the bytes available to unprivileged users on the file system of `path`; 0 if the query fails.
 #[must_use]
 pub fn free(path: &Path) -> u64 {
     space(path).map_or(0, |(free, _)| free)
 }
 
-/// The bytes that are free for anyone on the file system of `path`, and all that it has.
+/// Returns the bytes available to unprivileged users on the file system of `path`, and its size.
 ///
 /// # Errors
-/// When it cannot be asked.
+/// When the query fails.
 pub fn space(path: &Path) -> std::io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(path)?;
     Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
-/// The file system of the folder `path` takes no writes: it is read-only, as mounted or because the kernel found an error in it, or fails. A file
-/// without a name is made in it to find out, for not every kernel marks a file system that it has stopped.
+/// Reports whether the file system of the folder `path` takes no writes. It may be mounted read-only, remounted so
+/// after an error that the kernel found, or failing. The function creates an unnamed file to find out, because not
+/// every kernel marks a file system that it has stopped.
 #[must_use]
 pub fn is_read_only(path: &Path) -> bool {
     use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
@@ -67,20 +68,20 @@ pub fn is_read_only(path: &Path) -> bool {
     marked || matches!(made(), Err(Errno::ROFS | Errno::IO))
 }
 
-/// Tells when to count what is written: at first, when the disk has less than before, and now and then. Looking takes one
+/// Decides when to measure disk usage: at first, when the free space has dropped, and at an interval. A check takes one
 /// system call.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// When it was counted, and the most that was free since.
+    /// Time of the last measurement, and the most free space since then.
     counted: Option<(Instant, u64)>,
 }
 
 impl Watch {
-    /// Whether to count now, with so much free; taken as counted then.
+    /// Reports whether a measurement is due with this much free space. If so, records the measurement as done.
     pub fn is_due(&mut self, free: u64, now: Instant) -> bool {
         let due = self.counted.is_none_or(|(at, then)| now.duration_since(at) >= COUNT || free + LESS <= then);
         self.counted = match self.counted {
-            // What became free since is not to hide what is written next.
+            // Space freed since the measurement must not hide later writes.
             Some((at, then)) if !due => Some((at, then.max(free))),
             _ => Some((now, free)),
         };
@@ -96,7 +97,7 @@ mod tests {
     fn a_file_without_a_name_is_counted_once_while_it_is_open() {
         use std::io::Write;
         let own = [i32::try_from(std::process::id()).expect("a number")];
-        // On the root's own file system, wherever temporary files are.
+        // Use a folder on the root's own file system, because temporary files may be on another.
         let path = Path::new("/var/tmp").join(format!("gantry-nameless-{}", own[0]));
         let mut file = std::fs::File::create_new(&path).expect("made");
         file.write_all(&[1; 8 << 20]).and_then(|()| file.sync_all()).expect("written");
@@ -115,7 +116,7 @@ mod tests {
         let (mut watch, now) = (Watch::default(), Instant::now());
         assert!(watch.is_due(10 * LESS, now) && !watch.is_due(10 * LESS - 1, now));
         assert!(watch.is_due(9 * LESS, now) && !watch.is_due(9 * LESS, now));
-        // Somebody removes something, and somebody else writes as much.
+        // One process removes data, and another writes as much.
         assert!(!watch.is_due(12 * LESS, now) && watch.is_due(11 * LESS, now));
         assert!(!watch.is_due(11 * LESS, now + COUNT / 2) && watch.is_due(11 * LESS, now + COUNT));
         assert!(!is_read_only(&std::env::temp_dir()));

@@ -1,15 +1,16 @@
-//! Files and folders that are whole after a power loss: written under another name, synced, renamed, and the folder synced.
+//! Files and folders that survive a power loss whole: written under another name, synced, renamed, and the folder
+//! synced.
 //!
-//! A rename without the sync of its folder is lost with the power; a file without its own sync can come back empty.
+//! A rename without a sync of its folder is lost in a power loss; a file that was not synced can come back empty.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Replaces a small file: afterwards it has the old text or the new one, and after `Ok` the new one.
+/// Replaces a small file. Afterwards the file has the old or the new text, and after `Ok` the new text.
 ///
 /// # Errors
-/// What the kernel said; the old file is as it was.
+/// Any error of a system call. The old file stays, unless only the last sync failed.
 pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
@@ -24,15 +25,15 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
 /// Syncs one file, or the names in one folder.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Syncs a folder with everything in it. Links are not followed.
+/// Syncs a folder with its whole content. Links are not followed.
 ///
 /// # Errors
-/// What the kernel said of the first that cannot be synced.
+/// The error of the first file or folder that cannot be synced.
 pub fn sync_tree(folder: &Path) -> io::Result<()> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -50,10 +51,10 @@ pub fn sync_tree(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Syncs the whole file system that `path` is on.
+/// Syncs the whole file system of `path`.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn sync_file_system(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(path)?)?)
 }

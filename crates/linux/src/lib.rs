@@ -1,21 +1,22 @@
-//! The kernel, as far as Gantry needs it. The only crate that may say `unsafe`, and only in [`process`], [`stream`] and
-//! [`mounts`].
+//! The kernel interface that Gantry needs. Only this crate may contain `unsafe`, and only in [`process`], [`stream`]
+//! and [`mounts`].
 //!
-//! | module | gives |
+//! | module | provides |
 //! |---|---|
-//! | [`process`] | fork and unshare for a single-threaded process; pidfds; who a process is |
-//! | [`rooted`] | paths inside a root that someone else controls: opened with `RESOLVE_IN_ROOT`, never followed out |
-//! | [`steps`] | places at which a test kills the process |
+//! | [`process`] | fork and unshare for a single-threaded process; pidfds; identity of a process |
+//! | [`rooted`] | paths inside an untrusted root: opened with `RESOLVE_IN_ROOT`, never followed out of the root |
+//! | [`steps`] | failpoints, at which a test kills the process |
 //! | [`stream`] | pipes and terminals, read without a thread |
-//! | [`tree`] | removal of folders that someone else filled |
-//! | [`clock`] | the clocks that run whatever somebody does to the wall clock |
-//! | [`mounts`] | detached mounts, put in place by file descriptor |
-//! | [`cgroup`] | limits and accounts, on cgroup v1 and v2 |
+//! | [`tree`] | size and removal of folders with untrusted content |
+//! | [`clock`] | clocks that are independent of the wall clock |
+//! | [`disk`] | free space on a disk, and when to measure its usage |
+//! | [`mounts`] | detached mounts, attached by file descriptor |
+//! | [`cgroup`] | limits and resource usage, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
-//! | [`durable`] | files and folders that are whole after a power loss |
-//! | [`connection`] | what is set on a client's TCP connection |
+//! | [`durable`] | files and folders that survive a power loss whole |
+//! | [`connection`] | options of a client's TCP connection |
 //!
-//! It knows nothing of containers, apps or images.
+//! The crate knows nothing of containers, apps or images.
 
 pub mod cgroup;
 pub mod clock;
@@ -30,19 +31,19 @@ pub mod steps;
 pub mod stream;
 pub mod tree;
 
-/// A failed system call, with what was tried and on what.
+/// A failed system call, with the action and its object.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}")]
 pub struct LinuxError {
-    /// What was tried, with its object: `mount proc on /proc`.
+    /// The failed action with its object: `mount proc on /proc`.
     pub action: String,
-    /// What the kernel said.
+    /// Error of the kernel.
     pub source: std::io::Error,
 }
 
-/// Names what failed.
+/// Adds the failed action to an error.
 pub trait Tried<T> {
-    /// Adds what was tried to an error.
+    /// Adds the action to an error.
     ///
     /// # Errors
     /// The same failure, as [`LinuxError`].

@@ -1,4 +1,4 @@
-//! Mounts made detached and put in place by file descriptor, so that no path is resolved twice.
+//! Mounts that are created detached and attached by file descriptor, so that no path is resolved twice.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -11,10 +11,10 @@ use rustix::mount::{
 
 use crate::{LinuxError, Tried};
 
-/// A new instance of a file system, attached nowhere yet. Files can be made in it already.
+/// Creates an instance of a file system without attaching it. Files can already be created in it.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, LinuxError> {
     let make = || -> rustix::io::Result<OwnedFd> {
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -27,30 +27,31 @@ pub fn detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags
     make().tried(|| format!("make a {kind} file system"))
 }
 
-/// A detached copy of what is at `path`, for binding.
+/// Creates a detached copy of the mount at `path`, for a bind mount.
 ///
 /// # Errors
-/// What the kernel said, with the path.
+/// Any error of a system call, with the path.
 pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
     open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .tried(|| format!("bind {}", path.display()))
 }
 
-/// As [`copy_of`], with owners on the disk shown as the users of the namespace `users`, and the other way round.
+/// Does the same as [`copy_of`], with mapped owners: owners on the disk appear as users of the namespace `users`, and
+/// vice versa.
 ///
 /// # Errors
-/// `EINVAL` where the file system cannot (before Linux 5.12 none can).
+/// `EINVAL` if the file system does not support mapping (before Linux 5.12 none does).
 pub fn mapped_copy_of(path: &Path, users: impl AsFd) -> Result<OwnedFd, LinuxError> {
     let copy = copy_of(path)?;
     map_owners(&copy, users).tried(|| format!("map the owners of {}", path.display()))?;
     Ok(copy)
 }
 
-/// As [`copy_of`], and nothing is written through it: whoever runs a program from there and reaches it by `/proc/PID/exe`
-/// cannot change it.
+/// Does the same as [`copy_of`], but the copy is read-only: a process that runs a program from the copy cannot change
+/// the program through `/proc/PID/exe`.
 ///
 /// # Errors
-/// As [`mapped_copy_of`].
+/// The same as [`mapped_copy_of`].
 pub fn read_only_copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
     let copy = copy_of(path)?;
     set_attributes(&copy, libc::MOUNT_ATTR_RDONLY, 0)
@@ -82,20 +83,20 @@ fn set_attributes(mount: &OwnedFd, set: u64, userns_fd: u64) -> std::io::Result<
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Covers `path` with itself, its owners mapped; in this mount namespace alone.
+/// Covers `path` with a copy of itself that has mapped owners, in this mount namespace only.
 ///
 /// # Errors
-/// As [`mapped_copy_of`].
+/// The same as [`mapped_copy_of`].
 pub fn map_in_place(path: &Path, users: impl AsFd) -> Result<(), LinuxError> {
     let copy = mapped_copy_of(path, users)?;
     move_mount(&copy, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .tried(|| format!("cover {}", path.display()))
 }
 
-/// Puts a detached mount onto what `target` is.
+/// Attaches a detached mount to the file or folder `target`.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), LinuxError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).tried(|| "put a mount in place".to_owned())
@@ -104,16 +105,16 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), LinuxError> {
 /// Changes the flags of an attached mount, given a descriptor of its root.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn restrict(mount: impl AsFd, flags: MountFlags) -> Result<(), LinuxError> {
     let path = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
     mount_remount(path, flags | MountFlags::BIND, "").tried(|| format!("restrict a mount to {flags:?}"))
 }
 
-/// Nothing that is mounted from here on is seen outside this mount namespace.
+/// Makes all mounts private: later mounts are not visible outside this mount namespace.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn make_private() -> Result<(), LinuxError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .tried(|| "make mounts private".to_owned())
@@ -121,11 +122,11 @@ pub fn make_private() -> Result<(), LinuxError> {
 
 /// Mounts an overlay at `target`: `layers` from the top down, writable in `upper`.
 ///
-/// `fsconfig` with one `lowerdir+` per layer (Linux 6.8) takes any number; older kernels get one option string, which
-/// `mount(2)` cuts at a page, so a stack that does not fit is refused and not cut.
+/// `fsconfig` with one `lowerdir+` per layer (Linux 6.8) takes any number of layers. Older kernels get a single option
+/// string, which `mount(2)` cuts at a page; the function therefore refuses a stack that does not fit.
 ///
 /// # Errors
-/// What the kernel said, or that there are too many layers for it.
+/// Any error of a system call, or more layers than the kernel takes.
 pub fn overlay(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -> Result<(), LinuxError> {
     match overlay_by_parts(layers, upper, work) {
         Ok(mount) => move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -142,7 +143,7 @@ fn overlay_by_parts(layers: &[&Path], upper: &Path, work: &Path) -> rustix::io::
     }
     fsconfig_set_string(&context, "upperdir", upper)?;
     fsconfig_set_string(&context, "workdir", work)?;
-    // A layer must be readable by every tool: no metadata-only copies, no redirected folders.
+    // Every tool must be able to read a layer: no metadata-only copies, no redirected folders.
     for option in ["metacopy", "redirect_dir"] {
         fsconfig_set_string(&context, option, "off")?;
     }
@@ -175,14 +176,14 @@ mod tests {
     fn a_program_is_run_from_a_read_only_copy_and_not_written_through_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("program");
-        // Copied by a process of its own: what another test starts in that moment would inherit a file open for writing
-        // here, and a program that anyone has open so is not run ("text file busy").
+        // Copy in a separate process. Otherwise a program that another test starts at that moment would inherit the
+        // file open for writing, and the kernel refuses to run a program that is open for writing ("text file busy").
         let copied = std::process::Command::new("cp").arg("/bin/true").arg(&program).status();
         assert!(copied.expect("cp").success());
         let copy = read_only_copy_of(&program).expect("a copy");
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
         assert!(std::process::Command::new(&path).status().expect("it runs").success());
-        // It runs no more, and that alone would keep it from being written.
+        // The program no longer runs; while it ran, the kernel would refuse writes for that reason alone.
         let write = |path: &Path| std::fs::File::options().write(true).open(path).map(drop);
         assert_eq!(write(Path::new(&path)).expect_err("refused").raw_os_error(), Some(libc::EROFS));
         write(&program).expect("without the copy it is written");

@@ -1,4 +1,4 @@
-//! The machine's bridge, and a container's end of a veth pair, over netlink.
+//! The machine's bridge, and the veth pair of a container, over netlink.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +13,7 @@ use crate::LinuxError;
 
 type Netlink<T> = Result<T, rtnetlink::Error>;
 
-/// An error of netlink, by its text: its own type carries whole packets.
+/// Converts an error of netlink by its text, because its own type contains whole packets.
 fn explained<T>(result: Netlink<T>, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
     result.map_err(|error| {
         let source = match &error {
@@ -45,41 +45,41 @@ async fn index_of(handle: &Handle, name: &str) -> Netlink<Option<u32>> {
     }
 }
 
-/// An address on the wire that follows from the one above it (locally administered, IEEE 802). Whoever has it in its ARP
-/// cache still has the right one when another container gets the same address; and a bridge's own stays when its ports
-/// change.
+/// Returns the hardware address that belongs to an IPv4 address (locally administered, IEEE 802). A host's ARP cache
+/// stays valid when another container gets the same IPv4 address. And a bridge keeps its hardware address when its
+/// ports change.
 fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
     [&HARDWARE, &address.octets()[..]].concat()
 }
 
-/// How an address on the wire of Gantry's begins.
+/// Prefix of Gantry's hardware addresses.
 const HARDWARE: [u8; 2] = [0x02, 0x67];
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its name.
+    /// Name of the device.
     pub name: String,
-    /// Its number.
+    /// Index of the device.
     pub index: u32,
-    /// The number of the bridge that it is a port of.
+    /// Index of the bridge that has the device as a port.
     pub controller: Option<u32>,
-    /// It is switched on.
+    /// Whether the device is up.
     pub is_up: bool,
-    /// It is a bridge.
+    /// Whether the device is a bridge.
     pub is_bridge: bool,
-    /// It is one that [`ensure_bridge`] made.
+    /// Whether the device is a bridge of [`ensure_bridge`], by its hardware address.
     pub is_own: bool,
-    /// What [`set_alias`] wrote.
+    /// Alias that [`set_alias`] wrote.
     pub alias: Option<String>,
-    /// Its addresses of IPv4, with the length of each one's prefix.
+    /// IPv4 addresses of the device, with their prefix lengths.
     pub addresses: Vec<(Ipv4Addr, u8)>,
 }
 
-/// Every device of the machine, with its addresses.
+/// Returns every device of the machine, with its addresses.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn devices() -> Result<Vec<Device>, LinuxError> {
     let action = || "list the network devices".to_owned();
     with_netlink(async |handle| {
@@ -122,10 +122,10 @@ fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> Device {
     device
 }
 
-/// Writes on a device whose it is.
+/// Writes the owner of a device into its alias.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn set_alias(name: &str, alias: &str) -> Result<(), LinuxError> {
     let action = || format!("write on the device {name} whose it is");
     with_netlink(async |handle| {
@@ -136,10 +136,10 @@ pub async fn set_alias(name: &str, alias: &str) -> Result<(), LinuxError> {
     .await
 }
 
-/// Makes devices ports of a bridge again, and switches them on. One that is gone meanwhile is left out.
+/// Makes devices ports of a bridge again, and brings them up. Skips devices that are gone.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn attach(names: &[String], bridge: &str) -> Result<(), LinuxError> {
     let action = || format!("connect containers to the bridge {bridge} again");
     with_netlink(async |handle| {
@@ -159,10 +159,10 @@ pub async fn attach(names: &[String], bridge: &str) -> Result<(), LinuxError> {
     .await
 }
 
-/// Adds the route to a bridge's own network, as the kernel adds it with the address.
+/// Adds the route to a bridge's own network, just as the kernel adds this route with the address.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn ensure_route(bridge: &str, address: Ipv4Addr, network: Ipv4Addr, prefix: u8) -> Result<(), LinuxError> {
     let action = || format!("add the route to the bridge {bridge}");
     with_netlink(async |handle| {
@@ -183,10 +183,10 @@ pub async fn ensure_route(bridge: &str, address: Ipv4Addr, network: Ipv4Addr, pr
     .await
 }
 
-/// The number of the rules of nftables: another one after each change, whoever makes it.
+/// Returns the generation of the nftables rules, which changes with each change of the rules by any process.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub fn rules_generation() -> Result<u32, LinuxError> {
     use rustix::net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with, sockopt,
@@ -203,17 +203,17 @@ pub fn rules_generation() -> Result<u32, LinuxError> {
     ask().map_err(|source| LinuxError { action: "ask nftables for its generation".to_owned(), source })
 }
 
-/// The longest that the kernel may take to answer.
+/// Timeout of the kernel's answer.
 const GENERATION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// `NFNL_SUBSYS_NFTABLES`, and of it `NFT_MSG_NEWGEN` and `NFT_MSG_GETGEN`.
+/// Message types `NFT_MSG_NEWGEN` and `NFT_MSG_GETGEN` of the subsystem `NFNL_SUBSYS_NFTABLES`.
 const NEW_GENERATION: u16 = (10 << 8) | 15;
 const GET_GENERATION: u16 = (10 << 8) | 16;
 
-/// `NFTA_GEN_ID`.
+/// Attribute `NFTA_GEN_ID`.
 const GENERATION_ID: u16 = 1;
 
-/// The lengths of netlink's header, and of nfnetlink's after it.
+/// Length of netlink's header and of nfnetlink's header after it.
 const HEADERS: usize = 16 + 4;
 
 fn generation_question() -> [u8; HEADERS] {
@@ -241,10 +241,11 @@ fn generation_of(answer: &[u8]) -> Option<u32> {
     }
 }
 
-/// The bridge `name` is there, up, with `address` as its own and no other. Done again it changes nothing.
+/// Ensures that the bridge `name` exists and is up, with `address` as its only IPv4 address. A second call changes
+/// nothing.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), LinuxError> {
     let action = || format!("set up the bridge {name}");
     with_netlink(async |handle| {
@@ -264,8 +265,9 @@ pub async fn ensure_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<
     .await
 }
 
-/// Another network's address would keep its hosts out of reach, and could be given to a container. They go before the right one comes:
-/// the kernel takes those of one network away together.
+/// Removes the bridge's other IPv4 addresses. An address of another network would make that network's hosts
+/// unreachable, and a container could get the same address. They are removed before the right address is added, because
+/// the kernel removes the addresses of one network together.
 async fn remove_other_addresses(handle: &Handle, index: u32, address: Ipv4Addr, prefix: u8) -> Netlink<()> {
     let found = handle.address().get().set_link_index_filter(index).execute();
     let found: Vec<AddressMessage> = found.try_collect().await?;
@@ -279,11 +281,12 @@ async fn remove_other_addresses(handle: &Handle, index: u32, address: Ipv4Addr, 
     Ok(())
 }
 
-/// Removes a bridge and what is connected to it; not an error if there is none. The kernel takes a container's link away
-/// some time after the last of its processes; nobody who asks for an end should see it meanwhile.
+/// Removes a bridge and the links that are connected to it; a missing bridge is not an error. The kernel removes a
+/// container's link only some time after the last process ended. A caller who asks for the removal should not see such
+/// a link.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn remove_bridge(name: &str) -> Result<(), LinuxError> {
     let action = || format!("remove the bridge {name}");
     with_netlink(async |handle| {
@@ -299,7 +302,7 @@ pub async fn remove_bridge(name: &str) -> Result<(), LinuxError> {
     .await
 }
 
-/// The link `name` is gone.
+/// Removes the link `name`; a missing link is not an error.
 async fn delete(handle: &Handle, name: &str) -> Netlink<()> {
     match index_of(handle, name).await? {
         Some(index) => delete_index(handle, index).await,
@@ -307,7 +310,8 @@ async fn delete(handle: &Handle, name: &str) -> Netlink<()> {
     }
 }
 
-/// The link is gone. The kernel may be taking it away itself meanwhile, with the last process of its other end.
+/// Removes a link; a missing link is not an error. The kernel may remove the link at the same time, with the last
+/// process at its other end.
 async fn delete_index(handle: &Handle, index: u32) -> Netlink<()> {
     match handle.link().del(index).execute().await {
         Err(error) if is_gone(&error) => Ok(()),
@@ -315,23 +319,24 @@ async fn delete_index(handle: &Handle, index: u32) -> Netlink<()> {
     }
 }
 
-/// `ENODEV`: there is no such link.
+/// Recognizes `ENODEV`: there is no such link.
 fn is_gone(error: &rtnetlink::Error) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -19)
 }
 
-/// Makes a veth pair: `name` here, on `bridge`, and `eth0` inside the network namespace of `pid`, for `address`. The far end is made
-/// where it belongs; moving it there would cost an RCU grace period (20 ms against 1.4 ms, measured).
+/// Creates a veth pair: `name` here, on `bridge`, and `eth0` for `address` inside the network namespace of `pid`. The
+/// kernel creates the far end directly in the namespace; moving it there would cost an RCU grace period (20 ms against
+/// 1.4 ms, measured).
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn connect(name: &str, bridge: &str, pid: i32, address: Ipv4Addr) -> Result<(), LinuxError> {
     let action = || format!("connect {name} to the bridge {bridge}");
     with_netlink(async |handle| {
         let Some(bridge) = explained(index_of(&handle, bridge).await, action)? else {
             return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
         };
-        // One left over from a process that was killed half-way is in the way and of no use.
+        // A link of the same name is left over from a killed process and blocks the new link.
         explained(delete(&handle, name).await, action)?;
         let far = LinkMessageBuilder::<LinkUnspec>::new()
             .name("eth0")
@@ -349,10 +354,11 @@ pub async fn connect(name: &str, bridge: &str, pid: i32, address: Ipv4Addr) -> R
     .await
 }
 
-/// Inside a container's network namespace: loopback up and, given an address, `eth0` up with it and a default route.
+/// Configures the network inside a container's namespace: brings loopback up. Given an address, also brings `eth0` up
+/// with this address and a default route.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of netlink.
 pub async fn configure(address: Option<(Ipv4Addr, u8, Ipv4Addr)>) -> Result<(), LinuxError> {
     let action = || "configure the container's network".to_owned();
     with_netlink(async |handle| {
@@ -379,7 +385,8 @@ mod tests {
 
     use super::*;
 
-    /// Other tests of other processes change rules meanwhile: the number is another one at least after a change of our own.
+    /// Tests of other processes change rules meanwhile: the test can only require that the generation differs after its
+    /// own change.
     #[test]
     fn the_generation_is_another_one_after_a_change() {
         let table = format!("gtgen{}", std::process::id());
@@ -407,11 +414,11 @@ mod tests {
         ensure_bridge(&bridge, address, 24).await.expect("a bridge");
         set_alias(&bridge, "whose it is").await.expect("written");
         ip(&["route", "delete", "198.18.99.0/24", "dev", &bridge]);
-        // Once more changes nothing.
+        // A second call changes nothing.
         for _ in 0..2 {
             ensure_route(&bridge, address, Ipv4Addr::new(198, 18, 99, 0), 24).await.expect("a route");
         }
-        // The command fails if there is none.
+        // The command fails if the route is missing.
         ip(&[
             "route",
             "delete",
@@ -436,7 +443,7 @@ mod tests {
         assert!(port.controller == Some(bridge.index) && port.is_up && !port.is_bridge && !port.is_own, "{port:?}");
     }
 
-    /// As the kernel does with the links of a container that ended.
+    /// Removes links concurrently, as the kernel does with the links of a container that ended.
     #[tokio::test]
     async fn what_somebody_else_removes_is_removed() {
         let bridge = format!("gtr{:x}", std::process::id());

@@ -1,4 +1,4 @@
-//! Processes: making one in new namespaces, holding on to one without its parent's rights.
+//! Processes: starting a process in new namespaces, and identifying a process without being its parent.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,8 +10,8 @@ use rustix::thread::UnshareFlags;
 
 use crate::{LinuxError, Tried};
 
-/// How many files this process may have open: as many as it may at all, from here on. Services have a connection each for many
-/// clients, and are often started with the 1,024 that `select` can count.
+/// Raises this process's limit of open files to its maximum and returns the limit. Services have a connection for each
+/// of many clients, and often start with a limit of 1,024, the most that `select` can handle.
 #[must_use]
 pub fn open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -20,10 +20,11 @@ pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Bounds a process, and each that it starts from here on, in memory (`bytes` of address space) and in processor time (`seconds`).
+/// Limits a process, and each process that it starts from now on, in memory (`bytes` of address space) and in processor
+/// time (`seconds`).
 ///
 /// # Errors
-/// When it has ended, or the kernel refuses.
+/// When the process has ended, or the kernel refuses.
 pub fn bound(pid: u32, bytes: u64, seconds: u64) -> Result<(), LinuxError> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or(rustix::io::Errno::SRCH).tried(|| "bound a process".to_owned())?;
@@ -34,7 +35,7 @@ pub fn bound(pid: u32, bytes: u64, seconds: u64) -> Result<(), LinuxError> {
     Ok(())
 }
 
-/// What [`SingleThreaded::fork`] returned to.
+/// Side of a fork that [`SingleThreaded::fork`] returned to.
 pub enum Forked {
     /// The child.
     Child,
@@ -42,15 +43,16 @@ pub enum Forked {
     Parent(i32),
 }
 
-/// Proof that the process has one thread, taken while `/proc` is still the host's. Whoever holds it makes none.
+/// Proof that the process has one thread, taken while `/proc` is still the host's. The owner of the proof must not
+/// start threads.
 #[derive(Debug)]
 pub struct SingleThreaded(());
 
 impl SingleThreaded {
-    /// Counts.
+    /// Counts the threads of this process.
     ///
     /// # Errors
-    /// When there are more than one.
+    /// When the process has more than one thread.
     pub fn prove() -> Result<Self, LinuxError> {
         let threads = std::fs::read_dir("/proc/self/task").tried(|| "count this process's threads".to_owned())?.count();
         if threads == 1 {
@@ -60,13 +62,13 @@ impl SingleThreaded {
         Err(LinuxError { action: "fork".to_owned(), source })
     }
 
-    /// Forks.
+    /// Forks the process.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn fork(self) -> Result<Forked, LinuxError> {
         // SAFETY: the process has one thread, as was proved, so no lock is held by a thread that the child lacks, and
-        // everything that std and the allocator keep is as valid in the child as in the parent.
+        // all state of std and the allocator is as valid in the child as in the parent.
         let pid = unsafe { libc::fork() };
         match pid {
             0 => Ok(Forked::Child),
@@ -79,21 +81,21 @@ impl SingleThreaded {
 /// Moves the calling process, or for `NEWPID` its children, into new namespaces.
 ///
 /// # Errors
-/// When the kernel refuses, as it does without CAP_SYS_ADMIN.
+/// When the kernel refuses, as without CAP_SYS_ADMIN.
 pub fn unshare(flags: UnshareFlags) -> Result<(), LinuxError> {
     assert!(!flags.contains(UnshareFlags::FILES), "descriptors are shared by everything in a process");
     // SAFETY: only FILES is dangerous, and it is excluded above.
     unsafe { rustix::thread::unshare_unsafe(flags) }.tried(|| format!("make new namespaces ({flags:?})"))
 }
 
-/// How many users a namespace has: those that an image may name.
+/// Number of users in a namespace: the users that an image may name.
 pub const USERS: u32 = 65_536;
 
-/// Makes a user namespace whose users 0 to 65,535 are the host's from `first` on, for whoever enters it or maps a mount by
-/// it. It lives as long as its descriptor does.
+/// Creates a user namespace whose users 0 to 65,535 are the host's from `first` on. A process can enter the namespace,
+/// or map a mount's owners by it. The namespace exists as long as its descriptor.
 ///
 /// # Errors
-/// When the kernel refuses, as it does where user namespaces are switched off.
+/// When the kernel refuses, as where user namespaces are switched off.
 pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
     use std::io::{Read, Write};
     let action = || "make a user namespace".to_owned();
@@ -103,7 +105,7 @@ pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
         Forked::Child => {
             drop((ready, hold));
             let made = unshare(UnshareFlags::NEWUSER).is_ok() && ready_end.write_all(b"r").is_ok();
-            // Holds the namespace until the parent has it.
+            // Keep the namespace until the parent has opened it.
             let _ = made && hold_end.read(&mut [0]).is_ok();
             std::process::exit(0)
         }
@@ -124,7 +126,7 @@ pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
     }
 }
 
-/// Enters a user namespace and becomes its root: every right in it, none outside.
+/// Enters a user namespace and becomes its root, with all rights in the namespace and none outside.
 ///
 /// # Errors
 /// When the process has threads, or the kernel refuses.
@@ -138,42 +140,44 @@ pub fn enter_users(users: impl AsFd) -> Result<(), LinuxError> {
     set_thread_res_uid(uid, uid, uid).tried(action)
 }
 
-/// Closes everything but the three standard descriptors, whatever this process was started with: a folder of the machine's that is
-/// still open is a way out of a container for whoever is started there (CVE-2024-21626). To be called first thing in `main`.
+/// Closes every descriptor that this process inherited, except the three standard ones. A folder of the machine that is
+/// still open is a way out of a container for a process that is started there (CVE-2024-21626). `main` must call this
+/// function first.
 ///
 /// # Errors
 /// When the kernel is older than 5.9.
 pub fn close_inherited() -> Result<(), LinuxError> {
-    // SAFETY: nothing was opened in this process yet, so nobody's descriptor goes away while it is in use.
+    // SAFETY: this process has not opened anything yet, so no descriptor is closed while code uses it.
     match unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()).tried(|| "close what was left open".to_owned()),
     }
 }
 
-/// A process that was identified once and cannot be mistaken for another since.
+/// A process that was identified once and cannot be mistaken for a later process with the same pid.
 #[derive(Debug)]
 pub struct Process {
-    /// Its number.
+    /// Pid of the process.
     pub pid: Pid,
     descriptor: OwnedFd,
 }
 
 impl Process {
-    /// Opens the process `pid` if it is the one that started at `start_time` ([`start_time`]); none if that one is
-    /// gone, whoever has its number now.
+    /// Opens the process `pid` if it started at the time `started` ([`start_time`]). Returns none if that process is
+    /// gone, even if another process now has its pid.
     #[must_use]
     pub fn open(pid: i32, started: u64) -> Option<Self> {
         let pid = Pid::from_raw(pid)?;
         let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        // Read after the descriptor is held: from here on the number cannot be given to another.
+        // Read the start time after opening the descriptor: from here on no other process can get the pid.
         (start_time(pid.as_raw_nonzero().get())? == started).then_some(Self { pid, descriptor })
     }
 
     /// Sends a signal.
     ///
     /// # Errors
-    /// Not when the process is gone already; that is what signals to it are for.
+    /// When the kernel refuses. A process that is gone is not an error, because a signal mostly serves to end its
+    /// process.
     pub fn signal(&self, signal: Signal) -> Result<(), LinuxError> {
         match pidfd_send_signal(&self.descriptor, signal) {
             Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
@@ -181,24 +185,25 @@ impl Process {
         }
     }
 
-    /// A descriptor that becomes readable when the process ends.
+    /// Returns a descriptor that becomes readable when the process ends.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     ///
     /// # Errors
     /// When there are too many open files.
     pub async fn ended(&self) -> std::io::Result<()> {
         let descriptor = self.descriptor.try_clone()?;
-        // SAFETY: the descriptor is owned by what is registered, so it stays open for as long as it is watched.
+        // SAFETY: the registered object owns the descriptor, so the descriptor stays open for as long as it is
+        // registered.
         let watched = unsafe { tokio::io::unix::AsyncFd::register(descriptor) }?;
         watched.readable().await.map(drop)
     }
 
-    /// Its end has come.
+    /// Reports whether the process has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -207,16 +212,18 @@ impl Process {
     }
 }
 
-/// When a process started, in clock ticks since boot: with its pid this names it for as long as the machine is up.
+/// Returns the start time of a process in clock ticks since boot. Pid and start time identify a process until the next
+/// boot.
 #[must_use]
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything; field 22 is the twentieth after them (proc(5)).
+    // The command's name is in parentheses and may contain any character; field 22 is the twentieth after the name
+    // (proc(5)).
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Names this boot of the machine.
+/// Returns the id of this boot.
 #[must_use]
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()

@@ -1,5 +1,5 @@
-//! Paths inside a root that someone else controls. Every step is resolved by the kernel with `RESOLVE_IN_ROOT`: an
-//! absolute symlink or `..` stays inside, a magic link is refused, and there is no moment between a check and its use.
+//! Paths inside an untrusted root. The kernel resolves every part of a path with `RESOLVE_IN_ROOT`: an absolute symlink
+//! or `..` stays inside, a magic link is refused, and no time passes between a check and its use.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -14,24 +14,25 @@ const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICL
 /// Opens `path` inside `root`.
 ///
 /// # Errors
-/// What the kernel said: `ENOENT`, `ELOOP`, …
+/// Any error of the system call: `ENOENT`, `ELOOP`, …
 pub fn open(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, LinuxError> {
     open_with_mode(root, path, flags, Mode::empty())
 }
 
-/// As [`open`], with the mode of a file that is created.
+/// Does the same as [`open`], with the mode of a file that is created.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of the system call.
 pub fn open_with_mode(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, LinuxError> {
-    // A path that is empty once its leading slashes are gone is the root itself.
+    // A path that is empty without its leading slashes is the root itself.
     let inside = path.strip_prefix("/").unwrap_or(path);
     let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
     retry(|| openat2(root.as_fd(), inside, flags | OFlags::CLOEXEC, mode, INSIDE))
         .tried(|| format!("open {} inside its root", path.display()))
 }
 
-/// `openat2` answers `EAGAIN` when a rename raced with it; the kernel asks to try again. Bounded all the same.
+/// Retries a call of `openat2`, up to a limit. The call returns `EAGAIN` when a rename raced with it; the kernel
+/// expects the caller to try again.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     for _ in 0..1000 {
         match call() {
@@ -42,19 +43,19 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     Err(Errno::AGAIN)
 }
 
-/// Opens the folder `path` inside `root`, made with mode 0755 where it is missing. A symlink on the way is followed
-/// inside the root; the last part must be a folder itself, not a link to one.
+/// Opens the folder `path` inside `root`, and creates missing folders with mode 0755. A symlink on the way is followed
+/// inside the root; the last part must be a folder itself and not a link to a folder.
 ///
 /// # Errors
-/// What the kernel said; `ENOTDIR` or `ELOOP` where something else is in the way.
+/// Any error of a system call; `ENOTDIR` or `ELOOP` if another kind of file is in the way.
 pub fn make_folder(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     walk(&root, path, OFlags::NOFOLLOW)
 }
 
-/// As [`make_folder`], but the last part too may be a link to a folder inside the root.
+/// Does the same as [`make_folder`], but the last part may also be a link to a folder inside the root.
 ///
 /// # Errors
-/// What the kernel said.
+/// Any error of a system call.
 pub fn make_folder_through_links(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     walk(&root, path, OFlags::empty())
 }
@@ -76,11 +77,11 @@ fn walk(root: impl AsFd, path: &Path, last_flag: OFlags) -> Result<OwnedFd, Linu
     Ok(folder)
 }
 
-/// Opens `path` inside `root` as a place to mount a file on: an empty file where there is nothing, or neither
-/// file nor folder.
+/// Opens `path` inside `root` as the target of a file's mount. Creates an empty file if the path does not exist, or is
+/// neither a file nor a folder.
 ///
 /// # Errors
-/// What the kernel said; `EISDIR` where a folder is in the way.
+/// Any error of a system call; `EISDIR` if a folder is in the way.
 pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     let parent = make_folder(&root, path.parent().unwrap_or(Path::new("/")))?;
     let action = || format!("make the file {}", path.display());
@@ -91,7 +92,7 @@ pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
         match rustix::fs::FileType::from_raw_mode(found.st_mode) {
             rustix::fs::FileType::RegularFile => {}
             rustix::fs::FileType::Directory => return Err(Errno::ISDIR).tried(action),
-            // A link leads elsewhere, and a pipe would wait for its other end.
+            // Replace other kinds of files: a link leads elsewhere, and opening a pipe would wait for its other end.
             _ => unlinkat(&parent, name, AtFlags::empty()).tried(action)?,
         }
     }
@@ -100,7 +101,7 @@ pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).tried(action)
 }
 
-/// The names on a path; `.`, `..` and prefixes are passed over, so that none leads anywhere.
+/// Returns the names on a path, without `.`, `..` and prefixes, so that no name leads elsewhere.
 pub fn names(path: &Path) -> impl Iterator<Item = &std::ffi::OsStr> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(secret, "outside");
     }
 
-    /// Whoever is inside turns a folder into a link and back while root opens what is below it.
+    /// A thread turns a folder into a link and back, as a hostile container would, while root opens a file below it.
     #[test]
     fn ten_thousand_races_with_a_turning_link_lead_nowhere() {
         use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,7 +197,7 @@ mod tests {
                 if let Ok(made) = make_folder(&fd, Path::new("turning/made")) {
                     drop(made);
                 }
-                // The control: a path that is followed as any program follows it.
+                // Mutation test: a path that is opened without protection must sometimes lead outside.
                 let plain = std::fs::File::open(inside.join("turning/file"));
                 led_out += u32::from(plain.and_then(read).is_ok_and(|text| text == "outside"));
             }

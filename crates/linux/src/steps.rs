@@ -1,9 +1,10 @@
-//! Named steps, at which a test ends the process as a power failure would. In a release build nothing is left of them.
+//! Failpoints, at which a test kills the process as a power failure would. A release build contains none of them.
 //!
-//! A test names a folder in `GANTRY_STEPS`. Its file `kill` holds one step's name a line: the first process that passes the
-//! step of the first line takes that line away and ends with SIGKILL. `*` means whatever step comes next, `!table.` whatever
-//! comes next that does not begin so. `passed` and `killed` tell what happened; `passed` with when, in Unix microseconds, so
-//! that it is a profile too.
+//! A test sets `GANTRY_STEPS` to the path of a folder. The folder's file `kill` contains one failpoint's name per line.
+//! The first process that passes the failpoint of the first line removes this line and ends with SIGKILL. `*` stands
+//! for the next failpoint of any name, `!table.` for the next whose name does not start with `table.`. The files
+//! `passed` and `killed` record the events. `passed` includes the time in Unix microseconds, so that it is also a
+//! profile.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The variable that names the folder.
+/// Environment variable with the path of the folder.
 pub const VARIABLE: &str = "GANTRY_STEPS";
 
-/// Marks that everything before it was done and nothing after it.
+/// Marks a failpoint: all work before it is done, and no work after it has begun.
 #[macro_export]
 macro_rules! step {
     ($name:literal) => {
@@ -24,7 +25,7 @@ macro_rules! step {
     };
 }
 
-/// Passes a step; see [`step!`].
+/// Passes a failpoint; see [`step!`].
 pub fn pass(name: &str) {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     if let Some(folder) = FOLDER.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
@@ -51,16 +52,16 @@ fn is_the_end(folder: &Path, name: &str) -> Option<bool> {
     if !meant(&fs::read_to_string(&list).ok()?) {
         return Some(false);
     }
-    // Whoever renames it has it, of however many pass at once.
+    // Of several processes that pass at once, the one whose rename succeeds owns the list.
     let own = folder.join(format!("kill-{}", std::process::id()));
     fs::rename(&list, &own).ok()?;
     let text = fs::read_to_string(&own).ok()?;
     if !meant(&text) {
-        // Another was faster, and left the next line.
+        // Another process was faster, and left the next line.
         fs::rename(&own, &list).ok()?;
         return Some(false);
     }
-    // Told before the rest is given back: another thread may end this process by the next line at once.
+    // Record the kill before giving the rest back: the next line may make another thread kill this process at once.
     note(folder, "killed", name);
     let rest: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();
     if !rest.is_empty() {

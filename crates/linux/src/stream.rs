@@ -1,4 +1,4 @@
-//! A pipe or a terminal's end, read and written without a thread that waits.
+//! One end of a pipe or a terminal, read and written without a blocked thread.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,25 +7,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
 
-/// One end of a pipe or terminal.
+/// One end of a pipe or a terminal.
 #[derive(Debug)]
 pub struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
-    /// Takes a descriptor on; whatever shares its open file no longer waits on it either.
+    /// Takes over a descriptor and makes it non-blocking, also for other processes that share its open file.
     ///
     /// # Errors
-    /// When it is a file, which is always ready, or there is no more room for descriptors.
+    /// When the descriptor is a regular file, which is always ready, or there are too many descriptors.
     pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&descriptor, fcntl_getfl(&descriptor)? | OFlags::NONBLOCK)?;
-        // SAFETY: the descriptor is owned by what is registered, so it stays open for as long as it is watched.
+        // SAFETY: the registered object owns the descriptor, so the descriptor stays open for as long as it is
+        // registered.
         Ok(Self(unsafe { AsyncFd::register(descriptor) }?))
     }
 
-    /// Reads what there is, once there is something; 0 at the end.
+    /// Waits for input and reads it; 0 bytes mean the end.
     ///
     /// # Errors
-    /// What the kernel said; a terminal says `EIO` at its end.
+    /// Any error of the system call; a terminal returns `EIO` at its end.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.0.readable().await?;
@@ -35,18 +36,18 @@ impl Stream {
         }
     }
 
-    /// Reads what there is now.
+    /// Reads the available input without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing.
+    /// `WouldBlock` if no input is available.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.0, buffer)?)
     }
 
-    /// Writes everything.
+    /// Writes all bytes.
     ///
     /// # Errors
-    /// What the kernel said: `EPIPE` when nobody reads any more.
+    /// Any error of the system call: `EPIPE` when no process reads any more.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let mut ready = self.0.writable().await?;

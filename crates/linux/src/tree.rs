@@ -1,4 +1,4 @@
-//! Folders that someone else filled, however deep they made them: how much is in them, and their removal.
+//! Size and removal of folders with untrusted content of any depth.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -12,23 +12,24 @@ use rustix::io::Errno;
 
 use crate::{LinuxError, Tried};
 
-/// Folders that are open at a time. What lies deeper is moved up first.
+/// Limit of folders that are open at a time. Deeper folders are first moved up.
 const DEPTH: usize = 32;
 
-/// The longest path that is looked at, in bytes (the kernel's `PATH_MAX`, less the end's mark).
+/// Limit of a path's length, in bytes (the kernel's `PATH_MAX`, less the terminating NUL).
 const PATH_MAX: usize = 4095;
 
-/// What an entry takes at least: a folder or an inode is not free either.
+/// Least size that an entry counts, because folders and inodes also take space.
 const ENTRY: u64 = 4096;
 
-/// Names that are read at a time.
+/// Number of names that are read at a time.
 const BATCH: usize = 1024;
 
-/// Removes a folder and everything in it; nothing when it is not there. Links are removed, never followed; what somebody else
-/// takes away meanwhile is passed over. It takes the same memory and descriptors for any tree.
+/// Removes a folder and its whole content; a missing folder is not an error. Links are removed and never followed.
+/// Entries that another process removes meanwhile are skipped. The memory and descriptors needed are the same for any
+/// tree.
 ///
 /// # Errors
-/// What the kernel said, with the path. Done again it goes on.
+/// Any error of a system call, with the path. A second call resumes the removal.
 pub fn remove(path: &Path) -> Result<(), LinuxError> {
     let removed = match open(CWD, path.as_os_str()) {
         Ok(top) => empty(&top).and_then(|()| unlinkat(CWD, path, AtFlags::REMOVEDIR)),
@@ -41,8 +42,9 @@ pub fn remove(path: &Path) -> Result<(), LinuxError> {
     }
 }
 
-/// What a folder takes on the disk, in bytes: counted until it is more than `most`. Links are counted, never followed; what
-/// goes meanwhile counts nothing. What lies so deep that no path leads there counts as more than anything.
+/// Measures the disk space of a folder, in bytes, until the sum exceeds `most`. Links are counted and never followed.
+/// Entries that disappear meanwhile do not count. If a
+/// folder is too deep for any path, the result is `u64::MAX`.
 ///
 /// # Errors
 /// When the folder itself cannot be opened.
@@ -51,7 +53,7 @@ pub fn usage(path: &Path, most: u64) -> Result<u64, LinuxError> {
     let mut total = 0u64;
     let mut folders = vec![CString::from(c".")];
     while let Some(folder) = folders.pop() {
-        // Beneath the folder and through no link, whatever is put in its place meanwhile.
+        // Open beneath the folder and follow no link, even if another process replaces the folder meanwhile.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let Ok(opened) = openat2(&top, &folder, flags, Mode::empty(), beneath) else { continue };
@@ -70,7 +72,7 @@ pub fn usage(path: &Path, most: u64) -> Result<u64, LinuxError> {
                 if below.len() > PATH_MAX {
                     return Ok(u64::MAX);
                 }
-                // Neither part holds a NUL.
+                // Neither part contains a NUL.
                 folders.extend(CString::new(below));
             }
         }
@@ -82,7 +84,8 @@ fn open(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A folder right below. One that a file system is mounted on is somebody else's, and busy.
+/// Opens a folder directly below `parent`. A mount point counts as busy, because its file system belongs to another
+/// owner.
 fn below(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -90,14 +93,14 @@ fn below(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
         .map_err(|error| if error == Errno::XDEV { Errno::BUSY } else { error })
 }
 
-/// Empties a folder. What was moved up into it while it was read is found by reading it again.
+/// Empties a folder. Reads it repeatedly, to find the folders that were moved up during an earlier pass.
 fn empty(top: &OwnedFd) -> rustix::io::Result<()> {
     let mut moved = 0;
     while clear(top, top, DEPTH, &mut moved)? {}
     Ok(())
 }
 
-/// Takes away what is in `folder`; whether there was anything.
+/// Removes the content of `folder`, and reports whether it had any content.
 fn clear(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> rustix::io::Result<bool> {
     let mut any = false;
     loop {
@@ -166,7 +169,7 @@ mod tests {
         }
         let mut folder = open(CWD, top.as_os_str()).expect("opened");
         for depth in 0..20_000 {
-            // A name that the removal would take itself is no trouble.
+            // A name that the removal itself would use must do no harm.
             let name = if depth == 40 { ".deep-1" } else { "d" };
             rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o000)).expect("made");
             folder = open(folder.as_fd(), OsStr::new(name)).expect("opened");
