@@ -1,5 +1,5 @@
-//! The access log: one line of JSON a request, bounded, and never in a request's way. Its fields are told in
-//! `docs/operating.md`.
+//! Access log: one line of JSON for each request. The log is bounded and never delays a request. `docs/operating.md`
+//! describes the fields.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -19,31 +19,32 @@ use crate::RouterError;
 use crate::proxy::{Peer, owned};
 use crate::routing::{Route, Target};
 
-/// The log's size; as much again is kept of the one before.
+/// Maximum size of the log in bytes; the previous log may take as much again.
 const SIZE_MAX: u64 = 64 << 20;
 
-/// Bytes on their way; beyond that lines are dropped, and counted, rather than requests delayed.
+/// Maximum number of buffered bytes. Beyond this limit the log drops and counts lines, because a request must not wait.
 const PENDING_MAX: usize = 4 << 20;
 
-/// What a buffer keeps of its memory.
+/// Memory that an empty buffer keeps.
 const BUFFER_KEPT: usize = 1 << 20;
 
-/// Lines are gathered for so long: one system call for many requests.
+/// Time for which the writer gathers lines: one system call then serves many requests.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// A client that goes away earlier says nothing of the application.
+/// Age of a request from which a disconnect of the client counts as a failure. An earlier disconnect says nothing about
+/// the application.
 const GIVEN_UP: Duration = Duration::from_secs(3);
 
-/// The most of a path that is logged.
+/// Longest logged path in bytes.
 const PATH_MAX: usize = 1000;
 
-/// Where lines go.
+/// Handle of the access log.
 #[derive(Clone)]
 pub(crate) struct AccessLog(Arc<Queue>);
 
 struct Queue {
     pending: Arc<Pending>,
-    /// There is something to write; true: for the last time.
+    /// Wakes the writer; true means that this write is the last.
     wake: SyncSender<bool>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -54,7 +55,7 @@ struct Pending {
     dropped: AtomicU64,
 }
 
-/// What is known of a request. Its line is written when it is dropped: whatever became of the request.
+/// Log entry of a request. Dropping the entry writes its line, so every request is logged, whatever its outcome.
 pub(crate) struct Entry {
     log: AccessLog,
     begun: Instant,
@@ -62,17 +63,17 @@ pub(crate) struct Entry {
     path: Option<PathAndQuery>,
     peer: Arc<Peer>,
     pub(crate) id: HeaderValue,
-    /// The client's address that a trusted proxy named.
+    /// Address of the client, as a trusted proxy named it.
     pub(crate) client: Option<HeaderValue>,
-    /// The host that was asked for, where no app has it.
+    /// Requested host name, if no app has this name.
     pub(crate) host: String,
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
-    /// Why the router answered in an instance's place.
+    /// Reason why the router answered instead of an instance.
     pub(crate) error: Option<String>,
-    /// Counted among the failed requests of its app, for `gantry why`.
+    /// Kind of failure, counted for the app and shown by `gantry why`.
     pub(crate) failure: Option<RequestFailure>,
 }
 
@@ -96,7 +97,7 @@ impl AccessLog {
         Ok(Self(Arc::new(Queue { pending, wake, writer })))
     }
 
-    /// Writes what is gathered, and nothing after that.
+    /// Writes the buffered lines and stops the writer.
     pub(crate) fn finish(&self) {
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
@@ -142,14 +143,14 @@ impl AccessLog {
         lines.extend_from_slice(line);
         drop(lines);
         if first {
-            // Full: the writer knows already.
+            // The channel is full, so the writer is already awake.
             let _ = wake.try_send(false);
         }
     }
 }
 
 impl Entry {
-    /// Counts the request among its app's, if it was answered or waited for an answer for long.
+    /// Counts the request for its app, unless the client left early and without a response.
     fn count(&self) {
         let Some(gate) = self.route.as_ref().map(|route| &route.gate) else { return };
         let unanswered = self.status == 0 && self.target.is_some() && self.begun.elapsed() > GIVEN_UP;
@@ -164,7 +165,7 @@ impl Entry {
         }
     }
 
-    /// Copies what stands in the buffer that the request was read into.
+    /// Copies the fields that refer to the request's read buffer.
     pub(crate) fn own(&mut self) {
         self.path = self.path.as_ref().and_then(owned);
         if let Ok(copy) = HeaderValue::from_bytes(self.id.as_bytes()) {
@@ -172,7 +173,8 @@ impl Entry {
         }
     }
 
-    /// Adds its line, field by field: a general serializer looks for what to escape in each byte of each name, too.
+    /// Appends the line, field by field. A general serializer would also search each byte of each field name for
+    /// characters to escape.
     fn write(&self, line: &mut Vec<u8>) {
         // Without the query, which may hold secrets.
         let path = self.path.as_ref().map_or("", PathAndQuery::path);
@@ -194,17 +196,17 @@ impl Entry {
     }
 }
 
-/// Adds a field of text, `key` with all that stands before its value.
+/// Appends a text field; `key` includes all punctuation before the value.
 fn text(line: &mut Vec<u8>, key: &str, value: &str) {
     line.extend_from_slice(key.as_bytes());
     let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
-    // Without a way out in the middle: many bytes at once.
+    // Without an early exit, the compiler checks many bytes at once.
     if value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
         line.push(b'"');
         line.extend_from_slice(value.as_bytes());
         line.push(b'"');
     } else {
-        // Memory takes everything.
+        // Writing to memory cannot fail.
         let _ = serde_json::to_writer(line, value);
     }
 }
@@ -234,7 +236,7 @@ impl Drop for Entry {
 
 struct Writer {
     path: PathBuf,
-    /// None while it cannot be opened.
+    /// None while the file cannot be opened.
     file: Option<File>,
     size: u64,
     pending: Arc<Pending>,
@@ -245,14 +247,14 @@ fn open(path: &Path) -> std::io::Result<File> {
 }
 
 impl Writer {
-    /// Writes until it is told that it is for the last time.
+    /// Writes lines until the last wake-up.
     fn run(mut self, awake: &Receiver<bool>) {
         let mut lines = Vec::new();
         while let Ok(last) = awake.recv() {
             if !last {
                 std::thread::sleep(GATHER);
             }
-            // Two buffers in turn: neither grows anew each time. A burst's is given back.
+            // The writer swaps two buffers, so neither grows anew each time. A buffer shrinks again after a burst.
             lines.clear();
             lines.shrink_to(BUFFER_KEPT);
             std::mem::swap(&mut lines, &mut *self.pending.lines.lock().unwrap_or_else(PoisonError::into_inner));
@@ -278,7 +280,7 @@ impl Writer {
         if self.file.is_none() {
             self.file = open(&self.path).ok();
         }
-        // A disk that is full or read-only costs lines, and no request.
+        // A full or read-only disk costs log lines, but no request.
         if self.file.as_mut().is_some_and(|file| file.write_all(lines).is_ok()) {
             self.size += lines.len() as u64;
         }
@@ -291,7 +293,7 @@ mod tests {
 
     use super::*;
 
-    /// A log in a folder of its own.
+    /// Opens a log in its own directory.
     fn log(folder: &tempfile::TempDir) -> (PathBuf, AccessLog) {
         let path = folder.path().join("access.log");
         let log = AccessLog::open(&path).expect("a log");

@@ -1,4 +1,4 @@
-//! Bodies: an answer's is streamed; a request's is streamed, or was collected before.
+//! Message bodies. A response body is streamed. A request body is streamed, or buffered before it is sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,16 +25,16 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-/// What is sent to an instance.
+/// Request body, as sent to an instance.
 pub(crate) enum Outgoing {
     None,
-    /// All of the client's body.
+    /// The complete, buffered body.
     Whole(Whole),
-    /// The client's body as it comes, behind what was collected of it.
+    /// The body as the client sends it, behind its buffered beginning.
     Client(Box<Streamed>),
 }
 
-/// A client's body as it comes.
+/// Request body that is streamed from the client.
 pub(crate) struct Streamed {
     pub(crate) begun: Option<Begun>,
     pub(crate) rest: ClientBody,
@@ -70,12 +70,12 @@ impl Streamed {
     }
 }
 
-/// When the client last sent something of its body: an application is not waited for before it has all of it.
+/// Progress of an upload. The response timeout of an application starts only after the last byte of the request.
 pub(crate) struct Upload {
     begun: Instant,
-    /// Milliseconds after `begun`.
+    /// Time of the last piece, in milliseconds after `begun`.
     last: AtomicU64,
-    /// The next piece is asked for, and the client has not sent it.
+    /// The instance wants the next piece, and the client has not sent it.
     awaited: AtomicBool,
 }
 
@@ -84,7 +84,7 @@ impl Upload {
         Self { begun: Instant::now(), last: AtomicU64::new(0), awaited: AtomicBool::new(false) }
     }
 
-    /// When something last came.
+    /// Time at which the last piece arrived.
     pub(crate) fn last(&self) -> Instant {
         self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
@@ -129,7 +129,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::None => SizeHint::with_exact(0),
-            // Trailers have a place only behind a body whose length is not said.
+            // Trailers may only follow a body whose length was not announced.
             Self::Whole(whole) if whole.trailers.is_some() => SizeHint::default(),
             Self::Whole(whole) => SizeHint::with_exact(whole.data.len() as u64),
             Self::Client(streamed) => streamed.size_hint(),
@@ -137,7 +137,7 @@ impl Body for Outgoing {
     }
 }
 
-/// A frame that holds no data, with the trailers that may pass.
+/// Turns a frame without data into a frame of its allowed trailers.
 fn checked(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
     frame.into_trailers().ok().map(|mut fields: HeaderMap| {
         trailers::keep_allowed(&mut fields);
@@ -145,13 +145,13 @@ fn checked(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
     })
 }
 
-/// What an answer is made of.
+/// Response body.
 pub(crate) enum Answer {
     Text(Full<Bytes>),
     Relayed(Box<Relayed>),
 }
 
-/// A short text.
+/// Makes a response body of a short text.
 pub(crate) fn text(text: String) -> Answer {
     Answer::Text(Full::new(Bytes::from(text)))
 }
@@ -182,10 +182,10 @@ impl Body for Answer {
     }
 }
 
-/// The body of an instance's answer, as its protocol has it.
+/// Body of an instance's response, over HTTP/1.1 or HTTP/2.
 pub(crate) enum InstanceBody {
     One(wire::Answer),
-    /// With what counts it among its connection's.
+    /// HTTP/2: the body, and the guard that counts its request on the shared connection.
     Shared {
         body: Incoming,
         _user: User,
@@ -222,13 +222,14 @@ impl Body for InstanceBody {
     }
 }
 
-/// An instance's answer on its way to the client. At its end the connection is kept and the request counted out.
+/// Response body of an instance on its way to the client. At the end of the body the connection returns to the pool,
+/// and the request is no longer counted.
 pub(crate) struct Relayed {
     pub(crate) body: InstanceBody,
     pub(crate) done: Option<Done>,
 }
 
-/// What happens when an answer has ended.
+/// Everything to release at the end of a response.
 pub(crate) struct Done {
     pub(crate) target: Arc<Target>,
     pub(crate) active: Active,
@@ -275,7 +276,7 @@ impl Relayed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        // A body without content is never polled.
+        // hyper never polls an empty body.
         if self.body.is_end_stream() {
             self.finish();
         }

@@ -1,33 +1,34 @@
-//! Whether an instance is asked: one that fails is passed over for a while, then tried with a single request. Pure but for
-//! its own state.
+//! Circuit breaker: decides whether an instance may get requests. A failing instance is passed over for a while; then a
+//! single request, the half-open probe, tries the instance again. Pure, apart from the state of the breaker.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long it is passed over, by failures in a row.
+/// Time for which an instance is passed over, by the number of consecutive failures.
 const OPEN: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(10)];
 
-/// Answers that break off in a row before an instance that can be reached is passed over: one bad request must not
-/// take it from the others.
+/// Consecutive broken responses before a reachable instance is passed over. One bad request must not take the instance
+/// from all others.
 const BROKEN_MAX: usize = 5;
 
-/// How long a single request tries an instance again before another one may: each waits for one that hangs, as long as its role says.
+/// Time after which another half-open probe may start. A probe of an instance that hangs waits for the response timeout
+/// of its role.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// How a request failed.
+/// How a request to an instance failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// No connection.
+    /// The router got no connection.
     Unreachable,
-    /// It took the request and gave no answer.
+    /// The instance took the request and gave no response.
     Broken,
 }
 
 #[derive(Default)]
 pub(crate) struct Circuit {
-    /// Anything failed since it last worked: what a request looks at first.
+    /// A request failed since the last success. Every request reads this flag first.
     troubled: AtomicBool,
     trouble: Mutex<Trouble>,
 }
@@ -37,9 +38,9 @@ struct Trouble {
     unreachable: usize,
     broken: usize,
     until: Option<Instant>,
-    /// When it was first found to fail: what was asked of it before says nothing more.
+    /// Time at which the circuit opened. Failures of requests sent before this time are ignored.
     opened: Option<Instant>,
-    /// When the request began that tries it again.
+    /// Start of the half-open probe.
     trying: Option<Instant>,
 }
 
@@ -48,17 +49,19 @@ impl Circuit {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It may be asked.
+    /// Returns whether the instance may get a request.
     pub(crate) fn is_closed(&self, now: Instant) -> bool {
         !self.is_troubled() || self.trouble().until.is_none_or(|until| until <= now)
     }
 
-    /// It can be reached, whatever it answers: better than nothing.
+    /// Returns whether the instance accepts connections. A reachable instance with broken responses is better than
+    /// none.
     pub(crate) fn is_reachable(&self) -> bool {
         !self.is_troubled() || self.trouble().unreachable == 0
     }
 
-    /// Takes the right to ask: after a failure one request has it, until it is known how that went.
+    /// Claims the right to send a request. After a failure only the half-open probe has this right, until its outcome
+    /// is known.
     pub(crate) fn enter(&self, now: Instant) -> bool {
         if !self.is_troubled() {
             return true;
@@ -74,19 +77,21 @@ impl Circuit {
         }
     }
 
-    /// Something failed of late, and nothing worked since.
+    /// Returns whether a request failed since the last success.
     pub(crate) fn is_troubled(&self) -> bool {
         self.troubled.load(Ordering::Relaxed)
     }
 
-    /// A connection was made: while its answer is waited for, it is better than nothing.
+    /// Records a successful connection. While its response is pending, the instance counts as reachable, in case there
+    /// is no better choice.
     pub(crate) fn reached(&self) {
         if self.is_troubled() {
             self.trouble().unreachable = 0;
         }
     }
 
-    /// What was asked of it at `asked` ended before anything was known of it. If that tried it again, another may.
+    /// Records that the request sent at `asked` ended without an outcome. If this request was the half-open probe,
+    /// another probe may start.
     pub(crate) fn given_up(&self, asked: Instant) {
         let mut trouble = self.trouble();
         if trouble.trying.take_if(|trying| *trying == asked).is_some() {
@@ -100,7 +105,8 @@ impl Circuit {
         }
     }
 
-    /// What was asked of it at `asked` failed. Of many that were under way at once, the first counts.
+    /// Records the failure of the request sent at `asked`. Of many requests that were under way at once, only the first
+    /// failure counts.
     pub(crate) fn failed(&self, how: Failure, asked: Instant, now: Instant) {
         let mut trouble = self.trouble();
         if trouble.opened.is_some_and(|opened| asked < opened) {
@@ -147,7 +153,7 @@ mod tests {
         circuit.failed(Failure::Unreachable, later, later);
         circuit.given_up(later + TRIAL);
         assert!(!circuit.is_closed(later + OPEN[0]) && circuit.is_closed(later + OPEN[1]));
-        // A hundred that were asked before that, and waited for the same.
+        // A hundred requests were sent before that, and waited for the same response.
         let before = now.checked_sub(TRIAL).expect("a past");
         (0..100).for_each(|_| circuit.failed(Failure::Unreachable, before, later + OPEN[0]));
         assert!(circuit.is_closed(later + OPEN[1]));

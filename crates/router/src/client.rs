@@ -1,7 +1,8 @@
-//! The body that a client sends, and what becomes of the rest of it once nobody wants it any more.
+//! Request body of a client, and the disposal of an unread rest.
 //!
-//! A connection that is closed while its client still sends is reset, and the client may never read the answer that it was
-//! given. So a body that is dropped before its end is read on for a while and thrown away, as nginx's `lingering_close` does.
+//! The kernel resets a connection that is closed while its client still sends, and the client may never read the
+//! response. So the router reads and discards the rest of a dropped body for a while, as nginx's `lingering_close`
+//! does.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,14 +12,15 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// The longest that the rest of a body is read and thrown away: in all, and without a byte of it.
+/// Longest time for which the rest of a body is discarded: in all, and without a new byte.
 const LINGER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(2));
 
-/// What a client sends, until its end.
+/// Request body of a client, up to its end.
 pub(crate) struct ClientBody {
-    /// None once it ended, or broke off.
+    /// None once the body ended or broke off.
     incoming: Option<Incoming>,
-    /// The client waits for a word before it sends anything (`Expect: 100-continue`), and got none. The first poll gives it.
+    /// The client waits for `100 Continue` before it sends the body (`Expect: 100-continue`). The first poll sends this
+    /// response.
     waits: bool,
 }
 
@@ -57,7 +59,7 @@ impl Body for ClientBody {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        // A client that waits for a word sends nothing once it has its answer.
+        // A client that still waits for `100 Continue` sends nothing after the final response.
         if let Some(rest) = self.incoming.take().filter(|rest| !self.waits && !rest.is_end_stream())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

@@ -1,8 +1,9 @@
-//! Request bodies that are collected before an instance is chosen, so that a slow client holds no instance.
+//! Buffering of request bodies before an instance is chosen, so that a slow client occupies no instance.
 //!
-//! A body that came with its head is kept as it is. Of one that comes in pieces the pieces are copied: each of them would keep the
-//! buffer that it was read into. What all clients' bodies take is bounded by a [`Budget`]; where that is used up, or a body is longer
-//! than its role lets it be, what was collected goes to the instance, and the rest behind it as it comes.
+//! A body that arrived together with its head stays in the read buffer. The pieces of a slower body are copied, because
+//! each piece would keep its whole read buffer alive. A [`Budget`] bounds the memory of all clients' bodies. If the
+//! budget is used up, or a body is longer than its role allows, the router sends the buffered part and streams the
+//! rest.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,13 +17,13 @@ use hyper::body::Body;
 
 use crate::trailers;
 
-/// The most memory that the collected bodies of all clients take.
+/// Maximum memory of all buffered bodies, in bytes.
 const BUDGET: usize = 32 << 20;
 
-/// The first room for a body that comes in pieces.
+/// Initial buffer size of a body that arrives in pieces.
 const ROOM: usize = 256;
 
-/// The memory that collected bodies take together.
+/// Memory budget that all buffered bodies share.
 pub(crate) struct Budget {
     used: AtomicUsize,
     most: usize,
@@ -34,7 +35,7 @@ impl Default for Budget {
     }
 }
 
-/// One body's part of the budget, for as long as it lives.
+/// Share of one body in the budget, returned on drop.
 pub(crate) struct Share {
     budget: Arc<Budget>,
     bytes: usize,
@@ -45,7 +46,7 @@ impl Share {
         Self { budget: Arc::clone(budget), bytes: 0 }
     }
 
-    /// Takes more; false if there is no more.
+    /// Takes more of the budget; returns false if the budget is used up.
     fn grow(&mut self, bytes: usize) -> bool {
         let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
         let fits = before.saturating_add(bytes) <= self.budget.most;
@@ -57,7 +58,7 @@ impl Share {
         fits
     }
 
-    /// The same part once more, for a copy that shares its memory with the first.
+    /// Takes an equal share for a copy of the body. The copy uses the same memory, so this share may exceed the budget.
     fn again(&self) -> Self {
         self.budget.used.fetch_add(self.bytes, Ordering::Relaxed);
         Self { budget: Arc::clone(&self.budget), bytes: self.bytes }
@@ -70,7 +71,7 @@ impl Drop for Share {
     }
 }
 
-/// A body that came whole.
+/// Complete, buffered body.
 pub(crate) struct Whole {
     pub(crate) data: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
@@ -82,32 +83,32 @@ impl Whole {
         self.data.is_empty() && self.trailers.is_none()
     }
 
-    /// The same body, to be sent again.
+    /// Copies the body for a second attempt.
     pub(crate) fn again(&self) -> Self {
         Self { data: self.data.clone(), trailers: self.trailers.clone(), share: self.share.again() }
     }
 }
 
-/// What was collected of a body whose rest is still to come.
+/// Buffered beginning of a body whose rest is still to come.
 pub(crate) struct Begun {
     pub(crate) pieces: VecDeque<Bytes>,
     pub(crate) trailers: Option<HeaderMap>,
     _share: Share,
 }
 
-/// How collecting ended.
+/// Result of buffering.
 pub(crate) enum Collected {
     Whole(Whole),
-    /// It is longer than what may be collected.
+    /// The body does not fit the limits.
     Begun(Begun),
 }
 
-/// A body on its way in.
+/// A body that is being buffered.
 pub(crate) struct Collecting {
     most: usize,
-    /// The first piece, as long as nothing else is known.
+    /// The first piece, kept without a copy until the body proves to be slow or longer.
     first: Bytes,
-    /// All pieces, once there is a second, or one that is waited for.
+    /// Copy of all pieces, from the second piece or the first wait on.
     all: Vec<u8>,
     trailers: Option<HeaderMap>,
     share: Share,
@@ -118,7 +119,7 @@ impl Collecting {
         Self { most, first: Bytes::new(), all: Vec::new(), trailers: None, share: Share::none(budget) }
     }
 
-    /// Ready once the body is whole, or no more of it may be collected. `came` is called for each piece.
+    /// Resolves once the body is complete, or may not be buffered any further. Calls `came` for each piece.
     pub(crate) fn poll<B: Body<Data = Bytes> + Unpin>(
         &mut self,
         body: &mut B,
@@ -127,7 +128,7 @@ impl Collecting {
     ) -> Poll<Result<Collected, B::Error>> {
         loop {
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
-                // It is waited for: its first piece must not keep the whole buffer that it stands in.
+                // The body is slow: copy the first piece, which would otherwise keep its whole read buffer alive.
                 let first = std::mem::take(&mut self.first);
                 let fits = self.add(&first);
                 return if fits { Poll::Pending } else { Poll::Ready(Ok(self.begun(first))) };
@@ -153,7 +154,7 @@ impl Collecting {
         }
     }
 
-    /// False where a piece does not fit any more.
+    /// Adds a piece; returns false if the piece does not fit.
     fn take(&mut self, data: &Bytes) -> bool {
         if self.first.len() + self.all.len() + data.len() > self.most {
             return false;
@@ -170,7 +171,7 @@ impl Collecting {
         fits && self.add(data)
     }
 
-    /// Adds a copy to what there is.
+    /// Appends a copy to the buffer.
     fn add(&mut self, data: &[u8]) -> bool {
         let (length, room) = (self.all.len() + data.len(), self.all.capacity());
         if length > room {
@@ -199,7 +200,7 @@ impl Collecting {
         Collected::Whole(Whole { data, trailers, share })
     }
 
-    /// What there is, and a piece that did not fit.
+    /// Returns the buffered pieces, and a last piece that did not fit.
     fn begun(&mut self, last: Bytes) -> Collected {
         let first = std::mem::take(&mut self.first);
         let (data, trailers, share) = self.end();
@@ -220,7 +221,7 @@ mod tests {
         Arc::new(Budget { used: AtomicUsize::new(0), most })
     }
 
-    /// Collects pieces, between which it waits once where `slow` says so; then what is left of them.
+    /// Buffers `pieces`, with a wait between two pieces if `slow`; returns the result and the unread rest.
     async fn collect(pieces: &[Vec<u8>], slow: bool, most: usize, budget: &Arc<Budget>) -> (Collected, Vec<u8>) {
         let frames = pieces.iter().cloned().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
         let stream = futures_util::StreamExt::then(futures_util::stream::iter(frames), move |frame| async move {
@@ -257,7 +258,8 @@ mod tests {
                     prop_assert_eq!(&again.data[..], &sent[..]);
                 }
                 Collected::Begun(begun) => {
-                    // Too long, or no room for it: the second copy of a slow body's first piece included.
+                    // The body is too long, or exceeds the budget, including the second copy of a slow body's first
+                    // piece.
                     prop_assert!(sent.len() > most || room < 2 * sent.len() + ROOM);
                     let begun: Vec<u8> = begun.pieces.iter().flatten().copied().chain(rest).collect();
                     prop_assert_eq!(begun, sent);
@@ -277,7 +279,8 @@ mod tests {
         let Collected::Whole(whole) = collected else { panic!("it is whole") };
         assert_eq!(whole.data.as_ptr(), data.as_ptr());
         drop(whole);
-        // A byte at a time, each in a large buffer of its own: what is counted is what is kept.
+        // The body arrives byte by byte, each byte in a large read buffer. The budget counts only the memory that is
+        // kept.
         let pieces: Vec<_> = (0..1000).map(|_| vec![1]).collect();
         let (Collected::Whole(whole), _) = collect(&pieces, true, 64 << 10, &budget).await else {
             panic!("it is whole")

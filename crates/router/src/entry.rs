@@ -1,4 +1,4 @@
-//! Connections in: plain and TLS, HTTP/1.1 and HTTP/2, and their end.
+//! Client connections: plain and TLS, HTTP/1.1 and HTTP/2, from accept to drain.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,23 +21,25 @@ use crate::timer::HeadTimer;
 use crate::wire::head::HEAD_MAX;
 use crate::{Listeners, Router, RouterError, preamble, tls};
 
-/// The longest that a client may take to shake hands, to send a request's headers, and to ask again on a kept connection:
-/// longer than the minute that proxies in front keep theirs, or they would ask on one that is just being closed.
+/// Longest time that a client may take for a TLS handshake, for the headers of a request, and between two requests.
+/// This timeout exceeds the minute for which proxies keep connections. Otherwise a proxy might send a request while the
+/// router closes the connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The longest that a client may take nothing of what is sent to it.
+/// Longest time for which a client may leave sent data unacknowledged.
 const UNTAKEN: Duration = Duration::from_secs(120);
 
-/// The most that the fields of a request of HTTP/2 may take, in bytes, as HTTP/2 counts them.
+/// Maximum size of the fields of an HTTP/2 request in bytes, as HTTP/2 counts them.
 const HEADER_LIST_MAX: u32 = 64 * 1024;
 
-/// How long an idle connection is kept when the router ends, for its client to ask once more and be told to go.
+/// Time for which an idle connection survives the start of a shutdown, so that its client can send one more request and
+/// learn to reconnect.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// After a failed accept (too many open files), before the next.
+/// Pause after a failed accept, such as one with too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Everything that is listened on.
+/// Listening sockets and open connections.
 pub(crate) struct Entry {
     router: Arc<Router>,
     plain: TcpListener,
@@ -58,7 +60,7 @@ impl Entry {
         Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new(), threads })
     }
 
-    /// Takes connections until `shutdown`.
+    /// Accepts connections until `shutdown`.
     pub(crate) async fn serve_until(&self, shutdown: impl Future<Output = ()> + Send) {
         let secure = async {
             match &self.secure {
@@ -78,7 +80,7 @@ impl Entry {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     gantry_linux::connection::tune(&stream, Some(UNTAKEN));
-                    // To be registered with the runtime of the thread that serves it.
+                    // The runtime of the serving thread has to register the socket.
                     if let Ok(stream) = stream.into_std() {
                         self.connection(stream, peer, tls.cloned());
                     }
@@ -88,7 +90,8 @@ impl Entry {
         }
     }
 
-    /// Serves a connection in a task of its own. It counts from here on, so that none is lost while it shakes hands.
+    /// Serves a connection in its own task. The connection counts from here on, so that a drain also waits for a
+    /// handshake.
     fn connection(&self, stream: std::net::TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
         let router = Arc::clone(&self.router);
         let watcher = self.connections.watcher();
@@ -129,7 +132,7 @@ impl Entry {
         });
     }
 
-    /// Takes no more connections; lets each end with its next answer, and those that stay idle a while later.
+    /// Stops accepting. Each connection ends with its next response; idle connections end after [`LINGER`].
     pub(crate) async fn drain(self, patience: Duration) {
         drop((self.plain, self.secure));
         self.router.ending.store(true, Ordering::Relaxed);
@@ -137,7 +140,7 @@ impl Entry {
         while self.connections.count() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
-        // What is open for long is told to go, each at a moment of its own.
+        // Tunnels learn of the shutdown, each at a random moment.
         self.router.routing.leave(patience);
         let ended = async {
             self.connections.shutdown().await;
@@ -151,11 +154,11 @@ impl Entry {
     }
 }
 
-/// How HTTP is spoken: deadlines for headers, and for a client that no longer answers.
+/// HTTP settings: timeouts for headers and for unresponsive clients.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // A request has 100 fields at most, hyper's own bound: with any other it allocates room for all of them with each head, which cost a
-    // tenth of the processor time of a request and 9 KiB of each slow client.
+    // A request has at most 100 fields, hyper's default. With any other limit hyper allocates space for all fields of
+    // each head. That cost a tenth of a request's processor time and 9 KiB for each slow client.
     builder.http1().timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
     builder
         .http2()

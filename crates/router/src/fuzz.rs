@@ -1,4 +1,5 @@
-//! What reads foreign bytes, for the fuzz targets (`fuzz/`): any bytes must do, however they are cut.
+//! Entry points of the fuzz targets (`fuzz/`): the parsers of foreign bytes. The result must not depend on how the
+//! bytes are cut.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -14,10 +15,10 @@ use crate::wire::chunks::{BadChunk, Chunks, Piece};
 use crate::wire::head::{self, Length};
 use crate::{headers, upgrade};
 
-/// The head of an answer: the same in one piece and in two.
+/// Parses the head of a response in one piece and in two; both results must agree.
 ///
 /// # Panics
-/// When it is not.
+/// If the results differ.
 pub fn answer_head(bytes: &[u8]) {
     let whole = head::read(&mut BytesMut::from(bytes), &Method::GET);
     let mut came = BytesMut::from(&bytes[..bytes.len() / 2]);
@@ -28,11 +29,11 @@ pub fn answer_head(bytes: &[u8]) {
     }
 }
 
-/// A request on its way through: what is written for the instance is one request, with one host, one length, and nothing of the
+/// Rewrites a request for an instance. The output must be one request with one host, one length, and no field of the
 /// client's connection.
 ///
 /// # Panics
-/// When it is not.
+/// If the output is anything else.
 pub fn request(bytes: &[u8]) {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut came = httparse::Request::new(&mut fields);
@@ -70,17 +71,17 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// A body in chunks: the same in pieces of any size.
+/// Decodes a chunked body in pieces of any size; all results must agree.
 ///
 /// # Panics
-/// When it is not.
+/// If the results differ.
 pub fn chunks(bytes: &[u8]) {
     if let Some((cut, bytes)) = bytes.split_first() {
         assert_eq!(body(bytes, usize::from(*cut).max(1)).ok(), body(bytes, bytes.len().max(1)).ok());
     }
 }
 
-/// What is in the chunks; nothing of a body that does not end.
+/// Returns the data of a chunked body; none if the body does not end.
 fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
     let (mut chunks, mut came, mut data) = (Chunks::default(), BytesMut::new(), Vec::new());
     let mut pieces = bytes.chunks(cut);
@@ -97,10 +98,10 @@ fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
     }
 }
 
-/// The frames of a websocket: they end at the same places in one piece and byte by byte.
+/// Parses websocket frames in one piece and byte by byte; both parsers must find the same frame ends.
 ///
 /// # Panics
-/// When they do not.
+/// If the frame ends differ.
 pub fn websocket(bytes: &[u8]) {
     let (mut whole, mut cut) = (Frames::default(), Frames::default());
     whole.pass(bytes);
@@ -108,10 +109,10 @@ pub fn websocket(bytes: &[u8]) {
     assert_eq!(whole.is_between(), cut.is_between());
 }
 
-/// A question to the resolver.
+/// Answers a question to the resolver.
 ///
 /// # Panics
-/// When the answer is too long.
+/// If the answer exceeds the size limit.
 pub fn question(bytes: &[u8]) {
     let (shop, web) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
     let roles = BTreeMap::from([(web, vec![Ipv4Addr::LOCALHOST; 50])]);
@@ -121,10 +122,10 @@ pub fn question(bytes: &[u8]) {
     }
 }
 
-/// The PROXY protocol of a trusted proxy.
+/// Parses the PROXY protocol of a trusted proxy.
 ///
 /// # Panics
-/// When a preamble is longer than its bytes.
+/// If a parsed preamble is longer than the input.
 pub fn preamble(bytes: &[u8]) {
     crate::preamble::fuzz(bytes);
 }

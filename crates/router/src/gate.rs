@@ -1,5 +1,5 @@
-//! How many of an app's requests go on: those that wait for an instance, and those that its owners allow. One gate for
-//! each app, so that one whose instances are all down holds up nobody else.
+//! Admission of requests: the limits of an app, and the requests that wait for an instance. Each app has its own gate,
+//! so that an app whose instances are all down delays no other app.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +9,14 @@ use std::time::Instant;
 use gantry_model::traffic::FAILURE_GAP_MILLIS;
 use gantry_model::{FailureRun, InstanceId, Moment, RequestCounts, RequestFailure, Traffic};
 
-/// The most requests that wait for one app.
+/// Maximum number of requests that wait for one app.
 const WAITING_MAX: u64 = 1000;
 
-/// Counts an app's requests.
+/// Admission counters of an app.
 #[derive(Default)]
 pub(crate) struct Gate {
     under_way: AtomicU64,
-    /// Requests that ended with an answer. On the cache line that each request writes anyway.
+    /// Requests that ended with a response. The counter shares the cache line that each request writes anyway.
     ended: AtomicU64,
     waiting: AtomicU64,
     held: AtomicU64,
@@ -26,16 +26,16 @@ pub(crate) struct Gate {
     failures: Mutex<BTreeMap<RequestFailure, Run>>,
 }
 
-/// A run of failures, with the number of requests that had ended before its first.
+/// A run of failures, and the number of requests that had ended before the first failure.
 struct Run {
     run: FailureRun,
     before: u64,
 }
 
-/// A run of failures is reported for this long after its last, in milliseconds.
+/// Time for which a run of failures is reported after its last failure, in milliseconds.
 const REPORTED_MILLIS: u64 = 10 * FAILURE_GAP_MILLIS;
 
-/// Requests that may still come: as many as the rate at most, filled at the rate.
+/// Token bucket of the rate limit. The bucket holds one second's worth of requests and refills at the rate.
 #[derive(Default)]
 struct Bucket {
     tokens: f64,
@@ -56,7 +56,7 @@ impl Bucket {
     }
 }
 
-/// A request that goes on, for as long as it lives.
+/// Guard of an admitted request; counts the request until dropped.
 pub(crate) struct Admitted(Arc<Gate>);
 
 impl Drop for Admitted {
@@ -65,7 +65,7 @@ impl Drop for Admitted {
     }
 }
 
-/// A place among those that wait, for as long as it lives. Whoever does not say that it found an instance waited in vain.
+/// Place in the waiting queue, until dropped. A place dropped without [`Place::found`] counts as refused.
 pub(crate) struct Place {
     gate: Arc<Gate>,
     found: bool,
@@ -86,7 +86,7 @@ impl Drop for Place {
 }
 
 impl Gate {
-    /// Lets a request on; or says which limit it is over.
+    /// Admits a request, or returns the exceeded limit.
     pub(crate) fn admit(self: &Arc<Self>, traffic: &Traffic, now: Instant) -> Result<Admitted, String> {
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         let admitted = Admitted(Arc::clone(self));
@@ -106,7 +106,7 @@ impl Gate {
         }
     }
 
-    /// A place among those that wait; none when there are too many already.
+    /// Takes a place in the waiting queue; none if the queue is full.
     pub(crate) fn wait(self: &Arc<Self>) -> Option<Place> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -116,12 +116,13 @@ impl Gate {
         Some(Place { gate: Arc::clone(self), found: false })
     }
 
-    /// Counts a request that ended with an answer.
+    /// Counts a request that ended with a response.
     pub(crate) fn ended(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a request that failed, after [`Self::ended`] counted it, to the run of its kind; begins a new run when the last one is over.
+    /// Adds a failed request to the run of its kind, after [`Self::ended`] counted the request. Begins a new run if the
+    /// last run is over.
     pub(crate) fn failed(&self, kind: RequestFailure, status: u16, instance: Option<&InstanceId>, now: Moment) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.ended.load(Ordering::Relaxed).saturating_sub(1);
@@ -135,7 +136,7 @@ impl Gate {
         (run.count, run.last, run.status, run.instance) = (run.count + 1, now, status, instance.cloned());
     }
 
-    /// The newest run of each kind; those that ended long ago are forgotten.
+    /// Returns the newest run of each kind, and removes the runs that ended long ago.
     pub(crate) fn failures(&self, now: Moment) -> BTreeMap<RequestFailure, FailureRun> {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, run| now.since(run.run.last) <= REPORTED_MILLIS);
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!((broken.count, broken.of, broken.since, broken.last), (2, 10, Moment(1_000), Moment(50_000)));
         assert_eq!((broken.status, &broken.instance), (502, &instance));
         assert_eq!((runs[&RequestFailure::Slow].count, runs[&RequestFailure::Slow].of), (1, 1));
-        // After a pause another run begins; one that is long over is not told any more.
+        // A failure after a pause begins another run. A run that ended long ago is no longer reported.
         fails(RequestFailure::Broken, 50_001 + FAILURE_GAP_MILLIS);
         let runs = gate.failures(Moment(50_000 + REPORTED_MILLIS + 1));
         assert_eq!(runs.len(), 1);

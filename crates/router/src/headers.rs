@@ -1,4 +1,4 @@
-//! Headers on their way through. Pure.
+//! Rewriting of header fields between client and instance. Pure.
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, Request};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Headers that are about one connection (RFC 9110, section 7.6.1), and their like; `http2-settings` is of an upgrade to
-/// HTTP/2 in the clear, which is not offered.
+/// Returns whether the field concerns a single connection (RFC 9110, section 7.6.1, and similar fields).
+/// `http2-settings` belongs to an upgrade to cleartext HTTP/2, which the router does not offer.
 fn is_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -25,17 +25,17 @@ fn is_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// The host that a request asks for: lower case, without port and trailing dot. None when it asks for none, or for two:
-/// two programs may each take another one (RFC 9112, section 3.2).
+/// Returns the requested host: lower case, without port and trailing dot. None if the request names no host, or two:
+/// two programs might each choose another host (RFC 9112, section 3.2).
 pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
     let mut named = request.headers().get_all(HOST).iter();
     let first = named.next();
     if named.next().is_some() {
         return None;
     }
-    // What a request is routed by, when its target names it too (RFC 9112, section 3.2.2).
+    // The host in the request target takes precedence over `Host` (RFC 9112, section 3.2.2).
     let text = match request.uri().authority() {
-        // Whoever reads it next might take the part before for the host.
+        // The next program might take the part before the `@` for the host.
         Some(authority) if authority.as_str().contains('@') => return None,
         Some(authority) => authority.host(),
         None => {
@@ -48,17 +48,17 @@ pub(crate) fn host_of<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
     Some(if upper { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) })
 }
 
-/// Takes away what is about one connection, with whatever `Connection` names.
+/// Removes the fields that concern a single connection, including the fields that `Connection` names.
 pub(crate) fn strip_hop(headers: &mut HeaderMap) {
-    // Each name is looked at once: most messages have one of these, or none.
+    // Most messages have at most one such field, so each name is checked only once.
     let mut gone: Vec<HeaderName> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
     if gone.contains(&CONNECTION) {
         let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
         let named = values.flat_map(|value| value.split(',')).map(str::trim);
-        // These name no field of their own, or one that goes anyway.
+        // These tokens name no field, or a field that is removed anyway.
         let named =
             named.filter(|token| !["close", "keep-alive", "upgrade"].iter().any(|t| token.eq_ignore_ascii_case(t)));
-        // What a request is routed by is for every hop (RFC 9110, section 7.6.1).
+        // `Host` routes the request and is meant for every hop (RFC 9110, section 7.6.1).
         gone.extend(named.filter_map(|token| token.parse().ok()).filter(|name| *name != HOST));
     }
     for name in gone {
@@ -66,9 +66,9 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 clients send cookies in several fields, which HTTP/1.1 has in one (RFC 9113, section 8.2.3).
+/// Joins the cookie fields. HTTP/2 clients send several; HTTP/1.1 allows one (RFC 9113, section 8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
-    // No field comes twice, as in most requests.
+    // No field occurs twice, as in most requests.
     if headers.len() == headers.keys_len() {
         return;
     }
@@ -80,7 +80,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The request's own id, if it is one, else a new one.
+/// Returns the request's own id if it is valid, else a new id.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let plain = |id: &&HeaderValue| {
         let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
@@ -90,7 +90,7 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
         return given.clone();
     }
     let mut text = [0; 32];
-    // The length is right, and hexadecimal digits are right for a header.
+    // The buffer has the right length, and hexadecimal digits are valid in a header.
     let _ = hex::encode_to_slice(rand::random::<[u8; 16]>(), &mut text);
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }

@@ -1,7 +1,8 @@
-//! Answers that announce another one (RFC 9110, section 15.2), such as 103, on their way to a client of HTTP/1.1.
+//! Interim responses (RFC 9110, section 15.2), such as 103, on their way to an HTTP/1.1 client.
 //!
-//! hyper sends none for a server. So they go past it: they are written when hyper has nothing more to write, which is between two of
-//! its messages, and the answer itself is handed to hyper only once they are written.
+//! hyper's server sends no interim responses, so they bypass hyper. The connection writes them when hyper has nothing
+//! more to write, which is between two of its messages. hyper gets the final response only after the interim responses
+//! are written.
 
 use std::io;
 use std::pin::Pin;
@@ -13,13 +14,13 @@ use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most that waits to be written: an instance that says more is not heard in full.
+/// Maximum number of pending bytes. Interim responses beyond this limit are dropped.
 const PENDING_MAX: usize = 64 * 1024;
 
-/// A connection's interim answers.
+/// Interim responses of a connection.
 #[derive(Default)]
 pub(crate) struct Interims {
-    /// There are some: what each flush looks at first.
+    /// Interim responses are pending. Each flush reads this flag first.
     pending: AtomicBool,
     queue: Mutex<Queue>,
 }
@@ -27,7 +28,7 @@ pub(crate) struct Interims {
 #[derive(Default)]
 struct Queue {
     bytes: BytesMut,
-    /// The request that waits until they are written.
+    /// Waker of the request that waits until the interim responses are written.
     waiting: Option<Waker>,
 }
 
@@ -36,7 +37,7 @@ impl Interims {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one, to be written with the next flush.
+    /// Adds an interim response, written with the next flush.
     pub(crate) fn add(&self, status: StatusCode, headers: &HeaderMap) {
         let reason = status.canonical_reason().unwrap_or_default();
         let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -57,7 +58,7 @@ impl Interims {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Ready once all of them are written.
+    /// Resolves once all interim responses are written.
     pub(crate) async fn written(&self) {
         std::future::poll_fn(|cx| {
             if !self.are_pending() {
@@ -90,7 +91,7 @@ impl Interims {
     }
 }
 
-/// A client's connection, with its interim answers.
+/// Client connection with its interim responses.
 pub(crate) struct Announced<S> {
     stream: S,
     interims: Arc<Interims>,
@@ -125,7 +126,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has written all that it has.
+    /// Writes the pending interim responses first. hyper flushes when it has nothing more to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream, interims } = &mut *self;
         if interims.are_pending() {

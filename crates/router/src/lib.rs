@@ -1,23 +1,27 @@
-//! The data plane: HTTP entry and name resolver.
+//! Router: the data plane. Accepts HTTP connections, proxies requests to instances, and resolves internal names.
 //!
 //! ```text
 //! table (long poll, last one on disk) ─► routing ─┬─► entry: HTTP/1.1, HTTP/2, TLS ─► proxy ─► pool ─► instance
 //! server ◄── generation acknowledged, requests    └─► names: UDP and TCP, port 53
 //!            under way ◄──────────────────────────────┘
 //! ```
-//! - [`run`]: listens, follows the table, serves until told to end, then drains. Begin there.
-//! - `routing`: the table with what is known of each endpoint: requests under way, failures.
-//! - `proxy`: one request, from its arrival to the last byte of its answer.
-//! - `collect`: bodies of requests, before an instance is chosen; `client`: what is left of one that nobody reads.
-//! - `interim`: answers that announce another one; `trailers`: which fields may stand behind a body.
+//! - [`run`]: listens, follows the routing table, serves until shutdown, then drains. Begin there.
+//! - `routing`: the table and the state of each endpoint: requests under way and failures.
+//! - `proxy`: one request, from its arrival to the last byte of the response.
+//! - `collect`: buffers request bodies before an instance is chosen; `client`: reads and discards an unused rest of a
+//!   body.
+//! - `interim`: interim responses such as 103; `trailers`: the fields allowed behind a body.
 //! - `origin`: where a request came from; `preamble`: the PROXY protocol of trusted proxies.
-//! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one of them.
-//! - `gate`: requests that wait while no instance is ready, and what owners allow; `circuit`: instances that fail.
-//! - `upgrade`: which other protocols are changed to; `tunnel`: what is said then. A websocket is told when its instance goes.
-//! - `threads`: one a core; a request stays on one.
-//! - `names`: `app.gantry.internal`, `role.app.gantry.internal`; everything else is handed on.
+//! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one connection to an instance.
+//! - `gate`: limits of an app, and requests that wait while no instance is ready; `circuit`: circuit breaker of an
+//!   instance.
+//! - `upgrade`: protocols that a connection may change to; `tunnel`: the connection after the change. The router closes
+//!   a websocket when its instance leaves.
+//! - `threads`: one thread for each core; a request stays on one thread.
+//! - `names`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
 //!
-//! It has its own copy of the table on disk. Losing server or agent fails no request, and a table is changed in memory.
+//! The router keeps its own copy of the table on disk, so the loss of the server or the agent fails no request. A table
+//! change happens in memory.
 
 mod access;
 mod body;
@@ -57,85 +61,87 @@ use std::time::Duration;
 use gantry_api::Client;
 use gantry_model::{HostName, MachineName};
 
-/// The router's settings, complete.
+/// All settings of the router.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The machine it runs on.
+    /// The machine that the router runs on.
     pub machine: MachineName,
-    /// Which of the machine's routers it is: two run while one takes the other's place.
+    /// Number of the router on its machine. Two routers run while a new router replaces an old one.
     pub number: u64,
-    /// Where its table and access log are.
+    /// Directory of the table and the access log.
     pub data: PathBuf,
-    /// Apps are reached below this domain; for the page that a wrong host name gets.
+    /// Domain of the apps, shown in the error response for an unknown host name.
     pub domain: HostName,
-    /// Where the resolver answers; none for no resolver.
+    /// Address of the name resolver; none for no resolver.
     pub resolver: Option<Ipv4Addr>,
     /// Certificate chain and key for HTTPS, as PEM files.
     pub certificate: Option<(PathBuf, PathBuf)>,
-    /// The longest that a request waits for an instance.
+    /// Longest time that a request waits for an instance.
     pub wait: Duration,
-    /// The longest that connections may take to end when the router does; longer where an app's own drain is.
+    /// Longest time that connections may take to end when the router shuts down; an app's longer drain extends this
+    /// time.
     pub drain: Duration,
 }
 
-/// Why the router could not start.
+/// Errors that keep the router from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum RouterError {
-    /// An address is taken, or not this machine's.
+    /// The address is taken, or does not belong to this machine.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system call.
         source: std::io::Error,
     },
-    /// The machine gives no threads.
+    /// The operating system refused to start a thread.
     #[error("cannot start threads: {0}")]
     Threads(std::io::Error),
-    /// A file cannot be used.
+    /// A file operation failed.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system call.
         source: std::io::Error,
     },
-    /// The certificate or its key.
+    /// The certificate or its key is unusable.
     #[error("the certificate {path} cannot be used: {why}")]
     Certificate {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         why: String,
     },
 }
 
-/// Everything that a request may need.
+/// State that every request shares.
 pub(crate) struct Router {
     pub(crate) settings: Settings,
     pub(crate) routing: routing::Routing,
     pub(crate) access: access::AccessLog,
-    /// The memory of collected bodies.
+    /// Memory budget of buffered request bodies.
     pub(crate) budget: Arc<collect::Budget>,
-    /// Connections are being ended.
+    /// The router is shutting down and ends its connections.
     pub(crate) ending: AtomicBool,
 }
 
-/// What the router listens on.
+/// Listening sockets of the router.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For HTTP.
+    /// Socket for HTTP.
     pub plain: std::net::TcpListener,
-    /// For HTTPS; wants a certificate.
+    /// Socket for HTTPS; requires a certificate.
     pub secure: Option<std::net::TcpListener>,
 }
 
-/// Runs the router until `shutdown`, then lets what is under way end. `serving` is called once it takes connections.
+/// Runs the router until `shutdown`, then drains the requests under way. Calls `serving` once the router accepts
+/// connections.
 ///
 /// # Errors
-/// When it cannot start.
+/// If the router cannot start.
 pub async fn run(
     settings: Settings,
     listeners: Listeners,
@@ -162,14 +168,16 @@ pub async fn run(
     let entry = entry::Entry::open(&router, listeners)?;
     serving();
     entry.serve_until(shutdown).await;
-    // It follows the table and tells of its requests to the last: an instance is not stopped under them.
+    // Until the drain ends, the router follows the table and reports its requests: the agent must not stop an instance
+    // that still serves requests.
     let patience = router.settings.drain.max(router.routing.longest_drain());
     entry.drain(patience).await;
     follow.abort();
     report.abort();
     sync::say_goodbye(&router, &client).await;
     router.access.finish();
-    // Last: another router's socket is beside this one's, and what comes to this one is lost from here on.
+    // The resolver ends last. A new router's socket is bound beside this socket, and the kernel may still send
+    // datagrams to this socket; they are lost from here on.
     if let Some(names) = names {
         names.abort();
     }

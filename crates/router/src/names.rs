@@ -1,5 +1,5 @@
-//! Names: `<app>.gantry.internal` and `<role>.<app>.gantry.internal` with the ready instances; every other question goes
-//! to the machine's own name servers, and their answer back, byte for byte.
+//! Name resolver. Answers `<app>.gantry.internal` and `<role>.<app>.gantry.internal` with the ready instances. Forwards
+//! every other question to the machine's own name servers, and their answer back, byte for byte.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -17,28 +17,28 @@ use tokio::sync::Semaphore;
 
 use crate::Router;
 
-/// The zone that is answered here.
+/// The zone of the resolver.
 const ZONE: &str = "gantry.internal.";
 
-/// How long an answer may be kept, in seconds: instances come and go.
+/// Time to live of an answer in seconds; short, because instances come and go.
 const TTL: u32 = 1;
 
-/// The longest that an upstream server may take.
+/// Longest time that an upstream server may take.
 const UPSTREAM: Duration = Duration::from_secs(3);
 
 /// The longest answer in a datagram that every resolver takes (RFC 1035, section 4.2.1).
 const UDP_MAX: usize = 512;
 
-/// Questions under way at once.
+/// Maximum number of forwarded questions at once; the same limit holds for TCP connections.
 const AT_ONCE: usize = 500;
 
-/// Connections that wait to be taken.
+/// Maximum number of connections that wait for an accept.
 const BACKLOG: u32 = 1024;
 
-/// Between two attempts to listen: the bridge is the agent's to make.
+/// Pause between two attempts to listen, because the agent may not have made the bridge yet.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// After so many attempts it is told: something else has the port, and nothing that runs finds any name.
+/// Failed attempts before the router logs a warning: another program has the port, and no container resolves any name.
 const TOLD_AFTER: u32 = 25;
 
 /// Answers on `address`, for ever.
@@ -64,7 +64,8 @@ pub(crate) async fn run(router: Arc<Router>, address: Ipv4Addr) {
     tokio::join!(serve_udp(&router, udp, &datagrams), serve_tcp(&router, tcp, &streams));
 }
 
-/// Beside a router that this one takes the place of, or that takes its place: both follow the same table.
+/// Binds the sockets. A router that replaces this router, or is replaced by this router, may share the address: both
+/// follow the same table.
 fn listen(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let udp = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
@@ -84,13 +85,13 @@ async fn serve_udp(router: &Arc<Router>, socket: Arc<UdpSocket>, slots: &Arc<Sem
             tokio::task::yield_now().await;
             continue;
         };
-        // What is known here is answered at once, whatever else is under way.
+        // Questions about the zone are answered at once, whatever else is under way.
         let bytes = &buffer[..length];
         match known(&router.routing.now().table, bytes, UDP_MAX) {
             Known::Answer(answer) => drop(socket.try_send_to(&answer, peer)),
             Known::Nothing => {}
             Known::Elsewhere => {
-                // Beyond what can be done at once questions are dropped; resolvers ask again.
+                // Questions beyond the limit are dropped; resolvers ask again.
                 let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
                     continue;
                 };
@@ -140,10 +141,10 @@ async fn converse(router: &Router, mut stream: TcpStream) -> std::io::Result<()>
     }
 }
 
-/// What is known of a question without asking anyone.
+/// Result of looking up a question in the table alone.
 pub(crate) enum Known {
     Answer(Vec<u8>),
-    /// It is no question.
+    /// The message is not a question.
     Nothing,
     Elsewhere,
 }
@@ -152,7 +153,7 @@ pub(crate) fn known(table: &Table, bytes: &[u8], size_max: usize) -> Known {
     let Ok(question) = Message::from_vec(bytes) else {
         return Known::Nothing;
     };
-    // One question is all that a message may have (RFC 9619).
+    // A message may have only one question (RFC 9619).
     let ([query], Ok(zone)) = (question.queries.as_slice(), Name::from_str(ZONE)) else {
         return Known::Nothing;
     };
@@ -167,13 +168,13 @@ pub(crate) fn known(table: &Table, bytes: &[u8], size_max: usize) -> Known {
     if whole.len() <= size_max {
         return Known::Answer(whole);
     }
-    // Too long for a datagram: whoever asked asks again over TCP.
+    // The answer is too long for a datagram: the resolver asks again over TCP.
     answer.answers.clear();
     answer.metadata.truncation = true;
     Known::Answer(answer.to_vec().unwrap_or_default())
 }
 
-/// The answer of the machine's own name servers.
+/// Returns the answer of the machine's own name servers.
 async fn elsewhere(router: &Router, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
     match hand_on(bytes, tcp, router.settings.resolver).await {
         Some(answer) => Some(answer),
@@ -191,8 +192,8 @@ fn reply(question: &Message, code: ResponseCode) -> Message {
     reply
 }
 
-/// An answer out of the table. A name that is known has an answer of every kind: an empty one where it has no such
-/// address, for some resolvers take `NXDOMAIN` for AAAA to mean the whole name.
+/// Answers from the table. For a known name without an address of the requested kind, the answer is empty. Some
+/// resolvers take `NXDOMAIN` for AAAA to mean that the whole name does not exist.
 fn own(question: &Message, table: &Table, zone: &Name) -> Message {
     let Some(query) = question.queries.first() else {
         return reply(question, ResponseCode::FormErr);
@@ -217,13 +218,13 @@ fn authority(zone: &Name) -> Record {
     Record::from_rdata(zone.clone(), TTL, RData::SOA(soa))
 }
 
-/// The first label of a name that asks for every instance. No role is called so: role names have no underscore.
+/// First label of a name that asks for every instance. No role has this name, because role names have no underscore.
 const ALL: &str = "_all.";
 
-/// The addresses that a name is answered with; none if nothing has this name.
+/// Returns the addresses for a name; none if the name does not exist.
 ///
-/// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo` does,
-/// would all take the same one of a subnet.
+/// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo`
+/// does, would all take the same instance of a subnet.
 fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
@@ -234,8 +235,8 @@ fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
     Some(if all.is_empty() { all } else { vec![all[rand::random_range(0..all.len())]] })
 }
 
-/// The instances behind `app` or `role.app`. An app's own name means its web role, or the role that is called like it, or
-/// all of it.
+/// Returns the instances behind `app` or `role.app`. An app's own name means its web role, or else the role with the
+/// app's name, or else all roles.
 fn instances(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
     let labels: Vec<&str> = name.split('.').collect();
     match labels.as_slice() {
@@ -253,14 +254,14 @@ fn instances(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
         }
         [role, app] => {
             let roles = table.names.get(&AppName::parse(app).ok()?)?;
-            // A role without a ready instance is a name all the same.
+            // A role without a ready instance still has a name.
             Some(roles.get(&RoleName::parse(role).ok()?).cloned().unwrap_or_default())
         }
         _ => None,
     }
 }
 
-/// The machine's own name servers.
+/// Returns the machine's own name servers, without this resolver.
 fn upstreams(own: Option<Ipv4Addr>) -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
@@ -287,7 +288,7 @@ async fn ask_udp(question: &[u8], server: SocketAddr) -> std::io::Result<Vec<u8>
     let mut buffer = vec![0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // The same id, from the server that was asked.
+        // Accept only an answer with the same id, from the server that was asked.
         if length >= 2 && buffer[..2] == question[..2] {
             buffer.truncate(length);
             return Ok(buffer);

@@ -1,4 +1,5 @@
-//! A connection whose client has to say soon which HTTP it speaks. From then on HTTP has its own deadlines.
+//! Preface timeout: a new connection has to show soon which HTTP version it speaks. From then on HTTP's own timeouts
+//! apply.
 
 use std::io;
 use std::pin::Pin;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// What a client begins with that speaks HTTP/2 (RFC 9113, section 3.4); no request of HTTP/1 does.
+/// First bytes of an HTTP/2 connection (RFC 9113, section 3.4). No HTTP/1 request begins so.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) struct Opening<S> {
     stream: S,
-    /// How much of the preface came.
+    /// Number of preface bytes received.
     preface: usize,
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -25,7 +26,7 @@ impl<S> Opening<S> {
 }
 
 impl<S> Opening<S> {
-    /// More of the preface came, and not all of it.
+    /// Returns whether the bytes continue the preface without completing it.
     fn is_undecided(&mut self, bytes: &[u8]) -> bool {
         let is_next = !bytes.is_empty() && PREFACE[self.preface..].starts_with(bytes);
         self.preface += if is_next { bytes.len() } else { 0 };

@@ -1,5 +1,5 @@
-//! Where a request came from, as the application is told: the connection's own address and protocol, or a trusted proxy's
-//! word. Pure.
+//! Origin of a request, as forwarded to the application: from the connection's own address and protocol, or from the
+//! headers of a trusted proxy. Pure.
 //!
 //! | header | from a trusted proxy | from anyone else |
 //! |---|---|---|
@@ -19,17 +19,17 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The longest chain of proxies that is believed, in bytes.
+/// Longest accepted chain of proxies, in bytes.
 const CHAIN_MAX: usize = 1024;
 
 /// The other end of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin<'a> {
-    /// Its address, as header text.
+    /// Address of the peer, as header text.
     pub(crate) peer: &'a HeaderValue,
     /// The connection, or a trusted proxy's client, uses TLS.
     pub(crate) tls: bool,
-    /// It is a trusted proxy.
+    /// The peer is a trusted proxy.
     pub(crate) trusted: bool,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn forward(headers: &mut HeaderMap, origin: Origin<'_>) {
     }
 }
 
-/// The client's address, for the access log: the last in the chain that is no trusted proxy.
+/// Returns the client's address for the access log: the last address in the chain that is not a trusted proxy.
 pub(crate) fn client(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<HeaderValue> {
     let chain = headers.get(&FORWARDED_FOR)?.to_str().ok()?;
     let mut last = None;
@@ -75,8 +75,8 @@ pub(crate) fn client(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<He
     HeaderValue::from_str(&last?.to_canonical().to_string()).ok()
 }
 
-/// The field is not for the application to see. Programs that read headers as variables (CGI, WSGI, Rack) take
-/// `X_Forwarded_For` for `X-Forwarded-For`, so a name with an underscore is always unwanted.
+/// Returns whether the application must not see the field. Programs that read headers as variables (CGI, WSGI, Rack)
+/// take `X_Forwarded_For` for `X-Forwarded-For`, so forwarding names with an underscore are always unwanted.
 fn is_unwanted(name: &HeaderName, trusted: bool) -> bool {
     let name = name.as_str();
     let is_forwarding = |name: &str| name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip";
@@ -84,7 +84,7 @@ fn is_unwanted(name: &HeaderName, trusted: bool) -> bool {
     if name.contains('_') { known(&name.replace('_', "-")) } else { !trusted && is_forwarding(name) }
 }
 
-/// What a trusted proxy says.
+/// Forwarding headers of a trusted proxy.
 #[derive(Default)]
 struct Said {
     chain: Option<Vec<u8>>,
@@ -152,14 +152,14 @@ fn value_of(element: &[(&str, &str)], key: &str) -> Option<String> {
     }
 }
 
-/// An address with or without a port; none for `unknown` and names that hide an address.
+/// Parses an address with or without a port; none for `unknown` and for names that hide an address.
 fn address_of(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// A peer as the value of `for=`: an IPv6 address stands in brackets and quotes.
+/// Formats a peer as the value of `for=`; an IPv6 address gets brackets and quotes.
 fn element_of(peer: &HeaderValue) -> String {
     let text = peer.to_str().unwrap_or("unknown");
     if text.contains(':') { format!("\"[{text}]\"") } else { text.to_owned() }
@@ -181,7 +181,7 @@ mod tests {
         headers
     }
 
-    /// The fields after `forward`, sorted, without `host`.
+    /// Returns the fields after `forward`, sorted, without `host`.
     fn forwarded(fields: &[(&'static str, &str)], peer: &str, trusted: bool) -> Vec<(String, String)> {
         let mut headers = headers(fields);
         let peer = HeaderValue::from_str(peer).expect("a value");

@@ -1,11 +1,11 @@
-//! The router's own answers: plain, short, and with the reason.
+//! Error responses of the router: plain, short, and with the reason.
 
 use gantry_model::{ClosedReason, ClosedRoute, Seconds};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::{Answer, text};
 
-/// Codes of gRPC (its `statuscodes.md`): what a client takes each status for.
+/// gRPC codes for HTTP statuses (gRPC's `statuscodes.md`).
 const GRPC: [(StatusCode, &str); 4] = [
     (StatusCode::TOO_MANY_REQUESTS, "8"),
     (StatusCode::GATEWAY_TIMEOUT, "4"),
@@ -13,7 +13,7 @@ const GRPC: [(StatusCode, &str); 4] = [
     (StatusCode::REQUEST_TIMEOUT, "13"),
 ];
 
-/// Unavailable: what every other status is.
+/// UNAVAILABLE: the code for every other status.
 const GRPC_UNAVAILABLE: &str = "14";
 
 fn page(status: StatusCode, message: &str) -> Response<Answer> {
@@ -24,7 +24,8 @@ fn page(status: StatusCode, message: &str) -> Response<Answer> {
     response
 }
 
-/// Says one of these answers as gRPC does: 200, with the status and the message in fields. What an instance says stays.
+/// Turns an error response into its gRPC form: status 200, with code and message in fields. Leaves responses of
+/// instances unchanged.
 pub(crate) fn say_in_grpc(response: &mut Response<Answer>) {
     let Answer::Text(said) = response.body() else { return };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -38,11 +39,11 @@ pub(crate) fn say_in_grpc(response: &mut Response<Answer>) {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(code));
-    // Encoded it holds printable characters alone.
+    // The encoded text has only printable characters.
     headers.insert("grpc-message", HeaderValue::from_str(&said).unwrap_or(HeaderValue::from_static("")));
 }
 
-/// Percent-encoded, as `grpc-message` is.
+/// Percent-encodes the value of `grpc-message`.
 fn encoded(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut said, byte| {
         match byte {
@@ -53,13 +54,13 @@ fn encoded(bytes: &[u8]) -> String {
     })
 }
 
-/// No app has this host name.
+/// Error response for a host name without an app.
 pub(crate) fn unknown_host(host: &str, domain: &str) -> Response<Answer> {
     let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
     page(StatusCode::NOT_FOUND, &format!("no app is served at {shown}; apps are at <app>.{domain}"))
 }
 
-/// The app serves no request now, and no instance is going to be ready.
+/// Error response for an app that serves no request and has no instance about to be ready.
 pub(crate) fn closed(route: &ClosedRoute) -> Response<Answer> {
     let app = &route.app;
     let (status, message) = match route.reason {
@@ -70,53 +71,53 @@ pub(crate) fn closed(route: &ClosedRoute) -> Response<Answer> {
     page(status, &message)
 }
 
-/// The request names no host, or several.
+/// Error response for a request that names no host, or several.
 pub(crate) fn no_host() -> Response<Answer> {
     page(StatusCode::BAD_REQUEST, "the request does not name one host")
 }
 
-/// Tunnels are for proxies of another kind.
+/// Error response for `CONNECT`: tunnels are for forward proxies.
 pub(crate) fn no_tunnel() -> Response<Answer> {
     page(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here")
 }
 
-/// The client sent a request that is none to its end.
+/// Error response for a request that is malformed or incomplete.
 pub(crate) fn bad_request(why: &str) -> Response<Answer> {
     page(StatusCode::BAD_REQUEST, why)
 }
 
-/// The client stopped in the middle of its request.
+/// Error response for a client that stopped in the middle of its request.
 pub(crate) fn slow_client(patience: Seconds) -> Response<Answer> {
     page(StatusCode::REQUEST_TIMEOUT, &format!("nothing more of the request came within {} s", patience.0))
 }
 
-/// No instance was ready in time, or too many wait already.
+/// Error response if no instance was ready in time, or too many requests wait already.
 pub(crate) fn unavailable(app: &str, why: &str) -> Response<Answer> {
     let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {why}; try again shortly"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     response
 }
 
-/// Its owners work on it.
+/// Error response for an app under maintenance.
 pub(crate) fn maintenance(app: &str, message: &str) -> Response<Answer> {
     let mut response = page(StatusCode::SERVICE_UNAVAILABLE, &format!("{app}: {message}"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     response
 }
 
-/// More requests than its owners allow.
+/// Error response for a request beyond the limits of the app.
 pub(crate) fn over_limit(app: &str, why: &str) -> Response<Answer> {
     let mut response = page(StatusCode::TOO_MANY_REQUESTS, &format!("{app}: {why}"));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
-/// The instance was asked, and took too long.
+/// Error response for an instance that took too long.
 pub(crate) fn too_slow(app: &str, patience: Seconds) -> Response<Answer> {
     page(StatusCode::GATEWAY_TIMEOUT, &format!("{app}: no answer within {} s", patience.0))
 }
 
-/// The instance failed after it was asked.
+/// Error response for an instance that failed during the request.
 pub(crate) fn bad_gateway(app: &str, why: &str) -> Response<Answer> {
     page(StatusCode::BAD_GATEWAY, &format!("{app}: {why}"))
 }

@@ -1,5 +1,5 @@
-//! Kept connections to one instance. An HTTP/1.1 connection is in here only while nobody uses it; an HTTP/2 connection is
-//! shared by everyone.
+//! Connection pool of one instance. An HTTP/1.1 connection is in the pool only while no request uses the connection;
+//! all requests share an HTTP/2 connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,26 +17,27 @@ use crate::interim::Interims;
 use crate::threads;
 use crate::wire::{Failure, Wire};
 
-/// A kept connection is not used after this: many servers close theirs after 5 s (Node's default).
+/// Longest idle time of a kept connection: many servers close theirs after 5 s (Node's default).
 const IDLE: Duration = Duration::from_secs(4);
 
-/// The most kept connections to one instance.
+/// Maximum number of kept connections to one instance.
 const KEPT_MAX: usize = 256;
 
-/// The most requests at once on a connection of HTTP/2: fewer than servers allow, so that none waits behind others.
+/// Maximum number of requests at once on an HTTP/2 connection: fewer than servers allow, so that no request waits
+/// behind others.
 const USERS_MAX: usize = 32;
 
-/// What an answer may send before its client takes it, and what all of a connection may: together no more than that, or
-/// clients that take nothing would stop the others.
+/// Flow-control windows of a stream and of a connection, in bytes. The connection window equals the windows of all its
+/// streams; otherwise clients that read nothing would stop the others.
 const WINDOWS: (u32, u32) = (256 << 10, USERS_MAX as u32 * (256 << 10));
 
-/// How often a connection of HTTP/2 with requests under way is asked whether its other end still is, and how long it has.
+/// Interval and timeout of the pings on an HTTP/2 connection with requests under way.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
-/// Counts a request on a shared connection for as long as it lives.
+/// Guard of a request on a shared connection; counts the request until dropped.
 pub(crate) type User = Arc<()>;
 
-/// A connection of HTTP/2.
+/// Shared HTTP/2 connection.
 #[derive(Clone)]
 pub(crate) struct Shared {
     sender: http2::SendRequest<Outgoing>,
@@ -44,20 +45,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Good for one more. The pool itself has one.
+    /// Returns whether another request fits. The pool itself holds one count.
     fn has_room(&self) -> bool {
         !self.sender.is_closed() && Arc::strong_count(&self.user) <= USERS_MAX
     }
 }
 
-/// One way to send a request.
+/// Connection on which a request is sent.
 pub(crate) enum Sender {
     One(Wire),
     Shared(Shared),
 }
 
 impl Sender {
-    /// Speaks `protocol` on a connection that was made just now.
+    /// Starts `protocol` on a new connection.
     pub(crate) async fn begin(stream: TcpStream, protocol: Protocol) -> hyper::Result<Self> {
         if protocol == Protocol::Http1 {
             return Ok(Self::One(Wire::new(stream)));
@@ -76,7 +77,7 @@ impl Sender {
         Ok(Self::Shared(Shared { sender, user: User::default() }))
     }
 
-    /// Sends a request, and waits for the head of its answer.
+    /// Sends a request, and waits for the head of its response.
     pub(crate) async fn ask(
         self,
         request: &Parts,
@@ -91,7 +92,7 @@ impl Sender {
             Ok(response) => Ok(response.map(|body| InstanceBody::Shared { body, _user: user })),
             Err(mut error) => Err(match (error.take_message(), error.into_error()) {
                 (Some(unsent), _) => Failure::Unsent(unsent.into_body()),
-                // Of all that a body is to hyper, only its own end is the client's.
+                // Of all errors that hyper calls a user's, only an error of the request body comes from the client.
                 (None, error) if error.is_user() => Failure::Client(error.to_string()),
                 (None, error) => Failure::Sent(error.to_string()),
             }),
@@ -99,7 +100,7 @@ impl Sender {
     }
 }
 
-/// The request in the form of HTTP/2: host and scheme in its address, and trailers welcome, as gRPC asks.
+/// Turns the request into its HTTP/2 form: host and scheme in the URI, and `TE: trailers`, as gRPC requires.
 fn in_http2(request: &Parts, body: Outgoing) -> Request<Outgoing> {
     let mut out = Request::new(body);
     out.method_mut().clone_from(&request.method);
@@ -117,12 +118,12 @@ fn in_http2(request: &Parts, body: Outgoing) -> Request<Outgoing> {
     out
 }
 
-/// Kept connections, those of each of the router's threads apart: a connection is served by the thread that made it.
+/// Kept connections, separate for each thread of the router: the thread that made a connection serves it.
 pub(crate) struct Pool(Box<[Mutex<Kept>]>);
 
 #[derive(Default)]
 struct Kept {
-    /// With when each was last used; the newest last.
+    /// The connections and their times of last use; the newest last.
     wires: Vec<(Instant, Wire)>,
     shared: Vec<Shared>,
 }
@@ -136,7 +137,7 @@ impl Pool {
         self.0[threads::own() % self.0.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that was used last, if one is still good.
+    /// Takes a shared connection with room, or else the open connection that was used last.
     pub(crate) fn take(&self, now: Instant) -> Option<Sender> {
         let mut kept = self.own();
         if let Some(shared) = kept.shared.iter().find(|shared| shared.has_room()) {
@@ -144,7 +145,7 @@ impl Pool {
         }
         while let Some((since, wire)) = kept.wires.pop() {
             if now.duration_since(since) > IDLE {
-                // What lies below is older still.
+                // All connections further down are older still.
                 kept.wires.clear();
             } else if wire.is_open() {
                 return Some(Sender::One(wire));
@@ -161,7 +162,7 @@ impl Pool {
         }
     }
 
-    /// Lets others use it too, from now on.
+    /// Shares an HTTP/2 connection with later requests.
     pub(crate) fn share(&self, sender: &Sender) {
         if let Sender::Shared(shared) = sender {
             let mut kept = self.own();
@@ -172,12 +173,12 @@ impl Pool {
         }
     }
 
-    /// Gives what is under way on a connection that others share no fellows any more: it may hang.
+    /// Stops new requests from using the shared HTTP/2 connections, which may be stalled.
     pub(crate) fn distrust(&self) {
         self.own().shared.clear();
     }
 
-    /// Lets those go that nobody will use any more: the other end may have closed them.
+    /// Closes the connections that are too old to be used, and removes those that the instance closed.
     pub(crate) fn sweep(&self, now: Instant) {
         for kept in &self.0 {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +187,7 @@ impl Pool {
         }
     }
 
-    /// Lets all of them go.
+    /// Closes all connections.
     pub(crate) fn clear(&self) {
         self.0.iter().for_each(|kept| *kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default());
     }

@@ -1,7 +1,9 @@
-//! PROXY protocol, versions 1 and 2: a trusted proxy's word about the client of a connection, before its first byte.
+//! PROXY protocol, versions 1 and 2: a trusted proxy names the client of a connection before the connection's first
+//! byte.
 //!
-//! The router reads a preamble from an address of the cluster's trusted proxies only, and needs none there. From any other
-//! address the same bytes are a malformed request. Layout: HAProxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2.
+//! The router reads a preamble only from addresses of the cluster's trusted proxies; the preamble is optional. From any
+//! other address the same bytes are a malformed request. Layout: HAProxy's `doc/proxy-protocol.txt`, sections 2.1 and
+//! 2.2.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -29,10 +31,10 @@ const TLS_EXTENSION: u8 = 0x20;
 /// How long the rest of a preamble may take after its first byte.
 const REST: Duration = Duration::from_secs(5);
 
-/// Pause between two looks at a preamble that arrives in pieces.
+/// Poll interval for a preamble that arrives in pieces.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What a proxy says of a connection.
+/// A proxy's description of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Preamble {
     /// The client's address; none for a connection of the proxy's own, such as a health check.
@@ -52,10 +54,10 @@ enum Parsed {
     Found(Preamble, usize),
 }
 
-/// Takes the preamble off a connection, if the connection begins with one.
+/// Takes the preamble off a connection, if the connection begins with a preamble.
 ///
 /// # Errors
-/// When the preamble is malformed or does not come in time, or the connection breaks.
+/// If the preamble is malformed or late, or the connection breaks.
 pub(crate) async fn take(stream: &mut TcpStream, first_byte: Duration) -> io::Result<Option<Preamble>> {
     let mut bytes = [0; PREAMBLE_MAX];
     let mut deadline = Instant::now() + first_byte;
@@ -134,13 +136,13 @@ fn version_2(bytes: &[u8]) -> Parsed {
             (Some(source), Some(rest)) => (Some(IpAddr::V6(Ipv6Addr::from(*source))), rest),
             _ => return Parsed::Malformed,
         },
-        // Unix sockets and unknown families have no address that means something here.
+        // Unix sockets and unknown families have no address of use here.
         _ => (None, &[][..]),
     };
     Parsed::Found(Preamble { client, tls: has_tls(extensions) }, whole)
 }
 
-/// Looks through the extensions: type, length in two bytes, value.
+/// Searches the extensions for TLS. An extension has a type, a length in two bytes, and a value.
 fn has_tls(mut extensions: &[u8]) -> bool {
     while let Some(([kind, high, low], rest)) = extensions.split_first_chunk() {
         let Some((value, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes([*high, *low]))) else {
@@ -155,10 +157,10 @@ fn has_tls(mut extensions: &[u8]) -> bool {
     false
 }
 
-/// Any bytes, for the fuzz target: a preamble is never longer than its bytes.
+/// Parses any bytes, for the fuzz target.
 ///
 /// # Panics
-/// When a length is beyond the bytes.
+/// If the parsed preamble is longer than the input.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(bytes: &[u8]) {
     if let Parsed::Found(_, length) = parse(bytes) {

@@ -1,4 +1,4 @@
-//! One request, from its arrival to the last byte of its answer.
+//! Proxying of one request, from its arrival to the last byte of the response.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -31,43 +31,43 @@ use crate::timer::{self, Timers};
 use crate::tunnel::Tunnel;
 use crate::{Router, circuit, headers, origin, page, upgrade, wire};
 
-/// The longest that a connection to an instance, on this machine's own network, may take.
+/// Longest time that a connection to an instance may take; instances are on this machine's own network.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// The most of an unknown host's name that is logged: the longest name there may be (RFC 1035, section 2.3.4).
+/// Longest logged name of an unknown host: the longest name there may be (RFC 1035, section 2.3.4).
 const HOST_MAX: usize = 255;
 
-/// Between two looks while every instance is ejected: the table may not change when one comes back.
+/// Poll interval while every instance is ejected: an instance may recover without a change of the table.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where a connection's requests come from.
+/// Client side of a connection.
 pub(crate) struct Peer {
     tls: bool,
-    /// IPv4 even where the socket is IPv6.
+    /// Address of the client; IPv4 even where the socket is IPv6.
     pub(crate) address: IpAddr,
-    /// The address as applications are told it.
+    /// The address as header text for applications.
     pub(crate) text: HeaderValue,
-    /// Where answers go that announce another one.
+    /// Queue of interim responses to the client.
     pub(crate) interims: Arc<Interims>,
     timers: Timers,
 }
 
 impl Peer {
-    /// The connection as a request's origin.
+    /// Returns the origin of the connection's requests.
     pub(crate) fn origin(&self, trusted: bool) -> Origin<'_> {
         Origin { peer: &self.text, tls: self.tls, trusted }
     }
 
     pub(crate) fn new(address: IpAddr, tls: bool) -> Self {
         let address = address.to_canonical();
-        // An address is always right for a header.
+        // The text of an address is always a valid header value.
         let text = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("-"));
         Self { tls, address, text, interims: Arc::default(), timers: Timers::default() }
     }
 }
 
-/// Answers a request. While the router ends, each answer tells an HTTP/1 client to make a new connection: one that was
-/// closed between two requests would race with the second.
+/// Serves a request. During a shutdown, each response tells an HTTP/1 client to reconnect: closing the connection
+/// between two requests would race with the second request.
 pub(crate) fn serve(
     router: &Arc<Router>,
     peer: &Arc<Peer>,
@@ -104,36 +104,36 @@ fn told(mut entry: Entry, response: Response<Answer>) -> Response<Answer> {
 struct Exchange {
     router: Arc<Router>,
     peer: Arc<Peer>,
-    /// As it was when an instance was last looked for.
+    /// Route at the time of the last search for an instance.
     route: Arc<Route>,
     entry: Entry,
     admitted: Admitted,
-    /// As the instance gets it.
+    /// Head of the request, as sent to the instance.
     request: Parts,
-    /// Until an instance may have got some of it.
+    /// Body of the request, until an instance may have received a part.
     body: Outgoing,
-    /// Where another protocol goes on.
+    /// The client's connection for a change of protocol.
     client: Option<OnUpgrade>,
-    /// The client takes answers that announce another one.
+    /// The client accepts interim responses.
     takes_interims: bool,
-    /// The route may be another one by now.
+    /// The route may have changed since this request read the route.
     stale: bool,
-    /// It went out once, and nothing came back.
+    /// The request went out once, and no response came back.
     repeated: bool,
     tried: Vec<InstanceId>,
-    /// When an instance was last looked for.
+    /// Time of the last search for an instance.
     now: Instant,
-    /// Until then an instance is looked for, however often one that was found does not take the request.
+    /// End of the search for an instance, however often a chosen instance does not take the request.
     deadline: Instant,
 }
 
-/// A request on its way to an instance.
+/// Chosen instance, and the guard that counts the request.
 struct Way {
     target: Arc<Target>,
     active: Active,
 }
 
-/// A request that may be the one which tries an instance again: when it ends and nothing is known, another may.
+/// Guard of a request that may be the half-open probe. If the request ends without an outcome, another probe may start.
 struct Trial(Arc<Target>, Instant);
 
 impl Trial {
@@ -148,20 +148,20 @@ impl Drop for Trial {
     }
 }
 
-/// Why an instance gave no answer.
+/// Reason why an instance gave no response.
 enum Failure {
-    /// It did not get the request: another may.
+    /// The instance did not get the request, so another instance may.
     Unsent(Outgoing),
-    /// It may have got it.
+    /// The instance may have received the request.
     Sent(String),
-    /// It has had it for too long.
+    /// The instance exceeded the response timeout.
     Slow,
-    /// The client broke off, or was silent for too long, before the request was whole.
+    /// The client broke off, or was silent for too long, before the request was complete.
     Client(Response<Answer>),
 }
 
 impl Exchange {
-    /// A request that goes on; or what is answered without asking an instance.
+    /// Admits a request, or returns the response that needs no instance.
     fn begin(
         router: &Arc<Router>,
         peer: &Arc<Peer>,
@@ -286,7 +286,8 @@ impl Exchange {
                 }
                 Err(Failure::Sent(why)) => {
                     circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
-                    // Once more, elsewhere if there is an elsewhere: nothing was answered, and asking twice is harmless.
+                    // Retry once, on another instance if there is one: no response came, and a second request is
+                    // harmless.
                     if !repeatable || std::mem::replace(&mut self.repeated, true) {
                         return self.failed(&why);
                     }
@@ -314,11 +315,11 @@ impl Exchange {
         told(self.entry, page)
     }
 
-    /// Collects the client's body, as far as the role lets it be.
+    /// Buffers the client's body, up to the limit of the role.
     async fn collect(&mut self) -> Result<(), Response<Answer>> {
         let Outgoing::Client(client) = &mut self.body else { return Ok(()) };
         let most = usize::try_from(self.route.patience.request_buffer.0).unwrap_or(usize::MAX);
-        // A client that asks whether it may send much is told so by the instance.
+        // If the body is longer than the buffer, the instance decides on the client's `Expect: 100-continue`.
         let asks = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
         let changes = self.client.is_some() && client.size_hint().exact().is_none();
         if most == 0 || asks || changes || streams(&self.request.headers) {
@@ -335,7 +336,7 @@ impl Exchange {
         let collected = if at_once.is_some() {
             at_once
         } else {
-            // It may take long: the buffer that the head was read into is larger than all that stands in it.
+            // Buffering may take long, and the read buffer of the head is much larger than its content.
             own(&mut self.request);
             self.entry.own();
             let mut timer = self.peer.timers.take(upload.last() + silence);
@@ -374,7 +375,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// An instance to ask; waits for one while there is none.
+    /// Finds an instance; waits while there is none.
     async fn find(&mut self) -> Result<Way, Box<Response<Answer>>> {
         if self.tried.is_empty() && !std::mem::take(&mut self.stale) {
             if let Some(way) = self.choose() {
@@ -388,7 +389,7 @@ impl Exchange {
         };
         let mut changes = self.router.routing.changes();
         loop {
-            // Each was tried and did not take the request: begin anew with all of them.
+            // Each instance was tried and did not take the request: begin anew with all instances.
             self.tried.clear();
             let _ = tokio::time::timeout(LOOK, changes.changed()).await;
             if let Some(way) = self.look()? {
@@ -398,7 +399,7 @@ impl Exchange {
         }
     }
 
-    /// Looks in the table as it is now: of what was there when the request came, an address may be another app's.
+    /// Searches the current table: an address of the table that the request first saw may belong to another app by now.
     fn look(&mut self) -> Result<Option<Way>, Box<Response<Answer>>> {
         let Some(route) = self.router.routing.now().routes.get(&self.route.host).cloned() else {
             return Err(Box::new(absent(&self.router, &self.route.host)));
@@ -429,8 +430,9 @@ impl Exchange {
     async fn exchange(&mut self, target: &Arc<Target>) -> Result<Response<InstanceBody>, Failure> {
         self.entry.target = Some(Arc::clone(target));
         let mut body = std::mem::replace(&mut self.body, Outgoing::None);
-        // A kept connection may have been closed meanwhile; then the body comes back and a new one is made.
-        // The second time, and after a failure, nothing is left to chance: whoever takes a new connection lives.
+        // The instance may have closed a kept connection meanwhile. Then the body comes back and goes out on a new
+        // connection. A repeated request, or a request after a failure, uses a new connection at once: an instance that
+        // accepts a connection is alive.
         let kept =
             if self.repeated || target.circuit.is_troubled() { None } else { target.pool.take(self.now.into_std()) };
         if let Some(sender) = kept {
@@ -452,8 +454,8 @@ impl Exchange {
         }
     }
 
-    /// Sends a request and waits for the head of its answer, for as long as the role says from the request's last byte on. A
-    /// client has as long for each piece of it.
+    /// Sends a request and waits for the head of its response. The response timeout of the role starts at the last byte
+    /// of the request. The client has the same time for each piece of the request.
     async fn ask(
         &self,
         target: &Target,
@@ -481,7 +483,7 @@ impl Exchange {
                         timer.as_mut().reset(later);
                     }
                     Some((_, true)) => break Err(Failure::Client(page::slow_client(self.route.patience.answer))),
-                    // It has all of it, or does not take what there is.
+                    // The instance has the whole request, or does not read what the client sent.
                     _ => {
                         target.pool.distrust();
                         break Err(Failure::Slow);
@@ -493,10 +495,10 @@ impl Exchange {
         outcome
     }
 
-    /// The answer, streamed to the client.
+    /// Streams the response to the client.
     fn relayed(mut self, way: Way, response: Response<InstanceBody>) -> Response<Answer> {
         let (mut parts, body) = response.into_parts();
-        // Only fields that were announced go behind a body of HTTP/1.1.
+        // Only announced trailers may follow a body of HTTP/1.1.
         let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
         headers::strip_hop(&mut parts.headers);
         if let Some(announced) = announced {
@@ -510,7 +512,8 @@ impl Exchange {
         Response::from_parts(parts, Answer::Relayed(Box::new(Relayed { body, done: Some(done) })))
     }
 
-    /// Both sides changed the protocol: bytes go to and fro until either ends.
+    /// Joins client and instance after a change of protocol, and copies bytes in both directions until either side
+    /// ends.
     fn joined(mut self, way: Way, client: OnUpgrade, response: Response<InstanceBody>) -> Response<Answer> {
         let (parts, body) = response.into_parts();
         let InstanceBody::One(answer) = body else { return self.failed("it changed the protocol of HTTP/2") };
@@ -534,7 +537,7 @@ impl Exchange {
     }
 }
 
-/// The request as an instance gets it: HTTP/1.1, without what concerned the client's connection.
+/// Prepares the request for an instance: HTTP/1.1, without the fields of the client's connection.
 fn outgoing(
     request: Request<Incoming>,
     origin: Origin<'_>,
@@ -563,7 +566,7 @@ fn outgoing(
     (parts, body)
 }
 
-/// Copies what a head is made of, so that the buffer it was read into is let go.
+/// Copies the parts of a head, so that their read buffer is freed.
 fn own(request: &mut Parts) {
     for value in request.headers.values_mut() {
         if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
@@ -575,23 +578,23 @@ fn own(request: &mut Parts) {
     }
 }
 
-/// A copy with memory of its own.
+/// Copies a path into its own memory.
 pub(crate) fn owned(path: &PathAndQuery) -> Option<PathAndQuery> {
     PathAndQuery::from_maybe_shared(bytes::Bytes::copy_from_slice(path.as_str().as_bytes())).ok()
 }
 
-/// The client sends its body once it is told to (RFC 9110, section 10.1.1).
+/// Returns whether the client waits for `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
 fn waits(request: &Request<Incoming>) -> bool {
     let has_body = request.version() == Version::HTTP_11 && !request.body().is_end_stream();
     has_body && request.headers().get(EXPECT).is_some_and(|word| word.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The body is of gRPC: both sides may speak at once.
+/// Returns whether the body is gRPC, in which both sides may send at once.
 fn is_grpc(headers: &HeaderMap) -> bool {
     has_type(headers, &["application/grpc"])
 }
 
-/// The body is one of a conversation, in which an instance may answer before the client's next word.
+/// Returns whether the body is part of a dialogue: the instance may respond before the client sends its next message.
 fn streams(headers: &HeaderMap) -> bool {
     has_type(headers, &["application/grpc", "application/connect+"])
 }
@@ -609,16 +612,16 @@ fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
     one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
 }
 
-/// One of the words in a list, without its parameters.
+/// Returns whether the list contains the word, with or without parameters.
 fn says(list: &HeaderValue, word: &str) -> bool {
     let words = list.to_str().unwrap_or_default().split(',');
     words.map(|said| said.split(';').next().unwrap_or_default().trim()).any(|said| said.eq_ignore_ascii_case(word))
 }
 
-/// The head alone.
+/// Rewrites the head for an instance.
 pub(crate) fn rewrite(parts: &mut Parts, origin: Origin<'_>, id: &HeaderValue, protocol: Option<&HeaderValue>) {
     headers::strip_hop(&mut parts.headers);
-    // What a request was routed by is what the application is told (RFC 9112, section 3.2.2).
+    // The application gets the host that routed the request (RFC 9112, section 3.2.2).
     let host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
     if let Some(Ok(host)) = host {
         parts.headers.insert(HOST, host);
@@ -650,7 +653,7 @@ async fn connect(target: &Target) -> std::io::Result<Sender> {
     Sender::begin(stream, target.endpoint.protocol).await.map_err(std::io::Error::other)
 }
 
-/// Asking twice does no more than asking once, and there is no body that was sent half.
+/// Returns whether a second attempt is harmless: a safe method, no streamed body, and no change of protocol.
 fn is_repeatable(request: &Parts, body: &Outgoing) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
     safe && !matches!(body, Outgoing::Client(_)) && !request.headers.contains_key(UPGRADE)

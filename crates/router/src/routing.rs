@@ -1,4 +1,5 @@
-//! The table, with what is known of each endpoint. Replaced whole, in memory; an endpoint's state outlives the table.
+//! Routing table with the state of each endpoint. A new table replaces the whole table in memory; the state of an
+//! endpoint survives.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,27 +19,27 @@ use crate::gate::Gate;
 use crate::pool::Pool;
 use crate::wire::Wire;
 
-/// A new instance gets fewer requests than its older fellows for so long: caches are cold, code is not compiled yet.
+/// Time for which a new instance gets fewer requests than older instances: caches are cold, code is not compiled yet.
 const SLOW_START: Duration = Duration::from_secs(10);
 
-/// The least share of a new instance, of what an old one gets.
+/// Smallest share of a new instance, relative to an old instance.
 const LEAST_SHARE: f64 = 0.1;
 
-/// One endpoint and what is known of it.
+/// Endpoint and its state.
 pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
-    /// The instance, as logs name it.
+    /// Name of the instance in logs.
     pub(crate) label: String,
-    /// Requests under way.
+    /// Number of requests under way.
     active: AtomicU64,
     pub(crate) circuit: Circuit,
     pub(crate) pool: Pool,
     since: Instant,
-    /// How long what is under way may take, once it is in no table.
+    /// Time that requests under way may still take, once the endpoint left the table.
     leaving: watch::Sender<Option<Duration>>,
 }
 
-/// Counts a request for as long as it lives.
+/// Guard of a request to an endpoint; counts the request until dropped.
 pub(crate) struct Active(Arc<Target>);
 
 impl Drop for Active {
@@ -60,56 +61,57 @@ impl Target {
         }
     }
 
-    /// Begins a request.
+    /// Counts a new request.
     pub(crate) fn begin(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
         Active(Arc::clone(self))
     }
 
-    /// To be told when it leaves the table.
+    /// Subscribes to the departure of the endpoint from the table.
     pub(crate) fn leaving(&self) -> watch::Receiver<Option<Duration>> {
         self.leaving.subscribe()
     }
 
-    /// Keeps a connection for the next request. One that left the table gets none, and waits for its clients to go.
+    /// Keeps a connection for the next request. An endpoint that left the table gets no more requests and waits for
+    /// its clients to leave, so its connection closes.
     pub(crate) fn keep(&self, wire: Wire) {
         if self.leaving.borrow().is_none() {
             self.pool.keep(wire);
         }
     }
 
-    /// It is in the table, or has left it.
+    /// Records that the endpoint left the table, or is in the table (none).
     fn leave(&self, drain: Option<Duration>) {
         self.leaving.send_if_modified(|known| std::mem::replace(known, drain) != drain);
     }
 
-    /// Its share of the requests, by its age: 1 for one that is not new.
+    /// Returns the share of the requests by the endpoint's age: 1 for an endpoint that is not new.
     fn share(&self, now: Instant) -> f64 {
         (now.duration_since(self.since).as_secs_f64() / SLOW_START.as_secs_f64()).clamp(LEAST_SHARE, 1.0)
     }
 }
 
-/// A host name's route.
+/// Route of a host name.
 pub(crate) struct Route {
     pub(crate) host: String,
     pub(crate) app: AppName,
     pub(crate) targets: Vec<Arc<Target>>,
     pub(crate) traffic: Traffic,
     pub(crate) patience: Patience,
-    /// The proxies of the cluster and of the app.
+    /// Trusted proxies of the cluster and of the app.
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) gate: Arc<Gate>,
 }
 
 impl Route {
-    /// The less loaded of two that are chosen at random; none when none may be asked or each was tried.
+    /// Chooses the less loaded of two random instances; none if every instance is ejected or was tried.
     pub(crate) fn choose(&self, tried: &[InstanceId], now: Instant) -> Option<&Arc<Target>> {
         let untried = |target: &&Arc<Target>| !tried.contains(&target.endpoint.instance);
         let good = |target: &&Arc<Target>| target.circuit.is_closed(now) && untried(target);
         if let Some(target) = self.pick(&good, now).filter(|target| target.circuit.enter(now)) {
             return Some(target);
         }
-        // One whose answers break off is better than none; one that cannot be reached is not.
+        // An instance with broken responses is better than none; an unreachable instance is not.
         self.pick(&|target| target.circuit.is_reachable() && untried(target), now)
     }
 
@@ -129,32 +131,33 @@ impl Route {
     }
 }
 
-/// What is routed at one moment.
+/// Routing state at one moment.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) table: Table,
-    /// There was one: the first of a new cloud is empty, and has the number 0.
+    /// A table was taken. The first table of a new cloud is empty and has generation 0.
     known: bool,
     pub(crate) routes: BTreeMap<String, Arc<Route>>,
     /// Host names of apps that serve no request.
     pub(crate) closed: BTreeMap<String, ClosedRoute>,
 }
 
-/// What is routed.
+/// Current routing state, and the targets and gates that survive a change.
 pub(crate) struct Routing {
     path: PathBuf,
     state: RwLock<Arc<State>>,
-    /// Every target that is in the table, or is held by a request or by a route that somebody still reads.
+    /// Every target that is in the table, or that a request or a route in use still holds.
     targets: Mutex<BTreeMap<Endpoint, Arc<Target>>>,
-    /// One for each app, and another for its held release: whoever tries that out takes nothing from the app's clients.
+    /// One gate for each app, and another for its held release: requests to a held release take nothing from the app's
+    /// clients.
     gates: Mutex<BTreeMap<(AppName, bool), Arc<Gate>>>,
     generation: watch::Sender<Generation>,
-    /// This router ends, and what is open for long has so long to go.
+    /// Drain time of long-lived connections, once this router shuts down.
     farewell: OnceLock<Duration>,
 }
 
 impl Routing {
-    /// The table that was kept on disk; an empty one if there is none.
+    /// Loads the table from disk; starts with an empty table if there is none.
     pub(crate) fn load(path: &Path) -> Self {
         sweep_half_written(path);
         let table: Option<Table> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -173,24 +176,24 @@ impl Routing {
         routing
     }
 
-    /// What is routed now.
+    /// Returns the current routing state.
     pub(crate) fn now(&self) -> Arc<State> {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The generation that is routed by; none before there ever was one.
+    /// Returns the generation of the current table; none before the first table.
     pub(crate) fn generation(&self) -> Option<Generation> {
         let state = self.now();
         state.known.then_some(state.table.generation)
     }
 
-    /// To be told of tables that come.
+    /// Subscribes to new tables.
     pub(crate) fn changes(&self) -> watch::Receiver<Generation> {
         self.generation.subscribe()
     }
 
-    /// Takes a newer table: on disk first, if it is to be kept, so that a router that is killed after it was acknowledged still has it. An
-    /// older one is refused.
+    /// Takes over a newer table; refuses an older table. If `keep`, writes the table to disk first: a router killed
+    /// after its acknowledgement must still have the table.
     pub(crate) fn take(&self, table: Table, keep: bool) -> std::io::Result<bool> {
         if self.generation().is_some_and(|known| table.generation <= known) {
             return Ok(false);
@@ -231,14 +234,15 @@ impl Routing {
         gates.retain(|(app, held), _| table.routes.values().any(|route| (&route.app, &route.held) == (app, held)));
         let old = self.now();
         let generation = table.generation;
-        // Published before anything is dropped: whoever still reads the old state holds its targets, and is counted.
+        // Publish the new state before dropping anything: a reader of the old state still holds its targets, and is
+        // counted.
         let closed = table.closed.iter().map(|(host, route)| (host.to_string(), route.clone())).collect();
         let state = Arc::new(State { table, known: true, routes, closed });
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
         let (before, after) = (drains(&old.table), drains(&state.table));
         for (endpoint, target) in targets.iter() {
             if after.contains_key(endpoint) {
-                // One that comes back was started anew: what failed before says nothing of it.
+                // An endpoint that returns was restarted: earlier failures say nothing about the new instance.
                 if target.leaving.borrow().is_some() {
                     target.circuit.worked();
                 }
@@ -251,36 +255,37 @@ impl Routing {
         self.generation.send_replace(generation);
     }
 
-    /// Tells whatever is open for long that this router ends.
+    /// Tells long-lived connections that this router shuts down.
     pub(crate) fn leave(&self, drain: Duration) {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let drain = *self.farewell.get_or_init(|| drain);
         targets.values().for_each(|target| target.leave(Some(drain)));
     }
 
-    /// The longest that any app gives its requests when they have to end.
+    /// Returns the longest drain of all apps.
     pub(crate) fn longest_drain(&self) -> Duration {
         drains(&self.now().table).into_values().max().unwrap_or_default()
     }
 
-    /// Lets kept connections go that are too old to be used, and what left the table and is held by nobody.
+    /// Closes kept connections that are too old, and removes unused targets that left the table.
     pub(crate) fn sweep(&self, now: Instant) {
         let state = self.now();
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let named = drains(&state.table);
-        // One that left goes with the last that holds it: a route that is still read may be asked for it.
+        // A target that left the table stays while a request or a route holds it: a route in use may still choose the
+        // target.
         targets.retain(|endpoint, target| named.contains_key(endpoint) || Arc::strong_count(target) > 1);
         targets.values().for_each(|target| target.pool.sweep(now));
     }
 
-    /// What became of requests that could not go on at once, where there are any.
+    /// Returns the counts of waiting, refused and limited requests, for each app that has any.
     pub(crate) fn counts(&self) -> BTreeMap<AppName, RequestCounts> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.counts()));
         counts.filter(|(_, counts)| *counts != RequestCounts::default()).collect()
     }
 
-    /// The newest run of failed requests of each kind, of each app that has one.
+    /// Returns the newest run of failed requests of each kind, for each app that has any.
     pub(crate) fn failures(&self, now: Moment) -> BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>> {
         let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let runs =
@@ -288,7 +293,7 @@ impl Routing {
         runs.filter(|(_, runs)| !runs.is_empty()).collect()
     }
 
-    /// Requests under way, where there are any.
+    /// Returns the number of requests under way, for each instance that has any.
     pub(crate) fn active(&self) -> BTreeMap<InstanceId, u64> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = targets.values().map(|t| (t.endpoint.instance.clone(), t.active.load(Ordering::Relaxed)));
@@ -296,7 +301,8 @@ impl Routing {
     }
 }
 
-/// Takes away what a router that was killed left of a table; the one that this takes the place of may be writing one now.
+/// Removes temporary table files of killed routers. A router that is being replaced may be writing its file now, so
+/// files of running processes stay.
 fn sweep_half_written(table: &Path) {
     let (Some(folder), Some(stem)) = (table.parent(), table.file_stem()) else { return };
     let prefix = format!("{}.new-", stem.to_string_lossy());
@@ -308,7 +314,7 @@ fn sweep_half_written(table: &Path) {
     }
 }
 
-/// How long each endpoint's requests may go on after it left the table.
+/// Returns how long the requests of each endpoint may go on after the endpoint left the table.
 fn drains(table: &Table) -> BTreeMap<&Endpoint, Duration> {
     let of = |route: &gantry_model::Route| Duration::from_millis(route.patience.drain.millis());
     table.routes.values().flat_map(|route| route.endpoints.iter().map(move |endpoint| (endpoint, of(route)))).collect()
@@ -370,7 +376,7 @@ mod tests {
         assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
         drop(active);
         assert!(routing.active().is_empty());
-        // One that read the route before, and begins only now.
+        // A request that read the route earlier, and starts only now.
         let late = route.targets[0].begin();
         routing.sweep(Instant::now());
         assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
@@ -416,7 +422,7 @@ mod tests {
     fn one_that_comes_back_to_the_table_is_asked_at_once() {
         let routing = routing();
         routing.take(table(1, &[1]), false).expect("taken");
-        // A request that waits for it all the while.
+        // A request that waits for the instance all the while.
         let waits = Arc::clone(&routing.now().routes["shop.localhost"]);
         let now = Instant::now();
         (0..4).for_each(|_| waits.targets[0].circuit.failed(Failure::Unreachable, now, now));

@@ -1,4 +1,5 @@
-//! The server's news, and news for it. A server that is away, or says nothing, changes nothing.
+//! Synchronization with the server: fetches tables and sends reports. If the server is away or silent, routing goes on
+//! unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -13,16 +14,16 @@ use tokio::time::Instant;
 
 use crate::Router;
 
-/// Between two questions to a server that does not answer.
+/// Pause before the next request to a server that does not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How often it speaks when nothing changes.
+/// Interval of reports while nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How often requests under way are counted: a drain ends at most this much late.
+/// Poll interval for requests under way: the server sees the end of a drain at most this much late.
 const COUNT: Duration = Duration::from_millis(250);
 
-/// The longest that a goodbye may take.
+/// Longest time that the last report may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Follows the table, for ever.
@@ -36,7 +37,7 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
         match client.get::<TableAnswer>(&format!("/internal/v1/routers/{machine}/table{after}")).await {
             Ok(Some(table)) => {
                 let generation = table.generation;
-                // The one that takes this one's place keeps the file from here on.
+                // A router that replaces this router owns the file from here on.
                 let keep = !router.ending.load(Ordering::Relaxed);
                 match router.routing.take(table, keep) {
                     Ok(true) => tracing::debug!(%generation, "table taken"),
@@ -56,8 +57,8 @@ pub(crate) async fn follow(router: Arc<Router>, client: Client) {
     }
 }
 
-/// The router's own time: the wall clock's when it started, and as much more as has passed since. A report shifts its stamps to the wall clock of
-/// now.
+/// Returns the router's own time: the wall clock at its start, plus the time elapsed since. A report shifts the
+/// timestamps to the current wall clock.
 pub(crate) fn now() -> Moment {
     clock().now(reading())
 }
@@ -76,7 +77,7 @@ fn reading() -> Reading {
     }
 }
 
-/// The failures, with the wall clock's stamps.
+/// Returns the failures, with timestamps of the wall clock.
 fn failures(router: &Router) -> BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>> {
     let mut failures = router.routing.failures(now());
     if let Some(jump) = clock().jump(reading()) {
@@ -99,14 +100,14 @@ fn state(router: &Router, gone: bool) -> RouterReport {
     }
 }
 
-/// Tells that nothing is to be waited for any more. A server that does not hear it finds out by the silence.
+/// Reports that the router has ended and no request is under way. A server that misses this report notices the silence.
 pub(crate) async fn say_goodbye(router: &Router, client: &Client) {
     let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
     let report = state(router, true);
     let _ = tokio::time::timeout(GOODBYE, client.post::<()>(&path, &report)).await;
 }
 
-/// Tells what is routed and what is under way, for ever.
+/// Reports the generation of the table and the requests under way, for ever.
 pub(crate) async fn report(router: Arc<Router>, client: Client) {
     let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
     let mut changes = router.routing.changes();

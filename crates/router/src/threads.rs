@@ -1,5 +1,5 @@
-//! The threads that connections are served on: one a core, each with a runtime of its own. A request and everything of it
-//! stay on one, so that no core waits for another's memory.
+//! Threads that serve connections: one for each core, each with its own runtime. A request and all its work stay on one
+//! thread, so that no core waits for another core's memory.
 
 use std::cell::Cell;
 use std::num::NonZero;
@@ -12,17 +12,17 @@ thread_local! {
     static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many there are.
+/// Returns the number of threads.
 pub(crate) fn count() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// The number of the one that asks; 0 for any other thread.
+/// Returns the number of the current thread; 0 on any other thread.
 pub(crate) fn own() -> usize {
     OWN.get()
 }
 
-/// The threads; they end with this.
+/// Handles of the threads. Dropping this value ends the threads.
 pub(crate) struct Threads {
     handles: Vec<Handle>,
     next: AtomicUsize,
@@ -45,7 +45,7 @@ impl Threads {
         Ok(Self { handles, next: AtomicUsize::new(0), _end: end.drop_guard() })
     }
 
-    /// Serves a connection on the next of them.
+    /// Serves a connection on the next thread in turn.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len();
         drop(self.handles[next].spawn(connection));

@@ -1,5 +1,5 @@
-//! Deadlines of requests. One that is registered is moved to a later time by one atomic operation, where a new one takes its
-//! driver's lock twice: a connection's requests use theirs in turn.
+//! Timers for request deadlines. Moving a registered timer to a later time takes one atomic operation, whereas a new
+//! timer takes the lock of its driver twice. So the requests of a connection reuse one timer in turn.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +10,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 type Timer = Pin<Box<Sleep>>;
 
-/// What a connection's last request had no more use for.
+/// Timer of a connection, while no request uses the timer.
 #[derive(Default)]
 pub(crate) struct Timers(Mutex<Option<Timer>>);
 
 impl Timers {
-    /// A timer that ends at `deadline`.
+    /// Takes a timer that fires at `deadline`.
     pub(crate) fn take(&self, deadline: Instant) -> Timer {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(mut timer) => {
@@ -26,13 +26,14 @@ impl Timers {
         }
     }
 
-    /// Keeps it for the next request. If it ends before that, the task that waited last looks once more, and goes on waiting.
+    /// Keeps the timer for the next request. If the timer fires before that, the task that waited last wakes once and
+    /// goes on waiting.
     pub(crate) fn keep(&self, timer: Timer) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(timer);
     }
 }
 
-/// What the work gives; none when the timer ends first.
+/// Runs the work; none if the timer fires first.
 pub(crate) async fn within<F: Future>(timer: &mut Timer, mut work: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
@@ -41,7 +42,7 @@ pub(crate) async fn within<F: Future>(timer: &mut Timer, mut work: Pin<&mut F>) 
     .await
 }
 
-/// The same for the heads of a connection's requests: hyper asks for a new deadline with each.
+/// Timer for the heads of a connection's requests. hyper asks for a new deadline with each head.
 #[derive(Default)]
 pub(crate) struct HeadTimer(Arc<Timers>);
 
@@ -60,7 +61,7 @@ impl hyper::rt::Timer for HeadTimer {
     }
 }
 
-/// A deadline that is given back.
+/// Timer that returns to its connection on drop.
 struct Lent {
     timer: Option<Timer>,
     timers: Arc<Timers>,

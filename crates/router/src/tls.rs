@@ -1,4 +1,4 @@
-//! TLS with a given certificate.
+//! TLS with a configured certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::RouterError;
 
-/// Reads certificate chain and key; HTTP/2 is offered before HTTP/1.1.
+/// Reads certificate chain and key, and makes an acceptor. HTTP/2 is offered before HTTP/1.1.
 pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, RouterError> {
     let fail = |path: &Path, why: &dyn std::fmt::Display| RouterError::Certificate {
         path: path.to_owned(),

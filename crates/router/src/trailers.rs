@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// Fields that say how a message is framed, routed, authorized or read: too late behind its body (RFC 9110, section 6.5.1). A program
-/// that takes trailers for headers would believe them.
+/// Fields that control how a message is framed, routed, authorized or read, and are too late behind the body (RFC 9110,
+/// section 6.5.1). A program that takes trailers for headers would believe these fields.
 const FORBIDDEN: [&str; 36] = [
     "age",
     "authorization",
@@ -43,10 +43,10 @@ const FORBIDDEN: [&str; 36] = [
     "x-request-id",
 ];
 
-/// What a name may not begin with: conditions, and what is between proxies.
+/// Forbidden prefixes of names: conditions, and fields between proxies.
 const PREFIXES: [&str; 3] = ["if-", "proxy-", "x-forwarded-"];
 
-/// Takes away what trailers may not say.
+/// Removes the forbidden fields from trailers.
 pub(crate) fn keep_allowed(trailers: &mut HeaderMap) {
     let gone: Vec<HeaderName> = trailers.keys().filter(|name| !is_allowed(name)).cloned().collect();
     for name in gone {
@@ -55,7 +55,7 @@ pub(crate) fn keep_allowed(trailers: &mut HeaderMap) {
 }
 
 fn is_allowed(name: &HeaderName) -> bool {
-    // Programs that read headers as variables take `_` and `-` for the same.
+    // Programs that read headers as variables do not distinguish `_` from `-`.
     let name = name.as_str().replace('_', "-");
     FORBIDDEN.binary_search(&name.as_str()).is_err() && !PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -1,8 +1,9 @@
-//! A connection whose protocol was changed, to a websocket mostly: bytes go to and fro until either side ends.
+//! Tunnel: a connection whose protocol was changed, usually to a websocket. The router copies bytes in both directions
+//! until either side ends.
 //!
-//! A websocket lives for hours, and its instance goes with the next deploy. It is told so between two of its frames, at a
-//! moment of its own within the drain, so that thousands of clients do not come back at once. Nothing can be said in a protocol that
-//! is not known: its connection ends at that moment.
+//! A websocket lives for hours, and its instance leaves with the next deploy. The router sends a close frame between
+//! two frames of the instance, at a random moment within the drain, so that thousands of clients do not reconnect at
+//! once. The router knows no farewell in any other protocol, and closes the connection at that moment.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use tokio::sync::watch;
 
 use crate::wire::Stream;
 
-/// The part of a drain within which websockets are closed.
+/// Part of a drain within which websockets are closed.
 const SPREAD: f64 = 0.8;
 
-/// The longest that the closing handshake may take (RFC 6455, section 7.1.1).
+/// Longest time that the closing handshake may take (RFC 6455, section 7.1.1).
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// What is read at once. There may be thousands of tunnels.
+/// Size of a read buffer in bytes; small, because there may be thousands of tunnels.
 const BUFFER: usize = 4096;
 
 /// A close frame with status 1001, going away (RFC 6455, sections 5.5.1 and 7.4.1).
@@ -29,15 +30,15 @@ const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
 type Io = TokioIo<Upgraded>;
 
-/// Where an instance's side of a tunnel comes from, and how long it may live.
+/// Protocol of a tunnel, and the departure of its instance.
 pub(crate) struct Tunnel {
     pub(crate) is_websocket: bool,
-    /// The drain, once the instance is on its way out.
+    /// The drain time, once the instance leaves the table.
     pub(crate) leaving: watch::Receiver<Option<Duration>>,
 }
 
 impl Tunnel {
-    /// Carries bytes until either side ends; counts those that go to the client.
+    /// Copies bytes until either side ends; adds the bytes sent to the client to `sent`.
     pub(crate) async fn carry(self, client: Upgraded, instance: (Stream, OwnedWriteHalf), sent: &mut u64) {
         let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
         let (from_instance, to_instance) = instance;
@@ -53,7 +54,7 @@ impl Tunnel {
                     Ok(()) => down_ended = true,
                     Err(_) => break,
                 },
-                // Meanwhile the other side's own close frame goes through.
+                // Until then, the close frame of the other side passes through.
                 () = tokio::time::sleep(CLOSING), if up_ended || down_ended => break,
             }
         }
@@ -98,7 +99,7 @@ async fn up(from: ReadHalf<Io>, mut to: OwnedWriteHalf) -> std::io::Result<()> {
     to.shutdown().await
 }
 
-/// Ready at this tunnel's moment to leave. An instance that comes back is stayed with.
+/// Resolves at the random moment at which this tunnel closes. An instance that returns to the table cancels the moment.
 async fn leave(mut leaving: watch::Receiver<Option<Duration>>) {
     loop {
         let drain = *leaving.borrow_and_update();
@@ -115,11 +116,11 @@ async fn leave(mut leaving: watch::Receiver<Option<Duration>>) {
     }
 }
 
-/// Follows the frames of a websocket (RFC 6455, section 5.2): no more than where one ends.
+/// Websocket frame parser (RFC 6455, section 5.2); finds only the frame ends.
 #[derive(Default)]
 pub(crate) struct Frames {
     head: Vec<u8>,
-    /// Of the frame's payload, still to come.
+    /// Remaining bytes of the frame's payload.
     left: u64,
 }
 
@@ -146,7 +147,7 @@ impl Frames {
     }
 }
 
-/// How long the payload is, once the head is whole.
+/// Returns the length of the payload, once the head is complete.
 fn payload(head: &[u8]) -> Option<u64> {
     let second = *head.get(1)?;
     let mask = if second & 0x80 == 0 { 0 } else { 4 };

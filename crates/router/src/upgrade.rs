@@ -1,20 +1,21 @@
-//! Which other protocol a request may change its connection to. Pure.
+//! Protocols to which a request may change its connection. Pure.
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
-/// Protocols in which a client would send requests past the router: without its limits, and with fields of its own choice.
+/// Protocols in which a client could send requests past the router, without limits and with any header fields.
 const REFUSED: [&str; 5] = ["h2c", "h2", "http", "tls", "ssl"];
 
-/// The longest name of a protocol.
+/// Longest name of a protocol.
 const NAME_MAX: usize = 64;
 
-/// A websocket: its frames are known, and it is told when its instance goes.
+/// Returns whether the protocol is a websocket. The router knows websocket frames, and closes a websocket when its instance leaves.
 pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
-/// The protocol that a request asks for: one, by name, and none that carries requests.
+/// Returns the protocol that a request asks for. The request must name exactly one protocol, and none that carries
+/// requests.
 pub(crate) fn asked(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());

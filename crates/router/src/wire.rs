@@ -1,8 +1,8 @@
-//! HTTP/1.1 with an instance, in the task of the request itself: no other task, channel or copy of the headers stands
-//! between a client and its answer.
+//! HTTP/1.1 to an instance, in the task of the request itself: no other task, channel or copy of the headers stands
+//! between a client and its response.
 //!
-//! One request at a time. [`Wire::ask`] sends it and returns with the answer's head; [`Answer`] is the body that follows,
-//! and gives the wire back when it is over.
+//! A connection carries one request at a time. [`Wire::ask`] sends the request and returns the response's head.
+//! [`Answer`] is the body that follows, and returns the connection at its end.
 
 pub(crate) mod chunks;
 pub(crate) mod head;
@@ -29,34 +29,36 @@ use crate::interim::Interims;
 use chunks::{Chunks, Piece};
 use head::{Head, Length};
 
-/// Room for what is read at once: a head and a small body. More when bodies fill it.
+/// Smallest and largest read size in bytes. The smallest fits a head and a small body; bodies that fill this size raise the
+/// size.
 const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
 
-/// What a kept connection keeps of the memory that its requests took, beside a buffer of the first [`ROOM`].
+/// Capacity of the send buffer that a kept connection retains, beside a read buffer of the first [`ROOM`].
 const OUT_KEPT: usize = 4 * 1024;
 
-/// Up to this size a piece of a body is copied behind the head, and both are sent as one.
+/// Largest piece of a body that is copied behind the head, so that one write sends both.
 const COPIED: usize = 4 * 1024;
 
-/// How long an instance has for the word that its client waits for (`Expect: 100-continue`); many give none.
+/// Time for an instance to send the `100 Continue` that its client waits for (`Expect: 100-continue`); many instances
+/// send none.
 const WORD: Duration = Duration::from_secs(1);
 
-/// A connection to an instance, between two requests.
+/// Connection to an instance, between two requests.
 pub(crate) struct Wire {
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
-    /// What was sent, and what came: empty, to be used again.
+    /// Send buffer; empty, kept for its memory. The read buffer `came` is kept likewise.
     out: Vec<u8>,
     came: BytesMut,
 }
 
-/// Why there is no answer.
+/// Reason why there is no response.
 pub(crate) enum Failure {
-    /// Nothing of the request was sent: here is its body.
+    /// No part of the request was sent; contains the body.
     Unsent(Outgoing),
-    /// The instance may have got it.
+    /// The instance may have received the request.
     Sent(String),
-    /// The client did not send all of it.
+    /// The client did not send the whole request.
     Client(String),
 }
 
@@ -66,13 +68,13 @@ impl Wire {
         Self { from, to, out: Vec::new(), came: BytesMut::new() }
     }
 
-    /// False once the other end has closed it, or said something that nobody asked for.
+    /// Returns false once the instance closed the connection, or sent bytes without a request.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.from.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends a request, and waits for the head of its answer. The request's body may still be on its way then: an instance
-    /// need not have all of it to answer.
+    /// Sends a request, and waits for the head of its response. An instance may respond before it has the whole
+    /// request, so the upload may still be under way afterwards.
     pub(crate) async fn ask(
         self,
         request: &Parts,
@@ -91,15 +93,15 @@ impl Wire {
                     sending = upload.poll(cx);
                 }
                 match &sending {
-                    // An instance that takes no more may have said why.
+                    // An instance that reads no more may have sent a response with the reason.
                     Poll::Ready(Err(Stopped::Instance(_))) if upload.begun => {}
                     Poll::Ready(Err(Stopped::Instance(why))) => return Poll::Ready(Err(why.to_string())),
-                    // What it has is no request, and nothing is waited for.
+                    // The instance has no complete request, so no response is expected.
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(String::new())),
                     _ => {}
                 }
                 match ready!(poll_head(&mut from, &mut came, &request.method, cx)) {
-                    // The client is told so by whoever asks for its body.
+                    // hyper sends `100 Continue` to the client once the body is polled.
                     Ok(head) if head.status == StatusCode::CONTINUE => upload.word = None,
                     Ok(mut head) if is_interim(head.status) => {
                         if let Some(interims) = interims {
@@ -125,10 +127,10 @@ impl Wire {
             Err(why) => return Err(Failure::Sent(why)),
         };
         let source = Source { from, came, room: ROOM.0 };
-        // One that answers before it has the whole request often closes the connection behind its answer.
+        // An instance that responds before it has the whole request often closes the connection after the response.
         let keeps = head.keeps && matches!(sending, Poll::Ready(Ok(_)));
         let rest = match sending {
-            // It answered without the body that its client waits to send: nobody sends it.
+            // The instance responded without the body that its client still withholds, so the body is never sent.
             Poll::Pending if upload.word.is_some() => Rest::Unsent,
             Poll::Pending => Rest::Uploading { _task: AbortOnDropHandle::new(tokio::spawn(upload.finish())) },
             Poll::Ready(_) => Rest::Sent { to: upload.to, out: upload.out },
@@ -145,17 +147,17 @@ impl Wire {
     }
 }
 
-/// How long a request's body is; none when there is none.
+/// Returns the length of a request's body; none if there is no body.
 fn length(body: &Outgoing) -> Option<Length> {
     (!body.is_end_stream()).then(|| body.size_hint().exact().map_or(Length::Chunked, Length::Known))
 }
 
-/// It announces another answer (RFC 9110, section 15.2).
+/// Returns whether the response is an interim response (RFC 9110, section 15.2).
 fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// Reads until a head is whole.
+/// Reads until a head is complete.
 fn poll_head(
     from: &mut OwnedReadHalf,
     came: &mut BytesMut,
@@ -179,7 +181,7 @@ fn poll_head(
     }
 }
 
-/// Why a request was not sent to its end.
+/// Reason why an upload stopped early.
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
     #[error("the connection broke before all of the request was sent: {0}")]
@@ -190,27 +192,28 @@ enum Stopped {
     Length,
 }
 
-/// A request on its way.
+/// Request that is being sent.
 struct Upload {
     to: OwnedWriteHalf,
     out: Vec<u8>,
     written: usize,
-    /// A piece of the body, to be sent behind `out`.
+    /// Piece of the body, sent after `out`.
     piece: Bytes,
-    /// Some of it was sent.
+    /// A part of the request was sent.
     begun: bool,
-    /// The body, until all of it was taken.
+    /// The body, until its last piece was taken.
     body: Option<(Outgoing, Option<Length>)>,
-    /// All of the body stands in `out` and `piece`; it is kept until some of it was sent.
+    /// The whole body is in `out` and `piece`; `body` is kept until a part was sent.
     joined: bool,
-    /// The body is held back until the instance asks for it, and no longer than this.
+    /// Timer while the body waits for the instance's `100 Continue`; the upload starts at the latest when the timer
+    /// fires.
     word: Option<Pin<Box<Sleep>>>,
 }
 
 impl Upload {
     fn new(to: OwnedWriteHalf, mut out: Vec<u8>, body: Outgoing, length: Option<Length>) -> Self {
         let (mut piece, mut joined) = (Bytes::new(), false);
-        // A whole body goes out with its head.
+        // A complete body goes out with its head.
         if let (Outgoing::Whole(whole), Some(Length::Known(_))) = (&body, length) {
             joined = true;
             if whole.data.len() <= COPIED {
@@ -224,7 +227,7 @@ impl Upload {
         Self { to, out, written: 0, piece, begun: false, body: Some((body, length)), joined, word }
     }
 
-    /// Ready once everything is sent, or nothing more can be.
+    /// Resolves once everything is sent, or sending failed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
             ready!(self.poll_out(cx)).map_err(Stopped::Instance)?;
@@ -256,7 +259,7 @@ impl Upload {
         }
     }
 
-    /// Sends `out`, and `piece` behind it.
+    /// Sends `out`, then `piece`.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { to, out, written, piece, begun, .. } = self;
         while *written < out.len() || !piece.is_empty() {
@@ -279,19 +282,19 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what is left. The connection is not used again after that; closing one direction of it would tell some servers
-    /// that their client is gone.
+    /// Sends the rest of the request. The connection is not used again. The sending direction stays open, because some
+    /// servers would take a half-close for a client that has left.
     async fn finish(mut self) {
         let _ = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.to.forget();
     }
 }
 
-/// Adds a piece of a body to what is sent.
+/// Adds a piece of a body to the send buffers.
 fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>, piece: &mut Bytes) -> Result<(), Stopped> {
     match length {
         Length::Known(left) => {
-            // More than was announced would be taken for the next request.
+            // The instance would take excess bytes for the next request.
             *left = left.checked_sub(data.len() as u64).ok_or(Stopped::Length)?;
             *piece = data;
         }
@@ -306,7 +309,7 @@ fn put(data: Bytes, length: &mut Length, out: &mut Vec<u8>, piece: &mut Bytes) -
     Ok(())
 }
 
-/// Ends a body, with its trailers where they have a place; false where they have none.
+/// Ends a body, with its trailers if chunked; returns false if trailers have no place.
 fn end(length: Length, trailers: &HeaderMap, out: &mut Vec<u8>) -> Result<bool, Stopped> {
     match length {
         Length::Known(0) => return Ok(trailers.is_empty()),
@@ -318,16 +321,16 @@ fn end(length: Length, trailers: &HeaderMap, out: &mut Vec<u8>) -> Result<bool, 
     Ok(true)
 }
 
-/// What an instance says.
+/// Receiving side of a connection.
 struct Source {
     from: OwnedReadHalf,
-    /// What came, and was not taken yet.
+    /// Bytes received and not yet consumed.
     came: BytesMut,
     room: usize,
 }
 
 impl Source {
-    /// Reads more; 0 at the end.
+    /// Reads more bytes; returns 0 at the end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.came.reserve(self.room);
         let bytes = ready!(poll_read_buf(Pin::new(&mut self.from), cx, &mut self.came))?;
@@ -338,27 +341,27 @@ impl Source {
     }
 }
 
-/// What became of the request while its answer came.
+/// State of the request when the response arrived.
 enum Rest {
     Sent {
         to: OwnedWriteHalf,
         out: Vec<u8>,
     },
-    /// The body is not sent at all.
+    /// The body is never sent.
     Unsent,
     Uploading {
         _task: AbortOnDropHandle<()>,
     },
 }
 
-/// Where the next byte of a body stands.
+/// Framing of a response body, and the current position.
 enum Decoding {
     Known(u64),
     Chunked(Chunks),
     UntilClosed,
 }
 
-/// The body of an answer.
+/// Body of a response.
 pub(crate) struct Answer {
     source: Source,
     rest: Rest,
@@ -367,7 +370,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The connection for the next request, if this answer is over and left it in order.
+    /// Returns the connection for the next request, if the response is complete and left the connection in order.
     pub(crate) fn into_wire(self) -> Option<Wire> {
         let over = self.keeps && self.is_end_stream() && self.source.came.is_empty();
         match self.rest {
@@ -381,7 +384,7 @@ impl Answer {
         }
     }
 
-    /// Both directions, after the protocol was changed; none while the request is still on its way.
+    /// Returns both directions after a change of protocol; none while the request is still being sent.
     pub(crate) fn into_stream(self) -> Option<(Stream, OwnedWriteHalf)> {
         let Rest::Sent { to, .. } = self.rest else { return None };
         Some((Stream(self.source), to))

@@ -1,43 +1,43 @@
-//! Bodies in chunks (RFC 9112, section 7.1). Pure.
+//! Chunked bodies (RFC 9112, section 7.1). Pure.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The longest line before a chunk: extensions are for nobody here, and dropped.
+/// Longest size line of a chunk. The line includes chunk extensions, which the router drops.
 const LINE_MAX: usize = 4096;
 
-/// The most that trailers may be, in bytes and fields.
+/// Maximum size of trailers, in bytes and in fields.
 const TRAILERS_MAX: (usize, usize) = (16 * 1024, 64);
 
-/// Where in the body the next byte stands.
+/// Position of the decoder in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Chunks {
     #[default]
     Size,
     Data(u64),
-    /// The line break behind a chunk.
+    /// The line break after a chunk.
     Break,
     Trailers,
     Ended,
 }
 
-/// What was taken from what came.
+/// Result of one decoding step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// Nothing without more.
+    /// More bytes are needed.
     Wanting,
     Ended,
 }
 
-/// Why a body is not in chunks.
+/// Error of a malformed chunked body.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its answer's chunks are broken")]
 pub(crate) struct BadChunk;
 
 impl Chunks {
-    /// Takes the next piece from what came.
+    /// Takes the next piece from the read buffer.
     pub(crate) fn next(&mut self, came: &mut BytesMut) -> Result<Piece, BadChunk> {
         loop {
             match *self {
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything of a body that comes in pieces of `cut` bytes: its data, its trailers, and what is behind it.
+    /// Decodes a body that arrives in pieces of `cut` bytes: returns its data, its trailers, and the bytes behind it.
     fn decoded(bytes: &[u8], cut: usize) -> Result<(Vec<u8>, HeaderMap, Vec<u8>), BadChunk> {
         let (mut chunks, mut came) = (Chunks::default(), BytesMut::new());
         let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());

@@ -1,4 +1,4 @@
-//! Heads of HTTP/1.1 messages: a request's is written, an answer's is read (RFC 9112). Pure.
+//! Heads of HTTP/1.1 messages (RFC 9112): writes the head of a request, reads the head of a response. Pure.
 
 use std::mem::MaybeUninit;
 
@@ -7,34 +7,34 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValu
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-/// The most header fields of an answer.
+/// Maximum number of header fields of a response.
 const FIELDS_MAX: usize = 1000;
 
-/// The longest head of a message, in bytes: larger than any server's default.
+/// Longest head of a message in bytes: larger than any server's default.
 pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
-/// How long the body of a message is, and how that is said (RFC 9112, section 6.3).
+/// Length of a message body, and its framing (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// So many bytes.
+    /// A known number of bytes.
     Known(u64),
-    /// In chunks, the last one empty.
+    /// Chunks; the last chunk is empty.
     Chunked,
-    /// Of an answer: until the connection is closed.
+    /// Response only: up to the end of the connection.
     UntilClosed,
 }
 
-/// The head of an answer.
+/// Head of a response.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) length: Length,
-    /// The connection may be used again after it.
+    /// The connection may be used again after the response.
     pub(crate) keeps: bool,
 }
 
-/// Why an answer's head is none.
+/// Error of a malformed response head.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadHead {
     #[error("its answer is not HTTP/1.1 ({0})")]
@@ -49,7 +49,7 @@ pub(crate) enum BadHead {
     Length,
 }
 
-/// Writes a request's head. What its headers say of the body's length is said anew, from `length`.
+/// Writes the head of a request. The fields for the body's length are written anew, from `length`.
 pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) {
     let target = request.uri.path_and_query().map_or("/", |path| path.as_str());
     for text in [request.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
@@ -60,7 +60,7 @@ pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) 
     match length {
         Some(Length::Known(bytes)) => out.extend_from_slice(format!("content-length: {bytes}\r\n").as_bytes()),
         Some(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        // Without it some servers wait for a body (RFC 9110, section 8.6).
+        // Without this field some servers wait for a body (RFC 9110, section 8.6).
         None if expects_body || request.headers.contains_key(CONTENT_LENGTH) => {
             out.extend_from_slice(b"content-length: 0\r\n");
         }
@@ -69,7 +69,7 @@ pub(crate) fn write(request: &Parts, length: Option<Length>, out: &mut Vec<u8>) 
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes fields, but for what says a body's length.
+/// Writes fields, except the fields for the body's length.
 pub(crate) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in fields {
         if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
@@ -80,7 +80,7 @@ pub(crate) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes an answer's head from what came, once it is whole. `asked` is the method of its request.
+/// Takes the head of a response from the read buffer, once the head is complete. `asked` is the method of the request.
 pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut answer = httparse::Response::new(&mut []);
@@ -96,7 +96,7 @@ pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, 
     };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadHead::Field)?;
     let recent = answer.version == Some(1);
-    // Values are parts of what came and are not copied: where each stands, before `came` gives the head away.
+    // Values are slices of `came`, not copies. Record their positions before `came` gives the head away.
     let start = came.as_ptr().addr();
     let part = |bytes: &[u8]| {
         let from = bytes.as_ptr().addr().wrapping_sub(start);
@@ -108,7 +108,7 @@ pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, 
     let mut headers = HeaderMap::with_capacity(places.len());
     for (name, value) in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| BadHead::Field)?;
-        // An empty value may stand anywhere.
+        // The position of an empty value is arbitrary.
         let value = if value.is_empty() { Bytes::new() } else { head.slice(value) };
         headers.append(name, HeaderValue::from_maybe_shared(value).map_err(|_| BadHead::Field)?);
     }
@@ -117,7 +117,7 @@ pub(crate) fn read(came: &mut BytesMut, asked: &Method) -> Result<Option<Head>, 
     Ok(Some(Head { status, headers, length, keeps }))
 }
 
-/// How long the body is; and whether that was said in one way only.
+/// Returns the length of the body, and whether the length was given in a single way.
 fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result<(Length, bool), BadHead> {
     let said = said_length(headers)?;
     let coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|coding| {
@@ -132,7 +132,7 @@ fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result
     }
     match coded {
         Some(chunked) => {
-            // Whoever reads it next might believe the other (RFC 9112, section 6.3).
+            // The next program might believe the other length (RFC 9112, section 6.3).
             headers.remove(CONTENT_LENGTH);
             Ok((if chunked { Length::Chunked } else { Length::UntilClosed }, said.is_none()))
         }
@@ -140,7 +140,7 @@ fn length(headers: &mut HeaderMap, status: StatusCode, asked: &Method) -> Result
     }
 }
 
-/// What `Content-Length` says; more than one field may say the same.
+/// Returns the value of `Content-Length`. Several fields are accepted if they agree.
 fn said_length(headers: &mut HeaderMap) -> Result<Option<u64>, BadHead> {
     let (mut said, mut count) = (None, 0);
     for value in headers.get_all(CONTENT_LENGTH) {
