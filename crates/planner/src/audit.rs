@@ -1,4 +1,4 @@
-//! The invariants of a plan, written without regard to how it came about.
+//! Invariants of a plan, checked without regard to how the planner computed the plan.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,26 @@ use gantry_model::{Assignment, Generation, Goal, InstanceId, Moment, Observed, P
 
 use crate::Desired;
 
-/// What is wrong with a plan.
+/// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
-    /// The table leads to an instance that is not to run.
+    /// The routing table leads to an instance without the goal to run.
     RoutedButNotRunning(InstanceId),
-    /// An instance is to stop, and a live router may still send it requests.
+    /// An instance must stop while a live router may still send it requests.
     StoppedBeforeAcknowledged(InstanceId),
     /// Two copies of a role with a single writer exist at once.
     TwoWriters(InstanceId, InstanceId),
-    /// A table says something else under the same number, or its number fell.
+    /// The routing table changed under the same generation, or its generation fell.
     TableNotRenumbered,
-    /// A machine's part says something else under the same number, or its number fell.
+    /// A machine's part changed under the same generation, or its generation fell.
     PartNotRenumbered,
-    /// Two machines have the same instance.
+    /// Two machines are assigned the same instance.
     AssignedTwice(InstanceId),
     /// A route leads to a release that is neither current nor held.
     WrongRelease(InstanceId),
 }
 
-/// Every violation in `plan`, which followed `previous` when `observed` was seen.
+/// Returns every violation in `plan`, which the planner computed from `previous` and `observed`.
 #[must_use]
 pub fn audit(desired: &Desired, observed: &Observed, previous: &Plan, plan: &Plan, now: Moment) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -48,7 +48,7 @@ fn routed_run(plan: &Plan, all: &[(&InstanceId, &Assignment)], found: &mut Vec<V
     }
 }
 
-/// Whoever is told to stop now was, in the previous plan, in no table that a live router has not replaced.
+/// Checks that each newly stopped instance is absent from the routing tables of all live routers.
 fn stops_are_acknowledged(
     observed: &Observed,
     previous: &Plan,

@@ -1,4 +1,5 @@
-//! The deploy's state machine: one transition per call, each with its reason. The diagram is in `gantry_model::deploy`.
+//! The deploy's state machine: at most one transition per call, each with its reason. The diagram is in
+//! `gantry_model::deploy`.
 
 use gantry_model::deploy::Order;
 use gantry_model::{
@@ -9,17 +10,17 @@ use crate::DesiredApp;
 use crate::instances::{stop_first_blocker, wanted_of};
 use crate::scene::{Scene, Seen};
 
-/// What a deploy does in this pass.
+/// Step of a deploy in this pass.
 enum Step {
-    /// Nothing, for this reason.
+    /// The deploy waits, for this reason.
     Wait(Reason),
-    /// On to the next state.
+    /// The deploy enters this state.
     Enter(DeployState),
-    /// Back, for this reason.
+    /// The deploy fails, for this reason.
     Fail(Reason),
 }
 
-/// Lets an app's deploys take at most one step each; returns what they wait for.
+/// Advances an app's deploys by at most one step each, and returns the reasons for which deploys wait.
 pub(crate) fn advance(app: &mut DesiredApp, scene: &Scene<'_>) -> Vec<Reason> {
     supersede(app, scene);
     let Some(index) = active(app) else {
@@ -42,15 +43,15 @@ pub(crate) fn advance(app: &mut DesiredApp, scene: &Scene<'_>) -> Vec<Reason> {
     waits
 }
 
-/// The deploy under way: at most one, for only `start_next` begins one.
+/// Index of the running deploy. At most one deploy runs, because only `start_next` begins a deploy.
 fn active(app: &DesiredApp) -> Option<usize> {
     app.deploys.iter().position(|deploy| !deploy.state.is_final() && deploy.state != DeployState::Queued)
 }
 
-/// Of those that wait only the newest goes on waiting.
+/// Supersedes all queued deploys except the newest.
 fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
-    // A change of the configuration needs no turn of its own beside another: that one's release carries it, or brings the
-    // configuration of then, if it is a rollback that was asked for after it.
+    // A configuration change needs no deploy of its own beside another queued deploy. The other deploy's release
+    // carries the change, or a later rollback restores its old configuration.
     let queued = || app.deploys.iter().filter(|deploy| deploy.state == DeployState::Queued);
     let carries = |deploy: &&Deploy| !matches!(deploy.cause, Cause::Config { .. });
     let newest = queued().filter(carries).map(|d| d.number).max().or_else(|| queued().map(|d| d.number).max());
@@ -86,7 +87,8 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'
     deploy.enter(state, scene.now);
     match state {
         DeployState::Promoting => app.app.current = deploy.release,
-        // A rollback brings the configuration of then back, once it can no longer fail: one that fails changes nothing.
+        // A rollback restores its release's configuration only once the rollback can no longer fail: a failed deploy
+        // changes nothing.
         DeployState::Done if matches!(deploy.cause, Cause::Rollback { .. }) => {
             if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
                 app.app.config.clone_from(&release.config);
@@ -101,12 +103,13 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'
     }
 }
 
-/// Begins the way back. What clients see is as before: had the traffic moved already, it moves back now.
+/// Starts the revert. Clients keep the previous release; if the deploy has already moved the traffic, the traffic moves
+/// back now.
 fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
     let deploy = &mut app.deploys[index];
     let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
     finish(deploy, DeployState::Reverting, reason, scene);
-    // What somebody set meanwhile is theirs.
+    // Keeps variables that a user changed in the meantime.
     if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
         app.app
             .config
@@ -148,7 +151,7 @@ fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {
     }
 }
 
-/// Before there is a release there is nothing to run: the build waits for its doer, a failed one ends.
+/// Step of a deploy without a release: the deploy waits for the build executor, or ends its revert.
 fn without_release(deploy: &Deploy) -> Step {
     match deploy.state {
         DeployState::Reverting => Step::Enter(DeployState::Reverted),
@@ -163,14 +166,14 @@ fn place(scene: &Scene<'_>) -> Step {
     Step::Enter(DeployState::Starting)
 }
 
-/// The release step first, alone; then every instance's process.
+/// Starts the release step alone, and then the process of every instance.
 fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     if let Some(step) = release_step(release)
         && let Some(outcome) = run_release_step(&step, scene)
     {
         return outcome;
     }
-    // Before one that is waited for, which may take its time.
+    // A failed instance decides before an instance that is only slow.
     if let Some(step) = failed(ids, scene) {
         return step;
     }
@@ -186,7 +189,7 @@ fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     Step::Enter(DeployState::Verifying)
 }
 
-/// Why an instance is not there yet.
+/// Why an instance does not exist yet.
 fn unplaced(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Reason {
     match stop_first_blocker(id, role, scene) {
         Some(blocker) => Reason::StopFirst { role: id.role.clone(), instance: blocker },
@@ -194,18 +197,18 @@ fn unplaced(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Reason {
     }
 }
 
-/// The id of a release's step, if it has one.
+/// Id of a release's release step, if the release has one.
 pub(crate) fn release_step(release: &Release) -> Option<InstanceId> {
     let role = release.roles.keys().find(|role| role.is_release_step())?;
     Some(InstanceId { app: release.app.clone(), release: release.number, role: role.clone(), index: 1 })
 }
 
-/// The release step of a deploy that is starting ended well.
+/// Reports whether the release step succeeded, or the release has none.
 pub(crate) fn release_step_done(release: &Release, scene: &Scene<'_>) -> bool {
     release_step(release).is_none_or(|id| run_release_step(&id, scene).is_none())
 }
 
-/// None once it has ended well.
+/// Step of a deploy with a release step; `None` once the release step has succeeded.
 fn run_release_step(id: &InstanceId, scene: &Scene<'_>) -> Option<Step> {
     let waiting = || Some(Step::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
     let Seen::Here(instance) = scene.seen(id) else {
@@ -219,7 +222,8 @@ fn run_release_step(id: &InstanceId, scene: &Scene<'_>) -> Option<Step> {
     }
 }
 
-/// An instance that ended or cannot start fails its deploy at once; else it is waited for.
+/// Step of a deploy for one of its instances: an instance that exited or cannot start fails the deploy at once;
+/// otherwise the deploy waits.
 fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
     let Seen::Here(instance) = scene.seen(id) else {
         return Step::Wait(Reason::NotReady { instance: id.clone(), probe: None });
@@ -234,12 +238,12 @@ fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
     }
 }
 
-/// The first instance that ended or cannot start, as a step; none when none did.
+/// The failure of the first instance that exited or cannot start; `None` if there is none.
 fn failed(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
     ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, Step::Fail(_)))
 }
 
-/// The first instance that is not ready, as a step; none when all are.
+/// The step for the first instance that is not ready; `None` if all are ready.
 fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
     ids.iter()
         .find(|id| !matches!(scene.seen(id), Seen::Here(instance) if instance.phase == Phase::Ready))
@@ -247,7 +251,7 @@ fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
 }
 
 fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
-    // An instance that already failed decides, before one that is merely slow.
+    // A failed instance decides before an instance that is only slow.
     if let Some(step) = failed(ids, scene).or_else(|| first_unready(ids, scene)) {
         return step;
     }
@@ -257,7 +261,8 @@ fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     Step::Enter(DeployState::Promoting)
 }
 
-/// A held release may wait for days and its instances be restarted meanwhile; it is promoted once all are ready.
+/// Step of a held deploy. A held release may wait for days, and its instances may restart meanwhile; promotion requires
+/// all of them to be ready.
 fn held(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     if deploy.order != Some(Order::Promote) {
         return Step::Wait(Reason::HeldForPromotion);
@@ -268,7 +273,8 @@ fn held(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     }
 }
 
-/// The previous plan's table names the new release already; every live router has to have it.
+/// Step of a promotion. The previous plan's routing table already names the new release, and every live router must
+/// have that table.
 fn promote(scene: &Scene<'_>) -> Step {
     match scene.routers_behind(scene.previous.table.generation) {
         Some(behind) => Step::Wait(behind),
@@ -301,11 +307,11 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) 
     }
 }
 
-/// The old release stands by, not stopped, for a while after promotion.
+/// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.
 pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
     match deploy.state {
         DeployState::Promoting => true,
-        // A controller that was away begins to watch again: what failed meanwhile is told to it first.
+        // The bake time restarts with the controller: failures from its absence are reported first.
         DeployState::Draining => {
             scene.now.since(deploy.entered.max(scene.observed.began)) < scene.policy.watch.millis()
         }
@@ -313,7 +319,8 @@ pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
     }
 }
 
-/// The old release, if an instance of a service of its still runs. A role with a volume has none: its copy ended first.
+/// The old release, if one of its service instances still runs. A role with a volume has no such instance, because its
+/// old copy ended first.
 fn standing_by(deploy: &Deploy, scene: &Scene<'_>) -> Option<ReleaseNumber> {
     let stands_by = |id: &InstanceId, goal: Goal| {
         id.app == deploy.app && Some(id.release) == deploy.previous && id.role.is_service() && goal != Goal::Stop
@@ -322,13 +329,13 @@ fn standing_by(deploy: &Deploy, scene: &Scene<'_>) -> Option<ReleaseNumber> {
     deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
-/// An old instance that has not yet been told to stop.
+/// Why the deploy waits for an old instance without a stop goal.
 fn retiring(deploy: &Deploy, scene: &Scene<'_>) -> Option<Reason> {
     let of_others = |id: &InstanceId| id.app == deploy.app && Some(id.release) != deploy.release;
     scene.previous.assignments().filter(|(_, id, _)| of_others(id)).find_map(|(_, id, a)| not_stopped(id, a, scene))
 }
 
-/// Reverted once everything of the new release was told to stop and the routers have the old table.
+/// Step of a revert: the revert ends once all new instances must stop and the routers have the old routing table.
 fn revert(deploy: &Deploy, scene: &Scene<'_>) -> Step {
     let of_new = |id: &InstanceId| id.app == deploy.app && Some(id.release) == deploy.release;
     let unstopped = scene
@@ -346,7 +353,7 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &S
     match assignment.goal {
         Goal::Stop => None,
         Goal::Run => Some(Reason::Stopping { instance: id.clone() }),
-        // A role may finish for hours what was begun; the next deploy does not wait for that.
+        // A role may finish requests for hours; the next deploy does not wait for them.
         Goal::Retire { since, .. } if scene.retired_for(since) > scene.policy.drain.millis() => None,
         Goal::Retire { removed_in, .. } => {
             Some(scene.routers_behind(removed_in).unwrap_or_else(|| match scene.active_requests(id) {
@@ -357,7 +364,8 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &S
     }
 }
 
-/// How many steps of a deploy's way are done: its release step, old copies that are gone, and what each instance has done.
+/// Counts the completed steps of a deploy: its release step, old copies that are gone, and the progress of each
+/// instance.
 fn progress(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> u64 {
     let steps = |id: &InstanceId| match scene.seen(id) {
         Seen::Here(instance) => instance.phase.steps(),
@@ -368,7 +376,7 @@ fn progress(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> u64 {
     of_instances + u64::from(release_step_done(release, scene))
 }
 
-/// The deadline by progress.
+/// Applies the deadline: a deploy without progress for too long fails.
 fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) -> Step {
     if deploy.state == DeployState::Held {
         return Step::Wait(reason);
@@ -377,14 +385,14 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
         deploy.progress = progress;
         deploy.progressed = scene.now;
     }
-    // The release step may take its time (a migration); it is bounded by `gantry abort`, and told in every report.
+    // The release step (such as a migration) has no deadline: every report mentions it, and `gantry abort` ends it.
     let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
-    // An old copy may drain and stop for as long as its role says.
+    // An old copy may drain and stop for as long as its role permits.
     let more = match &reason {
         Reason::StopFirst { instance, .. } => scene.assigned(instance).map_or(0, |(_, old)| {
             old.spec.role.drain.unwrap_or(scene.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
-        // A role says how long it may take to start, where that is longer than the deadline.
+        // A role may declare a start time that is longer than the deadline.
         Reason::NotReady { instance, .. } => {
             let start = scene.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
             start.map_or(0, |start| start.0.saturating_sub(scene.policy.progress.0))
@@ -392,7 +400,7 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
         _ => 0,
     };
     let deadline = Seconds(scene.policy.progress.0.saturating_add(more));
-    // While the controller was away nobody looked.
+    // The deadline does not count time while no controller ran.
     let since = deploy.progressed.max(scene.observed.began);
     if !exempt && scene.now.since(since) >= deadline.millis() {
         return Step::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });

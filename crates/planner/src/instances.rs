@@ -1,4 +1,4 @@
-//! What is to run where, and what becomes of what is no longer wanted.
+//! Decides which instances run where, and how unwanted instances retire.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use crate::table::named_by;
 use crate::{Desired, DesiredApp};
 
 pub(crate) type Machines = BTreeMap<MachineName, MachinePlan>;
-/// Every instance that is to run, of every app.
+/// Every instance that must run, of every app.
 pub(crate) type Wanted = BTreeMap<InstanceId, InstanceSpec>;
 type Notes = BTreeMap<AppName, Vec<Reason>>;
 
-/// How many copies of a role an app is to have.
+/// Number of copies of a role.
 pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
     let asked = app.scale.get(name).copied().unwrap_or(role.instances);
     if role.stop_first() { asked.min(1) } else { asked }
@@ -46,7 +46,7 @@ fn spec(release: &Release, role: &Role, once: bool) -> InstanceSpec {
     }
 }
 
-/// Everything that is to run now.
+/// Every instance that must run now.
 pub(crate) fn wanted(desired: &Desired, scene: &Scene<'_>) -> Wanted {
     desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect()
 }
@@ -71,26 +71,28 @@ fn wanted_of_app(app: &DesiredApp, scene: &Scene<'_>) -> BTreeMap<InstanceId, In
         }
     }
     for spec in wanted.values_mut().filter(|spec| spec.role.health.path.is_some()) {
-        // An application may refuse a host name that is not its own.
+        // An application may refuse a host name other than its own.
         spec.role.health.host.get_or_insert_with(|| format!("{}.{}", app.app.name, scene.policy.domain));
     }
     wanted
 }
 
-/// The deploy whose instances run beside, or already instead of, the current release's.
+/// The deploy whose instances run beside those of the current release, or have already replaced them.
 fn coming(app: &DesiredApp) -> Option<(&Deploy, &Release)> {
     use DeployState::{Draining, Held, Promoting, Starting, Verifying};
     let deploy = app.deploys.iter().find(|d| matches!(d.state, Starting | Verifying | Held | Promoting | Draining))?;
     Some((deploy, app.releases.get(&deploy.release?)?))
 }
 
-/// A role that must have one copy only is taken from the current release when the new one starts.
+/// Reports whether the new release takes the role over at once. A stop-first role leaves the current release as soon as
+/// the new release starts.
 fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
     let stop_first = |release: &Release| release.roles.get(role).is_some_and(Role::stop_first);
     current.number != new.number && new.roles.contains_key(role) && (stop_first(current) || stop_first(new))
 }
 
-/// Adds what is wanted and not there yet. Nothing is taken away here: [`retire`] does that, once the table is known.
+/// Assigns wanted instances that have no machine yet. This function removes no instance: [`retire`] does so once the
+/// routing table is known.
 pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
     let mut machines = scene.previous.machines.clone();
     for machine in scene.observed.machines.keys() {
@@ -103,7 +105,8 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
             notes.entry(id.app.clone()).or_default().push(reason);
             continue;
         }
-        // What was told to stop stops, and what records out of a backup do not know of goes; once it is gone it is placed anew.
+        // A stopping instance stops. An instance that the restored records do not know goes as well. Once the old
+        // instance is gone, this function places the new instance.
         let stopping = match machines.values_mut().find_map(|part| part.instances.get_mut(id)) {
             Some(assignment) if assignment.goal == Goal::Stop => true,
             Some(assignment) => {
@@ -123,7 +126,8 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
     (machines, notes)
 }
 
-/// One machine is all there is today; the choice among several belongs to a crate of its own.
+/// Places an instance on the machine with the fewest instances. Today there is only one machine; the choice among
+/// several belongs in a crate of its own.
 fn place(machines: &mut Machines, id: InstanceId, spec: InstanceSpec) {
     let emptiest = machines.values_mut().min_by_key(|part| part.instances.len());
     if let Some(part) = emptiest {
@@ -131,7 +135,7 @@ fn place(machines: &mut Machines, id: InstanceId, spec: InstanceSpec) {
     }
 }
 
-/// Another release's copy of a role that must have one copy only, still there.
+/// A copy from another release that blocks a stop-first role because the copy still exists.
 pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Option<InstanceId> {
     let blocks = |other: &InstanceId, assignment: &Assignment| {
         other.app == id.app
@@ -142,7 +146,7 @@ pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &Scene<'_>
     scene.previous.assignments().find(|(_, other, a)| blocks(other, a)).map(|(_, other, _)| other.clone())
 }
 
-/// Decides what becomes of each instance that is no longer wanted, and numbers the parts that changed.
+/// Decides the goal of each unwanted instance, and raises the generation of each changed part.
 pub(crate) fn retire(
     mut machines: Machines,
     wanted: &Wanted,
@@ -166,7 +170,7 @@ pub(crate) fn retire(
         if before.is_none_or(|before| before.instances != part.instances) {
             part.generation = part.generation.next();
         }
-        // As with the table: an agent takes none but newer ones.
+        // As with the routing table, an agent accepts only newer generations.
         let heard = scene.observed.machines.get(machine).map(|report| report.generation).unwrap_or_default();
         if heard > before.map(|before| before.generation).unwrap_or_default() {
             part.generation = heard.next();
@@ -179,7 +183,7 @@ fn stands_by(app: &DesiredApp, scene: &Scene<'_>) -> bool {
     !app.app.destroying && app.deploys.iter().any(|deploy| is_watching(deploy, scene))
 }
 
-/// The way out: named by no table, acknowledged, drained, stopped.
+/// Next goal of an unwanted instance: absent from the routing table, then acknowledged, drained and stopped.
 fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table: &Table, scene: &Scene<'_>) -> Goal {
     let goal = assignment.goal;
     match goal {
@@ -193,7 +197,7 @@ fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table:
             let drained = scene.active_requests(id) == 0 || scene.retired_for(since) >= drain.millis();
             let of_dead_process = matches!(scene.seen(id), Seen::Here(i) if i.phase == Phase::Exited);
             let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
-            // As with a deploy's stamps: one in the future counts as now.
+            // As with a deploy's stamps, a moment in the future counts as now.
             if may_stop { Goal::Stop } else { Goal::Retire { removed_in, since: since.min(scene.now) } }
         }
     }

@@ -1,16 +1,16 @@
 //! The planner: `(desired, observed, previous plan, now)` to `(plan, deploys, report)`.
 //!
-//! Pure: no I/O, no clock, no randomness; its manifest names nothing that could do either. Whoever carries the plan out
-//! makes no choices. Called again with its own result and nothing new, it changes nothing, and each call makes at most
-//! one transition per deploy, so that a process that dies between two calls loses nothing.
+//! The planner is pure: no I/O, no clock, no randomness; its manifest names no crate that offers them. The
+//! executors make no choices. A second call with the planner's own result and no news changes nothing. Each call makes
+//! at most one transition per deploy, so a process that dies between two calls loses nothing.
 //!
 //! Begin with [`plan`]. The parts, in the order they run:
-//! - `deploys`: each app's active deploy takes at most one step of its state machine;
-//! - `instances`: what is to run, and what becomes of what no longer is;
-//! - `table`: what routers route, after the barrier rules;
-//! - [`audit`]: the invariants, written without regard to how the plan came about; run after every test.
+//! - `deploys`: each app's active deploy takes at most one transition of its state machine;
+//! - `instances`: which instances run, and how unwanted instances retire;
+//! - `table`: the routing table, after the barrier rules;
+//! - [`audit`]: the invariants, checked without regard to how the planner computed the plan; run after every test.
 //!
-//! Rejected: storing the plan's steps as a list of commands. A list has to be resumed; a state is simply read again.
+//! Rejected: storing the plan's steps as a list of commands. A list must be resumed; a state is simply read again.
 
 mod audit;
 mod deploys;
@@ -28,10 +28,10 @@ use serde::{Deserialize, Serialize};
 pub use audit::{Violation, audit};
 use scene::Scene;
 
-/// What is asked for: every app with what belongs to it.
+/// The desired state: every app with its releases and deploys.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
-    /// By name.
+    /// Apps by name.
     pub apps: BTreeMap<AppName, DesiredApp>,
     /// Proxies that every app trusts.
     pub trusted_proxies: TrustedProxies,
@@ -42,52 +42,52 @@ pub struct Desired {
 pub struct DesiredApp {
     /// The app.
     pub app: App,
-    /// At least the current release and those that a deploy under way names.
+    /// Releases by number: at least the current release and those that an unfinished deploy names.
     pub releases: BTreeMap<ReleaseNumber, Release>,
     /// The deploys that are not final, oldest first.
     pub deploys: Vec<Deploy>,
 }
 
-/// The rules that an operator may set.
+/// Policy that an operator may set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// How long a retired instance may finish its requests.
+    /// Drain time: how long a retired instance may finish its requests.
     pub drain: Seconds,
-    /// How long the old release stands by after promotion.
+    /// Bake time: how long the old release stands by after promotion.
     pub watch: Seconds,
-    /// How long a deploy may make no progress.
+    /// Deploy deadline: how long a deploy may make no progress.
     pub progress: Seconds,
-    /// Every app is reached as `<app>.<domain>`.
+    /// Domain of all apps: each app is reached as `<app>.<domain>`.
     pub domain: HostName,
 }
 
 impl Policy {
-    /// The defaults of the design for `domain`.
+    /// Creates the default policy for `domain`.
     #[must_use]
     pub fn new(domain: HostName) -> Self {
         Self { drain: Seconds(30), watch: Seconds(15), progress: Seconds(120), domain }
     }
 }
 
-/// What was decided.
+/// Result of a planning pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// The next state of everything.
+    /// The next state of all machines and routers.
     pub plan: Plan,
-    /// The apps whose record changes.
+    /// The apps whose records change.
     pub apps: Vec<App>,
-    /// The deploys whose record changes.
+    /// The deploys whose records change.
     pub deploys: Vec<Deploy>,
-    /// Destroyed apps of which nothing is left: their records may go.
+    /// Destroyed apps without remaining instances: their records can be deleted.
     pub gone: Vec<AppName>,
-    /// Why.
+    /// Reasons for the plan.
     pub report: Report,
 }
 
-/// The reasons beside a plan.
+/// Reasons that accompany a plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What each app waits for, most important first.
+    /// Reasons why each app waits, most important first.
     pub waits: BTreeMap<AppName, Vec<Reason>>,
 }
 
@@ -123,15 +123,15 @@ pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Po
     Decision { plan, apps, deploys, gone, report }
 }
 
-/// Records out of a backup know nothing of the releases that came after it. Where a machine still has one, its number is not
-/// given to another: an instance's name says what runs in it.
+/// Skips release numbers that a machine still uses. After a restore, the records lack the releases made since the
+/// backup. Such a number must not be reused, because an instance's id identifies the release inside.
 fn skip_numbers_in_use(app: &mut App, observed: &Observed) {
     let reported = observed.machines.values().flat_map(|report| report.instances.keys());
     let highest = reported.filter(|id| id.app == app.name).map(|id| id.release.0).max().unwrap_or_default();
     app.last_release = app.last_release.max(highest);
 }
 
-/// A stamp in the future counts as now: a wall clock that went back while no planner ran holds nothing up.
+/// Replaces future stamps by `now`, so that a wall clock that went back while no planner ran delays nothing.
 fn end_the_future(deploy: &mut Deploy, now: Moment) {
     deploy.entered = deploy.entered.min(now);
     deploy.progressed = deploy.progressed.min(now);

@@ -1,4 +1,4 @@
-//! What a planning pass looks at, with the questions that every part asks of it.
+//! Inputs of a planning pass, with the queries that all modules need.
 
 use std::net::Ipv4Addr;
 
@@ -6,7 +6,7 @@ use gantry_model::{Assignment, Generation, InstanceId, MachineName, Moment, Obse
 
 use crate::Policy;
 
-/// The inputs of one pass.
+/// Inputs of one pass.
 pub(crate) struct Scene<'a> {
     pub(crate) observed: &'a Observed,
     pub(crate) previous: &'a Plan,
@@ -14,45 +14,45 @@ pub(crate) struct Scene<'a> {
     pub(crate) now: Moment,
 }
 
-/// What is known of an instance.
+/// State of an instance, as its machine reports it.
 pub(crate) enum Seen<'a> {
-    /// Its machine has not taken on the plan that names it, or has not reported at all.
+    /// Unknown: the machine has not accepted the plan with the instance, or has never reported.
     Unknown,
-    /// Its machine says that it does not exist.
+    /// Absent: the machine reports that the instance does not exist.
     Absent,
-    /// Its machine says this of it.
+    /// Present, with the machine's report of the instance.
     Here(&'a ObservedInstance),
 }
 
 impl<'a> Scene<'a> {
-    /// For how many milliseconds the routers have had no table with an instance that was taken out at `since`. A planner that was away
-    /// begins to count again, for the wall clock may have jumped meanwhile.
+    /// Milliseconds since the routing table lost an instance that was retired at `since`. The count restarts with the
+    /// controller, because the wall clock may have jumped while no controller ran.
     pub(crate) fn retired_for(&self, since: Moment) -> u64 {
         self.now.since(since.max(self.observed.began))
     }
 
-    /// The address of an instance, as its machine said last.
+    /// The address of an instance in its machine's last report.
     pub(crate) fn address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
         let reports = self.observed.machines.values();
         reports.filter_map(|report| report.instances.get(id)).find_map(|instance| instance.address)
     }
 
-    /// Some machine has an instance of this name.
+    /// Reports whether any machine has an instance with this id.
     pub(crate) fn is_reported(&self, id: &InstanceId) -> bool {
         self.observed.machines.values().any(|report| report.instances.contains_key(id))
     }
 
-    /// Where the previous plan has an instance.
+    /// The machine and the assignment of an instance in the previous plan.
     pub(crate) fn assigned(&self, id: &InstanceId) -> Option<(&'a MachineName, &'a Assignment)> {
         self.previous.machines.iter().find_map(|(machine, part)| part.instances.get(id).map(|a| (machine, a)))
     }
 
-    /// What is known of an instance that the previous plan assigns.
+    /// The reported state of an instance that the previous plan assigns.
     pub(crate) fn seen(&self, id: &InstanceId) -> Seen<'a> {
         self.assigned(id).map_or(Seen::Unknown, |(machine, _)| self.seen_on(machine, id))
     }
 
-    /// What `machine` says of an instance.
+    /// The state of an instance in the report of `machine`.
     pub(crate) fn seen_on(&self, machine: &MachineName, id: &InstanceId) -> Seen<'a> {
         let Some(report) = self.observed.machines.get(machine) else {
             return Seen::Unknown;
@@ -65,8 +65,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Why the routers are not all at `generation`; none when each live one is. One that is at a number which was not given yet has the
-    /// table of records that are lost.
+    /// Why some router is not at `generation`; `None` if every live router is there. A router with a generation that
+    /// was never assigned counts as behind: its routing table comes from records that were lost.
     pub(crate) fn routers_behind(&self, generation: Generation) -> Option<Reason> {
         if self.observed.routers_unheard(self.now) {
             return Some(Reason::NoRouter);
@@ -77,7 +77,7 @@ impl<'a> Scene<'a> {
             .map(|(id, router)| Reason::RouterBehind { router: id.clone(), has: router.generation, needs: generation })
     }
 
-    /// Requests under way to an instance, over all live routers.
+    /// Requests in progress at an instance, summed over all live routers.
     pub(crate) fn active_requests(&self, id: &InstanceId) -> u64 {
         self.observed.live_routers(self.now).filter_map(|(_, router)| router.active.get(id)).sum()
     }

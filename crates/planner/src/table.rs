@@ -1,4 +1,5 @@
-//! What routers route: the ready instances of each app's current release, and of a held one under its own name.
+//! Computes the routing table: the ready instances of each app's current release, and of a held release under its own
+//! host name.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -13,14 +14,14 @@ use crate::instances::{Machines, Wanted, copies};
 use crate::scene::Scene;
 use crate::{Desired, DesiredApp};
 
-/// Where the instances that may serve are.
+/// The instances that may serve, with their machines.
 struct Placed<'a> {
     wanted: &'a Wanted,
     machines: &'a Machines,
     scene: &'a Scene<'a>,
 }
 
-/// The next table; its number rises only when it says something else than the previous one.
+/// Computes the next routing table. Its generation rises only if the content differs from the previous routing table.
 pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, scene: &Scene<'_>) -> Table {
     let placed = Placed { wanted, machines, scene };
     let mut table = Table {
@@ -45,7 +46,8 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
         if let Some(release) = held(app)
             && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
         {
-            // The team tries a held release: pauses and limits of the app's own clients do not hold for it.
+            // A held release serves only the team's own tests, so the pauses and limits for the app's clients do not
+            // apply.
             let trusted_proxies = app.app.traffic.trusted_proxies.clone();
             let traffic = Traffic { trusted_proxies, ..Traffic::default() };
             insert_route(&mut table, host, release, &traffic, true, &placed);
@@ -54,7 +56,8 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     if table != scene.previous.table {
         table.generation = table.generation.next();
     }
-    // Records out of a backup are older than the last table that a router was given, and it takes none but newer ones.
+    // After a restore, the records are older than the last routing table that a router received. Routers accept only
+    // newer generations.
     let heard = scene.observed.routers.values().map(|router| router.generation).max().unwrap_or_default();
     if heard > scene.previous.table.generation {
         table.generation = heard.next();
@@ -62,7 +65,8 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
     table
 }
 
-/// An instance is in a table: requests or name look-ups may lead to it. Names tell addresses, and not whose they are.
+/// Reports whether the routing table names an instance, so that requests or name look-ups may lead there. Names are
+/// compared by address, because the table's names do not identify instances.
 pub(crate) fn named_by(table: &Table, id: &InstanceId, address: Option<Ipv4Addr>) -> bool {
     let routed = table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id));
     let found_by_name =
@@ -84,7 +88,8 @@ fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
     own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
 }
 
-/// Why an app serves no request, if it serves none. Requests of an app that is paused or in maintenance get that answer.
+/// Why an app serves no request; `None` if the app serves. A paused app and an app in maintenance count as serving,
+/// because their routes hold that answer.
 fn closed(app: &DesiredApp) -> Option<ClosedReason> {
     if app.app.traffic.paused || app.app.traffic.maintenance.is_some() {
         return None;
@@ -131,7 +136,7 @@ fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<I
     roles
 }
 
-/// Some machine that has instances of the release has not reported since the controller began.
+/// Reports whether a machine with instances of the release has not reported since the controller started.
 fn unheard(release: &Release, placed: &Placed<'_>) -> bool {
     let has = |id: &InstanceId| id.app == release.app && id.release == release.number;
     placed
@@ -155,8 +160,8 @@ fn serving<'a>(release: &'a Release, placed: &'a Placed<'_>) -> impl Iterator<It
         .filter_map(|(machine, id, _)| Some((id.clone(), address(machine, id, placed.scene)?)))
 }
 
-/// A ready instance's address. Of a machine that has not reported since the controller began nothing is known, and
-/// not knowing never takes an endpoint away: what the previous table said of it stays.
+/// The address of a ready instance. If the machine has not reported since the controller started, the previous routing
+/// table decides: missing reports never remove an endpoint.
 fn address(machine: &MachineName, id: &InstanceId, scene: &Scene<'_>) -> Option<Ipv4Addr> {
     match scene.observed.machines.get(machine) {
         Some(report) => report.instances.get(id).filter(|i| i.phase == Phase::Ready).and_then(|i| i.address),

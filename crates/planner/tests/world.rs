@@ -1,6 +1,6 @@
-//! The planner against a small world under virtual time: an agent and a router that do, in any order and with any
-//! delay, what the plan says; instances that crash; deploys, aborts and destruction at any moment. After every pass the
-//! auditor must find nothing, and once the world is left alone it must come to rest in the wanted state.
+//! Tests the planner in a small simulated cluster under virtual time. An agent and a router carry out the plan, in any
+//! order and with any delay. Instances crash; deploys, aborts and destruction come at any moment. After every pass the
+//! auditor must find no violation. Once no more events come, the cluster must come to rest in the wanted state.
 
 mod cloud;
 
@@ -83,7 +83,7 @@ fn deploy_one(world: &mut World) {
     world.left_alone();
 }
 
-/// A second release is deployed, up to where the old one stands by.
+/// Deploys a second release, up to the state in which the old release stands by.
 fn promote_second(world: &mut World) {
     deploy_one(world);
     promote_next(world);
@@ -115,7 +115,7 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
-/// What a deploy brought into the configuration goes with it, and stays once somebody set it otherwise.
+/// A failed deploy removes the configuration that the deploy added, except variables that a user changed since.
 #[test]
 fn what_a_failed_deploy_brought_goes_with_it() {
     let mut world = plain();
@@ -137,7 +137,7 @@ fn what_a_failed_deploy_brought_goes_with_it() {
     assert_eq!(config, wanted);
 }
 
-/// How long the second release is watched after a jump, in seconds.
+/// Bake time of the second release after a jump, in seconds.
 fn watched_after(jump: Event, before: u16) -> u16 {
     let mut world = plain();
     promote_second(&mut world);
@@ -161,9 +161,9 @@ fn watched_after(jump: Event, before: u16) -> u16 {
 #[test]
 fn a_jump_of_the_wall_clock_changes_no_duration() {
     for seconds in [-3600, -54, -2, 2, 11, 3600, 31_536_000] {
-        // The bake time is 15 s: 5 of it have passed.
+        // The bake time is 15 s, and 5 s have passed.
         assert_eq!(watched_after(Event::ClockJumps(seconds), 5), 10, "{seconds} s");
-        // Without a controller nobody watched: one that comes back begins again.
+        // The bake time restarts with the controller.
         assert_eq!(watched_after(Event::ClockJumpsUnseen(seconds), 5), 15, "{seconds} s, unseen");
     }
 }
@@ -180,7 +180,7 @@ fn a_jump_neither_ends_a_drain_nor_keeps_it() {
         promote_second(&mut world);
         let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
         world.observed.routers.values_mut().next().expect("a router").active.insert(busy.clone(), 1);
-        // 15 s of bake time; then the drain of 30 s, which counts from the cutover.
+        // 15 s of bake time pass first. The drain of 30 s counts from the promotion.
         world.apply(&Event::Time(15));
         world.apply(&Event::RouterTakesTable);
         world.apply(&jump);
@@ -205,7 +205,7 @@ fn a_role_that_drains_for_hours_holds_up_no_deploy() {
         let goals = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
         goals.map(|(_, id, a)| (id.clone(), a.goal)).collect::<Vec<_>>()
     };
-    // Nobody asks anything of it: it is stopped at once, however long it might drain.
+    // The old instances have no requests, so they stop at once, regardless of their drain time.
     assert_eq!(old(&world), vec![]);
     let busy: InstanceId = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
     for router in world.observed.routers.values_mut() {
@@ -319,7 +319,7 @@ fn a_release_step_may_take_longer_than_the_deadline() {
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
-/// The controller is away for ten minutes; what it sees at first is nothing.
+/// Simulates ten minutes without a controller, and a new controller without any report.
 fn away(world: &mut World) {
     world.now.0 += 600_000;
     world.observed = Observed { began: world.now, ..Observed::default() };
@@ -414,7 +414,7 @@ fn records_out_of_a_backup_are_told_to_those_who_had_newer_ones() {
 fn what_runs_unknown_under_a_name_is_gone_before_the_name_is_given() {
     let mut world = plain();
     deploy_one(&mut world);
-    // Of another release with the next number, of which no record tells, and whose machine reports late.
+    // An unknown release uses the next number: no record names the release, and its machine reports late.
     let unknown = InstanceId { release: ReleaseNumber(2), ..world.plan.assignments().next().expect("one").1.clone() };
     world.apply(&Event::Push { hold: false });
     world.build_ends(true);

@@ -1,5 +1,5 @@
-//! A small cloud under virtual time: an agent and a router that do, in any order and with any delay, what the plan says. After
-//! every pass the auditor must find nothing.
+//! A small simulated cluster under virtual time: an agent and a router that carry out the plan, in any order and with
+//! any delay. After every pass the auditor must find no violation.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) policy: Policy,
     pub(crate) now: Moment,
-    /// What the agent and the router have been given, which may be behind the plan.
+    /// The plan that the agent has received, which may be older than `plan`.
     pub(crate) agent: MachinePlan,
     pub(crate) reporting: bool,
     pub(crate) shape: Shape,
@@ -30,14 +30,14 @@ pub(crate) struct World {
 pub(crate) struct Shape {
     pub(crate) volume: bool,
     pub(crate) step: bool,
-    /// A role that others find by name, and no route leads to.
+    /// Whether the app has a worker role, which has a name and no route.
     pub(crate) worker: bool,
     pub(crate) copies: u32,
-    /// How long a retired copy may finish, where the role says so.
+    /// The drain time, if the role declares one.
     pub(crate) drain: Option<u32>,
-    /// How long a copy may take to start, where the role says so.
+    /// The start time, if the role declares one.
     pub(crate) start: Option<u32>,
-    /// The host name of checks, where the role says so.
+    /// The host name of health checks, if the role declares one.
     pub(crate) health_host: Option<&'static str>,
 }
 
@@ -56,9 +56,9 @@ pub(crate) enum Event {
     Order(Order),
     Time(u16),
     ControllerForgets,
-    /// The wall clock jumps by so many seconds; the controller sees it and moves its stamps.
+    /// The wall clock jumps by this many seconds, and the controller shifts its stamps.
     ClockJumps(i32),
-    /// The same while no controller runs, so that the stamps stay.
+    /// The wall clock jumps by this many seconds while no controller runs, so the stamps stay.
     ClockJumpsUnseen(i32),
 }
 
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// Plans until nothing changes, with the auditor after each pass.
+    /// Plans until nothing changes, and runs the auditor after each pass.
     pub(crate) fn settle(&mut self) {
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
@@ -166,7 +166,7 @@ impl World {
                 self.apply(&Event::ControllerForgets);
             }
             Event::ControllerForgets => {
-                // What agents and routers have is not lost with it: they tell it again.
+                // Agents and routers keep their state while the controller loses its own, and report again.
                 let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
                 self.observed = Observed { began: self.now, ..Observed::default() };
                 self.settle();
@@ -218,7 +218,7 @@ impl World {
         for id in wanted {
             report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
         }
-        // What is to stop takes its time, and does not come back by being wanted again.
+        // A stopping instance needs time, and does not return if the plan wants it again.
         for (_, instance) in report.instances.iter_mut().filter(|(id, _)| stops(id)) {
             instance.phase = Phase::Stopping;
         }
@@ -269,12 +269,12 @@ impl World {
         }
     }
 
-    /// After the controller forgot what it had seen, agent and router tell it again.
+    /// Creates the machine's report again after the controller lost all reports.
     fn report(&mut self) {
         self.observed.machines.entry(machine()).or_default();
     }
 
-    /// Everyone does its work until nothing moves.
+    /// Lets all components work until nothing changes.
     pub(crate) fn left_alone(&mut self) {
         for _ in 0..40 {
             self.apply(&Event::Order(Order::Promote));
