@@ -1,6 +1,9 @@
-//! Command line of `gantry-init`. The sandbox is the only caller, so the form is fixed and terse: `init <uid> <gid>
-//! <groups> <segment bytes> <cwd> [command…]` and `shim <uid> <gid> <groups> <cwd> [command…]`. `groups` lists the
-//! supplementary groups, separated by commas.
+//! Command line of `gantry-init`. The sandbox is the only caller, so the form is fixed and terse:
+//!
+//! - `init <uid> <gid> <groups> <segment bytes> <cwd> [command…]`
+//! - `shim <uid> <gid> <groups> <cwd> [command…]`
+//!
+//! `groups` lists the supplementary groups, separated by commas.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -12,8 +15,8 @@ pub(crate) struct Application {
     /// Supplementary groups.
     pub(crate) groups: Vec<u32>,
     pub(crate) cwd: PathBuf,
-    /// The command. If the command is empty, pid 1 starts no application and waits for a stop signal; the sandbox
-    /// runs other processes in the container meanwhile (`gantry run`).
+    /// The command. If the command is empty, pid 1 starts no application and waits for a stop signal. The sandbox runs
+    /// other processes in such a container (`gantry run`).
     pub(crate) command: Vec<OsString>,
 }
 

@@ -6,9 +6,9 @@
 //! pid 2   ppidshim the app's user; waits for the app, so that the app's parent is not pid 1
 //! pid 3    the application
 //! ```
-//! Pid 1 reaches the outside through its three standard descriptors alone, which the sandbox opened: 0 is the exit
-//! record, 1 and 2 are the two segments of the log. Besides its own program and `/proc`, pid 1 opens no path, so nothing
-//! in the container can mislead it. Pid 1 also depends on no process outside.
+//! Pid 1 reaches the outside through its three standard descriptors alone, which the sandbox opened. Descriptor 0 is
+//! the exit record; descriptors 1 and 2 are the two segments of the log. Besides its own program and `/proc`, pid 1
+//! opens no path, so nothing in the container can mislead it. Pid 1 also depends on no process outside.
 
 mod arguments;
 mod log;

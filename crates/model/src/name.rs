@@ -1,5 +1,5 @@
 //! Names, checked once, where they enter. A value of these types is safe as a path segment, a DNS label and a
-//! command-line argument: no `/`, no `..`, no leading `-`, no NUL.
+//! command-line argument. No name contains `/`, `..` or NUL, or starts with `-`.
 
 use std::fmt;
 
