@@ -1,8 +1,7 @@
 //! Pid 1 and 2 of every container; built static, and embedded in the `gantry` binary.
 //!
 //! ```text
-//! pid 1  init      root without capabilities except setuid and kill; reaps, forwards signals, writes log and exit
-//! record
+//! pid 1  init      root, but only setuid, setgid and kill; reaps, forwards signals, writes log and exit record
 //! pid 2   ppidshim the app's user; waits for the app, so that the app's parent is not pid 1
 //! pid 3    the application
 //! ```
