@@ -311,7 +311,7 @@ async fn paths() {
         let empty = [format!("{path} folder 0"), format!("{path} file 0")];
         assert!(if there { empty.contains(line) } else { *line == format!("{path} absent") }, "{lines:?}");
     }
-    // Counter-check: the same files have content outside.
+    // Sanity check: the same files have content outside.
     let filled = |path: &&&str| {
         let mut byte = [0];
         let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut byte)).is_ok_and(|count| count == 1);
@@ -392,7 +392,7 @@ async fn users() {
                 assert_eq!(owner("upper/made"), first);
             }
             None => {
-                // Counter-check: only the user namespace kept the two roots apart.
+                // Sanity check: only the user namespace kept the two roots apart.
                 assert!(reads, "{lines:?}");
                 assert_eq!(outside, ["0"; 4]);
                 assert_eq!(owner("upper/made"), 0);

@@ -67,7 +67,7 @@ async fn calls() {
             answers.iter().filter(|(_, answer)| !["refused", "killed", "absent"].contains(&answer.as_str())).collect();
         assert!(passed.is_empty(), "as {uid}: {passed:?}");
     }
-    // Counter-check: the machine's root may make nearly all of these calls, so the container refused them.
+    // Sanity check: the machine's root may make nearly all of these calls, so the container refused them.
     let output = Command::new("unshare").args(["-m", "-p", "-f", "--mount-proc"]).arg(&*PROBE).arg("calls").output();
     let text = String::from_utf8(output.expect("unshare").stdout).expect("text");
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -365,7 +365,7 @@ async fn foreign_device() {
     std::fs::create_dir(&folder).expect("made");
     let made = Command::new("mknod").arg(folder.join("kmsg")).args(["c", "1", "11"]).status();
     assert!(made.expect("mknod").success());
-    // Counter-check: the device opens outside.
+    // Sanity check: the device opens outside.
     std::fs::File::open(folder.join("kmsg")).expect("the machine's root may");
     a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
     let lines = outcome(&a).await.0;
