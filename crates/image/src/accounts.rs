@@ -1,4 +1,4 @@
-//! The users and groups of an image, as its own `/etc/passwd` and `/etc/group` have them.
+//! The users and groups of an image, from the image's own `/etc/passwd` and `/etc/group`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,48 +7,48 @@ use gantry_linux::process::USERS;
 
 use crate::merged::read_text;
 
-/// Who a container runs as.
+/// The user and groups of a container's processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// User.
+    /// User id.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary group ids.
     pub groups: Vec<u32>,
-    /// The home folder; `/` where the image knows none.
+    /// Home folder; `/` if the image has no entry for the user.
     pub home: String,
 }
 
-/// Why an image's user is refused. `user` is what the image says.
+/// Reasons why an image's user is refused. `user` is the text in the image's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
-    /// A name or number that is no user.
+    /// The user is unknown or invalid.
     #[error("the image's user {user:?}: it has no such user; add one to its /etc/passwd, or name one by number")]
     NoUser {
-        /// What the image says.
+        /// User text of the image.
         user: String,
     },
-    /// A name or number that is no group.
+    /// The group is unknown or invalid.
     #[error("the image's user {user:?}: it has no such group; add one to its /etc/group, or name one by number")]
     NoGroup {
-        /// What the image says.
+        /// User text of the image.
         user: String,
     },
-    /// A number beyond those of a container.
+    /// The user or group id is beyond the ids of a container.
     #[error(
         "the image's user {user:?}: number {number} is beyond the 65,536 that a container has (0 to 65535); \
          build the image with a smaller one"
     )]
     Beyond {
-        /// What the image says.
+        /// User text of the image.
         user: String,
-        /// The user's or group's number.
+        /// The user or group id.
         number: u32,
     },
 }
 
-/// The two files of an image. A file that the image lacks is an empty one.
+/// The contents of the image's two account files. A missing file counts as an empty file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
     /// `/etc/passwd`.
@@ -58,18 +58,21 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads the files of an image whose unpacked layers these are, from the top down. Links are resolved inside the image.
+    /// Reads the account files of an image from its unpacked layers, listed from the top down. Links are resolved
+    /// inside the image.
     #[must_use]
     pub fn read(layers: &[PathBuf]) -> Self {
         let text = |path: &str| read_text(layers, Path::new(path)).unwrap_or_default();
         Self { passwd: text("/etc/passwd"), group: text("/etc/group") }
     }
 
-    /// Looks up `uid`, `uid:gid`, or the names of either; root for an empty text. As under Docker a number that the image does
-    /// not know has the group 0 and the home `/`, and supplementary groups are those of a user whose group is not named.
+    /// Looks up `uid`, `uid:gid`, or the names of user and group; an empty text means root.
+    ///
+    /// As in Docker, an unknown user id gets the group 0 and the home `/`. Supplementary groups apply only if the text
+    /// names no group.
     ///
     /// # Errors
-    /// [`AccountError`] when a name is not known, or a number is not one of a container's.
+    /// [`AccountError`] when a name is unknown, or an id is beyond the ids of a container.
     pub fn find(&self, user: &str) -> Result<Account, AccountError> {
         let text = if user.is_empty() { "0" } else { user };
         let (name, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
@@ -77,14 +80,14 @@ impl Accounts {
         let no_user = || AccountError::NoUser { user: user.to_owned() };
         let no_group = || AccountError::NoGroup { user: user.to_owned() };
         let (uid, line) = match name.parse::<u32>() {
-            // A number is a number, whatever is called so.
+            // A number always means an id, even if a user has this number as a name.
             Ok(uid) => (uid, line(&self.passwd, 2, name)),
             Err(_) => {
                 let fields = line(&self.passwd, 0, name).ok_or_else(no_user)?;
                 (fields[2].parse().map_err(|_| no_user())?, Some(fields))
             }
         };
-        // The highest number means "unchanged" to the kernel: an image must not keep root that way.
+        // The kernel reads the highest number as "unchanged". An image must not keep root that way.
         let within = |number: u32, none: AccountError| match number {
             u32::MAX => Err(none),
             USERS.. => Err(AccountError::Beyond { user: user.to_owned(), number }),
@@ -110,7 +113,7 @@ impl Accounts {
         Ok(Account { uid, gid, groups, home: home.to_owned() })
     }
 
-    /// The numbers of the groups that have the user as a member, besides its own group.
+    /// Returns the ids of the groups with the user as a member, except the user's own group.
     fn groups_of(&self, user: &str, own: u32) -> Vec<u32> {
         let lines = self.group.lines().map(|line| line.split(':').collect::<Vec<_>>());
         let member =
@@ -134,7 +137,8 @@ impl Accounts {
         Ok(paths)
     }
 
-    /// The files with lines for this user and group number, if either lacks one. Programs that ask who they are find a name.
+    /// Returns the files with added lines for this user and group id, or none if both files have the id already.
+    /// Programs that look up their own user then find a name.
     #[must_use]
     pub fn with(&self, number: u32, name: &str, home: &str) -> Option<Self> {
         let text = number.to_string();
@@ -142,7 +146,7 @@ impl Accounts {
         if has == [true, true] {
             return None;
         }
-        // A name that another number has would name two.
+        // A name that belongs to another id would become ambiguous.
         let free = |file: &str| {
             let taken = line(file, 0, name).is_some();
             if taken { format!("{name}-{number}") } else { name.to_owned() }
@@ -158,7 +162,7 @@ impl Accounts {
     }
 }
 
-/// The most supplementary groups of a user; the kernel takes 65,536.
+/// Limit on the supplementary groups of a user; the kernel accepts 65,536.
 const GROUPS_MAX: usize = 1024;
 
 fn add(file: &mut String, line: &str) {
@@ -169,7 +173,7 @@ fn add(file: &mut String, line: &str) {
     file.push('\n');
 }
 
-/// The fields of the first line of passwd or group whose field `at` is `wanted`.
+/// Returns the fields of the first line of passwd or group whose field `at` equals `wanted`.
 fn line<'a>(file: &'a str, at: usize, wanted: &str) -> Option<Vec<&'a str>> {
     file.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -246,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_hostile_passwd_gives_nobody_another_s_number() {
-        // Names that are numbers, numbers that are none or mean "unchanged", fields that are missing, and no end of lines.
+        // The lines have numeric names, invalid ids, ids that mean "unchanged", missing fields, and are very many.
         let lines =
             "1000:x:0:0::/:/bin/sh\nhigh:x:4294967295:0::/:\nword:x:root:0::/:\nshort:x:0\n\n:::\n\0:x:0:0::/:\n";
         let accounts = Accounts { passwd: lines.repeat(5000), group: String::new() };
@@ -262,7 +266,7 @@ mod tests {
         assert_eq!(with.find("shop:app").map(|found| found.gid), Ok(1000));
         assert_eq!(with.with(1000, "app", "/app"), None, "once");
 
-        // A file without an end of line, a name that is taken, and one file alone.
+        // A file without a final line end, a taken name, and an id that only one file lacks.
         let some = Accounts { passwd: "app:x:7:7::/:/bin/sh".to_owned(), group: "node:x:1000:\n".to_owned() };
         let with = some.with(1000, "app", "/app").expect("changed");
         assert_eq!(with.passwd, "app:x:7:7::/:/bin/sh\napp-1000:x:1000:1000::/app:/bin/sh\n");

@@ -1,4 +1,4 @@
-//! Foreign tar streams, member by member, with a bound on what their headers may take.
+//! Reads foreign tar streams, member by member, with a bound on the size of their headers.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -8,11 +8,11 @@ use tar::{Archive, Entry};
 
 use crate::sparse::Sparse;
 
-/// The most that the headers before one member may have: long names, and extended attributes. Linux keeps 64 KiB of
+/// Limit in bytes on the headers before one member: long names and extended attributes. Linux stores up to 64 KiB of
 /// attributes for a file.
 const HEADERS_MAX: u64 = 1 << 20;
 
-/// Reads no more than it is allowed to.
+/// A reader that fails after a number of bytes, which [`members`] sets.
 pub struct Metered<R> {
     inner: R,
     left: Rc<Cell<u64>>,
@@ -31,12 +31,12 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-/// Calls `visit` with each member of an archive, whose data is the file's content. `tar` gathers long names and attributes in
-/// memory, whatever size they claim: here they end at 1 MiB.
+/// Calls `visit` with each member of an archive; reading the entry yields the file's content. `tar` collects long names
+/// and attributes in memory, whatever size they claim. This function stops them at 1 MiB.
 ///
 /// # Errors
-/// What `visit` says, and `unreadable` of what is wrong with the stream: cut off, no archive, headers too large, or a sparse
-/// file, whose length may be anything.
+/// The error of `visit`, or `unreadable` applied to an error of the stream: cut off, not an archive, or headers too
+/// large. Sparse files are refused as unreadable too, since their length may be anything.
 pub fn members<R: Read, E>(
     archive: R,
     unreadable: impl Fn(io::Error) -> E,
@@ -51,7 +51,8 @@ pub fn members<R: Read, E>(
     })
 }
 
-/// As [`members`], with sparse files: `visit` is to read those through [`Sparse::content`], to their end.
+/// Calls `visit` with each member as [`members`] does, but accepts sparse files. `visit` must read a sparse file to its
+/// end, through [`Sparse::content`].
 ///
 /// # Errors
 /// As [`members`].
@@ -72,7 +73,8 @@ pub(crate) fn members_or_sparse<R: Read, E>(
         left.set(u64::MAX);
         let sparse = Sparse::of(&mut entry).map_err(&unreadable)?;
         visit(&mut entry, sparse)?;
-        // What was not read is read here, and not while the next header is looked for.
+        // Data that `visit` left unread is skipped here, without the limit that applies while `tar` searches for the
+        // next header.
         io::copy(&mut entry, &mut io::sink()).map_err(&unreadable)?;
     }
 }

@@ -1,6 +1,7 @@
-//! What a container changed in its root, as a layer: an overlay's upper folder, read once nothing runs in it any more.
+//! Writes a container's changes to its root as a layer. The changes are in the overlay's upper folder, which is read
+//! after all processes in the container have ended.
 //!
-//! Its content was written by the container, so it is walked by descriptor, without following a link.
+//! The container wrote the content, so the walk uses descriptors and follows no link.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsString};
@@ -17,12 +18,15 @@ use crate::layer::{Layer, LayerWriter, Meta};
 use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 use crate::unpack::Bounds;
 
-/// Writes the layer of `upper`, without `excluded` paths (relative, such as `etc/hosts`): the places that are mounted
-/// over when a container runs. `users` is the first number of the container's own users, if it had such: in the layer they are
-/// the image's. No time in it is later than `newest`. None when nothing else changed.
+/// Writes the layer of the folder `upper`. Returns none if nothing outside the `excluded` paths changed.
+///
+/// - `excluded`: relative paths that a running container has mounts on, such as `etc/hosts`.
+/// - `users`: the first host user id of the container's own users, if the container had some. The layer has the image's
+///   user ids instead.
+/// - `newest`: the limit on modification times in the layer; later times are set to this time.
 ///
 /// # Errors
-/// When a file cannot be read or the layer not be written.
+/// When a file cannot be read, or the layer cannot be written.
 pub fn diff(
     upper: &Path,
     excluded: &[&str],
@@ -41,7 +45,7 @@ pub fn diff(
     walk.writer.finish().map(Some)
 }
 
-/// Folders in folders; the walk holds one descriptor for each.
+/// Limit on nested folders; the walk keeps one descriptor open for each.
 const DEPTH_MAX: usize = 256;
 
 struct Walk<'a> {
@@ -49,7 +53,7 @@ struct Walk<'a> {
     excluded: &'a [&'a str],
     users: Option<u32>,
     newest: u64,
-    /// The first name of each file that has several.
+    /// First path of each file that has several hard links.
     links: HashMap<(u64, u64), PathBuf>,
     entries: u64,
     bytes: u64,
@@ -80,7 +84,8 @@ impl Walk<'_> {
                 let folder = open(OFlags::RDONLY | OFlags::DIRECTORY)?;
                 let before = self.entries;
                 if self.holds_a_mount(path) && !is_opaque(&folder) {
-                    // Made for a mount point below it: in the layer only if something else is in it too.
+                    // The sandbox created this folder for a mount point below. The layer has the folder only if the
+                    // folder has other entries too.
                     self.folder(&folder, path)?;
                     if self.entries > before {
                         self.writer.folder(path, meta)?;
@@ -106,7 +111,7 @@ impl Walk<'_> {
                 if stat.st_nlink > 1 {
                     self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
                 }
-                // By its length, holes included: that is what unpacking it would take.
+                // Holes count as content here, because unpacking the layer would take that much space.
                 self.bytes += stat.st_size.cast_unsigned();
                 if self.bytes > Bounds::default().bytes {
                     return Err(io::Error::other(format!("more than {} bytes were written", Bounds::default().bytes)));
@@ -130,13 +135,13 @@ impl Walk<'_> {
                 self.entries += 1;
                 self.writer.fifo(path, meta)
             }
-            // Sockets live as long as their process; device nodes cannot be made inside.
+            // Sockets are useless after their process ends, and a container cannot create device nodes.
             _ => Ok(()),
         }
     }
 
     fn meta(&self, stat: &Stat) -> Meta {
-        // What the machine itself made for the container is root's.
+        // Files that the machine itself created for the container belong to root in the layer.
         let inside =
             |id: u32| self.users.map_or(id, |first| id.checked_sub(first).filter(|id| *id < USERS).unwrap_or(0));
         Meta {
@@ -152,7 +157,7 @@ impl Walk<'_> {
     }
 }
 
-/// Sorted, so that the same tree gives the same layer.
+/// Lists a folder's names in sorted order, so that the same tree gives the same layer.
 fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -172,7 +177,7 @@ pub(crate) fn is_opaque(folder: &OwnedFd) -> bool {
 }
 
 fn xattrs(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
-    // The kernel bounds both: 64 KiB of names, 64 KiB a value.
+    // The kernel limits names to 64 KiB in total, and each value to 64 KiB.
     let mut names = vec![0; 64 << 10];
     let length = match flistxattr(&file, &mut names[..]) {
         Ok(length) => length,

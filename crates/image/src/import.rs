@@ -1,5 +1,5 @@
-//! An OCI archive (an image layout in a tar file) into the blobs. Every blob is checked against its digest, and the image
-//! against what this machine can run.
+//! Imports an OCI archive (an image layout in a tar file) into the blobs. Every blob must match its digest, and the
+//! image must run on this machine.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,34 +15,36 @@ use crate::archive::members;
 use crate::manifest::{Config, Index, Manifest, ManifestError};
 use crate::selection::{Next, Selection};
 
-/// The largest index.
+/// Limit on the size of an index.
 const INDEX_MAX: u64 = 1 << 20;
 
-/// The largest blob, and the most of them: an image has as many as it has layers, and some.
+/// Limit in bytes on the size of a blob.
 const BLOB_MAX: u64 = 16 << 30;
+
+/// Limit on the number of blobs: an image has a blob per layer, and a few more.
 const BLOBS_MAX: usize = 2000;
 
-/// Why an archive is refused.
+/// Reasons why an archive is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It cannot be read.
+    /// The archive cannot be read.
     #[error("it cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// A blob could not be kept, or is not what its name says.
+    /// A blob could not be stored, or does not match its digest.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// The image is not one that runs here.
+    /// The image cannot run on this machine.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// It is no OCI archive.
+    /// The stream is not an OCI archive.
     #[error("it is no OCI archive of one image: {0}")]
     Layout(&'static str),
 }
 
-/// Reads an archive; its image's manifest.
+/// Imports an archive. Returns the digest of its image's manifest.
 ///
 /// # Errors
-/// [`ImportError`]. Blobs that came before stay; what nothing names is collected.
+/// [`ImportError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn import(
     archive: BoxStream<'static, io::Result<Bytes>>,
     blobs: &Blobs,
@@ -75,7 +77,7 @@ pub async fn import(
     Ok(digest)
 }
 
-/// The manifest that the archive's index leads to.
+/// Finds the manifest of the image that the archive's index leads to.
 async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &Blobs) -> Result<(Digest, Bytes), ImportError> {
     serde_json::from_slice::<Index>(&text).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
     let mut selection = Selection::default();
@@ -88,11 +90,11 @@ async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &Blobs) -> Result<
 
 enum Found {
     Index(Vec<u8>),
-    /// In a temporary file, at its beginning.
+    /// A blob in a temporary file, positioned at the beginning.
     Blob(Digest, std::fs::File),
 }
 
-/// Entries are taken by their names alone; nothing is unpacked to a path that the archive chose.
+/// Finds index and blobs by their names in the archive. Nothing is unpacked to a path that the archive chose.
 fn split(reader: impl Read, scratch: &Path, found: &tokio::sync::mpsc::Sender<Found>) -> io::Result<()> {
     use std::io::Seek;
     let mut blobs = 0;

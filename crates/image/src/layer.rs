@@ -1,4 +1,4 @@
-//! Layers in the making.
+//! Writes layers.
 
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
@@ -13,38 +13,38 @@ use crate::manifest::{Descriptor, LAYER_GZIP};
 
 /// A finished layer in a temporary file.
 pub struct Layer {
-    /// The file, at its beginning; gone when it is dropped.
+    /// The file, positioned at its beginning. The operating system deletes the file when it is closed.
     pub file: std::fs::File,
-    /// Of the compressed bytes.
+    /// Digest of the compressed bytes.
     pub digest: Digest,
-    /// Of the tar stream.
+    /// Digest of the tar stream.
     pub diff_id: Digest,
-    /// Compressed.
+    /// Size of the compressed bytes.
     pub size: u64,
 }
 
 impl Layer {
-    /// As a manifest names it.
+    /// Returns the layer's descriptor for a manifest.
     #[must_use]
     pub fn descriptor(&self) -> Descriptor {
         Descriptor { media_type: LAYER_GZIP.to_owned(), digest: self.digest.clone(), size: self.size, platform: None }
     }
 }
 
-/// What a file, folder or link is, apart from its name and content.
+/// Metadata of a file, folder or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
     /// Permission bits.
     pub mode: u32,
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group id.
     pub gid: u32,
-    /// Unix seconds.
+    /// Modification time in Unix seconds.
     pub mtime: u64,
 }
 
-/// Hashes what passes through.
+/// A writer that hashes and counts the bytes written.
 struct Hashing<W> {
     inner: W,
     hasher: Hasher,
@@ -72,8 +72,8 @@ impl<W: Write> Write for Hashing<W> {
 
 type Compressed = GzEncoder<Hashing<io::BufWriter<std::fs::File>>>;
 
-/// Writes a layer: tar, compressed, both hashed, into a temporary file. Nothing of the machine or of the time goes into
-/// it, so the same entries in the same order give the same digest.
+/// Writes a layer as a compressed tar stream into a temporary file, and computes both digests. The output contains
+/// nothing of the machine or the current time. The same entries in the same order therefore give the same digest.
 pub struct LayerWriter {
     tar: tar::Builder<Hashing<Compressed>>,
 }
@@ -82,17 +82,17 @@ impl LayerWriter {
     /// Begins a layer, with its temporary file in `scratch`.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the temporary file cannot be created.
     pub fn new(scratch: &Path) -> io::Result<Self> {
         let mut tar = tar::Builder::new(sink(scratch)?);
         tar.mode(tar::HeaderMode::Deterministic);
         Ok(Self { tar })
     }
 
-    /// An archive as it is, as a layer.
+    /// Turns a tar archive into a layer without changes.
     ///
     /// # Errors
-    /// When it cannot be read or the temporary file not be written.
+    /// When the archive cannot be read, or the temporary file cannot be written.
     pub fn from_tar(mut archive: impl Read, scratch: &Path) -> io::Result<Layer> {
         let mut sink = sink(scratch)?;
         io::copy(&mut archive, &mut sink)?;
@@ -110,10 +110,10 @@ impl LayerWriter {
         header
     }
 
-    /// Extended attributes of the entry that follows.
+    /// Writes extended attributes for the entry that follows.
     ///
     /// # Errors
-    /// When the temporary file cannot be written; so do all that follow.
+    /// When the temporary file cannot be written. All later calls then fail too.
     pub fn xattrs(&mut self, xattrs: &[(String, Vec<u8>)]) -> io::Result<()> {
         if xattrs.is_empty() {
             return Ok(());
@@ -123,7 +123,7 @@ impl LayerWriter {
         self.tar.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), *value)))
     }
 
-    /// A folder.
+    /// Writes a folder.
     ///
     /// # Errors
     /// As [`LayerWriter::xattrs`].
@@ -132,10 +132,10 @@ impl LayerWriter {
         self.tar.append_data(&mut header, path, io::empty())
     }
 
-    /// A file of `size` bytes.
+    /// Writes a file of `size` bytes.
     ///
     /// # Errors
-    /// As [`LayerWriter::xattrs`], and when `content` has another size.
+    /// As [`LayerWriter::xattrs`], and when `content` is shorter than `size`.
     pub fn file(&mut self, path: &Path, meta: Meta, size: u64, content: impl Read) -> io::Result<()> {
         let mut header = Self::header(EntryType::Regular, meta, size);
         let mut content = content.take(size);
@@ -146,7 +146,7 @@ impl LayerWriter {
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{} shrank while it was read", path.display())))
     }
 
-    /// A symbolic link.
+    /// Writes a symbolic link.
     ///
     /// # Errors
     /// As [`LayerWriter::xattrs`].
@@ -155,7 +155,7 @@ impl LayerWriter {
         self.tar.append_link(&mut header, path, target)
     }
 
-    /// Another name for the file `target`, which came before.
+    /// Writes a hard link to the file `target`, an earlier entry.
     ///
     /// # Errors
     /// As [`LayerWriter::xattrs`].
@@ -164,7 +164,7 @@ impl LayerWriter {
         self.tar.append_link(&mut header, path, target)
     }
 
-    /// A named pipe.
+    /// Writes a named pipe.
     ///
     /// # Errors
     /// As [`LayerWriter::xattrs`].
@@ -173,7 +173,7 @@ impl LayerWriter {
         self.tar.append_data(&mut header, path, io::empty())
     }
 
-    /// Ends the layer.
+    /// Finishes the layer.
     ///
     /// # Errors
     /// As [`LayerWriter::xattrs`].
@@ -184,7 +184,7 @@ impl LayerWriter {
 
 fn sink(scratch: &Path) -> io::Result<Hashing<Compressed>> {
     let file = tempfile::tempfile_in(scratch)?;
-    // Level 1: a layer is read as often as it is written, and mostly on the machine that wrote it.
+    // Level 1, the fastest: a layer is written about as often as read, and mostly read on the machine that wrote it.
     Ok(Hashing::new(GzEncoder::new(Hashing::new(io::BufWriter::new(file)), Compression::fast())))
 }
 

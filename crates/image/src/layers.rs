@@ -1,4 +1,5 @@
-//! A machine's unpacked layers: one folder each, named by the digest of its tar stream, unpacked once.
+//! The unpacked layers of a machine: one folder per layer, named by the digest of the layer's tar stream. Each layer is
+//! unpacked once.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,50 +15,50 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use crate::manifest::Descriptor;
 use crate::unpack::{Bounds, UnpackError, unpack};
 
-/// Why a layer could not be unpacked.
+/// Reasons why a layer could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum LayersError {
-    /// The layer is bad.
+    /// The layer's content is refused or cannot be read.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// It is not the one that was asked for.
+    /// The layer's digest differs from the requested digest.
     #[error("layer {wanted} came as {found}; it was damaged on its way, or its source is wrong")]
     WrongDigest {
-        /// Asked for.
+        /// Digest of the requested layer.
         wanted: Digest,
-        /// Came.
+        /// Digest of the received layer.
         found: Digest,
     },
-    /// It would fill the disk.
+    /// Unpacking the layer would fill the disk.
     #[error(
         "the disk of {folder} has {} free of {}, {} of it are kept free, and the image's layer {layer} needs more than the rest; `gantry status` tells what takes the space",
         Bytes(*free), Bytes(*size), Bytes(*reserve)
     )]
     NoRoom {
-        /// Where it was to be.
+        /// Folder of the unpacked layers.
         folder: PathBuf,
-        /// Free bytes of that disk, for anyone.
+        /// Free bytes of the disk for unprivileged users.
         free: u64,
-        /// All of its bytes.
+        /// Size of the disk in bytes.
         size: u64,
-        /// What is to stay free.
+        /// Disk reserve: bytes that must stay free.
         reserve: u64,
-        /// Which layer.
+        /// Short digest of the layer.
         layer: String,
     },
-    /// A folder of Gantry's own could not be used.
+    /// Gantry could not use one of its own files or folders.
     #[error("cannot {action} {path}")]
     Folder {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Cause of the failure.
         source: io::Error,
     },
 }
 
-/// The folder of all unpacked layers. Several processes may use it.
+/// The folder of all unpacked layers. Several processes may use the folder at once.
 #[derive(Debug, Clone)]
 pub struct Layers {
     folder: PathBuf,
@@ -65,10 +66,10 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Uses `folder`, made if it is missing; what is unpacked leaves `reserve` bytes of its disk free.
+    /// Uses `folder`, and creates it if it is missing. Unpacking leaves `reserve` bytes of the disk free.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the folder cannot be created.
     pub fn in_folder(folder: &Path, reserve: u64) -> Result<Self, LayersError> {
         let layers = Self { folder: folder.to_owned(), reserve };
         std::fs::create_dir_all(folder).map_err(|source| LayersError::Folder {
@@ -79,29 +80,29 @@ impl Layers {
         Ok(layers)
     }
 
-    /// Where a layer is, unpacked.
+    /// Returns the folder of a layer, whether or not the layer is unpacked.
     #[must_use]
     pub fn path(&self, diff_id: &Digest) -> PathBuf {
         self.folder.join(diff_id.hex())
     }
 
-    /// The layer is there.
+    /// Whether the layer is unpacked.
     #[must_use]
     pub fn has(&self, diff_id: &Digest) -> bool {
         self.path(diff_id).is_dir()
     }
 
-    /// Every layer that is there.
+    /// Lists every unpacked layer.
     #[must_use]
     pub fn list(&self) -> Vec<Digest> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| Digest::from_hex(entry.file_name().to_str()?).ok()).collect()
     }
 
-    /// Unpacks a layer from its bytes, checking both digests. It appears whole or not at all.
+    /// Unpacks a layer from its bytes and verifies both digests. The layer appears complete or not at all.
     ///
     /// # Errors
-    /// [`LayersError`]; nothing is left of the layer then.
+    /// [`LayersError`]; no part of the layer stays in that case.
     pub async fn unpack(
         &self,
         descriptor: &Descriptor,
@@ -145,12 +146,13 @@ impl Layers {
             }
             sync(into).map_err(|source| failed("sync", into, source))
         };
-        // To its end on a thread of its own: whoever waits for it may give up, and nothing half made stays, nor is it lost.
+        // The work runs to its end on its own thread, even if the caller stops waiting. No half-unpacked layer stays,
+        // and a complete layer is not lost.
         let work = move || {
             let result = unpacked(&fresh);
             gantry_linux::step!("layer.unpacked");
             let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
-                // Another process was faster with the same layer.
+                // Another process finished the same layer first.
                 Err(_) if path.is_dir() => Ok(()),
                 result => result.map_err(|source| failed("name", &path, source)),
             });
@@ -165,7 +167,7 @@ impl Layers {
             .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))))
     }
 
-    /// Takes away what processes that are gone left half unpacked.
+    /// Removes half-unpacked layers of processes that have ended.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if is_orphaned(&entry.file_name().to_string_lossy()) {
@@ -174,7 +176,8 @@ impl Layers {
         }
     }
 
-    /// While this lives no layer is collected: for whoever is about to mount some.
+    /// Takes a GC pin on all layers. While the returned file lives, no layer is garbage-collected. Callers take the pin
+    /// before they mount layers.
     ///
     /// # Errors
     /// [`LayersError::Folder`].
@@ -187,7 +190,7 @@ impl Layers {
         let failed = |source: io::Error| LayersError::Folder { action: "lock", path: path.clone(), source };
         let opened = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
         let file = match opened {
-            // To hold what is there takes no write.
+            // A lock on an existing file needs no write access.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => std::fs::File::open(&path),
             opened => opened,
         };
@@ -196,8 +199,11 @@ impl Layers {
         Ok(file)
     }
 
-    /// Removes every layer that is not in what `keep` says and is older than `grace`; how many. None at all while somebody holds
-    /// them, or when `keep` does not know. It is asked when nobody can begin to hold them any more.
+    /// Garbage-collects the layers: removes every layer that is older than `grace` and not in the set from `keep`.
+    /// Returns the number of removed layers.
+    ///
+    /// Removes no layer while a process holds a GC pin, or if `keep` returns none. `keep` is called under the exclusive
+    /// lock, when no process can take a new pin.
     ///
     /// # Errors
     /// [`LayersError::Folder`].
@@ -219,7 +225,7 @@ impl Layers {
             std::fs::rename(&path, &name).map_err(|source| LayersError::Folder { action: "remove", path, source })?;
             gone.push(name);
         }
-        // Under their new names nobody finds them any more.
+        // Under the new names, no process can find these layers any more.
         drop(lock);
         for path in &gone {
             let removed = gantry_linux::tree::remove(path);
@@ -233,8 +239,9 @@ impl Layers {
     }
 }
 
-/// Since it was named: its time of change, for the other times are the image's. One in the future, of a clock that went back since, becomes
-/// now, by a change that changes nothing.
+/// Returns the time since the layer was named. This is the folder's ctime, since the other times come from the image. A
+/// ctime in the future means that the clock went back since. Setting the same permissions again then resets the ctime
+/// to now.
 fn age(path: &Path) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
@@ -246,14 +253,14 @@ fn age(path: &Path) -> Option<Duration> {
     age.ok()
 }
 
-/// A name for what is not a layer yet, or no longer: it says whose it is.
+/// Returns a name for a half-unpacked or discarded layer. The name identifies the process that owns the folder.
 fn half_made() -> String {
     let pid = std::process::id();
     let started = start_time(pid.cast_signed()).unwrap_or_default();
     format!("new-{pid}-{started}-{:016x}", rand::random::<u64>())
 }
 
-/// Such a name of a process that is gone.
+/// Whether the name is that of a half-unpacked or discarded layer whose process has ended.
 fn is_orphaned(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("new-") else {
         return false;
@@ -265,7 +272,7 @@ fn is_orphaned(name: &str) -> bool {
     }
 }
 
-/// One sync of the whole file system is cheaper than one per file, and a layer has thousands.
+/// Syncs the whole file system. This is cheaper than a sync per file, since a layer has thousands of files.
 fn sync(folder: &Path) -> io::Result<()> {
     let folder = std::fs::File::open(folder)?;
     Ok(rustix::fs::syncfs(&folder)?)

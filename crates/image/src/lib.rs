@@ -1,16 +1,18 @@
-//! OCI images: manifests, layers made and unpacked.
+//! OCI images: reads manifests, writes and unpacks layers.
 //!
-//! - [`Manifest`], [`Config`]: what an image is (OCI image specification 1.1), read strictly where safety hangs on it.
-//! - [`LayerWriter`]: a tar stream into a layer; the same input gives the same digest.
-//! - [`diff`]: what a container changed in its root, as a layer.
-//! - [`Merged`]: the root that unpacked layers make together.
-//! - [`unpack`]: a layer into a folder; foreign bytes, so every path is resolved inside the folder by the kernel.
-//! - [`members`]: a foreign tar stream, member by member, bounded.
-//! - [`import`]: an OCI archive into the blobs.
-//! - [`Selection`]: the image of an index for this machine.
-//! - [`Referrer`]: what names an image as its subject.
-//! - [`pull`]: an image of another registry ([`Remote`]) into the blobs.
-//! - [`Accounts`]: an image's users and groups, by its own files.
+//! - [`Manifest`], [`Config`]: the parts of an image (OCI image specification 1.1). Fields that safety depends on are
+//!   read strictly.
+//! - [`LayerWriter`]: writes a tar stream as a layer; the same input gives the same digest.
+//! - [`diff`]: writes a container's changes to its root as a layer.
+//! - [`Merged`]: the root that results from unpacked layers.
+//! - [`unpack`]: unpacks a layer into a folder. The bytes are foreign, so the kernel resolves every path inside the
+//!   folder.
+//! - [`members`]: reads a foreign tar stream, member by member, with bounds.
+//! - [`import`]: imports an OCI archive into the blobs.
+//! - [`Selection`]: chooses an index's image for this machine.
+//! - [`Referrer`]: a manifest that names an image as its subject.
+//! - [`pull`]: copies an image of another registry ([`Remote`]) into the blobs.
+//! - [`Accounts`]: an image's users and groups, from its own files.
 //! - [`Layers`]: a machine's unpacked layers, each unpacked once.
 
 mod accounts;

@@ -1,4 +1,4 @@
-//! Manifests and configurations. Docker's and OCI's differ in the media types alone.
+//! Manifests and configurations. Docker's and OCI's formats differ only in the media types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,59 +6,61 @@ use std::fmt;
 use gantry_model::Digest;
 use serde::{Deserialize, Serialize};
 
-/// An OCI manifest's media type.
+/// Media type of an OCI manifest.
 pub const MANIFEST_OCI: &str = "application/vnd.oci.image.manifest.v1+json";
-/// A Docker manifest's media type.
+/// Media type of a Docker manifest.
 pub const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// An OCI index's media type.
+/// Media type of an OCI index.
 pub const INDEX_OCI: &str = "application/vnd.oci.image.index.v1+json";
-/// A Docker manifest list's media type.
+/// Media type of a Docker manifest list.
 pub const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
 const CONFIG_DOCKER: &str = "application/vnd.docker.container.image.v1+json";
-/// The media type of the layers that Gantry makes.
+/// Media type of the layers that Gantry writes.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// The most that all blobs of an image may have, in bytes: twice what a layer may become.
+/// Limit in bytes on all blobs of an image: twice the limit on an unpacked layer.
 const SIZE_MAX: u64 = 64 << 30;
 
-/// The most layers: what an overlay takes (the kernel's `OVL_MAX_STACK` is 500) with room for the container's own.
+/// Limit on layers. An overlay takes 500 (the kernel's `OVL_MAX_STACK`); the rest is left for the container's own
+/// layers.
 const LAYERS_MAX: usize = 400;
 
-/// Why an image is refused.
+/// Reasons why an image is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not JSON of the expected form.
+    /// The bytes are not JSON of the expected form.
     #[error("the image's {what} cannot be read: {source}")]
     Unreadable {
         /// `manifest` or `configuration`.
         what: &'static str,
-        /// Where it fails.
+        /// Cause, with the position in the JSON.
         source: serde_json::Error,
     },
-    /// Read, and impossible.
+    /// The content is readable but invalid.
     #[error("the image is refused: {0}")]
     Refused(String),
-    /// A signature, a chart, a list of parts: anything that is kept like an image and cannot run.
+    /// The manifest is of an artifact, such as a signature, a chart or a list of parts. Registries store artifacts like
+    /// images, but artifacts cannot run.
     #[error("it is an artifact of type {kind}, not an image that runs")]
     Artifact {
-        /// Its `artifactType`, or the media type of its configuration.
+        /// The `artifactType`, or the media type of the configuration.
         kind: String,
     },
-    /// An index without an image for this machine.
+    /// The index has no image for this machine.
     #[error("it has no image for this machine, which is {this}; {}", has_images(has))]
     NoImage {
-        /// This machine's platform.
+        /// Platform of this machine.
         this: String,
-        /// The platforms that the index names.
+        /// Platforms that the index names.
         has: Vec<String>,
     },
 }
 
-/// Characters of an artifact's type that a message shows.
+/// Limit on the characters of an artifact's type in a message.
 const KIND_SHOWN: usize = 200;
 
-/// Platforms that a message names.
+/// Limit on the platforms in a message.
 const PLATFORMS_SHOWN: usize = 10;
 
 fn has_images(has: &[String]) -> String {
@@ -68,29 +70,29 @@ fn has_images(has: &[String]) -> String {
     }
 }
 
-/// Names a blob.
+/// A reference to a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What it is.
+    /// Media type of the blob.
     pub media_type: String,
-    /// Its content.
+    /// Digest of the blob.
     pub digest: Digest,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// In an index: what machine it is for.
+    /// In an index: the platform of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
 }
 
-/// A kind of machine.
+/// A platform: operating system and processor architecture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
-    /// `amd64`, `arm64`, …
+    /// Architecture: `amd64`, `arm64`, …
     pub architecture: String,
-    /// `linux`.
+    /// Operating system: `linux`.
     pub os: String,
-    /// `v7`, `v8`, …
+    /// Variant of the architecture: `v7`, `v8`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
@@ -102,20 +104,20 @@ impl fmt::Display for Platform {
     }
 }
 
-/// What an image is made of.
+/// An image's manifest: references to the configuration and the layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// 2.
+    /// Schema version; always 2.
     pub schema_version: u32,
-    /// [`MANIFEST_OCI`] or [`MANIFEST_DOCKER`].
+    /// Media type: [`MANIFEST_OCI`] or [`MANIFEST_DOCKER`].
     #[serde(default = "oci")]
     pub media_type: String,
-    /// The configuration.
+    /// Descriptor of the configuration.
     pub config: Descriptor,
-    /// From the bottom up.
+    /// Descriptors of the layers, from the bottom up.
     pub layers: Vec<Descriptor>,
-    /// What an artifact is; images have none.
+    /// Type of an artifact; images have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
 }
@@ -124,14 +126,14 @@ fn oci() -> String {
     MANIFEST_OCI.to_owned()
 }
 
-/// Several images under one name.
+/// An index: several images under one name.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// [`INDEX_OCI`] or [`INDEX_DOCKER`].
+    /// Media type: [`INDEX_OCI`] or [`INDEX_DOCKER`].
     #[serde(default = "oci_index")]
     pub media_type: String,
-    /// The images.
+    /// Descriptors of the images' manifests.
     pub manifests: Vec<Descriptor>,
 }
 
@@ -140,7 +142,7 @@ fn oci_index() -> String {
 }
 
 impl Index {
-    /// Reads an index; none if the bytes are something else, such as a manifest.
+    /// Parses an index. Returns none if the bytes are something else, such as a manifest.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let index: Self = serde_json::from_slice(bytes).ok()?;
@@ -156,59 +158,59 @@ pub(crate) fn architecture() -> &'static str {
     }
 }
 
-/// How an image is run, and how its layers are checked.
+/// An image's configuration: settings for running the image, and digests for checking its layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// `amd64`, …
+    /// Architecture: `amd64`, …
     pub architecture: String,
-    /// `linux`.
+    /// Operating system: `linux`.
     pub os: String,
-    /// How to run it.
+    /// Settings for running the image.
     #[serde(default)]
     pub config: Runtime,
-    /// The layers' uncompressed digests.
+    /// Digests of the uncompressed layers.
     pub rootfs: RootFs,
-    /// Whatever else there is.
+    /// All other fields.
     #[serde(flatten)]
     pub rest: BTreeMap<String, serde_json::Value>,
 }
 
-/// The layers' uncompressed digests.
+/// Digests of the uncompressed layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
-    /// `layers`.
+    /// Always `layers`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// From the bottom up, one for each of the manifest's layers.
+    /// Digests from the bottom up, one per layer of the manifest.
     pub diff_ids: Vec<Digest>,
 }
 
-/// How an image is run.
+/// Settings for running an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Runtime {
-    /// `uid`, `uid:gid`, or names of the image's own.
+    /// User: `uid`, `uid:gid`, or names from the image's account files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// `NAME=value` each.
+    /// Environment variables, each as `NAME=value`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<Vec<String>>,
-    /// Put before the command.
+    /// Entry point: the program and arguments before the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// The command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
-    /// Where it starts.
+    /// Working folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
-    /// `8080/tcp` → `{}`.
+    /// Ports that the image exposes: `8080/tcp` → `{}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
-    /// `/data` → `{}`: where the image expects data that lasts.
+    /// Paths of persistent data: `/data` → `{}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volumes: Option<BTreeMap<String, serde_json::Value>>,
-    /// The signal that asks for shutdown.
+    /// Signal that asks the application to shut down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
     /// Labels.
@@ -216,22 +218,22 @@ pub struct Runtime {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
-/// The label of an image that holds the files of its recipe: a JSON object, path to content. By it an image that one Gantry
-/// built is deployed as another app, or by another Gantry.
+/// Label with the files of the recipe of an image, as a JSON object from path to content. With this label, an image
+/// that Gantry built can be deployed as another app, or by another Gantry.
 pub const RECIPE_LABEL: &str = "dev.gantry.recipe";
 
-/// Who the source, and the process that runs it, belongs to in an image that Gantry built.
+/// User id of the application in images that Gantry built. This user owns the source and runs the process.
 pub const APP_USER: u32 = 1000;
 
 impl Runtime {
-    /// Gantry built the image, and chose its user.
+    /// Whether Gantry built the image and chose its user.
     #[must_use]
     pub fn is_built(&self) -> bool {
         let labelled = self.labels.as_ref().is_some_and(|labels| labels.contains_key(RECIPE_LABEL));
         labelled && self.user.as_deref() == Some(&format!("{APP_USER}:{APP_USER}"))
     }
 
-    /// The folder that the command starts in: absolute and without `.` and `..`, as Docker has it.
+    /// Returns the command's working folder as an absolute path without `.` and `..`, as Docker does.
     #[must_use]
     pub fn working_folder(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
@@ -247,10 +249,10 @@ impl Runtime {
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// When it is not one, or could not be run.
+    /// When the bytes are not a valid manifest, or the image could not be run.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self =
             serde_json::from_slice(bytes).map_err(|source| ManifestError::Unreadable { what: "manifest", source })?;
@@ -264,7 +266,7 @@ impl Manifest {
         if manifest.layers.len() > LAYERS_MAX {
             return refused(format!("it has {} layers, at most {LAYERS_MAX} can be mounted", manifest.layers.len()));
         }
-        // The sizes are whoever wrote it's; what is fetched is bounded by them.
+        // The manifest's author chose the sizes, and the sizes bound the bytes to fetch.
         let total = manifest.blobs().try_fold(0u64, |total, blob| total.checked_add(blob.size));
         if total.is_none_or(|total| total > SIZE_MAX) {
             return refused(format!("it says that it has more than {SIZE_MAX} bytes"));
@@ -272,26 +274,27 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What an artifact is; none for an image.
+    /// Returns the type of an artifact; none for an image.
     fn artifact(&self) -> Option<String> {
         let named = self.artifact_type.clone().filter(|kind| !kind.is_empty());
         let of_config =
             Some(&self.config.media_type).filter(|kind| ![CONFIG_OCI, CONFIG_DOCKER, ""].contains(&kind.as_str()));
-        // Whoever wrote it chose the text.
+        // The manifest's author chose the text, so its length is limited.
         named.or_else(|| of_config.cloned()).map(|kind| kind.chars().take(KIND_SHOWN).collect())
     }
 
-    /// Every blob that the image needs besides its manifest.
+    /// Iterates over every blob of the image except its manifest.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         std::iter::once(&self.config).chain(&self.layers)
     }
 }
 
 impl Config {
-    /// Reads the configuration that belongs to `manifest`.
+    /// Parses the configuration that belongs to `manifest`.
     ///
     /// # Errors
-    /// When it is not one, or is for another machine, or does not fit the manifest.
+    /// When the bytes are not a valid configuration, or the image is for another platform, or the layers do not fit the
+    /// manifest.
     pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<Self, ManifestError> {
         let config: Self = serde_json::from_slice(bytes).map_err(|source| {
             let artifact = |kind| ManifestError::Artifact { kind };
@@ -312,7 +315,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration of an image that Gantry makes.
+    /// Creates the configuration of an image that Gantry builds.
     #[must_use]
     pub fn new(diff_ids: Vec<Digest>, runtime: Runtime) -> Self {
         Self {
@@ -326,7 +329,7 @@ impl Config {
 }
 
 impl Manifest {
-    /// The manifest of an image that Gantry makes.
+    /// Creates the manifest of an image that Gantry builds.
     #[must_use]
     pub fn new(config: (Digest, u64), layers: Vec<Descriptor>) -> Self {
         let descriptor =

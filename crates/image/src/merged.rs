@@ -1,7 +1,7 @@
-//! The root that unpacked layers make together, as overlayfs shows it: looked at without mounting it.
+//! The root that unpacked layers form, as overlayfs would show the root, but without a mount.
 //!
-//! What is in a layer is foreign: each step opens one name below an open folder and follows no link by itself, links are resolved
-//! among the layers alone, and the walk is bounded.
+//! The layers' content is foreign. Each lookup opens a single name below an open folder and follows no link by itself.
+//! Links are resolved only among the layers, and the walk is bounded.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,74 +16,74 @@ use rustix::io::Errno;
 use crate::diff::is_opaque;
 use crate::layer::Meta;
 
-/// As many links are followed on one path as the kernel follows.
+/// Limit on the links followed for a path, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// Names that are looked up for one path. A link to a long path through `..` looks up many.
+/// Limit on the names looked up for a path. A link to a long path through `..` needs many lookups.
 const STEPS_MAX: usize = 4096;
 
-/// The largest text that is read.
+/// Limit on the size of a text file.
 const TEXT_MAX: u64 = 1 << 20;
 
-/// Reads the text file `path` of an image whose unpacked layers these are, from the top down. None where the image has no such
-/// file, or one of more than a mebibyte.
+/// Reads the text file `path` of an image from its unpacked layers, listed from the top down. Returns none if the image
+/// has no such file, or the file is larger than 1 MiB.
 pub(crate) fn read_text(layers: &[PathBuf], path: &Path) -> Option<String> {
     let mut text = Vec::new();
     Merged::of(layers).ok()?.open(path)?.take(TEXT_MAX + 1).read_to_end(&mut text).ok()?;
     (text.len() as u64 <= TEXT_MAX).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
-/// What is at a path, links followed inside the root.
+/// The result of a lookup, with links followed inside the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Looked {
-    /// Nothing.
+    /// The path does not exist.
     Nothing,
     /// A folder.
     Folder {
-        /// Its path without links.
+        /// Path without links.
         path: PathBuf,
-        /// As the topmost layer that has it has it.
+        /// Metadata from the topmost layer that has the folder.
         meta: Meta,
     },
-    /// Anything else, such as a file.
+    /// Any other kind, such as a file.
     Other {
-        /// Its path without links.
+        /// Path without links.
         path: PathBuf,
     },
 }
 
-/// The layers of a root.
+/// The unpacked layers that form a root.
 #[derive(Debug)]
 pub struct Merged {
-    /// From the top down.
+    /// The layers' folders, from the top down.
     roots: Vec<OwnedFd>,
 }
 
-/// What one name in a folder is.
+/// The result of looking up a single name in a folder.
 enum Step {
     Nothing,
     Folder(Vec<OwnedFd>, Meta),
     Link(PathBuf),
-    /// In this folder of a layer.
+    /// A file of another kind, with the layer's folder that contains it.
     Other(OwnedFd),
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Merged {
-    /// Of unpacked layers, from the top down.
+    /// Opens the unpacked layers, listed from the top down.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// When a layer cannot be opened.
     pub fn of(layers: &[PathBuf]) -> io::Result<Self> {
         let roots = layers.iter().map(|layer| rustix::fs::open(layer, FOLDER, Mode::empty()));
         Ok(Self { roots: roots.collect::<Result<_, _>>()? })
     }
 
-    /// Looks at a path; `..` and links stay inside, as for a process whose root this is.
+    /// Looks up a path. As for a process with this root, `..` and links stay inside.
     ///
     /// # Errors
-    /// When a layer cannot be read, or links lead in a circle.
+    /// When a layer cannot be read, or the links form a circle.
     pub fn look(&self, path: &Path) -> io::Result<Looked> {
         self.find(path).map(|(looked, _)| looked)
     }
@@ -91,13 +91,13 @@ impl Merged {
     /// Opens a regular file.
     fn open(&self, path: &Path) -> Option<File> {
         let (Looked::Other { path }, Some(layer)) = self.find(path).ok()? else { return None };
-        // A pipe would wait for its other end.
+        // Without NONBLOCK, opening a pipe would wait for the other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(layer, path.file_name()?, flags, Mode::empty()).ok()?);
         file.metadata().ok()?.is_file().then_some(file)
     }
 
-    /// Looks at a path; for what is no folder also the folder of the layer that has it.
+    /// Looks up a path. For a result other than a folder, also returns the layer's folder that contains it.
     fn find(&self, path: &Path) -> io::Result<(Looked, Option<OwnedFd>)> {
         let mut rest = Vec::new();
         push(&mut rest, path);
@@ -140,7 +140,7 @@ impl Merged {
         Ok((Looked::Folder { path: at, meta }, None))
     }
 
-    /// The folders of a path without links.
+    /// Opens the folders of a path that has no links.
     fn walk(&self, path: &Path, steps: &mut usize) -> io::Result<(Option<Vec<OwnedFd>>, Option<Meta>)> {
         let (mut folder, mut meta) = (None::<Vec<OwnedFd>>, None);
         for name in path {
@@ -153,7 +153,7 @@ impl Merged {
     }
 }
 
-/// One name in the folder that these make together.
+/// Looks up a single name in the folder that the layers' `folders` form.
 fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<Step> {
     *steps = steps.checked_sub(1).ok_or(Errno::LOOP)?;
     let mut found: Option<(Vec<OwnedFd>, Meta)> = None;
@@ -172,7 +172,7 @@ fn step(folders: &[OwnedFd], name: &OsStr, steps: &mut usize) -> io::Result<Step
                     break;
                 }
             }
-            // Below a folder, whatever else is hidden.
+            // A folder in an upper layer hides a file of another kind in this layer.
             (_, Some(_)) => break,
             (FileType::CharacterDevice, None) if stat.st_rdev == 0 => return Ok(Step::Nothing),
             (FileType::Symlink, None) => {
@@ -190,7 +190,7 @@ fn meta_of(stat: &Stat) -> Meta {
     Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime }
 }
 
-/// The parts of a path, the first on top.
+/// Pushes the parts of a path onto a stack, with the first part on top.
 fn push(rest: &mut Vec<OsString>, path: &Path) {
     let parts = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::tree::OPAQUE_XATTR;
 
-    /// Layers from the top down, each with these files; a text that begins with `->` is a link.
+    /// Creates layers with the given files, from the top down. A text that begins with `->` creates a link.
     fn layers(of: &[&[(&str, &str)]]) -> (tempfile::TempDir, Vec<PathBuf>) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut paths = Vec::new();
@@ -278,7 +278,8 @@ mod tests {
         assert_eq!(passwd(&paths), None);
         let (_folder, paths) = layers(&[&[("etc/passwd/x", "")]]);
         assert_eq!(passwd(&paths), None);
-        // Up and down a long path, forty times over.
+        // The link leads down 500 levels, then up and down 500 times. Each `..` walks the path again, so that the
+        // lookups exceed their limit.
         let deep = "d/".repeat(500);
         let (_folder, paths) =
             layers(&[&[(&format!("{deep}x"), ""), ("etc/passwd", &format!("->/{deep}{}x", "../d/".repeat(500)))]]);

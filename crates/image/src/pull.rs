@@ -1,5 +1,5 @@
-//! An image from another registry into the blobs, by the OCI distribution specification 1.1. The registry is foreign:
-//! every answer is bounded, every blob checked against its digest.
+//! Pulls an image from another registry into the blobs, by the OCI distribution specification 1.1. The registry is
+//! foreign: every response is bounded, and every blob must match its digest.
 
 use std::io;
 use std::time::Duration;
@@ -20,37 +20,39 @@ use crate::manifest::{
 use crate::remote::{Remote, is_local};
 use crate::selection::{Next, Selection};
 
-/// The largest manifest: what registries take (distribution specification, "Pushing Manifests").
+/// Limit on the size of a manifest: the size that registries accept (distribution specification, "Pushing Manifests").
 const MANIFEST_MAX: usize = 4 << 20;
 
-/// The largest answer of a token service.
+/// Limit on the size of a token service's response.
 const TOKEN_MAX: usize = 64 << 10;
 
-/// To reach a registry, and from one piece of an answer to the next.
+/// Timeout for connecting to a registry, and between two reads of a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// All of it. A registry that sends a byte now and then is not waited for.
+/// Timeout of a whole pull. It also ends a pull from a registry that sends a byte now and then.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
-/// As many as clients follow.
+/// Limit on redirections; other clients follow as many.
 const REDIRECTIONS_MAX: usize = 5;
 
-/// Tries without a single byte, and how often a transfer goes on.
+/// Limit on consecutive tries without a single byte.
 const TRIES_MAX: u32 = 3;
+
+/// Limit on the resumptions of a transfer.
 const RESUMES_MAX: u32 = 100;
 
-/// Before the first of those tries; twice as long before each further one.
+/// Pause before the first retry; the pause doubles before each further retry.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Blobs that are fetched at once.
+/// Number of blobs fetched concurrently.
 const AT_ONCE: usize = 3;
 
-/// Who asks.
+/// Credentials for a registry.
 #[derive(Clone, Deserialize)]
 pub struct Credentials {
-    /// The user.
+    /// User name.
     pub username: String,
-    /// A password or token.
+    /// Password or token.
     pub password: String,
 }
 
@@ -60,60 +62,61 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Why an image could not be pulled.
+/// Reasons why an image could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The registry could not be reached, or broke off.
+    /// The registry could not be reached, or closed the connection.
     #[error("{registry} cannot be reached: {why}")]
     Unreachable {
-        /// Which.
+        /// Host and port of the registry.
         registry: String,
-        /// Why.
+        /// Cause of the failure.
         why: String,
     },
-    /// It said no.
+    /// The registry refused a request.
     #[error("{what}the registry answered {status}{hint}")]
     Refused {
-        /// What was asked for, with a colon; empty for the image itself.
+        /// The requested object with a colon; empty for the image itself.
         what: String,
-        /// With what.
+        /// Status of the response.
         status: StatusCode,
-        /// What may help.
+        /// Advice for the user.
         hint: &'static str,
     },
-    /// Its answer makes no sense.
+    /// The registry's response is invalid.
     #[error("the registry's answer is refused: {0}")]
     Answer(String),
-    /// The registry is this cloud's own.
+    /// The reference leads to this cloud's own registry.
     #[error("{0} is in this cloud's own registry")]
     Own(Remote),
-    /// There is no room for it.
+    /// The disk has no space for the image.
     #[error("{0}")]
     NoRoom(String),
-    /// The image is not one that runs here.
+    /// The image cannot run on this machine.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A blob could not be kept, or is not what its name says.
+    /// A blob could not be stored, or does not match its digest.
     #[error(transparent)]
     Blob(#[from] BlobError),
 }
 
-/// Who asks a registry.
+/// The identity of the puller.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// Its user there.
+    /// Credentials for the registry, if there are any.
     pub credentials: Option<&'a Credentials>,
-    /// What this cloud's own registry says in the field [`REGISTRY_ID`] of its answers.
+    /// Value of the header [`REGISTRY_ID`] in responses of this cloud's own registry.
     pub own: Option<&'a str>,
 }
 
-/// The field by which a registry of Gantry's knows itself, whatever name it is asked by.
+/// Response header by which a Gantry registry recognizes itself, under any host name.
 pub const REGISTRY_ID: &str = "gantry-registry";
 
-/// Pulls an image; its manifest. `tell` hears what is being fetched; `fits` says why so many bytes do not.
+/// Pulls an image and returns the digest of its manifest. `tell` receives progress messages. `fits` returns an error if
+/// there is no space for that many bytes.
 ///
 /// # Errors
-/// [`PullError`]. Blobs that came before stay; what nothing names is collected.
+/// [`PullError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn pull(
     remote: &Remote,
     asker: Asker<'_>,
@@ -174,10 +177,11 @@ struct Registry<'a> {
     login: Mutex<Login>,
 }
 
-/// What the registry asked for and got.
+/// The state of the login at the registry.
 #[derive(Default)]
 struct Login {
-    /// How often. Several transfers may hear at once that a token has expired; one of them gets the next.
+    /// Number of logins so far. Several transfers may learn at once that a token has expired; only the first of them
+    /// logs in again.
     count: u64,
     token: Option<Token>,
 }
@@ -208,7 +212,8 @@ impl<'a> Registry<'a> {
         PullError::Unreachable { registry: self.remote.registry.clone(), why: causes(error) }
     }
 
-    /// Asks for a path, as whoever the registry wants to hear; a token that has expired is asked for anew, once. `what` is for an error.
+    /// Requests a path, with a login if the registry asks for a login. Renews an expired token once. `what` names the
+    /// object in an error.
     async fn get(&self, path: &str, more: &[(HeaderName, String)], what: &str) -> Result<Response, PullError> {
         let (mut logged_in, mut tries) = (false, 0);
         loop {
@@ -254,7 +259,7 @@ impl<'a> Registry<'a> {
         PullError::Refused { what: what.to_owned(), status: response.status(), hint }
     }
 
-    /// The manifest for this machine, with its digest.
+    /// Returns the manifest for this machine, and its digest.
     async fn image(&self) -> Result<(Digest, Bytes), PullError> {
         let (mut digest, mut text) = self.manifest(&self.remote.reference).await?;
         let mut selection = Selection::default();
@@ -278,7 +283,8 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Gets what the registry asks for; false when it asks for nothing that is known. `count` is that of the request that was refused.
+    /// Logs in as the registry's challenge demands. Returns false if the challenge is missing or of an unknown kind.
+    /// `count` is the login count of the refused request.
     async fn log_in(&self, refused: &Response, count: u64) -> Result<bool, PullError> {
         let challenge = refused.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
         let Some((scheme, parameters)) = challenge.and_then(|text| text.split_once(' ')) else {
@@ -330,22 +336,23 @@ impl<'a> Registry<'a> {
     }
 }
 
-/// The wait before the next try.
+/// Returns the pause before the next try.
 fn pause(tries: u32) -> Duration {
     PAUSE * 2u32.saturating_pow(tries.min(10))
 }
 
-/// A blob on its way, no longer than its manifest says. One that breaks off goes on where it was.
+/// A transfer of a blob, no longer than the manifest claims. After a broken connection, the transfer resumes
+/// after the last byte received.
 struct Transfer<'a> {
     registry: &'a Registry<'a>,
     descriptor: &'a Descriptor,
-    /// What still comes of the answer under way.
+    /// The remainder of the current response.
     answer: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
-    /// Bytes that came.
+    /// Number of bytes received.
     at: u64,
-    /// Bytes of the answer that came before already.
+    /// Number of bytes to skip in the current response, because they were already received.
     passed: u64,
-    /// Tries since the last byte, and altogether.
+    /// Tries since the last byte, and tries in total.
     tries: (u32, u32),
 }
 
@@ -408,7 +415,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Asks for the rest. A registry that has none is asked a few times.
+    /// Requests the remaining bytes, with a limited number of tries.
     async fn resume(&mut self, cause: Option<reqwest::Error>) -> io::Result<()> {
         let (since, all) = self.tries;
         if since >= TRIES_MAX || all >= RESUMES_MAX {
@@ -420,7 +427,7 @@ impl<'a> Transfer<'a> {
         tokio::time::sleep(pause(since)).await;
         self.tries = (since + 1, all + 1);
         match self.ask().await {
-            // It may be back in a moment.
+            // The registry may be back in a moment.
             Err(PullError::Unreachable { .. }) => Ok(()),
             asked => asked.map_err(io::Error::other),
         }
@@ -433,7 +440,8 @@ struct TokenAnswer {
     access_token: Option<String>,
 }
 
-/// Where a token is to be had: `realm="…",service="…",scope="…"`. Never over a plain connection, but on loopback.
+/// Builds the address of the token service from the challenge's parameters `realm="…",service="…",scope="…"`. The
+/// address must use TLS, unless the registry is on this machine.
 pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullError> {
     let wrong = |why: &str| PullError::Answer(format!("its challenge {parameters:?}: {why}"));
     let value = |name: &str| {
@@ -453,12 +461,13 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
     Ok(url)
 }
 
-/// A registry is somebody else's: what it leads to is on the network, and asked over TLS.
+/// Whether a registry may lead the client to the address. A foreign registry may lead only to the network, and only
+/// with TLS.
 fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
     on_loopback && matches!(url.scheme(), "http" | "https") || url.scheme() == "https" && !is_local(url)
 }
 
-/// An error with everything behind it, without addresses that may carry a token.
+/// Formats an error with all its causes. Leaves out the request's address, which may contain a token.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
     let mut next = error.source().or(Some(error));

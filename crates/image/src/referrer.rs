@@ -1,5 +1,5 @@
-//! What refers to an image: signatures, lists of its parts, whatever names it as its subject (OCI distribution 1.1,
-//! "Listing Referrers"). Read apart from [`crate::Manifest`], which is for images that run.
+//! Referrers: signatures, lists of parts and other manifests that name an image as their subject (OCI distribution 1.1,
+//! "Listing Referrers"). The parser is separate from [`crate::Manifest`], which is for images that run.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::MANIFEST_OCI;
 
-/// One line of the list of what refers to an image.
+/// An entry in the list of an image's referrers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Referrer {
-    /// The manifest's own.
+    /// Media type of the referring manifest.
     pub media_type: String,
-    /// The manifest.
+    /// Digest of the referring manifest.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// Size of the referring manifest in bytes.
     pub size: u64,
-    /// What it is: its own word, or that of its configuration.
+    /// Artifact type: the manifest's own field, else the media type of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// Its own.
+    /// The manifest's own annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -48,16 +48,17 @@ struct Typed {
     media_type: String,
 }
 
-/// The image that a manifest or index refers to.
+/// Returns the digest of the image that a manifest or index names as its subject.
 ///
 /// # Errors
-/// Where it names one in a way that cannot be understood.
+/// When the bytes or the subject cannot be parsed.
 pub fn subject(bytes: &[u8]) -> Result<Option<Digest>, serde_json::Error> {
     serde_json::from_slice::<Fields>(bytes).map(|fields| fields.subject.map(|subject| subject.digest))
 }
 
 impl Referrer {
-    /// How the manifest `bytes` with that digest is listed; none if it refers to nothing.
+    /// Returns the list entry for the manifest `bytes` with the given digest. Returns none if the manifest has no
+    /// subject.
     #[must_use]
     pub fn parse(digest: Digest, bytes: &[u8]) -> Option<Self> {
         let fields: Fields = serde_json::from_slice(bytes).ok()?;

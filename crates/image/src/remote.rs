@@ -1,4 +1,4 @@
-//! Which image of which other registry: `ghcr.io/team/shop:v3`, `localhost:5000/shop@sha256:…`.
+//! References to images of other registries: `ghcr.io/team/shop:v3`, `localhost:5000/shop@sha256:…`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,26 +6,26 @@ use std::net::IpAddr;
 use gantry_model::Digest;
 use reqwest::Url;
 
-/// The longest reference.
+/// Limit on the length of a reference.
 const LENGTH_MAX: usize = 500;
 
 /// The parts of `app`, `app:tag`, `app@sha256:…` or `app:tag@sha256:…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts<'a> {
-    /// Before them.
+    /// Name before the tag and the digest.
     pub name: &'a str,
-    /// After a colon.
+    /// Tag, after a colon.
     pub tag: Option<&'a str>,
-    /// After an `@`. It says which image; a tag beside it is for people.
+    /// Digest, after an `@`. A digest decides which image is meant; a tag beside the digest is for people.
     pub digest: Option<&'a str>,
 }
 
 impl<'a> Parts<'a> {
-    /// Takes a reference apart; nothing in it is checked.
+    /// Splits a reference without any checks.
     #[must_use]
     pub fn of(text: &'a str) -> Self {
         let (tagged, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
-        // A colon before a slash is that of a port.
+        // A colon before a slash belongs to a port.
         match tagged.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
             Some((name, tag)) => Self { name, tag: Some(tag), digest },
             None => Self { name: tagged, tag: None, digest },
@@ -38,18 +38,18 @@ impl<'a> Parts<'a> {
 pub struct Remote {
     /// Host and port.
     pub registry: String,
-    /// Below it.
+    /// Path of the repository in the registry.
     pub repository: String,
-    /// A tag or a digest.
+    /// Tag or digest.
     pub reference: String,
 }
 
 impl Remote {
-    /// Reads a reference that names its registry: its first part has a dot or a port, or is `localhost`. None for any
-    /// other, which is one of this cloud's own registry.
+    /// Parses a reference that names its registry: the first part has a dot or a port, or is `localhost`. Returns none
+    /// for any other reference; such a reference means this cloud's own registry.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why the reference is invalid.
     pub fn parse(text: &str) -> Result<Option<Self>, String> {
         let text = text.trim_start_matches("docker://");
         let Some((registry, rest)) = text.split_once('/') else {
@@ -91,27 +91,29 @@ impl Remote {
         format!("{}{mark}{}", self.repository, self.reference)
     }
 
-    /// It is this machine itself, however that is written: what listens there is not for everyone.
+    /// Whether the registry is this machine, in any spelling of the address, or has a link-local address. Services
+    /// there are not meant for every user.
     #[must_use]
     pub fn is_local(&self) -> bool {
         Url::parse(&format!("https://{}", self.registry)).map_or(true, |url| is_local(&url))
     }
 
-    /// No network is between.
+    /// Whether the registry is on loopback, so that no network is in between.
     fn is_loopback(&self) -> bool {
         let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
         let host = host.trim_matches(['[', ']']);
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// Where its repository is: over TLS, but on loopback, where registries are tried out.
+    /// Returns the address of the repository: with TLS, except on loopback, where people try out registries.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.is_loopback() { "http" } else { "https" };
         format!("{scheme}://{}/v2/{}", self.registry, self.repository)
     }
 }
 
-/// It leads to this machine, or to what only machines of its link can ask (such as a cloud provider's metadata).
+/// Whether the address leads to this machine, or to a service for machines of the same link only (such as a cloud
+/// provider's metadata).
 pub(crate) fn is_local(url: &Url) -> bool {
     url.host_str().is_none_or(|host| {
         let host = host.trim_matches(['[', ']']).trim_end_matches('.');

@@ -1,6 +1,6 @@
-//! The image of an index for this machine. Indexes may hold indexes.
+//! Chooses an index's image for this machine. An index may contain other indexes.
 //!
-//! [`Selection`] decides; its caller reads the manifests, wherever they are: in the blobs, in an archive, in another registry.
+//! [`Selection`] only decides. The caller reads the manifests, from the blobs, an archive or another registry.
 
 use std::collections::BTreeSet;
 
@@ -8,39 +8,39 @@ use gantry_model::Digest;
 
 use crate::manifest::{Descriptor, Index, ManifestError, Platform, architecture};
 
-/// Indexes one inside the other.
+/// Limit on the nesting of indexes.
 const DEPTH_MAX: usize = 5;
 
-/// Manifests and indexes that are read for one image.
+/// Limit on the manifests and indexes that are read for an image.
 const READS_MAX: usize = 50;
 
-/// A depth-first search through an index. Give each manifest that was read to [`Selection::next`].
+/// A depth-first search through an index. The caller passes each manifest to [`Selection::next`].
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// What is still to be read: the last one first, each with the number of indexes above it.
+    /// Descriptors still to read, the next at the end, each with the number of indexes above.
     open: Vec<(Descriptor, usize)>,
-    /// The number of indexes above the manifest that comes next.
+    /// Number of indexes above the manifest that the caller passes next.
     depth: usize,
     indexes: BTreeSet<Digest>,
     reads: usize,
     platforms: BTreeSet<String>,
 }
 
-/// What follows from a manifest.
+/// The decision about a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// The manifest is the image's.
+    /// The manifest is the image's manifest.
     Found,
-    /// Read this one, and go on with it.
+    /// The caller must read this manifest next, and pass its content on.
     Read(Descriptor),
 }
 
 impl Selection {
-    /// Decides on the manifest or index `bytes` with that digest.
+    /// Decides about the manifest or index `bytes`, which has the given digest.
     ///
     /// # Errors
-    /// [`ManifestError::NoImage`] without an image for this machine; [`ManifestError::Refused`] for indexes that are nested too deeply, are
-    /// too many, or lead in a circle.
+    /// [`ManifestError::NoImage`] if there is no image for this machine. [`ManifestError::Refused`] if the indexes are
+    /// nested too deeply, are too many, or form a circle.
     pub fn next(&mut self, digest: &Digest, bytes: &[u8]) -> Result<Next, ManifestError> {
         let Some(index) = Index::parse(bytes) else {
             return Ok(Next::Found);
@@ -72,8 +72,8 @@ impl Selection {
     }
 }
 
-/// How well a platform fits this machine, the best first; none if it does not. An entry without a platform may hold anything. One
-/// with a variant may ask for more than this processor has.
+/// Returns how well a platform fits this machine, lower is better; none if the platform does not fit. An entry without
+/// a platform may be of any kind. An image with a variant may need more than this processor has.
 fn preference(platform: Option<&Platform>) -> Option<u8> {
     let Some(platform) = platform else { return Some(2) };
     let fits = platform.os == "linux" && platform.architecture == architecture();
@@ -81,7 +81,8 @@ fn preference(platform: Option<&Platform>) -> Option<u8> {
     fits.then_some(u8::from(!plain))
 }
 
-/// The attestations that builders put beside their images have the platform `unknown/unknown`.
+/// Formats a platform for a message. Builders store attestations beside their images, with the platform
+/// `unknown/unknown`; these are left out.
 fn shown(platform: &Platform) -> Option<String> {
     (platform.os != "unknown").then(|| platform.to_string().chars().take(60).collect())
 }
@@ -95,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// Manifests by digest.
+    /// Manifests and indexes by digest.
     #[derive(Default)]
     struct Shelf(BTreeMap<Digest, Vec<u8>>);
 
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn circles_and_crowds_are_refused() {
-        // No honest digest leads in a circle; whoever serves them may lie.
+        // Honest digests cannot form a circle, but a registry may lie.
         let mut selection = Selection::default();
         let digest = Digest::from_hex(&"a".repeat(64)).expect("a digest");
         let text = json!({ "manifests": [{ "mediaType": "x", "digest": digest, "size": 1 }] }).to_string();

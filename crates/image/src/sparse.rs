@@ -1,5 +1,8 @@
-//! Sparse files in tar streams: entries that leave holes out. Four dialects: GNU's own header (`S`, which `tar` expands), and GNU's
-//! extended headers 0.0, 0.1 and 1.0. Of those three the entry's data is no file yet: without its map it would be stored wrongly.
+//! Sparse files in tar streams: entries that leave holes out.
+//!
+//! There are four dialects: GNU's own header (`S`, which `tar` expands), and GNU's extended headers 0.0, 0.1 and 1.0.
+//! For the last three, the entry's data is not the file's content. Without the map of pieces, the file would be stored
+//! wrongly.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -8,31 +11,31 @@ use std::path::PathBuf;
 
 use tar::{Entry, EntryType};
 
-/// The most bytes of a map that stands before the data. A map in the headers is bounded with them.
+/// Limit in bytes on a map before the data. A map in the headers falls under the limit on headers.
 const MAP_MAX: usize = 1 << 20;
 
 /// Size of a block of a tar stream.
 const BLOCK: usize = 512;
 
-/// A sparse file: what its entry's data has to become.
+/// A sparse file: the layout that the entry's data must get.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Sparse {
-    /// The file's own name, where the entry has another.
+    /// The file's own name, if the entry has another name.
     pub(crate) name: Option<PathBuf>,
-    /// The file's length, with its holes.
+    /// Size of the file, holes included.
     pub(crate) size: u64,
-    /// The pieces that the data has, as offset and length; none where `tar` has put them in place.
+    /// The data's pieces, as offset and length. None if `tar` has already put the pieces in place.
     map: Option<Vec<(u64, u64)>>,
 }
 
-/// What the extended headers of an entry say of its holes.
+/// The records about holes in an entry's extended headers.
 #[derive(Debug, Default)]
 struct Records {
     version: (Option<u64>, Option<u64>),
     name: Option<PathBuf>,
     size: Option<u64>,
     pieces: Option<u64>,
-    /// Offsets and lengths in turn.
+    /// Offsets and lengths, alternating.
     numbers: Vec<u64>,
     any: bool,
 }
@@ -68,10 +71,11 @@ impl Records {
 }
 
 impl Sparse {
-    /// What an entry says of its holes; none for a file without any. Reads a map that stands before the data.
+    /// Reads an entry's records about holes, and the map if the map is before the data. Returns none for a file without
+    /// such records.
     ///
     /// # Errors
-    /// When it is of a dialect that is not known, or its map makes no sense.
+    /// When the dialect is unknown, or the map is inconsistent.
     pub(crate) fn of(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<Self>> {
         let kind = entry.header().entry_type();
         if kind == EntryType::GNUSparse {
@@ -110,14 +114,15 @@ impl Sparse {
         Ok(Some(Self { name: records.name, size, map: Some(map) }))
     }
 
-    /// The file's content out of the entry's data.
+    /// Expands the entry's data to the file's content.
     pub(crate) fn content<R: Read>(self, data: R) -> Content<R> {
         let whole = || vec![(0, self.size)];
         Content { data, pieces: self.map.unwrap_or_else(whole).into_iter(), piece: (0, 0), at: 0, size: self.size }
     }
 }
 
-/// A map in version 1.0: numbers on lines of their own, the first their count in pairs, filled up to a block. Also the bytes it takes.
+/// Reads a map of version 1.0 and returns its numbers and its size in bytes. The map has one number per line, first the
+/// count of pairs, and is padded to a whole block.
 fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
     let (mut text, mut lines, mut wanted) = (Vec::new(), 0, 1);
     loop {
@@ -142,7 +147,7 @@ fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
     }
 }
 
-/// Pieces in order, that do not overlap, lie within the file and take all of the stored data.
+/// Checks that the pieces are in order, do not overlap, lie within the file, and cover all of the stored data.
 fn checked(numbers: &[u64], pieces: Option<u64>, size: u64, stored: u64) -> io::Result<Vec<(u64, u64)>> {
     let map: Vec<(u64, u64)> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
     if !numbers.len().is_multiple_of(2) || pieces.is_some_and(|pieces| pieces != map.len() as u64) {
@@ -157,11 +162,11 @@ fn checked(numbers: &[u64], pieces: Option<u64>, size: u64, stored: u64) -> io::
     if all == stored { Ok(map) } else { Err(wrong("its map and its data have different lengths")) }
 }
 
-/// A sparse file's content, holes included.
+/// A reader of a sparse file's content, holes included.
 pub(crate) struct Content<R> {
     data: R,
     pieces: std::vec::IntoIter<(u64, u64)>,
-    /// Where the piece under way begins, and how much of it is left.
+    /// Start of the current piece, and the number of its bytes left.
     piece: (u64, u64),
     at: u64,
     size: u64,

@@ -1,19 +1,19 @@
-//! Marks that overlayfs and OCI layers have for what is taken away.
+//! Names and attributes by which overlayfs and OCI layers mark removed files.
 
-/// Before a name: the name is gone.
+/// Prefix of a whiteout: the layer removes the file with the rest of the name.
 pub(crate) const WHITEOUT: &str = ".wh.";
 
-/// In a folder: everything that lower layers have in it is gone.
+/// Name of the file that marks a folder as opaque: the layer hides everything that lower layers have in the folder.
 pub(crate) const OPAQUE: &str = ".wh..wh..opq";
 
-/// How overlayfs says the same of a folder.
+/// Extended attribute by which overlayfs marks an opaque folder.
 pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
-/// The attribute that holds the capabilities of a file.
+/// Extended attribute with the capabilities of a file.
 pub(crate) const CAPABILITIES: &str = "security.capability";
 
-/// Extended attributes that a layer may carry: a program's own, and file capabilities. Those of overlayfs and of
-/// access control belong to the machine.
+/// Whether a layer may carry the extended attribute. Allowed are a program's own attributes and file capabilities. The
+/// attributes of overlayfs and of access control belong to the machine.
 pub(crate) fn may_carry(xattr: &str) -> bool {
     let overlay = xattr.starts_with("user.overlay.");
     (xattr.starts_with("user.") && !overlay) || xattr == CAPABILITIES

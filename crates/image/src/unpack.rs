@@ -1,7 +1,7 @@
-//! A layer into a folder that overlayfs takes as one.
+//! Unpacks a layer into a folder that overlayfs can use as a layer.
 //!
-//! The bytes are foreign. Every path is resolved inside the folder by the kernel ([`gantry_linux::rooted`]); what is
-//! made is made with `O_EXCL` and `O_NOFOLLOW`; sizes are bounded as they are read, whatever the headers say.
+//! The bytes are foreign. The kernel resolves every path inside the folder ([`gantry_linux::rooted`]). Files are
+//! created with `O_EXCL` and `O_NOFOLLOW`. Sizes are counted and bounded during reading, whatever the headers claim.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,7 +26,7 @@ use crate::archive::members_or_sparse;
 use crate::sparse::Sparse;
 use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
 
-/// How much a layer may become.
+/// Limits on the size of an unpacked layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Bytes of all files together.
@@ -36,31 +36,31 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bytes, as [`UnpackError::TooLarge`] tells them.
+    /// Formats the limit on bytes, as [`UnpackError::TooLarge`] shows the limit.
     pub(crate) fn told(&self) -> String {
         format!("{} bytes", self.bytes)
     }
 }
 
 impl Default for Bounds {
-    /// 32 GiB and two million entries: an image with a whole tool chain has a tenth of it.
+    /// 32 GiB and two million entries, ten times the size of an image with a complete tool chain.
     fn default() -> Self {
         Self { bytes: 32 << 30, entries: 2_000_000 }
     }
 }
 
-/// What was unpacked, by its digests.
+/// The digests and the size of an unpacked layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Of the bytes as they came.
+    /// Digest of the bytes as received.
     pub digest: Digest,
-    /// Of the tar stream.
+    /// Digest of the tar stream.
     pub diff_id: Digest,
-    /// Bytes of all files.
+    /// Size of all files together in bytes.
     pub bytes: u64,
 }
 
-/// Why a layer is refused.
+/// Reasons why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The stream cannot be read.
@@ -69,28 +69,29 @@ pub enum UnpackError {
     /// An entry is hostile or impossible.
     #[error("the layer is refused at {path:?}: {why}")]
     Entry {
-        /// The entry.
+        /// Path of the entry.
         path: String,
-        /// Why.
+        /// Reason of the refusal.
         why: String,
     },
-    /// It is larger than allowed.
+    /// The layer exceeds a limit.
     #[error("the layer is refused: it has more than {0}")]
     TooLarge(String),
-    /// An entry could not be made.
+    /// An entry could not be created.
     #[error("cannot unpack {path:?}: {source}")]
     Make {
-        /// The entry.
+        /// Path of the entry.
         path: String,
-        /// What the system said.
+        /// Cause of the failure.
         source: io::Error,
     },
 }
 
-/// Unpacks a layer, compressed with gzip, zstd or not at all, into `folder`, which is empty. Reads to the end.
+/// Unpacks a layer into the empty folder `folder`. The layer is compressed with gzip or zstd, or uncompressed. Reads
+/// the stream to its end.
 ///
 /// # Errors
-/// [`UnpackError`]; what was made so far stays, for the caller to remove.
+/// [`UnpackError`]. The caller removes the entries created so far.
 pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
     let mut source = Hashed::new(layer);
     let mut head = Vec::new();
@@ -101,13 +102,13 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
         [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(whole).map_err(UnpackError::Stream)?),
         _ => Box::new(whole),
     };
-    // Whatever an entry is, and whether its data is looked at.
+    // The bound covers the whole stream: entries of any kind, and data that is skipped.
     let mut plain = Hashed::new(Bounded { inner: plain, left: bounds.bytes.saturating_add(HEADERS_MAX) });
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| UnpackError::Make { path: folder.display().to_string(), source: error.into() })?;
     let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), paths: 0, last: None };
     unpacker.run(&mut plain)?;
-    // What follows the archive's end is part of the digests.
+    // Bytes after the archive's end belong to the digests too.
     pass(&mut plain)?;
     let diff_id = plain.finish();
     drop(plain);
@@ -115,7 +116,7 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
     Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes })
 }
 
-/// The most that follows an archive's end. Padding is kilobytes; what goes on is meant to.
+/// Limit on the bytes after an archive's end. Padding takes kilobytes; a longer tail is an attack.
 const TAIL_MAX: u64 = 64 << 20;
 
 fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
@@ -126,13 +127,13 @@ fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
     Ok(())
 }
 
-/// What headers, padding and the names in them may take besides the files.
+/// Bytes that headers, padding and names may take in addition to the files.
 const HEADERS_MAX: u64 = 4 << 30;
 
-/// What the paths of all folders may take, in bytes: their times are set at the end.
+/// Limit in bytes on the paths of all folders. They stay in memory, since folders' times are set at the end.
 const PATHS_MAX: usize = 256 << 20;
 
-/// Ends with an error after so many bytes.
+/// A reader that fails after a number of bytes.
 struct Bounded<R> {
     inner: R,
     left: u64,
@@ -146,7 +147,7 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Hashes what is read through it.
+/// A reader that hashes the bytes read.
 struct Hashed<R> {
     inner: R,
     hasher: Hasher,
@@ -175,16 +176,16 @@ struct Unpacker {
     bounds: Bounds,
     bytes: u64,
     entries: u64,
-    /// Folders with their times, set last: making something in a folder changes its time.
+    /// Folders and their times. The times are set last, since a new entry in a folder changes the folder's time.
     folders: Vec<(PathBuf, u64)>,
-    /// Bytes of their paths.
+    /// Bytes of the folders' paths.
     paths: usize,
-    /// The folder that the last file went into: files of one folder come together. Whatever else is made may change where a
-    /// path leads.
+    /// The folder of the last file, kept open because files of a folder follow each other. Any other kind of entry
+    /// clears it, since such an entry may change where a path leads.
     last: Option<(PathBuf, OwnedFd)>,
 }
 
-/// An entry's place: the folder that it goes into, and its name there.
+/// The location of an entry: its parent folder, and its name there.
 struct Place {
     parent: OwnedFd,
     name: std::ffi::OsString,
@@ -225,7 +226,7 @@ impl Unpacker {
             Some(name) => name,
             None => entry.path().map_err(|error| refuse(&error.to_string()))?.into_owned(),
         };
-        // Its holes take nothing to send: they are refused before they are read.
+        // The archive stores no bytes for holes, so the size with holes is checked before reading.
         if sparse.as_ref().is_some_and(|sparse| sparse.size > self.bounds.bytes.saturating_sub(self.bytes)) {
             return Err(UnpackError::TooLarge(self.bounds.told()));
         }
@@ -272,13 +273,13 @@ impl Unpacker {
                     .and_then(|()| finish_node(entry, &place))
                     .map_err(made)
             }
-            // A container has a `/dev` of its own and may open no other device: a node would be of no use.
+            // Device nodes are skipped. A container has its own `/dev` and may open no other device.
             EntryType::Char | EntryType::Block => Ok(()),
             _ => Err(refuse("its kind is not known")),
         }
     }
 
-    /// None for the root itself.
+    /// Finds the location of a path. Returns none for the root itself.
     fn place(&mut self, path: &Path, keep: bool) -> Result<Option<Place>, LinuxError> {
         let names: Vec<&OsStr> = rooted::names(path).collect();
         let Some((name, above)) = names.split_last() else {
@@ -292,7 +293,7 @@ impl Unpacker {
                 let parent = match rooted::open(&self.root, &above, OFlags::PATH | OFlags::DIRECTORY) {
                     Ok(parent) => parent,
                     Err(_) => {
-                        // Folders that no entry is for are counted as those that one is for.
+                        // Missing parent folders count as entries, like folders with an entry of their own.
                         self.entries += above.components().count() as u64;
                         rooted::make_folder_through_links(&self.root, &above)?
                     }
@@ -347,14 +348,14 @@ impl Unpacker {
             None => self.content(&mut *entry, &mut file, false, &made)?,
             Some(sparse) => self.content(sparse.content(&mut *entry), &mut file, true, &made)?,
         }
-        // Owner first: changing it takes setuid bits and capabilities away.
+        // The owner is set first: a change of owner clears setuid bits and capabilities.
         finish_node(entry, place).map_err(&made)?;
         set_xattrs(entry, &file).map_err(&made)?;
         set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
         Ok(())
     }
 
-    /// Writes a file's content, counted. With `holes`, zeros are left out.
+    /// Writes a file's content and counts the bytes. With `holes`, blocks of zeros become holes.
     fn content(
         &mut self,
         mut content: impl Read,
@@ -408,7 +409,7 @@ fn is_folder(place: &Place) -> bool {
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
-/// An entry replaces what an earlier one made, as long as that is not a folder with something in it.
+/// Removes a file or an empty folder that an earlier entry created, so that the new entry can replace it.
 fn clear(place: &Place) -> io::Result<()> {
     match unlinkat(&place.parent, &*place.name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -446,18 +447,18 @@ fn own(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtF
     Ok(chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?)
 }
 
-/// The owner as a container has it. One beyond the container's users would be nobody there, whose files not even root may
-/// change: it is made the user of that name.
+/// Returns the owner as the container sees the owner. An id beyond the container's users would be unmapped inside, and
+/// not even root inside could change such files. Such an id becomes the user `nobody`.
 fn inside(owner: u32) -> u32 {
     if owner < USERS { owner } else { NOBODY }
 }
 
-/// The user and the group that stand for everyone without a number, in Debian as elsewhere.
+/// Id of the user and the group for owners without an id of their own, in Debian and other distributions.
 const NOBODY: u32 = 65_534;
 
 fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
-    // It was made just now, by this process, and is no link; nobody else writes here.
+    // This process created the entry a moment ago, and no other process writes here, so the entry is no link.
     Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
 }
 
@@ -467,9 +468,9 @@ fn finish_link(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the mark "effective" off a file's capabilities (`struct vfs_cap_data`: the lowest bit of its first word). A container
-/// gains no right by running a file; the kernel runs a file without the mark all the same, and refuses one with the mark
-/// (EPERM) where a right in it is none of the container's.
+/// Clears the "effective" flag of a file's capabilities (`struct vfs_cap_data`: the lowest bit of its first word). A
+/// container gains no capability by running a file. Without the flag, the kernel still runs the file. With the flag,
+/// the kernel refuses the file (EPERM) if the container lacks one of its capabilities.
 fn not_effective(capabilities: &mut [u8]) {
     if let Some(first) = capabilities.first_mut() {
         *first &= !1;
@@ -494,7 +495,7 @@ fn set_xattrs(entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<(
     Ok(())
 }
 
-/// A time that cannot be set (out of range) is no reason to refuse a layer.
+/// Sets an entry's modification time. A time that cannot be set (out of range) is no reason to refuse a layer.
 fn set_time(parent: impl AsFd, name: &OsStr, mtime: u64, flags: AtFlags) {
     let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
     let _ = utimensat(parent, name, &Timestamps { last_access: time, last_modification: time }, flags);

@@ -1,4 +1,4 @@
-//! OCI archives: the image of their index, however deep it is, and what is refused.
+//! Tests of OCI archives: finding the image through nested indexes, and refusals.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,14 +19,14 @@ impl Layout {
         self.0.append_data(&mut header, path, content).expect("added");
     }
 
-    /// A blob; how an index or manifest names it.
+    /// Adds a blob. Returns its descriptor for an index or a manifest.
     fn blob(&mut self, kind: &str, content: &[u8]) -> Value {
         let hex = hex::encode(Sha256::digest(content));
         self.add(&format!("blobs/sha256/{hex}"), content);
         json!({ "mediaType": format!("{OCI}{kind}"), "digest": format!("sha256:{hex}"), "size": content.len() })
     }
 
-    /// A good image without layers.
+    /// Adds a valid image without layers.
     fn image(&mut self) -> Value {
         let config = json!({ "architecture": own(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": [] } });
         let config = self.blob("config.v1+json", config.to_string().as_bytes());
@@ -68,7 +68,7 @@ async fn the_image_is_found_through_indexes_to_a_bound() {
             entry = layout.blob("index.v1+json", index.to_string().as_bytes());
         }
         match layout.import(&entry).await {
-            // The archive's own index counts.
+            // The archive's own index counts as a level.
             Ok(digest) => assert!(depth <= 4 && image["digest"] == digest, "{depth}"),
             Err(why) => assert!(depth > 4 && why.contains("nested more than 5 deep"), "{depth}: {why}"),
         }

@@ -1,5 +1,5 @@
-//! Layers and manifests that mean harm: every way out of a folder with every kind of entry, and streams that lie. Each is
-//! refused or harmless.
+//! Tests with hostile layers and manifests: every escape from a folder with every kind of entry, and streams with false
+//! claims. Each must be refused or harmless.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use sha2::Digest as _;
 use tar::EntryType::{self, Block, Char, Directory, Fifo, Link, Regular, Symlink};
 
-/// A header and its content; paths are written raw, which `tar` itself would refuse.
+/// Builds a header and its content. The paths are written raw, since `tar` itself would refuse them.
 fn entry(kind: EntryType, path: &str, link: &str, content: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     let gnu = header.as_gnu_mut().expect("gnu");
@@ -31,7 +31,7 @@ fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
     [entries.concat(), vec![0; 1024]].concat()
 }
 
-/// A folder to unpack into, with one beside it that must stay as it is.
+/// A folder to unpack into, beside a folder that must not change.
 struct Place {
     folder: tempfile::TempDir,
 }
@@ -49,7 +49,7 @@ impl Place {
         unpack(layer, &self.folder.path().join("into"), Bounds::default()).map(|_| ())
     }
 
-    /// Everything outside, with what it is.
+    /// Lists everything outside, with permissions and link counts.
     fn outside(&self) -> Vec<String> {
         let mut found = Vec::new();
         for folder in ["", "outside", "outside/victims"] {
@@ -65,12 +65,12 @@ impl Place {
     }
 }
 
-/// Kind, path and target of each.
+/// Kind, path and target of each entry.
 type Entries<'a> = &'a [(EntryType, &'a str, &'a str)];
 
 #[test]
 fn every_way_out_with_every_kind_of_entry_stays_inside() {
-    // How `way` comes to lead out; OUT is the folder outside.
+    // Entries that make `way` lead outside; OUT is the folder outside.
     let ways: [(&str, Entries); 9] = [
         ("absolute link", &[(Symlink, "way", "OUT")]),
         ("relative link", &[(Symlink, "way", "../outside")]),
@@ -122,7 +122,7 @@ fn every_way_out_with_every_kind_of_entry_stays_inside() {
     assert_eq!(cases, 99);
 }
 
-/// A record of an extended header: its own length first.
+/// Formats a record of an extended header, which begins with its own length.
 fn pax(key: &str, value: &str) -> Vec<u8> {
     let rest = format!(" {key}={value}\n");
     let mut length = rest.len() + 1;
@@ -132,7 +132,7 @@ fn pax(key: &str, value: &str) -> Vec<u8> {
     entry(EntryType::XHeader, "pax", "", format!("{length}{rest}").as_bytes())
 }
 
-/// A sparse file whose map is in its extended header.
+/// Builds a sparse file with its map in the extended header.
 fn sparse(size: &str, map: &str, name: &str, content: &[u8]) -> Vec<u8> {
     let record = |key: &str, value: &str| {
         let rest = format!(" GNU.sparse.{key}={value}\n");
@@ -340,7 +340,7 @@ fn manifests_that_lie_are_refused() {
     for (what, text) in cases {
         assert!(Manifest::parse(text.as_bytes()).is_err(), "{what}");
     }
-    // An index that leads to an index, and so on: only its own images count.
+    // An index may name another index; only the outer index's own entries count.
     let index = serde_json::json!({ "schemaVersion": 2, "mediaType": gantry_image::INDEX_OCI, "manifests": [descriptor(gantry_image::INDEX_OCI)] });
     let index = Index::parse(index.to_string().as_bytes()).expect("an index");
     assert!(
@@ -364,7 +364,7 @@ fn manifests_that_lie_are_refused() {
     }
 }
 
-/// One change of some bytes.
+/// A change of some bytes.
 #[derive(Debug, Clone)]
 enum Change {
     Set(usize, u8),
@@ -400,7 +400,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     prop::collection::vec(change, 0..8)
 }
 
-/// A layer with one of everything.
+/// Builds a layer with an entry of every kind.
 fn one_of_everything() -> Vec<u8> {
     let mut long = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -423,7 +423,7 @@ fn one_of_everything() -> Vec<u8> {
     ])
 }
 
-/// Headers whose bytes were changed, with sums that are right again: else most changes would end at the sum.
+/// Corrects the checksums of changed headers. Otherwise most changes would fail only at the checksum.
 fn with_right_sums(bytes: &mut [u8]) {
     for block in bytes.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {
@@ -435,7 +435,7 @@ fn with_right_sums(bytes: &mut [u8]) {
 }
 
 proptest! {
-    /// Whatever becomes of a layer: no panic, and nothing outside.
+    /// No change of a layer causes a panic or a write outside the folder.
     #[test]
     fn a_changed_layer_is_refused_or_stays_inside(before in changes(), sums in any::<bool>(), form in 0..3, after in changes()) {
         let mut bytes = one_of_everything();
@@ -455,7 +455,7 @@ proptest! {
         after.iter().filter(|_| form > 0).for_each(|change| change.apply(&mut packed));
         let place = Place::new();
         let into = place.folder.path().join("into");
-        // The layer's own root has the permissions that the layer says.
+        // The layer decides the permissions of its own root folder.
         let own = format!("{} ", into.display());
         let outside = || place.outside().into_iter().filter(|line| !line.starts_with(&own)).collect::<Vec<_>>();
         let before = outside();

@@ -1,4 +1,4 @@
-//! Layers made, unpacked, changed and made again; and layers that mean harm.
+//! Tests of layers: written, unpacked, changed and written again; and hostile layers.
 
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -76,7 +76,8 @@ fn an_owner_beyond_a_container_s_users_is_nobody() {
     }
 }
 
-/// `cap_net_bind_service=ep`, as `setcap` writes it (revision 2) and as a user namespace's root does (revision 3).
+/// `cap_net_bind_service=ep`, as `setcap` writes the attribute (revision 2), and as root of a user namespace does
+/// (revision 3).
 #[test]
 fn a_file_s_capabilities_are_kept_and_not_effective() {
     for (revision, rest) in [(2, 0), (3, 4)] {
@@ -95,7 +96,7 @@ fn a_file_s_capabilities_are_kept_and_not_effective() {
         let mut found = [0; 64];
         let length = rustix::fs::getxattr(into.join("low"), name, &mut found[..]).expect("an attribute");
         capabilities[0] = 0;
-        // Root of the first namespace gets revision 2 back.
+        // The kernel shows root of the initial namespace revision 2.
         assert_eq!((found[0], &found[4..length.min(20)]), (0, &capabilities[4..20]), "revision {revision}");
     }
 }
@@ -154,7 +155,7 @@ fn what_changed_becomes_a_layer_and_the_same_again() {
     assert!(diff(&empty, &["proc"], None, u64::MAX, folder.path()).expect("a diff").is_none());
 }
 
-/// One entry of a hostile archive, its path written raw: `tar` refuses to write such paths itself.
+/// Appends an entry of a hostile archive. The path is written raw, since `tar` refuses such paths.
 fn raw(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, link: &str, content: &[u8]) {
     let mut header = Header::new_gnu();
     header.as_gnu_mut().expect("gnu").name[..path.len()].copy_from_slice(path.as_bytes());
@@ -262,7 +263,8 @@ fn owners_in_a_range_of_their_own_are_the_images_in_a_layer() {
     assert_eq!(owners, [1000, 0, 0]);
 }
 
-/// A layer of a megabyte that becomes a gibibyte, where the disk has 64 MB beyond what is to stay free, and where it has nothing.
+/// A layer of a megabyte unpacks to a gibibyte. The disk has 64 MB above the reserve in one case, and nothing in the
+/// other.
 #[tokio::test]
 async fn what_would_fill_the_disk_is_refused_with_the_numbers() {
     let folder = scratch();
@@ -295,7 +297,7 @@ async fn a_layer_that_nobody_waits_for_any_more_is_there_all_the_same() {
     let descriptor = layer.descriptor();
     let layers = gantry_image::Layers::in_folder(&folder.path().join("layers"), 0).expect("a folder");
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    // What comes waits until nobody waits for it.
+    // The stream sends its bytes only after the caller has stopped waiting.
     let stream = futures_util::stream::once(async move {
         let _ = receiver.await;
         Ok(bytes::Bytes::from(bytes))
@@ -312,7 +314,7 @@ async fn a_layer_that_nobody_waits_for_any_more_is_there_all_the_same() {
     assert_eq!(there(), 1, "nothing half made stays");
 }
 
-/// A file of pieces, as offset and content, with holes between them.
+/// Creates a file from pieces, given as offset and content, with holes between.
 fn holed(path: &Path, size: u64, pieces: &[(u64, &[u8])]) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::create(path).expect("made");
@@ -354,7 +356,7 @@ fn sparse_files_of_every_dialect_are_read() {
         assert_eq!(std::fs::read_dir(into.path()).expect("read").count(), 6, "{dialect:?}");
         let taken = std::fs::metadata(into.path().join("many-holes")).expect("there").blocks() * 512;
         assert!(taken < 18 << 20, "{dialect:?}: its holes take {taken} bytes");
-        // What is no layer is refused by name.
+        // `members` reads other archives than layers, and refuses sparse files by name.
         let error = gantry_image::members(&archive[..], |error| error.to_string(), |_| Ok(())).expect_err("refused");
         assert!(error.contains("is a sparse file; make the archive without --sparse"), "{dialect:?}: {error}");
     }

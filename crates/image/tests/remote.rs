@@ -1,4 +1,5 @@
-//! Registries that mean harm: what they send is refused in words, soon, and leaves nothing but blobs under their right names.
+//! Tests of hostile registries: their responses are refused soon and with a message. Only blobs with correct digests
+//! stay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// What a path answers: a head, a body, and whether more of the same follows for ever.
+/// The response for a path: head, body, and whether the body repeats without end.
 #[derive(Clone)]
 struct Reply {
     head: String,
@@ -41,12 +42,13 @@ fn raw(bytes: &str) -> Reply {
 
 type Pages = BTreeMap<String, Reply>;
 
-/// A registry on a port of its own; `ADDRESS` in its answers is its own. What is not in its pages is 404.
+/// Starts a registry on its own port. `ADDRESS` in its responses stands for its address. A path outside `pages` returns
+/// 404.
 async fn registry(pages: Pages) -> String {
     serve(move |path, _| pages.get(path).cloned()).await
 }
 
-/// A registry that answers a path and the head of a request; none is 404.
+/// Starts a registry with a function from path and request head to a response; none means 404.
 async fn serve(answer: impl Fn(&str, &str) -> Option<Reply> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -83,7 +85,7 @@ fn descriptor(kind: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len() })
 }
 
-/// A good image of one layer: its parts, and the pages that serve it.
+/// Builds a valid image of one layer: its parts, and the pages that serve the image.
 fn image() -> (Vec<u8>, Vec<u8>, Value, Pages) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -103,12 +105,12 @@ fn image() -> (Vec<u8>, Vec<u8>, Value, Pages) {
     (config, layer, manifest, pages)
 }
 
-/// What a pull of `shop:1` from these pages says.
+/// Pulls `shop:1` from these pages and returns the result.
 async fn said(pages: Pages) -> Result<String, String> {
     said_of(&registry(pages).await).await
 }
 
-/// What a pull of `shop:1` from the registry at that address says.
+/// Pulls `shop:1` from the registry at the address and returns the result.
 async fn said_of(address: &str) -> Result<String, String> {
     let fits = |bytes| if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) };
     let folder = tempfile::tempdir().expect("a folder");
@@ -139,7 +141,7 @@ async fn said_of(address: &str) -> Result<String, String> {
 #[tokio::test]
 async fn a_registry_that_means_harm_is_refused_in_words() {
     let (config, layer, manifest, pages) = image();
-    // The control: the same image, honestly served.
+    // Sanity check: a pull of the same image from an honest registry succeeds.
     assert_eq!(said(pages.clone()).await, Ok(digest(manifest.to_string().as_bytes())));
 
     let page = "/v2/shop/manifests/1";
@@ -312,7 +314,7 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
     let (count, text) = (Arc::clone(&tokens), manifest.clone());
     let address = serve(move |path, head| {
         if path == "/token" {
-            // The first one is good for the manifest alone.
+            // The first token is valid only for the manifest.
             return Some(ok(format!(r#"{{"token":"t{}"}}"#, count.fetch_add(1, Ordering::SeqCst))));
         }
         let wanted = if path.contains("/blobs/") { "bearer t1" } else { "bearer t" };
@@ -325,7 +327,7 @@ async fn a_token_that_expires_during_a_pull_is_asked_for_anew() {
     assert_eq!(said_of(&address).await, Ok(digest(text.as_bytes())));
     assert_eq!(tokens.load(Ordering::SeqCst), 2, "transfers at once share a token");
 
-    // One that never helps is asked for once for each request, and not for ever.
+    // A token that never helps is requested once per request, and not without end.
     let (_, _, _, pages) = image();
     let address = serve(move |path, head| match path {
         "/token" => Some(ok(r#"{"token":"t"}"#)),
@@ -353,7 +355,7 @@ async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
             let begin: usize = begin.map_or(0, |begin| begin.parse().expect("a number"));
             heard.lock().expect("not poisoned").push(begin);
             let from = if ranges { begin } else { 0 };
-            // A thousand bytes more each time.
+            // Each response sends a thousand bytes more.
             let end = layer.len().min(begin + 1000);
             let status = if ranges && begin > 0 { "206 Partial Content" } else { "200 OK" };
             let told = if ranges {
