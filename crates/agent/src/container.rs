@@ -104,7 +104,7 @@ pub(crate) fn prepare(
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
-            // `disk` enforces this limit by counting. A kernel limit on file size would also count the holes of sparse
+            // The agent counts usage instead (see `disk`): a limit on file size would also count the holes of sparse
             // files.
             disk: None,
         },

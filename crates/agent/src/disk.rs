@@ -32,7 +32,7 @@ impl Disk {
         self.over().contains(id)
     }
 
-    /// Clears the instance's mark at a new start.
+    /// Forgets, at a new start, that the instance exceeded its limit.
     pub(crate) fn begin(&self, id: &InstanceId) {
         self.over().remove(id);
     }
@@ -49,8 +49,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
     }
 }
 
-/// Whether a container has used all of its disk limit. The kernel stops a single file exactly at the limit, so equality
-/// counts.
+/// Whether a container has used all of its disk limit. Deleted files that are still open count as well.
 pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
     let (upper, group) = (places.folder.join("upper"), Cgroup::named(&places.cgroup));
     let count = move || {

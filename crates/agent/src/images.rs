@@ -35,7 +35,8 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids).rev() {
         if !agent.layers.has(diff_id) {
-            // Copies of a role start together and need the same layers; the lock lets only the first one unpack each.
+            // Copies of a role start together and need the same layers. The lock makes one copy unpack a layer while
+            // the others wait.
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
                 let path = format!("/v2/{app}/blobs/{}", descriptor.digest);

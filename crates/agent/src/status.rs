@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::Agent;
 
-/// Interval between two reports without a change: a little over a third of the silence after which the server declares
-/// the machine lost.
+/// Interval between two reports without a change. After `SILENCE_MILLIS` (10 s) without a report, the server takes the
+/// machine for lost: three missed heartbeats and some.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Changes within this time go into one report.

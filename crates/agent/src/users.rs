@@ -1,4 +1,4 @@
-//! User id ranges. Each app has its own range on this machine: root in one app's containers is no user of the host, and
+//! User id ranges. Each app has its own range on this machine. Root in one app's containers is no user of the host, and
 //! no user of another app's containers.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -28,7 +28,7 @@ pub(super) struct Get<'a> {
 
 impl Get<'_> {
     /// Sends the request on a new connection. After a redirect to HTTPS, sends the request again as a TLS-terminating
-    /// proxy would: an application that redirects every plain request has not shown that it works.
+    /// proxy would. An application that redirects every plain request has not shown that it works.
     pub(super) async fn ask(&self, stream: TcpStream) -> Result<(), Failed> {
         let response = self.send(stream, false).await?;
         let Some(location) = to_https(&response) else {

@@ -33,9 +33,10 @@ impl Instance {
         }
     }
 
-    /// Sends the stop signal and waits for the end, then gives up at the stop timeout. An instance that was never ready
-    /// gets the signal repeatedly: its pid 1 may not have a handler yet, and the kernel discards signals that pid 1
-    /// does not handle. After a quarter of the timeout, the status says that the instance is still running.
+    /// Sends the stop signal and waits for the end, at most for the stop timeout. An instance that was never ready gets
+    /// the signal repeatedly. Its pid 1 may not have a handler yet, and the kernel discards signals that pid 1 does not
+    /// handle. After a quarter of the timeout, the status of an instance that was ready says that the instance is still
+    /// running.
     pub(super) async fn stop(&mut self, container: &Container, why: Stop) {
         gantry_linux::step!("instance.stopping");
         // A planned removal deletes the record, so there is no need to write it.

@@ -1,4 +1,4 @@
-//! One instance, from its image to its removal: a task that owns it.
+//! One instance, from its image to its removal: the task that owns the instance.
 //!
 //! ```text
 //!            ┌──────────────── backoff ────────────────┐

@@ -12,8 +12,8 @@
 //! - `walk`: the fate of a packet.
 //! - `remedy`: the repair command, in the syntax of the tool that manages the chain.
 //!
-//! Gantry reports a drop only if the drop is certain. A rule with an unknown condition is therefore not taken for a
-//! certain drop. Nor is such a rule passed over if it accepts: the packet's fate is then unknown.
+//! Gantry reports a drop only if the drop is certain. A rule with an unknown condition never counts as a drop. If such
+//! a rule accepts, the packet may have passed, so later drops do not count either.
 
 mod iptables;
 mod nft;

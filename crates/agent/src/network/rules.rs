@@ -5,11 +5,12 @@
 //! | `out` | postrouting | translates the source of outgoing packets to the machine's address |
 //! | `asked`, by `first` | prerouting, before any other address translation | closes metadata addresses, and passes packets for the machine itself to `host` |
 //! | `to_host` | input | passes all packets for the machine itself to `host`, also after address translation |
-//! | `host` | – | accepts names, ping, the router and the openings; refuses the rest |
-//! | `in` | forward | refuses connections from outside that bypass the router and the machine itself |
+//! | `host` | – | accepts names, ping, the router and the openings; rejects the rest |
+//! | `in` | forward | drops connections from outside that bypass the router and the machine itself |
 //!
-//! The chains reject connections instead of dropping them. A rejected connection ends at once: programs that look for
-//! metadata give up quickly, and a person sees that the port is closed and not slow.
+//! For containers, a closed port or address rejects the connection instead of dropping packets. A rejected connection
+//! ends at once. Programs that look for metadata give up quickly, and a person sees that the port is closed and not
+//! slow.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};

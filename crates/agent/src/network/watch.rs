@@ -143,7 +143,8 @@ impl Watch {
     }
 }
 
-/// Gantry's own table as nft lists it, without the handles, which are new in each table.
+/// Gantry's own table as nft lists it, without metadata and handles: an identical table that is created anew has other
+/// handles.
 async fn table(settings: &Settings) -> Option<Value> {
     let text = read::printed("nft", &["-j", "list", "table", "inet", &settings.bridge]).await?;
     let mut listed: Value = serde_json::from_str(&text).ok()?;
