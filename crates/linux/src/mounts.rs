@@ -68,8 +68,8 @@ fn map_owners(mount: &OwnedFd, users: impl AsFd) -> std::io::Result<()> {
 fn set_attributes(mount: &OwnedFd, set: u64, userns_fd: u64) -> std::io::Result<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd };
     let (path, flags) = (c"", libc::AT_EMPTY_PATH);
-    // SAFETY: both descriptors are open for as long as they are borrowed, the path ends with NUL, and the structure lives
-    // through the call, which is told its size.
+    // SAFETY: both descriptors are open for as long as they are borrowed. The path ends with NUL. The structure lives
+    // through the call, which receives its size.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -177,7 +177,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("program");
         // Copy in a separate process. Otherwise a program that another test starts at that moment would inherit the
-        // file open for writing, and the kernel refuses to run a program that is open for writing ("text file busy").
+        // file open for writing. The kernel refuses to run a program that is open for writing ("text file busy").
         let copied = std::process::Command::new("cp").arg("/bin/true").arg(&program).status();
         assert!(copied.expect("cp").success());
         let copy = read_only_copy_of(&program).expect("a copy");

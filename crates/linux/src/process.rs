@@ -67,8 +67,8 @@ impl SingleThreaded {
     /// # Errors
     /// When the kernel refuses.
     pub fn fork(self) -> Result<Forked, LinuxError> {
-        // SAFETY: the process has one thread, as was proved, so no lock is held by a thread that the child lacks, and
-        // all state of std and the allocator is as valid in the child as in the parent.
+        // SAFETY: the process has one thread, as `prove` checked, so no thread that the child lacks holds a lock. All
+        // state of std and the allocator is as valid in the child as in the parent.
         let pid = unsafe { libc::fork() };
         match pid {
             0 => Ok(Forked::Child),

@@ -43,8 +43,7 @@ pub fn remove(path: &Path) -> Result<(), LinuxError> {
 }
 
 /// Measures the disk space of a folder, in bytes, until the sum exceeds `most`. Links are counted and never followed.
-/// Entries that disappear meanwhile do not count. If a
-/// folder is too deep for any path, the result is `u64::MAX`.
+/// Entries that disappear meanwhile do not count. If a folder is too deep for any path, the result is `u64::MAX`.
 ///
 /// # Errors
 /// When the folder itself cannot be opened.
