@@ -1,52 +1,52 @@
-//! `app.json` (Heroku, Dokku): `formation`, `healthchecks` and `env`. Each key that Gantry does not act on is named, so that
-//! nobody relies on it.
+//! Parser of `app.json` (Heroku, Dokku): `formation`, `healthchecks` and `env`. The parser lists every key that Gantry
+//! does not act on, so that users do not rely on such a key.
 
 use std::collections::BTreeMap;
 
 use gantry_model::Seconds;
 use serde_json::{Map, Value};
 
-/// A file of settings is a page; more is an attack.
+/// Size limit. A file of settings is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 256 << 10;
 
-/// The most keys that are named as ignored.
+/// Most ignored keys to list.
 const IGNORED_MAX: usize = 50;
 
-/// Keys that describe an app and ask for nothing.
+/// Keys that only describe an app.
 const DESCRIPTIVE: [&str; 8] =
     ["$schema", "name", "description", "keywords", "website", "repository", "logo", "success_url"];
 
-/// What is read of the file.
+/// Parsed content of `app.json`.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct AppJson {
-    /// Role to how many copies of it run.
+    /// Formation of each role.
     pub(crate) formation: BTreeMap<String, Formation>,
-    /// Role to its checks.
+    /// Health checks of each role.
     pub(crate) healthchecks: BTreeMap<String, Vec<HealthCheck>>,
     /// Configuration values that the app asks for.
     pub(crate) env: BTreeMap<String, EnvEntry>,
-    /// Keys that ask for something that Gantry does not do, such as `healthchecks.web[0].onFailure`.
+    /// Keys that ask for an unsupported feature, such as `healthchecks.web[0].onFailure`.
     pub(crate) ignored: Vec<String>,
 }
 
-/// How one role runs.
+/// Formation of a role.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Formation {
-    /// Copies.
+    /// Number of copies.
     pub(crate) quantity: Option<u32>,
 }
 
-/// When a check counts.
+/// Stage in which a check applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Until a copy is ready.
+    /// Before a copy is ready.
     #[default]
     Startup,
-    /// Once it is ready.
+    /// After a copy is ready.
     Liveness,
 }
 
-/// One check of a role.
+/// A health check of a role.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct HealthCheck {
     pub(crate) stage: Stage,
@@ -55,7 +55,7 @@ pub(crate) struct HealthCheck {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) host: Option<String>,
     pub(crate) content: Option<String>,
-    /// Dokku's `uptime`: the process lives so long.
+    /// Dokku's `uptime`: time that the process must live to pass the check.
     pub(crate) uptime: Option<Seconds>,
     pub(crate) attempts: Option<u32>,
     pub(crate) timeout: Option<Seconds>,
@@ -64,7 +64,7 @@ pub(crate) struct HealthCheck {
 }
 
 impl HealthCheck {
-    /// What the check asks, apart from when.
+    /// Target of the check, without its timing.
     pub(crate) fn target(&self) -> impl PartialEq + '_ {
         (&self.path, &self.command, &self.headers, &self.host, &self.content)
     }
@@ -73,9 +73,9 @@ impl HealthCheck {
 /// A configuration value that the app asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum EnvEntry {
-    /// The value, unless another is set.
+    /// A default value, used unless the variable is set.
     Value(String),
-    /// An object that says more.
+    /// An object with more settings.
     Request(EnvObject),
 }
 
@@ -86,10 +86,10 @@ pub(crate) struct EnvObject {
     pub(crate) generator: Option<String>,
 }
 
-/// Reads the file.
+/// Parses the file.
 ///
 /// # Errors
-/// A sentence with the key and what it may be, or with line and column.
+/// A message with the key and the allowed values, or with line and column.
 pub(crate) fn parse(text: &str) -> Result<AppJson, String> {
     if text.len() > SIZE_MAX {
         return Err(format!("it has {} bytes; at most {SIZE_MAX} are read", text.len()));
@@ -167,7 +167,7 @@ impl AppJson {
                 "type" => match text(value, &at)?.as_str() {
                     "startup" => check.stage = Stage::Startup,
                     "liveness" => check.stage = Stage::Liveness,
-                    // Readiness at any time is what a liveness check decides here, too.
+                    // In Gantry, a liveness check also decides readiness after the start.
                     other => self.ignore(format!("{at} {other:?} (read as startup)")),
                 },
                 "path" => check.path = Some(text(value, &at)?),
@@ -181,7 +181,7 @@ impl AppJson {
                 "initialDelay" => check.initial_delay = Some(Seconds(number(value, &at)?)),
                 "scheme" if matches!(value, Value::String(scheme) if scheme.eq_ignore_ascii_case("http")) => {}
                 "listening" if *value == Value::Bool(false) => {}
-                // A check without path and command is one of the port.
+                // A check without path and command already checks the port.
                 "listening" if *value == Value::Bool(true) => {}
                 "port" => self.ignore(format!("{at} (checks go to $PORT)")),
                 _ => self.ignore(at),
@@ -190,7 +190,7 @@ impl AppJson {
         Ok(check)
     }
 
-    /// Header fields as a list of `{name, value}`.
+    /// Reads header fields from a list of `{name, value}`.
     fn headers(&mut self, check: &mut HealthCheck, place: &str, value: &Value) -> Result<(), String> {
         let Value::Array(fields) = value else {
             return Err(format!("{place} is {}; it must be a list of {{\"name\": …, \"value\": …}}", kind(value)));
@@ -259,7 +259,7 @@ fn number(value: &Value, place: &str) -> Result<u32, String> {
     })
 }
 
-/// A value as the text that an environment has.
+/// Converts a value to the text of an environment variable.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-//! Bases: the images that app images are built on, made of Debian packages by mmdebstrap.
+//! Base images for app images, made of Debian packages by mmdebstrap.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,11 +22,11 @@ use crate::source::APP_USER;
 use crate::times::EARLIEST;
 use crate::{BuildError, text};
 
-/// The longest that making a base may take.
+/// Timeout of making a base image.
 const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// What of the packages is left out: documentation, which is a third of a base and of no use in a container. `locale-gen` reads one
-/// file among the translations.
+/// Path filters of dpkg. The filters exclude documentation, which is a third of a base image and useless in a
+/// container. `locale-gen` reads a single file among the translations; the filters include this file.
 const PATHS: [&str; 5] = [
     "exclude=/usr/share/doc/*",
     "exclude=/usr/share/man/*",
@@ -35,7 +35,7 @@ const PATHS: [&str; 5] = [
     "include=/usr/share/locale/locale.alias",
 ];
 
-/// Packages with alternatives, such as a JDK, fail where they cannot link their manual pages.
+/// Folders of manual pages. Packages with alternatives, such as a JDK, fail if dpkg cannot link their manual pages.
 const MANUAL_FOLDERS: [&str; 8] = [
     "/usr/share/man/man1",
     "/usr/share/man/man2",
@@ -47,36 +47,36 @@ const MANUAL_FOLDERS: [&str; 8] = [
     "/usr/share/man/man8",
 ];
 
-/// What a base is made of: `base.toml`.
+/// Recipe of a base image: `base.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseRecipe {
-    /// Debian's suite, such as `bookworm`.
+    /// Suite of Debian, such as `bookworm`.
     pub suite: String,
-    /// Debian's packages.
+    /// Names of Debian packages.
     #[serde(default)]
     pub packages: Vec<String>,
-    /// Absolute path to content.
+    /// Content of extra files, by absolute path.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
-    /// A shell script, run as root inside the new root at the end.
+    /// Shell script that runs last, as root inside the new root.
     #[serde(default)]
     pub script: Option<String>,
 }
 
 impl BaseRecipe {
-    /// Reads `base.toml`, which is UTF-8 with or without a byte order mark.
+    /// Parses the bytes of `base.toml`: UTF-8, with or without a byte order mark.
     ///
     /// # Errors
-    /// The encoding, or as [`BaseRecipe::parse`].
+    /// The apparent encoding, or an error of [`BaseRecipe::parse`].
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         Self::parse(&text::decode(bytes)?)
     }
 
-    /// Reads the text of `base.toml`.
+    /// Parses the text of `base.toml`.
     ///
     /// # Errors
-    /// Line, column and what is wrong.
+    /// Line, column and cause.
     pub fn parse(text: &str) -> Result<Self, String> {
         let recipe: Self = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
         let word = |text: &str| {
@@ -98,10 +98,10 @@ impl BaseRecipe {
 }
 
 impl Builder {
-    /// Makes a base and keeps its image.
+    /// Makes a base image and stores the image.
     ///
     /// # Errors
-    /// In phase `base`, with mmdebstrap's last lines.
+    /// An error in phase `base`, with the last lines of mmdebstrap's output.
     pub async fn make_base(&self, recipe: &BaseRecipe, output: &Arc<Output>) -> Result<Digest, BuildError> {
         let fail = |error: &dyn std::fmt::Display| BuildError::new("base", error);
         output.step(&format!("Making a base of {} with {} packages", recipe.suite, recipe.packages.len()));
@@ -132,7 +132,7 @@ impl Builder {
     }
 }
 
-/// mmdebstrap runs this with the new root as its argument.
+/// Writes the hook script. mmdebstrap runs the script with the new root as the argument.
 fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mut hook = String::from("#!/bin/sh\nset -eu\nroot=$1\nhere=$(dirname \"$0\")\n");
@@ -141,7 +141,7 @@ fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
     let _ = writeln!(hook, "rm -rf \"$root\"/var/cache/apt/* \"$root\"/var/lib/apt/lists/* \"$root\"/var/log/*.log");
     for (number, (path, content)) in recipe.files.iter().enumerate() {
         std::fs::write(folder.join(format!("file-{number}")), content)?;
-        // The path goes through a variable: what is in it is never read as shell.
+        // The path is in a quoted variable, so the shell never interprets the path.
         let quoted = path.replace('\'', "'\\''");
         let _ = writeln!(hook, "path='{quoted}'");
         let _ = writeln!(hook, "mkdir -p \"$root$(dirname \"$path\")\"; cp \"$here/file-{number}\" \"$root$path\"");
@@ -157,7 +157,8 @@ fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
 }
 
 async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &Arc<Output>) -> Result<(), BuildError> {
-    // It mounts: in namespaces of its own, its mounts and whatever it left running go with it, however it ends.
+    // mmdebstrap mounts file systems. The mounts and any leftover processes are in private namespaces and end with
+    // mmdebstrap, even after a crash or a kill.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child", "mmdebstrap"])
@@ -168,7 +169,7 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
     if !recipe.packages.is_empty() {
         command.arg(format!("--include={}", recipe.packages.join(",")));
     }
-    // The same packages give the same bytes, whenever it runs; and a zip file can hold them.
+    // With this time, the same packages always give the same bytes. A zip file can hold the time.
     command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", EARLIEST.to_string()).env("TMPDIR", hooks);
     let mut child = command
         .stdin(Stdio::null())
@@ -201,7 +202,7 @@ async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &A
     Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status}){hint}"), tail: output.shown(20) })
 }
 
-/// The archive as a layer.
+/// Converts the archive into a layer.
 fn repack(archive: &Path, scratch: &Path) -> std::io::Result<Layer> {
     LayerWriter::from_tar(std::io::BufReader::new(std::fs::File::open(archive)?), scratch)
 }

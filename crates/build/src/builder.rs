@@ -1,4 +1,4 @@
-//! The doer: recipe, base, layers, compile, image.
+//! Image builder: reads the recipe, makes the layers on the base image, runs the compile step and stores the image.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,57 +24,57 @@ use crate::source::{self, APP_USER, Contents, Making};
 use crate::times::Times;
 use crate::turns::Turns;
 
-/// Where a build works.
+/// Folders and cgroup of the builder.
 #[derive(Debug, Clone)]
 pub struct Folders {
-    /// For what is on its way; on the same file system as everything else of Gantry.
+    /// Temporary files; on the same file system as all other data of Gantry.
     pub scratch: PathBuf,
-    /// One cache folder per app.
+    /// Cache folders of the compile steps, per app.
     pub caches: PathBuf,
-    /// One record of file times per app, out of the reach of its builds.
+    /// Records of file times, per app. Builds have no access to these records.
     pub times: PathBuf,
-    /// The static init.
+    /// Path of the static init program.
     pub init: PathBuf,
-    /// The `/etc/resolv.conf` of build containers.
+    /// File that build containers see as `/etc/resolv.conf`.
     pub resolv: PathBuf,
-    /// The control group that build containers are in.
+    /// Parent cgroup of the build containers.
     pub cgroup: String,
 }
 
-/// What a build gave.
+/// Result of a build.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The image's manifest.
+    /// Manifest of the image.
     pub image: Digest,
-    /// The roles, complete.
+    /// The roles, with all defaults filled in.
     pub roles: BTreeMap<RoleName, Role>,
-    /// Configuration that the app asks for.
+    /// Configuration values that the app asks for.
     pub env: BTreeMap<String, EnvRequest>,
 }
 
-/// Makes images.
+/// Image builder.
 #[derive(Clone)]
 pub struct Builder {
-    /// Where images are kept.
+    /// Store of the images' blobs.
     pub blobs: Blobs,
-    /// The machine's unpacked layers.
+    /// Unpacked layers on this machine.
     pub layers: Layers,
-    /// Where to work.
+    /// Folders and cgroup of the builder.
     pub folders: Folders,
-    /// What `container/compile` may use.
+    /// Resource limits of `container/compile`.
     pub compile: CompileLimits,
-    /// One build of an app at a time: they share a cache.
+    /// Build turns. An app has at most one build at a time, because its builds share a cache.
     pub turns: Turns,
 }
 
-/// A build waits no longer than this for the newest of its files' times to come.
+/// Longest wait until the clock reaches the newest file time.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl Builder {
     /// Fetches a source archive and reads its recipe.
     ///
     /// # Errors
-    /// In phase `source` or `roles`.
+    /// An error in phase `source`, `roles` or `compile`.
     pub async fn open(&self, source: &Digest) -> Result<(Source, Recipe), BuildError> {
         let fail = |error: &dyn std::fmt::Display| BuildError::new("source", error);
         let mut blob = self.blobs.get(source).await.map_err(|error| fail(&error))?;
@@ -94,10 +94,10 @@ impl Builder {
         Ok((Source { file, contents: scanned.contents }, Recipe::read(&scanned.found)?))
     }
 
-    /// Builds the image of a source tree on `base`.
+    /// Builds the image of a source tree on the job's base image.
     ///
     /// # Errors
-    /// In the phase that failed.
+    /// An error in the failed phase.
     pub async fn build(
         &self,
         job: &Job<'_>,
@@ -122,7 +122,7 @@ impl Builder {
         if let Some(compile) = &recipe.compile {
             output.step("Running container/compile");
             let compiled = self.compiled(job, &image, compile, &times, output).await;
-            // Also of a step that failed: it has written to the cache.
+            // A failed step has also written to the cache, so its end counts too.
             times.close(now());
             self.keep_times(job.app, &times).await?;
             if let Some(layer) = compiled? {
@@ -135,11 +135,11 @@ impl Builder {
         Ok(Built { image: digest, roles: recipe.roles, env: recipe.env })
     }
 
-    /// The times of this build's files, kept before anything is made from them.
+    /// Computes the times of this build's files. Writes the record before the build makes anything from the files.
     async fn times(&self, job: &Job<'_>, contents: &Contents, compiles: bool) -> Result<Times, BuildError> {
         let before = Times::read(&self.folders.times.join(job.app.as_str())).unwrap_or_else(|| {
             let cache = std::fs::read_dir(self.folders.caches.join(job.app.as_str()));
-            // What is in a cache was made from something.
+            // An unknown build filled a cache that has no record.
             if cache.is_ok_and(|mut entries| entries.next().is_some()) { Times::unknown() } else { Times::default() }
         });
         let prints = contents.prints(job.commit, &job.base.to_string());
@@ -184,7 +184,7 @@ impl Builder {
     ) -> Result<Option<Layer>, BuildError> {
         let layers = self.unpacked(image).await.map_err(|error| BuildError::new("base", error))?;
         can_run(compile, &layers)?;
-        // What the step makes is to be newer than what it makes it from.
+        // The products of the step must be newer than their sources.
         let newest = UNIX_EPOCH + Duration::from_secs(times.newest());
         if let Ok(left) = newest.duration_since(SystemTime::now()) {
             tokio::time::sleep(left.min(WAIT_MAX)).await;
@@ -207,15 +207,15 @@ impl Builder {
         compile::run(step, output).await
     }
 
-    /// The root that an image has before anything is added.
+    /// Merged root file system of the image's present layers.
     async fn root(&self, image: &ImageParts) -> Result<Merged, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Merged::of(&self.unpacked(image).await?)?)
     }
 
-    /// Reads an image's manifest and configuration.
+    /// Reads the manifest and configuration of an image.
     ///
     /// # Errors
-    /// When a blob is missing or not what it should be.
+    /// When a blob is missing or malformed.
     pub async fn image(&self, digest: &Digest) -> Result<(Manifest, Config), Box<dyn std::error::Error + Send + Sync>> {
         let manifest = Manifest::parse(&self.blobs.read(digest).await?)?;
         let config = Config::parse(&self.blobs.read(&manifest.config.digest).await?, &manifest)?;
@@ -233,7 +233,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Every layer unpacked, from the top down.
+    /// Unpacks every layer. Returns the folders from the top down.
     async fn unpacked(&self, image: &ImageParts) -> Result<Vec<PathBuf>, Box<dyn std::error::Error + Send + Sync>> {
         let mut paths = Vec::new();
         for (descriptor, diff_id) in image.layers.iter().rev() {
@@ -266,35 +266,35 @@ impl Builder {
     }
 }
 
-/// What to build.
+/// A build to run.
 pub struct Job<'a> {
-    /// Whose.
+    /// The app.
     pub app: &'a AppName,
-    /// For which deploy.
+    /// Number of the deploy.
     pub number: DeployNumber,
-    /// The full SHA.
+    /// Full SHA of the commit.
     pub commit: &'a str,
-    /// The base's manifest.
+    /// Manifest of the base image.
     pub base: &'a Digest,
-    /// The first number of a compile step's own users, where the machine has such.
+    /// First host id of the compile step's own user range; `None` if the machine has no such ranges.
     pub users: Option<u32>,
-    /// A compile step's way out.
+    /// Network access of the compile step.
     pub network: Option<Network>,
 }
 
-/// A source archive at hand.
+/// A fetched source archive.
 pub struct Source {
     file: File,
     contents: Contents,
 }
 
-/// Unix seconds.
+/// Present time in Unix seconds.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Refuses a compile step whose program or interpreter the image does not have: the kernel's word for it is that of a script that
-/// is not there.
+/// Refuses a compile step if the image lacks the step's program or interpreter. For a missing interpreter, the kernel
+/// reports the same error as for a missing script.
 fn can_run(compile: &Compile, layers: &[PathBuf]) -> Result<(), BuildError> {
     let failed = |error: std::io::Error| BuildError::new("base", error);
     let root = Merged::of(layers).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! `container/compile`: the last step of a build, in the same sandbox as applications, as the app's user. Its exit status
-//! decides the build.
+//! `container/compile`: the last step of a build. The compile step runs in the same sandbox as applications, as the
+//! app's user. Its exit status decides whether the build succeeds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,65 +17,65 @@ use crate::builder::Folders;
 use crate::output::Output;
 use crate::source::APP_USER;
 
-/// What a compile step may use.
+/// Resource limits of a compile step.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileLimits {
-    /// The longest that it may take.
+    /// Timeout of the step.
     pub time: Duration,
-    /// Bytes.
+    /// Memory limit in bytes.
     pub memory: u64,
-    /// Bytes that it may write, with what its app's cache holds.
+    /// Disk limit in bytes: the step's files plus the app's cache.
     pub disk: u64,
 }
 
-/// The whole machine's processors, in thousandths.
+/// CPU limit in thousandths of a CPU: all processors of the machine.
 const MILLI_CPU: u32 = 64_000;
 
-/// Processes and threads.
+/// Limit of processes and threads.
 const PIDS: u32 = 4096;
 
-/// Where programs are, if the base does not say.
+/// Default `PATH`, if the base image sets none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Where the app's cache is seen; what is kept there survives builds.
+/// Mount point of the app's cache. Files in the cache survive builds.
 const CACHE: &str = "/cache";
 
-/// Paths that are mounted over, and so are no change of the step's.
+/// Paths under a mount. The step's layer leaves them out.
 const MOUNTED: [&str; 10] =
     [".gantry", "cache", "dev", "etc/group", "etc/hosts", "etc/passwd", "etc/resolv.conf", "proc", "sys", "tmp"];
 
-/// Lines of output that a refusal shows.
+/// Lines of output in a build error.
 const TAIL: usize = 20;
 
-/// A step to run.
+/// A compile step to run.
 pub(crate) struct Step<'a> {
-    /// Names its container among all.
+    /// Unique name of the step's container.
     pub(crate) name: String,
-    /// Unpacked, from the top down.
+    /// Folders of the unpacked layers, from the top down.
     pub(crate) layers: Vec<std::path::PathBuf>,
-    /// The app's configuration is not here: an image is the same for every configuration.
+    /// Environment. The app's configuration is left out, so the image is the same for every configuration.
     pub(crate) env: Vec<(String, String)>,
-    /// `/bin/sh` is to read it.
+    /// Whether `/bin/sh` reads the file.
     pub(crate) by_shell: bool,
-    /// No file of its layer is newer than this.
+    /// Newest time that a file of the step's layer may have.
     pub(crate) newest: u64,
-    /// The first number of its own users, where the machine has such.
+    /// First host id of the step's own user range; `None` if the machine has no such ranges.
     pub(crate) users: Option<u32>,
-    /// Its way to package registries.
+    /// Network access, for package registries.
     pub(crate) network: Option<Network>,
-    /// The app's cache.
+    /// Folder of the app's cache.
     pub(crate) cache: &'a Path,
-    /// Where it works.
+    /// Working folders of the builder.
     pub(crate) folders: &'a Folders,
-    /// The file to show as `/etc/resolv.conf`.
+    /// Path of the file to mount at `/etc/resolv.conf`.
     pub(crate) resolv: &'a Path,
     /// The cgroup that holds build containers.
     pub(crate) cgroup: String,
-    /// What it may use.
+    /// Resource limits.
     pub(crate) limits: CompileLimits,
 }
 
-/// A step's environment: the base's own, and what Gantry says of a build.
+/// Environment of a compile step: defaults, the variables of the base image, and Gantry's build variables.
 pub(crate) fn env(base: &[String], commit: &str, time: u64) -> Vec<(String, String)> {
     let defaults = [("PATH", PATH), ("LANG", "C.UTF-8")];
     let own = [("HOME", "/app"), ("CACHE_DIR", CACHE), ("REVISION", commit)];
@@ -84,14 +84,16 @@ pub(crate) fn env(base: &[String], commit: &str, time: u64) -> Vec<(String, Stri
     let of_base = base.iter().filter_map(|entry| entry.split_once('=')).filter(|(name, _)| !name.is_empty());
     env.extend(of_base.map(pair));
     env.extend(own.map(pair));
-    // By it tools that write times into what they make write the same ones each time (reproducible-builds.org).
+    // Tools that write times into their products use this time, so the products are reproducible
+    // (reproducible-builds.org).
     env.insert("SOURCE_DATE_EPOCH".to_owned(), time.to_string());
     env.into_iter().collect()
 }
 
-/// Runs the step; the layer of what it changed, if anything. Whatever becomes of it, nothing of it stays.
+/// Runs the step and returns the layer of its changes; `None` without changes. Afterwards removes the container and all
+/// files of the step, after a failure too.
 pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>, BuildError> {
-    // Its cache may be another app's by now.
+    // After a cancel, the cache may belong to another app of the same name.
     if output.is_cancelled() {
         return Err(BuildError::new("compile", "it was called off"));
     }
@@ -101,7 +103,7 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     if let Err(error) = &begun
         && !output.is_cancelled()
     {
-        // What fails for a moment, such as a launcher that is killed, fails no build.
+        // A transient failure, such as a killed launcher, must not fail a build. Try once more.
         output.note(&format!("{}; once more", error.message));
         discard(&spec, &folder).await?;
         begun = begin(&step, &folder, &spec).await;
@@ -111,7 +113,7 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
         Err(error) => Err(error),
     };
     if let Err(error) = discard(&spec, &folder).await {
-        // Looked for again when the server starts.
+        // The server looks for leftover containers again at its next start.
         output.note(&error.message);
     }
     layer
@@ -131,7 +133,7 @@ async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container,
     Ok(container)
 }
 
-/// Waits for its end, and reads what it changed.
+/// Waits for the end of the step, and makes the layer of its changes.
 async fn finish(
     step: &Step<'_>,
     container: &Container,
@@ -152,7 +154,7 @@ async fn finish(
     layer.map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
 }
 
-/// Ends what runs of it, and removes what it has.
+/// Ends the remaining processes of the step, and removes the container and its files.
 async fn discard(spec: &Spec, folder: &Path) -> Result<(), BuildError> {
     let stays =
         |why: &dyn std::fmt::Display| BuildError::new("compile", format!("its container cannot be removed: {why}"));
@@ -178,7 +180,7 @@ fn prepare(step: &Step<'_>, folder: &Path) -> std::io::Result<()> {
     std::os::unix::fs::chown(step.cache, Some(APP_USER), Some(APP_USER))
 }
 
-/// Lines for the step's user, where the base has none: programs ask who they are.
+/// Mounts passwd and group files with the step's user, if the base image lacks the user. Programs look the user up.
 fn accounts(layers: &[std::path::PathBuf], folder: &Path) -> std::io::Result<Vec<Bind>> {
     let Some(with) = Accounts::read(layers).with(APP_USER, "app", "/app") else { return Ok(Vec::new()) };
     let [passwd, group] = with.write(folder)?;
@@ -219,7 +221,7 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
     }
 }
 
-/// Shows the output as it comes, until the step ends or its time is over.
+/// Forwards the output until the step ends. Fails on a cancel and above the time or disk limit.
 async fn watch(
     container: &Container,
     spec: &Spec,
@@ -234,7 +236,7 @@ async fn watch(
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
         for line in log.fresh() {
-            // Gantry's own lines are no last words of the program's.
+            // Gantry's own lines must not count as the last output of the program.
             if line.own { output.note(&line.text) } else { output.program(&line.text) }
         }
         if ended {
@@ -258,7 +260,7 @@ async fn watch(
     }
 }
 
-/// What a step has written, with its app's cache: counted until it is too much.
+/// Bytes of the step's files and of its app's cache. Counting stops above `most`.
 async fn written(spec: &Spec, cache: &Path, most: u64) -> u64 {
     let (folders, cache) = ([spec.root.upper.clone(), cache.to_owned()], cache.to_owned());
     let group = Cgroup::named(&spec.cgroup);

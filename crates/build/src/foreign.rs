@@ -1,4 +1,4 @@
-//! Images that Gantry did not build: the port that they listen on, and the data that they expect to last.
+//! Images that Gantry did not build: their port, and the data that they expect to persist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +9,22 @@ use gantry_model::{AppName, ImageSettings, Role, RoleName};
 use crate::recipe::LABEL;
 use crate::roles::check_volume;
 
-/// Ports of web servers, which an image's others are beside.
+/// Usual ports of web servers. An image that exposes such a port exposes any others for other purposes.
 const WEB_PORTS: [u16; 2] = [80, 8080];
 
-/// Paths that a deploy names. An image that has more names no path of use.
+/// Most paths that a deploy prints. A longer list would not help the reader.
 const PATHS_SHOWN: usize = 20;
 
-/// The image brings no roles.
+/// Whether an image carries no recipe, and thus no roles.
 #[must_use]
 pub fn is_foreign(runtime: &Runtime) -> bool {
     runtime.labels.as_ref().is_none_or(|labels| !labels.contains_key(LABEL))
 }
 
-/// The port of an image, and who says so: whoever deploys it, `ENV PORT`, or of the exposed TCP ports 80, 8080, or the lowest.
+/// Port of an image, and the origin of the port.
+///
+/// In order of precedence: the deploy's setting, `ENV PORT`, an exposed TCP port 80 or 8080, the lowest exposed TCP
+/// port, the default port.
 pub(crate) fn port(runtime: &Runtime, set: Option<u16>) -> (u16, String) {
     if let Some(port) = set {
         return (port, "as `gantry deploy --port` said".to_owned());
@@ -43,7 +46,7 @@ pub(crate) fn port(runtime: &Runtime, set: Option<u16>) -> (u16, String) {
     (port, said.to_owned())
 }
 
-/// The first and last port of `80`, `80/tcp`, `8000-8010` and the like; none for other protocols.
+/// Parses the first and last port of `80`, `80/tcp`, `8000-8010` and the like; `None` for other protocols.
 fn exposed(text: &str) -> Option<(u16, u16)> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     if !protocol.eq_ignore_ascii_case("tcp") {
@@ -54,8 +57,9 @@ fn exposed(text: &str) -> Option<(u16, u16)> {
     (last > 0 && first <= last).then_some((first.max(1), last))
 }
 
-/// What to say of the paths that an image has as `VOLUME`s and no role mounts a volume at: they do not last. `reference` is what
-/// was deployed; none for what Gantry built.
+/// Notes on the `VOLUME` paths of an image at which no role mounts a volume: data there does not persist.
+///
+/// `reference` is the deployed reference of a foreign image; `None` for an image that Gantry built.
 #[must_use]
 pub fn lost(
     runtime: &Runtime,
@@ -97,7 +101,7 @@ pub fn lost(
     notes
 }
 
-/// A path as the kernel resolves it: one slash before each name.
+/// Normalizes a path as the kernel resolves the path: a single slash before each name.
 fn plain(path: &str) -> String {
     let names = path.split('/').filter(|name| !name.is_empty() && *name != ".");
     names.fold(String::new(), |path, name| format!("{path}/{name}"))
@@ -107,7 +111,7 @@ fn is_at_or_below(path: &str, place: &str) -> bool {
     path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A volume's name from the end of its path: none of `taken`.
+/// Makes a volume name from the end of a path, different from all names in `taken`.
 fn name_of(path: &str, taken: &BTreeSet<String>) -> String {
     let last = path.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let clean: String = last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(30).collect();
@@ -197,7 +201,7 @@ mod tests {
             assert!(told(&["/data", "//data/"], &[("x", kept)]).is_empty(), "{kept}");
         }
         assert!(!told(&["/data"], &[("x", "/dat")]).is_empty() && told(&[], &[]).is_empty());
-        // Nothing can be mounted there: it is said, and no remedy is made up.
+        // No volume can be mounted at these paths: the note names the path and suggests no remedy.
         for odd in ["/proc/x", "/", "/a/../b", "/a\u{1b}[31m"] {
             let notes = told(&[odd], &[]);
             assert!(notes.len() == 1 && !notes[0].contains('\u{1b}'), "{odd}: {notes:?}");

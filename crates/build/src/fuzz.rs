@@ -1,9 +1,9 @@
-//! What reads foreign bytes, for the fuzz targets (`fuzz/`).
+//! Entry points for the fuzz targets (`fuzz/`): functions that read foreign bytes.
 
-/// The archive of a pushed tree: found in it, and made into layers.
+/// Scans the archive of a pushed tree and makes its layers.
 ///
 /// # Panics
-/// When there is no room for temporary files.
+/// When the disk has no space for temporary files.
 pub fn source(bytes: &[u8]) {
     let mut archive = std::io::Cursor::new(bytes);
     if let Ok(scanned) = crate::source::scan(&mut archive) {

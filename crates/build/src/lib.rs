@@ -1,15 +1,15 @@
-//! A source tree at a commit, to an image.
+//! Image builder: turns a source tree at a commit into an image.
 //!
 //! ```text
-//! source.tar ─► recipe (what the repository asks for) ─► base
-//!                 ├─► layer: container/files → /      ┐
-//!                 ├─► layer: everything → /app        ├─► manifest
-//!                 └─► container/compile in a sandbox ─► layer: what it changed ┘
+//! source.tar ─► recipe (roles, settings, name of the base image) ─► base image
+//!                 ├─► layer: container/files → /                       ┐
+//!                 ├─► layer: everything → /app                         ├─► manifest
+//!                 └─► container/compile in a sandbox ─► layer: changes ┘
 //! ```
 //! - [`Recipe`]: read from `container/`, `Procfile` and `app.json`; pure.
-//! - [`Builder`]: makes the image, with a line of output for each thing it does.
-//! - `times`: when each file of the source changed, as the compile step and the image see it.
-//! - [`bases`]: the images that app images are built on, made by mmdebstrap.
+//! - [`Builder`]: makes the image, and prints a line for each action.
+//! - `times`: modification time of each source file, for the compile step and the image.
+//! - [`bases`]: base images for app images, made by mmdebstrap.
 
 mod app_json;
 pub mod bases;
@@ -38,13 +38,13 @@ pub use roles::check_volume;
 pub use script::Compile;
 pub use turns::Turns;
 
-/// Which part of a build failed, and why.
+/// The failed phase of a build, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BuildError {
-    /// `source`, `roles`, `base`, `compile`, `image`.
+    /// Name of the phase: `source`, `roles`, `base`, `compile` or `image`.
     pub phase: &'static str,
-    /// What is wrong, and what would be right.
+    /// The cause and the remedy.
     pub message: String,
     /// The last lines of the failing program's output.
     pub tail: Vec<String>,

@@ -1,4 +1,4 @@
-//! A build's output: a file that is followed by whoever looks on, and the lines that a refusal shows.
+//! Output of a build: a log file that clients follow, and the lines for a build error.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,49 +8,49 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The lines that a build keeps for a refusal.
+/// Most lines that a build keeps for a build error.
 const TAIL_MAX: usize = 200;
 
-/// The first lines that name an error: a refusal shows them before the last lines.
+/// Most error lines that a build error shows before the last lines.
 const ERRORS_MAX: usize = 3;
 
-/// The most output of one build.
+/// Size limit of a build's log file.
 const OUTPUT_MAX: u64 = 16 << 20;
 
-/// A build's output.
+/// Output of a build.
 pub struct Output {
-    /// None where it could not be opened.
+    /// The log file and the bytes written; no file if the file cannot be opened.
     file: Mutex<(Option<File>, u64)>,
     lines: Mutex<Lines>,
     now: Mutex<Now>,
     cancelled: AtomicBool,
 }
 
-/// What a build does now.
+/// Current step of a build.
 struct Now {
     step: String,
     since: Instant,
-    /// The last line of a program in this step.
+    /// Last line of a program in this step, and its time.
     said: Option<(String, Instant)>,
 }
 
-/// What a build does, for whoever asks why it takes so long.
+/// Current step of a build, for `gantry why`.
 #[derive(Debug, Clone)]
 pub struct Doing {
-    /// Its step, in words; empty before the first.
+    /// Description of the step; empty before the first step.
     pub step: String,
-    /// For how long.
+    /// Time since the step began.
     pub running: Duration,
-    /// The last line that a program of the app's printed in it, and how long ago.
+    /// Last line of the app's programs in this step, and the line's age.
     pub said: Option<(String, Duration)>,
 }
 
-/// What the app's programs printed.
+/// Lines that the app's programs printed.
 #[derive(Debug, Default)]
 struct Lines {
     count: usize,
     last: VecDeque<String>,
-    /// The first that name an error, with their numbers.
+    /// The first lines that name an error, with their line numbers.
     errors: Vec<(usize, String)>,
 }
 
@@ -80,7 +80,7 @@ impl Lines {
 }
 
 impl Output {
-    /// Writes to `path`, which is emptied. A log that cannot be written is no reason to fail a build.
+    /// Opens the log file at `path` and truncates the file. A log that cannot be written does not fail the build.
     #[must_use]
     pub fn to(path: &Path) -> Arc<Self> {
         let file =
@@ -90,19 +90,19 @@ impl Output {
         Arc::new(Self { file, lines: Mutex::default(), now, cancelled: AtomicBool::new(false) })
     }
 
-    /// A step that begins.
+    /// Begins a step.
     pub fn step(&self, text: &str) {
         self.write(&format!("-----> {text}"));
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { step: text.to_owned(), since: Instant::now(), said: None };
     }
 
-    /// Something to know about a step.
+    /// Writes a note on the current step.
     pub fn note(&self, text: &str) {
         self.write(&format!("       {text}"));
     }
 
-    /// A line that a program of the app's printed.
+    /// Writes a line that a program of the app printed.
     pub fn program(&self, line: &str) {
         let clean = plain(line);
         self.write(&format!("       {clean}"));
@@ -126,7 +126,7 @@ impl Output {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the build does now.
+    /// Current step of the build.
     #[must_use]
     pub fn doing(&self) -> Doing {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,32 +134,32 @@ impl Output {
         Doing { step: now.step.clone(), running: now.since.elapsed(), said }
     }
 
-    /// The last lines of the app's programs.
+    /// Last lines of the app's programs.
     #[must_use]
     pub fn tail(&self, lines: usize) -> Vec<String> {
         let kept = self.lines();
         kept.last.iter().skip(kept.last.len().saturating_sub(lines)).cloned().collect()
     }
 
-    /// What a refusal shows of the app's programs: the last lines, and before them the first that name an error.
+    /// Lines of the app's programs for a build error: the first lines that name an error, then the last lines.
     #[must_use]
     pub fn shown(&self, lines: usize) -> Vec<String> {
         self.lines().shown(lines)
     }
 
-    /// Calls the build off.
+    /// Cancels the build.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was called off.
+    /// Whether the build was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }
 
-/// Whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. It chooses lines for
-/// people; nothing else depends on it.
+/// Whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. The result
+/// only selects lines for people.
 fn names_an_error(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     let is_joined = |c: char| c.is_alphanumeric() || "_-./".contains(c);
@@ -175,8 +175,10 @@ fn names_an_error(line: &str) -> bool {
     })
 }
 
-/// A line as a terminal would show it in the end: escape sequences go whole; a carriage return (or the sequences that programs
-/// write for one) begins the line anew, and a backspace takes a character back.
+/// Converts a line to the text that a terminal shows in the end.
+///
+/// Escape sequences disappear. A carriage return, or an equivalent sequence, restarts the line. A backspace removes a
+/// character.
 fn plain(line: &str) -> String {
     let (mut shown, mut anew) = (String::new(), false);
     let mut rest = line.chars();
@@ -198,14 +200,14 @@ fn plain(line: &str) -> String {
     shown
 }
 
-/// Passes over an escape sequence (ECMA-48) after its first character; whether the line begins anew.
+/// Skips an escape sequence (ECMA-48) after its first character. Returns whether the sequence restarts the line.
 fn escape(rest: &mut std::str::Chars<'_>) -> bool {
     match rest.clone().next() {
         Some('[') => {
             rest.next();
             control_sequence(rest)
         }
-        // Strings: up to BEL, or the sequence that ends them.
+        // Strings end at BEL or at a string terminator.
         Some(']' | 'P' | 'X' | '^' | '_') => {
             while let Some(c) = rest.next() {
                 if c == '\u{7}' || c == '\u{9c}' {
@@ -219,7 +221,7 @@ fn escape(rest: &mut std::str::Chars<'_>) -> bool {
             false
         }
         _ => {
-            // Intermediate characters, such as in `ESC ( B`, and the last one.
+            // Intermediate characters, such as in `ESC ( B`, and the final character.
             while let Some(c) = rest.clone().next() {
                 if c.is_control() || !c.is_ascii() {
                     break;
@@ -234,7 +236,8 @@ fn escape(rest: &mut std::str::Chars<'_>) -> bool {
     }
 }
 
-/// Passes over a control sequence; whether it takes the cursor to the line's beginning (`G`), or empties the line (`2K`).
+/// Skips a control sequence. Returns whether the sequence moves the cursor to the line's beginning (`G`) or clears the
+/// line (`2K`).
 fn control_sequence(rest: &mut std::str::Chars<'_>) -> bool {
     let mut parameters = String::new();
     while let Some(c) = rest.clone().next() {
@@ -251,7 +254,7 @@ fn control_sequence(rest: &mut std::str::Chars<'_>) -> bool {
                     _ => false,
                 };
             }
-            // No such sequence: what follows is text.
+            // Not a control sequence: the rest is text.
             _ => return false,
         }
     }

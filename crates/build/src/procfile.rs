@@ -1,4 +1,4 @@
-//! `Procfile`: `name: command line`, one a line.
+//! `Procfile` parser: a role per line, as `name: command line`.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use gantry_model::role::{Command, Role};
 
 use crate::roles::check_command;
 
-/// Reads the file.
+/// Parses the file.
 ///
 /// # Errors
-/// A sentence with the line.
+/// A message with the line number.
 pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
     let mut roles = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! What a repository asks for. `container/` comes before `Procfile` and `app.json`; what was found and used is said.
+//! Recipe of a repository. `container/` takes precedence over `Procfile` and `app.json`; notes list the files in use.
 
 use std::collections::BTreeMap;
 
@@ -11,28 +11,28 @@ use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
 use crate::script::Compile;
 use crate::{BuildError, foreign, procfile, roles};
 
-/// The files that a recipe is read from, and which of the marking ones are there.
+/// Input of a recipe: the text files, and the presence of other files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Path to content.
+    /// Content by path.
     pub texts: BTreeMap<String, String>,
-    /// `container/compile` is there, and how it is started.
+    /// Start method of `container/compile`, if the file exists.
     pub compile: Option<Compile>,
-    /// Something is in `container/files`.
+    /// Whether the tree has a folder `container/files`.
     pub files: bool,
-    /// What the tree does not hold, for the output.
+    /// Notes on content that the tree does not hold (submodules, git-lfs), for the build output.
     pub notes: Vec<String>,
 }
 
-/// The files whose content is read.
+/// Paths of the text files.
 pub(crate) const TEXTS: [&str; 4] = ["container/roles.json", "container/base", "Procfile", "app.json"];
 
 pub(crate) use gantry_image::RECIPE_LABEL as LABEL;
 
-/// The label of an image that names its commit (OCI image specification, annotations).
+/// Image label with the commit (OCI image specification, annotations).
 pub(crate) const REVISION: &str = "org.opencontainers.image.revision";
 
-/// The full SHA of the commit that an image says it was built from.
+/// Full SHA of an image's commit, as the image's label says.
 #[must_use]
 pub fn revision(runtime: &Runtime) -> Option<String> {
     let label = runtime.labels.as_ref()?.get(REVISION)?;
@@ -40,39 +40,39 @@ pub fn revision(runtime: &Runtime) -> Option<String> {
     is_hash.then(|| label.clone())
 }
 
-/// What is to be built.
+/// Recipe of an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
-    /// The roles, complete.
+    /// The roles, with all defaults filled in.
     pub roles: BTreeMap<RoleName, Role>,
-    /// Configuration that the app asks for.
+    /// Configuration values that the app asks for.
     pub env: BTreeMap<String, EnvRequest>,
-    /// The base that the repository names.
+    /// Base image that the repository names.
     pub base: Option<BaseName>,
-    /// How the compile step is started, if there is one.
+    /// Start method of the compile step, if the repository has a compile step.
     pub compile: Option<Compile>,
-    /// What was found and used, for the output.
+    /// Notes on the files in use, for the build output.
     pub notes: Vec<String>,
-    /// The files that it was read from.
+    /// Text files that the recipe was read from, by path.
     pub texts: BTreeMap<String, String>,
 }
 
 /// A configuration value that the app asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnvRequest {
-    /// Unless it is set already.
+    /// A default value, used unless the variable is set.
     Default(String),
-    /// A random one, made once.
+    /// A random value, generated once.
     Secret,
-    /// It must be set.
+    /// A value that the user must set.
     Required,
 }
 
 impl Recipe {
-    /// Reads what was found.
+    /// Reads the recipe of a source tree.
     ///
     /// # Errors
-    /// [`BuildError`] in phase `roles` names the file, the place and what would be right.
+    /// [`BuildError`] in phase `roles`, with the file, the place and the remedy.
     pub fn read(found: &Found) -> Result<Self, BuildError> {
         let text = |name: &str| found.texts.get(name).map(String::as_str);
         let wrong = |name: &str, why: String| BuildError::new("roles", format!("{name}: {why}"));
@@ -114,13 +114,16 @@ impl Recipe {
         Ok(Self { roles, env, base, compile: found.compile.clone(), notes, texts: found.texts.clone() })
     }
 
-    /// What an image says of itself: the recipe that it was built from, or else one web role of its entry point and command, with
-    /// these settings.
+    /// Reads the recipe of an image.
+    ///
+    /// An image that Gantry built carries its recipe in a label. Any other image becomes a single web role with the
+    /// image's entry point and command, and with these settings.
     ///
     /// # Errors
-    /// [`BuildError`] in phase `roles` when its recipe is none, in phase `image` when it names nothing to run.
+    /// [`BuildError`] in phase `roles` when the label is no valid recipe; in phase `image` when the image has no
+    /// command or an impossible user number.
     pub fn of_image(runtime: &Runtime, settings: &ImageSettings) -> Result<Self, BuildError> {
-        // Names are looked up where the image's files are; a number says by itself that no container has it.
+        // A user name can only be resolved with the image's files. A user number out of range needs no files.
         let user = runtime.user.as_deref().unwrap_or_default();
         if let Err(error @ AccountError::Beyond { .. }) = Accounts::default().find(user) {
             return Err(BuildError::new("image", error));
@@ -152,7 +155,7 @@ impl Recipe {
     }
 }
 
-/// Lays the settings over the roles; the keys that could not be applied.
+/// Applies the settings of `app.json` to the roles. Returns the keys that cannot be applied.
 fn apply(roles: &mut BTreeMap<RoleName, Role>, app: &AppJson) -> Result<Vec<String>, String> {
     let mut ignored = Vec::new();
     for (name, formation) in &app.formation {
@@ -190,7 +193,7 @@ fn role_named<'a>(roles: &'a mut BTreeMap<RoleName, Role>, name: &str) -> Option
     roles.get_mut(&RoleName::parse(name).ok()?)
 }
 
-/// What a check asks.
+/// Applies the target of a check to a role.
 fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
     let mut health = role.health.clone();
     if let Some(command) = &check.command {
@@ -230,17 +233,17 @@ fn apply_liveness(health: &mut Health, check: &HealthCheck) {
     health.initial_delay = health.initial_delay.or(given(check.initial_delay));
 }
 
-/// A number of seconds that is not 0.
+/// Passes on a number of seconds unless the number is 0.
 fn given(seconds: Option<Seconds>) -> Option<Seconds> {
     seconds.filter(|seconds| seconds.0 > 0)
 }
 
-/// A word as a shell reads it back.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// An app is told its port, and the web role always has one.
+/// Gives the web role the default port unless the role has a port. Gantry passes the port to the app.
 fn give_ports(roles: &mut BTreeMap<RoleName, Role>) {
     for (_, role) in roles.iter_mut().filter(|(name, _)| name.is_web()) {
         role.port.get_or_insert(DEFAULT_PORT);
@@ -261,7 +264,7 @@ fn env_requests(app: AppJson) -> Result<BTreeMap<String, EnvRequest>, String> {
                     return Err(format!("generator {other:?} of {name} is not known, only \"secret\""));
                 }
                 (None, Some(value), _) => Some(EnvRequest::Default(value)),
-                // Heroku's default: what is named and not optional is required.
+                // Heroku's default: a variable is required unless the entry says otherwise.
                 (None, None, required) => (required != Some(false)).then_some(EnvRequest::Required),
             },
         };

@@ -1,6 +1,6 @@
-//! `container/roles.json`: role → command line, or an object when a role needs more. Read as JSON5, because the
-//! convention's own sample has single quotes and a trailing comma. A key that is not known is refused with its place and
-//! the nearest known one: a misspelt `health` must not mean "no health check".
+//! Parser of `container/roles.json`: role → command line, or an object if a role needs more settings. The format is
+//! JSON5, because the convention's own sample has single quotes and a trailing comma. The parser refuses an unknown key
+//! and names its place and the nearest known key: a misspelt `health` must not mean "no health check".
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use gantry_model::{Bytes, MilliCpu, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A file of roles is a page; more is an attack.
+/// Size limit. A file of roles is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 64 << 10;
 
-/// Deep enough for any role; the parser recurses.
+/// Nesting limit, deep enough for any role. The parser recurses.
 const DEPTH_MAX: usize = 16;
 
 const ROLE_KEYS: [&str; 16] = [
@@ -37,20 +37,20 @@ const ROLE_KEYS: [&str; 16] = [
 ];
 const HEALTH_KEYS: [&str; 8] = ["path", "command", "host", "headers", "start", "interval", "timeout", "attempts"];
 
-/// The longest start-up time: a day.
+/// Longest start-up time: a day.
 pub(crate) const START_MAX: u32 = 86_400;
 
-/// The most header fields of a check, and their bytes.
+/// Most header fields of a check, and most bytes in them.
 const HEADERS_MAX: usize = 20;
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// The most copies of one role: what a machine's network can address, with room.
+/// Most copies of a role. A machine's network has addresses for this many copies, with some to spare.
 const INSTANCES_MAX: u32 = 1000;
 
-/// Reads the file.
+/// Parses the file.
 ///
 /// # Errors
-/// A sentence with line and column.
+/// A message with line and column.
 pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
     if text.len() > SIZE_MAX {
         return Err(format!("it has {} bytes; at most {SIZE_MAX} are read", text.len()));
@@ -66,7 +66,7 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
     Ok(roles.0)
 }
 
-/// Where nesting goes beyond what is allowed, before the recursive parser sees it.
+/// Finds nesting beyond [`DEPTH_MAX`] before the recursive parser sees the text. Returns the offset.
 fn too_deep(text: &str) -> Option<usize> {
     let mut characters = text.char_indices().peekable();
     let mut depth = 0usize;
@@ -141,7 +141,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// Checks a text where it stands, so that an error names its own place.
+/// Visitor that checks a text during parsing, so that an error names the place of the text.
 struct Text<F>(F);
 
 impl<'de, T, F: FnOnce(&str) -> Result<T, String>> Visitor<'de> for Text<F> {
@@ -154,7 +154,7 @@ impl<'de, T, F: FnOnce(&str) -> Result<T, String>> Visitor<'de> for Text<F> {
     }
 }
 
-/// One of the known keys.
+/// Seed that accepts only the known keys.
 struct Key(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Key {
@@ -175,7 +175,7 @@ fn known(text: &str, keys: &[&'static str]) -> Result<&'static str, String> {
     }
 }
 
-/// A command line, or an object.
+/// A role: a command line or an object.
 struct Entry(Role);
 
 impl<'de> Deserialize<'de> for Entry {
@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-/// A command is not empty and holds no NUL.
+/// Checks that a command is not empty and holds no NUL.
 pub(crate) fn check_command(command: &str) -> Result<(), String> {
     if command.trim().is_empty() {
         return Err("a command line is empty".to_owned());
@@ -253,7 +253,7 @@ fn positive<T: Default + PartialEq, E: Error>(number: T, what: &str) -> Result<T
     if number == T::default() { Err(E::custom(format!("{what} must be greater than 0"))) } else { Ok(number) }
 }
 
-/// A size from 0 to [`REQUEST_BUFFER_MAX`]; [`Bytes`] itself is never 0.
+/// A size from 0 to [`REQUEST_BUFFER_MAX`]. [`Bytes`] itself is never 0.
 struct Buffered(Bytes);
 
 impl<'de> Deserialize<'de> for Buffered {
@@ -270,7 +270,7 @@ impl<'de> Deserialize<'de> for Buffered {
                 }
                 Ok(Buffered(Bytes(bytes)))
             }
-            // A number may come as a signed one, or with a point.
+            // The parser may pass a number as a signed integer.
             fn visit_i64<E: Error>(self, bytes: i64) -> Result<Buffered, E> {
                 match u64::try_from(bytes) {
                     Ok(bytes) => self.visit_u64(bytes),
@@ -350,7 +350,7 @@ impl<'de> Visitor<'de> for HealthSeed {
     }
 }
 
-/// A check asks over HTTP or runs a command, and not both.
+/// Checks that a health check is either a GET or a command.
 pub(crate) fn check_health(health: &Health) -> Result<(), String> {
     let over_http = health.path.is_some() || health.host.is_some() || !health.headers.is_empty();
     if health.command.is_some() && over_http {
@@ -363,7 +363,7 @@ pub(crate) fn check_health(health: &Health) -> Result<(), String> {
     Ok(())
 }
 
-/// A host name, with or without a port, that a header can carry.
+/// Checks that a header can carry the host name, with or without a port.
 pub(crate) fn health_host(host: String) -> Result<String, String> {
     let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
     if plain && !host.is_empty() && host.len() <= 255 {
@@ -373,7 +373,7 @@ pub(crate) fn health_host(host: String) -> Result<String, String> {
     }
 }
 
-/// Header fields that a request can carry.
+/// Checks that a request can carry the header fields.
 pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     let is_token = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
@@ -399,7 +399,7 @@ pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeM
     Ok(headers)
 }
 
-/// A start-up time in seconds.
+/// Checks a start-up time in seconds.
 fn health_start(seconds: u32) -> Result<Seconds, String> {
     match seconds {
         1..=START_MAX => Ok(Seconds(seconds)),
@@ -407,7 +407,7 @@ fn health_start(seconds: u32) -> Result<Seconds, String> {
     }
 }
 
-/// A path that a request line can carry.
+/// Checks that a request line can carry the path.
 pub(crate) fn health_path(path: String) -> Result<String, String> {
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
     if path.starts_with('/') && plain {
@@ -430,10 +430,10 @@ fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String,
     Ok(volumes)
 }
 
-/// A volume has a name that can be a folder's, and a place where the kernel has none of its own.
+/// Checks a volume. Its name must be a valid folder name, and its path must not belong to the kernel or to Gantry.
 ///
 /// # Errors
-/// What is wrong with either.
+/// The invalid name or path.
 pub fn check_volume(name: &str, path: &str) -> Result<(), String> {
     RoleName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
     let forbidden = ["/", "/proc", "/sys", "/dev", "/.gantry"];

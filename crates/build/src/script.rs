@@ -1,29 +1,29 @@
-//! What kind of program `container/compile` is, by its first bytes. What the kernel would refuse without a word that helps is
-//! refused here by name.
+//! Start method of `container/compile`, by the first bytes of the file. The kernel refuses some files with an unhelpful
+//! error. This module refuses the same files earlier and names the cause.
 
 use crate::text;
 
-/// As much of the file as is looked at; the kernel reads 256 bytes of a `#!` line.
+/// Number of bytes to inspect. The kernel reads 256 bytes of a `#!` line.
 pub(crate) const HEAD: usize = 512;
 
-/// How a compile step is started.
+/// Start method of a compile step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compile {
-    /// A program of the machine's own, or one that only the image has.
+    /// A native executable, or a link to a program that only the image has.
     Program,
     /// A script; the kernel starts its interpreter.
     Script {
         /// The absolute path after `#!`.
         interpreter: String,
     },
-    /// A script without `#!`: `/bin/sh` reads it, as a shell does that is told to run it.
+    /// A script without `#!`: `/bin/sh` reads the script, as shells do for such a file.
     Shell,
 }
 
-/// Looks at the first bytes of a compile step.
+/// Inspects the first bytes of a compile step.
 ///
 /// # Errors
-/// Why it could not be run, and the remedy.
+/// The reason why the file cannot run, and the remedy.
 pub(crate) fn inspect(head: &[u8]) -> Result<Compile, String> {
     if head.starts_with(b"\x7fELF") {
         return Ok(Compile::Program);

@@ -1,5 +1,5 @@
-//! A source archive (what `git archive` writes) into what is read of it and into its two layers. It is never unpacked
-//! on the machine: entries go from tar to tar.
+//! Source archive (the output of `git archive`): reads the input of the recipe and makes the two layers. Gantry never
+//! unpacks the archive on the machine: entries go from tar to tar.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Seek};
@@ -16,29 +16,29 @@ use crate::text::{self, TEXT_MAX};
 use crate::times::{Print, Times};
 use crate::tree::{Kind, Leads, Tree, half, print_of};
 
-/// Where files of the whole image are.
+/// Folder with files for the root of the image.
 const FILES: &str = "container/files";
 
-/// The compile step.
+/// Path of the compile step.
 const COMPILE: &str = "container/compile";
 
-/// Where the source goes.
+/// Folder of the source in the image.
 const APP: &str = "app";
 
-/// The file that Gantry writes into the source.
+/// File with the commit, which Gantry adds to the source.
 const REVISION: &str = "REVISION";
 
-/// Who the source, and the process that runs it, belongs to. Bases that Gantry makes have this user (see `bases`); a container
-/// on another base is given lines for it.
+/// User that owns the source and runs the app. Base images by Gantry have this user (see `bases`). A container on
+/// another base image gets passwd and group entries for the user.
 pub(crate) use gantry_image::APP_USER;
 
-/// The most entries of a source tree.
+/// Most entries of a source tree.
 const ENTRIES_MAX: usize = 500_000;
 
-/// A pointer of git-lfs is smaller than this, by its specification.
+/// A git-lfs pointer is smaller than this, by the git-lfs specification.
 const POINTER_MAX: u64 = 1024;
 
-/// The most paths that a note names.
+/// Most paths that a note lists.
 const NAMED_MAX: usize = 8;
 
 fn failed(error: &io::Error) -> BuildError {
@@ -48,7 +48,7 @@ fn failed(error: &io::Error) -> BuildError {
 /// An entry of the archive.
 type Member<'a, 'r> = Entry<'a, Metered<&'r mut (dyn Read + 'r)>>;
 
-/// An entry's path with nothing in it but names.
+/// Path of an entry, made of names only. Refuses a path that leads out of the tree.
 fn path_of(entry: &Entry<'_, impl Read>) -> Result<PathBuf, BuildError> {
     let path = entry.path().map_err(|error| failed(&error))?.into_owned();
     let plain = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
@@ -58,7 +58,7 @@ fn path_of(entry: &Entry<'_, impl Read>) -> Result<PathBuf, BuildError> {
     Ok(path.components().filter(|part| matches!(part, Component::Normal(_))).collect())
 }
 
-/// Calls `visit` with each entry.
+/// Calls `visit` with each entry and its path.
 fn each(
     mut archive: impl Read,
     mut visit: impl FnMut(&Path, &mut Member<'_, '_>) -> Result<(), BuildError>,
@@ -82,30 +82,30 @@ fn each(
     )
 }
 
-/// What was read of an archive: for the recipe, and for the layers.
+/// Result of scanning an archive: input for the recipe and for the layers.
 #[derive(Debug)]
 pub(crate) struct Scanned {
     pub(crate) found: Found,
     pub(crate) contents: Contents,
 }
 
-/// What the layers are made by.
+/// Input for the layers of a source tree.
 #[derive(Debug)]
 pub(crate) struct Contents {
     tree: Tree,
-    /// The folder that goes onto `/`, links followed.
+    /// The folder to copy onto `/`, with links followed.
     files: Option<PathBuf>,
-    /// The commit's date: git gives it to every entry.
+    /// Date of the commit, which git gives to every entry.
     pub(crate) committed: u64,
 }
 
 impl Contents {
-    /// There is something to be copied onto `/`.
+    /// Whether the tree has a folder to copy onto `/`.
     pub(crate) fn has_files(&self) -> bool {
         self.files.is_some()
     }
 
-    /// By path, the fingerprint of each thing whose time is kept: the entries, the file of the commit, and the build itself.
+    /// Fingerprints of everything with a recorded time, by path: the entries, the commit's file and the build itself.
     pub(crate) fn prints(&self, commit: &str, base: &str) -> HashMap<Print, Print> {
         let mut prints = self.tree.prints();
         prints.insert(print_of(Path::new(REVISION)), print_of(Path::new(commit)));
@@ -114,12 +114,12 @@ impl Contents {
     }
 }
 
-/// What stands for the build itself among the paths: no path of a tree is absolute.
+/// Fingerprint of the path that stands for the build itself: `/`, because no path of a tree is absolute.
 pub(crate) fn build_print() -> Print {
     print_of(Path::new("/"))
 }
 
-/// Reads what a recipe is made from.
+/// Scans an archive for the input of the recipe and of the layers.
 pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildError> {
     let mut first = FirstPass::default();
     archive.rewind().map_err(|error| failed(&error))?;
@@ -132,7 +132,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
             wanted.insert(name, path);
         }
     }
-    // An absolute link leads to a program that the base may have.
+    // An absolute link leads to a program that the base image may have.
     let in_image = matches!(tree.follow(Path::new(COMPILE)), Leads::Outside(target) if target.is_absolute());
     let compile = if in_image { None } else { followed(&tree, COMPILE, "compile")? };
     let linked: BTreeSet<&PathBuf> =
@@ -182,7 +182,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     Ok(Scanned { found, contents: Contents { tree, files, committed } })
 }
 
-/// Where a file of the recipe is, links within the tree followed; none if there is no such file.
+/// Path of a recipe's file, with links within the tree followed; `None` if the tree has no such file.
 fn followed(tree: &Tree, name: &'static str, phase: &'static str) -> Result<Option<PathBuf>, BuildError> {
     match tree.follow(Path::new(name)) {
         Leads::Nowhere => Ok(None),
@@ -216,20 +216,20 @@ fn compile_step(tree: &Tree, path: &Path, head: &[u8]) -> Result<Compile, BuildE
         .map_err(|why| BuildError::new("compile", format!("{name} {why}")))
 }
 
-/// A path for people.
+/// Formats a path for people.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.chars().any(|c| c.is_control() || c == '"') { format!("{text:?}") } else { text.into_owned() }
 }
 
-/// The beginning of a file.
+/// Reads the beginning of a file.
 fn head(entry: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(TEXT_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Paths for a note: the first of them, and how many there are.
+/// Paths for a note: the first few paths, and the number of all paths.
 #[derive(Debug, Default)]
 struct Named {
     first: Vec<String>,
@@ -251,14 +251,14 @@ impl Named {
     }
 }
 
-/// Reads each entry once.
+/// State of the first pass over an archive.
 #[derive(Debug, Default)]
 struct FirstPass {
     tree: Tree,
     committed: u64,
-    /// Files of the recipe, by path.
+    /// Beginning of each file of the recipe, by path.
     heads: HashMap<PathBuf, Vec<u8>>,
-    /// A folder in which nothing has come yet: git has no empty ones, so it is a submodule.
+    /// The last folder, while the folder has no entry yet. git has no empty folders, so an empty folder is a submodule.
     empty: Option<PathBuf>,
     modules: Named,
     pointers: Named,
@@ -296,7 +296,7 @@ impl FirstPass {
         Ok(())
     }
 
-    /// Another entry comes, at `next`.
+    /// Notes the last folder as a submodule, if the folder is empty and the next entry at `next` is outside.
     fn leave_folder(&mut self, next: &Path) {
         if let Some(folder) = self.empty.take().filter(|folder| !next.starts_with(folder)) {
             self.modules.add(&folder);
@@ -304,24 +304,24 @@ impl FirstPass {
     }
 }
 
-/// A pointer file by the specification of git-lfs, or of its first name.
+/// Whether the bytes are a pointer file of git-lfs, or of hawser, the first name of git-lfs.
 fn is_pointer(bytes: &[u8]) -> bool {
     let versions = [&b"version https://git-lfs.github.com/spec/"[..], b"version https://hawser.github.com/spec/"];
     versions.iter().any(|version| bytes.starts_with(version)) && bytes.windows(11).any(|part| part == b"oid sha256:")
 }
 
-/// What the layers of a source tree are made with.
+/// Parameters of the layers of a source tree.
 pub(crate) struct Making<'a> {
     pub(crate) contents: &'a Contents,
     pub(crate) times: &'a Times,
-    /// The full SHA.
+    /// Full SHA of the commit.
     pub(crate) commit: &'a str,
-    /// The root of the base, where something is copied onto it.
+    /// Root of the base image, if the tree has a folder to copy onto `/`.
     pub(crate) base: Option<&'a Merged>,
     pub(crate) scratch: &'a Path,
 }
 
-/// The layers of a source tree: `container/files` onto `/`, if there is anything, and everything onto `/app`.
+/// Makes the layers of a source tree: `container/files` onto `/`, if the folder has files, and everything onto `/app`.
 pub(crate) fn layers(archive: &mut (impl Read + Seek), making: &Making<'_>) -> Result<Vec<Layer>, BuildError> {
     let mut layers = Vec::new();
     if let Some(files) = &making.contents.files {
@@ -333,17 +333,19 @@ pub(crate) fn layers(archive: &mut (impl Read + Seek), making: &Making<'_>) -> R
     Ok(layers)
 }
 
-/// The folders of the layer that goes onto `/`. A folder that the base has stays as it is there, and a link of the base to a folder
-/// is followed: `container/files/bin/x` is in `/usr/bin` where `/bin` leads to it.
+/// Folders of the layer that goes onto `/`.
+///
+/// A folder of the base image keeps its metadata. A base image's link to a folder is followed: `container/files/bin/x`
+/// lands in `/usr/bin` if `/bin` leads there.
 struct Onto<'a> {
     base: Option<&'a Merged>,
-    /// From the folder in the source to the folder in the image.
+    /// Folder in the image, by folder in the source.
     known: HashMap<PathBuf, PathBuf>,
     made: BTreeSet<PathBuf>,
 }
 
 impl Onto<'_> {
-    /// The image's folder for the source's; the layer has it from now on.
+    /// Maps a folder of the source to a folder of the image, and adds the folder to the layer.
     fn folder(
         &mut self,
         inside: &Path,
@@ -422,12 +424,12 @@ fn app_layer(archive: impl Read, making: &Making<'_>) -> Result<Layer, BuildErro
     writer.folder(Path::new(APP), meta(0o755, Path::new(""))).map_err(|error| failed(&error))?;
     let mut folders = BTreeSet::new();
     each(archive, |path, entry| {
-        // Written below, whatever the tree has there.
+        // Gantry writes this file below and ignores a file of this name in the tree.
         if path == Path::new(REVISION) {
             return Ok(());
         }
         let target = Path::new(APP).join(path);
-        // Folders that the archive leaves out would otherwise come to be as root's.
+        // Without an entry in the layer, a folder that the archive leaves out would belong to root.
         for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
             if folders.insert(folder.to_owned()) && !entry.header().entry_type().is_dir() {
                 let meta = meta(0o755, folder);
@@ -449,7 +451,7 @@ fn app_layer(archive: impl Read, making: &Making<'_>) -> Result<Layer, BuildErro
 
 fn copy(writer: &mut LayerWriter, path: &Path, entry: &mut Member<'_, '_>, owner: u32, mtime: u64) -> io::Result<()> {
     let header = entry.header();
-    // git knows two modes; the archive's umask is not the image's business.
+    // git knows two modes. The archive's umask must not reach the image.
     let executable = header.mode()? & 0o100 != 0;
     let mode = if executable || header.entry_type().is_dir() { 0o755 } else { 0o644 };
     let meta = Meta { mode, uid: owner, gid: owner, mtime };
@@ -474,7 +476,7 @@ mod tests {
 
     const COMMITTED: u64 = 1_700_000_000;
 
-    /// What is put into an archive: text or link, by the first character of the path's value.
+    /// Content of an entry in a test archive.
     enum Put<'a> {
         File(&'a [u8]),
         Program(&'a [u8]),
@@ -607,7 +609,7 @@ mod tests {
         (layers(&mut archive, &making).expect("layers"), times)
     }
 
-    /// Path, mode, owner and time of each entry.
+    /// Lists path, mode, owner and time of each entry.
     fn listed(layer: Layer) -> Vec<(String, u32, u64, u64)> {
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(layer.file));
         let entries = tar.entries().expect("entries").map(|entry| {

@@ -1,12 +1,12 @@
-//! The encoding of the files that a recipe is read from: UTF-8, with or without a byte order mark.
+//! Encoding of the files behind a recipe: UTF-8, with or without a byte order mark.
 
-/// The largest of the texts that are read.
+/// Size limit of a text file.
 pub(crate) const TEXT_MAX: usize = 256 << 10;
 
-/// Decodes a file. A byte order mark is dropped.
+/// Decodes a file and drops the byte order mark.
 ///
 /// # Errors
-/// What encoding the file seems to have, and the remedy.
+/// The apparent encoding of the file, and the remedy.
 pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
     if bytes.len() > TEXT_MAX {
         return Err(format!("it has more than {} KiB", TEXT_MAX >> 10));
@@ -23,7 +23,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-/// The encoding, where it is not one that extends ASCII.
+/// Name of the encoding, if the bytes cannot be an extension of ASCII.
 pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => return Some("UTF-32"),
@@ -33,7 +33,7 @@ pub(crate) fn foreign(bytes: &[u8]) -> Option<&'static str> {
     if !bytes.contains(&0) {
         return None;
     }
-    // Without a mark: text of mostly ASCII has its zeros in one half of each pair.
+    // Without a byte order mark: text of mostly ASCII has its zeros in the same half of each pair.
     let zeros = |half: usize| bytes.iter().skip(half).step_by(2).filter(|byte| **byte == 0).count();
     let (first, second) = (zeros(0), zeros(1));
     let most = bytes.len() / 2 / 2;

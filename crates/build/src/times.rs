@@ -1,57 +1,62 @@
-//! The time of each file of a source tree, as the compile step, the image and its HTTP clients see it.
+//! Modification time of each file of a source tree, for the compile step, the image and the app's HTTP clients.
 //!
-//! Rule: an entry keeps its time while its content and mode stay what they were in the build before. An entry that is new or has
-//! changed gets the commit's date, but never a time before the end of the build before, nor one after now.
+//! Rule: an entry keeps its time while its content and mode stay the same as in the previous build. A new or changed
+//! entry gets the commit's date, but at most the present time. The time is always after the end of the previous build.
 //!
-//! - What a compile step left in its cache was written before the end of its build. A changed file is therefore newer than
-//!   everything that was made from its predecessor, whatever the dates of the commits are: an older commit, a force push, a rebase.
-//! - An unchanged file is older than what was made from it, so `make` and cargo do not make it again.
-//! - The same commit built again gets the same times, so its layers have the same digests. So has the first build of a commit
-//!   by another app or cloud: nothing of the machine is in it but the commit's own date.
-//! - Whoever served the predecessor of a changed file and compares times (`If-Modified-Since`) sees a newer one.
+//! - A compile step writes to its cache before its build ends. A changed file is therefore newer than every product of
+//!   the file's earlier version. This rule holds for any commit date: an older commit, a force push, a rebase.
+//! - An unchanged file is older than its products, so `make` and cargo do not rebuild the products.
+//! - A second build of the same commit gets the same times, so its layers have the same digests. The same is true of
+//!   the first build of a commit by another app or cloud: the times depend on the commit's date and not on the machine.
+//! - An HTTP client that compares times (`If-Modified-Since`) sees a newer time for a changed file.
 //!
-//! The time of the build itself follows the same rule, for the pair of commit and base. No file of the compile step's layer is
-//! newer than that, and the step finds it as `SOURCE_DATE_EPOCH`.
+//! The time of the build itself follows the same rule, for the pair of commit and base image. No file of the compile
+//! step's layer is newer than this time, and the step gets the time as `SOURCE_DATE_EPOCH`.
 //!
-//! Rejected: the date of the last commit that changed a file (a file that was committed before the last build ended is older
-//! than what that build made; `git push --force` goes back in time); the time at which the server first saw a blob
-//! at a path (going back to an old blob, it is older than what was made from the newer one); the time of the build (no two builds
-//! of a commit are the same).
+//! Rejected:
+//! - The date of the last commit that changed a file. A file from a commit before the end of the last build would be
+//!   older than the products of this build, and `git push --force` goes back in time.
+//! - The time at which the server first saw a blob at a path. After a return to an old blob, the blob would be older
+//!   than the products of the newer blob.
+//! - The time of the build. No two builds of a commit would be the same.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// A path or a content, as the first half of its SHA-256.
+/// Fingerprint of a path or of a content: the first half of its SHA-256.
 pub(crate) type Print = u128;
 
-/// 1980-01-02: a zip file has no earlier time, in any time zone.
+/// Earliest time: 1980-01-02. A zip file cannot hold an earlier time, in any time zone.
 pub(crate) const EARLIEST: u64 = 315_619_200;
 
-/// The largest record that is read: two entries of 100 bytes for each file that a tree may have.
+/// Size limit of a record: two entries of 100 bytes for each file of the largest tree.
 const RECORD_MAX: u64 = 100 << 20;
 
 const FORMAT: &str = "gantry file times 1";
 
-/// The times of one app's last build.
+/// File times of an app's last build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Times {
-    /// By path: what was there, and since when.
+    /// Fingerprint and time of the content, by fingerprint of the path.
     entries: HashMap<Print, (Print, u64)>,
-    /// No build of the app wrote anything later than this, as far as is known.
+    /// High-water mark: as far as is known, no build of the app wrote a later time.
     latest: u64,
-    /// A compile step was started, and its end is not known.
+    /// Whether a compile step was started whose end is unknown.
     open: bool,
 }
 
 impl Times {
-    /// Of a cache of which nothing is known: anything in it may be as new as now.
+    /// Times of a cache with an unknown history: any file in the cache may be as new as the present.
     pub(crate) fn unknown() -> Self {
         Self { open: true, ..Self::default() }
     }
 
-    /// The times of the next build: of `entries`, at a commit of the time `committed`. `open` says that a compile step follows.
+    /// Computes the times of the next build.
+    ///
+    /// `entries` are the fingerprints of the tree and `committed` is the date of the commit. `open` says that a compile
+    /// step follows.
     pub(crate) fn next(&self, entries: &HashMap<Print, Print>, committed: u64, now: u64, open: bool) -> Self {
         let after = self.latest.saturating_add(1).max(if self.open { now.saturating_add(1) } else { 0 });
         let fresh = committed.max(EARLIEST).min(now).max(after);
@@ -63,23 +68,23 @@ impl Times {
         Self { entries, latest: self.latest.max(fresh).max(now), open }
     }
 
-    /// The compile step has ended.
+    /// Records the end of the compile step.
     pub(crate) fn close(&mut self, now: u64) {
         self.latest = self.latest.max(now);
         self.open = false;
     }
 
-    /// The time of a path.
+    /// Time of a path.
     pub(crate) fn of(&self, path: Print) -> u64 {
         self.entries.get(&path).map_or(EARLIEST, |(_, time)| *time)
     }
 
-    /// The newest of all.
+    /// Newest time of all entries.
     pub(crate) fn newest(&self) -> u64 {
         self.entries.values().map(|(_, time)| *time).max().unwrap_or(EARLIEST)
     }
 
-    /// Reads the record of an app; none where there is no whole one.
+    /// Reads the record of an app; `None` if no complete record exists.
     pub(crate) fn read(path: &Path) -> Option<Self> {
         let mut text = String::new();
         std::fs::File::open(path).ok()?.take(RECORD_MAX).read_to_string(&mut text).ok()?;
@@ -112,10 +117,11 @@ impl Times {
         text
     }
 
-    /// Keeps the record, by way of the folder `scratch`: after a loss of power there is this one or the one before.
+    /// Writes the record through a temporary file in `scratch`. After a loss of power, either this record or the
+    /// previous record exists.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub(crate) fn write(&self, path: &Path, scratch: &Path) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
         let mut file = tempfile::NamedTempFile::new_in(scratch)?;
@@ -143,7 +149,7 @@ mod tests {
         let other = Times::default().next(&tree(&[(1, 10), (2, 20)]), A, A + 9000, true);
         assert_eq!([one.of(1), one.of(2), one.newest()], [A; 3]);
         assert_eq!(one.entries, other.entries);
-        // A date of the future would make everything older than its source, and zip has none before 1980.
+        // A future date would make every product older than its source, and zip has no dates before 1980.
         assert_eq!(Times::default().next(&tree(&[(1, 10)]), A + 9, A, true).of(1), A);
         assert_eq!(Times::default().next(&tree(&[(1, 10)]), 0, A, true).of(1), EARLIEST);
     }
@@ -152,17 +158,17 @@ mod tests {
     fn a_changed_file_is_newer_than_what_the_build_before_made_and_an_unchanged_one_keeps_its_time() {
         let mut before = Times::default().next(&tree(&[(1, 10), (2, 20)]), A, A + 100, true);
         before.close(A + 160);
-        // Committed before the build before had ended.
+        // The commit is older than the end of the previous build.
         let after = before.next(&tree(&[(1, 11), (2, 20)]), A + 50, A + 300, true);
         assert_eq!((after.of(1), after.of(2)), (A + 161, A));
-        // Back to the older content: newer again.
+        // A return to the older content gets a newer time again.
         let mut after = after;
         after.close(A + 320);
         let back = after.next(&tree(&[(1, 10), (2, 20)]), A, A + 400, true);
         assert_eq!((back.of(1), back.of(2)), (A + 321, A));
-        // The same again: the same times.
+        // The same tree gets the same times.
         assert_eq!(back.next(&tree(&[(1, 10), (2, 20)]), A, A + 500, true).entries, back.entries);
-        // Gone and back: what was made from it may have been made without it meanwhile.
+        // A file that returns is newer: meanwhile a build may have made its products without the file.
         let without = back.next(&tree(&[(2, 20)]), A + 600, A + 600, false);
         assert!(without.next(&tree(&[(1, 10), (2, 20)]), A, A + 700, false).of(1) > without.latest);
     }
@@ -172,7 +178,7 @@ mod tests {
         let before = Times::default().next(&tree(&[(1, 10)]), A, A + 100, true);
         assert_eq!(before.next(&tree(&[(1, 11)]), A + 110, A + 200, true).of(1), A + 201);
         assert_eq!(Times::unknown().next(&tree(&[(1, 11)]), A, A + 200, true).of(1), A + 201);
-        // Within the second of the end of the build before, and with a clock that went back.
+        // A build in the same second as the end of the previous build, and a build after the clock went back.
         let mut before = before;
         before.close(A + 200);
         assert_eq!(before.next(&tree(&[(1, 11)]), A + 200, A + 200, true).of(1), A + 201);
@@ -195,8 +201,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any history of trees, dates, clocks and compile steps that were cut off: no changed file is older than what was
-        /// there when the build before it ended, and no unchanged one changes.
+        /// Takes any history of trees, dates, clocks and interrupted compile steps. No changed file is older than the
+        /// previous build's files at the end of that build, and no unchanged file changes its time.
         #[test]
         fn no_changed_file_is_older_than_the_build_before(
             builds in prop::collection::vec((0u128..3, 0u128..3, A - 1000..A + 1000, 0u64..50, any::<bool>()), 1..20),
@@ -214,7 +220,7 @@ mod tests {
                         None => {}
                     }
                 }
-                // A compile step waits for the newest time, and writes afterwards.
+                // A compile step waits until the clock reaches the newest time, and writes afterwards.
                 now = now.max(next.newest());
                 times = next;
                 if ends {

@@ -1,4 +1,4 @@
-//! The paths of a source tree: a fingerprint of each, and where symbolic links lead within the tree.
+//! Paths of a source tree: a fingerprint of each path, and the targets of symbolic links within the tree.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -9,13 +9,13 @@ use gantry_blobs::Hasher;
 
 use crate::times::Print;
 
-/// As many links are followed on one path as the kernel follows.
+/// Most links to follow on a path, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// What an entry of the tree is.
+/// Kind of an entry of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// With its executable bit.
+    /// A file, with its executable bit.
     File(bool),
     /// A folder, or a submodule.
     Folder,
@@ -23,36 +23,36 @@ pub(crate) enum Kind {
     Link,
 }
 
-/// Where a path of the tree leads, links followed.
+/// Destination of a path, with links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leads {
-    /// The tree has no such path, and no link is involved.
+    /// No such path in the tree, and no broken link on the way.
     Nowhere,
-    /// To a file.
+    /// A file.
     File(PathBuf),
-    /// To a folder.
+    /// A folder.
     Folder(PathBuf),
-    /// By a link with this target to a path that the tree does not have.
+    /// A link with this target, to a path that the tree does not have.
     Broken(PathBuf),
-    /// By a link with this target out of the tree.
+    /// A link with this target, or a path, out of the tree.
     Outside(PathBuf),
-    /// Through more links than are followed.
+    /// More than [`LINKS_MAX`] links.
     Endless,
 }
 
-/// All paths of a tree.
+/// All paths of a source tree.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     entries: HashMap<Print, (Kind, Print)>,
     links: BTreeMap<PathBuf, PathBuf>,
 }
 
-/// The fingerprint of a path.
+/// Computes the fingerprint of a path.
 pub(crate) fn print_of(path: &Path) -> Print {
     half(Hasher::of(path.as_os_str().as_bytes()))
 }
 
-/// The first half of a digest.
+/// Takes the first half of a digest.
 pub(crate) fn half(digest: gantry_model::Digest) -> Print {
     // A digest is hexadecimal, so this cannot fail.
     Print::from_str_radix(&digest.hex()[..32], 16).unwrap_or_default()
@@ -61,7 +61,7 @@ pub(crate) fn half(digest: gantry_model::Digest) -> Print {
 impl Tree {
     /// Adds a file with the fingerprint of its content.
     pub(crate) fn file(&mut self, path: &Path, executable: bool, content: Print) {
-        // Another mode is another file.
+        // The executable bit is part of the fingerprint.
         self.add(path, Kind::File(executable), content.wrapping_add(1 + u128::from(executable)));
     }
 
@@ -79,14 +79,15 @@ impl Tree {
     fn add(&mut self, path: &Path, kind: Kind, content: Print) {
         let print = print_of(path);
         if let Some(known) = self.entries.get_mut(&print) {
-            // Made by an entry below it; or there twice, where the last counts.
+            // The path is already known: an entry below created the folder, or the archive has the path twice. In the
+            // second case, the last file or link wins.
             if kind != Kind::Folder {
                 *known = (kind, content);
             }
             return;
         }
         self.entries.insert(print, (kind, content));
-        // As on a disk: a folder changes when a name in it comes or goes.
+        // As on a disk: a folder changes when the folder gains or loses a name.
         if let Some(parent) = path.parent() {
             if !self.entries.contains_key(&print_of(parent)) {
                 self.add(parent, Kind::Folder, 0);
@@ -97,22 +98,23 @@ impl Tree {
         }
     }
 
-    /// By path, the fingerprint of what is there.
+    /// Fingerprint of each entry, by fingerprint of the path.
     pub(crate) fn prints(&self) -> HashMap<Print, Print> {
         self.entries.iter().map(|(path, (_, content))| (*path, *content)).collect()
     }
 
-    /// What is at a path, links not followed.
+    /// Kind of the entry at a path, with no links followed.
     pub(crate) fn kind(&self, path: &Path) -> Option<Kind> {
         self.entries.get(&print_of(path)).map(|(kind, _)| *kind)
     }
 
-    /// Follows a path. An absolute target below `/app` is in the tree, which is there when the image runs.
+    /// Follows the links of a path. The tree is at `/app` when the image runs, so an absolute target below `/app` is in
+    /// the tree.
     pub(crate) fn follow(&self, path: &Path) -> Leads {
         let mut rest: Vec<OsString> = Vec::new();
         push(&mut rest, path);
         let mut at = PathBuf::new();
-        // The last link's target, and how much of the path comes after it.
+        // The target of the last link, and the number of path parts after the link.
         let mut last: Option<(&Path, usize)> = None;
         let mut followed = 0;
         let missing = |last: Option<(&Path, usize)>, left: usize| match last {
@@ -157,7 +159,7 @@ impl Tree {
     }
 }
 
-/// The parts of a path, the first on top.
+/// Pushes the parts of a path onto a stack, with the first part on top.
 fn push(rest: &mut Vec<OsString>, path: &Path) {
     let parts = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),

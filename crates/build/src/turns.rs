@@ -1,4 +1,4 @@
-//! Turns: one build of an app at a time.
+//! Build turns: at most one build per app at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use gantry_model::AppName;
 use tokio::sync::OwnedMutexGuard;
 
-/// The turns of all apps. A build that was called off may still be ending when the next one of its app begins.
+/// The turns of all apps. A cancelled build may still be ending when the next build of its app begins.
 #[derive(Debug, Clone, Default)]
 pub struct Turns(Arc<Mutex<HashMap<AppName, Weak<tokio::sync::Mutex<()>>>>>);
 
 impl Turns {
-    /// Waits until no other build of the app has its turn.
+    /// Waits until the app has no other build in progress, and takes the turn.
     pub(crate) async fn take(&self, app: &AppName) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
