@@ -122,8 +122,8 @@ pub async fn probe_users(folder: &Path) -> Result<(), String> {
 /// Builds the command that runs this program as a launcher.
 ///
 /// Where the kernel supports read-only copies of a file (Linux 5.12), the launcher runs from such a copy. Root in a
-/// container without its own users is root on the disk, and could overwrite the program of a launcher that enters the
-/// container (CVE-2019-5736).
+/// container without its own users is root on the disk. Such a root could overwrite the program of a launcher that
+/// enters the container (CVE-2019-5736).
 pub(crate) fn launcher(mode: &str) -> Command {
     static OWN: OnceLock<Option<OwnedFd>> = OnceLock::new();
     let own = OWN.get_or_init(|| mounts::read_only_copy_of(Path::new("/proc/self/exe")).ok());

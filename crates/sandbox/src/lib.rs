@@ -19,7 +19,6 @@
 //!
 //! Rejected: `libcontainer` (youki as a library). According to its source, version 0.7 refuses idmapped mounts. Its
 //! exec joins no user namespace and applies no seccomp filter. It follows a symlink `/dev` of an image on the host.
-//! user namespace and applies no seccomp filter, and a symlink `/dev` in an image is followed on the host.
 
 mod calls;
 mod cgroupfs;

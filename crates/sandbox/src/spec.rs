@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A container to create. Gantry made every host path in the description, and no other user may write there, unless a
-/// field says otherwise.
+/// A container to create. Unless a field says otherwise, each path is a host path that Gantry made, and no other user
+/// may write there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
     /// Folder on the host for the state that outlives a caller: `container.json`. The folder exists.
