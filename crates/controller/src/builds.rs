@@ -1,6 +1,7 @@
-//! The doer beside the core that gives a deploy its release: it builds, resolves, or copies, and says how it went.
+//! Build executor: gives each deploy in `Building` its release, and reports the result to the core.
 //!
-//! What it does can be done again from the start: a server that was killed in between finds the deploy still building.
+//! The release comes from a build, from an existing image, or from an earlier release. Every action can be repeated
+//! from the start: after a killed server, the next server finds the deploy still in `Building`.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,23 +23,24 @@ use crate::settings::Settings;
 use crate::why::BuildState;
 use crate::{Server, ServerError, tokens};
 
-/// Builds at once: each may use the whole machine.
+/// Most builds at the same time. The limit is low, because each build may use the whole machine.
 const AT_ONCE: usize = 2;
 
-/// From an outcome that the store did not take until the build is done again.
+/// Pause after the store refused a build's outcome, before the build runs again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The users of the first slot's builds: below the ranges of apps.
+/// First host user id of the builds in slot 0. The ids of builds lie below the ranges of apps.
 const USERS: u32 = 0x6fff_0000;
 
-/// The builds under way.
+/// Builds under way, by app and deploy number.
 #[derive(Default)]
 pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Job>>);
 
 /// A build under way.
 struct Job {
     output: Arc<Output>,
-    /// When its deploy was asked for: another time is another app's of the same name.
+    /// Creation time of the deploy. A destroyed and recreated app reuses deploy numbers; the creation time tells the
+    /// deploys apart.
     created: Moment,
     _hold: Hold,
 }
@@ -50,7 +52,7 @@ impl Running {
 }
 
 impl Running {
-    /// How far the build of an app is that is under way.
+    /// Returns the progress of the app's newest build under way.
     pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
         let running = self.lock();
         let (_, job) = running.iter().filter(|((of, _), _)| of == app).max_by_key(|((_, number), _)| *number)?;
@@ -59,7 +61,7 @@ impl Running {
     }
 }
 
-/// A build's place among those under way, until it is dropped: however the build ends.
+/// Registration of a build in [`Running`]. Dropping the registration removes the build, however the build ended.
 struct Underway {
     server: Arc<Server>,
     key: (AppName, DeployNumber),
@@ -71,7 +73,7 @@ impl Drop for Underway {
     }
 }
 
-/// A numbered place that is given back.
+/// A numbered build slot. Dropping the slot frees its number for the next build.
 struct Slot {
     number: usize,
     slots: Arc<Slots>,
@@ -83,7 +85,7 @@ impl Drop for Slot {
     }
 }
 
-/// Numbered places for builds, each with an address of its own.
+/// Numbered build slots. Each slot has its own address and user ids.
 struct Slots {
     sender: mpsc::Sender<usize>,
     free: tokio::sync::Mutex<mpsc::Receiver<usize>>,
@@ -101,22 +103,22 @@ impl Default for Slots {
 
 impl Slots {
     async fn take(self: Arc<Self>) -> Slot {
-        // The sender is this very value's, so that the channel is open for as long as anybody asks.
+        // This value owns the sender, so the channel stays open while a task waits here.
         let number = self.free.lock().await.recv().await.unwrap_or_default();
         Slot { number, slots: self }
     }
 }
 
-/// Where a deploy's output is.
+/// Returns the path of a deploy's build log.
 pub(crate) fn log_path(settings: &Settings, app: &AppName, number: DeployNumber) -> PathBuf {
     settings.data.join("builds").join(format!("{app}-{}.log", number.0))
 }
 
-/// The `/etc/resolv.conf` of builds: the machine's own resolver.
+/// Writes the `/etc/resolv.conf` of builds, which names the machine's own resolver, and returns its path.
 pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
     let path = settings.data.join("resolv.conf");
     let text = format!("nameserver {}\n", settings.network.gateway);
-    // A disk may take no writes.
+    // A read-only disk would refuse the write, and an unchanged file needs none.
     if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
         return Ok(path);
     }
@@ -127,7 +129,7 @@ pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
     })
 }
 
-/// Watches for deploys that are building.
+/// At each change of the view, starts the builds of deploys in `Building` and cancels builds that lost their purpose.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut views = server.core.views();
     let slots = Arc::new(Slots::default());
@@ -140,7 +142,7 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-/// Begins what is wanted and not under way, and calls off what is no longer wanted.
+/// Starts each wanted build that is not under way, and cancels each build that is no longer wanted.
 fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
     let mut running = server.builds.lock();
     for (key, job) in running.iter() {
@@ -152,7 +154,7 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
     for deploy in wanted {
         let key = (deploy.app.clone(), deploy.number);
         if running.contains_key(&key) {
-            // It, or one that is called off and ends first.
+            // Either the wanted build is under way, or a cancelled build of the same number must end first.
             continue;
         }
         let output = Output::to(&log_path(&server.settings, &deploy.app, deploy.number));
@@ -163,6 +165,7 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
     }
 }
 
+/// Returns the deploys in `Building` that have no release yet.
 fn wanted(mirror: &Mirror) -> Vec<Deploy> {
     let building = |deploy: &&Arc<Deploy>| deploy.state == DeployState::Building && deploy.release.is_none();
     mirror
@@ -173,6 +176,7 @@ fn wanted(mirror: &Mirror) -> Vec<Deploy> {
         .collect()
 }
 
+/// Runs one build in a free slot and reports the outcome.
 async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
     let server = &underway.server;
     let slot = slots.take().await;
@@ -189,6 +193,7 @@ async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc
     gantry_linux::step!("build.told");
 }
 
+/// Reports the outcome of a build to the core.
 async fn tell(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
     let told = match outcome {
@@ -201,21 +206,22 @@ async fn tell(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>
     };
     if let Err(problem) = told {
         tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
-        // A store on a full disk refuses everything: until there is room it is asked now and then.
+        // A store on a full disk refuses every write. The pause keeps retries rare until space is free.
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// What a build has to itself.
+/// Resources that one build has for itself.
 #[derive(Clone, Copy)]
 struct Place {
     address: Ipv4Addr,
+    /// First host user id; `None` where the file system cannot map owners.
     users: Option<u32>,
 }
 
 impl Place {
-    /// Addresses from the top of the machine's network, for instances are given theirs from the bottom; users from below
-    /// those of apps.
+    /// Derives the resources from the slot. Addresses count down from the top of the machine's network, because
+    /// instances get theirs from the bottom. User ids lie below the ranges of apps.
     fn of(server: &Server, slot: usize) -> Self {
         let slot = u32::try_from(slot).unwrap_or(0);
         let network = &server.settings.network;
@@ -225,6 +231,7 @@ impl Place {
     }
 }
 
+/// Produces the contents of a deploy's release, according to the cause of the deploy.
 async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place: Place) -> Result<Made, BuildError> {
     match &deploy.cause {
         Cause::Push { commit, source } => push(server, deploy, commit, source, output, place).await,
@@ -236,14 +243,15 @@ async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place
     }
 }
 
-/// Refuses a release that no process could be started with: the environment of its image, its roles and its configuration.
+/// Refuses a release whose processes could not be started with the environment of its image, its roles and its
+/// configuration.
 async fn can_start(server: &Server, app: &AppName, made: &Made) -> Result<(), BuildError> {
     let (_, image) = server.builder.image(&made.image).await.map_err(|error| fail("image", &error.to_string()))?;
     let image = image.config.env.unwrap_or_default();
     check_roles(server, app, &made.roles, &image, made.config.as_ref(), &made.defaults)
 }
 
-/// The same; of an image that is not there yet nothing is known.
+/// Refuses roles that `execve` could not start. `image` is the environment of the image, empty before the image exists.
 fn check_roles(
     server: &Server,
     app: &AppName,
@@ -262,7 +270,8 @@ fn check_roles(
     })
 }
 
-/// An image that is there already, with the roles that it names itself.
+/// Makes a release of an existing image, with the roles that the image itself names. An image that brings no roles gets
+/// its roles from the app's image settings.
 async fn image(
     server: &Server,
     deploy: &Deploy,
@@ -290,21 +299,22 @@ async fn image(
     Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, base: None, build: None })
 }
 
-/// What the app keeps for images that bring no roles.
+/// Returns the app's settings for images that bring no roles.
 fn image_settings(server: &Server, name: &AppName) -> Result<ImageSettings, BuildError> {
     let view = server.core.view();
     view.mirror.apps.get(name).map(|app| app.image.clone()).ok_or_else(|| fail("source", "the app is gone"))
 }
 
-/// The configuration that a recipe asks for and the app does not have.
+/// Returns the configuration that a recipe requests and the app does not have.
 fn defaults(server: &Server, name: &AppName, requests: &BTreeMap<String, EnvRequest>) -> Result<Requested, BuildError> {
     let view = server.core.view();
     let app = view.mirror.apps.get(name).ok_or_else(|| fail("source", "the app is gone"))?;
     mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
 }
 
-/// A release that is there already, with the configuration of now or of then. Volumes that the app has for its images stay with
-/// a release from before them: they hold its data.
+/// Makes a release from an earlier one: for a rollback from release `to`, with the configuration of then; otherwise
+/// from the previous release, with the configuration of now. If the image brings no roles, the app's present volumes
+/// replace older ones, because the volumes hold the app's data.
 async fn again(
     server: &Server,
     deploy: &Deploy,
@@ -352,6 +362,7 @@ async fn again(
     })
 }
 
+/// Builds a release from the source of a push. A commit that was built before on the same base is not built again.
 async fn push(
     server: &Arc<Server>,
     deploy: &Deploy,
@@ -371,7 +382,7 @@ async fn push(
     for note in &recipe.notes {
         output.note(note);
     }
-    // Before the compile step, which may take its time.
+    // Checked before the compile step, which may take long.
     let early = defaults(server, &deploy.app, &recipe.env)?;
     check_roles(server, &deploy.app, &recipe.roles, &[], None, &early)?;
     let view = server.core.view();
@@ -428,7 +439,7 @@ fn fail(phase: &'static str, message: &str) -> BuildError {
     BuildError { phase, message: message.to_owned(), tail: Vec::new() }
 }
 
-/// The base that is named, or the only one there is.
+/// Returns the named base, or the only base when none is named.
 fn find_base(mirror: &Mirror, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
     let bases = &mirror.bases;
     let names: Vec<&str> = bases.keys().map(BaseName::as_str).collect();

@@ -1,11 +1,11 @@
-//! The server's clocks.
+//! Clocks of the server, read from the kernel.
 
 use std::time::Duration;
 
 use gantry_model::Moment;
 use gantry_model::clock::{Clock, Reading};
 
-/// What the kernel's clocks show now.
+/// Reads the kernel's clocks.
 pub(crate) fn reading() -> Reading {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Reading {
@@ -15,7 +15,7 @@ pub(crate) fn reading() -> Reading {
     }
 }
 
-/// A clock that shows the wall clock's time of now.
+/// Starts a clock that shows the current time of the wall clock.
 pub(crate) fn start() -> Clock {
     Clock::new(reading())
 }

@@ -1,7 +1,8 @@
-//! The owner of all records: one task, which alone writes to the store.
+//! The owner of all records: one task, and the only writer to the store.
 //!
-//! It takes mutations and reports one at a time. After each, and twice a second, it plans until nothing changes; every
-//! step of that is one transaction, guarded by the lead. What others may know is published as a [`View`].
+//! The core takes mutations and reports one at a time. After each, and twice a second, the core plans until nothing
+//! changes. Each planning round is one transaction, guarded by the leadership key. Other tasks read the published
+//! [`View`].
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,18 +25,19 @@ use crate::mirror::{
 use crate::settings::Settings;
 use crate::{ServerError, causes, mutations};
 
-/// How often it plans when nothing else happens: deadlines and drains pass.
+/// Interval of planning when nothing else happens: deadlines and drains pass with time alone.
 const TICK: Duration = Duration::from_millis(500);
 
-/// A router that was silent this long is no longer shown; for the plan it was gone after [`SILENCE_MILLIS`].
+/// How long a silent router is still shown, in milliseconds. The planner counts a router as gone after
+/// [`SILENCE_MILLIS`].
 ///
 /// [`SILENCE_MILLIS`]: gantry_model::observed::SILENCE_MILLIS
 const FORGOTTEN_MILLIS: u64 = 60_000;
 
-/// Steps of one planning; more would mean that it does not come to rest.
+/// Most planning rounds in a row. More rounds would mean that the planner does not converge.
 const STEPS_MAX: usize = 64;
 
-/// Everything, at one moment.
+/// Consistent snapshot of records, reports and time.
 #[derive(Clone)]
 pub struct View {
     pub(crate) mirror: Arc<Mirror>,
@@ -63,17 +65,17 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// What is known now.
+    /// Returns the current view.
     pub(crate) fn view(&self) -> View {
         self.views.borrow().clone()
     }
 
-    /// To be told of what comes.
+    /// Subscribes to new views.
     pub(crate) fn views(&self) -> watch::Receiver<View> {
         self.views.clone()
     }
 
-    /// Changes the records. When it returns they are durable, and planned upon.
+    /// Changes the records. On return the changes are durable, and the plan accounts for them.
     pub(crate) async fn mutate<T: Send + 'static>(
         &self,
         mutation: impl FnOnce(&Mirror, Moment) -> Result<(Vec<Change>, T), Problem> + Send + 'static,
@@ -91,24 +93,25 @@ impl Handle {
         replied.await.map_err(|_| gone())
     }
 
-    /// Forgets what the records were: only a store grows by it that nobody tells to forget.
+    /// Discards earlier revisions of the records. Only a store that keeps revisions until told otherwise needs this
+    /// call.
     pub(crate) async fn compact(&self) -> Result<(), gantry_store::StoreError> {
         let head = self.store.list(leader::KEY).await?.revision;
         self.store.compact(head).await
     }
 
-    /// An agent spoke.
+    /// Passes the report of an agent to the core.
     pub(crate) async fn machine(&self, machine: MachineName, report: MachineReport) {
         let _ = self.messages.send(Message::Machine(machine, report)).await;
     }
 
-    /// A router spoke.
+    /// Passes the report of a router to the core.
     pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
         let _ = self.messages.send(Message::Router(machine, report)).await;
     }
 }
 
-/// Loads the records and starts the core; its task ends only with an error.
+/// Loads the records and starts the core. The core's task ends only with an error.
 pub(crate) async fn start(
     store: Arc<dyn Store>,
     lead: Lead,
@@ -147,12 +150,12 @@ pub(crate) async fn start(
     Ok((handle, tokio::spawn(core.run(inbox))))
 }
 
-/// A store that could not be asked.
+/// Response for a failed request to the store: status 503, with the causes.
 fn away(error: &ServerError) -> Problem {
     Problem::new(503, causes(error))
 }
 
-/// The wall clock's time: for what ends at a date. Durations are taken from [`View::now`].
+/// Returns the wall clock's time, for comparison with dates. Durations are taken from [`View::now`].
 pub(crate) fn now() -> Moment {
     reading().wall
 }
@@ -162,12 +165,12 @@ struct Core {
     lead: Lead,
     policy: gantry_planner::Policy,
     views: watch::Sender<View>,
-    /// A write's outcome is not known: the records must be read again before anything is decided upon them.
+    /// The outcome of a write is unknown. The records must be read again before the next decision.
     stale: AtomicBool,
-    /// The token of the lead that the records were read under.
+    /// Fencing token under which the records were read.
     term: AtomicI64,
     clock: Mutex<Clock>,
-    /// The last write was refused, and that was told.
+    /// The last plan could not be written, and the log already says so.
     refused: AtomicBool,
 }
 
@@ -189,17 +192,17 @@ impl Core {
         }
     }
 
-    /// Reads the records again, if they may not be what the store has.
+    /// Reads the records again if the store may hold others.
     async fn refresh(&self) -> Result<(), ServerError> {
         let term = self.lead.revision().await;
-        // Taken again: another server may have written between.
+        // A changed token means that leadership was lost in between: another server may have written.
         if !self.stale.load(Ordering::Relaxed) && term == self.term.load(Ordering::Relaxed) {
             return Ok(());
         }
         let listing = self.store.list("").await?;
         let leads = |entry: &gantry_store::Entry| entry.key == leader::KEY && entry.created == term;
         if !listing.entries.iter().any(leads) {
-            // The next look finds the records under the new token, or that another server leads.
+            // The next refresh reads the records under the new token, or learns that another server leads.
             self.lead.take_again(term).await?;
             return Err(ServerError::Interrupted);
         }
@@ -214,13 +217,14 @@ impl Core {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time, which passes whatever the wall clock does.
+    /// Returns the time by the core's own clock, which no jump of the wall clock affects.
     fn now(&self) -> Moment {
         self.clock().now(reading())
     }
 
-    /// A wall clock that jumped takes the stamps with it that durations are counted from; only then the time is its own again. A write that
-    /// fails leaves both as they were, and is tried again.
+    /// Follows a jump of the wall clock: moves by the same amount all stamps from which durations are counted, and only
+    /// then lets the core's clock show the wall clock again. If the write fails, stamps and clock stay as they were,
+    /// and the next call tries again.
     async fn follow_clock(&self) -> Result<(), ServerError> {
         let reading = reading();
         let Some(jump) = self.clock().jump(reading) else { return Ok(()) };
@@ -236,6 +240,7 @@ impl Core {
         Ok(())
     }
 
+    /// Handles one mutation or report.
     async fn handle(&self, message: Message) -> Result<(), ServerError> {
         match message {
             Message::Mutate(mutation, answer) => {
@@ -255,7 +260,7 @@ impl Core {
                     },
                     Err(problem) => Ok(Err(problem)),
                 };
-                // A store that is away refuses this change and nothing more; a lost lead ends the server.
+                // An unreachable store refuses only this change. Lost leadership ends the server.
                 match result {
                     Ok(result) => drop(answer.send(result)),
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
@@ -303,7 +308,7 @@ impl Core {
         self.views.send_modify(|view| change(Arc::make_mut(&mut view.observed)));
     }
 
-    /// Plans until nothing changes. A store that is away is tried again at the next tick.
+    /// Plans until nothing changes. If the store cannot be reached, the next tick tries again.
     async fn settle(&self) -> Result<(), ServerError> {
         for _ in 0..STEPS_MAX {
             match self.step().await {
@@ -313,14 +318,14 @@ impl Core {
                     return Ok(());
                 }
                 Err(error @ ServerError::NotLeading(_)) => return Err(error),
-                // What was decided under the token of before is decided again.
+                // Leadership was lost and regained. The decision under the old token is void, so plan again.
                 Err(ServerError::Interrupted) => {}
                 Err(error) => {
-                    // Said once: it is tried again twice a second.
+                    // Logged once, because the core tries again twice a second.
                     if !self.refused.swap(true, Ordering::Relaxed) {
                         tracing::warn!(error = causes(&error), "cannot write the plan; what runs goes on");
                     }
-                    // The time goes on for whoever asks.
+                    // Readers of the view still need the current time.
                     let now = self.now();
                     self.views.send_modify(|view| view.now = now);
                     return Ok(());
@@ -331,7 +336,7 @@ impl Core {
         Ok(())
     }
 
-    /// One planning; whether it changed anything.
+    /// Plans once, writes the changes, and returns whether there were any.
     async fn step(&self) -> Result<bool, ServerError> {
         self.fresh().await?;
         let (mirror, observed) = {
@@ -342,7 +347,7 @@ impl Core {
         let decision = plan(&mirror.desired(), &observed, &mirror.plan, &self.policy, now);
         let mut changes: Vec<Change> = Vec::new();
         changes.extend(mutations::events_of(&mirror, &decision, now));
-        // A key is written once in a transaction: what goes is not changed before.
+        // A transaction may write each key only once, so the records of a removed app are not changed before.
         let stays = |app: &AppName| !decision.gone.contains(app);
         changes.extend(decision.apps.into_iter().filter(|app| stays(&app.name)).map(|app| Record::App(app).into()));
         let deploys = decision.deploys.into_iter().filter(|deploy| stays(&deploy.app));
@@ -360,7 +365,7 @@ impl Core {
         }
         let changed = !changes.is_empty();
         self.commit(&changes).await?;
-        // One view for both: the reasons are those of what was written.
+        // One update of the view for both, so that the reported reasons belong to the plan just written.
         self.views.send_modify(|view| {
             let mirror = Arc::make_mut(&mut view.mirror);
             changes.into_iter().for_each(|change| mirror.apply(change));
@@ -370,7 +375,7 @@ impl Core {
         Ok(changed)
     }
 
-    /// The records and the clock are as they should be before anything is decided.
+    /// Brings records and clock up to date before a decision.
     async fn fresh(&self) -> Result<(), ServerError> {
         let refreshed = match self.refresh().await {
             Err(ServerError::Interrupted) => self.refresh().await,
@@ -380,12 +385,14 @@ impl Core {
         match self.follow_clock().await {
             Err(error @ ServerError::NotLeading(_)) => Err(error),
             Err(ServerError::Interrupted) => self.refresh().await,
-            // On a disk that takes no writes the time is as right by the old anchor.
+            // On a read-only disk the stamps cannot move; with its old anchor the clock is equally right.
             Err(_) | Ok(()) => Ok(()),
         }
     }
 
-    /// As [`Core::write`]. Was the lead taken again meanwhile, and the records are what they were, then so is the decision.
+    /// Writes changes as [`Core::write`] does, and repeats a write that a loss of leadership interrupted. The
+    /// repetition requires that this server leads again and that the records are unchanged: then the decision is still
+    /// valid.
     async fn write_again(&self, changes: Vec<Change>) -> Result<(), ServerError> {
         let before = Arc::clone(&self.views.borrow().mirror);
         match self.write(changes.clone()).await {
@@ -399,7 +406,7 @@ impl Core {
         self.write(changes).await
     }
 
-    /// Writes changes, and only then takes them over.
+    /// Writes changes to the store, and only then applies them to the view.
     async fn write(&self, changes: Vec<Change>) -> Result<(), ServerError> {
         self.commit(&changes).await?;
         self.views.send_modify(|view| {
@@ -409,11 +416,12 @@ impl Core {
         Ok(())
     }
 
-    /// Writes changes under the lead.
+    /// Writes changes to the store, guarded by the leadership key.
     async fn commit(&self, changes: &[Change]) -> Result<(), ServerError> {
         let all =
             writes(changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
-        // What belongs together is far smaller; only the removal of a long history is cut, and goes on at the next step.
+        // Changes that belong together are far smaller than one transaction. Only the removal of a long history is
+        // split; if interrupted, the next planning round continues the removal.
         for part in all.chunks(TXN_MAX - 1) {
             let term = self.term.load(Ordering::Relaxed);
             let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), term));
@@ -436,7 +444,7 @@ impl Core {
     }
 }
 
-/// Each state of a deploy is a step of its own.
+/// Runs the failpoint of the deploy state that a committed change entered.
 fn mark(change: &Change) {
     let Change::Put(record) = change else { return };
     let Record::Deploy(deploy) = &**record else { return };
@@ -456,7 +464,8 @@ fn mark(change: &Change) {
     }
 }
 
-/// Every record of an app; the app's own last, so that a removal that was cut is begun again.
+/// Returns the removal of every record of an app. The app's own record comes last, so that an interrupted removal
+/// starts again.
 fn removal(mirror: &Mirror, app: &AppName) -> Vec<Change> {
     let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
     let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);

@@ -1,4 +1,4 @@
-//! A deploy, told line by line as it goes: for `git push` and for `gantry deploy`.
+//! Follows a deploy and reports its progress line by line, for `git push` and for `gantry deploy`.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -15,26 +15,26 @@ use crate::builds::log_path;
 use crate::core::View;
 use crate::why::has_web;
 
-/// How often a build's log is looked at.
+/// Poll interval of a build's log.
 const PEEK: Duration = Duration::from_millis(50);
 
-/// How long a state lasts before it is said what it waits for, in milliseconds.
+/// How long a state must last before the follower reports the state's wait, in milliseconds.
 const PATIENCE: u64 = 2000;
 
-/// Lines of evidence below a refusal.
+/// Most lines of evidence below a refusal.
 const EVIDENCE: usize = 15;
 
-/// How far a deploy is followed.
+/// Point up to which a deploy is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// The new release serves. Whether it goes on doing so is told by `gantry why`, the events and the next deploy.
+    /// The new release serves. `gantry why`, the events and the next deploy report whether it continues to serve.
     Serving,
-    /// The bake time is over, and with it the deploy.
+    /// The bake time, and with it the deploy, is over.
     Verdict,
 }
 
-/// Follows a deploy until that, or until it is held and nobody has said yet what becomes of it; the last thing that comes is
-/// [`Progress::End`].
+/// Follows a deploy up to the given point, or until a held deploy needs an order to promote or abort. The last message
+/// is [`Progress::End`].
 pub(crate) fn follow(
     server: &Arc<Server>,
     app: AppName,
@@ -50,16 +50,18 @@ pub(crate) fn follow(
     receiver
 }
 
+/// A build's log, with the number of bytes read so far.
 struct LogFile {
     path: PathBuf,
     read: u64,
 }
 
 impl LogFile {
+    /// Returns the complete lines added since the last call.
     fn fresh(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&self.path).and_then(|mut file| {
-            // A build that is done again begins its log anew.
+            // A repeated build starts its log anew.
             if file.metadata()?.len() < self.read {
                 self.read = 0;
             }
@@ -75,6 +77,7 @@ impl LogFile {
     }
 }
 
+/// Reports the progress of one deploy to one client.
 struct Follower {
     server: Arc<Server>,
     app: AppName,
@@ -84,7 +87,8 @@ struct Follower {
     sender: mpsc::Sender<Progress>,
     shown: Option<DeployState>,
     waits: Option<String>,
-    /// It was seen in another state than queued: what became of the deploy before it is known, and was told.
+    /// The deploy was seen in a state other than queued. By then the outcome of the deploy before it is known, and was
+    /// reported.
     begun: bool,
 }
 
@@ -96,11 +100,13 @@ impl Follower {
             let Some(deploy) = view.mirror.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned() else {
                 return;
             };
-            // Who promotes or aborts asks what comes of that; the build was told to whoever pushed.
+            // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
+            // build.
             if self.shown.is_none() && deploy.order.is_some() {
                 drop(self.log.fresh());
             }
-            // The state is read before the log: what was written before a transition is shown before it. What waits has none.
+            // The state is read before the log, so that lines written before a transition also appear before the
+            // transition. A queued deploy has no log.
             if deploy.state != DeployState::Queued {
                 for line in self.log.fresh() {
                     self.say(line).await;
@@ -135,7 +141,7 @@ impl Follower {
         if self.shown != Some(deploy.state) {
             let before = self.shown.replace(deploy.state);
             self.waits = None;
-            // A state that lasts milliseconds may never be seen; why it was taken back is told all the same.
+            // A state that lasts milliseconds may go unseen. The reason for the revert is reported anyway.
             if deploy.state == DeployState::Reverted && before != Some(DeployState::Reverting) {
                 for line in refusal(deploy) {
                     self.say(line).await;
@@ -150,7 +156,7 @@ impl Follower {
                 self.say(line).await;
             }
         }
-        // What passes by itself in a moment is no news.
+        // A short wait is no news.
         if view.now.since(deploy.entered) < PATIENCE {
             return;
         }
@@ -164,19 +170,20 @@ impl Follower {
     }
 }
 
-/// The new release serves, and nobody has asked for the old one.
+/// Whether the new release serves and no abort was ordered.
 fn serves(deploy: &Deploy) -> bool {
     deploy.state == DeployState::Draining && deploy.order != Some(Order::Abort)
 }
 
-/// Its release has a role that gets HTTP requests; so may one that is not there yet.
+/// Whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have such a
+/// role and counts as having it.
 fn speaks_http(deploy: &Deploy, view: &View) -> bool {
     let release = deploy.release.and_then(|number| view.mirror.release(&deploy.app, number));
     release.is_none_or(|release| release.speaks_http())
 }
 
-/// What is told of the deploy before this one, if its release served and was taken back: whoever asked for it may have gone by
-/// then.
+/// Reports the deploy before this one, if its release served and was taken back. The client that requested that deploy
+/// may have left by then.
 fn taken_back_before(deploy: &Deploy, view: &View) -> Vec<String> {
     if deploy.order.is_some() {
         return Vec::new();
@@ -198,16 +205,17 @@ fn taken_back_before(deploy: &Deploy, view: &View) -> Vec<String> {
     }
 }
 
+/// Whether the deploy is held and no order to promote or abort was given.
 fn waits_for_an_order(deploy: &Deploy) -> bool {
     deploy.state == DeployState::Held && deploy.order.is_none()
 }
 
-/// The name that a held release serves under, before the domain.
+/// Returns the host name of a held release, without the domain.
 fn held_host(deploy: &Deploy) -> String {
     format!("{}.{}", deploy.release.map(|release| release.to_string()).unwrap_or_default(), deploy.app)
 }
 
-/// Waits that tell more than the state does.
+/// Returns the text of a wait, if the wait says more than the deploy's state does.
 fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
     match (deploy.state, wait) {
         (DeployState::Building, _) => None,
@@ -216,7 +224,7 @@ fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
     }
 }
 
-/// The way of a deploy that goes well.
+/// States of a successful deploy, in order.
 const WAY: [DeployState; 7] = [
     DeployState::Building,
     DeployState::Placing,
@@ -227,7 +235,7 @@ const WAY: [DeployState; 7] = [
     DeployState::Done,
 ];
 
-/// States between the one that was shown last and this one, which were over before anybody looked.
+/// Returns the states between the last shown state and this state. They were over before the follower looked.
 fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployState] {
     let place = |state| WAY.iter().position(|known| *known == state);
     match (before.and_then(place), place(now)) {
@@ -236,7 +244,7 @@ fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployStat
     }
 }
 
-/// What a release does that took the place of another one.
+/// Returns the verb for a release that took the place of another release.
 fn verb(release: Option<&Release>) -> &'static str {
     match release {
         Some(release) if !has_web(release) && release.roles.keys().any(RoleName::is_service) => {
@@ -247,11 +255,13 @@ fn verb(release: Option<&Release>) -> &'static str {
     }
 }
 
-/// The old release still runs while the new one is watched: some role of it has no volume, which would have ended it first.
+/// Whether the old release still runs during the bake time of the new one. A role with a volume was stopped before the
+/// new release started; any other service role runs on.
 fn stands_by(release: &Release) -> bool {
     release.roles.iter().any(|(name, role)| name.is_service() && !role.stop_first())
 }
 
+/// Returns the lines that announce a state.
 fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -> Vec<String> {
     let http = speaks_http(deploy, view);
     let of = |number: Option<ReleaseNumber>| {
@@ -295,6 +305,7 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
     }
 }
 
+/// Returns the reason of a failed deploy, with the last lines of evidence.
 fn refusal(deploy: &Deploy) -> Vec<String> {
     let Some(reason) = &deploy.reason else {
         return vec![" !     The deploy failed".to_owned()];

@@ -1,20 +1,20 @@
-//! What reads foreign bytes, for the fuzz targets (`fuzz/`).
+//! Entry points of the fuzz targets (`fuzz/`): the parsers of untrusted bytes.
 
 use http::HeaderValue;
 
 use crate::http::{auth, range, registry, uploads};
 
-/// Who says that he is who: read before anything is known of him.
+/// Parses an `Authorization` header, which the server reads before it knows anything about the client.
 pub fn authorization(bytes: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(bytes) {
         let _ = auth::secret(Some(&value));
     }
 }
 
-/// Words of the registry's addresses and headers.
+/// Parses the ranges, upload offsets, repository names and tags in the registry's URLs and headers.
 ///
 /// # Panics
-/// When a part is beyond what there is.
+/// When a parser accepts an invalid range, repository name or tag.
 pub fn registry(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let size = text.len() as u64;

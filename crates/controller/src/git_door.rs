@@ -1,4 +1,4 @@
-//! The git door's inside: the conversation with the hook of a push.
+//! Git endpoint: the server's conversation with the hook of a push.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,24 +19,24 @@ use tokio_util::io::ReaderStream;
 use crate::follow::Until;
 use crate::{Server, ServerError, causes, follow, mutations, repositories};
 
-/// Bytes of zeros at an archive's end.
+/// Number of zero bytes at the end of a complete tar archive.
 const ARCHIVE_END: usize = 1024;
 
-/// The largest source tree, as an archive; the hook counts what is in it before.
+/// Largest source tree, as bytes of its archive. Before that, the hook counts the contents of the tree.
 const SOURCE_MAX: u64 = 3 << 30;
 
-/// After a push that could not be heard (too many open files), before the next.
+/// Pause after a failed accept (such as too many open files).
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// The longest that a hook may take to say what is pushed, and a tree to come.
+/// Timeout for a hook to describe its push, and for the source tree to arrive.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Who pushes to what; known by a random name that only git's own process has.
+/// Pushes under way: the app and the user, by a random name that only git's own process knows.
 #[derive(Default)]
 pub(crate) struct Pushes(Mutex<HashMap<String, (AppName, String)>>);
 
 impl Pushes {
-    /// Names a push.
+    /// Registers a push and returns its random name.
     pub(crate) fn begin(&self, app: &AppName, by: &str) -> String {
         let name = format!("{:032x}", rand::random::<u128>());
         self.lock().insert(name.clone(), (app.clone(), by.to_owned()));
@@ -47,7 +47,7 @@ impl Pushes {
         self.lock().remove(name)
     }
 
-    /// Forgets a push whose hook never came.
+    /// Removes a push whose hook never connected.
     pub(crate) fn forget(&self, name: &str) {
         self.lock().remove(name);
     }
@@ -57,7 +57,7 @@ impl Pushes {
     }
 }
 
-/// Listens for hooks on a socket that only root reaches.
+/// Listens for hooks on a socket that only root can open.
 pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + use<>, ServerError> {
     let path = server.settings.run.join("git.sock");
     let failed = |action, source| ServerError::File { action, path: path.clone(), source };
@@ -80,6 +80,7 @@ pub(crate) fn listen(server: &Arc<Server>) -> Result<impl Future<Output = ()> + 
     })
 }
 
+/// Serves one hook: receives the push and sends the verdict.
 async fn converse(server: Arc<Server>, socket: UnixStream) {
     let (reader, writer) = socket.into_split();
     let mut voice = Voice(writer);
@@ -93,18 +94,19 @@ async fn converse(server: Arc<Server>, socket: UnixStream) {
     voice.word(&Word::Verdict(accepted)).await;
 }
 
+/// Sender of messages to a hook.
 struct Voice(OwnedWriteHalf);
 
 impl Voice {
     async fn word(&mut self, word: &Word) {
         if let Ok(mut line) = serde_json::to_vec(word) {
             line.push(b'\n');
-            // A hook that went away no longer listens; the deploy goes on.
+            // A hook that exited reads nothing more; the deploy goes on.
             let _ = self.0.write_all(&line).await;
         }
     }
 
-    /// The last line of a push that went well: where the app is reached, if it is.
+    /// Sends the app's URL, if there is one, as the last line of a successful push.
     async fn address(&mut self, url: Option<String>) {
         if let Some(url) = url {
             self.say(&url).await;
@@ -116,6 +118,7 @@ impl Voice {
     }
 }
 
+/// Receives a push: stores its source tree, starts a deploy and reports the progress. Returns the verdict on the push.
 async fn receive(
     server: &Arc<Server>,
     mut reader: BufReader<OwnedReadHalf>,
@@ -151,7 +154,7 @@ async fn receive(
     gantry_linux::step!("push.received");
     let hold_on_source = server.holds.take();
     voice.word(&Word::Archive(commit.clone())).await;
-    // The last bytes of what came: an archive ends with two blocks of zeros, one that was cut does not.
+    // Last bytes received. A complete archive ends with two blocks of zeros; a truncated archive does not.
     let mut tail = Vec::new();
     let mut size = 0;
     let mut bounded = move |piece: Bytes| {
@@ -214,10 +217,10 @@ async fn receive(
     Err("the deploy can no longer be followed; `gantry status` tells how it goes".to_owned())
 }
 
-/// What a push asks for with `git push -o`.
+/// Options of a push, from `git push -o`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wanted {
-    /// Stop before promotion.
+    /// Stop before promotion, so that the deploy is held.
     hold: bool,
     /// Wait until the bake time is over.
     wait: bool,
@@ -241,17 +244,17 @@ impl Wanted {
     }
 }
 
-/// What an app is deployed from.
+/// Deploy target of a push: the app and its branch.
 struct Target<'a> {
     app: &'a AppName,
     branch: String,
-    /// A release of it serves already.
+    /// Whether a release of the app serves already.
     serves: bool,
 }
 
 impl Target<'_> {
-    /// The branch's own update; none where only others are pushed and that may well be meant: `--tags`, and `--all` and
-    /// `--mirror` when the branch is up to date.
+    /// Returns the update of the app's branch. Returns `None` for other refs alone where the user may well mean that:
+    /// `--tags`, and `--all` and `--mirror` while the branch is up to date. Refuses any other push without the branch.
     fn update<'p>(&self, pushed: &'p Pushed) -> Result<Option<&'p Update>, String> {
         let Self { app, branch, .. } = self;
         if pushed.branch != *branch {
@@ -267,7 +270,7 @@ impl Target<'_> {
         }
     }
 
-    /// What is said of refs that are pushed beside the branch.
+    /// Returns a line about the refs that are pushed beside the branch and passed over.
     fn passed_over(&self, pushed: &Pushed) -> Option<String> {
         let wanted = format!("refs/heads/{}", self.branch);
         let others = pushed.updates.iter().filter(|update| update.name != wanted).take(NAMED);
@@ -282,11 +285,11 @@ impl Target<'_> {
     }
 }
 
-/// The most refs that are passed over by name.
+/// Most refs that this line names.
 const NAMED: usize = 5;
 const _: () = assert!(NAMED <= OTHERS_MAX);
 
-/// A ref as people call it. Git has not looked at the name yet.
+/// Renders a ref as people call it, without control characters: git has not checked the name yet.
 fn shown(name: &str) -> String {
     let plain = match (name.strip_prefix("refs/heads/"), name.strip_prefix("refs/tags/")) {
         (Some(branch), _) => format!("branch {branch}"),

@@ -1,10 +1,10 @@
-//! What is being made is named by no record until it is done: while somebody holds them, younger blobs are not collected.
+//! GC pins. An in-progress build or upload pins all blobs written after it started, until a record references them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// All holds.
+/// All GC pins.
 #[derive(Default, Clone)]
 pub(crate) struct Holds(Arc<Mutex<Taken>>);
 
@@ -14,14 +14,15 @@ struct Taken {
     since: BTreeMap<u64, SystemTime>,
 }
 
-/// On every blob that is written from now on, until it is dropped.
+/// A GC pin on every blob written since the pin was taken. Dropping the pin ends the protection.
 pub(crate) struct Hold {
     holds: Holds,
     number: u64,
 }
 
 impl Holds {
-    /// Taken before the first blob is written, dropped when a record names what came of it.
+    /// Takes a pin. Callers take the pin before they write the first blob, and drop it once a record references the
+    /// result.
     pub(crate) fn take(&self) -> Hold {
         let mut taken = self.lock();
         let number = taken.next;
@@ -30,7 +31,7 @@ impl Holds {
         Hold { holds: self.clone(), number }
     }
 
-    /// When the oldest of them was taken.
+    /// Returns when the oldest pin was taken. Garbage collection spares younger blobs.
     pub(crate) fn oldest(&self) -> Option<SystemTime> {
         self.lock().since.values().min().copied()
     }

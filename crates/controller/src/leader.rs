@@ -1,5 +1,5 @@
-//! The lead: one server at a time writes. The key's create revision is the fencing token that every write carries, so a
-//! server that lost the lead without knowing writes nothing more.
+//! Leadership: one server at a time writes. The create revision of the leadership key is the fencing token. Every write
+//! carries the token, so a server that lost leadership without noticing writes nothing more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use gantry_store::{Compare, LeaseId, Outcome, Revision, Store, Txn};
 
 use crate::ServerError;
 
-/// The key.
+/// Leadership key in the store.
 pub(crate) const KEY: &str = "leader";
 
-/// How long the lead outlives a server that does not renew it.
+/// How long leadership outlives a server that does not renew it.
 const TTL: Duration = Duration::from_secs(10);
 
-/// The longest wait for another server's lead to end.
+/// Timeout for another server's leadership to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The lead, while it lasts. All clones are the same one.
+/// Leadership of this server, until another server takes over. All clones share one state.
 #[derive(Clone)]
 pub(crate) struct Lead {
     store: Arc<dyn Store>,
@@ -25,7 +25,7 @@ pub(crate) struct Lead {
     term: Arc<tokio::sync::Mutex<Term>>,
 }
 
-/// One lease of the lead.
+/// One term of leadership: a lease and its fencing token.
 #[derive(Debug, Clone, Copy)]
 struct Term {
     lease: LeaseId,
@@ -33,8 +33,8 @@ struct Term {
     revision: Revision,
 }
 
-/// Takes the lead. From a server of the same name, which must be dead or about to be fenced off, at once; from another
-/// only when its lease has run out.
+/// Takes leadership. A server of the same name must be dead or about to be fenced off, so takeover from that server is
+/// immediate. Takeover from a server of another name waits until that server's lease has run out.
 pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, ServerError> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -42,7 +42,7 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, Ser
         let held = store.get(KEY).await?;
         let txn = match &held {
             None => Txn::default().when(Compare::Absent(KEY.to_owned())).put_leased(KEY, name, lease),
-            // Deleted first: the new key has a create revision of its own, which fences the old holder off.
+            // The key is deleted first: the new key gets its own create revision, which fences off the old leader.
             Some(entry) if entry.value == name.as_bytes() => {
                 let removed = Txn::default().when(Compare::Modified(KEY.to_owned(), entry.modified)).delete(KEY);
                 store.commit(removed).await?;
@@ -68,7 +68,8 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, Ser
 }
 
 impl Lead {
-    /// What a server has that cannot write: no term of it is in the store, so that nothing it might write is taken.
+    /// Leadership of a server that cannot write. The term is not in the store, so the store refuses every write under
+    /// its token.
     pub(crate) fn none(store: &Arc<dyn Store>, name: &str) -> Self {
         Self::of(store, name, Term { lease: LeaseId(0), revision: 0 })
     }
@@ -77,14 +78,14 @@ impl Lead {
         Self { store: Arc::clone(store), name: name.to_owned(), term: Arc::new(tokio::sync::Mutex::new(term)) }
     }
 
-    /// The fencing token of now.
+    /// Returns the current fencing token.
     pub(crate) async fn revision(&self) -> Revision {
         self.term.lock().await.revision
     }
 
-    /// Takes the lead again whose token was `lost`, if nobody else has it: the lease of a server whose process or machine stood
-    /// still runs out, and no other server need have taken it over. The new token is another one, so that what was decided under the old
-    /// one is not written.
+    /// Takes leadership again after the token `lost` became void, unless another server leads. The lease of a suspended
+    /// process or machine runs out, but another server need not have taken over. The new token differs from the old
+    /// one, so decisions made under the old token are not written.
     pub(crate) async fn take_again(&self, lost: Revision) -> Result<(), ServerError> {
         let mut term = self.term.lock().await;
         if term.revision != lost {
@@ -105,7 +106,7 @@ impl Lead {
         }
     }
 
-    /// Renews the lead for as long as it can; returns when it is lost.
+    /// Renews leadership periodically; returns the cause when leadership is lost.
     pub(crate) async fn hold(&self) -> ServerError {
         let (mut renewed, mut told) = (tokio::time::Instant::now(), false);
         loop {
@@ -118,22 +119,22 @@ impl Lead {
             match kept {
                 Ok(()) => (renewed, told) = (tokio::time::Instant::now(), false),
                 Err(error @ ServerError::NotLeading(_)) => return error,
-                // Where nobody can write nobody can take the lead either.
+                // A store that refuses writes also lets no other server take leadership.
                 Err(ServerError::Store(error)) if error.is_refusal() => {
                     renewed = tokio::time::Instant::now();
-                    // Said once: it is tried again every few seconds.
+                    // Logged once, because the loop tries again every few seconds.
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, "cannot renew the lead");
                     }
                 }
-                // A store that is away for a moment changes nothing that runs; writes fail until it is back.
+                // A briefly unreachable store does not affect running workloads; only writes fail meanwhile.
                 Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the lead"),
                 Err(error) => return error,
             }
         }
     }
 
-    /// Lets the next server begin at once.
+    /// Gives up leadership, so that the next server can take over at once.
     pub(crate) async fn give_up(&self) {
         let lease = self.term.lock().await.lease;
         let _ = self.store.revoke(lease).await;
@@ -161,7 +162,7 @@ mod tests {
         let lead = take(&store, "one").await.expect("the lead");
         let old = lead.revision().await;
         assert!(matches!(write(&store, old).await, Outcome::Committed(_)));
-        // Its lease ran out while it stood still.
+        // Stands for a lease that ran out while the server was suspended.
         lead.give_up().await;
         assert_eq!(write(&store, old).await, Outcome::Conflict, "nothing is written under the old token");
         lead.take_again(old).await.expect("nobody else has it");

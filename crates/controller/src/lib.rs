@@ -1,21 +1,21 @@
-//! The server: serves the API, the git door and the registry; runs planner and executor.
+//! The server: serves the API, the git endpoint and the registry; runs the planner and the executors.
 //!
 //! ```text
 //! API ─► mutation (pure) ─┐                         ┌─► agents, routers (long polls)
 //! reports ────────────────┼─► core: one task, one ──┼─► builds: make the image of a deploy that is building
 //! clock ──────────────────┘   owner of all records  └─► followers: lines for push and `deploy`
-//!                              │ plan, until nothing changes; each step one guarded write
+//!                              │ plans until nothing changes; each round is one guarded write
 //!                              ▼
 //!                             store
 //! ```
-//! - [`run`]: opens the store, takes the lead, serves until told to end. Begin there.
-//! - `core`: the owner. It alone writes; everyone else reads its [`core::View`].
-//! - `mirror`: the records, as they are in the store.
-//! - `repositories`: apps' repositories, put right where they are damaged.
-//! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside it.
-//! - `collect`: what is of no use any more; `holds`: what is being made, and of use soon.
-//! - `why`: one causal answer out of a view; pure.
-//! - `http`: paths to all of it.
+//! - [`run`]: opens the store, takes leadership, serves until told to shut down. Begin there.
+//! - `core`: owns the records and is their only writer; all other modules read its [`core::View`].
+//! - `mirror`: the store's records in memory.
+//! - `repositories`: the apps' git repositories, and the repair of damaged ones.
+//! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside the core.
+//! - `collect`: garbage collection. `holds`: GC pins, which protect unfinished data from it.
+//! - `why`: derives one causal answer from a view; pure.
+//! - `http`: HTTP routes to all of these.
 
 mod builds;
 mod clock;
@@ -54,21 +54,21 @@ pub use follow::Until;
 pub use gantry_build::CompileLimits;
 pub use settings::{Collect, Network, Settings};
 
-/// The longest that the core takes to end once what is beside it has.
+/// Timeout for the core to end, after a task beside it has ended.
 const CORE_ENDS: Duration = Duration::from_secs(1);
 
-/// Between two looks whether a disk takes writes again.
+/// Interval between checks whether a read-only disk takes writes again.
 const WRITABLE: Duration = Duration::from_secs(2);
 
-/// Everything that a request may need.
+/// State and services that request handlers share.
 pub(crate) struct Server {
     pub(crate) settings: Settings,
     pub(crate) core: core::Handle,
     pub(crate) blobs: Blobs,
     pub(crate) builder: Builder,
-    /// This machine's file system can map owners.
+    /// Whether the file system of the layers can map owners.
     pub(crate) maps_users: bool,
-    /// The store takes writes.
+    /// Whether the store takes writes.
     pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_door::Pushes,
@@ -77,78 +77,79 @@ pub(crate) struct Server {
     pub(crate) builds: builds::Running,
     pub(crate) holds: holds::Holds,
     pub(crate) uploads: http::uploads::Uploads,
-    /// The registry says it in each answer: a pull that reads it asks this very server.
+    /// Random id of this registry, sent in each response. A pull that receives this id is asking its own server.
     pub(crate) registry_id: String,
 }
 
-/// Why the server could not start, or ended.
+/// Cause of a failed start, or of the server's end.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The store.
+    /// An operation of the store failed.
     #[error(transparent)]
     Store(#[from] gantry_store::StoreError),
-    /// The blobs.
+    /// An operation on blobs failed.
     #[error(transparent)]
     Blobs(#[from] gantry_blobs::BlobError),
-    /// The unpacked layers.
+    /// An operation on the unpacked layers failed.
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
-    /// The sandbox.
+    /// An operation of the sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] gantry_sandbox::SandboxError),
-    /// The repositories.
+    /// An operation on a git repository failed.
     #[error(transparent)]
     Git(#[from] gantry_git::GitError),
-    /// A record in the store makes no sense.
+    /// A record in the store cannot be read.
     #[error("the store's record {key} cannot be read: {why}; it was written by another version or changed by hand")]
     Record {
-        /// Its key.
+        /// Key of the record.
         key: String,
-        /// Why.
+        /// Cause of the failure.
         why: String,
     },
-    /// The address is taken, or not this machine's.
+    /// The listen address is taken, or belongs to another machine.
     #[error("cannot listen on {address}: {source}; choose another with --listen")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Cause from the operating system.
         source: std::io::Error,
     },
-    /// A folder or file of the server's.
+    /// A folder or file of the server cannot be used.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// Operation that failed.
         action: &'static str,
-        /// On what.
+        /// Path of the folder or file.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// Cause from the operating system.
         source: std::io::Error,
     },
-    /// A fault of Gantry's own.
+    /// An internal fault of Gantry.
     #[error("a part of the server broke: {0}")]
     Broken(String),
-    /// A change that must be there was refused.
+    /// A required change was refused.
     #[error("{0}")]
     Refused(gantry_api::Problem),
     /// The data folder belongs to another machine.
     #[error("this data folder is of the machine {0}; start with --machine {0}")]
     OtherMachine(String),
-    /// The lease of the lead ran out while the server stood still; nobody took the lead, and the server has it again.
+    /// The leadership lease ran out while the server was suspended. No other server took over, and this server leads
+    /// again.
     #[error("the server stood still for a while and nothing was changed; try again")]
     Interrupted,
-    /// The server only served reads, and can do more: it begins anew.
+    /// The server could only serve reads, and can write from now on: it must start anew.
     #[error("the disk of the store can be written to again; starting anew")]
     Writable,
-    /// Another server leads, or took the lead.
+    /// Another server leads, or took over leadership.
     #[error("another server leads: {0}")]
     NotLeading(String),
 }
 
-/// Runs the server until `shutdown`.
+/// Runs the server until `shutdown` completes.
 ///
 /// # Errors
-/// When it cannot start, or loses the lead.
+/// When the server cannot start, breaks, loses leadership, or has to start anew.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
     let (lead, writes) = match leader::take(&store, &settings.name).await {
@@ -164,7 +165,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,
     }
-    // Builds whose server was killed: nobody waits for them.
+    // Ends the builds that a killed server left behind; no task waits for their results.
     for error in gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await {
         tracing::error!(%error, "a build that was left over goes on");
     }
@@ -175,7 +176,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let listener = TcpListener::bind(server.settings.listen)
         .await
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
-    // They go on for as long as the server does, and end with it.
+    // These tasks run for as long as the server does, and end with it.
     let mut beside = tokio::task::JoinSet::new();
     beside.spawn(git_door::listen(&server)?);
     beside.spawn(builds::run(Arc::clone(&server)));
@@ -187,7 +188,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         result = &mut core_task => Err(core_ended(result)),
         Some(ended) = beside.join_next() => Err(match ended {
             Err(join) => ServerError::Broken(join.to_string()),
-            // What is beside the core ends with it; the core says why.
+            // These tasks also end when the core ends. The core knows the cause.
             Ok(()) => match tokio::time::timeout(CORE_ENDS, &mut core_task).await {
                 Ok(result) => core_ended(result),
                 Err(_) => ServerError::Broken("a task ended".to_owned()),
@@ -221,6 +222,7 @@ async fn writable(store: &gantry_store::Address) {
     }
 }
 
+/// Opens blobs, layers, builder and repositories in the data folder.
 fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerError> {
     let folder = |name: &str| {
         let path = settings.data.join(name);
@@ -231,7 +233,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         })
     };
     let scratch = folder("scratch")?;
-    // Whatever was on its way when a process ended is of no use to the next.
+    // Unfinished files of an earlier process are useless to this process.
     sweep(&scratch);
     folder("builds")?;
     let blobs = Blobs::in_folder(&settings.data.join("blobs"))?;
@@ -269,6 +271,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
     })
 }
 
+/// Removes everything in a folder.
 fn sweep(folder: &std::path::Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if let Err(error) = gantry_linux::tree::remove(&entry.path()) {
@@ -277,7 +280,7 @@ fn sweep(folder: &std::path::Path) {
     }
 }
 
-/// An error with everything behind it: the reason is often the last.
+/// Renders an error with all its causes, because the last cause often names the actual reason.
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! The records as they are in the store, held in memory by their one owner.
+//! The store's records in memory, held by their one owner, the core.
 //!
 //! | key | record |
 //! |---|---|
@@ -29,31 +29,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::ServerError;
 
-/// The audit trail's length.
+/// Number of events that the audit trail keeps.
 pub(crate) const EVENTS_MAX: u64 = 1000;
 
-/// What a build gave, kept so that a commit is built once.
+/// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BuildRecord {
     pub(crate) app: AppName,
     pub(crate) commit: String,
-    /// The base it was built on: another base is another build.
+    /// Base image of the build. The same commit on another base is another build.
     pub(crate) base: Digest,
     pub(crate) image: Digest,
     pub(crate) roles: BTreeMap<RoleName, Role>,
 }
 
-/// A manifest that was pushed. It is in its repository by its digest, tagged or not, until nothing names it.
+/// A pushed manifest. Its repository keeps the manifest by digest, tagged or not, until no record references it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pushed {
-    /// When, the last time.
+    /// Time of the latest push.
     pub(crate) at: Moment,
-    /// The image that it refers to: while that one is kept, so is this.
+    /// Image to which the manifest refers. The manifest is kept as long as this image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) subject: Option<Digest>,
 }
 
-/// One record.
+/// A record of the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Record {
     App(App),
@@ -70,11 +70,11 @@ pub(crate) enum Record {
     Machine(MachineName, MachinePlan),
 }
 
-/// One change of the records.
+/// A change of one record.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Put(Box<Record>),
-    /// A key.
+    /// Removal of the record under a key.
     Remove(String),
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {
     format!("deploys/{app}/{:08}", number.0)
 }
 
-/// All records. Cheap to clone: what is large is shared.
+/// All records. Cloning is cheap, because clones share the large records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Mirror {
     pub(crate) apps: BTreeMap<AppName, Arc<App>>,
@@ -165,7 +165,7 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// Reads every record.
+    /// Parses all records in a listing of the store.
     pub(crate) fn load(entries: &[Entry]) -> Result<Self, ServerError> {
         let mut mirror = Self::default();
         for entry in entries {
@@ -176,7 +176,7 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// Takes a change that was written.
+    /// Applies a change that the store has committed.
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Put(record) => self.put(*record),
@@ -268,7 +268,8 @@ impl Mirror {
         }
     }
 
-    /// What the planner needs of an app: its record, the releases that run or may come back, the deploys under way.
+    /// Returns the planner's input: each app's record, the releases that run or may come back, and the deploys under
+    /// way.
     pub(crate) fn desired(&self) -> Desired {
         let apps = self.apps.values().map(|app| {
             let deploys: Vec<Deploy> = self.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
@@ -284,18 +285,18 @@ impl Mirror {
         Desired { apps: apps.collect(), trusted_proxies: self.policy.trusted_proxies.clone() }
     }
 
-    /// An app's deploys that are not over, oldest first.
+    /// Returns an app's unfinished deploys, oldest first.
     pub(crate) fn open_deploys(&self, app: &AppName) -> impl Iterator<Item = &Arc<Deploy>> {
         self.deploys.get(app).into_iter().flat_map(BTreeMap::values).filter(|deploy| !deploy.state.is_final())
     }
 
-    /// A release.
+    /// Returns a release of an app.
     pub(crate) fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Arc<Release>> {
         self.releases.get(app)?.get(&number)
     }
 
-    /// Whether a repository has the image of this digest: one that was pushed to it, has a tag in it, is a release's of the
-    /// app, or is the base.
+    /// Whether a repository has the image of this digest. The image may have been pushed to the repository, have a tag
+    /// there, belong to a release of the app, or be the base.
     pub(crate) fn has_image(&self, repository: &str, digest: &Digest) -> bool {
         let pushed = self.manifests.get(repository).is_some_and(|manifests| manifests.contains_key(digest));
         let tagged = || self.tags.get(repository).is_some_and(|tags| tags.values().any(|known| known == digest));
@@ -306,12 +307,12 @@ impl Mirror {
         pushed || tagged() || released() || self.base_of(repository).is_some_and(|base| base.image == *digest)
     }
 
-    /// The base whose repository this is.
+    /// Returns the base to which a repository belongs.
     pub(crate) fn base_of(&self, repository: &str) -> Option<&BaseInfo> {
         self.bases.get(&BaseName::parse(repository.strip_prefix("base/")?).ok()?)
     }
 
-    /// A release that served once: its deploy came to its good end.
+    /// Whether a release has served: its deploy ended well.
     pub(crate) fn is_good(&self, release: &Release) -> bool {
         self.deploys
             .get(&release.app)
@@ -319,13 +320,13 @@ impl Mirror {
             .is_some_and(|deploy| deploy.state == gantry_model::DeployState::Done)
     }
 
-    /// The next event of the audit trail.
+    /// Returns the number of the next event in the audit trail.
     pub(crate) fn next_event(&self) -> u64 {
         self.events.last_key_value().map_or(1, |(number, _)| number + 1)
     }
 }
 
-/// The writes of changes.
+/// Serializes changes as writes to the store.
 pub(crate) fn writes(changes: &[Change]) -> Result<Vec<Write>, serde_json::Error> {
     changes
         .iter()
@@ -336,12 +337,12 @@ pub(crate) fn writes(changes: &[Change]) -> Result<Vec<Write>, serde_json::Error
         .collect()
 }
 
-/// A transaction of some writes.
+/// Builds an unconditional transaction from writes.
 pub(crate) fn txn(writes: Vec<Write>) -> Txn {
     Txn { compares: Vec::new(), writes }
 }
 
-/// None for keys that are no record.
+/// Parses an entry of the store. Returns `None` for a key that holds no record.
 fn parse(entry: &Entry) -> Result<Option<Record>, ServerError> {
     let parts: Vec<&str> = entry.key.split('/').collect();
     Ok(Some(match parts.as_slice() {

@@ -1,5 +1,5 @@
-//! Apps' repositories: opened for whoever asks, and looked at once after a start. What was damaged is told in the log, in the
-//! events, and to the next push.
+//! Git repositories of the apps: created or repaired on request, and checked once after a start. Damage is reported in
+//! the log, in the events, and to the next push.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use gantry_model::{AppName, Cause, DeployState};
 use crate::mirror::Mirror;
 use crate::{Server, mutations};
 
-/// What the next push of each app is told.
+/// Notes about repairs, for the next push of each app.
 #[derive(Default)]
 pub(crate) struct Notes(Mutex<HashMap<AppName, Vec<String>>>);
 
@@ -20,7 +20,7 @@ impl Notes {
         self.lock().entry(app.clone()).or_default().push(note);
     }
 
-    /// Takes them: they are told once.
+    /// Takes the notes for an app, so that each note is reported once.
     pub(crate) fn take(&self, app: &AppName) -> Vec<String> {
         self.lock().remove(app).unwrap_or_default()
     }
@@ -30,7 +30,7 @@ impl Notes {
     }
 }
 
-/// Makes an app's repository, or puts right what is damaged in it.
+/// Creates an app's repository, or repairs a damaged one.
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
     let view = server.core.view();
     let branch = &mutations::app(&view.mirror, app)?.branch;
@@ -43,6 +43,7 @@ pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> 
     Ok(())
 }
 
+/// Reports a repair in the log, in the events, and to the next push.
 async fn tell(server: &Server, app: &AppName, mended: &Mended) {
     let what = format!("the repository of {app}: {mended}");
     tracing::warn!("{what}");
@@ -54,7 +55,7 @@ async fn tell(server: &Server, app: &AppName, mended: &Mended) {
     }
 }
 
-/// Looks at the repository of each app, so that what a power loss damaged is known before somebody pushes.
+/// Checks the repository of each app, so that damage by a power loss is known before the next push.
 pub(crate) async fn look_at_all(server: Arc<Server>) {
     let apps: Vec<AppName> = server.core.view().mirror.apps.keys().cloned().collect();
     for app in apps {
@@ -65,7 +66,7 @@ pub(crate) async fn look_at_all(server: Arc<Server>) {
     }
 }
 
-/// The commits of an app's pushes that came to its branch, the newest first.
+/// Returns the commits of an app's pushes that reached its branch, newest first.
 fn taken(mirror: &Mirror, app: &AppName) -> Vec<String> {
     let deploys = mirror.deploys.get(app).into_iter().flat_map(|deploys| deploys.values().rev());
     let came =

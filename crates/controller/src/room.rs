@@ -1,10 +1,11 @@
-//! Room on the disk: asked for before something is kept.
+//! Disk reserve: the server checks free space before it stores data.
 
 use gantry_api::Problem;
 
 use crate::Settings;
 
-/// Refuses what would fill the disk, with the numbers. `what` is about to keep `more` bytes, as far as that is known.
+/// Refuses a write that would use up the disk reserve, and names the numbers. `what` is about to store `more` bytes; 0
+/// when the size is unknown.
 pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
     takes_writes(settings, what)?;
@@ -27,7 +28,7 @@ pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(),
     Err(Problem::new(507, refused).hint(hint))
 }
 
-/// Refuses what would write to a disk that is read-only, by its name.
+/// Refuses a write to a read-only disk, and names the disk.
 fn takes_writes(settings: &Settings, what: &str) -> Result<(), Problem> {
     let data = &settings.data;
     if !gantry_linux::disk::is_read_only(data) {
@@ -39,10 +40,10 @@ fn takes_writes(settings: &Settings, what: &str) -> Result<(), Problem> {
         .hint("`dmesg` says what the kernel found; all goes on once the disk can be written to"))
 }
 
-/// Between two looks at the disk while something comes of which nobody said how large it is.
+/// Bytes between two checks of the disk, while data of unknown size arrives.
 const ROOM_STEP: u64 = 64 << 20;
 
-/// Asks for room again and again while something comes.
+/// Repeated check of the disk reserve while data arrives.
 pub(crate) struct Room {
     what: &'static str,
     since: u64,
@@ -53,7 +54,7 @@ impl Room {
         Self { what, since: 0 }
     }
 
-    /// Notes that so many bytes came.
+    /// Counts received bytes, and checks the disk reserve once per [`ROOM_STEP`] bytes.
     pub(crate) fn take(&mut self, settings: &Settings, bytes: usize) -> Result<(), Problem> {
         self.since += bytes as u64;
         if self.since < ROOM_STEP {

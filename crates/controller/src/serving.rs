@@ -1,4 +1,5 @@
-//! Connections to the API. Each has deadlines for what it has to say, and there are only so many at once.
+//! HTTP connections to the API. Each connection has timeouts for its requests, and the number of connections is
+//! bounded.
 
 use std::convert::Infallible;
 use std::io::IoSlice;
@@ -20,26 +21,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
 
-/// The longest that a client may take to send a request's head, and to ask again on a kept connection: as long as at the router.
+/// Timeout for the head of a request, and for the next request on a kept connection. The router uses the same timeout.
 const HEAD: Duration = Duration::from_secs(75);
 
-/// The longest that it may say nothing in the middle of a request's body: a base that is piped in is made meanwhile.
+/// Longest silence of a client in the middle of a request's body. A client that sends a base through a pipe may still
+/// be making the base.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// The most connections that requests are waited for on: agent and router of a thousand machines with a few each, and people.
-/// More wait to be taken. Sessions that such a connection becomes (`gantry exec`) are not among them.
+/// Most connections that wait for a request: a few for each agent and router of a thousand machines, and those of
+/// people. Further connections wait to be accepted. A connection that became a session (`gantry exec`) no longer
+/// counts.
 const CONNECTIONS_MAX: usize = 8192;
 
-/// How long, and how much of it, what a client still sends is read after the last answer.
+/// How long, and how many bytes, the server still reads from a client after the last response.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
 
-/// After a failed accept (too many open files), before the next.
+/// Pause after a failed accept (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves HTTP/1.1, which is what the command line, git and the registry's clients speak.
+/// Serves HTTP/1.1, which the command line, git and registry clients speak.
 pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible {
-    // Half of the files that may be open are for everything else.
+    // Half of the allowed open files stay free for everything else.
     let files = usize::try_from(gantry_linux::process::open_files()).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX.min(files / 2)));
     let mut builder = http1::Builder::new();
@@ -50,7 +53,7 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        // Whoever reads a log may stop at a page of it for as long as they like.
+        // No send timeout: a reader of a log may stop at a page for any length of time.
         gantry_linux::connection::tune(&stream, None);
         let service = TowerToHyperService::new(router.clone());
         let service = service_fn(move |request: Request<Incoming>| {
@@ -64,13 +67,14 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
     }
 }
 
-/// A connection that is read a while longer once everything was said: were it closed with something unread, as when an upload is refused
-/// in its middle, the client would be told of a reset and lose the answer (RFC 9112, section 9.6).
+/// A connection that the server still reads for a while after its last response. An upload may be refused in the
+/// middle: if the server then closed the connection with unread data, the client would get a reset. The reset would
+/// cost the client the response (RFC 9112, section 9.6).
 struct Lingering {
     stream: TcpStream,
-    /// Since its end was told.
+    /// Timer since the server shut down its side of the connection.
     patience: Option<Pin<Box<Sleep>>>,
-    /// Bytes that are still read then.
+    /// Number of bytes that may still be read after that.
     left: usize,
 }
 
@@ -131,10 +135,11 @@ impl AsyncWrite for Lingering {
     }
 }
 
-/// A request's body whose client may not be silent for long in the middle of it.
+/// Body of a request, with a limit on the client's silence.
 struct Patient {
     body: Incoming,
-    /// Since it was found silent: nobody may have looked for a while.
+    /// Timer of the silence. It starts when a read finds no data, because nothing may have read from the body for a
+    /// while.
     silence: Option<Pin<Box<Sleep>>>,
 }
 

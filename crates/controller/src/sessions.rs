@@ -1,5 +1,5 @@
-//! Sessions: a person's connection and an agent's, joined. Agents are not reached from here; they ask for work, and call
-//! back for each session.
+//! Sessions: each joins a person's connection with an agent's connection. The server opens no connection to an agent;
+//! agents poll for sessions, and call back for each session.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -10,13 +10,13 @@ use gantry_model::MachineName;
 use hyper::upgrade::Upgraded;
 use tokio::sync::{Notify, oneshot};
 
-/// The longest that an agent may take to call back.
+/// Timeout for an agent to call back.
 const CALL_BACK: Duration = Duration::from_secs(10);
 
-/// Sessions that wait for one machine's agent, at most.
+/// Most sessions that wait for one machine's agent.
 const WAITING_MAX: usize = 100;
 
-/// All sessions that are not joined yet.
+/// Sessions that are not joined yet.
 #[derive(Default)]
 pub(crate) struct Sessions {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Sessions {
-    /// Asks a machine's agent for a session; its connection, once it has called back.
+    /// Requests a session from a machine's agent, and returns the agent's connection once the agent has called back.
     pub(crate) async fn open(&self, machine: &MachineName, what: SessionKind) -> Result<Upgraded, String> {
         let id = format!("{:032x}", rand::random::<u128>());
         let (sender, receiver) = oneshot::channel();
@@ -56,7 +56,7 @@ impl Sessions {
         }
     }
 
-    /// The next session for a machine's agent; none when none comes in time.
+    /// Waits for the next session for a machine's agent. Returns `None` if none comes within `patience`.
     pub(crate) async fn next(&self, machine: &MachineName, patience: Duration) -> Option<SessionRequest> {
         let waiting = async {
             loop {
@@ -70,7 +70,7 @@ impl Sessions {
         tokio::time::timeout(patience, waiting).await.ok()
     }
 
-    /// Whom an agent's connection is for.
+    /// Returns the recipient of an agent's connection.
     pub(crate) fn claim(&self, id: &str) -> Option<oneshot::Sender<Upgraded>> {
         self.lock().called.remove(id)
     }

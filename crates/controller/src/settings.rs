@@ -1,4 +1,4 @@
-//! What the server is told when it starts.
+//! Settings of the server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,63 +9,63 @@ use gantry_store::Address;
 
 use crate::follow::Until;
 
-/// The server's settings, complete.
+/// Complete settings of the server.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// This server among its like: a server of the same name takes the lead over from one that was killed.
+    /// Name of this server. A server takes over leadership at once from a killed server of the same name.
     pub name: String,
-    /// Where the API is served.
+    /// Address of the API.
     pub listen: SocketAddr,
-    /// Where the store is.
+    /// Address of the store.
     pub store: Address,
-    /// Where blobs, repositories, logs of builds are.
+    /// Folder of blobs, repositories and build logs.
     pub data: PathBuf,
-    /// For sockets; empty after a reboot.
+    /// Folder of sockets; empty after a reboot.
     pub run: PathBuf,
-    /// This program, for git's hooks.
+    /// Path of this program, for git's hooks.
     pub program: PathBuf,
-    /// The machine that the tokens of agent and router are made for.
+    /// Machine whose agent and router this server makes a token for.
     pub machine: MachineName,
-    /// The planner's rules.
+    /// Rules of the planner.
     pub policy: Policy,
-    /// How far whoever asks for a deploy follows it, unless they say so themselves.
+    /// Point up to which a client follows a deploy, unless the client names another.
     pub until: Until,
-    /// The port at which apps are reached, for their URLs.
+    /// Port of the apps, for their URLs.
     pub http_port: u16,
-    /// The control group that everything of Gantry's is in.
+    /// Control group that contains everything of Gantry.
     pub cgroup: String,
-    /// How long what is of no use is kept, and how often it is looked for.
+    /// Settings of garbage collection, and the disk reserve.
     pub collect: Collect,
-    /// What `container/compile` may use.
+    /// Resources that `container/compile` may use.
     pub compile: gantry_build::CompileLimits,
-    /// The machine's network, for builds.
+    /// Network of the machine, for builds.
     pub network: Network,
 }
 
-/// The pace of collection, and what the disk must have free.
+/// Pace of garbage collection, and the disk reserve.
 #[derive(Debug, Clone, Copy)]
 pub struct Collect {
-    /// Between two rounds.
+    /// Interval between two rounds.
     pub every: std::time::Duration,
-    /// What is younger is not touched: it may be on its way to be of use.
+    /// Age below which data is never collected: a record may be about to reference the data.
     pub grace: std::time::Duration,
-    /// Bytes that a build must find free.
+    /// Disk reserve: bytes that must be free before a build.
     pub reserve: u64,
 }
 
-/// The machine's network, as builds use it.
+/// Network of the machine, as builds use it.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// The bridge.
+    /// Name of the bridge.
     pub bridge: String,
-    /// Its address: gateway and name server of every container.
+    /// Address of the bridge: gateway and name server of every container.
     pub gateway: Ipv4Addr,
-    /// The prefix length.
+    /// Prefix length of the network.
     pub prefix: u8,
 }
 
 impl Settings {
-    /// Where an app, or a held release of it, is reached.
+    /// Returns the URL of an app, or of a held release.
     #[must_use]
     pub fn url(&self, host: &str) -> String {
         let domain: &HostName = &self.policy.domain;

@@ -1,4 +1,4 @@
-//! Tokens: random, shown once, kept as hashes.
+//! API tokens: random secrets, shown once, stored as hashes.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,23 +14,23 @@ use crate::mutations::event;
 use crate::settings::Settings;
 use crate::{ServerError, core};
 
-/// The file with the first administrator's token, below the data folder.
+/// File with the first administrator's token, in the data folder.
 pub(crate) const ADMIN_FILE: &str = "admin-token";
 
-/// The file with the token of this machine's agent and router.
+/// File with the token of this machine's agent and router, in the data folder.
 pub(crate) const MACHINE_FILE: &str = "machine-token";
 
-/// A new secret: 192 random bits.
+/// Returns a new secret of 192 random bits.
 pub(crate) fn secret() -> String {
     format!("gantry_{}", hex::encode(rand::random::<[u8; 24]>()))
 }
 
-/// What is kept of a secret. A fast hash is enough for what no dictionary holds.
+/// Returns the hash that is stored for a secret. A fast hash is enough, because no dictionary contains random secrets.
 pub(crate) fn hash(secret: &str) -> String {
     Hasher::of(secret.as_bytes()).hex().to_owned()
 }
 
-/// Makes a token.
+/// Creates a token.
 pub(crate) fn create(
     mirror: &Mirror,
     now: Moment,
@@ -59,7 +59,7 @@ pub(crate) fn create(
     Ok((vec![event(mirror, now, by, None, what), record.into()], NewToken { info, secret }))
 }
 
-/// Takes a token away.
+/// Revokes a token.
 pub(crate) fn revoke(mirror: &Mirror, now: Moment, by: &str, name: &str) -> Result<(Vec<Change>, ()), Problem> {
     let named: Vec<&String> =
         mirror.tokens.iter().filter(|(_, token)| token.name == name).map(|(hash, _)| hash).collect();
@@ -71,7 +71,7 @@ pub(crate) fn revoke(mirror: &Mirror, now: Moment, by: &str, name: &str) -> Resu
     Ok((std::iter::once(event(mirror, now, by, None, what)).chain(removed).collect(), ()))
 }
 
-/// The first tokens are there, and their secrets in files that only root reads.
+/// Ensures that the first tokens exist, with their secrets in files that only root reads.
 pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(), ServerError> {
     let machine = Scope::Machine { machine: settings.machine.clone() };
     let first = [
@@ -91,9 +91,9 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
     Ok(())
 }
 
-/// Makes the token of a secret that is in a file. One that was made anew takes the place of its namesakes.
+/// Creates the token for a secret in a file. The token of a new secret replaces the tokens of the same name.
 fn first_token(mirror: &Mirror, now: Moment, hash: String, name: String, scope: Scope, fresh: bool) -> Vec<Change> {
-    // An administrator's token that was revoked stays so, whatever the file still holds.
+    // A revoked administrator's token stays revoked, even if the file still holds its secret.
     let has_other = scope == Scope::Admin && mirror.tokens.values().any(|token| token.scope == Scope::Admin);
     if mirror.tokens.contains_key(&hash) || (has_other && !fresh) {
         return Vec::new();
@@ -104,7 +104,7 @@ fn first_token(mirror: &Mirror, now: Moment, hash: String, name: String, scope: 
     changes
 }
 
-/// The secret in a file, made when there is none, and whether it was.
+/// Returns the secret in a file, and whether the secret is new. Creates file and secret if there are none.
 fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
     let failed = |action, source| ServerError::File { action, path: path.to_owned(), source };
     match std::fs::read_to_string(path) {

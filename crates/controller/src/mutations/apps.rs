@@ -1,4 +1,4 @@
-//! Apps, and the bases that they are on.
+//! Mutations of apps and bases.
 
 use gantry_api::Problem;
 use gantry_api::types::{ChangeHosts, CreateApp};
@@ -28,12 +28,13 @@ pub(crate) fn create_app(mirror: &Mirror, now: Moment, by: &str, request: Create
     Ok((vec![event(mirror, now, by, Some(&request.name), what), Record::App(app).into()], ()))
 }
 
+/// Refuses a base that does not exist.
 fn known_base(mirror: &Mirror, base: &BaseName) -> Result<(), Problem> {
     let missing = || Problem::missing(format!("there is no base {base}")).hint("`gantry base ls` lists them");
     mirror.bases.contains_key(base).then_some(()).ok_or_else(missing)
 }
 
-/// Gives an app another base, from its next push on.
+/// Changes the base of an app, from the next push on.
 pub(crate) fn change_base(mirror: &Mirror, now: Moment, by: &str, name: &AppName, base: BaseName) -> Changes<()> {
     known_base(mirror, &base)?;
     let mut app = app(mirror, name)?.clone();
@@ -42,7 +43,7 @@ pub(crate) fn change_base(mirror: &Mirror, now: Moment, by: &str, name: &AppName
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
-/// Forgets a base that no app is on. What was built on it keeps what it needs of it.
+/// Removes a base that no app uses. Images built on the base keep the layers they need.
 pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseName) -> Changes<()> {
     known_base(mirror, base)?;
     let on_it = mirror.apps.values().filter(|app| app.base.as_ref() == Some(base) && !app.destroying);
@@ -51,7 +52,7 @@ pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseNam
         let why = format!("base {base} is what {} is built on", on_it.join(", "));
         return Err(Problem::conflict(why).hint(format!("`gantry app base {first} OTHER` puts it on another")));
     }
-    // It may be on this one, and nothing names what it is made of before it is done.
+    // The build may use this base, and no record references the image's parts before the build is done.
     let building = |app: &AppName| mirror.open_deploys(app).any(|deploy| deploy.state == DeployState::Building);
     if let Some(app) = mirror.apps.keys().find(|app| building(app)) {
         return Err(Problem::conflict(format!("{app} is being built")).hint("remove the base once the build is over"));
@@ -60,10 +61,10 @@ pub(crate) fn remove_base(mirror: &Mirror, now: Moment, by: &str, base: &BaseNam
     Ok((vec![event(mirror, now, by, None, what), Change::Remove(base_key(base))], ()))
 }
 
-/// The most host names of an app besides its own.
+/// Most host names of an app besides its own.
 const HOSTS_MAX: usize = 100;
 
-/// Gives an app host names, and takes some away.
+/// Adds and removes host names of an app.
 pub(crate) fn change_hosts(
     mirror: &Mirror,
     now: Moment,
@@ -95,7 +96,7 @@ pub(crate) fn change_hosts(
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
-/// Deploys another branch of an app, from its next push on.
+/// Changes the branch from which an app is deployed, from the next push on.
 pub(crate) fn change_branch(mirror: &Mirror, now: Moment, by: &str, name: &AppName, branch: String) -> Changes<()> {
     let mut app = app(mirror, name)?.clone();
     app.branch = checked_branch(branch)?;
@@ -103,7 +104,7 @@ pub(crate) fn change_branch(mirror: &Mirror, now: Moment, by: &str, name: &AppNa
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
-/// A branch is one of git's own names, and never an option.
+/// Refuses a branch name that git does not allow, or that would read as an option.
 fn checked_branch(branch: String) -> Result<String, Problem> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let good = !branch.is_empty()
@@ -116,7 +117,7 @@ fn checked_branch(branch: String) -> Result<String, Problem> {
     if good { Ok(branch) } else { Err(Problem::invalid(format!("{branch:?} is not a branch"))) }
 }
 
-/// No other app has this host name.
+/// Refuses a host name that another app has, or that lies below the domain of the apps' own names.
 fn free_host(mirror: &Mirror, host: &HostName, domain: &HostName) -> Result<(), Problem> {
     if let Some(other) = mirror.apps.values().find(|app| app.hosts.contains(host)) {
         return Err(Problem::conflict(format!("{host} belongs to app {} already", other.name)));
@@ -128,7 +129,7 @@ fn free_host(mirror: &Mirror, host: &HostName, domain: &HostName) -> Result<(), 
     Ok(())
 }
 
-/// Begins to destroy an app; its records go once nothing of it runs.
+/// Starts to destroy an app. The app's records are removed once none of its copies runs.
 pub(crate) fn destroy_app(mirror: &Mirror, now: Moment, by: &str, name: &AppName) -> Changes<()> {
     let mut app = app(mirror, name)?.clone();
     app.destroying = true;

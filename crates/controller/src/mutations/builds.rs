@@ -1,4 +1,4 @@
-//! What a build made, or how it failed: the release of its deploy.
+//! Outcomes of a build: the release of its deploy, or the failure.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,30 @@ use gantry_model::{BaseName, Deploy, DeployState, Digest, Moment, Reason, Releas
 use super::{Changes, Requested, app};
 use crate::mirror::{BuildRecord, Mirror, Record};
 
-/// The deploy as it is now, if it waits for its release still. One that was asked for at another time is of an app that
-/// was destroyed and created anew.
+/// Returns the current record of a deploy, if the deploy still waits for its release. A deploy with another creation
+/// time belongs to an app that was destroyed and created anew.
 fn building<'a>(mirror: &'a Mirror, begun: &Deploy) -> Option<&'a Deploy> {
     let deploy = mirror.deploys.get(&begun.app)?.get(&begun.number)?;
     let waits = deploy.state == DeployState::Building && deploy.release.is_none();
     (waits && deploy.created == begun.created).then_some(deploy)
 }
 
-/// What a release is made of.
+/// Contents of a new release.
 pub(crate) struct Made {
     pub(crate) image: Digest,
     pub(crate) commit: Option<String>,
     pub(crate) roles: BTreeMap<RoleName, Role>,
-    /// The release's own configuration, when an old one is taken again; the app's becomes it once that is done.
+    /// Configuration of the release that a rollback repeats. It becomes the app's configuration once the rollback is
+    /// done.
     pub(crate) config: Option<BTreeMap<String, String>>,
-    /// Configuration that the app asks for and does not have yet.
+    /// Configuration that the app requests and does not have yet.
     pub(crate) defaults: Requested,
-    /// What it was built on, where nobody had named a base: the app stays with it when there are more.
+    /// Base of the build, if none was named. The app stays on this base when further bases are added.
     pub(crate) base: Option<BaseName>,
     pub(crate) build: Option<BuildRecord>,
 }
 
-/// Appends a release and lets its deploy go on. Nothing, when the deploy was called off meanwhile.
+/// Appends a release and moves its deploy on to `Placing`. Changes nothing if the deploy was cancelled meanwhile.
 pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: Made) -> Changes<()> {
     let (Some(deploy), Ok(app)) = (building(mirror, begun), app(mirror, &begun.app)) else {
         return Ok((Vec::new(), ()));
@@ -70,7 +71,7 @@ pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: M
     Ok((changes, ()))
 }
 
-/// A build failed: its deploy goes back.
+/// Reverts the deploy of a failed build.
 pub(crate) fn build_failed(mirror: &Mirror, now: Moment, begun: &Deploy, reason: Reason) -> Changes<()> {
     let Some(mut deploy) = building(mirror, begun).cloned() else {
         return Ok((Vec::new(), ()));

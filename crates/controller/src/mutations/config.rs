@@ -1,4 +1,4 @@
-//! An app's configuration: what it is given, and what it asks for itself.
+//! Configuration of an app: values that people set, and values that the app itself requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Momen
 use super::{Changes, app, event};
 use crate::mirror::{Mirror, Record};
 
-/// The most configuration values of an app, and the longest altogether: a record of the store holds 1 MiB.
+/// Most configuration values of an app, and their largest total size: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
 
-/// Changes the configuration; the release that carries it is a deploy's. `image` is the environment of the image that serves.
+/// Changes the configuration, and starts a deploy for the release that carries the change. `image` is the environment
+/// of the image that serves.
 pub(crate) fn change_config(
     mirror: &Mirror,
     now: Moment,
@@ -50,7 +51,7 @@ pub(crate) fn change_config(
         return Ok((Vec::new(), None));
     }
     if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
-        // Nothing runs that could be released again: the first push takes it.
+        // No release exists that a deploy could repeat. The first push carries the configuration.
         let what = format!("config {}", keys.join(", "));
         return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], None));
     }
@@ -64,7 +65,8 @@ pub(crate) fn change_config(
     Ok((changes, Some(number)))
 }
 
-/// What serves has these values otherwise than the app, for the deploy that had them failed, and none that goes on has them.
+/// Whether values that the app already has still need a deploy. That is so if the serving release differs in them,
+/// because the deploy that carried them failed, and no deploy under way has them.
 fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
     use DeployState::Reverting;
     let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
@@ -74,7 +76,7 @@ fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
         && !mirror.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
 }
 
-/// Refuses a configuration that no record could hold.
+/// Refuses a configuration that is too large for a record.
 fn check_size<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Result<(), String> {
     let (count, size) = config.fold((0, 0), |(count, size), (key, value)| (count + 1, size + key.len() + value.len()));
     if count <= CONFIG_MAX.0 && size <= CONFIG_MAX.1 {
@@ -84,6 +86,7 @@ fn check_size<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Res
     Err(format!("the configuration is too large: {count} values, {size} bytes; at most {most} values, {bytes} bytes"))
 }
 
+/// Refuses a name that is invalid or reserved, and a value that no environment can hold.
 fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
     if !execve::is_variable_name(key) {
         return Err(Problem::invalid(format!("{key:?} cannot be the name of an environment variable")));
@@ -97,15 +100,15 @@ fn check_config(key: &str, value: Option<&str>) -> Result<(), Problem> {
     execve::check_variable(key, value.unwrap_or_default()).map_err(|error| Problem::invalid(error.to_string()))
 }
 
-/// Configuration that an app asked for in `app.json` and did not have.
+/// Configuration that an app requested in `app.json` and did not have.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Requested {
     pub(crate) values: BTreeMap<String, String>,
-    /// The names of those that stand in `app.json`, and are no new secrets.
+    /// Names of the values that stand in `app.json`, as opposed to new secrets.
     pub(crate) brought: BTreeSet<String>,
 }
 
-/// The configuration that an app asked for in `app.json` and does not have, with `secret` for a new secret.
+/// Returns the configuration that an app requests in `app.json` and does not have. `secret` makes new secrets.
 pub(crate) fn requested_config(
     app: &App,
     requests: &BTreeMap<String, EnvRequest>,

@@ -1,4 +1,4 @@
-//! What is deployed: by a push, by going back, and the orders to what is under way.
+//! Mutations of deploys: pushes, rollbacks, and orders to deploys under way.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use gantry_model::{AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Re
 use super::{Changes, app, event};
 use crate::mirror::{Mirror, Record};
 
-/// What a push goes on from.
+/// History on which a push is built.
 pub(crate) struct Base {
-    /// The newest commits of its history.
+    /// Newest commits of the pushed history.
     pub(crate) history: Vec<String>,
-    /// The commit that its client knew the branch to have.
+    /// Commit that the client knew as the head of the branch.
     pub(crate) old: String,
-    /// When the branch was compared with that, or a moment later.
+    /// Time at which the branch was compared with `old`, or a moment later.
     pub(crate) seen: Moment,
 }
 
-/// The commit whose push it is.
+/// Returns the commit of a deploy that a push caused.
 fn pushed(deploy: &Deploy) -> Option<&String> {
     match &deploy.cause {
         Cause::Push { commit, .. } => Some(commit),
@@ -27,11 +27,11 @@ fn pushed(deploy: &Deploy) -> Option<&String> {
     }
 }
 
-/// From the verdict of a push until its hook has moved the branch, in milliseconds, with a machine that has much to do.
+/// Time from the verdict of a push until its hook has moved the branch, in milliseconds, on a busy machine.
 const MOVING: u64 = 10_000;
 
-/// Refuses a push that another one, which is on its way to the branch, is no part of: the branch would lose a commit that
-/// was taken.
+/// Refuses a push that does not contain the commit of another push on its way to the branch. Otherwise the branch would
+/// lose an accepted commit.
 pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, base: &Base) -> Result<(), Problem> {
     use DeployState::{Done, Draining, Held, Reverting};
     let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
@@ -40,8 +40,8 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, b
         let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
         Err(Problem::conflict(why).hint(hint))
     };
-    // Where it is held it is on the branch already; one that is taken back does not come there. One that serves is on the branch
-    // if whoever pushes knows of it.
+    // The commit of a held deploy is on the branch already; the commit of a reverting deploy does not get there. The
+    // commit of a serving deploy is on the branch if the client knows that commit.
     let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);
     let comes = |deploy: &&Arc<Deploy>| {
         !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort) && !known(deploy)
@@ -50,10 +50,11 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, b
         let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
         return refuse(deploy, "is under way with", &hint);
     }
-    // The last that was taken may have come to the branch after it was looked at.
+    // The last accepted push may have reached the branch after the branch was compared.
     let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
     let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
-    // A stamp in the future is of a clock that went back while no server ran; no hook of then is under way.
+    // A stamp in the future comes from a clock that went back while no server ran. No hook from before that is under
+    // way.
     let moves = |deploy: &Deploy| deploy.entered.0.saturating_add(MOVING) > base.seen.0 && deploy.entered <= now;
     match last.filter(is_missing) {
         Some(deploy) if pushed(deploy) != Some(&base.old) && moves(deploy) => refuse(
@@ -65,7 +66,7 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, b
     }
 }
 
-/// Asks for a deploy.
+/// Adds a deploy to an app.
 pub(crate) fn start_deploy(
     mirror: &Mirror,
     now: Moment,
@@ -83,7 +84,7 @@ pub(crate) fn start_deploy(
     Ok((vec![event, Record::App(app).into(), Record::Deploy(deploy).into()], number))
 }
 
-/// The release to go back to: the last good one before the current.
+/// Returns the release for a rollback: `to`, or else the last good release before the current one.
 pub(crate) fn rollback_target(
     mirror: &Mirror,
     name: &AppName,
@@ -109,7 +110,8 @@ pub(crate) fn rollback_target(
         .ok_or_else(|| Problem::conflict(format!("{name} has no good release before {current}")))
 }
 
-/// The release that a chain of rollbacks leads to: going back twice goes back two, not to and fro.
+/// Returns the release to which a chain of rollbacks leads, so that two rollbacks go back two releases and not to and
+/// fro.
 fn origin(mirror: &Mirror, release: &Release) -> ReleaseNumber {
     match &release.cause {
         Cause::Rollback { to } => mirror.release(&release.app, *to).map_or(*to, |release| origin(mirror, release)),
@@ -117,7 +119,7 @@ fn origin(mirror: &Mirror, release: &Release) -> ReleaseNumber {
     }
 }
 
-/// Gives an order to the deploy under way.
+/// Gives an order, promote or abort, to the deploy under way.
 pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, order: Order) -> Changes<DeployNumber> {
     app(mirror, name)?;
     let wanted = |deploy: &&Arc<Deploy>| match order {

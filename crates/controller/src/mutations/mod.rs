@@ -1,5 +1,5 @@
-//! Every change that a person or a build asks for, decided: pure functions of the records, each giving the changes to
-//! write. None of them plans; the planner does, once they are written.
+//! Mutations: decisions on every change that a person or a build asks for. A mutation is a pure function of the records
+//! and returns the changes to write. Mutations do not plan; the planner runs once the changes are written.
 
 mod apps;
 mod builds;
@@ -25,9 +25,10 @@ pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start
 pub(crate) use observations::events_of_report;
 pub(crate) use running::{change_policy, change_scale, change_traffic};
 
+/// The changes to write and a value for the caller, or a refusal.
 type Changes<T> = Result<(Vec<Change>, T), Problem>;
 
-/// The app, if it is there and not going away.
+/// Returns an app, unless the app is missing or being destroyed.
 pub(crate) fn app<'a>(mirror: &'a Mirror, name: &AppName) -> Result<&'a App, Problem> {
     match mirror.apps.get(name) {
         Some(app) if app.destroying => Err(Problem::conflict(format!("app {name} is being destroyed"))),
@@ -36,16 +37,17 @@ pub(crate) fn app<'a>(mirror: &'a Mirror, name: &AppName) -> Result<&'a App, Pro
     }
 }
 
-/// A line of the audit trail.
+/// Returns a new event for the audit trail.
 pub(crate) fn event(mirror: &Mirror, now: Moment, by: &str, app: Option<&AppName>, what: String) -> Change {
     Record::Event(Event { number: mirror.next_event(), at: now, by: by.to_owned(), app: app.cloned(), what }).into()
 }
 
-/// A deploy that ended so lately moves its stamps with the wall clock, in milliseconds: what follows at once looks at them.
+/// Age up to which a finished deploy's stamps follow a jump of the wall clock, in milliseconds. Decisions right after a
+/// deploy read its stamps.
 const LATELY: u64 = 60_000;
 
-/// A wall clock that jumped takes with it what durations are counted from, so that none changes, and the audit trail says so. `now` is its
-/// time after the jump.
+/// Moves all stamps from which durations are counted by a jump of the wall clock, so that no duration changes. Also
+/// adds an event about the jump. `now` is the wall clock's time after the jump.
 pub(crate) fn clock_jumped(mirror: &Mirror, jump: Jump, now: Moment) -> Vec<Change> {
     let before = now.moved(jump.by.saturating_neg());
     let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < LATELY;
@@ -64,7 +66,7 @@ pub(crate) fn clock_jumped(mirror: &Mirror, jump: Jump, now: Moment) -> Vec<Chan
     deploys.chain(machines).chain([told]).collect()
 }
 
-/// The clock went back while no server ran: the newest event is of the future.
+/// Detects that the clock went back while no server ran: the newest event lies in the future.
 pub(crate) fn clock_went_back(mirror: &Mirror, now: Moment) -> Option<Jump> {
     let newest = mirror.events.values().next_back()?.at;
     let ahead = newest.since(now);
@@ -72,7 +74,7 @@ pub(crate) fn clock_went_back(mirror: &Mirror, now: Moment) -> Option<Jump> {
     (ahead >= TOLERANCE).then_some(Jump { at: now, by, suspended: 0 })
 }
 
-/// The transitions of a decision, for the audit trail.
+/// Returns the events for the deploy transitions in a planner's decision.
 pub(crate) fn events_of(mirror: &Mirror, decision: &Decision, now: Moment) -> Vec<Change> {
     let told = |state: DeployState| {
         matches!(state, DeployState::Promoting | DeployState::Done | DeployState::Reverted | DeployState::Superseded)

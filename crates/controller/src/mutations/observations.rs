@@ -1,7 +1,7 @@
-//! What machines said that belongs into the audit trail: ends of instances, and limits that they reached.
+//! Events from machine reports: exits of instances, and limits that instances reached.
 //!
-//! The trail is bounded, and what people asked for must stay in it: of an instance that ends again and again its first, second,
-//! fourth, eighth … end is told.
+//! The audit trail is bounded, and people's changes must stay in it. If an instance exits again and again, only its
+//! first, second, fourth, eighth … exit becomes an event.
 
 use gantry_api::types::{Event, MachineReport};
 use gantry_model::reason::{ExitText, LimitText};
@@ -9,10 +9,11 @@ use gantry_model::{Goal, InstanceId, Moment, ObservedInstance, ObservedMachine, 
 
 use crate::mirror::{Change, Mirror, Record};
 
-/// The most events of one report.
+/// Most events from one report.
 const EVENTS_OF_REPORT: usize = 20;
 
-/// The events of a report, given the one before. The first report of a machine has none: what it tells of may be old.
+/// Returns the events of a report, given the report before. A machine's first report has no events, because its news
+/// may be old.
 pub(crate) fn events_of_report(
     mirror: &Mirror,
     before: Option<&ObservedMachine>,
@@ -38,7 +39,7 @@ pub(crate) fn events_of_report(
         .collect()
 }
 
-/// What is new of an instance, in words.
+/// Describes the news of an instance in words.
 fn news(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
     let before = before?;
     let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));

@@ -1,4 +1,4 @@
-//! How many copies run, and what becomes of their requests.
+//! Mutations of scale, traffic policy and cluster policy.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use gantry_model::{AppName, ClusterPolicy, Moment, RoleName, Subnet, TrustedProx
 use super::{Changes, app, event};
 use crate::mirror::{Mirror, Record};
 
-/// The most roles of an app that are scaled: any may be before there is a release that has them.
+/// Most roles of an app with a scale. Before the first release, any role can be scaled.
 const ROLES_MAX: usize = 100;
 
-/// Changes how many copies run.
+/// Changes the number of copies of roles.
 pub(crate) fn change_scale(
     mirror: &Mirror,
     now: Moment,
@@ -48,10 +48,10 @@ pub(crate) fn change_scale(
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
-/// The longest message of a maintenance.
+/// Longest maintenance message, in bytes.
 const MESSAGE_MAX: usize = 500;
 
-/// Changes what is to become of the app's requests.
+/// Changes the traffic policy of an app.
 pub(crate) fn change_traffic(
     mirror: &Mirror,
     now: Moment,
@@ -90,7 +90,7 @@ pub(crate) fn change_traffic(
     Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
 }
 
-/// Changes the rules of the cluster.
+/// Changes the cluster policy.
 pub(crate) fn change_policy(mirror: &Mirror, now: Moment, by: &str, change: ChangePolicy) -> Changes<ClusterPolicy> {
     let mut policy = mirror.policy.clone();
     if let Some(proxies) = change.trusted_proxies {
@@ -100,6 +100,7 @@ pub(crate) fn change_policy(mirror: &Mirror, now: Moment, by: &str, change: Chan
     Ok((vec![event(mirror, now, by, None, what), Record::Policy(policy.clone()).into()], policy))
 }
 
+/// Refuses a list of trusted proxies that is too long.
 fn trusted(proxies: Vec<Subnet>) -> Result<TrustedProxies, Problem> {
     let proxies = TrustedProxies::new(proxies);
     if proxies.len() > PROXIES_MAX {

@@ -16,7 +16,7 @@ fn digest() -> Digest {
     Digest::from_hex(&"ab".repeat(32)).expect("a digest")
 }
 
-/// An app whose releases came about by these causes and all served, the last one does.
+/// Returns an app with one release per cause. All releases have served, and the last one serves now.
 fn released(causes: &[Cause]) -> Mirror {
     let mut mirror = Mirror::default();
     let mut app = App::new(shop(), Moment(0));
@@ -64,7 +64,7 @@ fn going_back_again_goes_further_back() {
     assert_eq!(target(&[]), Ok(2));
     assert_eq!(target(&[back(2)]), Ok(1));
     assert_eq!(target(&[back(2), back(1)]), Err("shop has no good release before v5".to_owned()));
-    // What was pushed since then begins anew.
+    // A push after the rollbacks starts a new chain.
     assert_eq!(target(&[back(1), push("d")]), Ok(4));
 }
 
@@ -97,7 +97,7 @@ fn values_that_no_process_could_be_given_are_refused_by_name() {
         let refused = set(&mirror, &[("OK", 1), ("CA", length)], &[]).expect_err("too long");
         assert!(refused.starts_with(&format!("CA is too long: {} bytes", length + 3)), "{refused}");
     }
-    // With what the image of the release that serves has.
+    // With the environment of the serving release's image.
     let mut release = (*mirror.releases[&shop()][&ReleaseNumber(1)]).clone();
     let role = gantry_model::Role::new(gantry_model::Command::Shell("x".into()));
     release.roles.insert(gantry_model::RoleName::parse("web").expect("a name"), role);
@@ -166,18 +166,19 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
     ] {
         assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
     }
-    // It serves, and its push has been told so or waits for the verdict: only who knows of it may take it away.
+    // The deploy serves, and its push has a verdict or waits for one. Only a client that knows the commit may remove
+    // that commit.
     let draining = ended(DeployState::Draining, None);
     assert!(judged(&draining, &["c", "a"]).is_err());
     assert_eq!(judged_at(&draining, &["c", "a"], "b", 60_000), Ok(()));
-    // It came to the branch after the branch was looked at.
+    // The commit reached the branch after the branch was compared.
     for state in [DeployState::Held, DeployState::Done] {
         let mirror = ended(state, None);
         let refused = judged_at(&mirror, &["c", "a"], "a", 0).expect_err("b is lost");
         assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
         assert_eq!(judged_at(&mirror, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
         assert_eq!(judged_at(&mirror, &["c", "b", "a"], "a", 0), Ok(()));
-        // The clock went back by an hour since: no push is refused until it is there again.
+        // The clock has gone back by an hour since then: no push is refused until the clock catches up.
         let mut future = mirror.clone();
         let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
         deploy.entered = Moment(NOW + 3_600_000);
@@ -209,7 +210,7 @@ fn a_clock_that_jumps_takes_the_stamps_with_it() {
         let numbers: Vec<u64> = jumped.events.keys().copied().collect();
         assert!(numbers.is_sorted(), "the trail keeps its order");
     }
-    // While no server ran: the newest event is of the future.
+    // The clock went back while no server ran: the newest event lies in the future.
     let mut trail = mirror.clone();
     trail.apply(event(&mirror, Moment(10_000_000), "test", None, "x".into()));
     assert_eq!(clock_went_back(&trail, Moment(10_000_000)), None);
