@@ -1,5 +1,5 @@
 //! Coalesced writes: copies several small pieces into one buffer. For a head and its body, one `send` of a copy is
-//! cheaper than a `writev` of two pieces (0.3 us of 20 on the machine of `docs/benchmarks.md`).
+//! cheaper than a `writev` of two pieces. The difference is 0.3 us of 20 on the machine of `docs/benchmarks.md`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

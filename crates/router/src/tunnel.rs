@@ -1,9 +1,10 @@
 //! Tunnel: a connection whose protocol was changed, usually to a websocket. The router copies bytes in both directions
 //! until either side ends.
 //!
-//! A websocket lives for hours, and its instance leaves with the next deploy. The router sends a close frame between
-//! two frames of the instance, at a random moment within the drain, so that thousands of clients do not reconnect at
-//! once. The router knows no farewell in any other protocol, and closes the connection at that moment.
+//! A websocket lives for hours, and its instance leaves with the next deploy. The router then sends the client a close
+//! frame between two frames of the instance. The moment is random within the drain, so that thousands of clients do not
+//! reconnect at once. In a protocol that the router does not know, nothing can announce the end, and the connection
+//! closes at that moment.
 
 use std::pin::pin;
 use std::time::Duration;

@@ -9,7 +9,8 @@ const REFUSED: [&str; 5] = ["h2c", "h2", "http", "tls", "ssl"];
 /// Longest name of a protocol.
 const NAME_MAX: usize = 64;
 
-/// Returns whether the protocol is a websocket. The router knows websocket frames, and closes a websocket when its instance leaves.
+/// Returns whether the protocol is a websocket. The router knows websocket frames, and closes a websocket when its
+/// instance leaves.
 pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }

@@ -29,8 +29,8 @@ use crate::interim::Interims;
 use chunks::{Chunks, Piece};
 use head::{Head, Length};
 
-/// Smallest and largest read size in bytes. The smallest fits a head and a small body; bodies that fill this size raise the
-/// size.
+/// Smallest and largest read size in bytes. The smallest size fits a head and a small body; larger bodies raise the
+/// read size.
 const ROOM: (usize, usize) = (8 * 1024, 256 * 1024);
 
 /// Capacity of the send buffer that a kept connection retains, beside a read buffer of the first [`ROOM`].

@@ -1,4 +1,4 @@
-//! Bodies on their way to an instance and back: what is collected, what is streamed, and what becomes of the rest.
+//! Request and response bodies between client and instance: buffering, streaming, and the disposal of an unread rest.
 
 mod world;
 
@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use world::{NOWHERE, app, ask, endpoint, full, get, router, table, text};
 
-/// A table with one route that collects so much.
+/// A table with one route that buffers up to `buffer` bytes.
 fn collecting(buffer: u64, endpoints: Vec<gantry_model::Endpoint>) -> Table {
     let mut table = table(1, endpoints);
     table.routes.values_mut().for_each(|route| route.patience.request_buffer = gantry_model::Bytes(buffer));
@@ -29,7 +29,7 @@ fn post(fields: &str) -> Vec<u8> {
     format!("POST / HTTP/1.1\r\nhost: shop.localhost\r\n{fields}\r\n\r\n").into_bytes()
 }
 
-/// Reads from a connection until what came ends so.
+/// Reads from a connection until the received text ends with `end`.
 async fn until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
     let mut said = Vec::new();
     while !said.ends_with(end.as_bytes()) {
@@ -40,8 +40,8 @@ async fn until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
     String::from_utf8(said).expect("text")
 }
 
-/// An instance that serves one connection at a time, as a server with one process does. It answers with the head that it was asked with and
-/// the number of bytes behind it.
+/// An instance that serves one connection at a time, like a server with a single process. Its response has the received
+/// head and the number of bytes after the head.
 async fn one_process() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -87,7 +87,7 @@ async fn a_slow_upload_holds_no_instance_until_it_is_whole() {
         slow.write_all(&post(fields)).await.expect("sent");
         for piece in pieces {
             slow.write_all(piece.as_bytes()).await.expect("sent");
-            // Anybody else is served meanwhile, by the one process there is.
+            // Meanwhile the single process serves every other client.
             let answer = tokio::time::timeout(Duration::from_secs(20), ask(running.address, get("/"))).await;
             assert_eq!(answer.expect("nobody waits for the slow one").status(), StatusCode::OK);
         }
@@ -111,7 +111,7 @@ async fn a_chunked_request_gets_a_length_and_an_empty_one_has_none_but_0() {
     }
 }
 
-/// An instance that has its peer's request counted before it is whole, and answers once it is.
+/// An instance that takes the whole request before it responds.
 async fn echo() -> SocketAddr {
     app(false, async |request: Request<Incoming>| {
         let length =
@@ -142,7 +142,7 @@ async fn bodies_of_any_size_arrive_as_they_were_sent() {
                 let request = Request::post("/").header("host", "shop.localhost").body(body).expect("a request");
                 let answer = ask(running.address, request).await;
                 let length = answer.headers()["x-length"].to_str().expect("text").to_owned();
-                // What was not collected whole keeps its chunks.
+                // A body that was not buffered completely stays chunked.
                 let wanted = if chunked && size as u64 > buffer { "none".to_owned() } else { size.to_string() };
                 assert_eq!(length, wanted, "{size} of {buffer}, chunked: {chunked}");
                 let back = answer.into_body().collect().await.expect("a body").to_bytes();
@@ -172,12 +172,12 @@ async fn a_collected_request_that_was_not_taken_goes_to_another_and_one_that_was
         let request = Request::builder().method(method).uri("/").header("host", "shop.localhost");
         ask(running.address, request.body(full("hello")).expect("a request")).await
     };
-    // One that is harmless is asked of the other, with its body.
+    // A safe request goes to the other instance, together with its body.
     while !asked.lock().expect("seen").iter().any(|asked| asked.starts_with("GET")) {
         let answer = send("GET").await;
         assert_eq!((answer.status(), text(answer).await.as_str()), (StatusCode::OK, "hello"));
     }
-    // Any other may have been done; it is not done twice.
+    // Any other request may have taken effect, and is not sent twice.
     let mut lost = 0;
     for _ in 0..200 {
         let answer = send("POST").await;
@@ -191,7 +191,7 @@ async fn a_collected_request_that_was_not_taken_goes_to_another_and_one_that_was
     assert_eq!(lost, posts, "each that the broken one took is told as lost");
 }
 
-/// Says what came of each request, without the rest of it.
+/// An instance that responds right after the head of a request, and does not read the body.
 async fn hasty(answer: &'static [u8], closes: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -208,7 +208,7 @@ async fn hasty(answer: &'static [u8], closes: bool) -> SocketAddr {
                 }
                 let _ = stream.write_all(answer).await;
                 if !closes {
-                    // It reads nothing more, and stays.
+                    // The instance reads nothing more, and stays open.
                     std::future::pending::<()>().await;
                 }
             });
@@ -217,7 +217,7 @@ async fn hasty(answer: &'static [u8], closes: bool) -> SocketAddr {
     address
 }
 
-/// What a client that sends all of its body before it reads anything is told.
+/// Sends the whole body before reading, and returns the response.
 async fn sends_first(address: SocketAddr, host: &str, size: usize) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     let head = format!("POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: {size}\r\n\r\n");
@@ -245,7 +245,7 @@ async fn an_answer_before_the_end_of_an_upload_reaches_a_client_that_reads_it_la
                 let said = sends_first(running.address, "shop.localhost", size).await;
                 assert!(said.starts_with("HTTP/1.1 401") && said.ends_with("no"), "{size}, closes: {closes}: {said}");
             }
-            // The router's own answers do the same.
+            // Error responses of the router behave the same.
             let said = sends_first(running.address, "ghost.localhost", 3 << 20).await;
             assert!(said.starts_with("HTTP/1.1 404"), "{said}");
         }
@@ -267,7 +267,7 @@ async fn an_answer_before_the_end_of_an_upload_ends_no_stream_of_http2() {
     let mut asked = Box::pin(sender.send_request(request));
     let piece = Bytes::from(vec![b'x'; 65_536]);
     let mut answer = None;
-    // The answer comes meanwhile; each piece is taken all the same.
+    // The response arrives meanwhile; the router still takes each piece.
     for _ in 0..100 {
         let sent = tokio::time::timeout(Duration::from_secs(20), pieces.send(Ok(Frame::data(piece.clone())))).await;
         sent.expect("it takes no more").expect("the stream goes on");
@@ -291,11 +291,11 @@ async fn a_client_that_asks_whether_it_may_send_is_told_so_by_the_instance() {
     let goes_on = echo().await;
     let silent = one_process().await;
     for (address, size, told) in [
-        // More than is collected: the instance decides, or says nothing for a second.
+        // The body exceeds the buffer: the instance decides, or is silent for a second.
         (refuses, 100_000, "HTTP/1.1 413"),
         (goes_on, 100_000, "HTTP/1.1 100 Continue\r\n\r\n"),
         (silent, 100_000, "HTTP/1.1 100 Continue\r\n\r\n"),
-        // What is collected is asked for at once.
+        // The router asks at once for a body that fits the buffer.
         (goes_on, 100, "HTTP/1.1 100 Continue\r\n\r\n"),
         (silent, 100, "HTTP/1.1 100 Continue\r\n\r\n"),
     ] {
@@ -310,7 +310,7 @@ async fn a_client_that_asks_whether_it_may_send_is_told_so_by_the_instance() {
             let said = until(&mut stream, "xxx").await;
             assert!(said.starts_with("HTTP/1.1 200"), "{said}");
         } else {
-            // Nothing was sent, and nothing more is waited for.
+            // The body was not sent, and the router does not wait for the body.
             let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
             assert!(ended.is_ok_and(|read| read.is_err()), "the connection is kept");
         }
@@ -327,7 +327,7 @@ async fn interim_answers_reach_a_client_in_order_and_before_the_answer() {
     .await;
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
-    // Two in one piece: the first answer is whole before what announces the second.
+    // Two requests in one piece: the first response is complete before the interim response of the second.
     let request = b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
     stream.write_all(&[&request[..], request].concat()).await.expect("sent");
     let announced = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\n";
@@ -335,7 +335,7 @@ async fn interim_answers_reach_a_client_in_order_and_before_the_answer() {
         let said = until(&mut stream, "\r\n\r\nok").await;
         assert!(said.starts_with(announced), "{said}");
     }
-    // An older client knows none.
+    // An HTTP/1.0 client gets no interim responses.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"GET / HTTP/1.0\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
     let said = until(&mut stream, "ok").await;
@@ -427,7 +427,7 @@ async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let told = text(answer).await;
     assert!(told.contains("more than 1000 header fields"), "{told}");
-    // Its cause is in the access log.
+    // The access log has the cause.
     let log = running.folder.path().join("access.log");
     let logged = async {
         while !std::fs::read_to_string(&log)
@@ -443,7 +443,7 @@ async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
 #[tokio::test]
 async fn a_client_of_grpc_is_refused_in_its_own_words_and_its_streams_are_not_collected() {
     let talk = app(true, async |request: Request<Incoming>| {
-        // Answers each word as it comes.
+        // Respond to each message as it arrives.
         let body = request.into_body();
         Response::builder()
             .header("content-type", "application/grpc")

@@ -1,4 +1,4 @@
-//! A table that changes all the time, under load.
+//! A routing table that changes constantly under load.
 
 mod world;
 
@@ -16,17 +16,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use world::{app, endpoint, full, get, router, table};
 
-/// A second each time; a minute when asked for.
+/// Runs for a second by default, and for a minute on request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
-    // The short form runs unoptimized, beside others.
+    // The short form runs unoptimized, in parallel with other tests.
     let (length, least) = if long { (Duration::from_secs(60), 1000.0) } else { (Duration::from_secs(1), 10.0) };
     let mut fellows = Vec::new();
     for _ in 0..4 {
         fellows.push(app(false, whole).await);
     }
-    // Each answer is another table: one of the four is left out in turn.
+    // Each response is a new table that omits one of the four instances in turn.
     let (given, heard) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(0)));
     let (counter, told) = (Arc::clone(&given), Arc::clone(&heard));
     let endpoints = move |generation: u64| {
@@ -34,7 +34,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
         let named = fellows.iter().zip(0u32..).filter(|(_, n)| u64::from(*n) != left_out);
         named.map(|(address, n)| endpoint(n, *address, Protocol::Http1)).collect::<Vec<_>>()
     };
-    // Named by the first table alone: whatever routes by a later one asks it no more.
+    // Only the first table names this instance: a router that follows a later table sends no request to this instance.
     let stale = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&stale);
     let gone = app(false, move |request| {
@@ -49,7 +49,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
             if request.method() == http::Method::POST {
                 return Response::new(full("null"));
             }
-            // What it asks after is what it routes by, and has on disk.
+            // The router asks for tables after the table that the router follows and has on disk.
             let after = request.uri().query().and_then(|query| query.strip_prefix("after=")?.parse().ok());
             told.store(after.unwrap_or(0), Ordering::Relaxed);
             let generation = counter.fetch_add(1, Ordering::Relaxed) + 1;
@@ -61,7 +61,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
     let running = router(first, &format!("http://{server}"), None).await;
     let stop = Arc::new(AtomicBool::new(false));
     let asked: Arc<[AtomicU64; 8]> = Arc::default();
-    // Kept connections, a new one for each request, bodies, and HTTP/2.
+    // Kept connections, a new connection for each request, bodies, and HTTP/2.
     let clients: Vec<_> = (0..asked.len())
         .map(|number| {
             let (stop, asked, address) = (Arc::clone(&stop), Arc::clone(&asked), running.address);
@@ -81,7 +81,8 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
                     let status = answer.status();
                     assert_eq!((status.as_u16(), world::text(answer).await.as_str()), (200, "live"), "client {number}");
                     asked[number].fetch_add(1, Ordering::Relaxed);
-                    // Clients that ask without a pause leave the tables no processor: some thousand requests a second are a load too.
+                    // Clients that send without a pause leave no processor time for table changes. Some thousand
+                    // requests a second are load enough.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             })
@@ -92,7 +93,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
         assert!(begun.elapsed() < Duration::from_secs(10), "no table was taken");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // What was on its way there by the first table has ended once each client has had an answer and another.
+    // Once each client has had two responses, no request that the first table routed is left.
     let counts = || asked.each_ref().map(|count| count.load(Ordering::Relaxed));
     let at_first = counts();
     while counts().iter().zip(at_first).any(|(now, first)| *now < first + 2) {
@@ -112,8 +113,8 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
     assert!(taken as f64 / seconds > least && asked > 100, "{taken} tables, {asked} requests");
 }
 
-/// Answers once it has the whole request: a server that answers before may close the connection, and the next request on it that
-/// must not be repeated would be lost.
+/// Responds once the whole request has arrived. A server that responds earlier may close the connection, and a next
+/// request that must not be repeated would be lost.
 async fn whole(request: Request<Incoming>) -> Response<world::Body> {
     let _ = request.into_body().collect().await;
     Response::new(full("live"))

@@ -1,5 +1,5 @@
-//! Floods that HTTP/2 makes cheap for whoever sends them, by the names under which they became known. What can go on for ever ends the
-//! connection, or is not read any further; nothing is kept of it, and others are answered meanwhile.
+//! Known floods that HTTP/2 makes cheap for the attacker, each under its public name. The router ends the connection of
+//! an endless flood, or stops reading. The router keeps no memory of the flood, and serves other clients meanwhile.
 
 mod world;
 
@@ -12,34 +12,35 @@ use tokio::net::TcpStream;
 use world::frames::*;
 use world::{NOWHERE, app, ask, endpoint, full, get, resident, router, table};
 
-/// How much of each is sent in bytes, unless the router ends it before: more than the kernel keeps for two sockets.
+/// Number of bytes sent by each flood, unless the router ends the connection earlier: more than the kernel buffers for
+/// two sockets.
 const LENGTH: usize = 24 << 20;
 
-/// A router that has read nothing for so long reads no more.
+/// Silence after which the router counts as no longer reading.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the whole process, router and flooder, may have in memory after a flood beyond what it had before, in bytes.
+/// Allowed memory growth of the process, with router and flooder, after a flood, in bytes.
 const GROWTH: u64 = 32 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     /// The router ended the connection.
     Ended,
-    /// The router reads no more of it, as the flooder reads nothing.
+    /// The router stops reading, because the flooder reads nothing.
     HeldBack,
-    /// All was sent.
+    /// The router took everything.
     Taken,
 }
 
 struct Flood {
     name: &'static str,
-    /// What comes before.
+    /// Bytes sent before the flood.
     first: Vec<u8>,
-    /// One of many, by its number.
+    /// Makes a single message of the flood, by its number.
     each: fn(u32) -> Vec<u8>,
-    /// The flooder reads what it is told.
+    /// The flooder reads the responses.
     reads: bool,
-    /// It must be ended; else it may be, or be taken or held back.
+    /// The router must end the connection. Otherwise any outcome is allowed.
     ends: bool,
 }
 
@@ -48,7 +49,7 @@ fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     fields(&[&first, more].concat())
 }
 
-/// The streams that a client opens have odd numbers.
+/// Returns a client's stream number; client streams are odd.
 fn stream(number: u32) -> u32 {
     number * 2 + 1
 }
@@ -118,7 +119,7 @@ fn floods() -> Vec<Flood> {
         flood("windows", body(), |_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), true, false),
         flood(
             "answers that are not read (CVE-2019-9511, CVE-2019-9517)",
-            // No more than a byte of each answer may come.
+            // The window allows a single byte of each response.
             frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]),
             |number| match number {
                 0..200 => frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &request("GET", "/large", &[])),
@@ -130,7 +131,7 @@ fn floods() -> Vec<Flood> {
     ]
 }
 
-/// Floods until it is over, and leaves the connection open.
+/// Sends the flood to its end, and leaves the connection open.
 async fn send(flood: &Flood, stream: &mut TcpStream) -> Outcome {
     let (mut read, mut write) = stream.split();
     let reading = async {

@@ -1,5 +1,5 @@
-//! Requests that one program reads differently from the next: request smuggling, and what is like it. An instance gets what was meant
-//! or nothing, and what it gets is written in one way only. The instance here reads as strictly as the specification allows.
+//! Request smuggling and similar attacks: requests that two programs read differently. An instance gets the intended
+//! request or none, in an unambiguous form. The instance in these tests reads as strictly as the specification allows.
 
 mod world;
 
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use world::frames::{fields, frame};
 use world::{NOWHERE, Running, endpoint, router, table};
 
-/// What reached the instance: `METHOD target body`, or what was wrong with it.
+/// Requests that reached the instance, as `METHOD target body`, or a description of the error.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 async fn strict() -> (SocketAddr, Seen) {
@@ -35,7 +35,7 @@ async fn strict() -> (SocketAddr, Seen) {
     (address, seen)
 }
 
-/// One line, which ends with CR LF and has neither elsewhere. None at the end.
+/// Reads a line that ends with CR LF and has no other CR or LF. None at the end.
 async fn line(stream: &mut BufReader<TcpStream>) -> Option<Result<String, String>> {
     let mut bytes = Vec::new();
     loop {
@@ -54,7 +54,7 @@ async fn line(stream: &mut BufReader<TcpStream>) -> Option<Result<String, String
     }
 }
 
-/// A request as it was meant. None when the connection ended first.
+/// Reads a request as it was meant. None if the connection ended first.
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<String> {
     let mut head = Vec::new();
     loop {
@@ -117,11 +117,11 @@ async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<String> {
     }
 }
 
-/// Sends bytes, and gives what comes back: `answers` of the instance's, or all until the router ends the connection. One that
-/// waits for more is told that there is none.
+/// Sends bytes, and returns the received bytes: `answers` responses of the instance, or everything until the router
+/// ends the connection. A router that waits for more bytes gets the end of the stream.
 async fn send(address: SocketAddr, bytes: &[u8], answers: usize) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    // It may be refused before it was all sent.
+    // The router may refuse the request before all bytes are sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let complete = |answer: &[u8]| String::from_utf8_lossy(answer).matches("\r\n\r\nok").count() >= answers.max(1);
@@ -137,7 +137,7 @@ async fn send(address: SocketAddr, bytes: &[u8], answers: usize) -> String {
 const HEAD: &str = "POST /a HTTP/1.1\r\nhost: shop.localhost\r\n";
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
 
-/// Name, bytes, and what may reach the instance at most, in order. None: nothing may.
+/// Cases: name, bytes, and the requests that may reach the instance at most, in order. None means that no request may.
 fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
     let mut cases: Vec<(String, Vec<u8>, Vec<&'static str>)> = Vec::new();
     let mut case =
@@ -150,7 +150,8 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
         format!("{HEAD}content-length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nhost: shop.localhost\r\n\r\n"),
         &["POST /a hello", "GET /b "],
     );
-    // Two lengths: the coding counts, or it is refused (RFC 9112, section 6.1). What follows is never a request.
+    // Two lengths: the coding counts, or the router refuses the request (RFC 9112, section 6.1). The following bytes
+    // are never a request.
     for (name, first, second) in [
         ("length and coding", "content-length: 4", "transfer-encoding: chunked"),
         ("coding and length", "transfer-encoding: chunked", "content-length: 4"),
@@ -217,7 +218,7 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
     ] {
         case(name, format!("{chunked}{body}{SMUGGLED}"), &[]);
     }
-    // Extensions are left out on the way, and trailers are no headers.
+    // The router drops chunk extensions, and never turns trailers into headers.
     case("a chunk with an extension", format!("{chunked}5;a=b\r\nhello\r\n0\r\n\r\n"), &["POST /a hello"]);
     case(
         "a chunk with a quoted extension",
@@ -279,7 +280,7 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
     );
     case("too long: 1,000 fields", format!("{HEAD}{}\r\n", "x: y\r\n".repeat(1000)), &[]);
     case("too long: a field of 2 MB", format!("{HEAD}x: {}\r\n\r\n", "y".repeat(2 << 20)), &[]);
-    // A line may end with LF alone (RFC 9112, section 2.2); what is handed on ends as it should.
+    // A line may end with LF alone (RFC 9112, section 2.2); the forwarded line ends with CR LF.
     for (name, text) in [
         ("lines that end with LF", "POST /a HTTP/1.1\nhost: shop.localhost\ncontent-length: 5\n\nhello"),
         ("a field after LF", "POST /a HTTP/1.1\r\nhost: shop.localhost\r\nx: y\ncontent-length: 5\r\n\r\nhello"),
@@ -302,18 +303,18 @@ fn cases() -> Vec<(String, Vec<u8>, Vec<&'static str>)> {
     cases
 }
 
-/// Sends every case to `address`; those after which something else than what was meant is with the instance.
+/// Sends every case to `address`; returns the cases after which the instance has an unintended request.
 async fn examine(address: SocketAddr, seen: &Seen) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, bytes, may) in cases() {
         seen.lock().expect("seen").clear();
         let answer = send(address, &bytes, if name.starts_with("as it") { may.len() } else { may.len().min(1) }).await;
         let got = seen.lock().expect("seen").clone();
-        // A request whose body never came whole did not arrive.
+        // A request with an incomplete body did not arrive.
         let fine = got.iter().zip(may.iter().chain(std::iter::repeat(&"nothing"))).all(|(got, may)| got == may)
             || got.iter().all(|got| may.contains(&got.as_str())) && got.len() <= 1;
         let arrived = !name.starts_with("as it should") || got.len() == may.len();
-        // What is too long is refused in words.
+        // The router refuses an oversized request with an error response.
         let told = !name.starts_with("too long: ") || answer.starts_with("HTTP/1.1 4");
         if !fine || !arrived || !told || got.iter().any(|got| got.contains("smuggled")) {
             wrong.push(format!("{name}: {got:?} arrived, {:?} was answered", answer.lines().next()));
@@ -329,14 +330,14 @@ async fn an_instance_gets_what_was_meant_or_nothing() {
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
     let wrong = examine(running.address, &seen).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // After all of it the router works as before.
+    // After all cases the router still works.
     seen.lock().expect("seen").clear();
     let fine = b"GET /fine HTTP/1.1\r\nhost: shop.localhost\r\nconnection: close\r\n\r\n";
     let answer = send(running.address, fine, 1).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
 }
 
-/// The control: whatever hands the bytes on as they are fails.
+/// Mutation test: a proxy that forwards the bytes unchanged fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_router_most_of_it_arrives() {
     let (address, seen) = strict().await;
@@ -354,7 +355,7 @@ async fn without_a_router_most_of_it_arrives() {
     assert!(wrong.len() > cases().len() / 2, "{} of {}: {wrong:#?}", wrong.len(), cases().len());
 }
 
-/// The access log, once it has `lines` lines.
+/// Returns the access log, once the log has `lines` lines.
 async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
     let path = running.folder.path().join("access.log");
     for _ in 0..2000 {
@@ -382,7 +383,7 @@ async fn a_client_that_breaks_off_is_nobody_s_request() {
             let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
             assert!(ended.is_ok(), "it is kept: {}", said.escape_ascii());
         } else {
-            // A reset: what was sent and not read is gone.
+            // A reset discards sent but unread bytes.
             client.set_zero_linger().expect("set");
             drop(client);
         }
@@ -466,7 +467,7 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
         .concat();
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         let _ = stream.write_all(&bytes).await;
-        // Until the stream, or the connection, is over: its answer's end, a reset, or a farewell.
+        // Wait for the end of the stream or the connection: an end of the response, a reset, or GOAWAY.
         let over = async {
             let mut head = [0; 9];
             while stream.read_exact(&mut head).await.is_ok() {
@@ -487,8 +488,8 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Half a request each, and nobody else waits for them: 1,000, and in the long form 5,000, where the others' 99th of a hundred may take
-/// twice as long at most.
+/// Holds half-sent requests open: 1,000, and 5,000 in the long form. Other clients must not wait for them. In the long
+/// form the 99th percentile may double at most.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_in_nobody_s_way() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
@@ -509,7 +510,7 @@ async fn slow_clients_are_in_nobody_s_way() {
         times.sort();
         times[times.len() * 99 / 100]
     };
-    // What else the machine does comes and goes: the median of five rounds.
+    // The machine's other load varies, so take the median of five rounds.
     let median = async || {
         let mut rounds = Vec::new();
         for _ in 0..5 {
@@ -532,7 +533,8 @@ async fn slow_clients_are_in_nobody_s_way() {
     }
     let beside = median().await;
     println!("99 of 100 requests within {before:?} alone, within {beside:?} beside {} slow clients", slow.len());
-    // The short form runs unoptimized, beside other tests, and with few requests: that nobody is held up is what it can tell.
+    // The short form runs unoptimized, beside other tests and with few requests. It can only show that no client is
+    // blocked.
     let most = if long { before * 2 } else { before * 10 + Duration::from_millis(50) };
     assert!(beside <= most, "{beside:?} where it was {before:?}");
 }

@@ -1,6 +1,7 @@
-//! HTTP/2 by the list of h2spec (its sections `generic`, `http2` and `hpack`, numbered as there, after RFC 7540 and 7541): what is right
-//! is answered, what is wrong ends the stream or the connection. As h2spec has it, a connection may end without a word; one that says why
-//! says it as the list does, or in general: `h2` has PROTOCOL_ERROR for much that has a word of its own.
+//! HTTP/2 conformance by the list of h2spec (sections `generic`, `http2` and `hpack`, numbered as in h2spec, after RFC
+//! 7540 and 7541). The router answers valid input; invalid input ends the stream or the connection. As in h2spec, a
+//! connection may end without an error code. A given code must be the code of the list, or the general PROTOCOL_ERROR,
+//! which `h2` uses in place of many specific codes.
 
 mod h2spec;
 mod world;
@@ -31,7 +32,7 @@ impl Frame {
         [DATA, HEADERS].contains(&self.kind) && self.flags & END_STREAM != 0 && self.stream == stream
     }
 
-    /// The code of an end of a stream or of the connection.
+    /// Returns the error code of a frame that ends a stream or the connection.
     fn code(&self) -> Option<u32> {
         let at = match self.kind {
             RST_STREAM => 0,
@@ -42,7 +43,7 @@ impl Frame {
     }
 }
 
-/// The next frame; none when the connection is over, by a word of the kernel's or not.
+/// Reads the next frame; none if the connection ended, with or without a reset.
 async fn next(stream: &mut TcpStream) -> Option<Frame> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.ok()?;
@@ -52,7 +53,7 @@ async fn next(stream: &mut TcpStream) -> Option<Frame> {
     Some(Frame { kind: head[3], flags: head[4], stream: number, payload })
 }
 
-/// An end is told with one of these codes, or in general.
+/// Checks that the frame has one of the expected error codes, or the general code.
 fn judge(end: &Frame, codes: &[u32]) -> Result<(), String> {
     match end.code() {
         Some(code) if codes.contains(&code) || (code == PROTOCOL && codes != [0]) => Ok(()),
@@ -60,11 +61,11 @@ fn judge(end: &Frame, codes: &[u32]) -> Result<(), String> {
     }
 }
 
-/// Says a case to the router; what was wrong with what came back.
+/// Sends a case to the router; the error describes a wrong response.
 async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
     stream.write_all(&preface).await.map_err(|error| error.to_string())?;
-    // The acknowledgement of the first is not that of what follows.
+    // The acknowledgement of the first SETTINGS must not count for later SETTINGS.
     loop {
         let first = next(stream).await.ok_or("it ended at once")?;
         if first.kind == SETTINGS && first.flags & ACK != 0 {
@@ -77,7 +78,7 @@ async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
     };
     for step in &case.steps {
         match step {
-            // The router may end the connection before it was all sent.
+            // The router may end the connection before all bytes are sent.
             Send(bytes) => drop(stream.write_all(bytes).await),
             Answered(number) => loop {
                 match next(stream).await {
@@ -132,7 +133,7 @@ async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
     }
 }
 
-/// Says every case to `address`, each on a connection of its own; the names of those that went wrong, and how.
+/// Sends every case to `address`, each on its own connection; returns the names and errors of the failed cases.
 async fn examine(address: SocketAddr, patience: Duration) -> Vec<(&'static str, String)> {
     let mut running = JoinSet::new();
     for case in cases() {
@@ -155,7 +156,7 @@ async fn http2_is_spoken_by_the_book() {
     .await;
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
     let wrong = examine(running.address, Duration::from_secs(5)).await;
-    // 3.5/2: what is no preface is not answered in HTTP/2, and ends the connection.
+    // 3.5/2: a wrong preface gets no HTTP/2 response, and the connection ends.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"INVALID CONNECTION PREFACE\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
@@ -164,7 +165,7 @@ async fn http2_is_spoken_by_the_book() {
     assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), cases().len());
 }
 
-/// One that answers every PING, SETTINGS and request, and minds nothing.
+/// A server that answers every PING, SETTINGS and request, and checks no input.
 async fn careless(mut stream: TcpStream) {
     let preface = &mut [0; 24];
     let _ = stream.read_exact(preface).await;
@@ -182,7 +183,7 @@ async fn careless(mut stream: TcpStream) {
     }
 }
 
-/// The control: to one that minds nothing all is right, and all that is wrong too.
+/// Mutation test: a server without checks passes the cases with valid input and fails the cases that need a check.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_minds_nothing_fails_what_is_wrong() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

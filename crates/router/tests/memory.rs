@@ -1,4 +1,4 @@
-//! The memory of clients that send slowly. A process of its own: nothing else grows beside it.
+//! Memory use of slow uploads. This test needs its own process, in which no other test uses memory.
 
 mod world;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use gantry_model::role::Protocol;
 use world::{NOWHERE, app, ask, endpoint, full, get, resident, router, table, text};
 
-/// What one slow upload may take: 120 MB for 5,000, where the program is optimized.
+/// Maximum memory of a slow upload: 120 MB for 5,000 uploads in an optimized program.
 const EACH_MAX: u64 = if cfg!(debug_assertions) { 48 << 10 } else { 22 << 10 };
 
 fn open_files() -> usize {
@@ -28,7 +28,7 @@ async fn slow_uploads_take_little_memory_and_reach_no_instance() {
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
     assert_eq!(text(ask(running.address, get("/")).await).await, "ok");
     let before = resident();
-    // With what a browser says of itself.
+    // Include the usual headers of a browser.
     let head = format!(
         "POST /photos HTTP/1.1\r\nhost: shop.localhost\r\nuser-agent: {}\r\naccept: */*\r\ncookie: session={}\r\n\
          content-type: application/octet-stream\r\ncontent-length: 50000\r\n\r\n",
@@ -45,7 +45,7 @@ async fn slow_uploads_take_little_memory_and_reach_no_instance() {
         for stream in &mut slow {
             stream.write_all(b"xx").expect("sent");
         }
-        // Both ends of each connection are this process's.
+        // This process has both ends of each connection.
         let taken = async {
             while open_files() < 2 * count {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,4 +1,4 @@
-//! Proxies in front of the router: whose word counts, and names of apps that serve no request.
+//! Trusted proxies in front of the router, and error responses for apps that serve no request.
 
 mod world;
 
@@ -108,7 +108,7 @@ async fn the_proxy_protocol_of_a_trusted_proxy_names_the_client() {
 #[tokio::test]
 async fn the_proxy_protocol_of_anyone_else_is_a_malformed_request() {
     let app = shows_origin().await;
-    // An app's own proxies are not known before the request is.
+    // The router does not know an app's own proxies before the request.
     let running = router(trusting(app, &["192.0.2.1"], &["127.0.0.1"]), NOWHERE, None).await;
     let answer = raw(running.address, &[b"PROXY TCP4 203.0.113.9 10.0.0.1 56324 443\r\n"]).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -148,7 +148,7 @@ async fn an_app_that_serves_nothing_is_told_at_once() {
         assert_eq!(answer.status(), status);
         assert_eq!(text(answer).await, message);
     }
-    // A request that waits for an instance is told as soon as the app is closed.
+    // A waiting request gets its response as soon as the app is closed.
     let mut waits = table(5, Vec::new());
     server.changes(waits.clone()).await;
     let waiting = tokio::spawn(ask(running.address, get("/")));

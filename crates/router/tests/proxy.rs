@@ -1,4 +1,4 @@
-//! The router as a whole: its table from disk or from a server, real connections in and out.
+//! The router as a whole: tables from disk or from a server, and real connections.
 
 mod world;
 
@@ -87,7 +87,7 @@ async fn an_instance_that_takes_nothing_is_passed_over() {
     for task in asked {
         task.await.expect("all were answered");
     }
-    // Its comeback is noticed.
+    // The router notices the recovery.
     let listener = TcpListener::bind(broken).await.expect("its port again");
     let accepted = tokio::spawn(async move { listener.accept().await.map(drop) });
     let asking = async {
@@ -147,7 +147,7 @@ async fn a_large_body_goes_up_and_comes_down() {
     assert!(answer == sent);
 }
 
-/// An application that sends each four bytes back, turned round.
+/// An application that sends back each four bytes in reverse order.
 async fn chat() -> SocketAddr {
     app(false, async |mut request: Request<Incoming>| {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -177,7 +177,8 @@ async fn join(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
     TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"))
 }
 
-/// Thousands of clients that all came back at once would be worse than the deploy.
+/// Checks that websockets close one after the other: thousands of clients that reconnect at once would be worse than
+/// the deploy.
 #[tokio::test]
 async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
     const DRAIN: Duration = Duration::from_secs(4);
@@ -206,7 +207,7 @@ async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
     let mut times = Vec::new();
     for farewell in farewells.collect::<Vec<_>>() {
         let (frame, at) = farewell.await.expect("told");
-        // Close, 1001: going away (RFC 6455, sections 5.5.1 and 7.4.1).
+        // Close frame with status 1001, going away (RFC 6455, sections 5.5.1 and 7.4.1).
         assert_eq!(frame, [0x88, 0x02, 0x03, 0xe9]);
         times.push(at);
     }
@@ -265,7 +266,7 @@ async fn https_is_served_with_a_given_certificate() {
     let address = app(false, proto).await;
     let https = Some((secure, certificate.clone(), key));
     let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, https).await;
-    // Ready once it answers at all.
+    // The router is ready once it responds at all.
     ask(running.address, get("/")).await;
     let output = tokio::process::Command::new("curl")
         .args(["-sS", "--max-time", "10", "--write-out", " %{http_version}", "--cacert"])
@@ -314,7 +315,7 @@ async fn a_router_that_ends_lets_requests_under_way_end() {
     // The router has the request once the application has.
     reached.notified().await;
     running.stop.take().expect("it runs").send(()).expect("asked");
-    // It takes no more connections before it has begun to end.
+    // Refused connections show that the shutdown has begun.
     while TcpStream::connect(running.address).await.is_ok() {
         tokio::task::yield_now().await;
     }

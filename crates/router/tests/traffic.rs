@@ -1,4 +1,4 @@
-//! What owners say of their app's requests, how long those may take, and what becomes of websockets.
+//! Traffic policy of an app, timeouts of its requests, and the end of its websockets.
 
 mod world;
 
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 
-/// A table with one route, changed.
+/// A table with one route, after a change of its traffic policy and timeouts.
 fn with(generation: u64, address: SocketAddr, change: impl Fn(&mut Traffic, &mut Patience)) -> Table {
     let mut table = table(generation, vec![endpoint(1, address, Protocol::Http1)]);
     table.routes.values_mut().for_each(|route| change(&mut route.traffic, &mut route.patience));
@@ -47,7 +47,7 @@ async fn a_paused_app_s_requests_wait_and_go_on_and_maintenance_tells_why() {
     assert!(text(answer).await.contains("shop: back at noon"));
 }
 
-/// Requests that may wait for one app: the gate's bound.
+/// Maximum number of requests that wait for one app, as in the gate.
 const WAITING_MAX: usize = 1000;
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_thousand_wait_for_an_app_and_the_next_is_told_so_at_once() {
     server.hears(|report| report["counts"]["shop"]["held"] == WAITING_MAX).await;
 }
 
-/// An instance that takes requests and answers none until it is `well`; counts them.
+/// An instance that counts requests, and closes the connection without a response until `well` is true.
 async fn breaks_off(well: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -100,7 +100,7 @@ async fn an_instance_that_breaks_off_is_passed_over_and_tried_again() {
     for _ in 0..300 {
         assert_eq!(text(ask(running.address, get("/")).await).await, "live");
     }
-    // Without a circuit it would be every second one.
+    // Without a circuit breaker the instance would get every second request.
     let asked = asked.load(Ordering::Relaxed);
     assert!((5..=30).contains(&asked), "it was asked {asked} times");
     well.store(true, Ordering::Relaxed);
@@ -166,7 +166,7 @@ async fn requests_that_fail_are_reported_by_cause_and_count() {
     let run = |report: &serde_json::Value, kind: &str, name: &str| report["failures"]["shop"][kind][name].clone();
     server.hears(|report| run(report, "server_error", "count") == 2 && run(report, "server_error", "of") == 3).await;
     server.hears(|report| run(report, "server_error", "status") == 503).await;
-    // One that takes each connection and closes it.
+    // An instance that accepts each connection and closes it.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let closes = listener.local_addr().expect("an address");
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
@@ -194,7 +194,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert!(text(answer).await.contains("no answer within 1 s"));
-    // Twice as long as that, but never silent for so long.
+    // The upload takes twice the timeout, but each pause is shorter than the timeout.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 8\r\n\r\n").await.expect("sent");
     for _ in 0..8 {
@@ -205,7 +205,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
     let size = stream.read(&mut answer).await.expect("an answer");
     let answer = String::from_utf8_lossy(&answer[..size]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('8'), "{answer}");
-    // One that stops in the middle is told that it was the client who did.
+    // A client that stops in the middle gets an error response about the client.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 8\r\n\r\nxxx").await.expect("sent");
     let mut answer = vec![0; 1000];
@@ -215,7 +215,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
 
 #[tokio::test]
 async fn an_instance_that_does_not_read_is_told_of_as_slow_and_not_the_client() {
-    // Connections wait to be taken, for ever.
+    // Connections wait for ever to be accepted.
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = deaf.local_addr().expect("an address");
     let running = router(with(1, address, |_, patience| patience.answer = Seconds(1)), NOWHERE, None).await;
@@ -232,7 +232,7 @@ async fn an_instance_that_does_not_read_is_told_of_as_slow_and_not_the_client() 
     sending.abort();
 }
 
-/// Something that sends the beginning of a frame, and its end once it is told to; and then hears the client's close frame.
+/// An instance that sends the beginning of a frame, and the rest on notice; then expects the client's close frame.
 async fn chat(frame: Arc<Notify>, closed: Arc<Notify>) -> SocketAddr {
     app(false, move |mut request: Request<Incoming>| {
         let (frame, closed) = (Arc::clone(&frame), Arc::clone(&closed));
@@ -281,7 +281,7 @@ async fn a_websocket_is_told_to_go_between_two_frames() {
         } else {
             server.changes(table(2, Vec::new())).await;
         }
-        // Its moment comes within the drain, and the frame is not cut for it.
+        // The websocket's moment to close comes within the drain, but must not cut the frame.
         let cut = tokio::time::timeout(Duration::from_millis(1500), stream.read_u8()).await;
         assert!(cut.is_err(), "{cut:?}");
         frame.notify_one();
@@ -313,7 +313,7 @@ async fn an_open_websocket_is_one_of_those_at_once() {
     tokio::time::timeout(Duration::from_secs(10), given_back).await.expect("its place is free again");
 }
 
-/// Says back what it is told, in the protocol that it was asked for.
+/// An instance that sends back all bytes, in the requested protocol.
 async fn parrot() -> SocketAddr {
     app(false, async |mut request: Request<Incoming>| {
         use http_body_util::BodyExt;
@@ -357,7 +357,7 @@ async fn another_protocol_passes_and_ends_when_its_instance_goes_but_none_that_c
         let mut back = [0; 11];
         stream.read_exact(&mut back).await.expect("said back");
         assert_eq!(&back, b"\0\xff anything");
-        // It counts for as long as it is open, and ends within its drain.
+        // An open tunnel counts as a request under way, and ends within the drain.
         server.hears(|report| report["active"]["shop.v1.web-1"] == 1).await;
         server.changes(table(2, Vec::new())).await;
         let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await.expect("it is not kept");

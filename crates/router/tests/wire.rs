@@ -1,4 +1,4 @@
-//! Instances that say each byte of their answers: what arrives at the client, and on which connections.
+//! Instances with scripted responses: bytes that reach the client, and reuse of connections.
 
 mod world;
 
@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use world::{NOWHERE, Server, ask, endpoint, get, router, table, text};
 
-/// An instance that answers each request with these bytes, and counts its connections. With `closes` it ends each
-/// connection after its first answer.
+/// An instance that sends `answer` for each request, and counts its connections. With `closes` the instance closes each
+/// connection after the first response.
 async fn says(answer: &'static [u8], closes: bool) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -71,7 +71,7 @@ async fn a_connection_is_used_again_only_if_its_last_answer_left_it_in_order() {
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", 1),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", 3),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", 3),
-        // An answer to nobody's question: the next client must not get it.
+        // A response without a request: the next client must not get this response.
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", 3),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 3),
     ] {
@@ -80,7 +80,7 @@ async fn a_connection_is_used_again_only_if_its_last_answer_left_it_in_order() {
         for _ in 0..3 {
             assert_eq!(text(ask(running.address, get("/")).await).await, "ok", "{}", answer.escape_ascii());
         }
-        // Clients are served by turns on each of the router's threads, which keep their own connections.
+        // The router's threads serve clients in turn, and each thread keeps its own connections.
         let threads = u32::try_from(std::thread::available_parallelism().expect("known").get()).expect("small");
         let most = if connections == 1 { threads } else { 3 };
         let counted = counted.load(Ordering::SeqCst);
@@ -100,7 +100,7 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
         let mut client = TcpStream::connect(running.address).await.expect("connected");
         client.write_all(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await.expect("written");
         let mut said = Vec::new();
-        // The connection ends, and without what would make it whole: nine bytes, or the last chunk.
+        // The connection ends without the missing bytes: nine bytes, or the last chunk.
         let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut said)).await;
         assert!(ended.is_ok(), "it goes on: {}", answer.escape_ascii());
         let text = String::from_utf8_lossy(&said);
@@ -125,7 +125,7 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
 async fn an_answer_may_come_while_the_request_is_still_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    // Answers as soon as it was asked, and then says back what comes.
+    // The instance responds before the body, and then sends the body back.
     let instance = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a connection");
         let mut stream = BufReader::new(stream);
@@ -166,7 +166,7 @@ async fn an_answer_may_come_while_the_request_is_still_sent() {
     instance.await.expect("it had everything");
 }
 
-/// Says `bytes` on a connection of its own; everything that comes back until the other side ends it.
+/// Sends `bytes` on a new connection; returns everything received until the other side closes.
 async fn say(address: SocketAddr, bytes: &[u8]) -> String {
     let mut client = TcpStream::connect(address).await.expect("connected");
     client.write_all(bytes).await.expect("written");
@@ -198,7 +198,7 @@ async fn a_request_is_repeated_by_the_table_of_that_moment() {
     let asked = tokio::spawn(async move { text(ask(running.address, get("/")).await).await });
     let (mut taken, _) = listener.accept().await.expect("it is asked");
     assert!(taken.read(&mut [0; 100]).await.expect("read") > 0);
-    // Meanwhile others take its place; it ends without an answer, and the request goes to them.
+    // Another instance replaces the first, which then closes without a response. The request goes to the new instance.
     server.changes(table(2, vec![endpoint(2, fresh, Protocol::Http1)])).await;
     drop((taken, listener));
     assert_eq!(asked.await.expect("answered"), "fresh");

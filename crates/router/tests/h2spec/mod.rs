@@ -1,8 +1,8 @@
-//! The list: what is said, step by step, and what is wanted of the answer.
+//! The list of cases: what the client sends, step by step, and the expected response.
 
 use crate::world::frames::*;
 
-// Codes of errors.
+// Error codes.
 pub(crate) const PROTOCOL: u32 = 1;
 const FLOW: u32 = 3;
 const CLOSED: u32 = 5;
@@ -10,33 +10,33 @@ const SIZE: u32 = 6;
 const REFUSED: u32 = 7;
 const COMPRESSION: u32 = 9;
 
-/// What every request is answered with.
+/// Body of every response.
 pub(crate) const BODY: &str = "hello, world";
 
 pub(crate) enum Step {
     Send(Vec<u8>),
-    /// Waits for the whole answer on a stream.
+    /// Waits for the whole response on a stream.
     Answered(u32),
     /// Waits for a DATA frame.
     Data(u32, usize),
 }
 
 pub(crate) enum Wanted {
-    /// A whole answer on a stream.
+    /// A whole response on a stream.
     Answer(u32),
-    /// A DATA frame of so many bytes on stream 1.
+    /// A DATA frame with this many bytes on stream 1.
     Bytes(usize),
-    /// The connection lives: a PING that follows is answered.
+    /// The connection stays open: the router answers a later PING.
     Alive,
-    /// What was sent is acknowledged.
+    /// The router acknowledges the SETTINGS.
     Acknowledged,
-    /// The answer to the PING that was sent, and to no other.
+    /// The router answers the PING of the case, and no other PING.
     Pong,
-    /// The stream ends with one of these codes, or the connection with one, or at all.
+    /// The stream or the connection ends with one of these codes, or the connection ends without a code.
     StreamError(&'static [u32]),
-    /// The connection ends, with one of these codes if it says one.
+    /// The connection ends, with one of these codes if a code is given.
     ConnectionError(&'static [u32]),
-    /// The same, and it does say one.
+    /// The connection ends with one of these codes.
     Told(&'static [u32]),
 }
 
@@ -70,12 +70,12 @@ fn post() -> Vec<u8> {
     request("POST", &[])
 }
 
-/// A request without a body, whole.
+/// A whole request without a body.
 fn asks(stream: u32, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, stream, block)
 }
 
-/// A request whose body is to come.
+/// A request without its body, which follows later.
 fn begins(stream: u32, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, block)
 }
@@ -100,7 +100,7 @@ fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
-/// In Huffman's code (RFC 7541, appendix B), of the ten letters whose codes are 0 to 9 in five bits; filled with ones.
+/// Huffman code (RFC 7541, appendix B) of the ten letters with the five-bit codes 0 to 9; padded with ones.
 fn huffman(letters: &str) -> Vec<u8> {
     let codes = letters.bytes().map(|b| b"012aceiost".iter().position(|known| *known == b).expect("a short one"));
     let mut bits: Vec<bool> = codes.flat_map(|code| (0..5).rev().map(move |bit| code >> bit & 1 == 1)).collect();
@@ -110,7 +110,7 @@ fn huffman(letters: &str) -> Vec<u8> {
     [vec![0x80 | u8::try_from(bytes.len()).expect("short")], bytes].concat()
 }
 
-/// A whole request with more bytes of HPACK behind it.
+/// A whole request with extra bytes of HPACK at the end.
 fn packed(more: &[u8]) -> Vec<u8> {
     asks(1, &[get(), more.to_vec()].concat())
 }
@@ -477,7 +477,8 @@ fn messages() -> Vec<Case> {
         with("http2/8.1.2/1 a capital in a name", &[("X-TEST", "ok")]),
         with("http2/8.1.2.1/1 a pseudo field nobody knows", &[(":test", "ok")]),
         with("http2/8.1.2.1/2 a pseudo field of an answer", &[(":status", "200")]),
-        // The one line where the list has an error of the stream: the library passes over the field, and it goes nowhere.
+        // The only deviation from the list, which expects a stream error: the library ignores the field, and the field
+        // goes nowhere.
         case(
             "http2/8.1.2.1/3 a pseudo field in trailers",
             &[begins(1, &post()), frame(DATA, 0, 1, b"test"), asks(1, &fields(&[(":method", "200")]))],

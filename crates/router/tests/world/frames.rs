@@ -1,6 +1,6 @@
-//! HTTP/2 by its bytes.
+//! Bytes of HTTP/2 frames.
 
-// Kinds of frames (RFC 9113, section 6).
+// Frame types (RFC 9113, section 6).
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const PRIORITY: u8 = 2;
@@ -25,7 +25,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A text with its length before it (RFC 7541, section 5.2).
+/// A text after its length (RFC 7541, section 5.2).
 pub(crate) fn text(text: &str) -> Vec<u8> {
     let length = text.len();
     let head = if length < 127 {
@@ -37,7 +37,7 @@ pub(crate) fn text(text: &str) -> Vec<u8> {
     [head, text.as_bytes().to_vec()].concat()
 }
 
-/// Fields as they are, without an index or compression (RFC 7541, section 6.2.2).
+/// Literal fields, without an index or compression (RFC 7541, section 6.2.2).
 pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }

@@ -1,5 +1,5 @@
-//! A router that runs, applications behind it, and a server that has tables for it.
-#![allow(dead_code)] // Each test program uses a part.
+//! Test cluster: a running router, applications behind the router, and a server with tables for the router.
+#![allow(dead_code)] // Each test program uses only a part of this module.
 
 pub(crate) mod frames;
 
@@ -31,7 +31,7 @@ pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).boxed()
 }
 
-/// An application on a port of its own.
+/// Starts an application on its own port.
 pub(crate) async fn app<F>(h2: bool, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
 where
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -77,7 +77,7 @@ pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
     Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), ..Table::default() }
 }
 
-/// A router that runs.
+/// A running router.
 pub(crate) struct Running {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) address: SocketAddr,
@@ -93,7 +93,7 @@ pub(crate) async fn router(
     router_that_waits(Duration::from_millis(600), table, server, https).await
 }
 
-/// The same, whose requests wait for an instance so long.
+/// Starts a router whose requests wait up to `wait` for an instance.
 pub(crate) async fn router_that_waits(
     wait: Duration,
     table: Table,
@@ -104,7 +104,7 @@ pub(crate) async fn router_that_waits(
     start(wait, table, server, plain, https).await
 }
 
-/// A router that listens at an address of its own.
+/// Starts a router on the given listener.
 pub(crate) async fn router_at(plain: std::net::TcpListener, table: Table) -> Running {
     start(Duration::from_millis(600), table, NOWHERE, plain, None).await
 }
@@ -161,7 +161,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A server that has a table, and hears what the router says.
+/// A server that gives the router a table, and receives the router's reports.
 #[derive(Clone, Default)]
 pub(crate) struct Server {
     news: Arc<Mutex<Option<Table>>>,
@@ -192,7 +192,7 @@ impl Server {
         *self.news.lock().expect("news") = Some(table);
     }
 
-    /// Waits until the router's last report is so.
+    /// Waits until the last report of the router satisfies `wanted`.
     pub(crate) async fn hears(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
         let begun = std::time::Instant::now();
         while !self.heard.lock().expect("heard").last().is_some_and(&wanted) {
@@ -202,7 +202,7 @@ impl Server {
         }
     }
 
-    /// Gives the router a table, and waits until it routes by it.
+    /// Gives the router a table, and waits until the router follows the table.
     pub(crate) async fn changes(&self, table: Table) {
         let generation = table.generation.0;
         self.tell(table);
@@ -210,7 +210,7 @@ impl Server {
     }
 }
 
-/// What this process has in memory, in bytes.
+/// Returns the resident memory of this process in bytes.
 pub(crate) fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").expect("read");
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("told");
