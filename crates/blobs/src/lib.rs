@@ -132,6 +132,27 @@ impl Blobs {
         }
     }
 
+    /// A blob is there, and its content has its digest: it need not be written again. Reads all of it.
+    ///
+    /// # Errors
+    /// [`BlobError::Backend`] when the store cannot be asked. A blob that cannot be read to its end is not whole.
+    pub async fn is_whole(&self, digest: &Digest) -> Result<bool, BlobError> {
+        if self.size(digest).await?.is_none() {
+            return Ok(false);
+        }
+        let mut stream = match self.get(digest).await {
+            Ok(blob) => blob.stream,
+            Err(BlobError::Missing(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut hasher = Hasher::default();
+        while let Some(piece) = stream.next().await {
+            let Ok(piece) = piece else { return Ok(false) };
+            hasher.update(&piece);
+        }
+        Ok(hasher.finish() == *digest)
+    }
+
     /// Opens a blob.
     ///
     /// # Errors
@@ -394,6 +415,22 @@ mod tests {
         blobs.delete(&digest).await.expect("removed twice");
         assert!(matches!(blobs.read(&digest).await, Err(BlobError::Missing(_))));
         assert_eq!(blobs.size(&digest).await.expect("an answer"), None);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_is_not_whole_until_it_is_written_again() {
+        let (folder, blobs) = blobs();
+        let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
+        assert!(blobs.is_whole(&digest).await.expect("an answer"));
+        let path = folder.path().join("blobs").join(place(&digest).to_string());
+        for damage in [&b"hellO"[..], b"hell", b"", b"hello!"] {
+            std::fs::write(&path, damage).expect("damaged");
+            assert!(!blobs.is_whole(&digest).await.expect("an answer"), "{}", damage.escape_ascii());
+            blobs.put(Bytes::from_static(b"hello")).await.expect("put again");
+            assert!(blobs.is_whole(&digest).await.expect("an answer"));
+        }
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!blobs.is_whole(&digest).await.expect("an answer"));
     }
 
     #[tokio::test]

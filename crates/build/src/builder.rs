@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_blobs::Blobs;
+use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Config, Descriptor, Layer, Layers, Looked, Manifest, Merged, Runtime};
 use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
 pub use gantry_sandbox::Network;
@@ -222,9 +222,28 @@ impl Builder {
         Ok((manifest, config))
     }
 
+    /// Every part of an image is there and undamaged.
+    ///
+    /// # Errors
+    /// When the blobs cannot be asked.
+    pub async fn is_whole(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let bytes = match self.blobs.read(digest).await {
+            Ok(bytes) => bytes,
+            Err(BlobError::Missing(_) | BlobError::WrongDigest { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let Ok(manifest) = Manifest::parse(&bytes) else { return Ok(false) };
+        for part in manifest.blobs() {
+            if !self.blobs.is_whole(&part.digest).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn keep(&self, image: &mut ImageParts, layer: Layer) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let descriptor = layer.descriptor();
-        if self.blobs.size(&layer.digest).await?.is_none() {
+        if !self.blobs.is_whole(&layer.digest).await? {
             let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(layer.file), 256 << 10).boxed();
             self.blobs.put_stream(stream, Some(&layer.digest)).await?;
         }

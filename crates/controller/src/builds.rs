@@ -389,8 +389,20 @@ async fn push(
     let app = view.mirror.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app is gone"))?;
     let named = recipe.base.clone().or_else(|| app.base.clone());
     let (base_name, base) = find_base(&view.mirror, named.clone())?;
-    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned()));
-    let built = if let Some(known) = known.filter(|known| known.base == base) {
+    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
+    let known = match known {
+        Some(known)
+            if server.builder.is_whole(&known.image).await.map_err(|error| fail("image", &error.to_string()))? =>
+        {
+            Some(known)
+        }
+        Some(known) => {
+            output.note(&format!("Image {} was built before and is damaged: it is built again", known.image.short()));
+            None
+        }
+        None => None,
+    };
+    let built = if let Some(known) = known {
         output.step(&format!("Built before: image {}", known.image.short()));
         gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: recipe.env }
     } else {

@@ -191,7 +191,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Store(Store),
     /// Read the store, every blob and every repository, and name what is damaged; on the server's machine
-    Check(Machine),
+    Check {
+        #[command(flatten)]
+        machine: Machine,
+        /// Remove damaged blobs, so that the next push, pull or base writes them again
+        #[arg(long)]
+        repair: bool,
+    },
     /// Write everything that the server knows into a file, on its machine, while it runs
     Backup {
         #[command(flatten)]

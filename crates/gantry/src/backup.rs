@@ -161,8 +161,9 @@ async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Res
     Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
 }
 
-/// `gantry check`: reads the store, every blob and every repository.
-pub(crate) async fn check_everything(machine: &Machine) -> anyhow::Result<Exit> {
+/// `gantry check`: reads the store, every blob and every repository. With `repair` it removes damaged blobs: nothing can use
+/// one, and a client that uploads an image passes over what is there.
+pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
     if check(machine).await? != DONE {
         return Ok(FAILED);
@@ -174,7 +175,17 @@ pub(crate) async fn check_everything(machine: &Machine) -> anyhow::Result<Exit> 
     for damage in &mut damaged {
         damage.needed_by = promised(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
-    damaged.extend(missing(&address, needed, &blobs).await?);
+    if repair {
+        for damage in damaged.iter().filter(|damage| damage.fault == Fault::Changed) {
+            let path = machine.data.join(&damage.file);
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            told!("removed {}", damage.file);
+        }
+    }
+    let gone = missing(&address, needed, &blobs).await?;
+    let known = |damage: &Damage| damaged.iter().any(|other: &Damage| other.file == damage.file);
+    let gone: Vec<Damage> = gone.into_iter().filter(|damage| !known(damage)).collect();
+    damaged.extend(gone);
     let (repositories, broken) = check_repositories(&machine.data.join("git")).await;
     damaged.extend(broken);
     if damaged.is_empty() {

@@ -69,7 +69,7 @@ pub async fn import(
     let (digest, text) = image_of(Hasher::of(&index), Bytes::from(index), blobs).await?;
     let manifest = Manifest::parse(&text)?;
     for descriptor in manifest.blobs() {
-        if blobs.size(&descriptor.digest).await?.is_none() {
+        if !blobs.is_whole(&descriptor.digest).await? {
             return Err(BlobError::Missing(descriptor.digest.clone()).into());
         }
     }

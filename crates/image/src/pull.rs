@@ -141,7 +141,7 @@ async fn whole(
     let mut missing: Vec<&Descriptor> = Vec::new();
     for descriptor in manifest.blobs() {
         let known = missing.iter().any(|other| other.digest == descriptor.digest);
-        if !known && blobs.size(&descriptor.digest).await?.is_none() {
+        if !known && !blobs.is_whole(&descriptor.digest).await? {
             missing.push(descriptor);
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_testbed::{Output, World, run};
+use gantry_testbed::{Output, Repository, World, run};
 use site::{page, push_site, site};
 
 fn names(path: PathBuf) -> Vec<String> {
@@ -200,7 +200,7 @@ const WRITER: &str = r#"{ web: {
 fn a_backup_brings_everything_back() {
     let mut world = World::start_with_file();
     let shop = site(&world, "shop", 1);
-    push_site(&shop, "one");
+    let first = push_site(&shop, "one");
     let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     let keeper = site(&world, "keeper", 1);
     keeper.write("container/roles.json", WRITER);
@@ -267,6 +267,7 @@ fn a_backup_brings_everything_back() {
     assert!(world.gantry(&["releases", "shop"]).good().out.contains("v4"));
 
     damage_is_named_and_left_out(&mut world);
+    damage_is_repaired(&world, &shop, &first);
 
     let _ = world.down();
     let store = world.path("data/store.db");
@@ -336,6 +337,27 @@ fn damage_is_named_and_left_out(world: &mut World) {
     assert!(!layer.exists(), "what is damaged was brought back");
     world.up();
     world.wait("the app serves", |world| page(world, "shop").starts_with("three").then_some(()));
+}
+
+/// A commit whose image lost parts is built again, and `check --repair` makes room for a damaged blob.
+fn damage_is_repaired(world: &World, shop: &Repository, first: &str) {
+    let pushed = shop.git(&["push", "gantry", &format!("+{first}:main")]);
+    assert!(pushed.err.contains("was built before and is damaged: it is built again"), "{pushed:?}");
+    assert!(page(world, "shop").starts_with("one"));
+    let releases = world.gantry(&["releases", "shop", "--json"]).good().out;
+    let releases: serde_json::Value = serde_json::from_str(&releases).expect("JSON");
+    let releases = releases.as_array().expect("a list");
+    let current = releases.iter().find(|release| release["current"] == true).expect("the current release");
+    let hex = current["image"].as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest");
+    let name = format!("blobs/sha256/{}/{hex}", &hex[..2]);
+    let path = world.path("data").join(&name);
+    std::fs::write(&path, "damaged").expect("written");
+    let told = offline(world, &["check"]);
+    assert!(told.status == 1 && told.err.contains(&format!("{name} is damaged")) && path.exists(), "{told:?}");
+    let told = offline(world, &["check", "--repair"]);
+    assert!(told.status == 1 && told.err.contains(&format!("removed {name}")) && !path.exists(), "{told:?}");
+    let told = offline(world, &["check"]);
+    assert!(told.status == 1 && told.err.contains(&format!("{name} is missing")), "{told:?}");
 }
 
 /// Without its last file and the archive's end, as of a copy that was given up there.

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
         Command::Store(Store::Check { machine }) => backup::check(&machine).await,
-        Command::Check(machine) => backup::check_everything(&machine).await,
+        Command::Check { machine, repair } => backup::check_everything(&machine, repair).await,
         Command::Backup { machine, file } => backup::backup(&machine, &file).await,
         Command::Restore { machine, skip_damaged, file } => restore::restore(&machine, &file, skip_damaged).await,
         Command::UpgradeCheck(machine) => upgrade::check(&machine),
