@@ -3,12 +3,12 @@
 use gantry_model::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// A digest in the making.
+/// A digest in progress.
 #[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// The digest of bytes at hand.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Digest {
         let mut hasher = Self::default();
@@ -16,20 +16,20 @@ impl Hasher {
         hasher.finish()
     }
 
-    /// Goes on.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that came.
+    /// Returns the digest of all added bytes.
     #[must_use]
     pub fn finish(self) -> Digest {
-        // 32 bytes in hex are what a digest is made of, so this cannot fail.
+        // A digest consists of 32 bytes in hex, so this cannot fail.
         Digest::from_hex(&hex::encode(self.0.finalize())).unwrap_or_else(|error| unreachable!("{error}"))
     }
 }
 
-/// Everything that is written is hashed.
+/// Adds all written bytes to the digest.
 impl std::io::Write for Hasher {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.update(bytes);

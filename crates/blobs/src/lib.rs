@@ -1,11 +1,13 @@
-//! Content-addressed bytes over `object_store`: a local folder today, S3 and its like through the same calls.
+//! Content-addressed bytes over `object_store`: a local folder today. S3 and similar services would take the same
+//! calls.
 //!
-//! A blob is written under a name of its own and moved to its digest once the digest is known and right: what has a
-//! digest for its name is whole. Writes are synced; a crash leaves at most an upload without a name.
+//! A writer writes a blob under a temporary name, and renames the blob to the digest once the digest is known and
+//! verified. A blob named by a digest is therefore whole. Writes are synced; a crash leaves at most an unfinished
+//! upload.
 //!
 //! ```text
 //! sha256/ab/abcd…   a blob
-//! uploads/…         on the way
+//! uploads/…         an unfinished upload
 //! ```
 
 mod hash;
@@ -28,43 +30,43 @@ use tokio_util::io::ReaderStream;
 
 pub use hash::Hasher;
 
-/// What is gathered before it is written on: large enough for S3, whose parts have at least 5 MiB.
+/// Number of bytes that a writer buffers before a write: enough for S3, whose parts have at least 5 MiB.
 const PART: usize = 8 << 20;
 
-/// The largest blob that [`Blobs::read`] takes into memory: manifests and configurations are a few KiB.
+/// Limit of a blob that [`Blobs::read`] loads into memory: manifests and configurations have a few KiB.
 pub const READ_MAX: u64 = 4 << 20;
 
-/// Why blobs could not be read or written.
+/// Failure of reading or writing blobs.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// There is none.
+    /// The blob does not exist.
     #[error("there is no blob {0}")]
     Missing(Digest),
-    /// The content is not what its name says.
+    /// The content does not match the digest.
     #[error("blob {expected} has the digest {found}; it was damaged on its way or on the disk")]
     WrongDigest {
-        /// What it should be.
+        /// The expected digest.
         expected: Digest,
-        /// What it is.
+        /// Digest of the content.
         found: Digest,
     },
-    /// Too large for what it is asked for as.
+    /// The blob is too large to be read at once.
     #[error("blob {digest} has {size} bytes; at most {READ_MAX} are read at once")]
     TooLarge {
-        /// Which.
+        /// Digest of the blob.
         digest: Digest,
-        /// How large.
+        /// Size of the blob, in bytes.
         size: u64,
     },
-    /// A write failed before: what was to be written is not all there.
+    /// An earlier write failed, so the blob lacks some of its content.
     #[error("a piece of this blob was lost; begin it again")]
     Broken,
     /// The folder or service behind the blobs failed.
     #[error("cannot {action} blobs")]
     Backend {
-        /// What was tried.
+        /// Operation that failed.
         action: &'static str,
-        /// What it said.
+        /// Error of the folder or service.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -74,20 +76,20 @@ fn failed(action: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send 
     move |source| BlobError::Backend { action, source }
 }
 
-/// The blobs.
+/// A store of blobs.
 #[derive(Clone)]
 pub struct Blobs {
     backend: Arc<dyn ObjectStore>,
     folder: PathBuf,
-    /// Held while a blob is found to be there, or to be of no use.
+    /// Locked while a caller looks for a blob or names a new blob, and while garbage collection decides to remove one.
     collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A blob to be read.
+/// An open blob.
 pub struct Blob {
-    /// Of what is to be read, in bytes.
+    /// Number of bytes that the stream contains.
     pub size: u64,
-    /// Its content, unverified; whoever unpacks it checks.
+    /// Unverified content; the reader that unpacks it verifies the digest.
     pub stream: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
@@ -96,10 +98,10 @@ fn place(digest: &Digest) -> Path {
 }
 
 impl Blobs {
-    /// Blobs in a folder, which is made if it is missing.
+    /// Opens the blobs in a folder, and creates a missing folder.
     ///
     /// # Errors
-    /// When it cannot be.
+    /// When the folder cannot be created or opened.
     pub fn in_folder(folder: &FilePath) -> Result<Self, BlobError> {
         std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of")(error.into()))?;
         let backend = LocalFileSystem::new_with_prefix(folder)
@@ -109,8 +111,9 @@ impl Blobs {
         Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), collecting: Arc::default() })
     }
 
-    /// How large a blob is; none if it is not there. Whoever asks means to use it: it counts as written just now, so that it
-    /// is not collected before something names it.
+    /// Returns the size of a blob; none if the blob does not exist. The caller is about to use the blob, so the call
+    /// also sets the modification time to now. Garbage collection then keeps the blob long enough for a record to
+    /// reference it.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -119,7 +122,7 @@ impl Blobs {
         let path = self.folder.join(place(digest).to_string());
         let touched =
             std::fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
-        // On a disk that takes no writes nothing is collected either.
+        // On a disk that takes no writes, garbage collection removes nothing either.
         if let Err(error) = touched
             && !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ReadOnlyFilesystem)
         {
@@ -161,7 +164,7 @@ impl Blobs {
         self.open(digest, None).await
     }
 
-    /// Opens a blob for some of its bytes; `range` begins within it, and ends with it at the latest.
+    /// Opens part of a blob; `range` starts within the blob, and does not exceed the blob.
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Backend`].
@@ -181,7 +184,7 @@ impl Blobs {
         };
         let Range { start, end } = result.range;
         let stream = match result.payload {
-            // Read in pieces that are worth a trip to the blocking pool; object_store's own are 8 KiB.
+            // Read pieces large enough for a trip to the blocking pool; those of object_store have 8 KiB.
             GetResultPayload::File(file, _) => {
                 let mut file = tokio::fs::File::from_std(file);
                 file.seek(SeekFrom::Start(start)).await.map_err(|error| failed("read")(error.into()))?;
@@ -192,7 +195,7 @@ impl Blobs {
         Ok(Blob { size: end - start, stream })
     }
 
-    /// Reads a small blob whole, and checks it.
+    /// Reads a whole small blob and verifies its digest.
     ///
     /// # Errors
     /// [`BlobError::TooLarge`], [`BlobError::WrongDigest`] and those of [`Blobs::get`].
@@ -219,7 +222,7 @@ impl Blobs {
         writer.finish(None).await.map(|(digest, _)| digest)
     }
 
-    /// Begins a blob of which neither size nor digest is known.
+    /// Starts a blob of unknown size and digest.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -238,10 +241,10 @@ impl Blobs {
         })
     }
 
-    /// Writes a stream as the blob `expected`.
+    /// Writes a stream as a blob, and verifies its digest if `expected` is given.
     ///
     /// # Errors
-    /// [`BlobError::WrongDigest`] when it is another; then nothing is kept.
+    /// [`BlobError::WrongDigest`] when the digest differs; the upload is then removed. [`BlobError::Backend`].
     pub async fn put_stream(
         &self,
         mut stream: BoxStream<'_, std::io::Result<Bytes>>,
@@ -260,7 +263,7 @@ impl Blobs {
         writer.finish(expected).await
     }
 
-    /// Removes a blob; not an error if there is none.
+    /// Removes a blob; a missing blob is not an error.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -271,7 +274,7 @@ impl Blobs {
         }
     }
 
-    /// Removes a blob that nobody wrote or asked for since `before`; whether it is gone.
+    /// Removes a blob that no caller has written or asked for since `before`. Returns whether the blob was removed.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -279,7 +282,7 @@ impl Blobs {
         let _guard = self.collecting.lock().await;
         match self.backend.head(&place(digest)).await {
             Ok(meta) if SystemTime::from(meta.last_modified) < before => self.delete(digest).await.map(|()| true),
-            // Written before the wall clock went back: its age counts from now.
+            // The blob is from before the wall clock was set back: count its age from now.
             Ok(meta) if SystemTime::from(meta.last_modified) > SystemTime::now() => {
                 let path = self.folder.join(place(digest).to_string());
                 let _ = std::fs::File::options()
@@ -293,7 +296,7 @@ impl Blobs {
         }
     }
 
-    /// Every blob with its size.
+    /// Returns every blob with its size.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -317,7 +320,7 @@ fn verify(expected: &Digest, found: &Digest) -> Result<(), BlobError> {
     Err(BlobError::WrongDigest { expected: expected.clone(), found: found.clone() })
 }
 
-/// A blob on its way. Dropped before [`Writer::finish`], it leaves nothing.
+/// An upload in progress. A writer that is dropped before [`Writer::finish`] leaves no blob.
 pub struct Writer {
     backend: Arc<dyn ObjectStore>,
     collecting: Arc<tokio::sync::Mutex<()>>,
@@ -330,19 +333,19 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A write failed: what was lost cannot be written again, and [`Writer::finish`] refuses.
+    /// Reports whether a write failed. The lost bytes cannot be written again, and [`Writer::finish`] fails.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Writes on.
+    /// Appends bytes to the blob.
     ///
     /// # Errors
     /// [`BlobError::Backend`].
@@ -366,10 +369,10 @@ impl Writer {
         written.map_err(|error| failed("write")(error.into()))
     }
 
-    /// Ends the blob and gives it its name.
+    /// Completes the blob and names it by its digest.
     ///
     /// # Errors
-    /// [`BlobError::WrongDigest`] when it is not `expected`; then nothing is kept.
+    /// [`BlobError::WrongDigest`] when the digest is not `expected`; the upload is then removed.
     pub async fn finish(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
         let digest = self.hasher.clone().finish();
         if let Some(Err(error)) = expected.map(|expected| verify(expected, &digest)) {
@@ -380,14 +383,15 @@ impl Writer {
         gantry_linux::step!("blob.written");
         self.upload.complete().await.map_err(|error| failed("finish")(error.into()))?;
         gantry_linux::step!("blob.completed");
-        // Not between the collector's look at an old blob of that name and its end.
+        // Garbage collection must not remove the new blob between its check of an old blob of the same name and the
+        // removal.
         let _guard = self.collecting.lock().await;
         self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
         gantry_linux::step!("blob.named");
         Ok((digest, self.size))
     }
 
-    /// Gives the blob up.
+    /// Aborts the upload and removes its bytes.
     pub async fn abort(mut self) {
         let _ = self.upload.abort().await;
     }
@@ -465,7 +469,8 @@ mod tests {
         assert!(matches!(blobs.read(&digest).await, Err(BlobError::WrongDigest { .. })));
     }
 
-    /// Whoever wrote a blob, or was told that it is there, has the grace to name it, however hard collection works.
+    /// Checks the grace period. Garbage collection without pause removes no blob that a caller has just written or
+    /// found to exist.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn collection_takes_nothing_that_somebody_is_about_to_use() {
         const GRACE: std::time::Duration = std::time::Duration::from_millis(300);
@@ -486,10 +491,10 @@ mod tests {
             let blobs = blobs.clone();
             tokio::spawn(async move {
                 for turn in 0..250u64 {
-                    // Few enough that the same ones come and go again and again.
+                    // Use few contents, so that the same blobs come and go again and again.
                     let content = Bytes::from(format!("{}", (user * 31 + turn * 7) % 40));
                     let digest = Hasher::of(&content);
-                    // Some ask first whether it is there, some write it anew.
+                    // Some users first ask whether the blob exists, and some write it again.
                     if user % 2 == 0 || blobs.size(&digest).await.expect("an answer").is_none() {
                         let pieces = futures_util::stream::iter([Ok(content.clone())]).boxed();
                         blobs.put_stream(pieces, Some(&digest)).await.expect("written");
