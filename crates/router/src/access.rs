@@ -200,7 +200,7 @@ impl Entry {
 fn text(line: &mut Vec<u8>, key: &str, value: &str) {
     line.extend_from_slice(key.as_bytes());
     let is_plain = |byte: u8| (byte >= b' ') & (byte != b'"') & (byte != b'\\');
-    // Without an early exit, the compiler checks many bytes at once.
+    // Without an early exit, the loop can check many bytes at once.
     if value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
         line.push(b'"');
         line.extend_from_slice(value.as_bytes());

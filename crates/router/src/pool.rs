@@ -92,7 +92,7 @@ impl Sender {
             Ok(response) => Ok(response.map(|body| InstanceBody::Shared { body, _user: user })),
             Err(mut error) => Err(match (error.take_message(), error.into_error()) {
                 (Some(unsent), _) => Failure::Unsent(unsent.into_body()),
-                // Of all errors that hyper calls a user's, only an error of the request body comes from the client.
+                // A user error of hyper is a failed request body here, and the body comes from the client.
                 (None, error) if error.is_user() => Failure::Client(error.to_string()),
                 (None, error) => Failure::Sent(error.to_string()),
             }),
