@@ -523,7 +523,7 @@ fn volume(text: &str) -> Result<(String, String), String> {
         .map_err(|_| format!("{name:?} cannot be the name of a volume; write for example data:{path}"))
 }
 
-/// 0 stands for the port that the image itself says.
+/// Parses a port; 0 stands for `auto`, the port that the image declares.
 fn image_port(text: &str) -> Result<u16, String> {
     match (text, text.parse()) {
         ("auto", _) => Ok(0),
@@ -538,7 +538,7 @@ fn count(text: &str) -> Result<(RoleName, u32), String> {
     count.parse().map(|count| (role, count)).map_err(|_| format!("{count:?} is not a number of copies"))
 }
 
-/// Milliseconds.
+/// Parses an age into milliseconds.
 fn age(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not an age; write for example 90s, 15m, 1h or 2d");
     let unit = match text.chars().last() {

@@ -1,8 +1,12 @@
-//! `gantry backup` and `gantry store check`: on the server's own machine, without the server.
+//! `gantry backup`, `gantry check` and `gantry store check`. They run on the server's machine and do not need the
+//! server.
 //!
-//! A backup is a tar file: `records.jsonl`, the store's records as one line of JSON each, whichever store they are in; the
-//! server's folders as they are on disk; and last `sums`, a line with digest and path of each file before it. Volumes belong to
-//! their applications and are not in it.
+//! A backup is a tar file with these parts, in this order:
+//! - `records.jsonl`: the store's records, one line of JSON each. The format is the same for every kind of store.
+//! - the server's folders as they are on disk.
+//! - `sums`: a line with digest and path for each file before it.
+//!
+//! Volumes belong to their applications and are not part of a backup.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -20,22 +24,22 @@ use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
 use crate::printer::{out, told};
 
-/// The format of what is written here.
+/// Version of the backup format.
 pub(crate) const FORMAT: u32 = 2;
 
-/// The store's records in a backup.
+/// Name of the file with the store's records.
 pub(crate) const RECORDS: &str = "records.jsonl";
 
-/// The digest of every other file in a backup: what was cut off or changed on its way is noticed.
+/// Name of the file with the digest of every other file; detects truncated and changed backups.
 pub(crate) const SUMS: &str = "sums";
 
-/// What of the data folder is in a backup.
+/// Folders of the data folder that a backup contains.
 pub(crate) const FOLDERS: [&str; 3] = ["blobs", "git", "builds"];
 
-/// And these files.
+/// Files of the data folder that a backup contains.
 pub(crate) const FILES: [&str; 2] = ["admin-token", "machine-token"];
 
-/// Who leads is true for as long as it does.
+/// The leadership record. A backup leaves this record out, because leadership holds only while the leader runs.
 const LEADER: &str = "leader";
 
 /// The first line of the records.
@@ -50,11 +54,11 @@ pub(crate) struct Heading {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) key: String,
-    /// JSON of the server's own.
+    /// JSON in a format of the server's own.
     pub(crate) value: serde_json::Value,
 }
 
-/// `gantry store check`.
+/// Runs `gantry store check`: checks the store alone.
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
     let address = machine.store();
     if let Address::File(path) = &address {
@@ -76,10 +80,10 @@ pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// What to do about a damaged store.
+/// The remedy for a damaged store.
 const REMEDY: &str = "Move it away and bring a backup back: gantry restore FILE";
 
-/// `gantry backup`: everything that the server knows, at one moment, while it runs.
+/// Runs `gantry backup`: writes all data of the server, as of one moment, while the server runs.
 pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit> {
     require_root()?;
     let address = machine.store();
@@ -128,7 +132,7 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
     Ok(tell(&damaged, "Everything else is in the backup; `gantry restore --skip-damaged` brings it back."))
 }
 
-/// Tells what is damaged, and what to do about it; the exit status.
+/// Prints the damage and the remedy; returns the exit status.
 fn tell(damaged: &[Damage], then: &str) -> Exit {
     if damaged.is_empty() {
         return DONE;
@@ -150,8 +154,8 @@ fn needed(listing: &gantry_store::Listing, blobs: &Path) -> Needed {
     Needed::of(values.iter().map(|(key, value)| (*key, value)), blobs)
 }
 
-/// Blobs that are needed and not there. The records are read again: what they do not need any more may have been collected
-/// meanwhile.
+/// Blobs that are referenced but missing. Reads the records a second time: blobs that lost their last reference
+/// meanwhile may have been garbage-collected.
 async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Result<Vec<Damage>> {
     let before = needed.missing(blobs);
     if before.is_empty() {
@@ -161,8 +165,8 @@ async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Res
     Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
 }
 
-/// `gantry check`: reads the store, every blob and every repository. With `repair` it removes damaged blobs: nothing can use
-/// one, and a client that uploads an image passes over what is there.
+/// Runs `gantry check`: reads the store, every blob and every repository. With `repair`, removes damaged blobs: a damaged
+/// blob has no use, and a client that uploads an image skips the blobs that the registry already has.
 pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
     if check(machine).await? != DONE {
@@ -194,7 +198,7 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
     Ok(tell(&damaged, "A backup from before the damage has what is missing here."))
 }
 
-/// Compares every blob with its name; how many there are, and those that are something else.
+/// Compares every blob with the digest in its name. Returns the number of blobs and the damaged ones.
 fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
     let (mut count, mut damaged) = (0, Vec::new());
     for folder in std::fs::read_dir(blobs.join("sha256")).into_iter().flatten().flatten() {
@@ -203,7 +207,7 @@ fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
             let mut hasher = Hasher::default();
             let read = File::open(entry.path()).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
             let fault = match read {
-                // The collector may take one away at any time.
+                // Garbage collection may remove a blob at any time.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => Some(Fault::Unreadable(error.to_string())),
                 Ok(_) => (promised(&name) != Some(hasher.finish().hex())).then_some(Fault::Changed),
@@ -216,10 +220,10 @@ fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
     Ok((count, damaged))
 }
 
-/// The longest that git may take to read one repository.
+/// Timeout of git for one repository.
 const FSCK: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// Has git read every repository; how many there are, and those that it finds fault with.
+/// Runs `git fsck` on every repository. Returns the number of repositories and the damaged ones.
 async fn check_repositories(folder: &Path) -> (usize, Vec<Damage>) {
     let (mut count, mut broken) = (0, Vec::new());
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -246,7 +250,7 @@ async fn check_repositories(folder: &Path) -> (usize, Vec<Damage>) {
     (count, broken)
 }
 
-/// An archive in the making, and the digests of what is in it.
+/// A backup archive being written, with the digests of its files.
 struct Archive {
     tar: tar::Builder<BufWriter<File>>,
     sums: String,
@@ -254,7 +258,7 @@ struct Archive {
 }
 
 impl Archive {
-    /// Adds a file of `header`'s size.
+    /// Adds a file with the size from `header`.
     fn add(&mut self, mut header: tar::Header, name: &Path, bytes: impl Read) -> anyhow::Result<Digest> {
         let mut hashed = Hashed { bytes, hasher: Hasher::default() };
         self.tar.append_data(&mut header, name, &mut hashed)?;
@@ -263,8 +267,9 @@ impl Archive {
         Ok(digest)
     }
 
-    /// A file as long as it is now, whatever is written to it meanwhile: a log may grow, and be cut. One that is gone was on its
-    /// way, or collected: nothing of the records names it.
+    /// Adds a file with its size at this moment. A log may grow or shrink during the read: further bytes are left out,
+    /// missing bytes become zeros. A file that is gone was temporary or garbage-collected, and no record references
+    /// such a file.
     fn add_file(&mut self, name: &Path, path: &Path) -> anyhow::Result<()> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -302,7 +307,8 @@ impl Archive {
     }
 }
 
-/// A file that ends where it cannot be read on: the rest of the backup is worth more than none.
+/// A file reader that treats a read error as the end of the file: a backup without one file is worth more than no
+/// backup.
 struct Lenient {
     file: File,
     error: Option<std::io::Error>,
@@ -320,7 +326,7 @@ impl Read for Lenient {
     }
 }
 
-/// Bytes that are hashed as they are read.
+/// A reader that hashes the bytes passing through.
 struct Hashed<R> {
     bytes: R,
     hasher: Hasher,
@@ -341,7 +347,8 @@ fn header_of(bytes: &[u8]) -> tar::Header {
     header
 }
 
-/// The records first: what they name was there before them. The digests last: they say that all came.
+/// Writes the archive. The records come first, because every blob they reference already exists. The digests come last,
+/// so that a truncated archive has none.
 fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<Vec<Damage>> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
@@ -362,7 +369,7 @@ fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<Vec
     Ok(damaged)
 }
 
-/// What an upload or a push has not brought to its end.
+/// Whether a folder belongs to an unfinished upload or push.
 fn is_on_its_way(folder: &str) -> bool {
     folder == "uploads" || folder.starts_with("tmp_objdir-")
 }

@@ -1,4 +1,4 @@
-//! Damage. Blobs that are missing, or that are not what their names say, and what needs them.
+//! Damage: blobs that are missing or differ from the digest in their name, with the records that reference them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,27 +9,27 @@ use gantry_image::{Index, Manifest};
 use gantry_model::Digest;
 use serde_json::Value;
 
-/// Names that are written of what needs a blob: there may be thousands.
+/// Number of references that a message names; a blob may have thousands.
 const NAMED: usize = 3;
 
-/// A file that is not as it should be.
+/// A damaged file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// Its path below the data folder.
+    /// Path of the file below the data folder.
     pub(crate) file: String,
-    /// What is wrong with it.
+    /// The kind of damage.
     pub(crate) fault: Fault,
-    /// What needs it, as a person names it.
+    /// The objects that need the file, by the names people use.
     pub(crate) needed_by: Vec<String>,
 }
 
-/// What is wrong with a file.
+/// The kind of damage of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
     Missing,
-    /// Its content has another digest.
+    /// The content has another digest.
     Changed,
-    /// What the system said.
+    /// The system's error.
     Unreadable(String),
 }
 
@@ -49,17 +49,17 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What to do about damage, whoever found it.
+/// The remedy for damage, in messages of all commands.
 pub(crate) const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
                                  `gantry base create`; releases that nobody goes back to do no harm.";
 
-/// What needs each blob.
+/// References to blobs: for each digest, the objects that need this blob.
 #[derive(Debug, Default)]
 pub(crate) struct Needed(BTreeMap<String, BTreeSet<String>>);
 
 impl Needed {
-    /// What the records need: the images of releases, of bases and under tags, and what these consist of. `blobs` is the folder that
-    /// the blobs are in. A manifest that is damaged tells nothing of its layers.
+    /// Collects the references of the records: images of releases, bases and tags, with their configurations and
+    /// layers. `blobs` is the folder of the blobs. The layers of an image whose manifest is damaged remain unknown.
     pub(crate) fn of<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>, blobs: &Path) -> Self {
         let mut needed = Self::default();
         for (key, value) in records {
@@ -87,7 +87,7 @@ impl Needed {
             return;
         }
         let Ok(bytes) = std::fs::read(path) else { return };
-        // What an index lists need not all be here.
+        // An index may list manifests that are not on this server.
         if Index::parse(&bytes).is_none()
             && let Ok(manifest) = Manifest::parse(&bytes)
         {
@@ -97,12 +97,12 @@ impl Needed {
         }
     }
 
-    /// What needs a blob.
+    /// The objects that need a blob.
     pub(crate) fn by(&self, hex: &str) -> Vec<String> {
         self.0.get(hex).into_iter().flatten().cloned().collect()
     }
 
-    /// Blobs that are needed and not there.
+    /// Blobs that are referenced but missing.
     pub(crate) fn missing(&self, blobs: &Path) -> Vec<Damage> {
         let missing = self.0.iter().filter(|(hex, _)| !path_of(blobs, hex).exists());
         let damage = |(hex, who): (&String, &BTreeSet<String>)| Damage {
@@ -118,7 +118,7 @@ fn path_of(blobs: &Path, hex: &str) -> std::path::PathBuf {
     blobs.join("sha256").join(&hex[..2]).join(hex)
 }
 
-/// The digest that a file's name promises, if it is a blob's.
+/// The digest in a file's name, if the file is a blob.
 pub(crate) fn promised(name: &Path) -> Option<&str> {
     name.strip_prefix("blobs/sha256").ok()?.file_name()?.to_str()
 }

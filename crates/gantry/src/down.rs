@@ -1,4 +1,5 @@
-//! `gantry down`: stops one cloud, `up` and every container of it. Data stays: `gantry up` brings everything back.
+//! `gantry down`: stops `gantry up` and every container of one cloud. Data stays; the next `gantry up` starts
+//! everything again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::printer::told;
 
-/// The longest that `up` may take to end.
+/// Timeout for `up` to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `gantry down`.
+/// Runs `gantry down`.
 pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     require_root()?;
     let containers = machine.run.join("containers");
@@ -49,7 +50,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// Every other `gantry up`, by its command line.
+/// Process ids of all other `gantry up` processes, found by their command lines.
 fn others() -> Vec<u32> {
     let is_up = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

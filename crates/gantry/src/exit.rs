@@ -1,24 +1,25 @@
-//! How the program says that it failed: what, why, the remedy; and its exit code.
+//! Error messages and exit codes. A message says what failed, why, and the remedy.
 
 use std::process::ExitCode;
 
 use crate::printer::told;
 use gantry_api::ClientError;
 
-/// 0 done, 1 failed, 2 usage, 70 timed out (a deploy without progress, a server that does not answer); a process that was run gives its own.
+/// An exit code: 0 success, 1 failure, 2 usage error, 70 timeout (a deploy without progress, a server that does not
+/// answer). `gantry exec` and `gantry run` return the exit code of their process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exit(pub(crate) u8);
 
-/// Ended as asked.
+/// Success.
 pub(crate) const DONE: Exit = Exit(0);
-/// Did not do what was asked; why was said already.
+/// Failure; the cause was already printed.
 pub(crate) const FAILED: Exit = Exit(1);
-/// The request made no sense.
+/// Usage error: the request is invalid.
 pub(crate) const USAGE: u8 = 2;
-/// Out of time.
+/// Timeout.
 pub(crate) const TIMED_OUT: Exit = Exit(70);
 
-/// The outcome as an exit code; an error is printed.
+/// Converts the outcome of a command into an exit code, and prints an error with its hint.
 pub(crate) fn code(outcome: anyhow::Result<Exit>) -> ExitCode {
     match outcome {
         Ok(exit) => ExitCode::from(exit.0),

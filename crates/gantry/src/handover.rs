@@ -1,5 +1,5 @@
-//! What `up` gives a service it starts: its listening sockets, and a way to say that it serves. Both go over a unix socket,
-//! the service's standard input.
+//! Handover of listening sockets from `up` to a service. The service also reports readiness to `up`. Both use a unix
+//! socket, which is the service's standard input.
 
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -14,28 +14,29 @@ use rustix::net::{
 };
 use tokio::io::AsyncReadExt;
 
-/// Set when standard input is such a socket.
+/// Environment variable; set when standard input is a handover socket.
 pub(crate) const ON_STDIN: &str = "GANTRY_HANDOVER";
 
-/// Which of the machine's routers this is: the same when one that died is started again, another when one is replaced.
+/// Environment variable with the router's number. A restart after a crash keeps the number; a replacement gets a new
+/// number.
 pub(crate) const ROUTER_NUMBER: &str = "GANTRY_ROUTER_NUMBER";
 
-/// The number that [`ROUTER_NUMBER`] says; one that was started by hand has one of its own.
+/// Reads the number from [`ROUTER_NUMBER`]. A router that was started by hand uses its process id.
 pub(crate) fn router_number() -> u64 {
     let said = std::env::var(ROUTER_NUMBER).ok().and_then(|text| text.parse().ok());
     said.unwrap_or_else(|| u64::from(std::process::id()))
 }
 
-/// The most sockets that one service listens on.
+/// Maximum number of sockets that a service listens on.
 const SOCKETS_MAX: usize = 2;
 
-/// `up`'s end.
+/// The end of `up`.
 pub(crate) struct Offer {
     ours: UnixStream,
 }
 
 impl Offer {
-    /// Sends the sockets on their way; the other end becomes the service's standard input.
+    /// Sends the sockets. The returned descriptor becomes the service's standard input.
     pub(crate) fn new(sockets: &[TcpListener]) -> anyhow::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
@@ -50,17 +51,17 @@ impl Offer {
         Ok((Self { ours }, theirs.into()))
     }
 
-    /// Waits until the service says that it serves.
+    /// Waits until the service reports readiness.
     ///
     /// # Errors
-    /// When it ends without a word.
+    /// When the service ends before its report.
     pub(crate) async fn accepted(self) -> std::io::Result<()> {
         self.ours.set_nonblocking(true)?;
         tokio::net::UnixStream::from_std(self.ours)?.read_u8().await.map(drop)
     }
 }
 
-/// The service's end. When it was started by hand, with nothing handed over, saying that it serves goes nowhere.
+/// The service's end. Empty for a service that was started by hand; the report then has no effect.
 pub(crate) struct Handover {
     stream: Option<UnixStream>,
     sockets: std::vec::IntoIter<TcpListener>,
@@ -85,12 +86,12 @@ impl Handover {
         Ok(Self { stream: Some(stream), sockets: sockets.into_iter() })
     }
 
-    /// The next socket, in the order they were offered; none for a service that opens its own.
+    /// The next socket, in the order of the offer; `None` for a service that opens its own sockets.
     pub(crate) fn socket(&mut self) -> Option<TcpListener> {
         self.sockets.next()
     }
 
-    /// Tells whoever started this that it serves.
+    /// Reports readiness to `up`.
     pub(crate) fn accept(mut self) {
         if let Some(stream) = &mut self.stream {
             let _ = stream.write_all(&[0]);

@@ -1,4 +1,4 @@
-//! Arguments to settings: each service's own.
+//! Translates arguments into the settings of each service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
 
-/// Containers, networks and control groups are root's business.
+/// Fails unless this process runs as root, which containers, networks and control groups require.
 pub(crate) fn require_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -23,16 +23,16 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
 }
 
 impl Machine {
-    /// The machine's name: as told, else made of its host name.
+    /// The machine's name: from `--machine`, or else derived from the host name.
     pub(crate) fn name(&self) -> anyhow::Result<MachineName> {
         if let Some(name) = &self.machine {
             return Ok(name.clone());
         }
         let host = host();
-        // A data folder keeps the name that it was begun with, for as long as its machine keeps its host name.
+        // A data folder keeps its first machine name as long as the machine's host name stays the same.
         let known = match self.known() {
             Some(known) => (known.host == host).then_some(known.name),
-            // Begun by a Gantry that noted no name, and left the digits away.
+            // An earlier version of Gantry created the folder. That version recorded no name, and dropped digits.
             None if self.data.join("machine-token").exists() => name_without_digits(&host),
             None => None,
         };
@@ -45,7 +45,7 @@ impl Machine {
         serde_json::from_slice(&std::fs::read(self.data.join(NAME_FILE)).ok()?).ok()
     }
 
-    /// Notes the machine's name in the data folder.
+    /// Records the machine's name in the data folder.
     pub(crate) fn keep_name(&self) -> anyhow::Result<()> {
         let (path, known) = (self.data.join(NAME_FILE), KnownName { name: self.name()?, host: host() });
         if self.known().as_ref() == Some(&known) {
@@ -59,7 +59,7 @@ impl Machine {
         written().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// HTTPS needs an address, a certificate and a key.
+    /// Checks that HTTPS has an address, a certificate and a key.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.https.is_some() && (self.tls_cert.is_none() || self.tls_key.is_none()) {
             bail!("--https needs a certificate and its key: --tls-cert FILE --tls-key FILE");
@@ -125,8 +125,8 @@ impl Machine {
         })
     }
 
-    /// The ports of this machine that containers reach. The router's are among them: an app that asks another one by its
-    /// public name is sent to this very machine.
+    /// Ports of this machine that containers can reach. The router's ports are among them, because an app reaches
+    /// another app's public name through this machine's router.
     fn reachable_ports(&self) -> Vec<HostPorts> {
         let routers = [Some(self.http), self.https].into_iter().flatten().filter_map(HostPorts::of_service);
         routers.chain(self.host_ports.iter().copied()).collect()
@@ -145,13 +145,13 @@ impl Machine {
         })
     }
 
-    /// The server, as agent and router on this machine reach it.
+    /// URL of the server, for the agent and the router on this machine.
     pub(crate) fn server_url(&self) -> String {
         url_of(self.listen)
     }
 }
 
-/// A server that listens there, as its own machine reaches it.
+/// URL of a server that listens at this address, as seen from its own machine.
 pub(crate) fn url_of(listen: SocketAddr) -> String {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -161,7 +161,7 @@ pub(crate) fn url_of(listen: SocketAddr) -> String {
     format!("http://{}", SocketAddr::new(address, listen.port()))
 }
 
-/// In the data folder: the machine's name, and the host name that it was begun under.
+/// Name of the file in the data folder that records the machine's name and its host name at that time.
 const NAME_FILE: &str = "machine.json";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,11 +175,11 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
 }
 
-/// The longest name of a machine.
+/// Maximum length of a machine's name.
 const NAME_MAX: usize = 40;
 
-/// The name of a machine with this host name: all of it up to the first dot, digits too. Two host names make two names: where something
-/// must be left away or replaced, a checksum of the whole host name stands at the end.
+/// Derives a machine's name from its host name: the part before the first dot, with digits. Different parts give
+/// different names: a name that was shortened or changed ends in a checksum of the part.
 fn name_of(host: &str) -> Option<MachineName> {
     let first = host.split('.').next().unwrap_or_default();
     if let Ok(name) = MachineName::parse(first) {
@@ -187,7 +187,7 @@ fn name_of(host: &str) -> Option<MachineName> {
     }
     let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let kept = kept.trim_matches('-');
-    // It begins with a letter.
+    // A machine's name must begin with a letter.
     let begin = if kept.starts_with(|c: char| c.is_ascii_lowercase()) { "" } else { "m-" };
     let end = format!("-{:08x}", checksum(first));
     let room = NAME_MAX - begin.len() - end.len();
@@ -196,12 +196,12 @@ fn name_of(host: &str) -> Option<MachineName> {
     named.then(|| MachineName::parse(&format!("{begin}{middle}{end}")).ok()).flatten()
 }
 
-/// FNV-1a: the same on every machine and in every version.
+/// Checksum by FNV-1a, which is the same on every machine and in every version.
 fn checksum(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-/// The name that was made of a host name before machines kept their digits.
+/// The name that earlier versions derived from a host name, without digits.
 fn name_without_digits(host: &str) -> Option<MachineName> {
     let first = host.split('.').next().unwrap_or_default();
     let kept: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(NAME_MAX).collect();
@@ -212,10 +212,11 @@ fn seconds(number: u32) -> Duration {
     Duration::from_secs(u64::from(number))
 }
 
-/// This very program, for git's hooks and for `up`'s children.
+/// Path of the running program, for git's hooks and for the services that `up` starts.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe().context("this program's own path cannot be found")?;
-    // After an update the running program's file is "… (deleted)"; its successor has the name.
+    // After an update, the path of the running program ends in " (deleted)". The new program has the path without that
+    // suffix.
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or(path.clone(), PathBuf::from))
 }
@@ -256,7 +257,7 @@ mod tests {
         let crate::args::Command::Up(machine) = crate::args::Args::parse_from(words).command else { panic!("up") };
         let (fresh, old) = (name_of(&host()), name_without_digits(&host()));
         assert_eq!(machine.name().ok(), fresh);
-        // Begun by an earlier Gantry.
+        // A data folder of an earlier version.
         std::fs::write(folder.path().join("machine-token"), "x").expect("written");
         assert_eq!(machine.name().ok(), old.or_else(|| fresh.clone()));
         let keep = |name: &str, host: String| {
@@ -265,7 +266,8 @@ mod tests {
             machine.name().ok().map(|name| name.to_string())
         };
         assert_eq!(keep("kept", host()).as_deref(), Some("kept"));
-        // Copied to a machine of another name: that one is named, and the server refuses the folder.
+        // A folder copied to a machine with another host name. The machine gets its own name, and the server then
+        // refuses the folder.
         assert_eq!(keep("kept", "elsewhere".to_owned()), fresh.map(|name| name.to_string()));
     }
 }

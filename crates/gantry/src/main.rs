@@ -1,6 +1,6 @@
 //! `gantry`: argument → settings → command → printer.
 //!
-//! Two modes come before everything else, because they must run before any thread exists: the launcher of containers, and
+//! Two modes come first, because they must run before the process has a second thread: the launcher of containers, and
 //! the hook that git runs.
 
 mod args;
@@ -22,7 +22,7 @@ mod upgrade;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Folders that containers see must not depend on whoever's umask this was started with; what is secret says so itself.
+    // The mode of folders that containers see must not depend on the caller's umask. Secret files set their own mode.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if let Some(code) = gantry_sandbox::launcher_main() {
         return code;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         }
     };
     let code = exit::code(runtime.block_on(commands::run(args)));
-    // A read of standard input may be under way and cannot be called off.
+    // A pending read of standard input cannot be cancelled, so do not wait for its thread.
     runtime.shutdown_background();
     code
 }

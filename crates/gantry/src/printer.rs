@@ -1,4 +1,4 @@
-//! Data on standard output: tables for people, JSON for programs.
+//! Standard output for data: tables for people, JSON for programs.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -6,19 +6,20 @@ use std::io::{IsTerminal, Write};
 use gantry_model::Moment;
 use serde::Serialize;
 
-/// Prints a line of data. Whoever reads it may have had enough (`gantry … | head`): then the program ends, as any does.
+/// Prints a line of data. If the reader has closed the pipe (`gantry … | head`), the program ends, as other programs
+/// do.
 macro_rules! out {
     ($($text:tt)*) => { $crate::printer::line(format_args!($($text)*)) };
 }
 pub(crate) use out;
 
-/// Tells a person how something goes, on standard error. Whoever no longer listens is told nothing.
+/// Prints a status message for people on standard error. Write errors are ignored.
 macro_rules! told {
     ($($text:tt)*) => { $crate::printer::tell(&format!($($text)*)) };
 }
 pub(crate) use told;
 
-/// The exit status of a program that was ended by SIGPIPE, as shells tell it.
+/// The exit status that shells report for a program killed by SIGPIPE.
 const CLOSED_PIPE: i32 = 141;
 
 /// Prints a line of data; see [`out`].
@@ -26,7 +27,7 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     write(&plain(&text.to_string()));
 }
 
-/// Prints a value as it is, unless a terminal would see it.
+/// Prints a value unchanged, or with control characters replaced if standard output is a terminal.
 pub(crate) fn value(text: &str) {
     if std::io::stdout().is_terminal() { write(&plain(text)) } else { write(text) }
 }
@@ -43,18 +44,18 @@ fn write(text: &str) {
     }
 }
 
-/// Tells a person something; see [`told`].
+/// Prints a status message; see [`told`].
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", plain(text));
 }
 
-/// A text without what would steer a terminal: much of what is shown was said by applications.
+/// Replaces the characters that control a terminal: applications produced much of this text.
 fn plain(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.contains(steers) { Cow::Owned(text.replace(steers, "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
-/// Prints a table; nothing but its heading when it is empty.
+/// Prints a table; an empty table consists of its heading.
 pub(crate) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let heading = heading.iter().map(|cell| cell.to_uppercase()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
@@ -78,7 +79,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// JSON with the controls escaped that it may leave as they are, and that would steer a terminal.
+/// Escapes control characters in JSON. JSON allows some of them unescaped, and they could control a terminal.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -91,17 +92,17 @@ fn escaped(json: &str) -> String {
     text
 }
 
-/// Now, by this machine's clock.
+/// The time of this machine's clock.
 pub(crate) fn now() -> Moment {
     Moment(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default())
 }
 
-/// How long ago: `12s`, `5m`, `3h`, `2d`.
+/// Age of a moment: `12s`, `5m`, `3h`, `2d`.
 pub(crate) fn age(moment: Moment) -> String {
     span(now().since(moment))
 }
 
-/// How long until: `in 12s`, or that it is over.
+/// Time until a moment: `in 12s`, or `expired`.
 pub(crate) fn until(moment: Moment) -> String {
     match moment.since(now()) {
         0 => "expired".to_owned(),
@@ -109,7 +110,7 @@ pub(crate) fn until(moment: Moment) -> String {
     }
 }
 
-/// A span in its largest unit.
+/// Formats a span in a single unit.
 pub(crate) fn span(millis: u64) -> String {
     match millis / 1000 {
         s @ 0..120 => format!("{s}s"),
@@ -119,7 +120,7 @@ pub(crate) fn span(millis: u64) -> String {
     }
 }
 
-/// A moment in this machine's time zone.
+/// Formats a moment in this machine's time zone.
 pub(crate) fn clock(moment: Moment) -> String {
     let millis = i64::try_from(moment.0).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(millis) {
@@ -128,7 +129,7 @@ pub(crate) fn clock(moment: Moment) -> String {
     }
 }
 
-/// A text, or a dash for none.
+/// Formats a value, or a dash for `None`.
 pub(crate) fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
 }

@@ -1,4 +1,4 @@
-//! The server that a command talks to, and with what token.
+//! The server and the token that a command uses.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -8,10 +8,11 @@ use gantry_api::Client;
 
 use crate::args::Remote;
 
-/// Where the data of the server is, on its own machine, unless the settings say so; the first administrator's token is in it.
+/// Default data folder of a server, on the server's machine. The folder holds the first administrator's token.
 const DATA: &str = "/var/lib/gantry";
 
-/// A client with the token that is at hand: GANTRY_TOKEN, a file that was named, one's own, or the machine's.
+/// Creates a client. The token comes from the first of these sources: GANTRY_TOKEN, the named token file, the user's
+/// own token file, the machine's token.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     if remote.url.starts_with("https:") {
         bail!(
@@ -32,7 +33,7 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
         return Ok(text.trim().to_owned());
     }
     let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/token"));
-    // The machine's own is for its own server, and goes nowhere else.
+    // The machine's token is only sent to the server on this machine.
     let data = remote.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
     let machine_s = is_here(&remote.url).then(|| data.join("admin-token"));
     for path in own.into_iter().chain(machine_s) {
@@ -48,9 +49,9 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
     )
 }
 
-/// The address is this very machine's.
+/// Whether the URL names this machine.
 fn is_here(url: &str) -> bool {
-    // As the client reads it; a name before the host is nobody's here.
+    // Parse the URL as the client does. A URL with user information before the host never counts as this machine.
     let Some(authority) = url.parse::<http::Uri>().ok().and_then(|uri| uri.into_parts().authority) else {
         return false;
     };

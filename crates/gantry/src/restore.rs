@@ -1,4 +1,4 @@
-//! `gantry restore`: a backup becomes the store and the folders of a machine that has none.
+//! `gantry restore`: creates the store and the folders of a new machine from a backup.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,12 +18,13 @@ use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::printer::{out, told};
 
-/// Records written at a time.
+/// Number of records in one transaction.
 const BATCH: usize = 100;
 
-/// `gantry restore`: into a machine that has nothing yet. The store comes last: one that was cut off is begun again.
+/// Runs `gantry restore`, on a machine without a store. The store is put in place last, so that an interrupted restore
+/// can start over.
 ///
-/// A backup with damaged files is refused; with `skip_damaged` it comes back without them.
+/// A backup with damaged files is refused; with `skip_damaged`, the restore leaves these files out.
 pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) -> anyhow::Result<Exit> {
     require_root()?;
     crate::services::make_folders(machine)?;
@@ -31,7 +32,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("`gantry up` runs with the data folder {}; end it first", machine.data.display());
     }
-    // Whoever finds it locked meanwhile is not to take the process that it names for `gantry up`.
+    // Empty the lock file: a process that finds the lock held must not take an old process id for that of `gantry up`.
     lock.set_len(0)?;
     let address = machine.store();
     refuse_to_replace(&address).await?;
@@ -55,12 +56,12 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
             std::fs::rename(&source, &target).with_context(|| format!("cannot put {} in place", target.display()))?;
         }
     }
-    // The store names what is in them.
+    // The store references these files, so they must be on disk first.
     gantry_linux::durable::sync_file_system(&machine.data)?;
     let count = lines.len();
     match &address {
         Address::File(path) => {
-            // Under another name until it is whole.
+            // The store gets its final name only once it is complete.
             let fresh = scratch.join("store.db");
             write_records(&*gantry_store::open(&Address::File(fresh.clone())).await?, lines).await?;
             seal_off(&fresh).await?;
@@ -81,7 +82,8 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
     Ok(DONE)
 }
 
-/// Its writer ends a moment after its last handle.
+/// Merges the store's log into the store file. Retries while the file is locked, because the store's writer ends a
+/// moment after its last handle.
 async fn seal_off(path: &Path) -> anyhow::Result<()> {
     for _ in 0..250 {
         match gantry_store::seal_off(path) {
@@ -97,7 +99,7 @@ async fn seal_off(path: &Path) -> anyhow::Result<()> {
 async fn refuse_to_replace(address: &Address) -> anyhow::Result<()> {
     match address {
         Address::File(path) => {
-            // SQLite would read a log that is left into the store that takes its place.
+            // SQLite would apply a leftover log to the new store.
             let parts = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
             match parts.iter().find(|part| part.exists()) {
                 Some(part) => bail!("there is a store at {} already; move it away first", part.display()),
@@ -124,8 +126,8 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
     Ok(records)
 }
 
-/// Every file that is not what its digest says, every blob that is not what its name says, and every one that a record needs and that
-/// is not there. Without records there is nothing to bring back.
+/// Finds damage: files that differ from their digest, blobs that differ from the digest in their name, and missing
+/// blobs that records reference. A backup with damaged records cannot be restored, and is an error.
 fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
     let needed = Needed::of(lines.iter().map(|line| (line.key.as_str(), &line.value)), &folder.join("blobs"));
     let sums = std::fs::read_to_string(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
@@ -157,7 +159,7 @@ fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
     Ok(damaged)
 }
 
-/// Files that an error names.
+/// Number of files that an error names.
 const NAMED: usize = 10;
 
 fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
@@ -170,7 +172,7 @@ fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
     bail!("{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
 }
 
-/// Takes damaged files away: nobody is to take one for what its name says.
+/// Deletes damaged files, so that no reader trusts the digest in their name.
 fn leave_out(folder: &Path, damaged: &[Damage]) -> anyhow::Result<()> {
     let root = File::open(folder)?;
     for damage in damaged.iter().filter(|damage| damage.fault != Fault::Missing) {

@@ -1,4 +1,4 @@
-//! The three services, each as a process.
+//! The three services, each in its own process: server, agent and router.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,25 +14,26 @@ use crate::exit::{DONE, Exit};
 use crate::handover::Handover;
 use crate::machine::require_root;
 
-/// Set by `up` to its own process id: the service ends when `up` does.
+/// Environment variable with the process id of the supervising `up`. The service ends together with that process.
 pub(crate) const MINDED_BY: &str = "GANTRY_MINDED_BY";
 
-/// Binds this process to the `up` that started it; true when that has ended already.
+/// Binds this process to the `up` that started it. Returns true if that `up` has already ended.
 pub(crate) fn is_orphan() -> bool {
     let Some(parent) = std::env::var(MINDED_BY).ok().and_then(|text| text.parse::<i32>().ok()) else {
         return false;
     };
-    // It is started through a descriptor, and would have its number for a name.
+    // `up` starts the program through a file descriptor; without this line the process would be named after the
+    // descriptor's number.
     let _ = rustix::thread::set_name(c"gantry");
     let bound = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     bound.is_err() || now != Some(parent)
 }
 
-/// The longest that a service waits for the server's first start to give it its token.
+/// Timeout for the machine token, which the server creates at its first start.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Talk on standard error: what a person at the terminal, or the system's journal, reads.
+/// Sets up logging on standard error, for a person at the terminal or for the system's journal.
 pub(crate) fn start_logging(service: &'static str) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("GANTRY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -47,7 +48,7 @@ pub(crate) fn start_logging(service: &'static str) {
     tracing::debug!(service, "logging");
 }
 
-/// Returns when the process is asked to end.
+/// Waits for SIGTERM or SIGINT.
 pub(crate) async fn asked_to_end() {
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     match (terminate, interrupt) {
@@ -58,7 +59,7 @@ pub(crate) async fn asked_to_end() {
     }
 }
 
-/// `gantry server`.
+/// Runs `gantry server`.
 pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("server");
     require_root()?;
@@ -67,7 +68,7 @@ pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// `gantry agent`.
+/// Runs `gantry agent`.
 pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("agent");
     require_root()?;
@@ -77,7 +78,7 @@ pub(crate) async fn agent(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// `gantry router`.
+/// Runs `gantry router`.
 pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("router");
     make_folders(machine)?;
@@ -88,8 +89,8 @@ pub(crate) async fn router(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// The router's sockets: handed over by whoever started this process, so that no connection is refused while one router
-/// takes another's place; else opened here.
+/// The router's sockets. `up` hands them over, so that no connection is refused while a new router replaces an old one.
+/// A router that was started by hand opens its own sockets.
 fn listeners(machine: &Machine, handover: &mut Handover) -> anyhow::Result<Listeners> {
     match handover.socket() {
         Some(plain) => Ok(Listeners { plain, secure: handover.socket() }),
@@ -97,7 +98,7 @@ fn listeners(machine: &Machine, handover: &mut Handover) -> anyhow::Result<Liste
     }
 }
 
-/// Opens the sockets that apps are reached at.
+/// Opens the sockets for the apps' HTTP and HTTPS requests.
 pub(crate) fn open_listeners(machine: &Machine) -> anyhow::Result<Listeners> {
     let open = |address, flag| {
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
@@ -115,7 +116,7 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
             .create(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    // Configurations and tokens are in it: one that somebody else made must be closed as well.
+    // The data folder holds configurations and tokens, so an existing folder must be closed to other users as well.
     let mode = std::fs::metadata(&machine.data)?.mode() & 0o777;
     let data = machine.data.display();
     ensure!(
@@ -125,7 +126,7 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client with the machine's own token, which the server makes when it first starts.
+/// Creates a client with the machine's own token. The server creates that token at its first start.
 async fn service_client(machine: &Machine) -> anyhow::Result<Client> {
     let path = machine.data.join("machine-token");
     let token = tokio::time::timeout(TOKEN_PATIENCE, read_when_there(&path))

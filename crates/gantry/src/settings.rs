@@ -1,7 +1,7 @@
-//! Settings that are in no flag: the settings file, and what the last `gantry up` of a data folder was given.
+//! Settings besides flags and environment: the settings file, and the record of the last `gantry up` of a data folder.
 //!
-//! Precedence: flag, environment, settings file, record of `up`, default. Both sources become defaults of the command line, so that clap
-//! itself applies the order, and checks the values.
+//! Precedence: flag, environment, settings file, record of `up`, default. Values of the file and the record become
+//! defaults of the command line, so that clap itself applies the order and checks the values.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,42 +15,42 @@ use toml::de::{DeTable, DeValue};
 use crate::args::{Args, Machine, Remote};
 use crate::services::MINDED_BY;
 
-/// The settings file when none is named.
+/// The default settings file.
 const FILE: &str = "/etc/gantry/gantry.toml";
 
-/// In the data folder and in the run folder: what the last `gantry up` was given.
+/// Name of the record of the last `gantry up`, in the data folder and in the run folder.
 const RECORD: &str = "up.toml";
 
-/// The longest file that is read.
+/// Maximum size of a settings file.
 const SIZE_MAX: u64 = 1 << 20;
 
-/// Settings of a client that are no flag of `up`.
+/// Settings of a client that are not flags of `up`.
 const CLIENT: [&str; 2] = ["url", "token-file"];
 
-/// Values by the name of their flag.
+/// Values by flag name.
 type Values = BTreeMap<String, String>;
 
 /// Why a settings file is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the settings file {path}: {source}")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Something in it is wrong.
+    /// The file has a wrong entry.
     #[error("settings file {path}, line {line}, column {column}: {why}")]
     Wrong {
-        /// The file.
+        /// Path of the file.
         path: String,
         /// The line, from 1.
         line: usize,
         /// The column, from 1, in characters.
         column: usize,
-        /// What, and what would be right.
+        /// The fault and a correct example.
         why: String,
     },
 }
@@ -59,7 +59,7 @@ pub(crate) enum SettingsError {
 pub(crate) fn parse() -> Result<Args, SettingsError> {
     let command = Args::command();
     let matches = command.clone().get_matches();
-    // A service is given every setting by `up`.
+    // `up` passes every setting to its services as a flag.
     if std::env::var_os(MINDED_BY).is_some() {
         return Ok(args(&matches));
     }
@@ -68,15 +68,16 @@ pub(crate) fn parse() -> Result<Args, SettingsError> {
         None => read_default(Path::new(FILE))?,
     };
     let (name, own) = innermost(&matches);
-    // `up` is given anew what it is to be; its record is for those that come after it.
+    // `up` does not read its own record: the record serves the commands that follow `up`.
     if name != "up" {
         let told = |id: &str| {
-            // Not every command has the flag, and clap wants to be asked first.
+            // Not every command has this flag. `try_get_one` comes first, because clap panics if `value_source` is
+            // called for an unknown flag.
             let path = own.try_get_one::<PathBuf>(id).ok().flatten()?;
             let set = matches!(own.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
             set.then(|| path.clone())
         };
-        // Of an explicit setting before the usual place.
+        // A folder from the settings file takes precedence over the default folder.
         let of_file = |id: &str| values.get(id).map(PathBuf::from);
         let folder = told("data").or_else(|| told("run")).or_else(|| of_file("data")).or_else(|| of_file("run"));
         let folder = folder.unwrap_or_else(|| PathBuf::from("/var/lib/gantry"));
@@ -84,7 +85,7 @@ pub(crate) fn parse() -> Result<Args, SettingsError> {
             values.entry(key).or_insert(value);
         }
     }
-    // The server of a settings file is at the address that it listens on.
+    // A settings file that sets the listen address of a server thereby sets the URL of that server.
     if !values.contains_key("url")
         && let Some(url) = values.get("listen").and_then(|listen| listen.parse().ok()).map(crate::machine::url_of)
     {
@@ -100,7 +101,7 @@ fn args(matches: &ArgMatches) -> Args {
     Args::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
 }
 
-/// The subcommand that was asked for, whose settings count: `store check` is one of `store`'s.
+/// The innermost subcommand, whose settings apply: `check` in `gantry store check`.
 fn innermost(matches: &ArgMatches) -> (&str, &ArgMatches) {
     let mut found = ("", matches);
     while let Some(next) = found.1.subcommand() {
@@ -109,12 +110,12 @@ fn innermost(matches: &ArgMatches) -> (&str, &ArgMatches) {
     found
 }
 
-/// The settings that a file may have: every flag of `up`, and those of a client.
+/// All settings that a file may have: the flags of `up` and those of a client.
 fn known() -> Command {
     Remote::augment_args(Machine::augment_args(Command::new("gantry")))
 }
 
-/// Those flags' names.
+/// The names of these flags.
 fn keys(known: &Command) -> Vec<&str> {
     let machine = Machine::augment_args(Command::new(""));
     let of_machine = |key: &str| machine.get_arguments().any(|arg| arg.get_long() == Some(key));
@@ -124,7 +125,7 @@ fn keys(known: &Command) -> Vec<&str> {
 
 fn read_default(path: &Path) -> Result<Values, SettingsError> {
     match read(path) {
-        // Whoever is not meant to read it has settings of their own.
+        // The default file is optional, and a user who may not read it has other sources of settings.
         Err(SettingsError::Read { source, .. })
             if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) =>
         {
@@ -142,13 +143,13 @@ fn read(path: &Path) -> Result<Values, SettingsError> {
     values(&path.display().to_string(), &text)
 }
 
-/// What the last `gantry up` of a folder was given; nothing where there was none, or of one that is not readable.
+/// The record of the last `gantry up` of a folder; empty if there is no readable record.
 fn recorded(folder: &Path) -> Values {
     let path = folder.join(RECORD);
     std::fs::read_to_string(&path).ok().and_then(|text| values("", &text).ok()).unwrap_or_default()
 }
 
-/// Reads and checks a settings file.
+/// Parses and checks a settings file.
 fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
     let wrong = |at: usize, why: String| {
         let before = text.get(..at).unwrap_or(text);
@@ -178,7 +179,7 @@ fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
     Ok(found)
 }
 
-/// A text or a whole number, as a flag has it.
+/// The text of a TOML string or integer, in the form a flag accepts.
 fn plain(value: &Spanned<DeValue<'_>>) -> Option<String> {
     match value.get_ref() {
         DeValue::String(text) => Some(text.to_string()),
@@ -198,7 +199,7 @@ fn unknown(name: &str, keys: &[&str]) -> String {
     }
 }
 
-/// Whether a flag takes this value; if not, why.
+/// Checks that a flag accepts this value; the error says why not.
 fn check(known: &Command, name: &str, value: &str) -> Result<(), String> {
     let Some(arg) = known.get_arguments().find(|arg| arg.get_long() == Some(name)) else { return Ok(()) };
     let command = Command::new("gantry").arg(arg.clone().global(false));
@@ -206,14 +207,14 @@ fn check(known: &Command, name: &str, value: &str) -> Result<(), String> {
     let Err(error) = command.try_get_matches_from(words) else { return Ok(()) };
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    // clap's own words name the flag; what comes after them says why.
+    // clap's message first names the flag; the reason follows.
     let why = first.rsplit_once(">': ").map_or(first, |(_, why)| why);
     Err(format!("{name} cannot be {value:?}: {why}"))
 }
 
-/// The command line with these values as defaults, wherever their flag is.
+/// The command line with these values as defaults of their flags, in all subcommands.
 fn with_defaults(command: Command, values: &Values) -> Command {
-    // clap keeps what it borrows for as long as the program runs.
+    // clap borrows default values for `'static`, so they are leaked.
     let leak = |text: &String| -> &'static str { Box::leak(text.clone().into_boxed_str()) };
     let mut command = command;
     for (key, value) in values {
@@ -233,7 +234,8 @@ fn with_defaults(command: Command, values: &Values) -> Command {
     command
 }
 
-/// Keeps what `up` was given, for `down`, `backup` and the like: in the data folder, and in the run folder.
+/// Records the settings of `up` in the data folder and in the run folder, for later commands such as `down` and
+/// `backup`.
 pub(crate) fn record(machine: &Machine, arguments: &[(String, String)]) -> std::io::Result<()> {
     let mut text = String::from(
         "# What the last `gantry up` was given; commands on this machine read it. Written anew by each.\n",
@@ -253,7 +255,7 @@ pub(crate) fn record(machine: &Machine, arguments: &[(String, String)]) -> std::
     Ok(())
 }
 
-/// A text as TOML writes it.
+/// Quotes a text as a TOML string.
 fn toml_text(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

@@ -1,8 +1,9 @@
-//! `gantry up`: starts and minds server, agent and router. One that dies is started again; containers run on.
+//! `gantry up`: starts and supervises server, agent and router. A service that dies is restarted; containers keep
+//! running meanwhile.
 //!
-//! It holds the listening sockets and hands them to each router, so that connections wait in them while a router that died
-//! is started again. On SIGHUP every service is replaced by the program as it is now on disk, once that has said that it can take over
-//! (`upgrade`); the old router ends only once the new one serves.
+//! `up` owns the listening sockets and hands them to each router, so that connections queue in the sockets while a
+//! crashed router restarts. On SIGHUP, `up` replaces every service with the program now on disk, after that program has
+//! confirmed that it can take over (`upgrade`). The old router ends only once the new router serves.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -24,30 +25,30 @@ use crate::services::{MINDED_BY, asked_to_end, make_folders, open_listeners, sta
 use crate::settings;
 use crate::upgrade::{self, Program};
 
-/// Pauses before a service that died is started again: the first, and the longest. A server that cannot start costs little to
-/// try, and whoever mends what is wrong at night wants it back at once.
+/// Shortest and longest pause before a crashed service is restarted. A start that fails costs little, and an operator
+/// who repairs the cause at night wants the service back at once.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// One that lived this long begins with the shortest pause again.
+/// A service that lived this long restarts with the shortest pause.
 const STEADY: Duration = Duration::from_secs(2);
 
-/// The longest that a new router may take to serve, before the old one stays.
+/// Timeout for a new router to serve; after that, the old router stays.
 const SERVING: Duration = Duration::from_secs(20);
 
-/// The longest that a service may take to end; a router drains.
+/// Timeout for a service to end; a router drains.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The longest that a router whose place was taken may go on: as long as the longest drain that a role may have.
+/// Timeout for a replaced router to end: the longest drain time that a role may have.
 const LEAVING: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where the C library keeps memory for the server's and the agent's threads. Of its own accord it has eight places a core, and what
-/// is free in one helps no other: under deploys the server grew to 24 MB where it stays at 15 (docs/benchmarks.md).
+/// Number of malloc arenas of the server and the agent. The C library's default is eight per core, and free memory in
+/// one arena cannot serve another. Under deploys the server then grew to 24 MB instead of 15 MB (docs/benchmarks.md).
 const ARENAS: &str = "2";
 
-/// The services, in the order they are started.
+/// The services, in start order.
 const SERVICES: [&str; 3] = ["server", "agent", "router"];
 
-/// `gantry up`.
+/// Runs `gantry up`.
 pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("up");
     require_root()?;
@@ -57,12 +58,14 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     keep_settings(machine)?;
     let (accepted, program) = watch::channel(Arc::new(Program::of_this_process()?));
     let Listeners { plain, secure } = open_listeners(machine)?;
-    // Whoever asks while a service is still starting is told so by a refused connection; a taken port is told here.
+    // Reports a port in use now, then frees the port for the server. A client that connects before the server listens
+    // gets a refused connection.
     drop(
         TcpListener::bind(machine.listen)
             .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))?,
     );
-    // Another cloud on this machine may have what this one is given: better told here than by an agent that starts again and again.
+    // Another cloud on this machine may use the same resources. An error here is better than an agent that restarts
+    // again and again.
     gantry_agent::check_network(&machine.agent()?).await?;
     let mut sockets = vec![plain];
     sockets.extend(secure);
@@ -94,14 +97,14 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// The program that is on disk now, if it can take over.
+/// Opens the program now on disk, if that program can take over.
 async fn newer(program: &watch::Receiver<Arc<Program>>, machine: &Machine) -> anyhow::Result<Program> {
     let newer = program.borrow().newer()?;
     newer.ask(&arguments(upgrade::COMMAND, machine)?).await?;
     Ok(newer)
 }
 
-/// Keeps the machine's name and the settings for the commands that come after. On a disk that takes no writes those of before stay.
+/// Records the machine's name and the settings for later commands. On a read-only disk the previous records stay.
 fn keep_settings(machine: &Machine) -> anyhow::Result<()> {
     let words = arguments("up", machine)?;
     let pairs: Vec<(String, String)> =
@@ -113,13 +116,13 @@ fn keep_settings(machine: &Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One `up` per data folder. The lock goes with the process.
+/// Takes the lock of the data folder: one `up` per data folder. The lock ends with the process.
 fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     use std::io::Write;
     let path = machine.data.join("up.lock");
     let opened = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
     let is_read_only = opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem);
-    // Where nothing can be written what is there can be served, and locked.
+    // A cloud on a read-only disk can still serve, and a read-only file can be locked.
     let opened = if is_read_only { std::fs::File::open(&path) } else { opened };
     let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -132,13 +135,14 @@ fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     Ok(file)
 }
 
-/// What a minder is told; it answers once it is done.
+/// A command to a supervisor task, which replies once the command is done.
 enum Order {
     Replace,
     End,
 }
 
-/// The task that minds one service. Each has its own, so that one that dies again and again keeps nobody waiting.
+/// The task that supervises one service. Each service has its own task, so that a service in a crash loop delays no
+/// other service.
 struct Minder {
     orders: mpsc::Sender<(Order, oneshot::Sender<()>)>,
 }
@@ -171,9 +175,9 @@ struct Service {
     name: &'static str,
     arguments: Vec<String>,
     sockets: Vec<TcpListener>,
-    /// The one that was accepted last.
+    /// The program that was accepted last.
     program: watch::Receiver<Arc<Program>>,
-    /// Of a router: which it is.
+    /// The router's number; unused by the other services.
     number: u64,
     child: Option<Child>,
     started: Instant,
@@ -187,7 +191,7 @@ impl Service {
         sockets: Vec<TcpListener>,
         program: watch::Receiver<Arc<Program>>,
     ) -> Self {
-        // Another than any that an `up` before this one gave.
+        // Differs from every number of an earlier `up`.
         let number = jiff::Timestamp::now().as_millisecond().unsigned_abs();
         Self { name, arguments, sockets, program, number, child: None, started: Instant::now(), backoff: BACKOFF.0 }
     }
@@ -203,7 +207,7 @@ impl Service {
             .env(ROUTER_NUMBER, self.number.to_string())
             .stdin(stdin)
             .kill_on_drop(false);
-        // A router has a thread a core, none of which waits for another's memory.
+        // A router runs one thread per core, and no thread waits for memory of another thread.
         if self.name != "router" {
             command.env("MALLOC_ARENA_MAX", ARENAS);
         }
@@ -217,12 +221,12 @@ impl Service {
         Ok(())
     }
 
-    /// Keeps it running until it is told to end.
+    /// Keeps the service running until the command to end.
     async fn mind(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
         loop {
             tokio::select! {
                 () = self.needed() => {
-                    // The program may be missing for a moment while it is updated.
+                    // The program may be missing for a moment during an update.
                     if let Err(error) = self.start() {
                         tracing::error!(service = self.name, %error, "cannot be started; trying again");
                     }
@@ -243,7 +247,7 @@ impl Service {
         }
     }
 
-    /// Returns when it has ended and the pause after that is over.
+    /// Returns when a start is due: the service has ended, and the back-off pause is over.
     async fn needed(&mut self) {
         if let Some(child) = &mut self.child {
             let status = child.wait().await;
@@ -258,7 +262,7 @@ impl Service {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }
 
-    /// The program as it is now on disk takes this one's place.
+    /// Replaces the service's process with the program now on disk.
     async fn replace(&mut self) {
         tracing::info!(service = self.name, "replacing");
         let result = if self.sockets.is_empty() {
@@ -272,7 +276,8 @@ impl Service {
         }
     }
 
-    /// Two share the sockets for a moment: the old one ends once the new one serves, and stays if that does not.
+    /// Replaces a router under load. Both routers share the sockets for a moment. The old router ends once the new one
+    /// serves, and stays if the new one fails.
     async fn replace_under_load(&mut self) -> anyhow::Result<()> {
         self.number += 1;
         let (mut fresh, offer) = self.spawn()?;
@@ -312,7 +317,7 @@ async fn end(mut child: Child, patience: Duration) {
     }
 }
 
-/// A service's command line: every setting said, so that the process list tells how it runs.
+/// Command line of a service. All settings are explicit, so that the process list shows them.
 fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     let path = |path: &std::path::Path| path.display().to_string();
     let mut arguments = vec![name.to_owned()];

@@ -1,8 +1,8 @@
-//! A newer program takes over only when it says that it can.
+//! Upgrade check: a newer program takes over only after it has confirmed that it can.
 //!
-//! `up` holds the program that its services are started from as an open file, so that what is put in its place on disk has no say
-//! before it was asked. On SIGHUP `up` runs the new one as `gantry upgrade-check`, with a deadline; one that does not run, hangs, is none of
-//! Gantry's, or cannot read the store's format leaves everything as it is.
+//! `up` holds its services' program as an open file, so that a file that replaces the program on disk has no effect
+//! before the check. On SIGHUP, `up` runs the new program as `gantry upgrade-check`, with a timeout. Everything stays
+//! as it is if the new program does not run, hangs, is not Gantry, or cannot read the store's format.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -20,19 +20,19 @@ use crate::exit::{DONE, Exit};
 use crate::machine::program;
 use crate::printer::out;
 
-/// The subcommand.
+/// Name of the subcommand.
 pub(crate) const COMMAND: &str = "upgrade-check";
 
-/// What a program says that can take over.
+/// The confirmation of a program that can take over.
 const READY: &str = "this gantry can take over";
 
-/// The longest that it may take to say so.
+/// Timeout of the check.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The most that is read of what it says.
+/// Maximum number of bytes read of the program's output.
 const SAID_MAX: u64 = 4096;
 
-/// `gantry upgrade-check`: it runs, and reads the store that it would take over.
+/// Runs `gantry upgrade-check`: checks that this program can read the format of the store.
 pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
     if let Address::File(path) = machine.store()
         && path.exists()
@@ -43,19 +43,19 @@ pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
     Ok(DONE)
 }
 
-/// A program file, whatever becomes of its name.
+/// A program file, held open independently of its name.
 pub(crate) struct Program {
     file: File,
     path: PathBuf,
 }
 
 impl Program {
-    /// The one that this process runs.
+    /// The program of this process.
     pub(crate) fn of_this_process() -> anyhow::Result<Self> {
         Self::open(Path::new("/proc/self/exe"), program()?)
     }
 
-    /// The one that has this one's name now; this one may have been moved away.
+    /// The program that now has this program's path; this program's file may have been moved away.
     pub(crate) fn newer(&self) -> anyhow::Result<Self> {
         Self::open(&self.path, self.path.clone())
     }
@@ -65,17 +65,17 @@ impl Program {
         Ok(Self { file, path })
     }
 
-    /// A command of it, under its usual name.
+    /// A command that runs the program under its usual name.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0(&self.path);
         command
     }
 
-    /// Asks whether it can take over.
+    /// Asks the program whether it can take over.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The reason why the program cannot take over.
     pub(crate) async fn ask(&self, arguments: &[String]) -> anyhow::Result<()> {
         let path = self.path.display();
         let mut command = self.command();

@@ -71,7 +71,7 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
     Ok(DONE)
 }
 
-/// A table of apps.
+/// Prints a table of apps.
 pub(crate) fn list(apps: &[AppInfo]) {
     let rows = apps.iter().map(|app| {
         vec![
@@ -85,7 +85,7 @@ pub(crate) fn list(apps: &[AppInfo]) {
     table(&["app", "release", "ready", "deploy", "url"], rows);
 }
 
-/// What keeps requests from it, after the number of its instances.
+/// The reason why requests do not reach the app, shown after the number of its instances.
 fn mark(app: &AppInfo) -> &'static str {
     match &app.traffic {
         Traffic { maintenance: Some(_), .. } => " (maintenance)",
@@ -114,7 +114,7 @@ fn show(app: &AppInfo) {
     }
 }
 
-/// What is to become of an app's requests, and what became of those that could not go on at once.
+/// The app's traffic policy, and counts of the requests that were delayed or refused.
 fn requests(app: &AppInfo) -> String {
     let RequestCounts { waiting, held, refused, limited } = app.requests;
     format!("{}; {waiting} wait, {held} waited, {refused} waited in vain, {limited} over a limit", app.traffic)

@@ -15,7 +15,7 @@ use crate::printer::{age, json as print_json, out, table, told};
 pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::Result<Exit> {
     match command {
         Base::Create { name, from } => {
-            // The server names its encoding if that is not UTF-8.
+            // Sent as bytes: if the recipe is not UTF-8, the server's error names the actual encoding.
             let recipe = std::fs::read(&from).with_context(|| format!("cannot read the recipe {}", from.display()))?;
             let path = format!("/v1/bases/{name}");
             let base = pulls::base(client, &path, recipe).await?;

@@ -56,7 +56,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
     }
 }
 
-/// A value, or what standard input holds for `-`: what stands in a command line, everyone on the machine can read.
+/// The value, or the content of standard input for `-`. Every user of the machine can read a value on a command line.
 fn given(value: String) -> anyhow::Result<String> {
     if value != "-" {
         return Ok(value);

@@ -22,7 +22,7 @@ pub(crate) async fn image(
     hold: bool,
     wait: Follow,
 ) -> anyhow::Result<Exit> {
-    // As the server tells them apart: another registry's name has a dot or a port in its first part.
+    // Same rule as in the server: the name of another registry has a dot or a port in its first part.
     let foreign =
         reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
     let what = if foreign {
@@ -51,12 +51,12 @@ async fn start(client: &Client, app: &AppName, request: StartDeploy, wait: Follo
 pub(crate) async fn order(client: &Client, app: &AppName, order: &str, wait: Follow) -> anyhow::Result<Exit> {
     let accepted: Accepted = client.post(&format!("/v1/apps/{app}/{order}"), &()).await?;
     let exit = follow(client, app, accepted.deploy, wait).await?;
-    // Taken back, as was asked.
+    // An aborted deploy counts as failed, but here the abort was the request.
     Ok(if order == "abort" { DONE } else { exit })
 }
 
-/// Shows a deploy as it goes; the URL comes last, on standard output. A server that is started again meanwhile goes on with
-/// the deploy, and so does this.
+/// Shows the progress of a deploy, and finally prints the URL on standard output. A restarted server continues the
+/// deploy, and this function follows the deploy again.
 pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber, wait: Follow) -> anyhow::Result<Exit> {
     let until = if wait.wait { "verdict" } else { "setting" };
     let path = format!("/v1/apps/{app}/deploys/{}/follow?until={until}", number.0);
@@ -83,13 +83,13 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
     }
 }
 
-/// How long a server may be away: `up` starts one that died within 2 s, and a store may take its time.
+/// How long the server may be unreachable: `up` restarts a crashed server within 2 s, and the store may need time.
 const AWAY: Duration = Duration::from_secs(30);
 
-/// Between two tries to follow a deploy again.
+/// Retry interval for following a deploy again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// What ends by itself when a server is back.
+/// Whether the error goes away once the server is back.
 fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
@@ -98,19 +98,19 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
-/// What a deploy ends with that did what was asked: it is done, it is held, or it serves and is watched.
+/// Whether the deploy ended successfully: done, held, or serving during its bake time.
 fn is_good(state: DeployState) -> bool {
     matches!(state, DeployState::Done | DeployState::Held | DeployState::Draining)
 }
 
 struct Follower {
     path: String,
-    /// Whoever follows again is told from the beginning.
+    /// Lines already shown; after a reconnect, the server sends all lines again.
     shown: HashSet<String>,
 }
 
 impl Follower {
-    /// Until the deploy is over; none when what is told of it ends before.
+    /// Follows the deploy to its end; returns `None` if the stream ends before the deploy.
     async fn run(&mut self, client: &Client) -> Result<Option<Exit>, ClientError> {
         let mut events = client.lines::<Progress>(Method::GET, &self.path, "").await?;
         let again = self.shown.clone();

@@ -1,4 +1,4 @@
-//! `gantry docs`: the manual, carried along.
+//! `gantry docs`: the manual, which is part of the program.
 
 use anyhow::bail;
 

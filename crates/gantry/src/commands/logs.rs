@@ -9,11 +9,11 @@ use http::Method;
 use crate::exit::{DONE, Exit};
 use crate::printer::{clock, now, out};
 
-/// Which lines.
+/// Selection of log lines.
 pub(crate) struct Wanted {
     pub(crate) follow: bool,
     pub(crate) lines: usize,
-    /// Milliseconds back from now.
+    /// Maximum age of a line in milliseconds.
     pub(crate) since: Option<u64>,
     pub(crate) role: Option<RoleName>,
     pub(crate) grep: Option<String>,

@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands, one module for each group.
 
 mod apps;
 mod bases;

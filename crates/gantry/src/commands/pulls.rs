@@ -1,4 +1,4 @@
-//! Images of other registries, and everything else that is watched while it is made.
+//! Pulls of images from other registries, and other requests with progress output.
 
 use crate::printer::told;
 use anyhow::bail;
@@ -8,7 +8,7 @@ use gantry_api::{Client, ClientError};
 use gantry_model::AppName;
 use http::Method;
 
-/// What to ask for. Who asks is in the environment: a command line is everybody's to read.
+/// A pull request. The credentials come from environment variables, because every user can read a command line.
 pub(crate) fn request(reference: &str) -> PullImage {
     PullImage {
         reference: reference.to_owned(),
@@ -17,7 +17,7 @@ pub(crate) fn request(reference: &str) -> PullImage {
     }
 }
 
-/// Watches a base being made.
+/// Creates a base and shows the progress.
 pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<BaseInfo> {
     match watch(client, path, body).await? {
         Making::Base { base } => Ok(base),
@@ -25,7 +25,7 @@ pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Byt
     }
 }
 
-/// Pulls an image for an app; what it is called in the cloud's own registry.
+/// Pulls an image for an app; returns its reference in the cloud's own registry.
 pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> anyhow::Result<String> {
     let body = serde_json::to_vec(&request(reference))?;
     match watch(client, &format!("/v1/apps/{app}/pull"), body).await? {
@@ -34,7 +34,7 @@ pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> an
     }
 }
 
-/// Shows the lines; the last word.
+/// Sends a request and shows its progress lines; returns the final event.
 async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<Making> {
     let mut events = client.lines::<Making>(Method::POST, path, body).await?;
     while let Some(event) = events.next().await {

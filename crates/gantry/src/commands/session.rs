@@ -1,4 +1,4 @@
-//! `gantry exec` and `gantry run`: a process's streams, here.
+//! `gantry exec` and `gantry run`: connect this process's streams to a remote process.
 
 use std::io::{IsTerminal, Read, Write};
 
@@ -32,12 +32,12 @@ pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>, in
     carry(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
 }
 
-/// A person sits on both ends.
+/// Whether both standard input and standard output are terminals.
 fn wants_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The terminal, raw for as long as this lives.
+/// Raw mode of the terminal, until dropped.
 struct Raw(Termios);
 
 impl Raw {
@@ -61,7 +61,7 @@ fn size() -> Option<Frame> {
     Some(Frame::Size(size.ws_col, size.ws_row))
 }
 
-/// Standard input, read by a thread of its own: a read cannot be called off.
+/// Reads standard input on a thread of its own, because a read cannot be cancelled.
 fn read_input() -> mpsc::Receiver<Frame> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
@@ -80,14 +80,15 @@ fn read_input() -> mpsc::Receiver<Frame> {
     receiver
 }
 
-/// An input that has ended.
+/// An empty input.
 fn no_input() -> mpsc::Receiver<Frame> {
     let (sender, receiver) = mpsc::channel(1);
     let _ = sender.try_send(Frame::InputEnd);
     receiver
 }
 
-/// Without `input` and a terminal standard input is left alone: it may be the list that a loop of the caller's reads.
+/// Connects the streams until the remote process ends. Reads standard input only with `input` or a terminal: in a
+/// caller's loop, standard input may be the list that the loop reads.
 async fn carry(session: Session, terminal: bool, input: bool) -> anyhow::Result<Exit> {
     let raw = if terminal { Raw::enter() } else { None };
     let (mut reader, mut writer) = tokio::io::split(session);

@@ -1,4 +1,4 @@
-//! `gantry status`, `events`, `token`.
+//! `gantry status`, `events`, `cluster policy`, `token`.
 
 use gantry_api::Client;
 use gantry_api::types::{ChangePolicy, CreateToken, Event, NewToken, Scope, Status, TokenInfo};
@@ -41,7 +41,7 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     Ok(DONE)
 }
 
-/// When a repair was.
+/// The time of a repair.
 fn since(fault: &NetworkFault) -> String {
     match fault {
         NetworkFault::Repaired { at, .. } => format!(", last {} ago", age(*at)),
@@ -131,7 +131,7 @@ fn scope(scope: &Scope) -> String {
     }
 }
 
-/// A path segment of any text.
+/// Percent-encodes a text as a path segment.
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
