@@ -117,8 +117,7 @@ CONTROLS = [
     ("killed processes are counted", "crates/agent/src/instance/end.rs", "recent(|usage| usage.oom_kills)", "recent(|_| 0)",
      "-p gantry-testbed --test broken", "--- leaks-at-start"),
     ("an instance that begins anew is not ready", "crates/agent/src/instance/start.rs",
-     "self.record.started = true;\n        // The one before may have gone with the machine, which noted nothing.\n"
-     "        self.record.ready = false;", "self.record.started = true;", "-p gantry-testbed --test crashes after_a_reboot"),
+     "        self.record.ready = false;\n        (self.record.begun", "        (self.record.begun", "-p gantry-testbed --test crashes after_a_reboot"),
     ("a release's number is not given twice", "crates/planner/src/lib.rs",
      "app.last_release = app.last_release.max(highest);", "let _ = highest;",
      "-p gantry-testbed --test housekeeping a_backup"),
@@ -137,7 +136,7 @@ CONTROLS = [
      "DeployState::Promoting => { app.app.current = deploy.release; app.app.config = Default::default(); }",
      "-p gantry-planner --test world a_rollback"),
     ("a process that ends is seen before one that is waited for", "crates/planner/src/deploys.rs",
-     "    // Before one that is waited for, which may take its time.\n    if let Some(step) = failed(ids, scene) {",
+     "    if let Some(step) = failed(ids, scene) {",
      "    if let (false, Some(step)) = (true, failed(ids, scene)) {", "-p gantry-planner --test world a_process"),
     ("an access log written to its end", "crates/router/src/lib.rs", "    router.access.finish();\n", "",
      "-p gantry-testbed --test soak"),

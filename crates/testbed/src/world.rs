@@ -310,7 +310,9 @@ impl World {
         let repository = Repository { folder };
         repository.git(&["init", "--quiet", "--initial-branch=main"]);
         let remote = format!("http://x:{}@127.0.0.1:{}/git/{app}.git", self.token(), self.api);
-        repository.git(&["remote", "add", "gantry", &remote]);
+        // A test may ask for the repository of an app again.
+        repository.git(&["config", "remote.gantry.url", &remote]);
+        repository.git(&["config", "remote.gantry.fetch", "+refs/heads/*:refs/remotes/gantry/*"]);
         if let Some(example) = example {
             let source = examples().join(example);
             let mut copy = Command::new("cp");
