@@ -1,5 +1,5 @@
 //! Connection pool of one instance. An HTTP/1.1 connection is in the pool only while no request uses the connection;
-//! all requests share an HTTP/2 connection.
+//! many requests share an HTTP/2 connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

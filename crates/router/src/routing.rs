@@ -104,7 +104,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Chooses the less loaded of two random instances; none if every instance is ejected or was tried.
+    /// Chooses the less loaded of two random instances; none if every instance is unreachable or was tried.
     pub(crate) fn choose(&self, tried: &[InstanceId], now: Instant) -> Option<&Arc<Target>> {
         let untried = |target: &&Arc<Target>| !tried.contains(&target.endpoint.instance);
         let good = |target: &&Arc<Target>| target.circuit.is_closed(now) && untried(target);

@@ -100,7 +100,8 @@ fn state(router: &Router, gone: bool) -> RouterReport {
     }
 }
 
-/// Reports that the router has ended and no request is under way. A server that misses this report notices the silence.
+/// Reports that the router has ended, so the server need not wait for its requests. A server that misses this report
+/// notices the silence.
 pub(crate) async fn say_goodbye(router: &Router, client: &Client) {
     let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
     let report = state(router, true);
