@@ -3,7 +3,7 @@
 //!
 //! A backup is a tar file with these parts, in this order:
 //! - `records.jsonl`: the store's records, one line of JSON each. The format is the same for every kind of store.
-//! - the server's folders as they are on disk.
+//! - the server's tokens and folders, as they are on disk.
 //! - `sums`: a line with digest and path for each file before it.
 //!
 //! Volumes belong to their applications and are not part of a backup.
@@ -165,7 +165,7 @@ async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Res
     Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
 }
 
-/// Runs `gantry check`: reads the store, every blob and every repository. With `repair`, removes damaged blobs: a damaged
+/// Runs `gantry check`: reads the store, every blob and every repository. With `repair`, removes damaged blobs. A damaged
 /// blob has no use, and a client that uploads an image skips the blobs that the registry already has.
 pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
