@@ -1,5 +1,5 @@
-//! What anybody may say to the API's port before a token counts: framing that could be read in two ways, what is too long, too
-//! slow, or never whole.
+//! Malformed requests to the API's port before authentication: ambiguous framing, oversized requests, slow clients
+//! and truncated requests.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use gantry_testbed::World;
 
-/// Says `bytes` on a connection of its own, and ends its side if that is `all`; everything that is answered until the server
-/// ends it.
+/// Sends `bytes` on a new connection and returns everything that the server sends until the end of the connection.
+/// With `all`, the client shuts down its sending side afterwards.
 fn say(port: u16, bytes: &[u8], all: bool) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-    // It may be refused before it was all sent.
+    // The server may refuse the request before the client has sent all bytes.
     let _ = stream.write_all(bytes);
     if all {
         let _ = stream.shutdown(Shutdown::Write);
     }
     let mut answer = Vec::new();
     let mut piece = [0; 4096];
-    // A reset after the answer is an end too.
+    // A reset after the response also ends the connection.
     while let Ok(count @ 1..) = stream.read(&mut piece) {
         answer.extend_from_slice(&piece[..count]);
     }
@@ -31,21 +31,21 @@ fn statuses(answer: &str) -> Vec<u16> {
     lines.filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
 }
 
-/// The order that makes an app, once its number is in it.
+/// Request body that creates an app. A test replaces `NN` with a number.
 const BODY: &str = r#"{"name":"app-NN"}"#;
 const SIZE: usize = BODY.len();
 
-/// Everything of the order but its framing.
+/// Request head that creates an app, without its framing headers.
 fn head(token: &str) -> String {
     format!("POST /v1/apps HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n")
 }
 
-/// What follows on the same connection, and ends it.
+/// A second request on the same connection. The request asks the server to close the connection.
 fn next(token: &str) -> String {
     format!("GET /v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
 }
 
-/// Framing that could be read in two ways, is cut, or is too long: its name, and what comes behind [`head`].
+/// Ambiguous, truncated or oversized framings: the name of the case, and the bytes that follow [`head`].
 fn framings() -> Vec<(&'static str, String)> {
     let chunked = |chunks: &str| format!("transfer-encoding: chunked\r\n\r\n{chunks}\r\n{BODY}\r\n0\r\n\r\n");
     let behind = |fields: &str| format!("{fields}content-length: {SIZE}\r\n\r\n{BODY}");
@@ -81,7 +81,8 @@ fn framings() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Says each of [`framings`], and what follows; those of which anything was taken, and how that was answered.
+/// Sends each of [`framings`] with a second request behind, and returns the cases in which the server accepted a
+/// request, with the response.
 fn examine(port: u16, token: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for (number, (name, rest)) in framings().iter().enumerate() {
@@ -102,12 +103,12 @@ fn the_api_takes_what_was_meant_or_nothing() {
     let world = World::start(&[]);
     let (port, token) = (world.api_port(), world.token());
     let (head, next) = (head(&token), next(&token));
-    // As it should be, the app is made and what follows is answered.
+    // With correct framing, the server creates the app and answers the second request.
     let good = format!("{head}content-length: {SIZE}\r\n\r\n{}{next}", BODY.replace("NN", "ok"));
     let answer = say(port, good.as_bytes(), false);
     assert_eq!(statuses(&answer), [200, 200], "{answer}");
     assert!(world.gantry(&["app", "ls"]).good().out.contains("app-ok"));
-    // Of what is not, nothing is made, and what follows is no request.
+    // With wrong framing, the server creates no app and does not read the following bytes as a request.
     let wrong = examine(port, &token);
     assert!(wrong.is_empty(), "{wrong:#?}");
     for (name, text) in [
@@ -119,11 +120,13 @@ fn the_api_takes_what_was_meant_or_nothing() {
         let answer = say(port, text.as_bytes(), true);
         assert!(statuses(&answer).iter().all(|status| (400..500).contains(status)), "{name}: {answer}");
     }
-    // A length beside a coding may be passed over (RFC 9112, section 6.3), but then the connection ends with it.
+    // A server may ignore a length beside a transfer coding (RFC 9112, section 6.3), but must then close the
+    // connection.
     let both =
         format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n{SIZE:x}\r\n{BODY}\r\n0\r\n\r\n{next}");
     assert!(statuses(&say(port, both.as_bytes(), false)).len() <= 1);
-    // What has one meaning, however odd: it is taken with that, and what follows is a request of its own.
+    // Unusual but unambiguous framing: the server accepts the request with its one meaning and answers the second
+    // request.
     let odd = [
         (
             "an extension of a chunk",
@@ -142,11 +145,11 @@ fn the_api_takes_what_was_meant_or_nothing() {
     assert_eq!(made, ["app-ok", "odd-00", "odd-01", "odd-02"], "{apps}");
 }
 
-/// Reads every request that it can find, whatever stands between, and answers all of them.
+/// Server that finds every request in the bytes, ignores all framing, and answers each request.
 fn careless(mut stream: TcpStream) {
     let mut bytes = Vec::new();
     let mut piece = vec![0; 1 << 16];
-    // Whoever says this last waits for the answers; the others end their side.
+    // A client that sent this last header waits for the responses. The other clients shut down their sending side.
     while !bytes.ends_with(b"connection: close\r\n\r\n") {
         let count = stream.read(&mut piece).expect("read");
         if count == 0 {
@@ -159,7 +162,7 @@ fn careless(mut stream: TcpStream) {
     let _ = stream.write_all("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".repeat(requests).as_bytes());
 }
 
-/// The control: of whoever looks for requests and minds no framing, every one is taken.
+/// Mutation test: a server that ignores framing accepts a request in every case.
 #[test]
 fn without_framing_all_of_it_is_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -170,11 +173,12 @@ fn without_framing_all_of_it_is_taken() {
     assert_eq!(wrong.len(), all, "{wrong:#?}");
 }
 
-/// What a client sends on after it was refused is taken, and the refusal is there when it comes to read it.
+/// The server reads the bytes that a client sends after a refusal. The refusal is still there when the client reads.
 #[test]
 fn whoever_is_refused_in_the_middle_hears_why() {
     let world = World::start(&[]);
-    // More than the kernel keeps for both ends (36 MiB at most: `tcp_wmem` and `tcp_rmem`), and less than is read after a refusal.
+    // More than the kernel buffers on both ends (36 MiB at most: `tcp_wmem` and `tcp_rmem`), and less than the server
+    // reads after a refusal.
     let body = vec![0; 48 << 20];
     let head = format!(
         "POST /v1/bases/more/import HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\ncontent-length: {}\r\n\r\n",
@@ -192,7 +196,7 @@ fn whoever_is_refused_in_the_middle_hears_why() {
     assert!(refused.status != 0 && refused.err.contains("this token is not known"), "{refused:?}");
 }
 
-/// 1,000 connections that never become a request; in the long form 5,000, until the server ends them.
+/// Opens 1,000 connections that never become a request (5,000 in the long run) and waits until the server ends them.
 #[test]
 fn slow_clients_of_the_api_are_in_nobody_s_way() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
@@ -223,7 +227,7 @@ fn slow_clients_of_the_api_are_in_nobody_s_way() {
     println!("the slowest of ten answers: {alone:?} alone, {beside:?} beside {} slow clients", slow.len());
     assert!(beside < alone * 2 + Duration::from_millis(200), "{beside:?} where it was {alone:?}");
     if long {
-        // A head has 75 s; a body that somebody with a token began may pause for 300.
+        // A request head has a timeout of 75 s. A body of an authorized request may pause for 300 s.
         let until = Instant::now() + Duration::from_secs(330);
         for stream in &mut slow {
             let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(10));

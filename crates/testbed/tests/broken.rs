@@ -1,5 +1,6 @@
-//! Applications that misbehave, each in its own way. What the push says at its end and what `gantry why` says first is
-//! checked in under `transcripts/`: it must name the true cause and the remedy. GANTRY_TEST_BLESS=1 writes them anew.
+//! Misbehaving applications, each with its own fault. The last lines of the push and the first line of `gantry why`
+//! are checked in under `transcripts/`: they must name the true cause and the remedy. GANTRY_TEST_BLESS=1 rewrites
+//! the transcripts.
 
 mod site;
 
@@ -10,16 +11,16 @@ use std::sync::Mutex;
 use gantry_testbed::World;
 use site::{SERVER, page};
 
-/// One application.
+/// A misbehaving application.
 struct Broken {
     name: &'static str,
     server: String,
-    /// Inside `web: { … }`.
+    /// Settings inside `web: { … }`.
     role: &'static str,
     compile: Option<&'static str>,
 }
 
-/// The last lines of a push that are kept.
+/// Number of last lines of a push that a transcript keeps.
 const LINES: usize = 8;
 
 const CHECKED: &str = "command: 'python3 server.py', health: { path: '/up' }";
@@ -65,14 +66,15 @@ fn applications() -> Vec<Broken> {
             role: "command: 'python3 server.py', memory: '2G', pids: 64, health: { path: '/up' }",
             compile: None,
         },
-        // A disk that is full would hurt the others: it stops by itself at 3 GB, and long before that it is stopped.
+        // A full disk would disturb the other applications. This one stops by itself at 3 GB; the agent must stop the
+        // process long before.
         Broken {
             name: "fills-the-disk",
             server: "for n in range(3000):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 1_000_000)\nimport time\ntime.sleep(1000)\n".to_owned(),
             role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
             compile: None,
         },
-        // The same in files that no folder shows.
+        // The same fault, with files that were deleted while open.
         Broken {
             name: "fills-the-disk-unseen",
             server: "import os, time\nfiles = []\nfor n in range(900):\n    files.append(open(f'/tmp/{n}', 'wb'))\n    os.remove(f'/tmp/{n}')\n    files[-1].write(b'x' * 3_000_000)\ntime.sleep(1000)\n".to_owned(),
@@ -81,13 +83,14 @@ fn applications() -> Vec<Broken> {
         },
         Broken {
             name: "writes-one-large-file",
-            // Without last words: whether it can still say them depends on who is quicker, it or the count of what it wrote.
+            // The exception hook prints nothing: a race between the process and the disk-usage check decides whether
+            // the process can still print.
             server: "import sys\nsys.excepthook = lambda *_: None\nwith open('/tmp/large', 'wb') as file:\n    for n in range(3000):\n        file.write(b'x' * 1_000_000)\n".to_owned(),
             role: "command: 'python3 server.py', disk: '20M', health: { path: '/up' }",
             compile: None,
         },
         Broken { name: "no-such-command", server: good("", ""), role: "command: 'gunicorn app', health: { path: '/up' }", compile: None },
-        // These work, whatever they do besides.
+        // These applications work in spite of their faults.
         checked("deaf-to-sigterm", good("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")),
         checked("answers-after-29-s", good(get, &format!("{get}        time.sleep(29 if self.path == '/' else 0)\n"))),
         checked("starts-slowly", good("import http.server", "import time; time.sleep(4)\nimport http.server")),
@@ -108,7 +111,7 @@ fn applications() -> Vec<Broken> {
     ]
 }
 
-/// Pushes one; its transcript.
+/// Pushes an application and returns its transcript.
 fn transcript(world: &World, broken: &Broken) -> String {
     let name = broken.name;
     let _ = world.gantry(&["app", "create", name]).good();
@@ -119,14 +122,14 @@ fn transcript(world: &World, broken: &Broken) -> String {
         repository.compile_with(compile);
     }
     repository.commit("it");
-    // The verdict is the one of the bake time's end.
+    // The push waits for the verdict at the end of the bake time.
     let push = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]);
     if name == "leaks-under-load" {
         let _ = page(world, name);
         told(world, name, "out of memory");
     }
     if name == "deaf-to-sigterm" {
-        // The next release is to take its place.
+        // A second release replaces the application.
         repository.write("more", "");
         repository.commit("more");
         let _ = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
@@ -135,15 +138,15 @@ fn transcript(world: &World, broken: &Broken) -> String {
     if name.starts_with("prints-with") {
         told(world, name, "prints so much");
         let kept = logs(world, name).iter().map(|path| path.metadata().map_or(0, |is| is.len())).sum::<u64>();
-        // A segment of 8 MiB that is full, and as much of the other as it has since it was emptied.
+        // One full segment of 8 MiB, and the part of the other segment that was written since its last truncation.
         assert!((7 << 20..17 << 20).contains(&kept), "{name}: {kept} bytes of log");
         let told = world.gantry(&["logs", name, "-n", "1"]).good().out;
         assert!(told.contains("xxxx"), "{name}: {told}");
     }
     let said = push.err.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
-    // How long something waits, and so whether it is told, is not the same each time.
+    // The waiting time differs from run to run, and with it the lines that report it.
     let said: Vec<&str> = said.filter(|line| line.starts_with(" !") || !line.contains(" is not ready")).collect();
-    // Of the steps the last one counts; one that lasts milliseconds may not be told.
+    // Of the progress lines, only the last is stable: a phase of a few milliseconds may not be reported.
     let end = said.len().saturating_sub(1);
     let said: Vec<&str> = said
         .into_iter()
@@ -164,19 +167,19 @@ fn transcript(world: &World, broken: &Broken) -> String {
     normal(&format!("push: {verdict}\n{last}\n\nwhy: {why}\n"))
 }
 
-/// Waits until `gantry why` tells of it.
+/// Waits until the output of `gantry why` contains `what`.
 fn told(world: &World, name: &str, what: &str) {
     world.wait("it is told", |world| world.gantry(&["why", name]).out.contains(what).then_some(()));
 }
 
-/// The log's segments of an app's only instance.
+/// Log segments of an app's only instance.
 fn logs(world: &World, name: &str) -> Vec<std::path::PathBuf> {
     let folder = world.path("data/logs").join(name).join(format!("{name}.v1.web-1"));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Without what differs from run to run.
+/// Removes the parts of a text that differ from run to run.
 fn normal(text: &str) -> String {
     let mut words = Vec::new();
     for line in text.lines() {
@@ -220,7 +223,8 @@ fn word(word: &str) -> String {
 
 #[test]
 fn what_an_application_does_wrong_is_said() {
-    // Only what hangs may reach these, however slow the machine: what it would do otherwise takes it a second or two.
+    // Only applications that hang may reach these limits, even on a slow machine. Everything else takes a second or
+    // two.
     let limits = ["--deadline", "10", "--compile-time", "20", "--compile-memory", "64M", "--compile-disk", "70M"];
     let world = World::start(&limits);
     let queue = Mutex::new(applications());
@@ -232,7 +236,7 @@ fn what_an_application_does_wrong_is_said() {
             scope.spawn(|| {
                 loop {
                     let Some(broken) = queue.lock().expect("queue").pop() else { return };
-                    // One that goes another way altogether keeps none of the others from being told.
+                    // An application that panics the test must not prevent the report of the others.
                     let found = catch_unwind(AssertUnwindSafe(|| transcript(&world, &broken)));
                     let found = found.unwrap_or_else(|_| "it went otherwise, as is told above\n".to_owned());
                     let path = folder.join(format!("{}.txt", broken.name));
@@ -247,11 +251,11 @@ fn what_an_application_does_wrong_is_said() {
     });
     let wrong = wrong.into_inner().expect("wrong");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Whatever was begun by a compile step ended with it, however it ended.
+    // Every process that a compile step started ended with the step, whatever the outcome.
     let strays = world.strays(&[]);
     let of_builds: Vec<_> = strays.iter().filter(|stray| stray.contains("group of build")).collect();
     assert!(of_builds.is_empty(), "{of_builds:?}");
-    // And what was killed because it did not end says so itself.
+    // An application that was killed because it ignored SIGTERM has a log line that says so.
     world.wait("it is told", |world| {
         let last = world.gantry(&["logs", "deaf-to-sigterm", "-n", "1000"]).good().out;
         last.contains("gantry: it did not end within 30 s of TERM, and is killed").then_some(())
@@ -259,7 +263,8 @@ fn what_an_application_does_wrong_is_said() {
     assert!(world.gantry(&["logs", "prints-bytes", "-n", "10"]).good().out.contains('\u{fffd}'));
 }
 
-/// The same with the times that people meet, and the defaults: a minute until it serves, ten seconds until it ends. When asked for.
+/// The same faults with the default timeouts that users meet: one minute until an instance is ready, ten seconds
+/// until it ends. Runs on request only.
 #[test]
 fn what_takes_its_time_is_said_too() {
     if std::env::var_os("GANTRY_TEST_LONG").is_none() {

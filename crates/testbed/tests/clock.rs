@@ -1,5 +1,6 @@
-//! A wall clock that jumps: no deploy hangs, no push is cut, no server ends, and the jump is named. The clock of server, agent and router is
-//! shifted by a preloaded library (`clock.c`); the machine's own is never touched.
+//! Jumps of the wall clock: no deploy hangs, no push is interrupted, no server exits, and `gantry status` names the
+//! jump. A preloaded library (`clock.c`) shifts the clock of server, agent and router; the machine's own clock is
+//! never touched.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use gantry_testbed::{World, run};
 
 const HOUR: i64 = 3_600_000;
 
-/// The library, compiled into `folder`.
+/// Compiles the library into `folder` and returns its path.
 fn library(folder: &Path) -> PathBuf {
     let path = folder.join("clock.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clock.c");
@@ -37,7 +38,7 @@ impl Shifted {
         Self { world, shift, _folder: folder }
     }
 
-    /// Sets the clock, in milliseconds from the machine's.
+    /// Sets the offset from the machine's clock, in milliseconds.
     fn set(&self, millis: i64) {
         use std::os::unix::fs::FileExt;
         let file = std::fs::File::options().write(true).open(&self.shift).expect("opened");
@@ -48,12 +49,12 @@ impl Shifted {
         self.world.gantry(arguments).all()
     }
 
-    /// Waits until `status` names a jump.
+    /// Waits until `gantry status` contains `text`, the name of a jump.
     fn named(&self, text: &str) {
         self.world.wait(text, |_| self.text(&["status"]).contains(text).then_some(()));
     }
 
-    /// Waits for the end of deploy `number`, for no longer than it may take.
+    /// Waits for the successful end of deploy `number`, with a time limit.
     fn ends_well(&self, number: u32) {
         let begun = Instant::now();
         self.world.wait("the deploy is done", |_| {
@@ -85,7 +86,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     assert_eq!(world.gantry_as(token, &["status"]).status, 0);
     let server = world.service_pid("server");
 
-    // Back while idle, then a push; and once more while the old release stands by.
+    // The clock goes back while the cloud is idle, before a push, and again while the old release stands by.
     shifted.set(-HOUR);
     shifted.named("the clock of the machine went back by 1 h");
     shop.write("two", "2");
@@ -95,7 +96,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     shifted.ends_well(2);
     assert!(shifted.text(&["why", "shop"]).contains("went back by 1 h"), "{}", shifted.text(&["why", "shop"]));
 
-    // Forward, in the middle of a push.
+    // The clock goes forward in the middle of a push.
     shop.write("three", "3");
     shop.compile_with("echo compiles; sleep 2");
     shop.commit("three");
@@ -108,7 +109,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     shifted.ends_well(3);
     assert_eq!(world.service_pid("server"), server, "the server was ended: {}", world.log());
 
-    // What was printed moments ago was printed moments ago; a token ends at its date.
+    // Log lines keep their age across the jump, and a token ends at its date.
     let recent = shifted.text(&["logs", "shop", "--since", "10m"]);
     assert!(recent.contains("begun"), "{recent}");
     assert_ne!(world.gantry_as(token, &["status"]).status, 0, "a token that ended an hour ago");
@@ -119,7 +120,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     let told = |text: &str| events.to_string().matches(text).count();
     assert_eq!((told("went back by 1 h"), told("went forward by 4 h")), (2, 1), "{events}");
 
-    // A server that is killed while the clock is wrong finds stamps of the future.
+    // A server that is killed while the clock is wrong finds timestamps in the future.
     shop.write("four", "4");
     shop.commit("four");
     let _ = shop.push().good();
@@ -128,7 +129,8 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
     shifted.ends_well(4);
 }
 
-/// Other programs in the place of the one that runs: `up` asks them first.
+/// Replaces the running program on disk by unsuitable ones. `up` checks a new program before it starts the program's
+/// services.
 fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
     let world = &shifted.world;
     let (place, good) = (world.path("gantry"), world.path("gantry-good"));
@@ -158,7 +160,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
         refused(times);
         std::fs::remove_file(&place).expect("removed");
     }
-    // A service that dies is started from the program that was accepted, and so are the hooks of git.
+    // `up` restarts a crashed service from the accepted program. The git hooks use the accepted program too.
     std::fs::copy("/bin/false", &place).expect("copied");
     world.kill_service("server");
     world.wait("it is back", |world| (world.gantry(&["status"]).status == 0).then_some(()));
@@ -166,7 +168,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
     five.write("five", "5");
     five.commit("five");
     let _ = five.push().good();
-    // A good one takes over.
+    // A suitable program takes over.
     std::fs::remove_file(&place).expect("removed");
     std::fs::rename(&good, &place).expect("moved");
     let before = pids();
@@ -178,7 +180,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one(shifted: &Shifted) {
     world.wait("it serves", |world| (world.gantry(&["status"]).status == 0).then_some(()));
 }
 
-/// A settings file and the record of `up` save every flag.
+/// A settings file and the record that `up` keeps make the flags unnecessary at the next start.
 fn what_up_was_given_is_not_asked_for_again(world: &mut World) {
     let data = world.path("data").display().to_string();
     let plain = |arguments: &[&str]| {

@@ -1,4 +1,5 @@
-//! Services killed with SIGKILL, in every state of a deploy; the machine's reboot; a push whose client goes away.
+//! Crashes: services killed with SIGKILL in every state of a deploy, a reboot of the machine, and a push whose client
+//! disconnects.
 
 mod site;
 
@@ -31,17 +32,17 @@ fn killed_services_come_back_and_nothing_that_runs_notices() {
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
     assert_eq!(world.containers(), before, "a container was started twice, or again");
-    // A killed router loses the requests that it has; the next one takes up the same socket and table.
+    // A killed router loses its open requests. The next router takes over the same socket and routing table.
     world.kill_service("router");
     assert!(page(&world, "shop").starts_with("one"));
 }
 
-/// Its launcher outlives the agent, and notices.
+/// The launcher of `gantry exec` outlives the agent and notices the agent's end.
 #[test]
 fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
     let world = World::start(&[]);
     push_site(&site(&world, "shop", 1), "one");
-    // Nobody else on this machine sleeps for so long.
+    // A duration that no other process on this machine sleeps for.
     let command = format!("sleep 4{}", world.api_port());
     let runs = || Command::new("pgrep").args(["-fx", &command]).output().expect("pgrep").status.success();
     let mut exec = Command::new(gantry_testbed::program("gantry"))
@@ -59,7 +60,7 @@ fn what_somebody_runs_in_an_instance_ends_with_the_agent_that_is_killed() {
     assert_eq!(world.containers(), before, "the instance itself runs on");
 }
 
-/// Whoever asked for a deploy is told of it to its end, each line once.
+/// A client that follows a deploy receives each line exactly once, to the end of the deploy.
 #[test]
 fn a_deploy_is_followed_on_when_its_server_is_killed() {
     let world = World::start(&[]);
@@ -78,7 +79,7 @@ fn a_deploy_is_followed_on_when_its_server_is_killed() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
-/// At first it hangs, then it is gone. Twelve seconds each time; ten minutes when asked for.
+/// The server first hangs and is then gone, for twelve seconds each; ten minutes in the long run.
 #[test]
 fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
@@ -91,10 +92,10 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     let [up, server] = [world.up_pid(), world.service_pid("server").expect("it runs")];
     world.signal("STOP", server);
     let (begun, mut crashes) = (Instant::now(), 0);
-    // Each time it is longer until an instance is started again: after six times more than a minute.
+    // The restart back-off grows with each crash: after six crashes to more than a minute.
     while crashes < 4 || (begun.elapsed() < away && crashes < 12) {
         if crashes == 2 {
-            // Nobody starts it again.
+            // `up` is stopped, so that it does not restart the server.
             world.signal("STOP", up);
             world.signal("KILL", server);
         }
@@ -124,7 +125,7 @@ fn without_the_server_what_crashes_is_started_again_and_requests_are_served() {
     assert!(report.failed == 0 && report.sent > 500, "{crashes} crashes, {report:?}");
 }
 
-/// Kills `service` when a deploy is in `state`; the deploy must come to an end, and one release serve.
+/// Kills `service` while a deploy is in `state`. The deploy must end, with one release serving.
 fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &str, state: &str, version: &str) {
     repository.write("server.py", &site::SERVER.replace("VERSION", version));
     repository.commit(version);
@@ -135,7 +136,7 @@ fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &s
         let now = value["deploy"]["state"].as_str().map(str::to_owned);
         match now {
             Some(now) if now == state => Some(true),
-            // A state that passes faster than it is asked for counts as missed, and the kill comes where it is.
+            // The poll may miss a short state. The kill then comes after the push.
             _ if push.try_wait().is_ok_and(|status| status.is_some()) => Some(false),
             _ => None,
         }
@@ -157,7 +158,7 @@ fn killed_in(world: &World, repository: &gantry_testbed::Repository, service: &s
 fn a_service_killed_in_any_state_of_a_deploy_leaves_one_release_serving() {
     let world = World::start(&[]);
     let repository = site(&world, "shop", 1);
-    // Slow enough that each state is seen.
+    // The compile step is slow enough for the test to see each state.
     repository.compile_with("sleep 0.7");
     push_site(&repository, "first");
     for service in ["server", "agent", "router"] {
@@ -178,7 +179,7 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
     assert!(page(&world, "shop").starts_with("one"));
     assert_eq!(world.containers(), before, "a container was started again");
-    // A copy that was told to stop and is wanted again while it still does.
+    // A copy that was told to stop, and is wanted again while it is stopping.
     let deaf = "{ web: { command: 'trap : TERM; python3 server.py & while true; do sleep 0.1; done', instances: 2, \
                 stop_timeout: 3, health: { path: '/up' } } }";
     repository.write("container/roles.json", deaf);
@@ -187,7 +188,7 @@ fn when_up_is_killed_its_services_end_and_the_next_up_takes_over() {
     world.wait("one is stopping", |world| world.gantry(&["ps", "shop"]).out.contains("stopping").then_some(()));
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
-    // What runs, and of which nothing says so any more.
+    // Running containers that no record mentions any more.
     let before = world.containers();
     world.kill_everything();
     std::fs::remove_dir_all(world.path("run/containers")).expect("removed");
@@ -202,7 +203,7 @@ fn after_a_reboot_everything_runs_again() {
     let mut world = World::start(&[]);
     let repository = site(&world, "shop", 2);
     push_site(&repository, "one");
-    // Another with a volume, and a build that the power goes out in.
+    // A second app with a volume, and a build that the loss of power interrupts.
     let _ = world.gantry(&["app", "create", "keeper"]).good();
     let keeper = world.repository("keeper", None);
     keeper.write("server.py", &site::SERVER.replace("VERSION", "kept"));
@@ -221,7 +222,7 @@ fn after_a_reboot_everything_runs_again() {
     world.wait("it builds", builds);
     world.kill_everything();
     let _ = pushing.wait();
-    // What a reboot does besides: containers end, and the folders in memory are empty.
+    // A reboot also ends the containers and empties the folders in memory.
     for (_, pid) in world.containers() {
         world.signal("KILL", pid);
     }
@@ -232,7 +233,8 @@ fn after_a_reboot_everything_runs_again() {
     let ready =
         |world: &World, app: &str, count: &str| world.gantry(&["app", "show", app]).out.contains(count).then_some(());
     world.wait("what has no build is ready", |world| ready(world, "keeper", "1/1"));
-    // One that was taken for ready, as it was before, would be looked at after its usual pause: 10 s.
+    // An instance that counted as ready from before the reboot would have its next health check after the usual
+    // interval of 10 s.
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     world.wait("both are ready", |world| ready(world, "shop", "2/2"));
     assert!(page(&world, "keeper").starts_with("kept"));
@@ -250,7 +252,7 @@ fn requests_wait_for_the_only_copy_to_come_back() {
     push_site(&site(&world, "shop", 1), "one");
     for crash in 1..=3 {
         let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
-        // It is down, or about to be; whoever asks now waits.
+        // The instance is down or about to go down. A request now waits for the restart.
         assert!(world.curl("shop.localhost", &[]).good().out.starts_with("one"), "after crash {crash}");
         world.wait("it was started again", |world| {
             let ps: serde_json::Value = serde_json::from_str(&world.gantry(&["ps", "shop", "--json"]).out).ok()?;
@@ -316,7 +318,7 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
     let alice = repository.commit("alice");
     let mut pushing = repository.push_in_background();
     world.wait("it builds", builds);
-    // Built on what was there when both began, as by somebody else.
+    // Both commits have the same parent, as when two people push.
     let _ = repository.git(&["reset", "-q", "--hard", &start]);
     repository.write("server.py", &site::SERVER.replace("VERSION", "bob"));
     let _ = repository.commit("bob");
@@ -325,7 +327,7 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
     assert!(refused.err.contains("under way with") && refused.err.contains("`gantry abort`"), "{refused:?}");
     assert!(pushing.wait().expect("ended").success());
     assert_eq!(repository.remote_head(), alice, "what was taken stays on its branch");
-    // Git itself sees that by now.
+    // By now Git itself rejects the push.
     let refused = repository.push();
     assert!(refused.status != 0 && refused.err.contains("[rejected]"), "{refused:?}");
     let _ = repository.git(&["pull", "-q", "--no-rebase", "-X", "ours", "--no-edit", "gantry", "main"]).good();
@@ -345,7 +347,7 @@ fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
     let _ = world.gantry(&["app", "destroy", "shop", "--confirm", "shop"]).good();
     world.wait("it is gone", |world| world.gantry(&["app", "show", "shop"]).err.contains("no app").then_some(()));
     let _ = pushing.wait();
-    // Of one that was killed before it had removed them.
+    // The files that a killed server had not removed yet.
     let cache = world.path("data/caches/shop");
     std::fs::create_dir_all(&cache).expect("made");
     std::fs::write(world.path("data/builds/shop-2.log"), "said by the old one\n").expect("written");
@@ -360,7 +362,7 @@ fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
     assert!(!told.contains("said by the old one"), "{told}");
 }
 
-/// A mount that goes with this.
+/// A mount that ends when the value is dropped.
 struct Mounted(std::path::PathBuf);
 
 impl Mounted {
@@ -377,7 +379,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Waits until it is told that an instance of `shop` stays, and why.
+/// Waits until Gantry reports that an instance of `shop` cannot be removed, and why.
 fn is_told(world: &World, instance: &str, why: &str) {
     world.wait("it is told", |world| {
         let told = world.gantry(&["why", "shop", instance]).out;
@@ -385,7 +387,7 @@ fn is_told(world: &World, instance: &str, why: &str) {
     });
 }
 
-/// A folder that the kernel does not let go, as with a mount of somebody else's below it.
+/// A folder that the kernel does not release, as with a foreign mount below it.
 #[test]
 fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     let world = World::start(&[]);
@@ -398,11 +400,11 @@ fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     assert!(page(&world, "shop").starts_with("two"));
     let told = |world: &World| is_told(world, "shop.v1.web-1", "busy");
     told(&world);
-    // The next agent finds no record of it any more, and goes on.
+    // The next agent finds no record of the instance any more and carries on.
     world.kill_service("agent");
     world.wait("the agent is back", |world| world.log().matches("the agent runs").nth(1).map(drop));
     told(&world);
-    // Whatever else is asked for goes its way.
+    // Other operations succeed meanwhile.
     push_site(&shop, "three");
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
     world.wait("both are ready", |world| world.gantry(&["app", "show", "shop"]).out.contains("2/2").then_some(()));
@@ -411,11 +413,11 @@ fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
 }
 
-/// A process that the kernel does not end for as long as this is there, as one that waits for a disk that is gone.
+/// A process that the kernel does not end while the value exists, like a process that waits for a lost disk.
 struct Frozen(std::path::PathBuf);
 
 impl Frozen {
-    /// None where control groups have no such freezer: on v2 a frozen process can be ended.
+    /// Freezes the process. None without the freezer of control groups v1: on v2 a frozen process can be killed.
     fn process(pid: u32) -> Option<Self> {
         let group = std::path::PathBuf::from(format!("/sys/fs/cgroup/freezer/gantry-frozen-{pid}"));
         std::fs::create_dir(&group).ok()?;
@@ -428,7 +430,7 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
-        // It goes once its process has.
+        // The kernel removes the group only after its process is gone.
         let begun = Instant::now();
         while std::fs::remove_dir(&self.0).is_err() && begun.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(20));
@@ -448,12 +450,12 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
         println!("no freezer here that keeps a process from its end");
         return;
     };
-    // It answers nobody, and is replaced all the same.
+    // The frozen instance answers no request; the next release replaces it nevertheless.
     push_site(&shop, "two");
     assert!(page(&world, "shop").starts_with("two"));
     let told = |world: &World| is_told(world, &name, "does not end");
     told(&world);
-    // Agent and server come back beside it.
+    // Agent and server restart while the frozen process remains.
     world.kill_service("agent");
     world.kill_service("server");
     world.wait("both are back", |world| world.gantry(&["app", "show", "shop"]).out.contains("1/1").then_some(()));
@@ -466,7 +468,8 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
     assert_eq!(world.strays(&["shop.v3.web-1".to_owned(), "shop.v3.web-2".to_owned()]), Vec::<String>::new());
 }
 
-/// Its launcher ends before it lets the container go, and then the agent before it begins again.
+/// The launcher dies before it releases the container to run; then the agent dies before it starts the instance
+/// again.
 #[test]
 fn what_never_ran_has_not_crashed() {
     let world = World::start(&[]);

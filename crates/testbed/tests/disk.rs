@@ -1,12 +1,12 @@
-//! A disk that turns read-only under a running cloud: reads go on, changes are refused by name, and when the disk is right again everything
-//! goes on by itself.
+//! A disk that becomes read-only under a running cloud: reads continue, and changes are refused with the cause. When
+//! the disk is repaired, everything resumes by itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gantry_testbed::{World, run};
 
-/// A file system of its own.
+/// A file system of the test's own.
 struct Disk {
     folder: tempfile::TempDir,
 }
@@ -32,7 +32,7 @@ impl Disk {
         self.folder.path().join(name)
     }
 
-    /// The kernel finds an error and turns the file system read-only.
+    /// Makes the kernel report an error and remount the file system read-only.
     fn fail(&self) {
         tool("mount", &["-o", "remount,abort"], &[&self.path("disk")]);
         let _ = std::fs::write(self.path("disk/touch"), "x");
@@ -40,7 +40,8 @@ impl Disk {
         assert!(probe.is_err(), "it takes writes still");
     }
 
-    /// A repaired copy takes its place: the kernel gives the file system itself back only when nobody uses it any more.
+    /// Replaces the file system by a repaired copy: the kernel releases the original only when no process uses it any
+    /// more.
     fn repair(&self) {
         tool("cp", &["--sparse=always"], &[&self.path("image"), &self.path("repaired")]);
         let mut check = Command::new("e2fsck");
@@ -85,7 +86,7 @@ fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
     world.wait("reads are answered", |world| reads(world).then_some(()));
     world.wait("changes are refused by name", |world| refuses(world).then_some(()));
     assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
-    // Whatever ends comes back and serves what it can.
+    // A service that ends is restarted and serves what the read-only disk allows.
     for service in ["server", "agent", "router"] {
         world.kill_service(service);
     }
@@ -95,7 +96,7 @@ fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
     shop.commit("two");
     let refused = shop.push();
     assert!(refused.status != 0 && refused.all().contains("a push needs to write"), "{refused:?}");
-    // What crashes says why it is not back.
+    // `gantry why` says why a crashed instance is not restarted.
     let (_, pid) = world.containers().into_iter().next().expect("an instance");
     world.signal("KILL", pid);
     world.wait("why says why not", |world| world.gantry(&["why", "shop"]).out.contains("is read-only").then_some(()));
@@ -109,7 +110,7 @@ fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
         let ps = world.gantry(&["ps", "shop"]).out;
         (!status.contains("cannot be written to") && ps.contains("ready")).then_some(())
     });
-    // `up` has its lock on the file system that was replaced.
+    // The lock of `up` is on the replaced file system.
     world.signal("TERM", world.up_pid());
     let _ = world.down().good();
 }

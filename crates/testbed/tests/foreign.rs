@@ -1,4 +1,5 @@
-//! Images that Gantry did not build, as people make them: with volumes, several ports, indexes in indexes, sparse layers.
+//! Images that Gantry did not build, as other tools make them: with volumes, several ports, nested indexes and sparse
+//! layers.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,8 +7,9 @@ use std::process::{Command, Stdio};
 use gantry_testbed::World;
 use serde_json::{Value, json};
 
-/// Pushes an image of base/debian's layers, and one more where there is one, with `config` laid over the base's; its digest. It is put into
-/// `nested` indexes, each of which also names an attestation and an image for another machine.
+/// Script that pushes an image and prints its digest. The image has the layers of base/debian, optionally one more,
+/// and the base's configuration overlaid with `config`. The image lies inside `nested` indexes, each of which also
+/// names an attestation and an image for another machine.
 const PUSH: &str = r#"
 import hashlib, json, sys, urllib.request
 task = json.load(sys.stdin)
@@ -54,12 +56,12 @@ for level in range(levels):
 print(top["digest"])
 "#;
 
-/// What is pushed.
+/// Image to push.
 struct Image<'a> {
-    /// `shop:1`.
+    /// Repository and tag, as in `shop:1`.
     name: &'a str,
     config: Value,
-    /// Laid over the manifest.
+    /// Fields laid over the manifest.
     more: Value,
     layer: Option<String>,
     nested: usize,
@@ -108,7 +110,7 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
         Image { layer: Some(world.path("layer.tar").display().to_string()), nested: 2, ..Image::new("kept:1", config) };
     let digest = image.push(&world);
 
-    // By the server's own address, through two indexes.
+    // Deploys from the server's own registry address, through two indexes.
     let first = world.gantry(&["deploy", "kept", "--image", &format!("{own}/kept:1")]).good();
     for wanted in [
         "its port is 8080, of those that it exposes",
@@ -120,7 +122,8 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     let found = world.gantry(&["exec", "kept", "--", "sh", "-c", "sha256sum </opt/holes"]).good().out;
     assert!(!sum.is_empty() && found.starts_with(&sum), "{found} {sum}");
 
-    // The remedy, by tag and digest; it stays for configuration, the end of a process, and a release from before it.
+    // Applies the remedy, with a reference by tag and digest. The volume persists over a change of configuration, the
+    // end of a process, and a rollback to an earlier release.
     let reference = format!("kept:1@{digest}");
     let kept = world.gantry(&["deploy", "kept", "--image", &reference, "--volume", "data:/data"]).good();
     assert!(kept.err.contains("Volume data at /data") && !kept.err.contains("does not last"), "{kept:?}");
@@ -135,7 +138,7 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     let wrong = world.gantry(&["deploy", "kept", "--image", "kept:1", "--volume", "other:/data/"]);
     assert!(wrong.status == 2 && wrong.err.contains("data and other would both be at /data"), "{wrong:?}");
 
-    // A port that nothing says: the remedy names it.
+    // No setting names the real port; the remedy does.
     let serve = json!(["python3", "-m", "http.server", "81"]);
     Image::new("ports:1", json!({ "ExposedPorts": { "443/tcp": {}, "0/tcp": {} }, "Cmd": serve })).push(&world);
     let remedy = "listens on port 81, not on 443; say so once: `gantry deploy APP --image REF --port 81`";
@@ -148,7 +151,7 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     let _ = world.gantry(&["deploy", "ports", "--image", "ports:1", "--port", "81"]).good();
     assert!(world.curl("ports.localhost", &[]).out.contains("Directory listing"));
 
-    // What cannot run is told as what it is.
+    // An image that cannot run is refused with its true kind.
     let sbom = json!({ "artifactType": "application/vnd.example.sbom" });
     Image { more: sbom, ..Image::new("ports:sbom", json!({})) }.push(&world);
     let refused = world.gantry(&["deploy", "ports", "--image", "ports:sbom"]);
@@ -161,7 +164,8 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     let refused = world.gantry(&["deploy", "ports", "--image", "ports:deep"]);
     assert!(refused.err.contains("its indexes are nested more than 5 deep"), "{refused:?}");
 
-    // A base's volumes are told in a push; not those that a role mounts. An image of the app's recipe has ports and volumes there.
+    // A push names the volumes of its base, except those that a role mounts. An image built from the app's recipe
+    // takes its ports and volumes from the recipe.
     Image::new("ports:base", json!({ "Volumes": { "/srv/state": {}, "/srv/more": {} } })).push(&world);
     let _ = world.gantry(&["base", "import", "stateful", &format!("{own}/ports:base")]).good();
     let _ = world.gantry(&["app", "create", "built", "--base", "stateful"]).good();
@@ -180,7 +184,8 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     environments_are_bounded(&world);
 }
 
-/// An environment that no process could be given is refused in the deploy, by name and number.
+/// The deploy refuses an environment that the kernel would not pass to a process, with the variable's name and the
+/// limit.
 fn environments_are_bounded(world: &World) {
     let _ = world.gantry(&["app", "create", "large"]).good();
     let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));

@@ -1,4 +1,5 @@
-//! Every operation that the API describes, asked thousands of things that it does not describe: none is the server's fault.
+//! Fuzz test of every operation that the API describes: thousands of requests outside the description must not cause
+//! a server error.
 
 mod site;
 
@@ -16,14 +17,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use site::{page, push_site, site};
 
-/// Requests in all; ten times as many when asked for.
+/// Number of requests; ten times as many in the long run.
 const REQUESTS: usize = 3000;
 
-/// These fetch from the network, whose faults they tell: they are tested by name elsewhere.
+/// Operations left out. These fetch from the network and report its faults; tests of their own cover them.
 const LEFT_OUT: [(&str, &str); 3] =
     [("POST", "/v1/apps/{app}/pull"), ("POST", "/v1/bases/{name}/pull"), ("POST", "/v1/bases/{name}")];
 
-/// Texts that something may trip over.
+/// Texts with a chance to break a parser.
 const TEXTS: [&str; 26] = [
     "",
     "shop",
@@ -79,7 +80,7 @@ fn value(rng: &mut StdRng, depth: usize) -> Value {
     }
 }
 
-/// The described body with some of it changed, left out or added.
+/// The described body with some fields changed, left out or added.
 fn changed(sample: &Value, rng: &mut StdRng) -> Value {
     if rng.random_ratio(1, 5) {
         return value(rng, 0);
@@ -102,7 +103,7 @@ fn changed(sample: &Value, rng: &mut StdRng) -> Value {
     }
 }
 
-/// As an address carries it: some as it is, where that can be sent at all.
+/// Percent-encodes a text for an address, except the unreserved characters.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| {
@@ -119,7 +120,8 @@ fn encoded(text: &str) -> String {
 async fn nothing_that_is_asked_is_the_server_s_fault() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let count = REQUESTS * if long { 10 } else { 1 };
-    // The same requests each time, so that a failure is one of today; others when asked for.
+    // The default seed is fixed, so that a failure comes from a change of the code. The long run and
+    // `GANTRY_TEST_SEED` use other seeds.
     let seed = std::env::var("GANTRY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| if long { rand::random() } else { 1 });
     let mut rng = StdRng::seed_from_u64(seed);
@@ -168,7 +170,7 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
             })
             .collect::<Vec<_>>()
             .join("/");
-        // The app that is looked at in the end stays.
+        // The last assertion needs this app.
         if method == "DELETE" && address == "/v1/apps/shop" {
             continue;
         }
@@ -176,7 +178,7 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
             let name = ["app", "instance", "lines", "since", "role", "grep", "follow", "hold", "after"]
                 .choose(&mut rng)
                 .expect("some");
-            // A log that is followed never ends.
+            // A followed log never ends.
             let value = if *name == "follow" { "x".to_owned() } else { encoded(&text(&mut rng)) };
             address.push_str(&format!("?{name}={value}"));
         }
@@ -204,7 +206,7 @@ async fn nothing_that_is_asked_is_the_server_s_fault() {
     }
     println!("seed {seed}: {statuses:?}");
     assert!(statuses.len() >= 3 && statuses[&200] > count / 50, "{statuses:?}");
-    // Whatever was asked of it, it serves, once it is let.
+    // After all requests the app serves again, once pause, maintenance and limits are lifted.
     for change in [&["resume", "shop"][..], &["maintenance", "off", "shop"], &["limit", "shop"]] {
         let _ = world.gantry(change).good();
     }

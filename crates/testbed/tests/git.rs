@@ -1,5 +1,5 @@
-//! Trees and objects that mean harm. Each is refused or harmless: afterwards the repository, the machine's files and the app are as
-//! they were.
+//! Malicious trees and objects. Each is refused or harmless: afterwards the repository, the machine's files and the
+//! app are unchanged.
 
 mod kept;
 mod site;
@@ -11,7 +11,7 @@ use gantry_testbed::{Output, Repository, World, run};
 use kept::state;
 use site::{page, push_site, site};
 
-/// Writes an object as it is, however wrong, into the repository; its name.
+/// Writes an object unchecked into the repository and returns its name.
 fn object(world: &World, kind: &str, content: &[u8]) -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(world.path("repository-shop"));
@@ -31,7 +31,7 @@ fn tree(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
     object(world, "tree", &content)
 }
 
-/// The same beside what the head has: without the harm in it, it would be a release.
+/// Adds entries to the head's tree. Without the malicious entry, the commit would become a release.
 fn in_app(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(world.path("repository-shop")).args(["ls-tree", "HEAD"]);
@@ -43,7 +43,7 @@ fn in_app(world: &World, entries: &[(&str, &[u8], &str)]) -> String {
     });
     let mut all: Vec<(&str, &[u8], &str)> = entries.to_vec();
     all.extend(own.filter(|(_, name, _)| !entries.iter().any(|(_, other, _)| other == name)));
-    // As git sorts them: a folder's name ends with a slash.
+    // Git's sort order: a folder's name counts as ending with a slash.
     all.sort_by_key(|(mode, name, _)| [*name, if *mode == "40000" { b"/" } else { b"" }].concat());
     tree(world, &all)
 }
@@ -160,7 +160,7 @@ fn no_tree_and_no_object_leads_anywhere() {
     {
         cases.push((what.into(), commit(&world, &in_app(&world, &[("120000", name, &target)]))));
     }
-    // What the build reads is no link, and has no module in its place.
+    // The files that the build reads must be no links, and no submodule may take their place.
     for name in [&b"Procfile"[..], b"app.json", b"container"] {
         let links = in_app(&world, &[("120000", name, &target)]);
         cases.push((format!("a link {}", String::from_utf8_lossy(name)), commit(&world, &links)));
@@ -197,14 +197,15 @@ fn no_tree_and_no_object_leads_anywhere() {
     cases.push(("a branch that is a folder".into(), good.clone()));
     assert!(cases.len() >= 100, "{}", cases.len());
     let mut by_server = 0;
-    // Those that may be taken come last: they move the branch.
+    // The cases that the server may accept come last, because they move the branch.
     cases.sort_by_key(|(what, _)| what.starts_with("plain: "));
     for (what, id) in &cases {
         let pushed = push(&shop, &format!("+{id}"), "refs/heads/main");
         by_server += u32::from(pushed.err.contains("remote:"));
         assert!(!pushed.err.contains("root:x:0"), "{what}: {pushed:?}");
         if pushed.status == 0 && what.starts_with("plain: ") {
-            // Git takes what old repositories have and it would not write itself. What is made of it is plain.
+            // Git accepts trees from old repositories that Git itself would not write. The image made from them has
+            // only plain files, folders and links.
             let find = "find /app ! -type f ! -type d ! -type l -o ! -type l -perm /7000 | wc -l";
             let made = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", find]).good().out;
             assert_eq!(made.trim(), "0", "{what}");
@@ -214,7 +215,7 @@ fn no_tree_and_no_object_leads_anywhere() {
         }
         assert_ne!(pushed.status, 0, "{what} was taken: {pushed:?}");
     }
-    // The others were too much for the client itself: what it names is not there.
+    // In the other cases the client itself fails: the object names missing objects.
     assert!(by_server >= 80, "{by_server}");
     assert_eq!(before, state(&world));
     assert!(page(&world, "shop").starts_with("one"));
@@ -243,7 +244,7 @@ fn names_that_are_only_odd_are_files_like_any_other() {
     ] {
         shop.write(name, "fine");
     }
-    // Rewritten or left out by an archive, if it were asked.
+    // Attributes that `git archive` would apply, if the build used `git archive`.
     shop.write(".gitattributes", "kept export-ignore\nserver.py export-subst filter=evil\n* text eol=crlf\n");
     shop.write("kept", "$Format:%H$ $Id$\n");
     std::os::unix::fs::symlink("/etc/shadow", world.path("repository-shop/link")).expect("a link");
@@ -259,7 +260,7 @@ fn names_that_are_only_odd_are_files_like_any_other() {
     assert!(said.clone().good().out.contains("$Format:%H$ $Id$\n/etc/shadow\nfine"), "{said:?}");
     assert!(page(&world, "shop").starts_with("two"));
 }
-/// Git reads a tag with a message as its commit everywhere, but keeps it from a branch.
+/// Git treats an annotated tag as its commit everywhere, but does not allow one on a branch.
 #[test]
 fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
     let world = World::start(&[]);
@@ -276,7 +277,7 @@ fn a_tag_that_is_pushed_to_the_branch_is_refused_before_it_is_deployed() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
-/// As build machines have it: the newest commit alone. What the server has of the history is not missed.
+/// A clone of the newest commit alone, as on build machines. The server knows the rest of the history.
 #[test]
 fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {
     let world = World::start(&[]);
@@ -300,13 +301,14 @@ fn a_shallow_clone_is_pushed_where_its_history_is_known_and_else_refused() {
         (shop.remote_head(), world.gantry(&["ps", "shop"]).good().out.contains("web-1")),
         (String::new(), false)
     );
-    // With the history there, from whoever had it: the newest commit as it is, and one more on top of it.
+    // Now the history is on the server, from another clone: a shallow clone pushes the newest commit, and another
+    // adds a commit to that.
     push_site(&shop, "two");
     shop.write("server.py", &site::SERVER.replace("VERSION", "newest"));
     shop.commit("newest");
     let newest = world.path("newest").display().to_string();
     let _ = git(&["clone", "--quiet", "--depth", "1", &source, &newest]).good();
-    // Its client cannot tell that it goes on from what is there.
+    // From this clone, the git client cannot tell that the push is a fast-forward, so the push is forced.
     let _ = git(&["-C", &newest, "push", "--quiet", &remote, "+HEAD:main"]).good();
     assert!(page(&world, "shop").starts_with("newest"));
     let known = world.path("known").display().to_string();

@@ -2,7 +2,7 @@
 
 use gantry_testbed::World;
 
-/// Answers 400 unless it is asked for its own host name with its key; redirects plain requests as behind TLS.
+/// Server that answers 400 unless the request has its host name and key. Redirects plain requests, as behind TLS.
 const STRICT: &str = r#"
 import http.server, os
 class Site(http.server.BaseHTTPRequestHandler):
@@ -22,7 +22,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site).serve_forever()
 "#;
 
-/// Speaks HTTP/2 alone.
+/// Server that speaks only HTTP/2.
 const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(process.env.PORT,'0.0.0.0')";
 
 #[test]
@@ -58,7 +58,7 @@ fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
     }
     assert_eq!(world.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
 
-    // The layers are on the machine: a short deadline is only about the start.
+    // The layers are on the machine already, so the short deadline limits only the start.
     world.kill_up();
     world.up_with(&["--deadline", "8"]);
     strict.write("container/roles.json", &strict_role.replace("headers", "host: 'other.example', headers"));
@@ -71,7 +71,8 @@ fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
     let push = named.push();
     assert_ne!(push.status, 0);
     assert!(push.err.contains("the body does not hold \"never there\""), "{}", push.err);
-    // Without a port: only the command says when it is ready, later than the deadline and within its start-up time.
+    // Without a port, only the check's command reports readiness: later than the deadline, but within the start-up
+    // time.
     let db = app(&world, "db");
     let role = "{ db: { command: 'sleep 12; touch /tmp/ready; exec sleep 1000', health: { command: 'echo not yet; test -e /tmp/ready', start: 120 } } }";
     db.write("container/roles.json", role);

@@ -1,4 +1,4 @@
-//! What is of no use goes, what is of use stays; a store is checked, backed up and brought back.
+//! Garbage collection, and check, backup and restore of a store.
 
 mod site;
 
@@ -20,10 +20,10 @@ fn blobs(world: &World) -> BTreeMap<String, PathBuf> {
     parts.flat_map(|part| names(part.clone()).into_iter().map(move |name| (name.clone(), part.join(name)))).collect()
 }
 
-/// Blobs that are no manifest and that no manifest names: what a push uploaded, once it is built.
+/// Blobs that are no manifest and that no manifest names, such as the uploads of a push after its build.
 fn loose(world: &World) -> BTreeSet<String> {
     let blobs = blobs(world);
-    // Manifests are small; one that goes meanwhile names nothing.
+    // Manifests are small. A manifest that is removed meanwhile names no blob.
     let read = |path: &PathBuf| match std::fs::metadata(path) {
         Ok(is) if is.len() < 100_000 => std::fs::read_to_string(path).ok().filter(|text| text.contains("\"layers\"")),
         _ => None,
@@ -40,7 +40,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     let kept = site(&world, "kept", 1);
     push_site(&kept, "one");
     push_site(&kept, "two");
-    // That deploys fail holds nothing up.
+    // Failed deploys do not stop garbage collection.
     for text in ["raise SystemExit(3)", "raise SystemExit(4)"] {
         kept.write("server.py", text);
         kept.commit("broken");
@@ -50,7 +50,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
         world.wait(what, |world| wanted(world).then_some(()));
     };
     settled(&world, "the archives of what was built are gone", &|world| loose(world).is_empty());
-    // Of those that failed some may go meanwhile.
+    // Layers of the failed deploys may be removed meanwhile.
     let layers = names(world.path("data/layers"));
     let new = |world: &World| names(world.path("data/layers")).into_iter().any(|name| !layers.contains(&name));
     let before = blobs(&world);
@@ -67,7 +67,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
         let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
         !of("data/git") && !of("data/caches") && !of("data/times") && !of("data/builds")
     });
-    // Space is told by kind, to programs and to people.
+    // `gantry status` reports disk space by kind, as JSON and as text.
     let status: serde_json::Value =
         serde_json::from_str(&world.gantry(&["status", "--json"]).good().out).expect("JSON");
     let told = world.gantry(&["status"]).good().out;
@@ -81,7 +81,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     assert!(page(&world, "kept").starts_with("two"));
     let _ = world.gantry(&["rollback", "kept"]).good();
     assert!(page(&world, "kept").starts_with("one"));
-    // A base is of use though nothing runs on it.
+    // A base is kept even when no app runs on it.
     let _ = world.gantry(&["app", "destroy", "kept", "--confirm", "kept"]).good();
     settled(&world, "nothing but the base is left", &|world| {
         names(world.path("data/layers")).iter().all(|n| n == "lock")
@@ -107,7 +107,7 @@ fn what_would_fill_the_disk_is_refused_with_the_numbers() {
     shop.write("server.py", "x");
     shop.commit("two");
     refused(shop.push(), &["a push needs"]);
-    // Nothing listens there: that the disk is full is told before anybody is asked.
+    // No registry listens at this address: the server checks the free space before it connects.
     refused(world.gantry(&["deploy", "other", "--image", "127.0.0.1:1/x:1"]), &["a pull needs"]);
     let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
     refused(world.gantry(&["base", "import", "again", &archive]), &["a base needs"]);
@@ -116,33 +116,33 @@ fn what_would_fill_the_disk_is_refused_with_the_numbers() {
     curl.args(["-sS", "-X", "POST", "-w", "%{http_code}", "-u", &format!("x:{}", world.token()), &address]);
     let answer = gantry_testbed::run(curl).good().out;
     assert!(answer.ends_with("507") && answer.contains("an upload needs 900000"), "{answer}");
-    // What needs no room goes on.
+    // Operations that need no space succeed.
     let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     let _ = world.gantry(&["deploy", "other", "--image", &format!("shop:{commit}")]).good();
     let _ = world.gantry(&["scale", "shop", "web=2"]).good();
     assert!(page(&world, "shop").starts_with("one") && page(&world, "other").starts_with("one"));
 }
 
-/// What a rollback needs stays with the collector at work: each of the last five.
+/// Garbage collection keeps the data for a rollback to each of the last five releases.
 #[test]
 fn each_of_the_last_five_releases_is_gone_back_to() {
     let world = World::start(&["--collect-every", "1", "--collect-grace", "1", "--watch", "1"]);
     let shop = site(&world, "shop", 1);
     for number in 1..=6 {
-        // In a layer of its own, which no other release keeps.
+        // A layer that no other release references.
         shop.compile_with(&format!("head -c 10000 /dev/urandom > /app/made-{number}"));
         push_site(&shop, &format!("number-{number}"));
     }
     world.wait("the archives of what was built are gone", |world| loose(world).is_empty().then_some(()));
     for number in 1..=5 {
-        // The layers of those that do not run go, and come back from the blobs.
+        // The layers of releases that do not run are removed, and unpacked again from the blobs.
         let _ = world.gantry(&["rollback", "shop", &format!("v{number}")]).good();
         let text = page(&world, "shop");
         assert!(text.starts_with(&format!("number-{number} ")), "{text}");
     }
 }
 
-/// Moves a file's time of change by so many days into the past.
+/// Moves a file's modification time `days` days into the past.
 fn aged(path: &Path, days: u64) {
     let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
     std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(then)).expect("set");
@@ -152,7 +152,7 @@ fn aged(path: &Path, days: u64) {
 fn caches_logs_and_builds_output_are_bounded() {
     let world = World::start(&["--collect-every", "1", "--collect-grace", "2"]);
     let shop = site(&world, "shop", 1);
-    // More than is kept of a build's output, whose end is told all the same.
+    // More output than Gantry keeps of a build. The pusher still sees its end.
     shop.compile_with("head -c 20000000 /dev/zero | tr '\\0' x | fold -w 10000; echo; echo the end");
     push_site(&shop, "one");
     let log = std::fs::metadata(world.path("data/builds/shop-1.log")).expect("there").len();
@@ -170,7 +170,7 @@ fn caches_logs_and_builds_output_are_bounded() {
         aged(&folder.join("0.log"), days);
     };
     (1..=25).for_each(|number| note("shop", number, number.into()));
-    // Of an app that has nothing here any more.
+    // An app that no longer exists on this machine.
     note("gone", 1, 6);
     note("gone", 2, 8);
     world.wait("the cache is begun anew", |_| (!cache.exists()).then_some(()));
@@ -183,14 +183,14 @@ fn caches_logs_and_builds_output_are_bounded() {
     assert!(page(&world, "shop").starts_with("one"));
 }
 
-/// `gantry` on the world's own machine.
+/// Runs `gantry` on the test cluster's own machine.
 fn offline(world: &World, arguments: &[&str]) -> Output {
     let data = world.path("data").display().to_string();
     let run = world.path("run").display().to_string();
     world.gantry(&[arguments, &["--data", &data, "--run", &run]].concat())
 }
 
-/// A role that ends when another writer has its volume, and takes its time to go.
+/// A role that fails when another writer has its volume, and that takes three seconds to stop.
 const WRITER: &str = r#"{ web: {
     command: "trap 'sleep 3; exit' TERM; exec 9>/data/lock; flock -n 9 || { echo two write; exit 9; }; python3 server.py & wait",
     health: { path: '/up' }, volumes: { data: '/data' },
@@ -212,7 +212,7 @@ fn a_backup_brings_everything_back() {
     let _ = offline(&world, &["backup", &path]).good();
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).expect("there"));
     assert_eq!(mode & 0o777, 0o600, "a backup holds tokens");
-    // What comes after it is not in it.
+    // The backup does not contain later releases.
     push_site(&shop, "two");
     push_site(&keeper, "two");
 
@@ -222,14 +222,14 @@ fn a_backup_brings_everything_back() {
     world.kill_everything();
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
-    // What runs, and what agent and router know, stays and is newer than what comes back.
+    // Running containers and the state of agent and router stay, and are newer than the backup.
     for name in ["blobs", "git", "builds"] {
         std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
     }
     for name in ["admin-token", "machine-token", "store.db", "store.db-head"] {
         std::fs::remove_file(world.path("data").join(name)).expect("removed");
     }
-    // A log beside the store that is gone would be read into the one that takes its place.
+    // SQLite would read a leftover log into the restored store.
     std::fs::write(world.path("data/store.db-wal"), "old").expect("written");
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
@@ -260,10 +260,11 @@ fn a_backup_brings_everything_back() {
     let told = world.gantry(&["logs", "keeper", "-n", "1000"]).good().out;
     assert!(!told.contains("two write"), "{told}");
     assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
-    // The repository is back as well: the next push is a small one on top of it.
+    // The repository is restored too: the next push sends only its new objects.
     push_site(&shop, "three");
     assert!(page(&world, "shop").starts_with("three"));
-    // The number of the release that the backup does not have is not given again, for there are instances and logs of it.
+    // Restore does not reuse the number of the release that the backup lacks, because instances and logs of that
+    // number exist.
     assert!(world.gantry(&["releases", "shop"]).good().out.contains("v4"));
 
     damage_is_named_and_left_out(&mut world);
@@ -271,12 +272,12 @@ fn a_backup_brings_everything_back() {
 
     let _ = world.down();
     let store = world.path("data/store.db");
-    // The log beside it may hold every page once more, whole.
+    // The log beside the store may hold an intact copy of every page.
     for end in ["wal", "shm"] {
         let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
     }
     let mut bytes = std::fs::read(&store).expect("read");
-    // In every page, for some hold nothing at their middle.
+    // Damages every page, because the middle of a page may be unused.
     bytes.iter_mut().skip(5000).step_by(100).for_each(|byte| *byte ^= 0x10);
     std::fs::write(&store, bytes).expect("written");
     let damaged = offline(&world, &["store", "check"]);
@@ -284,7 +285,8 @@ fn a_backup_brings_everything_back() {
     assert!(damaged.err.contains("gantry restore"), "{damaged:?}");
 }
 
-/// A layer of an old release is damaged, and its configuration gone: backup and check say so, and everything else comes back.
+/// Damages a layer of an old release and removes its configuration. Backup and check report both, and all other data
+/// is restored.
 fn damage_is_named_and_left_out(world: &mut World) {
     let sound = offline(world, &["check"]).good();
     assert!(sound.out.contains("sound: ") && sound.out.contains("2 repositories"), "{sound:?}");
@@ -339,7 +341,7 @@ fn damage_is_named_and_left_out(world: &mut World) {
     world.wait("the app serves", |world| page(world, "shop").starts_with("three").then_some(()));
 }
 
-/// A commit whose image lost parts is built again, and `check --repair` makes room for a damaged blob.
+/// The server rebuilds a commit whose image lost parts. `check --repair` removes a damaged blob.
 fn damage_is_repaired(world: &World, shop: &Repository, first: &str) {
     let pushed = shop.git(&["push", "gantry", &format!("+{first}:main")]);
     assert!(pushed.err.contains("was built before and is damaged: it is built again"), "{pushed:?}");
@@ -360,13 +362,13 @@ fn damage_is_repaired(world: &World, shop: &Repository, first: &str) {
     assert!(told.status == 1 && told.err.contains(&format!("{name} is missing")), "{told:?}");
 }
 
-/// Without its last file and the archive's end, as of a copy that was given up there.
+/// Cuts the archive before its last file, like a copy that was interrupted between two files.
 fn cut_between(archive: &[u8]) -> Vec<u8> {
     let last = archive.windows(6).rposition(|bytes| bytes == b"sums\0\0").expect("its digests");
     archive[..last].to_vec()
 }
 
-/// A value in the records is another, of the same length.
+/// Replaces a value in the records by another of the same length.
 fn valued(archive: &[u8]) -> Vec<u8> {
     let mut bytes = archive.to_vec();
     let place = archive.windows(4).position(|bytes| bytes == b"blue").expect("a value");
@@ -374,7 +376,7 @@ fn valued(archive: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A byte of the largest file in the archive is another.
+/// Changes a byte of the largest file in the archive.
 fn flipped(archive: &[u8]) -> Vec<u8> {
     let mut bytes = archive.to_vec();
     let place = bytes.len() / 2;
@@ -382,7 +384,7 @@ fn flipped(archive: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A file system of its own, of 1,500 MB, which a test can fill.
+/// A file system of 1,500 MB of the test's own, which the test can fill.
 struct Disk {
     folder: tempfile::TempDir,
 }
@@ -407,7 +409,7 @@ impl Disk {
         self.folder.path().join("disk")
     }
 
-    /// Fills it but for so many bytes.
+    /// Fills the disk except for `bytes` bytes.
     fn leave(&self, bytes: u64) -> PathBuf {
         let file = self.path().join("nearly");
         let mut df = Command::new("df");
@@ -419,7 +421,7 @@ impl Disk {
         file
     }
 
-    /// Fills it to the last byte that `user` may write: some is the kernel's for root.
+    /// Fills the disk to the last byte that `user` may write. The kernel reserves some space for root.
     fn fill(&self, name: &str, user: &str) -> PathBuf {
         let file = self.path().join(name);
         std::fs::File::create(&file).expect("made");
@@ -446,7 +448,7 @@ fn a_full_disk_is_survived_and_told() {
     let world = World::start_on(&disk.path(), &["--reserve", "50M"]);
     let shop = site(&world, "shop", 2);
     push_site(&shop, "one");
-    // An application that would fill it is ended long before, and its neighbours write on.
+    // The agent stops an application that fills the disk early, and its neighbours continue to write.
     let _ = world.gantry(&["app", "create", "filler"]).good();
     let filler = world.repository("filler", None);
     filler.write("server.py", "import time\nfor n in range(3000):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 1_000_000)\n    time.sleep(0.005)\n");
@@ -467,14 +469,14 @@ fn a_full_disk_is_survived_and_told() {
     let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
     assert!(!ps.contains("\"restarts\":1"), "{ps}");
     let _ = world.gantry(&["app", "destroy", "filler", "--confirm", "filler"]).good();
-    // What nobody said the size of is refused while it comes.
+    // An upload of unknown size is refused during the transfer.
     let nearly = disk.leave(80 << 20);
     let archive = std::env::var("GANTRY_TEST_BASE").expect("a base");
     let refused = world.gantry(&["base", "import", "again", &archive]);
     assert!(refused.status != 0 && refused.err.contains("a base needs 50M"), "{refused:?}");
     assert!(!world.gantry(&["base", "ls"]).good().out.contains("again"));
     std::fs::remove_file(nearly).expect("removed");
-    // As an application would: what is kept for root is what Gantry goes on with.
+    // Fills the disk as an application would. Gantry continues on the space reserved for root.
     let filler = disk.fill("filler", "65534");
     assert!(page(&world, "shop").starts_with("one"));
     shop.write("server.py", "x");
@@ -493,10 +495,10 @@ fn a_full_disk_is_survived_and_told() {
     world.wait("what crashed was started again", |world| (restarts(world) == (1, 2)).then_some(()));
     let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
 
-    // And now nothing can be written at all.
+    // From here on no process can write.
     let more = disk.fill("more", "0");
     assert!(page(&world, "shop").starts_with("one"));
-    // The store's log has room for a few more.
+    // The store's log has room for a few more changes.
     let mut rate = 1000;
     let refused = world.wait("a change is refused", |world| {
         rate += 1;

@@ -25,7 +25,7 @@ fn images_come_and_go_through_the_registry() {
     let (credentials, local) = (format!("x:{token}"), format!("oci:{}:it", folder.display()));
     let source = format!("docker://{registry}/shop:{commit}");
     skopeo(&["copy", "--quiet", "--src-tls-verify=false", "--src-creds", &credentials, &source, &local]);
-    // The same image as others build theirs: one that says nothing of what it runs, and one with a command.
+    // The same image as other tools build one: first without a command, then with one.
     let target = format!("docker://{registry}/shop:other");
     for command in ["null", r#"["python3", "/app/server.py"]"#] {
         make_foreign(&folder, command);
@@ -51,7 +51,7 @@ fn images_come_and_go_through_the_registry() {
     assert!(wrong.status != 0, "a wrong token pushed an image");
 }
 
-/// Takes the recipe from the image in an OCI layout, and gives it a command as a Dockerfile would, or none.
+/// Removes the recipe from the image in an OCI layout. Sets a command as a Dockerfile would, or none.
 fn make_foreign(folder: &Path, command: &str) {
     let script = r#"
 import hashlib, json, pathlib, sys
@@ -87,7 +87,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Asked first: a Docker daemon takes its mounts down with it.
+        // A graceful stop first: a Docker daemon then unmounts its file systems.
         let _ = tool("kill", &[&self.0.id().to_string()]);
         let _ = self.0.wait();
     }
@@ -139,7 +139,7 @@ fn docker_and_podman_pull_and_push() {
     let again = format!("{registry}/shop:by-docker");
     let _ = docker(&["tag", &built, &again]).good();
     let _ = docker(&["push", "--quiet", &again]).good();
-    // An index, made by Docker's own client.
+    // An index made by Docker's own client.
     let list = format!("{registry}/shop:list");
     let create = docker(&["manifest", "create", "--insecure", &list, &again]);
     assert!(create.status == 0, "{create:?}");
@@ -148,7 +148,7 @@ fn docker_and_podman_pull_and_push() {
     assert!(inspected.out.contains("manifest.list.v2+json") && inspected.out.contains("\"amd64\""), "{inspected:?}");
     let held = world.gantry(&["deploy", "shop", "--image", "shop:list", "--hold"]).good();
     assert!(held.err.contains("is held"), "{held:?}");
-    // An image that Docker made, and that says nothing of its user.
+    // An image made by Docker that names no user.
     let _ = world.gantry(&["app", "create", "plain"]).good();
     let plain = format!("{registry}/plain:one");
     let root = path("plain-root");
@@ -160,7 +160,7 @@ fn docker_and_podman_pull_and_push() {
     let _ = docker(&["push", "--quiet", &plain]).good();
     let _ = world.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
     drop(running);
-    // Where mounts are not shared the daemon mounts its folder on itself, and leaves that to whoever ends it.
+    // Without shared mounts the daemon bind-mounts its folder on itself, and leaves the mount behind.
     let _ = tool("umount", &["--recursive", &data]);
 
     let tags = tool(
@@ -207,7 +207,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let imported = world.gantry(&["base", "import", "theirs", &format!("{other}/team/shop:v7")]).good();
     assert!(imported.out.starts_with("theirs sha256:"), "{imported:?}");
     assert!(world.gantry(&["base", "ls"]).good().out.contains("team/shop:v7"));
-    // With two bases an app that names none stays on the one that it was built on; a new one must say.
+    // With two bases, an app that names no base stays on the base of its last build. A new app must choose a base.
     push_site(&repository, "two");
     let _ = world.gantry(&["app", "create", "new"]).good();
     let new = world.repository("new", Some("hello-python"));
@@ -215,7 +215,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let refused = new.push();
     assert!(refused.status != 0 && refused.err.contains("there are several (debian, theirs)"), "{refused:?}");
 
-    // Put on one of them, it is built on that; a base that an app is on stays, and any other goes.
+    // An app builds on the base that the app was assigned. A base in use cannot be removed; any other base can.
     let nowhere = world.gantry(&["app", "base", "new", "nowhere"]);
     assert!(nowhere.status == 1 && nowhere.err.contains("there is no base nowhere"), "{nowhere:?}");
     let _ = world.gantry(&["app", "base", "new", "debian"]).good();
@@ -231,7 +231,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     assert!(again.status == 1 && again.err.contains("there is no base theirs"), "{again:?}");
     assert!(!world.gantry(&["base", "ls"]).good().out.contains("theirs"));
 
-    // The cloud's own registry, by an address of the server's: what is there needs no pull and no password.
+    // A reference to the cloud's own registry by one of the server's addresses needs no pull and no password.
     let _ = world.gantry(&["base", "import", "own", &format!("{own}/shop:{commit}")]).good();
     let token = world.gantry(&["token", "create", "shop-ci", "--deploy", "shop"]).good().out.trim().to_owned();
     let by_name = format!("localhost:{}/shop:{commit}", world.api_port());
@@ -246,7 +246,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     );
     let nowhere = world.gantry(&["base", "import", "none", "127.0.0.1:1/team/none:v1"]);
     assert!(nowhere.status == 1 && nowhere.err.contains("cannot be reached"), "{nowhere:?}");
-    // Who may deploy may not look around on the server's own loopback.
+    // A deploy token must not reach other services on the server's loopback.
     let token = world.gantry(&["token", "create", "ci", "--deploy", "bought"]).good().out.trim().to_owned();
     let refused = world.gantry_as(&token, &["deploy", "bought", "--image", &format!("{other}/team/shop:v7")]);
     assert!(refused.status == 1 && refused.err.contains("needs the scope"), "{refused:?}");

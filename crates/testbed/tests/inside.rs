@@ -1,13 +1,13 @@
-//! What an application finds in its container: the same as under Docker with its default options.
+//! The environment that an application finds in its container: the same as under Docker with default options.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use gantry_testbed::{Output, World, run};
 
-/// Makes an OCI archive of the tests' base with one more layer. Arguments: the base's archive, the new one, the keys of the
-/// image's configuration, and a Python list of the layer's entries: path, mode, owner, text or target, and kind (`file`,
-/// `link`, `low`: a copy of the base's Python with a capability).
+/// Script that makes an OCI archive of the tests' base with one more layer. Arguments: the base's archive, the new
+/// archive, the keys of the image's configuration, and a Python list of the layer's entries. An entry has path, mode,
+/// owner, text or target, and kind: `file`, `link`, or `low` (a copy of the base's Python with a capability).
 const IMAGE: &str = r#"
 import hashlib, io, json, os, sys, tarfile
 base, target, config, entries = sys.argv[1:]
@@ -65,7 +65,7 @@ fn archive(world: &World, name: &str, config: &str, entries: &str) -> PathBuf {
     target
 }
 
-/// Pushes an image into the registry and deploys it as `app`.
+/// Pushes an image into the registry and deploys the image as `app`.
 fn deploy(world: &World, app: &str, config: &str, entries: &str) -> Output {
     let _ = world.gantry(&["app", "create", app]).good();
     let archive = archive(world, &format!("{app}.tar"), config, entries);
@@ -77,7 +77,7 @@ fn deploy(world: &World, app: &str, config: &str, entries: &str) -> Output {
     world.gantry(&["deploy", app, "--image", &format!("{app}:1")])
 }
 
-/// What a shell's script prints in an instance of `app`.
+/// Output of a shell script in an instance of `app`.
 fn inside(world: &World, app: &str, script: &str) -> String {
     world.gantry(&["exec", app, "--", "/bin/sh", "-c", script]).good().out
 }
@@ -90,7 +90,7 @@ fn an_application_finds_what_it_finds_under_docker() {
     numbers_beyond_a_container_s(&world);
 }
 
-/// On a base that knows no user 1000, as an imported one.
+/// An application on a base without user 1000, like many imported bases.
 fn a_pushed_application(world: &World) {
     let accounts = r#"[("etc/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\n", "file"), ("etc/group", 0o644, 0, "root:x:0:\n", "file")]"#;
     let archive = archive(world, "plain.tar", "{}", accounts);
@@ -118,7 +118,7 @@ fn a_pushed_application(world: &World) {
     let limits = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
                   cat cpu.max 2>/dev/null || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)";
     assert_eq!(inside(world, "own", limits), "268435456\n50000 100000\n");
-    // By the memory of the role, where it would be 2 GiB and more by the machine's.
+    // The heap limit follows the role's memory; from the machine's memory the limit would be 2 GiB or more.
     let heap = inside(world, "own", "node -p 'v8.getHeapStatistics().heap_size_limit >> 20'");
     assert!(heap.trim().parse::<u32>().expect("mebibytes") < 300, "{heap}");
 
@@ -135,11 +135,12 @@ fn a_pushed_application(world: &World) {
         "(echo 1 >/sys/fs/cgroup/cgroup.procs || echo 1 >/sys/fs/cgroup/pids/pids.max) 2>&1; true",
     );
     assert!(refused.contains("Read-only file system"), "{refused}");
-    // What a sparse file takes is little, and the copy goes on.
+    // A sparse file counts with its allocated size, so the copy keeps running.
     assert!(world.gantry(&["ps", "own"]).good().out.contains("web-1"));
 }
 
-/// Its files are links into another folder, its program has a capability, and its working folder is missing.
+/// An image whose files are links into another folder, whose program has a capability, and whose working folder is
+/// missing.
 fn an_image_s_own_user(world: &World) {
     let entries = r#"[
         ("nix/store/p/passwd", 0o644, 0, "root:x:0:0::/root:/bin/sh\nweb:x:1500:1501::/home/web:/bin/sh\n", "file"),
@@ -167,7 +168,7 @@ fn an_image_s_own_user(world: &World) {
         inside(world, "foreign", "high -c 'print(1)'; grep CapEff /proc/self/status"),
         "1\nCapEff:\t0000000000000000\n"
     );
-    // An owner that no container has is nobody.
+    // An owner outside the container's user range shows as nobody (65534).
     assert_eq!(inside(world, "foreign", "stat -c %u:%g /home/far"), "65534:65534\n");
     let once = world.gantry(&["run", "foreign", "--", "/bin/sh", "-c", "id -G; touch ok; pwd; echo $HOME"]).good();
     assert_eq!(once.out, "1501 44 45\n/srv/none\n/home/web\n", "{once:?}");

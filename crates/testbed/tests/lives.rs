@@ -1,14 +1,14 @@
-//! What many containers leave behind in the agent that made and removed them: nothing.
+//! Container lifecycles: creating and removing many containers must leave nothing behind in the agent.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use gantry_testbed::{World, run};
 
-/// Containers at once.
+/// Containers at the same time.
 const AT_ONCE: u32 = 50;
 
-/// What the agent has, and what the machine has of this world's.
+/// Resources that the agent holds, and those that the machine holds for this test cluster.
 fn holdings(world: &World) -> BTreeMap<&'static str, usize> {
     let pid = world.service_pid("agent").expect("the agent runs");
     let count = |path: String| std::fs::read_dir(path).expect("read").count();
@@ -29,13 +29,13 @@ fn holdings(world: &World) -> BTreeMap<&'static str, usize> {
     ])
 }
 
-/// Namespaces that the agent holds open or is in, beside those of the machine.
+/// Number of namespaces that the agent holds open or is in, besides those of the machine.
 fn namespaces(pid: u32) -> usize {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("read").flatten();
     entries.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(Path::new("net:")))).count()
 }
 
-/// Resident KiB of the agent.
+/// Resident memory of the agent in KiB.
 fn resident(world: &World) -> u64 {
     let pid = world.service_pid("agent").expect("the agent runs");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read");
@@ -43,7 +43,7 @@ fn resident(world: &World) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// 200 in `./test`; 10,000 when asked for.
+/// 200 containers in `./test`, 10,000 in the long run.
 #[test]
 fn what_is_created_and_removed_leaves_nothing() {
     let rounds = if std::env::var_os("GANTRY_TEST_LONG").is_some() { 10_000 / AT_ONCE } else { 4 };
@@ -63,7 +63,7 @@ fn what_is_created_and_removed_leaves_nothing() {
         });
     };
     let pid = world.service_pid("agent");
-    // The first rounds make what is kept: threads, buffers, layers.
+    // The first rounds create lasting state: threads, buffers, layers.
     for _ in 0..2 {
         scale(AT_ONCE);
         scale(0);
@@ -83,11 +83,12 @@ fn what_is_created_and_removed_leaves_nothing() {
     let mut after = holdings(&world);
     world.wait("it has what it had", |world| {
         after = holdings(world);
-        // Threads for work that blocks come and go.
+        // The pool of blocking threads grows and shrinks.
         let same = after.iter().all(|(what, count)| *what == "threads" || *count <= before[what]);
         same.then_some(())
     });
-    // What each round leaves anew under the same names has been there from the first one on.
+    // A leftover with the same name in each round shows no growth, so the baseline may contain the leftover. This
+    // check finds it.
     assert_eq!(world.strays(&[]), Vec::<String>::new());
     assert_eq!(world.service_pid("agent"), pid, "it was another agent in the end");
     let grown = resident(&world);

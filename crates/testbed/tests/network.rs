@@ -1,4 +1,4 @@
-//! Who reaches a container's port: the router, and no other machine.
+//! Network access to a container's port: allowed for the router, denied to other machines.
 
 mod site;
 
@@ -7,7 +7,7 @@ use std::process::Command;
 use gantry_testbed::{Output, World, run};
 use site::{page, push_site, site};
 
-/// A machine of its own, joined to this one by a cable; gone with this.
+/// A simulated machine: a network namespace with a cable (veth) to this machine. Removed when dropped.
 struct Outside {
     name: String,
 }
@@ -52,7 +52,7 @@ impl Drop for Outside {
     }
 }
 
-/// What is root in one app's containers is nobody outside, and nobody in another app's.
+/// Root in one app's containers has no rights outside, and none in another app's containers.
 #[test]
 fn each_app_has_users_of_its_own() {
     let world = World::start(&[]);
@@ -88,14 +88,15 @@ fn a_container_s_port_is_not_reached_from_another_machine() {
     assert!(here().good().out.starts_with("one"), "the machine itself reaches it");
     let refused = outside.asks(&address);
     assert!(refused.status != 0, "it was answered: {refused:?}");
-    // The control: without the rule the same request arrives.
+    // Mutation test: without the firewall rule the same request arrives.
     let mut nft = Command::new("nft");
     nft.args(["flush", "chain", "inet", world.name(), "in"]);
     let _ = run(nft).good();
     assert!(outside.asks(&address).good().out.starts_with("one"));
 }
 
-/// What ran on goes on under a new address: from the old network there is no way out, and names are not answered there.
+/// The agent restarts running instances with addresses of the new network. The old network has no way out and no name
+/// resolution.
 #[test]
 fn what_runs_when_the_machine_gets_another_network_is_begun_anew_on_it() {
     let mut world = World::start(&[]);

@@ -1,4 +1,4 @@
-//! Packs, words of git's protocol, and addresses that mean harm. Each is a push that would be a release, but for one thing.
+//! Malicious packs, git protocol lines and addresses. Each would be a valid push except for one fault.
 
 mod kept;
 mod site;
@@ -10,7 +10,7 @@ use gantry_testbed::{Repository, World, run};
 use kept::state;
 use site::{page, push_site, site};
 
-/// Posts what a client would, and gives the status and the answer's text.
+/// Sends a POST request as a client would. Returns the status and the response's text.
 fn post(world: &World, path: &str, headers: &[&str], body: &[u8]) -> (String, String) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--path-as-is", "--max-time", "30", "--data-binary", "@-", "--write-out", "\n%{http_code}"]);
@@ -35,14 +35,14 @@ fn sha1(bytes: &[u8]) -> Vec<u8> {
     hex::decode(&text[..40]).expect("a sum")
 }
 
-/// A pack of raw entries, with a right sum.
+/// A pack of raw entries, with a correct checksum.
 fn pack(count: u32, entries: &[u8]) -> Vec<u8> {
     let mut bytes = [b"PACK", &2u32.to_be_bytes()[..], &count.to_be_bytes(), entries].concat();
     bytes.extend(sha1(&bytes));
     bytes
 }
 
-/// An entry: its kind, the size that it claims, and what is packed.
+/// A pack entry: its kind, the size that the entry claims, and its compressed content.
 fn packed(kind: u8, size: u64, before: &[u8], content: &[u8]) -> Vec<u8> {
     packed_at(flate2::Compression::fast(), kind, size, before, content)
 }
@@ -62,9 +62,9 @@ fn packed_at(level: flate2::Compression, kind: u8, size: u64, before: &[u8], con
     [head, before.to_vec(), encoder.finish().expect("packed")].concat()
 }
 
-/// A push that would be a release.
+/// A valid push, as the starting point of the malicious ones.
 struct Good {
-    /// What the branch has, and what it is to have.
+    /// The current commit of the branch; `next` is the commit that the push brings.
     head: String,
     next: String,
     pack: Vec<u8>,
@@ -86,12 +86,12 @@ impl Good {
         u32::from_be_bytes(self.pack[8..12].try_into().expect("four bytes"))
     }
 
-    /// Its pack with another count, and more entries.
+    /// The push's own pack with another object count and more entries.
     fn with(&self, count: u32, entries: &[u8]) -> Vec<u8> {
         pack(count, &[&self.pack[12..self.pack.len() - 20], entries].concat())
     }
 
-    /// Its pack with so many entries more.
+    /// The push's own pack with `more` additional entries.
     fn and(&self, more: u32, entries: &[u8]) -> Vec<u8> {
         self.with(self.count() + more, entries)
     }
@@ -100,20 +100,20 @@ impl Good {
         format!("{} {} refs/heads/main", self.head, self.next)
     }
 
-    /// The request of this push with another pack.
+    /// A request for this push with another pack.
     fn request(&self, pack: &[u8]) -> Vec<u8> {
         request(&self.update(), pack)
     }
 }
 
-/// A push of one ref.
+/// A request that pushes one ref.
 fn request(words: &str, pack: &[u8]) -> Vec<u8> {
     [line(&format!("{words}\0 report-status agent=x")), b"0000".to_vec(), pack.to_vec()].concat()
 }
 
 const KIND: &str = "Content-Type: application/x-git-receive-pack-request";
 
-/// It is taken, and serves.
+/// The server accepts the push, and the new release serves.
 fn is_taken(world: &World, body: &[u8], text: &str) {
     let (status, answer) = post(world, "/git/shop.git/git-receive-pack", &[KIND], body);
     assert!(status == "200" && answer.contains("unpack ok") && answer.contains("ok refs/heads/main"), "{answer}");
@@ -248,7 +248,7 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
     (1..5000).for_each(|n| many.extend(line(&format!("{zero} {new} refs/heads/x{n}"))));
     cases.push(("5,000 branches at once", [many, b"0000".to_vec(), sound.clone()].concat()));
     assert!(cases.len() >= 60, "{}", cases.len());
-    // Refs that a mirror brings beside the branch: nothing becomes of them.
+    // Extra refs beside the branch, as a mirror push sends them: the server ignores these refs.
     let passed = ["refs/tags/v1", "refs/notes/x", "refs/replace/x", "refs/hidden/x", "5,000 branches at once"];
     for (what, body) in &cases {
         let (status, answer) = post(&world, "/git/shop.git/git-receive-pack", &[KIND], body);
@@ -303,13 +303,13 @@ fn no_pack_and_no_word_of_the_protocol_leads_anywhere() {
     assert_eq!(before, state(&world));
     assert!(page(&world, "shop").starts_with("one"));
     assert_eq!(world.strays(&["shop.v1.web-1".to_owned()]), Vec::<String>::new());
-    // None of them was refused for anything but its harm: with an object more that does none, and with a claim that part of the
-    // history is missing which is there, it is a release.
+    // The faults alone caused the refusals: a valid push with a harmless extra object becomes a release. A push that
+    // claims as missing a part of the history that the server has becomes a release too.
     let body = [line(&format!("shallow {new}")), ask(&good.and(1, &packed(3, 5, b"", b"hello")))].concat();
     is_taken(&world, &body, "two");
 }
 
-/// A blob of 1 MiB, and objects that are twice the one before each: kilobytes that become `2^times` MiB.
+/// A blob of 1 MiB and objects that each double the one before: kilobytes that expand to `2^times` MiB.
 fn doubling(times: u32) -> Vec<u8> {
     let base = vec![0; 1 << 20];
     let mut entries = packed(3, base.len() as u64, b"", &base);
@@ -320,7 +320,7 @@ fn doubling(times: u32) -> Vec<u8> {
         for _ in 0..2 {
             let mut place = 0;
             while place < from {
-                // Copy (gitformat-pack(5)): at four bytes of offset, with three of size.
+                // A copy instruction (gitformat-pack(5)) with four bytes of offset and three of size.
                 let size = (from - place).min(0xff_ffff);
                 difference.push(0xff);
                 difference.extend_from_slice(&u32::try_from(place).expect("small").to_le_bytes());
@@ -335,7 +335,7 @@ fn doubling(times: u32) -> Vec<u8> {
     entries
 }
 
-/// A size in a difference: seven bits a byte, the lowest first.
+/// Encodes a size in a delta: seven bits a byte, lowest first.
 fn number(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value > 0x7f {
@@ -346,7 +346,7 @@ fn number(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// How far back an object's base is: seven bits a byte, the highest first, one more for each byte that follows.
+/// Encodes the distance to an object's base: seven bits a byte, highest first, with one added for each further byte.
 fn back(mut distance: usize) -> Vec<u8> {
     let mut bytes = vec![u8::try_from(distance & 0x7f).expect("small")];
     distance >>= 7;
@@ -358,7 +358,7 @@ fn back(mut distance: usize) -> Vec<u8> {
     bytes
 }
 
-/// The chain itself is sound: two doublings of it are a push like any other.
+/// The chain itself is valid: the server accepts a push with two doublings.
 #[test]
 fn differences_that_double_are_taken_while_they_are_small() {
     let world = World::start(&[]);
@@ -367,7 +367,7 @@ fn differences_that_double_are_taken_while_they_are_small() {
     let good = Good::new(&world, &shop, "two");
     is_taken(&world, &good.request(&good.and(3, &doubling(2))), "two");
 }
-/// Objects without end, each a good one: what bounds them is the size of the push.
+/// An endless pack of valid objects: only the size limit of a push bounds the pack.
 #[test]
 fn a_pack_that_never_ends_is_cut_at_its_bound() {
     let world = World::start(&[]);
@@ -387,7 +387,7 @@ fn a_pack_that_never_ends_is_cut_at_its_bound() {
     let sending = std::thread::spawn(move || {
         input.write_all(&begin).expect("begun");
         let mut content = vec![0; 1 << 20];
-        // Half as much again as may come.
+        // One and a half times the size limit of a push.
         for number in 0..1536_u32 {
             content[..4].copy_from_slice(&number.to_be_bytes());
             if input.write_all(&packed_at(flate2::Compression::none(), 3, 1 << 20, &[], &content)).is_err() {
@@ -396,7 +396,7 @@ fn a_pack_that_never_ends_is_cut_at_its_bound() {
         }
         1536
     });
-    // While it comes, nothing that is kept for ever grows, and others are served.
+    // During the transfer no permanent state grows, and other clients are served.
     while !sending.is_finished() {
         assert!(page(&world, "shop").starts_with("one"));
     }

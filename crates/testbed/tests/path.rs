@@ -1,4 +1,4 @@
-//! The path from push to page, and what happens beside it: real git, real containers, real HTTP.
+//! The path from push to page, and concurrent events: real git, real containers, real HTTP.
 
 mod site;
 
@@ -89,14 +89,14 @@ fn no_request_fails_while_releases_change() {
     assert!(report.sent > 1000 && report.awaited_at.is_some(), "{report:?}");
 }
 
-/// Asks for an app's address as C libraries do: once more when no answer comes.
+/// Resolves an app's name as C libraries do, with a second query when no response comes.
 fn resolves(world: &World) -> bool {
     let question = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x04shop\x06gantry\x08internal\0\0\x01\0\x01";
     (0..2).any(|_| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
         let mut answer = [0; 512];
-        // Its eighth byte counts the answers.
+        // The eighth byte of the response counts its answers.
         socket.send_to(question, world.resolver()).is_ok() && socket.recv(&mut answer).is_ok() && answer[7] > 0
     })
 }
@@ -130,14 +130,14 @@ fn https_and_names_go_on_while_the_router_is_replaced() {
             assert!(ask().good().out.starts_with("one") && resolves(world));
             (world.service_pid("router") != pid).then_some(())
         });
-        // The one before answers until it has ended.
+        // The old router answers until its process has ended.
         let left = std::path::PathBuf::from(format!("/proc/{}", pid.expect("a router")));
         world.wait("the one before is gone", |world| {
             assert!(resolves(world));
             (!left.exists()).then_some(())
         });
     }
-    // One that dies comes back to the same socket, where connections wait.
+    // A crashed router's successor takes over the same socket, where connections wait.
     let pid = world.service_pid("router");
     world.kill_service("router");
     assert!(ask().good().out.starts_with("one"));
@@ -166,7 +166,7 @@ fn two_apps_find_each_other_and_a_volume_has_one_writer() {
     });
     let logs = world.gantry(&["logs", "storefront", "-p", "worker", "--grep", "order:"]).good().out;
     assert!(logs.contains("order: buoy"), "{logs}");
-    // Another release of what has a volume: the old copy goes first, and the data stays.
+    // Another release of an app with a volume: the old copy stops before the new copy starts, and the data remains.
     let again = world.gantry(&["config", "set", "redis", "NOTE=1"]).good();
     assert!(again.err.contains("Done") || again.out.contains("redis.localhost"), "{again:?}");
     assert!(world.gantry(&["ps", "redis"]).good().out.contains("redis.v2.redis-1"));
@@ -207,7 +207,7 @@ fn an_image_that_was_built_here_is_deployed_as_another_app() {
     let commit = push_site(&repository, "one");
     let _ = world.gantry(&["app", "create", "production"]).good();
     let deploy = || world.gantry(&["deploy", "production", "--image", &format!("staging:{commit}")]);
-    // Its recipe is in it: roles, checks, and what it asks of the configuration.
+    // The image contains its recipe: roles, checks, and the required configuration.
     let refused = deploy();
     assert!(refused.status == 1 && refused.err.contains("app.json requires GREETING"), "{refused:?}");
     let _ = world.gantry(&["config", "set", "production", "GREETING=good day"]).good();
@@ -252,7 +252,7 @@ fn a_push_is_held_until_it_is_promoted() {
     let _ = push("three", "hold").good();
     let _ = world.gantry(&["abort", "shop"]).good();
     assert!(page(&world, "shop").contains("two"));
-    // The commit was taken, so it is not pushed again; its image is there.
+    // The server has this commit already, so another push would do nothing. The commit's image is deployed by name.
     let commit = repository.git(&["rev-parse", "HEAD"]).out.trim().to_owned();
     let _ = world.gantry(&["deploy", "shop", "--image", &format!("shop:{commit}")]).good();
     assert!(page(&world, "shop").contains("three"));
@@ -278,7 +278,7 @@ fn tokens_do_what_their_scope_says_and_no_more() {
     assert!(!works(&deploy, &["app", "show", "one"]));
     let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
     assert!(!works(machine.trim(), &["app", "ls"]) && !works(machine.trim(), &["token", "ls"]));
-    // With its store elsewhere it has no file.
+    // With etcd, the data folder has no store file.
     let stored = std::fs::read(world.path("data/store.db"));
     assert!(stored.is_ok() || std::env::var_os("GANTRY_TEST_ETCD").is_some());
     let stored = stored.unwrap_or_default();

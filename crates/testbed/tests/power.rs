@@ -1,7 +1,7 @@
-//! The power goes out: an ext4 of its own is aborted, so that everything that was not synced is lost. What was acknowledged is
-//! there afterwards, whole, and nothing had to be repaired.
+//! Loss of power. The test aborts its own ext4 file system, which loses all unsynced data. Afterwards all
+//! acknowledged data is there and intact, and no repair was necessary.
 //!
-//! `trigger_fs_error` is ext4's own: the journal stops, and with it every write that is not on the disk yet.
+//! `trigger_fs_error` is a feature of ext4: the journal stops, and with it every write that is not on the disk yet.
 
 mod site;
 
@@ -40,7 +40,7 @@ impl Disk {
         tool("mount", &["-o", "loop,errors=remount-ro"], &[&self.image(), &self.path()]);
     }
 
-    /// From now on nothing reaches the disk any more.
+    /// Stops all writes to the disk.
     fn stop(&self) {
         let mut find = Command::new("findmnt");
         find.args(["--noheadings", "--output", "SOURCE"]).arg(self.path());
@@ -48,7 +48,7 @@ impl Disk {
         std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "x").expect("aborted");
     }
 
-    /// What a machine does with it when it starts again.
+    /// Unmounts, checks and mounts the file system, as a booting machine does.
     fn start(&self) {
         let begun = Instant::now();
         loop {
@@ -64,7 +64,7 @@ impl Disk {
         let mut check = Command::new("fsck.ext4");
         check.arg("-fy").arg(self.image());
         let checked = run(check);
-        // 1: errors were corrected.
+        // Exit code 1: errors were corrected.
         assert!(checked.status <= 1, "{checked:?}");
         self.mount();
     }
@@ -84,7 +84,7 @@ fn tool(name: &str, arguments: &[&str], paths: &[&Path]) {
     drop(run(command).good());
 }
 
-/// The power goes out, and the machine starts again.
+/// Simulates a loss of power and a restart of the machine.
 fn lose_power(world: &mut World, disk: &Disk) {
     disk.stop();
     after_the_stop(world, disk);
@@ -105,13 +105,13 @@ fn git(world: &World, app: &str, arguments: &[&str]) -> String {
     let mut git = Command::new("git");
     git.arg("--git-dir").arg(world.path(&format!("data/git/{app}.git"))).args(arguments);
     let output = run(git);
-    // Of an empty repository git notes that its branch is none yet.
+    // In an empty repository, git notes that the branch does not exist yet.
     let complaints: Vec<&str> = output.err.lines().filter(|line| !line.starts_with("notice: ")).collect();
     assert!(output.status == 0 && complaints.is_empty(), "{output:?}");
     output.out.trim().to_owned()
 }
 
-/// The repository is whole, and nobody had to put it right.
+/// Asserts that the repository is intact and that the server did not have to repair the repository.
 fn is_whole(world: &World, app: &str) {
     git(world, app, &["fsck", "--full", "--strict", "--no-dangling", "--no-progress"]);
     assert_eq!(git(world, app, &["symbolic-ref", "HEAD"]), "refs/heads/main");
@@ -126,13 +126,13 @@ fn offline(world: &World, words: &[&str]) -> gantry_testbed::Output {
     run(command)
 }
 
-/// The next commit, not pushed yet.
+/// Commits the next version without a push.
 fn change(repository: &Repository, version: &str) -> String {
     repository.write("server.py", &SERVER.replace("VERSION", version));
     repository.commit(version)
 }
 
-/// What is in the way of a restore is moved away, as after the loss of a disk.
+/// Removes the files that would prevent a restore, as after the loss of a disk.
 fn clear(world: &World) {
     for name in ["blobs", "git", "builds"] {
         std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
@@ -156,7 +156,7 @@ fn what_was_acknowledged_outlives_a_power_loss() {
     assert_eq!(shop.remote_head(), one);
     world.wait("the release serves", |world| page(world, "shop").starts_with("one").then_some(()));
 
-    // In the middle of a push: it is done, or nothing is left of it.
+    // In the middle of a push: the push is either complete or leaves no trace.
     let two = change(&shop, "two");
     let mut pushing = shop.push_in_background();
     world.wait("the new release starts", |world| {
@@ -187,7 +187,7 @@ fn what_was_acknowledged_outlives_a_power_loss() {
     drop(world);
 }
 
-/// What a disk damages all the same is made again from what the server knows, and told.
+/// The server repairs a repository that a disk damaged, from its records, and reports the repair.
 #[test]
 fn a_damaged_repository_is_put_right_and_told() {
     let world = World::start(&[]);
@@ -207,7 +207,7 @@ fn a_damaged_repository_is_put_right_and_told() {
     let pushed = shop.push().good();
     assert!(pushed.err.contains("the branch main was damaged"), "{pushed:?}");
     assert!(page(&world, "shop").starts_with("two"));
-    // All of its objects are gone, while the server was away: the next push brings everything.
+    // All objects are lost while the server is down: the next push sends all of them again.
     for entry in std::fs::read_dir(path.join("objects/pack")).expect("read").flatten() {
         std::fs::remove_file(entry.path()).expect("removed");
     }
@@ -221,7 +221,7 @@ fn a_damaged_repository_is_put_right_and_told() {
     assert_eq!(run(log).good().out.trim(), "3");
 }
 
-/// 50 times, at a moment that nobody chose, in each of five operations.
+/// 50 losses of power at random moments, during five operations in turn.
 #[test]
 fn fifty_power_losses_at_any_moment() {
     if std::env::var_os("GANTRY_TEST_LONG").is_none() {
@@ -239,7 +239,7 @@ fn fifty_power_losses_at_any_moment() {
         let version = format!("v{round}");
         let restores = round % 5 == 0 && backed_up.is_some();
         if restores {
-            // Nothing runs, and the restore is cut.
+            // No process runs, and the loss of power interrupts a restore.
             disk.stop();
             after_the_stop(&mut world, &disk);
             clear(&world);
@@ -320,7 +320,7 @@ fn fifty_power_losses_at_any_moment() {
     drop(world);
 }
 
-/// What a restore that was cut left.
+/// Removes the remains of an interrupted restore.
 fn clear_what_is_there(world: &World) {
     for name in ["blobs", "git", "builds"] {
         let _ = std::fs::remove_dir_all(world.path("data").join(name));

@@ -1,4 +1,4 @@
-//! A proxy in front of a cloud, and apps that serve no request.
+//! A proxy in front of a cloud, and apps that serve no HTTP.
 
 mod site;
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gantry_testbed::World;
 use site::{page, push_site, site};
 
-/// An application that redirects to HTTPS unless a proxy says that the client used it.
+/// An application that redirects to HTTPS unless a proxy reports HTTPS for the client's connection.
 const REDIRECTS: &str = r#"
 import http.server, os
 class Site(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-//! What a push brings besides its branch, when it returns, and what is told of it later.
+//! Pushes of other refs beside the branch, the moment at which a push returns, and later reports about the deploy.
 
 mod site;
 
@@ -12,7 +12,7 @@ fn deploy(world: &World, app: &str) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(&shown).expect("JSON")["deploy"].clone()
 }
 
-/// What was said last by the server.
+/// The server's last line of output in a push.
 fn last_line(output: &Output) -> &str {
     output.err.lines().rfind(|line| line.starts_with("remote: ") && line.len() > 16).unwrap_or_default().trim_end()
 }
@@ -34,7 +34,7 @@ fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
     assert!(last_line(&pushed).starts_with("remote: http://shop.localhost:"), "{pushed:?}");
     assert!(!pushed.err.contains("Done in") && pushed.err.contains("`gantry why shop` tells"), "{pushed:?}");
     assert!(page(&world, "shop").starts_with("one"));
-    // A commit that its pusher knows may be taken off the branch while it is watched.
+    // During the bake time of a deploy, a forced push is permitted to a pusher that knows the deployed commit.
     change("two");
     shop.git(&["commit", "--quiet", "--amend", "--message", "two, amended"]);
     let pushed = shop.attempt(&["push", "gantry", "+HEAD:main"]).good();
@@ -46,13 +46,13 @@ fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
     assert!(why.contains("#2 of shop: reverted after") && why.contains("s in service: shop.v2.web-1"), "{why}");
     let events = world.gantry(&["events"]).good();
     assert!(events.out.contains("deploy #2 (v2) reverted after"), "{events:?}");
-    // The next push is told, and waits for the verdict, as it asks for.
+    // The next push reports the revert and waits for the verdict, because of `-o wait`.
     change("three");
     let waited = shop.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
     assert!(waited.err.contains("Deploy #2 before this one (push of"), "{waited:?}");
     assert!(waited.err.contains("was reverted after") && waited.err.contains("Done in"), "{waited:?}");
     assert!(deploy(&world, "shop").is_null());
-    // The same for what else is deployed.
+    // The same for other kinds of deploy.
     let set = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     assert_eq!(deploy(&world, "shop")["state"], "draining", "{set:?}");
     assert!(set.out.starts_with("http://shop.localhost:"), "{set:?}");
@@ -68,13 +68,13 @@ fn the_branch_is_deployed_whatever_else_is_pushed() {
     shop.commit("one");
     shop.git(&["tag", "--annotate", "--message", "1", "v1"]);
     shop.git(&["config", "push.followTags", "true"]);
-    // Tags alone are no deploy, and no failure.
+    // A push of tags alone deploys nothing and does not fail.
     let tags = shop.attempt(&["push", "gantry", "--tags"]).good();
     assert!(tags.err.contains("Passed over: tag v1;") && tags.err.contains("Nothing is deployed"), "{tags:?}");
     let pushed = shop.push().good();
     assert!(pushed.err.contains("Passed over: tag v1; shop is deployed from main alone"), "{pushed:?}");
     assert!(page(&world, "shop").starts_with("one"));
-    // Again: the branch is up to date, and the tag is passed over once more.
+    // A repeated push: the branch is up to date, and the server ignores the tag again.
     let _ = shop.push().good();
     for branch in ["feature", "other"] {
         shop.git(&["branch", branch]);
@@ -96,12 +96,13 @@ fn the_branch_is_deployed_whatever_else_is_pushed() {
     assert!(page(&world, "shop").starts_with("four"));
     let listed = shop.git(&["ls-remote", "gantry"]).out;
     assert_eq!(listed, format!("{four}\tHEAD\n{four}\trefs/heads/main\n"), "after {three}");
-    // One branch alone that is another is a mistake; so is the removal of the branch beside something else.
+    // A push of another branch alone is refused as a mistake. Removing the deployed branch is refused too, even
+    // beside other refs.
     let other = shop.attempt(&["push", "gantry", "feature"]);
     assert!(other.status != 0 && other.err.contains("push that: git push … HEAD:main"), "{other:?}");
     let removed = shop.attempt(&["push", "gantry", ":main", "other"]);
     assert!(removed.status != 0 && removed.err.contains("cannot be removed"), "{removed:?}");
-    // A deploy that fails fails the others too.
+    // When the deploy fails, the push of the other refs fails too.
     shop.write("server.py", "raise SystemExit(3)");
     shop.commit("bad");
     let bad = shop.attempt(&["push", "gantry", "HEAD:main", "v1"]);
@@ -132,7 +133,7 @@ fn says_that_lfs_is_not_served(world: &World, shop: &Repository) {
     }
 }
 
-/// An app that nobody asks over HTTP has no address.
+/// An app without an HTTP role has no URL.
 fn without_http(world: &World) {
     let _ = world.gantry(&["app", "create", "worker"]).good();
     let worker = world.repository("worker", None);
@@ -150,7 +151,7 @@ fn without_http(world: &World) {
     assert!(!listed.contains("http://worker") && listed.contains("http://shop"), "{listed}");
 }
 
-/// A proxy before the API is told to pass on what comes as it comes.
+/// Streamed responses ask a reverse proxy not to buffer.
 fn unbuffered(world: &World) {
     let get = |path: &str| {
         let mut curl = Command::new("curl");
@@ -178,7 +179,7 @@ fn unbuffered(world: &World) {
     }
 }
 
-/// The branch that deploys may be another than `main`.
+/// An app may deploy from another branch than `main`.
 fn another_branch(world: &World) {
     let _ = world.gantry(&["app", "create", "team", "--branch", "team/live"]).good();
     let team = world.repository("team", None);
@@ -192,7 +193,8 @@ fn another_branch(world: &World) {
     assert_eq!(listed, format!("{one}\tHEAD\n{one}\trefs/heads/team/live\n"));
 }
 
-/// What no process could be given is refused where it is set; what fits is there.
+/// `config set` refuses a value that the kernel would not pass to a process. The longest permitted value reaches the
+/// process.
 fn bounded(world: &World) {
     let _ = world.gantry(&["app", "create", "ca"]).good();
     let ca = world.repository("ca", None);
@@ -213,7 +215,7 @@ fn bounded(world: &World) {
     let _ = set(131_068).good();
     let told = ["exec", "ca", "--instance", "worker-1", "--", "/bin/sh", "-c", "echo ${#CA}"];
     assert_eq!(world.gantry(&told).good().out, "131068\n");
-    // From the repository: nothing is deployed, and nothing stays in the configuration.
+    // The same from the repository: the server deploys nothing, and the configuration does not change.
     let config = || world.gantry(&["config", "ls", "ca"]).good().out.lines().count();
     ca.write("app.json", &format!("{{\"env\": {{\"LONG\": \"{}\"}}}}", "b".repeat(140_000)));
     ca.commit("long");
@@ -222,7 +224,7 @@ fn bounded(world: &World) {
     assert!(refused.status != 0 && refused.err.contains(wanted), "{refused:?}");
     assert_eq!(config(), 1);
     ca.git(&["reset", "--quiet", "--hard", "HEAD~1"]);
-    // What a deploy brings that fails for another reason goes with it.
+    // A deploy that fails for another reason takes its new values back, except generated secrets.
     ca.write("app.json", "{\"env\": {\"COLOR\": \"blue\", \"KEY\": {\"generator\": \"secret\"}}}");
     ca.write("Procfile", "worker: exit 3\n");
     ca.commit("bad");

@@ -1,11 +1,11 @@
-//! What is refused: the push fails, names the phase and the cause, and the release before goes on serving.
+//! Refusals: the push fails and names the phase and the cause, and the previous release continues to serve.
 
 mod site;
 
 use gantry_testbed::{Repository, World};
 use site::{SERVER, page, push_site, site};
 
-/// A push that must fail, with what it must say.
+/// Makes a push that must fail with the `wanted` texts.
 fn refused(world: &World, repository: &Repository, wanted: &[&str]) {
     repository.commit("bad");
     let push = repository.push();
@@ -64,7 +64,8 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
     refused(&world, &shop, &["shop.v2.web-1 exited with 127: its command was not found in the image"]);
     shop.write("server.py", "import a_module_that_is_missing\n");
     refused(&world, &shop, &["shop.v3.web-1 exited with 1", "No module named 'a_module_that_is_missing'"]);
-    // It ends a while after its first answer, when it was promoted; then the old release is back at once.
+    // The instance exits shortly after its first response, when the release is already promoted. The old release
+    // takes over at once.
     let ends = "def do_GET(self):\n        import threading\n        threading.Timer(1.2, lambda: os._exit(9)).start()";
     shop.write("server.py", &SERVER.replace("def do_GET(self):", ends));
     refused(&world, &shop, &["v4 serves; v1 stands by", "shop.v4.web-1 exited with 9", "v1 serves, as before"]);
@@ -85,7 +86,8 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
         "{why}"
     );
 
-    // These never become ready: what they wait for is told while they wait, and `abort` ends it.
+    // These instances never become ready. `gantry why` names the missing condition meanwhile, and `abort` ends the
+    // deploy.
     let waits = [
         (SERVER.replace("\"0.0.0.0\"", "\"127.0.0.1\""), "it listens on 127.0.0.1:8080 alone; make it bind 0.0.0.0"),
         (SERVER.replace("int(os.environ[\"PORT\"])", "3000"), "it listens on port 3000, not on $PORT, 8080"),
@@ -153,7 +155,7 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
     refused(&world, &shop, &["build failed in compile: container/compile did not end in 3 s", "working"]);
     compile("python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'");
     refused(&world, &shop, &["container/compile ran out of memory: a build may use 64M"]);
-    // What it leaves running ends with it, and is no part of the image.
+    // Processes that the compile step leaves running end with the step, and the image contains no trace of them.
     compile("echo $$ > /app/made; (sleep 1000 &) ; exit 0");
     shop.write("server.py", &SERVER.replace("VERSION", "good, with daemons"));
     shop.commit("daemons");
@@ -167,7 +169,8 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     use std::process::Command;
     let mut world = World::start_with_file();
     let program = world.path("gantry");
-    // By a process of its own: one that another test starts would inherit a file open for writing, which is not run.
+    // `cp` copies the program: a child process of a parallel test could inherit this process's writable file, and the
+    // kernel refuses to run a program that is open for writing.
     let copied = Command::new("cp").arg(gantry_testbed::program("gantry")).arg(&program).status();
     assert!(copied.expect("cp").success());
     let public = std::os::unix::fs::PermissionsExt::from_mode(0o755);

@@ -1,5 +1,5 @@
-//! The registry by the list of the OCI distribution specification 1.1: pull, push, resume, mount, list, remove, and what is wrong
-//! in its own words.
+//! The registry against the OCI distribution specification 1.1: pull, push, resume, mount, list, remove, and the
+//! specified error responses.
 
 mod site;
 
@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -31,7 +31,7 @@ impl Answer {
         })
     }
 
-    /// The first of the errors.
+    /// Code of the first error.
     fn code(&self) -> String {
         let value: Value = serde_json::from_str(&self.body).unwrap_or_default();
         value["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
@@ -63,7 +63,7 @@ impl Registry<'_> {
         Answer { status, head: head.to_owned(), body: body.to_owned() }
     }
 
-    /// A blob in one request.
+    /// Uploads a blob in one request and returns its digest.
     fn put(&self, repository: &str, content: &[u8]) -> String {
         let digest = digest(content);
         let path = format!("{repository}/blobs/uploads/?digest={digest}");
@@ -99,7 +99,7 @@ fn the_distribution_specification_line_by_line() {
     let registry = Registry { world: &world, token: world.token() };
     let ask = |method: &str, path: &str| registry.ask(method, path, &[], b"");
     assert_eq!(ask("GET", "").status, 200);
-    // Docker's client makes no index where this is missing from any answer.
+    // Without this header on every response, Docker's client makes no index.
     let nobody = Registry { world: &world, token: "nobody".to_owned() };
     let foreign = nobody.ask("GET", "shop/tags/list", &[], b"");
     for answer in
@@ -115,7 +115,7 @@ fn the_distribution_specification_line_by_line() {
     });
     assert!(bare.out.starts_with("HTTP/1.1 200"), "{bare:?}");
 
-    // Push, in one request and in two (monolithic), and what does not fit.
+    // Monolithic push, in one request and in two, with mismatched and missing digests.
     let (config, layer) = (b"{\"a\":1}".as_slice(), b"a layer's bytes, whatever they are".as_slice());
     let config_digest = registry.put("shop", config);
     let upload = registry.begin("shop");
@@ -131,7 +131,7 @@ fn the_distribution_specification_line_by_line() {
     let kind = registry.ask("PUT", &format!("{}?digest=md5:00", registry.begin("shop")), &[], layer);
     assert_eq!((kind.status, kind.code().as_str()), (400, "DIGEST_INVALID"), "{kind:?}");
 
-    // Push in chunks, in order or not at all; how far it came; and on from there after a break.
+    // Push in chunks: order, progress, and resumption after an interruption.
     let upload = registry.begin("shop");
     let (first, rest) = layer.split_at(10);
     let part = |range: &str, bytes: &[u8]| registry.ask("PATCH", &upload, &[&format!("Content-Range: {range}")], bytes);
@@ -150,14 +150,14 @@ fn the_distribution_specification_line_by_line() {
     let given_up = registry.begin("shop");
     assert_eq!((ask("DELETE", &given_up).status, ask("GET", &given_up).status), (204, 404));
 
-    // Mounted from another repository; one that is not there is begun instead.
+    // Mount from another repository. If that repository lacks the blob, an upload starts instead.
     let mounted = registry.ask("POST", &format!("other/blobs/uploads/?mount={layer_digest}&from=shop"), &[], b"");
     assert_eq!((mounted.status, mounted.header("docker-content-digest")), (201, Some(layer_digest.as_str())));
     let absent = format!("sha256:{}", "0".repeat(64));
     let begun = registry.ask("POST", &format!("other/blobs/uploads/?mount={absent}&from=shop"), &[], b"");
     assert!(begun.status == 202 && begun.header("location").is_some(), "{begun:?}");
 
-    // Blobs: there, with their size, and not there.
+    // Blobs: present with their size, or absent.
     let head = ask("HEAD", &format!("shop/blobs/{layer_digest}"));
     assert_eq!((head.status, head.header("content-length")), (200, Some(layer.len().to_string().as_str())));
     assert_eq!(ask("HEAD", &format!("shop/blobs/{absent}")).status, 404);
@@ -174,7 +174,7 @@ fn the_distribution_specification_line_by_line() {
         let put = registry.ask("PUT", &format!("shop/manifests/{reference}"), &[], text.as_bytes());
         assert_eq!((put.status, put.header("docker-content-digest")), (201, Some(whole.as_str())), "{put:?}");
     }
-    // A repository that could be an app's, and is none's, keeps images too; it is said.
+    // A repository may have the name of an app that does not exist; the registry says so.
     registry.put("nosuch", config);
     let _ = registry.ask("POST", &format!("nosuch/blobs/uploads/?mount={layer_digest}"), &[], b"");
     let put = registry.ask("PUT", "nosuch/manifests/one", &[], text.as_bytes());
@@ -223,7 +223,7 @@ fn the_distribution_specification_line_by_line() {
         assert!(code.is_empty() || answer.code() == code, "{what}: {answer:?}");
     }
 
-    // Tags, whole and by pages.
+    // Tags, all at once and in pages.
     let list = |path: &str| serde_json::from_str::<Value>(&ask("GET", path).body).expect("JSON");
     assert_eq!(list("shop/tags/list"), json!({ "name": "shop", "tags": ["one", "ten", "two"] }));
     let page = ask("GET", "shop/tags/list?n=2");
@@ -236,7 +236,7 @@ fn the_distribution_specification_line_by_line() {
     let unknown = ask("GET", "ghost/tags/list");
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "NAME_UNKNOWN"));
 
-    // What refers to an image: before it is pushed or after, listed by kind; gone when it is removed.
+    // Referrers of an image: pushed before or after the image, listed by type, and gone after their removal.
     let refers = |kind: &str, subject: &str| {
         let mut value: Value = serde_json::from_str(&text).expect("JSON");
         value["artifactType"] = json!(kind);
@@ -276,7 +276,8 @@ fn the_distribution_specification_line_by_line() {
     let refused = registry.ask("PUT", "shop/manifests/odd", &[], odd.as_bytes());
     assert_eq!((refused.status, refused.code().as_str()), (400, "MANIFEST_INVALID"));
 
-    // An index, and its images without a tag of their own. Nothing is in a repository that it was not pushed to.
+    // An index whose images have no tags. A repository contains only the manifests that were pushed to the
+    // repository.
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
         { "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": whole, "size": text.len() }] });
     let put = registry.ask("PUT", "shop/manifests/many", &[], index.to_string().as_bytes());
@@ -285,7 +286,7 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!(got.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
     assert_eq!(ask("GET", &format!("other/manifests/{whole}")).status, 404);
 
-    // A blob in parts.
+    // Ranges of a blob.
     let part = |range: &str| {
         registry.ask("GET", &format!("shop/blobs/{layer_digest}"), &[&format!("Range: bytes={range}")], b"")
     };
@@ -299,7 +300,7 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!((beyond.status, beyond.header("content-range")), (416, Some(told("*").as_str())));
     assert_eq!((part("0-1,3-4").status, part("x").status), (200, 200));
 
-    // Removal, of one tag and of all that are a digest's.
+    // Removal of one tag, and of all tags of a digest.
     assert_eq!(ask("DELETE", "shop/manifests/one").status, 202);
     assert_eq!((ask("GET", "shop/manifests/one").status, ask("GET", "shop/manifests/two").status), (404, 200));
     assert_eq!(ask("DELETE", &format!("shop/manifests/{whole}")).status, 202);
@@ -308,7 +309,7 @@ fn the_distribution_specification_line_by_line() {
     let gone = ask("DELETE", "shop/manifests/two");
     assert_eq!((gone.status, gone.code().as_str()), (404, "MANIFEST_UNKNOWN"));
 
-    // Who may what.
+    // Scopes of tokens.
     let token = |arguments: &[&str]| world.gantry(arguments).good().out.trim().to_owned();
     let reader = Registry { world: &world, token: token(&["token", "create", "eyes", "--read"]) };
     let other = Registry { world: &world, token: token(&["token", "create", "ci", "--deploy", "other"]) };
@@ -323,7 +324,7 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
 }
 
-/// A request that stops in the middle of its body: of `length` bytes only `sent` come.
+/// Sends a request that stops in the middle of its body: `length` bytes announced, only `sent` transmitted.
 fn half_sent(world: &World, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
     let token = world.token();
@@ -343,7 +344,8 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
     let name = digest(&content);
     let range = |upload: &str| registry.ask("GET", upload, &[], b"").header("range").map(str::to_owned);
 
-    // As Docker sends them: streamed without a range. The last part may come with the end, where it belongs or not at all.
+    // Uploads as Docker sends them, streamed without a range. The final request may carry the last part, at the right
+    // offset only.
     let upload = registry.begin("shop");
     let streamed = registry.ask("PATCH", &upload, &["Transfer-Encoding: chunked"], &content[..1000]);
     assert_eq!((streamed.status, streamed.header("range")), (202, Some("0-999")), "{streamed:?}");
@@ -358,7 +360,8 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
     let late = registry.ask("PATCH", &upload, &["Content-Range: 10-19"], b"0123456789");
     assert_eq!((late.status, late.code().as_str()), (416, "BLOB_UPLOAD_INVALID"), "the first part is not the first");
 
-    // A connection that breaks, and one whose client is gone without a word: whoever asks next goes on from what came.
+    // A connection that breaks, and a client that vanishes silently: the next request resumes after the received
+    // bytes.
     for silent in [false, true] {
         let upload = registry.begin("shop");
         let stream = half_sent(&world, &upload, "", content.len(), &content[..5000]);
@@ -368,7 +371,7 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
         });
         let kept = silent.then(|| stream.try_clone().expect("another"));
         if !silent {
-            // With what it sent unread in between, the kernel resets it.
+            // The kernel resets the connection, because the server has not read all the data.
             drop(stream);
         }
         let begun = std::time::Instant::now();
@@ -387,7 +390,8 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
     }
     assert_eq!(registry.ask("GET", &format!("shop/blobs/{name}"), &[], b"").body.as_bytes(), content);
 
-    // Not more at once than a repository may have; what is wrong is told in the specification's form, to strangers too.
+    // A repository has a limit of simultaneous uploads. Errors have the specified form, also for unauthorized
+    // clients.
     let all: Vec<Answer> = (0..60).map(|_| registry.ask("POST", "shop/blobs/uploads/", &[], b"")).collect();
     let too_many: Vec<&Answer> = all.iter().filter(|answer| answer.status != 202).collect();
     assert!((10..=60).contains(&too_many.len()), "{}", too_many.len());
@@ -399,7 +403,7 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
         let answer = who.ask("POST", "shop/blobs/uploads/", &[], b"");
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
     }
-    // An image of no layers at all is one.
+    // An image without layers is valid.
     let empty = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [],
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": name, "size": content.len() } });
     let put = registry.ask("PUT", "shop/manifests/empty", &[], empty.to_string().as_bytes());
@@ -408,16 +412,16 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
     assert!(after.status == 200 && after.body.contains("\"empty\""), "{after:?}");
 }
 
-/// One client that pushes and pulls on a connection of its own.
+/// A client that pushes and pulls on its own connection.
 struct Pusher {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     token: String,
-    /// Whether it asks if a blob is there before it sends it.
+    /// Whether the client checks for a blob before the upload.
     asks_first: bool,
-    /// Between an image's blobs and its manifest, as with larger images: the rounds of the collector come in between.
+    /// Pause between an image's blobs and its manifest, as with larger images. Garbage collection runs meanwhile.
     pause: Duration,
     asked: usize,
-    /// What must be there: of the last three images, which have a tag each.
+    /// Paths and contents of the last three images, which have a tag each and must stay available.
     kept: Vec<(String, Vec<u8>)>,
 }
 
@@ -441,7 +445,7 @@ impl Pusher {
         (status, answer.into_body().collect().await.expect("a body").to_bytes())
     }
 
-    /// Pushes an image as clients do, and pulls it and the two before it; what was missing.
+    /// Pushes an image as clients do, and pulls that image and the two before. Returns the first missing part.
     async fn image(&mut self, tag: &str, config: &[u8], layer: &[u8]) -> Option<String> {
         for content in [config, layer] {
             let digest = digest(content);
@@ -474,8 +478,8 @@ impl Pusher {
     }
 }
 
-/// Pushes, overwritten tags and pulls while the collector goes round; what was lost of how many requests, and how many blobs
-/// are there in the end. Over after `turns` of each client, or when something was lost.
+/// Pushes, overwrites tags and pulls while garbage collection runs. Returns the lost parts, the number of requests,
+/// and the number of blobs left. Ends after `turns` turns of each client, or at the first loss.
 fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize) {
     const CLIENTS: u64 = 4;
     let world = World::start(&["--collect-every", "1", "--collect-grace", grace]);
@@ -494,7 +498,7 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
                         if over.load(std::sync::atomic::Ordering::Relaxed) {
                             break;
                         }
-                        // A few layers come and go again and again, and are other clients' too.
+                        // A few layers recur, and several clients share them.
                         let layer = format!("layer {}", (client * 3 + turn) % 30).repeat(1000);
                         let config = format!("{{\"client\":{client},\"turn\":{turn}}}");
                         let tag = format!("t{client}-{}", turn % 3);
@@ -511,7 +515,7 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
             asked += count;
         }
     });
-    // What nobody names any more goes, in the end: each tag has one image, of two blobs and a manifest.
+    // Garbage collection removes unreferenced blobs in the end: each tag has one image, of two blobs and a manifest.
     let named = usize::try_from(CLIENTS * 3 * 3).expect("small");
     let mut left = 0;
     if lost.is_empty() {
@@ -530,7 +534,8 @@ fn nothing_is_collected_that_somebody_pushes() {
     let (lost, asked, _) = race("2", 120, Duration::from_millis(25));
     assert!(asked >= 2000, "{asked}");
     assert!(lost.is_empty(), "{} of {asked}: {lost:?}", lost.len());
-    // The control: it is the grace that kept them. A round comes each second, and each image takes longer.
+    // Mutation test: without a grace period blobs are lost. Garbage collection runs each second, and each image takes
+    // longer.
     let (lost, ..) = race("0", 60, Duration::from_millis(1200));
     assert!(!lost.is_empty(), "nothing was lost without a grace");
 }

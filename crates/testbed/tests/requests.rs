@@ -1,4 +1,4 @@
-//! What owners say of an app's requests, from the command line to the client; and promotions without end under load.
+//! Traffic policies of an app's owner, from the command line to the client, and repeated promotions under load.
 
 mod site;
 
@@ -8,7 +8,7 @@ use gantry_testbed::load::{self, Load, Target};
 use gantry_testbed::{Repository, World};
 use site::{page, push_site, site};
 
-/// Status and body.
+/// Status and body of the app's response.
 fn ask(world: &World) -> (String, String) {
     let output = world.curl("shop.localhost", &["--write-out", "\n%{http_code}"]);
     let (body, status) = output.out.rsplit_once('\n').expect("a status");
@@ -37,7 +37,7 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     world.wait("it is refused", |world| {
         (ask(world) == ("503".to_owned(), "503 shop: back at noon\n".to_owned())).then_some(())
     });
-    // A release that comes meanwhile changes nothing of that.
+    // A new release does not end the maintenance.
     let _ = said(&["config", "set", "shop", "COLOR=blue"]);
     assert_eq!(ask(&world).0, "503");
     assert!(said(&["why", "shop"]).contains("in maintenance, clients are told \"back at noon\""));
@@ -54,7 +54,7 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     assert!(events.contains("requests of shop: paused") && events.contains("requests of shop: free"), "{events}");
 }
 
-/// A site whose only copy has these settings besides.
+/// A site with one copy and additional settings of the role.
 fn site_with(world: &World, settings: &str) -> Repository {
     let shop = site(world, "shop", 1);
     let role = format!("command: 'python3 server.py', health: {{ path: '/up' }}, {settings}");
@@ -62,7 +62,7 @@ fn site_with(world: &World, settings: &str) -> Repository {
     shop
 }
 
-/// A role with a volume has one copy, and the old one goes before the new one comes: whoever asks meanwhile waits.
+/// A role with a volume has one copy, and the old copy stops before the new copy starts. Requests wait meanwhile.
 #[test]
 fn requests_wait_while_the_only_copy_is_replaced() {
     let world = World::start(&[]);
@@ -92,7 +92,8 @@ fn a_role_says_how_long_its_answers_may_take() {
     curl.arg(format!("http://shop.localhost:{}/slow", world.http_port()));
     let both = gantry_testbed::run(curl).good().out;
     assert!(both.starts_with("one ") && both.contains(" 200") && both.trim_end().ends_with(" 504"), "{both}");
-    // Collected as far as the role says: this server reads no body without a length, and gets none of what is longer.
+    // The router buffers a request body up to the role's limit. This server reads no body without a length, and
+    // receives no part of a longer body.
     for (size, reaches) in [(200_000, true), (300_000, false)] {
         let (body, back) = (world.path("body"), world.path("back"));
         std::fs::write(&body, vec![b'x'; size]).expect("written");

@@ -1,5 +1,5 @@
-//! Every operation with every kind of token: what the server answers is a table, checked in as `transcripts/scopes.txt`.
-//! GANTRY_TEST_BLESS=1 writes it anew; whoever does reads what changed.
+//! Authorization of every operation with every kind of token. The table of the server's responses is checked in as
+//! `transcripts/scopes.txt`. GANTRY_TEST_BLESS=1 rewrites the table; review the difference before a commit.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::process::Command;
 
 use gantry_testbed::{World, run};
 
-/// Below the documented operations: git, the registry, and what machines alone may say. Of these a machine waits for news of
-/// itself, so they are asked as another one.
+/// Operations outside the documented API: git, the registry, and the internal operations of machines. A machine's own
+/// plan, sessions and table are long polls, so the test requests those of another machine.
 const MORE: [(&str, &str); 30] = [
     ("GET", "/v1/openapi.json"),
     ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
@@ -42,8 +42,8 @@ const MORE: [(&str, &str); 30] = [
     ("POST", "/internal/v1/sessions/none"),
 ];
 
-/// Every path of the server's source with each of its methods, as the table has them: one that is added there must be added here.
-/// What takes any method is told by its path alone.
+/// Every path in the server's source with each of its methods, to compare with the table: a new route must be added
+/// to the table. A route for any method has None as its method.
 fn routes() -> Vec<(String, Option<String>)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../controller/src/http/mod.rs");
     let source = std::fs::read_to_string(source).expect("the source");
@@ -73,7 +73,7 @@ fn routes() -> Vec<(String, Option<String>)> {
     routes
 }
 
-/// A path of the table is of this route.
+/// Whether a path of the table belongs to this route.
 fn is_of(path: &str, route: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default();
     let (parts, route): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), route.split('/').collect());
@@ -101,7 +101,7 @@ fn ask(world: &World, method: &str, path: &str, column: &Column) -> String {
         curl.args(["--header", "Content-Type: application/json", "--data", "{}"]);
     }
     curl.arg(format!("http://127.0.0.1:{}{path}", world.api_port()));
-    // The answer of a git that was told nonsense is cut; its status counts.
+    // Git's response to a nonsense request is truncated (curl's exit code 18); only its status counts.
     let answer = run(curl);
     assert!([0, 18].contains(&answer.status), "{method} {path}: {answer:?}");
     answer.out
@@ -130,7 +130,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
         Column { name: "deploy", token: deploy.clone(), app: "one" },
         Column { name: "other's", token: deploy, app: "two" },
         Column { name: "machine", token: Some(machine), app: "one" },
-        // What an administrator may do is tried on an app that is not there: it is allowed, and finds nothing.
+        // An administrator may do everything, so this column names an app that does not exist.
         Column { name: "admin", token: Some(world.token()), app: "ghost" },
     ];
     let mut curl = Command::new("curl");
@@ -160,7 +160,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
         let _ = write!(table, "{:<58}", format!("{method} {path}"));
         for column in &columns {
             let status = ask(&world, method, path, column);
-            // Git LFS is not served, whoever asks: 501 says so.
+            // Git LFS is not implemented: every caller receives 501.
             let fails = status.starts_with('5') && status != "501";
             assert!(!fails, "{method} {path} with {}: {status}", column.name);
             let _ = write!(table, "{status:>9}");

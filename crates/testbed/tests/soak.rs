@@ -1,5 +1,6 @@
-//! Deploys, crashes and kills at random under load: half a minute, or as many minutes as `GANTRY_TEST_SOAK` says, from
-//! `GANTRY_TEST_SEED`. No request may fail. `benches/soak` runs it for half an hour and reads the memory that it prints.
+//! Random deploys, crashes and kills under load, for half a minute or for the number of minutes in
+//! `GANTRY_TEST_SOAK`. The seed is `GANTRY_TEST_SEED`. No request may fail. `benches/soak` runs this test for half an
+//! hour and reads the printed memory.
 
 mod site;
 
@@ -12,10 +13,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use site::{push_site, site};
 
-/// A line about memory is printed this often.
+/// Interval of the lines about memory.
 const WINDOW: Duration = Duration::from_secs(300);
 
-/// What is done to the cloud. A router is replaced here and not killed: one that is killed loses the requests that it has.
+/// A disturbance of the cloud. The router is replaced and not killed, because a killed router loses its open
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
     Push,
@@ -28,8 +30,8 @@ enum Action {
     Replace,
 }
 
-/// Each as often as it stands here. In the second half of the time the last ones are left out, so that the services live long
-/// enough to show what they do with memory.
+/// Each action occurs in proportion to its entries here. The second half of the time leaves out the last entries, so
+/// that the services live long enough to show their use of memory.
 const ACTIONS: [Action; 20] = {
     use Action::*;
     [
@@ -61,7 +63,7 @@ impl Soak {
                 let mut containers = world.containers();
                 let crashed = containers.swap_remove(self.rng.random_range(0..containers.len()));
                 world.signal("KILL", crashed.1);
-                // Known before the next thing is done: two that crash in one moment may have the same request.
+                // Waits until the crash is known: two instances that crash at once may lose the same request.
                 world.wait("it is another", |world| (!world.containers().contains(&crashed)).then_some(()));
             }
             Action::KillServer => world.kill_service("server"),
@@ -76,7 +78,7 @@ impl Soak {
         }
     }
 
-    /// Waits until as many are ready as are wanted, and nothing is on its way.
+    /// Waits until all wanted instances are ready and no deploy is in progress.
     fn settle(&self) {
         self.world.wait("everything wanted is ready", |world| {
             let app: serde_json::Value =
@@ -88,7 +90,7 @@ impl Soak {
         });
     }
 
-    /// KiB of memory that are the process's own, for each service.
+    /// Proportional set size (PSS) of each service, in KiB.
     fn memory(&self) -> [u64; 3] {
         ["server", "agent", "router"].map(|service| {
             let pid = self.world.service_pid(service).expect("it runs");
@@ -98,14 +100,14 @@ impl Soak {
         })
     }
 
-    /// The access log has as many requests, or says that it has not.
+    /// Some when the access log has at least `requests` requests. Fails the test when the log has dropped lines.
     fn logged(&self, requests: u64) -> Option<()> {
         let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
         assert!(!log.contains("\"dropped\""), "the disk is too slow for this");
         (log.lines().filter(|line| line.contains("\"host\":\"shop.localhost")).count() as u64 >= requests).then_some(())
     }
 
-    /// Requests that were begun and cut, in the log that is being written.
+    /// Requests in the current access log that the router began and did not finish.
     fn cut(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.world.path("data/router/access.log")).expect("a log");
         log.lines().filter(|line| line.contains("\"status\":0,")).map(str::to_owned).collect()
@@ -117,10 +119,10 @@ async fn no_request_fails_whatever_happens() {
     let minutes: Option<u64> = std::env::var("GANTRY_TEST_SOAK").ok().map(|text| text.parse().expect("minutes"));
     let length = minutes.map_or(Duration::from_secs(30), |minutes| Duration::from_secs(minutes * 60));
     let seed: u64 = std::env::var("GANTRY_TEST_SEED").map_or(1, |text| text.parse().expect("a number"));
-    // Deploys come far more often than anybody's, and so does what collects after them.
+    // Deploys are far more frequent here than in practice, and so is garbage collection.
     let world = World::start(&["--collect-every", "60", "--collect-grace", "120"]);
     let repository = site(&world, "shop", 3);
-    // Two, so that there is one to go back to.
+    // Two releases, so that a rollback is possible.
     push_site(&repository, "before");
     push_site(&repository, "version-0");
     let target = Target::shop(world.http_port(), &PLAIN, Duration::from_millis(20));
@@ -156,7 +158,7 @@ async fn no_request_fails_whatever_happens() {
     let report = load.end().await;
     println!("seed {seed}: {done:?}; {} requests, {} sent again, {} failed", report.sent, report.again, report.failed);
     assert_eq!(report.failed, 0, "{done:?}: {:?}", report.reasons);
-    // One that was begun and cut would not be among those that were sent again, but here.
+    // The client does not count an interrupted request as sent again; only the access log shows such a request.
     assert_eq!(soak.cut(), Vec::<String>::new(), "begun and cut");
     if minutes.is_none() {
         let logged =

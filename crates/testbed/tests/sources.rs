@@ -1,4 +1,5 @@
-//! What real repositories hold, from the push to the running app: file times, links, encodings, submodules, the base's environment.
+//! Contents of real repositories, from the push to the running app: file times, links, encodings, submodules, the
+//! base's environment.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use gantry_testbed::{Output, Repository, World, run};
 use serde_json::{Value, json};
 
-/// A shell's version of what `make` does: each page is made only when its source is newer.
+/// Shell version of `make`: builds each page only when its source is newer.
 const BUILD: &str = r#"set -e
 mktemp >/dev/null
 test "$(tool) $TOOL_HOME $HOME" = "ok /opt/t /app"
@@ -19,13 +20,13 @@ python3 -m zipfile -c all.zip page.src same.src REVISION
 printf 'progress 10\rprogress 100\r\n\033[31mred\033[0m\n'
 "#;
 
-/// A name in a text; it must be there once.
+/// The rest of the line after `mark`, which must occur exactly once in the text.
 fn after<'a>(text: &'a str, mark: &str) -> &'a str {
     let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark:?} in {text}"));
     rest.lines().next().unwrap_or_default().trim()
 }
 
-/// A copy of the base's archive whose configuration has more variables.
+/// A copy of the base's archive with additional environment variables in its configuration.
 fn base_with(world: &World, env: &[&str]) -> PathBuf {
     let archive = PathBuf::from(std::env::var("GANTRY_TEST_BASE").expect("a base"));
     let folder = world.path("base");
@@ -38,7 +39,7 @@ fn base_with(world: &World, env: &[&str]) -> PathBuf {
     let _ = tar(&["-xf"], &archive);
     let blob = |digest: &Value| folder.join("blobs").join(digest.as_str().expect("a digest").replace(':', "/"));
     let read = |path: PathBuf| -> Value { serde_json::from_slice(&std::fs::read(path).expect("read")).expect("JSON") };
-    // A blob by its new digest.
+    // Stores a blob under its new digest.
     let keep = |value: &Value, of: &mut Value| {
         let bytes = serde_json::to_vec(value).expect("JSON");
         std::fs::write(folder.join("blob"), &bytes).expect("written");
@@ -61,7 +62,7 @@ fn base_with(world: &World, env: &[&str]) -> PathBuf {
     made
 }
 
-/// Commits everything with a date of its own.
+/// Commits all changes with the given date.
 fn commit_at(repository: &Repository, folder: &Path, date: &str) -> String {
     repository.git(&["add", "--all"]);
     let mut git = Command::new("git");
@@ -78,7 +79,7 @@ fn shop(world: &World) -> Repository {
     shop.compile_with("");
     std::fs::create_dir(folder.join("bin")).expect("made");
     std::fs::rename(folder.join("container/compile"), folder.join("bin/build")).expect("moved");
-    // Linked, without `#!`, with a byte order mark where people's editors put one.
+    // Linked, without `#!`, and with a byte order mark as some editors write.
     shop.write("bin/build", BUILD);
     shop.write("deploy/roles", "\u{feff}{ web: { command: 'python3 -m http.server $PORT', health: { path: '/up' } } }");
     symlink("../bin/build", folder.join("container/compile")).expect("a link");
@@ -87,7 +88,7 @@ fn shop(world: &World) -> Repository {
     shop.write("container/files/bin/tool", "#!/bin/sh\necho ok\n");
     let program = folder.join("container/files/bin/tool");
     std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("set");
-    // The machine's own make, where it has one that runs on the base.
+    // The machine's own make, if installed and able to run on the base.
     shop.write("build.mk", "$(CACHE_DIR)/made.html: page.src\n\tcp page.src $@\n");
     if Path::new("/usr/bin/make").exists() {
         std::fs::create_dir_all(folder.join("container/files/usr/bin")).expect("made");
@@ -146,7 +147,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         assert!(first.err.contains(wanted), "no {wanted:?} in {}", first.err);
     }
     assert_eq!(get("page.html", &[]), "first\n");
-    // Times are the commit's, those of what the step made too.
+    // Files have the commit's time, including the files that the compile step made.
     for path in ["page.src", "page.html", "REVISION"] {
         let head = get(path, &["--head"]);
         assert!(head.contains("last-modified: Fri, 02 Jan 2026 03:04:05 GMT"), "{path}: {head}");
@@ -163,13 +164,13 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
         assert_eq!(found, blob, "{path} is not the blob's bytes");
     }
 
-    // The same commit elsewhere, later: the same image.
+    // The same commit in another app, later: the same image.
     let _ = world.gantry(&["app", "create", "twin", "--base", "lang"]).good();
     let twin = format!("http://x:{}@127.0.0.1:{}/git/twin.git", world.token(), world.api_port());
     let other = shop.attempt(&["push", &twin, "HEAD:main"]).good();
     assert_eq!(after(&other.err, "Image "), after(&first.err, "Image "));
 
-    // A change that was committed long ago, and one back: each is newer than what was made before.
+    // A change with an old commit date, and its revert: make must treat each as newer than the previous output.
     let since = after(&get("page.src", &["--head"]), "last-modified: ").to_owned();
     for (text, date) in [("second\n", "2020-01-01T00:00:00Z"), ("first\n", "2019-01-01T00:00:00Z")] {
         shop.write("page.src", text);
@@ -188,7 +189,7 @@ fn a_repository_is_built_as_it_is_and_never_from_old_results() {
     refusals(&world, &shop, &folder);
 }
 
-/// What cannot be built is refused with its name and the reason.
+/// A source that cannot be built is refused, with its name and the reason.
 fn refusals(world: &World, shop: &Repository, folder: &Path) {
     let refused = |wanted: &[&str]| {
         shop.commit("bad");

@@ -1,9 +1,10 @@
-//! Every step that the code names is the last one of its process once. Afterwards everything is as it is wanted.
+//! Failpoints: each failpoint in the code kills its process once. Afterwards the cloud must reach the wanted state.
 //!
-//! The steps are read from the source, so that a new one cannot be forgotten. Each operation is done once and told by which
-//! steps it passes; then a process is killed at each step: in one of the operations that pass it, or with `GANTRY_TEST_LONG`
-//! in each of them, and a second process at whatever step comes next in the recovery. A step that no operation passes fails
-//! the test.
+//! The test reads the failpoints from the source, so that a new failpoint cannot be forgotten. A survey runs each
+//! operation once and notes the failpoints that the operation passes. Then the test kills a process at each
+//! failpoint, in one of the operations that pass the failpoint. With `GANTRY_TEST_LONG` the test covers each of these
+//! operations, and also kills a second process at the next failpoint of the recovery. A failpoint that no operation
+//! passes fails the test.
 
 mod site;
 
@@ -16,29 +17,31 @@ use gantry_testbed::load::{Kind, Load, Target};
 use gantry_testbed::{Repository, World, run};
 use site::{SERVER, page, push_site, site};
 
-/// From a kill until everything is as wanted: the restart, the rest of the deploy, two seconds of watching and the drain of
-/// the old release.
+/// Time limit from a kill to the wanted state: the restart, the rest of the deploy, two seconds of bake time, and the
+/// drain of the old release.
 const CONVERGED: Duration = Duration::from_secs(10);
 
-/// What somebody asks for; each has steps of its own.
+/// An operation that a client requests. Each passes failpoints of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Push,
-    /// Of an app with a release step, and with a volume: the first time its folder is made, and the old copy ends before the new one begins.
+    /// Push of an app with a release step and a volume. The first time the agent makes the volume's folder. The old
+    /// copy stops before the new copy starts.
     Volume,
-    /// Of a release whose first copy ends, and whose others run on and answer nothing: those are there to be stopped, each time.
+    /// Push of a release whose first copy exits and whose other copies run without answering. The others ensure that
+    /// instances must be stopped each time.
     BadPush,
-    /// Three at once.
+    /// Three pushes at once.
     Superseded,
     Configuration,
     Held,
     Rollback,
-    /// To three copies.
+    /// Scales up to three copies.
     ScaleUp,
-    /// And back to two.
+    /// Scales back to two copies.
     ScaleDown,
     Destroy,
-    /// Nothing is asked for, and the agent begins anew.
+    /// Restart of the agent without a request.
     AgentStart,
 }
 
@@ -56,7 +59,7 @@ const OPERATIONS: [Operation; 11] = [
     Operation::BadPush,
 ];
 
-/// Every name in the source.
+/// Names of all failpoints in the source.
 fn steps() -> BTreeSet<String> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut grep = Command::new("grep");
@@ -65,7 +68,7 @@ fn steps() -> BTreeSet<String> {
     names.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
 
-/// What is told of an app; null while the server is away.
+/// The API's description of an app; null while the server is away.
 fn told(world: &World, app: &str) -> serde_json::Value {
     serde_json::from_str(&world.gantry(&["app", "show", app, "--json"]).out).unwrap_or_default()
 }
@@ -74,7 +77,7 @@ fn shop(world: &World) -> serde_json::Value {
     told(world, "shop")
 }
 
-/// The app with a volume and a release step, which says so each time it runs.
+/// Roles of the app with a volume and a release step. The step prints a line each time it runs.
 const BOOKS: &str = "{
     release: 'echo migrating',
     web: { command: 'python3 server.py', volumes: { data: '/data' }, health: { path: '/up' } },
@@ -91,9 +94,9 @@ time.sleep(3600)
 struct Sweep {
     world: World,
     repository: Repository,
-    /// Of `books`.
+    /// Repository of the app `books`.
     books: Repository,
-    /// Of pushes and configurations, for each to be another.
+    /// Counter that makes each push and configuration different.
     number: u32,
     slowest: Duration,
     second_kills: usize,
@@ -112,13 +115,13 @@ impl Sweep {
         Self { world, repository, books, number: 0, slowest: Duration::ZERO, second_kills: 0 }
     }
 
-    /// The names in a file of the steps' folder.
+    /// Names in a file of the failpoints' folder.
     fn noted(&self, file: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.world.path("steps").join(file)).unwrap_or_default();
         text.lines().filter_map(|line| line.split(' ').next_back()).map(str::to_owned).collect()
     }
 
-    /// Begins the notes anew.
+    /// Removes the notes of passed failpoints and kills.
     fn forget(&self) {
         for file in ["passed", "killed"] {
             let _ = std::fs::remove_file(self.world.path("steps").join(file));
@@ -141,7 +144,7 @@ impl Sweep {
         self.change(&text)
     }
 
-    /// The commit that serves: images of older ones may have been collected.
+    /// The commit that serves. Images of older commits may have been garbage-collected.
     fn serving(&self) -> String {
         let text = self.world.gantry(&["releases", "shop", "--json"]).good().out;
         let releases: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
@@ -150,7 +153,7 @@ impl Sweep {
         serving["commit"].as_str().expect("a commit").to_owned()
     }
 
-    /// What must be there before an operation.
+    /// Creates the state that an operation needs.
     fn prepare(&self, operation: Operation) {
         let scale = |copies: u32| {
             let _ = self.world.gantry(&["scale", "shop", &format!("web={copies}")]).good();
@@ -171,13 +174,14 @@ impl Sweep {
         }
     }
 
-    /// The copy that has it goes on with what it has open; the next one has its folder made again. One that was cut may not have made it.
+    /// Removes the volume's folder, so that the next copy needs a new folder. The running copy keeps its open files.
+    /// An interrupted operation may not have made the folder.
     fn forget_volume(&self) {
         let removed = std::fs::remove_dir_all(self.world.path("data/volumes/books"));
         assert!(removed.is_ok() || !self.world.path("data/volumes/books").exists(), "{removed:?}");
     }
 
-    /// Asks for it: one client, or more.
+    /// Requests the operation, with one client or more.
     fn begin(&mut self, operation: Operation) -> Vec<Child> {
         match operation {
             Operation::Push => vec![self.push()],
@@ -220,14 +224,15 @@ impl Sweep {
         }
     }
 
-    /// What is asked for once more, or called off, for everything to be over.
+    /// Completes or aborts the operation.
     fn end(&self, operation: Operation, acknowledged: bool) {
         match operation {
             Operation::Held => {
                 if acknowledged {
                     self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
                 }
-                // What was not promised may have been taken in all the same, and a kill may come with the answer to this.
+                // A request without acknowledgement may have been accepted nevertheless. A kill may also interrupt
+                // the abort.
                 self.world.wait("it is called off", |world| {
                     let _ = world.gantry(&["abort", "shop"]);
                     let value = shop(world);
@@ -250,7 +255,7 @@ impl Sweep {
         }
     }
 
-    /// What was acknowledged is there, now that everything is over.
+    /// Asserts that an acknowledged change is there after everything has settled.
     fn check(&self, operation: Operation, before: &serde_json::Value) {
         let (now, text) = (shop(&self.world), page(&self.world, "shop"));
         match operation {
@@ -282,13 +287,13 @@ impl Sweep {
         }
     }
 
-    /// Which steps it passes when nothing is killed.
+    /// Failpoints that the operation passes without a kill.
     fn survey(&mut self, operation: Operation) -> BTreeSet<String> {
         self.prepare(operation);
         let before = shop(&self.world);
         self.forget();
         let good = self.begin(operation).into_iter().all(|mut child| child.wait().expect("waited").success());
-        // What follows is of the order to call it off.
+        // The later failpoints belong to the abort.
         let until_held = (operation == Operation::Held).then(|| {
             self.world.wait("it is held", |world| (shop(world)["deploy"]["state"] == "held").then_some(()));
             self.noted("passed")
@@ -302,7 +307,7 @@ impl Sweep {
         until_held.unwrap_or_else(|| self.noted("passed")).into_iter().collect()
     }
 
-    /// Kills at a step of an operation, and then at the `next`.
+    /// Kills a process at a failpoint of an operation, and another at the `next` failpoints.
     fn kill_at(&mut self, operation: Operation, step: &str, next: &[&str]) {
         let what = format!("{step} of {operation:?}");
         self.prepare(operation);
@@ -331,7 +336,7 @@ impl Sweep {
         println!("{what}: killed {:?} in, converged after {took:?}", killed - begun);
     }
 
-    /// What the server has of an app that is not there.
+    /// Remains of the removed app `victim` in the data folder.
     fn of_victim(&self) -> Vec<String> {
         if told(&self.world, "victim")["name"] == "victim" {
             return Vec::new();
@@ -343,7 +348,7 @@ impl Sweep {
         names.filter(|name| name.starts_with("victim")).collect()
     }
 
-    /// Waits until exactly what is wanted is there.
+    /// Waits for exactly the wanted state.
     fn converge(&self, what: &str) {
         let mut last = String::new();
         let begun = Instant::now();
@@ -367,10 +372,10 @@ impl Sweep {
     }
 }
 
-/// The instances that an app is to have, if nothing of it is under way; else what is told of it.
+/// Wanted instances of an app, if no operation is in progress; else the app's description.
 fn settled(world: &World, app: &str, copies: u64) -> Result<Vec<String>, String> {
     let value = told(world, app);
-    // What is asked for; the plan follows.
+    // The requested scale. The plan follows later.
     let wanted = value["scale"]["web"].as_u64().unwrap_or(copies);
     if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {
         return Err(value.to_string());
@@ -379,7 +384,7 @@ fn settled(world: &World, app: &str, copies: u64) -> Result<Vec<String>, String>
     Ok((1..=wanted).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect())
 }
 
-/// What is cut where: each step in each operation that passes it, or in one of them, in turn.
+/// Kills to carry out: each failpoint in each operation that passes the failpoint, or in one of them in turn.
 fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each: bool) -> Vec<(Operation, String)> {
     let mut cuts = Vec::new();
     for (turn, step) in steps.iter().enumerate() {
@@ -389,7 +394,8 @@ fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each:
         let chosen = if each { passing } else { vec![passing[turn % passing.len()]] };
         cuts.extend(chosen.into_iter().map(|operation| (operation, (*step).clone())));
     }
-    // `up` waits longer and longer before it starts what ends at once again and again: these are spread among the others.
+    // `up` delays the restart of a service that crashes repeatedly, so restarts of the agent are spread among the
+    // other operations.
     let (starts, mut all): (Vec<_>, Vec<_>) = cuts.into_iter().partition(|(o, _)| *o == Operation::AgentStart);
     let between = all.len() / (starts.len() + 1);
     for (number, start) in starts.into_iter().enumerate() {
@@ -398,7 +404,7 @@ fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each:
     all
 }
 
-/// The steps are swept in two worlds at once, which wait more than they work.
+/// Two test clusters share the failpoints, because a cluster waits more than it works.
 #[test]
 fn every_step_is_the_last_of_its_process_once() {
     sweep(0);
@@ -409,7 +415,7 @@ fn every_other_step_too() {
     sweep(1);
 }
 
-/// Kills at every second step, from the first or from the second.
+/// Kills at every second failpoint, starting with the first (`half` 0) or the second (`half` 1).
 fn sweep(half: usize) {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let mut sweep = Sweep::start();
@@ -419,7 +425,7 @@ fn sweep(half: usize) {
     assert!(all.len() > 50, "{all:?}");
     let only = std::env::var("GANTRY_TEST_STEPS").ok();
     let chosen = |step: &&String| only.as_ref().is_none_or(|only| step.contains(only.as_str()));
-    // A killed router takes its connections with it, so these come before the load, and are not met by chance under it.
+    // A killed router loses its connections, so these kills come before the load. Under load, no router is killed.
     let (routers, others): (Vec<&String>, Vec<&String>) =
         all.iter().filter(chosen).skip(half).step_by(2).partition(|step| step.starts_with("table."));
     let (routers, others) = (cuts(&passed, &routers, long), cuts(&passed, &others, long));

@@ -1,5 +1,5 @@
-//! The machine's surroundings: what containers and builds reach outside, and what becomes of them when somebody changes the
-//! machine's network.
+//! The machine's network: addresses that containers and builds can reach, and the repair when another program changes
+//! the network.
 
 mod site;
 
@@ -9,7 +9,7 @@ use gantry_testbed::namespace::{MACHINE, Namespace, OUTSIDE, serve};
 use gantry_testbed::{World, run};
 use site::site;
 
-/// Says of each target, `tcp ADDRESS PORT` or `udp ADDRESS PORT`, whether it answers.
+/// Script that reports for each target, `tcp ADDRESS PORT` or `udp ADDRESS PORT`, whether the target answers.
 const PROBE: &str = r#"
 import socket, sys
 for target in sys.argv[1:]:
@@ -30,13 +30,13 @@ for target in sys.argv[1:]:
     print(target, answer)
 "#;
 
-/// What a probe printed: each target, and whether it answered.
+/// Results of a probe: each target, and whether the target answered.
 fn answers(text: &str) -> BTreeMap<&str, bool> {
     let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     lines.filter(|(_, word)| ["open", "closed"].contains(word)).map(|(target, word)| (target, word == "open")).collect()
 }
 
-/// An app whose build and whose instances probe `targets`.
+/// Deploys an app whose build and instances probe `targets`.
 fn prober(world: &World, targets: &[String]) {
     let repository = site(world, "shop", 1);
     let quoted: Vec<String> = targets.iter().map(|target| format!("'{target}'")).collect();
@@ -49,7 +49,7 @@ fn probed(world: &World, command: &str, targets: &[&str]) -> String {
     world.gantry(&[&[command, "shop", "--", "python3", "probe.py"], targets].concat()).good().out
 }
 
-/// The bridge's link-local address, as a container names it.
+/// The bridge's link-local address, as a container writes the address.
 fn link_local(world: &World) -> String {
     let mut ip = std::process::Command::new("ip");
     ip.args(["-6", "-o", "address", "show", "dev", world.name(), "scope", "link"]);
@@ -68,7 +68,7 @@ fn what_containers_and_builds_reach_of_the_machine_and_of_metadata_is_what_the_s
     for port in [9997, 9998, 9999] {
         serve(port);
     }
-    // As Docker publishes a container's port.
+    // A redirected port, as Docker publishes a container's port.
     let publish = format!(
         "table ip published {{\n chain p {{\n type nat hook prerouting priority dstnat\n \
          tcp dport 9990 dnat to {OUTSIDE}:80\n }}\n }}"
@@ -118,7 +118,7 @@ fn what_containers_and_builds_reach_of_the_machine_and_of_metadata_is_what_the_s
         assert_eq!(open, [&outside.as_str()], "only what is outside answers: {text}");
     }
 
-    // The same targets with the settings that open some of them, so that it is seen that they are there.
+    // The same targets with settings that open some of them. This shows that the targets exist.
     world.kill_up();
     world.up_with(&["--host-ports", "9997,9999/udp", "--metadata", "169.254.169.254"]);
     let wanted: Vec<&str> =
@@ -143,7 +143,7 @@ fn network_lines(world: &World) -> Vec<String> {
     status.lines().filter(|line| line.starts_with("network")).map(str::to_owned).collect()
 }
 
-/// What `gantry status` gives as the remedy of a fault with this text.
+/// Remedy that `gantry status` prints for a fault with this text.
 fn remedy(world: &World, fault: &str) -> String {
     world.wait(fault, |world| {
         let line = network_lines(world).into_iter().find(|line| line.contains(fault))?;
@@ -158,7 +158,7 @@ const NAMES: &str = "questions for names are dropped";
 fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() {
     let machine = Namespace::enter("changes");
     machine.serve_outside(80);
-    // Another firewall is there before Gantry: it is told at the agent's start.
+    // Another firewall exists before Gantry starts: the agent's log reports the firewall.
     let _ = sh("iptables -P FORWARD DROP").good();
     let mut world = World::start(&[]);
     let (name, outside) = (world.name().to_owned(), format!("tcp {OUTSIDE} 80"));
@@ -188,7 +188,7 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     assert_eq!(open(&world), both, "after {mend}");
     world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
 
-    // A chain of nft's that keeps what is not asked for.
+    // An nft chain of another program that drops unsolicited packets.
     let _ = sh("nft add table inet t; nft add chain inet t i '{ type filter hook input priority 0; policy drop; }'
         nft add rule inet t i iif lo accept; nft add rule inet t i ct state established,related accept")
     .good();
@@ -198,7 +198,7 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     assert_eq!(open(&world), both, "after {mend}");
     world.wait("nothing is told", |world| network_lines(world).is_empty().then_some(()));
 
-    // Somebody takes away what Gantry made.
+    // Another program removes parts of Gantry's network.
     let network = world.resolver().replace(".1:53", ".0/24");
     let taken = [
         ("nft flush ruleset", "table"),
@@ -220,7 +220,7 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     let closed = probed(&world, "exec", &[&format!("tcp {resolver} {}", world.api_port())]);
     assert!(closed.contains("closed"), "{closed}");
 
-    // Another cloud with the same settings.
+    // A second cloud with the same settings.
     let (data, other_run) = (world.path("other"), world.path("other-run"));
     let (data, other_run) = (data.display().to_string(), other_run.display().to_string());
     let up = |bridge: &str, network: &str, cgroup: &str| {
@@ -242,7 +242,7 @@ fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() 
     let _ = world.down();
 }
 
-/// Asks a name server for an app's address.
+/// Script that asks a name server for an app's address.
 const QUESTION: &str = r#"
 for target in sys.argv[1:]:
     protocol, address, port = target.split()

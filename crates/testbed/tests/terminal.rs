@@ -1,4 +1,4 @@
-//! `gantry exec` and `run` as a person has them: in a real terminal.
+//! `gantry exec` and `run` as a user runs them: in a real terminal.
 
 mod site;
 
@@ -7,7 +7,7 @@ use std::process::Command;
 use gantry_testbed::{World, program, run};
 use site::{push_site, site};
 
-/// A terminal that a shell runs in, drawn by tmux.
+/// A terminal with a shell, drawn by tmux.
 struct Terminal {
     socket: String,
 }
@@ -39,8 +39,8 @@ impl Terminal {
         self.tmux(&["send-keys", "Enter"]);
     }
 
-    /// Waits until the screen has a line that ends with `wanted`: what is typed before the shell
-    /// has asked for it is echoed before the prompt, and the answer then stands behind the prompt.
+    /// Waits until a line of the screen ends with `wanted`. Text typed before the shell reads is echoed before the
+    /// prompt, and the output then follows the prompt.
     fn shows(&self, world: &World, wanted: &str) {
         world.wait(&format!("the screen shows {wanted:?}"), |_| {
             let screen = self.tmux(&["capture-pane", "-p", "-J"]);
@@ -73,7 +73,7 @@ fn a_shell_in_an_instance_is_a_terminal() {
     terminal.tmux(&["resize-window", "-x", "77", "-y", "21"]);
     terminal.say("stty size");
     terminal.shows(&world, "21 77");
-    // An interrupt goes to what runs inside, and not to the command here.
+    // An interrupt reaches the process in the instance, not the local command.
     terminal.say("sleep 1000; echo woken with $?");
     world.wait("it sleeps", |_| {
         let mut command = Command::new("pgrep");
@@ -83,7 +83,7 @@ fn a_shell_in_an_instance_is_a_terminal() {
     terminal.tmux(&["send-keys", "C-c", "echo still $((40 + 2))", "Enter"]);
     terminal.shows(&world, "still 42");
     terminal.say("exit 7");
-    // What is typed before the shell here has its terminal back was typed for the one inside.
+    // Waits for the local prompt: until then, typed text goes to the remote shell.
     terminal.shows(&world, "here:");
     terminal.say("echo it ended with $?; stty -a | grep -ow 'ica[n]on'");
     terminal.shows(&world, "it ended with 7");
@@ -103,7 +103,7 @@ fn a_process_that_leaves_another_behind_has_ended() {
     let output = world.gantry(&["exec", "shop", "--", "sh", "-c", script]);
     assert_eq!((output.status, output.out.as_str()), (5, "before\nafter\n"), "{output:?}");
     assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it waited for what was left behind");
-    // What goes in comes out, whole.
+    // The output equals the input.
     let size = 3_000_000;
     let command = format!(
         "head -c {size} /dev/zero | tr '\\0' x | GANTRY_URL=http://127.0.0.1:{} GANTRY_TOKEN={} {} exec -i shop -- cat | wc -c",
@@ -114,7 +114,7 @@ fn a_process_that_leaves_another_behind_has_ended() {
     let mut shell = Command::new("sh");
     shell.args(["-c", &command]);
     assert_eq!(run(shell).good().out.trim(), size.to_string());
-    // A loop keeps the input that it reads; and one input is one value.
+    // `gantry exec` in a loop leaves the loop's input alone, and a piped value is one value.
     let gantry = |script: &str| {
         let mut shell = Command::new("sh");
         let folder = program("gantry").parent().expect("a folder").display().to_string();
@@ -131,7 +131,7 @@ fn a_process_that_leaves_another_behind_has_ended() {
     assert_eq!(each.good().out, "a\nb\nin\n");
     let two = gantry("printf s | gantry config set shop A=- B=-");
     assert!(two.status == 1 && two.err.contains("A and B would both be read from standard input"), "{two:?}");
-    // Hosts and the branch of an app that is there.
+    // Hosts and branch of an existing app.
     let asked = |host: &str| world.curl("shop.localhost", &["--header", &format!("Host: {host}")]).out;
     assert_eq!(world.gantry(&["app", "host", "shop", "www.example.test"]).good().out, "www.example.test\n");
     world.wait("the host leads to the app", |_| asked("www.example.test").contains("one").then_some(()));

@@ -1,4 +1,4 @@
-//! What `gantry why` says first of what runs: the true cause, with Gantry's own acts told as Gantry's.
+//! First line of `gantry why` for running apps: the true cause, with Gantry's own actions attributed to Gantry.
 
 use std::sync::Mutex;
 
@@ -37,7 +37,7 @@ print("FATAL: an old line of no meaning", flush=True)
 server.serve_forever()
 "#;
 
-/// A worker that does what its role is called, once the web role says so.
+/// A worker that misbehaves according to the name of its role, when the web role gives the signal.
 const WORKER: &str = r#"
 import os, signal, subprocess, sys, time, urllib.request
 def asked():
@@ -80,7 +80,7 @@ if what == "forks":
 time.sleep(1000)
 "#;
 
-/// Roles of the worker, with what `gantry why` has to say of each.
+/// Roles of the worker, and the expected text of `gantry why` for each.
 const FAULTS: [(&str, &str); 9] = [
     ("done", "exited with 0; it has to run until it is told to end"),
     ("segv", "was ended by signal 11 (SIGSEGV) (last output: goes); the program itself crashed"),
@@ -111,7 +111,7 @@ fn first(world: &World, arguments: &[&str]) -> String {
     why(world, arguments).lines().next().unwrap_or_default().to_owned()
 }
 
-/// Waits until the first line says it.
+/// Waits until the first line contains `wanted`.
 fn says(world: &World, arguments: &[&str], wanted: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -132,7 +132,7 @@ fn ask(world: &World, app: &str, path: &str) -> String {
     gantry_testbed::run(curl).out
 }
 
-/// What workers do that crash, run into limits, or end too early, while the web role serves.
+/// Workers that crash, reach limits, or end too early, while the web role serves.
 fn workers(world: &World) {
     let worker =
         |(name, _): &(&str, &str)| format!("{name}: {{ command: 'python3 worker.py', memory: '48M', pids: 16 }}");
@@ -158,7 +158,7 @@ fn workers(world: &World) {
     assert!(world.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));
 }
 
-/// A check that fails is told from its first failure on, and the stop that follows is Gantry's.
+/// Gantry reports a failing check from the first failure on, and names itself as the cause of the stop.
 fn sick(world: &World) {
     let roles = "{ web: { command: 'python3 server.py', health: { path: '/up', attempts: 2 } } }";
     let _ = create(world, "sick", roles).push().good();
@@ -184,7 +184,7 @@ fn sick(world: &World) {
     {
         assert!(logs.contains(wanted), "{wanted}\n{logs}");
     }
-    // Started again it is well, and how long it runs is known to another agent, too.
+    // After the restart the instance is healthy. A restarted agent still knows the start time.
     let since = || serde_json::from_str::<serde_json::Value>(&world.gantry(&["ps", "sick", "--json"]).out).ok();
     world.wait("it is ready", |_| (since()?[0]["phase"] == "ready").then_some(()));
     let started = since().expect("JSON")[0]["since"].clone();
@@ -210,12 +210,12 @@ fn traffic(world: &World) {
     assert_eq!(ask(world, "error", "error"), "500");
     says(world, &["error"], "1 of 1 requests failed since ");
     assert!(first(world, &["error"]).contains("the application itself answered 500"));
-    // No copy is a choice of its owner's, and the first thing to say.
+    // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = world.gantry(&["scale", "error", "web=0"]).good();
     says(world, &["error"], "web is scaled to 0, no copy of it runs; `gantry scale error web=1` starts one");
 }
 
-/// A release step is no service: neither while it runs nor after it is it told as a crash.
+/// A release step is no service: neither during the step nor afterwards does the first line report a crash.
 fn steps(world: &World) {
     let roles = "{ worker: 'sleep 100000', release: 'echo migrating; sleep 2' }";
     let repository = create(world, "steps", roles);
@@ -242,7 +242,7 @@ fn steps(world: &World) {
     says(world, &["steps"], "v1 runs; no role of it serves HTTP");
 }
 
-/// A compile step that hangs is told with how long, and with what it said last.
+/// The first line reports a hanging compile step with its duration and its last output.
 fn compiles(world: &World) {
     let repository = create(world, "compiles", "{ web: 'python3 server.py' }");
     repository.compile_with("echo resolving; sleep 1000");

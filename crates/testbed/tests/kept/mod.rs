@@ -1,10 +1,10 @@
-//! What the server keeps of pushes.
+//! Server state that pushes change.
 
 use std::process::Command;
 
 use gantry_testbed::{World, run};
 
-/// What no push may change.
+/// Refs, folders and checksums of the repository and the hooks, as text. A refused push must not change the text.
 pub(crate) fn state(world: &World) -> String {
     let sums = |folder: &str, which: &[&str]| {
         let mut find = Command::new("find");

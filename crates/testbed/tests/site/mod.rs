@@ -1,9 +1,9 @@
-//! A small site to push: ready at once, and every release of it says which it is.
+//! A small site to push: ready at once, and each release names its version in its page.
 #![allow(dead_code)]
 
 use gantry_testbed::{Repository, World};
 
-/// The site. `VERSION` is replaced by what a release says.
+/// Source of the site. `VERSION` is replaced by the version of a release.
 pub(crate) const SERVER: &str = r#"
 import http.server, os, signal, sys, time
 class Site(http.server.BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ pub(crate) fn site(world: &World, app: &str, copies: u32) -> Repository {
     repository
 }
 
-/// Pushes a release that says `version`; its commit.
+/// Pushes a release that shows `version`, and returns the commit.
 pub(crate) fn push_site(repository: &Repository, version: &str) -> String {
     repository.write("server.py", &SERVER.replace("VERSION", version));
     let commit = repository.commit(version);
@@ -73,7 +73,7 @@ pub(crate) fn push_site(repository: &Repository, version: &str) -> String {
     commit
 }
 
-/// What the app answers.
+/// Body of the app's response.
 pub(crate) fn page(world: &World, app: &str) -> String {
     world.curl(&format!("{app}.localhost"), &[]).out
 }
