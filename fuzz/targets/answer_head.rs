@@ -1,3 +1,3 @@
-//! The head of an instance's answer.
+//! The head of an instance's HTTP response.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_router::fuzz::answer_head(bytes));

@@ -1,4 +1,5 @@
-//! An OCI archive that somebody imports as a base: blobs under their own digests, and nothing beside them.
+//! An imported OCI archive of a base: each stored blob has its own digest, and the import writes no file outside its
+//! folders.
 #![no_main]
 use futures_util::StreamExt;
 use gantry_blobs::Blobs;

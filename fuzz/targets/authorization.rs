@@ -1,3 +1,3 @@
-//! Who says that he is who.
+//! The Authorization header of a request.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_controller::fuzz::authorization(bytes));

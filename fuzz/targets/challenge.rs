@@ -1,4 +1,4 @@
-//! What a registry says when it refuses: where to ask for a token.
+//! A registry's authentication challenge, which names the token endpoint.
 #![no_main]
 use std::sync::LazyLock;
 

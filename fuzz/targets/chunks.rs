@@ -1,3 +1,3 @@
-//! The body of an instance's answer, in chunks.
+//! The chunked body of an instance's HTTP response.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_router::fuzz::chunks(bytes));

@@ -1,4 +1,4 @@
-//! The frames of a session; what is read is written and read again.
+//! The frames of a session. A frame that was read survives a round trip of writing and reading.
 #![no_main]
 use gantry_api::frame::Frame;
 

@@ -1,4 +1,4 @@
-//! A layer, unpacked beside a folder that must stay as it is.
+//! An unpacked layer. Unpacking must not change files outside the target folder.
 #![no_main]
 use gantry_image::{Bounds, unpack};
 

@@ -1,4 +1,4 @@
-//! The records of an instance's log, whose text is the application's.
+//! The lines of an instance's log, whose text the application controls.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
-//! Manifests, indexes and configurations of images; what is read is written and read again.
+//! Manifests, indexes and configurations of images. A manifest that was read survives a round trip of writing and
+//! reading.
 #![no_main]
 use gantry_image::{Config, Manifest, Referrer, Selection, subject};
 use gantry_model::ImageSettings;
@@ -7,7 +8,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = Selection::default().next(&gantry_blobs::Hasher::of(bytes), bytes);
     let refers = subject(bytes).ok().flatten().is_some();
     assert_eq!(Referrer::parse(gantry_blobs::Hasher::of(bytes), bytes).is_some(), refers);
-    // A manifest, and behind a line break its configuration.
+    // The input is a manifest, a line break, and the image's configuration.
     let cut = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (manifest, config) = bytes.split_at(cut);
     if let Ok(manifest) = Manifest::parse(manifest) {

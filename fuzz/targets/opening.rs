@@ -1,3 +1,3 @@
-//! The first lines of a push.
+//! The first protocol lines of a push.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_git::fuzz::opening(bytes));

@@ -1,4 +1,4 @@
-//! An image's user, and its own files of users and groups: three texts with a NUL between them.
+//! An image's user and the image's own files of users and groups: three texts separated by NUL.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

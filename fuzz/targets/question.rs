@@ -1,3 +1,3 @@
-//! What a container asks the resolver.
+//! A container's query to the resolver.
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gantry_router::fuzz::question(bytes));

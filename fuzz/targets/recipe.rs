@@ -1,4 +1,4 @@
-//! The files of a recipe: `container/roles.json`, `Procfile`, `app.json`. The first byte says which of them it is.
+//! The files of a recipe: `container/roles.json`, `Procfile`, `app.json`. The first byte selects the file.
 #![no_main]
 use gantry_build::Recipe;
 use gantry_image::Runtime;

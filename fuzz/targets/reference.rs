@@ -1,4 +1,4 @@
-//! What a person or a file calls an image, a name, a size, a store.
+//! References that a person or a file writes: of images, names, sizes and stores.
 #![no_main]
 use gantry_model::{AppName, BaseName, Bytes, Digest, HostName, MilliCpu, RoleName};
 
@@ -7,7 +7,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = gantry_image::Remote::parse(&text);
     let _ = text.parse::<gantry_store::Address>();
     let _ = (serde_json::from_slice::<Bytes>(bytes), serde_json::from_slice::<MilliCpu>(bytes));
-    // A name that is taken stands in paths, host names and arguments.
+    // An accepted name appears in paths, host names and arguments.
     let plain =
         |name: &str| !["", ".", ".."].contains(&name) && !name.starts_with('-') && !name.contains(['/', '\0', ' ']);
     assert!(AppName::parse(&text).is_err() || plain(&text));
