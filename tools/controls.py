@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 
-# name; file; what stands there once; what takes its place; the test, as cargo is asked for it; what the test has to say when it
-# fails, where it tests many things
+# name; file; source text, which occurs exactly once; replacement; arguments of `cargo test`; text that the failing
+# test must print, where the test covers several properties
 CONTROLS = [
     ("paths resolved in their root", "crates/linux/src/rooted.rs",
      "ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS)", "ResolveFlags::empty()",
