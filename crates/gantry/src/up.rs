@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::args::Machine;
+use crate::args::{Machine, WaitFor};
 use crate::exit::{DONE, Exit};
 use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
 use crate::machine::require_root;
@@ -338,6 +338,7 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     }
     add("cgroup", machine.cgroup.clone());
     add("watch", machine.watch.to_string());
+    add("wait-for", if machine.wait_for == WaitFor::Bake { "bake" } else { "serving" }.to_owned());
     add("drain", machine.drain.to_string());
     add("deadline", machine.deadline.to_string());
     add("compile-time", machine.compile_time.to_string());
@@ -366,4 +367,37 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
 
 fn comma_separated(values: &[impl ToString]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn machine(words: &[String]) -> Machine {
+        match Args::try_parse_from(["gantry".to_owned()].iter().chain(words)).expect("a command line").command {
+            Command::Up(machine) | Command::Server(machine) => machine,
+            _ => panic!("{words:?}"),
+        }
+    }
+
+    #[test]
+    fn a_service_gets_every_setting_of_up() {
+        let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
+                     --tls-key /k --domain example --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
+                     --metadata 169.254.169.254 --cgroup g --watch 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
+                     --collect-every 5 --collect-grace 6 --reserve 7M --compile-memory 8M --compile-disk 9M";
+        let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let passed = arguments("server", &up).expect("arguments");
+        assert_eq!(format!("{:?}", machine(&passed)), format!("{up:?}"));
+        // The command line above names every setting there is.
+        let mut command = Args::command();
+        let server = command.find_subcommand_mut("server").expect("the service");
+        for setting in server.get_arguments().filter_map(clap::Arg::get_long) {
+            let known = passed.contains(&format!("--{setting}"));
+            assert!(known || setting == "help", "--{setting} is not passed on");
+        }
+    }
 }

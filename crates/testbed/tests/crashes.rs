@@ -67,7 +67,7 @@ fn a_deploy_is_followed_on_when_its_server_is_killed() {
     let repository = site(&world, "shop", 1);
     push_site(&repository, "one");
     push_site(&repository, "two");
-    let mut rollback = world.gantry_into("rollback", &["rollback", "shop"]);
+    let mut rollback = world.gantry_into("rollback", &["rollback", "shop", "--wait"]);
     let told = |world: &World| std::fs::read_to_string(world.path("rollback")).unwrap_or_default();
     world.wait("it serves, and is watched", |world| told(world).contains("v3 serves;").then_some(()));
     world.kill_service("server");
@@ -253,7 +253,8 @@ fn requests_wait_for_the_only_copy_to_come_back() {
     for crash in 1..=3 {
         let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
         // The instance is down or about to go down. A request now waits for the restart.
-        assert!(world.curl("shop.localhost", &[]).good().out.starts_with("one"), "after crash {crash}");
+        let response = world.curl("shop.localhost", &[]).good().out;
+        assert!(response.starts_with("one"), "after crash {crash}: {response}");
         world.wait("it was started again", |world| {
             let ps: serde_json::Value = serde_json::from_str(&world.gantry(&["ps", "shop", "--json"]).out).ok()?;
             (ps[0]["restarts"] == crash && ps[0]["phase"] == "ready").then_some(())
@@ -324,7 +325,7 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
     let _ = repository.commit("bob");
     let refused = repository.push();
     assert_ne!(refused.status, 0, "{refused:?}");
-    assert!(refused.err.contains("under way with") && refused.err.contains("`gantry abort`"), "{refused:?}");
+    assert!(refused.err.contains("under way with") && refused.err.contains("`gantry abort shop`"), "{refused:?}");
     assert!(pushing.wait().expect("ended").success());
     assert_eq!(repository.remote_head(), alice, "what was taken stays on its branch");
     // By now Git itself rejects the push.
