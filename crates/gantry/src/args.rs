@@ -19,19 +19,19 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// Which server is meant.
+/// The server that a command asks.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Remote {
-    /// The server's address
+    /// Address of the server
     #[arg(long, global = true, env = "GANTRY_URL", default_value = "http://127.0.0.1:4680")]
     pub(crate) url: String,
-    /// A file with a token; GANTRY_TOKEN holds the token itself
+    /// File that holds the token; the variable GANTRY_TOKEN holds the token itself
     #[arg(long, global = true, env = "GANTRY_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// A file with settings: flags of `gantry up` without their dashes, as TOML; /etc/gantry/gantry.toml if there is one
+    /// Settings file: the flags of `gantry up` without their dashes, as TOML; /etc/gantry/gantry.toml by default
     #[arg(long, global = true, env = "GANTRY_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The data folder that the settings name: the machine's own token is in it
+    /// The data folder that the settings name. The folder holds the machine's own token.
     #[arg(skip)]
     pub(crate) data: Option<PathBuf>,
     /// Print JSON
@@ -39,44 +39,46 @@ pub(crate) struct Remote {
     pub(crate) json: bool,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run everything on this machine: server, agent and router
     ///
-    /// Each setting may stand in a settings file, too: /etc/gantry/gantry.toml, or the one that --config names. It is TOML: `listen =
-    /// "0.0.0.0:4680"`, one line for each flag, without its dashes. A flag comes before the environment, the environment before the file.
-    /// Secrets do not belong there. `gantry down`, `backup`, `restore`, `store check` and the commands that ask a server read it too, and
-    /// what the last `gantry up` of a data folder was given.
+    /// A settings file may hold each setting: /etc/gantry/gantry.toml, or the file that --config names. The file is TOML, one line for
+    /// each flag without its dashes: `listen = "0.0.0.0:4680"`. A flag wins over the environment, the environment over the file.
+    /// Do not put secrets into the file. `gantry down`, `backup`, `restore`, `store check` and all client commands read the file, too, and
+    /// the settings of the last `gantry up` of a data folder.
     Up(Machine),
-    /// Stop a cloud: `gantry up` and every container of it; data stays, and so do other clouds of this machine
+    /// Stop `gantry up` and all its containers; the data and other clouds of this machine stay
     Down(Machine),
-    /// Run the server alone: API, git door, registry, planner
+    /// Run only the server: API, git endpoint, registry, planner
     Server(Machine),
-    /// Run the agent alone: this machine's containers
+    /// Run only the agent: the containers of this machine
     Agent(Machine),
-    /// Run the router alone: HTTP and names
+    /// Run only the router: HTTP entry and name server
     Router(Machine),
-    /// Show machines, routers, apps and space
+    /// Show machines, routers, apps and disk usage
     Status,
     /// Create, list, show and destroy apps
     #[command(subcommand)]
     App(App),
-    /// Deploy an image of Gantry's registry or of another
+    /// Deploy an image from Gantry's registry or from another registry
+    ///
+    /// Example: gantry deploy shop --image registry.example/team/shop:1.2 --port 3000
     Deploy {
         app: AppName,
-        /// `app:tag`, `app@sha256:…`, or `registry.example/team/app:tag`; GANTRY_REGISTRY_USER and
-        /// GANTRY_REGISTRY_PASSWORD say who asks another registry
+        /// `app:tag`, `app@sha256:…`, or `registry.example/team/app:tag`. The variables GANTRY_REGISTRY_USER and
+        /// GANTRY_REGISTRY_PASSWORD hold the login for another registry
         #[arg(long, value_name = "REF")]
         image: String,
-        /// Keep what an image from elsewhere writes at PATH, in a volume of the app's: one copy then, replaced stop-first. Stays for
-        /// later images, config changes and rollbacks; `NAME:` takes it away, and leaves the data
+        /// Keep the files that a foreign image writes at PATH in a volume of the app. The app then has one copy, replaced stop-first.
+        /// The setting stays for later images, config changes and rollbacks; `NAME:` removes the setting and keeps the data
         #[arg(long = "volume", value_parser = volume, value_name = "NAME:PATH")]
         volumes: Vec<(String, String)>,
-        /// The port that an image from elsewhere listens on; stays for later images, until it is `auto`
+        /// Port that a foreign image listens on. The setting stays for later images; `auto` removes the setting
         #[arg(long, value_parser = image_port, value_name = "PORT")]
         port: Option<u16>,
-        /// Stop before promotion, and serve under the release's own name until `promote` or `abort`
+        /// Stop before promotion and serve at the release's own name, until `gantry promote` or `gantry abort`
         #[arg(long)]
         hold: bool,
         #[command(flatten)]
@@ -84,7 +86,7 @@ pub(crate) enum Command {
     },
     /// List an app's releases
     Releases { app: AppName },
-    /// Go back to a release; to the last good one before the current if none is named
+    /// Go back to a release; by default to the last good release before the current one
     Rollback {
         app: AppName,
         release: Option<ReleaseNumber>,
@@ -97,69 +99,73 @@ pub(crate) enum Command {
         #[command(flatten)]
         follow: Follow,
     },
-    /// Take a deploy under way back
+    /// Take back the deploy in progress
     Abort { app: AppName },
     /// List instances
     Ps { app: Option<AppName> },
-    /// Set how many copies of a role run: `gantry scale shop web=3 worker=2`
+    /// Set how many copies of a role run
+    ///
+    /// Example: gantry scale shop web=3 worker=2
     Scale {
         app: AppName,
         #[arg(required = true, value_parser = count, value_name = "ROLE=COUNT")]
         counts: Vec<(RoleName, u32)>,
     },
-    /// Let an app's requests wait, 30 s each at most
+    /// Let the requests of an app wait, for at most 30 s each
     Pause { app: AppName },
-    /// Let the requests of a paused app go on
+    /// Let the waiting requests of a paused app continue
     Resume { app: AppName },
-    /// Answer every request of an app with 503 and a message
+    /// Answer all requests of an app with 503 and a message
     #[command(subcommand)]
     Maintenance(Maintenance),
-    /// Limit an app's requests, at each router; what is not named has no limit
+    /// Limit the requests of an app at each router; a limit that is not named is removed
     Limit {
         app: AppName,
-        /// In a second
+        /// Most requests per second
         #[arg(long, value_name = "COUNT")]
         rate: Option<u32>,
-        /// At once, open websockets included
+        /// Most requests at the same time, open websockets included
         #[arg(long, value_name = "COUNT")]
         concurrent: Option<u32>,
     },
     /// Set, get, unset and list configuration
     #[command(subcommand)]
     Config(Config),
-    /// Show what an app printed
+    /// Show the output of an app
     Logs {
         app: AppName,
-        /// Go on with what comes
+        /// Follow new output
         #[arg(short, long)]
         follow: bool,
-        /// At most so many of the newest lines
+        /// Show the last N lines
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
-        /// Only what is newer: `90s`, `15m`, `1h`, `2d`
+        /// Show only lines of this age or newer: `90s`, `15m`, `1h`, `2d`
         #[arg(long, value_parser = age, value_name = "AGE")]
         since: Option<u64>,
-        /// Only of this role
+        /// Show only lines of this role
         #[arg(short = 'p', long = "role", value_name = "ROLE")]
         role: Option<RoleName>,
-        /// Only lines with this text
+        /// Show only lines with this text
         #[arg(long, value_name = "TEXT")]
         grep: Option<String>,
     },
-    /// Run a command in a running instance; at a terminal, with its keyboard
+    /// Run a command in a running instance; at a terminal, the command gets the keyboard
     Exec {
         app: AppName,
         /// Pass standard input on to the command: `gantry exec -i shop -- psql <dump.sql`
         #[arg(short = 'i', long)]
         input: bool,
-        /// `web-1`; the first web instance if none is named
+        /// Instance, such as `web-1`; by default the first instance of web
         #[arg(long)]
         instance: Option<String>,
-        /// The command; `/bin/sh` if none is given
+        /// Command; `/bin/sh` by default
         #[arg(last = true)]
         command: Vec<String>,
     },
-    /// Run a command in a container of its own, with the current release's image and configuration
+    /// Run a command in a new container with the image and configuration of the current release
+    ///
+    /// Example: gantry run shop -- rake db:seed
     Run {
         app: AppName,
         /// Pass standard input on to the command
@@ -168,16 +174,16 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Say why an app, or one of its instances, is as it is
+    /// Explain the state of an app or of one instance
     Why {
         app: AppName,
-        /// `storefront.v12.web-1`
+        /// Instance, such as `storefront.v12.web-1`
         instance: Option<String>,
     },
-    /// Make, list and remove bases: the images that apps are built on
+    /// Create, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
-    /// Show and change what holds for the whole cluster
+    /// Show and change the rules of the cluster
     #[command(subcommand)]
     Cluster(Cluster),
     /// Create, list and revoke tokens
@@ -187,120 +193,120 @@ pub(crate) enum Command {
     Events { app: Option<AppName> },
     /// Show a page of the manual
     Docs { topic: Option<String> },
-    /// Look after the store, on the server's machine
+    /// Check the store, on the server's machine
     #[command(subcommand)]
     Store(Store),
-    /// Read the store, every blob and every repository, and name what is damaged; on the server's machine
+    /// Check the store, all blobs and all repositories, and name damage; on the server's machine
     Check {
         #[command(flatten)]
         machine: Machine,
-        /// Remove damaged blobs, so that the next push, pull or base writes them again
+        /// Remove damaged blobs, so that the next push, pull or base create writes them again
         #[arg(long)]
         repair: bool,
     },
-    /// Write everything that the server knows into a file, on its machine, while it runs
+    /// Write a backup of the server into a file, on the server's machine, while the server runs
     Backup {
         #[command(flatten)]
         machine: Machine,
         file: PathBuf,
     },
-    /// Bring a backup back, on a machine that has nothing yet
+    /// Restore a backup on a machine without a store
     Restore {
         #[command(flatten)]
         machine: Machine,
-        /// Bring back everything else where files of the backup are damaged
+        /// Skip damaged files of the backup and restore everything else
         #[arg(long)]
         skip_damaged: bool,
         file: PathBuf,
     },
-    /// Say whether this program can take over from a running one
+    /// Tell whether this program can take over from a running one
     #[command(hide = true)]
     UpgradeCheck(Machine),
-    /// Print a shell's completions
+    /// Print completions for a shell
     Completions { shell: Shell },
 }
 
 /// This machine's settings.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Machine {
-    /// This machine's name; made of its host name if none
+    /// Name of this machine; by default from its host name
     #[arg(long, env = "GANTRY_MACHINE")]
     pub(crate) machine: Option<MachineName>,
-    /// Where everything that must last is kept
+    /// Folder for data that must last
     #[arg(long, env = "GANTRY_DATA", default_value = "/var/lib/gantry")]
     pub(crate) data: PathBuf,
-    /// For sockets and what a reboot empties
+    /// Folder for sockets and for data that a reboot removes
     #[arg(long, env = "GANTRY_RUN", default_value = "/run/gantry")]
     pub(crate) run: PathBuf,
-    /// Where the API, git door and registry listen
+    /// Address of the API, git endpoint and registry
     #[arg(long, env = "GANTRY_LISTEN", default_value = "127.0.0.1:4680")]
     pub(crate) listen: SocketAddr,
-    /// Where apps are reached over HTTP
+    /// Address where apps are reached over HTTP
     #[arg(long, env = "GANTRY_HTTP", default_value = "0.0.0.0:80")]
     pub(crate) http: SocketAddr,
-    /// Where apps are reached over HTTPS; needs --tls-cert and --tls-key
+    /// Address where apps are reached over HTTPS; needs --tls-cert and --tls-key
     #[arg(long, env = "GANTRY_HTTPS")]
     pub(crate) https: Option<SocketAddr>,
-    /// The certificate chain, PEM
+    /// Certificate chain, PEM
     #[arg(long, env = "GANTRY_TLS_CERT", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The certificate's key, PEM
+    /// Key of the certificate, PEM
     #[arg(long, env = "GANTRY_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Every app is reached as <app>.<domain>
+    /// Domain of all apps: an app is reached as <app>.<domain>
     #[arg(long, env = "GANTRY_DOMAIN", default_value = "localhost")]
     pub(crate) domain: HostName,
-    /// The store: a file, or etcd://host:2379[,host:2379][/prefix]; a file in the data folder if none
+    /// Store: a file, or etcd://host:2379[,host:2379][/prefix]; by default a file in the data folder
     #[arg(long, env = "GANTRY_STORE")]
     pub(crate) store: Option<Address>,
-    /// The bridge's address, with the network's prefix length
+    /// Address of the bridge, with the prefix length of the containers' network
     #[arg(long, env = "GANTRY_NETWORK", default_value = "10.83.0.1/16", value_parser = network)]
     pub(crate) network: (Ipv4Addr, u8),
-    /// The bridge's name
+    /// Name of the bridge
     #[arg(long, env = "GANTRY_BRIDGE", default_value = "gantry0")]
     pub(crate) bridge: String,
-    /// Ports of this machine that containers and builds may reach: `5432,6379,8125/udp`; none but the router's otherwise
+    /// Ports of this machine that containers and builds may reach, such as `5432,6379,8125/udp`; by default only the router's
     #[arg(long, env = "GANTRY_HOST_PORTS", value_name = "PORTS", value_delimiter = ',', value_parser = HostPorts::parse)]
     pub(crate) host_ports: Vec<HostPorts>,
-    /// Metadata addresses that containers and builds may reach: `169.254.169.254`; none otherwise
+    /// Metadata addresses that containers and builds may reach, such as `169.254.169.254`; by default none
     #[arg(long, env = "GANTRY_METADATA", value_name = "ADDRESSES", value_delimiter = ',', value_parser = Metadata::parse)]
     pub(crate) metadata: Vec<Metadata>,
-    /// The control group that everything is in
+    /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
-    /// How long the old release stands by after promotion, in seconds
+    /// Bake time: how long the old release stands by after promotion, in seconds
     #[arg(long, env = "GANTRY_WATCH", default_value_t = 15, value_name = "SECONDS")]
     pub(crate) watch: u32,
-    /// What a push and every other deploy waits for: `bake` is the end of the time that the old release stands by
+    /// When a push or deploy command returns: once the release serves, or at the end of the bake time
     #[arg(long, env = "GANTRY_WAIT_FOR", default_value = "serving", value_name = "serving|bake")]
     pub(crate) wait_for: WaitFor,
-    /// How long a retired instance may finish its requests, in seconds
+    /// Drain time: how long a retired instance may finish its requests, in seconds
     #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
     pub(crate) drain: u32,
-    /// How long a deploy may make no progress before it is taken back, in seconds
+    /// Deadline of a deploy without progress, in seconds
     #[arg(long, env = "GANTRY_DEADLINE", default_value_t = 120, value_name = "SECONDS")]
     pub(crate) deadline: u32,
-    /// The longest that container/compile may take, in seconds
+    /// Time limit of container/compile, in seconds
     #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]
     pub(crate) compile_time: u32,
-    /// How often what is of no use any more is looked for, in seconds
+    /// Interval of garbage collection, in seconds
     #[arg(long, env = "GANTRY_COLLECT_EVERY", default_value_t = 600, value_name = "SECONDS")]
     pub(crate) collect_every: u32,
-    /// How long it must have been of no use before it goes, in seconds
+    /// Age below which garbage collection keeps unreferenced data, in seconds
     #[arg(long, env = "GANTRY_COLLECT_GRACE", default_value_t = 3600, value_name = "SECONDS")]
     pub(crate) collect_grace: u32,
-    /// What a build must find free on the disk
+    /// Free disk space that a build, pull, base or upload must leave
     #[arg(long, env = "GANTRY_RESERVE", default_value = "1G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) reserve: Bytes,
-    /// The memory that container/compile may use
+    /// Memory limit of container/compile
     #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_memory: Bytes,
-    /// What container/compile may write, with what its app's cache holds
+    /// Disk limit of container/compile, its cache included
     #[arg(long, env = "GANTRY_COMPILE_DISK", default_value = "8G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_disk: Bytes,
 }
 
-/// What a deploy is followed to.
+/// The state at which a command that deploys returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum WaitFor {
     /// The new release serves
@@ -309,24 +315,24 @@ pub(crate) enum WaitFor {
     Bake,
 }
 
-/// How a command follows the deploy that it asks for.
+/// How a command follows its deploy.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Follow {
-    /// Return only when the bake time is over: 1 if the release was taken back in it
+    /// Return at the end of the bake time, with 1 if the release was taken back
     #[arg(long)]
     pub(crate) wait: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Maintenance {
-    /// Begin
+    /// Begin maintenance
     On {
         app: AppName,
-        /// What clients are told
+        /// Message for clients
         #[arg(long, default_value = "down for maintenance")]
         message: String,
     },
-    /// End
+    /// End maintenance
     Off { app: AppName },
 }
 
@@ -335,13 +341,13 @@ pub(crate) enum App {
     /// Create an app
     Create {
         name: AppName,
-        /// The base its images are built on, unless its repository names one
+        /// Base that images of the app are built on, unless the repository names a base
         #[arg(long)]
         base: Option<BaseName>,
-        /// The branch that deploys
+        /// Branch that is deployed; main by default
         #[arg(long)]
         branch: Option<String>,
-        /// A host name besides <app>.<domain>; may be given several times
+        /// Host name besides <app>.<domain>; may be given several times
         #[arg(long = "host", value_name = "HOST")]
         hosts: Vec<HostName>,
     },
@@ -349,9 +355,9 @@ pub(crate) enum App {
     Ls,
     /// Show an app
     Show { name: AppName },
-    /// Put an app on another base, from its next push on
+    /// Change the base of an app, from its next push on
     Base { name: AppName, base: BaseName },
-    /// Deploy another branch of an app, from its next push on
+    /// Change the branch of an app that is deployed, from its next push on
     Branch { name: AppName, branch: String },
     /// Show, add or remove the host names of an app besides <app>.<domain>
     ///
@@ -378,10 +384,10 @@ pub(crate) enum App {
         #[arg(long, conflicts_with = "ranges")]
         none: bool,
     },
-    /// Stop an app and remove everything of it but its volumes
+    /// Stop an app and remove all its data but its volumes
     Destroy {
         name: AppName,
-        /// The app's name once more, to be sure
+        /// Name of the app, as a confirmation
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
     },
@@ -416,7 +422,9 @@ pub(crate) enum PolicyRule {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Set values; becomes a release: `gantry config set shop COLOR=blue`, or `KEY=-` to read a secret from standard input
+    /// Set values and deploy them as a new release; NAME=- reads a value from standard input
+    ///
+    /// Examples: gantry config set shop COLOR=blue; gantry config set shop KEY=- <key.txt
     Set {
         app: AppName,
         #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]
@@ -426,7 +434,7 @@ pub(crate) enum Config {
     },
     /// Print one value
     Get { app: AppName, name: String },
-    /// Remove values; becomes a release
+    /// Remove values and deploy a new release
     Unset {
         app: AppName,
         #[arg(required = true)]
@@ -440,7 +448,7 @@ pub(crate) enum Config {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Store {
-    /// Read every page and every record, and say whether they are what was written
+    /// Read every page and every record, and report damage
     Check {
         #[command(flatten)]
         machine: Machine,
@@ -449,41 +457,41 @@ pub(crate) enum Store {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Base {
-    /// Make a base from a recipe
+    /// Create a base from a recipe
     Create {
         name: BaseName,
-        /// The recipe, base.toml
+        /// Recipe, such as base.toml
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
     },
-    /// Take a base from an OCI archive, or from another registry
+    /// Import a base from an OCI archive or from another registry
     Import {
         name: BaseName,
-        /// A file (`skopeo copy docker://… oci-archive:FILE`), or `registry.example/team/base:tag`
+        /// OCI archive (`skopeo copy docker://… oci-archive:FILE`), or `registry.example/team/base:tag`
         #[arg(value_name = "FILE|REF")]
         from: String,
     },
     /// List bases
     Ls,
-    /// Remove a base that no app is on
+    /// Remove a base that no app is set to
     Rm { name: BaseName },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Create a token; its secret is shown once
+    /// Create a token; the secret is shown once
     Create {
         name: String,
-        /// May do everything
+        /// Allow everything
         #[arg(long, group = "scope")]
         admin: bool,
-        /// May look
+        /// Allow reading
         #[arg(long, group = "scope")]
         read: bool,
-        /// May do everything with this app but create and destroy it
+        /// Allow everything with this app but to create and destroy the app
         #[arg(long, group = "scope", value_name = "APP")]
         deploy: Option<AppName>,
-        /// It is of no use after this: `90s`, `15m`, `1h`, `30d`
+        /// Lifetime of the token: `90s`, `15m`, `1h`, `30d`
         #[arg(long, value_parser = age, value_name = "AGE")]
         expires: Option<u64>,
     },
