@@ -1,11 +1,16 @@
 //! Images: fetched from the server's registry, with each layer unpacked once.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use gantry_api::ClientError;
 use gantry_image::{Config, MANIFEST_OCI, Manifest};
 use gantry_model::{AppName, Digest};
 
 use crate::Agent;
+
+/// Retry interval while the server does not answer.
+const SERVER_RETRY: Duration = Duration::from_millis(100);
 
 /// An image that is complete on this machine.
 pub(crate) struct Image {
@@ -22,10 +27,10 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
         Some(known) => known,
         None => {
             let path = format!("/v2/{app}/manifests/{digest}");
-            let manifest = agent.client.bytes(&path, MANIFEST_OCI).await.map_err(|error| text(&error))?;
+            let manifest = reached(|| agent.client.bytes(&path, MANIFEST_OCI)).await.map_err(|error| text(&error))?;
             let parsed = Manifest::parse(&manifest).map_err(|error| text(&error))?;
             let path = format!("/v2/{app}/blobs/{}", parsed.config.digest);
-            let config = agent.client.bytes(&path, "*/*").await.map_err(|error| text(&error))?;
+            let config = reached(|| agent.client.bytes(&path, "*/*")).await.map_err(|error| text(&error))?;
             let config = Config::parse(&config, &parsed).map_err(|error| text(&error))?;
             keep(&kept, &parsed, &config).map_err(|error| text(&error))?;
             gantry_linux::step!("image.kept");
@@ -40,13 +45,34 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
                 let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
-                let stream = agent.client.stream(&path).await.map_err(|error| text(&error))?;
+                let stream = reached(|| agent.client.stream(&path)).await.map_err(|error| text(&error))?;
                 agent.layers.unpack(descriptor, diff_id, stream).await.map_err(|error| text(&error))?;
             }
         }
         layers.push(agent.layers.path(diff_id));
     }
     Ok(Image { config, layers })
+}
+
+/// Calls the server until the server is reachable. After a boot the agent starts its instances before the server
+/// listens, and that must not fail a deploy. The caller ends the wait: when the plan no longer wants the instance, which
+/// the deadline of a deploy brings about.
+async fn reached<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let mut waits = false;
+    loop {
+        match call().await {
+            Err(error @ ClientError::Unreachable { .. }) => {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(%error, "the agent waits for the server to fetch an image");
+                }
+                tokio::time::sleep(SERVER_RETRY).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Reads the manifest and configuration of an image that was fetched before. Such an image starts again without the
@@ -61,4 +87,35 @@ fn keep(folder: &std::path::Path, manifest: &Manifest, config: &Config) -> std::
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join("config.json"), serde_json::to_vec(config)?)?;
     std::fs::write(folder.join("manifest.json"), serde_json::to_vec(manifest)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_for_an_unreachable_server() {
+        let calls = Cell::new(0);
+        let answer = reached(|| {
+            calls.set(calls.get() + 1);
+            let unreachable = calls.get() < 4;
+            async move {
+                if unreachable {
+                    return Err(ClientError::Unreachable { url: "http://s".to_owned(), source: "refused".into() });
+                }
+                Ok("manifest")
+            }
+        });
+        assert_eq!(answer.await.expect("reached"), "manifest");
+        assert_eq!(calls.get(), 4);
+    }
+
+    #[tokio::test]
+    async fn passes_an_error_response_on_at_once() {
+        let refused = || async { Err(ClientError::Answer { url: String::new(), what: "404".to_owned() }) };
+        let result: Result<(), _> = reached(refused).await;
+        assert!(matches!(result, Err(ClientError::Answer { .. })), "{result:?}");
+    }
 }
