@@ -16,42 +16,42 @@ use gantry_model::{
 };
 use tokio::sync::mpsc;
 
-use crate::holds::Hold;
-use crate::mirror::{BuildRecord, Mirror};
+use crate::gc_pins::GcPin;
 use crate::mutations::{self, Made, Requested};
-use crate::settings::Settings;
+use crate::records::{BuildRecord, RecordIndex};
+use crate::settings::ServerSettings;
 use crate::why::BuildState;
 use crate::{Server, ServerError, tokens};
 
 /// Most builds at the same time. The limit is low, because each build may use the whole machine.
-const AT_ONCE: usize = 2;
+const BUILDS_MAX: usize = 2;
 
 /// Pause after the store refused a build's outcome, before the build runs again.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// First host user id of the builds in slot 0. The ids of builds lie below the ranges of apps.
-const USERS: u32 = 0x6fff_0000;
+const FIRST_USER: u32 = 0x6fff_0000;
 
 /// Builds under way, by app and deploy number.
 #[derive(Default)]
-pub(crate) struct Running(Mutex<BTreeMap<(AppName, DeployNumber), Job>>);
+pub(crate) struct RunningBuilds(Mutex<BTreeMap<(AppName, DeployNumber), BuildJob>>);
 
 /// A build under way.
-struct Job {
+struct BuildJob {
     output: Arc<Output>,
     /// Creation time of the deploy. A destroyed and recreated app reuses deploy numbers; the creation time tells the
     /// deploys apart.
     created: Moment,
-    _hold: Hold,
+    _pin: GcPin,
 }
 
-impl Running {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), Job>> {
+impl RunningBuilds {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(AppName, DeployNumber), BuildJob>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-impl Running {
+impl RunningBuilds {
     /// Returns the progress of the app's newest build under way.
     pub(crate) fn state(&self, app: &AppName) -> Option<BuildState> {
         let running = self.lock();
@@ -61,61 +61,61 @@ impl Running {
     }
 }
 
-/// Registration of a build in [`Running`]. Dropping the registration removes the build, however the build ended.
-struct Underway {
+/// Registration of a build in [`RunningBuilds`]. Dropping the registration removes the build, however the build ended.
+struct BuildRegistration {
     server: Arc<Server>,
     key: (AppName, DeployNumber),
 }
 
-impl Drop for Underway {
+impl Drop for BuildRegistration {
     fn drop(&mut self) {
         self.server.builds.lock().remove(&self.key);
     }
 }
 
 /// A numbered build slot. Dropping the slot frees its number for the next build.
-struct Slot {
+struct BuildSlot {
     number: usize,
-    slots: Arc<Slots>,
+    slots: Arc<BuildSlots>,
 }
 
-impl Drop for Slot {
+impl Drop for BuildSlot {
     fn drop(&mut self) {
         let _ = self.slots.sender.try_send(self.number);
     }
 }
 
 /// Numbered build slots. Each slot has its own address and user ids.
-struct Slots {
+struct BuildSlots {
     sender: mpsc::Sender<usize>,
     free: tokio::sync::Mutex<mpsc::Receiver<usize>>,
 }
 
-impl Default for Slots {
+impl Default for BuildSlots {
     fn default() -> Self {
-        let (sender, free) = mpsc::channel(AT_ONCE);
-        for slot in 0..AT_ONCE {
+        let (sender, free) = mpsc::channel(BUILDS_MAX);
+        for slot in 0..BUILDS_MAX {
             let _ = sender.try_send(slot);
         }
         Self { sender, free: tokio::sync::Mutex::new(free) }
     }
 }
 
-impl Slots {
-    async fn take(self: Arc<Self>) -> Slot {
+impl BuildSlots {
+    async fn take(self: Arc<Self>) -> BuildSlot {
         // This value owns the sender, so the channel stays open while a task waits here.
         let number = self.free.lock().await.recv().await.unwrap_or_default();
-        Slot { number, slots: self }
+        BuildSlot { number, slots: self }
     }
 }
 
 /// Returns the path of a deploy's build log.
-pub(crate) fn log_path(settings: &Settings, app: &AppName, number: DeployNumber) -> PathBuf {
+pub(crate) fn log_path(settings: &ServerSettings, app: &AppName, number: DeployNumber) -> PathBuf {
     settings.data.join("builds").join(format!("{app}-{}.log", number.0))
 }
 
 /// Writes the `/etc/resolv.conf` of builds, which names the machine's own resolver, and returns its path.
-pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
+pub(crate) fn resolv_file(settings: &ServerSettings) -> Result<PathBuf, ServerError> {
     let path = settings.data.join("resolv.conf");
     let text = format!("nameserver {}\n", settings.network.gateway);
     // A read-only disk would refuse the write, and an unchanged file needs none.
@@ -132,9 +132,9 @@ pub(crate) fn resolv_file(settings: &Settings) -> Result<PathBuf, ServerError> {
 /// At each change of the view, starts the builds of deploys in `Building` and cancels builds that lost their purpose.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut views = server.core.views();
-    let slots = Arc::new(Slots::default());
+    let slots = Arc::new(BuildSlots::default());
     loop {
-        let wanted = wanted(&views.borrow_and_update().mirror);
+        let wanted = waiting_for_release(&views.borrow_and_update().records);
         begin(&server, &slots, wanted);
         if views.changed().await.is_err() {
             return;
@@ -143,7 +143,7 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Starts each wanted build that is not under way, and cancels each build that is no longer wanted.
-fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
+fn begin(server: &Arc<Server>, slots: &Arc<BuildSlots>, wanted: Vec<Deploy>) {
     let mut running = server.builds.lock();
     for (key, job) in running.iter() {
         let is_its = |deploy: &Deploy| (&deploy.app, deploy.number, deploy.created) == (&key.0, key.1, job.created);
@@ -158,94 +158,99 @@ fn begin(server: &Arc<Server>, slots: &Arc<Slots>, wanted: Vec<Deploy>) {
             continue;
         }
         let output = Output::to(&log_path(&server.settings, &deploy.app, deploy.number));
-        let job = Job { output: Arc::clone(&output), created: deploy.created, _hold: server.holds.take() };
+        let job = BuildJob { output: Arc::clone(&output), created: deploy.created, _pin: server.gc_pins.take() };
         running.insert(key.clone(), job);
-        let underway = Underway { server: Arc::clone(server), key };
-        tokio::spawn(one(underway, deploy, output, Arc::clone(slots)));
+        let registration = BuildRegistration { server: Arc::clone(server), key };
+        tokio::spawn(run_build(registration, deploy, output, Arc::clone(slots)));
     }
 }
 
 /// Returns the deploys in `Building` that have no release yet.
-fn wanted(mirror: &Mirror) -> Vec<Deploy> {
+fn waiting_for_release(records: &RecordIndex) -> Vec<Deploy> {
     let building = |deploy: &&Arc<Deploy>| deploy.state == DeployState::Building && deploy.release.is_none();
-    mirror
+    records
         .apps
         .keys()
-        .flat_map(|app| mirror.open_deploys(app).filter(building))
+        .flat_map(|app| records.open_deploys(app).filter(building))
         .map(|deploy| (**deploy).clone())
         .collect()
 }
 
 /// Runs one build in a free slot and reports the outcome.
-async fn one(underway: Underway, deploy: Deploy, output: Arc<Output>, slots: Arc<Slots>) {
-    let server = &underway.server;
+async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<Output>, slots: Arc<BuildSlots>) {
+    let server = &registration.server;
     let slot = slots.take().await;
     if output.is_cancelled() {
         return;
     }
-    let outcome = match make(server, &deploy, &output, Place::of(server, slot.number)).await {
-        Ok(made) => can_start(server, &deploy.app, &made).await.map(|()| made),
+    let outcome = match make_release(server, &deploy, &output, BuildResources::of(server, slot.number)).await {
+        Ok(made) => check_start(server, &deploy.app, &made).await.map(|()| made),
         Err(error) => Err(error),
     };
     drop(slot);
     gantry_linux::step!("build.made");
-    tell(server, deploy, outcome).await;
-    gantry_linux::step!("build.told");
+    report_outcome(server, deploy, outcome).await;
+    gantry_linux::step!("build.reported");
 }
 
 /// Reports the outcome of a build to the core.
-async fn tell(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>) {
+async fn report_outcome(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
-    let told = match outcome {
-        Ok(made) => server.core.mutate(move |mirror, now| mutations::release_made(mirror, now, &deploy, made)).await,
+    let recorded = match outcome {
+        Ok(made) => server.core.mutate(move |records, now| mutations::release_made(records, now, &deploy, made)).await,
         Err(error) => {
             let reason =
                 Reason::BuildFailed { phase: error.phase.to_owned(), message: error.message, tail: error.tail };
-            server.core.mutate(move |mirror, now| mutations::build_failed(mirror, now, &deploy, reason)).await
+            server.core.mutate(move |records, now| mutations::build_failed(records, now, &deploy, reason)).await
         }
     };
-    if let Err(problem) = told {
-        tracing::error!(%app, %number, %problem, "a build's outcome was not taken; it is done again");
+    if let Err(problem) = recorded {
+        tracing::error!(%app, %number, %problem, "cannot record the outcome of a build; the build runs again");
         // A store on a full disk refuses every write. The pause keeps retries rare until space is free.
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
 /// Resources that one build has for itself.
 #[derive(Clone, Copy)]
-struct Place {
+struct BuildResources {
     address: Ipv4Addr,
     /// First host user id; `None` where the file system cannot map owners.
     users: Option<u32>,
 }
 
-impl Place {
+impl BuildResources {
     /// Derives the resources from the slot. Addresses count down from the top of the machine's network, because
     /// instances get theirs from the bottom. User ids lie below the ranges of apps.
     fn of(server: &Server, slot: usize) -> Self {
         let slot = u32::try_from(slot).unwrap_or(0);
         let network = &server.settings.network;
         let top = u32::from(network.gateway) | ((1 << (32 - u32::from(network.prefix))) - 1);
-        let users = server.maps_users.then(|| USERS - slot * 65_536);
+        let users = server.maps_users.then(|| FIRST_USER - slot * 65_536);
         Self { address: Ipv4Addr::from(top - 1 - slot), users }
     }
 }
 
 /// Produces the contents of a deploy's release, according to the cause of the deploy.
-async fn make(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>, place: Place) -> Result<Made, BuildError> {
+async fn make_release(
+    server: &Arc<Server>,
+    deploy: &Deploy,
+    output: &Arc<Output>,
+    resources: BuildResources,
+) -> Result<Made, BuildError> {
     match &deploy.cause {
-        Cause::Push { commit, source } => push(server, deploy, commit, source, output, place).await,
+        Cause::Push { commit, source } => build_release(server, deploy, commit, source, output, resources).await,
         Cause::Image { reference, image: digest, change } => {
-            image(server, deploy, reference, digest, change, output).await
+            image_release(server, deploy, reference, digest, change, output).await
         }
-        Cause::Config { .. } => again(server, deploy, None, output).await,
-        Cause::Rollback { to } => again(server, deploy, Some(*to), output).await,
+        Cause::Config { .. } => repeat_release(server, deploy, None, output).await,
+        Cause::Rollback { to } => repeat_release(server, deploy, Some(*to), output).await,
     }
 }
 
 /// Refuses a release whose processes could not be started with the environment of its image, its roles and its
 /// configuration.
-async fn can_start(server: &Server, app: &AppName, made: &Made) -> Result<(), BuildError> {
+async fn check_start(server: &Server, app: &AppName, made: &Made) -> Result<(), BuildError> {
     let (_, image) = server.builder.image(&made.image).await.map_err(|error| fail("image", &error.to_string()))?;
     let image = image.config.env.unwrap_or_default();
     check_roles(server, app, &made.roles, &image, made.config.as_ref(), &made.defaults)
@@ -261,7 +266,7 @@ fn check_roles(
     defaults: &Requested,
 ) -> Result<(), BuildError> {
     let view = server.core.view();
-    let record = view.mirror.apps.get(app).ok_or_else(|| fail("source", "the app is gone"))?;
+    let record = view.records.apps.get(app).ok_or_else(|| fail("source", "the app was destroyed"))?;
     let mut all = defaults.values.clone();
     all.extend(config.unwrap_or(&record.config).clone());
     roles.iter().try_for_each(|(role, settings)| {
@@ -272,7 +277,7 @@ fn check_roles(
 
 /// Makes a release of an existing image, with the roles that the image itself names. An image that brings no roles gets
 /// its roles from the app's image settings.
-async fn image(
+async fn image_release(
     server: &Server,
     deploy: &Deploy,
     reference: &str,
@@ -302,20 +307,20 @@ async fn image(
 /// Returns the app's settings for images that bring no roles.
 fn image_settings(server: &Server, name: &AppName) -> Result<ImageSettings, BuildError> {
     let view = server.core.view();
-    view.mirror.apps.get(name).map(|app| app.image.clone()).ok_or_else(|| fail("source", "the app is gone"))
+    view.records.apps.get(name).map(|app| app.image.clone()).ok_or_else(|| fail("source", "the app was destroyed"))
 }
 
 /// Returns the configuration that a recipe requests and the app does not have.
 fn defaults(server: &Server, name: &AppName, requests: &BTreeMap<String, EnvRequest>) -> Result<Requested, BuildError> {
     let view = server.core.view();
-    let app = view.mirror.apps.get(name).ok_or_else(|| fail("source", "the app is gone"))?;
+    let app = view.records.apps.get(name).ok_or_else(|| fail("source", "the app was destroyed"))?;
     mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
 }
 
 /// Makes a release from an earlier one: for a rollback from release `to`, with the configuration of then; otherwise
 /// from the previous release, with the configuration of now. If the image brings no roles, the app's present volumes
 /// replace older ones, because the volumes hold the app's data.
-async fn again(
+async fn repeat_release(
     server: &Server,
     deploy: &Deploy,
     to: Option<gantry_model::ReleaseNumber>,
@@ -323,12 +328,12 @@ async fn again(
 ) -> Result<Made, BuildError> {
     let view = server.core.view();
     let number = to.or(deploy.previous);
-    let release = number.and_then(|number| view.mirror.release(&deploy.app, number));
+    let release = number.and_then(|number| view.records.release(&deploy.app, number));
     let release = release.ok_or_else(|| BuildError {
         phase: "image",
         message: match number {
-            Some(number) => format!("release {number} is gone"),
-            None => "nothing serves yet; the next push has the configuration".to_owned(),
+            Some(number) => format!("release {number} no longer exists"),
+            None => "no release serves yet; the next push gets the configuration".to_owned(),
         },
         tail: Vec::new(),
     })?;
@@ -363,17 +368,17 @@ async fn again(
 }
 
 /// Builds a release from the source of a push. A commit that was built before on the same base is not built again.
-async fn push(
+async fn build_release(
     server: &Arc<Server>,
     deploy: &Deploy,
     commit: &str,
     source: &Digest,
     output: &Arc<Output>,
-    Place { address, users }: Place,
+    BuildResources { address, users }: BuildResources,
 ) -> Result<Made, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
-    crate::room::has_room(&server.settings, "a build", 0).map_err(|full| {
+    crate::disk_reserve::check_reserve(&server.settings, "a build", 0).map_err(|full| {
         let hint = full.hint.unwrap_or_default();
         fail("space", &format!("{}; {hint}", full.message))
     })?;
@@ -386,10 +391,10 @@ async fn push(
     let early = defaults(server, &deploy.app, &recipe.env)?;
     check_roles(server, &deploy.app, &recipe.roles, &[], None, &early)?;
     let view = server.core.view();
-    let app = view.mirror.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app is gone"))?;
+    let app = view.records.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app was destroyed"))?;
     let named = recipe.base.clone().or_else(|| app.base.clone());
-    let (base_name, base) = find_base(&view.mirror, named.clone())?;
-    let known = view.mirror.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
+    let (base_name, base) = find_base(&view.records, named.clone())?;
+    let known = view.records.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
     let known = match known {
         Some(known)
             if server.builder.is_whole(&known.image).await.map_err(|error| fail("image", &error.to_string()))? =>
@@ -397,7 +402,7 @@ async fn push(
             Some(known)
         }
         Some(known) => {
-            output.note(&format!("Image {} was built before and is damaged: it is built again", known.image.short()));
+            output.note(&format!("Image {} was built before and is damaged: building again", known.image.short()));
             None
         }
         None => None,
@@ -452,8 +457,8 @@ fn fail(phase: &'static str, message: &str) -> BuildError {
 }
 
 /// Returns the named base, or the only base when none is named.
-fn find_base(mirror: &Mirror, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
-    let bases = &mirror.bases;
+fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName, Digest), BuildError> {
+    let bases = &records.bases;
     let names: Vec<&str> = bases.keys().map(BaseName::as_str).collect();
     let found = match &name {
         Some(name) => bases.get(name),
@@ -464,10 +469,13 @@ fn find_base(mirror: &Mirror, name: Option<BaseName>) -> Result<(BaseName, Diges
         return Ok((base.name.clone(), base.image.clone()));
     }
     let message = match (name, names.as_slice()) {
-        (_, []) => "there is no base yet; make one with `gantry base create NAME --from base.toml`".to_owned(),
-        (Some(name), _) => format!("there is no base {name}; there are {}", names.join(", ")),
+        (_, []) => "no base exists yet; make one with `gantry base create NAME --from base.toml`".to_owned(),
+        (Some(name), _) => format!("there is no base {name}; existing bases: {}", names.join(", ")),
         (None, _) => {
-            format!("the app names no base and there are several ({}); write one into container/base", names.join(", "))
+            format!(
+                "the app names no base, and several exist ({}); write the name of one into container/base",
+                names.join(", ")
+            )
         }
     };
     Err(fail("base", &message))

@@ -2,7 +2,7 @@
 //!
 //! The core takes mutations and reports one at a time. After each, and twice a second, the core plans until nothing
 //! changes. Each planning round is one transaction, guarded by the leadership key. Other tasks read the published
-//! [`View`].
+//! [`ClusterView`].
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::{self, reading};
-use crate::leader::{self, Lead};
-use crate::mirror::{
-    Change, Mirror, Record, build_key, deploy_key, manifest_key, release_key, tag_key, token_key, txn, writes,
+use crate::leadership::{self, Leadership};
+use crate::records::{
+    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, tag_key, token_key, txn,
+    writes,
 };
-use crate::settings::Settings;
+use crate::settings::ServerSettings;
 use crate::{ServerError, causes, mutations};
 
 /// Interval of planning when nothing else happens: deadlines and drains pass with time alone.
@@ -39,8 +40,8 @@ const STEPS_MAX: usize = 64;
 
 /// Consistent snapshot of records, reports and time.
 #[derive(Clone)]
-pub struct View {
-    pub(crate) mirror: Arc<Mirror>,
+pub struct ClusterView {
+    pub(crate) records: Arc<RecordIndex>,
     pub(crate) observed: Arc<Observed>,
     pub(crate) report: Arc<Report>,
     pub(crate) now: Moment,
@@ -48,9 +49,9 @@ pub struct View {
 }
 
 /// Decides a change of the records: pure, given the records and the time.
-type Mutation = Box<dyn FnOnce(&Mirror, Moment) -> Result<Vec<Change>, Problem> + Send>;
+type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<RecordChange>, Problem> + Send>;
 
-enum Message {
+enum CoreMessage {
     Mutate(Mutation, oneshot::Sender<Result<(), Problem>>),
     Machine(MachineName, MachineReport),
     Router(MachineName, RouterReport),
@@ -58,37 +59,37 @@ enum Message {
 
 /// A handle to the core.
 #[derive(Clone)]
-pub(crate) struct Handle {
-    messages: mpsc::Sender<Message>,
-    views: watch::Receiver<View>,
+pub(crate) struct CoreHandle {
+    messages: mpsc::Sender<CoreMessage>,
+    views: watch::Receiver<ClusterView>,
     store: Arc<dyn Store>,
 }
 
-impl Handle {
+impl CoreHandle {
     /// Returns the current view.
-    pub(crate) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> ClusterView {
         self.views.borrow().clone()
     }
 
     /// Subscribes to new views.
-    pub(crate) fn views(&self) -> watch::Receiver<View> {
+    pub(crate) fn views(&self) -> watch::Receiver<ClusterView> {
         self.views.clone()
     }
 
     /// Changes the records. On return the changes are durable, and the plan accounts for them.
     pub(crate) async fn mutate<T: Send + 'static>(
         &self,
-        mutation: impl FnOnce(&Mirror, Moment) -> Result<(Vec<Change>, T), Problem> + Send + 'static,
+        mutation: impl FnOnce(&RecordIndex, Moment) -> Result<(Vec<RecordChange>, T), Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let (reply, replied) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
-        let mutation: Mutation = Box::new(move |mirror, now| {
-            let (changes, value) = mutation(mirror, now)?;
+        let mutation: Mutation = Box::new(move |records, now| {
+            let (changes, value) = mutation(records, now)?;
             let _ = reply.send(value);
             Ok(changes)
         });
-        let gone = || Problem::new(503, "the server is ending; try again");
-        self.messages.send(Message::Mutate(mutation, answer)).await.map_err(|_| gone())?;
+        let gone = || Problem::new(503, "the server is shutting down; try again");
+        self.messages.send(CoreMessage::Mutate(mutation, answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())??;
         replied.await.map_err(|_| gone())
     }
@@ -96,39 +97,39 @@ impl Handle {
     /// Discards earlier revisions of the records. Only a store that keeps revisions until told otherwise needs this
     /// call.
     pub(crate) async fn compact(&self) -> Result<(), gantry_store::StoreError> {
-        let head = self.store.list(leader::KEY).await?.revision;
+        let head = self.store.list(leadership::KEY).await?.revision;
         self.store.compact(head).await
     }
 
     /// Passes the report of an agent to the core.
     pub(crate) async fn machine(&self, machine: MachineName, report: MachineReport) {
-        let _ = self.messages.send(Message::Machine(machine, report)).await;
+        let _ = self.messages.send(CoreMessage::Machine(machine, report)).await;
     }
 
     /// Passes the report of a router to the core.
     pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
-        let _ = self.messages.send(Message::Router(machine, report)).await;
+        let _ = self.messages.send(CoreMessage::Router(machine, report)).await;
     }
 }
 
 /// Loads the records and starts the core. The core's task ends only with an error.
 pub(crate) async fn start(
     store: Arc<dyn Store>,
-    lead: Lead,
-    settings: &Settings,
-) -> Result<(Handle, JoinHandle<ServerError>), ServerError> {
-    let term = lead.revision().await;
+    leadership: Leadership,
+    settings: &ServerSettings,
+) -> Result<(CoreHandle, JoinHandle<ServerError>), ServerError> {
+    let term = leadership.revision().await;
     let listing = store.list("").await?;
-    let mirror = Mirror::load(&listing.entries)?;
+    let records = RecordIndex::load(&listing.entries)?;
     let clock = clock::start();
     let now = now();
     let mut jumps = Jumps::default();
-    if let Some(jump) = mutations::clock_went_back(&mirror, now) {
-        tracing::warn!("the newest event is of a later time: {jump}");
+    if let Some(jump) = mutations::clock_went_back(&records, now) {
+        tracing::warn!("the newest event lies in the future: {jump}");
         jumps.push(reading().awake, jump);
     }
-    let view = View {
-        mirror: Arc::new(mirror),
+    let view = ClusterView {
+        records: Arc::new(records),
         observed: Arc::new(Observed { began: now, ..Observed::default() }),
         report: Arc::default(),
         now,
@@ -136,10 +137,10 @@ pub(crate) async fn start(
     };
     let (views, receiver) = watch::channel(view);
     let (messages, inbox) = mpsc::channel(256);
-    let handle = Handle { messages, views: receiver, store: Arc::clone(&store) };
+    let handle = CoreHandle { messages, views: receiver, store: Arc::clone(&store) };
     let core = Core {
         store,
-        lead,
+        leadership,
         policy: settings.policy.clone(),
         views,
         stale: AtomicBool::new(false),
@@ -155,16 +156,16 @@ fn away(error: &ServerError) -> Problem {
     Problem::new(503, causes(error))
 }
 
-/// Returns the wall clock's time, for comparison with dates. Durations are taken from [`View::now`].
+/// Returns the wall clock's time, for comparison with dates. Durations are taken from [`ClusterView::now`].
 pub(crate) fn now() -> Moment {
     reading().wall
 }
 
 struct Core {
     store: Arc<dyn Store>,
-    lead: Lead,
+    leadership: Leadership,
     policy: gantry_planner::Policy,
-    views: watch::Sender<View>,
+    views: watch::Sender<ClusterView>,
     /// The outcome of a write is unknown. The records must be read again before the next decision.
     stale: AtomicBool,
     /// Fencing token under which the records were read.
@@ -175,7 +176,7 @@ struct Core {
 }
 
 impl Core {
-    async fn run(self, mut inbox: mpsc::Receiver<Message>) -> ServerError {
+    async fn run(self, mut inbox: mpsc::Receiver<CoreMessage>) -> ServerError {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -194,20 +195,20 @@ impl Core {
 
     /// Reads the records again if the store may hold others.
     async fn refresh(&self) -> Result<(), ServerError> {
-        let term = self.lead.revision().await;
+        let term = self.leadership.revision().await;
         // A changed token means that leadership was lost in between: another server may have written.
         if !self.stale.load(Ordering::Relaxed) && term == self.term.load(Ordering::Relaxed) {
             return Ok(());
         }
         let listing = self.store.list("").await?;
-        let leads = |entry: &gantry_store::Entry| entry.key == leader::KEY && entry.created == term;
+        let leads = |entry: &gantry_store::Entry| entry.key == leadership::KEY && entry.created == term;
         if !listing.entries.iter().any(leads) {
             // The next refresh reads the records under the new token, or learns that another server leads.
-            self.lead.take_again(term).await?;
+            self.leadership.take_again(term).await?;
             return Err(ServerError::Interrupted);
         }
-        let mirror = Arc::new(Mirror::load(&listing.entries)?);
-        self.views.send_modify(|view| view.mirror = mirror);
+        let records = Arc::new(RecordIndex::load(&listing.entries)?);
+        self.views.send_modify(|view| view.records = records);
         self.stale.store(false, Ordering::Relaxed);
         self.term.store(term, Ordering::Relaxed);
         Ok(())
@@ -228,9 +229,9 @@ impl Core {
     async fn follow_clock(&self) -> Result<(), ServerError> {
         let reading = reading();
         let Some(jump) = self.clock().jump(reading) else { return Ok(()) };
-        let changes = mutations::clock_jumped(&self.views.borrow().mirror, jump, reading.wall);
+        let changes = mutations::clock_jumped(&self.views.borrow().records, jump, reading.wall);
         self.write(changes).await?;
-        tracing::warn!("{jump}; nothing is affected that counts the time");
+        tracing::warn!("{jump}; durations of deploys and leases are not affected");
         self.clock().follow(reading);
         self.views.send_modify(|view| {
             Arc::make_mut(&mut view.observed).move_stamps(jump.by);
@@ -241,9 +242,9 @@ impl Core {
     }
 
     /// Handles one mutation or report.
-    async fn handle(&self, message: Message) -> Result<(), ServerError> {
+    async fn handle(&self, message: CoreMessage) -> Result<(), ServerError> {
         match message {
-            Message::Mutate(mutation, answer) => {
+            CoreMessage::Mutate(mutation, answer) => {
                 match self.fresh().await {
                     Ok(()) => {}
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
@@ -252,7 +253,7 @@ impl Core {
                         return Ok(());
                     }
                 }
-                let decided = mutation(&self.views.borrow().mirror, self.now());
+                let decided = mutation(&self.views.borrow().records, self.now());
                 let result = match decided {
                     Ok(changes) => match self.write_again(changes).await {
                         Ok(()) => self.settle().await.map(|()| Ok(())),
@@ -268,11 +269,11 @@ impl Core {
                 }
                 Ok(())
             }
-            Message::Machine(machine, report) => {
+            CoreMessage::Machine(machine, report) => {
                 let seen = self.now();
                 let told = {
                     let view = self.views.borrow();
-                    mutations::events_of_report(&view.mirror, view.observed.machines.get(&machine), &report, seen)
+                    mutations::events_of_report(&view.records, view.observed.machines.get(&machine), &report, seen)
                 };
                 self.observe(|observed| {
                     let MachineReport { generation, instances, network } = report;
@@ -283,13 +284,13 @@ impl Core {
                 }
                 match self.write(told).await {
                     Err(error) if !matches!(error, ServerError::NotLeading(_)) => {
-                        tracing::warn!(error = causes(&error), "an event was not written");
+                        tracing::warn!(error = causes(&error), "cannot write an event of a machine's report");
                         Ok(())
                     }
                     result => result,
                 }
             }
-            Message::Router(machine, report) => {
+            CoreMessage::Router(machine, report) => {
                 let seen = self.now();
                 self.observe(|observed| {
                     let RouterReport { number, gone, generation, active, counts, failures } = report;
@@ -323,7 +324,10 @@ impl Core {
                 Err(error) => {
                     // Logged once, because the core tries again twice a second.
                     if !self.refused.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(error = causes(&error), "cannot write the plan; what runs goes on");
+                        tracing::warn!(
+                            error = causes(&error),
+                            "cannot write the plan; running instances are not affected"
+                        );
                     }
                     // Readers of the view still need the current time.
                     let now = self.now();
@@ -332,43 +336,44 @@ impl Core {
                 }
             }
         }
-        tracing::error!("the planner did not come to rest in {STEPS_MAX} steps");
+        tracing::error!("the planner did not converge in {STEPS_MAX} rounds");
         Ok(())
     }
 
     /// Plans once, writes the changes, and returns whether there were any.
     async fn step(&self) -> Result<bool, ServerError> {
         self.fresh().await?;
-        let (mirror, observed) = {
+        let (records, observed) = {
             let view = self.views.borrow();
-            (Arc::clone(&view.mirror), Arc::clone(&view.observed))
+            (Arc::clone(&view.records), Arc::clone(&view.observed))
         };
         let now = self.now();
-        let decision = plan(&mirror.desired(), &observed, &mirror.plan, &self.policy, now);
-        let mut changes: Vec<Change> = Vec::new();
-        changes.extend(mutations::events_of(&mirror, &decision, now));
+        let decision = plan(&records.desired(), &observed, &records.plan, &self.policy, now);
+        let mut changes: Vec<RecordChange> = Vec::new();
+        changes.extend(mutations::events_of(&records, &decision, now));
         // A transaction may write each key only once, so the records of a removed app are not changed before.
         let stays = |app: &AppName| !decision.gone.contains(app);
-        changes.extend(decision.apps.into_iter().filter(|app| stays(&app.name)).map(|app| Record::App(app).into()));
+        changes
+            .extend(decision.apps.into_iter().filter(|app| stays(&app.name)).map(|app| StoreRecord::App(app).into()));
         let deploys = decision.deploys.into_iter().filter(|deploy| stays(&deploy.app));
-        changes.extend(deploys.map(|deploy| Record::Deploy(deploy).into()));
+        changes.extend(deploys.map(|deploy| StoreRecord::Deploy(deploy).into()));
         for (machine, part) in decision.plan.machines {
-            if mirror.plan.machines.get(&machine) != Some(&part) {
-                changes.push(Record::Machine(machine, part).into());
+            if records.plan.machines.get(&machine) != Some(&part) {
+                changes.push(StoreRecord::Machine(machine, part).into());
             }
         }
-        if mirror.plan.table != decision.plan.table {
-            changes.push(Record::Table(decision.plan.table).into());
+        if records.plan.table != decision.plan.table {
+            changes.push(StoreRecord::Table(decision.plan.table).into());
         }
         for app in decision.gone {
-            changes.extend(removal(&mirror, &app));
+            changes.extend(removal(&records, &app));
         }
         let changed = !changes.is_empty();
         self.commit(&changes).await?;
         // One update of the view for both, so that the reported reasons belong to the plan just written.
         self.views.send_modify(|view| {
-            let mirror = Arc::make_mut(&mut view.mirror);
-            changes.into_iter().for_each(|change| mirror.apply(change));
+            let records = Arc::make_mut(&mut view.records);
+            changes.into_iter().for_each(|change| records.apply(change));
             view.report = Arc::new(decision.report);
             view.now = now;
         });
@@ -393,43 +398,43 @@ impl Core {
     /// Writes changes as [`Core::write`] does, and repeats a write that a loss of leadership interrupted. The
     /// repetition requires that this server leads again and that the records are unchanged: then the decision is still
     /// valid.
-    async fn write_again(&self, changes: Vec<Change>) -> Result<(), ServerError> {
-        let before = Arc::clone(&self.views.borrow().mirror);
+    async fn write_again(&self, changes: Vec<RecordChange>) -> Result<(), ServerError> {
+        let before = Arc::clone(&self.views.borrow().records);
         match self.write(changes.clone()).await {
             Err(ServerError::Interrupted) => {}
             written => return written,
         }
         self.refresh().await?;
-        if *self.views.borrow().mirror != *before {
+        if *self.views.borrow().records != *before {
             return Err(ServerError::Interrupted);
         }
         self.write(changes).await
     }
 
     /// Writes changes to the store, and only then applies them to the view.
-    async fn write(&self, changes: Vec<Change>) -> Result<(), ServerError> {
+    async fn write(&self, changes: Vec<RecordChange>) -> Result<(), ServerError> {
         self.commit(&changes).await?;
         self.views.send_modify(|view| {
-            let mirror = Arc::make_mut(&mut view.mirror);
-            changes.into_iter().for_each(|change| mirror.apply(change));
+            let records = Arc::make_mut(&mut view.records);
+            changes.into_iter().for_each(|change| records.apply(change));
         });
         Ok(())
     }
 
     /// Writes changes to the store, guarded by the leadership key.
-    async fn commit(&self, changes: &[Change]) -> Result<(), ServerError> {
+    async fn commit(&self, changes: &[RecordChange]) -> Result<(), ServerError> {
         let all =
             writes(changes).map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
         // Changes that belong together are far smaller than one transaction. Only the removal of a long history is
         // split; if interrupted, the next planning round continues the removal.
         for part in all.chunks(TXN_MAX - 1) {
             let term = self.term.load(Ordering::Relaxed);
-            let guarded = txn(part.to_vec()).when(Compare::Created(leader::KEY.to_owned(), term));
+            let guarded = txn(part.to_vec()).when(Compare::Created(leadership::KEY.to_owned(), term));
             gantry_linux::step!("store.decided");
             match self.store.commit(guarded).await {
                 Ok(Outcome::Committed(_)) => gantry_linux::step!("store.committed"),
                 Ok(Outcome::Conflict) => {
-                    self.lead.take_again(term).await?;
+                    self.leadership.take_again(term).await?;
                     return Err(ServerError::Interrupted);
                 }
                 Err(error) if error.is_refusal() => return Err(error.into()),
@@ -445,9 +450,9 @@ impl Core {
 }
 
 /// Runs the failpoint of the deploy state that a committed change entered.
-fn mark(change: &Change) {
-    let Change::Put(record) = change else { return };
-    let Record::Deploy(deploy) = &**record else { return };
+fn mark(change: &RecordChange) {
+    let RecordChange::Put(record) = change else { return };
+    let StoreRecord::Deploy(deploy) = &**record else { return };
     match deploy.state {
         DeployState::Queued => {}
         DeployState::Building => gantry_linux::step!("deploy.building"),
@@ -466,14 +471,14 @@ fn mark(change: &Change) {
 
 /// Returns the removal of every record of an app. The app's own record comes last, so that an interrupted removal
 /// starts again.
-fn removal(mirror: &Mirror, app: &AppName) -> Vec<Change> {
-    let releases = mirror.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
+fn removal(records: &RecordIndex, app: &AppName) -> Vec<RecordChange> {
+    let releases = records.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
     let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
-    let tokens = mirror.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));
-    let deploys = mirror.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
-    let builds = mirror.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| build_key(app, commit));
-    let tags = mirror.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
-    let manifests = mirror.manifests.get(app.as_str()).into_iter().flatten();
+    let tokens = records.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));
+    let deploys = records.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
+    let builds = records.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| build_key(app, commit));
+    let tags = records.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
+    let manifests = records.manifests.get(app.as_str()).into_iter().flatten();
     let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
     releases
         .chain(tokens)
@@ -482,6 +487,6 @@ fn removal(mirror: &Mirror, app: &AppName) -> Vec<Change> {
         .chain(tags)
         .chain(manifests)
         .chain([format!("apps/{app}")])
-        .map(Change::Remove)
+        .map(RecordChange::Remove)
         .collect()
 }

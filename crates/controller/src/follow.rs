@@ -12,21 +12,21 @@ use tokio::sync::mpsc;
 
 use crate::Server;
 use crate::builds::log_path;
-use crate::core::View;
+use crate::core::ClusterView;
 use crate::why::has_web;
 
 /// Poll interval of a build's log.
-const PEEK: Duration = Duration::from_millis(50);
+const LOG_POLL: Duration = Duration::from_millis(50);
 
 /// How long a state must last before the follower reports the state's wait, in milliseconds.
-const PATIENCE: u64 = 2000;
+const SHORT_WAIT_MILLIS: u64 = 2000;
 
 /// Most lines of evidence below a refusal.
-const EVIDENCE: usize = 15;
+const EVIDENCE_MAX: usize = 15;
 
 /// Point up to which a deploy is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub enum FollowLimit {
     /// The new release serves. `gantry why`, the events and the next deploy report whether it continues to serve.
     Serving,
     /// The bake time, and with it the deploy, is over.
@@ -39,13 +39,13 @@ pub(crate) fn follow(
     server: &Arc<Server>,
     app: AppName,
     number: DeployNumber,
-    until: Until,
+    until: FollowLimit,
 ) -> mpsc::Receiver<Progress> {
     let (sender, receiver) = mpsc::channel(64);
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let log = LogFile { path: log_path(&server.settings, &app, number), read: 0 };
-        Follower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
+        DeployFollower { server, app, number, until, log, sender, shown: None, waits: None, begun: false }.run().await;
     });
     receiver
 }
@@ -58,7 +58,7 @@ struct LogFile {
 
 impl LogFile {
     /// Returns the complete lines added since the last call.
-    fn fresh(&mut self) -> Vec<String> {
+    fn new_lines(&mut self) -> Vec<String> {
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&self.path).and_then(|mut file| {
             // A repeated build starts its log anew.
@@ -78,11 +78,11 @@ impl LogFile {
 }
 
 /// Reports the progress of one deploy to one client.
-struct Follower {
+struct DeployFollower {
     server: Arc<Server>,
     app: AppName,
     number: DeployNumber,
-    until: Until,
+    until: FollowLimit,
     log: LogFile,
     sender: mpsc::Sender<Progress>,
     shown: Option<DeployState>,
@@ -92,23 +92,24 @@ struct Follower {
     begun: bool,
 }
 
-impl Follower {
+impl DeployFollower {
     async fn run(mut self) {
         let mut views = self.server.core.views();
         loop {
             let view = views.borrow_and_update().clone();
-            let Some(deploy) = view.mirror.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned() else {
+            let Some(deploy) = view.records.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned()
+            else {
                 return;
             };
             // A client that promotes or aborts asks only for the outcome of that order. The client that pushed saw the
             // build.
             if self.shown.is_none() && deploy.order.is_some() {
-                drop(self.log.fresh());
+                drop(self.log.new_lines());
             }
             // The state is read before the log, so that lines written before a transition also appear before the
             // transition. A queued deploy has no log.
             if deploy.state != DeployState::Queued {
-                for line in self.log.fresh() {
+                for line in self.log.new_lines() {
                     self.say(line).await;
                 }
             }
@@ -120,7 +121,7 @@ impl Follower {
             }
             self.transition(&deploy, &view).await;
             let held = waits_for_an_order(&deploy);
-            if deploy.state.is_final() || held || self.until == Until::Serving && serves(&deploy) {
+            if deploy.state.is_final() || held || self.until == FollowLimit::Serving && serves(&deploy) {
                 let host = if held { held_host(&deploy) } else { self.app.to_string() };
                 let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&host));
                 let _ = self.sender.send(Progress::End { deploy: Box::new((*deploy).clone()), url }).await;
@@ -129,7 +130,7 @@ impl Follower {
             if self.sender.is_closed() {
                 return;
             }
-            let _ = tokio::time::timeout(PEEK, views.changed()).await;
+            let _ = tokio::time::timeout(LOG_POLL, views.changed()).await;
         }
     }
 
@@ -137,7 +138,7 @@ impl Follower {
         let _ = self.sender.send(Progress::Line { text }).await;
     }
 
-    async fn transition(&mut self, deploy: &Deploy, view: &View) {
+    async fn transition(&mut self, deploy: &Deploy, view: &ClusterView) {
         if self.shown != Some(deploy.state) {
             let before = self.shown.replace(deploy.state);
             self.waits = None;
@@ -147,7 +148,7 @@ impl Follower {
                     self.say(line).await;
                 }
             }
-            for state in passed(before, deploy.state) {
+            for state in skipped_states(before, deploy.state) {
                 for line in announce(deploy, *state, view, &self.server) {
                     self.say(line).await;
                 }
@@ -157,11 +158,11 @@ impl Follower {
             }
         }
         // A short wait is no news.
-        if view.now.since(deploy.entered) < PATIENCE {
+        if view.now.since(deploy.entered) < SHORT_WAIT_MILLIS {
             return;
         }
         let wait = view.report.waits.get(&self.app).and_then(|waits| waits.first());
-        if let Some(text) = wait.and_then(|wait| worth_saying(deploy, wait))
+        if let Some(text) = wait.and_then(|wait| wait_text(deploy, wait))
             && self.waits.as_ref() != Some(&text)
         {
             self.say(format!("       {text}")).await;
@@ -177,18 +178,18 @@ fn serves(deploy: &Deploy) -> bool {
 
 /// Whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have such a
 /// role and counts as having it.
-fn speaks_http(deploy: &Deploy, view: &View) -> bool {
-    let release = deploy.release.and_then(|number| view.mirror.release(&deploy.app, number));
+fn speaks_http(deploy: &Deploy, view: &ClusterView) -> bool {
+    let release = deploy.release.and_then(|number| view.records.release(&deploy.app, number));
     release.is_none_or(|release| release.speaks_http())
 }
 
 /// Reports the deploy before this one, if its release served and was taken back. The client that requested that deploy
 /// may have left by then.
-fn taken_back_before(deploy: &Deploy, view: &View) -> Vec<String> {
+fn taken_back_before(deploy: &Deploy, view: &ClusterView) -> Vec<String> {
     if deploy.order.is_some() {
         return Vec::new();
     }
-    let all = view.mirror.deploys.get(&deploy.app).into_iter();
+    let all = view.records.deploys.get(&deploy.app).into_iter();
     let mut before = all.flat_map(|all| all.range(..deploy.number).rev()).map(|(_, deploy)| deploy);
     let last = before.find(|deploy| deploy.state != DeployState::Superseded);
     let Some((last, reason)) = last.and_then(|last| Some((last, last.reason.as_ref()?))) else {
@@ -216,7 +217,7 @@ fn held_host(deploy: &Deploy) -> String {
 }
 
 /// Returns the text of a wait, if the wait says more than the deploy's state does.
-fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
+fn wait_text(deploy: &Deploy, wait: &Reason) -> Option<String> {
     match (deploy.state, wait) {
         (DeployState::Building, _) => None,
         (_, Reason::NotReady { probe: None, .. } | Reason::Stopping { .. } | Reason::Watching { .. }) => None,
@@ -225,7 +226,7 @@ fn worth_saying(deploy: &Deploy, wait: &Reason) -> Option<String> {
 }
 
 /// States of a successful deploy, in order.
-const WAY: [DeployState; 7] = [
+const SUCCESS_PATH: [DeployState; 7] = [
     DeployState::Building,
     DeployState::Placing,
     DeployState::Starting,
@@ -236,10 +237,10 @@ const WAY: [DeployState; 7] = [
 ];
 
 /// Returns the states between the last shown state and this state. They were over before the follower looked.
-fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployState] {
-    let place = |state| WAY.iter().position(|known| *known == state);
+fn skipped_states(before: Option<DeployState>, now: DeployState) -> &'static [DeployState] {
+    let place = |state| SUCCESS_PATH.iter().position(|known| *known == state);
     match (before.and_then(place), place(now)) {
-        (Some(before), Some(now)) if before < now => &WAY[before + 1..now],
+        (Some(before), Some(now)) if before < now => &SUCCESS_PATH[before + 1..now],
         _ => &[],
     }
 }
@@ -248,9 +249,9 @@ fn passed(before: Option<DeployState>, now: DeployState) -> &'static [DeployStat
 fn verb(release: Option<&Release>) -> &'static str {
     match release {
         Some(release) if !has_web(release) && release.roles.keys().any(RoleName::is_service) => {
-            "runs, and no role of it serves HTTP"
+            "runs, and none of its roles serves HTTP"
         }
-        Some(release) if !has_web(release) => "is the release, and no role of it runs on",
+        Some(release) if !has_web(release) => "is the release, and none of its roles keeps running",
         _ => "serves",
     }
 }
@@ -262,10 +263,10 @@ fn stands_by(release: &Release) -> bool {
 }
 
 /// Returns the lines that announce a state.
-fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -> Vec<String> {
+fn announce(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
     let http = speaks_http(deploy, view);
     let of = |number: Option<ReleaseNumber>| {
-        number.and_then(|number| view.mirror.release(&deploy.app, number)).map(AsRef::as_ref)
+        number.and_then(|number| view.records.release(&deploy.app, number)).map(AsRef::as_ref)
     };
     let release = deploy.release.map(|release| release.to_string()).unwrap_or_default();
     match state {
@@ -276,7 +277,7 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
         DeployState::Held if waits_for_an_order(deploy) => vec![
             match http {
                 true => format!("-----> {release} is held: it serves at {}", server.settings.url(&held_host(deploy))),
-                false => format!("-----> {release} is held: it runs, and no role of it serves HTTP"),
+                false => format!("-----> {release} is held: it runs, and none of its roles serves HTTP"),
             },
             format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
         ],
@@ -286,7 +287,7 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
             verb(of(deploy.release)),
             match deploy.previous {
                 Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by"),
-                _ => "watching it".to_owned(),
+                _ => "watching the new release".to_owned(),
             },
             server.settings.policy.watch
         )],
@@ -295,7 +296,7 @@ fn announce(deploy: &Deploy, state: DeployState, view: &View, server: &Server) -
             vec![format!("-----> Not deployed: {}", deploy.reason.as_ref().map(Reason::to_string).unwrap_or_default())]
         }
         DeployState::Reverted if deploy.reason == Some(Reason::AppDestroyed) => {
-            vec![format!("-----> {} is destroyed, nothing of it serves", deploy.app)]
+            vec![format!("-----> {} is destroyed, and nothing serves", deploy.app)]
         }
         DeployState::Reverted => match deploy.previous {
             Some(previous) => vec![format!("-----> {previous} {}, as before", verb(of(Some(previous))))],
@@ -311,7 +312,7 @@ fn refusal(deploy: &Deploy) -> Vec<String> {
         return vec![" !     The deploy failed".to_owned()];
     };
     let evidence = reason.evidence();
-    let last = evidence.iter().skip(evidence.len().saturating_sub(EVIDENCE));
+    let last = evidence.iter().skip(evidence.len().saturating_sub(EVIDENCE_MAX));
     let mut lines = vec![format!(" !     {reason}")];
     lines.extend(last.map(|line| format!(" !       {line}")));
     lines
@@ -322,14 +323,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passed_unseen_is_told() {
+    fn names_the_states_between_two_looks() {
         use DeployState::{Building, Done, Draining, Held, Placing, Promoting, Reverting, Starting, Verifying};
-        assert_eq!(passed(Some(Building), Verifying), [Placing, Starting]);
-        assert_eq!(passed(Some(Verifying), Done), [Promoting, Draining]);
+        assert_eq!(skipped_states(Some(Building), Verifying), [Placing, Starting]);
+        assert_eq!(skipped_states(Some(Verifying), Done), [Promoting, Draining]);
         for (before, now) in
             [(None, Done), (Some(Building), Placing), (Some(Held), Promoting), (Some(Starting), Reverting)]
         {
-            assert!(passed(before, now).is_empty());
+            assert!(skipped_states(before, now).is_empty());
         }
     }
 }

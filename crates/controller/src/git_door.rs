@@ -16,7 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 
-use crate::follow::Until;
+use crate::follow::FollowLimit;
 use crate::{Server, ServerError, causes, follow, mutations, repositories};
 
 /// Number of zero bytes at the end of a complete tar archive.
@@ -134,7 +134,7 @@ async fn receive(
     let (app, by) = server.pushes.take(&pushed.push).ok_or("this push is not known")?;
     let target = {
         let view = server.core.view();
-        let record = mutations::app(&view.mirror, &app).map_err(|problem| problem.message)?;
+        let record = mutations::app(&view.records, &app).map_err(|problem| problem.message)?;
         Target { app: &app, branch: record.branch.clone(), serves: record.current.is_some() }
     };
     for note in server.repairs.take(&app) {
@@ -149,10 +149,10 @@ async fn receive(
         return Ok(true);
     };
     let wanted = Wanted::parse(&pushed.options)?;
-    let until = if wanted.wait { Until::Verdict } else { server.settings.until };
+    let until = if wanted.wait { FollowLimit::Verdict } else { server.settings.until };
     let commit = update.new.clone();
     gantry_linux::step!("push.received");
-    let hold_on_source = server.holds.take();
+    let hold_on_source = server.gc_pins.take();
     voice.word(&Word::Archive(commit.clone())).await;
     // Last bytes received. A complete archive ends with two blocks of zeros; a truncated archive does not.
     let mut tail = Vec::new();
@@ -181,9 +181,9 @@ async fn receive(
     let base = mutations::Base { history: pushed.history, old: update.old, seen: came };
     let number = server
         .core
-        .mutate(move |mirror, now| {
-            mutations::is_built_on_others(mirror, now, &name, &base)?;
-            mutations::start_deploy(mirror, now, &by, &name, cause, wanted.hold)
+        .mutate(move |records, now| {
+            mutations::is_built_on_others(records, now, &name, &base)?;
+            mutations::start_deploy(records, now, &by, &name, cause, wanted.hold)
         })
         .await
         .map_err(|problem| match problem.hint {

@@ -9,32 +9,31 @@
 //!                             store
 //! ```
 //! - [`run`]: opens the store, takes leadership, serves until told to shut down. Begin there.
-//! - `core`: owns the records and is their only writer; all other modules read its [`core::View`].
-//! - `mirror`: the store's records in memory.
+//! - `core`: owns the records and is their only writer; all other modules read its [`core::ClusterView`].
+//! - `records`: the store's records in memory.
 //! - `repositories`: the apps' git repositories, and the repair of damaged ones.
-//! - `builds`, `git_door`, `follow`, `sessions`: tasks and conversations beside the core.
-//! - `collect`: garbage collection. `holds`: GC pins, which protect unfinished data from it.
+//! - `builds`, `git_door`, `follow`, `session_broker`: tasks and conversations beside the core.
+//! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `why`: derives one causal answer from a view; pure.
 //! - `http`: HTTP routes to all of these.
 
 mod builds;
 mod clock;
 mod collect;
+mod connections;
 mod core;
+mod disk_reserve;
 mod follow;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gc_pins;
 mod git_door;
-mod holds;
 mod http;
-mod leader;
-mod mirror;
+mod leadership;
 mod mutations;
-mod network;
+mod records;
 mod repositories;
-mod room;
-mod serving;
-mod sessions;
+mod session_broker;
 mod settings;
 mod tokens;
 mod warnings;
@@ -49,21 +48,21 @@ use gantry_build::Builder;
 use gantry_git::Repositories;
 use tokio::net::TcpListener;
 
-pub use core::View;
-pub use follow::Until;
+pub use core::ClusterView;
+pub use follow::FollowLimit;
 pub use gantry_build::CompileLimits;
-pub use settings::{Collect, Network, Settings};
+pub use settings::{BuildNetwork, GcSettings, ServerSettings};
 
 /// Timeout for the core to end, after a task beside it has ended.
-const CORE_ENDS: Duration = Duration::from_secs(1);
+const CORE_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Interval between checks whether a read-only disk takes writes again.
-const WRITABLE: Duration = Duration::from_secs(2);
+const WRITABLE_POLL: Duration = Duration::from_secs(2);
 
 /// State and services that request handlers share.
 pub(crate) struct Server {
-    pub(crate) settings: Settings,
-    pub(crate) core: core::Handle,
+    pub(crate) settings: ServerSettings,
+    pub(crate) core: core::CoreHandle,
     pub(crate) blobs: Blobs,
     pub(crate) builder: Builder,
     /// Whether the file system of the layers can map owners.
@@ -73,9 +72,9 @@ pub(crate) struct Server {
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_door::Pushes,
     pub(crate) repairs: repositories::Notes,
-    pub(crate) sessions: sessions::Sessions,
-    pub(crate) builds: builds::Running,
-    pub(crate) holds: holds::Holds,
+    pub(crate) sessions: session_broker::SessionBroker,
+    pub(crate) builds: builds::RunningBuilds,
+    pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
     /// Random id of this registry, sent in each response. A pull that receives this id is asking its own server.
     pub(crate) registry_id: String,
@@ -100,7 +99,7 @@ pub enum ServerError {
     #[error(transparent)]
     Git(#[from] gantry_git::GitError),
     /// A record in the store cannot be read.
-    #[error("the store's record {key} cannot be read: {why}; it was written by another version or changed by hand")]
+    #[error("cannot read store record {key}: {why}; another version wrote the record, or it was changed by hand")]
     Record {
         /// Key of the record.
         key: String,
@@ -126,20 +125,20 @@ pub enum ServerError {
         source: std::io::Error,
     },
     /// An internal fault of Gantry.
-    #[error("a part of the server broke: {0}")]
+    #[error("a task of the server failed: {0}; this is a fault of Gantry")]
     Broken(String),
     /// A required change was refused.
     #[error("{0}")]
     Refused(gantry_api::Problem),
     /// The data folder belongs to another machine.
-    #[error("this data folder is of the machine {0}; start with --machine {0}")]
+    #[error("the data folder belongs to machine {0}; start with --machine {0}")]
     OtherMachine(String),
     /// The leadership lease ran out while the server was suspended. No other server took over, and this server leads
     /// again.
-    #[error("the server stood still for a while and nothing was changed; try again")]
+    #[error("the server was suspended and lost its leadership lease, and nothing was changed; try again")]
     Interrupted,
     /// The server could only serve reads, and can write from now on: it must start anew.
-    #[error("the disk of the store can be written to again; starting anew")]
+    #[error("the disk of the store takes writes again; restarting the server")]
     Writable,
     /// Another server leads, or took over leadership.
     #[error("another server leads: {0}")]
@@ -150,24 +149,24 @@ pub enum ServerError {
 ///
 /// # Errors
 /// When the server cannot start, breaks, loses leadership, or has to start anew.
-pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
+pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
-    let (lead, writes) = match leader::take(&store, &settings.name).await {
-        Ok(lead) => (lead, true),
+    let (leadership, writes) = match leadership::take(&store, &settings.name).await {
+        Ok(leadership) => (leadership, true),
         Err(ServerError::Store(error @ gantry_store::StoreError::ReadOnly { .. })) => {
             tracing::error!("{error}");
-            (leader::Lead::none(&store, &settings.name), false)
+            (leadership::Leadership::none(&store, &settings.name), false)
         }
         Err(error) => return Err(error),
     };
-    let (core, mut core_task) = core::start(Arc::clone(&store), lead.clone(), &settings).await?;
+    let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
     match tokens::ensure(&core, &settings).await {
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,
     }
     // Ends the builds that a killed server left behind; no task waits for their results.
     for error in gantry_sandbox::end_all(&format!("{}/build", settings.cgroup)).await {
-        tracing::error!(%error, "a build that was left over goes on");
+        tracing::error!(%error, "cannot end a build of an earlier server");
     }
     let mut server = assemble(settings, core)?;
     server.writes = writes;
@@ -177,29 +176,29 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         .await
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
     // These tasks run for as long as the server does, and end with it.
-    let mut beside = tokio::task::JoinSet::new();
-    beside.spawn(git_door::listen(&server)?);
-    beside.spawn(builds::run(Arc::clone(&server)));
-    beside.spawn(collect::run(Arc::clone(&server)));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(git_door::listen(&server)?);
+    tasks.spawn(builds::run(Arc::clone(&server)));
+    tasks.spawn(collect::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
-    let serving = serving::serve(&listener, http::router(Arc::clone(&server)));
+    let serving = connections::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {
         never = serving => match never {},
         result = &mut core_task => Err(core_ended(result)),
-        Some(ended) = beside.join_next() => Err(match ended {
+        Some(ended) = tasks.join_next() => Err(match ended {
             Err(join) => ServerError::Broken(join.to_string()),
             // These tasks also end when the core ends. The core knows the cause.
-            Ok(()) => match tokio::time::timeout(CORE_ENDS, &mut core_task).await {
+            Ok(()) => match tokio::time::timeout(CORE_END_TIMEOUT, &mut core_task).await {
                 Ok(result) => core_ended(result),
-                Err(_) => ServerError::Broken("a task ended".to_owned()),
+                Err(_) => ServerError::Broken("a task ended without an error".to_owned()),
             },
         }),
-        error = lead.hold(), if writes => Err(error),
+        error = leadership.keep(), if writes => Err(error),
         () = writable(&server.settings.store), if !writes => Err(ServerError::Writable),
         () = shutdown => Ok(()),
     };
-    beside.shutdown().await;
-    lead.give_up().await;
+    tasks.shutdown().await;
+    leadership.resign().await;
     ended
 }
 
@@ -210,7 +209,7 @@ fn core_ended(result: Result<ServerError, tokio::task::JoinError>) -> ServerErro
 /// Returns once the store's disk takes writes.
 async fn writable(store: &gantry_store::Address) {
     loop {
-        tokio::time::sleep(WRITABLE).await;
+        tokio::time::sleep(WRITABLE_POLL).await;
         let store = store.clone();
         let probe = move || match store {
             gantry_store::Address::File(path) => gantry_store::is_writable(&path),
@@ -223,7 +222,7 @@ async fn writable(store: &gantry_store::Address) {
 }
 
 /// Opens blobs, layers, builder and repositories in the data folder.
-fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerError> {
+fn assemble(settings: ServerSettings, core: core::CoreHandle) -> Result<Server, ServerError> {
     let folder = |name: &str| {
         let path = settings.data.join(name);
         std::fs::create_dir_all(&path).map(|()| path.clone()).map_err(|source| ServerError::File {
@@ -263,9 +262,9 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
         repositories,
         pushes: git_door::Pushes::default(),
         repairs: repositories::Notes::default(),
-        sessions: sessions::Sessions::default(),
-        builds: builds::Running::default(),
-        holds: holds::Holds::default(),
+        sessions: session_broker::SessionBroker::default(),
+        builds: builds::RunningBuilds::default(),
+        gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),
         registry_id: format!("{:032x}", rand::random::<u128>()),
     })
@@ -275,7 +274,7 @@ fn assemble(settings: Settings, core: core::Handle) -> Result<Server, ServerErro
 fn sweep(folder: &std::path::Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if let Err(error) = gantry_linux::tree::remove(&entry.path()) {
-            tracing::warn!(%error, "what was left over stays");
+            tracing::warn!(%error, "cannot remove a leftover file");
         }
     }
 }

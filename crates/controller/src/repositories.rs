@@ -8,7 +8,7 @@ use gantry_api::Problem;
 use gantry_git::Mended;
 use gantry_model::{AppName, Cause, DeployState};
 
-use crate::mirror::Mirror;
+use crate::records::RecordIndex;
 use crate::{Server, mutations};
 
 /// Notes about repairs, for the next push of each app.
@@ -33,8 +33,8 @@ impl Notes {
 /// Creates an app's repository, or repairs a damaged one.
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
     let view = server.core.view();
-    let branch = &mutations::app(&view.mirror, app)?.branch;
-    let mended = server.repositories.ensure(app, branch, &taken(&view.mirror, app)).await;
+    let branch = &mutations::app(&view.records, app)?.branch;
+    let mended = server.repositories.ensure(app, branch, &taken(&view.records, app)).await;
     let mended =
         mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
     for mended in mended {
@@ -49,7 +49,8 @@ async fn tell(server: &Server, app: &AppName, mended: &Mended) {
     tracing::warn!("{what}");
     server.repairs.add(app, what.clone());
     let name = app.clone();
-    let change = move |mirror: &Mirror, now| Ok((vec![mutations::event(mirror, now, "gantry", Some(&name), what)], ()));
+    let change =
+        move |records: &RecordIndex, now| Ok((vec![mutations::event(records, now, "gantry", Some(&name), what)], ()));
     if let Err(problem) = server.core.mutate(change).await {
         tracing::warn!(%app, %problem, "the events do not tell of a damaged repository");
     }
@@ -57,7 +58,7 @@ async fn tell(server: &Server, app: &AppName, mended: &Mended) {
 
 /// Checks the repository of each app, so that damage by a power loss is known before the next push.
 pub(crate) async fn look_at_all(server: Arc<Server>) {
-    let apps: Vec<AppName> = server.core.view().mirror.apps.keys().cloned().collect();
+    let apps: Vec<AppName> = server.core.view().records.apps.keys().cloned().collect();
     for app in apps {
         match open(&server, &app).await {
             Ok(()) => {}
@@ -67,8 +68,8 @@ pub(crate) async fn look_at_all(server: Arc<Server>) {
 }
 
 /// Returns the commits of an app's pushes that reached its branch, newest first.
-fn taken(mirror: &Mirror, app: &AppName) -> Vec<String> {
-    let deploys = mirror.deploys.get(app).into_iter().flat_map(|deploys| deploys.values().rev());
+fn taken(records: &RecordIndex, app: &AppName) -> Vec<String> {
+    let deploys = records.deploys.get(app).into_iter().flat_map(|deploys| deploys.values().rev());
     let came =
         deploys.filter(|deploy| matches!(deploy.state, DeployState::Done | DeployState::Held | DeployState::Draining));
     let commits = came.filter_map(|deploy| match &deploy.cause {

@@ -7,11 +7,11 @@ use gantry_model::{HostName, MachineName};
 use gantry_planner::Policy;
 use gantry_store::Address;
 
-use crate::follow::Until;
+use crate::follow::FollowLimit;
 
 /// Complete settings of the server.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ServerSettings {
     /// Name of this server. A server takes over leadership at once from a killed server of the same name.
     pub name: String,
     /// Address of the API.
@@ -29,22 +29,22 @@ pub struct Settings {
     /// Rules of the planner.
     pub policy: Policy,
     /// Point up to which a client follows a deploy, unless the client names another.
-    pub until: Until,
+    pub until: FollowLimit,
     /// Port of the apps, for their URLs.
     pub http_port: u16,
     /// Control group that contains everything of Gantry.
     pub cgroup: String,
     /// Settings of garbage collection, and the disk reserve.
-    pub collect: Collect,
+    pub collect: GcSettings,
     /// Resources that `container/compile` may use.
     pub compile: gantry_build::CompileLimits,
     /// Network of the machine, for builds.
-    pub network: Network,
+    pub network: BuildNetwork,
 }
 
 /// Pace of garbage collection, and the disk reserve.
 #[derive(Debug, Clone, Copy)]
-pub struct Collect {
+pub struct GcSettings {
     /// Interval between two rounds.
     pub every: std::time::Duration,
     /// Age below which data is never collected: a record may be about to reference the data.
@@ -55,7 +55,7 @@ pub struct Collect {
 
 /// Network of the machine, as builds use it.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub struct BuildNetwork {
     /// Name of the bridge.
     pub bridge: String,
     /// Address of the bridge: gateway and name server of every container.
@@ -64,7 +64,7 @@ pub struct Network {
     pub prefix: u8,
 }
 
-impl Settings {
+impl ServerSettings {
     /// Returns the URL of an app, or of a held release.
     #[must_use]
     pub fn url(&self, host: &str) -> String {

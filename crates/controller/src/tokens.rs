@@ -9,9 +9,9 @@ use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
 use gantry_blobs::Hasher;
 use gantry_model::Moment;
 
-use crate::mirror::{Change, Mirror, Record, token_key};
 use crate::mutations::event;
-use crate::settings::Settings;
+use crate::records::{RecordChange, RecordIndex, StoreRecord, token_key};
+use crate::settings::ServerSettings;
 use crate::{ServerError, core};
 
 /// File with the first administrator's token, in the data folder.
@@ -32,47 +32,52 @@ pub(crate) fn hash(secret: &str) -> String {
 
 /// Creates a token.
 pub(crate) fn create(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     request: CreateToken,
     secret: String,
-) -> Result<(Vec<Change>, NewToken), Problem> {
+) -> Result<(Vec<RecordChange>, NewToken), Problem> {
     let CreateToken { name, scope, lifetime } = request;
     let good = !name.is_empty() && name.len() <= 100 && name.chars().all(|c| !c.is_control());
     if !good {
-        return Err(Problem::invalid("a token's name has 1 to 100 printable characters"));
+        return Err(Problem::invalid("invalid token name: must have 1 to 100 printable characters"));
     }
-    if mirror.tokens.values().any(|token| token.name == name) {
-        return Err(Problem::conflict(format!("there is a token {name:?} already")));
+    if records.tokens.values().any(|token| token.name == name) {
+        return Err(Problem::conflict(format!("token {name:?} already exists")));
     }
     if let Scope::Deploy { app } = &scope {
-        crate::mutations::app(mirror, app)?;
+        crate::mutations::app(records, app)?;
     }
     if lifetime == Some(0) {
-        return Err(Problem::invalid("a token that lives for no time is of no use"));
+        return Err(Problem::invalid("token lifetime must be greater than zero"));
     }
     let expires = lifetime.map(|millis| Moment(now.0.saturating_add(millis)));
     let info = TokenInfo { name, scope, created: now, expires };
     let what = format!("created token {:?}", info.name);
-    let record = Record::Token { hash: hash(&secret), info: info.clone() };
-    Ok((vec![event(mirror, now, by, None, what), record.into()], NewToken { info, secret }))
+    let record = StoreRecord::Token { hash: hash(&secret), info: info.clone() };
+    Ok((vec![event(records, now, by, None, what), record.into()], NewToken { info, secret }))
 }
 
 /// Revokes a token.
-pub(crate) fn revoke(mirror: &Mirror, now: Moment, by: &str, name: &str) -> Result<(Vec<Change>, ()), Problem> {
+pub(crate) fn revoke(
+    records: &RecordIndex,
+    now: Moment,
+    by: &str,
+    name: &str,
+) -> Result<(Vec<RecordChange>, ()), Problem> {
     let named: Vec<&String> =
-        mirror.tokens.iter().filter(|(_, token)| token.name == name).map(|(hash, _)| hash).collect();
+        records.tokens.iter().filter(|(_, token)| token.name == name).map(|(hash, _)| hash).collect();
     if named.is_empty() {
         return Err(Problem::missing(format!("there is no token {name:?}")).hint("`gantry token ls` lists them"));
     }
     let what = format!("revoked token {name:?}");
-    let removed = named.into_iter().map(|hash| Change::Remove(token_key(hash)));
-    Ok((std::iter::once(event(mirror, now, by, None, what)).chain(removed).collect(), ()))
+    let removed = named.into_iter().map(|hash| RecordChange::Remove(token_key(hash)));
+    Ok((std::iter::once(event(records, now, by, None, what)).chain(removed).collect(), ()))
 }
 
 /// Ensures that the first tokens exist, with their secrets in files that only root reads.
-pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(), ServerError> {
+pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -> Result<(), ServerError> {
     let machine = Scope::Machine { machine: settings.machine.clone() };
     let first = [
         (ADMIN_FILE, "admin".to_owned(), Scope::Admin),
@@ -81,26 +86,34 @@ pub(crate) async fn ensure(core: &core::Handle, settings: &Settings) -> Result<(
     for (file, name, scope) in first {
         let (secret, fresh) = secret_in(&settings.data.join(file))?;
         let hash = hash(&secret);
-        let known = core.view().mirror.tokens.get(&hash).map(|token| token.scope.clone());
+        let known = core.view().records.tokens.get(&hash).map(|token| token.scope.clone());
         if let Some(Scope::Machine { machine }) = known.filter(|known| *known != scope) {
             return Err(ServerError::OtherMachine(machine.to_string()));
         }
-        let ensured = move |mirror: &Mirror, now: Moment| Ok((first_token(mirror, now, hash, name, scope, fresh), ()));
+        let ensured =
+            move |records: &RecordIndex, now: Moment| Ok((first_token(records, now, hash, name, scope, fresh), ()));
         core.mutate(ensured).await.map_err(ServerError::Refused)?;
     }
     Ok(())
 }
 
 /// Creates the token for a secret in a file. The token of a new secret replaces the tokens of the same name.
-fn first_token(mirror: &Mirror, now: Moment, hash: String, name: String, scope: Scope, fresh: bool) -> Vec<Change> {
+fn first_token(
+    records: &RecordIndex,
+    now: Moment,
+    hash: String,
+    name: String,
+    scope: Scope,
+    fresh: bool,
+) -> Vec<RecordChange> {
     // A revoked administrator's token stays revoked, even if the file still holds its secret.
-    let has_other = scope == Scope::Admin && mirror.tokens.values().any(|token| token.scope == Scope::Admin);
-    if mirror.tokens.contains_key(&hash) || (has_other && !fresh) {
+    let has_other = scope == Scope::Admin && records.tokens.values().any(|token| token.scope == Scope::Admin);
+    if records.tokens.contains_key(&hash) || (has_other && !fresh) {
         return Vec::new();
     }
-    let namesakes = mirror.tokens.iter().filter(|(_, token)| token.name == name);
-    let mut changes: Vec<Change> = namesakes.map(|(hash, _)| Change::Remove(token_key(hash))).collect();
-    changes.push(Record::Token { hash, info: TokenInfo { name, scope, created: now, expires: None } }.into());
+    let namesakes = records.tokens.iter().filter(|(_, token)| token.name == name);
+    let mut changes: Vec<RecordChange> = namesakes.map(|(hash, _)| RecordChange::Remove(token_key(hash))).collect();
+    changes.push(StoreRecord::Token { hash, info: TokenInfo { name, scope, created: now, expires: None } }.into());
     changes
 }
 
@@ -130,25 +143,25 @@ fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
 mod tests {
     use super::*;
 
-    fn applied(mirror: &mut Mirror, changes: Vec<Change>) {
-        changes.into_iter().for_each(|change| mirror.apply(change));
+    fn applied(records: &mut RecordIndex, changes: Vec<RecordChange>) {
+        changes.into_iter().for_each(|change| records.apply(change));
     }
 
     #[test]
-    fn a_secret_that_was_made_anew_takes_the_place_of_the_one_that_is_lost() {
-        let mut mirror = Mirror::default();
-        let first = |mirror: &Mirror, secret: &str, fresh| {
-            first_token(mirror, Moment(0), hash(secret), "admin".to_owned(), Scope::Admin, fresh)
+    fn a_new_secret_replaces_the_lost_one() {
+        let mut records = RecordIndex::default();
+        let first = |records: &RecordIndex, secret: &str, fresh| {
+            first_token(records, Moment(0), hash(secret), "admin".to_owned(), Scope::Admin, fresh)
         };
-        let changes = first(&mirror, "leaked", true);
-        applied(&mut mirror, changes);
-        assert!(first(&mirror, "leaked", false).is_empty(), "it is there");
-        assert!(first(&mirror, "other", false).is_empty(), "whoever was revoked stays so");
-        let changes = first(&mirror, "fresh", true);
-        applied(&mut mirror, changes);
-        assert_eq!(mirror.tokens.keys().collect::<Vec<_>>(), [&hash("fresh")]);
-        let (changes, ()) = revoke(&mirror, Moment(0), "admin", "admin").expect("revoked");
-        applied(&mut mirror, changes);
-        assert!(mirror.tokens.is_empty());
+        let changes = first(&records, "leaked", true);
+        applied(&mut records, changes);
+        assert!(first(&records, "leaked", false).is_empty(), "it is there");
+        assert!(first(&records, "other", false).is_empty(), "whoever was revoked stays so");
+        let changes = first(&records, "fresh", true);
+        applied(&mut records, changes);
+        assert_eq!(records.tokens.keys().collect::<Vec<_>>(), [&hash("fresh")]);
+        let (changes, ()) = revoke(&records, Moment(0), "admin", "admin").expect("revoked");
+        applied(&mut records, changes);
+        assert!(records.tokens.is_empty());
     }
 }

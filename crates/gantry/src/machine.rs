@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gantry_agent::HostPorts;
-use gantry_controller::Network;
+use gantry_controller::BuildNetwork;
 use gantry_model::{MachineName, Seconds};
 use gantry_planner::Policy;
 use gantry_store::Address;
@@ -71,13 +71,13 @@ impl Machine {
         self.store.clone().unwrap_or_else(|| Address::File(self.data.join("store.db")))
     }
 
-    pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::Settings> {
+    pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::ServerSettings> {
         let machine = self.name()?;
         let mut policy = Policy::new(self.domain.clone());
         policy.watch = Seconds(self.watch);
         policy.drain = Seconds(self.drain);
         policy.progress = Seconds(self.deadline);
-        Ok(gantry_controller::Settings {
+        Ok(gantry_controller::ServerSettings {
             name: machine.to_string(),
             listen: self.listen,
             store: self.store(),
@@ -87,12 +87,12 @@ impl Machine {
             machine,
             policy,
             until: match self.wait_for {
-                WaitFor::Serving => gantry_controller::Until::Serving,
-                WaitFor::Bake => gantry_controller::Until::Verdict,
+                WaitFor::Serving => gantry_controller::FollowLimit::Serving,
+                WaitFor::Bake => gantry_controller::FollowLimit::Verdict,
             },
             http_port: self.http.port(),
             cgroup: self.cgroup.clone(),
-            collect: gantry_controller::Collect {
+            collect: gantry_controller::GcSettings {
                 every: seconds(self.collect_every),
                 grace: seconds(self.collect_grace),
                 reserve: self.reserve.0,
@@ -102,7 +102,7 @@ impl Machine {
                 memory: self.compile_memory.0,
                 disk: self.compile_disk.0,
             },
-            network: Network { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
+            network: BuildNetwork { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
         })
     }
 

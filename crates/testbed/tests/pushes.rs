@@ -141,10 +141,10 @@ fn without_http(world: &World) {
     let commit = worker.commit("one");
     let pushed = worker.push().good();
     assert!(!pushed.err.contains("http://worker."), "{pushed:?}");
-    assert!(pushed.err.contains("v1 runs, and no role of it serves HTTP"), "{pushed:?}");
+    assert!(pushed.err.contains("v1 runs, and none of its roles serves HTTP"), "{pushed:?}");
     let image = format!("worker:{commit}");
     let held = world.gantry(&["deploy", "worker", "--image", &image, "--hold"]).good();
-    assert!(!held.all().contains("http://") && held.err.contains("held: it runs, and no role of it"), "{held:?}");
+    assert!(!held.all().contains("http://") && held.err.contains("held: it runs, and none of its roles"), "{held:?}");
     let shown = world.gantry(&["app", "show", "worker"]).good().out;
     assert!(shown.contains("url       -\n"), "{shown}");
     let listed = world.gantry(&["app", "ls"]).good().out;

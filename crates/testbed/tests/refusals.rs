@@ -32,7 +32,7 @@ fn a_bad_repository_is_refused_with_its_reason() {
     std::fs::remove_file(world.path("repository-shop/container/roles.json")).expect("removed");
     refused(&world, &shop, &["build failed in roles", "names no roles; add container/roles.json"]);
     shop.write("container/base", "nowhere");
-    refused(&world, &shop, &["build failed in base", "there is no base nowhere; there are debian"]);
+    refused(&world, &shop, &["build failed in base", "there is no base nowhere; existing bases: debian"]);
     shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
     shop.git(&["add", "--all"]);
     refused(&world, &shop, &["build failed in compile", "cannot be executed; make it executable"]);

@@ -26,7 +26,7 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     world.wait("it waits", |world| world.gantry(&["app", "show", "shop"]).out.contains("; 1 wait,").then_some(()));
     assert!(waiting.try_wait().expect("looked at").is_none());
     let why = said(&["why", "shop"]);
-    assert!(why.contains("paused, its requests wait; `gantry resume shop`") && why.contains("admin said so"), "{why}");
+    assert!(why.contains("paused, requests wait; `gantry resume shop`") && why.contains("requested by admin"), "{why}");
     assert!(said(&["app", "ls"]).contains("(paused)"));
     assert!(said(&["resume", "shop"]).contains("requests of shop: free"));
     assert!(waiting.wait().expect("ended").success());
@@ -40,7 +40,7 @@ fn requests_are_paused_refused_and_limited_and_why_says_by_whom() {
     // A new release does not end the maintenance.
     let _ = said(&["config", "set", "shop", "COLOR=blue"]);
     assert_eq!(ask(&world).0, "503");
-    assert!(said(&["why", "shop"]).contains("in maintenance, clients are told \"back at noon\""));
+    assert!(said(&["why", "shop"]).contains("in maintenance, clients get the message \"back at noon\""));
     let _ = said(&["maintenance", "off", "shop"]);
     world.wait("it serves", |world| page(world, "shop").starts_with("one").then_some(()));
 

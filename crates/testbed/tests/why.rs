@@ -168,7 +168,7 @@ fn sick(world: &World) {
     const STOPPED: &str =
         "sick.v1.web-1 failed its check 2 times in a row and was stopped: GET /up: 503: database is gone";
     says(world, &["sick"], STOPPED);
-    says(world, &["sick"], "started again 1 time");
+    says(world, &["sick"], "restarted 1 time");
     says(
         world,
         &["sick", "sick.v1.web-1"],
@@ -205,14 +205,14 @@ fn traffic(world: &World) {
     assert_eq!(ask(world, "traffic", "reset"), "502");
     says(world, &["traffic"], "1 of 1 requests failed since ");
     let line = first(world, &["traffic"]);
-    assert!(line.contains("traffic.v1.web-1 closed the connection before it answered (502)"), "{line}");
+    assert!(line.contains("traffic.v1.web-1 closed the connection before it responded (502)"), "{line}");
     let _ = create(world, "error", roles).push().good();
     assert_eq!(ask(world, "error", "error"), "500");
     says(world, &["error"], "1 of 1 requests failed since ");
-    assert!(first(world, &["error"]).contains("the application itself answered 500"));
+    assert!(first(world, &["error"]).contains("the application itself returned 500"));
     // A role scaled to zero is the owner's choice, and the first line says so.
     let _ = world.gantry(&["scale", "error", "web=0"]).good();
-    says(world, &["error"], "web is scaled to 0, no copy of it runs; `gantry scale error web=1` starts one");
+    says(world, &["error"], "web is scaled to 0, so no copy runs; `gantry scale error web=1` starts one");
 }
 
 /// A release step is no service: neither during the step nor afterwards does the first line report a crash.
@@ -234,12 +234,12 @@ fn steps(world: &World) {
         push.join().expect("a push").good()
     });
     assert!(
-        pushed.err.contains("no role of it serves HTTP") && !pushed.err.contains("remote: http://"),
+        pushed.err.contains("none of its roles serves HTTP") && !pushed.err.contains("remote: http://"),
         "{}",
         pushed.err
     );
     assert!(pushed.err.contains("v1 runs"), "{}", pushed.err);
-    says(world, &["steps"], "v1 runs; no role of it serves HTTP");
+    says(world, &["steps"], "v1 runs; none of its roles serves HTTP");
 }
 
 /// The first line reports a hanging compile step with its duration and its last output.

@@ -10,11 +10,11 @@ use gantry_model::{Cause, Digest, Moment};
 
 use crate::Server;
 use crate::clock::reading;
-use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key};
+use crate::records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key};
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
-    let held = server.holds.oldest().unwrap_or_else(SystemTime::now);
+    let held = server.gc_pins.oldest().unwrap_or_else(SystemTime::now);
     let grace = server.settings.collect.grace;
     let view = server.core.view();
     // After the wall clock jumped forward, files seem older than they are.
@@ -22,17 +22,17 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
-    let mirror = server.core.view().mirror;
-    let mut used = Used::find(&server.blobs, &mirror).await?;
-    let forgotten = used.forgotten(&mirror, before);
+    let records = server.core.view().records;
+    let mut used = UsedBlobs::find(&server.blobs, &records).await?;
+    let forgotten = used.forgotten(&records, before);
     // Keeps the blobs of forgotten manifests for one more round: a client may have asked for one of them before now.
-    used.follow(&server.blobs, mirror.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
-    let forget = |mirror: &Mirror, now: Moment| {
-        Ok((unchanged(mirror, forgotten).into_iter().chain(of_the_future(mirror, now)).collect(), ()))
+    used.follow(&server.blobs, records.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
+    let forget = |records: &RecordIndex, now: Moment| {
+        Ok((unchanged(records, forgotten).into_iter().chain(of_the_future(records, now)).collect(), ()))
     };
     let forget = server.core.mutate(forget).await;
     if let Err(Problem { message, .. }) = forget {
-        tracing::error!(message, "manifests that nobody needs cannot be forgotten; it is tried again");
+        tracing::error!(message, "cannot remove the records of unused manifests; the next round tries again");
     }
     let mut bytes = 0;
     for (digest, size) in all {
@@ -44,13 +44,14 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
 }
 
 /// Digests named by records: the roots of the search.
-fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
-    let releases = mirror.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
-    let builds = mirror.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
-    let bases = mirror.bases.values().map(|base| base.image.clone());
-    let tags = mirror.tags.values().flat_map(|tags| tags.values()).cloned();
+fn roots(records: &RecordIndex) -> BTreeSet<Digest> {
+    let releases =
+        records.releases.values().flat_map(|releases| releases.values()).map(|release| release.image.clone());
+    let builds = records.builds.values().flat_map(|build| [build.image.clone(), build.base.clone()]);
+    let bases = records.bases.values().map(|base| base.image.clone());
+    let tags = records.tags.values().flat_map(|tags| tags.values()).cloned();
     let deploys =
-        mirror.apps.keys().flat_map(|app| mirror.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
+        records.apps.keys().flat_map(|app| records.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
             Cause::Push { source, .. } => Some(source.clone()),
             Cause::Image { image, .. } => Some(image.clone()),
             _ => None,
@@ -60,7 +61,7 @@ fn roots(mirror: &Mirror) -> BTreeSet<Digest> {
 
 /// Digests in use.
 #[derive(Default)]
-struct Used {
+struct UsedBlobs {
     /// Manifests and archives named by a record or by an index. Everything reachable from these digests is in use
     /// too.
     named: BTreeSet<Digest>,
@@ -69,14 +70,14 @@ struct Used {
     parts: BTreeSet<Digest>,
 }
 
-impl Used {
+impl UsedBlobs {
     /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
-    async fn find(blobs: &Blobs, mirror: &Mirror) -> Result<Self, BlobError> {
+    async fn find(blobs: &Blobs, records: &RecordIndex) -> Result<Self, BlobError> {
         let mut used = Self::default();
-        let mut next: Vec<Digest> = roots(mirror).into_iter().collect();
+        let mut next: Vec<Digest> = roots(records).into_iter().collect();
         while !next.is_empty() {
             used.follow(blobs, next).await?;
-            next = used.referrers(mirror);
+            next = used.referrers(records);
         }
         Ok(used)
     }
@@ -108,17 +109,17 @@ impl Used {
     }
 
     /// Pushed manifests that refer to a used digest and are not followed yet.
-    fn referrers(&self, mirror: &Mirror) -> Vec<Digest> {
-        let refers = |pushed: &Pushed| pushed.subject.as_ref().is_some_and(|subject| self.contains(subject));
-        let all = mirror.manifests.values().flatten();
+    fn referrers(&self, records: &RecordIndex) -> Vec<Digest> {
+        let refers = |pushed: &PushedManifest| pushed.subject.as_ref().is_some_and(|subject| self.contains(subject));
+        let all = records.manifests.values().flatten();
         let new = all.filter(|(digest, pushed)| refers(pushed) && !self.named.contains(*digest));
         new.map(|(digest, _)| digest.clone()).collect()
     }
 
     /// Manifests pushed before that time that are not in use.
-    fn forgotten(&self, mirror: &Mirror, before: SystemTime) -> Vec<(String, Digest, Pushed)> {
+    fn forgotten(&self, records: &RecordIndex, before: SystemTime) -> Vec<(String, Digest, PushedManifest)> {
         let before = before.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
+        let all = records.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
         all.filter(|(_, (digest, pushed))| pushed.at.0 < before && !self.contains(digest))
             .map(|(repository, (digest, pushed))| (repository.clone(), digest.clone(), pushed.clone()))
             .collect()
@@ -126,19 +127,19 @@ impl Used {
 }
 
 /// Changes that remove forgotten manifests, except manifests pushed again meanwhile.
-fn unchanged(mirror: &Mirror, forgotten: Vec<(String, Digest, Pushed)>) -> Vec<Change> {
-    let known = |repository: &str, digest: &Digest| mirror.manifests.get(repository)?.get(digest);
+fn unchanged(records: &RecordIndex, forgotten: Vec<(String, Digest, PushedManifest)>) -> Vec<RecordChange> {
+    let known = |repository: &str, digest: &Digest| records.manifests.get(repository)?.get(digest);
     let same = forgotten.into_iter().filter(|(repository, digest, pushed)| known(repository, digest) == Some(pushed));
-    same.map(|(repository, digest, _)| Change::Remove(manifest_key(&repository, &digest))).collect()
+    same.map(|(repository, digest, _)| RecordChange::Remove(manifest_key(&repository, &digest))).collect()
 }
 
 /// Changes that restamp manifests pushed before the wall clock went back. Their age counts from now.
-fn of_the_future(mirror: &Mirror, now: Moment) -> Vec<Change> {
-    let all = mirror.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
+fn of_the_future(records: &RecordIndex, now: Moment) -> Vec<RecordChange> {
+    let all = records.manifests.iter().flat_map(|(repository, all)| all.iter().map(move |one| (repository, one)));
     let future = all.filter(|(_, (_, pushed))| pushed.at > now);
     let restamped = future.map(|(repository, (digest, pushed))| {
-        let pushed = Pushed { at: now, ..pushed.clone() };
-        Record::Manifest { repository: repository.clone(), digest: digest.clone(), pushed }.into()
+        let pushed = PushedManifest { at: now, ..pushed.clone() };
+        StoreRecord::Manifest { repository: repository.clone(), digest: digest.clone(), pushed }.into()
     });
     restamped.collect()
 }
@@ -161,65 +162,65 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_refers_to_an_image_is_kept_with_it_and_forgotten_with_it() {
+    async fn keeps_and_forgets_referrers_with_their_image() {
         let folder = tempfile::tempdir().expect("a folder");
         let blobs = Blobs::in_folder(folder.path()).expect("blobs");
-        let mut mirror = Mirror::default();
+        let mut records = RecordIndex::default();
         let shop = || "shop".to_owned();
-        let push = async |mirror: &mut Mirror, at, layer: u64, subject: Option<&Digest>| {
+        let push = async |records: &mut RecordIndex, at, layer: u64, subject: Option<&Digest>| {
             let digest = blobs.put(manifest(&image(1), &image(layer), subject)).await.expect("kept");
-            let pushed = Pushed { at: Moment(at), subject: subject.cloned() };
-            mirror.apply(Record::Manifest { repository: shop(), digest: digest.clone(), pushed }.into());
+            let pushed = PushedManifest { at: Moment(at), subject: subject.cloned() };
+            records.apply(StoreRecord::Manifest { repository: shop(), digest: digest.clone(), pushed }.into());
             digest
         };
-        let tagged = push(&mut mirror, 0, 2, None).await;
-        let signature = push(&mut mirror, 0, 3, Some(&tagged)).await;
-        let of_signature = push(&mut mirror, 0, 4, Some(&signature)).await;
-        let forgotten = push(&mut mirror, 0, 5, None).await;
-        let of_forgotten = push(&mut mirror, 0, 6, Some(&forgotten)).await;
-        let young = push(&mut mirror, 2000, 7, None).await;
-        mirror.apply(Record::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
+        let tagged = push(&mut records, 0, 2, None).await;
+        let signature = push(&mut records, 0, 3, Some(&tagged)).await;
+        let of_signature = push(&mut records, 0, 4, Some(&signature)).await;
+        let forgotten = push(&mut records, 0, 5, None).await;
+        let of_forgotten = push(&mut records, 0, 6, Some(&forgotten)).await;
+        let young = push(&mut records, 2000, 7, None).await;
+        records.apply(StoreRecord::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
 
-        let used = Used::find(&blobs, &mirror).await.expect("read");
+        let used = UsedBlobs::find(&blobs, &records).await.expect("read");
         for kept in [&tagged, &signature, &of_signature, &image(2), &image(3), &image(4)] {
             assert!(used.contains(kept), "{kept}");
         }
         assert!(!used.contains(&image(5)) && !used.contains(&image(6)));
-        let gone = used.forgotten(&mirror, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
+        let gone = used.forgotten(&records, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
         let digests: BTreeSet<&Digest> = gone.iter().map(|(_, digest, _)| digest).collect();
         assert_eq!(digests, BTreeSet::from([&forgotten, &of_forgotten]));
 
         // A manifest from the future is restamped to now.
-        for change in of_the_future(&mirror, Moment(1500)) {
-            mirror.apply(change);
+        for change in of_the_future(&records, Moment(1500)) {
+            records.apply(change);
         }
         assert_eq!(
-            (mirror.manifests["shop"][&young].at, mirror.manifests["shop"][&tagged].at),
+            (records.manifests["shop"][&young].at, records.manifests["shop"][&tagged].at),
             (Moment(1500), Moment(0))
         );
 
         // A forgotten manifest is pushed again before its removal.
-        let pushed = Pushed { at: Moment(3000), subject: None };
-        mirror.apply(Record::Manifest { repository: shop(), digest: forgotten.clone(), pushed }.into());
-        unchanged(&mirror, gone).into_iter().for_each(|change| mirror.apply(change));
-        let left: BTreeSet<&Digest> = mirror.manifests["shop"].keys().collect();
+        let pushed = PushedManifest { at: Moment(3000), subject: None };
+        records.apply(StoreRecord::Manifest { repository: shop(), digest: forgotten.clone(), pushed }.into());
+        unchanged(&records, gone).into_iter().for_each(|change| records.apply(change));
+        let left: BTreeSet<&Digest> = records.manifests["shop"].keys().collect();
         assert_eq!(left, BTreeSet::from([&tagged, &signature, &of_signature, &forgotten, &young]));
     }
 
     #[tokio::test]
-    async fn an_image_is_whole_though_another_calls_its_manifest_a_layer() {
+    async fn keeps_an_image_whose_manifest_another_image_names_as_a_layer() {
         let folder = tempfile::tempdir().expect("a folder");
         let blobs = Blobs::in_folder(folder.path()).expect("blobs");
-        let mut mirror = Mirror::default();
+        let mut records = RecordIndex::default();
         let victim = blobs.put(manifest(&image(1), &image(2), None)).await.expect("kept");
         let hostile = blobs.put(manifest(&image(3), &victim, None)).await.expect("kept");
         for (repository, digest) in [("shop", &victim), ("other", &hostile)] {
             let (repository, tag) = (repository.to_owned(), "one".to_owned());
-            mirror.apply(Record::Tag { repository, tag, digest: digest.clone() }.into());
+            records.apply(StoreRecord::Tag { repository, tag, digest: digest.clone() }.into());
         }
-        let mut used = Used::default();
+        let mut used = UsedBlobs::default();
         used.follow(&blobs, vec![victim, hostile]).await.expect("read");
         assert!(used.contains(&image(2)));
-        assert!(Used::find(&blobs, &mirror).await.expect("read").contains(&image(2)));
+        assert!(UsedBlobs::find(&blobs, &records).await.expect("read").contains(&image(2)));
     }
 }

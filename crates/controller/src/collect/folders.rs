@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gantry_api::Problem;
 use gantry_model::{AppName, DeployNumber};
 
-use crate::{Server, Settings};
+use crate::{Server, ServerSettings};
 
 /// Size limit of an app's build cache in bytes. A larger cache is removed, and the next build begins with an empty
 /// cache.
@@ -19,19 +19,19 @@ pub(super) fn collect(server: &Server) {
         ["caches", "times", "git", "builds"].map(|folder| names(&data.join(folder)));
     // Reads the records anew for each name, after listing the folders. A record is written before its files, and
     // measuring and removing the preceding folders takes time.
-    let mirror = || server.core.view().mirror;
-    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| mirror().apps.contains_key(&app));
+    let records = || server.core.view().records;
+    let is_app = |name: &str| AppName::parse(name).is_ok_and(|app| records().apps.contains_key(&app));
     for name in caches {
         let path = data.join("caches").join(&name);
         // The app's deploys are checked last, because measuring the cache takes time.
-        let is_idle = || AppName::parse(&name).is_ok_and(|app| mirror().open_deploys(&app).next().is_none());
+        let is_idle = || AppName::parse(&name).is_ok_and(|app| records().open_deploys(&app).next().is_none());
         let too_large = || gantry_linux::tree::usage(&path, CACHE_MAX).is_ok_and(|size| size > CACHE_MAX);
         if is_app(&name) && !(too_large() && is_idle()) {
             continue;
         }
         match take_cache(&server.settings, &name) {
             Ok(away) => remove(&away),
-            Err(error) => tracing::warn!(%error, path = %path.display(), "what is of no use stays"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "cannot remove unused files"),
         }
     }
     // Kept when only the cache is removed: the times ensure that a changed file gets a newer time than its previous
@@ -46,8 +46,8 @@ pub(super) fn collect(server: &Server) {
     }
     for name in logs {
         let Some((app, number)) = log_of(&name) else { continue };
-        let mirror = mirror();
-        let known = AppName::parse(app).ok().and_then(|app| mirror.deploys.get(&app));
+        let records = records();
+        let known = AppName::parse(app).ok().and_then(|app| records.deploys.get(&app));
         let kept = known.is_some_and(|deploys| deploys.contains_key(&number));
         if !kept {
             remove(&data.join("builds").join(&name));
@@ -57,7 +57,7 @@ pub(super) fn collect(server: &Server) {
 
 /// Renames a build cache into the scratch folder, so a build that begins meanwhile gets an empty cache. Returns the
 /// new path.
-fn take_cache(settings: &Settings, name: &str) -> std::io::Result<PathBuf> {
+fn take_cache(settings: &ServerSettings, name: &str) -> std::io::Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let away = settings.data.join("scratch").join(format!("cache-{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
     match std::fs::rename(settings.data.join("caches").join(name), &away) {
@@ -69,7 +69,7 @@ fn take_cache(settings: &Settings, name: &str) -> std::io::Result<PathBuf> {
 /// Removes a folder. A cancelled build may still write there; the server removes leftovers when it starts.
 fn remove(path: &Path) {
     if let Err(error) = gantry_linux::tree::remove(path) {
-        tracing::warn!(%error, "what is of no use stays");
+        tracing::warn!(%error, "cannot remove unused files");
     }
 }
 

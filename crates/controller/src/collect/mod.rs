@@ -3,14 +3,14 @@
 
 mod blobs;
 mod folders;
-mod records;
+mod releases;
 
 use std::sync::Arc;
 
 use crate::Server;
 
 pub(crate) use folders::forget_app;
-pub(crate) use records::pulled_tag;
+pub(crate) use releases::pulled_tag;
 
 /// Runs garbage collection periodically, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
@@ -24,20 +24,20 @@ pub(crate) async fn run(server: Arc<Server>) {
 /// exactly when freed space is needed most.
 async fn round(server: &Arc<Server>) {
     let wrong = |what: &str, error: &dyn std::fmt::Display| {
-        tracing::error!(%error, "{what} cannot be collected; it is tried again");
+        tracing::error!(%error, "cannot garbage-collect {what}; the next round tries again");
     };
-    let surplus = server.core.mutate(|mirror, _| Ok((records::surplus(mirror), ()))).await;
+    let surplus = server.core.mutate(|records, _| Ok((releases::surplus(records), ()))).await;
     surplus.unwrap_or_else(|problem| wrong("records", &problem.message));
     server.uploads.prune();
     match blobs::collect(server).await {
         Ok(0) => {}
-        Ok(bytes) => tracing::info!(freed = %gantry_model::Bytes(bytes), "removed blobs that nothing names"),
+        Ok(bytes) => tracing::info!(freed = %gantry_model::Bytes(bytes), "removed unreferenced blobs"),
         Err(error) => wrong("blobs", &error),
     }
     let own = Arc::clone(server);
     tokio::task::spawn_blocking(move || folders::collect(&own)).await.unwrap_or_else(|error| wrong("folders", &error));
     server.core.compact().await.unwrap_or_else(|error| wrong("old revisions", &error));
-    for app in server.core.view().mirror.apps.keys() {
+    for app in server.core.view().records.apps.keys() {
         server.repositories.tidy(app).await.unwrap_or_else(|error| wrong("a repository", &error));
     }
 }

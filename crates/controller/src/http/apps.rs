@@ -14,15 +14,15 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::{Answer, Params, body, json, name};
-use crate::core::View;
+use crate::core::ClusterView;
 use crate::warnings::warnings;
 use crate::{Server, mutations, repositories, why};
 
 /// Builds the public API's description of an app.
-pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
-    let deploy = view.mirror.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
+pub(crate) fn info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
+    let deploy = view.records.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
     let of_current = |id: &InstanceId| id.app == app.name && Some(id.release) == app.current && id.role.is_service();
-    let wanted = view.mirror.plan.assignments().filter(|(_, id, _)| of_current(id));
+    let wanted = view.records.plan.assignments().filter(|(_, id, _)| of_current(id));
     let (mut ready, mut all) = (0, 0);
     for (machine, id, _) in wanted {
         all += 1;
@@ -48,13 +48,13 @@ pub(crate) fn info(server: &Server, view: &View, app: &App) -> AppInfo {
 
 /// Returns whether a role of the current release speaks HTTP. An app without a release counts as speaking HTTP,
 /// because its first release may.
-fn speaks_http(view: &View, app: &App) -> bool {
-    let current = app.current.and_then(|number| view.mirror.release(&app.name, number));
+fn speaks_http(view: &ClusterView, app: &App) -> bool {
+    let current = app.current.and_then(|number| view.records.release(&app.name, number));
     current.is_none_or(|release| release.speaks_http())
 }
 
 /// Sums the request counts of an app over all routers.
-pub(crate) fn requests(view: &View, app: &AppName) -> RequestCounts {
+pub(crate) fn requests(view: &ClusterView, app: &AppName) -> RequestCounts {
     let mut all = RequestCounts::default();
     view.observed.routers.values().filter_map(|router| router.counts.get(app)).for_each(|counts| all += *counts);
     all
@@ -63,7 +63,7 @@ pub(crate) fn requests(view: &View, app: &AppName) -> RequestCounts {
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
     caller.read()?;
     let view = server.core.view();
-    let apps: Vec<AppInfo> = view.mirror.apps.values().map(|app| info(&server, &view, app)).collect();
+    let apps: Vec<AppInfo> = view.records.apps.values().map(|app| info(&server, &view, app)).collect();
     json(&apps)
 }
 
@@ -72,9 +72,9 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     let request: CreateApp = body(&text)?;
     let (app, domain) = (request.name.clone(), server.settings.policy.domain.clone());
     let by = caller.name;
-    server.core.mutate(move |mirror, now| mutations::create_app(mirror, now, &by, request, &domain)).await?;
+    server.core.mutate(move |records, now| mutations::create_app(records, now, &by, request, &domain)).await?;
     let view = server.core.view();
-    let app = mutations::app(&view.mirror, &app)?;
+    let app = mutations::app(&view.records, &app)?;
     // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.name.clone()).await?;
     repositories::open(&server, &app.name).await?;
@@ -84,14 +84,14 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
 pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    json(&info(&server, &view, mutations::app(&view.mirror, &app)?))
+    json(&info(&server, &view, mutations::app(&view.records, &app)?))
 }
 
 pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     caller.admin()?;
     let app: AppName = name(&app)?;
     let (target, by) = (app.clone(), caller.name);
-    server.core.mutate(move |mirror, now| mutations::destroy_app(mirror, now, &by, &target)).await?;
+    server.core.mutate(move |records, now| mutations::destroy_app(records, now, &by, &target)).await?;
     gantry_linux::step!("destroy.asked");
     crate::collect::forget_app(&server, app).await?;
     gantry_linux::step!("destroy.cleared");
@@ -101,7 +101,7 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
 pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app = caller.deploy(&app)?;
     let view = server.core.view();
-    json(&mutations::app(&view.mirror, &app)?.config)
+    json(&mutations::app(&view.records, &app)?.config)
 }
 
 pub(crate) async fn change_config(
@@ -114,7 +114,7 @@ pub(crate) async fn change_config(
     let request: ChangeConfig = body(&text)?;
     let image = image_environment(&server, &app).await;
     let by = caller.name;
-    let change = move |mirror: &_, now| mutations::change_config(mirror, now, &by, &app, request.changes, &image);
+    let change = move |records: &_, now| mutations::change_config(records, now, &by, &app, request.changes, &image);
     let deploy = server.core.mutate(change).await?;
     json(&deploy.map(|deploy| Accepted { deploy }))
 }
@@ -123,8 +123,8 @@ pub(crate) async fn change_config(
 /// the image cannot be read; in the latter case the next deploy reports the error.
 async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
     let view = server.core.view();
-    let current = view.mirror.apps.get(app).and_then(|app| app.current);
-    let Some(release) = current.and_then(|number| view.mirror.release(app, number)) else {
+    let current = view.records.apps.get(app).and_then(|app| app.current);
+    let Some(release) = current.and_then(|number| view.records.release(app, number)) else {
         return Vec::new();
     };
     let image = server.builder.image(&release.image).await.ok();
@@ -140,7 +140,7 @@ pub(crate) async fn change_base(
     let app = caller.deploy(&app)?;
     let request: ChangeBase = body(&text)?;
     let by = caller.name;
-    server.core.mutate(move |mirror, now| mutations::change_base(mirror, now, &by, &app, request.base)).await?;
+    server.core.mutate(move |records, now| mutations::change_base(records, now, &by, &app, request.base)).await?;
     json(&())
 }
 
@@ -158,10 +158,10 @@ pub(crate) async fn change_hosts(
         return Err(Problem::invalid("the request names no host to add or to remove").into());
     }
     let (by, target, domain) = (caller.name, app.clone(), server.settings.policy.domain.clone());
-    let change = move |mirror: &_, now| mutations::change_hosts(mirror, now, &by, &target, request, &domain);
+    let change = move |records: &_, now| mutations::change_hosts(records, now, &by, &target, request, &domain);
     server.core.mutate(change).await?;
     let view = server.core.view();
-    json(&info(&server, &view, mutations::app(&view.mirror, &app)?))
+    json(&info(&server, &view, mutations::app(&view.records, &app)?))
 }
 
 pub(crate) async fn change_branch(
@@ -173,10 +173,10 @@ pub(crate) async fn change_branch(
     let app = caller.deploy(&app)?;
     let request: ChangeBranch = body(&text)?;
     let (by, target, branch) = (caller.name, app.clone(), request.branch);
-    let change = move |mirror: &_, now| mutations::change_branch(mirror, now, &by, &target, branch);
+    let change = move |records: &_, now| mutations::change_branch(records, now, &by, &target, branch);
     server.core.mutate(change).await?;
     let view = server.core.view();
-    let branch = &mutations::app(&view.mirror, &app)?.branch;
+    let branch = &mutations::app(&view.records, &app)?.branch;
     // Points the repository's HEAD at the new branch. The repository was not damaged, so its list of repairs is
     // ignored.
     let opened = server.repositories.ensure(&app, branch, &[]).await;
@@ -193,7 +193,7 @@ pub(crate) async fn change_scale(
     let app = caller.deploy(&app)?;
     let request: ChangeScale = body(&text)?;
     let by = caller.name;
-    server.core.mutate(move |mirror, now| mutations::change_scale(mirror, now, &by, &app, request.roles)).await?;
+    server.core.mutate(move |records, now| mutations::change_scale(records, now, &by, &app, request.roles)).await?;
     json(&())
 }
 
@@ -206,20 +206,20 @@ pub(crate) async fn change_traffic(
     let app = caller.deploy(&app)?;
     let change: ChangeTraffic = body(&text)?;
     let by = caller.name;
-    server.core.mutate(move |mirror, now| mutations::change_traffic(mirror, now, &by, &app, change)).await?;
+    server.core.mutate(move |records, now| mutations::change_traffic(records, now, &by, &app, change)).await?;
     json(&())
 }
 
 pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    let current = mutations::app(&view.mirror, &app)?.current;
-    let releases = view.mirror.releases.get(&app).into_iter().flat_map(|releases| releases.values());
+    let current = mutations::app(&view.records, &app)?.current;
+    let releases = view.records.releases.get(&app).into_iter().flat_map(|releases| releases.values());
     let infos: Vec<ReleaseInfo> = releases
         .map(|release| ReleaseInfo {
             number: release.number,
             current: Some(release.number) == current,
-            good: view.mirror.is_good(release),
+            good: view.records.is_good(release),
             image: release.image.clone(),
             commit: release.commit.clone(),
             config: release.config.keys().cloned().collect(),
@@ -235,9 +235,9 @@ pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, 
 pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
+    mutations::app(&view.records, &app)?;
     let infos: Vec<InstanceInfo> = view
-        .mirror
+        .records
         .plan
         .assignments()
         .filter(|(_, id, _)| id.app == app)
@@ -270,13 +270,13 @@ pub(crate) struct WhyQuery {
 }
 
 /// Free space and reserve of the disk that holds the data folder.
-fn disk(server: &Server) -> Option<why::Disk> {
+fn disk(server: &Server) -> Option<why::DiskSpace> {
     let (free, _) = gantry_linux::disk::space(&server.settings.data).ok()?;
-    Some(why::Disk { free: Size(free), reserve: Size(server.settings.collect.reserve) })
+    Some(why::DiskSpace { free: Size(free), reserve: Size(server.settings.collect.reserve) })
 }
 
 /// Adds the machine's warnings to an explanation, because they may be the cause.
-fn beside(server: &Server, view: &View, mut explanation: Explanation) -> Explanation {
+fn beside(server: &Server, view: &ClusterView, mut explanation: Explanation) -> Explanation {
     explanation.evidence.extend(warnings(server, view));
     explanation
 }
@@ -289,11 +289,11 @@ pub(crate) async fn why(
 ) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    let destroying = view.mirror.apps.get(&app).is_some_and(|app| app.destroying);
+    let destroying = view.records.apps.get(&app).is_some_and(|app| app.destroying);
     if !destroying {
-        mutations::app(&view.mirror, &app)?;
+        mutations::app(&view.records, &app)?;
     }
-    let facts = why::Facts { view: &view, build: server.builds.state(&app), disk: disk(&server) };
+    let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk(&server) };
     match query.instance {
         None => json(&beside(&server, &view, why::app(&facts, &app))),
         Some(id) if id.app == app => match why::instance(&facts, &id) {

@@ -107,7 +107,7 @@ impl FromRequestParts<Arc<Server>> for Caller {
                 .into());
         };
         let view = server.core.view();
-        match view.mirror.tokens.get(&tokens::hash(&secret)) {
+        match view.records.tokens.get(&tokens::hash(&secret)) {
             Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
                 Err(Problem::new(401, "this token has expired; `gantry token create` makes another").into())
             }

@@ -17,14 +17,14 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, json, name, pulls};
-use crate::mirror::{Mirror, Record};
-use crate::room::{Room, has_room};
+use crate::disk_reserve::{ReserveCheck, check_reserve};
+use crate::records::{RecordIndex, StoreRecord};
 use crate::{Server, mutations};
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
     caller.read()?;
     let view = server.core.view();
-    let bases: Vec<&BaseInfo> = view.mirror.bases.values().collect();
+    let bases: Vec<&BaseInfo> = view.records.bases.values().collect();
     json(&bases)
 }
 
@@ -38,10 +38,10 @@ pub(crate) async fn import(
 ) -> Answer {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    has_room(&server.settings, "a base", 0)?;
-    let _hold = server.holds.take();
+    check_reserve(&server.settings, "a base", 0)?;
+    let _hold = server.gc_pins.take();
     let full = Arc::new(OnceLock::new());
-    let (own, mut room, told) = (Arc::clone(&server), Room::new("a base"), Arc::clone(&full));
+    let (own, mut room, told) = (Arc::clone(&server), ReserveCheck::new("a base"), Arc::clone(&full));
     let mut fits = move |piece: Bytes| {
         room.take(&own.settings, piece.len()).map(|()| piece).map_err(|problem| {
             let _ = told.set(problem);
@@ -65,7 +65,7 @@ pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Pa
     caller.admin()?;
     let base: BaseName = name(&base)?;
     let by = caller.name;
-    server.core.mutate(move |mirror, now| mutations::remove_base(mirror, now, &by, &base)).await?;
+    server.core.mutate(move |records, now| mutations::remove_base(records, now, &by, &base)).await?;
     json(&())
 }
 
@@ -79,9 +79,9 @@ pub(crate) async fn keep(
     what: String,
 ) -> Result<BaseInfo, Problem> {
     can_start(server, &name, &image).await?;
-    let change = move |mirror: &Mirror, now| {
+    let change = move |records: &RecordIndex, now| {
         let info = BaseInfo { name, image, from, created: now };
-        Ok((vec![mutations::event(mirror, now, &by, None, what), Record::Base(info.clone()).into()], info))
+        Ok((vec![mutations::event(records, now, &by, None, what), StoreRecord::Base(info.clone()).into()], info))
     };
     server.core.mutate(change).await
 }
@@ -118,11 +118,11 @@ async fn make(
     recipe: &BaseRecipe,
     sender: &mpsc::Sender<Making>,
 ) -> Result<BaseInfo, Problem> {
-    has_room(&server.settings, "a base", 0)?;
+    check_reserve(&server.settings, "a base", 0)?;
     // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);
-    let _hold = server.holds.take();
+    let _hold = server.gc_pins.take();
     let making = server.builder.make_base(recipe, &output);
     let mut making = std::pin::pin!(making);
     let mut shown = 0;

@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{Answer, Params, UNBUFFERED, body, json, pulls, registry};
-use crate::follow::Until;
-use crate::mirror::Mirror;
+use crate::follow::FollowLimit;
+use crate::records::RecordIndex;
 use crate::{Server, follow, mutations};
 
 /// Length limit of the stored origin of an image, in characters. Longer origins are cut.
@@ -28,9 +28,9 @@ const ORIGIN_MAX: usize = 500;
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
+    mutations::app(&view.records, &app)?;
     let deploys: Vec<&Deploy> =
-        view.mirror.deploys.get(&app).into_iter().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).collect();
+        view.records.deploys.get(&app).into_iter().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).collect();
     json(&deploys)
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn start(
     let request: StartDeploy = body(&text)?;
     let cause = match request.what {
         What::Image { reference, origin, settings } => {
-            check_settings(&settings_of(&server.core.view().mirror, &app)?, &settings)?;
+            check_settings(&settings_of(&server.core.view().records, &app)?, &settings)?;
             let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
             let reference = match remote {
                 None => reference,
@@ -59,13 +59,13 @@ pub(crate) async fn start(
         }
         What::Rollback { to } => {
             let view = server.core.view();
-            Cause::Rollback { to: mutations::rollback_target(&view.mirror, &app, to)? }
+            Cause::Rollback { to: mutations::rollback_target(&view.records, &app, to)? }
         }
     };
     let by = caller.name;
     let deploy = server
         .core
-        .mutate(move |mirror, now| mutations::start_deploy(mirror, now, &by, &app, cause, request.hold))
+        .mutate(move |records, now| mutations::start_deploy(records, now, &by, &app, cause, request.hold))
         .await?;
     json(&Accepted { deploy })
 }
@@ -74,9 +74,9 @@ pub(crate) async fn start(
 const VOLUMES_MAX: usize = 20;
 
 /// Returns the app's image settings as they will be after the open deploys.
-fn settings_of(mirror: &Mirror, app: &AppName) -> Answer<ImageSettings> {
-    let mut settings = mutations::app(mirror, app)?.image.clone();
-    for deploy in mirror.open_deploys(app) {
+fn settings_of(records: &RecordIndex, app: &AppName) -> Answer<ImageSettings> {
+    let mut settings = mutations::app(records, app)?.image.clone();
+    for deploy in records.open_deploys(app) {
         if let Cause::Image { change, .. } = &deploy.cause {
             settings.apply(change);
         }
@@ -149,13 +149,13 @@ pub(crate) async fn follow(
 ) -> Answer {
     let app = caller.read_app(&app)?;
     let until = match query.until {
-        None | Some(FollowUntil::Verdict) => Until::Verdict,
-        Some(FollowUntil::Serving) => Until::Serving,
+        None | Some(FollowUntil::Verdict) => FollowLimit::Verdict,
+        Some(FollowUntil::Serving) => FollowLimit::Serving,
         Some(FollowUntil::Setting) => server.settings.until,
     };
     let number = DeployNumber(number);
     let view = server.core.view();
-    if view.mirror.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
+    if view.records.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
         return Err(Problem::missing(format!("{app} has no deploy {number}")).into());
     }
     stream(&headers, follow::follow(&server, app, number, until))
@@ -172,7 +172,7 @@ pub(crate) async fn abort(server: State<Arc<Server>>, caller: Caller, app: Path<
 async fn order(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>, order: Order) -> Answer {
     let app = caller.deploy(&app)?;
     let by = caller.name;
-    let deploy = server.core.mutate(move |mirror, now| mutations::order(mirror, now, &by, &app, order)).await?;
+    let deploy = server.core.mutate(move |records, now| mutations::order(records, now, &by, &app, order)).await?;
     json(&Accepted { deploy })
 }
 

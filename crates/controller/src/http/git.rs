@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::auth::Caller;
 use super::{Answer, Params, UNBUFFERED};
-use crate::room::has_room;
+use crate::disk_reserve::check_reserve;
 use crate::{Server, mutations, repositories};
 
 /// Size limit of a compressed request, also after unpacking. Such a request lists the commits that a clone has.
@@ -43,10 +43,10 @@ async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>
         Service::ReceivePack => caller.deploy(app)?,
         Service::UploadPack => caller.read_app(app)?,
     };
-    let branch = mutations::app(&server.core.view().mirror, &app)?.branch.clone();
+    let branch = mutations::app(&server.core.view().records, &app)?.branch.clone();
     if service == Service::ReceivePack {
         // Without this check, git would only report that it cannot create a folder.
-        has_room(&server.settings, "a push", 0)?;
+        check_reserve(&server.settings, "a push", 0)?;
     }
     repositories::open(server, &app).await?;
     let protocol = headers.get("git-protocol").and_then(|value| value.to_str().ok()).map(str::to_owned);

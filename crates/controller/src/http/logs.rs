@@ -42,7 +42,7 @@ pub(crate) async fn read(
 ) -> Answer {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
+    mutations::app(&view.records, &app)?;
     let machine = sessions::any_machine(&view)?;
     let Asked { role, lines, since, grep, follow } = asked;
     let query = LogQuery {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::auth::Caller;
 use super::{Answer, Params, body, json, name};
 use crate::Server;
-use crate::core::View;
+use crate::core::ClusterView;
 
 /// Timeout of a long poll.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,7 +26,7 @@ pub(crate) struct After {
 }
 
 /// Waits until `find` returns a value; returns none after [`PATIENCE`].
-async fn news<T>(server: &Server, find: impl Fn(&View) -> Option<T>) -> Option<T> {
+async fn news<T>(server: &Server, find: impl Fn(&ClusterView) -> Option<T>) -> Option<T> {
     let mut views = server.core.views();
     let waiting = async {
         loop {
@@ -49,8 +49,8 @@ pub(crate) async fn plan(
 ) -> Answer {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
-    let newer = |view: &View| {
-        let part = view.mirror.plan.machines.get(&machine)?;
+    let newer = |view: &ClusterView| {
+        let part = view.records.plan.machines.get(&machine)?;
         query.after.is_none_or(|after| part.generation > after).then(|| part.clone())
     };
     let answer: PlanAnswer = news(&server, newer).await;
@@ -84,8 +84,8 @@ pub(crate) async fn table(
 ) -> Answer {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
-    let newer = |view: &View| {
-        let table = &view.mirror.plan.table;
+    let newer = |view: &ClusterView| {
+        let table = &view.records.plan.table;
         query.after.is_none_or(|after| table.generation > after).then(|| table.clone())
     };
     let answer: TableAnswer = news(&server, newer).await;

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::auth::Caller;
 use super::{Answer, bases, body, deploys, name, registry};
 use crate::collect::pulled_tag;
-use crate::mirror::Record;
-use crate::room::has_room;
+use crate::disk_reserve::check_reserve;
+use crate::records::StoreRecord;
 use crate::{Server, causes, mutations};
 
 /// Timeout for resolving a registry's host name.
@@ -33,20 +33,20 @@ pub(crate) async fn image(
     text: Bytes,
 ) -> Answer {
     let app = caller.deploy(&app)?;
-    mutations::app(&server.core.view().mirror, &app)?;
+    mutations::app(&server.core.view().records, &app)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
     run(&headers, async move |sender| {
-        let _hold = server.holds.take();
+        let _hold = server.gc_pins.take();
         let digest = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { reference, .. } => return Ok(Making::Image { reference }),
             Pulled::Foreign(digest) => digest,
         };
         let (by, reference) = (caller.name, format!("{app}@{digest}"));
         let what = format!("pulled image {}", pull.remote);
-        let change = move |mirror: &crate::mirror::Mirror, now| {
-            let event = mutations::event(mirror, now, &by, Some(&app), what);
+        let change = move |records: &crate::records::RecordIndex, now| {
+            let event = mutations::event(records, now, &by, Some(&app), what);
             // The image gets its own tag, so garbage collection keeps it like any pushed image.
-            let tag = Record::Tag { repository: app.to_string(), tag: pulled_tag(&digest), digest };
+            let tag = StoreRecord::Tag { repository: app.to_string(), tag: pulled_tag(&digest), digest };
             Ok((vec![event, tag.into()], ()))
         };
         server.core.mutate(change).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn base(
     let base: BaseName = name(&base)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
     run(&headers, async move |sender| {
-        let _hold = server.holds.take();
+        let _hold = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
                 let unfit = |error: Box<_>| Problem::new(422, format!("{reference} cannot be a base: {error}"));
@@ -150,8 +150,8 @@ impl Pull {
         if let Some(reference) = &self.own {
             return own(server, caller, reference.clone()).await;
         }
-        has_room(&server.settings, "a pull", 0)?;
-        let fits = |bytes| has_room(&server.settings, "a pull", bytes).map_err(|full| full.message);
+        check_reserve(&server.settings, "a pull", 0)?;
+        let fits = |bytes| check_reserve(&server.settings, "a pull", bytes).map_err(|full| full.message);
         let tell = |text| drop(sender.try_send(Making::Line { text }));
         let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
         match gantry_image::pull(&self.remote, asker, &server.blobs, tell, fits).await {

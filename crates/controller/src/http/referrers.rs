@@ -32,7 +32,7 @@ pub(super) fn check(bytes: &[u8]) -> Answer<()> {
 pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, uri: &Uri) -> Answer {
     let digests: Vec<Digest> = {
         let view = server.core.view();
-        let manifests = view.mirror.manifests.get(repository).into_iter().flatten();
+        let manifests = view.records.manifests.get(repository).into_iter().flatten();
         manifests
             .filter(|(_, pushed)| pushed.subject.as_ref() == Some(subject))
             .map(|(digest, _)| digest.clone())

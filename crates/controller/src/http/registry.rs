@@ -20,7 +20,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use super::auth::Caller;
 use super::range::{self, Part};
 use super::{Answer, Refusal, json, referrers, uploads};
-use crate::mirror::{Change, Mirror, Pushed, Record, manifest_key, tag_key};
+use crate::records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key, tag_key};
 use crate::{Server, causes};
 
 /// Size limit of a manifest in bytes: the minimum that the specification requires registries to accept.
@@ -207,7 +207,8 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
         Err(_) => return Err(Problem::invalid("this is neither a tag nor a digest").into()),
     };
     let (target, by, kept, of) = (repository.clone(), by.to_owned(), digest.clone(), subject.clone());
-    let change = move |mirror: &Mirror, now| keep(mirror, now, &by, target, kept, of, tag).map(|changes| (changes, ()));
+    let change =
+        move |records: &RecordIndex, now| keep(records, now, &by, target, kept, of, tag).map(|changes| (changes, ()));
     server.core.mutate(change).await?;
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
@@ -215,7 +216,7 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
     let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
     response.headers_mut().extend(heard);
-    let warning = no_app(&server.core.view().mirror, &repository);
+    let warning = no_app(&server.core.view().records, &repository);
     let warning = warning.and_then(|text| field(header::WARNING, &format!("299 - \"{text}\"")));
     response.headers_mut().extend(warning);
     Ok(response)
@@ -223,24 +224,24 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
 
 /// Returns a warning if the repository's name is a valid app name but no such app exists. Other repositories may hold
 /// images for any app.
-fn no_app(mirror: &Mirror, repository: &str) -> Option<String> {
+fn no_app(records: &RecordIndex, repository: &str) -> Option<String> {
     let app = AppName::parse(repository).ok()?;
-    let none = !mirror.apps.contains_key(&app);
+    let none = !records.apps.contains_key(&app);
     none.then(|| format!("there is no app {app}; create it with: gantry app create {app}"))
 }
 
 /// Returns the records to write for a pushed manifest.
 fn keep(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     repository: String,
     digest: Digest,
     subject: Option<Digest>,
     tag: Option<String>,
-) -> Result<Vec<Change>, Problem> {
+) -> Result<Vec<RecordChange>, Problem> {
     let full = |what: String| Problem::conflict(format!("{what}; remove what is of no use any more, then push again"));
-    let manifests = mirror.manifests.get(&repository);
+    let manifests = records.manifests.get(&repository);
     if manifests.is_none_or(|all| !all.contains_key(&digest)) {
         if manifests.map_or(0, BTreeMap::len) >= NAMES_MAX {
             return Err(full(format!("repository {repository} has {NAMES_MAX} manifests")));
@@ -252,17 +253,17 @@ fn keep(
     }
     let mut changes = Vec::new();
     if let Some(tag) = tag {
-        let tags = mirror.tags.get(&repository);
+        let tags = records.tags.get(&repository);
         if tags.is_some_and(|tags| !tags.contains_key(&tag) && tags.len() >= NAMES_MAX) {
             return Err(full(format!("repository {repository} has {NAMES_MAX} tags")));
         }
         let app = AppName::parse(&repository).ok();
-        let without = if no_app(mirror, &repository).is_some() { " (there is no app of this name)" } else { "" };
+        let without = if no_app(records, &repository).is_some() { " (there is no app of this name)" } else { "" };
         let what = format!("pushed image {repository}:{tag}{without}");
-        changes.push(crate::mutations::event(mirror, now, by, app.as_ref(), what));
-        changes.push(Record::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
+        changes.push(crate::mutations::event(records, now, by, app.as_ref(), what));
+        changes.push(StoreRecord::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
     }
-    changes.push(Record::Manifest { repository, digest, pushed: Pushed { at: now, subject } }.into());
+    changes.push(StoreRecord::Manifest { repository, digest, pushed: PushedManifest { at: now, subject } }.into());
     Ok(changes)
 }
 
@@ -272,15 +273,15 @@ fn digest(text: &str) -> Answer<Digest> {
 
 fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
     let view = server.core.view();
-    if let Some(base) = view.mirror.base_of(repository) {
+    if let Some(base) = view.records.base_of(repository) {
         return Some(base.image.clone());
     }
-    view.mirror.tags.get(repository)?.get(reference).cloned()
+    view.records.tags.get(repository)?.get(reference).cloned()
 }
 
 async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> Answer {
     let found = match reference.parse::<Digest>() {
-        Ok(digest) => Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)),
+        Ok(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
         Err(_) => tagged(server, repository, reference),
     };
     let missing = || Problem::missing(format!("there is no image {repository}:{reference}"));
@@ -349,21 +350,22 @@ fn field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
 /// images of releases stay.
 async fn untag(server: &Server, by: &str, repository: String, reference: &str) -> Answer {
     let (by, reference) = (by.to_owned(), reference.to_owned());
-    let change = move |mirror: &crate::mirror::Mirror, now| {
+    let change = move |records: &crate::records::RecordIndex, now| {
         let digest = reference.parse::<Digest>().ok();
         let meant =
             |(tag, known): &(&String, &Digest)| digest.as_ref().map_or(**tag == reference, |digest| digest == *known);
-        let tags = mirror.tags.get(&repository).into_iter().flatten().filter(meant);
-        let mut changes: Vec<Change> = tags.map(|(tag, _)| Change::Remove(tag_key(&repository, tag))).collect();
+        let tags = records.tags.get(&repository).into_iter().flatten().filter(meant);
+        let mut changes: Vec<RecordChange> =
+            tags.map(|(tag, _)| RecordChange::Remove(tag_key(&repository, tag))).collect();
         let pushed =
-            digest.filter(|digest| mirror.manifests.get(&repository).is_some_and(|all| all.contains_key(digest)));
-        changes.extend(pushed.map(|digest| Change::Remove(manifest_key(&repository, &digest))));
+            digest.filter(|digest| records.manifests.get(&repository).is_some_and(|all| all.contains_key(digest)));
+        changes.extend(pushed.map(|digest| RecordChange::Remove(manifest_key(&repository, &digest))));
         if changes.is_empty() {
             return Err(Problem::missing(format!("there is no image {repository}:{reference}")));
         }
         let app = gantry_model::AppName::parse(&repository).ok();
         let what = format!("removed image {repository}:{reference}");
-        changes.push(crate::mutations::event(mirror, now, &by, app.as_ref(), what));
+        changes.push(crate::mutations::event(records, now, &by, app.as_ref(), what));
         Ok((changes, ()))
     };
     server.core.mutate(change).await?;
@@ -378,8 +380,8 @@ pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
 /// Lists a repository's tags in order: `?n=` tags after `?last=`, with a link to the rest.
 fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
     let view = server.core.view();
-    let known = view.mirror.tags.get(repository);
-    let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.mirror.apps.contains_key(&app));
+    let known = view.records.tags.get(repository);
+    let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.records.apps.contains_key(&app));
     // A base has one image, which every tag names.
     let base = tagged(server, repository, LATEST).filter(|_| known.is_none());
     if known.is_none() && base.is_none() && !is_app {
@@ -413,7 +415,9 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
         None => tagged(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
         Some(text) => {
             let digest: Digest = text.parse().map_err(Problem::invalid)?;
-            Some(digest).filter(|digest| server.core.view().mirror.has_image(repository, digest)).ok_or_else(unknown)?
+            Some(digest)
+                .filter(|digest| server.core.view().records.has_image(repository, digest))
+                .ok_or_else(unknown)?
         }
     };
     // From an index, selects the image for this machine's platform.

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
 use super::{Answer, body};
-use crate::core::View;
+use crate::core::ClusterView;
 use crate::{Server, mutations};
 
 /// Request body of `POST /v1/apps/{app}/exec` and `…/run`.
@@ -70,24 +70,24 @@ fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: Ses
 }
 
 /// Returns the machine that an instance is assigned to.
-fn machine_of(view: &View, id: &InstanceId) -> Option<MachineName> {
-    view.mirror.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
+fn machine_of(view: &ClusterView, id: &InstanceId) -> Option<MachineName> {
+    view.records.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
 }
 
 /// Returns any machine that has reported.
-pub(crate) fn any_machine(view: &View) -> Answer<MachineName> {
+pub(crate) fn any_machine(view: &ClusterView) -> Answer<MachineName> {
     let missing = || Problem::new(503, "no machine has reported; what `gantry up` prints says what keeps its agent");
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 
 /// Finds the running instance that a request names, or the app's first running instance.
-fn find_instance(view: &View, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
-    let running = view.mirror.plan.assignments().filter(|(machine, id, _)| {
+fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
+    let running = view.records.plan.assignments().filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
         &id.app == app
             && seen.is_some_and(|seen| matches!(seen.phase, Phase::Starting | Phase::Ready | Phase::Unhealthy))
     });
-    let current = view.mirror.apps.get(app).and_then(|app| app.current);
+    let current = view.records.apps.get(app).and_then(|app| app.current);
     let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();
     // If two instances have the same short name, prefers the instance of the current release.
     ids.sort_by_key(|id| (Some(id.release) != current, !id.role.is_web(), id.index));
@@ -114,7 +114,7 @@ pub(crate) async fn exec(
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();
-    mutations::app(&view.mirror, &app)?;
+    mutations::app(&view.records, &app)?;
     let instance = find_instance(&view, &app, wanted.instance.as_deref())?;
     let machine = machine_of(&view, &instance).ok_or_else(|| Problem::missing("it is gone"))?;
     audit(&server, &caller, &app, format!("exec in {instance}")).await?;
@@ -132,10 +132,10 @@ pub(crate) async fn run(
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();
-    let current = mutations::app(&view.mirror, &app)?
+    let current = mutations::app(&view.records, &app)?
         .current
         .ok_or_else(|| Problem::conflict(format!("{app} has no release to run in")))?;
-    let release = view.mirror.release(&app, current).ok_or_else(|| Problem::missing("its release is gone"))?;
+    let release = view.records.release(&app, current).ok_or_else(|| Problem::missing("its release is gone"))?;
     let mut services = release.roles.iter().filter(|(name, _)| name.is_service());
     let role = services.clone().find(|(name, _)| name.as_str() == "web").or_else(|| services.next());
     let (_, role) = role.ok_or_else(|| Problem::missing("its release has no role"))?;
@@ -164,7 +164,10 @@ pub(crate) async fn run(
 /// Records the session in the audit trail. Omits the command line, which may contain secrets.
 async fn audit(server: &Server, caller: &Caller, app: &AppName, what: String) -> Answer<()> {
     let (by, app) = (caller.name.clone(), app.clone());
-    server.core.mutate(move |mirror, now| Ok((vec![mutations::event(mirror, now, &by, Some(&app), what)], ()))).await?;
+    server
+        .core
+        .mutate(move |records, now| Ok((vec![mutations::event(records, now, &by, Some(&app), what)], ())))
+        .await?;
     Ok(())
 }
 

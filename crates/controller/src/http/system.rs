@@ -34,8 +34,8 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
             .iter()
             .map(|(name, r)| (name.clone(), (r.generation, view.now.since(r.seen))))
             .collect(),
-        table: view.mirror.plan.table.generation,
-        apps: view.mirror.apps.values().map(|app| apps::info(&server, &view, app)).collect(),
+        table: view.records.plan.table.generation,
+        apps: view.records.apps.values().map(|app| apps::info(&server, &view, app)).collect(),
         space: space(&server).await,
         warnings: warnings(&server, &view),
     };
@@ -62,14 +62,14 @@ async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
 
 pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
     caller.read()?;
-    json(&server.core.view().mirror.policy)
+    json(&server.core.view().records.policy)
 }
 
 pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
     caller.admin()?;
     let change: ChangePolicy = body(&text)?;
     let by = caller.name;
-    json(&server.core.mutate(move |mirror, now| mutations::change_policy(mirror, now, &by, change)).await?)
+    json(&server.core.mutate(move |records, now| mutations::change_policy(records, now, &by, change)).await?)
 }
 
 /// Query parameters of `events`: `?app=`.
@@ -85,14 +85,14 @@ pub(crate) async fn events(State(server): State<Arc<Server>>, caller: Caller, Pa
     };
     let view = server.core.view();
     let wanted = |event: &&std::sync::Arc<Event>| app.is_none() || event.app == app;
-    let events: Vec<&Event> = view.mirror.events.values().filter(wanted).map(AsRef::as_ref).collect();
+    let events: Vec<&Event> = view.records.events.values().filter(wanted).map(AsRef::as_ref).collect();
     json(&events)
 }
 
 pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
     caller.admin()?;
     let view = server.core.view();
-    let tokens: Vec<&TokenInfo> = view.mirror.tokens.values().collect();
+    let tokens: Vec<&TokenInfo> = view.records.tokens.values().collect();
     json(&tokens)
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Call
     caller.admin()?;
     let request: CreateToken = body(&text)?;
     let (by, secret) = (caller.name, tokens::secret());
-    let token = server.core.mutate(move |mirror, now| tokens::create(mirror, now, &by, request, secret)).await?;
+    let token = server.core.mutate(move |records, now| tokens::create(records, now, &by, request, secret)).await?;
     json(&token)
 }
 
@@ -111,6 +111,6 @@ pub(crate) async fn revoke_token(
 ) -> Answer {
     caller.admin()?;
     let by = caller.name;
-    server.core.mutate(move |mirror, now| tokens::revoke(mirror, now, &by, &name)).await?;
+    server.core.mutate(move |records, now| tokens::revoke(records, now, &by, &name)).await?;
     json(&())
 }

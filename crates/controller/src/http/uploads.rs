@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::Answer;
 use super::registry::parameter;
-use crate::room::{Room, has_room};
+use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::{Server, causes};
 
 /// Limits on concurrent uploads: in total, and per repository. The second keeps one repository from using up the
@@ -128,7 +128,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     {
         return Ok(created(repository, &digest));
     }
-    has_room(&server.settings, "an upload", announced(&request))?;
+    check_reserve(&server.settings, "an upload", announced(&request))?;
     let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
         append(server, &mut writer, request, std::future::pending()).await?;
@@ -140,7 +140,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
 }
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
-    has_room(&server.settings, "an upload", announced(&request))?;
+    check_reserve(&server.settings, "an upload", announced(&request))?;
     let (upload, turn) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     let writer = guard.as_mut().ok_or_else(ended)?;
@@ -159,7 +159,7 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
     let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
-    has_room(&server.settings, "an upload", announced(&request))?;
+    check_reserve(&server.settings, "an upload", announced(&request))?;
     let (upload, _) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     in_order(request.headers(), guard.as_ref().ok_or_else(ended)?.size())?;
@@ -217,7 +217,7 @@ async fn append(
 ) -> Answer<()> {
     let mut stream = request.into_body().into_data_stream();
     let mut taken_over = std::pin::pin!(taken_over);
-    let mut room = Room::new("an upload");
+    let mut room = ReserveCheck::new("an upload");
     loop {
         let piece = tokio::select! {
             piece = stream.next() => piece,

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use gantry_model::{BaseName, Deploy, DeployState, Digest, Moment, Reason, Release, ReleaseNumber, Role, RoleName};
 
 use super::{Changes, Requested, app};
-use crate::mirror::{BuildRecord, Mirror, Record};
+use crate::records::{BuildRecord, RecordIndex, StoreRecord};
 
 /// Returns the current record of a deploy, if the deploy still waits for its release. A deploy with another creation
 /// time belongs to an app that was destroyed and created anew.
-fn building<'a>(mirror: &'a Mirror, begun: &Deploy) -> Option<&'a Deploy> {
-    let deploy = mirror.deploys.get(&begun.app)?.get(&begun.number)?;
+fn building<'a>(records: &'a RecordIndex, begun: &Deploy) -> Option<&'a Deploy> {
+    let deploy = records.deploys.get(&begun.app)?.get(&begun.number)?;
     let waits = deploy.state == DeployState::Building && deploy.release.is_none();
     (waits && deploy.created == begun.created).then_some(deploy)
 }
@@ -31,8 +31,8 @@ pub(crate) struct Made {
 }
 
 /// Appends a release and moves its deploy on to `Placing`. Changes nothing if the deploy was cancelled meanwhile.
-pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: Made) -> Changes<()> {
-    let (Some(deploy), Ok(app)) = (building(mirror, begun), app(mirror, &begun.app)) else {
+pub(crate) fn release_made(records: &RecordIndex, now: Moment, begun: &Deploy, made: Made) -> Changes<()> {
+    let (Some(deploy), Ok(app)) = (building(records, begun), app(records, &begun.app)) else {
         return Ok((Vec::new(), ()));
     };
     let (mut deploy, mut app) = (deploy.clone(), app.clone());
@@ -45,7 +45,7 @@ pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: M
         }
         app.config.insert(key, value);
     }
-    app.base = app.base.or(made.base.filter(|base| mirror.bases.contains_key(base)));
+    app.base = app.base.or(made.base.filter(|base| records.bases.contains_key(base)));
     app.last_release += 1;
     let release = Release {
         app: app.name.clone(),
@@ -64,19 +64,23 @@ pub(crate) fn release_made(mirror: &Mirror, now: Moment, begun: &Deploy, made: M
     let mut changes = Vec::new();
     if let Some(commit) = &release.commit {
         let (repository, tag) = (app.name.to_string(), commit.clone());
-        changes.push(Record::Tag { repository, tag, digest: release.image.clone() }.into());
+        changes.push(StoreRecord::Tag { repository, tag, digest: release.image.clone() }.into());
     }
-    changes.extend(made.build.map(|build| Record::Build(build).into()));
-    changes.extend([Record::Release(release).into(), Record::App(app).into(), Record::Deploy(deploy).into()]);
+    changes.extend(made.build.map(|build| StoreRecord::Build(build).into()));
+    changes.extend([
+        StoreRecord::Release(release).into(),
+        StoreRecord::App(app).into(),
+        StoreRecord::Deploy(deploy).into(),
+    ]);
     Ok((changes, ()))
 }
 
 /// Reverts the deploy of a failed build.
-pub(crate) fn build_failed(mirror: &Mirror, now: Moment, begun: &Deploy, reason: Reason) -> Changes<()> {
-    let Some(mut deploy) = building(mirror, begun).cloned() else {
+pub(crate) fn build_failed(records: &RecordIndex, now: Moment, begun: &Deploy, reason: Reason) -> Changes<()> {
+    let Some(mut deploy) = building(records, begun).cloned() else {
         return Ok((Vec::new(), ()));
     };
     deploy.enter(DeployState::Reverting, now);
     deploy.reason = Some(reason);
-    Ok((vec![Record::Deploy(deploy).into()], ()))
+    Ok((vec![StoreRecord::Deploy(deploy).into()], ()))
 }

@@ -9,7 +9,7 @@ use gantry_model::deploy::Order;
 use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, execve};
 
 use super::{Changes, app, event};
-use crate::mirror::{Mirror, Record};
+use crate::records::{RecordIndex, StoreRecord};
 
 /// Most configuration values of an app, and their largest total size: a record of the store holds 1 MiB.
 const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
@@ -17,15 +17,15 @@ const CONFIG_MAX: (usize, usize) = (500, 256 << 10);
 /// Changes the configuration, and starts a deploy for the release that carries the change. `image` is the environment
 /// of the image that serves.
 pub(crate) fn change_config(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     name: &AppName,
     wanted: BTreeMap<String, Option<String>>,
     image: &[String],
 ) -> Changes<Option<DeployNumber>> {
-    let mut app = app(mirror, name)?.clone();
-    if mirror.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
+    let mut app = app(records, name)?.clone();
+    if records.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
         let why = format!("a rollback of {name} is under way, and brings the configuration of then");
         return Err(Problem::conflict(why).hint("set it again once the rollback is over"));
     }
@@ -41,39 +41,42 @@ pub(crate) fn change_config(
         }
     }
     check_size(app.config.iter()).map_err(Problem::invalid)?;
-    if let Some(release) = app.current.and_then(|number| mirror.release(name, number)) {
+    if let Some(release) = app.current.and_then(|number| records.release(name, number)) {
         for (role, settings) in &release.roles {
             execve::check_role(role.as_str(), settings, image, &app.config)
                 .map_err(|error| Problem::invalid(error.to_string()))?;
         }
     }
-    if app.config == before && !is_due(mirror, &app, &keys) {
+    if app.config == before && !is_due(records, &app, &keys) {
         return Ok((Vec::new(), None));
     }
-    if app.current.is_none() && mirror.open_deploys(name).next().is_none() {
+    if app.current.is_none() && records.open_deploys(name).next().is_none() {
         // No release exists that a deploy could repeat. The first push carries the configuration.
         let what = format!("config {}", keys.join(", "));
-        return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], None));
+        return Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], None));
     }
     app.last_deploy += 1;
     let number = DeployNumber(app.last_deploy);
     let cause = Cause::Config { keys };
     let what = format!("deploy {number} asked for: {cause}");
     let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), false, now);
-    let changes =
-        vec![event(mirror, now, by, Some(name), what), Record::App(app).into(), Record::Deploy(deploy).into()];
+    let changes = vec![
+        event(records, now, by, Some(name), what),
+        StoreRecord::App(app).into(),
+        StoreRecord::Deploy(deploy).into(),
+    ];
     Ok((changes, Some(number)))
 }
 
 /// Whether values that the app already has still need a deploy. That is so if the serving release differs in them,
 /// because the deploy that carried them failed, and no deploy under way has them.
-fn is_due(mirror: &Mirror, app: &App, keys: &[String]) -> bool {
+fn is_due(records: &RecordIndex, app: &App, keys: &[String]) -> bool {
     use DeployState::Reverting;
     let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
-    let has_it = |number| mirror.release(&app.name, number).is_some_and(same);
+    let has_it = |number| records.release(&app.name, number).is_some_and(same);
     let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(Order::Abort);
     app.current.is_some_and(|current| !has_it(current))
-        && !mirror.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
+        && !records.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
 }
 
 /// Refuses a configuration that is too large for a record.

@@ -7,7 +7,7 @@ use gantry_model::deploy::Order;
 use gantry_model::{AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, ReleaseNumber};
 
 use super::{Changes, app, event};
-use crate::mirror::{Mirror, Record};
+use crate::records::{RecordIndex, StoreRecord};
 
 /// History on which a push is built.
 pub(crate) struct Base {
@@ -32,7 +32,12 @@ const MOVING: u64 = 10_000;
 
 /// Refuses a push that does not contain the commit of another push on its way to the branch. Otherwise the branch would
 /// lose an accepted commit.
-pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, base: &Base) -> Result<(), Problem> {
+pub(crate) fn is_built_on_others(
+    records: &RecordIndex,
+    now: Moment,
+    name: &AppName,
+    base: &Base,
+) -> Result<(), Problem> {
     use DeployState::{Done, Draining, Held, Reverting};
     let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
     let refuse = |deploy: &Deploy, what: &str, hint: &str| {
@@ -46,13 +51,13 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, b
     let comes = |deploy: &&Arc<Deploy>| {
         !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort) && !known(deploy)
     };
-    if let Some(deploy) = mirror.open_deploys(name).filter(comes).find(is_missing) {
+    if let Some(deploy) = records.open_deploys(name).filter(comes).find(is_missing) {
         let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
         return refuse(deploy, "is under way with", &hint);
     }
     // The last accepted push may have reached the branch after the branch was compared.
     let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
-    let last = mirror.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
+    let last = records.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
     // A stamp in the future comes from a clock that went back while no server ran. No hook from before that is under
     // way.
     let moves = |deploy: &Deploy| deploy.entered.0.saturating_add(MOVING) > base.seen.0 && deploy.entered <= now;
@@ -68,30 +73,30 @@ pub(crate) fn is_built_on_others(mirror: &Mirror, now: Moment, name: &AppName, b
 
 /// Adds a deploy to an app.
 pub(crate) fn start_deploy(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     name: &AppName,
     cause: Cause,
     hold: bool,
 ) -> Changes<DeployNumber> {
-    let mut app = app(mirror, name)?.clone();
+    let mut app = app(records, name)?.clone();
     app.last_deploy += 1;
     let number = DeployNumber(app.last_deploy);
     let what = format!("deploy {number} asked for: {cause}");
     let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), hold, now);
-    let event = event(mirror, now, by, Some(name), what);
-    Ok((vec![event, Record::App(app).into(), Record::Deploy(deploy).into()], number))
+    let event = event(records, now, by, Some(name), what);
+    Ok((vec![event, StoreRecord::App(app).into(), StoreRecord::Deploy(deploy).into()], number))
 }
 
 /// Returns the release for a rollback: `to`, or else the last good release before the current one.
 pub(crate) fn rollback_target(
-    mirror: &Mirror,
+    records: &RecordIndex,
     name: &AppName,
     to: Option<ReleaseNumber>,
 ) -> Result<ReleaseNumber, Problem> {
-    let app = app(mirror, name)?;
-    let releases = mirror.releases.get(name);
+    let app = app(records, name)?;
+    let releases = records.releases.get(name);
     if let Some(number) = to {
         return match releases.and_then(|releases| releases.get(&number)) {
             Some(_) => Ok(number),
@@ -101,32 +106,38 @@ pub(crate) fn rollback_target(
         };
     }
     let current = app.current.ok_or_else(|| Problem::conflict(format!("{name} has no release yet")))?;
-    let serves = mirror.release(name, current).map_or(current, |release| origin(mirror, release));
+    let serves = records.release(name, current).map_or(current, |release| origin(records, release));
     releases
         .into_iter()
         .flat_map(|releases| releases.range(..serves).rev())
-        .find(|(_, release)| mirror.is_good(release) && origin(mirror, release) != serves)
+        .find(|(_, release)| records.is_good(release) && origin(records, release) != serves)
         .map(|(number, _)| *number)
         .ok_or_else(|| Problem::conflict(format!("{name} has no good release before {current}")))
 }
 
 /// Returns the release to which a chain of rollbacks leads, so that two rollbacks go back two releases and not to and
 /// fro.
-fn origin(mirror: &Mirror, release: &Release) -> ReleaseNumber {
+fn origin(records: &RecordIndex, release: &Release) -> ReleaseNumber {
     match &release.cause {
-        Cause::Rollback { to } => mirror.release(&release.app, *to).map_or(*to, |release| origin(mirror, release)),
+        Cause::Rollback { to } => records.release(&release.app, *to).map_or(*to, |release| origin(records, release)),
         _ => release.number,
     }
 }
 
 /// Gives an order, promote or abort, to the deploy under way.
-pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, order: Order) -> Changes<DeployNumber> {
-    app(mirror, name)?;
+pub(crate) fn order(
+    records: &RecordIndex,
+    now: Moment,
+    by: &str,
+    name: &AppName,
+    order: Order,
+) -> Changes<DeployNumber> {
+    app(records, name)?;
     let wanted = |deploy: &&Arc<Deploy>| match order {
         Order::Promote => deploy.hold && deploy.state != DeployState::Queued,
         Order::Abort => !matches!(deploy.state, DeployState::Reverting),
     };
-    let Some(deploy) = mirror.open_deploys(name).find(wanted) else {
+    let Some(deploy) = records.open_deploys(name).find(wanted) else {
         return Err(Problem::conflict(match order {
             Order::Promote => format!("{name} has no held deploy to promote"),
             Order::Abort => format!("{name} has no deploy under way to abort"),
@@ -137,5 +148,5 @@ pub(crate) fn order(mirror: &Mirror, now: Moment, by: &str, name: &AppName, orde
     let word = if order == Order::Promote { "promote" } else { "abort" };
     let number = deploy.number;
     let what = format!("asked to {word} deploy {number}");
-    Ok((vec![event(mirror, now, by, Some(name), what), Record::Deploy(deploy).into()], number))
+    Ok((vec![event(records, now, by, Some(name), what), StoreRecord::Deploy(deploy).into()], number))
 }

@@ -7,7 +7,7 @@ use gantry_api::types::{Event, MachineReport};
 use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{Goal, InstanceId, Moment, ObservedInstance, ObservedMachine, Stop};
 
-use crate::mirror::{Change, Mirror, Record};
+use crate::records::{RecordChange, RecordIndex, StoreRecord};
 
 /// Most events from one report.
 const EVENTS_OF_REPORT: usize = 20;
@@ -15,14 +15,14 @@ const EVENTS_OF_REPORT: usize = 20;
 /// Returns the events of a report, given the report before. A machine's first report has no events, because its news
 /// may be old.
 pub(crate) fn events_of_report(
-    mirror: &Mirror,
+    records: &RecordIndex,
     before: Option<&ObservedMachine>,
     report: &MachineReport,
     now: Moment,
-) -> Vec<Change> {
+) -> Vec<RecordChange> {
     let Some(before) = before else { return Vec::new() };
     let is_to_run = |id: &InstanceId| {
-        let mut assigned = mirror.plan.assignments().filter(|(_, other, _)| *other == id);
+        let mut assigned = records.plan.assignments().filter(|(_, other, _)| *other == id);
         assigned.any(|(_, _, assignment)| assignment.goal == Goal::Run && !assignment.spec.once)
     };
     let news = report.instances.iter().filter_map(|(id, seen)| {
@@ -30,11 +30,11 @@ pub(crate) fn events_of_report(
         Some((id, format!("{id} {what}")))
     });
     let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
-    (mirror.next_event()..)
+    (records.next_event()..)
         .zip(news)
         .map(|(number, (id, what))| {
             let by = "gantry".to_owned();
-            Record::Event(Event { number, at: now, by, app: Some(id.app.clone()), what }).into()
+            StoreRecord::Event(Event { number, at: now, by, app: Some(id.app.clone()), what }).into()
         })
         .collect()
 }

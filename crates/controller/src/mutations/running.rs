@@ -8,21 +8,21 @@ use gantry_model::proxies::PROXIES_MAX;
 use gantry_model::{AppName, ClusterPolicy, Moment, RoleName, Subnet, TrustedProxies};
 
 use super::{Changes, app, event};
-use crate::mirror::{Mirror, Record};
+use crate::records::{RecordIndex, StoreRecord};
 
 /// Most roles of an app with a scale. Before the first release, any role can be scaled.
 const ROLES_MAX: usize = 100;
 
 /// Changes the number of copies of roles.
 pub(crate) fn change_scale(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     name: &AppName,
     wanted: BTreeMap<RoleName, u32>,
 ) -> Changes<()> {
-    let mut app = app(mirror, name)?.clone();
-    let release = app.current.and_then(|number| mirror.release(name, number));
+    let mut app = app(records, name)?.clone();
+    let release = app.current.and_then(|number| records.release(name, number));
     for (role, count) in &wanted {
         if let Some(release) = release {
             let known: Vec<&str> =
@@ -45,7 +45,7 @@ pub(crate) fn change_scale(
         return Err(Problem::invalid(format!("{} roles are scaled: at most {ROLES_MAX}", app.scale.len())));
     }
     let what = format!("scaled {}", text.join(" "));
-    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+    Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()))
 }
 
 /// Longest maintenance message, in bytes.
@@ -53,13 +53,13 @@ const MESSAGE_MAX: usize = 500;
 
 /// Changes the traffic policy of an app.
 pub(crate) fn change_traffic(
-    mirror: &Mirror,
+    records: &RecordIndex,
     now: Moment,
     by: &str,
     name: &AppName,
     change: ChangeTraffic,
 ) -> Changes<()> {
-    let mut app = app(mirror, name)?.clone();
+    let mut app = app(records, name)?.clone();
     match change {
         ChangeTraffic::Pause => app.traffic.paused = true,
         ChangeTraffic::Resume => app.traffic.paused = false,
@@ -83,21 +83,26 @@ pub(crate) fn change_traffic(
         ChangeTraffic::TrustedProxies { proxies } => {
             app.traffic.trusted_proxies = trusted(proxies)?;
             let what = format!("trusted proxies of {name}: {}", app.traffic.trusted_proxies);
-            return Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()));
+            return Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()));
         }
     }
     let what = format!("requests of {name}: {}", app.traffic);
-    Ok((vec![event(mirror, now, by, Some(name), what), Record::App(app).into()], ()))
+    Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()))
 }
 
 /// Changes the cluster policy.
-pub(crate) fn change_policy(mirror: &Mirror, now: Moment, by: &str, change: ChangePolicy) -> Changes<ClusterPolicy> {
-    let mut policy = mirror.policy.clone();
+pub(crate) fn change_policy(
+    records: &RecordIndex,
+    now: Moment,
+    by: &str,
+    change: ChangePolicy,
+) -> Changes<ClusterPolicy> {
+    let mut policy = records.policy.clone();
     if let Some(proxies) = change.trusted_proxies {
         policy.trusted_proxies = trusted(proxies)?;
     }
     let what = format!("cluster policy: trusted-proxies={}", policy.trusted_proxies);
-    Ok((vec![event(mirror, now, by, None, what), Record::Policy(policy.clone()).into()], policy))
+    Ok((vec![event(records, now, by, None, what), StoreRecord::Policy(policy.clone()).into()], policy))
 }
 
 /// Refuses a list of trusted proxies that is too long.

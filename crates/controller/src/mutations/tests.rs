@@ -17,8 +17,8 @@ fn digest() -> Digest {
 }
 
 /// Returns an app with one release per cause. All releases have served, and the last one serves now.
-fn released(causes: &[Cause]) -> Mirror {
-    let mut mirror = Mirror::default();
+fn released(causes: &[Cause]) -> RecordIndex {
+    let mut records = RecordIndex::default();
     let mut app = App::new(shop(), Moment(0));
     for (number, cause) in (1..).zip(causes) {
         let release = Release {
@@ -35,21 +35,21 @@ fn released(causes: &[Cause]) -> Mirror {
         };
         let mut deploy = Deploy::new(shop(), release.deploy, cause.clone(), "test".into(), false, Moment(0));
         (deploy.release, deploy.state) = (Some(release.number), DeployState::Done);
-        mirror.apply(Record::Deploy(deploy).into());
-        mirror.apply(Record::Release(release).into());
+        records.apply(StoreRecord::Deploy(deploy).into());
+        records.apply(StoreRecord::Release(release).into());
         (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(number)), number, number);
     }
-    mirror.apply(Record::App(app).into());
-    mirror
+    records.apply(StoreRecord::App(app).into());
+    records
 }
 
 fn push(commit: &str) -> Cause {
     Cause::Push { commit: commit.to_owned(), source: digest() }
 }
 
-fn apply<T>(mirror: &mut Mirror, changes: Changes<T>) -> T {
+fn apply<T>(records: &mut RecordIndex, changes: Changes<T>) -> T {
     let (changes, answer) = changes.unwrap_or_else(|problem| panic!("{}", problem.message));
-    changes.into_iter().for_each(|change| mirror.apply(change));
+    changes.into_iter().for_each(|change| records.apply(change));
     answer
 }
 
@@ -58,8 +58,8 @@ fn going_back_again_goes_further_back() {
     let back = |to| Cause::Rollback { to: ReleaseNumber(to) };
     let pushes = [push("a"), push("b"), push("c")];
     let target = |more: &[Cause]| {
-        let mirror = released(&[&pushes[..], more].concat());
-        rollback_target(&mirror, &shop(), None).map(|number| number.0).map_err(|problem| problem.message)
+        let records = released(&[&pushes[..], more].concat());
+        rollback_target(&records, &shop(), None).map(|number| number.0).map_err(|problem| problem.message)
     };
     assert_eq!(target(&[]), Ok(2));
     assert_eq!(target(&[back(2)]), Ok(1));
@@ -70,93 +70,93 @@ fn going_back_again_goes_further_back() {
 
 #[test]
 fn configuration_that_failed_is_deployed_when_it_is_set_again() {
-    let mut mirror = released(&[push("a")]);
-    let set = |mirror: &mut Mirror| {
+    let mut records = released(&[push("a")]);
+    let set = |records: &mut RecordIndex| {
         let wanted = BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]);
-        let changes = change_config(mirror, Moment(1), "test", &shop(), wanted, &[]);
-        apply(mirror, changes)
+        let changes = change_config(records, Moment(1), "test", &shop(), wanted, &[]);
+        apply(records, changes)
     };
-    let first = set(&mut mirror).expect("a deploy");
-    assert_eq!(set(&mut mirror), None, "the deploy under way has it");
-    let mut deploy = (*mirror.deploys[&shop()][&first]).clone();
+    let first = set(&mut records).expect("a deploy");
+    assert_eq!(set(&mut records), None, "the deploy under way has it");
+    let mut deploy = (*records.deploys[&shop()][&first]).clone();
     deploy.state = DeployState::Reverted;
-    mirror.apply(Record::Deploy(deploy).into());
-    assert!(set(&mut mirror).is_some(), "nothing that serves has it");
+    records.apply(StoreRecord::Deploy(deploy).into());
+    assert!(set(&mut records).is_some(), "nothing that serves has it");
 }
 
 #[test]
 fn values_that_no_process_could_be_given_are_refused_by_name() {
-    let mut mirror = released(&[push("a")]);
-    let set = |mirror: &Mirror, values: &[(&str, usize)], image: &[String]| {
+    let mut records = released(&[push("a")]);
+    let set = |records: &RecordIndex, values: &[(&str, usize)], image: &[String]| {
         let wanted = values.iter().map(|(name, length)| ((*name).to_owned(), Some("a".repeat(*length)))).collect();
-        change_config(mirror, Moment(1), "test", &shop(), wanted, image).map(drop).map_err(|problem| problem.message)
+        change_config(records, Moment(1), "test", &shop(), wanted, image).map(drop).map_err(|problem| problem.message)
     };
-    assert_eq!(set(&mirror, &[("CA", 131_060)], &[]), Ok(()));
-    assert_eq!(set(&mirror, &[("CA", 131_068)], &[]), Ok(()));
+    assert_eq!(set(&records, &[("CA", 131_060)], &[]), Ok(()));
+    assert_eq!(set(&records, &[("CA", 131_068)], &[]), Ok(()));
     for length in [131_069, 140_000] {
-        let refused = set(&mirror, &[("OK", 1), ("CA", length)], &[]).expect_err("too long");
+        let refused = set(&records, &[("OK", 1), ("CA", length)], &[]).expect_err("too long");
         assert!(refused.starts_with(&format!("CA is too long: {} bytes", length + 3)), "{refused}");
     }
     // With the environment of the serving release's image.
-    let mut release = (*mirror.releases[&shop()][&ReleaseNumber(1)]).clone();
+    let mut release = (*records.releases[&shop()][&ReleaseNumber(1)]).clone();
     let role = gantry_model::Role::new(gantry_model::Command::Shell("x".into()));
     release.roles.insert(gantry_model::RoleName::parse("web").expect("a name"), role);
-    mirror.apply(Record::Release(release).into());
+    records.apply(StoreRecord::Release(release).into());
     let image: Vec<String> = (0..15).map(|number| format!("I{number}={}", "a".repeat(130_000))).collect();
-    assert_eq!(set(&mirror, &[("CA", 100_000)], &image), Ok(()));
-    let refused = set(&mirror, &[("CA", 130_000), ("CB", 120_000)], &image).expect_err("too long");
+    assert_eq!(set(&records, &[("CA", 100_000)], &image), Ok(()));
+    let refused = set(&records, &[("CA", 130_000), ("CB", 120_000)], &image).expect_err("too long");
     assert!(refused.starts_with("the environment and command of web are too long"), "{refused}");
 }
 
 #[test]
 fn what_app_json_brings_is_known_and_a_new_secret_is_not_part_of_it() {
-    let mut mirror = released(&[push("a")]);
+    let mut records = released(&[push("a")]);
     let requests = BTreeMap::from([
         ("COLOR".to_owned(), gantry_build::EnvRequest::Default("blue".into())),
         ("KEY".to_owned(), gantry_build::EnvRequest::Secret),
     ]);
-    let app = mirror.apps[&shop()].clone();
+    let app = records.apps[&shop()].clone();
     let defaults = requested_config(&app, &requests, || "secret".to_owned()).expect("asked for");
     let long = BTreeMap::from([("LONG".to_owned(), gantry_build::EnvRequest::Default("a".repeat(140_000)))]);
     let refused = requested_config(&app, &long, String::new).expect_err("too long");
     assert!(refused.starts_with("in app.json, LONG is too long: 140005 bytes"), "{refused}");
-    let asked = start_deploy(&mirror, Moment(1), "test", &shop(), push("b"), false);
-    let number = apply(&mut mirror, asked);
-    let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+    let asked = start_deploy(&records, Moment(1), "test", &shop(), push("b"), false);
+    let number = apply(&mut records, asked);
+    let mut deploy = (*records.deploys[&shop()][&number]).clone();
     deploy.state = DeployState::Building;
-    mirror.apply(Record::Deploy(deploy.clone()).into());
+    records.apply(StoreRecord::Deploy(deploy.clone()).into());
     let made =
         Made { image: digest(), commit: None, roles: BTreeMap::new(), config: None, defaults, base: None, build: None };
-    let changes = release_made(&mirror, Moment(2), &deploy, made);
-    apply(&mut mirror, changes);
-    let app = &mirror.apps[&shop()];
+    let changes = release_made(&records, Moment(2), &deploy, made);
+    apply(&mut records, changes);
+    let app = &records.apps[&shop()];
     assert_eq!(app.config.keys().collect::<Vec<_>>(), ["COLOR", "KEY"]);
-    let brought = &mirror.deploys[&shop()][&number].brought;
+    let brought = &records.deploys[&shop()][&number].brought;
     assert_eq!(brought.iter().collect::<Vec<_>>(), ["COLOR"]);
 }
 
 #[test]
 fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
-    let mut mirror = released(&[push("a")]);
-    let asked = start_deploy(&mirror, Moment(1), "alice", &shop(), push("b"), false);
-    let number = apply(&mut mirror, asked);
+    let mut records = released(&[push("a")]);
+    let asked = start_deploy(&records, Moment(1), "alice", &shop(), push("b"), false);
+    let number = apply(&mut records, asked);
     let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
     const NOW: u64 = 60_000;
-    let judged_at = |mirror: &Mirror, commits: &[&str], old: &str, seen| {
+    let judged_at = |records: &RecordIndex, commits: &[&str], old: &str, seen| {
         let base = Base { history: history(commits), old: old.to_owned(), seen: Moment(seen) };
-        is_built_on_others(mirror, Moment(NOW), &shop(), &base).map_err(|problem| problem.message)
+        is_built_on_others(records, Moment(NOW), &shop(), &base).map_err(|problem| problem.message)
     };
-    let judged = |mirror: &Mirror, commits: &[&str]| judged_at(mirror, commits, "a", 60_000);
-    assert_eq!(judged(&mirror, &["c", "b", "a"]), Ok(()));
-    assert_eq!(judged(&mirror, &["b", "a"]), Ok(()), "the same once more");
-    let refused = judged(&mirror, &["c", "a"]).expect_err("b is lost");
+    let judged = |records: &RecordIndex, commits: &[&str]| judged_at(records, commits, "a", 60_000);
+    assert_eq!(judged(&records, &["c", "b", "a"]), Ok(()));
+    assert_eq!(judged(&records, &["b", "a"]), Ok(()), "the same once more");
+    let refused = judged(&records, &["c", "a"]).expect_err("b is lost");
     assert_eq!(refused, "deploy #2 of alice is under way with b, which this is not built on");
     let ended = |state, order| {
-        let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+        let mut deploy = (*records.deploys[&shop()][&number]).clone();
         (deploy.state, deploy.order) = (state, order);
-        let mut mirror = mirror.clone();
-        mirror.apply(Record::Deploy(deploy).into());
-        mirror
+        let mut records = records.clone();
+        records.apply(StoreRecord::Deploy(deploy).into());
+        records
     };
     for (state, order) in [
         (DeployState::Held, None),
@@ -173,46 +173,46 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
     assert_eq!(judged_at(&draining, &["c", "a"], "b", 60_000), Ok(()));
     // The commit reached the branch after the branch was compared.
     for state in [DeployState::Held, DeployState::Done] {
-        let mirror = ended(state, None);
-        let refused = judged_at(&mirror, &["c", "a"], "a", 0).expect_err("b is lost");
+        let records = ended(state, None);
+        let refused = judged_at(&records, &["c", "a"], "a", 0).expect_err("b is lost");
         assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
-        assert_eq!(judged_at(&mirror, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
-        assert_eq!(judged_at(&mirror, &["c", "b", "a"], "a", 0), Ok(()));
+        assert_eq!(judged_at(&records, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
+        assert_eq!(judged_at(&records, &["c", "b", "a"], "a", 0), Ok(()));
         // The clock has gone back by an hour since then: no push is refused until the clock catches up.
-        let mut future = mirror.clone();
-        let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+        let mut future = records.clone();
+        let mut deploy = (*records.deploys[&shop()][&number]).clone();
         deploy.entered = Moment(NOW + 3_600_000);
-        future.apply(Record::Deploy(deploy).into());
+        future.apply(StoreRecord::Deploy(deploy).into());
         assert_eq!(judged_at(&future, &["c", "a"], "a", NOW), Ok(()));
     }
 }
 
 #[test]
 fn a_clock_that_jumps_takes_the_stamps_with_it() {
-    let mut mirror = released(&[push("a")]);
-    let asked = start_deploy(&mirror, Moment(10_000_000), "alice", &shop(), push("b"), false);
-    let open = apply(&mut mirror, asked);
-    let done = *mirror.deploys[&shop()].keys().next().expect("the first");
+    let mut records = released(&[push("a")]);
+    let asked = start_deploy(&records, Moment(10_000_000), "alice", &shop(), push("b"), false);
+    let open = apply(&mut records, asked);
+    let done = *records.deploys[&shop()].keys().next().expect("the first");
     for by in [-3_600_000i64, 3_600_000] {
         let now = Moment(10_005_000).moved(by);
         let jump = gantry_model::clock::Jump { at: now, by, suspended: 0 };
-        let mut jumped = mirror.clone();
-        clock_jumped(&mirror, jump, now).into_iter().for_each(|change| jumped.apply(change));
-        let stamps = |mirror: &Mirror, number| {
-            let deploy = &mirror.deploys[&shop()][&number];
+        let mut jumped = records.clone();
+        clock_jumped(&records, jump, now).into_iter().for_each(|change| jumped.apply(change));
+        let stamps = |records: &RecordIndex, number| {
+            let deploy = &records.deploys[&shop()][&number];
             (deploy.entered, deploy.progressed, deploy.created)
         };
         let moved = Moment(10_000_000).moved(by);
         assert_eq!(stamps(&jumped, open), (moved, moved, Moment(10_000_000)), "{by}");
-        assert_eq!(stamps(&jumped, done), stamps(&mirror, done), "history stays");
+        assert_eq!(stamps(&jumped, done), stamps(&records, done), "history stays");
         let told = jumped.events.values().next_back().expect("an event");
         assert!(told.at == now && told.what.starts_with("the clock of the machine went "), "{told:?}");
         let numbers: Vec<u64> = jumped.events.keys().copied().collect();
         assert!(numbers.is_sorted(), "the trail keeps its order");
     }
     // The clock went back while no server ran: the newest event lies in the future.
-    let mut trail = mirror.clone();
-    trail.apply(event(&mirror, Moment(10_000_000), "test", None, "x".into()));
+    let mut trail = records.clone();
+    trail.apply(event(&records, Moment(10_000_000), "test", None, "x".into()));
     assert_eq!(clock_went_back(&trail, Moment(10_000_000)), None);
     let jump = clock_went_back(&trail, Moment(9_990_000)).expect("10 s");
     assert_eq!((jump.by, jump.at), (-10_000, Moment(9_990_000)));
@@ -220,47 +220,49 @@ fn a_clock_that_jumps_takes_the_stamps_with_it() {
 
 #[test]
 fn a_build_of_an_app_that_was_destroyed_is_not_the_new_one_s() {
-    let mut mirror = released(&[]);
-    let asked = start_deploy(&mirror, Moment(1), "test", &shop(), push("a"), false);
-    let number = apply(&mut mirror, asked);
-    let mut deploy = (*mirror.deploys[&shop()][&number]).clone();
+    let mut records = released(&[]);
+    let asked = start_deploy(&records, Moment(1), "test", &shop(), push("a"), false);
+    let number = apply(&mut records, asked);
+    let mut deploy = (*records.deploys[&shop()][&number]).clone();
     deploy.state = DeployState::Building;
-    mirror.apply(Record::Deploy(deploy.clone()).into());
+    records.apply(StoreRecord::Deploy(deploy.clone()).into());
     let old = Deploy { created: Moment(0), ..deploy.clone() };
-    let failed = |begun: &Deploy| build_failed(&mirror, Moment(2), begun, Reason::Aborted).map(|(changes, ())| changes);
+    let failed =
+        |begun: &Deploy| build_failed(&records, Moment(2), begun, Reason::Aborted).map(|(changes, ())| changes);
     assert_eq!(failed(&old).map(|changes| changes.len()).ok(), Some(0));
     assert_eq!(failed(&deploy).map(|changes| changes.len()).ok(), Some(1));
 }
 
 #[test]
 fn hosts_and_branch_of_an_app_change_and_no_host_is_taken_twice() {
-    let mut mirror = released(&[push("a")]);
-    mirror.apply(Record::App(App::new(AppName::parse("other").expect("a name"), Moment(0))).into());
+    let mut records = released(&[push("a")]);
+    records.apply(StoreRecord::App(App::new(AppName::parse("other").expect("a name"), Moment(0))).into());
     let host = |text: &str| HostName::parse(text).expect("a host");
     let hosts = |texts: &[&str]| texts.iter().map(|text| host(text)).collect::<Vec<_>>();
-    let change = |mirror: &mut Mirror, app: &str, add: &[&str], remove: &[&str]| {
+    let change = |records: &mut RecordIndex, app: &str, add: &[&str], remove: &[&str]| {
         let app = AppName::parse(app).expect("a name");
         let change = ChangeHosts { add: hosts(add), remove: hosts(remove) };
-        let (changes, ()) = change_hosts(mirror, Moment(1), "test", &app, change, &host("localhost"))?;
-        changes.into_iter().for_each(|change| mirror.apply(change));
-        Ok::<_, Problem>(mirror.apps[&app].hosts.clone())
+        let (changes, ()) = change_hosts(records, Moment(1), "test", &app, change, &host("localhost"))?;
+        changes.into_iter().for_each(|change| records.apply(change));
+        Ok::<_, Problem>(records.apps[&app].hosts.clone())
     };
-    assert_eq!(change(&mut mirror, "shop", &["a.test", "b.test", "a.test"], &[]), Ok(hosts(&["a.test", "b.test"])));
-    assert_eq!(change(&mut mirror, "shop", &["a.test"], &["b.test"]), Ok(hosts(&["a.test"])));
+    assert_eq!(change(&mut records, "shop", &["a.test", "b.test", "a.test"], &[]), Ok(hosts(&["a.test", "b.test"])));
+    assert_eq!(change(&mut records, "shop", &["a.test"], &["b.test"]), Ok(hosts(&["a.test"])));
     for (app, add, remove, wanted) in [
         ("other", &["a.test"][..], &[][..], "belongs to app shop"),
         ("shop", &[], &["b.test"], "has no host b.test"),
         ("shop", &["x.localhost"], &[], "cannot be taken"),
         ("ghost", &["c.test"], &[], "no app ghost"),
     ] {
-        let why = change(&mut mirror, app, add, remove).expect_err(wanted).message;
+        let why = change(&mut records, app, add, remove).expect_err(wanted).message;
         assert!(why.contains(wanted), "{why}");
     }
-    assert_eq!(change(&mut mirror, "shop", &[], &["a.test"]), Ok(Vec::new()));
-    assert_eq!(change(&mut mirror, "other", &["a.test"], &[]), Ok(hosts(&["a.test"])));
-    let branch = |mirror: &Mirror, text: &str| change_branch(mirror, Moment(1), "test", &shop(), text.to_owned());
-    let changes = branch(&mirror, "live");
-    apply(&mut mirror, changes);
-    assert_eq!(mirror.apps[&shop()].branch, "live");
-    assert!(branch(&mirror, "--upload-pack=x").is_err());
+    assert_eq!(change(&mut records, "shop", &[], &["a.test"]), Ok(Vec::new()));
+    assert_eq!(change(&mut records, "other", &["a.test"], &[]), Ok(hosts(&["a.test"])));
+    let branch =
+        |records: &RecordIndex, text: &str| change_branch(records, Moment(1), "test", &shop(), text.to_owned());
+    let changes = branch(&records, "live");
+    apply(&mut records, changes);
+    assert_eq!(records.apps[&shop()].branch, "live");
+    assert!(branch(&records, "--upload-pack=x").is_err());
 }

@@ -3,18 +3,18 @@
 use gantry_api::types::Explanation;
 use gantry_model::{AppName, Deploy, DeployState, Reason, Release, Span};
 
-use super::{BuildState, Facts, current};
-use crate::core::View;
+use super::{BuildState, WhyInput, current};
+use crate::core::ClusterView;
 
 /// Returns the app's newest deploy.
-pub(super) fn last<'a>(view: &'a View, name: &AppName) -> Option<&'a Deploy> {
-    view.mirror.deploys.get(name)?.values().next_back().map(AsRef::as_ref)
+pub(super) fn last<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Deploy> {
+    view.records.deploys.get(name)?.values().next_back().map(AsRef::as_ref)
 }
 
 /// Explains the open deploy and the condition that the deploy waits for.
-pub(super) fn under_way(facts: &Facts<'_>, name: &AppName) -> Option<Explanation> {
+pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanation> {
     let view = facts.view;
-    let deploy = view.mirror.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued)?;
+    let deploy = view.records.open_deploys(name).find(|deploy| deploy.state != DeployState::Queued)?;
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
     if let Some(reason) = &deploy.reason {
         let headline = format!("{}: {reason}", deploy.state);
@@ -34,7 +34,7 @@ pub(super) fn under_way(facts: &Facts<'_>, name: &AppName) -> Option<Explanation
                 Some(said) => {
                     format!("{state}: {wait}; its last output, {} ago: {}", Span(view.now.since(said.at)), said.line)
                 }
-                None => format!("{state}: {wait}; it has printed nothing"),
+                None => format!("{state}: {wait}; no output yet"),
             }
         }
         Some(wait) => format!("{state}: {wait}"),
@@ -48,18 +48,18 @@ fn building(build: Option<&BuildState>) -> String {
     let span = |duration: std::time::Duration| Span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     match build {
         None => Reason::BuildRuns.to_string(),
-        Some(build) if build.step.is_empty() => "it waits for other builds to end".to_owned(),
+        Some(build) if build.step.is_empty() => "the build waits for other builds to end".to_owned(),
         Some(BuildState { step, running, said: Some((line, ago)) }) => {
             format!("{step}, for {}; its last output, {} ago: {line}", span(*running), span(*ago))
         }
         Some(BuildState { step, running, said: None }) => {
-            format!("{step}, for {}; it has printed nothing", span(*running))
+            format!("{step}, for {}; no output yet", span(*running))
         }
     }
 }
 
 /// Explains the result of a deploy, and which release serves now.
-pub(super) fn ended(view: &View, deploy: &Deploy) -> Explanation {
+pub(super) fn ended(view: &ClusterView, deploy: &Deploy) -> Explanation {
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
     let serving = serving(view, &deploy.app);
     let (headline, evidence) = match &deploy.reason {
@@ -75,14 +75,14 @@ pub(crate) fn has_web(release: &Release) -> bool {
 }
 
 /// Describes which release serves, or at least runs.
-pub(super) fn serving(view: &View, name: &AppName) -> String {
-    let Some(number) = view.mirror.apps.get(name).and_then(|app| app.current) else {
+pub(super) fn serving(view: &ClusterView, name: &AppName) -> String {
+    let Some(number) = view.records.apps.get(name).and_then(|app| app.current) else {
         return "nothing serves".to_owned();
     };
     let Some(release) = current(view, name) else {
         return format!("{number} serves");
     };
-    let scale = view.mirror.apps.get(name).map(|app| &app.scale);
+    let scale = view.records.apps.get(name).map(|app| &app.scale);
     let copies = |role, settings: &gantry_model::Role| {
         scale.and_then(|scale| scale.get(role)).copied().unwrap_or(settings.instances)
     };
@@ -91,8 +91,8 @@ pub(super) fn serving(view: &View, name: &AppName) -> String {
         services().filter(|(role, settings)| copies(role, settings) == 0).map(|(role, _)| role.as_str()).collect();
     let verb = match (has_web(release), services().count()) {
         (true, _) => format!("{number} serves"),
-        (false, 0) => format!("{number} is the release; no role of it runs on"),
-        (false, _) => format!("{number} runs; no role of it serves HTTP"),
+        (false, 0) => format!("{number} is the release; none of its roles keeps running"),
+        (false, _) => format!("{number} runs; none of its roles serves HTTP"),
     };
     if none.is_empty() { verb } else { format!("{verb}; scaled to 0: {}", none.join(", ")) }
 }

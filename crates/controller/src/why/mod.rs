@@ -13,6 +13,7 @@
 mod deploy;
 mod instance;
 mod machine;
+mod network;
 mod owner;
 #[cfg(test)]
 mod tests;
@@ -23,19 +24,18 @@ use std::time::Duration;
 use gantry_api::types::{Event, Explanation};
 use gantry_model::{AppName, Bytes, Release};
 
-use crate::core::View;
-use crate::network;
+use crate::core::ClusterView;
 
 pub(crate) use deploy::has_web;
 pub(crate) use instance::{instance, note};
 
 /// Facts that an explanation is derived from.
-pub(crate) struct Facts<'a> {
-    pub(crate) view: &'a View,
+pub(crate) struct WhyInput<'a> {
+    pub(crate) view: &'a ClusterView,
     /// The app's running build.
     pub(crate) build: Option<BuildState>,
     /// The disk of the data folder.
-    pub(crate) disk: Option<Disk>,
+    pub(crate) disk: Option<DiskSpace>,
 }
 
 /// Progress of a build.
@@ -51,7 +51,7 @@ pub(crate) struct BuildState {
 
 /// Free space on a disk.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Disk {
+pub(crate) struct DiskSpace {
     /// Free bytes.
     pub(crate) free: Bytes,
     /// Bytes that must stay free to accept a build, a pull or an upload.
@@ -59,12 +59,12 @@ pub(crate) struct Disk {
 }
 
 /// Explanation without its subject.
-struct Answer {
+struct FoundCause {
     headline: String,
     evidence: Vec<String>,
 }
 
-impl Answer {
+impl FoundCause {
     fn new(headline: String) -> Self {
         Self { headline, evidence: Vec::new() }
     }
@@ -75,16 +75,16 @@ impl Answer {
 }
 
 /// Explains an app.
-pub(crate) fn app(facts: &Facts<'_>, name: &AppName) -> Explanation {
+pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
     let view = facts.view;
     let subject = format!("app {name}");
     let open = deploy::under_way(facts, name);
-    let trouble = owner::asked(view, name)
+    let fault = owner::requested(view, name)
         .or_else(|| machine::silent_router(view, name))
         .or_else(|| machine::silent_agent(view, name))
         .or_else(|| instance::broken(view, name))
         .or_else(|| traffic::failing(view, name));
-    if let Some(mut answer) = trouble {
+    if let Some(mut answer) = fault {
         // Adds the other relevant facts: what the machine's network blocks, and the open deploy, which may fix the
         // problem.
         answer.evidence.extend(network::faults(view, name));
@@ -105,29 +105,29 @@ pub(crate) fn app(facts: &Facts<'_>, name: &AppName) -> Explanation {
     if let Some(failed) = deploy::last(view, name).filter(|deploy| deploy.reason.is_some()) {
         return deploy::ended(view, failed);
     }
-    let worry = instance::worrying(view, name)
-        .or_else(|| instance::lingering(view, name))
+    let problem = instance::minor_problems(view, name)
+        .or_else(|| instance::not_stopping(view, name))
         .or_else(|| traffic::limited(view, name))
         .or_else(|| facts.disk.and_then(machine::full_disk));
-    match (worry, deploy::last(view, name)) {
+    match (problem, deploy::last(view, name)) {
         (Some(answer), _) => answer.about(&subject),
         (None, Some(deploy)) => deploy::ended(view, deploy),
         (None, None) => {
-            let push = format!("{name} was never deployed; push to it, or `gantry deploy {name} --image REF`");
-            Answer::new(push).about(&subject)
+            let push = format!("{name} was never deployed; run `git push`, or `gantry deploy {name} --image REF`");
+            FoundCause::new(push).about(&subject)
         }
     }
 }
 
 /// Returns the current release.
-fn current<'a>(view: &'a View, name: &AppName) -> Option<&'a Release> {
-    let number = view.mirror.apps.get(name)?.current?;
-    view.mirror.release(name, number).map(AsRef::as_ref)
+fn current<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Release> {
+    let number = view.records.apps.get(name)?.current?;
+    view.records.release(name, number).map(AsRef::as_ref)
 }
 
-/// Says who caused the newest event of an app whose text begins with `about`, and how long ago.
-fn said_by(view: &View, name: &AppName, about: &str) -> Option<String> {
+/// Names who caused the newest event of an app whose text begins with `about`, and how long ago.
+fn requested_by(view: &ClusterView, name: &AppName, about: &str) -> Option<String> {
     let of_app = |event: &&std::sync::Arc<Event>| event.app.as_ref() == Some(name) && event.what.starts_with(about);
-    let event = view.mirror.events.values().rev().find(of_app)?;
-    Some(format!("{} said so {} ago", event.by, gantry_model::Span(view.now.since(event.at))))
+    let event = view.records.events.values().rev().find(of_app)?;
+    Some(format!("requested by {} {} ago", event.by, gantry_model::Span(view.now.since(event.at))))
 }

@@ -2,38 +2,40 @@
 
 use gantry_model::AppName;
 
-use super::{Answer, current, said_by};
-use crate::core::View;
+use super::{FoundCause, current, requested_by};
+use crate::core::ClusterView;
 
 /// Reports that the app is being destroyed, is in maintenance, is paused, or has no copies of its web role.
-pub(super) fn asked(view: &View, name: &AppName) -> Option<Answer> {
-    let app = view.mirror.apps.get(name)?;
+pub(super) fn requested(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    let app = view.records.apps.get(name)?;
     if app.destroying {
-        let left = view.mirror.plan.assignments().filter(|(_, id, _)| &id.app == name);
+        let left = view.records.plan.assignments().filter(|(_, id, _)| &id.app == name);
         let evidence =
             left.map(|(_, id, _)| format!("{id} is still there; `gantry why {name} {id}`")).take(5).collect();
-        return Some(Answer { headline: format!("{name} is being destroyed"), evidence });
+        return Some(FoundCause { headline: format!("{name} is being destroyed"), evidence });
     }
     let headline = match (&app.traffic.maintenance, app.traffic.paused) {
         (Some(message), _) => {
-            format!("in maintenance, clients are told {message:?}; `gantry maintenance off {name}` ends it")
+            format!(
+                "in maintenance, clients get the message {message:?}; `gantry maintenance off {name}` ends the maintenance"
+            )
         }
-        (None, true) => format!("paused, its requests wait; `gantry resume {name}` lets them go on"),
+        (None, true) => format!("paused, requests wait; `gantry resume {name}` releases them"),
         (None, false) => return no_copies(view, name),
     };
-    let evidence = said_by(view, name, &format!("requests of {name}:")).into_iter().collect();
-    Some(Answer { headline, evidence })
+    let evidence = requested_by(view, name, &format!("requests of {name}:")).into_iter().collect();
+    Some(FoundCause { headline, evidence })
 }
 
 /// Reports that the web role is scaled to 0.
-fn no_copies(view: &View, name: &AppName) -> Option<Answer> {
-    let app = view.mirror.apps.get(name)?;
+fn no_copies(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    let app = view.records.apps.get(name)?;
     let (role, settings) = current(view, name)?.roles.iter().find(|(role, _)| role.is_web())?;
     let scaled = app.scale.get(role);
     if *scaled.unwrap_or(&settings.instances) > 0 {
         return None;
     }
-    let headline = format!("{role} is scaled to 0, no copy of it runs; `gantry scale {name} {role}=1` starts one");
-    let evidence = scaled.and_then(|_| said_by(view, name, "scaled ")).into_iter().collect();
-    Some(Answer { headline, evidence })
+    let headline = format!("{role} is scaled to 0, so no copy runs; `gantry scale {name} {role}=1` starts one");
+    let evidence = scaled.and_then(|_| requested_by(view, name, "scaled ")).into_iter().collect();
+    Some(FoundCause { headline, evidence })
 }

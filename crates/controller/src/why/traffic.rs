@@ -3,11 +3,11 @@
 use gantry_model::reason::LimitText;
 use gantry_model::{AppName, FailureRun, Moment, RequestFailure, Span};
 
-use super::{Answer, deploy, instance};
-use crate::core::View;
+use super::{FoundCause, deploy, instance};
+use crate::core::ClusterView;
 
 /// Age in milliseconds after which a run of failures is no longer reported.
-const TOLD_MILLIS: u64 = 120_000;
+const REPORTED_MILLIS: u64 = 120_000;
 
 /// Failures reported at any count, because a healthy app never causes them.
 const ALWAYS: [RequestFailure; 3] = [RequestFailure::Broken, RequestFailure::Cut, RequestFailure::Slow];
@@ -16,14 +16,14 @@ const ALWAYS: [RequestFailure; 3] = [RequestFailure::Broken, RequestFailure::Cut
 const TOLERATED: [(RequestFailure, u64); 2] = [(RequestFailure::ServerError, 10), (RequestFailure::GivenUp, 50)];
 
 /// Reports requests that reached an instance and failed.
-pub(super) fn failing(view: &View, name: &AppName) -> Option<Answer> {
+pub(super) fn failing(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let always = ALWAYS.iter().filter_map(|kind| Some((*kind, run(view, name, *kind)?)));
     let tolerated = TOLERATED.iter().filter_map(|(kind, percent)| {
         let run = run(view, name, *kind)?;
         (run.count * 100 >= run.of * percent).then_some((*kind, run))
     });
     let (kind, run) = always.chain(tolerated).max_by_key(|(_, run)| run.count)?;
-    let answer = told(view, name, kind, &run);
+    let answer = describe(view, name, kind, &run);
     // When an instance ends, its open requests fail; the end of the instance is the cause.
     match run.instance.as_ref().and_then(|id| instance::ended_lately(view, id, run.last)) {
         Some(mut cause) => {
@@ -35,29 +35,29 @@ pub(super) fn failing(view: &View, name: &AppName) -> Option<Answer> {
 }
 
 /// Reports requests that no instance accepted in time.
-pub(super) fn unserved(view: &View, name: &AppName) -> Option<Answer> {
-    told_of(view, name, RequestFailure::NoInstance)
+pub(super) fn unserved(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    describe_run(view, name, RequestFailure::NoInstance)
 }
 
 /// Reports requests refused by a rate or concurrency limit.
-pub(super) fn limited(view: &View, name: &AppName) -> Option<Answer> {
-    told_of(view, name, RequestFailure::Limited)
+pub(super) fn limited(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    describe_run(view, name, RequestFailure::Limited)
 }
 
-fn told_of(view: &View, name: &AppName, kind: RequestFailure) -> Option<Answer> {
-    run(view, name, kind).map(|run| told(view, name, kind, &run))
+fn describe_run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<FoundCause> {
+    run(view, name, kind).map(|run| describe(view, name, kind, &run))
 }
 
 /// Merges the current runs of one kind of failure over all routers. Ignores runs that are over, and runs of a release
 /// that no longer serves.
-fn run(view: &View, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
-    let current = view.mirror.apps.get(name)?.current;
+fn run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
+    let current = view.records.apps.get(name)?.current;
     let since = deploy::last(view, name).map_or(Moment(0), |deploy| deploy.entered);
     let of_now = |run: &&FailureRun| match &run.instance {
         Some(instance) => Some(instance.release) == current,
         None => run.last >= since,
     };
-    let recent = |run: &&FailureRun| view.now.since(run.last) <= TOLD_MILLIS;
+    let recent = |run: &&FailureRun| view.now.since(run.last) <= REPORTED_MILLIS;
     let runs = view.observed.routers.values().filter_map(|router| router.failures.get(name)?.get(&kind));
     runs.filter(of_now).filter(recent).cloned().reduce(|one, other| FailureRun {
         count: one.count + other.count,
@@ -67,38 +67,41 @@ fn run(view: &View, name: &AppName, kind: RequestFailure) -> Option<FailureRun> 
     })
 }
 
-fn told(view: &View, name: &AppName, kind: RequestFailure, run: &FailureRun) -> Answer {
+fn describe(view: &ClusterView, name: &AppName, kind: RequestFailure, run: &FailureRun) -> FoundCause {
     let instance = run.instance.as_ref().map_or_else(|| "the instance".to_owned(), ToString::to_string);
-    let logs = format!("`gantry logs {name}` has what it said");
-    let hangs = "`health.path` of the role lets a copy that hangs be found and started again";
+    let logs = format!("`gantry logs {name}` shows its output");
+    let hangs = "with `health.path` of the role Gantry finds and restarts a copy that hangs";
     let (what, remedy) = match kind {
-        RequestFailure::Broken => (format!("{instance} closed the connection before it answered (502)"), logs),
-        RequestFailure::Cut => (format!("the answer of {instance} broke off"), logs),
+        RequestFailure::Broken => (format!("{instance} closed the connection before it responded (502)"), logs),
+        RequestFailure::Cut => (format!("the response of {instance} ended early"), logs),
         RequestFailure::Slow => {
-            (format!("{instance} began no answer within `request_timeout` (504)"), hangs.to_owned())
+            (format!("{instance} sent no response within `request_timeout` (504)"), hangs.to_owned())
         }
         RequestFailure::GivenUp => {
-            (format!("their clients went away, for {instance} gave no answer for seconds"), hangs.to_owned())
+            (format!("their clients gave up, because {instance} sent no response for seconds"), hangs.to_owned())
         }
-        RequestFailure::ServerError => (format!("the application itself answered {}", run.status), logs),
+        RequestFailure::ServerError => (format!("the application itself returned {}", run.status), logs),
         RequestFailure::NoInstance => {
-            ("no instance took them in time (503)".to_owned(), format!("`gantry ps {name}` shows the instances"))
+            ("no instance accepted them in time (503)".to_owned(), format!("`gantry ps {name}` shows the instances"))
         }
         RequestFailure::Limited => {
-            let limits = view.mirror.apps.get(name).map(|app| app.traffic.to_string()).unwrap_or_default();
-            (format!("they were over its limit (429): {limits}"), format!("`gantry limit {name}` sets it"))
+            let limits = view.records.apps.get(name).map(|app| app.traffic.to_string()).unwrap_or_default();
+            (
+                format!("they exceeded the app's limit (429): {limits}"),
+                format!("`gantry limit {name}` changes the limit"),
+            )
         }
     };
     let counts = format!("{} of {} requests failed since {} ago", run.count, run.of, Span(view.now.since(run.since)));
     // If the instance reached a limit meanwhile, the limit is the root cause.
     let limit = run.instance.as_ref().and_then(|id| {
         let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
-        seen.limit_hits.iter().find(|hit| run.last.since(hit.last) <= TOLD_MILLIS).map(|hit| LimitText(hit.limit))
+        seen.limit_hits.iter().find(|hit| run.last.since(hit.last) <= REPORTED_MILLIS).map(|hit| LimitText(hit.limit))
     });
     let headline = match limit {
         Some(limit) => format!("{counts}: {instance} {limit}; {what}"),
         None => format!("{counts}: {what}; {remedy}"),
     };
-    let last = format!("the last of them {} ago; the checks pass", Span(view.now.since(run.last)));
-    Answer { headline, evidence: vec![last] }
+    let last = format!("the last failure was {} ago; the checks pass", Span(view.now.since(run.last)));
+    FoundCause { headline, evidence: vec![last] }
 }

@@ -11,25 +11,25 @@ use hyper::upgrade::Upgraded;
 use tokio::sync::{Notify, oneshot};
 
 /// Timeout for an agent to call back.
-const CALL_BACK: Duration = Duration::from_secs(10);
+const CALL_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most sessions that wait for one machine's agent.
 const WAITING_MAX: usize = 100;
 
 /// Sessions that are not joined yet.
 #[derive(Default)]
-pub(crate) struct Sessions {
-    state: Mutex<State>,
+pub(crate) struct SessionBroker {
+    state: Mutex<BrokerState>,
     added: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct BrokerState {
     waiting: HashMap<MachineName, VecDeque<SessionRequest>>,
     called: HashMap<String, oneshot::Sender<Upgraded>>,
 }
 
-impl Sessions {
+impl SessionBroker {
     /// Requests a session from a machine's agent, and returns the agent's connection once the agent has called back.
     pub(crate) async fn open(&self, machine: &MachineName, what: SessionKind) -> Result<Upgraded, String> {
         let id = format!("{:032x}", rand::random::<u128>());
@@ -38,13 +38,15 @@ impl Sessions {
             let mut state = self.lock();
             let queue = state.waiting.entry(machine.clone()).or_default();
             if queue.len() >= WAITING_MAX {
-                return Err(format!("too many sessions wait for {machine}"));
+                return Err(format!(
+                    "{WAITING_MAX} sessions already wait for the agent of machine {machine}; try again later"
+                ));
             }
             queue.push_back(SessionRequest { id: id.clone(), what });
             state.called.insert(id.clone(), sender);
         }
         self.added.notify_waiters();
-        let connection = tokio::time::timeout(CALL_BACK, receiver).await;
+        let connection = tokio::time::timeout(CALL_BACK_TIMEOUT, receiver).await;
         let mut state = self.lock();
         state.called.remove(&id);
         if let Some(queue) = state.waiting.get_mut(machine) {
@@ -52,12 +54,15 @@ impl Sessions {
         }
         match connection {
             Ok(Ok(connection)) => Ok(connection),
-            _ => Err(format!("the agent on {machine} did not answer in {} s; is it running?", CALL_BACK.as_secs())),
+            _ => Err(format!(
+                "the agent of machine {machine} did not respond in {} s; `gantry status` shows whether it runs",
+                CALL_BACK_TIMEOUT.as_secs()
+            )),
         }
     }
 
-    /// Waits for the next session for a machine's agent. Returns `None` if none comes within `patience`.
-    pub(crate) async fn next(&self, machine: &MachineName, patience: Duration) -> Option<SessionRequest> {
+    /// Waits for the next session for a machine's agent. Returns `None` if none comes within `timeout`.
+    pub(crate) async fn next(&self, machine: &MachineName, timeout: Duration) -> Option<SessionRequest> {
         let waiting = async {
             loop {
                 let added = self.added.notified();
@@ -67,7 +72,7 @@ impl Sessions {
                 added.await;
             }
         };
-        tokio::time::timeout(patience, waiting).await.ok()
+        tokio::time::timeout(timeout, waiting).await.ok()
     }
 
     /// Returns the recipient of an agent's connection.
@@ -75,7 +80,7 @@ impl Sessions {
         self.lock().called.remove(id)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BrokerState> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -2,16 +2,16 @@
 
 use gantry_api::Problem;
 
-use crate::Settings;
+use crate::ServerSettings;
 
 /// Refuses a write that would use up the disk reserve, and names the numbers. `what` is about to store `more` bytes; 0
 /// when the size is unknown.
-pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(), Problem> {
+pub(crate) fn check_reserve(settings: &ServerSettings, what: &str, more: u64) -> Result<(), Problem> {
     let data = &settings.data;
-    takes_writes(settings, what)?;
+    check_writable(settings, what)?;
     let needed = settings.collect.reserve.saturating_add(more);
     let (free, size) = gantry_linux::disk::space(data).map_err(|error| {
-        Problem::internal(format!("cannot tell how much of the disk of {} is free: {error}", data.display()))
+        Problem::internal(format!("cannot measure the free space on the disk of {}: {error}", data.display()))
     })?;
     if free >= needed {
         return Ok(());
@@ -24,43 +24,43 @@ pub(crate) fn has_room(settings: &Settings, what: &str, more: u64) -> Result<(),
         bytes(size),
         bytes(needed)
     );
-    let hint = "`gantry status` tells what takes the space; `gantry app destroy` and `gantry base rm` free some";
+    let hint = "`gantry status` lists what uses the space; `gantry app destroy` and `gantry base rm` free some";
     Err(Problem::new(507, refused).hint(hint))
 }
 
 /// Refuses a write to a read-only disk, and names the disk.
-fn takes_writes(settings: &Settings, what: &str) -> Result<(), Problem> {
+fn check_writable(settings: &ServerSettings, what: &str) -> Result<(), Problem> {
     let data = &settings.data;
     if !gantry_linux::disk::is_read_only(data) {
         return Ok(());
     }
     let refused =
-        format!("the disk of {} cannot be written to, it is read-only, and {what} needs to write", data.display());
+        format!("the disk of {} cannot be written to: it is read-only, and {what} must write to it", data.display());
     Err(Problem::new(503, refused)
-        .hint("`dmesg` says what the kernel found; all goes on once the disk can be written to"))
+        .hint("`dmesg` shows the kernel's reason; the server recovers by itself once the disk takes writes"))
 }
 
 /// Bytes between two checks of the disk, while data of unknown size arrives.
-const ROOM_STEP: u64 = 64 << 20;
+const CHECK_EVERY: u64 = 64 << 20;
 
 /// Repeated check of the disk reserve while data arrives.
-pub(crate) struct Room {
+pub(crate) struct ReserveCheck {
     what: &'static str,
     since: u64,
 }
 
-impl Room {
+impl ReserveCheck {
     pub(crate) fn new(what: &'static str) -> Self {
         Self { what, since: 0 }
     }
 
-    /// Counts received bytes, and checks the disk reserve once per [`ROOM_STEP`] bytes.
-    pub(crate) fn take(&mut self, settings: &Settings, bytes: usize) -> Result<(), Problem> {
+    /// Counts received bytes, and checks the disk reserve once per [`CHECK_EVERY`] bytes.
+    pub(crate) fn take(&mut self, settings: &ServerSettings, bytes: usize) -> Result<(), Problem> {
         self.since += bytes as u64;
-        if self.since < ROOM_STEP {
+        if self.since < CHECK_EVERY {
             return Ok(());
         }
         self.since = 0;
-        has_room(settings, self.what, 0)
+        check_reserve(settings, self.what, 0)
     }
 }

@@ -15,19 +15,19 @@ pub(crate) const KEY: &str = "leader";
 const TTL: Duration = Duration::from_secs(10);
 
 /// Timeout for another server's leadership to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Leadership of this server, until another server takes over. All clones share one state.
 #[derive(Clone)]
-pub(crate) struct Lead {
+pub(crate) struct Leadership {
     store: Arc<dyn Store>,
     name: String,
-    term: Arc<tokio::sync::Mutex<Term>>,
+    term: Arc<tokio::sync::Mutex<LeadershipTerm>>,
 }
 
 /// One term of leadership: a lease and its fencing token.
 #[derive(Debug, Clone, Copy)]
-struct Term {
+struct LeadershipTerm {
     lease: LeaseId,
     /// The fencing token.
     revision: Revision,
@@ -35,8 +35,8 @@ struct Term {
 
 /// Takes leadership. A server of the same name must be dead or about to be fenced off, so takeover from that server is
 /// immediate. Takeover from a server of another name waits until that server's lease has run out.
-pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, ServerError> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Leadership, ServerError> {
+    let deadline = tokio::time::Instant::now() + TAKEOVER_TIMEOUT;
     loop {
         let lease = store.grant(TTL).await?;
         let held = store.get(KEY).await?;
@@ -55,26 +55,26 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Lead, Ser
                 if tokio::time::Instant::now() > deadline {
                     return Err(ServerError::NotLeading(other));
                 }
-                tracing::info!(leader = other, "waiting for the lead");
+                tracing::info!(leader = other, "waiting until the other server's leadership ends");
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 continue;
             }
         };
         if let Outcome::Committed(revision) = store.commit(txn).await? {
-            return Ok(Lead::of(store, name, Term { lease, revision }));
+            return Ok(Leadership::of(store, name, LeadershipTerm { lease, revision }));
         }
         store.revoke(lease).await?;
     }
 }
 
-impl Lead {
+impl Leadership {
     /// Leadership of a server that cannot write. The term is not in the store, so the store refuses every write under
     /// its token.
     pub(crate) fn none(store: &Arc<dyn Store>, name: &str) -> Self {
-        Self::of(store, name, Term { lease: LeaseId(0), revision: 0 })
+        Self::of(store, name, LeadershipTerm { lease: LeaseId(0), revision: 0 })
     }
 
-    fn of(store: &Arc<dyn Store>, name: &str, term: Term) -> Self {
+    fn of(store: &Arc<dyn Store>, name: &str, term: LeadershipTerm) -> Self {
         Self { store: Arc::clone(store), name: name.to_owned(), term: Arc::new(tokio::sync::Mutex::new(term)) }
     }
 
@@ -95,20 +95,20 @@ impl Lead {
         let absent = Compare::Absent(KEY.to_owned());
         match self.store.commit(Txn::default().when(absent).put_leased(KEY, self.name.as_str(), lease)).await? {
             Outcome::Committed(revision) => {
-                tracing::warn!("the lease of the lead ran out, nobody else took it, and this server has it again");
-                *term = Term { lease, revision };
+                tracing::warn!("the leadership lease ran out; no other server took over, and this server leads again");
+                *term = LeadershipTerm { lease, revision };
                 Ok(())
             }
             Outcome::Conflict => {
                 let _ = self.store.revoke(lease).await;
-                Err(ServerError::NotLeading("the lead was taken over".to_owned()))
+                Err(ServerError::NotLeading("another server took over the leadership".to_owned()))
             }
         }
     }
 
     /// Renews leadership periodically; returns the cause when leadership is lost.
-    pub(crate) async fn hold(&self) -> ServerError {
-        let (mut renewed, mut told) = (tokio::time::Instant::now(), false);
+    pub(crate) async fn keep(&self) -> ServerError {
+        let (mut renewed, mut logged) = (tokio::time::Instant::now(), false);
         loop {
             tokio::time::sleep(TTL / 4).await;
             let term = *self.term.lock().await;
@@ -117,25 +117,25 @@ impl Lead {
                 kept => kept.map_err(ServerError::from),
             };
             match kept {
-                Ok(()) => (renewed, told) = (tokio::time::Instant::now(), false),
+                Ok(()) => (renewed, logged) = (tokio::time::Instant::now(), false),
                 Err(error @ ServerError::NotLeading(_)) => return error,
                 // A store that refuses writes also lets no other server take leadership.
                 Err(ServerError::Store(error)) if error.is_refusal() => {
                     renewed = tokio::time::Instant::now();
                     // Logged once, because the loop tries again every few seconds.
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, "cannot renew the lead");
+                    if !std::mem::replace(&mut logged, true) {
+                        tracing::error!(%error, "cannot renew the leadership lease");
                     }
                 }
                 // A briefly unreachable store does not affect running workloads; only writes fail meanwhile.
-                Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the lead"),
+                Err(error) if renewed.elapsed() < TTL => tracing::warn!(%error, "cannot renew the leadership lease"),
                 Err(error) => return error,
             }
         }
     }
 
     /// Gives up leadership, so that the next server can take over at once.
-    pub(crate) async fn give_up(&self) {
+    pub(crate) async fn resign(&self) {
         let lease = self.term.lock().await.lease;
         let _ = self.store.revoke(lease).await;
     }
@@ -156,35 +156,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_stood_still_has_the_lead_again_under_another_token() {
+    async fn a_suspended_leader_leads_again_under_a_new_token() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let lead = take(&store, "one").await.expect("the lead");
-        let old = lead.revision().await;
+        let leadership = take(&store, "one").await.expect("the leadership");
+        let old = leadership.revision().await;
         assert!(matches!(write(&store, old).await, Outcome::Committed(_)));
         // Stands for a lease that ran out while the server was suspended.
-        lead.give_up().await;
-        assert_eq!(write(&store, old).await, Outcome::Conflict, "nothing is written under the old token");
-        lead.take_again(old).await.expect("nobody else has it");
-        let new = lead.revision().await;
+        leadership.resign().await;
+        assert_eq!(write(&store, old).await, Outcome::Conflict, "the old token writes nothing");
+        leadership.take_again(old).await.expect("no other leader");
+        let new = leadership.revision().await;
         assert_ne!(new, old);
         assert_eq!(write(&store, old).await, Outcome::Conflict, "the old token stays void");
         assert!(matches!(write(&store, new).await, Outcome::Committed(_)));
-        lead.take_again(old).await.expect("that was done already");
-        assert_eq!(lead.revision().await, new);
+        leadership.take_again(old).await.expect("leads already");
+        assert_eq!(leadership.revision().await, new);
     }
 
     #[tokio::test]
-    async fn a_leader_that_was_replaced_writes_nothing_more() {
+    async fn a_replaced_leader_writes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let lead = take(&store, "one").await.expect("the lead");
-        let old = lead.revision().await;
-        lead.give_up().await;
-        let other = take(&store, "two").await.expect("the lead");
-        let refused = lead.take_again(old).await.expect_err("another one leads");
+        let leadership = take(&store, "one").await.expect("the leadership");
+        let old = leadership.revision().await;
+        leadership.resign().await;
+        let other = take(&store, "two").await.expect("the leadership");
+        let refused = leadership.take_again(old).await.expect_err("another server leads");
         assert!(matches!(refused, ServerError::NotLeading(_)), "{refused}");
-        assert_eq!(write(&store, lead.revision().await).await, Outcome::Conflict);
+        assert_eq!(write(&store, leadership.revision().await).await, Outcome::Conflict);
         assert!(matches!(write(&store, other.revision().await).await, Outcome::Committed(_)));
     }
 }

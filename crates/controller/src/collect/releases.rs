@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
 
-use crate::mirror::{Change, Mirror, build_key, deploy_key, release_key, tag_key};
+use crate::records::{RecordChange, RecordIndex, build_key, deploy_key, release_key, tag_key};
 
 /// Number of releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -23,42 +23,43 @@ const GOOD_KEPT: usize = 5;
 const DEPLOYS_KEPT: usize = 50;
 
 /// Returns the removals of records that are no longer needed.
-pub(super) fn surplus(mirror: &Mirror) -> Vec<Change> {
+pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
     let mut changes = Vec::new();
-    for app in mirror.apps.keys() {
-        let kept = kept_releases(mirror, app);
-        let (stay, go): (Vec<_>, Vec<_>) = mirror
+    for app in records.apps.keys() {
+        let kept = kept_releases(records, app);
+        let (stay, go): (Vec<_>, Vec<_>) = records
             .releases
             .get(app)
             .into_iter()
             .flat_map(|releases| releases.values())
             .partition(|release| kept.contains(&release.number));
         changes.extend(go.iter().map(|release| release_key(app, release.number)));
-        changes.extend(surplus_tags(mirror, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
-        let images: BTreeSet<&Digest> = kept.iter().filter_map(|n| mirror.release(app, *n)).map(|r| &r.image).collect();
-        let builds = mirror.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
+        changes.extend(surplus_tags(records, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
+        let images: BTreeSet<&Digest> =
+            kept.iter().filter_map(|n| records.release(app, *n)).map(|r| &r.image).collect();
+        let builds = records.builds.iter().filter(|((of, _), build)| of == app && !images.contains(&build.image));
         // During a deploy, a build may be newer than any release.
-        let idle = mirror.open_deploys(app).next().is_none();
+        let idle = records.open_deploys(app).next().is_none();
         changes.extend(builds.filter(|_| idle).map(|((_, commit), _)| build_key(app, commit)));
-        let deploys = mirror.deploys.get(app).into_iter().flatten();
+        let deploys = records.deploys.get(app).into_iter().flatten();
         // A deploy's record is the only proof that its release once served.
         let told = |deploy: &gantry_model::Deploy| deploy.release.is_some_and(|number| kept.contains(&number));
         let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
     }
-    changes.into_iter().map(Change::Remove).collect()
+    changes.into_iter().map(RecordChange::Remove).collect()
 }
 
 /// Returns the tags that Gantry made for the removed releases, unless a remaining release or an open deploy uses the
 /// image. Tags made by people are never removed.
-fn surplus_tags(mirror: &Mirror, app: &AppName, stay: &[&Arc<Release>], go: &[&Arc<Release>]) -> Vec<String> {
-    let open: Vec<&Digest> = mirror.open_deploys(app).filter_map(|deploy| deploy.cause.image()).collect();
+fn surplus_tags(records: &RecordIndex, app: &AppName, stay: &[&Arc<Release>], go: &[&Arc<Release>]) -> Vec<String> {
+    let open: Vec<&Digest> = records.open_deploys(app).filter_map(|deploy| deploy.cause.image()).collect();
     let is_named = |image: &Digest| open.contains(&image) || stay.iter().any(|release| release.image == *image);
     let made_with = |tag: &str, image: &Digest| {
         let pulled = tag == pulled_tag(image);
         pulled || go.iter().any(|release| release.commit.as_deref() == Some(tag) && release.image == *image)
     };
-    let tags = mirror.tags.get(app.as_str()).into_iter().flatten();
+    let tags = records.tags.get(app.as_str()).into_iter().flatten();
     tags.filter(|(tag, image)| !is_named(image) && made_with(tag, image)).map(|(tag, _)| tag.clone()).collect()
 }
 
@@ -67,22 +68,26 @@ pub(crate) fn pulled_tag(image: &Digest) -> String {
     format!("pulled-{}", image.short())
 }
 
-fn kept_releases(mirror: &Mirror, app: &AppName) -> BTreeSet<ReleaseNumber> {
-    let Some(releases) = mirror.releases.get(app) else {
+fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber> {
+    let Some(releases) = records.releases.get(app) else {
         return BTreeSet::new();
     };
     let newest = releases.keys().rev().take(RELEASES_KEPT).copied();
-    let good =
-        releases.iter().rev().filter(|(_, release)| mirror.is_good(release)).take(GOOD_KEPT).map(|(number, _)| *number);
-    let current = mirror.apps.get(app).and_then(|app| app.current);
-    let deploys = mirror.open_deploys(app).flat_map(|deploy| {
+    let good = releases
+        .iter()
+        .rev()
+        .filter(|(_, release)| records.is_good(release))
+        .take(GOOD_KEPT)
+        .map(|(number, _)| *number);
+    let current = records.apps.get(app).and_then(|app| app.current);
+    let deploys = records.open_deploys(app).flat_map(|deploy| {
         let target = match deploy.cause {
             Cause::Rollback { to } => Some(to),
             _ => None,
         };
         [deploy.release, deploy.previous, target]
     });
-    let running = mirror.plan.assignments().filter(|(_, id, _)| id.app == *app).map(|(_, id, _)| id.release);
+    let running = records.plan.assignments().filter(|(_, id, _)| id.app == *app).map(|(_, id, _)| id.release);
     newest.chain(good).chain(current).chain(deploys.flatten()).chain(running).collect()
 }
 
@@ -93,7 +98,7 @@ mod tests {
     use gantry_model::{App, Deploy, DeployNumber, DeployState, Moment};
 
     use super::*;
-    use crate::mirror::Record;
+    use crate::records::StoreRecord;
 
     fn image(number: u64) -> Digest {
         Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
@@ -115,26 +120,26 @@ mod tests {
     }
 
     #[test]
-    fn a_release_that_goes_takes_its_tag_and_nobody_else_s() {
+    fn removes_the_tags_of_removed_releases_only() {
         let app = AppName::parse("shop").expect("a name");
-        let mut mirror = Mirror::default();
-        let tag = |mirror: &mut Mirror, tag: &str, digest| {
-            mirror.apply(Record::Tag { repository: app.to_string(), tag: tag.to_owned(), digest }.into());
+        let mut records = RecordIndex::default();
+        let tag = |records: &mut RecordIndex, tag: &str, digest| {
+            records.apply(StoreRecord::Tag { repository: app.to_string(), tag: tag.to_owned(), digest }.into());
         };
-        mirror.apply(Record::App(App::new(app.clone(), Moment(0))).into());
+        records.apply(StoreRecord::App(App::new(app.clone(), Moment(0))).into());
         for number in 1..=RELEASES_KEPT as u64 + 2 {
             let release = release(&app, number);
-            tag(&mut mirror, release.commit.as_deref().expect("a commit"), release.image.clone());
-            mirror.apply(Record::Release(release).into());
+            tag(&mut records, release.commit.as_deref().expect("a commit"), release.image.clone());
+            records.apply(StoreRecord::Release(release).into());
         }
-        tag(&mut mirror, "mine", image(1));
-        tag(&mut mirror, &pulled_tag(&image(2)), image(2));
-        tag(&mut mirror, &pulled_tag(&image(9)), image(9));
-        let keys: BTreeSet<String> = surplus(&mirror)
+        tag(&mut records, "mine", image(1));
+        tag(&mut records, &pulled_tag(&image(2)), image(2));
+        tag(&mut records, &pulled_tag(&image(9)), image(9));
+        let keys: BTreeSet<String> = surplus(&records)
             .into_iter()
             .map(|change| match change {
-                Change::Remove(key) => key,
-                Change::Put(_) => panic!("nothing is written"),
+                RecordChange::Remove(key) => key,
+                RecordChange::Put(_) => panic!("nothing is written"),
             })
             .collect();
         let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
@@ -144,25 +149,28 @@ mod tests {
 
     /// Of 80 releases only the first seven served, and all later releases failed.
     #[test]
-    fn the_last_five_that_served_are_kept_however_many_failed_since() {
+    fn keeps_the_last_five_good_releases() {
         let app = AppName::parse("shop").expect("a name");
-        let mut mirror = Mirror::default();
-        mirror.apply(Record::App(App { current: Some(ReleaseNumber(7)), ..App::new(app.clone(), Moment(0)) }).into());
+        let mut records = RecordIndex::default();
+        records.apply(
+            StoreRecord::App(App { current: Some(ReleaseNumber(7)), ..App::new(app.clone(), Moment(0)) }).into(),
+        );
         for number in 1..=80 {
             let release = release(&app, number);
             let cause = release.cause.clone();
             let mut deploy = Deploy::new(app.clone(), release.deploy, cause, "test".into(), false, Moment(0));
             deploy.release = Some(release.number);
             deploy.state = if number <= 7 { DeployState::Done } else { DeployState::Reverted };
-            mirror.apply(Record::Deploy(deploy).into());
-            mirror.apply(Record::Release(release).into());
+            records.apply(StoreRecord::Deploy(deploy).into());
+            records.apply(StoreRecord::Release(release).into());
         }
-        let kept: Vec<u64> = kept_releases(&mirror, &app).into_iter().map(|number| number.0).collect();
+        let kept: Vec<u64> = kept_releases(&records, &app).into_iter().map(|number| number.0).collect();
         assert_eq!(kept, (3..=7).chain(61..=80).collect::<Vec<_>>());
         // The deploys of the kept releases are kept; of the other deploys, the last fifty.
-        let removed = surplus(&mirror);
-        let is_removed =
-            |key: &String| removed.iter().any(|change| matches!(change, Change::Remove(removed) if removed == key));
+        let removed = surplus(&records);
+        let is_removed = |key: &String| {
+            removed.iter().any(|change| matches!(change, RecordChange::Remove(removed) if removed == key))
+        };
         let deploys: Vec<u64> = (1..=80).filter(|n| is_removed(&deploy_key(&app, DeployNumber(*n)))).collect();
         assert_eq!(deploys, [1, 2].into_iter().chain(8..=30).collect::<Vec<_>>());
     }

@@ -57,9 +57,9 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
         gantry_linux::connection::tune(&stream, None);
         let service = TowerToHyperService::new(router.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            service.call(request.map(|body| axum::body::Body::new(Patient { body, silence: None })))
+            service.call(request.map(|body| axum::body::Body::new(TimedBody { body, silence: None })))
         });
-        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service).with_upgrades();
+        let connection = builder.serve_connection(TokioIo::new(LingeringStream::new(stream)), service).with_upgrades();
         tokio::spawn(async move {
             let _ = connection.await;
             drop(place);
@@ -70,21 +70,21 @@ pub(crate) async fn serve(listener: &TcpListener, router: Router) -> Infallible 
 /// A connection that the server still reads for a while after its last response. An upload may be refused in the
 /// middle: if the server then closed the connection with unread data, the client would get a reset. The reset would
 /// cost the client the response (RFC 9112, section 9.6).
-struct Lingering {
+struct LingeringStream {
     stream: TcpStream,
     /// Timer since the server shut down its side of the connection.
-    patience: Option<Pin<Box<Sleep>>>,
+    linger_timeout: Option<Pin<Box<Sleep>>>,
     /// Number of bytes that may still be read after that.
     left: usize,
 }
 
-impl Lingering {
+impl LingeringStream {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, patience: None, left: LINGER_BYTES }
+        Self { stream, linger_timeout: None, left: LINGER_BYTES }
     }
 }
 
-impl AsyncRead for Lingering {
+impl AsyncRead for LingeringStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -94,7 +94,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl AsyncWrite for LingeringStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -116,13 +116,13 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        let Self { stream, patience, left } = self.get_mut();
-        if patience.is_none() {
+        let Self { stream, linger_timeout, left } = self.get_mut();
+        if linger_timeout.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
-        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let linger_timeout = linger_timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
         let mut waste = [0; 16 << 10];
-        while patience.as_mut().poll(cx).is_pending() {
+        while linger_timeout.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut waste);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() && buffer.filled().len() < *left => {
@@ -136,14 +136,14 @@ impl AsyncWrite for Lingering {
 }
 
 /// Body of a request, with a limit on the client's silence.
-struct Patient {
+struct TimedBody {
     body: Incoming,
     /// Timer of the silence. It starts when a read finds no data, because nothing may have read from the body for a
     /// while.
     silence: Option<Pin<Box<Sleep>>>,
 }
 
-impl Body for Patient {
+impl Body for TimedBody {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 

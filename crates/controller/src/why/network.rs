@@ -3,10 +3,10 @@
 use gantry_api::types::Explanation;
 use gantry_model::AppName;
 
-use crate::core::View;
+use crate::core::ClusterView;
 
 /// Returns a line for each network fault that affects the app's instances now.
-pub(crate) fn faults(view: &View, app: &AppName) -> Vec<String> {
+pub(super) fn faults(view: &ClusterView, app: &AppName) -> Vec<String> {
     let runs = |report: &gantry_model::ObservedMachine| report.instances.keys().any(|id| &id.app == app);
     let machines = view.observed.machines.iter().filter(|(_, report)| runs(report));
     machines
@@ -17,7 +17,7 @@ pub(crate) fn faults(view: &View, app: &AppName) -> Vec<String> {
 }
 
 /// Explains an app's state by its network faults, for use when no worse cause is known.
-pub(crate) fn explain(view: &View, app: &AppName) -> Option<Explanation> {
+pub(super) fn explain(view: &ClusterView, app: &AppName) -> Option<Explanation> {
     let mut faults = faults(view, app).into_iter();
     Some(Explanation { subject: String::new(), headline: faults.next()?, evidence: faults.collect() })
 }

@@ -6,29 +6,29 @@ use std::time::SystemTime;
 
 /// All GC pins.
 #[derive(Default, Clone)]
-pub(crate) struct Holds(Arc<Mutex<Taken>>);
+pub(crate) struct GcPins(Arc<Mutex<PinTable>>);
 
 #[derive(Default)]
-struct Taken {
+struct PinTable {
     next: u64,
     since: BTreeMap<u64, SystemTime>,
 }
 
 /// A GC pin on every blob written since the pin was taken. Dropping the pin ends the protection.
-pub(crate) struct Hold {
-    holds: Holds,
+pub(crate) struct GcPin {
+    pins: GcPins,
     number: u64,
 }
 
-impl Holds {
+impl GcPins {
     /// Takes a pin. Callers take the pin before they write the first blob, and drop it once a record references the
     /// result.
-    pub(crate) fn take(&self) -> Hold {
-        let mut taken = self.lock();
-        let number = taken.next;
-        taken.next += 1;
-        taken.since.insert(number, SystemTime::now());
-        Hold { holds: self.clone(), number }
+    pub(crate) fn take(&self) -> GcPin {
+        let mut table = self.lock();
+        let number = table.next;
+        table.next += 1;
+        table.since.insert(number, SystemTime::now());
+        GcPin { pins: self.clone(), number }
     }
 
     /// Returns when the oldest pin was taken. Garbage collection spares younger blobs.
@@ -36,14 +36,14 @@ impl Holds {
         self.lock().since.values().min().copied()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, PinTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Hold {
+impl Drop for GcPin {
     fn drop(&mut self) {
-        self.holds.lock().since.remove(&self.number);
+        self.pins.lock().since.remove(&self.number);
     }
 }
 
@@ -52,13 +52,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_counts_until_it_is_dropped() {
-        let holds = Holds::default();
-        let (first, second) = (holds.take(), holds.take());
-        let oldest = holds.oldest().expect("two");
+    fn the_oldest_pin_counts_until_it_is_dropped() {
+        let pins = GcPins::default();
+        let (first, second) = (pins.take(), pins.take());
+        let oldest = pins.oldest().expect("two pins");
         drop(first);
-        assert!(holds.oldest().expect("one") >= oldest);
+        assert!(pins.oldest().expect("one pin") >= oldest);
         drop(second);
-        assert_eq!(holds.oldest(), None);
+        assert_eq!(pins.oldest(), None);
     }
 }

@@ -8,7 +8,7 @@
 //! | `builds/<app>/<commit>` | [`BuildRecord`] |
 //! | `bases/<name>` | [`BaseInfo`] |
 //! | `tags/<repository>/<tag>` | a digest |
-//! | `manifests/<repository>/<digest>` | [`Pushed`] |
+//! | `manifests/<repository>/<digest>` | [`PushedManifest`] |
 //! | `tokens/<hash>` | [`TokenInfo`] |
 //! | `events/<number mod 1000>` | [`Event`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
@@ -45,7 +45,7 @@ pub(crate) struct BuildRecord {
 
 /// A pushed manifest. Its repository keeps the manifest by digest, tagged or not, until no record references it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Pushed {
+pub(crate) struct PushedManifest {
     /// Time of the latest push.
     pub(crate) at: Moment,
     /// Image to which the manifest refers. The manifest is kept as long as this image.
@@ -55,14 +55,14 @@ pub(crate) struct Pushed {
 
 /// A record of the store.
 #[derive(Debug, Clone)]
-pub(crate) enum Record {
+pub(crate) enum StoreRecord {
     App(App),
     Release(Release),
     Deploy(Deploy),
     Build(BuildRecord),
     Base(BaseInfo),
     Tag { repository: String, tag: String, digest: Digest },
-    Manifest { repository: String, digest: Digest, pushed: Pushed },
+    Manifest { repository: String, digest: Digest, pushed: PushedManifest },
     Token { hash: String, info: TokenInfo },
     Event(Event),
     Policy(ClusterPolicy),
@@ -72,19 +72,19 @@ pub(crate) enum Record {
 
 /// A change of one record.
 #[derive(Debug, Clone)]
-pub(crate) enum Change {
-    Put(Box<Record>),
+pub(crate) enum RecordChange {
+    Put(Box<StoreRecord>),
     /// Removal of the record under a key.
     Remove(String),
 }
 
-impl From<Record> for Change {
-    fn from(record: Record) -> Self {
+impl From<StoreRecord> for RecordChange {
+    fn from(record: StoreRecord) -> Self {
         Self::Put(Box::new(record))
     }
 }
 
-impl Record {
+impl StoreRecord {
     pub(crate) fn key(&self) -> String {
         match self {
             Self::App(app) => format!("apps/{}", app.name),
@@ -150,69 +150,69 @@ pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {
 
 /// All records. Cloning is cheap, because clones share the large records.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Mirror {
+pub(crate) struct RecordIndex {
     pub(crate) apps: BTreeMap<AppName, Arc<App>>,
     pub(crate) releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Arc<Release>>>,
     pub(crate) deploys: BTreeMap<AppName, BTreeMap<DeployNumber, Arc<Deploy>>>,
     pub(crate) builds: BTreeMap<(AppName, String), Arc<BuildRecord>>,
     pub(crate) bases: BTreeMap<BaseName, BaseInfo>,
     pub(crate) tags: BTreeMap<String, BTreeMap<String, Digest>>,
-    pub(crate) manifests: BTreeMap<String, BTreeMap<Digest, Pushed>>,
+    pub(crate) manifests: BTreeMap<String, BTreeMap<Digest, PushedManifest>>,
     pub(crate) tokens: BTreeMap<String, TokenInfo>,
     pub(crate) events: BTreeMap<u64, Arc<Event>>,
     pub(crate) policy: ClusterPolicy,
     pub(crate) plan: Arc<Plan>,
 }
 
-impl Mirror {
+impl RecordIndex {
     /// Parses all records in a listing of the store.
     pub(crate) fn load(entries: &[Entry]) -> Result<Self, ServerError> {
-        let mut mirror = Self::default();
+        let mut records = Self::default();
         for entry in entries {
             if let Some(record) = parse(entry)? {
-                mirror.put(record);
+                records.put(record);
             }
         }
-        Ok(mirror)
+        Ok(records)
     }
 
     /// Applies a change that the store has committed.
-    pub(crate) fn apply(&mut self, change: Change) {
+    pub(crate) fn apply(&mut self, change: RecordChange) {
         match change {
-            Change::Put(record) => self.put(*record),
-            Change::Remove(key) => self.remove(&key),
+            RecordChange::Put(record) => self.put(*record),
+            RecordChange::Remove(key) => self.remove(&key),
         }
     }
 
-    fn put(&mut self, record: Record) {
+    fn put(&mut self, record: StoreRecord) {
         match record {
-            Record::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
-            Record::Release(release) => {
+            StoreRecord::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
+            StoreRecord::Release(release) => {
                 self.releases.entry(release.app.clone()).or_default().insert(release.number, Arc::new(release));
             }
-            Record::Deploy(deploy) => {
+            StoreRecord::Deploy(deploy) => {
                 self.deploys.entry(deploy.app.clone()).or_default().insert(deploy.number, Arc::new(deploy));
             }
-            Record::Build(build) => {
+            StoreRecord::Build(build) => {
                 self.builds.insert((build.app.clone(), build.commit.clone()), Arc::new(build));
             }
-            Record::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
-            Record::Tag { repository, tag, digest } => {
+            StoreRecord::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
+            StoreRecord::Tag { repository, tag, digest } => {
                 self.tags.entry(repository).or_default().insert(tag, digest);
             }
-            Record::Manifest { repository, digest, pushed } => {
+            StoreRecord::Manifest { repository, digest, pushed } => {
                 self.manifests.entry(repository).or_default().insert(digest, pushed);
             }
-            Record::Token { hash, info } => drop(self.tokens.insert(hash, info)),
-            Record::Event(event) => {
+            StoreRecord::Token { hash, info } => drop(self.tokens.insert(hash, info)),
+            StoreRecord::Event(event) => {
                 self.events.insert(event.number, Arc::new(event));
                 while self.events.len() as u64 > EVENTS_MAX {
                     self.events.pop_first();
                 }
             }
-            Record::Policy(policy) => self.policy = policy,
-            Record::Table(table) => Arc::make_mut(&mut self.plan).table = table,
-            Record::Machine(machine, part) => {
+            StoreRecord::Policy(policy) => self.policy = policy,
+            StoreRecord::Table(table) => Arc::make_mut(&mut self.plan).table = table,
+            StoreRecord::Machine(machine, part) => {
                 Arc::make_mut(&mut self.plan).machines.insert(machine, part);
             }
         }
@@ -327,12 +327,12 @@ impl Mirror {
 }
 
 /// Serializes changes as writes to the store.
-pub(crate) fn writes(changes: &[Change]) -> Result<Vec<Write>, serde_json::Error> {
+pub(crate) fn writes(changes: &[RecordChange]) -> Result<Vec<Write>, serde_json::Error> {
     changes
         .iter()
         .map(|change| match change {
-            Change::Put(record) => Ok(Write::Put(record.key(), record.value()?, None)),
-            Change::Remove(key) => Ok(Write::Delete(key.clone())),
+            RecordChange::Put(record) => Ok(Write::Put(record.key(), record.value()?, None)),
+            RecordChange::Remove(key) => Ok(Write::Delete(key.clone())),
         })
         .collect()
 }
@@ -343,29 +343,29 @@ pub(crate) fn txn(writes: Vec<Write>) -> Txn {
 }
 
 /// Parses an entry of the store. Returns `None` for a key that holds no record.
-fn parse(entry: &Entry) -> Result<Option<Record>, ServerError> {
+fn parse(entry: &Entry) -> Result<Option<StoreRecord>, ServerError> {
     let parts: Vec<&str> = entry.key.split('/').collect();
     Ok(Some(match parts.as_slice() {
-        ["apps", _] => Record::App(read(entry)?),
-        ["releases", _, _] => Record::Release(read(entry)?),
-        ["deploys", _, _] => Record::Deploy(read(entry)?),
-        ["builds", _, _] => Record::Build(read(entry)?),
-        ["bases", _] => Record::Base(read(entry)?),
+        ["apps", _] => StoreRecord::App(read(entry)?),
+        ["releases", _, _] => StoreRecord::Release(read(entry)?),
+        ["deploys", _, _] => StoreRecord::Deploy(read(entry)?),
+        ["builds", _, _] => StoreRecord::Build(read(entry)?),
+        ["bases", _] => StoreRecord::Base(read(entry)?),
         ["tags", repository @ .., tag] => {
-            Record::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(entry)? }
+            StoreRecord::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(entry)? }
         }
         ["manifests", repository @ .., digest] => {
             let digest = digest.parse().map_err(|why| ServerError::Record { key: entry.key.clone(), why })?;
-            Record::Manifest { repository: repository.join("/"), digest, pushed: read(entry)? }
+            StoreRecord::Manifest { repository: repository.join("/"), digest, pushed: read(entry)? }
         }
-        ["tokens", hash] => Record::Token { hash: (*hash).to_owned(), info: read(entry)? },
-        ["events", _] => Record::Event(read(entry)?),
-        ["cluster", "policy"] => Record::Policy(read(entry)?),
-        ["plan", "table"] => Record::Table(read(entry)?),
+        ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), info: read(entry)? },
+        ["events", _] => StoreRecord::Event(read(entry)?),
+        ["cluster", "policy"] => StoreRecord::Policy(read(entry)?),
+        ["plan", "table"] => StoreRecord::Table(read(entry)?),
         ["plan", "machines", machine] => {
             let name = MachineName::parse(machine)
                 .map_err(|error| ServerError::Record { key: entry.key.clone(), why: error.to_string() })?;
-            Record::Machine(name, read(entry)?)
+            StoreRecord::Machine(name, read(entry)?)
         }
         _ => return Ok(None),
     }))
@@ -383,17 +383,17 @@ mod tests {
     use gantry_model::Moment;
 
     #[test]
-    fn of_events_the_newest_are_kept_and_their_records_take_the_places_of_the_oldest() {
-        let mut mirror = Mirror::default();
+    fn keeps_the_newest_events_and_reuses_the_keys_of_the_oldest() {
+        let mut records = RecordIndex::default();
         let mut keys = std::collections::BTreeSet::new();
         for number in 1..=EVENTS_MAX + 100 {
             let event = Event { number, at: Moment(number), by: "x".into(), app: None, what: "x".into() };
-            let record = Record::Event(event);
+            let record = StoreRecord::Event(event);
             keys.insert(record.key());
-            mirror.apply(record.into());
+            records.apply(record.into());
         }
         assert_eq!(keys.len() as u64, EVENTS_MAX);
-        assert_eq!(mirror.events.len() as u64, EVENTS_MAX);
-        assert_eq!(mirror.events.keys().next(), Some(&101));
+        assert_eq!(records.events.len() as u64, EVENTS_MAX);
+        assert_eq!(records.events.keys().next(), Some(&101));
     }
 }
