@@ -10,7 +10,7 @@ use gantry_model::Digest;
 use gantry_model::clock::{Clock, Jumps};
 
 use crate::status::reading;
-use crate::{Agent, records};
+use crate::{AgentContext, records};
 
 /// Number of logs of removed instances that each app keeps; a log has at most 16 MiB.
 const LOGS_KEPT: usize = 20;
@@ -19,26 +19,26 @@ const LOGS_KEPT: usize = 20;
 const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Collects garbage periodically, for ever.
-pub(crate) async fn run(agent: &Arc<Agent>) {
-    let mut ages = Ages { clock: Clock::new(reading()), jumps: Jumps::default() };
+pub(crate) async fn run(agent: &Arc<AgentContext>) {
+    let mut ages = FileAges { clock: Clock::new(reading()), jumps: Jumps::default() };
     loop {
         tokio::time::sleep(agent.settings.collect.every).await;
         ages.look();
         let (agent, ages) = (Arc::clone(agent), ages.clone());
-        if let Err(error) = tokio::task::spawn_blocking(move || round(&agent, &ages)).await {
-            tracing::error!(%error, "collection failed; it is tried again");
+        if let Err(error) = tokio::task::spawn_blocking(move || collect_once(&agent, &ages)).await {
+            tracing::error!(%error, "garbage collection failed; retrying after the usual interval");
         }
     }
 }
 
 /// Ages of files. Their modification times come from the wall clock, which may have jumped since.
 #[derive(Clone)]
-struct Ages {
+struct FileAges {
     clock: Clock,
     jumps: Jumps,
 }
 
-impl Ages {
+impl FileAges {
     /// Records a jump of the wall clock.
     fn look(&mut self) {
         let reading = reading();
@@ -54,49 +54,49 @@ impl Ages {
     }
 }
 
-fn round(agent: &Agent, ages: &Ages) {
+fn collect_once(agent: &AgentContext, ages: &FileAges) {
     let grace = ages.at_least(agent.settings.collect.grace);
     // The image of an instance that is just starting is in no record yet. The lock of the layers keeps any start from
     // beginning while `images` runs.
-    match agent.layers.collect(grace, || images(agent, grace)) {
+    match agent.layers.collect(grace, || collect_images(agent, grace)) {
         Ok(0) => {}
-        Ok(count) => tracing::info!(count, "removed layers that nothing runs on"),
-        Err(error) => tracing::warn!(%error, "layers that nothing runs on stay"),
+        Ok(count) => tracing::info!(count, "removed unused layers"),
+        Err(error) => tracing::warn!(%error, "cannot remove unused layers; retrying after the usual interval"),
     }
-    logs(agent, ages.at_least(APP_LOGS_KEPT));
+    collect_logs(agent, ages.at_least(APP_LOGS_KEPT));
 }
 
 /// Removes images that nothing runs on, and returns the layers of the remaining ones. Returns `None` if an image cannot
 /// be read, because that image may use any layer.
-fn images(agent: &Agent, grace: Duration) -> Option<BTreeSet<Digest>> {
+fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Digest>> {
     let used = used_images(agent);
     let folder = agent.settings.data.join("images");
     // A used image without a folder cannot be read either.
     let mut all_read = used.iter().all(|digest| folder.join(digest.hex()).is_dir());
     let mut layers = BTreeSet::new();
-    for name in names(&folder) {
+    for name in file_names(&folder) {
         let path = folder.join(&name);
         let is_used = Digest::from_hex(&name).is_ok_and(|digest| used.contains(&digest));
-        if is_used || age(&path).is_none_or(|age| age < grace) {
+        if is_used || file_age(&path).is_none_or(|age| age < grace) {
             match crate::images::read(&path) {
                 Some((_, config)) => layers.extend(config.rootfs.diff_ids),
                 None => all_read = false,
             }
         } else if let Err(error) = gantry_linux::tree::remove(&path) {
-            tracing::warn!(%error, "an image that nothing runs on stays");
+            tracing::warn!(%error, "cannot remove an unused image");
         }
     }
     all_read.then_some(layers)
 }
 
 /// The images of all planned and existing instances, and of all one-offs.
-fn used_images(agent: &Agent) -> BTreeSet<Digest> {
+fn used_images(agent: &AgentContext) -> BTreeSet<Digest> {
     let plan = records::read_plan(&agent.settings);
     let planned =
         plan.into_iter().flat_map(|plan| plan.instances.into_values()).map(|assignment| assignment.spec.image);
-    let there = records::all(&agent.settings);
-    let there = there.iter().filter_map(|id| records::Places::of(&agent.settings, id).read());
-    let once = records::others(&agent.settings);
+    let there = records::instance_ids(&agent.settings);
+    let there = there.iter().filter_map(|id| records::ContainerPaths::of(&agent.settings, id).read_record());
+    let once = records::one_off_names(&agent.settings);
     let once = once.iter().filter_map(|name| {
         let path = agent.settings.data.join("containers").join(name).join("image");
         Digest::from_hex(std::fs::read_to_string(path).ok()?.trim()).ok()
@@ -104,15 +104,15 @@ fn used_images(agent: &Agent) -> BTreeSet<Digest> {
     planned.chain(there.map(|record| record.spec.image)).chain(once).collect()
 }
 
-fn logs(agent: &Agent, kept: Duration) {
+fn collect_logs(agent: &AgentContext, kept: Duration) {
     let folder = agent.settings.data.join("logs");
-    let there: BTreeSet<String> = records::all(&agent.settings).iter().map(ToString::to_string).collect();
-    for app in names(&folder) {
+    let there: BTreeSet<String> = records::instance_ids(&agent.settings).iter().map(ToString::to_string).collect();
+    for app in file_names(&folder) {
         let path = folder.join(&app);
-        let mut gone: Vec<(Duration, String)> = names(&path)
+        let mut gone: Vec<(Duration, String)> = file_names(&path)
             .into_iter()
             .filter(|name| !there.contains(name))
-            .map(|name| (newest(&path.join(&name)).unwrap_or_default(), name))
+            .map(|name| (age_of_newest(&path.join(&name)).unwrap_or_default(), name))
             .collect();
         gone.sort();
         let app_is_gone = !there.iter().any(|name| name.starts_with(&format!("{app}.")));
@@ -121,7 +121,7 @@ fn logs(agent: &Agent, kept: Duration) {
                 continue;
             }
             if let Err(error) = gantry_linux::tree::remove(&path.join(name)) {
-                tracing::warn!(%error, "a log that is too old stays");
+                tracing::warn!(%error, "cannot remove an expired log");
             }
         }
         // Fails unless the folder is empty.
@@ -130,13 +130,13 @@ fn logs(agent: &Agent, kept: Duration) {
 }
 
 /// Time since the last write to any file in a folder.
-fn newest(folder: &Path) -> Option<Duration> {
-    names(folder).iter().filter_map(|name| age(&folder.join(name))).min()
+fn age_of_newest(folder: &Path) -> Option<Duration> {
+    file_names(folder).iter().filter_map(|name| file_age(&folder.join(name))).min()
 }
 
 /// Time since the last write to a file. A modification time in the future, from before the clock went back, is set to
 /// now.
-fn age(path: &Path) -> Option<Duration> {
+fn file_age(path: &Path) -> Option<Duration> {
     let now = SystemTime::now();
     let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);
     if age.is_err() {
@@ -145,7 +145,7 @@ fn age(path: &Path) -> Option<Duration> {
     age.ok()
 }
 
-fn names(folder: &Path) -> Vec<String> {
+fn file_names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use gantry_image::{APP_USER, Account, Accounts, Runtime};
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{AppName, Command, InstanceId, InstanceSpec};
-use gantry_sandbox::{Bind, ExecSpec, Limits, Log, Network, Root, Spec, User};
+use gantry_sandbox::{
+    BindMount, ContainerLimits, ContainerNetwork, ContainerSpec, ExecSpec, LogFiles, ProcessUser, RootFilesystem,
+};
 
-use crate::Agent;
-use crate::images::{self, Image};
-use crate::records::{self, Places};
+use crate::AgentContext;
+use crate::images::{self, LocalImage};
+use crate::records::{self, ContainerPaths};
 
 /// Size of each of the two segments of a log, in bytes.
 pub(crate) const SEGMENT: u64 = 8 << 20;
@@ -24,7 +26,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const HOSTNAME_MAX: usize = 64;
 
 /// The names of a container, inside and outside.
-pub(crate) struct Names {
+pub(crate) struct ContainerNames {
     pub(crate) app: AppName,
     /// `web-1`.
     pub(crate) short: String,
@@ -33,23 +35,23 @@ pub(crate) struct Names {
 }
 
 /// Creates the container's empty folders and returns its specification.
-pub(crate) fn prepare(
-    agent: &Agent,
-    places: &Places,
-    names: &Names,
+pub(crate) fn prepare_container(
+    agent: &AgentContext,
+    paths: &ContainerPaths,
+    names: &ContainerNames,
     spec: &InstanceSpec,
-    image: &Image,
+    image: &LocalImage,
     address: Ipv4Addr,
-) -> io::Result<Spec> {
+) -> io::Result<ContainerSpec> {
     let hostname = hostname(names, &agent.settings.machine);
     for name in ["upper", "work", "root"] {
-        let folder = places.folder.join(name);
+        let folder = paths.folder.join(name);
         gantry_linux::tree::remove(&folder)?;
         std::fs::create_dir_all(&folder)?;
     }
-    std::fs::create_dir_all(&places.state)?;
-    std::fs::create_dir_all(&places.logs)?;
-    let [hosts, resolv, name] = ["hosts", "resolv.conf", "hostname"].map(|name| places.folder.join(name));
+    std::fs::create_dir_all(&paths.state)?;
+    std::fs::create_dir_all(&paths.logs)?;
+    let [hosts, resolv, name] = ["hosts", "resolv.conf", "hostname"].map(|name| paths.folder.join(name));
     let machine = format!("{} host.internal host.docker.internal", agent.settings.gateway);
     let own = format!("{address} {hostname} {}", names.short);
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{own}\n{machine}\n"))?;
@@ -58,17 +60,17 @@ pub(crate) fn prepare(
     let runtime = &image.config.config;
     let accounts = Accounts::read(&image.layers);
     let account = account_of(runtime, &accounts)?;
-    let user = User { uid: account.uid, gid: account.gid };
+    let user = ProcessUser { uid: account.uid, gid: account.gid };
     let mut binds = vec![
-        Bind { source: hosts, target: "/etc/hosts".into(), writable: false },
-        Bind { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
-        Bind { source: name, target: "/etc/hostname".into(), writable: false },
+        BindMount { source: hosts, target: "/etc/hosts".into(), writable: false },
+        BindMount { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
+        BindMount { source: name, target: "/etc/hostname".into(), writable: false },
     ];
     // An image built by Gantry runs as the user `app`; the base may have no name for that user.
     if let Some(with) = accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()) {
-        let [passwd, group] = with.write(&places.folder)?;
-        binds.push(Bind { source: passwd, target: "/etc/passwd".into(), writable: false });
-        binds.push(Bind { source: group, target: "/etc/group".into(), writable: false });
+        let [passwd, group] = with.write(&paths.folder)?;
+        binds.push(BindMount { source: passwd, target: "/etc/passwd".into(), writable: false });
+        binds.push(BindMount { source: group, target: "/etc/group".into(), writable: false });
     }
     for (name, target) in &spec.role.volumes {
         let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
@@ -82,25 +84,25 @@ pub(crate) fn prepare(
             std::fs::rename(&fresh, &source)?;
             gantry_linux::step!("volume.named");
         }
-        binds.push(Bind { source, target: target.into(), writable: true });
+        binds.push(BindMount { source, target: target.into(), writable: true });
     }
-    Ok(Spec {
-        state: places.state.clone(),
-        cgroup: places.cgroup.clone(),
-        root: Root {
+    Ok(ContainerSpec {
+        state: paths.state.clone(),
+        cgroup: paths.cgroup.clone(),
+        root: RootFilesystem {
             layers: image.layers.clone(),
-            upper: places.folder.join("upper"),
-            work: places.folder.join("work"),
-            mountpoint: places.folder.join("root"),
+            upper: paths.folder.join("upper"),
+            work: paths.folder.join("work"),
+            mountpoint: paths.folder.join("root"),
         },
-        args: words(&spec.role.command),
+        args: command_words(&spec.role.command),
         env: environment(names, spec, runtime, &account, &hostname),
         hostname,
         cwd: runtime.working_folder(),
         user,
         groups: account.groups,
-        users: agent.users.of(&names.app, || records::apps(&agent.settings))?,
-        limits: Limits {
+        users: agent.users.of(&names.app, || records::apps_on_machine(&agent.settings))?,
+        limits: ContainerLimits {
             memory: spec.role.limits.memory.0,
             milli_cpu: spec.role.limits.cpu.0,
             pids: spec.role.limits.pids,
@@ -108,7 +110,7 @@ pub(crate) fn prepare(
             // files.
             disk: None,
         },
-        network: Some(Network {
+        network: Some(ContainerNetwork {
             bridge: agent.settings.bridge.clone(),
             link: format!("gt{:08x}", u32::from(address)),
             address,
@@ -116,8 +118,8 @@ pub(crate) fn prepare(
             gateway: agent.settings.gateway,
         }),
         binds,
-        log: Log { segments: gantry_relay::segments(&places.logs), limit: SEGMENT },
-        exit: places.folder.join("exit"),
+        log: LogFiles { segments: gantry_relay::segments(&paths.logs), limit: SEGMENT },
+        exit: paths.folder.join("exit"),
         init: agent.init.clone(),
     })
 }
@@ -125,40 +127,44 @@ pub(crate) fn prepare(
 /// The specification of a command that runs in an instance's container: same user and environment as the application,
 /// no terminal.
 pub(crate) async fn exec_spec(
-    agent: &Arc<Agent>,
+    agent: &Arc<AgentContext>,
     id: &InstanceId,
     spec: &InstanceSpec,
     command: Vec<String>,
 ) -> Result<ExecSpec, String> {
     let image = images::fetch(agent, &id.app, &spec.image).await?;
     let runtime = &image.config.config;
-    let names =
-        Names { app: id.app.clone(), short: id.short(), release: id.release.to_string(), role: id.role.to_string() };
+    let names = ContainerNames {
+        app: id.app.clone(),
+        short: id.short(),
+        release: id.release.to_string(),
+        role: id.role.to_string(),
+    };
     let layers = image.layers.clone();
     let accounts =
         tokio::task::spawn_blocking(move || Accounts::read(&layers)).await.map_err(|error| error.to_string())?;
     let account = account_of(runtime, &accounts).map_err(|error| error.to_string())?;
     let hostname = hostname(&names, &agent.settings.machine);
     Ok(ExecSpec {
-        cgroup: Places::of(&agent.settings, id).cgroup,
+        cgroup: ContainerPaths::of(&agent.settings, id).cgroup,
         args: command,
         env: environment(&names, spec, runtime, &account, &hostname),
         cwd: runtime.working_folder(),
-        user: User { uid: account.uid, gid: account.gid },
+        user: ProcessUser { uid: account.uid, gid: account.gid },
         groups: account.groups,
         terminal: false,
     })
 }
 
 /// The host name that `uname` returns in a container.
-pub(crate) fn hostname(names: &Names, machine: &impl std::fmt::Display) -> String {
+pub(crate) fn hostname(names: &ContainerNames, machine: &impl std::fmt::Display) -> String {
     format!("{}.{machine}", names.short).chars().take(HOSTNAME_MAX).collect()
 }
 
 /// The environment of a container. Later sources override earlier ones: Docker's defaults, image, role, configuration,
 /// Gantry's own variables.
 pub(crate) fn environment(
-    names: &Names,
+    names: &ContainerNames,
     spec: &InstanceSpec,
     runtime: &Runtime,
     account: &Account,
@@ -187,7 +193,7 @@ pub(crate) fn environment(
 
 /// The arguments of the container's process. A plain command line replaces its shell through `exec`, so that the
 /// application is pid 3 and gets its signals.
-fn words(command: &Command) -> Vec<String> {
+fn command_words(command: &Command) -> Vec<String> {
     match command {
         Command::Argv(words) => words.clone(),
         Command::Shell(line) => {
@@ -299,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn home_is_the_user_s_own_and_app_where_gantry_chose_it() {
+    fn takes_home_from_passwd_except_in_built_images() {
         let passwd = "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n".to_owned();
         let accounts = Accounts { passwd, group: String::new() };
         let runtime = |user: &str, label: &str| Runtime {
@@ -321,11 +327,11 @@ mod tests {
     }
 
     fn shell(line: &str) -> String {
-        words(&Command::Shell(line.to_owned())).pop().expect("a line")
+        command_words(&Command::Shell(line.to_owned())).pop().expect("a line")
     }
 
     #[test]
-    fn a_plain_command_replaces_its_shell() {
+    fn execs_a_plain_command_in_place_of_the_shell() {
         assert_eq!(shell("unicorn -p $PORT"), "exec unicorn -p $PORT");
         for compound in ["cd x && run", "A=b run", "a; b", "exec run", "a | b", "if a", "time run", "[[ -e x ]]"] {
             assert_eq!(shell(compound), compound);
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_of_the_shell_s_own_is_not_replaced() {
+    fn keeps_the_shell_for_builtin_commands() {
         for builtin in [
             "eval \"$START\"",
             "eval\t$START",

@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::disk::{Watch, free, nameless};
+use gantry_linux::disk::{UsageSchedule, free, nameless};
 use gantry_linux::tree;
 use gantry_model::{Bytes, InstanceId};
 use gantry_sandbox::Container;
 
-use crate::Agent;
-use crate::once;
-use crate::records::{self, Places};
+use crate::AgentContext;
+use crate::one_off;
+use crate::records::{self, ContainerPaths};
 
 /// Poll interval for the free space; a poll is one system call.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Instances that were killed because they exceeded their disk limit.
 #[derive(Default)]
-pub(crate) struct Disk(Mutex<BTreeSet<InstanceId>>);
+pub(crate) struct DiskOverruns(Mutex<BTreeSet<InstanceId>>);
 
-impl Disk {
+impl DiskOverruns {
     fn over(&self) -> std::sync::MutexGuard<'_, BTreeSet<InstanceId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -39,19 +39,19 @@ impl Disk {
 }
 
 /// Enforces the disk limits, for ever.
-pub(crate) async fn run(agent: Arc<Agent>) {
-    let mut watch = Watch::default();
+pub(crate) async fn run(agent: Arc<AgentContext>) {
+    let mut watch = UsageSchedule::default();
     loop {
         if watch.is_due(free(&agent.settings.data), Instant::now()) {
-            count(&agent).await;
+            check_usage(&agent).await;
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
 /// Whether a container has used all of its disk limit. Deleted files that are still open count as well.
-pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
-    let (upper, group) = (places.folder.join("upper"), Cgroup::named(&places.cgroup));
+pub(crate) async fn is_full(paths: &ContainerPaths, limit: Bytes) -> bool {
+    let (upper, group) = (paths.folder.join("upper"), Cgroup::named(&paths.cgroup));
     let count = move || {
         let named = tree::usage(&upper, limit.0).unwrap_or_default();
         named.saturating_add(nameless(&group.processes(), None, limit.0))
@@ -60,27 +60,27 @@ pub(crate) async fn is_full(places: &Places, limit: Bytes) -> bool {
 }
 
 /// Counts the usage of every instance and one-off, and kills each that exceeds its limit.
-async fn count(agent: &Arc<Agent>) {
+async fn check_usage(agent: &Arc<AgentContext>) {
     for id in agent.status.ids() {
-        let places = Places::of(&agent.settings, &id);
-        let Some(limit) = places.read().map(|record| record.spec.role.limits.disk) else { continue };
-        if is_full(&places, limit).await && end(&places) {
-            tracing::warn!(instance = %id, %limit, "ended: it wrote more than it may");
+        let paths = ContainerPaths::of(&agent.settings, &id);
+        let Some(limit) = paths.read_record().map(|record| record.spec.role.limits.disk) else { continue };
+        if is_full(&paths, limit).await && kill_running(&paths) {
+            tracing::warn!(instance = %id, %limit, "killed: exceeded its disk limit");
             agent.disk.over().insert(id);
         }
     }
-    for name in records::others(&agent.settings) {
-        let places = Places::named(&agent.settings, &name, agent.settings.data.join("logs"));
-        let Some(limit) = once::noted(&places).map(|note| note.disk) else { continue };
-        if is_full(&places, limit).await && end(&places) {
-            tracing::warn!(name, %limit, "ended: it wrote more than it may");
+    for name in records::one_off_names(&agent.settings) {
+        let paths = ContainerPaths::named(&agent.settings, &name, agent.settings.data.join("logs"));
+        let Some(limit) = one_off::read_metadata(&paths).map(|note| note.disk) else { continue };
+        if is_full(&paths, limit).await && kill_running(&paths) {
+            tracing::warn!(name, %limit, "killed: exceeded its disk limit");
         }
     }
 }
 
 /// Kills the container that runs there; returns whether one was running. The container's own task cleans up: a
 /// container that the kernel does not release must not delay counting.
-fn end(places: &Places) -> bool {
-    let running = Container::adopt(&places.state, &places.cgroup).filter(Container::is_running);
+fn kill_running(paths: &ContainerPaths) -> bool {
+    let running = Container::adopt(&paths.state, &paths.cgroup).filter(Container::is_running);
     running.is_some_and(|container| container.signal(rustix::process::Signal::KILL).is_ok())
 }

@@ -7,21 +7,21 @@ use gantry_api::ClientError;
 use gantry_image::{Config, MANIFEST_OCI, Manifest};
 use gantry_model::{AppName, Digest};
 
-use crate::Agent;
+use crate::AgentContext;
 
 /// Retry interval while the server does not answer.
 const SERVER_RETRY: Duration = Duration::from_millis(100);
 
 /// An image that is complete on this machine.
-pub(crate) struct Image {
+pub(crate) struct LocalImage {
     pub(crate) config: Config,
     /// Folders of the unpacked layers, topmost first.
     pub(crate) layers: Vec<PathBuf>,
 }
 
 /// Fetches the missing parts of an image. The error text is shown to people.
-pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Result<Image, String> {
-    let text = |error: &dyn std::fmt::Display| format!("its image {} cannot be fetched: {error}", digest.short());
+pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, String> {
+    let text = |error: &dyn std::fmt::Display| format!("cannot fetch image {}: {error}", digest.short());
     let kept = agent.settings.data.join("images").join(digest.hex());
     let (manifest, config) = match read(&kept) {
         Some(known) => known,
@@ -51,7 +51,7 @@ pub(crate) async fn fetch(agent: &Agent, app: &AppName, digest: &Digest) -> Resu
         }
         layers.push(agent.layers.path(diff_id));
     }
-    Ok(Image { config, layers })
+    Ok(LocalImage { config, layers })
 }
 
 /// Calls the server until the server is reachable. After a boot the agent starts its instances before the server

@@ -13,7 +13,7 @@
 //! - `container`: translates an instance into a container's specification.
 //! - `collect`: garbage collection of images, layers and logs.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
-//! - `once`, `sessions`: `gantry run`, `exec` and `logs`.
+//! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
 //!
 //! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
 //! containers. The plan makes all choices; the agent makes none of them.
@@ -28,7 +28,7 @@ mod images;
 mod instance;
 mod listening;
 mod network;
-mod once;
+mod one_off;
 mod records;
 mod sessions;
 mod status;
@@ -44,11 +44,11 @@ use gantry_image::Layers;
 use gantry_model::MachineName;
 
 pub use network::check as check_network;
-pub use network::{HostPorts, Metadata, NetworkTaken, OpeningError, PortProtocol, take_down};
+pub use network::{HostPorts, MetadataAddress, NetworkTaken, OpeningError, PortProtocol, take_down};
 
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct AgentSettings {
     /// The name of this machine.
     pub machine: MachineName,
     /// Folder of layers, logs, volumes and records.
@@ -66,13 +66,13 @@ pub struct Settings {
     /// Ports of this machine that containers can reach: the router's, and those that the settings open.
     pub host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers can reach.
-    pub metadata: Vec<Metadata>,
+    pub metadata: Vec<MetadataAddress>,
     /// Interval and grace period of garbage collection.
-    pub collect: Collect,
+    pub collect: GcSettings,
 }
 
 #[cfg(test)]
-impl Settings {
+impl AgentSettings {
     /// Settings of a cloud without any files.
     pub(crate) fn for_tests() -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Settings {
             prefix: 16,
             host_ports: Vec::new(),
             metadata: Vec::new(),
-            collect: Collect {
+            collect: GcSettings {
                 every: std::time::Duration::from_secs(600),
                 grace: std::time::Duration::from_secs(3600),
                 reserve: 0,
@@ -96,7 +96,7 @@ impl Settings {
 
 /// Parameters of garbage collection.
 #[derive(Debug, Clone, Copy)]
-pub struct Collect {
+pub struct GcSettings {
     /// Pause between two rounds.
     pub every: std::time::Duration,
     /// Minimum age of garbage. A younger file may be about to be used.
@@ -106,17 +106,17 @@ pub struct Collect {
 }
 
 /// Services that all tasks share.
-pub(crate) struct Agent {
-    pub(crate) settings: Settings,
+pub(crate) struct AgentContext {
+    pub(crate) settings: AgentSettings,
     pub(crate) client: Client,
     pub(crate) layers: Layers,
     /// Held while a layer is fetched and unpacked.
     pub(crate) unpacking: tokio::sync::Mutex<()>,
     pub(crate) init: PathBuf,
-    pub(crate) status: status::Board,
-    pub(crate) addresses: network::Addresses,
-    pub(crate) users: users::Users,
-    pub(crate) disk: disk::Disk,
+    pub(crate) status: status::StatusReporter,
+    pub(crate) addresses: network::AddressPool,
+    pub(crate) users: users::UserRanges,
+    pub(crate) disk: disk::DiskOverruns,
 }
 
 /// Why the agent could not start.
@@ -133,7 +133,7 @@ pub enum AgentError {
         source: std::io::Error,
     },
     /// The machine's network could not be set up.
-    #[error("the machine's network cannot be set up: {0}")]
+    #[error("cannot set up the machine's network: {0}")]
     Network(String),
     /// Another cloud owns a resource that the settings name.
     #[error(transparent)]
@@ -151,7 +151,7 @@ pub enum AgentError {
 /// # Errors
 /// When the agent cannot start.
 pub async fn run(
-    settings: Settings,
+    settings: AgentSettings,
     client: Client,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
@@ -167,31 +167,31 @@ pub async fn run(
     let layers = Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
-        tracing::warn!(why, "owners cannot be mapped here: users in containers are the machine's");
+        tracing::warn!(why, "idmapped mounts unsupported: containers share the host's user ids");
     }
     gantry_linux::step!("agent.probed");
-    let agent = Arc::new(Agent {
+    let agent = Arc::new(AgentContext {
         client,
         layers,
         unpacking: tokio::sync::Mutex::default(),
         init: gantry_sandbox::install_init(&settings.data.join("init"))?,
-        status: status::Board::default(),
-        addresses: network::Addresses::new(settings.gateway, settings.prefix),
-        users: users::Users::load(&settings.data, mapped.is_ok(), &records::apps(&settings)),
-        disk: disk::Disk::default(),
+        status: status::StatusReporter::default(),
+        addresses: network::AddressPool::new(settings.gateway, settings.prefix),
+        users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
+        disk: disk::DiskOverruns::default(),
         settings,
     });
-    tracing::info!(machine = %agent.settings.machine, "the agent runs");
+    tracing::info!(machine = %agent.settings.machine, "agent started");
     gantry_linux::step!("agent.loaded");
     agent.layers.sweep();
     gantry_linux::step!("agent.swept");
-    let mut supervisor = supervisor::Supervisor::new(Arc::clone(&agent));
+    let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
     gantry_linux::step!("agent.adopted");
     tokio::select! {
         () = supervisor.follow() => {}
         () = status::report(&agent) => {}
-        () = network::watch(&agent) => {}
+        () = network::monitor(&agent) => {}
         () = sessions::serve(&agent) => {}
         () = collect::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}

@@ -3,15 +3,15 @@
 //! - `rules`: the table. Begin there.
 //! - `openings`: exceptions to the rules that close host ports and metadata addresses.
 //! - `claim`: ownership of the bridge; refuses two clouds with the same settings.
-//! - `watch`: repairs parts of the network that another program removed.
+//! - `monitor`: repairs parts of the network that another program removed.
 //! - `firewall`: detects other firewalls that drop needed packets; `read` reads their rules.
 
 mod claim;
 mod firewall;
+mod monitor;
 mod openings;
 mod read;
 mod rules;
-mod watch;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -24,9 +24,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 pub use self::claim::NetworkTaken;
-pub use self::openings::{HostPorts, Metadata, OpeningError, PortProtocol};
-pub(crate) use self::watch::watch;
-use crate::{AgentError, Settings};
+pub(crate) use self::monitor::monitor;
+pub use self::openings::{HostPorts, MetadataAddress, OpeningError, PortProtocol};
+use crate::{AgentError, AgentSettings};
 
 /// Number of addresses at the top of the network that are not given to instances. Builds use them.
 const RESERVED: u32 = 256;
@@ -35,30 +35,30 @@ const RESERVED: u32 = 256;
 const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Sets up the bridge, forwarding and the table. Idempotent.
-pub(crate) async fn set_up(settings: &Settings) -> Result<(), AgentError> {
+pub(crate) async fn set_up(settings: &AgentSettings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
     check(settings).await?;
     make_bridge(settings).await.map_err(|error| failed(&error))?;
     gantry_linux::step!("agent.bridged");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
-    nft(&rules::rules(settings)).await
+    apply_rules(&rules::rules(settings)).await
 }
 
 /// Checks that no one else uses the bridge, the network and the folders that the settings name.
 ///
 /// # Errors
 /// When another cloud, or another network of the machine's, uses one of them.
-pub async fn check(settings: &Settings) -> Result<(), AgentError> {
+pub async fn check(settings: &AgentSettings) -> Result<(), AgentError> {
     let devices = devices().await.map_err(|error| AgentError::Network(error.to_string()))?;
-    Ok(claim::check(settings, &claim::Claim::of(settings), &devices, Path::exists)?)
+    Ok(claim::check(settings, &claim::CloudClaim::of(settings), &devices, Path::exists)?)
 }
 
 /// Creates the bridge if needed, brings the bridge up with its address, and labels the bridge with the cloud's claim.
-async fn make_bridge(settings: &Settings) -> Result<(), gantry_linux::LinuxError> {
+async fn make_bridge(settings: &AgentSettings) -> Result<(), gantry_linux::LinuxError> {
     ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await?;
-    if let Err(error) = set_alias(&settings.bridge, &claim::Claim::of(settings).to_string()).await {
+    if let Err(error) = set_alias(&settings.bridge, &claim::CloudClaim::of(settings).to_string()).await {
         // The kernel limits an alias to 255 bytes.
-        tracing::warn!(%error, "another cloud with the same settings is not noticed");
+        tracing::warn!(%error, "cannot label the bridge: a second cloud with the same settings would not be detected");
     }
     Ok(())
 }
@@ -67,15 +67,15 @@ async fn make_bridge(settings: &Settings) -> Result<(), gantry_linux::LinuxError
 ///
 /// # Errors
 /// When the kernel refuses.
-pub async fn take_down(settings: &Settings) -> Result<(), AgentError> {
+pub async fn take_down(settings: &AgentSettings) -> Result<(), AgentError> {
     let bridge = &settings.bridge;
-    nft(&rules::removal(bridge)).await?;
+    apply_rules(&rules::removal(bridge)).await?;
     remove_bridge(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
 }
 
-async fn nft(rules: &str) -> Result<(), AgentError> {
+async fn apply_rules(rules: &str) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| {
-        AgentError::Network(format!("nft cannot be run: {error}; install it (apt-get install nftables)"))
+        AgentError::Network(format!("cannot run nft: {error}; install it (apt-get install nftables)"))
     };
     let mut child = Command::new("nft")
         .args(["-f", "-"])
@@ -90,7 +90,7 @@ async fn nft(rules: &str) -> Result<(), AgentError> {
     }
     let output = tokio::time::timeout(NFT_TIMEOUT, child.wait_with_output())
         .await
-        .map_err(|_| AgentError::Network(format!("nft did not end in {} s", NFT_TIMEOUT.as_secs())))?
+        .map_err(|_| AgentError::Network(format!("nft did not end within {} s", NFT_TIMEOUT.as_secs())))?
         .map_err(|error| failed(&error))?;
     if output.status.success() {
         return Ok(());
@@ -99,13 +99,13 @@ async fn nft(rules: &str) -> Result<(), AgentError> {
 }
 
 /// The allocator of container addresses.
-pub(crate) struct Addresses {
+pub(crate) struct AddressPool {
     first: u32,
     last: u32,
     used: Mutex<BTreeSet<u32>>,
 }
 
-impl Addresses {
+impl AddressPool {
     pub(crate) fn new(gateway: Ipv4Addr, prefix: u8) -> Self {
         let hosts = (1u32 << (32 - u32::from(prefix))) - 1;
         let gateway = u32::from(gateway);
@@ -114,17 +114,17 @@ impl Addresses {
     }
 
     /// Reserves an address that is already in use.
-    pub(crate) fn take(&self, address: Ipv4Addr) {
+    pub(crate) fn reserve(&self, address: Ipv4Addr) {
         self.lock().insert(u32::from(address));
     }
 
     /// Whether an address is in the range of the allocator.
-    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
         (self.first..=self.last).contains(&u32::from(address))
     }
 
     /// Allocates the lowest free address.
-    pub(crate) fn give(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn allocate(&self) -> Option<Ipv4Addr> {
         let mut used = self.lock();
         let address = (self.first..=self.last).find(|address| !used.contains(address))?;
         used.insert(address);
@@ -146,15 +146,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_given_once() {
-        let addresses = Addresses::new(Ipv4Addr::new(10, 83, 0, 1), 16);
-        addresses.take(Ipv4Addr::new(10, 83, 0, 2));
-        assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 3)));
+    fn allocates_each_address_once() {
+        let addresses = AddressPool::new(Ipv4Addr::new(10, 83, 0, 1), 16);
+        addresses.reserve(Ipv4Addr::new(10, 83, 0, 2));
+        assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(10, 83, 0, 3)));
         addresses.release(Ipv4Addr::new(10, 83, 0, 2));
-        assert_eq!(addresses.give(), Some(Ipv4Addr::new(10, 83, 0, 2)));
-        assert!(addresses.has(Ipv4Addr::new(10, 83, 0, 2)) && !addresses.has(Ipv4Addr::new(10, 84, 0, 2)));
-        let small = Addresses::new(Ipv4Addr::new(10, 0, 0, 1), 29);
-        let all: Vec<_> = std::iter::from_fn(|| small.give()).collect();
+        assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(10, 83, 0, 2)));
+        assert!(addresses.contains(Ipv4Addr::new(10, 83, 0, 2)) && !addresses.contains(Ipv4Addr::new(10, 84, 0, 2)));
+        let small = AddressPool::new(Ipv4Addr::new(10, 0, 0, 1), 29);
+        let all: Vec<_> = std::iter::from_fn(|| small.allocate()).collect();
         assert!(all.len() <= 4 && !all.contains(&Ipv4Addr::new(10, 0, 0, 7)), "{all:?}");
     }
 }

@@ -10,11 +10,11 @@ use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan, Mome
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::Settings;
+use crate::AgentSettings;
 
 /// The record of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct InstanceRecord {
     pub(crate) spec: InstanceSpec,
     /// Stays the same across restarts, so that routers keep the address they know.
     pub(crate) address: Ipv4Addr,
@@ -43,7 +43,7 @@ pub(crate) struct Record {
 
 /// Folders and files of an instance.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct ContainerPaths {
     /// Folder of its record and of its container's root.
     pub(crate) folder: PathBuf,
     /// Folder of run-time state, which a reboot empties.
@@ -54,13 +54,13 @@ pub(crate) struct Places {
     pub(crate) cgroup: String,
 }
 
-impl Places {
-    pub(crate) fn of(settings: &Settings, id: &InstanceId) -> Self {
+impl ContainerPaths {
+    pub(crate) fn of(settings: &AgentSettings, id: &InstanceId) -> Self {
         Self::named(settings, &id.to_string(), settings.data.join("logs").join(id.app.as_str()).join(id.to_string()))
     }
 
     /// The folders of a container without an instance: a one-off.
-    pub(crate) fn named(settings: &Settings, name: &str, logs: PathBuf) -> Self {
+    pub(crate) fn named(settings: &AgentSettings, name: &str, logs: PathBuf) -> Self {
         Self {
             folder: settings.data.join("containers").join(name),
             state: settings.run.join("containers").join(name),
@@ -73,20 +73,20 @@ impl Places {
         self.folder.join("instance.json")
     }
 
-    pub(crate) fn read(&self) -> Option<Record> {
-        read(&self.record())
+    pub(crate) fn read_record(&self) -> Option<InstanceRecord> {
+        read_file(&self.record())
     }
 
-    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+    pub(crate) fn write_record(&self, record: &InstanceRecord) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        write(&self.record(), record)
+        write_file(&self.record(), record)
     }
 
     /// Removes everything but the logs. Runs on a blocking thread, because a container may have filled its folder with
     /// any number of files.
     pub(crate) async fn remove(&self) -> io::Result<()> {
-        let places = self.clone();
-        tokio::task::spawn_blocking(move || places.remove_now()).await.map_err(io::Error::other)?
+        let paths = self.clone();
+        tokio::task::spawn_blocking(move || paths.remove_now()).await.map_err(io::Error::other)?
     }
 
     /// Same as [`Self::remove`], for a thread that may block.
@@ -98,60 +98,60 @@ impl Places {
 }
 
 /// Every instance with files on disk.
-pub(crate) fn all(settings: &Settings) -> Vec<InstanceId> {
+pub(crate) fn instance_ids(settings: &AgentSettings) -> Vec<InstanceId> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     entries.filter_map(|entry| InstanceId::parse(entry.file_name().to_str()?)).collect()
 }
 
 /// All other containers with files on disk: one-offs whose agent died.
-pub(crate) fn others(settings: &Settings) -> Vec<String> {
+pub(crate) fn one_off_names(settings: &AgentSettings) -> Vec<String> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| InstanceId::parse(name).is_none()).collect()
 }
 
 /// Every app that has files on this machine or is in its plan.
-pub(crate) fn apps(settings: &Settings) -> BTreeSet<String> {
+pub(crate) fn apps_on_machine(settings: &AgentSettings) -> BTreeSet<String> {
     let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
-    let once = others(settings).into_iter().filter_map(|name| {
+    let once = one_off_names(settings).into_iter().filter_map(|name| {
         let (app, _) = name.strip_prefix("run-")?.rsplit_once('-')?;
         Some(app.to_owned())
     });
-    planned.chain(all(settings)).map(|id| id.app.to_string()).chain(once).collect()
+    planned.chain(instance_ids(settings)).map(|id| id.app.to_string()).chain(once).collect()
 }
 
-fn plan_path(settings: &Settings) -> PathBuf {
+fn plan_path(settings: &AgentSettings) -> PathBuf {
     settings.data.join("plan.json")
 }
 
 /// Reads the last plan that the agent adopted.
-pub(crate) fn read_plan(settings: &Settings) -> Option<MachinePlan> {
-    read(&plan_path(settings))
+pub(crate) fn read_plan(settings: &AgentSettings) -> Option<MachinePlan> {
+    read_file(&plan_path(settings))
 }
 
 /// Writes the plan to disk, so that losing the server changes nothing.
-pub(crate) fn write_plan(settings: &Settings, plan: &MachinePlan) -> io::Result<()> {
-    write(&plan_path(settings), plan)
+pub(crate) fn write_plan(settings: &AgentSettings, plan: &MachinePlan) -> io::Result<()> {
+    write_file(&plan_path(settings), plan)
 }
 
 /// The generation of the plan, if there is a plan.
-pub(crate) fn generation(plan: Option<&MachinePlan>) -> Option<Generation> {
+pub(crate) fn plan_generation(plan: Option<&MachinePlan>) -> Option<Generation> {
     plan.map(|plan| plan.generation)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+fn read_file<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let text = std::fs::read(path).ok()?;
     match serde_json::from_slice(&text) {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::error!(path = %path.display(), %error, "a record cannot be read and is passed over");
+            tracing::error!(path = %path.display(), %error, "cannot read the record; ignoring it");
             None
         }
     }
 }
 
 /// Writes a file durably, and completely or not at all.
-pub(crate) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_file(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(value)?)?;

@@ -9,43 +9,43 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
-use gantry_linux::stream::Stream;
+use gantry_linux::stream::NonblockingStream;
 use gantry_model::{InstanceId, Moment};
 use gantry_relay::Tail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
-use crate::Agent;
+use crate::AgentContext;
 use crate::container;
-use crate::once::Once;
-use crate::records::Places;
+use crate::one_off::OneOff;
+use crate::records::ContainerPaths;
 
 /// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Keepalive interval of an idle session.
-const ALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// The maximum number of lines gathered from all instances at once.
 const LINES_MAX: usize = 100_000;
 
 /// Poll interval of a followed log.
-const PEEK: Duration = Duration::from_millis(100);
+const LOG_POLL: Duration = Duration::from_millis(100);
 
 /// Long-polls the server for sessions, for ever.
-pub(crate) async fn serve(agent: &Arc<Agent>) {
+pub(crate) async fn serve(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
     loop {
         match agent.client.get::<Option<SessionRequest>>(&path).await {
-            Ok(Some(request)) => drop(tokio::spawn(open(Arc::clone(agent), request))),
+            Ok(Some(request)) => drop(tokio::spawn(open_session(Arc::clone(agent), request))),
             Ok(None) => {}
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
-async fn open(agent: Arc<Agent>, request: SessionRequest) {
+async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     let path = format!("/internal/v1/sessions/{}", request.id);
     let Ok(session) = agent.client.session(&path, &()).await else {
         return;
@@ -53,19 +53,19 @@ async fn open(agent: Arc<Agent>, request: SessionRequest) {
     let (reader, mut writer) = tokio::io::split(session);
     let result = match request.what {
         SessionKind::Exec { instance, command, terminal } => {
-            in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
+            exec_in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
         }
         SessionKind::Run { app, release, spec, command, terminal } => {
-            match Once::start(&agent, app, release, *spec, command, terminal).await {
+            match OneOff::start(&agent, app, release, *spec, command, terminal).await {
                 Ok(once) => {
-                    let result = process(&once.container, once.exec.clone(), reader, &mut writer).await;
+                    let result = run_process(&once.container, once.exec.clone(), reader, &mut writer).await;
                     once.end().await;
                     result
                 }
                 Err(message) => Err(message),
             }
         }
-        SessionKind::Logs(query) => logs(&agent, &query, reader, &mut writer).await,
+        SessionKind::Logs(query) => send_logs(&agent, &query, reader, &mut writer).await,
     };
     let last = match result {
         Ok(status) => Frame::Exit(status),
@@ -75,25 +75,25 @@ async fn open(agent: Arc<Agent>, request: SessionRequest) {
     let _ = writer.shutdown().await;
 }
 
-async fn in_instance(
-    agent: &Arc<Agent>,
+async fn exec_in_instance(
+    agent: &Arc<AgentContext>,
     id: &InstanceId,
     command: Vec<String>,
     terminal: bool,
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
 ) -> Result<i32, String> {
-    let places = Places::of(&agent.settings, id);
+    let paths = ContainerPaths::of(&agent.settings, id);
     let gone = || format!("{id} does not run on this machine");
-    let record = places.read().ok_or_else(gone)?;
-    let container = Container::adopt(&places.state, &places.cgroup).ok_or_else(gone)?;
+    let record = paths.read_record().ok_or_else(gone)?;
+    let container = Container::adopt(&paths.state, &paths.cgroup).ok_or_else(gone)?;
     let mut spec = container::exec_spec(agent, id, &record.spec, command).await?;
     spec.terminal = terminal;
-    process(&container, spec, reader, writer).await
+    run_process(&container, spec, reader, writer).await
 }
 
 /// Runs a process and carries its streams.
-async fn process(
+async fn run_process(
     container: &Container,
     mut spec: ExecSpec,
     reader: ReadHalf<Session>,
@@ -105,28 +105,28 @@ async fn process(
     let terminal = spec.terminal;
     let mut session = exec(container, spec).await.map_err(|error| error.to_string())?;
     let descriptors = std::mem::take(&mut session.descriptors);
-    let streams = Streams::new(descriptors, terminal).map_err(|error| error.to_string())?;
-    carry(streams, session, reader, writer).await
+    let streams = ProcessStreams::new(descriptors, terminal).map_err(|error| error.to_string())?;
+    carry_streams(streams, session, reader, writer).await
 }
 
 /// An output stream of the process, and the kind of frame for its bytes.
-type Outlet = (Arc<Stream>, fn(Vec<u8>) -> Frame);
+type OutputStream = (Arc<NonblockingStream>, fn(Vec<u8>) -> Frame);
 
-struct Streams {
-    input: Arc<Stream>,
+struct ProcessStreams {
+    input: Arc<NonblockingStream>,
     /// Whether `input` is a terminal, whose size can be set.
     terminal: bool,
-    outputs: Vec<Outlet>,
+    outputs: Vec<OutputStream>,
 }
 
-impl Streams {
+impl ProcessStreams {
     fn new(descriptors: Vec<OwnedFd>, terminal: bool) -> io::Result<Self> {
-        let streams: io::Result<Vec<Arc<Stream>>> =
-            descriptors.into_iter().map(|descriptor| Stream::new(descriptor).map(Arc::new)).collect();
+        let streams: io::Result<Vec<Arc<NonblockingStream>>> =
+            descriptors.into_iter().map(|descriptor| NonblockingStream::new(descriptor).map(Arc::new)).collect();
         let mut streams = streams?.into_iter();
         let mut next = || streams.next().ok_or_else(|| io::Error::other("a stream is missing"));
         let input = next()?;
-        let outputs: Vec<Outlet> = if terminal {
+        let outputs: Vec<OutputStream> = if terminal {
             vec![(Arc::clone(&input), Frame::Output)]
         } else {
             vec![(next()?, Frame::Output), (next()?, Frame::Error)]
@@ -137,7 +137,7 @@ impl Streams {
 
 /// Forwards a stream until its end. After the process has ended, forwards only the bytes that are already there: a
 /// child left behind may keep the stream open for ever. A terminal reads EIO once the other side is closed.
-async fn forward((stream, frame): Outlet, sender: mpsc::Sender<Frame>, mut ended: watch::Receiver<bool>) {
+async fn forward((stream, frame): OutputStream, sender: mpsc::Sender<Frame>, mut ended: watch::Receiver<bool>) {
     let mut buffer = vec![0; 32 << 10];
     loop {
         let read = tokio::select! {
@@ -153,7 +153,7 @@ async fn forward((stream, frame): Outlet, sender: mpsc::Sender<Frame>, mut ended
 }
 
 /// Carries input and the terminal's size to the process until the connection ends.
-async fn inward(input: Arc<Stream>, terminal: bool, mut reader: ReadHalf<Session>) {
+async fn carry_input(input: Arc<NonblockingStream>, terminal: bool, mut reader: ReadHalf<Session>) {
     let mut open = Some(input);
     while let Ok(Some(frame)) = Frame::read(&mut reader).await {
         match (frame, &open) {
@@ -168,8 +168,8 @@ async fn inward(input: Arc<Stream>, terminal: bool, mut reader: ReadHalf<Session
     }
 }
 
-async fn carry(
-    streams: Streams,
+async fn carry_streams(
+    streams: ProcessStreams,
     mut session: ExecSession,
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
@@ -183,7 +183,7 @@ async fn carry(
     let outward = async {
         let mut outcome = std::pin::pin!(session.outcome());
         let mut result = None;
-        let mut alive = tokio::time::interval(ALIVE);
+        let mut alive = tokio::time::interval(KEEPALIVE);
         loop {
             tokio::select! {
                 frame = frames.recv() => match frame {
@@ -208,7 +208,7 @@ async fn carry(
     };
     tokio::select! {
         // The client disconnected. Dropping the session ends the process together with its launcher.
-        () = inward(streams.input, streams.terminal, reader) => Err("the connection ended".to_owned()),
+        () = carry_input(streams.input, streams.terminal, reader) => Err("the client disconnected".to_owned()),
         result = outward => match result? {
             ExecOutcome::Exited(status) => Ok(status),
             ExecOutcome::Failed(message) => Err(message),
@@ -216,8 +216,8 @@ async fn carry(
     }
 }
 
-async fn logs(
-    agent: &Arc<Agent>,
+async fn send_logs(
+    agent: &Arc<AgentContext>,
     query: &LogQuery,
     mut reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
@@ -227,7 +227,7 @@ async fn logs(
     loop {
         let (own, meant) = (Arc::clone(agent), query.clone());
         let gathered = tokio::task::spawn_blocking(move || {
-            let lines = gather(&own, &meant, &mut tails, most);
+            let lines = gather_lines(&own, &meant, &mut tails, most);
             (lines, tails)
         });
         let lines;
@@ -241,14 +241,19 @@ async fn logs(
         if !query.follow {
             return Ok(0);
         }
-        if tokio::time::timeout(PEEK, Frame::read(&mut reader)).await.is_ok() {
+        if tokio::time::timeout(LOG_POLL, Frame::read(&mut reader)).await.is_ok() {
             return Ok(0);
         }
     }
 }
 
 /// The new lines of all selected instances since the last call, in order of time: at most the newest `most`.
-fn gather(agent: &Agent, query: &LogQuery, tails: &mut BTreeMap<InstanceId, Tail>, most: usize) -> Vec<LogLine> {
+fn gather_lines(
+    agent: &AgentContext,
+    query: &LogQuery,
+    tails: &mut BTreeMap<InstanceId, Tail>,
+    most: usize,
+) -> Vec<LogLine> {
     let Some(app) = &query.app else {
         return Vec::new();
     };

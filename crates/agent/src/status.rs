@@ -8,7 +8,7 @@ use gantry_model::clock::{Clock, Reading};
 use gantry_model::{Generation, InstanceId, Moment, NetworkFault, ObservedInstance, Phase};
 use tokio::sync::Notify;
 
-use crate::Agent;
+use crate::AgentContext;
 
 /// Interval between two reports without a change. After `SILENCE_MILLIS` (10 s) without a report, the server takes the
 /// machine for lost: three missed heartbeats and some.
@@ -19,14 +19,14 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// The status of all instances and of the machine's network.
 #[derive(Default)]
-pub(crate) struct Board {
+pub(crate) struct StatusReporter {
     report: Mutex<MachineReport>,
     changed: Notify,
 }
 
 /// The agent's own time: the wall clock's at the agent's start, plus the time elapsed since. All reported times use
 /// this clock, so that no age changes when the wall clock jumps. A report shifts the times to the current wall clock
-/// ([`Board::report`]).
+/// ([`StatusReporter::report`]).
 pub(crate) fn now() -> Moment {
     clock().now(reading())
 }
@@ -52,7 +52,7 @@ pub(crate) fn reading() -> Reading {
 }
 
 /// Shifts the times in a report to a wall clock that has jumped by `by` milliseconds.
-fn shift(report: &mut MachineReport, by: i64) {
+fn shift_times(report: &mut MachineReport, by: i64) {
     for instance in report.instances.values_mut() {
         instance.since = instance.since.moved(by);
         instance.exit.iter_mut().for_each(|exit| exit.at = exit.at.moved(by));
@@ -61,7 +61,7 @@ fn shift(report: &mut MachineReport, by: i64) {
 }
 
 /// The status of a new instance.
-pub(crate) fn fresh() -> ObservedInstance {
+pub(crate) fn new_status() -> ObservedInstance {
     ObservedInstance {
         phase: Phase::Preparing,
         since: now(),
@@ -78,7 +78,7 @@ pub(crate) fn fresh() -> ObservedInstance {
     }
 }
 
-impl Board {
+impl StatusReporter {
     fn lock(&self) -> MutexGuard<'_, MachineReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,19 +119,19 @@ impl Board {
     pub(crate) fn report(&self) -> MachineReport {
         let mut report = self.lock().clone();
         if let Some(jump) = clock().jump(reading()) {
-            shift(&mut report, jump.by);
+            shift_times(&mut report, jump.by);
         }
         report
     }
 }
 
 /// Sends reports to the server, for ever. After an outage no report is missing, because each report is complete.
-pub(crate) async fn report(agent: &Arc<Agent>) {
+pub(crate) async fn report(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/observed", agent.settings.machine);
     loop {
         let report = agent.status.report();
         if let Err(error) = agent.client.post::<()>(&path, &report).await {
-            tracing::debug!(%error, "the server was not told");
+            tracing::debug!(%error, "cannot report to the server");
             tokio::time::sleep(Duration::from_millis(250)).await;
             continue;
         }

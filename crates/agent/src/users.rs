@@ -18,14 +18,14 @@ const RANGE: u32 = 65_536;
 const RANGES: u32 = 0x0fff;
 
 /// The assigned ranges, by app. Kept on disk, so that an app's range stays the same.
-pub(crate) struct Users {
+pub(crate) struct UserRanges {
     path: PathBuf,
     given: Mutex<BTreeMap<String, u32>>,
     /// Whether this machine's file system supports idmapped mounts.
     mapped: bool,
 }
 
-impl Users {
+impl UserRanges {
     /// Reads the assigned ranges. Frees the range of each app that is not in `apps`: no file on the disk belongs to
     /// that app.
     pub(crate) fn load(data: &Path, mapped: bool, apps: &BTreeSet<String>) -> Self {
@@ -55,11 +55,11 @@ impl Users {
                 let free = (0..RANGES).find(|place| !taken.contains(place));
                 let place = free.ok_or_else(|| {
                     io::Error::other(format!(
-                        "{RANGES} apps have something on this machine, and there is no user for more"
+                        "cannot assign user ids: {RANGES} apps have files on this machine, the most that it can hold"
                     ))
                 })?;
                 with_it.insert(app.to_string(), place);
-                crate::records::write(&self.path, &with_it)?;
+                crate::records::write_file(&self.path, &with_it)?;
                 *given = with_it;
                 place
             }
@@ -73,31 +73,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_app_keeps_its_range_and_no_two_have_the_same() {
+    fn keeps_a_distinct_range_for_each_app() {
         let folder = tempfile::tempdir().expect("a folder");
         let app = |name| AppName::parse(name).expect("a name");
         let apps = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let users = Users::load(folder.path(), true, &apps(&[]));
+        let users = UserRanges::load(folder.path(), true, &apps(&[]));
         let none = BTreeSet::new;
         let first = users.of(&app("one"), none).expect("given").expect("mapped");
         let second = users.of(&app("two"), none).expect("given").expect("mapped");
         assert!(second >= first + RANGE && u64::from(FIRST) + u64::from(RANGES) * u64::from(RANGE) < 1 << 31);
-        let again = Users::load(folder.path(), true, &apps(&["two"]));
+        let again = UserRanges::load(folder.path(), true, &apps(&["two"]));
         assert_eq!(again.of(&app("two"), none).expect("given"), Some(second));
         assert_eq!(again.of(&app("three"), none).expect("given"), Some(first), "nothing is left of the first");
-        assert_eq!(Users::load(folder.path(), false, &apps(&[])).of(&app("one"), none).expect("none"), None);
+        assert_eq!(UserRanges::load(folder.path(), false, &apps(&[])).of(&app("one"), none).expect("none"), None);
     }
 
     #[test]
-    fn when_all_are_given_those_of_apps_that_are_gone_are_given_again() {
+    fn reuses_ranges_of_deleted_apps_once_all_are_assigned() {
         let folder = tempfile::tempdir().expect("a folder");
         let all: BTreeMap<String, u32> = (0..RANGES).map(|place| (format!("app-{place}"), place)).collect();
         std::fs::write(folder.path().join("users.json"), serde_json::to_vec(&all).expect("JSON")).expect("written");
         let names = || all.keys().cloned().collect::<BTreeSet<_>>();
-        let users = Users::load(folder.path(), true, &names());
+        let users = UserRanges::load(folder.path(), true, &names());
         let one = AppName::parse("one").expect("a name");
         let full = users.of(&one, names).expect_err("all have something here");
-        assert!(full.to_string().contains("4095 apps"), "{full}");
+        assert!(full.to_string().contains("4095 apps have files"), "{full}");
         let free = || names().into_iter().filter(|name| name != "app-7").collect();
         assert_eq!(users.of(&one, free).expect("given"), Some(FIRST + 7 * RANGE));
     }

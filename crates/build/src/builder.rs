@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use gantry_blobs::{BlobError, Blobs};
 use gantry_image::{Config, Descriptor, Layer, Layers, Looked, Manifest, Merged, Runtime};
 use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
-pub use gantry_sandbox::Network;
+pub use gantry_sandbox::ContainerNetwork;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
@@ -298,7 +298,7 @@ pub struct Job<'a> {
     /// First host id of the compile step's own user range; `None` if the machine has no such ranges.
     pub users: Option<u32>,
     /// Network access of the compile step.
-    pub network: Option<Network>,
+    pub network: Option<ContainerNetwork>,
 }
 
 /// A fetched source archive.

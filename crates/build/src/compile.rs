@@ -10,7 +10,10 @@ use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_model::output::{telling_line, within_a_line};
 use gantry_relay::Tail;
-use gantry_sandbox::{Bind, Container, ExitRecord, Limits, Log, Network, Root, Spec, User, end_rest, launch};
+use gantry_sandbox::{
+    BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser,
+    RootFilesystem, kill_rest, launch,
+};
 
 use crate::BuildError;
 use crate::builder::Folders;
@@ -62,7 +65,7 @@ pub(crate) struct Step<'a> {
     /// First host id of the step's own user range; `None` if the machine has no such ranges.
     pub(crate) users: Option<u32>,
     /// Network access, for package registries.
-    pub(crate) network: Option<Network>,
+    pub(crate) network: Option<ContainerNetwork>,
     /// Folder of the app's cache.
     pub(crate) cache: &'a Path,
     /// Working folders of the builder.
@@ -123,7 +126,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
     BuildError::new("compile", format!("it could not be run: {error}"))
 }
 
-async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container, BuildError> {
+async fn begin(step: &Step<'_>, folder: &Path, spec: &ContainerSpec) -> Result<Container, BuildError> {
     prepare(step, folder).map_err(failed)?;
     let mut spec = spec.clone();
     spec.binds.extend(accounts(&step.layers, folder).map_err(failed)?);
@@ -137,7 +140,7 @@ async fn begin(step: &Step<'_>, folder: &Path, spec: &Spec) -> Result<Container,
 async fn finish(
     step: &Step<'_>,
     container: &Container,
-    spec: &Spec,
+    spec: &ContainerSpec,
     output: &Output,
 ) -> Result<Option<Layer>, BuildError> {
     let outcome = watch(container, spec, step.limits, step.cache, output).await;
@@ -155,12 +158,12 @@ async fn finish(
 }
 
 /// Ends the remaining processes of the step, and removes the container and its files.
-async fn discard(spec: &Spec, folder: &Path) -> Result<(), BuildError> {
+async fn discard(spec: &ContainerSpec, folder: &Path) -> Result<(), BuildError> {
     let stays =
         |why: &dyn std::fmt::Display| BuildError::new("compile", format!("its container cannot be removed: {why}"));
     match Container::adopt(&spec.state, &spec.cgroup) {
         Some(container) => container.destroy().await,
-        None => end_rest(&spec.cgroup).await,
+        None => kill_rest(&spec.cgroup).await,
     }
     .map_err(|error| stays(&error))?;
     let folder = folder.to_owned();
@@ -181,21 +184,21 @@ fn prepare(step: &Step<'_>, folder: &Path) -> std::io::Result<()> {
 }
 
 /// Mounts passwd and group files with the step's user, if the base image lacks the user. Programs look the user up.
-fn accounts(layers: &[std::path::PathBuf], folder: &Path) -> std::io::Result<Vec<Bind>> {
+fn accounts(layers: &[std::path::PathBuf], folder: &Path) -> std::io::Result<Vec<BindMount>> {
     let Some(with) = Accounts::read(layers).with(APP_USER, "app", "/app") else { return Ok(Vec::new()) };
     let [passwd, group] = with.write(folder)?;
     Ok(vec![
-        Bind { source: passwd, target: "/etc/passwd".into(), writable: false },
-        Bind { source: group, target: "/etc/group".into(), writable: false },
+        BindMount { source: passwd, target: "/etc/passwd".into(), writable: false },
+        BindMount { source: group, target: "/etc/group".into(), writable: false },
     ])
 }
 
-fn spec(step: &Step<'_>, folder: &Path) -> Spec {
+fn spec(step: &Step<'_>, folder: &Path) -> ContainerSpec {
     let shell = step.by_shell.then_some("/bin/sh");
-    Spec {
+    ContainerSpec {
         state: folder.join("state"),
         cgroup: format!("{}/{}", step.cgroup, step.name),
-        root: Root {
+        root: RootFilesystem {
             layers: step.layers.clone(),
             upper: folder.join("upper"),
             work: folder.join("work"),
@@ -205,17 +208,22 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
         args: shell.into_iter().chain(["/app/container/compile"]).map(str::to_owned).collect(),
         env: step.env.clone(),
         cwd: "/app".to_owned(),
-        user: User { uid: APP_USER, gid: APP_USER },
+        user: ProcessUser { uid: APP_USER, gid: APP_USER },
         groups: Vec::new(),
         users: step.users,
-        limits: Limits { memory: step.limits.memory, milli_cpu: MILLI_CPU, pids: PIDS, disk: Some(step.limits.disk) },
+        limits: ContainerLimits {
+            memory: step.limits.memory,
+            milli_cpu: MILLI_CPU,
+            pids: PIDS,
+            disk: Some(step.limits.disk),
+        },
         network: step.network.clone(),
         binds: vec![
-            Bind { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },
-            Bind { source: step.resolv.to_owned(), target: "/etc/resolv.conf".into(), writable: false },
-            Bind { source: step.cache.to_owned(), target: CACHE.into(), writable: true },
+            BindMount { source: folder.join("hosts"), target: "/etc/hosts".into(), writable: false },
+            BindMount { source: step.resolv.to_owned(), target: "/etc/resolv.conf".into(), writable: false },
+            BindMount { source: step.cache.to_owned(), target: CACHE.into(), writable: true },
         ],
-        log: Log { segments: [folder.join("log.0"), folder.join("log.1")], limit: 16 << 20 },
+        log: LogFiles { segments: [folder.join("log.0"), folder.join("log.1")], limit: 16 << 20 },
         exit: folder.join("exit"),
         init: step.folders.init.clone(),
     }
@@ -224,13 +232,13 @@ fn spec(step: &Step<'_>, folder: &Path) -> Spec {
 /// Forwards the output until the step ends. Fails on a cancel and above the time or disk limit.
 async fn watch(
     container: &Container,
-    spec: &Spec,
+    spec: &ContainerSpec,
     limits: CompileLimits,
     cache: &Path,
     output: &Output,
 ) -> Result<(), BuildError> {
     let mut log = Tail::new(spec.log.segments.clone());
-    let mut disk = disk::Watch::default();
+    let mut disk = disk::UsageSchedule::default();
     let deadline = tokio::time::Instant::now() + limits.time;
     let stopped = |message: String| BuildError { phase: "compile", message, tail: output.shown(TAIL) };
     loop {
@@ -261,7 +269,7 @@ async fn watch(
 }
 
 /// Bytes of the step's files and of its app's cache. Counting stops above `most`.
-async fn written(spec: &Spec, cache: &Path, most: u64) -> u64 {
+async fn written(spec: &ContainerSpec, cache: &Path, most: u64) -> u64 {
     let (folders, cache) = ([spec.root.upper.clone(), cache.to_owned()], cache.to_owned());
     let group = Cgroup::named(&spec.cgroup);
     let count = move || {
@@ -271,7 +279,7 @@ async fn written(spec: &Spec, cache: &Path, most: u64) -> u64 {
     tokio::task::spawn_blocking(count).await.unwrap_or_default()
 }
 
-fn judge(spec: &Spec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
+fn judge(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
     let record = ExitRecord::read(&spec.exit);
     let message = match record {
         _ if out_of_memory => {

@@ -29,7 +29,7 @@ mod times;
 mod tree;
 mod turns;
 
-pub use builder::{Builder, Built, Folders, Job, Network, Source};
+pub use builder::{Builder, Built, ContainerNetwork, Folders, Job, Source};
 pub use compile::CompileLimits;
 pub use foreign::{is_foreign, lost};
 pub use output::{Doing, Output};

@@ -412,7 +412,7 @@ async fn build_release(
         gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: recipe.env }
     } else {
         output.step(&format!("Building on base {base_name}"));
-        let network = gantry_build::Network {
+        let network = gantry_build::ContainerNetwork {
             bridge: server.settings.network.bridge.clone(),
             link: format!("gb{:08x}", u32::from(address)),
             address,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use gantry_agent::{HostPorts, Metadata};
+use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError};
 use gantry_store::Address;
 
@@ -269,8 +269,8 @@ pub(crate) struct Machine {
     #[arg(long, env = "GANTRY_HOST_PORTS", value_name = "PORTS", value_delimiter = ',', value_parser = HostPorts::parse)]
     pub(crate) host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers and builds may reach, such as `169.254.169.254`; by default none
-    #[arg(long, env = "GANTRY_METADATA", value_name = "ADDRESSES", value_delimiter = ',', value_parser = Metadata::parse)]
-    pub(crate) metadata: Vec<Metadata>,
+    #[arg(long, env = "GANTRY_METADATA", value_name = "ADDRESSES", value_delimiter = ',', value_parser = MetadataAddress::parse)]
+    pub(crate) metadata: Vec<MetadataAddress>,
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,

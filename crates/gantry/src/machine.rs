@@ -106,8 +106,8 @@ impl Machine {
         })
     }
 
-    pub(crate) fn agent(&self) -> anyhow::Result<gantry_agent::Settings> {
-        Ok(gantry_agent::Settings {
+    pub(crate) fn agent(&self) -> anyhow::Result<gantry_agent::AgentSettings> {
+        Ok(gantry_agent::AgentSettings {
             machine: self.name()?,
             data: self.data.clone(),
             run: self.run.clone(),
@@ -117,7 +117,7 @@ impl Machine {
             prefix: self.network.1,
             host_ports: self.reachable_ports(),
             metadata: self.metadata.clone(),
-            collect: gantry_agent::Collect {
+            collect: gantry_agent::GcSettings {
                 every: seconds(self.collect_every),
                 grace: seconds(self.collect_grace),
                 reserve: self.reserve.0,

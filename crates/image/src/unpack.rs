@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use gantry_blobs::Hasher;
 use gantry_linux::process::USERS;
-use gantry_linux::{LinuxError, Tried, rooted};
+use gantry_linux::{LinuxError, WithAction, rooted};
 use gantry_model::Digest;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fsetxattr, linkat,
@@ -302,7 +302,7 @@ impl Unpacker {
             }
         };
         if keep {
-            let copy = parent.try_clone().tried(|| format!("keep {} open", above.display()))?;
+            let copy = parent.try_clone().with_action(|| format!("keep {} open", above.display()))?;
             self.last = Some((above, copy));
         }
         Ok(Some(Place { parent, name: (*name).to_owned() }))

@@ -21,14 +21,14 @@ pub(crate) struct Application {
 }
 
 /// Settings of pid 1.
-pub(crate) struct Settings {
+pub(crate) struct InitSettings {
     /// Size at which a log segment is full, in bytes.
     pub(crate) segment: u64,
     pub(crate) application: Application,
 }
 
 impl Application {
-    /// Arguments for the shim, in the form that [`Mode::parse`] reads.
+    /// Arguments for the shim, in the form that [`ProcessRole::parse`] reads.
     pub(crate) fn words(&self) -> Vec<OsString> {
         let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
         let numbers = [self.uid.to_string(), self.gid.to_string(), groups.join(",")].map(OsString::from);
@@ -38,16 +38,16 @@ impl Application {
 }
 
 /// Role of this process: pid 1 or pid 2.
-pub(crate) enum Mode {
-    Init(Settings),
+pub(crate) enum ProcessRole {
+    Init(InitSettings),
     Shim(Application),
 }
 
-impl Mode {
+impl ProcessRole {
     pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let mode = words.next().unwrap_or_default();
         if mode != "init" && mode != "shim" {
-            return Err("this is pid 1 of a Gantry container and not for use by hand".to_owned());
+            return Err("gantry-init is pid 1 of a Gantry container and cannot be run by hand".to_owned());
         }
         let mut next = |what: &str| words.next().ok_or_else(|| format!("no {what}"));
         let (uid, gid) = (number(&next("uid")?, "uid")?, number(&next("gid")?, "gid")?);
@@ -57,7 +57,7 @@ impl Mode {
         let segment = if mode == "init" { number(&next("segment size")?, "segment size")? } else { 0 };
         let cwd = PathBuf::from(next("working directory")?);
         let application = Application { uid, gid, groups: groups?, cwd, command: words.collect() };
-        Ok(if mode == "init" { Self::Init(Settings { segment, application }) } else { Self::Shim(application) })
+        Ok(if mode == "init" { Self::Init(InitSettings { segment, application }) } else { Self::Shim(application) })
     }
 }
 
@@ -70,17 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shim_reads_what_init_hands_on() {
+    fn parses_the_arguments_that_init_passes_to_the_shim() {
         for groups in [vec![], vec![4], vec![4, 27, 65_535]] {
             let command = ["/bin/sh", "-c", ""].map(OsString::from).to_vec();
             let application = Application { uid: 1000, gid: 7, groups, cwd: "/srv/a b".into(), command };
             let words = std::iter::once("shim".into()).chain(application.words());
-            let Ok(Mode::Shim(read)) = Mode::parse(words) else { panic!("not the shim's") };
+            let Ok(ProcessRole::Shim(read)) = ProcessRole::parse(words) else { panic!("not the shim's") };
             assert_eq!((read.uid, read.gid, &read.groups), (1000, 7, &application.groups));
             assert_eq!((read.cwd, read.command), (application.cwd, application.command));
         }
         for wrong in ["shim", "shim 1 x", "shim 1 1 4,x /", "init 1 1 4 /", "by hand"] {
-            assert!(Mode::parse(wrong.split(' ').map(OsString::from)).is_err(), "{wrong}");
+            assert!(ProcessRole::parse(wrong.split(' ').map(OsString::from)).is_err(), "{wrong}");
         }
     }
 }

@@ -18,20 +18,20 @@ const HEAD_MAX: u64 = 64;
 
 /// Source of a record: standard output, standard error, or Gantry.
 #[derive(Clone, Copy)]
-pub(crate) enum Stream {
+pub(crate) enum LogSource {
     Out,
     Err,
     Own,
 }
 
-pub(crate) struct Log {
+pub(crate) struct SegmentedLog {
     segments: [File; 2],
     current: usize,
     written: u64,
     limit: u64,
 }
 
-impl Log {
+impl SegmentedLog {
     /// Opens the log and continues in the segment that was written last.
     pub(crate) fn open(segments: [OwnedFd; 2], limit: u64) -> io::Result<Self> {
         let segments = segments.map(File::from);
@@ -50,25 +50,25 @@ impl Log {
     }
 
     /// Writes a record. If the log cannot be written (a full disk), the record is lost, but the application runs on.
-    pub(crate) fn record(&mut self, stream: Stream, whole: bool, text: &[u8]) {
+    pub(crate) fn record(&mut self, stream: LogSource, whole: bool, text: &[u8]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let stream = match stream {
-            Stream::Out => 'o',
-            Stream::Err => 'e',
-            Stream::Own => 'g',
+            LogSource::Out => 'o',
+            LogSource::Err => 'e',
+            LogSource::Own => 'g',
         };
         let mut line = format!("{now} {stream} {} ", if whole { 'F' } else { 'P' }).into_bytes();
         line.extend_from_slice(text);
         line.push(b'\n');
         if self.written > 0 && self.written + line.len() as u64 > self.limit {
-            self.turn();
+            self.switch_segment();
         }
         if self.segments[self.current].write_all(&line).is_ok() {
             self.written += line.len() as u64;
         }
     }
 
-    fn turn(&mut self) {
+    fn switch_segment(&mut self) {
         let other = 1 - self.current;
         if self.segments[other].set_len(0).is_ok() {
             self.current = other;
@@ -78,17 +78,17 @@ impl Log {
 }
 
 /// Splits the bytes of a pipe into lines.
-pub(crate) struct Lines {
-    stream: Stream,
+pub(crate) struct LineSplitter {
+    stream: LogSource,
     pending: Vec<u8>,
 }
 
-impl Lines {
-    pub(crate) fn new(stream: Stream) -> Self {
+impl LineSplitter {
+    pub(crate) fn new(stream: LogSource) -> Self {
         Self { stream, pending: Vec::new() }
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8], log: &mut Log) {
+    pub(crate) fn push(&mut self, bytes: &[u8], log: &mut SegmentedLog) {
         self.pending.extend_from_slice(bytes);
         let mut begin = 0;
         loop {
@@ -110,7 +110,7 @@ impl Lines {
     }
 
     /// Writes the remainder that never received a line end.
-    pub(crate) fn finish(&mut self, log: &mut Log) {
+    pub(crate) fn finish(&mut self, log: &mut SegmentedLog) {
         if !self.pending.is_empty() {
             let rest = std::mem::take(&mut self.pending);
             log.record(self.stream, true, &rest);
@@ -123,12 +123,12 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek};
 
-    fn log(limit: u64) -> (Log, [File; 2]) {
+    fn log(limit: u64) -> (SegmentedLog, [File; 2]) {
         let folder = tempfile::tempdir().expect("a folder");
         let open = |name| File::options().read(true).append(true).create(true).open(folder.path().join(name));
         let files = ["a", "b"].map(|name| open(name).expect("a file"));
         let copies = [0, 1].map(|n: usize| OwnedFd::from(files[n].try_clone().expect("a copy")));
-        (Log::open(copies, limit).expect("a log"), files)
+        (SegmentedLog::open(copies, limit).expect("a log"), files)
     }
 
     fn texts(file: &mut File) -> Vec<String> {
@@ -139,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn lines_become_records() {
+    fn writes_a_record_per_line() {
         let (mut log, mut files) = log(1 << 20);
-        let mut lines = Lines::new(Stream::Err);
+        let mut lines = LineSplitter::new(LogSource::Err);
         lines.push(b"one\ntw", &mut log);
         lines.push(b"o\n\nthree", &mut log);
         lines.finish(&mut log);
@@ -149,17 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_cut() {
+    fn splits_a_line_without_end() {
         let (mut log, mut files) = log(1 << 20);
-        Lines::new(Stream::Out).push(&vec![b'x'; LINE_MAX * 2 + 1], &mut log);
+        LineSplitter::new(LogSource::Out).push(&vec![b'x'; LINE_MAX * 2 + 1], &mut log);
         assert_eq!(texts(&mut files[0]).iter().filter(|text| text.starts_with("o P x")).count(), 2);
     }
 
     #[test]
-    fn the_log_is_bounded_and_keeps_its_newest_half() {
+    fn bounds_the_log_and_keeps_its_newest_half() {
         let (mut log, mut files) = log(1000);
         for n in 0..1000 {
-            log.record(Stream::Out, true, n.to_string().as_bytes());
+            log.record(LogSource::Out, true, n.to_string().as_bytes());
         }
         let sizes: Vec<u64> = files.iter().map(|file| file.metadata().expect("a size").len()).collect();
         assert!(sizes.iter().all(|size| *size <= 1000), "{sizes:?}");

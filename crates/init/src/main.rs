@@ -16,12 +16,12 @@ mod shim;
 
 use std::process::ExitCode;
 
-use arguments::Mode;
+use arguments::ProcessRole;
 
 fn main() -> ExitCode {
-    let outcome = match Mode::parse(std::env::args_os().skip(1)) {
-        Ok(Mode::Init(settings)) => reaper::run(&settings),
-        Ok(Mode::Shim(application)) => shim::run(&application),
+    let outcome = match ProcessRole::parse(std::env::args_os().skip(1)) {
+        Ok(ProcessRole::Init(settings)) => reaper::run(&settings),
+        Ok(ProcessRole::Shim(application)) => shim::run(&application),
         Err(message) => Err(std::io::Error::other(message)),
     };
     match outcome {

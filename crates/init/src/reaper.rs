@@ -13,8 +13,8 @@ use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, kill_process, set_dumpable_behavior, wait,
 };
 
-use crate::arguments::{Application, Settings};
-use crate::log::{Lines, Log, Stream};
+use crate::arguments::{Application, InitSettings};
+use crate::log::{LineSplitter, LogSource, SegmentedLog};
 
 /// Signals that pid 1 forwards to the application.
 const FORWARDED: [Signal; 7] =
@@ -26,20 +26,20 @@ const APPLICATION: Option<Pid> = Pid::from_raw(3);
 /// Pid of the shim: the first child of pid 1.
 const SHIM: Option<Pid> = Pid::from_raw(2);
 
-pub(crate) fn run(settings: &Settings) -> io::Result<ExitCode> {
+pub(crate) fn run(settings: &InitSettings) -> io::Result<ExitCode> {
     // Hides pid 1's open files and memory from the application, which may run as the same user.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let record = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let segments = [io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?];
-    let log = Log::open(segments, settings.segment)?;
-    let signals = Signals::register()?;
+    let log = SegmentedLog::open(segments, settings.segment)?;
+    let signals = SignalSockets::register()?;
     let idle = settings.application.command.is_empty();
     let streams = if idle { Vec::new() } else { start(&settings.application)? };
     Reaper { log, signals, streams, record }.run(idle)
 }
 
 /// Starts the shim, which starts the application. Returns the two streams of the application's output.
-fn start(application: &Application) -> io::Result<Vec<Source>> {
+fn start(application: &Application) -> io::Result<Vec<OutputPipe>> {
     let (out, out_end) = io::pipe()?;
     let (err, err_end) = io::pipe()?;
     // The application reopens the pipes by name (`/dev/stdout`). A pipe belongs to its creator, here root, so every
@@ -57,25 +57,25 @@ fn start(application: &Application) -> io::Result<Vec<Source>> {
         .stdout(out_end)
         .stderr(err_end)
         .spawn()?;
-    Ok(vec![Source::new(out, Stream::Out)?, Source::new(err, Stream::Err)?])
+    Ok(vec![OutputPipe::new(out, LogSource::Out)?, OutputPipe::new(err, LogSource::Err)?])
 }
 
 /// An output stream of the application.
-struct Source {
+struct OutputPipe {
     pipe: PipeReader,
-    lines: Lines,
+    lines: LineSplitter,
 }
 
-impl Source {
-    fn new(pipe: PipeReader, stream: Stream) -> io::Result<Self> {
+impl OutputPipe {
+    fn new(pipe: PipeReader, stream: LogSource) -> io::Result<Self> {
         let flags = fcntl_getfl(&pipe)?;
         fcntl_setfl(&pipe, flags | OFlags::NONBLOCK)?;
-        Ok(Self { pipe, lines: Lines::new(stream) })
+        Ok(Self { pipe, lines: LineSplitter::new(stream) })
     }
 
     /// Reads the available output in a bounded number of reads, so that signals and exits are served in between.
     /// Returns false at the end of the stream.
-    fn drain(&mut self, log: &mut Log) -> bool {
+    fn drain(&mut self, log: &mut SegmentedLog) -> bool {
         let mut buffer = [0; 64 << 10];
         for _ in 0..16 {
             match self.pipe.read(&mut buffer) {
@@ -90,11 +90,11 @@ impl Source {
 }
 
 /// One socket per signal, readable after the signal arrived.
-struct Signals {
+struct SignalSockets {
     sockets: Vec<(Signal, UnixStream)>,
 }
 
-impl Signals {
+impl SignalSockets {
     fn register() -> io::Result<Self> {
         let mut sockets = Vec::new();
         for signal in FORWARDED.into_iter().chain([Signal::CHILD]) {
@@ -117,9 +117,9 @@ impl Signals {
 }
 
 struct Reaper {
-    log: Log,
-    signals: Signals,
-    streams: Vec<Source>,
+    log: SegmentedLog,
+    signals: SignalSockets,
+    streams: Vec<OutputPipe>,
     record: File,
 }
 
@@ -137,7 +137,7 @@ impl Reaper {
             let came: Vec<Signal> = self.signals.take().collect();
             for signal in came {
                 if signal == Signal::CHILD {
-                    if let Some(status) = reap() {
+                    if let Some(status) = reap_children() {
                         return self.end(status);
                     }
                 } else if idle {
@@ -168,9 +168,13 @@ impl Reaper {
             source.drain(&mut self.log);
             source.lines.finish(&mut self.log);
         }
-        let left = leaves_something();
+        let left = has_leftover_processes();
         if left {
-            self.log.record(Stream::Own, true, b"gantry: the command ended, and what it left running is ended with it");
+            self.log.record(
+                LogSource::Own,
+                true,
+                b"gantry: the command ended; processes that it left running are killed",
+            );
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let number = |number: Option<i32>| number.map_or("null".to_owned(), |n| n.to_string());
@@ -185,16 +189,16 @@ impl Reaper {
 
 /// Reports whether any process runs besides this one. Processes that `gantry exec` brought in from outside have no
 /// parent here, and do not count.
-fn leaves_something() -> bool {
+fn has_leftover_processes() -> bool {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| *pid != 1)
         .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok())
-        .any(|stat| is_left(&stat).unwrap_or(false))
+        .any(|stat| is_leftover(&stat).unwrap_or(false))
 }
 
 /// Decides by a line of `/proc/<pid>/stat` (proc_pid_stat(5)): number, name in parentheses, state, parent.
-fn is_left(stat: &str) -> Option<bool> {
+fn is_leftover(stat: &str) -> Option<bool> {
     // A name may contain any character, including a parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let (state, parent) = (fields.next()?, fields.next()?);
@@ -202,7 +206,7 @@ fn is_left(stat: &str) -> Option<bool> {
 }
 
 /// Reaps every child that ended. Returns the shim's status if the shim was among them.
-fn reap() -> Option<WaitStatus> {
+fn reap_children() -> Option<WaitStatus> {
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
         if Some(pid) == SHIM && !status.stopped() {
             return Some(status);
@@ -213,14 +217,14 @@ fn reap() -> Option<WaitStatus> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_left;
+    use super::is_leftover;
 
     #[test]
-    fn what_runs_on_is_told_from_what_ended_and_what_came_from_outside() {
-        assert_eq!(is_left("7 (sleep) S 1 1 1 0 -1"), Some(true));
-        assert_eq!(is_left("7 (odd) Z 0) R 1 1 1"), Some(true));
-        assert_eq!(is_left("7 (sleep) Z 1 1 1"), Some(false));
-        assert_eq!(is_left("7 (sh) S 0 7 7"), Some(false));
-        assert_eq!(is_left("7 (sh"), None);
+    fn counts_only_running_processes_of_the_application_as_leftovers() {
+        assert_eq!(is_leftover("7 (sleep) S 1 1 1 0 -1"), Some(true));
+        assert_eq!(is_leftover("7 (odd) Z 0) R 1 1 1"), Some(true));
+        assert_eq!(is_leftover("7 (sleep) Z 1 1 1"), Some(false));
+        assert_eq!(is_leftover("7 (sh) S 0 7 7"), Some(false));
+        assert_eq!(is_leftover("7 (sh"), None);
     }
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::{LinuxError, Tried};
+use crate::{LinuxError, WithAction};
 
 /// Controllers that the limits need.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -30,7 +30,7 @@ const CPU_PERIOD: u64 = 100_000;
 
 /// Resource limits of a group.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct GroupLimits {
     /// Memory in bytes, including swap.
     pub memory: u64,
     /// Processor time in thousandths of a processor.
@@ -41,7 +41,7 @@ pub struct Limits {
 
 /// Resource usage of a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct GroupUsage {
     /// Memory in use, in bytes.
     pub memory: u64,
     /// Processor time used, in microseconds.
@@ -94,12 +94,12 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a controller is missing or the kernel refuses a limit.
-    pub fn create(&self, limits: &Limits) -> Result<(), LinuxError> {
+    pub fn create(&self, limits: &GroupLimits) -> Result<(), LinuxError> {
         if self.unified {
             self.delegate()?;
         }
         for folder in self.folders() {
-            fs::create_dir_all(&folder).tried(|| format!("make the control group {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_action(|| format!("create the control group {}", folder.display()))?;
             crate::step!("group.begun");
         }
         if !self.unified {
@@ -118,7 +118,7 @@ impl Cgroup {
             write(&file, &wanted.join(" "))?;
             above.push(name);
             // Another process may create the group at the same time.
-            fs::create_dir_all(&above).tried(|| format!("make the control group {}", above.display()))?;
+            fs::create_dir_all(&above).with_action(|| format!("create the control group {}", above.display()))?;
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Cgroup {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let read = |folder: &Path| {
                     let file = folder.join(file);
-                    fs::read_to_string(&file).tried(|| format!("read {}", file.display()))
+                    fs::read_to_string(&file).with_action(|| format!("read {}", file.display()))
                 };
                 if read(&group)?.trim().is_empty() {
                     write(&group.join(file), read(&above)?.trim())?;
@@ -146,7 +146,7 @@ impl Cgroup {
         Ok(())
     }
 
-    fn limit(&self, limits: &Limits) -> Result<(), LinuxError> {
+    fn limit(&self, limits: &GroupLimits) -> Result<(), LinuxError> {
         let quota = u64::from(limits.milli_cpu) * CPU_PERIOD / 1000;
         let (memory, pids) = (limits.memory.to_string(), limits.pids.to_string());
         if self.unified {
@@ -198,7 +198,7 @@ impl Cgroup {
 
     /// Returns the usage of the group; zeros once the group is gone.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> GroupUsage {
         let number = |controller: &str, file: &str| -> u64 {
             let text = fs::read_to_string(self.folder(controller).join(file)).unwrap_or_default();
             text.trim().parse().unwrap_or(0)
@@ -208,7 +208,7 @@ impl Cgroup {
             text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0)
         };
         if self.unified {
-            Usage {
+            GroupUsage {
                 memory: number("", "memory.current"),
                 cpu_micros: field("", "cpu.stat", "usage_usec "),
                 pids: number("", "pids.current"),
@@ -216,7 +216,7 @@ impl Cgroup {
                 refused: field("", "pids.events", "max "),
             }
         } else {
-            Usage {
+            GroupUsage {
                 memory: number("memory", "memory.usage_in_bytes"),
                 cpu_micros: number("cpuacct", "cpuacct.usage") / 1000,
                 pids: number("pids", "pids.current"),
@@ -257,21 +257,21 @@ fn remove_tree(folder: &Path) -> Result<(), LinuxError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).tried(|| format!("read the control group {}", folder.display())),
+        Err(error) => return Err(error).with_action(|| format!("read the control group {}", folder.display())),
     };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_tree(&entry.path())?;
     }
     match fs::remove_dir(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).tried(|| format!("remove the control group {}", folder.display()))
+            Err(error).with_action(|| format!("remove the control group {}", folder.display()))
         }
         _ => Ok(()),
     }
 }
 
 fn write(file: &Path, text: &str) -> Result<(), LinuxError> {
-    fs::write(file, text).tried(|| format!("write {text:?} to {}", file.display()))
+    fs::write(file, text).with_action(|| format!("write {text:?} to {}", file.display()))
 }
 
 fn write_if_there(file: &Path, text: &str) -> Result<(), LinuxError> {
@@ -283,9 +283,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_made_used_and_removed() {
+    fn creates_fills_and_removes_a_group() {
         let group = Cgroup::named(&format!("gantry-test-{}/inner", std::process::id()));
-        group.create(&Limits { memory: 64 << 20, milli_cpu: 500, pids: 10 }).expect("made");
+        group.create(&GroupLimits { memory: 64 << 20, milli_cpu: 500, pids: 10 }).expect("made");
         let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
         group.add(i32::try_from(child.id()).expect("a pid")).expect("added");
         assert_eq!(group.processes(), [i32::try_from(child.id()).expect("a pid")]);
@@ -295,7 +295,7 @@ mod tests {
         child.wait().expect("waited");
         group.remove().expect("removed");
         Cgroup::named(&format!("gantry-test-{}", std::process::id())).remove().expect("removed");
-        assert_eq!(group.usage(), Usage::default());
+        assert_eq!(group.usage(), GroupUsage::default());
         group.remove().expect("removed twice");
     }
 }

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clocks_run() {
+    fn clocks_advance() {
         let (wall_before, before) = (wall(), awake());
         std::thread::sleep(Duration::from_millis(2));
         assert!(awake() > before && booted() >= before && wall() >= wall_before.saturating_sub(60_000));

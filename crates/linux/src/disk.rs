@@ -71,12 +71,12 @@ pub fn is_read_only(path: &Path) -> bool {
 /// Decides when to measure disk usage: at first, when the free space has dropped, and at an interval. A check takes one
 /// system call.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct UsageSchedule {
     /// Time of the last measurement, and the most free space since then.
     counted: Option<(Instant, u64)>,
 }
 
-impl Watch {
+impl UsageSchedule {
     /// Reports whether a measurement is due with this much free space. If so, records the measurement as done.
     pub fn is_due(&mut self, free: u64, now: Instant) -> bool {
         let due = self.counted.is_none_or(|(at, then)| now.duration_since(at) >= COUNT || free + LESS <= then);
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_name_is_counted_once_while_it_is_open() {
+    fn counts_an_open_deleted_file_once() {
         use std::io::Write;
         let own = [i32::try_from(std::process::id()).expect("a number")];
         // Use a folder on the root's own file system, because temporary files may be on another.
@@ -112,8 +112,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_counted_when_the_disk_fills_and_now_and_then() {
-        let (mut watch, now) = (Watch::default(), Instant::now());
+    fn measures_when_free_space_drops_and_at_an_interval() {
+        let (mut watch, now) = (UsageSchedule::default(), Instant::now());
         assert!(watch.is_due(10 * LESS, now) && !watch.is_due(10 * LESS - 1, now));
         assert!(watch.is_due(9 * LESS, now) && !watch.is_due(9 * LESS, now));
         // One process removes data, and another writes as much.

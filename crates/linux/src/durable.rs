@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_leaves_nothing_beside_it() {
+    fn replaces_a_file_completely_and_leaves_no_other() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("HEAD");
         for text in ["one", "two"] {

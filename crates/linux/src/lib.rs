@@ -42,16 +42,16 @@ pub struct LinuxError {
 }
 
 /// Adds the failed action to an error.
-pub trait Tried<T> {
+pub trait WithAction<T> {
     /// Adds the action to an error.
     ///
     /// # Errors
     /// The same failure, as [`LinuxError`].
-    fn tried(self, action: impl FnOnce() -> String) -> Result<T, LinuxError>;
+    fn with_action(self, action: impl FnOnce() -> String) -> Result<T, LinuxError>;
 }
 
-impl<T, E: Into<std::io::Error>> Tried<T> for Result<T, E> {
-    fn tried(self, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
+impl<T, E: Into<std::io::Error>> WithAction<T> for Result<T, E> {
+    fn with_action(self, action: impl FnOnce() -> String) -> Result<T, LinuxError> {
         self.map_err(|error| LinuxError { action: action(), source: error.into() })
     }
 }

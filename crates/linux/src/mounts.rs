@@ -9,7 +9,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, mount_remount, move_mount, open_tree,
 };
 
-use crate::{LinuxError, Tried};
+use crate::{LinuxError, WithAction};
 
 /// Creates an instance of a file system without attaching it. Files can already be created in it.
 ///
@@ -24,7 +24,7 @@ pub fn detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags
         fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    make().tried(|| format!("make a {kind} file system"))
+    make().with_action(|| format!("create a {kind} file system"))
 }
 
 /// Creates a detached copy of the mount at `path`, for a bind mount.
@@ -33,7 +33,7 @@ pub fn detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags
 /// Any error of a system call, with the path.
 pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
     open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .tried(|| format!("bind {}", path.display()))
+        .with_action(|| format!("bind {}", path.display()))
 }
 
 /// Does the same as [`copy_of`], with mapped owners: owners on the disk appear as users of the namespace `users`, and
@@ -43,7 +43,7 @@ pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
 /// `EINVAL` if the file system does not support mapping (before Linux 5.12 none does).
 pub fn mapped_copy_of(path: &Path, users: impl AsFd) -> Result<OwnedFd, LinuxError> {
     let copy = copy_of(path)?;
-    map_owners(&copy, users).tried(|| format!("map the owners of {}", path.display()))?;
+    map_owners(&copy, users).with_action(|| format!("map the owners of {}", path.display()))?;
     Ok(copy)
 }
 
@@ -55,7 +55,7 @@ pub fn mapped_copy_of(path: &Path, users: impl AsFd) -> Result<OwnedFd, LinuxErr
 pub fn read_only_copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
     let copy = copy_of(path)?;
     set_attributes(&copy, libc::MOUNT_ATTR_RDONLY, 0)
-        .tried(|| format!("make a copy of {} read-only", path.display()))?;
+        .with_action(|| format!("make a copy of {} read-only", path.display()))?;
     Ok(copy)
 }
 
@@ -90,7 +90,7 @@ fn set_attributes(mount: &OwnedFd, set: u64, userns_fd: u64) -> std::io::Result<
 pub fn map_in_place(path: &Path, users: impl AsFd) -> Result<(), LinuxError> {
     let copy = mapped_copy_of(path, users)?;
     move_mount(&copy, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .tried(|| format!("cover {}", path.display()))
+        .with_action(|| format!("cover {}", path.display()))
 }
 
 /// Attaches a detached mount to the file or folder `target`.
@@ -99,7 +99,7 @@ pub fn map_in_place(path: &Path, users: impl AsFd) -> Result<(), LinuxError> {
 /// Any error of a system call.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), LinuxError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", target, "", flags).tried(|| "put a mount in place".to_owned())
+    move_mount(mount, "", target, "", flags).with_action(|| "attach a mount".to_owned())
 }
 
 /// Changes the flags of an attached mount, given a descriptor of its root.
@@ -108,7 +108,7 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), LinuxError> {
 /// Any error of a system call.
 pub fn restrict(mount: impl AsFd, flags: MountFlags) -> Result<(), LinuxError> {
     let path = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
-    mount_remount(path, flags | MountFlags::BIND, "").tried(|| format!("restrict a mount to {flags:?}"))
+    mount_remount(path, flags | MountFlags::BIND, "").with_action(|| format!("restrict a mount to {flags:?}"))
 }
 
 /// Makes all mounts private: later mounts are not visible outside this mount namespace.
@@ -117,7 +117,7 @@ pub fn restrict(mount: impl AsFd, flags: MountFlags) -> Result<(), LinuxError> {
 /// Any error of a system call.
 pub fn make_private() -> Result<(), LinuxError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .tried(|| "make mounts private".to_owned())
+        .with_action(|| "make mounts private".to_owned())
 }
 
 /// Mounts an overlay at `target`: `layers` from the top down, writable in `upper`.
@@ -130,9 +130,9 @@ pub fn make_private() -> Result<(), LinuxError> {
 pub fn overlay(layers: &[&Path], upper: &Path, work: &Path, target: &Path) -> Result<(), LinuxError> {
     match overlay_by_parts(layers, upper, work) {
         Ok(mount) => move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .tried(|| format!("put an overlay at {}", target.display())),
+            .with_action(|| format!("attach an overlay to {}", target.display())),
         Err(rustix::io::Errno::INVAL) => overlay_by_string(layers, upper, work, target),
-        Err(error) => Err(error).tried(|| format!("mount an overlay of {} layers", layers.len())),
+        Err(error) => Err(error).with_action(|| format!("mount an overlay of {} layers", layers.len())),
     }
 }
 
@@ -163,9 +163,10 @@ fn overlay_by_string(layers: &[&Path], upper: &Path, work: &Path, target: &Path)
         let source = std::io::Error::other("this kernel takes at most 4,095 bytes of layer paths; use fewer layers");
         return Err(LinuxError { action: format!("mount an overlay of {} layers", layers.len()), source });
     }
-    let options = std::ffi::CString::new(options).map_err(std::io::Error::other).tried(|| "mount an overlay".into())?;
+    let options =
+        std::ffi::CString::new(options).map_err(std::io::Error::other).with_action(|| "mount an overlay".into())?;
     mount("overlay", target, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
-        .tried(|| format!("mount an overlay at {}", target.display()))
+        .with_action(|| format!("mount an overlay at {}", target.display()))
 }
 
 #[cfg(test)]
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_run_from_a_read_only_copy_and_not_written_through_it() {
+    fn runs_a_program_from_a_copy_that_cannot_be_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("program");
         // Copy in a separate process. Otherwise a program that another test starts at that moment would inherit the

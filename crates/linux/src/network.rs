@@ -57,7 +57,7 @@ const HARDWARE: [u8; 2] = [0x02, 0x67];
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct NetworkDevice {
     /// Name of the device.
     pub name: String,
     /// Index of the device.
@@ -80,7 +80,7 @@ pub struct Device {
 ///
 /// # Errors
 /// Any error of netlink.
-pub async fn devices() -> Result<Vec<Device>, LinuxError> {
+pub async fn devices() -> Result<Vec<NetworkDevice>, LinuxError> {
     let action = || "list the network devices".to_owned();
     with_netlink(async |handle| {
         let links: Vec<LinkMessage> = explained(handle.link().get().execute().try_collect().await, action)?;
@@ -90,7 +90,7 @@ pub async fn devices() -> Result<Vec<Device>, LinuxError> {
     .await
 }
 
-fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> Device {
+fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> NetworkDevice {
     let index = link.header.index;
     let own = |message: &&AddressMessage| message.header.family == AddressFamily::Inet && message.header.index == index;
     let address = |message: &AddressMessage| {
@@ -99,7 +99,7 @@ fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> Device {
             _ => None,
         })
     };
-    let mut device = Device {
+    let mut device = NetworkDevice {
         name: String::new(),
         index,
         controller: None,
@@ -127,7 +127,7 @@ fn device(link: &LinkMessage, addresses: &[AddressMessage]) -> Device {
 /// # Errors
 /// Any error of netlink.
 pub async fn set_alias(name: &str, alias: &str) -> Result<(), LinuxError> {
-    let action = || format!("write on the device {name} whose it is");
+    let action = || format!("label the device {name} with its owner");
     with_netlink(async |handle| {
         let index = explained(index_of(&handle, name).await, action)?.unwrap_or_default();
         let link = LinkUnspec::new_with_index(index).alias(alias).build();
@@ -141,7 +141,7 @@ pub async fn set_alias(name: &str, alias: &str) -> Result<(), LinuxError> {
 /// # Errors
 /// Any error of netlink.
 pub async fn attach(names: &[String], bridge: &str) -> Result<(), LinuxError> {
-    let action = || format!("connect containers to the bridge {bridge} again");
+    let action = || format!("reconnect containers to the bridge {bridge}");
     with_netlink(async |handle| {
         let Some(bridge) = explained(index_of(&handle, bridge).await, action)? else {
             return Err(LinuxError { action: action(), source: std::io::ErrorKind::NotFound.into() });
@@ -388,7 +388,7 @@ mod tests {
     /// Tests of other processes change rules meanwhile: the test can only require that the generation differs after its
     /// own change.
     #[test]
-    fn the_generation_is_another_one_after_a_change() {
+    fn changes_the_generation_with_the_rules() {
         let table = format!("gtgen{}", std::process::id());
         let nft = |word: &str| {
             let words = [word, "table", "ip", &table];
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_lost_its_bridge_is_attached_again() {
+    async fn attaches_a_port_that_lost_its_bridge() {
         let bridge = format!("gta{:x}", std::process::id());
         let (near, far) = (format!("{bridge}n"), format!("{bridge}f"));
         let ip = |arguments: &[&str]| {
@@ -445,7 +445,7 @@ mod tests {
 
     /// Removes links concurrently, as the kernel does with the links of a container that ended.
     #[tokio::test]
-    async fn what_somebody_else_removes_is_removed() {
+    async fn accepts_that_a_device_was_removed_concurrently() {
         let bridge = format!("gtr{:x}", std::process::id());
         let (near, far) = (format!("{bridge}n"), format!("{bridge}f"));
         let ip = |arguments: &[&str]| std::process::Command::new("ip").args(arguments).status().expect("ip").success();

@@ -8,7 +8,7 @@ use rustix::process::{
 };
 use rustix::thread::UnshareFlags;
 
-use crate::{LinuxError, Tried};
+use crate::{LinuxError, WithAction};
 
 /// Raises this process's limit of open files to its maximum and returns the limit. Services have a connection for each
 /// of many clients, and often start with a limit of 1,024, the most that `select` can handle.
@@ -27,16 +27,16 @@ pub fn open_files() -> u64 {
 /// When the process has ended, or the kernel refuses.
 pub fn bound(pid: u32, bytes: u64, seconds: u64) -> Result<(), LinuxError> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or(rustix::io::Errno::SRCH).tried(|| "bound a process".to_owned())?;
+    let pid = pid.ok_or(rustix::io::Errno::SRCH).with_action(|| "limit a process".to_owned())?;
     for (resource, most) in [(Resource::As, bytes), (Resource::Cpu, seconds)] {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
-        prlimit(Some(pid), resource, limit).tried(|| format!("bound process {}", pid.as_raw_nonzero()))?;
+        prlimit(Some(pid), resource, limit).with_action(|| format!("limit process {}", pid.as_raw_nonzero()))?;
     }
     Ok(())
 }
 
 /// Side of a fork that [`SingleThreaded::fork`] returned to.
-pub enum Forked {
+pub enum ForkSide {
     /// The child.
     Child,
     /// The parent, with the child's pid.
@@ -54,11 +54,12 @@ impl SingleThreaded {
     /// # Errors
     /// When the process has more than one thread.
     pub fn prove() -> Result<Self, LinuxError> {
-        let threads = std::fs::read_dir("/proc/self/task").tried(|| "count this process's threads".to_owned())?.count();
+        let threads =
+            std::fs::read_dir("/proc/self/task").with_action(|| "count this process's threads".to_owned())?.count();
         if threads == 1 {
             return Ok(Self(()));
         }
-        let source = std::io::Error::other(format!("it has {threads} threads and must have one"));
+        let source = std::io::Error::other(format!("the process has {threads} threads and must have one"));
         Err(LinuxError { action: "fork".to_owned(), source })
     }
 
@@ -66,14 +67,14 @@ impl SingleThreaded {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn fork(self) -> Result<Forked, LinuxError> {
+    pub fn fork(self) -> Result<ForkSide, LinuxError> {
         // SAFETY: the process has one thread, as `prove` checked, so no thread that the child lacks holds a lock. All
         // state of std and the allocator is as valid in the child as in the parent.
         let pid = unsafe { libc::fork() };
         match pid {
-            0 => Ok(Forked::Child),
-            1.. => Ok(Forked::Parent(pid)),
-            _ => Err(std::io::Error::last_os_error()).tried(|| "fork".to_owned()),
+            0 => Ok(ForkSide::Child),
+            1.. => Ok(ForkSide::Parent(pid)),
+            _ => Err(std::io::Error::last_os_error()).with_action(|| "fork".to_owned()),
         }
     }
 }
@@ -85,7 +86,7 @@ impl SingleThreaded {
 pub fn unshare(flags: UnshareFlags) -> Result<(), LinuxError> {
     assert!(!flags.contains(UnshareFlags::FILES), "descriptors are shared by everything in a process");
     // SAFETY: only FILES is dangerous, and it is excluded above.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.tried(|| format!("make new namespaces ({flags:?})"))
+    unsafe { rustix::thread::unshare_unsafe(flags) }.with_action(|| format!("create namespaces ({flags:?})"))
 }
 
 /// Number of users in a namespace: the users that an image may name.
@@ -98,18 +99,18 @@ pub const USERS: u32 = 65_536;
 /// When the kernel refuses, as where user namespaces are switched off.
 pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
     use std::io::{Read, Write};
-    let action = || "make a user namespace".to_owned();
-    let (mut ready, mut ready_end) = std::io::pipe().tried(action)?;
-    let (mut hold_end, hold) = std::io::pipe().tried(action)?;
+    let action = || "create a user namespace".to_owned();
+    let (mut ready, mut ready_end) = std::io::pipe().with_action(action)?;
+    let (mut hold_end, hold) = std::io::pipe().with_action(action)?;
     match SingleThreaded::prove()?.fork()? {
-        Forked::Child => {
+        ForkSide::Child => {
             drop((ready, hold));
             let made = unshare(UnshareFlags::NEWUSER).is_ok() && ready_end.write_all(b"r").is_ok();
             // Keep the namespace until the parent has opened it.
             let _ = made && hold_end.read(&mut [0]).is_ok();
             std::process::exit(0)
         }
-        Forked::Parent(pid) => {
+        ForkSide::Parent(pid) => {
             drop((ready_end, hold_end));
             let map = || -> std::io::Result<OwnedFd> {
                 ready.read_exact(&mut [0])?;
@@ -118,7 +119,7 @@ pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
                 }
                 Ok(std::fs::File::open(format!("/proc/{pid}/ns/user"))?.into())
             };
-            let mapped = { map }().tried(action);
+            let mapped = { map }().with_action(action);
             drop(hold);
             let _ = rustix::process::waitpid(Pid::from_raw(pid), rustix::process::WaitOptions::empty());
             mapped
@@ -134,10 +135,10 @@ pub fn enter_users(users: impl AsFd) -> Result<(), LinuxError> {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid};
     let (uid, gid) = (rustix::fs::Uid::from_raw(0), rustix::fs::Gid::from_raw(0));
     let action = || "enter the user namespace".to_owned();
-    move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User)).tried(action)?;
-    rustix::thread::set_thread_groups(&[]).tried(action)?;
-    set_thread_res_gid(gid, gid, gid).tried(action)?;
-    set_thread_res_uid(uid, uid, uid).tried(action)
+    move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User)).with_action(action)?;
+    rustix::thread::set_thread_groups(&[]).with_action(action)?;
+    set_thread_res_gid(gid, gid, gid).with_action(action)?;
+    set_thread_res_uid(uid, uid, uid).with_action(action)
 }
 
 /// Closes every descriptor that this process inherited, except the three standard ones. A folder of the machine that is
@@ -150,19 +151,19 @@ pub fn close_inherited() -> Result<(), LinuxError> {
     // SAFETY: this process has not opened anything yet, so no descriptor is closed while code uses it.
     match unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).tried(|| "close what was left open".to_owned()),
+        _ => Err(std::io::Error::last_os_error()).with_action(|| "close inherited descriptors".to_owned()),
     }
 }
 
 /// A process that was identified once and cannot be mistaken for a later process with the same pid.
 #[derive(Debug)]
-pub struct Process {
+pub struct ProcessHandle {
     /// Pid of the process.
     pub pid: Pid,
     descriptor: OwnedFd,
 }
 
-impl Process {
+impl ProcessHandle {
     /// Opens the process `pid` if it started at the time `started` ([`start_time`]). Returns none if that process is
     /// gone, even if another process now has its pid.
     #[must_use]
@@ -181,7 +182,7 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<(), LinuxError> {
         match pidfd_send_signal(&self.descriptor, signal) {
             Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
-            Err(error) => Err(error).tried(|| format!("signal process {}", self.pid)),
+            Err(error) => Err(error).with_action(|| format!("signal process {}", self.pid)),
         }
     }
 

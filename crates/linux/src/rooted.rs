@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::{LinuxError, Tried};
+use crate::{LinuxError, WithAction};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
@@ -28,7 +28,7 @@ pub fn open_with_mode(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -
     let inside = path.strip_prefix("/").unwrap_or(path);
     let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
     retry(|| openat2(root.as_fd(), inside, flags | OFlags::CLOEXEC, mode, INSIDE))
-        .tried(|| format!("open {} inside its root", path.display()))
+        .with_action(|| format!("open {} inside its root", path.display()))
 }
 
 /// Retries a call of `openat2`, up to a limit. The call returns `EAGAIN` when a rename raced with it; the kernel
@@ -68,7 +68,7 @@ fn walk(root: impl AsFd, path: &Path, last_flag: OFlags) -> Result<OwnedFd, Linu
         walked.push(name);
         match mkdirat(&folder, *name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).tried(|| format!("make the folder {}", walked.display())),
+            Err(error) => return Err(error).with_action(|| format!("create the folder {}", walked.display())),
         }
         let last = step + 1 == parts.len();
         let follow = if last { last_flag } else { OFlags::empty() };
@@ -84,21 +84,21 @@ fn walk(root: impl AsFd, path: &Path, last_flag: OFlags) -> Result<OwnedFd, Linu
 /// Any error of a system call; `EISDIR` if a folder is in the way.
 pub fn make_file(root: impl AsFd, path: &Path) -> Result<OwnedFd, LinuxError> {
     let parent = make_folder(&root, path.parent().unwrap_or(Path::new("/")))?;
-    let action = || format!("make the file {}", path.display());
+    let action = || format!("create the file {}", path.display());
     let Some(name) = path.file_name() else {
-        return Err(Errno::ISDIR).tried(action);
+        return Err(Errno::ISDIR).with_action(action);
     };
     if let Ok(found) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         match rustix::fs::FileType::from_raw_mode(found.st_mode) {
             rustix::fs::FileType::RegularFile => {}
-            rustix::fs::FileType::Directory => return Err(Errno::ISDIR).tried(action),
+            rustix::fs::FileType::Directory => return Err(Errno::ISDIR).with_action(action),
             // Replace other kinds of files: a link leads elsewhere, and opening a pipe would wait for its other end.
-            _ => unlinkat(&parent, name, AtFlags::empty()).tried(action)?,
+            _ => unlinkat(&parent, name, AtFlags::empty()).with_action(action)?,
         }
     }
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    openat(&parent, name, flags, Mode::from_raw_mode(0o644)).tried(action)?;
-    openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).tried(action)
+    openat(&parent, name, flags, Mode::from_raw_mode(0o644)).with_action(action)?;
+    openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).with_action(action)
 }
 
 /// Returns the names on a path, without `.`, `..` and prefixes, so that no name leads elsewhere.
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_dots_stay_inside() {
+    fn resolves_links_and_dots_inside_the_root() {
         let (folder, fd) = root();
         let inside = folder.path().join("root");
         symlink(folder.path().join("secret"), inside.join("absolute")).expect("a link");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_way_of_a_folder_is_followed_inside_only() {
+    fn follows_a_link_to_a_folder_only_inside_the_root() {
         let (folder, fd) = root();
         let inside = folder.path().join("root");
         symlink(folder.path(), inside.join("out")).expect("a link");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_gives_way_to_a_file() {
+    fn replaces_a_dangling_link_by_a_file() {
         let (folder, fd) = root();
         let inside = folder.path().join("root");
         std::fs::create_dir(inside.join("etc")).expect("made");
@@ -166,7 +166,7 @@ mod tests {
 
     /// A thread turns a folder into a link and back, as a hostile container would, while root opens a file below it.
     #[test]
-    fn ten_thousand_races_with_a_turning_link_lead_nowhere() {
+    fn stays_inside_while_a_folder_races_with_a_link() {
         use std::sync::atomic::{AtomicBool, Ordering};
         let (folder, fd) = root();
         let inside = folder.path().join("root");

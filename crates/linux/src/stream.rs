@@ -9,9 +9,9 @@ use tokio::io::unix::AsyncFd;
 
 /// One end of a pipe or a terminal.
 #[derive(Debug)]
-pub struct Stream(AsyncFd<OwnedFd>);
+pub struct NonblockingStream(AsyncFd<OwnedFd>);
 
-impl Stream {
+impl NonblockingStream {
     /// Takes over a descriptor and makes it non-blocking, also for other processes that share its open file.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Stream {
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for NonblockingStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -70,9 +70,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn more_than_a_pipe_holds_goes_through_and_its_end_is_seen() {
+    async fn carries_more_than_a_pipe_holds_up_to_its_end() {
         let (output, input) = io::pipe().expect("a pipe");
-        let (output, input) = (Stream::new(output.into()).expect("taken"), Stream::new(input.into()).expect("taken"));
+        let (output, input) = (
+            NonblockingStream::new(output.into()).expect("taken"),
+            NonblockingStream::new(input.into()).expect("taken"),
+        );
         let mut buffer = vec![0; 1 << 20];
         assert_eq!(output.try_read(&mut buffer).expect_err("empty").kind(), io::ErrorKind::WouldBlock);
         let sent = vec![7; 1 << 20];

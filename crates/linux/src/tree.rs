@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::{LinuxError, Tried};
+use crate::{LinuxError, WithAction};
 
 /// Limit of folders that are open at a time. Deeper folders are first moved up.
 const DEPTH: usize = 32;
@@ -38,7 +38,7 @@ pub fn remove(path: &Path) -> Result<(), LinuxError> {
     };
     match removed {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
-        Err(error) => Err(error).tried(|| format!("remove {}", path.display())),
+        Err(error) => Err(error).with_action(|| format!("remove {}", path.display())),
     }
 }
 
@@ -48,7 +48,7 @@ pub fn remove(path: &Path) -> Result<(), LinuxError> {
 /// # Errors
 /// When the folder itself cannot be opened.
 pub fn usage(path: &Path, most: u64) -> Result<u64, LinuxError> {
-    let top = open(CWD, path.as_os_str()).tried(|| format!("open {}", path.display()))?;
+    let top = open(CWD, path.as_os_str()).with_action(|| format!("open {}", path.display()))?;
     let mut total = 0u64;
     let mut folders = vec![CString::from(c".")];
     while let Some(folder) = folders.pop() {
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_of_any_depth_and_width_is_removed_and_links_are_not_followed() {
+    fn removes_a_tree_of_any_depth_without_following_links() {
         let outer = tempfile::tempdir().expect("a folder");
         let top = outer.path().join("top");
         std::fs::create_dir(&top).expect("made");
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_folder_takes_is_counted_once_and_not_beyond_it() {
+    fn measures_a_folder_without_leaving_it() {
         let outer = tempfile::tempdir().expect("a folder");
         let top = outer.path().join("top");
         std::fs::create_dir_all(top.join("a/b")).expect("made");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_link_in_its_place_goes_alone() {
+    fn removes_a_link_but_not_its_target() {
         let outer = tempfile::tempdir().expect("a folder");
         let link = outer.path().join("link");
         std::os::unix::fs::symlink(outer.path(), &link).expect("linked");

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use gantry_sandbox::{ExitRecord, Limits, Log, Network, Root, Spec, User, install_init, launch, launcher_main};
+use gantry_sandbox::{
+    ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser, RootFilesystem, install_init,
+    launch, launcher_main,
+};
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
@@ -36,7 +39,7 @@ fn layer(folder: &Path) -> PathBuf {
     layer
 }
 
-fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) -> Spec {
+fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) -> ContainerSpec {
     let own = folder.join(n.to_string());
     let path = |name: &str| {
         let path = own.join(name);
@@ -45,19 +48,24 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
     };
     // Addresses are reused, as the agent does.
     let address = std::net::Ipv4Addr::from(0x0afa_0000 + 2 + u32::try_from(n % 60_000).expect("small"));
-    Spec {
+    ContainerSpec {
         state: path("state"),
         cgroup: format!("gantry-bench/{n}"),
-        root: Root { layers: vec![layer], upper: path("upper"), work: path("work"), mountpoint: path("root") },
+        root: RootFilesystem {
+            layers: vec![layer],
+            upper: path("upper"),
+            work: path("work"),
+            mountpoint: path("root"),
+        },
         hostname: "bench".into(),
         args: vec!["/bin/true".into()],
         env: Vec::new(),
         cwd: "/".into(),
-        user: User { uid: 1000, gid: 1000 },
+        user: ProcessUser { uid: 1000, gid: 1000 },
         groups: Vec::new(),
         users: Some(0x7000_0000),
-        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 64, disk: Some(1 << 30) },
-        network: Some(Network {
+        limits: ContainerLimits { memory: 64 << 20, milli_cpu: 1000, pids: 64, disk: Some(1 << 30) },
+        network: Some(ContainerNetwork {
             bridge: bridge.to_owned(),
             link: format!("gb{:08x}", u32::from(address)),
             address,
@@ -65,7 +73,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
             gateway: std::net::Ipv4Addr::new(10, 250, 0, 1),
         }),
         binds: Vec::new(),
-        log: Log { segments: [own.join("log.0"), own.join("log.1")], limit: 1 << 20 },
+        log: LogFiles { segments: [own.join("log.0"), own.join("log.1")], limit: 1 << 20 },
         exit: own.join("exit"),
         init,
     }

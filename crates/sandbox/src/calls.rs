@@ -419,7 +419,7 @@ pub(crate) const REFUSED_HERE: &[i64] = &[];
 pub(crate) type Condition = (u8, SeccompCmpOp, u64);
 
 /// A refusal by arguments: the filter refuses the call if its arguments meet every condition of any line.
-pub(crate) struct Conditions {
+pub(crate) struct CallConditions {
     /// The call.
     pub(crate) call: i64,
     /// The lines of conditions.
@@ -453,13 +453,16 @@ const TYPE: u64 = 15;
 const TYPES: [u64; 3] = [1, 2, 5];
 
 /// Returns the arguments that are refused for allowed calls.
-pub(crate) fn conditions() -> Vec<Conditions> {
+pub(crate) fn conditions() -> Vec<CallConditions> {
     let types = (0..=TYPE).filter(|kind| !TYPES.contains(kind));
     let other_family = FAMILIES.map(|family| (0, Ne, family)).to_vec();
     vec![
-        Conditions { call: libc::SYS_clone, any: NEW_NAMESPACES.map(|flag| vec![(0, MaskedEq(flag), flag)]).to_vec() },
-        Conditions { call: libc::SYS_personality, any: vec![PERSONALITIES.map(|domain| (0, Ne, domain)).to_vec()] },
-        Conditions {
+        CallConditions {
+            call: libc::SYS_clone,
+            any: NEW_NAMESPACES.map(|flag| vec![(0, MaskedEq(flag), flag)]).to_vec(),
+        },
+        CallConditions { call: libc::SYS_personality, any: vec![PERSONALITIES.map(|domain| (0, Ne, domain)).to_vec()] },
+        CallConditions {
             call: libc::SYS_socket,
             any: std::iter::once(other_family)
                 .chain(types.map(|kind| vec![(0, Ne, NETLINK), (1, MaskedEq(TYPE), kind)]))

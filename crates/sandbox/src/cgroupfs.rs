@@ -7,11 +7,11 @@
 use std::os::fd::OwnedFd;
 
 use gantry_linux::cgroup::{Cgroup, LIMITING};
-use gantry_linux::{LinuxError, Tried, mounts, rooted};
+use gantry_linux::{LinuxError, WithAction, mounts, rooted};
 use rustix::fs::{Mode, OFlags, mkdirat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags};
 
-use crate::inside::{INERT, Mounted};
+use crate::inside::{INERT, OwnMounts};
 
 /// Path at which programs look for control groups.
 const PLACE: &str = "/sys/fs/cgroup";
@@ -19,7 +19,7 @@ const PLACE: &str = "/sys/fs/cgroup";
 /// Mounts the control groups of this process, which has already joined its groups and its own cgroup namespace. If the
 /// machine has no control groups at that path, the container gets none. A hierarchy that the kernel refuses to mount is
 /// left out.
-pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut Mounted) -> Result<(), LinuxError> {
+pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut OwnMounts) -> Result<(), LinuxError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let Ok(place) = rooted::open(root, PLACE.as_ref(), flags) else { return Ok(()) };
     let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -30,16 +30,16 @@ pub(crate) fn mount(root: &OwnedFd, group: &Cgroup, mounted: &mut Mounted) -> Re
         return Ok(());
     }
     let text =
-        std::fs::read_to_string("/proc/self/cgroup").tried(|| "read this process's control groups".to_owned())?;
+        std::fs::read_to_string("/proc/self/cgroup").with_action(|| "read this process's control groups".to_owned())?;
     let folder = mounts::detached("tmpfs", &[("mode", "755"), ("size", "65536")], INERT)?;
     let mut found = Vec::new();
     for hierarchy in hierarchies(&text) {
         let options: Vec<(&str, &str)> = hierarchy.split(',').map(|controller| (controller, "")).collect();
         let Ok(groups) = mounts::detached("cgroup", &options, read_only) else { continue };
-        let made = || format!("make {PLACE}/{hierarchy}");
-        mkdirat(&folder, hierarchy, Mode::from_raw_mode(0o755)).tried(made)?;
+        let made = || format!("create {PLACE}/{hierarchy}");
+        mkdirat(&folder, hierarchy, Mode::from_raw_mode(0o755)).with_action(made)?;
         for (controller, _) in options.iter().filter(|(controller, _)| *controller != hierarchy) {
-            symlinkat(hierarchy, &folder, *controller).tried(made)?;
+            symlinkat(hierarchy, &folder, *controller).with_action(made)?;
         }
         found.push((hierarchy, groups));
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::hierarchies;
 
     #[test]
-    fn hierarchies_of_limits_are_shown_and_no_others() {
+    fn shows_only_hierarchies_with_limits() {
         let text = "12:cpu,cpuacct:/\n9:name=systemd:/\n8:pids:/\n7:blkio:/\n4:memory:/\n3:net_cls,net_prio:/\n2:cpuset:/\n0::/\n";
         assert_eq!(hierarchies(text).collect::<Vec<_>>(), ["cpu,cpuacct", "pids", "memory", "cpuset"]);
         assert_eq!(hierarchies("5:cpu,blkio:/\n0::/\n\n").count(), 0);

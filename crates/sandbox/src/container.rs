@@ -7,16 +7,16 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use gantry_linux::cgroup::{Cgroup, Usage};
+use gantry_linux::cgroup::{Cgroup, GroupUsage};
 use gantry_linux::mounts;
-use gantry_linux::process::{Process, boot_id};
+use gantry_linux::process::{ProcessHandle, boot_id};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::launch::{Answer, HELD, IDENTITY, Identity, LAUNCH_COMMAND, PROBE_COMMAND};
-use crate::spec::Spec;
+use crate::launch::{ContainerIdentity, IDENTITY, LAUNCH_COMMAND, LaunchOutcome, PROBE_COMMAND, UNRELEASED};
+use crate::spec::ContainerSpec;
 
 /// Timeout of a launch.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ static INIT: &[u8] = include_bytes!(env!("GANTRY_INIT"));
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The launcher could not be started or did not answer.
-    #[error("the container launcher failed: {0}")]
+    #[error("container launcher failed: {0}")]
     Launcher(String),
     /// The container could not be created. The text names the failed operation and the cause.
     #[error("{0}")]
@@ -80,7 +80,7 @@ impl ExitRecord {
 /// A container that runs or has ended.
 #[derive(Debug)]
 pub struct Container {
-    process: Option<Process>,
+    process: Option<ProcessHandle>,
     state: PathBuf,
     group: Cgroup,
 }
@@ -107,7 +107,7 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     Ok(path)
 }
 
-/// Checks that containers whose layers are in `folder` can have users of their own ([`Spec::users`]).
+/// Checks that containers whose layers are in `folder` can have users of their own ([`ContainerSpec::users`]).
 ///
 /// # Errors
 /// The reason why the kernel refused, as text.
@@ -115,7 +115,7 @@ pub async fn probe_users(folder: &Path) -> Result<(), String> {
     let mut probe = launcher(PROBE_COMMAND);
     probe.arg(folder).stdin(Stdio::null());
     let output = tokio::time::timeout(LAUNCH_TIMEOUT, probe.output()).await;
-    let output = output.map_err(|_| "no answer in 30 s".to_owned())?.map_err(|error| error.to_string())?;
+    let output = output.map_err(|_| "no response within 30 s".to_owned())?.map_err(|error| error.to_string())?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn launcher(mode: &str) -> Command {
 ///
 /// # Errors
 /// [`SandboxError::Launch`] names the failed operation. Only folders are left of the container then.
-pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
+pub async fn launch(spec: &ContainerSpec) -> Result<Container, SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
     let text = serde_json::to_vec(spec).map_err(|error| failed(&error))?;
     let mut launcher = launcher(LAUNCH_COMMAND)
@@ -152,15 +152,15 @@ pub async fn launch(spec: &Spec) -> Result<Container, SandboxError> {
     drop(input);
     let output = tokio::time::timeout(LAUNCH_TIMEOUT, launcher.wait_with_output())
         .await
-        .map_err(|_| failed(&"no answer in 30 s"))?
+        .map_err(|_| failed(&"no response within 30 s"))?
         .map_err(|error| failed(&error))?;
     match serde_json::from_slice(&output.stdout) {
-        Ok(Answer::Launched(identity)) => Ok(Container {
-            process: Process::open(identity.pid, identity.start_time),
+        Ok(LaunchOutcome::Launched(identity)) => Ok(Container {
+            process: ProcessHandle::open(identity.pid, identity.start_time),
             state: spec.state.clone(),
             group: Cgroup::named(&spec.cgroup),
         }),
-        Ok(Answer::Failed(message)) => Err(SandboxError::Launch(message)),
+        Ok(LaunchOutcome::Failed(message)) => Err(SandboxError::Launch(message)),
         Err(_) => Err(failed(&String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
@@ -171,16 +171,17 @@ impl Container {
     #[must_use]
     pub fn adopt(state: &Path, cgroup: &str) -> Option<Self> {
         let text = std::fs::read(state.join(IDENTITY)).ok()?;
-        let identity: Identity = serde_json::from_slice(&text).ok()?;
-        let process = if identity.boot == boot_id() { Process::open(identity.pid, identity.start_time) } else { None };
+        let identity: ContainerIdentity = serde_json::from_slice(&text).ok()?;
+        let process =
+            if identity.boot == boot_id() { ProcessHandle::open(identity.pid, identity.start_time) } else { None };
         Some(Self { process, state: state.to_owned(), group: Cgroup::named(cgroup) })
     }
 
     /// Whether the launcher released the container. An unreleased container has never run its application, and never
     /// will.
     #[must_use]
-    pub fn was_let_go(&self) -> bool {
-        !self.state.join(HELD).exists()
+    pub fn was_released(&self) -> bool {
+        !self.state.join(UNRELEASED).exists()
     }
 
     /// The host's process id of the container's pid 1, while pid 1 runs.
@@ -216,7 +217,7 @@ impl Container {
 
     /// Returns the container's resource usage.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self) -> GroupUsage {
         self.group.usage()
     }
 
@@ -240,7 +241,7 @@ impl Container {
     /// [`SandboxError::Unkillable`] when a process does not end within 10 s.
     pub async fn destroy(&self) -> Result<(), SandboxError> {
         self.kill().await?;
-        end_group(&self.group).await?;
+        kill_group(&self.group).await?;
         match std::fs::remove_file(self.state.join(IDENTITY)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(SandboxError::File { action: "remove", path: self.state.join(IDENTITY), source })
@@ -252,11 +253,11 @@ impl Container {
 
 /// Kills every container in the control groups below `parent`, for callers that have no record of those containers.
 /// Returns an error for each group that could not be ended.
-pub async fn end_all(parent: &str) -> Vec<SandboxError> {
+pub async fn kill_all(parent: &str) -> Vec<SandboxError> {
     let mut ending = tokio::task::JoinSet::new();
     for child in Cgroup::named(parent).children() {
         let group = Cgroup::named(&format!("{parent}/{child}"));
-        ending.spawn(async move { end_group(&group).await });
+        ending.spawn(async move { kill_group(&group).await });
     }
     ending.join_all().await.into_iter().filter_map(Result::err).collect()
 }
@@ -265,12 +266,12 @@ pub async fn end_all(parent: &str) -> Vec<SandboxError> {
 ///
 /// # Errors
 /// [`SandboxError::Unkillable`] when a process does not end within 10 s.
-pub async fn end_rest(cgroup: &str) -> Result<(), SandboxError> {
-    end_group(&Cgroup::named(cgroup)).await
+pub async fn kill_rest(cgroup: &str) -> Result<(), SandboxError> {
+    kill_group(&Cgroup::named(cgroup)).await
 }
 
 /// Kills the remaining processes of a group, such as those that `exec` started, and removes the group.
-async fn end_group(group: &Cgroup) -> Result<(), SandboxError> {
+async fn kill_group(group: &Cgroup) -> Result<(), SandboxError> {
     let deadline = tokio::time::Instant::now() + KILL_TIMEOUT;
     loop {
         let processes = group.processes();

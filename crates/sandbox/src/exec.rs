@@ -13,8 +13,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use gantry_linux::cgroup::Cgroup;
-use gantry_linux::process::{Forked, Process, SingleThreaded, enter_users};
-use gantry_linux::{LinuxError, Tried};
+use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users};
+use gantry_linux::{LinuxError, WithAction};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::container::{Container, SandboxError, launcher};
 use crate::launch::EXEC_COMMAND;
 use crate::posture;
-use crate::spec::User;
+use crate::spec::ProcessUser;
 
 /// Timeout for starting a process.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ pub struct ExecSpec {
     /// Working folder, as a path inside.
     pub cwd: String,
     /// User and group of the process.
-    pub user: User,
+    pub user: ProcessUser,
     /// The supplementary groups.
     pub groups: Vec<u32>,
     /// Whether the process gets a terminal, of the container's own devpts.
@@ -56,7 +56,7 @@ pub struct ExecSpec {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Request {
+struct ExecRequest {
     spec: ExecSpec,
     pid: i32,
     start_time: u64,
@@ -87,7 +87,7 @@ impl ExecSession {
         let mut text = Vec::new();
         match (&mut self.socket).take(64 << 10).read_to_end(&mut text).await {
             Ok(_) => serde_json::from_slice(&text)
-                .unwrap_or_else(|_| ExecOutcome::Failed("the launcher ended without an answer".to_owned())),
+                .unwrap_or_else(|_| ExecOutcome::Failed("the launcher ended without a result".to_owned())),
             Err(error) => ExecOutcome::Failed(error.to_string()),
         }
     }
@@ -99,7 +99,7 @@ impl ExecSession {
 /// When the container does not run, or the launcher cannot be started.
 pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
-    let pid = container.pid().ok_or_else(|| SandboxError::Launch("the container does not run".to_owned()))?;
+    let pid = container.pid().ok_or_else(|| SandboxError::Launch("the container is not running".to_owned()))?;
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
     ours.set_nonblocking(true).map_err(|error| failed(&error))?;
@@ -111,13 +111,13 @@ pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, 
         .map_err(|error| failed(&error))?;
     let terminal = spec.terminal;
     let mut socket = tokio::net::UnixStream::from_std(ours).map_err(|error| failed(&error))?;
-    let text = serde_json::to_vec(&Request { spec, pid, start_time }).map_err(|error| failed(&error))?;
+    let text = serde_json::to_vec(&ExecRequest { spec, pid, start_time }).map_err(|error| failed(&error))?;
     socket.write_u32(u32::try_from(text.len()).unwrap_or(u32::MAX)).await.map_err(|error| failed(&error))?;
     socket.write_all(&text).await.map_err(|error| failed(&error))?;
     let wanted = if terminal { 1 } else { 3 };
     let descriptors = tokio::time::timeout(START_TIMEOUT, receive(&socket, wanted))
         .await
-        .map_err(|_| failed(&"no answer in 10 s"))?
+        .map_err(|_| failed(&"no response within 10 s"))?
         .map_err(|error| failed(&error))?;
     Ok(ExecSession { descriptors, socket, _launcher: launcher })
 }
@@ -168,13 +168,13 @@ pub(crate) fn launcher_main() -> ExitCode {
 
 fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     let alone = SingleThreaded::prove()?;
-    let request = read_request(socket).tried(|| "read what to run".to_owned())?;
-    let Request { spec, pid, start_time } = request;
-    let target = Process::open(pid, start_time)
-        .ok_or_else(|| io::Error::other("it has ended"))
-        .tried(|| "enter the container".to_owned())?;
-    is_finished(pid)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).tried(|| "guard the launcher".to_owned())?;
+    let request = read_request(socket).with_action(|| "read the request".to_owned())?;
+    let ExecRequest { spec, pid, start_time } = request;
+    let target = ProcessHandle::open(pid, start_time)
+        .ok_or_else(|| io::Error::other("the container has ended"))
+        .with_action(|| "enter the container".to_owned())?;
+    check_complete(pid)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).with_action(|| "make the launcher undumpable".to_owned())?;
     Cgroup::named(&spec.cgroup).add(std::process::id().cast_signed())?;
     let spaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
@@ -183,51 +183,51 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
     let users = users_of(pid)?;
-    move_into_thread_name_spaces(target.as_fd(), spaces).tried(|| "enter the container".to_owned())?;
+    move_into_thread_name_spaces(target.as_fd(), spaces).with_action(|| "enter the container".to_owned())?;
     // The user namespace comes last: the container's other namespaces belong to the host's user namespace.
     if let Some(users) = users {
         enter_users(users)?;
     }
-    let (inner, outer) = streams(&spec).tried(|| "make its streams".to_owned())?;
+    let (inner, outer) = make_streams(&spec).with_action(|| "create the process's streams".to_owned())?;
     let borrowed: Vec<BorrowedFd<'_>> = outer.iter().map(AsFd::as_fd).collect();
-    hand_over(socket, &borrowed).tried(|| "hand its streams over".to_owned())?;
+    send_descriptors(socket, &borrowed).with_action(|| "pass the process's streams to the caller".to_owned())?;
     drop(outer);
     match alone.fork()? {
-        Forked::Child => {
-            let error = run(&spec, inner);
+        ForkSide::Child => {
+            let error = become_process(&spec, inner);
             eprintln!("gantry: {error}");
             std::process::exit(if error.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
         }
-        Forked::Parent(pid) => {
+        ForkSide::Parent(pid) => {
             drop(inner);
-            wait_for(pid, socket)
+            wait_for_exit(pid, socket)
         }
     }
 }
 
 /// Opens the container's user namespace, if the container has its own.
 fn users_of(pid: i32) -> Result<Option<OwnedFd>, LinuxError> {
-    let action = || "find the container's users".to_owned();
+    let action = || "find the container's user namespace".to_owned();
     let path = format!("/proc/{pid}/ns/user");
     let (own, its) = (std::fs::read_link("/proc/self/ns/user"), std::fs::read_link(&path));
-    if own.tried(action)? == its.tried(action)? {
+    if own.with_action(action)? == its.with_action(action)? {
         return Ok(None);
     }
-    Ok(Some(std::fs::File::open(path).tried(action)?.into()))
+    Ok(Some(std::fs::File::open(path).with_action(action)?.into()))
 }
 
 /// Checks that the container is complete. Its pid 1 installs the two seccomp filters last, just before it runs init.
 /// Without the filters, its root may still be the host's.
-fn is_finished(pid: i32) -> Result<(), LinuxError> {
+fn check_complete(pid: i32) -> Result<(), LinuxError> {
     let action = || "enter the container".to_owned();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).tried(action)?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_action(action)?;
     if status.lines().any(|line| line.split_ascii_whitespace().eq(["Seccomp_filters:", "2"])) {
         return Ok(());
     }
-    Err(io::Error::other("it is still being made; try again")).tried(action)
+    Err(io::Error::other("the container is still being created; try again")).with_action(action)
 }
 
-fn read_request(socket: &mut UnixStream) -> io::Result<Request> {
+fn read_request(socket: &mut UnixStream) -> io::Result<ExecRequest> {
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
     let mut text = vec![0; usize::try_from(u32::from_be_bytes(length).min(16 << 20)).unwrap_or_default()];
@@ -236,7 +236,7 @@ fn read_request(socket: &mut UnixStream) -> io::Result<Request> {
 }
 
 /// Creates the process's three streams, and the ends for the caller.
-fn streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
+fn make_streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
     if spec.terminal {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -258,7 +258,7 @@ fn streams(spec: &ExecSpec) -> io::Result<([OwnedFd; 3], Vec<OwnedFd>)> {
     Ok(([input.into(), output.into(), error.into()], vec![input_end.into(), output_end.into(), error_end.into()]))
 }
 
-fn hand_over(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send_descriptors(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -268,31 +268,31 @@ fn hand_over(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<
 
 /// Turns this process into the requested process. Returns only after a failure, with the error stream already in place
 /// for a message.
-fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
+fn become_process(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
     let become_it = || -> Result<Command, LinuxError> {
         let _ = rustix::process::setsid();
         if spec.terminal {
-            rustix::process::ioctl_tiocsctty(&input).tried(|| "take the terminal".to_owned())?;
+            rustix::process::ioctl_tiocsctty(&input).with_action(|| "take the terminal".to_owned())?;
         }
-        rustix::stdio::dup2_stdin(&input).tried(|| "set its input".to_owned())?;
-        rustix::stdio::dup2_stdout(&output).tried(|| "set its output".to_owned())?;
-        rustix::stdio::dup2_stderr(&error).tried(|| "set its error output".to_owned())?;
+        rustix::stdio::dup2_stdin(&input).with_action(|| "set standard input".to_owned())?;
+        rustix::stdio::dup2_stdout(&output).with_action(|| "set standard output".to_owned())?;
+        rustix::stdio::dup2_stderr(&error).with_action(|| "set standard error".to_owned())?;
         posture::limit_resources(None)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let (uid, gid) = (rustix::fs::Uid::from_raw(spec.user.uid), rustix::fs::Gid::from_raw(spec.user.gid));
         let groups: Vec<_> = spec.groups.iter().map(|group| rustix::fs::Gid::from_raw(*group)).collect();
-        rustix::thread::set_thread_groups(&groups).tried(|| "take its groups".to_owned())?;
-        rustix::thread::set_thread_res_gid(gid, gid, gid).tried(|| "take its group".to_owned())?;
+        rustix::thread::set_thread_groups(&groups).with_action(|| "set the supplementary groups".to_owned())?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).with_action(|| "set the group id".to_owned())?;
         posture::drop_rights(spec.user.uid)?;
         // Changing from root to another user clears the remaining capabilities.
-        rustix::thread::set_thread_res_uid(uid, uid, uid).tried(|| "take its user".to_owned())?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).with_action(|| "set the user id".to_owned())?;
         // If the caller goes away, the launcher is killed; this signal then kills the process too.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-            .tried(|| "be bound to the launcher".to_owned())?;
-        rustix::process::chdir(&spec.cwd).tried(|| format!("enter {}", spec.cwd))?;
+            .with_action(|| "set the parent-death signal".to_owned())?;
+        rustix::process::chdir(&spec.cwd).with_action(|| format!("enter {}", spec.cwd))?;
         posture::filter_system_calls()?;
         let program = spec.args.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
-        let mut command = Command::new(program.tried(|| "run nothing".to_owned())?);
+        let mut command = Command::new(program.with_action(|| "run an empty command".to_owned())?);
         command.args(&spec.args[1..]).env_clear().envs(spec.env.iter().map(|(name, value)| (name, value)));
         Ok(command)
     };
@@ -304,21 +304,21 @@ fn run(spec: &ExecSpec, [input, output, error]: [OwnedFd; 3]) -> LinuxError {
 
 /// Waits for the process and returns its exit status. Kills the process when the caller goes away, for instance by
 /// SIGKILL.
-fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
-    let action = || "wait for it".to_owned();
-    let child = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput)).tried(action)?;
-    let ended = pidfd_open(child, PidfdFlags::empty()).tried(action)?;
+fn wait_for_exit(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
+    let action = || "wait for the process".to_owned();
+    let child = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput)).with_action(action)?;
+    let ended = pidfd_open(child, PidfdFlags::empty()).with_action(action)?;
     loop {
         let mut looks = [PollFd::new(&ended, PollFlags::IN), PollFd::new(caller, PollFlags::empty())];
         match poll(&mut looks, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).tried(action),
+            Err(error) => return Err(error).with_action(action),
         }
         if !looks[0].revents().is_empty() {
             break;
         }
         if looks[1].revents().contains(PollFlags::HUP) {
-            pidfd_send_signal(&ended, Signal::KILL).tried(action)?;
+            pidfd_send_signal(&ended, Signal::KILL).with_action(action)?;
             // Kills the descendants that stayed in the process's group too. The process is not reaped yet, so its
             // number is not reused.
             let _ = kill_process_group(child, Signal::KILL);
@@ -328,7 +328,7 @@ fn wait_for(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
     loop {
         match waitpid(Some(child), WaitOptions::empty()) {
             Err(rustix::io::Errno::INTR) | Ok(None) => {}
-            Err(error) => return Err(error).tried(action),
+            Err(error) => return Err(error).with_action(action),
             Ok(Some((_, status))) => {
                 let status = std::process::ExitStatus::from_raw(status.as_raw());
                 return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));

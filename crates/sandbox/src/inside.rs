@@ -10,13 +10,13 @@ use std::process::Command;
 
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::process::{enter_users, unshare};
-use gantry_linux::{LinuxError, Tried, mounts, network, rooted};
+use gantry_linux::{LinuxError, WithAction, mounts, network, rooted};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, mknodat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 use rustix::process::{fchdir, pivot_root, umask};
 use rustix::thread::UnshareFlags;
 
-use crate::spec::{Bind, Spec, User};
+use crate::spec::{BindMount, ContainerSpec, ProcessUser};
 use crate::{cgroupfs, posture};
 
 /// Path of init inside.
@@ -54,13 +54,13 @@ pub(crate) struct Handshake {
 }
 
 /// Turns this process into the container. Returns only after a failure.
-pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshake: Handshake) -> LinuxError {
+pub(crate) fn become_container(spec: &ContainerSpec, users: Option<OwnedFd>, mut handshake: Handshake) -> LinuxError {
     let mut becoming = || -> Result<Command, LinuxError> {
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
         gantry_linux::step!("inside.apart");
-        handshake.ready.write_all(b"r").tried(|| "tell the launcher".to_owned())?;
+        handshake.ready.write_all(b"r").with_action(|| "notify the launcher".to_owned())?;
         let mut byte = [0];
-        handshake.go.read_exact(&mut byte).tried(|| "wait for the launcher".to_owned())?;
+        handshake.go.read_exact(&mut byte).with_action(|| "wait for the launcher".to_owned())?;
         // The launcher has now added this process to its control group. That group becomes the root of the new cgroup
         // namespace.
         unshare(UnshareFlags::NEWCGROUP)?;
@@ -70,13 +70,13 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
         gantry_linux::step!("inside.opened");
         enter_root(spec, users.as_ref())?;
         rustix::system::sethostname(spec.hostname.as_bytes())
-            .tried(|| format!("set the host name {}", spec.hostname))?;
+            .with_action(|| format!("set the host name {}", spec.hostname))?;
         posture::cover_paths()?;
         // Init writes the log under the same file-size limit, after Gantry's own lines.
         posture::limit_resources(spec.limits.disk.map(|disk| disk.max(spec.log.limit + OWN_LINES)))?;
         umask(Mode::from_raw_mode(0o022));
-        rustix::process::setsid().tried(|| "begin a session".to_owned())?;
-        rustix::thread::set_thread_groups(&[]).tried(|| "leave all groups".to_owned())?;
+        rustix::process::setsid().with_action(|| "start a session".to_owned())?;
+        rustix::thread::set_thread_groups(&[]).with_action(|| "clear the supplementary groups".to_owned())?;
         // Nothing after this line needs the host's capabilities.
         if let Some(users) = &users {
             enter_users(users)?;
@@ -93,7 +93,7 @@ pub(crate) fn become_container(spec: &Spec, users: Option<OwnedFd>, mut handshak
 }
 
 /// Builds the command that runs init, and opens its three descriptors while the host's paths are still reachable.
-fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
+fn init_command(spec: &ContainerSpec) -> Result<Command, LinuxError> {
     let open = |path: &Path| {
         File::options()
             .append(true)
@@ -101,7 +101,7 @@ fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
             .mode(0o600)
             .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
             .open(path)
-            .tried(|| format!("open {}", path.display()))
+            .with_action(|| format!("open {}", path.display()))
     };
     let (record, out, err) = (open(&spec.exit)?, open(&spec.log.segments[0])?, open(&spec.log.segments[1])?);
     let mut command = Command::new(INIT);
@@ -120,17 +120,17 @@ fn init_command(spec: &Spec) -> Result<Command, LinuxError> {
     Ok(command)
 }
 
-fn configure_network(spec: &Spec) -> Result<(), LinuxError> {
+fn configure_network(spec: &ContainerSpec) -> Result<(), LinuxError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .tried(|| "configure the network".to_owned())?;
+        .with_action(|| "configure the network".to_owned())?;
     let address = spec.network.as_ref().map(|network| (network.address, network.prefix, network.gateway));
     runtime.block_on(network::configure(address))
 }
 
 /// Builds the root and makes it `/`. The image is not trusted: the kernel resolves every path inside the root.
-fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
+fn enter_root(spec: &ContainerSpec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
     mounts::make_private()?;
     let layers: Vec<&Path> = spec.root.layers.iter().map(AsRef::as_ref).collect();
     if let (Some(users), Some(first)) = (users, spec.users) {
@@ -139,76 +139,77 @@ fn enter_root(spec: &Spec, users: Option<&OwnedFd>) -> Result<(), LinuxError> {
         layers.iter().try_for_each(|layer| mounts::map_in_place(layer, users))?;
         // The container's writes belong to its own users on the disk too, and are deleted with the container.
         std::os::unix::fs::chown(&spec.root.upper, Some(first), Some(first))
-            .tried(|| format!("give {} to the container", spec.root.upper.display()))?;
+            .with_action(|| format!("change the owner of {} to the container's root", spec.root.upper.display()))?;
     }
     mounts::overlay(&layers, &spec.root.upper, &spec.root.work, &spec.root.mountpoint)?;
     gantry_linux::step!("inside.layered");
     let root =
         rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .tried(|| "open the root".to_owned())?;
+            .with_action(|| "open the root".to_owned())?;
     let proc = mounts::detached("proc", &[], INERT)?;
-    let mut mounted = Mounted::default();
-    mounted.put(&root, "/proc", &proc)?;
+    let mut mounted = OwnMounts::default();
+    mounted.mount_at(&root, "/proc", &proc)?;
     // Each container has its own ports, so any user inside may use the ports below 1024.
-    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").tried(|| "free the low ports".to_owned())?;
+    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+        .with_action(|| "allow ports below 1024".to_owned())?;
     // Any group may send ICMP echo requests without a raw socket. The kernel counts these group ids in the machine's
     // numbers.
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").tried(|| "allow ping".to_owned())?;
-    mounted.put(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").with_action(|| "allow ping".to_owned())?;
+    mounted.mount_at(&root, "/sys", &mounts::detached("sysfs", &[], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?)?;
     cgroupfs::mount(&root, &Cgroup::named(&spec.cgroup), &mut mounted)?;
-    mounted.put(&root, "/dev", &devices()?)?;
+    mounted.mount_at(&root, "/dev", &make_devices()?)?;
     let terminals = spec.users.map_or(TTY, |first| first + TTY).to_string();
     let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    mounted.put(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
+    mounted.mount_at(&root, "/dev/pts", &mounts::detached("devpts", &pts, no_exec)?)?;
     // Shared memory counts as the container's memory, so the size of `/dev/shm` is the memory limit.
     let shared = spec.limits.memory.to_string();
     let shared = [("mode", "1777"), ("size", shared.as_str())];
-    mounted.put(&root, "/dev/shm", &mounts::detached("tmpfs", &shared, INERT)?)?;
-    mounted.put(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
-    let init = Bind { source: spec.init.clone(), target: INIT.into(), writable: false };
+    mounted.mount_at(&root, "/dev/shm", &mounts::detached("tmpfs", &shared, INERT)?)?;
+    mounted.mount_at(&root, "/dev/mqueue", &mounts::detached("mqueue", &[], INERT)?)?;
+    let init = BindMount { source: spec.init.clone(), target: INIT.into(), writable: false };
     for bind in std::iter::once(&init).chain(&spec.binds) {
         put_bind(&root, bind, users, &mounted)?;
     }
     make_temporary(&root)?;
     gantry_linux::step!("inside.furnished");
-    fchdir(&root).tried(|| "enter the root".to_owned())?;
-    pivot_root(".", ".").tried(|| "make the root".to_owned())?;
-    unmount(".", UnmountFlags::DETACH).tried(|| "leave the host's root".to_owned())?;
-    rustix::process::chdir("/").tried(|| "enter the root".to_owned())
+    fchdir(&root).with_action(|| "enter the root".to_owned())?;
+    pivot_root(".", ".").with_action(|| "pivot to the container's root".to_owned())?;
+    unmount(".", UnmountFlags::DETACH).with_action(|| "unmount the host's root".to_owned())?;
+    rustix::process::chdir("/").with_action(|| "enter the root".to_owned())
 }
 
 /// The runtime's own mounts, identified by their device numbers.
 #[derive(Default)]
-pub(crate) struct Mounted(Vec<u64>);
+pub(crate) struct OwnMounts(Vec<u64>);
 
-impl Mounted {
+impl OwnMounts {
     /// Attaches a mount to the folder `path`, and creates the folder if it is missing.
-    fn put(&mut self, root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
+    fn mount_at(&mut self, root: &OwnedFd, path: &str, mount: &OwnedFd) -> Result<(), LinuxError> {
         let target = rooted::make_folder(root, Path::new(path))?;
         self.attach(mount, &target, path)
     }
 
     /// Attaches a mount to `target`, the open file or folder at `path`.
     pub(crate) fn attach(&mut self, mount: &OwnedFd, target: &OwnedFd, path: &str) -> Result<(), LinuxError> {
-        self.0.push(fstat(mount).tried(|| format!("look at the mount of {path}"))?.st_dev);
-        mounts::attach(mount, target).tried_at(path)
+        self.0.push(fstat(mount).with_action(|| format!("inspect the mount of {path}"))?.st_dev);
+        mounts::attach(mount, target).with_path(path)
     }
 
     /// Whether the file or folder is on one of the runtime's mounts.
     fn holds(&self, target: &OwnedFd) -> Result<bool, LinuxError> {
-        let device = fstat(target).tried(|| "look at a place to mount on".to_owned())?.st_dev;
+        let device = fstat(target).with_action(|| "inspect a mount target".to_owned())?.st_dev;
         Ok(self.0.contains(&device))
     }
 }
 
 /// Adds the path to the error of a mount.
-trait TriedAt<T> {
-    fn tried_at(self, path: &str) -> Result<T, LinuxError>;
+trait WithPath<T> {
+    fn with_path(self, path: &str) -> Result<T, LinuxError>;
 }
 
-impl<T> TriedAt<T> for Result<T, LinuxError> {
-    fn tried_at(self, path: &str) -> Result<T, LinuxError> {
+impl<T> WithPath<T> for Result<T, LinuxError> {
+    fn with_path(self, path: &str) -> Result<T, LinuxError> {
         self.map_err(|error| LinuxError { action: format!("{} at {path}", error.action), source: error.source })
     }
 }
@@ -217,11 +218,11 @@ impl<T> TriedAt<T> for Result<T, LinuxError> {
 /// there.
 const OWN: [&str; 3] = ["proc", "sys", "dev"];
 
-fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>, mounted: &Mounted) -> Result<(), LinuxError> {
+fn put_bind(root: &OwnedFd, bind: &BindMount, users: Option<&OwnedFd>, mounted: &OwnMounts) -> Result<(), LinuxError> {
     let above = bind.target.components().any(|part| part == std::path::Component::ParentDir);
     let own = rooted::names(&bind.target).next().is_some_and(|name| OWN.iter().any(|own| name == *own));
     if above || own {
-        return refuse(bind);
+        return refuse_bind(bind);
     }
     let is_folder = bind.source.is_dir();
     let target =
@@ -233,20 +234,20 @@ fn put_bind(root: &OwnedFd, bind: &Bind, users: Option<&OwnedFd>, mounted: &Moun
     };
     // A link in the image may have led to one of the runtime's own mounts.
     if mounted.holds(&target)? {
-        return refuse(bind);
+        return refuse_bind(bind);
     }
-    mounts::attach(&copy, target).tried_at(&bind.target.display().to_string())?;
+    mounts::attach(&copy, target).with_path(&bind.target.display().to_string())?;
     let write = if bind.writable { MountFlags::empty() } else { MountFlags::RDONLY };
     mounts::restrict(&copy, write | MountFlags::NOSUID | MountFlags::NODEV)
 }
 
-fn refuse(bind: &Bind) -> Result<(), LinuxError> {
+fn refuse_bind(bind: &BindMount) -> Result<(), LinuxError> {
     let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-    Err(refused).tried(|| format!("mount over {}", bind.target.display()))
+    Err(refused).with_action(|| format!("mount over {}", bind.target.display()))
 }
 
 /// Creates `/dev` as a detached, complete file system.
-fn devices() -> Result<OwnedFd, LinuxError> {
+fn make_devices() -> Result<OwnedFd, LinuxError> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let folder = mounts::detached("tmpfs", &[("mode", "755"), ("size", "65536")], attributes)?;
     // The umask that this process inherited must not change the devices' modes.
@@ -254,13 +255,13 @@ fn devices() -> Result<OwnedFd, LinuxError> {
     for (name, major, minor) in DEVICES {
         let device = rustix::fs::makedev(major, minor);
         mknodat(&folder, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
-            .tried(|| format!("make /dev/{name}"))?;
+            .with_action(|| format!("create /dev/{name}"))?;
     }
     for (target, name) in DEVICE_LINKS {
-        symlinkat(target, &folder, name).tried(|| format!("link /dev/{name}"))?;
+        symlinkat(target, &folder, name).with_action(|| format!("link /dev/{name}"))?;
     }
     for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)).tried(|| format!("make /dev/{name}"))?;
+        rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)).with_action(|| format!("create /dev/{name}"))?;
     }
     Ok(folder)
 }
@@ -272,15 +273,15 @@ fn make_temporary(root: &OwnedFd) -> Result<(), LinuxError> {
     }
     rooted::make_folder(root, Path::new("/tmp"))?;
     let folder = File::from(rooted::open(root, Path::new("/tmp"), OFlags::RDONLY | OFlags::DIRECTORY)?);
-    folder.set_permissions(std::fs::Permissions::from_mode(0o1777)).tried(|| "open /tmp to all".to_owned())
+    folder.set_permissions(std::fs::Permissions::from_mode(0o1777)).with_action(|| "set the mode of /tmp".to_owned())
 }
 
 /// Creates the application's working folder if the image has none, and gives the folder to the application's user. At
 /// this point this process is root of the container's user namespace.
-fn make_working_folder(path: &str, user: User) -> Result<(), LinuxError> {
-    let action = || format!("make the working folder {path}");
+fn make_working_folder(path: &str, user: ProcessUser) -> Result<(), LinuxError> {
+    let action = || format!("create the working folder {path}");
     let root =
-        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).tried(action)?;
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).with_action(action)?;
     match rooted::open(&root, Path::new(path), OFlags::PATH | OFlags::DIRECTORY) {
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
         // The folder exists, or init will write the problem with the path to the application's log.
@@ -288,5 +289,5 @@ fn make_working_folder(path: &str, user: User) -> Result<(), LinuxError> {
     }
     let folder = rooted::make_folder_through_links(&root, Path::new(path))?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    chownat(&folder, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).tried(action)
+    chownat(&folder, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).with_action(action)
 }

@@ -6,7 +6,7 @@
 //!                                        ├─► child: namespaces, root, network, rights dropped, exec ─► gantry-init
 //!                                        └─ writes container.json, lets the child go, answers, ends
 //! ```
-//! - [`Spec`]: the full description of a container.
+//! - [`ContainerSpec`]: the full description of a container.
 //! - [`launch`], [`Container`]: the caller's side. A container needs no caller to keep running; any process finds the
 //!   container again with [`Container::adopt`].
 //! - [`launcher_main`]: the launcher's side. The program's `main` calls this function before `main` starts a thread.
@@ -29,7 +29,7 @@ mod launch;
 mod posture;
 mod spec;
 
-pub use container::{Container, ExitRecord, SandboxError, end_all, end_rest, install_init, launch, probe_users};
+pub use container::{Container, ExitRecord, SandboxError, install_init, kill_all, kill_rest, launch, probe_users};
 pub use exec::{ExecOutcome, ExecSession, ExecSpec, exec};
 pub use launch::{EXEC_COMMAND, LAUNCH_COMMAND, launcher_main};
-pub use spec::{Bind, Limits, Log, Network, Root, Spec, User};
+pub use spec::{BindMount, ContainerLimits, ContainerNetwork, ContainerSpec, LogFiles, ProcessUser, RootFilesystem};

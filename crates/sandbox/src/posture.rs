@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use gantry_linux::{LinuxError, Tried, mounts, rooted};
+use gantry_linux::{LinuxError, WithAction, mounts, rooted};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
@@ -63,7 +63,7 @@ pub(crate) fn cover_paths() -> Result<(), LinuxError> {
         let Ok(target) = rooted::open(&root, Path::new(path), OFlags::PATH | OFlags::NOFOLLOW) else {
             continue;
         };
-        let stat = fstat(&target).tried(|| format!("look at {path}"))?;
+        let stat = fstat(&target).with_action(|| format!("look at {path}"))?;
         if FileType::from_raw_mode(stat.st_mode).is_dir() {
             let empty =
                 mounts::detached("tmpfs", &[("size", "0"), ("mode", "000")], MountAttrFlags::MOUNT_ATTR_RDONLY)?;
@@ -87,19 +87,21 @@ pub(crate) fn cover_paths() -> Result<(), LinuxError> {
 
 fn open_root() -> Result<std::os::fd::OwnedFd, LinuxError> {
     rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .tried(|| "open the root".to_owned())
+        .with_action(|| "open the root".to_owned())
 }
 
 /// Limits a process's resources. Raising a hard limit needs a capability that this process may lack; the open-files
 /// limit therefore never exceeds the present hard limit.
 pub(crate) fn limit_resources(file: Option<u64>) -> Result<(), LinuxError> {
     if file.is_some() {
-        setrlimit(Resource::Fsize, Rlimit { current: file, maximum: file }).tried(|| "limit files".to_owned())?;
+        setrlimit(Resource::Fsize, Rlimit { current: file, maximum: file })
+            .with_action(|| "limit the file size".to_owned())?;
     }
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES);
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) })
-        .tried(|| "limit open files".to_owned())?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).tried(|| "limit core files".to_owned())?;
+        .with_action(|| "limit open files".to_owned())?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .with_action(|| "limit core files".to_owned())?;
     // The agent may be exempt from the kernel's OOM killer; containers are not.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     Ok(())
@@ -112,13 +114,13 @@ pub(crate) fn drop_rights(uid: u32) -> Result<(), LinuxError> {
         match remove_capability_from_bounding_set(capability) {
             // This kernel does not know the capability.
             Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error).tried(|| format!("drop {capability:?}")),
+            Err(error) => return Err(error).with_action(|| format!("drop {capability:?}")),
         }
     }
-    clear_ambient_capability_set().tried(|| "clear the ambient rights".to_owned())?;
+    clear_ambient_capability_set().with_action(|| "clear the ambient capabilities".to_owned())?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).tried(|| "drop rights".to_owned())?;
-    set_no_new_privs(true).tried(|| "forbid new privileges".to_owned())
+    set_capabilities(None, sets).with_action(|| "drop capabilities".to_owned())?;
+    set_no_new_privs(true).with_action(|| "forbid new privileges".to_owned())
 }
 
 /// The two seccomp filters. The first allows a list of calls, and answers any other call as a kernel without that call
@@ -153,10 +155,10 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 /// Installs the seccomp filters for this process and all its descendants.
 pub(crate) fn filter_system_calls() -> Result<(), LinuxError> {
     let action = || "filter system calls".to_owned();
-    let filters = FILTERS.as_ref().map_err(|error| io::Error::other(error.clone())).tried(action)?;
+    let filters = FILTERS.as_ref().map_err(|error| io::Error::other(error.clone())).with_action(action)?;
     // If both filters return an error, the kernel uses the error of the filter that was installed last.
     for filter in filters {
-        seccompiler::apply_filter(filter).map_err(io::Error::other).tried(action)?;
+        seccompiler::apply_filter(filter).map_err(io::Error::other).with_action(action)?;
     }
     Ok(())
 }
@@ -166,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filters_compile_and_no_call_is_on_both_lists() {
+    fn compiles_both_filters_from_disjoint_lists() {
         let [allowed, refused] = FILTERS.as_ref().expect("compiled");
         assert!(allowed.len() > 600 && refused.len() > 100, "{} and {}", allowed.len(), refused.len());
         let lists = [calls::ALLOWED, calls::ALLOWED_NEWER, calls::ALLOWED_HERE, calls::REFUSED, calls::REFUSED_HERE];

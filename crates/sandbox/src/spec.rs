@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 /// A container to create. Unless a field says otherwise, each path is a host path that Gantry made, and no other user
 /// may write there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Spec {
+pub struct ContainerSpec {
     /// Folder on the host for the state that outlives a caller: `container.json`. The folder exists.
     pub state: PathBuf,
     /// Path of the control group below the hierarchy's root.
     pub cgroup: String,
     /// The root file system.
-    pub root: Root,
+    pub root: RootFilesystem,
     /// The host name, as `gethostname()` and `uname()` return the name.
     pub hostname: String,
     /// Program and arguments. When empty, the container idles, so that other processes can be run inside.
@@ -25,7 +25,7 @@ pub struct Spec {
     /// for the user.
     pub cwd: String,
     /// The user and group of the application.
-    pub user: User,
+    pub user: ProcessUser,
     /// The application's supplementary groups.
     pub groups: Vec<u32>,
     /// The first of 65,536 host user ids that the container's users map to: root inside is an unprivileged user
@@ -33,13 +33,13 @@ pub struct Spec {
     /// users.
     pub users: Option<u32>,
     /// The resource limits.
-    pub limits: Limits,
+    pub limits: ContainerLimits,
     /// The network. None: the container has only a loopback device.
-    pub network: Option<Network>,
+    pub network: Option<ContainerNetwork>,
     /// Files and folders of the host to mount inside, in this order.
-    pub binds: Vec<Bind>,
+    pub binds: Vec<BindMount>,
     /// The log of the application's output.
-    pub log: Log,
+    pub log: LogFiles,
     /// File that init records the exit in.
     pub exit: PathBuf,
     /// Path of the static init on the host.
@@ -48,7 +48,7 @@ pub struct Spec {
 
 /// The root file system: an overlay of image layers and a writable folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Root {
+pub struct RootFilesystem {
     /// Unpacked layers, from the top down.
     pub layers: Vec<PathBuf>,
     /// Folder for the container's writes.
@@ -61,7 +61,7 @@ pub struct Root {
 
 /// User and group ids, as the image's `/etc/passwd` numbers users and groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
+pub struct ProcessUser {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -70,7 +70,7 @@ pub struct User {
 
 /// Resource limits of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct ContainerLimits {
     /// Bytes of memory, swap included.
     pub memory: u64,
     /// Processor time in thousandths of a processor.
@@ -84,7 +84,7 @@ pub struct Limits {
 
 /// A network connection: a veth pair between the container and a bridge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Network {
+pub struct ContainerNetwork {
     /// Name of the machine's bridge.
     pub bridge: String,
     /// Name of the pair's end on the bridge, at most 15 characters.
@@ -99,7 +99,7 @@ pub struct Network {
 
 /// A file or folder of the host, mounted inside the container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Bind {
+pub struct BindMount {
     /// Path on the host.
     pub source: PathBuf,
     /// Path inside. The kernel resolves the path within the container's root, so no link leads outside.
@@ -110,7 +110,7 @@ pub struct Bind {
 
 /// The log files: two segments that `gantry-init` writes in turn.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Log {
+pub struct LogFiles {
     /// Paths of the two segments.
     pub segments: [PathBuf; 2],
     /// Size in bytes at which a segment is full.

@@ -10,33 +10,35 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use boxes::{FIRST, a_box, outcome, output, run, trial};
-use gantry_sandbox::{Bind, Container, ExecOutcome, ExecSpec, ExitRecord, User, exec, launch, launcher_main};
+use gantry_sandbox::{
+    BindMount, Container, ExecOutcome, ExecSpec, ExitRecord, ProcessUser, exec, launch, launcher_main,
+};
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
     let trials = vec![
-        trial("the_application_is_pid_3_of_a_shim", || run(process_tree())),
-        trial("both_names_say_which_copy_this_is", || run(host_name())),
-        trial("an_exit_status_and_a_signal_are_recorded", || run(exits())),
-        trial("a_missing_command_is_127_and_says_so", || run(missing_command())),
-        trial("streams_are_opened_again_by_name", || run(streams_by_name())),
-        trial("its_limits_are_read_in_its_control_groups", || run(limits_seen())),
-        trial("a_missing_working_folder_is_made_for_the_user", || run(working_folder())),
-        trial("shared_memory_is_as_large_as_the_memory", || run(shared_memory())),
-        trial("it_has_its_supplementary_groups", || run(groups())),
-        trial("rights_are_gone", || run(rights())),
-        trial("dangerous_calls_are_refused", || run(calls())),
-        trial("masked_and_read_only_paths_are", || run(paths())),
-        trial("no_descriptor_and_no_device_leaks", || run(leaks())),
-        trial("memory_and_process_limits_bite", || run(limits())),
-        trial("root_inside_is_nobody_outside", || run(users())),
-        trial("signals_reach_the_application", || run(signals())),
-        trial("a_hostile_root_leads_nowhere", || run(hostile_root())),
-        trial("a_symlinked_device_folder_is_refused", || run(symlinked_dev())),
+        trial("application_is_pid_3_below_the_shim", || run(process_tree())),
+        trial("hostname_names_the_copy", || run(host_name())),
+        trial("records_exit_status_and_signal", || run(exits())),
+        trial("missing_command_exits_127_with_a_message", || run(missing_command())),
+        trial("standard_streams_can_be_reopened_by_name", || run(streams_by_name())),
+        trial("limits_are_readable_in_the_cgroup_files", || run(limits_seen())),
+        trial("creates_a_missing_working_folder_for_the_user", || run(working_folder())),
+        trial("shared_memory_has_the_size_of_the_memory_limit", || run(shared_memory())),
+        trial("sets_supplementary_groups", || run(groups())),
+        trial("drops_capabilities", || run(rights())),
+        trial("refuses_dangerous_calls", || run(calls())),
+        trial("masks_paths_and_protects_read_only_paths", || run(paths())),
+        trial("leaks_no_descriptor_and_no_device", || run(leaks())),
+        trial("enforces_memory_and_process_limits", || run(limits())),
+        trial("root_inside_is_unprivileged_outside", || run(users())),
+        trial("forwards_signals_to_the_application", || run(signals())),
+        trial("links_in_a_hostile_root_stay_inside", || run(hostile_root())),
+        trial("refuses_a_symlinked_device_folder", || run(symlinked_dev())),
         trial("exec_has_the_same_posture_and_a_terminal", || run(execs())),
-        trial("a_container_is_found_again_and_removed_without_a_trace", || run(adopted())),
+        trial("adopts_a_container_and_removes_every_trace", || run(adopted())),
     ];
     boxes::all(trials)
 }
@@ -78,7 +80,7 @@ async fn streams_by_name() {
                   cat </dev/stdin; echo end";
     for uid in [0, 1000, 65_535] {
         let mut a = a_box(script);
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         let lines = outcome(&a).await.0;
         for line in ["by-name", "by-number", "error", "end"] {
             assert_eq!(lines.iter().filter(|known| *known == line).count(), 1, "as {uid}: {lines:?}");
@@ -89,7 +91,7 @@ async fn streams_by_name() {
     let container = a.start().await;
     a.says("ready").await;
     for (uid, terminal) in [(0, false), (1000, false), (33, false), (1000, true)] {
-        let asked = ExecSpec { user: User { uid, gid: uid }, ..executed(&a, terminal, script) };
+        let asked = ExecSpec { user: ProcessUser { uid, gid: uid }, ..executed(&a, terminal, script) };
         let mut session = exec(&container, asked).await.expect("begun");
         let mut text = String::new();
         if terminal {
@@ -128,7 +130,7 @@ async fn limits_seen() {
         for name in ["grep", "cut", "sort", "mkdir"] {
             let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
         }
-        a.spec.user = User { uid: 0, gid: 0 };
+        a.spec.user = ProcessUser { uid: 0, gid: 0 };
         a.spec.users = users;
         a.spec.limits.milli_cpu = 250;
         let lines = outcome(&a).await.0;
@@ -192,7 +194,7 @@ async fn shared_memory() {
 async fn groups() {
     for uid in [0, 1000] {
         let mut a = a_box("id -G; echo ready; sleep 100");
-        a.spec.user = User { uid, gid: 50 };
+        a.spec.user = ProcessUser { uid, gid: 50 };
         a.spec.groups = vec![4, 27, 65_535];
         let container = a.start().await;
         a.says("ready").await;
@@ -208,7 +210,7 @@ async fn groups() {
 }
 
 /// Describes a shell that runs a script in a box.
-fn executed(a: &boxes::Box, terminal: bool, script: &str) -> ExecSpec {
+fn executed(a: &boxes::TestBox, terminal: bool, script: &str) -> ExecSpec {
     ExecSpec {
         cgroup: a.spec.cgroup.clone(),
         args: vec!["/bin/sh".into(), "-c".into(), script.into()],
@@ -247,7 +249,7 @@ const ROOT: [(&str, &str); 5] = [
 async fn rights() {
     for (uid, rights) in [(1000, USER), (0, ROOT)] {
         let mut a = a_box("id -u; id -g; id -G; cat /proc/self/status; cat /proc/1/environ || echo closed");
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         let lines = outcome(&a).await.0;
         assert_eq!(&lines[..3], [uid.to_string(), uid.to_string(), uid.to_string()]);
         let status = lines.join("\n");
@@ -303,7 +305,7 @@ async fn paths() {
     for name in ["head", "wc", "grep", "mkdir"] {
         let _ = std::os::unix::fs::symlink("busybox", a.spec.root.layers[0].join("bin").join(name));
     }
-    a.spec.user = User { uid: 0, gid: 0 };
+    a.spec.user = ProcessUser { uid: 0, gid: 0 };
     a.spec.users = None;
     let lines = outcome(&a).await.0;
     for (path, line) in MASKED.iter().zip(&lines) {
@@ -361,7 +363,7 @@ async fn users() {
         let script = "id -u; cut -c1-40 /proc/self/uid_map | tr -s ' '; cat /secret/key 2>&1; echo > /made; \
                       echo > /kept/made; ls -ln /etc/passwd | tr -s ' ' | cut -d' ' -f3; echo end; exec sleep 1000";
         let mut it = a_box(script);
-        it.spec.user = User { uid: 0, gid: 0 };
+        it.spec.user = ProcessUser { uid: 0, gid: 0 };
         it.spec.users = first;
         let folder = |name: &str| it.folder.path().join(name);
         std::fs::create_dir_all(folder("layer/etc")).expect("made");
@@ -372,8 +374,8 @@ async fn users() {
         std::fs::write(folder("secret/key"), "the machine's secret\n").expect("written");
         std::fs::set_permissions(folder("secret/key"), std::fs::Permissions::from_mode(0o600)).expect("set");
         it.spec.binds = vec![
-            Bind { source: folder("secret"), target: "/secret".into(), writable: false },
-            Bind { source: folder("kept"), target: "/kept".into(), writable: true },
+            BindMount { source: folder("secret"), target: "/secret".into(), writable: false },
+            BindMount { source: folder("kept"), target: "/kept".into(), writable: true },
         ];
         let container = it.start().await;
         it.says("end").await;
@@ -423,7 +425,11 @@ async fn hostile_root() {
     std::fs::write(&victim, "the host's").expect("written");
     std::fs::write(a.folder.path().join("hosts"), "127.0.0.1 localhost\n").expect("written");
     std::os::unix::fs::symlink(&victim, layer.join("etc/hosts")).expect("a link");
-    a.spec.binds.push(Bind { source: a.folder.path().join("hosts"), target: "/etc/hosts".into(), writable: false });
+    a.spec.binds.push(BindMount {
+        source: a.folder.path().join("hosts"),
+        target: "/etc/hosts".into(),
+        writable: false,
+    });
     let (lines, _) = outcome(&a).await;
     assert_eq!(lines[0], "127.0.0.1 localhost");
     assert_eq!(std::fs::read_to_string(victim).expect("read"), "the host's");
@@ -451,7 +457,7 @@ async fn execs() {
     let script = "hostname; id -u; cat /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
                   for f in /proc/$$/fd/*; do echo descriptor ${f##*/} $(readlink $f); done; exit 5";
     for (uid, rights) in [(1000, USER), (0, ROOT)] {
-        let asked = ExecSpec { user: User { uid, gid: uid }, ..spec(false, script) };
+        let asked = ExecSpec { user: ProcessUser { uid, gid: uid }, ..spec(false, script) };
         let mut session = exec(&container, asked).await.expect("begun");
         let mut text = String::new();
         std::fs::File::from(session.descriptors.remove(1)).read_to_string(&mut text).expect("read");

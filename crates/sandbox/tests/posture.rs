@@ -9,27 +9,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::LazyLock;
 
-use boxes::{Box, LEAKED, SHARED, a_box, copy, outcome, output, run, trial};
-use gantry_sandbox::{Bind, ExecOutcome, ExecSpec, User, exec, launch, launcher_main};
+use boxes::{LEAKED, SHARED, TestBox, a_box, copy, outcome, output, run, trial};
+use gantry_sandbox::{BindMount, ExecOutcome, ExecSpec, ProcessUser, exec, launch, launcher_main};
 
 fn main() -> ExitCode {
     if let Some(code) = launcher_main() {
         return code;
     }
     let trials = vec![
-        trial("every_dangerous_call_is_refused_and_outside_it_is_not", || run(calls())),
-        trial("newer_calls_pass_and_unknown_ones_are_answered_as_by_a_kernel_without_them", || run(newer_calls())),
-        trial("an_echo_is_answered_without_a_raw_socket", || run(echo())),
-        trial("the_processor_limit_bites", || run(processor())),
-        trial("a_fork_bomb_stops_at_its_limit_and_a_neighbour_goes_on", || run(fork_bomb())),
-        trial("a_file_stops_at_the_limit_of_the_disk", || run(file_size())),
-        trial("no_path_of_the_machine_is_seen", || run(host_paths())),
-        trial("the_runtime_s_own_program_is_not_written_through_proc_self_exe", || run(own_program())),
-        trial("a_working_folder_that_is_a_descriptor_leads_nowhere", || run(working_folder())),
-        trial("nothing_is_mounted_over_proc_sys_or_dev", || run(over_proc())),
-        trial("a_hostile_image_s_dev_null_changes_nothing", || run(hostile_files())),
-        trial("a_folder_that_turns_into_a_link_while_it_is_mounted_on_leads_nowhere", || run(turning_folder())),
-        trial("a_foreign_device_is_not_opened", || run(foreign_device())),
+        trial("refuses_every_dangerous_call_that_the_host_allows", || run(calls())),
+        trial("allows_newer_calls_and_answers_unknown_ones_with_enosys", || run(newer_calls())),
+        trial("allows_ping_without_a_raw_socket", || run(echo())),
+        trial("enforces_the_processor_limit", || run(processor())),
+        trial("stops_a_fork_bomb_without_harming_a_neighbour", || run(fork_bomb())),
+        trial("stops_a_file_at_the_disk_limit", || run(file_size())),
+        trial("shows_no_path_of_the_machine", || run(host_paths())),
+        trial("protects_the_runtime_s_program_from_writes_through_proc_self_exe", || run(own_program())),
+        trial("refuses_a_working_folder_that_is_a_descriptor", || run(working_folder())),
+        trial("refuses_mounts_over_proc_sys_and_dev", || run(over_proc())),
+        trial("ignores_dev_null_of_a_hostile_image", || run(hostile_files())),
+        trial("stays_inside_while_a_mount_target_becomes_a_link", || run(turning_folder())),
+        trial("refuses_a_foreign_device", || run(foreign_device())),
     ];
     boxes::all(trials)
 }
@@ -47,7 +47,7 @@ static PROBE: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 /// A box that runs the probe.
-fn probing(arguments: &str) -> Box {
+fn probing(arguments: &str) -> TestBox {
     let a = a_box(&format!("exec /bin/probe {arguments}"));
     copy(&PROBE, &a.spec.root.layers[0].join("bin/probe"));
     a
@@ -60,7 +60,7 @@ async fn calls() {
     // Neither root with users of its own nor a plain user may make these calls.
     for uid in [0, 1000] {
         let mut a = probing("calls");
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         let answers = asked(&outcome(&a).await.0);
         assert!(answers.len() >= 42, "{answers:?}");
         let passed: Vec<_> =
@@ -82,7 +82,7 @@ async fn newer_calls() {
     let outside: Vec<(&str, &str)> = outside.lines().filter_map(|line| line.split_once(' ')).collect();
     for uid in [0, 1000] {
         let mut a = probing("newer");
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         std::fs::create_dir(a.spec.root.layers[0].join("tmp")).expect("made");
         std::os::unix::fs::chown(a.spec.root.layers[0].join("tmp"), Some(uid), Some(uid)).expect("given");
         let lines = outcome(&a).await.0;
@@ -102,7 +102,7 @@ async fn newer_calls() {
 async fn echo() {
     for uid in [0, 1000] {
         let mut a = probing("echo");
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         assert_eq!(outcome(&a).await.0, ["answered"], "as {uid}");
     }
 }
@@ -157,7 +157,7 @@ async fn host_paths() {
     );
     for uid in [0, 1000] {
         let mut a = a_box(&script);
-        a.spec.user = User { uid, gid: uid };
+        a.spec.user = ProcessUser { uid, gid: uid };
         let (lines, _) = outcome(&a).await;
         assert!(lines.len() > 10 && lines.iter().any(|line| line == "looked"), "{lines:?}");
         let name = path.to_string();
@@ -174,7 +174,7 @@ async fn own_program() {
     let mut a = a_box(
         "echo ready; while true; do for exe in /proc/[0-9]*/exe; do (echo broken > $exe) 2>/dev/null && echo wrote $exe; done; done",
     );
-    a.spec.user = User { uid: 0, gid: 0 };
+    a.spec.user = ProcessUser { uid: 0, gid: 0 };
     let trap = a.spec.root.layers[0].join("bin/trap");
     std::fs::write(&trap, "#!/proc/self/exe\n").expect("written");
     std::fs::set_permissions(&trap, std::fs::Permissions::from_mode(0o755)).expect("set");
@@ -250,7 +250,7 @@ async fn over_proc() {
         let mut a = a_box("true");
         let folder = a.folder.path().join("volume");
         std::fs::create_dir(&folder).expect("made");
-        a.spec.binds = vec![Bind { source: folder, target: target.into(), writable: true }];
+        a.spec.binds = vec![BindMount { source: folder, target: target.into(), writable: true }];
         let error = launch(&a.spec).await.map(|_| ()).expect_err(target).to_string();
         assert!(error.contains(target), "{error}");
     }
@@ -271,7 +271,7 @@ async fn over_proc() {
         symlink(leads, a.spec.root.layers[0].join("data")).expect("a link");
         let folder = a.folder.path().join("volume");
         std::fs::create_dir(&folder).expect("made");
-        a.spec.binds = vec![Bind { source: folder, target: format!("/data{below}").into(), writable: true }];
+        a.spec.binds = vec![BindMount { source: folder, target: format!("/data{below}").into(), writable: true }];
         let error = launch(&a.spec).await.map(|_| ()).expect_err(leads).to_string();
         assert!(error.contains("/data"), "{error}");
     }
@@ -279,7 +279,7 @@ async fn over_proc() {
     let folder = a.folder.path().join("volume");
     std::fs::create_dir(&folder).expect("made");
     std::os::unix::fs::chown(&folder, Some(1000), Some(1000)).expect("given");
-    a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
+    a.spec.binds = vec![BindMount { source: folder, target: "/data".into(), writable: true }];
     assert_eq!(outcome(&a).await.0, ["written"], "a good one is mounted");
 }
 
@@ -330,13 +330,13 @@ async fn turning_folder() {
             "for p in /proc /proc/self/attr /proc/sys/kernel /sys/kernel /dev; do [ -e $p/marker ] && echo over $p; done; \
              (echo x > /proc/sys/kernel/hostname) 2>/dev/null && echo wrote; cat /data/folder/marker; echo end",
         );
-        a.spec.user = User { uid: 0, gid: 0 };
+        a.spec.user = ProcessUser { uid: 0, gid: 0 };
         let own = a.folder.path().join("own");
         std::fs::create_dir(&own).expect("made");
         std::fs::write(own.join("marker"), "mine\n").expect("written");
         a.spec.binds = vec![
-            Bind { source: shared.path().to_owned(), target: "/data".into(), writable: true },
-            Bind { source: own, target: "/data/folder".into(), writable: true },
+            BindMount { source: shared.path().to_owned(), target: "/data".into(), writable: true },
+            BindMount { source: own, target: "/data/folder".into(), writable: true },
         ];
         let Ok(container) = launch(&a.spec).await else {
             refused += 1;
@@ -359,7 +359,7 @@ async fn turning_folder() {
 async fn foreign_device() {
     let mut a =
         a_box("(cat /data/kmsg | cut -c1-1) 2>&1; ls -l /data/kmsg | cut -c1-1; echo end; cat /proc/self/mountinfo");
-    a.spec.user = User { uid: 0, gid: 0 };
+    a.spec.user = ProcessUser { uid: 0, gid: 0 };
     a.spec.users = None;
     let folder = a.folder.path().join("volume");
     std::fs::create_dir(&folder).expect("made");
@@ -367,7 +367,7 @@ async fn foreign_device() {
     assert!(made.expect("mknod").success());
     // Sanity check: the device opens outside.
     std::fs::File::open(folder.join("kmsg")).expect("the machine's root may");
-    a.spec.binds = vec![Bind { source: folder, target: "/data".into(), writable: true }];
+    a.spec.binds = vec![BindMount { source: folder, target: "/data".into(), writable: true }];
     let lines = outcome(&a).await.0;
     assert!(lines[0].contains("denied") || lines[0].contains("not permitted"), "{lines:?}");
     assert_eq!(lines[1..3], ["c", "end"], "{lines:?}");

@@ -384,7 +384,7 @@ impl Drop for Mounted {
 fn is_told(world: &World, instance: &str, why: &str) {
     world.wait("it is told", |world| {
         let told = world.gantry(&["why", "shop", instance]).out;
-        (told.contains("cannot be removed, and is tried again") && told.contains(why)).then_some(())
+        (told.contains("cannot be removed; retrying") && told.contains(why)).then_some(())
     });
 }
 

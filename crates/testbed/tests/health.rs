@@ -70,7 +70,7 @@ fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
     named.commit("content");
     let push = named.push();
     assert_ne!(push.status, 0);
-    assert!(push.err.contains("the body does not hold \"never there\""), "{}", push.err);
+    assert!(push.err.contains("the body does not contain \"never there\""), "{}", push.err);
     // Without a port, only the check's command reports readiness: later than the deadline, but within the start-up
     // time.
     let db = app(&world, "db");

@@ -89,7 +89,10 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
     // These instances never become ready. `gantry why` names the missing condition meanwhile, and `abort` ends the
     // deploy.
     let waits = [
-        (SERVER.replace("\"0.0.0.0\"", "\"127.0.0.1\""), "it listens on 127.0.0.1:8080 alone; make it bind 0.0.0.0"),
+        (
+            SERVER.replace("\"0.0.0.0\"", "\"127.0.0.1\""),
+            "the application listens only on 127.0.0.1:8080; make it bind 0.0.0.0",
+        ),
         (SERVER.replace("int(os.environ[\"PORT\"])", "3000"), "it listens on port 3000, not on $PORT, 8080"),
         (SERVER.replace("send_response(200)", "send_response(500)"), "status 500 Internal Server Error"),
     ];

@@ -147,7 +147,7 @@ fn workers(world: &World) {
         let id = format!("faults.v1.{role}-1");
         says(world, &["faults", &id], wanted);
         let line = first(world, &["faults", &id]);
-        assert!(!line.contains("what it left running") && !line.contains("1 times"), "{line}");
+        assert!(!line.contains("left running") && !line.contains("1 times"), "{line}");
     }
     let line = first(world, &["faults"]);
     assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");

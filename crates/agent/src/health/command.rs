@@ -7,7 +7,7 @@ use gantry_sandbox::{Container, ExecOutcome, ExecSpec, exec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
-use super::{BODY_SHOWN, Failed};
+use super::{BODY_SHOWN, CheckFailure};
 
 /// Number of bytes kept of a command's output; further output is read and dropped.
 const OUTPUT_READ: usize = 64 << 10;
@@ -16,15 +16,15 @@ const OUTPUT_READ: usize = 64 << 10;
 const REST: Duration = Duration::from_millis(200);
 
 /// Runs the command. Dropping the future kills the process.
-pub(super) async fn run(container: &Container, spec: ExecSpec) -> Result<(), Failed> {
-    let mut session = exec(container, spec).await.map_err(|error| Failed::because(error.to_string()))?;
+pub(super) async fn run_command(container: &Container, spec: ExecSpec) -> Result<(), CheckFailure> {
+    let mut session = exec(container, spec).await.map_err(|error| CheckFailure::because(error.to_string()))?;
     let mut streams = std::mem::take(&mut session.descriptors).into_iter();
     // The command's standard input is at its end from the start.
     drop(streams.next());
     let outputs: Result<Vec<Receiver>, _> = streams.map(Receiver::from_owned_fd).collect();
-    let mut outputs = outputs.map_err(|error| Failed::because(error.to_string()))?.into_iter();
+    let mut outputs = outputs.map_err(|error| CheckFailure::because(error.to_string()))?.into_iter();
     let (output, errors) = (outputs.next(), outputs.next());
-    let mut reading = pin!(async { tokio::join!(all_of(output), all_of(errors)) });
+    let mut reading = pin!(async { tokio::join!(read_stream(output), read_stream(errors)) });
     let (outcome, said) = tokio::select! {
         said = &mut reading => (session.outcome().await, Some(said)),
         // Processes that the command leaves running may keep its streams open, so the command's end counts.
@@ -37,15 +37,15 @@ pub(super) async fn run(container: &Container, spec: ExecSpec) -> Result<(), Fai
         ExecOutcome::Failed(why) => why,
     };
     let end = said.len().saturating_sub(BODY_SHOWN);
-    Err(Failed {
+    Err(CheckFailure {
         body: String::from_utf8_lossy(&said[end..]).trim().to_owned(),
         remedy: Some("let the command exit with 0, or change `health.command` of the role".to_owned()),
-        ..Failed::because(why)
+        ..CheckFailure::because(why)
     })
 }
 
 /// Reads a stream to its end, and keeps its first part.
-async fn all_of(stream: Option<Receiver>) -> Vec<u8> {
+async fn read_stream(stream: Option<Receiver>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut stream) = stream else { return kept };
     let mut buffer = [0; 4096];

@@ -13,40 +13,41 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use super::{BODY_SHOWN, Failed};
+use super::{BODY_SHOWN, CheckFailure};
 
 /// Maximum number of bytes read of a good response.
 const BODY_READ: usize = 1 << 20;
 
 /// A `GET` of the declared path.
-pub(super) struct Get<'a> {
+pub(super) struct HttpCheck<'a> {
     pub(super) health: &'a Health,
     pub(super) protocol: Protocol,
     pub(super) path: &'a str,
     pub(super) address: SocketAddr,
 }
 
-impl Get<'_> {
+impl HttpCheck<'_> {
     /// Sends the request on a new connection. After a redirect to HTTPS, sends the request again as a TLS-terminating
     /// proxy would. An application that redirects every plain request has not shown that it works.
-    pub(super) async fn ask(&self, stream: TcpStream) -> Result<(), Failed> {
+    pub(super) async fn attempt(&self, stream: TcpStream) -> Result<(), CheckFailure> {
         let response = self.send(stream, false).await?;
         let Some(location) = to_https(&response) else {
-            return self.judge(response).await;
+            return self.evaluate(response).await;
         };
-        let stream = TcpStream::connect(self.address).await.map_err(|error| Failed::because(error.to_string()))?;
+        let stream =
+            TcpStream::connect(self.address).await.map_err(|error| CheckFailure::because(error.to_string()))?;
         let response = self.send(stream, true).await?;
         if to_https(&response).is_some() {
             let status = response.status();
-            return Err(Failed {
+            return Err(CheckFailure {
                 remedy: Some(format!("let {} answer without a redirect", self.path)),
-                ..Failed::because(format!("status {status} to {location}, also with X-Forwarded-Proto: https"))
+                ..CheckFailure::because(format!("status {status} to {location}, also with X-Forwarded-Proto: https"))
             });
         }
-        self.judge(response).await
+        self.evaluate(response).await
     }
 
-    async fn send(&self, stream: TcpStream, as_https: bool) -> Result<Response<Incoming>, Failed> {
+    async fn send(&self, stream: TcpStream, as_https: bool) -> Result<Response<Incoming>, CheckFailure> {
         let host = self.health.host.clone().unwrap_or_else(|| self.address.to_string());
         let mut request = Request::get(self.path).header(USER_AGENT, "gantry-health");
         request = match self.protocol {
@@ -59,8 +60,8 @@ impl Get<'_> {
         if as_https {
             request = request.header("x-forwarded-proto", "https");
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| Failed::because(error.to_string()))?;
-        let broken = |error: hyper::Error| self.broken("no HTTP answer", &error);
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| CheckFailure::because(error.to_string()))?;
+        let broken = |error: hyper::Error| self.broken("no HTTP response", &error);
         let stream = TokioIo::new(stream);
         match self.protocol {
             Protocol::Http1 => {
@@ -78,28 +79,28 @@ impl Get<'_> {
         }
     }
 
-    async fn judge(&self, response: Response<Incoming>) -> Result<(), Failed> {
+    async fn evaluate(&self, response: Response<Incoming>) -> Result<(), CheckFailure> {
         let status = response.status();
         if !status.is_success() && !status.is_redirection() {
             let path = self.path;
-            return Err(Failed {
+            return Err(CheckFailure {
                 outcome: format!("status {status}"),
                 status: Some(status.as_u16()),
                 remedy: Some(self.remedy(status).unwrap_or_else(|| {
-                    format!("let {path} answer 2xx or 3xx, or name another path (`health.path` of the role)")
+                    format!("let {path} respond with 2xx or 3xx, or name another path (`health.path` of the role)")
                 })),
-                body: start_of(response.into_body()).await,
+                body: read_start(response.into_body()).await,
             });
         }
         let patience = Duration::from_secs(u64::from(self.health.timeout.0)) / 2;
         // A stream that stays open and silent is a valid response, too.
-        let body = tokio::time::timeout(patience, whole(response.into_body())).await.unwrap_or(Ok(Vec::new()));
-        let body = body.map_err(|error| self.broken("its answer was cut", &error))?;
+        let body = tokio::time::timeout(patience, read_body(response.into_body())).await.unwrap_or(Ok(Vec::new()));
+        let body = body.map_err(|error| self.broken("the response was cut short", &error))?;
         match &self.health.content {
-            Some(content) if !contains(&body, content.as_bytes()) => Err(Failed {
-                remedy: Some(format!("let {} answer with this text, or change `content` in app.json", self.path)),
-                body: shown(body),
-                ..Failed::because(format!("status {status}, but the body does not hold {content:?}"))
+            Some(content) if !contains(&body, content.as_bytes()) => Err(CheckFailure {
+                remedy: Some(format!("let {} respond with this text, or change `content` in app.json", self.path)),
+                body: shorten(body),
+                ..CheckFailure::because(format!("status {status}, but the body does not contain {content:?}"))
             }),
             _ => Ok(()),
         }
@@ -113,11 +114,11 @@ impl Get<'_> {
         })
     }
 
-    fn broken(&self, what: &str, error: &hyper::Error) -> Failed {
+    fn broken(&self, what: &str, error: &hyper::Error) -> CheckFailure {
         // The source is more precise: which end closed which body.
         let cause = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
-        let remedy = format!("let {} answer in full", self.path);
-        Failed { remedy: Some(remedy), ..Failed::because(format!("{what}: {cause}")) }
+        let remedy = format!("let {} send a complete response", self.path);
+        CheckFailure { remedy: Some(remedy), ..CheckFailure::because(format!("{what}: {cause}")) }
     }
 }
 
@@ -133,7 +134,7 @@ fn contains(body: &[u8], text: &[u8]) -> bool {
 }
 
 /// Reads a body to its end, or up to [`BODY_READ`].
-async fn whole(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
+async fn read_body(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await.transpose()? {
         read.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
@@ -144,7 +145,7 @@ async fn whole(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     Ok(read)
 }
 
-async fn start_of(mut body: Incoming) -> String {
+async fn read_start(mut body: Incoming) -> String {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         if let Ok(data) = frame.into_data() {
@@ -154,10 +155,10 @@ async fn start_of(mut body: Incoming) -> String {
             break;
         }
     }
-    shown(text)
+    shorten(text)
 }
 
-fn shown(mut text: Vec<u8>) -> String {
+fn shorten(mut text: Vec<u8>) -> String {
     text.truncate(BODY_SHOWN);
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -198,10 +199,10 @@ mod tests {
         health: &Health,
         protocol: Protocol,
         answer: fn(&Request<Incoming>) -> Response<String>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), CheckFailure> {
         let address = app(protocol, answer).await;
         let stream = TcpStream::connect(address).await.expect("connected");
-        Get { health, protocol, path: "/up", address }.ask(stream).await
+        HttpCheck { health, protocol, path: "/up", address }.attempt(stream).await
     }
 
     fn health() -> Health {
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_check_names_the_host_and_the_headers_in_either_protocol() {
+    async fn sends_host_and_headers_in_both_protocols() {
         let health = Health { headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]), ..health() };
         for protocol in [Protocol::Http1, Protocol::H2c] {
             let answer = |request: &Request<Incoming>| {
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_to_https_alone_is_not_healthy() {
+    async fn repeats_a_check_behind_tls_after_a_redirect_to_https() {
         let always = |_: &Request<Incoming>| redirect(301, "https://shop.localhost/up");
         let failed = check(&health(), Protocol::Http1, always).await.expect_err("a redirect");
         assert!(failed.outcome.contains("also with X-Forwarded-Proto"), "{failed:?}");
@@ -260,10 +261,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_body_must_hold_the_content() {
+    async fn requires_the_content_in_the_body() {
         let wanted = |content: &str| Health { content: Some(content.to_owned()), ..health() };
         check(&wanted("no database"), Protocol::Http1, |_| status(200)).await.expect("it is there");
         let failed = check(&wanted("never there"), Protocol::Http1, |_| status(200)).await.expect_err("it is not");
-        assert!(failed.outcome.contains("the body does not hold \"never there\""), "{failed:?}");
+        assert!(failed.outcome.contains("the body does not contain \"never there\""), "{failed:?}");
     }
 }

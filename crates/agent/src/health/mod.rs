@@ -18,7 +18,7 @@ use crate::status::now;
 const BODY_SHOWN: usize = 500;
 
 /// Parameters of an instance's check.
-pub(crate) struct Check<'a> {
+pub(crate) struct InstanceCheck<'a> {
     pub(crate) role: &'a Role,
     pub(crate) address: Ipv4Addr,
     pub(crate) container: &'a Container,
@@ -26,7 +26,7 @@ pub(crate) struct Check<'a> {
     pub(crate) command: Option<ExecSpec>,
 }
 
-impl Check<'_> {
+impl InstanceCheck<'_> {
     fn health(&self) -> &Health {
         &self.role.health
     }
@@ -35,15 +35,15 @@ impl Check<'_> {
     pub(crate) async fn probe(&self) -> Option<Probe> {
         let target = self.target()?;
         let timeout = Duration::from_secs(u64::from(self.health().timeout.0));
-        let failed = match tokio::time::timeout(timeout, self.ask()).await {
+        let failed = match tokio::time::timeout(timeout, self.attempt()).await {
             Ok(Ok(())) => return None,
             Ok(Err(failed)) => failed,
-            Err(_) => Failed {
-                remedy: Some("answer sooner, or raise `health.timeout` of the role".to_owned()),
-                ..Failed::because(format!("no answer in {}", self.health().timeout))
+            Err(_) => CheckFailure {
+                remedy: Some("respond sooner, or raise `health.timeout` of the role".to_owned()),
+                ..CheckFailure::because(format!("no response in {}", self.health().timeout))
             },
         };
-        let Failed { outcome, remedy, status, body } = failed;
+        let CheckFailure { outcome, remedy, status, body } = failed;
         Some(Probe { target, outcome, body, at: now(), check: self.brief(), status, remedy })
     }
 
@@ -69,27 +69,29 @@ impl Check<'_> {
         }
     }
 
-    async fn ask(&self) -> Result<(), Failed> {
+    async fn attempt(&self) -> Result<(), CheckFailure> {
         if let Some(command) = &self.command {
-            return command::run(self.container, command.clone()).await;
+            return command::run_command(self.container, command.clone()).await;
         }
         let (Some(port), None) = (self.role.port, &self.health().command) else {
-            return Err(Failed::because("the container cannot be entered".to_owned()));
+            return Err(CheckFailure::because("cannot enter the container".to_owned()));
         };
         let stream = match TcpStream::connect(SocketAddr::from((self.address, port))).await {
             Ok(stream) => stream,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 // An image built by Gantry runs a command line; a foreign image has an argument vector.
                 let foreign = matches!(self.role.command, Command::Argv(_));
-                let listening = listening::listening(self.container.pid().unwrap_or_default());
-                return Err(Failed::because(listening::explain(&listening, port, foreign)));
+                let listening = listening::listening_sockets(self.container.pid().unwrap_or_default());
+                return Err(CheckFailure::because(listening::explain(&listening, port, foreign)));
             }
-            Err(error) => return Err(Failed::because(error.to_string())),
+            Err(error) => return Err(CheckFailure::because(error.to_string())),
         };
         match &self.health().path {
             Some(path) => {
                 let address = SocketAddr::from((self.address, port));
-                http::Get { health: self.health(), protocol: self.role.protocol, path, address }.ask(stream).await
+                http::HttpCheck { health: self.health(), protocol: self.role.protocol, path, address }
+                    .attempt(stream)
+                    .await
             }
             None => Ok(()),
         }
@@ -98,7 +100,7 @@ impl Check<'_> {
 
 /// The result of a failed check.
 #[derive(Debug, Default)]
-struct Failed {
+struct CheckFailure {
     /// The failure in words.
     outcome: String,
     /// The remedy.
@@ -109,7 +111,7 @@ struct Failed {
     body: String,
 }
 
-impl Failed {
+impl CheckFailure {
     fn because(outcome: String) -> Self {
         Self { outcome, ..Self::default() }
     }
@@ -121,7 +123,7 @@ const WORKER_SETTLE: Duration = Duration::from_secs(1);
 
 /// How long an instance must have lived before it is ready. With a declared path or command, the instance is ready as
 /// soon as its check passes.
-pub(crate) fn settle(role: &Role) -> Duration {
+pub(crate) fn minimum_uptime(role: &Role) -> Duration {
     if role.health.path.is_some() || role.health.command.is_some() {
         Duration::ZERO
     } else if role.port.is_some() {

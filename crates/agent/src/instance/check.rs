@@ -11,18 +11,18 @@ use tokio::time::Instant;
 
 use super::Instance;
 use crate::container;
-use crate::health::{Check, settle};
-use crate::records::Places;
+use crate::health::{InstanceCheck, minimum_uptime};
+use crate::records::ContainerPaths;
 use crate::status::now;
 
 /// The minimum time span that a log should cover.
-const LOUD: Duration = Duration::from_secs(60);
+const LOG_SPAN_MIN: Duration = Duration::from_secs(60);
 
 /// Poll interval for the limits; a poll reads a few small files of the control group.
-const LOOK: Duration = Duration::from_secs(5);
+const LIMITS_POLL: Duration = Duration::from_secs(5);
 
 /// Why the checks of a container ended.
-pub(super) enum Watched {
+pub(super) enum MonitorEnd {
     Ended,
     ToStop,
     Unhealthy(Stop),
@@ -30,32 +30,32 @@ pub(super) enum Watched {
 
 impl Instance {
     /// Checks the container until it ends, has to stop, or fails too often.
-    pub(super) async fn watch(&mut self, container: &Container) -> Watched {
+    pub(super) async fn monitor(&mut self, container: &Container) -> MonitorEnd {
         let role = self.record.spec.role.clone();
         let seconds = |seconds: gantry_model::Seconds| Duration::from_secs(u64::from(seconds.0));
         let started = Instant::now();
         // An adopted container that was ready gets its first check after the usual interval, a new container at once.
         let first = role.health.initial_delay.map_or(Duration::ZERO, seconds).max(Duration::from_millis(20));
         let first = if self.record.ready { seconds(role.health.watch) } else { first };
-        let (mut check_at, mut look_at) = (started + first, started + LOOK);
+        let (mut check_at, mut look_at) = (started + first, started + LIMITS_POLL);
         let mut command = None;
         loop {
             tokio::select! {
-                () = container.ended() => return Watched::Ended,
+                () = container.ended() => return MonitorEnd::Ended,
                 () = tokio::time::sleep_until(check_at.min(look_at)) => {}
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
                     }
                     if self.goal() == Goal::Stop {
-                        return Watched::ToStop;
+                        return MonitorEnd::ToStop;
                     }
                     continue;
                 }
             }
             if Instant::now() >= look_at {
-                self.look(container);
-                look_at = Instant::now() + LOOK;
+                self.poll_limits(container);
+                look_at = Instant::now() + LIMITS_POLL;
             }
             if Instant::now() < check_at {
                 continue;
@@ -67,23 +67,24 @@ impl Instance {
             if command.is_none() {
                 command = self.health_command().await;
             }
-            let check = Check { role: &role, address: self.record.address, container, command: command.clone() };
+            let check =
+                InstanceCheck { role: &role, address: self.record.address, container, command: command.clone() };
             let probe = tokio::select! {
-                () = container.ended() => return Watched::Ended,
+                () = container.ended() => return MonitorEnd::Ended,
                 probe = check.probe() => probe,
             };
             if self.record.ready {
                 self.used = [self.used[1], container.usage()];
             }
-            let settled = started.elapsed() >= settle(&role);
-            if let Some(stop) = self.judge(probe, settled, role.health.attempts) {
-                return Watched::Unhealthy(stop);
+            let settled = started.elapsed() >= minimum_uptime(&role);
+            if let Some(stop) = self.apply_check(probe, settled, role.health.attempts) {
+                return MonitorEnd::Unhealthy(stop);
             }
             let pause = match (self.status.phase, settled) {
                 (Phase::Ready, _) => seconds(role.health.watch),
                 // The first checks follow quickly: most programs are ready within a second.
                 (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
-                (_, true) if settle(&role).is_zero() && started.elapsed() < Duration::from_secs(2) => {
+                (_, true) if minimum_uptime(&role).is_zero() && started.elapsed() < Duration::from_secs(2) => {
                     Duration::from_millis(50)
                 }
                 _ => seconds(role.health.interval),
@@ -101,29 +102,29 @@ impl Instance {
     }
 
     /// Records the result of a check. Returns the stop reason if the instance has failed too often.
-    fn judge(&mut self, probe: Option<Probe>, settled: bool, attempts: u32) -> Option<Stop> {
+    fn apply_check(&mut self, probe: Option<Probe>, settled: bool, attempts: u32) -> Option<Stop> {
         match probe {
             None if settled => {
                 self.status.failed_checks = 0;
                 self.status.probe = None;
-                self.status.warning = too_loud(&self.places);
+                self.status.warning = log_warning(&self.paths);
                 // The previous agent was about to stop the instance, but the instance has recovered.
                 let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {
                     self.record.ready = true;
                     self.record.ready_since = Some(now());
-                    self.keep_record();
+                    self.write_record();
                     gantry_linux::step!("instance.ready");
                 } else if forgiven {
-                    self.keep_record();
+                    self.write_record();
                 }
-                self.enter(Phase::Ready);
+                self.enter_phase(Phase::Ready);
                 None
             }
             // The check passes but must go on passing until the instance has settled. The earlier failure is over.
             None => {
                 self.status.probe = None;
-                self.enter(self.status.phase);
+                self.enter_phase(self.status.phase);
                 None
             }
             Some(probe) if self.record.ready => {
@@ -131,26 +132,26 @@ impl Instance {
                 let times = self.status.failed_checks;
                 let brief = probe.brief();
                 self.status.probe = Some(probe.clone());
-                self.say(&format!("check {times} of {attempts} failed: {brief}"));
-                tracing::warn!(instance = %self.id, times, attempts, check = brief, "a check failed");
+                self.append_log(&format!("check {times} of {attempts} failed: {brief}"));
+                tracing::warn!(instance = %self.id, times, attempts, check = brief, "health check failed");
                 if times < attempts {
-                    self.enter(self.status.phase);
+                    self.enter_phase(self.status.phase);
                     return None;
                 }
-                self.say(&format!("stopped: its check failed {} in a row", Times(u64::from(times))));
-                self.enter(Phase::Unhealthy);
+                self.append_log(&format!("stopped: its check failed {} in a row", Times(u64::from(times))));
+                self.enter_phase(Phase::Unhealthy);
                 Some(Stop::FailedChecks { times, probe: Box::new(probe) })
             }
             Some(probe) => {
                 self.status.probe = Some(probe);
-                self.enter(Phase::Starting);
+                self.enter_phase(Phase::Starting);
                 None
             }
         }
     }
 
     /// Records the limits that the instance hit since the last poll, and the last output line of a run-once instance.
-    fn look(&mut self, container: &Container) {
+    fn poll_limits(&mut self, container: &Container) {
         let (before, usage, at) = (self.looked, container.usage(), now());
         self.looked = usage;
         let limits = self.record.spec.role.limits;
@@ -166,33 +167,33 @@ impl Instance {
             match hits.iter_mut().find(|hit| hit.limit == limit) {
                 Some(hit) => (hit.count, hit.last) = (hit.count + count, at),
                 None => {
-                    self.say(&LimitText(limit).to_string());
+                    self.append_log(&LimitText(limit).to_string());
                     hits.push(LimitHit { limit, count, since: at, last: at });
                 }
             }
         }
-        let said = if self.record.spec.once { said(&self.places) } else { None };
+        let said = if self.record.spec.once { last_output(&self.paths) } else { None };
         let changed = hits != self.status.limit_hits || said != self.status.said;
         (self.status.limit_hits, self.status.said) = (hits, said);
         if changed {
-            self.enter(self.status.phase);
+            self.enter_phase(self.status.phase);
         }
     }
 }
 
 /// The last line that the instance printed, shortened for display.
-fn said(places: &Places) -> Option<Said> {
-    let line = gantry_relay::last_line(&places.logs)?;
+fn last_output(paths: &ContainerPaths) -> Option<Said> {
+    let line = gantry_relay::last_line(&paths.logs)?;
     Some(Said { at: line.at, line: within_a_line(&line.text) })
 }
 
 /// A warning if the log covers less than a minute: an instance that prints this much overwrites the output needed to
 /// find a failure's cause.
-fn too_loud(places: &Places) -> Option<String> {
-    let reach = gantry_relay::reach(&places.logs).filter(|reach| *reach < LOUD)?;
+fn log_warning(paths: &ContainerPaths) -> Option<String> {
+    let reach = gantry_relay::reach(&paths.logs).filter(|reach| *reach < LOG_SPAN_MIN)?;
     let kept = Bytes(2 * container::SEGMENT);
     Some(format!(
-        "prints so much that its log, {kept}, goes back no further than {} s; print less, or write it to a volume",
+        "prints so much that its log of {kept} covers only the last {} s; print less, or write to a volume",
         reach.as_secs()
     ))
 }

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use gantry_linux::cgroup::Usage;
+use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Exit, Goal, Moment, Phase, Stop};
 use gantry_relay::Tail;
-use gantry_sandbox::{Container, ExitRecord, end_rest};
+use gantry_sandbox::{Container, ExitRecord, kill_rest};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::Instance;
-use crate::records::Places;
+use crate::records::ContainerPaths;
 use crate::status::{now, wall};
 use crate::{container, disk};
 
 /// Interval at which the stop signal is repeated to an instance that was never ready.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const SIGNAL_RETRY: Duration = Duration::from_secs(1);
 
 /// Retry interval for a removal that fails.
-pub(crate) const STUCK: Duration = Duration::from_secs(5);
+pub(crate) const REMOVAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Number of output lines kept with an exit.
 const TAIL: usize = 20;
@@ -27,9 +27,9 @@ const TAIL: usize = 20;
 const LINE_SHOWN: usize = 500;
 
 impl Instance {
-    fn ask_to_end(&self, container: &Container) {
+    fn send_stop_signal(&self, container: &Container) {
         if let Err(error) = container.signal(signal_of(self.record.spec.role.stop_signal)) {
-            tracing::warn!(instance = %self.id, %error, "cannot be asked to stop");
+            tracing::warn!(instance = %self.id, %error, "cannot send the stop signal to the instance");
         }
     }
 
@@ -37,49 +37,49 @@ impl Instance {
     /// the signal repeatedly. Its pid 1 may not have a handler yet, and the kernel discards signals that pid 1 does not
     /// handle. After a quarter of the timeout, the status of an instance that was ready says that the instance is still
     /// running.
-    pub(super) async fn stop(&mut self, container: &Container, why: Stop) {
+    pub(super) async fn stop_container(&mut self, container: &Container, why: Stop) {
         gantry_linux::step!("instance.stopping");
         // A planned removal deletes the record, so there is no need to write it.
         let lasts = why != Stop::Planned;
         self.record.stop = Some(why);
         if lasts {
-            self.keep_record();
+            self.write_record();
         }
-        let (signal, patience) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
-        let time = Duration::from_secs(u64::from(patience.0));
+        let (signal, timeout) = (self.record.spec.role.stop_signal.name(), self.record.spec.role.stop_timeout);
+        let time = Duration::from_secs(u64::from(timeout.0));
         let (deadline, told) = (Instant::now() + time, Instant::now() + time / 4);
         const REMEDY: &str = "let it end on that signal, or set `stop_signal` or `stop_timeout` of the role";
-        self.ask_to_end(container);
-        while tokio::time::timeout_at(deadline.min(Instant::now() + ASK_AGAIN), container.ended()).await.is_err() {
+        self.send_stop_signal(container);
+        while tokio::time::timeout_at(deadline.min(Instant::now() + SIGNAL_RETRY), container.ended()).await.is_err() {
             if Instant::now() >= deadline {
-                let why = format!("it did not end within {patience} of {signal}, and is killed; {REMEDY}");
+                let why = format!("did not end within {timeout} of {signal}; killed; {REMEDY}");
                 tracing::warn!(instance = %self.id, why);
-                self.say(&why);
-                self.killed_after = Some(patience);
+                self.append_log(&why);
+                self.killed_after = Some(timeout);
                 break;
             }
             if !self.record.ready {
-                self.ask_to_end(container);
+                self.send_stop_signal(container);
             } else if Instant::now() >= told {
-                let why = format!("was sent {signal} and runs on; it is killed after {patience}; {REMEDY}");
+                let why = format!("was sent {signal} and is still running; Gantry kills it after {timeout}; {REMEDY}");
                 self.status.failure = Some(why);
-                self.enter(self.status.phase);
+                self.enter_phase(self.status.phase);
             }
         }
         gantry_linux::step!("instance.stopped");
     }
 
     /// Records the exit and removes the container.
-    pub(super) async fn ended(&mut self, container: &Container) {
+    pub(super) async fn finish(&mut self, container: &Container) {
         let usage = container.usage();
         while let Err(error) = container.kill().await {
-            self.stuck(&error).await;
+            self.wait_after_failed_removal(&error).await;
         }
         // The exit is on disk before the last trace of the container is removed, so that a restarted agent knows of the
         // exit.
         gantry_linux::step!("instance.killed");
-        let full = disk::is_full(&self.places, self.record.spec.role.limits.disk).await;
-        self.note_exit(usage, full);
+        let full = disk::is_full(&self.paths, self.record.spec.role.limits.disk).await;
+        self.record_exit(usage, full);
         gantry_linux::step!("instance.noted");
         loop {
             match container.destroy().await {
@@ -87,43 +87,43 @@ impl Instance {
                     gantry_linux::step!("instance.destroyed");
                     break;
                 }
-                Err(error) => self.stuck(&error).await,
+                Err(error) => self.wait_after_failed_removal(&error).await,
             }
         }
-        self.enter(Phase::Exited);
+        self.enter_phase(Phase::Exited);
     }
 
     /// Appends a line of Gantry's own to the instance's log.
-    pub(super) fn say(&self, text: &str) {
-        if let Err(error) = gantry_relay::append(&self.places.logs, container::SEGMENT, wall(), text) {
-            tracing::warn!(instance = %self.id, %error, "its log cannot be added to");
+    pub(super) fn append_log(&self, text: &str) {
+        if let Err(error) = gantry_relay::append(&self.paths.logs, container::SEGMENT, wall(), text) {
+            tracing::warn!(instance = %self.id, %error, "cannot append to the instance's log");
         }
     }
 
     /// Handles a failed removal: reports the failure and waits before the retry, without delaying other instances. The
     /// instance keeps its name and address until it is removed.
-    async fn stuck(&mut self, error: &(dyn std::error::Error + Sync)) {
+    async fn wait_after_failed_removal(&mut self, error: &(dyn std::error::Error + Sync)) {
         let causes = std::iter::successors(error.source(), |error| error.source());
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-        tracing::error!(instance = %self.id, why, "cannot be removed; trying again");
+        tracing::error!(instance = %self.id, why, "cannot remove the instance; retrying");
         let (phase, what) = match self.goal() {
-            Goal::Stop => (Phase::Stopping, "cannot be removed, and is tried again"),
-            _ => (Phase::Failed, "what ran before cannot be removed, and is tried again"),
+            Goal::Stop => (Phase::Stopping, "cannot be removed; retrying"),
+            _ => (Phase::Failed, "the previous container cannot be removed; retrying"),
         };
         self.status.failure = Some(format!("{what}: {why}"));
-        self.enter(phase);
-        tokio::time::sleep(STUCK).await;
+        self.enter_phase(phase);
+        tokio::time::sleep(REMOVAL_RETRY).await;
     }
 
     /// Records the exit, from the file that init wrote.
-    pub(super) fn note_exit(&mut self, usage: Usage, full: bool) {
-        let record = ExitRecord::read(&self.places.folder.join("exit"));
-        let tail = last_lines(&self.places, self.record.begun.unwrap_or_default());
+    pub(super) fn record_exit(&mut self, usage: GroupUsage, full: bool) {
+        let record = ExitRecord::read(&self.paths.folder.join("exit"));
+        let tail = last_lines(&self.paths, self.record.begun.unwrap_or_default());
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
         // A service that ends with 0 also ended too early.
         let unwanted = failed || !self.record.spec.once;
         // A limit that one of its processes hit days ago is not the cause of this exit.
-        let recent = |count: fn(&Usage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
+        let recent = |count: fn(&GroupUsage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
         let by_limit = recent(|usage| usage.oom_kills);
         let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
         let exit = Exit {
@@ -140,23 +140,23 @@ impl Instance {
         };
         self.record.ready = false;
         self.record.exit = Some(exit.clone());
-        self.keep_record();
+        self.write_record();
         self.status.exit = Some(exit);
     }
 
     pub(super) async fn remove(mut self, container: Option<Container>) {
-        if let Some(container) = container.or_else(|| self.adopt()) {
-            self.enter(Phase::Stopping);
-            self.stop(&container, Stop::Planned).await;
-            self.ended(&container).await;
-            self.enter(Phase::Stopping);
+        if let Some(container) = container.or_else(|| self.find_container()) {
+            self.enter_phase(Phase::Stopping);
+            self.stop_container(&container, Stop::Planned).await;
+            self.finish(&container).await;
+            self.enter_phase(Phase::Stopping);
         }
         // A launcher that was killed midway leaves a control group without a record.
-        while let Err(error) = end_rest(&self.places.cgroup).await {
-            self.stuck(&error).await;
+        while let Err(error) = kill_rest(&self.paths.cgroup).await {
+            self.wait_after_failed_removal(&error).await;
         }
-        while let Err(error) = self.places.remove().await {
-            self.stuck(&error).await;
+        while let Err(error) = self.paths.remove().await {
+            self.wait_after_failed_removal(&error).await;
         }
         gantry_linux::step!("instance.removed");
         self.agent.addresses.release(self.record.address);
@@ -170,8 +170,8 @@ impl Instance {
 }
 
 /// The last lines that the instance printed since its last start.
-fn last_lines(places: &Places, begun: Moment) -> Vec<String> {
-    let mut lines = Tail::new(gantry_relay::segments(&places.logs)).fresh();
+fn last_lines(paths: &ContainerPaths, begun: Moment) -> Vec<String> {
+    let mut lines = Tail::new(gantry_relay::segments(&paths.logs)).fresh();
     lines.retain(|line| !line.own && line.at >= begun);
     let last = lines.split_off(lines.len().saturating_sub(TAIL));
     last.into_iter().map(|line| line.text.chars().take(LINE_SHOWN).collect()).collect()

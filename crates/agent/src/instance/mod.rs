@@ -14,17 +14,17 @@ mod start;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_linux::cgroup::Usage;
+use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Assignment, Goal, InstanceId, ObservedInstance, Phase, Seconds, Stop};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::check::Watched;
-pub(crate) use self::end::STUCK;
-use crate::Agent;
-use crate::records::{Places, Record};
-use crate::status::{fresh, now};
+use self::check::MonitorEnd;
+pub(crate) use self::end::REMOVAL_RETRY;
+use crate::AgentContext;
+use crate::records::{ContainerPaths, InstanceRecord};
+use crate::status::{new_status, now};
 
 /// Shortest and longest pause before a restart.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -33,21 +33,21 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 const STEADY: Duration = Duration::from_secs(600);
 
 /// The assignment that the supervisor sends to an instance's task. `None`: the instance is in no plan any more.
-pub(crate) type Wanted = Option<Assignment>;
+pub(crate) type WantedAssignment = Option<Assignment>;
 
 /// The task of one instance.
 pub(crate) struct Instance {
-    agent: Arc<Agent>,
+    agent: Arc<AgentContext>,
     id: InstanceId,
-    wanted: watch::Receiver<Wanted>,
-    places: Places,
-    record: Record,
+    wanted: watch::Receiver<WantedAssignment>,
+    paths: ContainerPaths,
+    record: InstanceRecord,
     status: ObservedInstance,
     backoff: Duration,
     /// Resource usage at the last two checks, older first.
-    used: [Usage; 2],
+    used: [GroupUsage; 2],
     /// Resource usage at the last poll of the limits.
-    looked: Usage,
+    looked: GroupUsage,
     /// The stop timeout, if the instance exceeded it and was killed.
     killed_after: Option<Seconds>,
     /// Whether a record existed. A container that runs without a record has an unknown address, and is started anew.
@@ -55,11 +55,11 @@ pub(crate) struct Instance {
 }
 
 /// The error when all addresses are assigned.
-const NO_ADDRESS: &str = "the machine's network has no free address";
+const NO_ADDRESS: &str = "no address is free in the machine's network; choose a larger one with --network";
 
 /// Returns once the instance has to stop.
-pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
-    let stops = |wanted: &Wanted| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
+pub(crate) async fn stop_wanted(wanted: &mut watch::Receiver<WantedAssignment>) {
+    let stops = |wanted: &WantedAssignment| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
     if wanted.wait_for(stops).await.is_err() {
         // The agent is shutting down.
         std::future::pending::<()>().await;
@@ -68,15 +68,19 @@ pub(crate) async fn told_to_stop(wanted: &mut watch::Receiver<Wanted>) {
 
 impl Instance {
     /// Adopts an instance: writes its record if there is none, and sets its status.
-    pub(crate) fn new(agent: &Arc<Agent>, id: InstanceId, wanted: watch::Receiver<Wanted>) -> Result<Self, String> {
-        let places = Places::of(&agent.settings, &id);
-        let kept = places.read();
+    pub(crate) fn new(
+        agent: &Arc<AgentContext>,
+        id: InstanceId,
+        wanted: watch::Receiver<WantedAssignment>,
+    ) -> Result<Self, String> {
+        let paths = ContainerPaths::of(&agent.settings, &id);
+        let kept = paths.read_record();
         let known = kept.is_some();
         let record = match (kept, &*wanted.borrow()) {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
-                let address = agent.addresses.give().ok_or(NO_ADDRESS)?;
-                let record = Record {
+                let address = agent.addresses.allocate().ok_or(NO_ADDRESS)?;
+                let record = InstanceRecord {
                     spec: assignment.spec.clone(),
                     address,
                     gateway: Some(agent.settings.gateway),
@@ -88,18 +92,18 @@ impl Instance {
                     ready_since: None,
                     stop: None,
                 };
-                if let Err(error) = places.write(&record) {
+                if let Err(error) = paths.write_record(&record) {
                     agent.addresses.release(address);
-                    return Err(format!("its record cannot be written: {error}"));
+                    return Err(format!("cannot write the instance's record: {error}"));
                 }
                 gantry_linux::step!("instance.recorded");
                 record
             }
             // A removal was interrupted; the supervisor finishes it.
-            (None, None) => return Err("nothing is known of it".to_owned()),
+            (None, None) => return Err("the instance has no record and is in no plan".to_owned()),
         };
-        agent.addresses.take(record.address);
-        let mut status = fresh();
+        agent.addresses.reserve(record.address);
+        let mut status = new_status();
         status.address = Some(record.address);
         status.restarts = record.restarts;
         status.exit.clone_from(&record.exit);
@@ -108,17 +112,17 @@ impl Instance {
             agent: Arc::clone(agent),
             id,
             wanted,
-            places,
+            paths,
             record,
             status,
             backoff: BACKOFF.0,
             used: Default::default(),
-            looked: Usage::default(),
+            looked: GroupUsage::default(),
             killed_after: None,
             known,
         };
-        let phase = match (instance.left(), instance.record.ready) {
-            (Some(container), true) if container.is_running() && !instance.is_elsewhere() => Phase::Ready,
+        let phase = match (instance.left_running(), instance.record.ready) {
+            (Some(container), true) if container.is_running() && !instance.is_on_old_network() => Phase::Ready,
             (Some(container), _) if container.is_running() => Phase::Starting,
             _ if instance.is_over() => Phase::Exited,
             _ => Phase::Preparing,
@@ -128,22 +132,22 @@ impl Instance {
         if let Some(since) = known_since.filter(|_| phase != Phase::Preparing) {
             (instance.status.phase, instance.status.since) = (phase, since);
         }
-        instance.enter(phase);
+        instance.enter_phase(phase);
         Ok(instance)
     }
 
-    fn adopt(&self) -> Option<Container> {
-        Container::adopt(&self.places.state, &self.places.cgroup)
+    fn find_container(&self) -> Option<Container> {
+        Container::adopt(&self.paths.state, &self.paths.cgroup)
     }
 
     /// The container that the previous agent left running.
-    fn left(&self) -> Option<Container> {
-        self.adopt().filter(|container| self.known && container.was_let_go())
+    fn left_running(&self) -> Option<Container> {
+        self.find_container().filter(|container| self.known && container.was_released())
     }
 
     /// Whether the container may have run: it was started, and its launcher did not end before releasing it.
-    fn has_run(&self) -> bool {
-        self.record.started && self.adopt().is_none_or(|container| container.was_let_go())
+    fn may_have_run(&self) -> bool {
+        self.record.started && self.find_container().is_none_or(|container| container.was_released())
     }
 
     /// Whether a run-once instance has ended.
@@ -153,16 +157,16 @@ impl Instance {
 
     /// Whether the address belongs to a previous network of the machine. A container there has neither a route out nor
     /// name resolution.
-    fn is_elsewhere(&self) -> bool {
+    fn is_on_old_network(&self) -> bool {
         let was_another = |gateway| gateway != self.agent.settings.gateway;
-        !self.agent.addresses.has(self.record.address) || self.record.gateway.is_some_and(was_another)
+        !self.agent.addresses.contains(self.record.address) || self.record.gateway.is_some_and(was_another)
     }
 
     fn goal(&self) -> Goal {
         self.wanted.borrow().as_ref().map_or(Goal::Stop, |assignment| assignment.goal)
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter_phase(&mut self, phase: Phase) {
         if self.status.phase != phase {
             self.status.since = now();
         }
@@ -170,73 +174,73 @@ impl Instance {
         self.agent.status.set(&self.id, self.status.clone());
     }
 
-    fn keep_record(&self) {
-        if let Err(error) = self.places.write(&self.record) {
-            tracing::error!(instance = %self.id, %error, "its record cannot be written");
+    fn write_record(&self) {
+        if let Err(error) = self.paths.write_record(&self.record) {
+            tracing::error!(instance = %self.id, %error, "cannot write the instance's record");
         }
     }
 
     /// Takes over the container that the previous agent left, if the container may go on running.
-    async fn taken_over(&mut self) -> Option<Container> {
-        let mut container = self.left();
+    async fn take_over(&mut self) -> Option<Container> {
+        let mut container = self.left_running();
         if let Some(container) = &container {
             self.used = [container.usage(); 2];
             self.looked = container.usage();
         }
         // A run-once instance is not started again.
         if self.record.spec.once {
-            if self.has_run() && self.record.exit.is_none() && container.is_none() {
+            if self.may_have_run() && self.record.exit.is_none() && container.is_none() {
                 // The instance ended while no agent was running.
-                self.note_exit(Usage::default(), false);
+                self.record_exit(GroupUsage::default(), false);
             }
-        } else if self.is_elsewhere()
+        } else if self.is_on_old_network()
             && self.goal() != Goal::Stop
             && let Some(old) = container.take()
         {
-            tracing::warn!(instance = %self.id, address = %self.record.address, "of another network; started anew");
-            self.stop(&old, Stop::NetworkChanged).await;
+            tracing::warn!(instance = %self.id, address = %self.record.address, "instance is on an old network of the machine; restarting it");
+            self.stop_container(&old, Stop::NetworkChanged).await;
         }
         container
     }
 
     /// Runs until the instance is removed.
     pub(crate) async fn run(mut self) {
-        let mut container = self.taken_over().await;
+        let mut container = self.take_over().await;
         while self.goal() != Goal::Stop {
             if self.is_over() {
-                self.enter(Phase::Exited);
-                self.changed().await;
+                self.enter_phase(Phase::Exited);
+                self.assignment_changed().await;
                 continue;
             }
             let running = match container.take() {
                 Some(container) => container,
-                None => match self.start_or_again().await {
+                None => match self.start_with_retry().await {
                     Ok(container) => container,
                     Err(message) => {
-                        tracing::warn!(instance = %self.id, message, "cannot be started");
+                        tracing::warn!(instance = %self.id, message, "cannot start the instance");
                         self.status.failure = Some(message);
-                        self.enter(Phase::Failed);
-                        self.pause().await;
+                        self.enter_phase(Phase::Failed);
+                        self.back_off().await;
                         continue;
                     }
                 },
             };
             let begun = Instant::now();
-            match self.watch(&running).await {
-                Watched::ToStop => container = Some(running),
-                Watched::Ended => {
+            match self.monitor(&running).await {
+                MonitorEnd::ToStop => container = Some(running),
+                MonitorEnd::Ended => {
                     // First take the instance out of rotation; the exit is reported once it is known.
                     if self.status.phase == Phase::Ready {
-                        self.enter(Phase::Starting);
+                        self.enter_phase(Phase::Starting);
                     }
-                    self.ended(&running).await;
-                    self.after(begun).await;
+                    self.finish(&running).await;
+                    self.prepare_restart(begun).await;
                 }
-                Watched::Unhealthy(stop) => {
+                MonitorEnd::Unhealthy(stop) => {
                     // This status has already taken the instance out of rotation at the routers.
-                    self.stop(&running, stop).await;
-                    self.ended(&running).await;
-                    self.after(begun).await;
+                    self.stop_container(&running, stop).await;
+                    self.finish(&running).await;
+                    self.prepare_restart(begun).await;
                 }
             }
         }
@@ -244,31 +248,31 @@ impl Instance {
     }
 
     /// Waits for a change of the assignment.
-    async fn changed(&mut self) {
+    async fn assignment_changed(&mut self) {
         if self.wanted.changed().await.is_err() {
             // The agent is shutting down.
             std::future::pending::<()>().await;
         }
     }
 
-    async fn pause(&mut self) {
+    async fn back_off(&mut self) {
         let pause = self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        let _ = tokio::time::timeout(pause, told_to_stop(&mut self.wanted)).await;
+        let _ = tokio::time::timeout(pause, stop_wanted(&mut self.wanted)).await;
     }
 
-    async fn after(&mut self, begun: Instant) {
+    async fn prepare_restart(&mut self, begun: Instant) {
         if self.is_over() {
             return;
         }
         if begun.elapsed() >= STEADY {
             self.backoff = BACKOFF.0;
         }
-        self.pause().await;
+        self.back_off().await;
         if self.goal() != Goal::Stop {
             self.status.restarts += 1;
             self.record.restarts = self.status.restarts;
-            self.keep_record();
+            self.write_record();
         }
     }
 }

@@ -5,14 +5,14 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use gantry_linux::network::Device;
+use gantry_linux::network::NetworkDevice;
 use gantry_model::NetworkFault;
 
-use crate::Settings;
+use crate::AgentSettings;
 
 /// The resources that a cloud must not share with another cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct CloudClaim {
     cgroup: String,
     run: PathBuf,
     data: PathBuf,
@@ -24,9 +24,9 @@ const MARK: &str = "gantry";
 /// The separator between the parts of a claim.
 const BETWEEN: char = '|';
 
-impl Claim {
+impl CloudClaim {
     /// The claim of these settings. Symbolic links are resolved, so that equal folders have equal names.
-    pub(super) fn of(settings: &Settings) -> Self {
+    pub(super) fn of(settings: &AgentSettings) -> Self {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         Self { cgroup: settings.cgroup.clone(), run: real(&settings.run), data: real(&settings.data) }
     }
@@ -38,7 +38,7 @@ impl Claim {
     }
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for CloudClaim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (run, data) = (self.run.display(), self.data.display());
         write!(f, "{MARK}{BETWEEN}{}{BETWEEN}{run}{BETWEEN}{data}", self.cgroup)
@@ -80,7 +80,7 @@ pub enum NetworkTaken {
         data: PathBuf,
     },
     /// A device that Gantry did not create has the bridge's name.
-    #[error("the device {0} is there already and was not made by Gantry; choose another name with --bridge")]
+    #[error("device {0} already exists and Gantry did not create it; choose another name with --bridge")]
     Device(String),
     /// The network of another device overlaps.
     #[error(
@@ -100,16 +100,16 @@ pub enum NetworkTaken {
 /// Checks that no other cloud uses the resources that the settings name. `exists` says whether a folder exists: a cloud
 /// whose data folder is gone claims nothing.
 pub(super) fn check(
-    settings: &Settings,
-    own: &Claim,
-    devices: &[Device],
+    settings: &AgentSettings,
+    own: &CloudClaim,
+    devices: &[NetworkDevice],
     exists: impl Fn(&Path) -> bool,
 ) -> Result<(), NetworkTaken> {
     let others = devices.iter().filter_map(|device| {
-        let claim = Claim::parse(device.alias.as_deref()?)?;
+        let claim = CloudClaim::parse(device.alias.as_deref()?)?;
         (claim.data != own.data && exists(&claim.data)).then_some((device, claim))
     });
-    for (device, Claim { cgroup, run, data }) in others {
+    for (device, CloudClaim { cgroup, run, data }) in others {
         if device.name == settings.bridge {
             return Err(NetworkTaken::Bridge { bridge: device.name.clone(), data });
         }
@@ -126,7 +126,7 @@ pub(super) fn check(
     }
     // A cloud that already runs continues; the status reports the overlap.
     let has_network = bridge.is_some_and(|device| device.addresses.contains(&(settings.gateway, settings.prefix)));
-    let inside = |(_, address, prefix): &(&Device, Ipv4Addr, u8)| {
+    let inside = |(_, address, prefix): &(&NetworkDevice, Ipv4Addr, u8)| {
         *prefix <= 30 && network_of(*address, settings.prefix) == network_of(settings.gateway, settings.prefix)
     };
     match overlapping(settings, devices).find(inside) {
@@ -140,15 +140,18 @@ pub(super) fn check(
 }
 
 /// Other networks of this machine that share addresses with the containers' network.
-pub(super) fn overlaps(settings: &Settings, devices: &[Device]) -> Vec<NetworkFault> {
-    let fault = |(device, address, prefix): (&Device, Ipv4Addr, u8)| NetworkFault::Overlaps {
+pub(super) fn overlaps(settings: &AgentSettings, devices: &[NetworkDevice]) -> Vec<NetworkFault> {
+    let fault = |(device, address, prefix): (&NetworkDevice, Ipv4Addr, u8)| NetworkFault::Overlaps {
         device: device.name.clone(),
         network: format!("{}/{prefix}", network_of(address, prefix)),
     };
     overlapping(settings, devices).map(fault).collect()
 }
 
-fn overlapping<'a>(settings: &'a Settings, devices: &'a [Device]) -> impl Iterator<Item = (&'a Device, Ipv4Addr, u8)> {
+fn overlapping<'a>(
+    settings: &'a AgentSettings,
+    devices: &'a [NetworkDevice],
+) -> impl Iterator<Item = (&'a NetworkDevice, Ipv4Addr, u8)> {
     let others = devices.iter().filter(|device| device.name != settings.bridge);
     let networks =
         others.flat_map(|device| device.addresses.iter().map(move |(address, prefix)| (device, *address, *prefix)));
@@ -167,9 +170,9 @@ pub(super) fn network_of(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
 mod tests {
     use super::*;
 
-    fn device(name: &str, network: &str, alias: Option<&str>) -> Device {
+    fn device(name: &str, network: &str, alias: Option<&str>) -> NetworkDevice {
         let (address, prefix) = network.split_once('/').expect("a network");
-        Device {
+        NetworkDevice {
             name: name.to_owned(),
             index: 1,
             controller: None,
@@ -181,21 +184,21 @@ mod tests {
         }
     }
 
-    fn checked(devices: &[Device]) -> Result<(), NetworkTaken> {
-        let settings = Settings::for_tests();
-        check(&settings, &Claim::of(&settings), devices, |path| path != Path::new("/gone"))
+    fn checked(devices: &[NetworkDevice]) -> Result<(), NetworkTaken> {
+        let settings = AgentSettings::for_tests();
+        check(&settings, &CloudClaim::of(&settings), devices, |path| path != Path::new("/gone"))
     }
 
     #[test]
-    fn a_claim_is_read_as_it_was_written() {
-        let claim = Claim::of(&Settings::for_tests());
+    fn parses_the_claim_that_it_printed() {
+        let claim = CloudClaim::of(&AgentSettings::for_tests());
         assert_eq!(claim.to_string(), "gantry|gantry|/nowhere/run|/nowhere/data");
-        assert_eq!(Claim::parse(&claim.to_string()), Some(claim));
-        assert_eq!(Claim::parse("a cable to the printer"), None);
+        assert_eq!(CloudClaim::parse(&claim.to_string()), Some(claim));
+        assert_eq!(CloudClaim::parse("a cable to the printer"), None);
     }
 
     #[test]
-    fn another_cloud_s_bridge_group_folder_and_network_are_refused() {
+    fn refuses_resources_of_another_cloud() {
         let data = PathBuf::from("/other");
         let cases = [
             (
@@ -219,21 +222,21 @@ mod tests {
             let taken = checked(&[device("eth0", network, None)]);
             assert!(matches!(taken, Err(NetworkTaken::Network { .. })), "{network}: {taken:?}");
         }
-        let foreign = Device { is_own: false, ..device("gantry0", "192.0.2.1/24", None) };
+        let foreign = NetworkDevice { is_own: false, ..device("gantry0", "192.0.2.1/24", None) };
         assert_eq!(checked(&[foreign]), Err(NetworkTaken::Device("gantry0".to_owned())));
     }
 
     #[test]
-    fn what_is_this_cloud_s_own_or_nobody_s_any_more_is_taken_on() {
+    fn accepts_own_and_abandoned_resources() {
         let own = device("gantry0", "10.83.0.1/16", Some("gantry|gantry|/nowhere/run|/nowhere/data"));
-        let earlier = Device { is_own: true, ..device("gantry0", "10.83.0.1/16", None) };
+        let earlier = NetworkDevice { is_own: true, ..device("gantry0", "10.83.0.1/16", None) };
         let gone = device("gantry0", "10.83.0.1/16", Some("gantry|gantry|/r|/gone"));
         for device in [own.clone(), earlier, gone] {
             assert_eq!(checked(&[device]), Ok(()));
         }
         // Networks that appear later are reported, and stop nothing.
         let later = [own, device("eth0", "10.83.7.1/24", None), device("tun0", "10.83.9.9/32", None)];
-        assert_eq!((checked(&later), overlaps(&Settings::for_tests(), &later).len()), (Ok(()), 2));
+        assert_eq!((checked(&later), overlaps(&AgentSettings::for_tests(), &later).len()), (Ok(()), 2));
         assert_eq!(checked(&[device("tun0", "10.83.9.9/32", None), device("eth0", "10.0.0.5/8", None)]), Ok(()));
     }
 }

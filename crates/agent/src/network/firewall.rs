@@ -30,7 +30,7 @@ pub(super) use self::ruleset::Ruleset;
 
 /// The properties of the machine's network that the packets depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Network {
+pub(super) struct NetworkFacts {
     pub(super) bridge: String,
     pub(super) gateway: Ipv4Addr,
     pub(super) prefix: u8,
@@ -51,7 +51,7 @@ pub(super) fn read(nft: &str, iptables: &[(String, String)]) -> Ruleset {
 }
 
 /// All faults: one for each chain and kind of traffic that must pass and is dropped.
-pub(super) fn faults(ruleset: &Ruleset, network: &Network) -> Vec<NetworkFault> {
+pub(super) fn faults(ruleset: &Ruleset, network: &NetworkFacts) -> Vec<NetworkFault> {
     let mut faults = Vec::new();
     for (flow, packet) in packet::needed(network) {
         for chain in ruleset.base_chains(packet.hook, &network.bridge) {

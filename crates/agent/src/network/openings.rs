@@ -92,14 +92,14 @@ impl fmt::Display for HostPorts {
 
 /// A closed metadata address, or a network of them, that the settings open to containers and builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metadata {
+pub struct MetadataAddress {
     /// The address.
     pub address: IpAddr,
     /// The prefix length.
     pub prefix: u8,
 }
 
-impl Metadata {
+impl MetadataAddress {
     /// Parses `169.254.169.254` or `169.254.0.0/16`.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Metadata {
     }
 }
 
-impl fmt::Display for Metadata {
+impl fmt::Display for MetadataAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
@@ -145,7 +145,7 @@ pub enum OpeningError {
     #[error("{0:?} is not an address; write for example 169.254.169.254")]
     Address(String),
     /// The address is not closed in the first place.
-    #[error("{0} is no metadata address; containers reach it without this setting")]
+    #[error("{0} is not a metadata address; containers reach it without this setting")]
     Open(String),
 }
 
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_and_written() {
+    fn parses_and_prints_ports() {
         for (text, written) in
             [("5432", "5432"), ("53/udp", "53/udp"), ("9000-9010/tcp", "9000-9010"), ("1-65535/udp", "1-65535/udp")]
         {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_opens_the_address_at_which_it_listens() {
+    fn opens_only_the_listening_address_of_a_service() {
         let of = |text: &str| {
             HostPorts::of_service(text.parse().expect("an address")).map(|ports| (ports.first, ports.address))
         };
@@ -179,15 +179,15 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_what_is_closed() {
+    fn accepts_only_closed_metadata_addresses() {
         for text in ["169.254.169.254", "169.254.0.0/16", "168.63.129.16", "fd00:ec2::254", "fe80::a9fe:a9fe"] {
-            assert!(Metadata::parse(text).is_ok(), "{text}");
+            assert!(MetadataAddress::parse(text).is_ok(), "{text}");
         }
         for text in ["10.0.0.1", "169.254.0.0/15", "0.0.0.0/0", "::/0", "fd00:ec3::1", "100.100.100.201"] {
-            assert_eq!(Metadata::parse(text), Err(OpeningError::Open(text.to_owned())));
+            assert_eq!(MetadataAddress::parse(text), Err(OpeningError::Open(text.to_owned())));
         }
         for text in ["", "x", "169.254.169.254/33", "169.254.169", "fe80::1/129", "fe80::1%eth0"] {
-            assert_eq!(Metadata::parse(text), Err(OpeningError::Address(text.to_owned())));
+            assert_eq!(MetadataAddress::parse(text), Err(OpeningError::Address(text.to_owned())));
         }
     }
 }

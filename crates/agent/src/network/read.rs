@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_route_has_a_device() {
+    fn finds_the_device_of_the_default_route() {
         let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
                       gantry0\t0000530A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
                       eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";

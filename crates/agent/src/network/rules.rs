@@ -16,11 +16,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::openings::{CLOSED4, CLOSED6, HostPorts, PortProtocol};
-use crate::Settings;
+use crate::AgentSettings;
 
 /// The whole table, replaced in one transaction. Idempotent.
-pub(super) fn rules(settings: &Settings) -> String {
-    let Settings { bridge, gateway, prefix, .. } = settings;
+pub(super) fn rules(settings: &AgentSettings) -> String {
+    let AgentSettings { bridge, gateway, prefix, .. } = settings;
     let mask = u32::MAX << (32 - u32::from(*prefix));
     let network = Ipv4Addr::from(u32::from(*gateway) & mask);
     let asked = lines(&[allowed(settings), closed()].concat());
@@ -60,8 +60,8 @@ fn lines(rules: &[String]) -> String {
 }
 
 /// Exceptions for the metadata addresses that the settings open.
-fn allowed(settings: &Settings) -> Vec<String> {
-    let open = |metadata: &crate::Metadata| format!("{} daddr {metadata} return", family(metadata.address));
+fn allowed(settings: &AgentSettings) -> Vec<String> {
+    let open = |metadata: &crate::MetadataAddress| format!("{} daddr {metadata} return", family(metadata.address));
     settings.metadata.iter().map(open).collect()
 }
 
@@ -78,7 +78,7 @@ fn joined<'a, A: Display + 'a>(nets: impl Iterator<Item = &'a (A, u8)>) -> Strin
 }
 
 /// Rules that accept the router's ports and the host ports that the settings open.
-fn openings(settings: &Settings) -> Vec<String> {
+fn openings(settings: &AgentSettings) -> Vec<String> {
     let opening = |ports: &HostPorts| {
         let at = ports.address.map(|address| format!("{} daddr {address} ", family(address))).unwrap_or_default();
         let protocol = match ports.protocol {
@@ -97,16 +97,18 @@ fn family(address: IpAddr) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Metadata;
+    use crate::MetadataAddress;
 
     #[test]
-    fn every_opening_has_a_rule_and_stands_before_what_it_is_an_exception_of() {
-        let mut settings = Settings::for_tests();
+    fn places_each_opening_before_the_rule_that_closes() {
+        let mut settings = AgentSettings::for_tests();
         settings.host_ports =
             ["5432", "8125/udp", "9000-9010"].iter().map(|text| HostPorts::parse(text).expect("ports")).collect();
         settings.host_ports.extend(HostPorts::of_service("203.0.113.9:80".parse().expect("an address")));
-        settings.metadata =
-            ["169.254.169.254", "fd00:ec2::254"].iter().map(|text| Metadata::parse(text).expect("metadata")).collect();
+        settings.metadata = ["169.254.169.254", "fd00:ec2::254"]
+            .iter()
+            .map(|text| MetadataAddress::parse(text).expect("metadata"))
+            .collect();
         let text = rules(&settings);
         let place = |rule: &str| text.find(rule).unwrap_or_else(|| panic!("there is no {rule:?} in\n{text}"));
         let refused = place("reject with tcp reset");
@@ -124,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_written_by_its_first_address() {
-        let mut settings = Settings::for_tests();
+    fn writes_a_network_by_its_first_address() {
+        let mut settings = AgentSettings::for_tests();
         (settings.gateway, settings.prefix) = (Ipv4Addr::new(10, 84, 3, 129), 25);
         assert!(rules(&settings).contains("ip saddr 10.84.3.128/25 ip daddr != 10.84.3.128/25 masquerade"));
     }

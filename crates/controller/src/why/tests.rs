@@ -439,9 +439,9 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             let seen = scenario.instance("web-1");
             seen.phase = Phase::Failed;
-            seen.failure = Some("what ran before cannot be removed, and is tried again: process 7 does not end".into());
+            seen.failure = Some("the previous container cannot be removed; retrying: process 7 does not end".into());
         },
-        "app shop: shop.v1.web-1 could not be started: what ran before cannot be removed, and is tried again: process 7 does not end",
+        "app shop: shop.v1.web-1 could not be started: the previous container cannot be removed; retrying: process 7 does not end",
     ),
     (
         "a crash counts more than a copy on its way",

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use gantry_sandbox::{Container, ExitRecord, Limits, Log, Root, Spec, User, install_init, launch};
+use gantry_sandbox::{
+    Container, ContainerLimits, ContainerSpec, ExitRecord, LogFiles, ProcessUser, RootFilesystem, install_init, launch,
+};
 use libtest_mimic::{Arguments, Trial};
 use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
 
@@ -29,9 +31,9 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 }
 
 /// A container's spec with its folders. Dropping the box removes the folders.
-pub(crate) struct Box {
+pub(crate) struct TestBox {
     pub(crate) folder: tempfile::TempDir,
-    pub(crate) spec: Spec,
+    pub(crate) spec: ContainerSpec,
 }
 
 /// Copies a program with a separate `cp` process. If this process opened the copy for writing, a launcher that another
@@ -64,7 +66,7 @@ pub(crate) fn base(layer: &Path) {
     }
 }
 
-pub(crate) fn a_box(script: &str) -> Box {
+pub(crate) fn a_box(script: &str) -> TestBox {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| {
         let path = folder.path().join(name);
@@ -73,28 +75,33 @@ pub(crate) fn a_box(script: &str) -> Box {
     };
     let name = folder.path().file_name().expect("a name").to_string_lossy().replace('.', "");
     base(&path("layer"));
-    let spec = Spec {
+    let spec = ContainerSpec {
         state: path("state"),
         cgroup: format!("{}/{name}", group()),
-        root: Root { layers: vec![path("layer")], upper: path("upper"), work: path("work"), mountpoint: path("root") },
+        root: RootFilesystem {
+            layers: vec![path("layer")],
+            upper: path("upper"),
+            work: path("work"),
+            mountpoint: path("root"),
+        },
         hostname: "web-1.machine".into(),
         args: vec!["/bin/sh".into(), "-c".into(), script.into()],
         env: vec![("PATH".into(), "/bin".into()), ("SECRET".into(), "s3cret".into())],
         cwd: "/".into(),
-        user: User { uid: 1000, gid: 1000 },
+        user: ProcessUser { uid: 1000, gid: 1000 },
         groups: Vec::new(),
         users: Some(FIRST),
-        limits: Limits { memory: 64 << 20, milli_cpu: 1000, pids: 32, disk: None },
+        limits: ContainerLimits { memory: 64 << 20, milli_cpu: 1000, pids: 32, disk: None },
         network: None,
         binds: Vec::new(),
-        log: Log { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
+        log: LogFiles { segments: [folder.path().join("log.0"), folder.path().join("log.1")], limit: 1 << 20 },
         exit: folder.path().join("exit"),
         init: INIT.clone(),
     };
-    Box { folder, spec }
+    TestBox { folder, spec }
 }
 
-impl Box {
+impl TestBox {
     pub(crate) fn log(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for segment in &self.spec.log.segments {
@@ -119,7 +126,7 @@ impl Box {
 }
 
 /// Runs a box's script to its end. Returns the output and the exit record.
-pub(crate) async fn outcome(a: &Box) -> (Vec<String>, Option<ExitRecord>) {
+pub(crate) async fn outcome(a: &TestBox) -> (Vec<String>, Option<ExitRecord>) {
     let container = a.start().await;
     container.ended().await;
     let record = ExitRecord::read(&a.spec.exit);

@@ -1,11 +1,11 @@
-//! Parser of the output of `iptables-save`. A condition that the parser does not know becomes [`Pattern::Unknown`].
+//! Parser of the output of `iptables-save`. A condition that the parser does not know becomes [`PacketPattern::Unknown`].
 
-use super::packet::{Hook, Protocol, State};
-use super::ruleset::{Action, Chain, Pattern, Rule, Table, Test, Tool, Verdict};
+use super::packet::{ConnectionState, NetfilterHook, PacketProtocol};
+use super::ruleset::{FirewallRule, FirewallTool, PacketPattern, RuleAction, RuleChain, RuleTable, RuleTest, Verdict};
 
 /// Parses the output; `command` is the program that changes these rules.
-pub(super) fn read(command: &str, text: &str) -> Vec<Chain> {
-    let mut chains: Vec<Chain> = Vec::new();
+pub(super) fn read(command: &str, text: &str) -> Vec<RuleChain> {
+    let mut chains: Vec<RuleChain> = Vec::new();
     let mut table = String::new();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -13,9 +13,9 @@ pub(super) fn read(command: &str, text: &str) -> Vec<Chain> {
         } else if let Some(declared) = line.strip_prefix(':') {
             let mut words = declared.split_ascii_whitespace();
             let (Some(name), policy) = (words.next(), words.next()) else { continue };
-            let tool = Tool::Iptables { command: command.to_owned() };
-            chains.push(Chain {
-                table: Table { tool, name: table.clone() },
+            let tool = FirewallTool::Iptables { command: command.to_owned() };
+            chains.push(RuleChain {
+                table: RuleTable { tool, name: table.clone() },
                 name: name.to_owned(),
                 // Only base chains have a policy.
                 hook: policy.filter(|policy| *policy != "-").and_then(|_| hook(name)),
@@ -33,13 +33,13 @@ pub(super) fn read(command: &str, text: &str) -> Vec<Chain> {
     chains
 }
 
-fn hook(name: &str) -> Option<Hook> {
+fn hook(name: &str) -> Option<NetfilterHook> {
     Some(match name {
-        "PREROUTING" => Hook::Prerouting,
-        "INPUT" => Hook::Input,
-        "FORWARD" => Hook::Forward,
-        "OUTPUT" => Hook::Output,
-        "POSTROUTING" => Hook::Postrouting,
+        "PREROUTING" => NetfilterHook::Prerouting,
+        "INPUT" => NetfilterHook::Input,
+        "FORWARD" => NetfilterHook::Forward,
+        "OUTPUT" => NetfilterHook::Output,
+        "POSTROUTING" => NetfilterHook::Postrouting,
         _ => return None,
     })
 }
@@ -75,8 +75,8 @@ const GO_ON: [&str; 13] = [
     "CHECKSUM",
 ];
 
-fn rule(line: &str, words: &[String]) -> Rule {
-    let mut rule = Rule { text: line.to_owned(), tests: Vec::new(), action: Action::Nothing };
+fn rule(line: &str, words: &[String]) -> FirewallRule {
+    let mut rule = FirewallRule { text: line.to_owned(), tests: Vec::new(), action: RuleAction::Nothing };
     let mut words = words.iter().map(String::as_str).peekable();
     let mut is_negated = false;
     while let Some(word) = words.next() {
@@ -92,7 +92,7 @@ fn rule(line: &str, words: &[String]) -> Rule {
         // A module's name is no condition; its options are.
         let value = words.next_if(|next| !next.starts_with('-') && *next != "!").unwrap_or_default();
         if let Some(patterns) = patterns(word, value) {
-            rule.tests.push(if is_negated { Test::IsNot(patterns) } else { Test::Is(patterns) });
+            rule.tests.push(if is_negated { RuleTest::IsNot(patterns) } else { RuleTest::Is(patterns) });
         }
         while words.next_if(|next| !next.starts_with('-') && *next != "!").is_some() {}
         is_negated = false;
@@ -100,67 +100,69 @@ fn rule(line: &str, words: &[String]) -> Rule {
     rule
 }
 
-fn target(is_goto: bool, name: &str) -> Action {
+fn target(is_goto: bool, name: &str) -> RuleAction {
     match name {
-        "ACCEPT" => Action::Verdict(Verdict::Accept),
-        "DROP" | "REJECT" => Action::Verdict(Verdict::Drop),
-        "RETURN" => Action::Verdict(Verdict::Return),
-        "QUEUE" | "NFQUEUE" | "SYNPROXY" | "TPROXY" => Action::Verdict(Verdict::Unknown),
-        "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => Action::Verdict(Verdict::Accept),
-        name if GO_ON.contains(&name) => Action::Nothing,
-        name if is_goto => Action::Verdict(Verdict::Goto(name.to_owned())),
-        name => Action::Verdict(Verdict::Jump(name.to_owned())),
+        "ACCEPT" => RuleAction::Verdict(Verdict::Accept),
+        "DROP" | "REJECT" => RuleAction::Verdict(Verdict::Drop),
+        "RETURN" => RuleAction::Verdict(Verdict::Return),
+        "QUEUE" | "NFQUEUE" | "SYNPROXY" | "TPROXY" => RuleAction::Verdict(Verdict::Unknown),
+        "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => RuleAction::Verdict(Verdict::Accept),
+        name if GO_ON.contains(&name) => RuleAction::Nothing,
+        name if is_goto => RuleAction::Verdict(Verdict::Goto(name.to_owned())),
+        name => RuleAction::Verdict(Verdict::Jump(name.to_owned())),
     }
 }
 
 /// The condition of an option; `None` if the option is no condition.
-fn patterns(option: &str, value: &str) -> Option<Vec<Pattern>> {
-    let unknown = || vec![Pattern::Unknown];
-    let listed = |read: fn(&str) -> Option<Pattern>| {
-        value.split(',').map(|part| read(part).unwrap_or(Pattern::Unknown)).collect::<Vec<_>>()
+fn patterns(option: &str, value: &str) -> Option<Vec<PacketPattern>> {
+    let unknown = || vec![PacketPattern::Unknown];
+    let listed = |read: fn(&str) -> Option<PacketPattern>| {
+        value.split(',').map(|part| read(part).unwrap_or(PacketPattern::Unknown)).collect::<Vec<_>>()
     };
     Some(match option {
         "-m" | "--match" | "--comment" | "-c" => return None,
-        "-i" => vec![Pattern::From(value.to_owned())],
-        "-o" => vec![Pattern::To(value.to_owned())],
-        "-s" => net(value).map_or_else(unknown, |(net, prefix)| vec![Pattern::Source(net, prefix)]),
-        "-d" => net(value).map_or_else(unknown, |(net, prefix)| vec![Pattern::Destination(net, prefix)]),
+        "-i" => vec![PacketPattern::From(value.to_owned())],
+        "-o" => vec![PacketPattern::To(value.to_owned())],
+        "-s" => net(value).map_or_else(unknown, |(net, prefix)| vec![PacketPattern::Source(net, prefix)]),
+        "-d" => net(value).map_or_else(unknown, |(net, prefix)| vec![PacketPattern::Destination(net, prefix)]),
         "-p" => vec![protocol(value)],
-        "--dport" | "--dports" => listed(|part| range(part).map(|(first, last)| Pattern::Port(first, last))),
-        "--sport" | "--sports" => listed(|part| range(part).map(|(first, last)| Pattern::SourcePort(first, last))),
+        "--dport" | "--dports" => listed(|part| range(part).map(|(first, last)| PacketPattern::Port(first, last))),
+        "--sport" | "--sports" => {
+            listed(|part| range(part).map(|(first, last)| PacketPattern::SourcePort(first, last)))
+        }
         "--ctstate" | "--state" => listed(state),
-        "--ctstatus" if value == "DNAT" => vec![Pattern::Never],
+        "--ctstatus" if value == "DNAT" => vec![PacketPattern::Never],
         "--dst-type" => listed(kind),
         // Matches only the first packet of a connection.
-        "--syn" => vec![Pattern::State(State::New)],
-        "--icmp-type" => vec![Pattern::Never],
+        "--syn" => vec![PacketPattern::State(ConnectionState::New)],
+        "--icmp-type" => vec![PacketPattern::Never],
         _ => unknown(),
     })
 }
 
-fn kind(name: &str) -> Option<Pattern> {
+fn kind(name: &str) -> Option<PacketPattern> {
     match name {
-        "LOCAL" => Some(Pattern::Local),
-        "BROADCAST" | "MULTICAST" | "ANYCAST" => Some(Pattern::Never),
+        "LOCAL" => Some(PacketPattern::Local),
+        "BROADCAST" | "MULTICAST" | "ANYCAST" => Some(PacketPattern::Never),
         _ => None,
     }
 }
 
-fn state(name: &str) -> Option<Pattern> {
+fn state(name: &str) -> Option<PacketPattern> {
     Some(match name {
-        "NEW" => Pattern::State(State::New),
-        "ESTABLISHED" => Pattern::State(State::Established),
-        "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" | "DNAT" => Pattern::Never,
+        "NEW" => PacketPattern::State(ConnectionState::New),
+        "ESTABLISHED" => PacketPattern::State(ConnectionState::Established),
+        "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" | "DNAT" => PacketPattern::Never,
         _ => return None,
     })
 }
 
-fn protocol(name: &str) -> Pattern {
+fn protocol(name: &str) -> PacketPattern {
     match name {
-        "tcp" | "6" => Pattern::Protocol(Protocol::Tcp),
-        "udp" | "17" => Pattern::Protocol(Protocol::Udp),
-        "all" | "0" => Pattern::Source([0, 0, 0, 0].into(), 0),
-        _ => Pattern::Never,
+        "tcp" | "6" => PacketPattern::Protocol(PacketProtocol::Tcp),
+        "udp" | "17" => PacketPattern::Protocol(PacketProtocol::Udp),
+        "all" | "0" => PacketPattern::Source([0, 0, 0, 0].into(), 0),
+        _ => PacketPattern::Never,
     }
 }
 

@@ -1,12 +1,14 @@
 //! Parser of the output of `nft -j list ruleset`. A condition that the parser does not know becomes
-//! [`Pattern::Unknown`].
+//! [`PacketPattern::Unknown`].
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::packet::{Hook, Protocol, State};
-use super::ruleset::{Action, Chain, Pattern, Rule, Ruleset, Table, Test, Tool, Verdict};
+use super::packet::{ConnectionState, NetfilterHook, PacketProtocol};
+use super::ruleset::{
+    FirewallRule, FirewallTool, PacketPattern, RuleAction, RuleChain, RuleTable, RuleTest, Ruleset, Verdict,
+};
 
 /// Named sets by family, table and name. Their patterns are parsed on use.
 type Sets<'a> = BTreeMap<(String, String, String), &'a Value>;
@@ -22,7 +24,8 @@ pub(super) fn read(text: &str, without_iptables: bool) -> Ruleset {
             sets.insert((word(&set["family"]), word(&set["table"]), word(&set["name"])), set);
         }
     }
-    let mut chains: Vec<Chain> = objects.iter().filter_map(|object| object.get("chain")).filter_map(chain).collect();
+    let mut chains: Vec<RuleChain> =
+        objects.iter().filter_map(|object| object.get("chain")).filter_map(chain).collect();
     for rule in objects.iter().filter_map(|object| object.get("rule")) {
         let (table, name) = (table(rule), word(&rule["chain"]));
         if let Some(chain) = chains.iter_mut().find(|chain| chain.table == table && chain.name == name) {
@@ -39,37 +42,38 @@ fn word(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn table(value: &Value) -> Table {
-    Table { tool: Tool::Nft { family: word(&value["family"]) }, name: word(&value["table"]) }
+fn table(value: &Value) -> RuleTable {
+    RuleTable { tool: FirewallTool::Nft { family: word(&value["family"]) }, name: word(&value["table"]) }
 }
 
-fn chain(value: &Value) -> Option<Chain> {
+fn chain(value: &Value) -> Option<RuleChain> {
     let family = word(&value["family"]);
     if family != "ip" && family != "inet" {
         return None;
     }
     let hook = match value["hook"].as_str() {
-        Some("prerouting") => Some(Hook::Prerouting),
-        Some("input") => Some(Hook::Input),
-        Some("forward") => Some(Hook::Forward),
-        Some("output") => Some(Hook::Output),
-        Some("postrouting") => Some(Hook::Postrouting),
+        Some("prerouting") => Some(NetfilterHook::Prerouting),
+        Some("input") => Some(NetfilterHook::Input),
+        Some("forward") => Some(NetfilterHook::Forward),
+        Some("output") => Some(NetfilterHook::Output),
+        Some("postrouting") => Some(NetfilterHook::Postrouting),
         _ => None,
     };
     let drops = value["policy"] == "drop";
-    Some(Chain { table: table(value), name: word(&value["name"]), hook, drops, rules: Vec::new() })
+    Some(RuleChain { table: table(value), name: word(&value["name"]), hook, drops, rules: Vec::new() })
 }
 
 /// The table names that iptables uses.
 const OF_IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 
-fn is_of_iptables(chain: &Chain) -> bool {
-    let is_ip = matches!(&chain.table.tool, Tool::Nft { family } if family == "ip");
+fn is_of_iptables(chain: &RuleChain) -> bool {
+    let is_ip = matches!(&chain.table.tool, FirewallTool::Nft { family } if family == "ip");
     is_ip && OF_IPTABLES.contains(&chain.table.name.as_str())
 }
 
-fn rule(value: &Value, sets: &Sets<'_>) -> Rule {
-    let mut rule = Rule { text: format!("handle {}", value["handle"]), tests: Vec::new(), action: Action::Nothing };
+fn rule(value: &Value, sets: &Sets<'_>) -> FirewallRule {
+    let mut rule =
+        FirewallRule { text: format!("handle {}", value["handle"]), tests: Vec::new(), action: RuleAction::Nothing };
     let place = (word(&value["family"]), word(&value["table"]));
     for statement in value["expr"].as_array().into_iter().flatten() {
         let Some((kind, inner)) = statement.as_object().and_then(|object| object.iter().next()) else { continue };
@@ -80,16 +84,16 @@ fn rule(value: &Value, sets: &Sets<'_>) -> Rule {
             }
             "vmap" => rule.action = map(inner, &place, sets),
             "counter" | "log" | "comment" | "mangle" | "notrack" | "set" | "ct helper" | "ct timeout" | "flow" => {}
-            "masquerade" | "snat" | "dnat" | "redirect" => rule.action = Action::Verdict(Verdict::Accept),
+            "masquerade" | "snat" | "dnat" | "redirect" => rule.action = RuleAction::Verdict(Verdict::Accept),
             _ => match verdict(kind, inner) {
                 Some(Verdict::Unknown) | None => {
                     // An unknown condition or target.
-                    rule.tests.push(Test::Is(vec![Pattern::Unknown]));
-                    if rule.action == Action::Nothing && kind == "xt" && inner["type"] == "target" {
-                        rule.action = Action::Verdict(Verdict::Unknown);
+                    rule.tests.push(RuleTest::Is(vec![PacketPattern::Unknown]));
+                    if rule.action == RuleAction::Nothing && kind == "xt" && inner["type"] == "target" {
+                        rule.action = RuleAction::Verdict(Verdict::Unknown);
                     }
                 }
-                Some(verdict) => rule.action = Action::Verdict(verdict),
+                Some(verdict) => rule.action = RuleAction::Verdict(verdict),
             },
         }
     }
@@ -109,37 +113,37 @@ fn verdict(kind: &str, inner: &Value) -> Option<Verdict> {
 }
 
 /// The protocol test in a payload match: `tcp dport 53` also tests the protocol.
-fn protocol_of(left: &Value) -> Option<Test> {
+fn protocol_of(left: &Value) -> Option<RuleTest> {
     let protocol = match left.pointer("/payload/protocol")?.as_str()? {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
+        "tcp" => PacketProtocol::Tcp,
+        "udp" => PacketProtocol::Udp,
         _ => return None,
     };
-    Some(Test::Is(vec![Pattern::Protocol(protocol)]))
+    Some(RuleTest::Is(vec![PacketPattern::Protocol(protocol)]))
 }
 
-fn test(value: &Value, place: &(String, String), sets: &Sets<'_>) -> Test {
+fn test(value: &Value, place: &(String, String), sets: &Sets<'_>) -> RuleTest {
     let patterns = patterns(&value["left"], &value["right"], place, sets);
     match value["op"].as_str() {
-        Some("==" | "in") => Test::Is(patterns),
-        Some("!=") => Test::IsNot(patterns),
-        _ => Test::Is(vec![Pattern::Unknown]),
+        Some("==" | "in") => RuleTest::Is(patterns),
+        Some("!=") => RuleTest::IsNot(patterns),
+        _ => RuleTest::Is(vec![PacketPattern::Unknown]),
     }
 }
 
-fn map(value: &Value, place: &(String, String), sets: &Sets<'_>) -> Action {
+fn map(value: &Value, place: &(String, String), sets: &Sets<'_>) -> RuleAction {
     let data = &value["data"];
     let elements = match data.as_str().and_then(|name| name.strip_prefix('@')) {
         Some(name) => named(name, place, sets).map(|map| &map["elem"]),
         None => data.get("set"),
     };
-    let Some(elements) = elements.and_then(Value::as_array) else { return Action::Verdict(Verdict::Unknown) };
+    let Some(elements) = elements.and_then(Value::as_array) else { return RuleAction::Verdict(Verdict::Unknown) };
     let choice = |element: &Value| {
         let verdict = element[1].as_object().and_then(|object| object.iter().next());
         let verdict = verdict.and_then(|(kind, inner)| self::verdict(kind, inner)).unwrap_or(Verdict::Unknown);
-        (Test::Is(patterns(&value["key"], &element[0], place, sets)), verdict)
+        (RuleTest::Is(patterns(&value["key"], &element[0], place, sets)), verdict)
     };
-    Action::Map(elements.iter().map(choice).collect())
+    RuleAction::Map(elements.iter().map(choice).collect())
 }
 
 fn named<'a>(name: &str, (family, table): &(String, String), sets: &Sets<'a>) -> Option<&'a Value> {
@@ -147,12 +151,12 @@ fn named<'a>(name: &str, (family, table): &(String, String), sets: &Sets<'a>) ->
 }
 
 /// The patterns of a match: the left side tested against every value of the right side.
-fn patterns(left: &Value, right: &Value, place: &(String, String), sets: &Sets<'_>) -> Vec<Pattern> {
+fn patterns(left: &Value, right: &Value, place: &(String, String), sets: &Sets<'_>) -> Vec<PacketPattern> {
     let values: Vec<&Value> = match right {
         Value::Array(values) => values.iter().collect(),
         Value::Object(object) if object.contains_key("set") => object["set"].as_array().into_iter().flatten().collect(),
         Value::String(name) if name.starts_with('@') => {
-            let Some(set) = named(&name[1..], place, sets) else { return vec![Pattern::Unknown] };
+            let Some(set) = named(&name[1..], place, sets) else { return vec![PacketPattern::Unknown] };
             set["elem"].as_array().into_iter().flatten().collect()
         }
         value => vec![value],
@@ -161,56 +165,60 @@ fn patterns(left: &Value, right: &Value, place: &(String, String), sets: &Sets<'
     values.into_iter().map(|value| pattern(left, value.pointer("/elem/val").unwrap_or(value))).collect()
 }
 
-fn pattern(left: &Value, right: &Value) -> Pattern {
+fn pattern(left: &Value, right: &Value) -> PacketPattern {
     let meta = left.pointer("/meta/key").and_then(Value::as_str);
     let payload = (left.pointer("/payload/protocol"), left.pointer("/payload/field"));
     let payload = (payload.0.and_then(Value::as_str), payload.1.and_then(Value::as_str));
     let text = right.as_str();
     match (meta, payload) {
-        (Some("iifname" | "iif"), _) => text.map_or(Pattern::Unknown, |name| Pattern::From(name.to_owned())),
-        (Some("oifname" | "oif"), _) => text.map_or(Pattern::Unknown, |name| Pattern::To(name.to_owned())),
+        (Some("iifname" | "iif"), _) => {
+            text.map_or(PacketPattern::Unknown, |name| PacketPattern::From(name.to_owned()))
+        }
+        (Some("oifname" | "oif"), _) => text.map_or(PacketPattern::Unknown, |name| PacketPattern::To(name.to_owned())),
         (Some("l4proto"), _) => protocol(right),
         (Some("nfproto"), _) => match text {
-            Some("ipv4") => Pattern::Source([0, 0, 0, 0].into(), 0),
-            Some("ipv6") => Pattern::Never,
-            _ => Pattern::Unknown,
+            Some("ipv4") => PacketPattern::Source([0, 0, 0, 0].into(), 0),
+            Some("ipv6") => PacketPattern::Never,
+            _ => PacketPattern::Unknown,
         },
         (None, (Some("ip"), Some("saddr"))) => {
-            net(right).map_or(Pattern::Unknown, |(net, length)| Pattern::Source(net, length))
+            net(right).map_or(PacketPattern::Unknown, |(net, length)| PacketPattern::Source(net, length))
         }
         (None, (Some("ip"), Some("daddr"))) => {
-            net(right).map_or(Pattern::Unknown, |(net, length)| Pattern::Destination(net, length))
+            net(right).map_or(PacketPattern::Unknown, |(net, length)| PacketPattern::Destination(net, length))
         }
         (None, (Some("ip"), Some("protocol"))) => protocol(right),
         (None, (Some("tcp" | "udp" | "th"), Some("dport"))) => {
-            range(right).map_or(Pattern::Unknown, |(first, last)| Pattern::Port(first, last))
+            range(right).map_or(PacketPattern::Unknown, |(first, last)| PacketPattern::Port(first, last))
         }
         (None, (Some("tcp" | "udp" | "th"), Some("sport"))) => {
-            range(right).map_or(Pattern::Unknown, |(first, last)| Pattern::SourcePort(first, last))
+            range(right).map_or(PacketPattern::Unknown, |(first, last)| PacketPattern::SourcePort(first, last))
         }
-        (None, (Some("ip6" | "icmp" | "icmpv6" | "sctp" | "dccp" | "ah" | "esp"), _)) => Pattern::Never,
+        (None, (Some("ip6" | "icmp" | "icmpv6" | "sctp" | "dccp" | "ah" | "esp"), _)) => PacketPattern::Never,
         _ => other(left, text),
     }
 }
 
-fn other(left: &Value, text: Option<&str>) -> Pattern {
+fn other(left: &Value, text: Option<&str>) -> PacketPattern {
     let connection = left.pointer("/ct/key").and_then(Value::as_str);
     let fib = left.pointer("/fib/result").and_then(Value::as_str);
     match (connection, fib, text) {
-        (Some("state"), _, Some("new")) => Pattern::State(State::New),
-        (Some("state"), _, Some("established")) => Pattern::State(State::Established),
-        (Some("state"), _, Some(_)) | (Some("status"), _, Some("dnat")) => Pattern::Never,
-        (_, Some("type"), Some("local")) if left.pointer("/fib/flags") == Some(&Value::from("daddr")) => Pattern::Local,
-        _ => Pattern::Unknown,
+        (Some("state"), _, Some("new")) => PacketPattern::State(ConnectionState::New),
+        (Some("state"), _, Some("established")) => PacketPattern::State(ConnectionState::Established),
+        (Some("state"), _, Some(_)) | (Some("status"), _, Some("dnat")) => PacketPattern::Never,
+        (_, Some("type"), Some("local")) if left.pointer("/fib/flags") == Some(&Value::from("daddr")) => {
+            PacketPattern::Local
+        }
+        _ => PacketPattern::Unknown,
     }
 }
 
-fn protocol(value: &Value) -> Pattern {
+fn protocol(value: &Value) -> PacketPattern {
     match (value.as_str(), value.as_u64()) {
-        (Some("tcp"), _) | (_, Some(6)) => Pattern::Protocol(Protocol::Tcp),
-        (Some("udp"), _) | (_, Some(17)) => Pattern::Protocol(Protocol::Udp),
-        (Some(_), _) | (_, Some(_)) => Pattern::Never,
-        (None, None) => Pattern::Unknown,
+        (Some("tcp"), _) | (_, Some(6)) => PacketPattern::Protocol(PacketProtocol::Tcp),
+        (Some("udp"), _) | (_, Some(17)) => PacketPattern::Protocol(PacketProtocol::Udp),
+        (Some(_), _) | (_, Some(_)) => PacketPattern::Never,
+        (None, None) => PacketPattern::Unknown,
     }
 }
 

@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use gantry_model::Flow;
 
-use super::Network;
+use super::NetworkFacts;
 
 /// A hook of the kernel, at which base chains begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hook {
+pub(super) enum NetfilterHook {
     Prerouting,
     Input,
     Forward,
@@ -18,7 +18,7 @@ pub(super) enum Hook {
 
 /// The device that a packet comes from or goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Device {
+pub(super) enum PacketDevice {
     Named(String),
     /// An unknown device other than the bridge.
     Elsewhere,
@@ -27,13 +27,13 @@ pub(super) enum Device {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ConnectionState {
     New,
     Established,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(super) enum PacketProtocol {
     Tcp,
     Udp,
 }
@@ -41,18 +41,18 @@ pub(super) enum Protocol {
 /// One packet at one hook.
 #[derive(Debug, Clone)]
 pub(super) struct Packet {
-    pub(super) hook: Hook,
+    pub(super) hook: NetfilterHook,
     pub(super) bridge: String,
-    pub(super) from: Device,
-    pub(super) to: Device,
+    pub(super) from: PacketDevice,
+    pub(super) to: PacketDevice,
     pub(super) source: Ipv4Addr,
     pub(super) destination: Ipv4Addr,
     /// Whether the destination is an address of this machine.
     pub(super) is_local: bool,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: PacketProtocol,
     pub(super) source_port: u16,
     pub(super) port: u16,
-    pub(super) state: State,
+    pub(super) state: ConnectionState,
 }
 
 /// A documentation address (RFC 5737), which stands for any address outside.
@@ -62,28 +62,29 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 113);
 const CLIENT: u16 = 40_000;
 
 /// All packets that must pass, with the kind of traffic they belong to.
-pub(super) fn needed(network: &Network) -> Vec<(Flow, Packet)> {
-    let bridge = || Device::Named(network.bridge.clone());
-    let uplink = || network.uplink.clone().map_or(Device::Elsewhere, Device::Named);
+pub(super) fn needed(network: &NetworkFacts) -> Vec<(Flow, Packet)> {
+    let bridge = || PacketDevice::Named(network.bridge.clone());
+    let uplink = || network.uplink.clone().map_or(PacketDevice::Elsewhere, PacketDevice::Named);
     let container = Ipv4Addr::from(u32::from(network.gateway) + 1);
     let neighbour = Ipv4Addr::from(u32::from(network.gateway) + 2);
     let out = Packet {
-        hook: Hook::Forward,
+        hook: NetfilterHook::Forward,
         bridge: network.bridge.clone(),
         from: bridge(),
         to: uplink(),
         source: container,
         destination: OUTSIDE,
         is_local: false,
-        protocol: Protocol::Tcp,
+        protocol: PacketProtocol::Tcp,
         source_port: CLIENT,
         port: 443,
-        state: State::New,
+        state: ConnectionState::New,
     };
     let between = Packet { to: bridge(), destination: neighbour, port: 8080, ..out.clone() };
-    let names = Packet { to: Device::Absent, destination: network.gateway, is_local: true, port: 53, ..out.clone() };
+    let names =
+        Packet { to: PacketDevice::Absent, destination: network.gateway, is_local: true, port: 53, ..out.clone() };
     let check = Packet {
-        from: Device::Absent,
+        from: PacketDevice::Absent,
         to: bridge(),
         source: network.gateway,
         destination: container,
@@ -91,16 +92,16 @@ pub(super) fn needed(network: &Network) -> Vec<(Flow, Packet)> {
         ..out.clone()
     };
     let mut packets = Vec::new();
-    let mut add = |flow, hooks: &[Hook], packet: &Packet| {
+    let mut add = |flow, hooks: &[NetfilterHook], packet: &Packet| {
         packets.extend(hooks.iter().map(|hook| (flow, at(*hook, packet))));
     };
-    let forwarded = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
-        add(Flow::Names, &[Hook::Prerouting, Hook::Input], &Packet { protocol, ..names.clone() });
+    let forwarded = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
+    for protocol in [PacketProtocol::Udp, PacketProtocol::Tcp] {
+        add(Flow::Names, &[NetfilterHook::Prerouting, NetfilterHook::Input], &Packet { protocol, ..names.clone() });
     }
-    add(Flow::Names, &[Hook::Output], &answer(&names));
-    add(Flow::Requests, &[Hook::Output, Hook::Postrouting], &check);
-    add(Flow::Requests, &[Hook::Prerouting, Hook::Input], &answer(&check));
+    add(Flow::Names, &[NetfilterHook::Output], &answer(&names));
+    add(Flow::Requests, &[NetfilterHook::Output, NetfilterHook::Postrouting], &check);
+    add(Flow::Requests, &[NetfilterHook::Prerouting, NetfilterHook::Input], &answer(&check));
     add(Flow::Outside, &forwarded, &out);
     add(Flow::Outside, &forwarded, &answer(&out));
     if network.bridged_packets_are_seen {
@@ -111,12 +112,12 @@ pub(super) fn needed(network: &Network) -> Vec<(Flow, Packet)> {
 }
 
 /// The packet as a hook sees it.
-fn at(hook: Hook, packet: &Packet) -> Packet {
+fn at(hook: NetfilterHook, packet: &Packet) -> Packet {
     let mut packet = Packet { hook, ..packet.clone() };
     match hook {
-        Hook::Prerouting => packet.to = Device::Absent,
-        Hook::Postrouting => packet.from = Device::Absent,
-        Hook::Input | Hook::Forward | Hook::Output => {}
+        NetfilterHook::Prerouting => packet.to = PacketDevice::Absent,
+        NetfilterHook::Postrouting => packet.from = PacketDevice::Absent,
+        NetfilterHook::Input | NetfilterHook::Forward | NetfilterHook::Output => {}
     }
     packet
 }
@@ -129,10 +130,10 @@ fn answer(packet: &Packet) -> Packet {
         source: packet.destination,
         destination: packet.source,
         // The reply goes to a container, or to the machine if the machine sent the request.
-        is_local: packet.from == Device::Absent,
+        is_local: packet.from == PacketDevice::Absent,
         source_port: packet.port,
         port: packet.source_port,
-        state: State::Established,
+        state: ConnectionState::Established,
         ..packet.clone()
     }
 }

@@ -4,31 +4,37 @@ use std::net::Ipv4Addr;
 
 use gantry_model::Flow;
 
-use super::Network;
-use super::packet::{Device, Hook, Packet};
-use super::ruleset::{Chain, Ruleset, Tool};
+use super::NetworkFacts;
+use super::packet::{NetfilterHook, Packet, PacketDevice};
+use super::ruleset::{FirewallTool, RuleChain, Ruleset};
 
 /// The command, for a shell.
-pub(super) fn remedy(ruleset: &Ruleset, chain: &Chain, flow: Flow, packet: &Packet, network: &Network) -> String {
+pub(super) fn remedy(
+    ruleset: &Ruleset,
+    chain: &RuleChain,
+    flow: Flow,
+    packet: &Packet,
+    network: &NetworkFacts,
+) -> String {
     let bridge = &network.bridge;
     let selectors = selectors(flow, packet, network);
     match &chain.table.tool {
-        Tool::Nft { .. } if chain.table.name == "firewalld" => {
+        FirewallTool::Nft { .. } if chain.table.name == "firewalld" => {
             format!("firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload")
         }
-        Tool::Nft { family } => {
+        FirewallTool::Nft { family } => {
             let place = format!("{family} {} {}", chain.table.name, chain.name);
             joined(
                 selectors.iter().map(|selector| format!("nft insert rule {place} {} accept", selector.nft())).collect(),
             )
         }
-        Tool::Iptables { .. } if is_of_ufw(ruleset, chain) => ufw(flow, packet.hook, bridge),
-        Tool::Iptables { command } => {
+        FirewallTool::Iptables { .. } if is_of_ufw(ruleset, chain) => ufw(flow, packet.hook, bridge),
+        FirewallTool::Iptables { command } => {
             let table = if chain.table.name == "filter" { String::new() } else { format!("-t {} ", chain.table.name) };
             // Docker evaluates the chain DOCKER-USER first, and leaves that chain to the machine's owner.
-            let is_docker = packet.hook == Hook::Forward && ruleset.beside(chain, "DOCKER-USER").is_some();
+            let is_docker = packet.hook == NetfilterHook::Forward && ruleset.beside(chain, "DOCKER-USER").is_some();
             let name = if is_docker { "DOCKER-USER" } else { &chain.name };
-            let rules = selectors.iter().flat_map(Selector::iptables);
+            let rules = selectors.iter().flat_map(PacketSelector::iptables);
             joined(rules.map(|rule| format!("{command} {table}-I {name} {rule} -j ACCEPT")).collect())
         }
     }
@@ -36,7 +42,7 @@ pub(super) fn remedy(ruleset: &Ruleset, chain: &Chain, flow: Flow, packet: &Pack
 
 /// The packets that one rule accepts.
 #[derive(Debug, Default)]
-struct Selector {
+struct PacketSelector {
     from: Option<String>,
     to: Option<String>,
     source: Option<String>,
@@ -46,27 +52,27 @@ struct Selector {
 
 /// The packets of one kind at one hook. A hook that packets pass in both directions gets one selector for each
 /// direction.
-fn selectors(flow: Flow, packet: &Packet, network: &Network) -> Vec<Selector> {
+fn selectors(flow: Flow, packet: &Packet, network: &NetworkFacts) -> Vec<PacketSelector> {
     let bridge = || Some(network.bridge.clone());
-    let is_bridge = |device: &Device| *device == Device::Named(network.bridge.clone());
-    let from = || Selector { from: bridge(), ..Selector::default() };
-    let to = || Selector { to: bridge(), ..Selector::default() };
+    let is_bridge = |device: &PacketDevice| *device == PacketDevice::Named(network.bridge.clone());
+    let from = || PacketSelector { from: bridge(), ..PacketSelector::default() };
+    let to = || PacketSelector { to: bridge(), ..PacketSelector::default() };
     match packet.hook {
-        Hook::Forward => vec![from(), to()],
-        Hook::Input if flow == Flow::Names => vec![Selector { names: true, ..from() }],
-        Hook::Input => vec![Selector { established: true, ..from() }],
-        Hook::Prerouting if is_bridge(&packet.from) => vec![from()],
-        Hook::Prerouting => vec![Selector { established: true, ..Selector::default() }],
-        Hook::Postrouting if !is_bridge(&packet.to) => {
+        NetfilterHook::Forward => vec![from(), to()],
+        NetfilterHook::Input if flow == Flow::Names => vec![PacketSelector { names: true, ..from() }],
+        NetfilterHook::Input => vec![PacketSelector { established: true, ..from() }],
+        NetfilterHook::Prerouting if is_bridge(&packet.from) => vec![from()],
+        NetfilterHook::Prerouting => vec![PacketSelector { established: true, ..PacketSelector::default() }],
+        NetfilterHook::Postrouting if !is_bridge(&packet.to) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or_default();
             let first = Ipv4Addr::from(u32::from(network.gateway) & mask);
-            vec![Selector { source: Some(format!("{first}/{}", network.prefix)), ..Selector::default() }]
+            vec![PacketSelector { source: Some(format!("{first}/{}", network.prefix)), ..PacketSelector::default() }]
         }
-        Hook::Output | Hook::Postrouting => vec![to()],
+        NetfilterHook::Output | NetfilterHook::Postrouting => vec![to()],
     }
 }
 
-impl Selector {
+impl PacketSelector {
     fn nft(&self) -> String {
         let mut words = Vec::new();
         words.extend(self.from.iter().map(|name| format!("iifname {name}")));
@@ -92,16 +98,16 @@ impl Selector {
     }
 }
 
-fn is_of_ufw(ruleset: &Ruleset, chain: &Chain) -> bool {
+fn is_of_ufw(ruleset: &Ruleset, chain: &RuleChain) -> bool {
     ruleset.beside(chain, "ufw-before-input").is_some()
 }
 
-fn ufw(flow: Flow, hook: Hook, bridge: &str) -> String {
+fn ufw(flow: Flow, hook: NetfilterHook, bridge: &str) -> String {
     match (hook, flow) {
-        (Hook::Input, Flow::Names) => format!("ufw allow in on {bridge} to any port 53"),
-        (Hook::Input | Hook::Prerouting, _) => format!("ufw allow in on {bridge}"),
-        (Hook::Output | Hook::Postrouting, _) => format!("ufw allow out on {bridge}"),
-        (Hook::Forward, _) => format!("ufw route allow in on {bridge} && ufw route allow out on {bridge}"),
+        (NetfilterHook::Input, Flow::Names) => format!("ufw allow in on {bridge} to any port 53"),
+        (NetfilterHook::Input | NetfilterHook::Prerouting, _) => format!("ufw allow in on {bridge}"),
+        (NetfilterHook::Output | NetfilterHook::Postrouting, _) => format!("ufw allow out on {bridge}"),
+        (NetfilterHook::Forward, _) => format!("ufw route allow in on {bridge} && ufw route allow out on {bridge}"),
     }
 }
 

@@ -3,44 +3,44 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::packet::{Device, Hook, Packet, Protocol, State};
+use super::packet::{ConnectionState, NetfilterHook, Packet, PacketDevice, PacketProtocol};
 
 /// All chains that may drop a packet.
 #[derive(Debug, Default)]
 pub(in super::super) struct Ruleset {
-    pub(super) chains: Vec<Chain>,
+    pub(super) chains: Vec<RuleChain>,
 }
 
 impl Ruleset {
     /// The base chains at a hook, without Gantry's own.
-    pub(super) fn base_chains(&self, hook: Hook, own: &str) -> impl Iterator<Item = &Chain> {
+    pub(super) fn base_chains(&self, hook: NetfilterHook, own: &str) -> impl Iterator<Item = &RuleChain> {
         self.chains
             .iter()
             .filter(move |chain| chain.hook == Some(hook) && !(chain.table.is_nft() && chain.table.name == own))
     }
 
     /// The chain of this name in the same table.
-    pub(super) fn beside(&self, chain: &Chain, name: &str) -> Option<&Chain> {
+    pub(super) fn beside(&self, chain: &RuleChain, name: &str) -> Option<&RuleChain> {
         self.chains.iter().find(|other| other.table == chain.table && other.name == name)
     }
 }
 
 /// A table, and the tool that changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) tool: Tool,
+pub(super) struct RuleTable {
+    pub(super) tool: FirewallTool,
     pub(super) name: String,
 }
 
-impl Table {
+impl RuleTable {
     fn is_nft(&self) -> bool {
-        matches!(self.tool, Tool::Nft { .. })
+        matches!(self.tool, FirewallTool::Nft { .. })
     }
 }
 
 /// The program that changes a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Tool {
+pub(super) enum FirewallTool {
     Nft {
         family: String,
     },
@@ -51,38 +51,38 @@ pub(super) enum Tool {
 }
 
 #[derive(Debug)]
-pub(super) struct Chain {
-    pub(super) table: Table,
+pub(super) struct RuleChain {
+    pub(super) table: RuleTable,
     pub(super) name: String,
-    pub(super) hook: Option<Hook>,
+    pub(super) hook: Option<NetfilterHook>,
     /// Whether the chain's policy is to drop.
     pub(super) drops: bool,
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<FirewallRule>,
 }
 
-impl fmt::Display for Chain {
+impl fmt::Display for RuleChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.table.tool {
-            Tool::Nft { family } => write!(f, "{} of nft's table {family} {}", self.name, self.table.name),
-            Tool::Iptables { command } => write!(f, "{} of {command}'s table {}", self.name, self.table.name),
+            FirewallTool::Nft { family } => write!(f, "{} of nft's table {family} {}", self.name, self.table.name),
+            FirewallTool::Iptables { command } => write!(f, "{} of {command}'s table {}", self.name, self.table.name),
         }
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct FirewallRule {
     /// The rule in the notation of its tool, so that a person finds it.
     pub(super) text: String,
     /// The conditions, which must all be true.
-    pub(super) tests: Vec<Test>,
-    pub(super) action: Action,
+    pub(super) tests: Vec<RuleTest>,
+    pub(super) action: RuleAction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum RuleAction {
     Verdict(Verdict),
     /// The verdict of the first entry whose test is true.
-    Map(Vec<(Test, Verdict)>),
+    Map(Vec<(RuleTest, Verdict)>),
     /// Counts, logs or marks; the next rule follows.
     Nothing,
 }
@@ -100,16 +100,16 @@ pub(super) enum Verdict {
 
 /// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Test {
+pub(super) enum RuleTest {
     /// The packet matches at least one pattern.
-    Is(Vec<Pattern>),
+    Is(Vec<PacketPattern>),
     /// The packet matches no pattern.
-    IsNot(Vec<Pattern>),
+    IsNot(Vec<PacketPattern>),
 }
 
 /// A set of packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Pattern {
+pub(super) enum PacketPattern {
     /// From a device; `eth*` matches every name with that prefix.
     From(String),
     /// To a device.
@@ -120,17 +120,17 @@ pub(super) enum Pattern {
     Destination(Ipv4Addr, u8),
     /// To an address of this machine.
     Local,
-    Protocol(Protocol),
+    Protocol(PacketProtocol),
     SourcePort(u16, u16),
     Port(u16, u16),
-    State(State),
+    State(ConnectionState),
     /// Matches no packet that must pass: another protocol, IPv6, or a translated address.
     Never,
     /// An unknown condition.
     Unknown,
 }
 
-impl Test {
+impl RuleTest {
     /// Whether the test is true of a packet; `None` if unknown.
     pub(super) fn of(&self, packet: &Packet) -> Option<bool> {
         let (patterns, expected) = match self {
@@ -149,7 +149,7 @@ impl Test {
     }
 }
 
-impl Pattern {
+impl PacketPattern {
     fn of(&self, packet: &Packet) -> Option<bool> {
         Some(match self {
             Self::From(name) => return device(&packet.from, name, packet),
@@ -167,16 +167,16 @@ impl Pattern {
     }
 }
 
-fn device(device: &Device, name: &str, packet: &Packet) -> Option<bool> {
+fn device(device: &PacketDevice, name: &str, packet: &Packet) -> Option<bool> {
     let is = |own: &str| match name.strip_suffix(['*', '+']) {
         Some(start) => own.starts_with(start),
         None => own == name,
     };
     match device {
-        Device::Named(own) => Some(is(own)),
+        PacketDevice::Named(own) => Some(is(own)),
         // The device is any device but the bridge.
-        Device::Elsewhere => (name == packet.bridge).then_some(false),
-        Device::Absent => Some(false),
+        PacketDevice::Elsewhere => (name == packet.bridge).then_some(false),
+        PacketDevice::Absent => Some(false),
     }
 }
 

@@ -2,8 +2,8 @@ use gantry_model::{Flow, NetworkFault};
 
 use super::*;
 
-fn network() -> Network {
-    Network {
+fn network() -> NetworkFacts {
+    NetworkFacts {
         bridge: "gantry0".to_owned(),
         gateway: Ipv4Addr::new(10, 83, 0, 1),
         prefix: 16,
@@ -13,7 +13,7 @@ fn network() -> Network {
 }
 
 /// For each fault: the traffic, the chain that drops the packets, the rule or policy, and the remedy.
-fn found(ruleset: &Ruleset, network: &Network) -> Vec<(Flow, String, String, String)> {
+fn found(ruleset: &Ruleset, network: &NetworkFacts) -> Vec<(Flow, String, String, String)> {
     let dropped = |fault| match fault {
         NetworkFault::Dropped { flow, chain, by, remedy } => (flow, chain, by, remedy),
         other => panic!("{other:?}"),
@@ -33,7 +33,7 @@ fn flows(found: &[(Flow, String, String, String)]) -> Vec<Flow> {
 }
 
 #[test]
-fn a_machine_without_other_firewalls_has_no_fault() {
+fn reports_no_fault_without_other_firewalls() {
     assert_eq!(iptables(""), []);
     let accepting = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
     assert_eq!(iptables(accepting), []);
@@ -41,7 +41,7 @@ fn a_machine_without_other_firewalls_has_no_fault() {
 }
 
 #[test]
-fn a_policy_that_drops_what_is_forwarded_is_named_with_rules_that_mend_it() {
+fn names_a_dropping_forward_policy_and_its_remedy() {
     let dropping = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n";
     let remedy = "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT";
     let expected =
@@ -58,11 +58,11 @@ fn a_policy_that_drops_what_is_forwarded_is_named_with_rules_that_mend_it() {
 }
 
 #[test]
-fn containers_reach_each_other_through_a_firewall_only_where_it_sees_them() {
+fn checks_container_traffic_only_where_firewalls_see_it() {
     let dropping = "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -o eth0 -j ACCEPT\n-A FORWARD -i eth0 -j ACCEPT\n";
     let ruleset = read("", &[("iptables".to_owned(), dropping.to_owned())]);
     assert_eq!(found(&ruleset, &network()), []);
-    let seen = Network { bridged_packets_are_seen: true, ..network() };
+    let seen = NetworkFacts { bridged_packets_are_seen: true, ..network() };
     assert_eq!(flows(&found(&ruleset, &seen)), [Flow::Between]);
 }
 
@@ -77,7 +77,7 @@ const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT
     -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP\n-A DOCKER-ISOLATION-STAGE-2 -j RETURN\n-A DOCKER-USER -j RETURN\nCOMMIT\n";
 
 #[test]
-fn docker_s_policy_is_mended_in_the_chain_that_docker_leaves_to_the_owner() {
+fn repairs_docker_in_the_docker_user_chain() {
     let dropped = iptables(DOCKER);
     assert_eq!(flows(&dropped), [Flow::Outside], "{dropped:?}");
     assert_eq!(
@@ -96,7 +96,7 @@ const UFW: &str = include_str!("fixtures/ufw.txt");
 const UFW_MENDED: &str = include_str!("fixtures/ufw-mended.txt");
 
 #[test]
-fn ufw_is_mended_in_its_own_words() {
+fn repairs_ufw_with_ufw_commands() {
     let dropped = iptables(UFW);
     assert_eq!(flows(&dropped), [Flow::Names, Flow::Outside], "{dropped:?}");
     let remedies: Vec<&str> = dropped.iter().map(|(.., remedy)| remedy.as_str()).collect();
@@ -108,7 +108,7 @@ fn ufw_is_mended_in_its_own_words() {
 }
 
 #[test]
-fn a_rule_that_drops_is_named_by_its_text() {
+fn names_a_dropping_rule_by_its_text() {
     let dropped = iptables(
         "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.0/8 -m comment --comment \"no \\\"ten\\\"\" -j DROP\nCOMMIT\n\
          *filter\n:INPUT ACCEPT [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT ! -i lo -p udp -m multiport --dports 1:52,53 -j REJECT --reject-with icmp-port-unreachable\n",
@@ -124,7 +124,7 @@ fn a_rule_that_drops_is_named_by_its_text() {
 }
 
 #[test]
-fn conditions_that_are_not_understood_make_no_fault() {
+fn reports_no_fault_for_unknown_conditions() {
     for rule in [
         "-m set --match-set friends src -j ACCEPT",
         "-m mark --mark 0x1 -j ACCEPT",
@@ -163,7 +163,7 @@ const ESTABLISHED: &str = r#"{"match": {"op": "in", "left": {"ct": {"key": "stat
 const LOOPBACK: &str = r#"{"match": {"op": "==", "left": {"meta": {"key": "iif"}}, "right": "lo"}}, {"accept": null}"#;
 
 #[test]
-fn an_input_chain_that_drops_keeps_names_and_is_mended_by_nft() {
+fn repairs_a_dropping_input_chain_with_nft() {
     let rules = [rule("i", 2, LOOPBACK), rule("i", 3, ESTABLISHED)].concat();
     let dropped = nft(&rules, &chain("i", "input", "drop"));
     let remedy = "nft insert rule inet t i iifname gantry0 meta l4proto '{ tcp, udp }' th dport 53 accept";
@@ -180,7 +180,7 @@ fn an_input_chain_that_drops_keeps_names_and_is_mended_by_nft() {
 }
 
 #[test]
-fn rules_of_nft_with_sets_maps_and_ranges_are_followed() {
+fn follows_nft_sets_maps_and_ranges() {
     let jump = r#", {"chain": {"family": "inet", "table": "t", "name": "strict", "handle": 9}}"#;
     let base = format!("{}{jump}", chain("f", "forward", "accept"));
     let map = r#"{"vmap": {"key": {"meta": {"key": "iifname"}}, "data": {"set": [["lo", {"accept": null}], ["gantry*", {"goto": {"target": "strict"}}]]}}}"#;
@@ -199,7 +199,7 @@ fn rules_of_nft_with_sets_maps_and_ranges_are_followed() {
 }
 
 #[test]
-fn firewalld_is_mended_in_its_own_words() {
+fn repairs_firewalld_with_its_own_commands() {
     let dnat = r#"{"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}, {"accept": null}"#;
     let reject = r#"{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}"#;
     let rules = [
@@ -218,7 +218,7 @@ fn firewalld_is_mended_in_its_own_words() {
 }
 
 #[test]
-fn gantry_s_own_table_and_ipv6_are_no_faults() {
+fn ignores_its_own_table_and_ipv6() {
     let own = chain("f", "forward", "drop").replace(r#""t""#, r#""gantry0""#);
     let six = chain("f", "forward", "drop").replace("inet", "ip6");
     assert_eq!(found(&read(&format!(r#"{{"nftables": [{own}, {six}]}}"#), &[]), &network()), []);

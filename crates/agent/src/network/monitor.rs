@@ -14,13 +14,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_linux::network::{self, Device};
+use gantry_linux::network::{self, NetworkDevice};
 use gantry_model::{NetworkFault, NetworkPart};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{claim, firewall, read, rules};
-use crate::{Agent, Settings, status};
+use crate::{AgentContext, AgentSettings, status};
 
 /// Poll interval.
 const EVERY: Duration = Duration::from_secs(2);
@@ -36,32 +36,32 @@ const FIREWALLS_UNSEEN: Duration = Duration::from_secs(30);
 const RECENT: Duration = Duration::from_secs(600);
 
 /// Monitors the machine's network, for ever.
-pub(crate) async fn watch(agent: &Arc<Agent>) {
-    let mut watch = Watch::default();
+pub(crate) async fn monitor(agent: &Arc<AgentContext>) {
+    let mut monitor = NetworkMonitor::default();
     loop {
-        let faults = watch.look(&agent.settings).await;
-        for fault in faults.iter().filter(|fault| !watch.told.contains(fault)) {
+        let faults = monitor.poll(&agent.settings).await;
+        for fault in faults.iter().filter(|fault| !monitor.told.contains(fault)) {
             tracing::warn!("the machine's network: {fault}");
         }
-        watch.told.clone_from(&faults);
+        monitor.told.clone_from(&faults);
         agent.status.set_network(faults);
         tokio::time::sleep(EVERY).await;
     }
 }
 
 #[derive(Default)]
-struct Watch {
+struct NetworkMonitor {
     /// The generation number of the rules at the last poll.
     generation: Option<u32>,
     /// Gantry's own table, as listed after its creation.
     table: Option<Value>,
-    firewalls: Firewalls,
-    repairs: BTreeMap<NetworkPart, Repair>,
+    firewalls: FirewallMonitor,
+    repairs: BTreeMap<NetworkPart, RepairCount>,
     told: Vec<NetworkFault>,
 }
 
 #[derive(Clone, Copy)]
-struct Repair {
+struct RepairCount {
     at: Instant,
     fault_at: gantry_model::Moment,
     times: u32,
@@ -69,13 +69,13 @@ struct Repair {
 
 /// The drops of other firewalls, from the last reading of the rules.
 #[derive(Default)]
-struct Firewalls {
-    read: Option<(Instant, Option<u32>, firewall::Network)>,
+struct FirewallMonitor {
+    read: Option<(Instant, Option<u32>, firewall::NetworkFacts)>,
     faults: Vec<NetworkFault>,
 }
 
-impl Watch {
-    async fn look(&mut self, settings: &Settings) -> Vec<NetworkFault> {
+impl NetworkMonitor {
+    async fn poll(&mut self, settings: &AgentSettings) -> Vec<NetworkFault> {
         let mut faults = Vec::new();
         match network::devices().await {
             Ok(devices) => {
@@ -87,10 +87,10 @@ impl Watch {
                 }
                 faults.extend(claim::overlaps(settings, &devices));
             }
-            Err(error) => tracing::debug!(%error, "the machine's network was not looked at"),
+            Err(error) => tracing::debug!(%error, "cannot list the machine's network devices"),
         }
         faults.extend(self.rules(settings).await);
-        faults.extend(self.firewalls.look(settings, self.generation).await.iter().cloned());
+        faults.extend(self.firewalls.poll(settings, self.generation).await.iter().cloned());
         let recent = self.repairs.iter().filter(|(_, repair)| repair.at.elapsed() < RECENT);
         faults.extend(recent.map(|(part, repair)| NetworkFault::Repaired {
             part: *part,
@@ -104,14 +104,14 @@ impl Watch {
     /// Counts a successful repair; returns the fault of a failed one.
     fn repaired(
         &mut self,
-        settings: &Settings,
+        settings: &AgentSettings,
         part: NetworkPart,
         result: Result<(), RepairError>,
     ) -> Option<NetworkFault> {
         match result {
             Ok(()) => {
                 let times = self.repairs.get(&part).map_or(0, |repair| repair.times) + 1;
-                self.repairs.insert(part, Repair { at: Instant::now(), fault_at: status::now(), times });
+                self.repairs.insert(part, RepairCount { at: Instant::now(), fault_at: status::now(), times });
                 None
             }
             Err(error) => Some(NetworkFault::Broken { part, name: name(settings, part), why: error.to_string() }),
@@ -119,7 +119,7 @@ impl Watch {
     }
 
     /// Recreates the table if another program removed or changed it.
-    async fn rules(&mut self, settings: &Settings) -> Option<NetworkFault> {
+    async fn rules(&mut self, settings: &AgentSettings) -> Option<NetworkFault> {
         let generation = network::rules_generation().ok();
         if generation.is_some() && generation == self.generation {
             return None;
@@ -134,7 +134,8 @@ impl Watch {
             (self.table, self.generation) = (found, generation);
             return None;
         }
-        let result = super::nft(&rules::rules(settings)).await.map_err(|error| RepairError::Rules(error.to_string()));
+        let result =
+            super::apply_rules(&rules::rules(settings)).await.map_err(|error| RepairError::Rules(error.to_string()));
         if result.is_ok() {
             self.generation = network::rules_generation().ok();
             self.table = table(settings).await.or_else(|| self.table.take());
@@ -145,7 +146,7 @@ impl Watch {
 
 /// Gantry's own table as nft lists it, without metadata and handles: an identical table that is created anew has other
 /// handles.
-async fn table(settings: &Settings) -> Option<Value> {
+async fn table(settings: &AgentSettings) -> Option<Value> {
     let text = read::printed("nft", &["-j", "list", "table", "inet", &settings.bridge]).await?;
     let mut listed: Value = serde_json::from_str(&text).ok()?;
     let objects = listed.get_mut("nftables")?.as_array_mut()?;
@@ -158,8 +159,8 @@ async fn table(settings: &Settings) -> Option<Value> {
     Some(listed)
 }
 
-impl Firewalls {
-    async fn look(&mut self, settings: &Settings, generation: Option<u32>) -> &[NetworkFault] {
+impl FirewallMonitor {
+    async fn poll(&mut self, settings: &AgentSettings, generation: Option<u32>) -> &[NetworkFault] {
         let network = surroundings(settings);
         let is_due = self.read.as_ref().is_none_or(|(at, known, before)| {
             let pace = if generation.is_none() || read::has_legacy_tables() { FIREWALLS_UNSEEN } else { Duration::MAX };
@@ -176,9 +177,9 @@ impl Firewalls {
     }
 }
 
-fn surroundings(settings: &Settings) -> firewall::Network {
+fn surroundings(settings: &AgentSettings) -> firewall::NetworkFacts {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    firewall::Network {
+    firewall::NetworkFacts {
         bridge: settings.bridge.clone(),
         gateway: settings.gateway,
         prefix: settings.prefix,
@@ -188,21 +189,21 @@ fn surroundings(settings: &Settings) -> firewall::Network {
 }
 
 /// The kernel's switches that must be on.
-fn switches(settings: &Settings) -> [PathBuf; 2] {
+fn switches(settings: &AgentSettings) -> [PathBuf; 2] {
     let bridge = format!("/proc/sys/net/ipv4/conf/{}/forwarding", settings.bridge);
     ["/proc/sys/net/ipv4/ip_forward".into(), bridge.into()]
 }
 
 /// The switches that are off. An unreadable switch does not count: it belongs to a bridge that is gone.
-fn forwarding(settings: &Settings) -> Vec<PathBuf> {
+fn forwarding(settings: &AgentSettings) -> Vec<PathBuf> {
     let is_off = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");
     switches(settings).into_iter().filter(is_off).collect()
 }
 
 /// The missing parts, in order of repair, with the container devices that lost their bridge. Pure.
 fn missing(
-    settings: &Settings,
-    devices: &[Device],
+    settings: &AgentSettings,
+    devices: &[NetworkDevice],
     is_routed: bool,
     off: &[PathBuf],
 ) -> Vec<(NetworkPart, Vec<String>)> {
@@ -219,7 +220,7 @@ fn missing(
         _ => missing.push((NetworkPart::Bridge, Vec::new())),
     }
     let index = bridge.map(|device| device.index);
-    let lost = |device: &&Device| {
+    let lost = |device: &&NetworkDevice| {
         is_container(settings, &device.name) && (index.is_none() || device.controller != index || !device.is_up)
     };
     let lost: Vec<String> = devices.iter().filter(lost).map(|device| device.name.clone()).collect();
@@ -233,7 +234,7 @@ fn missing(
 }
 
 /// Whether the device belongs to a container or a build. Such a device is named after its address.
-fn is_container(settings: &Settings, name: &str) -> bool {
+fn is_container(settings: &AgentSettings, name: &str) -> bool {
     let number = name.strip_prefix("gt").or_else(|| name.strip_prefix("gb")).filter(|rest| rest.len() == 8);
     let address = number.and_then(|number| u32::from_str_radix(number, 16).ok()).map(Ipv4Addr::from);
     let network = |address| claim::network_of(address, settings.prefix);
@@ -251,7 +252,7 @@ enum RepairError {
     Switch { path: PathBuf, source: std::io::Error },
 }
 
-async fn repair(settings: &Settings, part: NetworkPart, ports: &[String]) -> Result<(), RepairError> {
+async fn repair(settings: &AgentSettings, part: NetworkPart, ports: &[String]) -> Result<(), RepairError> {
     match part {
         NetworkPart::Bridge | NetworkPart::Address => super::make_bridge(settings).await?,
         NetworkPart::Route => {
@@ -269,7 +270,7 @@ async fn repair(settings: &Settings, part: NetworkPart, ports: &[String]) -> Res
     Ok(())
 }
 
-fn name(settings: &Settings, part: NetworkPart) -> String {
+fn name(settings: &AgentSettings, part: NetworkPart) -> String {
     let bridge = &settings.bridge;
     match part {
         NetworkPart::Bridge | NetworkPart::Address | NetworkPart::Route | NetworkPart::Ports => {
@@ -284,9 +285,9 @@ fn name(settings: &Settings, part: NetworkPart) -> String {
 mod tests {
     use super::*;
 
-    fn device(name: &str, index: u32, controller: Option<u32>) -> Device {
+    fn device(name: &str, index: u32, controller: Option<u32>) -> NetworkDevice {
         let addresses = if name == "gantry0" { vec![(Ipv4Addr::new(10, 83, 0, 1), 16)] } else { Vec::new() };
-        Device {
+        NetworkDevice {
             name: name.to_owned(),
             index,
             controller,
@@ -299,7 +300,7 @@ mod tests {
     }
 
     /// A bridge, an instance, a build, another cloud's instance, and an unrelated device.
-    fn whole() -> Vec<Device> {
+    fn whole() -> Vec<NetworkDevice> {
         [
             ("gantry0", 3, None),
             ("gt0a530002", 4, Some(3)),
@@ -312,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn every_part_that_is_missing_is_found() {
-        let settings = Settings::for_tests();
-        let parts = |devices: &[Device], off: &[PathBuf]| missing(&settings, devices, true, off);
+    fn finds_every_missing_part() {
+        let settings = AgentSettings::for_tests();
+        let parts = |devices: &[NetworkDevice], off: &[PathBuf]| missing(&settings, devices, true, off);
         assert_eq!(parts(&whole(), &[]), []);
         let ports =
             |names: &[&str]| (NetworkPart::Ports, names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
