@@ -63,8 +63,6 @@ pub(crate) enum Command {
     #[command(subcommand)]
     App(App),
     /// Deploy an image from Gantry's registry or from another registry
-    ///
-    /// Example: gantry deploy shop --image registry.example/team/shop:1.2 --port 3000
     Deploy {
         app: AppName,
         /// `app:tag`, `app@sha256:…`, or `registry.example/team/app:tag`. The variables GANTRY_REGISTRY_USER and
@@ -89,6 +87,7 @@ pub(crate) enum Command {
     /// Go back to a release; by default to the last good release before the current one
     Rollback {
         app: AppName,
+        /// Release, such as v12
         release: Option<ReleaseNumber>,
         #[command(flatten)]
         follow: Follow,
@@ -104,10 +103,9 @@ pub(crate) enum Command {
     /// List instances
     Ps { app: Option<AppName> },
     /// Set how many copies of a role run
-    ///
-    /// Example: gantry scale shop web=3 worker=2
     Scale {
         app: AppName,
+        /// Number of copies of each role
         #[arg(required = true, value_parser = count, value_name = "ROLE=COUNT")]
         counts: Vec<(RoleName, u32)>,
     },
@@ -153,7 +151,7 @@ pub(crate) enum Command {
     /// Run a command in a running instance; at a terminal, the command gets the keyboard
     Exec {
         app: AppName,
-        /// Pass standard input on to the command: `gantry exec -i shop -- psql <dump.sql`
+        /// Pass standard input on to the command
         #[arg(short = 'i', long)]
         input: bool,
         /// Instance, such as `web-1`; by default the first instance of web
@@ -164,13 +162,12 @@ pub(crate) enum Command {
         command: Vec<String>,
     },
     /// Run a command in a new container with the image and configuration of the current release
-    ///
-    /// Example: gantry run shop -- rake db:seed
     Run {
         app: AppName,
         /// Pass standard input on to the command
         #[arg(short = 'i', long)]
         input: bool,
+        /// Command with its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -192,7 +189,10 @@ pub(crate) enum Command {
     /// Show the audit trail
     Events { app: Option<AppName> },
     /// Show a page of the manual
-    Docs { topic: Option<String> },
+    Docs {
+        /// Page; without one, the command lists all pages
+        topic: Option<String>,
+    },
     /// Check the store, on the server's machine
     #[command(subcommand)]
     Store(Store),
@@ -208,6 +208,7 @@ pub(crate) enum Command {
     Backup {
         #[command(flatten)]
         machine: Machine,
+        /// File to write
         file: PathBuf,
     },
     /// Restore a backup on a machine without a store
@@ -217,13 +218,17 @@ pub(crate) enum Command {
         /// Skip damaged files of the backup and restore everything else
         #[arg(long)]
         skip_damaged: bool,
+        /// Backup
         file: PathBuf,
     },
     /// Tell whether this program can take over from a running one
     #[command(hide = true)]
     UpgradeCheck(Machine),
     /// Print completions for a shell
-    Completions { shell: Shell },
+    Completions {
+        /// Shell
+        shell: Shell,
+    },
 }
 
 /// This machine's settings.
@@ -356,12 +361,18 @@ pub(crate) enum App {
     /// Show an app
     Show { name: AppName },
     /// Change the base of an app, from its next push on
-    Base { name: AppName, base: BaseName },
+    Base {
+        name: AppName,
+        /// Base; `gantry base ls` lists them
+        base: BaseName,
+    },
     /// Change the branch of an app that is deployed, from its next push on
-    Branch { name: AppName, branch: String },
+    Branch {
+        name: AppName,
+        /// Branch
+        branch: String,
+    },
     /// Show, add or remove the host names of an app besides <app>.<domain>
-    ///
-    /// Example: gantry app host shop www.example.com shop.example.com
     Host {
         name: AppName,
         /// Host names to add
@@ -374,7 +385,6 @@ pub(crate) enum App {
     /// Show or set the proxies that an app trusts besides those of the cluster
     ///
     /// Gantry believes X-Forwarded-*, Forwarded and X-Real-IP from these addresses only.
-    /// Example: gantry app proxies shop 10.0.0.0/8 2001:db8::/32
     Proxies {
         name: AppName,
         /// Address ranges; they replace the list
@@ -404,11 +414,12 @@ pub(crate) enum Cluster {
 pub(crate) enum ClusterPolicy {
     /// Print every rule and its value
     Get,
-    /// Change rules: `gantry cluster policy set trusted-proxies=10.0.0.0/8,192.0.2.7`
+    /// Change rules that hold for all apps
     ///
     /// trusted-proxies: address ranges whose X-Forwarded-*, Forwarded, X-Real-IP and PROXY protocol headers count;
     /// an empty value trusts none.
     Set {
+        /// Rules with their new values
         #[arg(required = true, value_parser = rule, value_name = "RULE=VALUE")]
         rules: Vec<PolicyRule>,
     },
@@ -423,21 +434,25 @@ pub(crate) enum PolicyRule {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Set values and deploy them as a new release; NAME=- reads a value from standard input
-    ///
-    /// Examples: gantry config set shop COLOR=blue; gantry config set shop KEY=- <key.txt
     Set {
         app: AppName,
+        /// Names with their new values
         #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]
         pairs: Vec<(String, String)>,
         #[command(flatten)]
         follow: Follow,
     },
     /// Print one value
-    Get { app: AppName, name: String },
+    Get {
+        app: AppName,
+        /// Name of the value
+        name: String,
+    },
     /// Remove values and deploy a new release
     Unset {
         app: AppName,
-        #[arg(required = true)]
+        /// Names of the values
+        #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
         follow: Follow,

@@ -10,6 +10,7 @@ mod damage;
 mod down;
 mod exit;
 mod handover;
+mod help;
 mod machine;
 mod printer;
 mod remote;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args as _, Command, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -57,7 +57,7 @@ pub(crate) enum SettingsError {
 
 /// Reads the command line, with defaults from the settings file and the record.
 pub(crate) fn parse() -> Result<Args, SettingsError> {
-    let command = Args::command();
+    let command = crate::help::command();
     let matches = command.clone().get_matches();
     // `up` passes every setting to its services as a flag.
     if std::env::var_os(MINDED_BY).is_some() {
@@ -325,7 +325,8 @@ mod tests {
     fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
         let values = values("", "watch = 7\ndrain = 8\nhttp = '0.0.0.0:81'\nurl = 'http://h:1'").expect("read");
         let parsed = |words: &[&str]| {
-            let matches = with_defaults(Args::command(), &values).try_get_matches_from(words).expect("good words");
+            let matches =
+                with_defaults(crate::help::command(), &values).try_get_matches_from(words).expect("good words");
             Args::from_arg_matches(&matches).expect("arguments")
         };
         let args = parsed(&["gantry", "up", "--watch", "9"]);

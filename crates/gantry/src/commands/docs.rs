@@ -5,10 +5,11 @@ use anyhow::bail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 13] = [
+const TOPICS: [(&str, &str); 14] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
+    ("cli", include_str!("../../../../docs/cli.md")),
     ("security", include_str!("../../../../docs/security.md")),
     ("howto-django", include_str!("../../../../docs/howto/django.md")),
     ("howto-database", include_str!("../../../../docs/howto/database.md")),

@@ -10,7 +10,6 @@ mod pulls;
 mod session;
 mod system;
 
-use clap::CommandFactory;
 use gantry_api::types::ChangeTraffic;
 use gantry_model::ImageSettings;
 
@@ -37,7 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "gantry", &mut script);
+            clap_complete::generate(shell, &mut crate::help::command(), "gantry", &mut script);
             out!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(DONE)
         }
