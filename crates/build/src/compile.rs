@@ -290,7 +290,7 @@ fn judge(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(
         }
         Some(ExitRecord { code: Some(0), .. }) => return Ok(()),
         Some(ExitRecord { code: Some(126), .. }) => format!(
-            "container/compile, or a program that it runs, cannot be executed{}: it is not executable, or for another machine",
+            "container/compile, or a program that it runs, cannot be executed{}: it is for another machine, or not executable (git update-index --chmod=+x FILE)",
             output.tail(1).first().map(|line| format!(" (last output: {})", line.trim())).unwrap_or_default()
         ),
         Some(ExitRecord { code: Some(code), .. }) => match telling_line(&output.tail(TAIL)) {

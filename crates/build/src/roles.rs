@@ -2,40 +2,26 @@
 //! JSON5, because the convention's own sample has single quotes and a trailing comma. The parser refuses an unknown key
 //! and names its place and the nearest known key: a misspelt `health` must not mean "no health check".
 
+mod keys;
+mod values;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use gantry_model::execve::is_variable_name;
-use gantry_model::role::{Command, Health, Limits, Protocol, REQUEST_BUFFER_MAX, Role, Signal};
-use gantry_model::{Bytes, MilliCpu, RoleName, Seconds};
+use gantry_model::role::{Command, Health, Limits, Protocol, Role, Signal};
+use gantry_model::{Bytes, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use keys::{HEALTH_KEYS, Key, ROLE_KEYS, Text};
+use values::{Texts, command_line, processors, request_buffer, seconds, size, text, whole};
 
 /// Size limit. A file of roles is about a page; a larger file is an attack.
 const SIZE_MAX: usize = 64 << 10;
 
 /// Nesting limit, deep enough for any role. The parser recurses.
 const DEPTH_MAX: usize = 16;
-
-const ROLE_KEYS: [&str; 16] = [
-    "command",
-    "port",
-    "protocol",
-    "instances",
-    "memory",
-    "cpu",
-    "pids",
-    "disk",
-    "health",
-    "stop_signal",
-    "stop_timeout",
-    "request_timeout",
-    "drain",
-    "request_buffer",
-    "env",
-    "volumes",
-];
-const HEALTH_KEYS: [&str; 8] = ["path", "command", "host", "headers", "start", "interval", "timeout", "attempts"];
 
 /// Longest start-up time: a day.
 pub(crate) const START_MAX: u32 = 86_400;
@@ -59,11 +45,20 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
         let position = json5::Position::from_offset(offset, text);
         return Err(format!("it is nested too deeply at line {} column {}", position.line + 1, position.column + 1));
     }
-    let roles: Roles = json5::from_str(text).map_err(|error| error.to_string())?;
+    let roles: Roles =
+        serde_path_to_error::deserialize(&mut json5::Deserializer::from_str(text)).map_err(|error| named(&error))?;
     if roles.0.is_empty() {
         return Err("it names no role; write for example { \"web\": \"bin/server\" }".to_owned());
     }
     Ok(roles.0)
+}
+
+/// The error with the name of the role's setting before it: `web.memory: "lots" is not a size … at line 1 column 24`.
+fn named(error: &serde_path_to_error::Error<json5::Error>) -> String {
+    let place = error.path().to_string();
+    // A path of `.` is the file itself, and `?` stands for an unknown name.
+    let is_setting = place != "." && !place.contains('?');
+    if is_setting { format!("{place}: {}", error.inner()) } else { error.inner().to_string() }
 }
 
 /// Finds nesting beyond [`DEPTH_MAX`] before the recursive parser sees the text. Returns the offset.
@@ -141,40 +136,6 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// Visitor that checks a text during parsing, so that an error names the place of the text.
-struct Text<F>(F);
-
-impl<'de, T, F: FnOnce(&str) -> Result<T, String>> Visitor<'de> for Text<F> {
-    type Value = T;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        (self.0)(text).map_err(E::custom)
-    }
-}
-
-/// Seed that accepts only the known keys.
-struct Key(&'static [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = &'static str;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
-        deserializer.deserialize_str(Text(|text: &str| known(text, self.0)))
-    }
-}
-
-fn known(text: &str, keys: &[&'static str]) -> Result<&'static str, String> {
-    if let Some(key) = keys.iter().find(|key| **key == text) {
-        return Ok(key);
-    }
-    let nearest = keys.iter().min_by_key(|key| strsim::damerau_levenshtein(key, text));
-    match nearest.filter(|key| strsim::damerau_levenshtein(key, text) <= 3) {
-        Some(key) => Err(format!("unknown key {text:?}; did you mean {key:?}?")),
-        None => Err(format!("unknown key {text:?}; known are {}", keys.join(", "))),
-    }
-}
-
 /// A role: a command line or an object.
 struct Entry(Role);
 
@@ -213,33 +174,22 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
     let mut limits = Limits::default();
     while let Some(key) = map.next_key_seed(Key(&ROLE_KEYS))? {
         match key {
-            "command" => {
-                let command: String = map.next_value()?;
-                check_command(&command).map_err(M::Error::custom)?;
-                role.command = Command::Shell(command);
-            }
-            "port" => role.port = Some(positive(map.next_value::<u16>()?, "port")?),
+            "command" => role.command = Command::Shell(map.next_value_seed(command_line())?),
+            "port" => role.port = u16::try_from(map.next_value_seed(whole(1, 65_535))?).ok(),
             "protocol" => role.protocol = map.next_value::<Spoken>()?.0,
-            "instances" => {
-                role.instances = map.next_value()?;
-                if role.instances > INSTANCES_MAX {
-                    return Err(M::Error::custom(format!("at most {INSTANCES_MAX} instances of a role")));
-                }
-            }
-            "memory" => limits.memory = map.next_value::<Bytes>()?.max(Bytes::mebi(4)),
-            "cpu" => limits.cpu = map.next_value::<MilliCpu>()?,
-            "pids" => limits.pids = positive(map.next_value()?, "pids")?,
-            "disk" => limits.disk = map.next_value::<Bytes>()?.max(Bytes::mebi(1)),
+            "instances" => role.instances = map.next_value_seed(whole(0, INSTANCES_MAX))?,
+            "memory" => limits.memory = map.next_value_seed(size(Bytes::mebi(4)))?,
+            "cpu" => limits.cpu = map.next_value_seed(processors())?,
+            "pids" => limits.pids = map.next_value_seed(whole(1, 1 << 22))?,
+            "disk" => limits.disk = map.next_value_seed(size(Bytes::mebi(1)))?,
             "health" => role.health = map.next_value_seed(HealthSeed)?,
             "stop_signal" => role.stop_signal = map.next_value::<StopSignal>()?.0,
-            "stop_timeout" => role.stop_timeout = Seconds(map.next_value()?),
-            "request_timeout" => {
-                role.request_timeout = Seconds(positive(map.next_value()?, "request_timeout")?);
-            }
-            "drain" => role.drain = Some(Seconds(map.next_value()?)),
-            "request_buffer" => role.request_buffer = Some(map.next_value::<Buffered>()?.0),
-            "env" => role.env = checked_env(map.next_value()?).map_err(M::Error::custom)?,
-            _ => role.volumes = checked_volumes(map.next_value()?).map_err(M::Error::custom)?,
+            "stop_timeout" => role.stop_timeout = Seconds(map.next_value_seed(seconds(0))?),
+            "request_timeout" => role.request_timeout = Seconds(map.next_value_seed(seconds(1))?),
+            "drain" => role.drain = Some(Seconds(map.next_value_seed(seconds(0))?)),
+            "request_buffer" => role.request_buffer = Some(map.next_value_seed(request_buffer())?),
+            "env" => role.env = map.next_value_seed(Texts(checked_env))?,
+            _ => role.volumes = map.next_value_seed(Texts(checked_volumes))?,
         }
     }
     if matches!(&role.command, Command::Shell(line) if line.is_empty()) {
@@ -247,45 +197,6 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
     }
     role.limits = limits;
     Ok(role)
-}
-
-fn positive<T: Default + PartialEq, E: Error>(number: T, what: &str) -> Result<T, E> {
-    if number == T::default() { Err(E::custom(format!("{what} must be greater than 0"))) } else { Ok(number) }
-}
-
-/// A size from 0 to [`REQUEST_BUFFER_MAX`]. [`Bytes`] itself is never 0.
-struct Buffered(Bytes);
-
-impl<'de> Deserialize<'de> for Buffered {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct BufferedVisitor;
-        impl Visitor<'_> for BufferedVisitor {
-            type Value = Buffered;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size from 0 to 1M, such as \"256K\"")
-            }
-            fn visit_u64<E: Error>(self, bytes: u64) -> Result<Buffered, E> {
-                if bytes > REQUEST_BUFFER_MAX.0 {
-                    return Err(E::custom("request_buffer may be 1M at most, and 0 collects nothing"));
-                }
-                Ok(Buffered(Bytes(bytes)))
-            }
-            // The parser may pass a number as a signed integer.
-            fn visit_i64<E: Error>(self, bytes: i64) -> Result<Buffered, E> {
-                match u64::try_from(bytes) {
-                    Ok(bytes) => self.visit_u64(bytes),
-                    Err(_) => Err(E::custom("request_buffer may not be less than 0")),
-                }
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Buffered, E> {
-                match text.trim() {
-                    "0" => self.visit_u64(0),
-                    text => Bytes::parse(text).map_err(E::custom).and_then(|size| self.visit_u64(size.0)),
-                }
-            }
-        }
-        deserializer.deserialize_any(BufferedVisitor)
-    }
 }
 
 struct Spoken(Protocol);
@@ -331,18 +242,14 @@ impl<'de> Visitor<'de> for HealthSeed {
         let mut health = Health::default();
         while let Some(key) = map.next_key_seed(Key(&HEALTH_KEYS))? {
             match key {
-                "path" => health.path = Some(health_path(map.next_value()?).map_err(M::Error::custom)?),
-                "command" => {
-                    let command: String = map.next_value()?;
-                    check_command(&command).map_err(M::Error::custom)?;
-                    health.command = Some(command);
-                }
-                "host" => health.host = Some(health_host(map.next_value()?).map_err(M::Error::custom)?),
-                "headers" => health.headers = health_headers(map.next_value()?).map_err(M::Error::custom)?,
-                "start" => health.start = Some(health_start(map.next_value()?).map_err(M::Error::custom)?),
-                "interval" => health.interval = Seconds(positive(map.next_value()?, "interval")?),
-                "timeout" => health.timeout = Seconds(positive(map.next_value()?, "timeout")?),
-                _ => health.attempts = positive(map.next_value()?, "attempts")?,
+                "path" => health.path = Some(map.next_value_seed(text(health_path))?),
+                "command" => health.command = Some(map.next_value_seed(command_line())?),
+                "host" => health.host = Some(map.next_value_seed(text(health_host))?),
+                "headers" => health.headers = map.next_value_seed(Texts(health_headers))?,
+                "start" => health.start = Some(Seconds(map.next_value_seed(whole(1, START_MAX))?)),
+                "interval" => health.interval = Seconds(map.next_value_seed(seconds(1))?),
+                "timeout" => health.timeout = Seconds(map.next_value_seed(seconds(1))?),
+                _ => health.attempts = map.next_value_seed(whole(1, 1 << 31))?,
             }
         }
         check_health(&health).map_err(M::Error::custom)?;
@@ -399,14 +306,6 @@ pub(crate) fn health_headers(headers: BTreeMap<String, String>) -> Result<BTreeM
     Ok(headers)
 }
 
-/// Checks a start-up time in seconds.
-fn health_start(seconds: u32) -> Result<Seconds, String> {
-    match seconds {
-        1..=START_MAX => Ok(Seconds(seconds)),
-        _ => Err(format!("start is {seconds} s; it is between 1 and {START_MAX} s")),
-    }
-}
-
 /// Checks that a request line can carry the path.
 pub(crate) fn health_path(path: String) -> Result<String, String> {
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic());
@@ -448,6 +347,7 @@ pub fn check_volume(name: &str, path: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_model::MilliCpu;
     use proptest::prelude::*;
 
     fn role(text: &str) -> Role {
@@ -522,15 +422,48 @@ mod tests {
             ("{ web: { command: 'x', health: { path: '/', headers: { 'a b': 'c' } } } }", "no name of a header field"),
             ("{ web: { command: 'x', health: { path: '/', headers: { a: 'b\\r\\nc: d' } } } }", "not plain ASCII text"),
             ("{ web: { command: 'x', health: { path: '/', host: 'a b' } } }", "is no host name"),
-            ("{ web: { command: 'x', health: { path: '/', start: 0 } } }", "it is between 1 and 86400 s"),
+            (
+                "{ web: { command: 'x', health: { path: '/', start: 0 } } }",
+                "web.health.start: 0 is not a whole number from 1",
+            ),
             ("{ web: { command: 'x', quibble: 1 } }", "unknown key \"quibble\"; known are command, port"),
             ("{ web: { port: 80 } }", "a role has no \"command\""),
             ("{ web: 7 }", "a command line, or an object with a command"),
             ("{ web: '' }", "a command line is empty"),
             ("{ 'Web': 'x' }", "\"Web\" is not a role name"),
             ("{ '../x': 'x' }", "is not a role name"),
-            ("{ web: { command: 'x', memory: 'lots' } }", "is not a size"),
-            ("{ web: { command: 'x', port: 70000 } }", "line 1"),
+            (
+                "{ web: { command: 'x', memory: 'lots' } }",
+                "web.memory: \"lots\" is not a size; write for example 512M or 2G at line 1 column 32",
+            ),
+            ("{ web: { command: 'x', memory: -1 } }", "web.memory: -1 is not a size"),
+            (
+                "{ web: { command: 'x', port: 70000 } }",
+                "web.port: 70000 is not a whole number from 1 to 65535 at line 1 column 30",
+            ),
+            (
+                "{ web: { command: 'x', port: '80' } }",
+                "web.port: \"80\" is not a number; write a number without quotes",
+            ),
+            ("{ web: { command: 'x', cpu: 'half' } }", "web.cpu: \"half\" is not a number of processors"),
+            ("{ web: { command: 'x', instances: 1.5 } }", "web.instances: 1.5 is not a whole number from 0 to 1000"),
+            (
+                "{ web: { command: 'x', pids: true } }",
+                "web.pids: invalid type: boolean `true`, expected a whole number",
+            ),
+            ("{ web: { command: 7 } }", "web.command: 7 is not a text; put it in quotes at line 1 column 19"),
+            (
+                "{ web: { command: 'x', env: { 'a b': 'c' } } }",
+                "web.env: \"a b\" cannot be the name of an environment variable at line 1 column 29",
+            ),
+            ("{ web: { command: 'x', drain: 'long' } }", "web.drain: \"long\" is not a number"),
+            // Another tool's word for a key, or another way to write the key.
+            ("{ web: { cmd: 'x' } }", "unknown key \"cmd\"; did you mean \"command\"? at line 1 column 10"),
+            ("{ web: { command: 'x', replicas: 2 } }", "did you mean \"instances\"?"),
+            ("{ web: { command: 'x', stopSignal: 'TERM' } }", "did you mean \"stop_signal\"?"),
+            ("{ web: { command: 'x', 'stop-timeout': 3 } }", "did you mean \"stop_timeout\"?"),
+            ("{ web: { command: 'x', health: { path: '/', retries: 2 } } }", "did you mean \"attempts\"?"),
+            ("{ web: { command: 'x', gpu: 1 } }", "did you mean \"cpu\"?"),
             ("{ web: { command: 'x', stop_signal: 'KILL' } }", "no stop signal"),
             ("{ web: { command: 'x', volumes: { data: '/proc/x' } } }", "no place for a volume"),
             ("{ web: { command: 'x', volumes: { data: '/a/../etc' } } }", "no place for a volume"),

@@ -18,7 +18,7 @@ pub(crate) fn check_reserve(settings: &ServerSettings, what: &str, more: u64) ->
     }
     let bytes = gantry_model::Bytes;
     let refused = format!(
-        "the disk of {} has {} free of {}, and {what} needs {}",
+        "the disk of {} is full: {} free of {}, and {what} needs {}",
         data.display(),
         bytes(free),
         bytes(size),

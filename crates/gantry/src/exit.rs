@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::printer::told;
 use gantry_api::ClientError;
+
+use crate::args::Remote;
+use crate::printer::told;
+use crate::remote;
 
 /// An exit code: 0 success, 1 failure, 2 usage error, 70 timeout (a deploy without progress, a server that does not
 /// answer). `gantry exec` and `gantry run` return the exit code of their process.
@@ -19,14 +22,17 @@ pub(crate) const USAGE: u8 = 2;
 /// Timeout.
 pub(crate) const TIMED_OUT: Exit = Exit(70);
 
-/// Converts the outcome of a command into an exit code, and prints an error with its hint.
-pub(crate) fn code(outcome: anyhow::Result<Exit>) -> ExitCode {
+/// Converts the outcome of a command into an exit code, and prints an error with its hints.
+pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
     match outcome {
         Ok(exit) => ExitCode::from(exit.0),
         Err(error) => {
             told!("gantry: {error:#}");
             if let Some(hint) = hint(&error) {
                 told!("{hint}");
+            }
+            if is_refused_token(&error) {
+                told!("{}", remote::refused_token(remote));
             }
             ExitCode::from(kind(&error))
         }
@@ -41,6 +47,11 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         ClientError::Answer { .. } => None,
     }
+}
+
+/// Whether the server refused the token.
+fn is_refused_token(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Problem(problem)) if problem.status == 401)
 }
 
 fn kind(error: &anyhow::Error) -> u8 {

@@ -48,7 +48,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = exit::code(runtime.block_on(commands::run(args)));
+    let remote = args.remote.clone();
+    let code = exit::code(runtime.block_on(commands::run(args)), &remote);
     // A pending read of standard input cannot be cancelled, so do not wait for its thread.
     runtime.shutdown_background();
     code

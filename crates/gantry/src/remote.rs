@@ -23,29 +23,53 @@ pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     Ok(Client::new(&remote.url, &token(remote)?))
 }
 
-fn token(remote: &Remote) -> anyhow::Result<String> {
+/// Where the token comes from.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Variable(String),
+    File(PathBuf),
+}
+
+/// The first source that exists; the machine's own token is only sent to the server on this machine.
+fn source(remote: &Remote) -> Option<Source> {
     if let Ok(token) = std::env::var("GANTRY_TOKEN") {
-        return Ok(token.trim().to_owned());
+        return Some(Source::Variable(token));
     }
     if let Some(path) = &remote.token_file {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the token in {}", path.display()))?;
-        return Ok(text.trim().to_owned());
+        return Some(Source::File(path.clone()));
     }
     let own = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/gantry/token"));
-    // The machine's token is only sent to the server on this machine.
     let data = remote.data.clone().unwrap_or_else(|| PathBuf::from(DATA));
-    let machine_s = is_here(&remote.url).then(|| data.join("admin-token"));
-    for path in own.into_iter().chain(machine_s) {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => return Ok(text.trim().to_owned()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot read the token in {}", path.display())),
+    let of_machine = is_here(&remote.url).then(|| data.join("admin-token"));
+    let is_missing =
+        |path: &PathBuf| std::fs::metadata(path).is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound));
+    own.into_iter().chain(of_machine).find(|path| !is_missing(path)).map(Source::File)
+}
+
+fn token(remote: &Remote) -> anyhow::Result<String> {
+    let token = match source(remote) {
+        Some(Source::Variable(token)) => token,
+        Some(Source::File(path)) => {
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read the token in {}", path.display()))?
         }
-    }
-    bail!(
-        "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into ~/.config/gantry/token; on the \
-         server's machine `--token-file DATA/admin-token` is the administrator's"
+        None => bail!(
+            "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into ~/.config/gantry/token; on \
+             the server's machine `--token-file DATA/admin-token` is the administrator's"
+        ),
+    };
+    Ok(token.trim().to_owned())
+}
+
+/// Names the source of a token that the server refused, and the server.
+pub(crate) fn refused_token(remote: &Remote) -> String {
+    let source = match source(remote) {
+        Some(Source::File(path)) => path.display().to_string(),
+        Some(Source::Variable(_)) | None => "the variable GANTRY_TOKEN".to_owned(),
+    };
+    format!(
+        "the token is from {source}, and the server is {}; name the token file of this server with --token-file, or the \
+         server of this token with --url",
+        remote.url
     )
 }
 
@@ -64,6 +88,21 @@ fn is_here(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_token_is_told_with_its_file_and_the_server() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("admin-token");
+        let remote = Remote {
+            url: "http://127.0.0.1:4680".to_owned(),
+            token_file: Some(file.clone()),
+            config: None,
+            data: None,
+            json: false,
+        };
+        let said = refused_token(&remote);
+        assert!(said.contains(&file.display().to_string()) && said.contains("http://127.0.0.1:4680"), "{said}");
+    }
 
     #[test]
     fn only_a_loopback_address_is_here() {

@@ -128,7 +128,7 @@ impl fmt::Display for Reason {
                 write!(f, "superseded by deploy {deploy}")
             }
             Self::BuildRuns => f.write_str("the image is being built"),
-            Self::BuildFailed { phase, message, .. } => write!(f, "build failed in {phase}: {message}"),
+            Self::BuildFailed { phase, message, .. } => write!(f, "build failed{}: {message}", part_of(phase)),
             Self::NoMachine => {
                 f.write_str("no machine has reported; what `gantry up` prints says what keeps its agent")
             }
@@ -167,6 +167,18 @@ impl fmt::Display for Reason {
             Self::Aborted => f.write_str("aborted by `gantry abort`"),
             Self::AppDestroyed => f.write_str("the app was destroyed"),
         }
+    }
+}
+
+/// The part of a build that failed. An error about the declared roles names its file, and an error about the
+/// environment its variable or role.
+fn part_of(phase: &str) -> &str {
+    match phase {
+        "source" => " in the source",
+        "base" => " in the base image",
+        "compile" => " in the compile step",
+        "image" => " in the image",
+        _ => "",
     }
 }
 
@@ -229,6 +241,13 @@ fn missing_setting(line: &str) -> Option<&str> {
     line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(is_name)
 }
 
+/// The program that a shell's line reports as not executable: `sh: 1: bin/server: Permission denied`.
+fn not_executable(line: &str) -> Option<&str> {
+    let before = line.trim_end().strip_suffix(": Permission denied")?;
+    let program = before.rsplit(": ").next()?;
+    (program.contains('/') && !program.contains(char::is_whitespace)).then_some(program)
+}
+
 impl Exit {
     /// What to do about the exit of a process that should have kept running; `None` if the exit text already names the
     /// remedy.
@@ -247,6 +266,13 @@ impl Exit {
         };
         if let Some(remedy) = self.tail.iter().rev().find_map(known).filter(|_| self.code != Some(0)) {
             return Some(remedy);
+        }
+        if self.code == Some(126)
+            && let Some(program) = self.tail.iter().rev().find_map(|line| not_executable(line))
+        {
+            return Some(format!(
+                "make it executable: chmod +x {program}, or git update-index --chmod=+x {program}, and push again"
+            ));
         }
         let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
             (Some(126 | 127), _) => "see `command` of the role",
@@ -432,6 +458,18 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_build_names_its_part() {
+        let failed = |phase: &str| {
+            let (phase, message) = (phase.to_owned(), "container/base: no".to_owned());
+            Reason::BuildFailed { phase, message, tail: Vec::new() }.to_string()
+        };
+        assert_eq!(failed("roles"), "build failed: container/base: no");
+        assert_eq!(failed("environment"), "build failed: container/base: no");
+        assert_eq!(failed("base"), "build failed in the base image: container/base: no");
+        assert_eq!(failed("compile"), "build failed in the compile step: container/base: no");
+    }
+
+    #[test]
     fn how_a_program_ended_is_told_with_what_it_said_and_what_to_do() {
         let crashed = "the program itself crashed; `gantry logs` has all that it said";
         let sent = "Gantry did not send it: a process of the container or the machine did";
@@ -452,6 +490,16 @@ mod tests {
                 exit(Some(2), None, &["sh: 1: API_KEY: parameter not set"]),
                 "exited with 2 (last output: sh: 1: API_KEY: parameter not set)",
                 "set API_KEY with `gantry config set`",
+            ),
+            (
+                exit(Some(126), None, &["sh: 1: exec: bin/server: Permission denied"]),
+                "exited with 126: its command could not be executed (last output: sh: 1: exec: bin/server: Permission denied)",
+                "make it executable: chmod +x bin/server, or git update-index --chmod=+x bin/server, and push again",
+            ),
+            (
+                exit(Some(126), None, &["sh: 1: two words: Permission denied"]),
+                "exited with 126: its command could not be executed (last output: sh: 1: two words: Permission denied)",
+                "see `command` of the role",
             ),
             (
                 exit(

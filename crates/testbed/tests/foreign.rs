@@ -191,8 +191,8 @@ fn environments_are_bounded(world: &World) {
     let value = |name: &str, length: usize| format!("{name}={}", "a".repeat(length));
     let many: Vec<String> = (0..18).map(|number| value(&format!("V{number}"), 120_000)).collect();
     for (environment, wanted) in [
-        (vec![value("LONG", 140_000)], "build failed in environment: LONG is too long: 140005 bytes"),
-        (many, "build failed in environment: the environment and command of web are too long: 21"),
+        (vec![value("LONG", 140_000)], "build failed: LONG is too long: 140005 bytes"),
+        (many, "build failed: the environment and command of web are too long: 21"),
     ] {
         let config = json!({ "Cmd": ["sleep", "1000"], "Env": environment });
         let _ = Image::new("large:1", config).push(world);

@@ -483,7 +483,7 @@ fn a_full_disk_is_survived_and_told() {
     shop.commit("two");
     let refused = shop.push();
     assert_ne!(refused.status, 0);
-    assert!(refused.err.contains("free of") && refused.err.contains("a push needs 50M"), "{refused:?}");
+    assert!(refused.err.contains("is full: ") && refused.err.contains("a push needs 50M"), "{refused:?}");
     let restarts = |world: &World| {
         let ps = world.gantry(&["ps", "shop", "--json"]).good().out;
         let value: serde_json::Value = serde_json::from_str(&ps).expect("JSON");

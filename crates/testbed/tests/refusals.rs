@@ -27,17 +27,21 @@ fn a_bad_repository_is_refused_with_its_reason() {
     refused(
         &world,
         &shop,
-        &["build failed in roles", "unknown key \"helth\"; did you mean \"health\"?", "line 1 column"],
+        &["build failed: container/roles.json: ", "unknown key \"helth\"; did you mean \"health\"?", "line 1 column"],
     );
     std::fs::remove_file(world.path("repository-shop/container/roles.json")).expect("removed");
-    refused(&world, &shop, &["build failed in roles", "names no roles; add container/roles.json"]);
+    refused(&world, &shop, &["build failed: the repository names no roles; add container/roles.json"]);
     shop.write("container/base", "nowhere");
-    refused(&world, &shop, &["build failed in base", "there is no base nowhere; existing bases: debian"]);
+    refused(&world, &shop, &["build failed in the base image", "there is no base nowhere; existing bases: debian"]);
     shop.write("container/compile", "#!/bin/sh\necho working\necho 'no such gem: rails' >&2\nexit 3\n");
     shop.git(&["add", "--all"]);
-    refused(&world, &shop, &["build failed in compile", "cannot be executed; make it executable"]);
+    refused(&world, &shop, &["build failed in the compile step", "cannot be executed; make it executable"]);
     shop.compile_with("echo working\necho 'no such gem: rails' >&2\nexit 3");
-    refused(&world, &shop, &["build failed in compile: container/compile exited with 3", "no such gem: rails"]);
+    refused(
+        &world,
+        &shop,
+        &["build failed in the compile step: container/compile exited with 3", "no such gem: rails"],
+    );
 
     let other = shop.attempt(&["push", "gantry", "HEAD:feature"]);
     assert!(other.status != 0 && other.err.contains("deployed from main alone"), "{other:?}");
@@ -155,7 +159,7 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
         shop.compile_with(script);
     };
     compile("echo working; sleep 1000");
-    refused(&world, &shop, &["build failed in compile: container/compile did not end in 3 s", "working"]);
+    refused(&world, &shop, &["build failed in the compile step: container/compile did not end in 3 s", "working"]);
     compile("python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'");
     refused(&world, &shop, &["container/compile ran out of memory: a build may use 64M"]);
     // Processes that the compile step leaves running end with the step, and the image contains no trace of them.

@@ -200,13 +200,13 @@ fn refusals(world: &World, shop: &Repository, folder: &Path) {
         }
     };
     shop.write("bin/build", "#!/bin/sh\r\necho hi\r\n");
-    refused(&["build failed in compile", "leads to bin/build", "CR LF"]);
+    refused(&["build failed in the compile step", "leads to bin/build", "CR LF"]);
     shop.write("bin/build", "#!/usr/bin/nothing -x\n");
-    refused(&["build failed in compile", "run by /usr/bin/nothing, which the image does not have"]);
+    refused(&["build failed in the compile step", "run by /usr/bin/nothing, which the image does not have"]);
     shop.write("bin/build", "exit 0\n");
     let utf16: Vec<u8> = "{ web: 'x' }".encode_utf16().flat_map(u16::to_le_bytes).collect();
     std::fs::write(folder.join("deploy/roles"), utf16).expect("written");
-    refused(&["build failed in roles", "container/roles.json cannot be read: it is UTF-16"]);
+    refused(&["build failed: container/roles.json cannot be read: it is UTF-16"]);
     std::fs::remove_file(folder.join("deploy/roles")).expect("removed");
     refused(&["container/roles.json is a link to ../deploy/roles, which is not in the repository"]);
     assert_eq!(world.curl("shop.localhost", &["--request-target", "/page.html"]).out, "first\n");
