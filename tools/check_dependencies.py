@@ -5,6 +5,9 @@ import sys
 
 LAYERS = {
     "gantry-model": 0,
+    "gantry-error": 0,
+    "gantry-failpoint": 0,
+    "gantry-ledger": 0,
     "gantry-planner": 1,
     "gantry-linux": 1,
     "gantry-init": 1,

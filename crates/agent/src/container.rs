@@ -80,9 +80,9 @@ pub(crate) fn prepare_container(
             let fresh = source.with_file_name(format!(".new-{name}"));
             std::fs::create_dir_all(&fresh)?;
             std::os::unix::fs::chown(&fresh, Some(user.uid), Some(user.gid))?;
-            gantry_linux::step!("volume.made");
+            gantry_failpoint::failpoint!("volume.made");
             std::fs::rename(&fresh, &source)?;
-            gantry_linux::step!("volume.named");
+            gantry_failpoint::failpoint!("volume.named");
         }
         binds.push(BindMount { source, target: target.into(), writable: true });
     }

@@ -33,7 +33,7 @@ pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) 
             let config = reached(|| agent.client.bytes(&path, "*/*")).await.map_err(|error| text(&error))?;
             let config = Config::parse(&config, &parsed).map_err(|error| text(&error))?;
             keep(&kept, &parsed, &config).map_err(|error| text(&error))?;
-            gantry_linux::step!("image.kept");
+            gantry_failpoint::failpoint!("image.kept");
             (parsed, config)
         }
     };

@@ -163,13 +163,13 @@ pub async fn run(
         })?;
     }
     network::set_up(&settings).await?;
-    gantry_linux::step!("agent.networked");
+    gantry_failpoint::failpoint!("agent.networked");
     let layers = Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
         tracing::warn!(why, "idmapped mounts unsupported: containers share the host's user ids");
     }
-    gantry_linux::step!("agent.probed");
+    gantry_failpoint::failpoint!("agent.probed");
     let agent = Arc::new(AgentContext {
         client,
         layers,
@@ -182,12 +182,12 @@ pub async fn run(
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");
-    gantry_linux::step!("agent.loaded");
+    gantry_failpoint::failpoint!("agent.loaded");
     agent.layers.sweep();
-    gantry_linux::step!("agent.swept");
+    gantry_failpoint::failpoint!("agent.swept");
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
-    gantry_linux::step!("agent.adopted");
+    gantry_failpoint::failpoint!("agent.adopted");
     tokio::select! {
         () = supervisor.follow() => {}
         () = status::report(&agent) => {}

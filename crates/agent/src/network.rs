@@ -39,7 +39,7 @@ pub(crate) async fn set_up(settings: &AgentSettings) -> Result<(), AgentError> {
     let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
     check(settings).await?;
     make_bridge(settings).await.map_err(|error| failed(&error))?;
-    gantry_linux::step!("agent.bridged");
+    gantry_failpoint::failpoint!("agent.bridged");
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
     apply_rules(&rules::rules(settings)).await
 }

@@ -2,10 +2,11 @@
 //! next agent knows which instances exist and which actions were done.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use gantry_ledger::Replacement;
 use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan, Moment, Stop};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -92,7 +93,7 @@ impl ContainerPaths {
     /// Same as [`Self::remove`], for a thread that may block.
     pub(crate) fn remove_now(&self) -> io::Result<()> {
         gantry_linux::tree::remove(&self.state)?;
-        gantry_linux::step!("instance.forgotten");
+        gantry_failpoint::failpoint!("instance.forgotten");
         Ok(gantry_linux::tree::remove(&self.folder)?)
     }
 }
@@ -150,13 +151,7 @@ fn read_file<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
 }
 
-/// Writes a file durably, and completely or not at all.
+/// Replaces a record durably.
 pub(crate) fn write_file(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_data()?;
-    gantry_linux::step!("record.written");
-    std::fs::rename(fresh, path)?;
-    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
+    Replacement::of(path).before_rename(|| gantry_failpoint::failpoint!("record.written")).write_json(value)
 }

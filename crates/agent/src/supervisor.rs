@@ -89,20 +89,20 @@ impl InstanceSupervisor {
         if records::plan_generation(self.plan.as_ref()).is_some_and(|known| plan.generation <= known) {
             return;
         }
-        gantry_linux::step!("plan.received");
+        gantry_failpoint::failpoint!("plan.received");
         if let Err(error) = records::write_plan(&self.agent.settings, &plan) {
             tracing::error!(%error, "cannot write the plan to disk; keeping the previous plan");
             tokio::time::sleep(RETRY).await;
             return;
         }
-        gantry_linux::step!("plan.kept");
+        gantry_failpoint::failpoint!("plan.kept");
         if self.plan.is_none() {
             // The previous plan cannot be read, but its instances still exist.
             let known = records::instance_ids(&self.agent.settings);
             known.iter().filter(|id| !plan.instances.contains_key(*id)).for_each(|id| self.ensure_task(id, None));
         }
         self.apply(&plan);
-        gantry_linux::step!("plan.applied");
+        gantry_failpoint::failpoint!("plan.applied");
         self.plan = Some(plan);
     }
 

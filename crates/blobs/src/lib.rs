@@ -380,14 +380,14 @@ impl Writer {
             return Err(error);
         }
         self.flush().await?;
-        gantry_linux::step!("blob.written");
+        gantry_failpoint::failpoint!("blob.written");
         self.upload.complete().await.map_err(|error| failed("finish")(error.into()))?;
-        gantry_linux::step!("blob.completed");
+        gantry_failpoint::failpoint!("blob.completed");
         // Garbage collection must not remove the new blob between its check of an old blob of the same name and the
         // removal.
         let _guard = self.collecting.lock().await;
         self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
-        gantry_linux::step!("blob.named");
+        gantry_failpoint::failpoint!("blob.named");
         Ok((digest, self.size))
     }
 

@@ -115,7 +115,7 @@ impl Builder {
         };
         let mut times = self.times(job, &source.contents, recipe.compile.is_some()).await?;
         let fresh = self.source_layers(source, times.clone(), job.commit, root).await?;
-        gantry_linux::step!("build.layered");
+        gantry_failpoint::failpoint!("build.layered");
         for layer in fresh {
             self.keep(&mut image, layer).await.map_err(|error| BuildError::new("image", error))?;
         }
@@ -248,7 +248,7 @@ impl Builder {
             self.blobs.put_stream(stream, Some(&layer.digest)).await?;
         }
         image.layers.push((descriptor, layer.diff_id));
-        gantry_linux::step!("build.kept");
+        gantry_failpoint::failpoint!("build.kept");
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Builder {
         let config = Bytes::from(serde_json::to_vec(&Config::new(diff_ids, runtime))?);
         let size = config.len() as u64;
         let config = self.blobs.put(config).await?;
-        gantry_linux::step!("build.configured");
+        gantry_failpoint::failpoint!("build.configured");
         Ok(self.blobs.put(Bytes::from(serde_json::to_vec(&Manifest::new((config, size), layers))?)).await?)
     }
 }

@@ -130,9 +130,9 @@ async fn begin(step: &Step<'_>, folder: &Path, spec: &ContainerSpec) -> Result<C
     prepare(step, folder).map_err(failed)?;
     let mut spec = spec.clone();
     spec.binds.extend(accounts(&step.layers, folder).map_err(failed)?);
-    gantry_linux::step!("compile.prepared");
+    gantry_failpoint::failpoint!("compile.prepared");
     let container = launch(&spec).await.map_err(failed)?;
-    gantry_linux::step!("compile.launched");
+    gantry_failpoint::failpoint!("compile.launched");
     Ok(container)
 }
 
@@ -145,7 +145,7 @@ async fn finish(
 ) -> Result<Option<Layer>, BuildError> {
     let outcome = watch(container, spec, step.limits, step.cache, output).await;
     let usage = container.usage();
-    gantry_linux::step!("compile.ended");
+    gantry_failpoint::failpoint!("compile.ended");
     container.destroy().await.map_err(failed)?;
     outcome?;
     judge(spec, usage.oom_kills > 0, output)?;
@@ -153,7 +153,7 @@ async fn finish(
     let newest = step.newest;
     let read = move || diff(&upper, &MOUNTED, users, newest, &scratch);
     let layer = tokio::task::spawn_blocking(read).await.map_err(failed)?;
-    gantry_linux::step!("compile.read");
+    gantry_failpoint::failpoint!("compile.read");
     layer.map_err(|error| BuildError::new("compile", format!("its changes cannot be read: {error}")))
 }
 

@@ -188,9 +188,9 @@ async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<
         Err(error) => Err(error),
     };
     drop(slot);
-    gantry_linux::step!("build.made");
+    gantry_failpoint::failpoint!("build.made");
     report_outcome(server, deploy, outcome).await;
-    gantry_linux::step!("build.reported");
+    gantry_failpoint::failpoint!("build.reported");
 }
 
 /// Reports the outcome of a build to the core.
@@ -383,7 +383,7 @@ async fn build_release(
         fail("space", &format!("{}; {hint}", full.message))
     })?;
     let (archive, recipe) = server.builder.open(source).await?;
-    gantry_linux::step!("build.opened");
+    gantry_failpoint::failpoint!("build.opened");
     for note in &recipe.notes {
         output.note(note);
     }

@@ -430,9 +430,9 @@ impl Core {
         for part in all.chunks(TXN_MAX - 1) {
             let term = self.term.load(Ordering::Relaxed);
             let guarded = txn(part.to_vec()).when(Compare::Created(leadership::KEY.to_owned(), term));
-            gantry_linux::step!("store.decided");
+            gantry_failpoint::failpoint!("store.decided");
             match self.store.commit(guarded).await {
-                Ok(Outcome::Committed(_)) => gantry_linux::step!("store.committed"),
+                Ok(Outcome::Committed(_)) => gantry_failpoint::failpoint!("store.committed"),
                 Ok(Outcome::Conflict) => {
                     self.leadership.take_again(term).await?;
                     return Err(ServerError::Interrupted);
@@ -455,17 +455,17 @@ fn mark(change: &RecordChange) {
     let StoreRecord::Deploy(deploy) = &**record else { return };
     match deploy.state {
         DeployState::Queued => {}
-        DeployState::Building => gantry_linux::step!("deploy.building"),
-        DeployState::Placing => gantry_linux::step!("deploy.placing"),
-        DeployState::Starting => gantry_linux::step!("deploy.starting"),
-        DeployState::Verifying => gantry_linux::step!("deploy.verifying"),
-        DeployState::Held => gantry_linux::step!("deploy.held"),
-        DeployState::Promoting => gantry_linux::step!("deploy.promoting"),
-        DeployState::Draining => gantry_linux::step!("deploy.draining"),
-        DeployState::Done => gantry_linux::step!("deploy.done"),
-        DeployState::Reverting => gantry_linux::step!("deploy.reverting"),
-        DeployState::Reverted => gantry_linux::step!("deploy.reverted"),
-        DeployState::Superseded => gantry_linux::step!("deploy.superseded"),
+        DeployState::Building => gantry_failpoint::failpoint!("deploy.building"),
+        DeployState::Placing => gantry_failpoint::failpoint!("deploy.placing"),
+        DeployState::Starting => gantry_failpoint::failpoint!("deploy.starting"),
+        DeployState::Verifying => gantry_failpoint::failpoint!("deploy.verifying"),
+        DeployState::Held => gantry_failpoint::failpoint!("deploy.held"),
+        DeployState::Promoting => gantry_failpoint::failpoint!("deploy.promoting"),
+        DeployState::Draining => gantry_failpoint::failpoint!("deploy.draining"),
+        DeployState::Done => gantry_failpoint::failpoint!("deploy.done"),
+        DeployState::Reverting => gantry_failpoint::failpoint!("deploy.reverting"),
+        DeployState::Reverted => gantry_failpoint::failpoint!("deploy.reverted"),
+        DeployState::Superseded => gantry_failpoint::failpoint!("deploy.superseded"),
     }
 }
 

@@ -151,7 +151,7 @@ async fn receive(
     let wanted = Wanted::parse(&pushed.options)?;
     let until = if wanted.wait { FollowLimit::Verdict } else { server.settings.until };
     let commit = update.new.clone();
-    gantry_linux::step!("push.received");
+    gantry_failpoint::failpoint!("push.received");
     let hold_on_source = server.gc_pins.take();
     voice.word(&Word::Archive(commit.clone())).await;
     // Last bytes received. A complete archive ends with two blocks of zeros; a truncated archive does not.
@@ -175,7 +175,7 @@ async fn receive(
     if tail.len() < ARCHIVE_END || tail.iter().any(|byte| *byte != 0) {
         return Err("the source did not come whole; push again".to_owned());
     }
-    gantry_linux::step!("push.kept");
+    gantry_failpoint::failpoint!("push.kept");
     let cause = Cause::Push { commit, source };
     let name = app.clone();
     let base = mutations::Base { history: pushed.history, old: update.old, seen: came };
@@ -191,7 +191,7 @@ async fn receive(
             None => problem.message,
         })?;
     drop(hold_on_source);
-    gantry_linux::step!("push.begun");
+    gantry_failpoint::failpoint!("push.begun");
     let mut progress = follow::follow(server, app, number, until);
     while let Some(event) = progress.recv().await {
         match event {

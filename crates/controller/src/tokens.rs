@@ -1,12 +1,11 @@
 //! API tokens: random secrets, shown once, stored as hashes.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use gantry_api::Problem;
 use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
 use gantry_blobs::Hasher;
+use gantry_ledger::Replacement;
 use gantry_model::Moment;
 
 use crate::mutations::event;
@@ -127,15 +126,8 @@ fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
         Err(error) => return Err(failed("read", error)),
     }
     let secret = secret();
-    let fresh = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&fresh);
-        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        writeln!(file, "{secret}")?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    write().map_err(|error| failed("write", error))?;
+    let written = Replacement::of(path).mode(0o600).write(format!("{secret}\n").as_bytes());
+    written.map_err(|error| failed("write", error))?;
     Ok((secret, true))
 }
 

@@ -113,7 +113,7 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let renamed = written.and_then(|damaged| {
         std::fs::rename(&fresh, to)?;
-        gantry_linux::durable::sync(folder)?;
+        gantry_ledger::sync(folder)?;
         Ok(damaged)
     });
     let mut damaged = match renamed {

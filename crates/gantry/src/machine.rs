@@ -51,12 +51,7 @@ impl Machine {
         if self.known().as_ref() == Some(&known) {
             return Ok(());
         }
-        let fresh = path.with_extension("new");
-        let written = || -> std::io::Result<()> {
-            std::fs::write(&fresh, serde_json::to_vec(&known)?)?;
-            std::fs::rename(&fresh, &path)
-        };
-        written().with_context(|| format!("cannot write {}", path.display()))
+        gantry_ledger::replace_json(&path, &known).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Checks that HTTPS has an address, a certificate and a key.

@@ -57,7 +57,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
         }
     }
     // The store references these files, so they must be on disk first.
-    gantry_linux::durable::sync_file_system(&machine.data)?;
+    gantry_ledger::sync_file_system(&machine.data)?;
     let count = lines.len();
     match &address {
         Address::File(path) => {
@@ -71,7 +71,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
         Address::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
     }
     gantry_linux::tree::remove(&scratch)?;
-    gantry_linux::durable::sync_file_system(&machine.data)?;
+    gantry_ledger::sync_file_system(&machine.data)?;
     for damage in &damaged {
         told!("left out: {damage}");
     }

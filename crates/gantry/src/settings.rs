@@ -248,9 +248,7 @@ pub(crate) fn record(machine: &Machine, arguments: &[(String, String)]) -> std::
         if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
             continue;
         }
-        let fresh = folder.join(format!("{RECORD}.new"));
-        std::fs::write(&fresh, &text)?;
-        std::fs::rename(&fresh, &path)?;
+        gantry_ledger::replace(&path, text.as_bytes())?;
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use gantry_linux::durable;
 use serde::{Deserialize, Serialize};
 
 /// A push, as the hook reports it to the server.
@@ -96,7 +95,7 @@ pub fn main() -> ExitCode {
 fn judge() -> ExitCode {
     match talk() {
         Ok(true) => {
-            gantry_linux::step!("hook.judged");
+            gantry_failpoint::failpoint!("hook.judged");
             ExitCode::SUCCESS
         }
         Ok(false) => ExitCode::FAILURE,
@@ -333,9 +332,9 @@ fn move_refs() -> io::Result<()> {
 /// Moves the branch durably, and returns the answer for git.
 fn move_branch(update: &Update) -> io::Result<String> {
     let Update { new, name, .. } = update;
-    gantry_linux::step!("hook.moving");
+    gantry_failpoint::failpoint!("hook.moving");
     // Sync the objects before the branch points to them.
-    let objects = ["objects/pack", "objects"].iter().try_for_each(|folder| durable::sync(&git_path(folder)));
+    let objects = ["objects/pack", "objects"].iter().try_for_each(|folder| gantry_ledger::sync(&git_path(folder)));
     let answer = match (objects, next(update)?) {
         (Err(error), _) => format!("ng {name} its objects cannot be synced: {error}"),
         (Ok(()), Err(refusal)) => format!("ng {name} {refusal}"),
@@ -349,7 +348,7 @@ fn move_branch(update: &Update) -> io::Result<String> {
             }
         }
     };
-    gantry_linux::step!("hook.moved");
+    gantry_failpoint::failpoint!("hook.moved");
     Ok(answer)
 }
 
@@ -362,7 +361,7 @@ fn git_path(name: &str) -> PathBuf {
 fn sync_ref(name: &str) -> io::Result<()> {
     let path = git_path(name);
     let folders = path.ancestors().skip(1).take(name.matches('/').count());
-    folders.filter(|folder| folder.is_dir()).try_for_each(durable::sync)
+    folders.filter(|folder| folder.is_dir()).try_for_each(gantry_ledger::sync)
 }
 
 /// Reads the pkt-lines up to the next flush.

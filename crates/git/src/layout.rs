@@ -7,8 +7,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gantry_linux::durable;
-
 /// Settings of every repository. Git checks objects on receipt. Only the server's hook reads the client's push options.
 const SETTINGS: [(&str, &str, &str); 18] = [
     ("core", "repositoryformatversion", "0"),
@@ -75,14 +73,14 @@ impl Layout<'_> {
         gantry_linux::tree::remove(&fresh)?;
         std::fs::create_dir(&fresh)?;
         self.fill(&fresh)?;
-        durable::sync_tree(&fresh)?;
+        gantry_ledger::sync_tree(&fresh)?;
         if let Err(error) = std::fs::rename(&fresh, path) {
             gantry_linux::tree::remove(&fresh)?;
             if !path.is_dir() {
                 return Err(error);
             }
         }
-        durable::sync(parent)
+        gantry_ledger::sync(parent)
     }
 
     fn fill(&self, folder: &Path) -> io::Result<()> {
@@ -102,7 +100,7 @@ impl Layout<'_> {
             if found == text.as_bytes() {
                 continue;
             }
-            durable::write(&path.join(name), text.as_bytes())?;
+            gantry_ledger::replace(&path.join(name), text.as_bytes())?;
             if found.is_empty() || found.contains(&0) {
                 damaged.push(name);
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
+use gantry_ledger::Replacement;
 use gantry_model::AppName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
@@ -125,7 +126,6 @@ impl Repositories {
     /// # Errors
     /// [`GitError::File`].
     pub fn in_folder(folder: &Path, program: &Path, socket: &Path) -> Result<Self, GitError> {
-        use std::os::unix::fs::PermissionsExt;
         let hooks = folder.join("hooks");
         let quoted = program.display().to_string().replace('\'', "'\\''");
         let write = |name: &str| -> io::Result<()> {
@@ -136,10 +136,7 @@ impl Repositories {
                 return Ok(());
             }
             std::fs::create_dir_all(&hooks)?;
-            let fresh = hooks.join(format!("{name}.new"));
-            std::fs::write(&fresh, text)?;
-            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
-            std::fs::rename(fresh, hooks.join(name))
+            Replacement::of(&hooks.join(name)).mode(0o755).write(text.as_bytes())
         };
         for name in ["pre-receive", "proc-receive"] {
             write(name).map_err(|source| GitError::File { path: hooks.join(name), source })?;
@@ -356,7 +353,7 @@ impl Repositories {
             .envs(self.hooked.iter().map(|program| ("GANTRY_PROGRAM", program)))
             .env("GANTRY_PUSH", push)
             .env("GANTRY_BRANCH", branch)
-            .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
+            .envs(std::env::var_os(gantry_failpoint::VARIABLE).map(|folder| (gantry_failpoint::VARIABLE, folder)))
             .stdin(Stdio::piped())
             .spawn()
             .map_err(GitError::Run)?;

@@ -150,7 +150,7 @@ impl Layers {
         // and a complete layer is not lost.
         let work = move || {
             let result = unpacked(&fresh);
-            gantry_linux::step!("layer.unpacked");
+            gantry_failpoint::failpoint!("layer.unpacked");
             let renamed = result.and_then(|()| match std::fs::rename(&fresh, &path) {
                 // Another process finished the same layer first.
                 Err(_) if path.is_dir() => Ok(()),
@@ -159,7 +159,7 @@ impl Layers {
             if fresh.exists() {
                 let _ = gantry_linux::tree::remove(&fresh);
             }
-            gantry_linux::step!("layer.named");
+            gantry_failpoint::failpoint!("layer.named");
             renamed.map(|()| path)
         };
         tokio::task::spawn_blocking(work)

@@ -200,7 +200,7 @@ impl Unpacker {
             }
             self.entry(entry, sparse)?;
             if self.entries == 1 {
-                gantry_linux::step!("layer.begun");
+                gantry_failpoint::failpoint!("layer.begun");
             }
             Ok(())
         })?;

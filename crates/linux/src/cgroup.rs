@@ -100,7 +100,7 @@ impl Cgroup {
         }
         for folder in self.folders() {
             fs::create_dir_all(&folder).with_action(|| format!("create the control group {}", folder.display()))?;
-            crate::step!("group.begun");
+            gantry_failpoint::failpoint!("group.begun");
         }
         if !self.unified {
             self.inherit_processors()?;
@@ -184,7 +184,7 @@ impl Cgroup {
     pub fn add(&self, pid: i32) -> Result<(), LinuxError> {
         for folder in self.folders() {
             write(&folder.join("cgroup.procs"), &pid.to_string())?;
-            crate::step!("group.joined");
+            gantry_failpoint::failpoint!("group.joined");
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), LinuxError> {
         for folder in self.folders() {
             remove_tree(&folder)?;
-            crate::step!("group.left");
+            gantry_failpoint::failpoint!("group.left");
         }
         Ok(())
     }

@@ -5,7 +5,6 @@
 //! |---|---|
 //! | [`process`] | fork and unshare for a single-threaded process; pidfds; identity of a process |
 //! | [`rooted`] | paths inside an untrusted root: opened with `RESOLVE_IN_ROOT`, never followed out of the root |
-//! | [`steps`] | failpoints, at which a test kills the process |
 //! | [`stream`] | pipes and terminals, read without a thread |
 //! | [`tree`] | size and removal of folders with untrusted content |
 //! | [`clock`] | clocks that are independent of the wall clock |
@@ -13,7 +12,6 @@
 //! | [`mounts`] | detached mounts, attached by file descriptor |
 //! | [`cgroup`] | limits and resource usage, on cgroup v1 and v2 |
 //! | [`network`] | bridge and veth over netlink |
-//! | [`durable`] | files and folders that survive a power loss whole |
 //! | [`connection`] | options of a client's TCP connection |
 //!
 //! The crate knows nothing of containers, apps or images.
@@ -22,12 +20,10 @@ pub mod cgroup;
 pub mod clock;
 pub mod connection;
 pub mod disk;
-pub mod durable;
 pub mod mounts;
 pub mod network;
 pub mod process;
 pub mod rooted;
-pub mod steps;
 pub mod stream;
 pub mod tree;
 

@@ -2,12 +2,12 @@
 //! endpoint survives.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use gantry_ledger::Replacement;
 use gantry_model::{
     AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, Patience, RequestCounts,
     RequestFailure, Table, Traffic, TrustedProxies,
@@ -159,7 +159,7 @@ pub(crate) struct Routing {
 impl Routing {
     /// Loads the table from disk; starts with an empty table if there is none.
     pub(crate) fn load(path: &Path) -> Self {
-        sweep_half_written(path);
+        gantry_ledger::remove_unfinished(path);
         let table: Option<Table> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
@@ -198,16 +198,13 @@ impl Routing {
         if self.generation().is_some_and(|known| table.generation <= known) {
             return Ok(false);
         }
-        gantry_linux::step!("table.received");
+        gantry_failpoint::failpoint!("table.received");
         if keep {
-            let fresh = self.path.with_extension(format!("new-{}", std::process::id()));
-            let mut file = std::fs::File::create(&fresh)?;
-            file.write_all(&serde_json::to_vec(&table)?)?;
-            file.sync_data()?;
-            gantry_linux::step!("table.written");
-            std::fs::rename(fresh, &self.path)?;
+            // During an update the old and the new router write the file at the same time.
+            let replacement = Replacement::of(&self.path).shared();
+            replacement.before_rename(|| gantry_failpoint::failpoint!("table.written")).write_json(&table)?;
         }
-        gantry_linux::step!("table.kept");
+        gantry_failpoint::failpoint!("table.kept");
         self.replace(table);
         Ok(true)
     }
@@ -298,19 +295,6 @@ impl Routing {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = targets.values().map(|t| (t.endpoint.instance.clone(), t.active.load(Ordering::Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
-    }
-}
-
-/// Removes temporary table files of killed routers. A router that is being replaced may be writing its file now, so
-/// files of running processes stay.
-fn sweep_half_written(table: &Path) {
-    let (Some(folder), Some(stem)) = (table.parent(), table.file_stem()) else { return };
-    let prefix = format!("{}.new-", stem.to_string_lossy());
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.strip_prefix(&prefix).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! and it is removed completely.
 //!
 //! `lifecycles COUNT AT_ONCE BRIDGE` prints the lifecycles per second, the time of each phase, and the resources held
-//! before and after. With debug assertions and a folder in `GANTRY_STEPS`, the program records there when each
+//! before and after. With debug assertions and a folder in `GANTRY_FAILPOINTS`, the program records there when each
 //! failpoint was passed.
 
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ fn spec(folder: &Path, layer: PathBuf, init: PathBuf, bridge: &str, n: usize) ->
 /// Passes a failpoint of the caller's own, for a profile. No process is killed there.
 fn mark(name: &str) {
     if cfg!(debug_assertions) {
-        gantry_linux::steps::pass(name);
+        gantry_failpoint::pass(name);
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use gantry_ledger::Replacement;
 use gantry_linux::cgroup::{Cgroup, GroupUsage};
 use gantry_linux::mounts;
 use gantry_linux::process::{ProcessHandle, boot_id};
@@ -91,7 +92,6 @@ pub struct Container {
 /// When the file cannot be written.
 pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    use std::os::unix::fs::PermissionsExt;
     let mut hasher = DefaultHasher::new();
     INIT.hash(&mut hasher);
     let path = folder.join(format!("init-{:016x}", hasher.finish()));
@@ -99,11 +99,9 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
     if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == INIT.len() as u64) {
         return Ok(path);
     }
-    let fresh = folder.join(format!("init-new-{}", std::process::id()));
     std::fs::create_dir_all(folder).map_err(fail)?;
-    std::fs::write(&fresh, INIT).map_err(fail)?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).map_err(fail)?;
-    std::fs::rename(&fresh, &path).map_err(fail)?;
+    gantry_ledger::remove_unfinished(&path);
+    Replacement::of(&path).mode(0o755).shared().write(INIT).map_err(fail)?;
     Ok(path)
 }
 
@@ -141,7 +139,7 @@ pub async fn launch(spec: &ContainerSpec) -> Result<Container, SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
     let text = serde_json::to_vec(spec).map_err(|error| failed(&error))?;
     let mut launcher = launcher(LAUNCH_COMMAND)
-        .envs(std::env::var_os(gantry_linux::steps::VARIABLE).map(|folder| (gantry_linux::steps::VARIABLE, folder)))
+        .envs(std::env::var_os(gantry_failpoint::VARIABLE).map(|folder| (gantry_failpoint::VARIABLE, folder)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -57,7 +57,7 @@ pub(crate) struct Handshake {
 pub(crate) fn become_container(spec: &ContainerSpec, users: Option<OwnedFd>, mut handshake: Handshake) -> LinuxError {
     let mut becoming = || -> Result<Command, LinuxError> {
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET)?;
-        gantry_linux::step!("inside.apart");
+        gantry_failpoint::failpoint!("inside.apart");
         handshake.ready.write_all(b"r").with_action(|| "notify the launcher".to_owned())?;
         let mut byte = [0];
         handshake.go.read_exact(&mut byte).with_action(|| "wait for the launcher".to_owned())?;
@@ -65,9 +65,9 @@ pub(crate) fn become_container(spec: &ContainerSpec, users: Option<OwnedFd>, mut
         // namespace.
         unshare(UnshareFlags::NEWCGROUP)?;
         configure_network(spec)?;
-        gantry_linux::step!("inside.connected");
+        gantry_failpoint::failpoint!("inside.connected");
         let command = init_command(spec)?;
-        gantry_linux::step!("inside.opened");
+        gantry_failpoint::failpoint!("inside.opened");
         enter_root(spec, users.as_ref())?;
         rustix::system::sethostname(spec.hostname.as_bytes())
             .with_action(|| format!("set the host name {}", spec.hostname))?;
@@ -142,7 +142,7 @@ fn enter_root(spec: &ContainerSpec, users: Option<&OwnedFd>) -> Result<(), Linux
             .with_action(|| format!("change the owner of {} to the container's root", spec.root.upper.display()))?;
     }
     mounts::overlay(&layers, &spec.root.upper, &spec.root.work, &spec.root.mountpoint)?;
-    gantry_linux::step!("inside.layered");
+    gantry_failpoint::failpoint!("inside.layered");
     let root =
         rustix::fs::open(&spec.root.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_action(|| "open the root".to_owned())?;
@@ -172,7 +172,7 @@ fn enter_root(spec: &ContainerSpec, users: Option<&OwnedFd>) -> Result<(), Linux
         put_bind(&root, bind, users, &mounted)?;
     }
     make_temporary(&root)?;
-    gantry_linux::step!("inside.furnished");
+    gantry_failpoint::failpoint!("inside.furnished");
     fchdir(&root).with_action(|| "enter the root".to_owned())?;
     pivot_root(".", ".").with_action(|| "pivot to the container's root".to_owned())?;
     unmount(".", UnmountFlags::DETACH).with_action(|| "unmount the host's root".to_owned())?;

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use gantry_ledger::Replacement;
 use gantry_linux::cgroup::{self, Cgroup};
 use gantry_linux::process::{
     ForkSide, ProcessHandle, SingleThreaded, boot_id, close_inherited, start_time, unshare, user_namespace,
@@ -93,14 +94,14 @@ fn read_spec() -> Result<ContainerSpec, LinuxError> {
 
 /// Creates the container and releases it. After a failure, only the container's folders are left.
 fn launch(spec: &ContainerSpec) -> Result<ContainerIdentity, LinuxError> {
-    gantry_linux::step!("launch.begun");
+    gantry_failpoint::failpoint!("launch.begun");
     let _lock = lock_state(&spec.state)?;
-    gantry_linux::step!("launch.locked");
+    gantry_failpoint::failpoint!("launch.locked");
     let group = Cgroup::named(&spec.cgroup);
     let limits =
         cgroup::GroupLimits { memory: spec.limits.memory, milli_cpu: spec.limits.milli_cpu, pids: spec.limits.pids };
     let launched = group.create(&limits).and_then(|()| {
-        gantry_linux::step!("launch.grouped");
+        gantry_failpoint::failpoint!("launch.grouped");
         start(spec, &group)
     });
     if launched.is_err() {
@@ -166,16 +167,16 @@ fn parent(spec: &ContainerSpec, group: &Cgroup, pid: i32, ends: PipeEnds) -> Res
     let mut prepare = || -> Result<ContainerIdentity, LinuxError> {
         let mut byte = [0];
         ready.read_exact(&mut byte).with_action(|| "wait for the container's namespaces".to_owned())?;
-        gantry_linux::step!("launch.forked");
+        gantry_failpoint::failpoint!("launch.forked");
         group.add(pid)?;
-        gantry_linux::step!("launch.joined");
+        gantry_failpoint::failpoint!("launch.joined");
         connect(spec, pid)?;
-        gantry_linux::step!("launch.connected");
+        gantry_failpoint::failpoint!("launch.connected");
         let identity = identify(pid)?;
         let held = spec.state.join(UNRELEASED);
         File::create(&held).with_action(|| format!("write {}", held.display()))?;
         write_identity(&spec.state, &identity)?;
-        gantry_linux::step!("launch.identified");
+        gantry_failpoint::failpoint!("launch.identified");
         std::fs::remove_file(&held).with_action(|| format!("remove {}", held.display()))?;
         if let Some(mut go) = go.take() {
             go.write_all(b"g").with_action(|| "release the container".to_owned())?;
@@ -187,7 +188,7 @@ fn parent(spec: &ContainerSpec, group: &Cgroup, pid: i32, ends: PipeEnds) -> Res
     drop(go);
     let mut said = String::new();
     error.read_to_string(&mut said).with_action(|| "read the container's error".to_owned())?;
-    gantry_linux::step!("launch.released");
+    gantry_failpoint::failpoint!("launch.released");
     let result = match prepared {
         Ok(identity) if said.is_empty() => return Ok(identity),
         Ok(_) => Err(io::Error::other(said)).with_action(|| "create the container".to_owned()),
@@ -228,17 +229,11 @@ fn identify(pid: i32) -> Result<ContainerIdentity, LinuxError> {
     Ok(ContainerIdentity { pid, start_time, boot: boot_id() })
 }
 
-/// Writes the identity durably before the container runs. Whatever process dies afterwards, the container can be found
-/// again, and is never started twice.
+/// Writes the identity before the container runs. Whatever process dies afterwards, the container can be found again,
+/// and is never started twice. The identity means nothing after a reboot, so the file is not synced.
 fn write_identity(folder: &Path, identity: &ContainerIdentity) -> Result<(), LinuxError> {
     let path = folder.join(IDENTITY);
-    let write = || -> io::Result<()> {
-        let fresh = folder.join("container.new");
-        let mut file = File::create(&fresh)?;
-        serde_json::to_writer(&mut file, identity)?;
-        rustix::fs::fdatasync(file.as_fd())?;
-        gantry_linux::step!("identity.written");
-        std::fs::rename(&fresh, &path)
-    };
-    write().with_action(|| format!("write {}", path.display()))
+    let replacement =
+        Replacement::of(&path).volatile().before_rename(|| gantry_failpoint::failpoint!("identity.written"));
+    replacement.write_json(identity).with_action(|| format!("write {}", path.display()))
 }

@@ -117,9 +117,9 @@ impl World {
     }
 
     /// Returns the processes that Gantry started besides its services, such as launchers and git. Such processes have
-    /// the cluster's `GANTRY_STEPS` file in their environment.
+    /// the cluster's `GANTRY_FAILPOINTS` file in their environment.
     fn launched(&self) -> Vec<String> {
-        let mark = format!("GANTRY_STEPS={}", self.path("steps").display());
+        let mark = format!("GANTRY_FAILPOINTS={}", self.path("failpoints").display());
         let words = |path: PathBuf| -> Vec<String> {
             let text = std::fs::read(path).unwrap_or_default();
             text.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()

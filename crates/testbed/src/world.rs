@@ -145,7 +145,7 @@ impl World {
             // The virtual machine of the tests has a small disk.
             .args(if self.extra.iter().any(|word| word == "--reserve") { &[][..] } else { &["--reserve", "50M"] })
             .args(&self.extra)
-            .env("GANTRY_STEPS", self.path("steps"))
+            .env("GANTRY_FAILPOINTS", self.path("failpoints"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

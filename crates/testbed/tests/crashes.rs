@@ -474,13 +474,13 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
 #[test]
 fn what_never_ran_has_not_crashed() {
     let world = World::start(&[]);
-    std::fs::create_dir(world.path("steps")).expect("made");
+    std::fs::create_dir(world.path("failpoints")).expect("made");
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
-    std::fs::write(world.path("steps/kill"), "launch.identified\ninstance.fetched\n").expect("armed");
+    std::fs::write(world.path("failpoints/kill"), "launch.identified\ninstance.fetched\n").expect("armed");
     push_site(&shop, "two");
     assert_eq!(
-        std::fs::read_to_string(world.path("steps/killed")).expect("killed"),
+        std::fs::read_to_string(world.path("failpoints/killed")).expect("killed"),
         "launch.identified\ninstance.fetched\n"
     );
     assert!(page(&world, "shop").starts_with("two"));

@@ -114,7 +114,7 @@ impl Instance {
                     self.record.ready = true;
                     self.record.ready_since = Some(now());
                     self.write_record();
-                    gantry_linux::step!("instance.ready");
+                    gantry_failpoint::failpoint!("instance.ready");
                 } else if forgiven {
                     self.write_record();
                 }

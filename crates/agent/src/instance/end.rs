@@ -38,7 +38,7 @@ impl Instance {
     /// handle. After a quarter of the timeout, the status of an instance that was ready says that the instance is still
     /// running.
     pub(super) async fn stop_container(&mut self, container: &Container, why: Stop) {
-        gantry_linux::step!("instance.stopping");
+        gantry_failpoint::failpoint!("instance.stopping");
         // A planned removal deletes the record, so there is no need to write it.
         let lasts = why != Stop::Planned;
         self.record.stop = Some(why);
@@ -66,7 +66,7 @@ impl Instance {
                 self.enter_phase(self.status.phase);
             }
         }
-        gantry_linux::step!("instance.stopped");
+        gantry_failpoint::failpoint!("instance.stopped");
     }
 
     /// Records the exit and removes the container.
@@ -77,14 +77,14 @@ impl Instance {
         }
         // The exit is on disk before the last trace of the container is removed, so that a restarted agent knows of the
         // exit.
-        gantry_linux::step!("instance.killed");
+        gantry_failpoint::failpoint!("instance.killed");
         let full = disk::is_full(&self.paths, self.record.spec.role.limits.disk).await;
         self.record_exit(usage, full);
-        gantry_linux::step!("instance.noted");
+        gantry_failpoint::failpoint!("instance.noted");
         loop {
             match container.destroy().await {
                 Ok(()) => {
-                    gantry_linux::step!("instance.destroyed");
+                    gantry_failpoint::failpoint!("instance.destroyed");
                     break;
                 }
                 Err(error) => self.wait_after_failed_removal(&error).await,
@@ -158,7 +158,7 @@ impl Instance {
         while let Err(error) = self.paths.remove().await {
             self.wait_after_failed_removal(&error).await;
         }
-        gantry_linux::step!("instance.removed");
+        gantry_failpoint::failpoint!("instance.removed");
         self.agent.addresses.release(self.record.address);
         // Close the receiver before removing the status: the supervisor then starts a new task when the plan names the
         // instance again.

@@ -96,7 +96,7 @@ impl Instance {
                     agent.addresses.release(address);
                     return Err(format!("cannot write the instance's record: {error}"));
                 }
-                gantry_linux::step!("instance.recorded");
+                gantry_failpoint::failpoint!("instance.recorded");
                 record
             }
             // A removal was interrupted; the supervisor finishes it.

@@ -60,7 +60,7 @@ impl Instance {
             image = images::fetch(&agent, &self.id.app, &self.record.spec.image) => image?,
             () = stop_wanted(&mut self.wanted) => return Err("the plan no longer names the instance".to_owned()),
         };
-        gantry_linux::step!("instance.fetched");
+        gantry_failpoint::failpoint!("instance.fetched");
         let names = ContainerNames {
             app: self.id.app.clone(),
             short: self.id.short(),
@@ -87,7 +87,7 @@ impl Instance {
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-        gantry_linux::step!("instance.prepared");
+        gantry_failpoint::failpoint!("instance.prepared");
         let _ = std::fs::remove_file(&spec.exit);
         self.agent.disk.begin(&self.id);
         self.record.started = true;
@@ -98,12 +98,12 @@ impl Instance {
         self.paths
             .write_record(&self.record)
             .map_err(|error| format!("cannot write the instance's record: {error}"))?;
-        gantry_linux::step!("instance.marked");
+        gantry_failpoint::failpoint!("instance.marked");
         // Usage counts from the very start: the container may hit a limit before the first poll.
         self.used = Default::default();
         self.looked = Default::default();
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
-        gantry_linux::step!("instance.launched");
+        gantry_failpoint::failpoint!("instance.launched");
         self.enter_phase(Phase::Starting);
         Ok(container)
     }

@@ -82,15 +82,15 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
     let server = Arc::clone(server);
     let forget = move || {
         server.repositories.remove(&app).map_err(std::io::Error::other)?;
-        gantry_linux::step!("forget.repository");
+        gantry_failpoint::failpoint!("forget.repository");
         let cache = take_cache(&server.settings, app.as_str())?;
-        gantry_linux::step!("forget.cache");
+        gantry_failpoint::failpoint!("forget.cache");
         gantry_linux::tree::remove(&server.settings.data.join("times").join(app.as_str()))?;
         let logs = server.settings.data.join("builds");
         for name in names(&logs).iter().filter(|name| log_of(name).is_some_and(|(of, _)| of == app.as_str())) {
             gantry_linux::tree::remove(&logs.join(name))?;
         }
-        gantry_linux::step!("forget.logs");
+        gantry_failpoint::failpoint!("forget.logs");
         // Removing the cache takes time, so the request does not wait for the removal.
         tokio::task::spawn_blocking(move || remove(&cache));
         Ok(())

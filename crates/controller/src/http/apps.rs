@@ -92,9 +92,9 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
     let app: AppName = name(&app)?;
     let (target, by) = (app.clone(), caller.name);
     server.core.mutate(move |records, now| mutations::destroy_app(records, now, &by, &target)).await?;
-    gantry_linux::step!("destroy.asked");
+    gantry_failpoint::failpoint!("destroy.asked");
     crate::collect::forget_app(&server, app).await?;
-    gantry_linux::step!("destroy.cleared");
+    gantry_failpoint::failpoint!("destroy.cleared");
     json(&())
 }
 

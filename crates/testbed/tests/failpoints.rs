@@ -60,10 +60,10 @@ const OPERATIONS: [Operation; 11] = [
 ];
 
 /// Names of all failpoints in the source.
-fn steps() -> BTreeSet<String> {
+fn failpoints() -> BTreeSet<String> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut grep = Command::new("grep");
-    grep.args(["-rhoE", "step!\\(\"[a-z.]+\"\\)", "--include=*.rs"]).arg(crates);
+    grep.args(["-rhoE", "failpoint!\\(\"[a-z.]+\"\\)", "--include=*.rs"]).arg(crates);
     let names = run(grep).good().out;
     names.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
 }
@@ -105,7 +105,7 @@ struct Sweep {
 impl Sweep {
     fn start() -> Self {
         let world = World::start(&["--collect-every", "3"]);
-        std::fs::create_dir(world.path("steps")).expect("made");
+        std::fs::create_dir(world.path("failpoints")).expect("made");
         let repository = site(&world, "shop", 2);
         repository.compile_with("echo $$ > /app/made");
         push_site(&repository, "v0");
@@ -117,14 +117,14 @@ impl Sweep {
 
     /// Names in a file of the failpoints' folder.
     fn noted(&self, file: &str) -> Vec<String> {
-        let text = std::fs::read_to_string(self.world.path("steps").join(file)).unwrap_or_default();
+        let text = std::fs::read_to_string(self.world.path("failpoints").join(file)).unwrap_or_default();
         text.lines().filter_map(|line| line.split(' ').next_back()).map(str::to_owned).collect()
     }
 
     /// Removes the notes of passed failpoints and kills.
     fn forget(&self) {
         for file in ["passed", "killed"] {
-            let _ = std::fs::remove_file(self.world.path("steps").join(file));
+            let _ = std::fs::remove_file(self.world.path("failpoints").join(file));
         }
     }
 
@@ -248,7 +248,7 @@ impl Sweep {
                 known.err.contains("no app").then_some(())
             }),
             Operation::AgentStart => self.world.wait("the agent runs again", |_| {
-                let count = |file| self.noted(file).iter().filter(|step| *step == "agent.adopted").count();
+                let count = |file| self.noted(file).iter().filter(|failpoint| *failpoint == "agent.adopted").count();
                 (count("passed") > count("killed")).then_some(())
             }),
             _ => {}
@@ -308,22 +308,22 @@ impl Sweep {
     }
 
     /// Kills a process at a failpoint of an operation, and another at the `next` failpoints.
-    fn kill_at(&mut self, operation: Operation, step: &str, next: &[&str]) {
-        let what = format!("{step} of {operation:?}");
+    fn kill_at(&mut self, operation: Operation, failpoint: &str, next: &[&str]) {
+        let what = format!("{failpoint} of {operation:?}");
         self.prepare(operation);
         let before = shop(&self.world);
         self.forget();
-        let list: String = [step].iter().chain(next).map(|step| format!("{step}\n")).collect();
-        std::fs::write(self.world.path("steps/kill"), list).expect("armed");
+        let list: String = [failpoint].iter().chain(next).map(|failpoint| format!("{failpoint}\n")).collect();
+        std::fs::write(self.world.path("failpoints/kill"), list).expect("armed");
         let begun = Instant::now();
         let children = self.begin(operation);
         self.world
-            .wait(&format!("{what} is passed"), |_| self.noted("killed").contains(&step.to_owned()).then_some(()));
+            .wait(&format!("{what} is passed"), |_| self.noted("killed").contains(&failpoint.to_owned()).then_some(()));
         let killed = Instant::now();
         let good: Vec<bool> = children.into_iter().map(|mut child| child.wait().expect("waited").success()).collect();
         let acknowledged = good.last().copied().unwrap_or(false);
         self.end(operation, acknowledged);
-        let _ = std::fs::remove_file(self.world.path("steps/kill"));
+        let _ = std::fs::remove_file(self.world.path("failpoints/kill"));
         self.converge(&what);
         let took = killed.elapsed();
         assert!(took < CONVERGED, "{what}: it took {took:?}");
@@ -385,14 +385,14 @@ fn settled(world: &World, app: &str, copies: u64) -> Result<Vec<String>, String>
 }
 
 /// Kills to carry out: each failpoint in each operation that passes the failpoint, or in one of them in turn.
-fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each: bool) -> Vec<(Operation, String)> {
+fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, names: &[&String], each: bool) -> Vec<(Operation, String)> {
     let mut cuts = Vec::new();
-    for (turn, step) in steps.iter().enumerate() {
+    for (turn, failpoint) in names.iter().enumerate() {
         let passing: Vec<Operation> =
-            passed.iter().filter(|(_, passed)| passed.contains(*step)).map(|(operation, _)| *operation).collect();
-        assert!(!passing.is_empty(), "no operation passes {step}");
+            passed.iter().filter(|(_, passed)| passed.contains(*failpoint)).map(|(operation, _)| *operation).collect();
+        assert!(!passing.is_empty(), "no operation passes {failpoint}");
         let chosen = if each { passing } else { vec![passing[turn % passing.len()]] };
-        cuts.extend(chosen.into_iter().map(|operation| (operation, (*step).clone())));
+        cuts.extend(chosen.into_iter().map(|operation| (operation, (*failpoint).clone())));
     }
     // `up` delays the restart of a service that crashes repeatedly, so restarts of the agent are spread among the
     // other operations.
@@ -406,12 +406,12 @@ fn cuts(passed: &BTreeMap<Operation, BTreeSet<String>>, steps: &[&String], each:
 
 /// Two test clusters share the failpoints, because a cluster waits more than it works.
 #[test]
-fn every_step_is_the_last_of_its_process_once() {
+fn recovers_from_a_kill_at_half_of_the_failpoints() {
     sweep(0);
 }
 
 #[test]
-fn every_other_step_too() {
+fn recovers_from_a_kill_at_the_other_half() {
     sweep(1);
 }
 
@@ -421,23 +421,23 @@ fn sweep(half: usize) {
     let mut sweep = Sweep::start();
     let passed: BTreeMap<Operation, BTreeSet<String>> =
         OPERATIONS.into_iter().map(|operation| (operation, sweep.survey(operation))).collect();
-    let all = steps();
+    let all = failpoints();
     assert!(all.len() > 50, "{all:?}");
     let only = std::env::var("GANTRY_TEST_STEPS").ok();
-    let chosen = |step: &&String| only.as_ref().is_none_or(|only| step.contains(only.as_str()));
+    let chosen = |failpoint: &&String| only.as_ref().is_none_or(|only| failpoint.contains(only.as_str()));
     // A killed router loses its connections, so these kills come before the load. Under load, no router is killed.
     let (routers, others): (Vec<&String>, Vec<&String>) =
-        all.iter().filter(chosen).skip(half).step_by(2).partition(|step| step.starts_with("table."));
+        all.iter().filter(chosen).skip(half).step_by(2).partition(|failpoint| failpoint.starts_with("table."));
     let (routers, others) = (cuts(&passed, &routers, long), cuts(&passed, &others, long));
-    for (operation, step) in &routers {
-        sweep.kill_at(*operation, step, if long { &["*"] } else { &[] });
+    for (operation, failpoint) in &routers {
+        sweep.kill_at(*operation, failpoint, if long { &["*"] } else { &[] });
     }
     let target =
         Target::shop(sweep.world.http_port(), &[Kind::Keep, Kind::Fresh, Kind::Http2], Duration::from_millis(20));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let load = runtime.block_on(async { Load::begin(&target, 3, Duration::from_secs(7200)) });
-    for (operation, step) in &others {
-        sweep.kill_at(*operation, step, if long { &["!table."] } else { &[] });
+    for (operation, failpoint) in &others {
+        sweep.kill_at(*operation, failpoint, if long { &["!table."] } else { &[] });
     }
     let report = runtime.block_on(load.end());
     assert_eq!(report.failed, 0, "{report:?}");
@@ -445,12 +445,12 @@ fn sweep(half: usize) {
         let kills = routers.len() + others.len();
         assert!(
             kills == 0 || sweep.second_kills * 2 > kills,
-            "{} of {kills} recoveries met a step",
+            "{} of {kills} recoveries met a failpoint",
             sweep.second_kills
         );
     }
     println!(
-        "half of {} steps, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
+        "half of {} failpoints, {} kills, {} of them with a second one, slowest {:?}, {} requests, failed: {}",
         all.len(),
         routers.len() + others.len(),
         sweep.second_kills,
