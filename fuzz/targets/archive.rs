@@ -2,7 +2,7 @@
 //! folders.
 #![no_main]
 use futures_util::StreamExt;
-use gantry_blobs::Blobs;
+use gantry_blobs::BlobStore;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("a folder");
@@ -12,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(bytes::Bytes::copy_from_slice(piece))).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let blobs = Blobs::in_folder(&folder.path().join("blobs")).expect("blobs");
+        let blobs = BlobStore::in_folder(&folder.path().join("blobs")).expect("blobs");
         let imported = gantry_image::import(futures_util::stream::iter(pieces).boxed(), &blobs, &scratch).await;
         for (digest, _) in blobs.list().await.expect("listed") {
             blobs.read(&digest).await.expect("it is what its name says");

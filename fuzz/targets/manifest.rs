@@ -5,9 +5,9 @@ use gantry_image::{Config, Manifest, Referrer, Selection, subject};
 use gantry_model::ImageSettings;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = Selection::default().next(&gantry_blobs::Hasher::of(bytes), bytes);
+    let _ = Selection::default().next(&gantry_blobs::DigestHasher::of(bytes), bytes);
     let refers = subject(bytes).ok().flatten().is_some();
-    assert_eq!(Referrer::parse(gantry_blobs::Hasher::of(bytes), bytes).is_some(), refers);
+    assert_eq!(Referrer::parse(gantry_blobs::DigestHasher::of(bytes), bytes).is_some(), refers);
     // The input is a manifest, a line break, and the image's configuration.
     let cut = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (manifest, config) = bytes.split_at(cut);

@@ -5,7 +5,7 @@ use gantry_model::{AppName, BaseName, Bytes, Digest, HostName, MilliCpu, RoleNam
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     let _ = gantry_image::Remote::parse(&text);
-    let _ = text.parse::<gantry_store::Address>();
+    let _ = text.parse::<gantry_store::StoreAddress>();
     let _ = (serde_json::from_slice::<Bytes>(bytes), serde_json::from_slice::<MilliCpu>(bytes));
     // An accepted name appears in paths, host names and arguments.
     let plain =

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gantry_model::Digest;
-use gantry_model::clock::{Clock, Jumps};
+use gantry_model::clock::{ClockJumps, SteadyClock};
 
 use crate::status::reading;
 use crate::{AgentContext, records};
@@ -20,7 +20,7 @@ const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Collects garbage periodically, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
-    let mut ages = FileAges { clock: Clock::new(reading()), jumps: Jumps::default() };
+    let mut ages = FileAges { clock: SteadyClock::new(reading()), jumps: ClockJumps::default() };
     loop {
         tokio::time::sleep(agent.settings.collect.every).await;
         ages.look();
@@ -34,8 +34,8 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
 /// Ages of files. Their modification times come from the wall clock, which may have jumped since.
 #[derive(Clone)]
 struct FileAges {
-    clock: Clock,
-    jumps: Jumps,
+    clock: SteadyClock,
+    jumps: ClockJumps,
 }
 
 impl FileAges {

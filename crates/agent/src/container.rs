@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use gantry_image::{APP_USER, Account, Accounts, Runtime};
 use gantry_model::role::DEFAULT_PORT;
-use gantry_model::{AppName, Command, InstanceId, InstanceSpec};
+use gantry_model::{AppName, InstanceId, InstanceSpec, RoleCommand};
 use gantry_sandbox::{
     BindMount, ContainerLimits, ContainerNetwork, ContainerSpec, ExecSpec, LogFiles, ProcessUser, RootFilesystem,
 };
@@ -193,10 +193,10 @@ pub(crate) fn environment(
 
 /// The arguments of the container's process. A plain command line replaces its shell through `exec`, so that the
 /// application is pid 3 and gets its signals.
-fn command_words(command: &Command) -> Vec<String> {
+fn command_words(command: &RoleCommand) -> Vec<String> {
     match command {
-        Command::Argv(words) => words.clone(),
-        Command::Shell(line) => {
+        RoleCommand::Argv(words) => words.clone(),
+        RoleCommand::Shell(line) => {
             let line = exec_of(line);
             vec!["/bin/sh".to_owned(), "-c".to_owned(), line]
         }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     fn shell(line: &str) -> String {
-        command_words(&Command::Shell(line.to_owned())).pop().expect("a line")
+        command_words(&RoleCommand::Shell(line.to_owned())).pop().expect("a line")
     }
 
     #[test]

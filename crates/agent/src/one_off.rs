@@ -53,7 +53,7 @@ impl OneOff {
             .ok_or("no address is free in the machine's network; choose a larger one with --network")?;
         let names =
             ContainerNames { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
-        spec.role.command = gantry_model::Command::Argv(Vec::new());
+        spec.role.command = gantry_model::RoleCommand::Argv(Vec::new());
         let made = container::prepare_container(agent, &paths, &names, &spec, &image, address).and_then(|made| {
             note(&paths, &digest, &OneOffMetadata { disk: spec.role.limits.disk, address }).map(|()| made)
         });

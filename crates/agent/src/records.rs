@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use gantry_ledger::Replacement;
-use gantry_model::{Exit, Generation, InstanceId, InstanceSpec, MachinePlan, Moment, Stop};
+use gantry_model::{ExitStatus, Generation, InstanceId, InstanceSpec, MachinePlan, Moment, StopReason};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub(crate) struct InstanceRecord {
     #[serde(default)]
     pub(crate) started: bool,
     /// The last exit; for a run-once instance, its result.
-    pub(crate) exit: Option<Exit>,
+    pub(crate) exit: Option<ExitStatus>,
     /// Time of the container's last start.
     #[serde(default)]
     pub(crate) begun: Option<Moment>,
@@ -39,7 +39,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) ready_since: Option<Moment>,
     /// Why the container is being stopped. Kept on disk so that a restarted agent reports the reason, too.
     #[serde(default)]
-    pub(crate) stop: Option<Stop>,
+    pub(crate) stop: Option<StopReason>,
 }
 
 /// Folders and files of an instance.

@@ -11,7 +11,7 @@ use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
 use gantry_linux::stream::NonblockingStream;
 use gantry_model::{InstanceId, Moment};
-use gantry_relay::Tail;
+use gantry_relay::LogTail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -251,7 +251,7 @@ async fn send_logs(
 fn gather_lines(
     agent: &AgentContext,
     query: &LogQuery,
-    tails: &mut BTreeMap<InstanceId, Tail>,
+    tails: &mut BTreeMap<InstanceId, LogTail>,
     most: usize,
 ) -> Vec<LogLine> {
     let Some(app) = &query.app else {
@@ -264,13 +264,14 @@ fn gather_lines(
     });
     let mut lines: Vec<(Moment, LogLine)> = Vec::new();
     for id in ids {
-        let tail =
-            tails.entry(id.clone()).or_insert_with(|| Tail::new(gantry_relay::segments(&folder.join(id.to_string()))));
-        let wanted = |line: &gantry_relay::Line| {
+        let tail = tails
+            .entry(id.clone())
+            .or_insert_with(|| LogTail::new(gantry_relay::segments(&folder.join(id.to_string()))));
+        let wanted = |line: &gantry_relay::LogLine| {
             query.since.is_none_or(|since| line.at >= since)
                 && query.grep.as_ref().is_none_or(|text| line.text.contains(text.as_str()))
         };
-        let fresh = tail.fresh().into_iter().filter(wanted);
+        let fresh = tail.new_lines().into_iter().filter(wanted);
         // The lines of one instance keep their order even if the wall clock went back between them.
         let mut latest = Moment(0);
         lines.extend(fresh.map(|line| {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gantry_api::types::MachineReport;
-use gantry_model::clock::{Clock, Reading};
-use gantry_model::{Generation, InstanceId, Moment, NetworkFault, ObservedInstance, Phase};
+use gantry_model::clock::{ClockReading, SteadyClock};
+use gantry_model::{Generation, InstanceId, InstancePhase, Moment, NetworkFault, ObservedInstance};
 use tokio::sync::Notify;
 
 use crate::AgentContext;
@@ -36,15 +36,15 @@ pub(crate) fn wall() -> Moment {
     reading().wall
 }
 
-fn clock() -> &'static Clock {
-    static CLOCK: OnceLock<Clock> = OnceLock::new();
-    CLOCK.get_or_init(|| Clock::new(reading()))
+fn clock() -> &'static SteadyClock {
+    static CLOCK: OnceLock<SteadyClock> = OnceLock::new();
+    CLOCK.get_or_init(|| SteadyClock::new(reading()))
 }
 
 /// The current readings of the kernel's clocks.
-pub(crate) fn reading() -> Reading {
+pub(crate) fn reading() -> ClockReading {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Reading {
+    ClockReading {
         wall: Moment(gantry_linux::clock::wall()),
         awake: millis(gantry_linux::clock::awake()),
         booted: millis(gantry_linux::clock::booted()),
@@ -63,7 +63,7 @@ fn shift_times(report: &mut MachineReport, by: i64) {
 /// The status of a new instance.
 pub(crate) fn new_status() -> ObservedInstance {
     ObservedInstance {
-        phase: Phase::Preparing,
+        phase: InstancePhase::Preparing,
         since: now(),
         address: None,
         restarts: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::PlanAnswer;
-use gantry_model::{InstanceId, MachinePlan, ObservedInstance, Phase};
+use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -131,7 +131,7 @@ impl InstanceSupervisor {
             return;
         }
         // An instance without a record and with the goal "stop" has already stopped.
-        let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::Goal::Stop);
+        let to_stop = wanted.as_ref().is_none_or(|assignment| assignment.goal == gantry_model::InstanceGoal::Stop);
         let paths = ContainerPaths::of(&self.agent.settings, id);
         if to_stop && paths.read_record().is_none() {
             if !paths.state.exists() && !paths.folder.exists() {
@@ -140,12 +140,16 @@ impl InstanceSupervisor {
             }
             // Either the record cannot be read, or a removal was interrupted. Whatever runs under this name ends first.
             // The status must be in the first report: the server takes an instance without a status for removed.
-            self.agent.status.set(id, ObservedInstance { phase: Phase::Stopping, ..crate::status::new_status() });
+            self.agent
+                .status
+                .set(id, ObservedInstance { phase: InstancePhase::Stopping, ..crate::status::new_status() });
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
             let handle = tokio::spawn(async move {
-                remove_leftover(&agent, &gone.to_string(), |why| report_failure(&agent, &gone, Phase::Stopping, why))
-                    .await;
+                remove_leftover(&agent, &gone.to_string(), |why| {
+                    report_failure(&agent, &gone, InstancePhase::Stopping, why)
+                })
+                .await;
                 drop(receiver);
                 agent.status.remove(&gone);
             });
@@ -156,7 +160,7 @@ impl InstanceSupervisor {
         let handle = match Instance::new(&self.agent, id.clone(), receiver.clone()) {
             Ok(instance) => tokio::spawn(instance.run()),
             Err(message) => {
-                report_failure(&self.agent, id, Phase::Failed, message);
+                report_failure(&self.agent, id, InstancePhase::Failed, message);
                 tokio::spawn(retry_adoption(Arc::clone(&self.agent), id.clone(), receiver))
             }
         };
@@ -176,7 +180,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
             }
             Err(message) if message != told => {
                 told.clone_from(&message);
-                report_failure(&agent, &id, Phase::Failed, message);
+                report_failure(&agent, &id, InstancePhase::Failed, message);
             }
             Err(_) => {}
         }
@@ -187,7 +191,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
 }
 
 /// Reports a failure of an instance that has no task of its own.
-fn report_failure(agent: &AgentContext, id: &InstanceId, phase: Phase, why: String) {
+fn report_failure(agent: &AgentContext, id: &InstanceId, phase: InstancePhase, why: String) {
     tracing::error!(instance = %id, why, "cannot manage the instance");
     agent.status.set(id, ObservedInstance { phase, failure: Some(why), ..crate::status::new_status() });
 }

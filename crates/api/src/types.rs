@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use gantry_model::{
     AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, ImageSettings, InstanceId,
-    MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, Phase, ReleaseNumber, RequestCounts,
-    RequestFailure, RoleName, RouterId, Subnet, Table, Traffic,
+    InstancePhase, MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, ReleaseNumber, RequestCounts,
+    RequestFailure, RoleName, RouterId, RoutingTable, Subnet, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,7 @@ pub struct AppInfo {
     /// Number of desired instances of the current release.
     pub wanted: u32,
     /// Traffic policy: pause, maintenance, rate and concurrency limits.
-    pub traffic: Traffic,
+    pub traffic: TrafficPolicy,
     /// Counts of queued, refused and rate-limited requests: a sum over all routers, since the start of each router.
     pub requests: RequestCounts,
     /// Time of creation.
@@ -185,7 +185,7 @@ pub struct InstanceInfo {
     /// Desired state: `run`, `retire` or `stop`.
     pub goal: String,
     /// Phase of the instance; `None` until the machine reports the instance.
-    pub phase: Option<Phase>,
+    pub phase: Option<InstancePhase>,
     /// Time of the last start; before the first start, the time at which the phase began.
     pub since: Option<Moment>,
     /// Address of the instance.
@@ -435,7 +435,7 @@ pub struct RouterReport {
 pub type PlanAnswer = Option<MachinePlan>;
 
 /// Response of `GET /internal/v1/routers/{machine}/table?after=`; `None` when the poll ended without a newer table.
-pub type TableAnswer = Option<Table>;
+pub type TableAnswer = Option<RoutingTable>;
 
 /// Kind of a session that the server asks an agent to open.
 #[derive(Debug, Clone, Serialize, Deserialize)]

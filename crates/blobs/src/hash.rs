@@ -5,9 +5,9 @@ use sha2::{Digest as _, Sha256};
 
 /// A digest in progress.
 #[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+pub struct DigestHasher(Sha256);
 
-impl Hasher {
+impl DigestHasher {
     /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Digest {
@@ -30,7 +30,7 @@ impl Hasher {
 }
 
 /// Adds all written bytes to the digest.
-impl std::io::Write for Hasher {
+impl std::io::Write for DigestHasher {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.update(bytes);
         Ok(bytes.len())

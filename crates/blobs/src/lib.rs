@@ -28,22 +28,22 @@ use object_store::{GetOptions, GetRange, GetResultPayload, MultipartUpload, Obje
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-pub use hash::Hasher;
+pub use hash::DigestHasher;
 
 /// Number of bytes that a writer buffers before a write: enough for S3, whose parts have at least 5 MiB.
 const PART: usize = 8 << 20;
 
-/// Limit of a blob that [`Blobs::read`] loads into memory: manifests and configurations have a few KiB.
+/// Limit of a blob that [`BlobStore::read`] loads into memory: manifests and configurations have a few KiB.
 pub const READ_MAX: u64 = 4 << 20;
 
 /// Failure of reading or writing blobs.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The blob does not exist.
-    #[error("there is no blob {0}")]
+    #[error("blob {0} does not exist")]
     Missing(Digest),
     /// The content does not match the digest.
-    #[error("blob {expected} has the digest {found}; it was damaged on its way or on the disk")]
+    #[error("blob {expected} is damaged: its content has the digest {found}")]
     WrongDigest {
         /// The expected digest.
         expected: Digest,
@@ -51,7 +51,7 @@ pub enum BlobError {
         found: Digest,
     },
     /// The blob is too large to be read at once.
-    #[error("blob {digest} has {size} bytes; at most {READ_MAX} are read at once")]
+    #[error("blob {digest} is too large to read at once: {size} bytes, at most {READ_MAX} are allowed")]
     TooLarge {
         /// Digest of the blob.
         digest: Digest,
@@ -59,7 +59,7 @@ pub enum BlobError {
         size: u64,
     },
     /// An earlier write failed, so the blob lacks some of its content.
-    #[error("a piece of this blob was lost; begin it again")]
+    #[error("cannot finish the blob: an earlier write failed; start the upload again")]
     Broken,
     /// The folder or service behind the blobs failed.
     #[error("cannot {action} blobs")]
@@ -78,37 +78,37 @@ fn failed(action: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send 
 
 /// A store of blobs.
 #[derive(Clone)]
-pub struct Blobs {
+pub struct BlobStore {
     backend: Arc<dyn ObjectStore>,
     folder: PathBuf,
     /// Locked while a caller looks for a blob or names a new blob, and while garbage collection decides to remove one.
-    collecting: Arc<tokio::sync::Mutex<()>>,
+    gc_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// An open blob.
-pub struct Blob {
+pub struct OpenBlob {
     /// Number of bytes that the stream contains.
     pub size: u64,
     /// Unverified content; the reader that unpacks it verifies the digest.
     pub stream: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
-fn place(digest: &Digest) -> Path {
+fn blob_path(digest: &Digest) -> Path {
     Path::from(format!("sha256/{}/{}", &digest.hex()[..2], digest.hex()))
 }
 
-impl Blobs {
+impl BlobStore {
     /// Opens the blobs in a folder, and creates a missing folder.
     ///
     /// # Errors
     /// When the folder cannot be created or opened.
     pub fn in_folder(folder: &FilePath) -> Result<Self, BlobError> {
-        std::fs::create_dir_all(folder).map_err(|error| failed("make the folder of")(error.into()))?;
+        std::fs::create_dir_all(folder).map_err(|error| failed("create the folder of")(error.into()))?;
         let backend = LocalFileSystem::new_with_prefix(folder)
             .map_err(|error| failed("open")(error.into()))?
             .with_fsync(true)
             .with_automatic_cleanup(true);
-        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), collecting: Arc::default() })
+        Ok(Self { backend: Arc::new(backend), folder: folder.to_owned(), gc_lock: Arc::default() })
     }
 
     /// Returns the size of a blob; none if the blob does not exist. The caller is about to use the blob, so the call
@@ -118,8 +118,8 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        let _guard = self.collecting.lock().await;
-        let path = self.folder.join(place(digest).to_string());
+        let _guard = self.gc_lock.lock().await;
+        let path = self.folder.join(blob_path(digest).to_string());
         let touched =
             std::fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
         // On a disk that takes no writes, garbage collection removes nothing either.
@@ -128,18 +128,19 @@ impl Blobs {
         {
             return Err(failed("look for")(error.into()));
         }
-        match self.backend.head(&place(digest)).await {
+        match self.backend.head(&blob_path(digest)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(failed("look for")(error.into())),
         }
     }
 
-    /// A blob is there, and its content has its digest: it need not be written again. Reads all of it.
+    /// Reports whether a blob exists and its content matches its digest, so that the caller need not write the blob
+    /// again. Reads the whole blob.
     ///
     /// # Errors
-    /// [`BlobError::Backend`] when the store cannot be asked. A blob that cannot be read to its end is not whole.
-    pub async fn is_whole(&self, digest: &Digest) -> Result<bool, BlobError> {
+    /// [`BlobError::Backend`] when the backend fails. A blob that cannot be read to its end is not intact.
+    pub async fn is_intact(&self, digest: &Digest) -> Result<bool, BlobError> {
         if self.size(digest).await?.is_none() {
             return Ok(false);
         }
@@ -148,7 +149,7 @@ impl Blobs {
             Err(BlobError::Missing(_)) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut hasher = Hasher::default();
+        let mut hasher = DigestHasher::default();
         while let Some(piece) = stream.next().await {
             let Ok(piece) = piece else { return Ok(false) };
             hasher.update(&piece);
@@ -160,7 +161,7 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Backend`].
-    pub async fn get(&self, digest: &Digest) -> Result<Blob, BlobError> {
+    pub async fn get(&self, digest: &Digest) -> Result<OpenBlob, BlobError> {
         self.open(digest, None).await
     }
 
@@ -168,16 +169,16 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Missing`], [`BlobError::Backend`].
-    pub async fn get_part(&self, digest: &Digest, range: Range<u64>) -> Result<Blob, BlobError> {
+    pub async fn get_part(&self, digest: &Digest, range: Range<u64>) -> Result<OpenBlob, BlobError> {
         if range.is_empty() {
-            return Ok(Blob { size: 0, stream: futures_util::stream::empty().boxed() });
+            return Ok(OpenBlob { size: 0, stream: futures_util::stream::empty().boxed() });
         }
         self.open(digest, Some(range)).await
     }
 
-    async fn open(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<Blob, BlobError> {
+    async fn open(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<OpenBlob, BlobError> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let result = match self.backend.get_opts(&place(digest), options).await {
+        let result = match self.backend.get_opts(&blob_path(digest), options).await {
             Ok(result) => result,
             Err(object_store::Error::NotFound { .. }) => return Err(BlobError::Missing(digest.clone())),
             Err(error) => return Err(failed("read")(error.into())),
@@ -192,13 +193,13 @@ impl Blobs {
             }
             GetResultPayload::Stream(stream) => stream.map_err(std::io::Error::other).boxed(),
         };
-        Ok(Blob { size: end - start, stream })
+        Ok(OpenBlob { size: end - start, stream })
     }
 
     /// Reads a whole small blob and verifies its digest.
     ///
     /// # Errors
-    /// [`BlobError::TooLarge`], [`BlobError::WrongDigest`] and those of [`Blobs::get`].
+    /// [`BlobError::TooLarge`], [`BlobError::WrongDigest`] and those of [`BlobStore::get`].
     pub async fn read(&self, digest: &Digest) -> Result<Bytes, BlobError> {
         let mut blob = self.get(digest).await?;
         if blob.size > READ_MAX {
@@ -208,7 +209,7 @@ impl Blobs {
         while let Some(piece) = blob.stream.next().await {
             content.extend_from_slice(&piece.map_err(|error| failed("read")(error.into()))?);
         }
-        verify(digest, &Hasher::of(&content))?;
+        verify(digest, &DigestHasher::of(&content))?;
         Ok(content.freeze())
     }
 
@@ -226,16 +227,16 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Backend`].
-    pub async fn writer(&self) -> Result<Writer, BlobError> {
+    pub async fn writer(&self) -> Result<BlobWriter, BlobError> {
         let name = Path::from(format!("uploads/{:032x}", rand::random::<u128>()));
         let upload = self.backend.put_multipart(&name).await.map_err(|error| failed("begin to write")(error.into()))?;
-        Ok(Writer {
+        Ok(BlobWriter {
             backend: Arc::clone(&self.backend),
-            collecting: Arc::clone(&self.collecting),
+            gc_lock: Arc::clone(&self.gc_lock),
             name,
             upload,
             pending: BytesMut::new(),
-            hasher: Hasher::default(),
+            hasher: DigestHasher::default(),
             size: 0,
             broken: false,
         })
@@ -268,7 +269,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
-        match self.backend.delete(&place(digest)).await {
+        match self.backend.delete(&blob_path(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("remove")(error.into())),
         }
@@ -279,12 +280,12 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Backend`].
     pub async fn delete_older(&self, digest: &Digest, before: SystemTime) -> Result<bool, BlobError> {
-        let _guard = self.collecting.lock().await;
-        match self.backend.head(&place(digest)).await {
+        let _guard = self.gc_lock.lock().await;
+        match self.backend.head(&blob_path(digest)).await {
             Ok(meta) if SystemTime::from(meta.last_modified) < before => self.delete(digest).await.map(|()| true),
             // The blob is from before the wall clock was set back: count its age from now.
             Ok(meta) if SystemTime::from(meta.last_modified) > SystemTime::now() => {
-                let path = self.folder.join(place(digest).to_string());
+                let path = self.folder.join(blob_path(digest).to_string());
                 let _ = std::fs::File::options()
                     .append(true)
                     .open(path)
@@ -320,20 +321,20 @@ fn verify(expected: &Digest, found: &Digest) -> Result<(), BlobError> {
     Err(BlobError::WrongDigest { expected: expected.clone(), found: found.clone() })
 }
 
-/// An upload in progress. A writer that is dropped before [`Writer::finish`] leaves no blob.
-pub struct Writer {
+/// An upload in progress. A writer that is dropped before [`BlobWriter::finish`] leaves no blob.
+pub struct BlobWriter {
     backend: Arc<dyn ObjectStore>,
-    collecting: Arc<tokio::sync::Mutex<()>>,
+    gc_lock: Arc<tokio::sync::Mutex<()>>,
     name: Path,
     upload: Box<dyn MultipartUpload>,
     pending: BytesMut,
-    hasher: Hasher,
+    hasher: DigestHasher,
     size: u64,
     broken: bool,
 }
 
-impl Writer {
-    /// Reports whether a write failed. The lost bytes cannot be written again, and [`Writer::finish`] fails.
+impl BlobWriter {
+    /// Reports whether a write failed. The lost bytes cannot be written again, and [`BlobWriter::finish`] fails.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.broken
@@ -385,8 +386,8 @@ impl Writer {
         gantry_failpoint::failpoint!("blob.completed");
         // Garbage collection must not remove the new blob between its check of an old blob of the same name and the
         // removal.
-        let _guard = self.collecting.lock().await;
-        self.backend.rename(&self.name, &place(&digest)).await.map_err(|error| failed("name")(error.into()))?;
+        let _guard = self.gc_lock.lock().await;
+        self.backend.rename(&self.name, &blob_path(&digest)).await.map_err(|error| failed("name")(error.into()))?;
         gantry_failpoint::failpoint!("blob.named");
         Ok((digest, self.size))
     }
@@ -401,14 +402,14 @@ impl Writer {
 mod tests {
     use super::*;
 
-    fn blobs() -> (tempfile::TempDir, Blobs) {
+    fn blobs() -> (tempfile::TempDir, BlobStore) {
         let folder = tempfile::tempdir().expect("a folder");
-        let blobs = Blobs::in_folder(&folder.path().join("blobs")).expect("blobs");
+        let blobs = BlobStore::in_folder(&folder.path().join("blobs")).expect("blobs");
         (folder, blobs)
     }
 
     #[tokio::test]
-    async fn what_is_put_is_read() {
+    async fn reads_and_removes_what_was_put() {
         let (_folder, blobs) = blobs();
         let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
         assert_eq!(digest.hex(), "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
@@ -422,34 +423,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_blob_is_not_whole_until_it_is_written_again() {
+    async fn a_damaged_blob_is_not_intact_until_it_is_written_again() {
         let (folder, blobs) = blobs();
         let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
-        assert!(blobs.is_whole(&digest).await.expect("an answer"));
-        let path = folder.path().join("blobs").join(place(&digest).to_string());
+        assert!(blobs.is_intact(&digest).await.expect("an answer"));
+        let path = folder.path().join("blobs").join(blob_path(&digest).to_string());
         for damage in [&b"hellO"[..], b"hell", b"", b"hello!"] {
             std::fs::write(&path, damage).expect("damaged");
-            assert!(!blobs.is_whole(&digest).await.expect("an answer"), "{}", damage.escape_ascii());
+            assert!(!blobs.is_intact(&digest).await.expect("an answer"), "{}", damage.escape_ascii());
             blobs.put(Bytes::from_static(b"hello")).await.expect("put again");
-            assert!(blobs.is_whole(&digest).await.expect("an answer"));
+            assert!(blobs.is_intact(&digest).await.expect("an answer"));
         }
         std::fs::remove_file(&path).expect("removed");
-        assert!(!blobs.is_whole(&digest).await.expect("an answer"));
+        assert!(!blobs.is_intact(&digest).await.expect("an answer"));
     }
 
     #[tokio::test]
-    async fn a_large_blob_comes_back_whole_and_a_wrong_one_is_not_kept() {
+    async fn round_trips_a_large_blob_and_discards_one_with_a_wrong_digest() {
         let (folder, blobs) = blobs();
         let pieces = || futures_util::stream::iter((0..40u8).map(|n| Ok(Bytes::from(vec![n; 500_000])))).boxed();
         let (digest, size) = blobs.put_stream(pieces(), None).await.expect("put");
         assert_eq!(size, 20_000_000);
-        let mut hasher = Hasher::default();
+        let mut hasher = DigestHasher::default();
         let mut stream = blobs.get(&digest).await.expect("a blob").stream;
         while let Some(piece) = stream.next().await {
             hasher.update(&piece.expect("a piece"));
         }
         assert_eq!(hasher.finish(), digest);
-        let other = Hasher::of(b"other");
+        let other = DigestHasher::of(b"other");
         assert!(matches!(blobs.put_stream(pieces(), Some(&other)).await, Err(BlobError::WrongDigest { .. })));
         assert_eq!(blobs.size(&other).await.expect("an answer"), None);
         let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"x")), Err(std::io::Error::other("gone"))]);
@@ -461,10 +462,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_blob_is_not_believed() {
+    async fn refuses_to_read_a_damaged_blob() {
         let (folder, blobs) = blobs();
         let digest = blobs.put(Bytes::from_static(b"hello")).await.expect("put");
-        let path = folder.path().join("blobs").join(place(&digest).as_ref());
+        let path = folder.path().join("blobs").join(blob_path(&digest).as_ref());
         std::fs::write(path, b"hellp").expect("damaged");
         assert!(matches!(blobs.read(&digest).await, Err(BlobError::WrongDigest { .. })));
     }
@@ -472,7 +473,7 @@ mod tests {
     /// Checks the grace period. Garbage collection without pause removes no blob that a caller has just written or
     /// found to exist.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn collection_takes_nothing_that_somebody_is_about_to_use() {
+    async fn garbage_collection_keeps_blobs_that_a_caller_is_about_to_use() {
         const GRACE: std::time::Duration = std::time::Duration::from_millis(300);
         let (_folder, blobs) = blobs();
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -493,7 +494,7 @@ mod tests {
                 for turn in 0..250u64 {
                     // Use few contents, so that the same blobs come and go again and again.
                     let content = Bytes::from(format!("{}", (user * 31 + turn * 7) % 40));
-                    let digest = Hasher::of(&content);
+                    let digest = DigestHasher::of(&content);
                     // Some users first ask whether the blob exists, and some write it again.
                     if user % 2 == 0 || blobs.size(&digest).await.expect("an answer").is_none() {
                         let pieces = futures_util::stream::iter([Ok(content.clone())]).boxed();

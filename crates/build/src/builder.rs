@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_blobs::{BlobError, Blobs};
+use gantry_blobs::{BlobError, BlobStore};
 use gantry_image::{Config, Descriptor, Layer, Layers, Looked, Manifest, Merged, Runtime};
 use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
 pub use gantry_sandbox::ContainerNetwork;
@@ -56,7 +56,7 @@ pub struct Built {
 #[derive(Clone)]
 pub struct Builder {
     /// Store of the images' blobs.
-    pub blobs: Blobs,
+    pub blobs: BlobStore,
     /// Unpacked layers on this machine.
     pub layers: Layers,
     /// Folders and cgroup of the builder.
@@ -234,7 +234,7 @@ impl Builder {
         };
         let Ok(manifest) = Manifest::parse(&bytes) else { return Ok(false) };
         for part in manifest.blobs() {
-            if !self.blobs.is_whole(&part.digest).await? {
+            if !self.blobs.is_intact(&part.digest).await? {
                 return Ok(false);
             }
         }
@@ -243,7 +243,7 @@ impl Builder {
 
     async fn keep(&self, image: &mut ImageParts, layer: Layer) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let descriptor = layer.descriptor();
-        if !self.blobs.is_whole(&layer.digest).await? {
+        if !self.blobs.is_intact(&layer.digest).await? {
             let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(layer.file), 256 << 10).boxed();
             self.blobs.put_stream(stream, Some(&layer.digest)).await?;
         }

@@ -9,7 +9,7 @@ use gantry_image::{Accounts, Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_model::output::{telling_line, within_a_line};
-use gantry_relay::Tail;
+use gantry_relay::LogTail;
 use gantry_sandbox::{
     BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser,
     RootFilesystem, kill_rest, launch,
@@ -237,13 +237,13 @@ async fn watch(
     cache: &Path,
     output: &Output,
 ) -> Result<(), BuildError> {
-    let mut log = Tail::new(spec.log.segments.clone());
+    let mut log = LogTail::new(spec.log.segments.clone());
     let mut disk = disk::UsageSchedule::default();
     let deadline = tokio::time::Instant::now() + limits.time;
     let stopped = |message: String| BuildError { phase: "compile", message, tail: output.shown(TAIL) };
     loop {
         let ended = tokio::time::timeout(Duration::from_millis(100), container.ended()).await.is_ok();
-        for line in log.fresh() {
+        for line in log.new_lines() {
             // Gantry's own lines must not count as the last output of the program.
             if line.own { output.note(&line.text) } else { output.program(&line.text) }
         }
@@ -297,7 +297,7 @@ fn judge(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(
             Some(line) => format!("container/compile exited with {code} (last output: {})", within_a_line(&line)),
             None => format!("container/compile exited with {code}"),
         },
-        Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was ended by signal {signal}"),
+        Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was killed by signal {signal}"),
         _ => "container/compile ended without a record".to_owned(),
     };
     Err(BuildError { phase: "compile", message, tail: output.shown(TAIL) })

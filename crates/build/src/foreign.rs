@@ -125,7 +125,7 @@ fn name_of(path: &str, taken: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use gantry_model::Command;
+    use gantry_model::RoleCommand;
 
     use super::*;
 
@@ -173,7 +173,7 @@ mod tests {
         let app = AppName::parse("shop").expect("a name");
         let web = RoleName::parse("web").expect("a name");
         let roles = |volumes: &[(&str, &str)]| {
-            let mut role = Role::new(Command::Argv(vec!["x".to_owned()]));
+            let mut role = Role::new(RoleCommand::Argv(vec!["x".to_owned()]));
             role.volumes = volumes.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect();
             BTreeMap::from([(web.clone(), role)])
         };

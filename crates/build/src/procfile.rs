@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_model::RoleName;
-use gantry_model::role::{Command, Role};
+use gantry_model::role::{Role, RoleCommand};
 
 use crate::roles::check_command;
 
@@ -22,7 +22,7 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
         let (name, command) = line.split_once(':').ok_or_else(|| at("no \"name: command\"".to_owned()))?;
         let name = RoleName::parse(name.trim()).map_err(|error| at(error.to_string()))?;
         check_command(command).map_err(at)?;
-        if roles.insert(name.clone(), Role::new(Command::Shell(command.trim().to_owned()))).is_some() {
+        if roles.insert(name.clone(), Role::new(RoleCommand::Shell(command.trim().to_owned()))).is_some() {
             return Err(at(format!("role {name} is there twice")));
         }
     }
@@ -41,7 +41,7 @@ mod tests {
     fn lines_become_roles() {
         let roles = parse("# shop\nweb: node server.js --port $PORT\n\nworker:  work : hard\n").expect("roles");
         let web = &roles[&RoleName::parse("web").expect("a name")];
-        assert_eq!(web.command, Command::Shell("node server.js --port $PORT".into()));
+        assert_eq!(web.command, RoleCommand::Shell("node server.js --port $PORT".into()));
         assert_eq!(roles.len(), 2);
         for (bad, wanted) in
             [("", "names no role"), ("web", "line 1"), ("web: a\nweb: b", "twice at line 2"), ("web:", "empty")]

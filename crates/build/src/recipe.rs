@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_image::{AccountError, Accounts, Runtime};
 use gantry_model::execve::is_variable_name;
-use gantry_model::role::{Command, DEFAULT_PORT, Health, Role, Signal};
+use gantry_model::role::{DEFAULT_PORT, HealthSettings, Role, RoleCommand, ShutdownSignal};
 use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
@@ -138,11 +138,11 @@ impl Recipe {
         if words.is_empty() {
             return Err(BuildError::new("image", "the image names no command (neither Entrypoint nor Cmd)"));
         }
-        let mut role = Role::new(Command::Argv(words));
+        let mut role = Role::new(RoleCommand::Argv(words));
         let (port, said) = foreign::port(runtime, settings.port);
         role.port = Some(port);
         role.volumes = settings.volumes.clone();
-        if let Some(signal) = runtime.stop_signal.as_deref().and_then(Signal::parse) {
+        if let Some(signal) = runtime.stop_signal.as_deref().and_then(ShutdownSignal::parse) {
             role.stop_signal = signal;
         }
         let web = RoleName::parse("web").map_err(|error| BuildError::new("image", error))?;
@@ -215,7 +215,7 @@ fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
     Ok(())
 }
 
-fn apply_startup(health: &mut Health, check: &HealthCheck) {
+fn apply_startup(health: &mut HealthSettings, check: &HealthCheck) {
     health.timeout = given(check.timeout).unwrap_or(health.timeout);
     health.interval = given(check.wait).unwrap_or(health.interval);
     health.initial_delay = given(check.initial_delay).or(health.initial_delay);
@@ -226,7 +226,7 @@ fn apply_startup(health: &mut Health, check: &HealthCheck) {
     }
 }
 
-fn apply_liveness(health: &mut Health, check: &HealthCheck) {
+fn apply_liveness(health: &mut HealthSettings, check: &HealthCheck) {
     health.timeout = given(check.timeout).unwrap_or(health.timeout);
     health.watch = given(check.wait).unwrap_or(health.watch);
     health.attempts = check.attempts.filter(|attempts| *attempts > 0).unwrap_or(health.attempts);
@@ -345,7 +345,7 @@ mod tests {
         let words = |text: &str| Some(vec![text.to_owned()]);
         let plain = Runtime { entrypoint: words("/run"), cmd: words("--all"), ..Runtime::default() };
         let roles = Recipe::of_image(&plain, &none).expect("a role").roles;
-        let argv = Command::Argv(vec!["/run".to_owned(), "--all".to_owned()]);
+        let argv = RoleCommand::Argv(vec!["/run".to_owned(), "--all".to_owned()]);
         assert_eq!((&roles[&name("web")].command, roles[&name("web")].port), (&argv, Some(DEFAULT_PORT)));
         let settings = ImageSettings { volumes: [("data".to_owned(), "/data".to_owned())].into(), port: Some(81) };
         let recipe = Recipe::of_image(&plain, &settings).expect("a role");

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use gantry_model::execve::is_variable_name;
-use gantry_model::role::{Command, Health, Limits, Protocol, Role, Signal};
+use gantry_model::role::{AppProtocol, HealthSettings, ResourceLimits, Role, RoleCommand, ShutdownSignal};
 use gantry_model::{Bytes, RoleName, Seconds};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -148,7 +148,9 @@ impl<'de> Deserialize<'de> for Entry {
                 f.write_str("a command line, or an object with a command")
             }
             fn visit_str<E: Error>(self, command: &str) -> Result<Entry, E> {
-                check_command(command).map_err(E::custom).map(|()| Entry(Role::new(Command::Shell(command.to_owned()))))
+                check_command(command)
+                    .map_err(E::custom)
+                    .map(|()| Entry(Role::new(RoleCommand::Shell(command.to_owned()))))
             }
             fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Entry, M::Error> {
                 read_role(map).map(Entry)
@@ -170,11 +172,11 @@ pub(crate) fn check_command(command: &str) -> Result<(), String> {
 }
 
 fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
-    let mut role = Role::new(Command::Shell(String::new()));
-    let mut limits = Limits::default();
+    let mut role = Role::new(RoleCommand::Shell(String::new()));
+    let mut limits = ResourceLimits::default();
     while let Some(key) = map.next_key_seed(Key(&ROLE_KEYS))? {
         match key {
-            "command" => role.command = Command::Shell(map.next_value_seed(command_line())?),
+            "command" => role.command = RoleCommand::Shell(map.next_value_seed(command_line())?),
             "port" => role.port = u16::try_from(map.next_value_seed(whole(1, 65_535))?).ok(),
             "protocol" => role.protocol = map.next_value::<Spoken>()?.0,
             "instances" => role.instances = map.next_value_seed(whole(0, INSTANCES_MAX))?,
@@ -192,32 +194,32 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             _ => role.volumes = map.next_value_seed(Texts(checked_volumes))?,
         }
     }
-    if matches!(&role.command, Command::Shell(line) if line.is_empty()) {
+    if matches!(&role.command, RoleCommand::Shell(line) if line.is_empty()) {
         return Err(M::Error::custom("a role has no \"command\""));
     }
     role.limits = limits;
     Ok(role)
 }
 
-struct Spoken(Protocol);
+struct Spoken(AppProtocol);
 
 impl<'de> Deserialize<'de> for Spoken {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Text(|text: &str| match text {
-            "http1" => Ok(Spoken(Protocol::Http1)),
-            "h2c" => Ok(Spoken(Protocol::H2c)),
+            "http1" => Ok(Spoken(AppProtocol::Http1)),
+            "h2c" => Ok(Spoken(AppProtocol::H2c)),
             _ => Err(format!("{text:?} is no protocol; known are http1, h2c")),
         }))
     }
 }
 
-struct StopSignal(Signal);
+struct StopSignal(ShutdownSignal);
 
 impl<'de> Deserialize<'de> for StopSignal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Text(|text: &str| {
-            let names: Vec<_> = Signal::ALL.iter().map(|signal| signal.name()).collect();
-            Signal::parse(text)
+            let names: Vec<_> = ShutdownSignal::ALL.iter().map(|signal| signal.name()).collect();
+            ShutdownSignal::parse(text)
                 .map(StopSignal)
                 .ok_or_else(|| format!("{text:?} is no stop signal; known are {}", names.join(", ")))
         }))
@@ -227,19 +229,19 @@ impl<'de> Deserialize<'de> for StopSignal {
 struct HealthSeed;
 
 impl<'de> DeserializeSeed<'de> for HealthSeed {
-    type Value = Health;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Health, D::Error> {
+    type Value = HealthSettings;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<HealthSettings, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for HealthSeed {
-    type Value = Health;
+    type Value = HealthSettings;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object such as { path: \"/up\" }")
     }
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Health, M::Error> {
-        let mut health = Health::default();
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<HealthSettings, M::Error> {
+        let mut health = HealthSettings::default();
         while let Some(key) = map.next_key_seed(Key(&HEALTH_KEYS))? {
             match key {
                 "path" => health.path = Some(map.next_value_seed(text(health_path))?),
@@ -258,7 +260,7 @@ impl<'de> Visitor<'de> for HealthSeed {
 }
 
 /// Checks that a health check is either a GET or a command.
-pub(crate) fn check_health(health: &Health) -> Result<(), String> {
+pub(crate) fn check_health(health: &HealthSettings) -> Result<(), String> {
     let over_http = health.path.is_some() || health.host.is_some() || !health.headers.is_empty();
     if health.command.is_some() && over_http {
         return Err("a check is a command or a GET; name \"command\" alone, or \"path\" with \"host\" and \"headers\""
@@ -373,7 +375,7 @@ mod tests {
         let role = role(text);
         assert_eq!((role.port, role.instances, role.limits.cpu), (Some(80), 3, MilliCpu(500)));
         assert_eq!((role.health.path.as_deref(), role.health.timeout), (Some("/up"), Seconds(2)));
-        assert_eq!((role.stop_signal, role.stop_timeout), (Signal::Quit, Seconds(60)));
+        assert_eq!((role.stop_signal, role.stop_timeout), (ShutdownSignal::Quit, Seconds(60)));
         assert_eq!((role.request_timeout, role.drain), (Seconds(90), Some(Seconds(7200))));
         assert_eq!(role.request_buffer(), Bytes::mebi(1));
         assert!(role.stop_first());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_image::{Layer, LayerWriter, Looked, Merged, Meta, Metered, members};
 use tar::{Entry, EntryType};
 
@@ -277,7 +277,7 @@ impl FirstPass {
             self.tree.link(path, &target);
         } else if kind.is_file() {
             let executable = entry.header().mode()? & 0o100 != 0;
-            let mut hasher = Hasher::default();
+            let mut hasher = DigestHasher::default();
             let is_special = path == Path::new(COMPILE) || TEXTS.iter().any(|name| path == Path::new(name));
             let size = entry.size();
             if is_special || size < POINTER_MAX {

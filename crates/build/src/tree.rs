@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 
 use crate::times::Print;
 
@@ -49,7 +49,7 @@ pub(crate) struct Tree {
 
 /// Computes the fingerprint of a path.
 pub(crate) fn print_of(path: &Path) -> Print {
-    half(Hasher::of(path.as_os_str().as_bytes()))
+    half(DigestHasher::of(path.as_os_str().as_bytes()))
 }
 
 /// Takes the first half of a digest.

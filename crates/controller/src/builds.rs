@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
-    AppName, BaseName, Cause, Deploy, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role, RoleName,
-    execve,
+    AppName, BaseName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role,
+    RoleName, execve,
 };
 use tokio::sync::mpsc;
 
@@ -239,12 +239,12 @@ async fn make_release(
     resources: BuildResources,
 ) -> Result<Made, BuildError> {
     match &deploy.cause {
-        Cause::Push { commit, source } => build_release(server, deploy, commit, source, output, resources).await,
-        Cause::Image { reference, image: digest, change } => {
+        DeployCause::Push { commit, source } => build_release(server, deploy, commit, source, output, resources).await,
+        DeployCause::Image { reference, image: digest, change } => {
             image_release(server, deploy, reference, digest, change, output).await
         }
-        Cause::Config { .. } => repeat_release(server, deploy, None, output).await,
-        Cause::Rollback { to } => repeat_release(server, deploy, Some(*to), output).await,
+        DeployCause::Config { .. } => repeat_release(server, deploy, None, output).await,
+        DeployCause::Rollback { to } => repeat_release(server, deploy, Some(*to), output).await,
     }
 }
 

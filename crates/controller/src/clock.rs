@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use gantry_model::Moment;
-use gantry_model::clock::{Clock, Reading};
+use gantry_model::clock::{ClockReading, SteadyClock};
 
 /// Reads the kernel's clocks.
-pub(crate) fn reading() -> Reading {
+pub(crate) fn reading() -> ClockReading {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Reading {
+    ClockReading {
         wall: Moment(gantry_linux::clock::wall()),
         awake: millis(gantry_linux::clock::awake()),
         booted: millis(gantry_linux::clock::booted()),
@@ -16,6 +16,6 @@ pub(crate) fn reading() -> Reading {
 }
 
 /// Starts a clock that shows the current time of the wall clock.
-pub(crate) fn start() -> Clock {
-    Clock::new(reading())
+pub(crate) fn start() -> SteadyClock {
+    SteadyClock::new(reading())
 }

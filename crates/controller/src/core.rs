@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use gantry_api::Problem;
 use gantry_api::types::{MachineReport, RouterReport, Scope};
-use gantry_model::clock::{Clock, Jumps};
-use gantry_model::{AppName, DeployState, MachineName, Moment, Observed, ObservedMachine, ObservedRouter, RouterId};
-use gantry_planner::{Report, plan};
-use gantry_store::{Compare, Outcome, Store, TXN_MAX};
+use gantry_model::clock::{ClockJumps, SteadyClock};
+use gantry_model::{
+    AppName, DeployState, MachineName, Moment, ObservedCluster, ObservedMachine, ObservedRouter, RouterId,
+};
+use gantry_planner::{PlanReport, plan};
+use gantry_store::{Store, TXN_MAX, TxnCondition, TxnOutcome};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -42,10 +44,10 @@ const STEPS_MAX: usize = 64;
 #[derive(Clone)]
 pub struct ClusterView {
     pub(crate) records: Arc<RecordIndex>,
-    pub(crate) observed: Arc<Observed>,
-    pub(crate) report: Arc<Report>,
+    pub(crate) observed: Arc<ObservedCluster>,
+    pub(crate) report: Arc<PlanReport>,
     pub(crate) now: Moment,
-    pub(crate) jumps: Arc<Jumps>,
+    pub(crate) jumps: Arc<ClockJumps>,
 }
 
 /// Decides a change of the records: pure, given the records and the time.
@@ -123,14 +125,14 @@ pub(crate) async fn start(
     let records = RecordIndex::load(&listing.entries)?;
     let clock = clock::start();
     let now = now();
-    let mut jumps = Jumps::default();
+    let mut jumps = ClockJumps::default();
     if let Some(jump) = mutations::clock_went_back(&records, now) {
         tracing::warn!("the newest event lies in the future: {jump}");
         jumps.push(reading().awake, jump);
     }
     let view = ClusterView {
         records: Arc::new(records),
-        observed: Arc::new(Observed { began: now, ..Observed::default() }),
+        observed: Arc::new(ObservedCluster { began: now, ..ObservedCluster::default() }),
         report: Arc::default(),
         now,
         jumps: Arc::new(jumps),
@@ -164,13 +166,13 @@ pub(crate) fn now() -> Moment {
 struct Core {
     store: Arc<dyn Store>,
     leadership: Leadership,
-    policy: gantry_planner::Policy,
+    policy: gantry_planner::PlannerPolicy,
     views: watch::Sender<ClusterView>,
     /// The outcome of a write is unknown. The records must be read again before the next decision.
     stale: AtomicBool,
     /// Fencing token under which the records were read.
     term: AtomicI64,
-    clock: Mutex<Clock>,
+    clock: Mutex<SteadyClock>,
     /// The last plan could not be written, and the log already says so.
     refused: AtomicBool,
 }
@@ -201,7 +203,7 @@ impl Core {
             return Ok(());
         }
         let listing = self.store.list("").await?;
-        let leads = |entry: &gantry_store::Entry| entry.key == leadership::KEY && entry.created == term;
+        let leads = |entry: &gantry_store::StoreEntry| entry.key == leadership::KEY && entry.created == term;
         if !listing.entries.iter().any(leads) {
             // The next refresh reads the records under the new token, or learns that another server leads.
             self.leadership.take_again(term).await?;
@@ -214,7 +216,7 @@ impl Core {
         Ok(())
     }
 
-    fn clock(&self) -> MutexGuard<'_, Clock> {
+    fn clock(&self) -> MutexGuard<'_, SteadyClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -305,7 +307,7 @@ impl Core {
         }
     }
 
-    fn observe(&self, change: impl FnOnce(&mut Observed)) {
+    fn observe(&self, change: impl FnOnce(&mut ObservedCluster)) {
         self.views.send_modify(|view| change(Arc::make_mut(&mut view.observed)));
     }
 
@@ -429,11 +431,11 @@ impl Core {
         // split; if interrupted, the next planning round continues the removal.
         for part in all.chunks(TXN_MAX - 1) {
             let term = self.term.load(Ordering::Relaxed);
-            let guarded = txn(part.to_vec()).when(Compare::Created(leadership::KEY.to_owned(), term));
+            let guarded = txn(part.to_vec()).when(TxnCondition::Created(leadership::KEY.to_owned(), term));
             gantry_failpoint::failpoint!("store.decided");
             match self.store.commit(guarded).await {
-                Ok(Outcome::Committed(_)) => gantry_failpoint::failpoint!("store.committed"),
-                Ok(Outcome::Conflict) => {
+                Ok(TxnOutcome::Committed(_)) => gantry_failpoint::failpoint!("store.committed"),
+                Ok(TxnOutcome::Conflict) => {
                     self.leadership.take_again(term).await?;
                     return Err(ServerError::Interrupted);
                 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::Progress;
-use gantry_model::deploy::Order;
+use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, RoleName};
 use tokio::sync::mpsc;
 
@@ -173,7 +173,7 @@ impl DeployFollower {
 
 /// Whether the new release serves and no abort was ordered.
 fn serves(deploy: &Deploy) -> bool {
-    deploy.state == DeployState::Draining && deploy.order != Some(Order::Abort)
+    deploy.state == DeployState::Draining && deploy.order != Some(DeployOrder::Abort)
 }
 
 /// Whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have such a
@@ -195,7 +195,7 @@ fn taken_back_before(deploy: &Deploy, view: &ClusterView) -> Vec<String> {
     let Some((last, reason)) = last.and_then(|last| Some((last, last.reason.as_ref()?))) else {
         return Vec::new();
     };
-    match (last.served_in_vain(), reason) {
+    match (last.served_before_revert(), reason) {
         (None, _) | (_, Reason::Aborted) => Vec::new(),
         (Some(_), reason) => vec![format!(
             "-----> Deploy {} before this one ({}) was {}: {reason}",

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::types::Progress;
 use gantry_git::hook::{OTHERS_MAX, Pushed, Update, Word};
-use gantry_model::{AppName, Cause, DeployState};
+use gantry_model::{AppName, DeployCause, DeployState};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -176,7 +176,7 @@ async fn receive(
         return Err("the source did not come whole; push again".to_owned());
     }
     gantry_failpoint::failpoint!("push.kept");
-    let cause = Cause::Push { commit, source };
+    let cause = DeployCause::Push { commit, source };
     let name = app.clone();
     let base = mutations::Base { history: pushed.history, old: update.old, seen: came };
     let number = server

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_store::{Compare, LeaseId, Outcome, Revision, Store, Txn};
+use gantry_store::{LeaseId, Revision, Store, Txn, TxnCondition, TxnOutcome};
 
 use crate::ServerError;
 
@@ -41,10 +41,10 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Leadershi
         let lease = store.grant(TTL).await?;
         let held = store.get(KEY).await?;
         let txn = match &held {
-            None => Txn::default().when(Compare::Absent(KEY.to_owned())).put_leased(KEY, name, lease),
+            None => Txn::default().when(TxnCondition::Absent(KEY.to_owned())).put_leased(KEY, name, lease),
             // The key is deleted first: the new key gets its own create revision, which fences off the old leader.
             Some(entry) if entry.value == name.as_bytes() => {
-                let removed = Txn::default().when(Compare::Modified(KEY.to_owned(), entry.modified)).delete(KEY);
+                let removed = Txn::default().when(TxnCondition::Modified(KEY.to_owned(), entry.modified)).delete(KEY);
                 store.commit(removed).await?;
                 store.revoke(lease).await?;
                 continue;
@@ -60,7 +60,7 @@ pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Leadershi
                 continue;
             }
         };
-        if let Outcome::Committed(revision) = store.commit(txn).await? {
+        if let TxnOutcome::Committed(revision) = store.commit(txn).await? {
             return Ok(Leadership::of(store, name, LeadershipTerm { lease, revision }));
         }
         store.revoke(lease).await?;
@@ -92,14 +92,14 @@ impl Leadership {
             return Ok(());
         }
         let lease = self.store.grant(TTL).await?;
-        let absent = Compare::Absent(KEY.to_owned());
+        let absent = TxnCondition::Absent(KEY.to_owned());
         match self.store.commit(Txn::default().when(absent).put_leased(KEY, self.name.as_str(), lease)).await? {
-            Outcome::Committed(revision) => {
+            TxnOutcome::Committed(revision) => {
                 tracing::warn!("the leadership lease ran out; no other server took over, and this server leads again");
                 *term = LeadershipTerm { lease, revision };
                 Ok(())
             }
-            Outcome::Conflict => {
+            TxnOutcome::Conflict => {
                 let _ = self.store.revoke(lease).await;
                 Err(ServerError::NotLeading("another server took over the leadership".to_owned()))
             }
@@ -146,12 +146,12 @@ mod tests {
     use super::*;
 
     async fn store(folder: &tempfile::TempDir) -> Arc<dyn Store> {
-        let address = gantry_store::Address::File(folder.path().join("store.db"));
+        let address = gantry_store::StoreAddress::File(folder.path().join("store.db"));
         gantry_store::open(&address).await.expect("a store")
     }
 
-    async fn write(store: &Arc<dyn Store>, token: Revision) -> Outcome {
-        let guarded = Txn::default().when(Compare::Created(KEY.to_owned(), token)).put("x", "1");
+    async fn write(store: &Arc<dyn Store>, token: Revision) -> TxnOutcome {
+        let guarded = Txn::default().when(TxnCondition::Created(KEY.to_owned(), token)).put("x", "1");
         store.commit(guarded).await.expect("an answer")
     }
 
@@ -161,15 +161,15 @@ mod tests {
         let store = store(&folder).await;
         let leadership = take(&store, "one").await.expect("the leadership");
         let old = leadership.revision().await;
-        assert!(matches!(write(&store, old).await, Outcome::Committed(_)));
+        assert!(matches!(write(&store, old).await, TxnOutcome::Committed(_)));
         // Stands for a lease that ran out while the server was suspended.
         leadership.resign().await;
-        assert_eq!(write(&store, old).await, Outcome::Conflict, "the old token writes nothing");
+        assert_eq!(write(&store, old).await, TxnOutcome::Conflict, "the old token writes nothing");
         leadership.take_again(old).await.expect("no other leader");
         let new = leadership.revision().await;
         assert_ne!(new, old);
-        assert_eq!(write(&store, old).await, Outcome::Conflict, "the old token stays void");
-        assert!(matches!(write(&store, new).await, Outcome::Committed(_)));
+        assert_eq!(write(&store, old).await, TxnOutcome::Conflict, "the old token stays void");
+        assert!(matches!(write(&store, new).await, TxnOutcome::Committed(_)));
         leadership.take_again(old).await.expect("leads already");
         assert_eq!(leadership.revision().await, new);
     }
@@ -184,7 +184,7 @@ mod tests {
         let other = take(&store, "two").await.expect("the leadership");
         let refused = leadership.take_again(old).await.expect_err("another server leads");
         assert!(matches!(refused, ServerError::NotLeading(_)), "{refused}");
-        assert_eq!(write(&store, leadership.revision().await).await, Outcome::Conflict);
-        assert!(matches!(write(&store, other.revision().await).await, Outcome::Committed(_)));
+        assert_eq!(write(&store, leadership.revision().await).await, TxnOutcome::Conflict);
+        assert!(matches!(write(&store, other.revision().await).await, TxnOutcome::Committed(_)));
     }
 }

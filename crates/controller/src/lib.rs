@@ -43,7 +43,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_blobs::Blobs;
+use gantry_blobs::BlobStore;
 use gantry_build::Builder;
 use gantry_git::Repositories;
 use tokio::net::TcpListener;
@@ -63,7 +63,7 @@ const WRITABLE_POLL: Duration = Duration::from_secs(2);
 pub(crate) struct Server {
     pub(crate) settings: ServerSettings,
     pub(crate) core: core::CoreHandle,
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: BlobStore,
     pub(crate) builder: Builder,
     /// Whether the file system of the layers can map owners.
     pub(crate) maps_users: bool,
@@ -88,7 +88,7 @@ pub enum ServerError {
     Store(#[from] gantry_store::StoreError),
     /// An operation on blobs failed.
     #[error(transparent)]
-    Blobs(#[from] gantry_blobs::BlobError),
+    BlobStore(#[from] gantry_blobs::BlobError),
     /// An operation on the unpacked layers failed.
     #[error(transparent)]
     Layers(#[from] gantry_image::LayersError),
@@ -207,13 +207,13 @@ fn core_ended(result: Result<ServerError, tokio::task::JoinError>) -> ServerErro
 }
 
 /// Returns once the store's disk takes writes.
-async fn writable(store: &gantry_store::Address) {
+async fn writable(store: &gantry_store::StoreAddress) {
     loop {
         tokio::time::sleep(WRITABLE_POLL).await;
         let store = store.clone();
         let probe = move || match store {
-            gantry_store::Address::File(path) => gantry_store::is_writable(&path),
-            gantry_store::Address::Etcd { .. } => true,
+            gantry_store::StoreAddress::File(path) => gantry_store::is_writable(&path),
+            gantry_store::StoreAddress::Etcd { .. } => true,
         };
         if tokio::task::spawn_blocking(probe).await.unwrap_or_default() {
             return;
@@ -235,7 +235,7 @@ fn assemble(settings: ServerSettings, core: core::CoreHandle) -> Result<Server, 
     // Unfinished files of an earlier process are useless to this process.
     sweep(&scratch);
     folder("builds")?;
-    let blobs = Blobs::in_folder(&settings.data.join("blobs"))?;
+    let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
     sweep(&settings.data.join("blobs/uploads"));
     let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     layers.sweep();

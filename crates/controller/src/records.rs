@@ -20,10 +20,10 @@ use std::sync::Arc;
 use gantry_api::types::{BaseInfo, Event, TokenInfo};
 use gantry_model::{
     App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment, Plan,
-    Release, ReleaseNumber, Role, RoleName, Table,
+    Release, ReleaseNumber, Role, RoleName, RoutingTable,
 };
-use gantry_planner::{Desired, DesiredApp};
-use gantry_store::{Entry, Txn, Write};
+use gantry_planner::{DesiredApp, DesiredCluster};
+use gantry_store::{StoreEntry, Txn, TxnWrite};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ pub(crate) enum StoreRecord {
     Token { hash: String, info: TokenInfo },
     Event(Event),
     Policy(ClusterPolicy),
-    Table(Table),
+    Table(RoutingTable),
     Machine(MachineName, MachinePlan),
 }
 
@@ -166,7 +166,7 @@ pub(crate) struct RecordIndex {
 
 impl RecordIndex {
     /// Parses all records in a listing of the store.
-    pub(crate) fn load(entries: &[Entry]) -> Result<Self, ServerError> {
+    pub(crate) fn load(entries: &[StoreEntry]) -> Result<Self, ServerError> {
         let mut records = Self::default();
         for entry in entries {
             if let Some(record) = parse(entry)? {
@@ -270,7 +270,7 @@ impl RecordIndex {
 
     /// Returns the planner's input: each app's record, the releases that run or may come back, and the deploys under
     /// way.
-    pub(crate) fn desired(&self) -> Desired {
+    pub(crate) fn desired(&self) -> DesiredCluster {
         let apps = self.apps.values().map(|app| {
             let deploys: Vec<Deploy> = self.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
             let wanted: Vec<ReleaseNumber> =
@@ -282,7 +282,7 @@ impl RecordIndex {
                 .collect();
             (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
         });
-        Desired { apps: apps.collect(), trusted_proxies: self.policy.trusted_proxies.clone() }
+        DesiredCluster { apps: apps.collect(), trusted_proxies: self.policy.trusted_proxies.clone() }
     }
 
     /// Returns an app's unfinished deploys, oldest first.
@@ -327,23 +327,23 @@ impl RecordIndex {
 }
 
 /// Serializes changes as writes to the store.
-pub(crate) fn writes(changes: &[RecordChange]) -> Result<Vec<Write>, serde_json::Error> {
+pub(crate) fn writes(changes: &[RecordChange]) -> Result<Vec<TxnWrite>, serde_json::Error> {
     changes
         .iter()
         .map(|change| match change {
-            RecordChange::Put(record) => Ok(Write::Put(record.key(), record.value()?, None)),
-            RecordChange::Remove(key) => Ok(Write::Delete(key.clone())),
+            RecordChange::Put(record) => Ok(TxnWrite::Put(record.key(), record.value()?, None)),
+            RecordChange::Remove(key) => Ok(TxnWrite::Delete(key.clone())),
         })
         .collect()
 }
 
 /// Builds an unconditional transaction from writes.
-pub(crate) fn txn(writes: Vec<Write>) -> Txn {
+pub(crate) fn txn(writes: Vec<TxnWrite>) -> Txn {
     Txn { compares: Vec::new(), writes }
 }
 
 /// Parses an entry of the store. Returns `None` for a key that holds no record.
-fn parse(entry: &Entry) -> Result<Option<StoreRecord>, ServerError> {
+fn parse(entry: &StoreEntry) -> Result<Option<StoreRecord>, ServerError> {
     let parts: Vec<&str> = entry.key.split('/').collect();
     Ok(Some(match parts.as_slice() {
         ["apps", _] => StoreRecord::App(read(entry)?),
@@ -371,7 +371,7 @@ fn parse(entry: &Entry) -> Result<Option<StoreRecord>, ServerError> {
     }))
 }
 
-fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, ServerError> {
+fn read<T: DeserializeOwned>(entry: &StoreEntry) -> Result<T, ServerError> {
     serde_json::from_slice(&entry.value)
         .map_err(|error| ServerError::Record { key: entry.key.clone(), why: error.to_string() })
 }

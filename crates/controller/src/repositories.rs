@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use gantry_api::Problem;
 use gantry_git::Mended;
-use gantry_model::{AppName, Cause, DeployState};
+use gantry_model::{AppName, DeployCause, DeployState};
 
 use crate::records::RecordIndex;
 use crate::{Server, mutations};
@@ -73,7 +73,7 @@ fn taken(records: &RecordIndex, app: &AppName) -> Vec<String> {
     let came =
         deploys.filter(|deploy| matches!(deploy.state, DeployState::Done | DeployState::Held | DeployState::Draining));
     let commits = came.filter_map(|deploy| match &deploy.cause {
-        Cause::Push { commit, .. } => Some(commit.clone()),
+        DeployCause::Push { commit, .. } => Some(commit.clone()),
         _ => None,
     });
     commits.collect()

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use gantry_model::{HostName, MachineName};
-use gantry_planner::Policy;
-use gantry_store::Address;
+use gantry_planner::PlannerPolicy;
+use gantry_store::StoreAddress;
 
 use crate::follow::FollowLimit;
 
@@ -17,7 +17,7 @@ pub struct ServerSettings {
     /// Address of the API.
     pub listen: SocketAddr,
     /// Address of the store.
-    pub store: Address,
+    pub store: StoreAddress,
     /// Folder of blobs, repositories and build logs.
     pub data: PathBuf,
     /// Folder of sockets; empty after a reboot.
@@ -27,7 +27,7 @@ pub struct ServerSettings {
     /// Machine whose agent and router this server makes a token for.
     pub machine: MachineName,
     /// Rules of the planner.
-    pub policy: Policy,
+    pub policy: PlannerPolicy,
     /// Point up to which a client follows a deploy, unless the client names another.
     pub until: FollowLimit,
     /// Port of the apps, for their URLs.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gantry_api::Problem;
 use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_ledger::Replacement;
 use gantry_model::Moment;
 
@@ -26,7 +26,7 @@ pub(crate) fn secret() -> String {
 
 /// Returns the hash that is stored for a secret. A fast hash is enough, because no dictionary contains random secrets.
 pub(crate) fn hash(secret: &str) -> String {
-    Hasher::of(secret.as_bytes()).hex().to_owned()
+    DigestHasher::of(secret.as_bytes()).hex().to_owned()
 }
 
 /// Creates a token.

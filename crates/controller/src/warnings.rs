@@ -10,7 +10,7 @@ pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<String> {
 
 /// Warns of a jump of the wall clock, which explains odd ages and stamps.
 fn clock(view: &ClusterView) -> Option<String> {
-    let jump = view.jumps.told(view.now)?;
+    let jump = view.jumps.recent(view.now)?;
     let ago = view.now.since(jump.at) / 1000;
     Some(format!("{jump}, {ago} s ago; deploys and leases are not affected; earlier timestamps may look wrong"))
 }

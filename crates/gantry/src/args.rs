@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError};
-use gantry_store::Address;
+use gantry_store::StoreAddress;
 
 /// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
 #[derive(Debug, Parser)]
@@ -263,7 +263,7 @@ pub(crate) struct Machine {
     pub(crate) domain: HostName,
     /// Store: a file, or etcd://host:2379[,host:2379][/prefix]; by default a file in the data folder
     #[arg(long, env = "GANTRY_STORE")]
-    pub(crate) store: Option<Address>,
+    pub(crate) store: Option<StoreAddress>,
     /// Address of the bridge, with the prefix length of the containers' network
     #[arg(long, env = "GANTRY_NETWORK", default_value = "10.83.0.1/16", value_parser = network)]
     pub(crate) network: (Ipv4Addr, u8),

@@ -13,9 +13,9 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_model::Digest;
-use gantry_store::Address;
+use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Machine;
@@ -61,7 +61,7 @@ pub(crate) struct Line {
 /// Runs `gantry store check`: checks the store alone.
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
     let address = machine.store();
-    if let Address::File(path) = &address {
+    if let StoreAddress::File(path) = &address {
         ensure!(path.exists(), "there is no store at {}; `gantry up` makes one", path.display());
         let sound = gantry_store::check_file(path).with_context(|| REMEDY.to_owned());
         if sound?.is_none() {
@@ -87,7 +87,7 @@ const REMEDY: &str = "Move it away and bring a backup back: gantry restore FILE"
 pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit> {
     require_root()?;
     let address = machine.store();
-    if let Address::File(path) = &address {
+    if let StoreAddress::File(path) = &address {
         ensure!(path.exists(), "there is no store at {}", path.display());
     }
     let listing = gantry_store::open(&address).await?.list("").await?;
@@ -156,7 +156,7 @@ fn needed(listing: &gantry_store::Listing, blobs: &Path) -> Needed {
 
 /// Blobs that are referenced but missing. Reads the records a second time: blobs that lost their last reference
 /// meanwhile may have been garbage-collected.
-async fn missing(address: &Address, needed: Needed, blobs: &Path) -> anyhow::Result<Vec<Damage>> {
+async fn missing(address: &StoreAddress, needed: Needed, blobs: &Path) -> anyhow::Result<Vec<Damage>> {
     let before = needed.missing(blobs);
     if before.is_empty() {
         return Ok(before);
@@ -204,7 +204,7 @@ fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
     for folder in std::fs::read_dir(blobs.join("sha256")).into_iter().flatten().flatten() {
         for entry in std::fs::read_dir(folder.path())?.flatten() {
             let name = Path::new("blobs/sha256").join(folder.file_name()).join(entry.file_name());
-            let mut hasher = Hasher::default();
+            let mut hasher = DigestHasher::default();
             let read = File::open(entry.path()).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
             let fault = match read {
                 // Garbage collection may remove a blob at any time.
@@ -260,7 +260,7 @@ struct Archive {
 impl Archive {
     /// Adds a file with the size from `header`.
     fn add(&mut self, mut header: tar::Header, name: &Path, bytes: impl Read) -> anyhow::Result<Digest> {
-        let mut hashed = Hashed { bytes, hasher: Hasher::default() };
+        let mut hashed = Hashed { bytes, hasher: DigestHasher::default() };
         self.tar.append_data(&mut header, name, &mut hashed)?;
         let digest = hashed.hasher.finish();
         self.sums += &format!("{digest} {}\n", name.display());
@@ -329,7 +329,7 @@ impl Read for Lenient {
 /// A reader that hashes the bytes passing through.
 struct Hashed<R> {
     bytes: R,
-    hasher: Hasher,
+    hasher: DigestHasher,
 }
 
 impl<R: Read> Read for Hashed<R> {

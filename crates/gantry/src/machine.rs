@@ -8,8 +8,8 @@ use anyhow::{Context, bail};
 use gantry_agent::HostPorts;
 use gantry_controller::BuildNetwork;
 use gantry_model::{MachineName, Seconds};
-use gantry_planner::Policy;
-use gantry_store::Address;
+use gantry_planner::PlannerPolicy;
+use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
@@ -62,13 +62,13 @@ impl Machine {
         Ok(())
     }
 
-    pub(crate) fn store(&self) -> Address {
-        self.store.clone().unwrap_or_else(|| Address::File(self.data.join("store.db")))
+    pub(crate) fn store(&self) -> StoreAddress {
+        self.store.clone().unwrap_or_else(|| StoreAddress::File(self.data.join("store.db")))
     }
 
     pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::ServerSettings> {
         let machine = self.name()?;
-        let mut policy = Policy::new(self.domain.clone());
+        let mut policy = PlannerPolicy::new(self.domain.clone());
         policy.watch = Seconds(self.watch);
         policy.drain = Seconds(self.drain);
         policy.progress = Seconds(self.deadline);

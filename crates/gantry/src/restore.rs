@@ -5,10 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_image::Bounds;
 use gantry_linux::rooted;
-use gantry_store::{Address, Store, Txn};
+use gantry_store::{Store, StoreAddress, Txn};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::args::Machine;
@@ -60,15 +60,15 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
     gantry_ledger::sync_file_system(&machine.data)?;
     let count = lines.len();
     match &address {
-        Address::File(path) => {
+        StoreAddress::File(path) => {
             // The store gets its final name only once it is complete.
             let fresh = scratch.join("store.db");
-            write_records(&*gantry_store::open(&Address::File(fresh.clone())).await?, lines).await?;
+            write_records(&*gantry_store::open(&StoreAddress::File(fresh.clone())).await?, lines).await?;
             seal_off(&fresh).await?;
-            gantry_store::forget(path)?;
+            gantry_store::remove_high_water_mark(path)?;
             std::fs::rename(&fresh, path).with_context(|| format!("cannot put {} in place", path.display()))?;
         }
-        Address::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
+        StoreAddress::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
     }
     gantry_linux::tree::remove(&scratch)?;
     gantry_ledger::sync_file_system(&machine.data)?;
@@ -86,7 +86,7 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
 /// moment after its last handle.
 async fn seal_off(path: &Path) -> anyhow::Result<()> {
     for _ in 0..250 {
-        match gantry_store::seal_off(path) {
+        match gantry_store::merge_log(path) {
             Err(gantry_store::StoreError::Locked { .. }) => {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
@@ -96,9 +96,9 @@ async fn seal_off(path: &Path) -> anyhow::Result<()> {
     bail!("the store {} is still in use", path.display())
 }
 
-async fn refuse_to_replace(address: &Address) -> anyhow::Result<()> {
+async fn refuse_to_replace(address: &StoreAddress) -> anyhow::Result<()> {
     match address {
-        Address::File(path) => {
+        StoreAddress::File(path) => {
             // SQLite would apply a leftover log to the new store.
             let parts = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
             match parts.iter().find(|part| part.exists()) {
@@ -106,7 +106,7 @@ async fn refuse_to_replace(address: &Address) -> anyhow::Result<()> {
                 None => Ok(()),
             }
         }
-        Address::Etcd { .. } => {
+        StoreAddress::Etcd { .. } => {
             let listing = gantry_store::open(address).await?.list("").await?;
             ensure!(listing.entries.is_empty(), "the store has {} records already", listing.entries.len());
             Ok(())
@@ -144,7 +144,7 @@ fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
             damage(Fault::Missing);
             continue;
         };
-        let mut hasher = Hasher::default();
+        let mut hasher = DigestHasher::default();
         std::io::copy(&mut File::from(file), &mut hasher)?;
         let found = hasher.finish();
         if found.to_string() != sum || blob.is_some_and(|hex| hex != found.hex()) {

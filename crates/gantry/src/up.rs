@@ -349,8 +349,8 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("compile-disk", machine.compile_disk.0.to_string());
     if let Some(store) = &machine.store {
         let text = match store {
-            gantry_store::Address::File(file) => path(file),
-            gantry_store::Address::Etcd { endpoints, prefix } => {
+            gantry_store::StoreAddress::File(file) => path(file),
+            gantry_store::StoreAddress::Etcd { endpoints, prefix } => {
                 let hosts: Vec<&str> = endpoints.iter().map(|url| url.trim_start_matches("http://")).collect();
                 format!("etcd://{}/{}", hosts.join(","), prefix.trim_end_matches('/'))
             }

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use gantry_store::Address;
+use gantry_store::StoreAddress;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
@@ -34,7 +34,7 @@ const SAID_MAX: u64 = 4096;
 
 /// Runs `gantry upgrade-check`: checks that this program can read the format of the store.
 pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
-    if let Address::File(path) = machine.store()
+    if let StoreAddress::File(path) = machine.store()
         && path.exists()
     {
         gantry_store::check_format(&path)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use gantry_blobs::{BlobError, Blobs, Hasher};
+use gantry_blobs::{BlobError, BlobStore, DigestHasher};
 use gantry_model::Digest;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 
@@ -47,7 +47,7 @@ pub enum ImportError {
 /// [`ImportError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn import(
     archive: BoxStream<'static, io::Result<Bytes>>,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     scratch: &Path,
 ) -> Result<Digest, ImportError> {
     let reader = SyncIoBridge::new(StreamReader::new(archive));
@@ -66,10 +66,10 @@ pub async fn import(
     }
     reading.await.map_err(io::Error::other)??;
     let index = index.ok_or(ImportError::Layout("it has no index.json"))?;
-    let (digest, text) = image_of(Hasher::of(&index), Bytes::from(index), blobs).await?;
+    let (digest, text) = image_of(DigestHasher::of(&index), Bytes::from(index), blobs).await?;
     let manifest = Manifest::parse(&text)?;
     for descriptor in manifest.blobs() {
-        if !blobs.is_whole(&descriptor.digest).await? {
+        if !blobs.is_intact(&descriptor.digest).await? {
             return Err(BlobError::Missing(descriptor.digest.clone()).into());
         }
     }
@@ -78,7 +78,7 @@ pub async fn import(
 }
 
 /// Finds the manifest of the image that the archive's index leads to.
-async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &Blobs) -> Result<(Digest, Bytes), ImportError> {
+async fn image_of(mut digest: Digest, mut text: Bytes, blobs: &BlobStore) -> Result<(Digest, Bytes), ImportError> {
     serde_json::from_slice::<Index>(&text).map_err(|source| ManifestError::Unreadable { what: "index", source })?;
     let mut selection = Selection::default();
     while let Next::Read(descriptor) = selection.next(&digest, &text)? {

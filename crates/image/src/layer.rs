@@ -5,7 +5,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_model::Digest;
 use tar::{EntryType, Header};
 
@@ -47,13 +47,13 @@ pub struct Meta {
 /// A writer that hashes and counts the bytes written.
 struct Hashing<W> {
     inner: W,
-    hasher: Hasher,
+    hasher: DigestHasher,
     size: u64,
 }
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::default(), size: 0 }
+        Self { inner, hasher: DigestHasher::default(), size: 0 }
     }
 }
 

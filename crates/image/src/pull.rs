@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use gantry_blobs::{BlobError, Blobs, Hasher};
+use gantry_blobs::{BlobError, BlobStore, DigestHasher};
 use gantry_model::Digest;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderName, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode, Url};
@@ -120,7 +120,7 @@ pub const REGISTRY_ID: &str = "gantry-registry";
 pub async fn pull(
     remote: &Remote,
     asker: Asker<'_>,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     tell: impl Fn(String) + Sync,
     fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
@@ -131,7 +131,7 @@ pub async fn pull(
 
 async fn whole(
     registry: &Registry<'_>,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     tell: impl Fn(String) + Sync,
     fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
@@ -141,7 +141,7 @@ async fn whole(
     let mut missing: Vec<&Descriptor> = Vec::new();
     for descriptor in manifest.blobs() {
         let known = missing.iter().any(|other| other.digest == descriptor.digest);
-        if !known && !blobs.is_whole(&descriptor.digest).await? {
+        if !known && !blobs.is_intact(&descriptor.digest).await? {
             missing.push(descriptor);
         }
     }
@@ -161,7 +161,7 @@ async fn whole(
 async fn fetch(
     registry: &Registry<'_>,
     descriptor: &Descriptor,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     tell: &(impl Fn(String) + Sync),
 ) -> Result<(), PullError> {
     let transfer = Transfer::begin(registry, descriptor).await?;
@@ -274,7 +274,7 @@ impl<'a> Registry<'a> {
         let what = if reference == self.remote.reference { String::new() } else { format!("manifest {reference}: ") };
         let response = self.get(&format!("manifests/{reference}"), &[(ACCEPT, accepted)], &what).await?;
         let text = self.read(response, MANIFEST_MAX).await?;
-        let digest = Hasher::of(&text);
+        let digest = DigestHasher::of(&text);
         match reference.parse::<Digest>() {
             Ok(wanted) if wanted != digest => {
                 Err(PullError::Answer(format!("{wanted} was asked for, {digest} was sent")))

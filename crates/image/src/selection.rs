@@ -91,7 +91,7 @@ fn shown(platform: &Platform) -> Option<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use gantry_blobs::Hasher;
+    use gantry_blobs::DigestHasher;
     use serde_json::{Value, json};
 
     use super::*;
@@ -103,7 +103,7 @@ mod tests {
     impl Shelf {
         fn put(&mut self, value: &Value) -> Digest {
             let bytes = value.to_string().into_bytes();
-            let digest = Hasher::of(&bytes);
+            let digest = DigestHasher::of(&bytes);
             self.0.insert(digest.clone(), bytes);
             digest
         }

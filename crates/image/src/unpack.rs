@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_linux::process::USERS;
 use gantry_linux::{LinuxError, WithAction, rooted};
 use gantry_model::Digest;
@@ -150,12 +150,12 @@ impl<R: Read> Read for Bounded<R> {
 /// A reader that hashes the bytes read.
 struct Hashed<R> {
     inner: R,
-    hasher: Hasher,
+    hasher: DigestHasher,
 }
 
 impl<R> Hashed<R> {
     fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::default() }
+        Self { inner, hasher: DigestHasher::default() }
     }
 
     fn finish(&self) -> Digest {

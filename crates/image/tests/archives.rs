@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_blobs::Blobs;
+use gantry_blobs::BlobStore;
 use gantry_image::import;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -39,7 +39,7 @@ impl Layout {
         self.add("index.json", index.to_string().as_bytes());
         let bytes = Bytes::from(self.0.into_inner().expect("a tar file"));
         let folder = tempfile::tempdir().expect("a folder");
-        let blobs = Blobs::in_folder(&folder.path().join("blobs")).expect("blobs");
+        let blobs = BlobStore::in_folder(&folder.path().join("blobs")).expect("blobs");
         let stream = futures_util::stream::iter([Ok(bytes)]).boxed();
         import(stream, &blobs, folder.path()).await.map(|digest| digest.to_string()).map_err(|error| error.to_string())
     }

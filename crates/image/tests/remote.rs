@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_blobs::Blobs;
+use gantry_blobs::BlobStore;
 use gantry_image::{Asker, Remote, pull};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -114,7 +114,7 @@ async fn said(pages: Pages) -> Result<String, String> {
 async fn said_of(address: &str) -> Result<String, String> {
     let fits = |bytes| if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) };
     let folder = tempfile::tempdir().expect("a folder");
-    let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+    let blobs = BlobStore::in_folder(folder.path()).expect("blobs");
     let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
     let begun = Instant::now();
     let asker = Asker { credentials: None, own: Some("mine") };

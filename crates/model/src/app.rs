@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName, Traffic};
+use crate::{AppName, BaseName, HostName, Moment, ReleaseNumber, RoleName, TrafficPolicy};
 
 /// The branch that deploys when the app names none.
 pub const DEFAULT_BRANCH: &str = "main";
@@ -28,8 +28,8 @@ pub struct App {
     #[serde(default, skip_serializing_if = "ImageSettings::is_empty")]
     pub image: ImageSettings,
     /// Traffic policy.
-    #[serde(default, skip_serializing_if = "Traffic::is_free")]
-    pub traffic: Traffic,
+    #[serde(default, skip_serializing_if = "TrafficPolicy::is_default")]
+    pub traffic: TrafficPolicy,
     /// The release that serves clients.
     pub current: Option<ReleaseNumber>,
     /// The highest release number in use: assigned, or seen on a machine.
@@ -81,7 +81,7 @@ impl App {
             config: BTreeMap::new(),
             scale: BTreeMap::new(),
             image: ImageSettings::default(),
-            traffic: Traffic::default(),
+            traffic: TrafficPolicy::default(),
             current: None,
             last_release: 0,
             last_deploy: 0,
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_settings_are_added_to_changed_and_taken_away() {
+    fn applies_additions_changes_and_removals_of_image_settings() {
         let settings = |volumes: &[(&str, &str)], port| ImageSettings {
             volumes: volumes.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect(),
             port,

@@ -2,10 +2,10 @@
 //!
 //! A stamp on disk is a [`Moment`] of the wall clock, because people read the stamp and a reboot must not invalidate
 //! it. A duration must not be measured with the wall clock, which an administrator, NTP or a resumed virtual machine moves.
-//! [`Clock`] solves both:
-//! - [`Clock::now`] never jumps.
-//! - [`Clock::jump`] reports by how much the wall clock jumped.
-//! - The owner of a [`Clock`] then shifts its stamps by the same amount, and calls [`Clock::follow`].
+//! [`SteadyClock`] solves both:
+//! - [`SteadyClock::now`] never jumps.
+//! - [`SteadyClock::jump`] reports by how much the wall clock jumped.
+//! - The owner of a [`SteadyClock`] then shifts its stamps by the same amount, and calls [`SteadyClock::follow`].
 //!
 //! The module is pure: the caller reads the kernel's clocks.
 
@@ -22,7 +22,7 @@ pub const TOLERANCE: u64 = 1000;
 
 /// A reading of the kernel's clocks at one moment, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     /// The wall clock (`CLOCK_REALTIME`).
     pub wall: Moment,
     /// Time since boot without suspension (`CLOCK_MONOTONIC`).
@@ -33,7 +33,7 @@ pub struct Reading {
 
 /// A jump of the wall clock, detected with the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Jump {
+pub struct ClockJump {
     /// When the jump was detected, by the wall clock after the jump.
     pub at: Moment,
     /// Size of the jump in milliseconds; negative if the clock went back.
@@ -43,7 +43,7 @@ pub struct Jump {
     pub suspended: u64,
 }
 
-impl Jump {
+impl ClockJump {
     /// How far the clock went forward, in milliseconds; zero if the clock went back.
     #[must_use]
     pub fn forward(&self) -> u64 {
@@ -51,26 +51,26 @@ impl Jump {
     }
 }
 
-impl fmt::Display for Jump {
+impl fmt::Display for ClockJump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = if self.by < 0 { "back" } else { "forward" };
         if self.suspended >= TOLERANCE {
-            write!(f, "the machine was suspended for {}", Span(self.suspended))?;
+            write!(f, "the machine was suspended for {}", ExactSpan(self.suspended))?;
             let rest = self.by.saturating_sub_unsigned(self.suspended);
             if rest.unsigned_abs() < TOLERANCE {
                 return Ok(());
             }
             let way = if rest < 0 { "back" } else { "forward" };
-            return write!(f, ", and its clock went {way} by {}", Span(rest.unsigned_abs()));
+            return write!(f, ", and its clock went {way} by {}", ExactSpan(rest.unsigned_abs()));
         }
-        write!(f, "the clock of the machine went {way} by {}", Span(self.by.unsigned_abs()))
+        write!(f, "the clock of the machine went {way} by {}", ExactSpan(self.by.unsigned_abs()))
     }
 }
 
 /// A span in milliseconds, displayed for people: `1 h 5 min`, `90 s`.
-struct Span(u64);
+struct ExactSpan(u64);
 
-impl fmt::Display for Span {
+impl fmt::Display for ExactSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.saturating_add(500) / 1000;
         let two = |large: u64, name: &str, small: u64, less: &str| match small {
@@ -86,21 +86,21 @@ impl fmt::Display for Span {
     }
 }
 
-/// How many jumps [`Jumps`] keeps.
-const KEPT: usize = 16;
+/// How many jumps [`ClockJumps`] keeps.
+const JUMPS_MAX: usize = 16;
 
 /// How long `gantry why` mentions a jump, in milliseconds.
-const TOLD: u64 = 3_600_000;
+const RECENT_MILLIS: u64 = 3_600_000;
 
 /// The jumps that this process detected, oldest first, each with the time of its detection (`CLOCK_MONOTONIC`, in
 /// milliseconds).
 #[derive(Debug, Clone, Default)]
-pub struct Jumps(Vec<(u64, Jump)>);
+pub struct ClockJumps(Vec<(u64, ClockJump)>);
 
-impl Jumps {
+impl ClockJumps {
     /// Adds a jump that was detected at `awake`.
-    pub fn push(&mut self, awake: u64, jump: Jump) {
-        if self.0.len() == KEPT {
+    pub fn push(&mut self, awake: u64, jump: ClockJump) {
+        if self.0.len() == JUMPS_MAX {
             // The oldest jump is merged into the next. Files may then look too young, but never too old.
             let (_, first) = self.0.remove(0);
             if let Some((_, next)) = self.0.first_mut() {
@@ -112,25 +112,25 @@ impl Jumps {
 
     /// The last jump.
     #[must_use]
-    pub fn last(&self) -> Option<Jump> {
+    pub fn last(&self) -> Option<ClockJump> {
         self.0.last().map(|(_, jump)| *jump)
     }
 
     /// The last jump, if it is recent enough to mention to users.
     #[must_use]
-    pub fn told(&self, now: Moment) -> Option<Jump> {
-        self.last().filter(|jump| now.since(jump.at) < TOLD)
+    pub fn recent(&self, now: Moment) -> Option<ClockJump> {
+        self.last().filter(|jump| now.since(jump.at) < RECENT_MILLIS)
     }
 
     /// The earliest stamp that an event at or after `since` may carry. The result is before `since` if the wall clock
     /// went forward between `since` and `now`.
     #[must_use]
-    pub fn reach(&self, now: Moment, since: Moment) -> Moment {
+    pub fn earliest_stamp(&self, now: Moment, since: Moment) -> Moment {
         // The fold runs from the newest jump back: each jump inside the window widens the window.
-        let reach = |since: Moment, jump: &Jump| {
+        let widen = |since: Moment, jump: &ClockJump| {
             if jump.at >= since && jump.at <= now { since.moved(jump.by.max(0).saturating_neg()) } else { since }
         };
-        self.0.iter().rev().fold(since, |since, (_, jump)| reach(since, jump))
+        self.0.iter().rev().fold(since, |since, (_, jump)| widen(since, jump))
     }
 
     /// How far the wall clock went forward within the last `window`. An age measured with the wall clock may be too
@@ -145,35 +145,35 @@ impl Jumps {
 
 /// The clock of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
-    anchor: Reading,
+pub struct SteadyClock {
+    anchor: ClockReading,
 }
 
-impl Clock {
+impl SteadyClock {
     /// Creates a clock that shows the wall clock's current time.
     #[must_use]
-    pub const fn new(now: Reading) -> Self {
+    pub const fn new(now: ClockReading) -> Self {
         Self { anchor: now }
     }
 
-    /// The current time: the wall clock's time at the last call of [`Clock::follow`], plus the time since that call.
+    /// The current time: the wall clock's time at the last call of [`SteadyClock::follow`], plus the time since that call.
     #[must_use]
-    pub fn now(&self, reading: Reading) -> Moment {
+    pub fn now(&self, reading: ClockReading) -> Moment {
         Moment(self.anchor.wall.0.saturating_add(reading.awake.saturating_sub(self.anchor.awake)))
     }
 
-    /// The jump of the wall clock since the last call of [`Clock::follow`]; `None` while both clocks agree.
+    /// The jump of the wall clock since the last call of [`SteadyClock::follow`]; `None` while both clocks agree.
     #[must_use]
-    pub fn jump(&self, reading: Reading) -> Option<Jump> {
+    pub fn jump(&self, reading: ClockReading) -> Option<ClockJump> {
         let by = i64::try_from(i128::from(reading.wall.0) - i128::from(self.now(reading).0)).ok()?;
         let since = |now: u64, then: u64| now.saturating_sub(then);
         let suspended =
             since(reading.booted, self.anchor.booted).saturating_sub(since(reading.awake, self.anchor.awake));
-        (by.unsigned_abs() >= TOLERANCE).then_some(Jump { at: reading.wall, by, suspended })
+        (by.unsigned_abs() >= TOLERANCE).then_some(ClockJump { at: reading.wall, by, suspended })
     }
 
     /// Shows the wall clock's time from this reading on.
-    pub fn follow(&mut self, reading: Reading) {
+    pub fn follow(&mut self, reading: ClockReading) {
         self.anchor = reading;
     }
 }
@@ -182,13 +182,13 @@ impl Clock {
 mod tests {
     use super::*;
 
-    const START: Reading = Reading { wall: Moment(1_000_000_000), awake: 50_000, booted: 60_000 };
+    const START: ClockReading = ClockReading { wall: Moment(1_000_000_000), awake: 50_000, booted: 60_000 };
 
     /// The reading after `awake` seconds awake and `slept` seconds suspended, with the wall clock moved by `moved`
     /// seconds.
-    fn later(awake: u64, slept: u64, moved: i64) -> Reading {
+    fn later(awake: u64, slept: u64, moved: i64) -> ClockReading {
         let wall = START.wall.0 + (awake + slept) * 1000;
-        Reading {
+        ClockReading {
             wall: Moment(wall.saturating_add_signed(moved * 1000)),
             awake: START.awake + awake * 1000,
             booted: START.booted + (awake + slept) * 1000,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_never_jumps_and_the_jump_is_named() {
+    fn the_time_never_jumps_and_each_jump_is_described() {
         for (slept, moved, said) in [
             (0, -3600, "the clock of the machine went back by 1 h"),
             (0, 3700, "the clock of the machine went forward by 1 h 1 min"),
@@ -206,7 +206,7 @@ mod tests {
             (90, -3600, "the machine was suspended for 90 s, and its clock went back by 1 h"),
             (90, 300, "the machine was suspended for 90 s, and its clock went forward by 5 min"),
         ] {
-            let mut clock = Clock::new(START);
+            let mut clock = SteadyClock::new(START);
             let reading = later(10, slept, moved);
             assert_eq!(clock.now(reading), Moment(START.wall.0 + 10_000), "{said}");
             let jump = clock.jump(reading).expect(said);
@@ -220,27 +220,27 @@ mod tests {
     }
 
     #[test]
-    fn a_slewed_clock_does_not_jump() {
-        let clock = Clock::new(START);
-        let slewed = Reading { wall: Moment(START.wall.0 + 10_999), ..later(10, 0, 0) };
+    fn a_slewed_clock_reports_no_jump() {
+        let clock = SteadyClock::new(START);
+        let slewed = ClockReading { wall: Moment(START.wall.0 + 10_999), ..later(10, 0, 0) };
         assert_eq!((clock.jump(later(86_400, 0, 0)), clock.jump(slewed)), (None, None));
         assert_eq!(clock.now(slewed), Moment(START.wall.0 + 10_000));
     }
 
     #[test]
-    fn a_clock_that_runs_backwards_takes_no_time_away() {
-        let clock = Clock::new(START);
-        let before = Reading { awake: START.awake - 1, ..START };
+    fn a_monotonic_clock_that_goes_back_changes_nothing() {
+        let clock = SteadyClock::new(START);
+        let before = ClockReading { awake: START.awake - 1, ..START };
         assert_eq!(clock.now(before), START.wall);
     }
 
-    fn jump(by: i64) -> Jump {
-        Jump { at: Moment(1_000_000), by, suspended: 0 }
+    fn jump(by: i64) -> ClockJump {
+        ClockJump { at: Moment(1_000_000), by, suspended: 0 }
     }
 
     #[test]
-    fn only_a_recent_jump_forward_makes_an_age_too_large() {
-        let mut jumps = Jumps::default();
+    fn only_recent_forward_jumps_count_as_extra_age() {
+        let mut jumps = ClockJumps::default();
         let hour = Duration::from_secs(3600);
         assert_eq!(jumps.forward_within(0, hour), Duration::ZERO);
         jumps.push(1000, jump(-5_000_000));
@@ -250,32 +250,35 @@ mod tests {
         assert_eq!(jumps.forward_within(4000, Duration::from_secs(1)), Duration::from_millis(1500));
         assert_eq!(jumps.forward_within(4_000_000, hour), Duration::ZERO);
         assert_eq!(jumps.last(), Some(jump(1500)));
-        assert_eq!((jumps.told(Moment(1_000_000 + TOLD)), jumps.told(Moment(0))), (None, Some(jump(1500))));
+        assert_eq!(
+            (jumps.recent(Moment(1_000_000 + RECENT_MILLIS)), jumps.recent(Moment(0))),
+            (None, Some(jump(1500)))
+        );
     }
 
     #[test]
-    fn lines_of_the_last_minutes_are_found_though_the_clock_went_forward() {
-        let mut jumps = Jumps::default();
+    fn finds_recent_stamps_after_the_clock_went_forward() {
+        let mut jumps = ClockJumps::default();
         let minutes = |n: u64| Moment(1_000_000_000 + n * 60_000);
         // At minute 10 the clock jumped to minute 70, and three minutes later from 73 to 103.
-        jumps.push(0, Jump { at: minutes(70), by: 3_600_000, suspended: 0 });
-        jumps.push(0, Jump { at: minutes(103), by: 1_800_000, suspended: 0 });
+        jumps.push(0, ClockJump { at: minutes(70), by: 3_600_000, suspended: 0 });
+        jumps.push(0, ClockJump { at: minutes(103), by: 1_800_000, suspended: 0 });
         for (now, since, reaches) in
             [(104, 103, 73), (104, 100, 70 - 60), (104, 99, 69 - 60), (120, 104, 104), (80, 75, 75)]
         {
-            let reach = jumps.reach(minutes(now), minutes(since));
+            let reach = jumps.earliest_stamp(minutes(now), minutes(since));
             assert_eq!(reach, minutes(reaches), "{now} {since}");
         }
-        let mut back = Jumps::default();
-        back.push(0, Jump { at: minutes(10), by: -3_600_000, suspended: 0 });
-        assert_eq!(back.reach(minutes(12), minutes(5)), minutes(5));
+        let mut back = ClockJumps::default();
+        back.push(0, ClockJump { at: minutes(10), by: -3_600_000, suspended: 0 });
+        assert_eq!(back.earliest_stamp(minutes(12), minutes(5)), minutes(5));
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_errs_to_the_young() {
-        let mut jumps = Jumps::default();
+    fn keeps_a_bounded_number_of_jumps_and_merges_the_oldest() {
+        let mut jumps = ClockJumps::default();
         (0..100).for_each(|n| jumps.push(n, jump(2000)));
-        assert_eq!(jumps.0.len(), KEPT);
+        assert_eq!(jumps.0.len(), JUMPS_MAX);
         assert_eq!(jumps.forward_within(100, Duration::from_secs(1)), Duration::from_secs(200));
     }
 }

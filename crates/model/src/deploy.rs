@@ -93,7 +93,7 @@ impl fmt::Display for DeployState {
 /// Why a release was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Cause {
+pub enum DeployCause {
     /// A `git push`.
     Push {
         /// The full commit SHA.
@@ -123,7 +123,7 @@ pub enum Cause {
     },
 }
 
-impl Cause {
+impl DeployCause {
     /// The image that the user deployed by name.
     #[must_use]
     pub fn image(&self) -> Option<&Digest> {
@@ -134,7 +134,7 @@ impl Cause {
     }
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for DeployCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Push { commit, .. } => write!(f, "push of {}", commit.get(..10).unwrap_or(commit)),
@@ -153,7 +153,7 @@ pub struct Deploy {
     /// The deploy's number.
     pub number: DeployNumber,
     /// Why the deploy was requested.
-    pub cause: Cause,
+    pub cause: DeployCause,
     /// Name of the token that requested the deploy.
     pub by: String,
     /// Whether the deploy stops before promotion and waits for `gantry promote`.
@@ -180,7 +180,7 @@ pub struct Deploy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Moment>,
     /// A user's order to promote a held deploy, or to abort the deploy.
-    pub order: Option<Order>,
+    pub order: Option<DeployOrder>,
     /// Why the deploy failed or was reverted.
     pub reason: Option<Reason>,
 }
@@ -188,7 +188,7 @@ pub struct Deploy {
 /// A user's order to a running deploy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum DeployOrder {
     /// `gantry promote`: promote the held release.
     Promote,
     /// `gantry abort`: revert the deploy.
@@ -198,7 +198,7 @@ pub enum Order {
 impl Deploy {
     /// Creates a queued deploy.
     #[must_use]
-    pub fn new(app: AppName, number: DeployNumber, cause: Cause, by: String, hold: bool, now: Moment) -> Self {
+    pub fn new(app: AppName, number: DeployNumber, cause: DeployCause, by: String, hold: bool, now: Moment) -> Self {
         Self {
             app,
             number,
@@ -232,7 +232,7 @@ impl Deploy {
     /// How long the new release served before the revert, in milliseconds; `None` if the deploy was not reverted or
     /// never served.
     #[must_use]
-    pub fn served_in_vain(&self) -> Option<u64> {
+    pub fn served_before_revert(&self) -> Option<u64> {
         let failed = matches!(self.state, DeployState::Reverting | DeployState::Reverted);
         self.served.filter(|_| failed).map(|since| self.entered.since(since))
     }
@@ -241,7 +241,7 @@ impl Deploy {
     /// seen the release serve.
     #[must_use]
     pub fn outcome(&self) -> String {
-        match self.served_in_vain() {
+        match self.served_before_revert() {
             Some(millis) => format!("{} after {} s in service", self.state, millis / 1000),
             None => self.state.to_string(),
         }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Command, Role};
+use crate::{Role, RoleCommand};
 
 /// The longest argument or `NAME=value`, in bytes: 32 pages (the kernel's `MAX_ARG_STRLEN`), less the NUL at its end.
 pub const STRING_MAX: usize = 32 * 4096 - 1;
@@ -14,14 +14,14 @@ pub const STRING_MAX: usize = 32 * 4096 - 1;
 pub const TOTAL_MAX: usize = 2 << 20;
 
 /// Share of [`TOTAL_MAX`] for Gantry and the shell: `PORT`, `REVISION`, `GANTRY_…`, `/bin/sh -c`, the program's name.
-const OWN: usize = 16 << 10;
+const RESERVED: usize = 16 << 10;
 
 /// A value that is too long for execve(2).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TooLong {
     /// A single variable is too long.
     #[error(
-        "{name} is too long: {bytes} bytes as \"{name}=value\", and a process takes {STRING_MAX} at most; put it into a file"
+        "{name} is too long: {bytes} bytes as \"{name}=value\", and a process accepts at most {STRING_MAX}; put the value into a file"
     )]
     Variable {
         /// Name of the variable, shortened if necessary.
@@ -31,7 +31,7 @@ pub enum TooLong {
     },
     /// A command, or one word of a command, is too long.
     #[error(
-        "the command of {role} is too long: {bytes} bytes, and a process takes {STRING_MAX} at most; put it into a script"
+        "the command of {role} is too long: {bytes} bytes, and a process accepts at most {STRING_MAX}; put the command into a script"
     )]
     Command {
         /// The role.
@@ -41,9 +41,9 @@ pub enum TooLong {
     },
     /// A role's environment and command are too long together.
     #[error(
-        "the environment and command of {role} are too long: {bytes} bytes in {count} values, and a process takes {} at \
-         most; the longest is {longest} with {longest_bytes} bytes; put it into a file",
-        TOTAL_MAX - OWN
+        "the environment and command of {role} are too long: {bytes} bytes in {count} values, and a process accepts at \
+         most {}; the longest is {longest} with {longest_bytes} bytes; put its value into a file",
+        TOTAL_MAX - RESERVED
     )]
     Total {
         /// The role.
@@ -60,7 +60,7 @@ pub enum TooLong {
 }
 
 /// How many characters of a name an error shows.
-const SHOWN: usize = 60;
+const NAME_SHOWN_MAX: usize = 60;
 
 /// Checks the length of a variable.
 ///
@@ -69,7 +69,7 @@ const SHOWN: usize = 60;
 pub fn check_variable(name: &str, value: &str) -> Result<(), TooLong> {
     match name.len() + 1 + value.len() {
         bytes if bytes <= STRING_MAX => Ok(()),
-        bytes => Err(TooLong::Variable { name: name.chars().take(SHOWN).collect(), bytes }),
+        bytes => Err(TooLong::Variable { name: name.chars().take(NAME_SHOWN_MAX).collect(), bytes }),
     }
 }
 
@@ -84,8 +84,8 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
     all.extend(role.env.iter().chain(config).map(|(name, value)| (name.as_str(), value.as_str())));
     all.iter().try_for_each(|(name, value)| check_variable(name, value))?;
     let words: Vec<&str> = match &role.command {
-        Command::Shell(line) => vec![line],
-        Command::Argv(words) => words.iter().map(String::as_str).collect(),
+        RoleCommand::Shell(line) => vec![line],
+        RoleCommand::Argv(words) => words.iter().map(String::as_str).collect(),
     };
     // The start of a plain command line prepends "exec ".
     let longest = words.iter().map(|word| word.len() + "exec ".len()).max().unwrap_or_default();
@@ -95,7 +95,7 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
     let pointer = size_of::<usize>();
     let variables = all.iter().map(|(name, value)| name.len() + 1 + value.len());
     let bytes: usize = variables.chain(words.iter().map(|word| word.len())).map(|length| length + 1 + pointer).sum();
-    if bytes <= TOTAL_MAX - OWN {
+    if bytes <= TOTAL_MAX - RESERVED {
         return Ok(());
     }
     let longest = all.iter().max_by_key(|(_, value)| value.len());
@@ -103,7 +103,7 @@ pub fn check_role(name: &str, role: &Role, image: &[String], config: &BTreeMap<S
         role: name.to_owned(),
         bytes,
         count: all.len() + words.len(),
-        longest: longest.map_or_else(String::new, |(name, _)| name.chars().take(SHOWN).collect()),
+        longest: longest.map_or_else(String::new, |(name, _)| name.chars().take(NAME_SHOWN_MAX).collect()),
         longest_bytes: longest.map_or(0, |(_, value)| value.len()),
     })
 }
@@ -129,7 +129,7 @@ pub fn is_shell_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn role(command: Command, env: &[(&str, usize)]) -> Role {
+    fn role(command: RoleCommand, env: &[(&str, usize)]) -> Role {
         let mut role = Role::new(command);
         role.env = env.iter().map(|(name, length)| ((*name).to_owned(), "a".repeat(*length))).collect();
         role
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_is_bounded_with_its_name() {
+    fn refuses_a_variable_over_the_bound_by_name() {
         assert_eq!(check_variable("CA", &"a".repeat(131_068)), Ok(()));
         let refused = check_variable("CA", &"a".repeat(131_069)).expect_err("too long");
         assert!(refused.to_string().starts_with("CA is too long: 131072 bytes"), "{refused}");
@@ -150,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn wherever_a_value_comes_from_it_is_named() {
-        let shell = || Command::Shell("bin/server".to_owned());
+    fn names_a_long_variable_from_image_role_or_configuration() {
+        let shell = || RoleCommand::Shell("bin/server".to_owned());
         let none = BTreeMap::new();
         let name = |result: Result<(), TooLong>| match result {
             Err(TooLong::Variable { name, .. }) => name,
@@ -167,17 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn a_command_and_the_sum_of_all_are_bounded() {
+    fn bounds_the_command_and_the_sum_of_all_strings() {
         let none = BTreeMap::new();
-        for command in [Command::Shell("x".repeat(140_000)), Command::Argv(vec!["sh".into(), "x".repeat(140_000)])] {
+        for command in
+            [RoleCommand::Shell("x".repeat(140_000)), RoleCommand::Argv(vec!["sh".into(), "x".repeat(140_000)])]
+        {
             let refused = check_role("web", &role(command, &[]), &[], &none);
             assert!(matches!(refused, Err(TooLong::Command { .. })), "{refused:?}");
         }
-        let role = role(Command::Shell("x".to_owned()), &[("BIG", 120_000)]);
+        let role = role(RoleCommand::Shell("x".to_owned()), &[("BIG", 120_000)]);
         assert_eq!(check_role("web", &role, &[], &config(15, 120_000)), Ok(()));
         let refused = check_role("web", &role, &[], &config(17, 120_000)).expect_err("too long").to_string();
         assert!(refused.contains("the environment and command of web are too long: 2160"), "{refused}");
-        assert!(refused.contains("in 19 values") && refused.contains("takes 2080768"), "{refused}");
+        assert!(refused.contains("in 19 values") && refused.contains("accepts at most 2080768"), "{refused}");
         // Many short strings are over the bound because each adds a pointer.
         let many: BTreeMap<String, String> =
             (0..130_000).map(|number| (format!("{number:06}"), String::new())).collect();
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_dots_are_for_programs_and_not_for_shells() {
+    fn accepts_dots_in_variable_names_but_not_in_shell_names() {
         for (name, is_variable, is_shell) in [
             ("COLOR", true, true),
             ("_x1", true, true),

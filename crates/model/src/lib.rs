@@ -31,24 +31,26 @@ pub mod reason;
 pub mod release;
 pub mod role;
 mod router_id;
+mod serialized_plan;
 pub mod traffic;
 pub mod unit;
-mod written;
 
 pub use app::{App, ImageSettings};
-pub use deploy::{Cause, Deploy, DeployNumber, DeployState};
+pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
-pub use network::{Flow, NetworkFault, NetworkPart};
+pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{
-    Exit, Limit, LimitHit, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase, Probe, Said, Stop,
+    ExitStatus, FailedProbe, InstancePhase, LimitHit, ObservedCluster, ObservedInstance, ObservedMachine,
+    ObservedRouter, OutputLine, RoleLimit, StopReason,
 };
 pub use plan::{
-    Assignment, ClosedReason, ClosedRoute, Endpoint, Goal, InstanceId, InstanceSpec, MachinePlan, Plan, Route, Table,
+    Assignment, ClosedReason, ClosedRoute, Endpoint, InstanceGoal, InstanceId, InstanceSpec, MachinePlan, Plan, Route,
+    RoutingTable,
 };
 pub use proxies::{ClusterPolicy, Subnet, SubnetError, TrustedProxies};
 pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
-pub use role::{Command, Health, Limits, Role};
+pub use role::{HealthSettings, ResourceLimits, Role, RoleCommand};
 pub use router_id::RouterId;
-pub use traffic::{FailureRun, Patience, RequestCounts, RequestFailure, Traffic};
-pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, Span};
+pub use traffic::{FailureRun, RequestCounts, RequestFailure, RequestTimeouts, TrafficPolicy};
+pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, TimeSpan};

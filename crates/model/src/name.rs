@@ -41,7 +41,7 @@ fn check_label(kind: &'static str, shown: &str, text: &str, underscore: bool) ->
     }
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || (underscore && c == '_');
     if !text.chars().all(inner) {
-        return fail("only lower-case letters, digits and hyphens may stand in it");
+        return fail("it may contain only lower-case letters, digits and hyphens");
     }
     if text.ends_with('-') {
         return fail("it must not end with a hyphen");
@@ -176,7 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn good_names_parse() {
+    fn accepts_valid_names() {
         for good in ["a", "storefront", "shop-2", &"a".repeat(40)] {
             assert!(AppName::parse(good).is_ok(), "{good}");
         }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_are_refused_with_a_reason() {
+    fn refuses_hostile_names_with_the_violated_rule() {
         let long = "a".repeat(300);
         for bad in ["", "..", "a/b", "-rf", "a\0b", "A", "1a", "a-", "ä", "a b", ".", &long] {
             let error = AppName::parse(bad).expect_err(bad).to_string();
@@ -202,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_a_safe_path_segment(text in "\\PC{0,50}") {
+        fn every_accepted_name_is_a_safe_path_segment(text in "\\PC{0,50}") {
             if let Ok(name) = RoleName::parse(&text) {
                 let s = name.as_str();
                 prop_assert!(!s.contains('/') && !s.contains('\0') && s != "." && s != ".." && !s.starts_with('-'));

@@ -9,7 +9,7 @@ use crate::Moment;
 /// A kind of traffic that Gantry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Flow {
+pub enum NetworkFlow {
     /// DNS queries from containers to the machine's name server.
     Names,
     /// Requests and health checks from the router and the agent to containers.
@@ -20,13 +20,13 @@ pub enum Flow {
     Between,
 }
 
-impl fmt::Display for Flow {
+impl fmt::Display for NetworkFlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Names => "containers' questions for names are dropped",
-            Self::Requests => "requests and checks to containers are dropped",
-            Self::Outside => "what containers send to other machines is dropped",
-            Self::Between => "what containers send to each other is dropped",
+            Self::Names => "containers' DNS queries are dropped",
+            Self::Requests => "requests and health checks to containers are dropped",
+            Self::Outside => "traffic from containers to other machines is dropped",
+            Self::Between => "traffic between containers is dropped",
         })
     }
 }
@@ -56,7 +56,7 @@ pub enum NetworkFault {
     /// Another firewall drops traffic that Gantry needs.
     Dropped {
         /// The dropped traffic.
-        flow: Flow,
+        flow: NetworkFlow,
         /// The chain that drops the traffic.
         chain: String,
         /// The rule that drops the traffic, or the chain's policy.
@@ -105,20 +105,20 @@ impl fmt::Display for NetworkFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dropped { flow, chain, by, remedy } => {
-                write!(f, "{flow} by {by}, in chain {chain}; mend it: {remedy}")
+                write!(f, "{flow} by {by}, in chain {chain}; to fix it: {remedy}")
             }
             Self::Repaired { part, name, times, .. } => {
                 let missing = part.missing();
-                write!(f, "{name} {missing}, and Gantry put that right ({times} times so far)")
+                write!(f, "{name} {missing}; Gantry repaired it ({times} times so far)")
             }
             Self::Broken { part, name, why } => {
                 let missing = part.missing();
-                write!(f, "{name} {missing}, and Gantry cannot put that right: {why}")
+                write!(f, "{name} {missing}; Gantry cannot repair it: {why}")
             }
             Self::Overlaps { device, network } => write!(
                 f,
-                "the network {network} of device {device} overlaps with containers' network: they do not reach it; choose \
-                 another with --network"
+                "the network {network} of device {device} overlaps with the containers' network, so containers cannot reach it; \
+                 choose another network with --network"
             ),
         }
     }

@@ -17,7 +17,7 @@ pub const SILENCE_MILLIS: u64 = 10_000;
 
 /// All reports of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedCluster {
     /// Machines by name, each from its agent's first report since the controller started.
     pub machines: BTreeMap<MachineName, ObservedMachine>,
     /// All routers, including a router that is being replaced.
@@ -27,7 +27,7 @@ pub struct Observed {
     pub began: Moment,
 }
 
-impl Observed {
+impl ObservedCluster {
     /// Shifts the stamps of the controller's own clock, which jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         self.began = self.began.moved(by);
@@ -38,7 +38,7 @@ impl Observed {
     /// Reports whether the controller started too recently for routers to have reported, so that their routes are
     /// unknown.
     #[must_use]
-    pub fn routers_unheard(&self, now: Moment) -> bool {
+    pub fn awaits_routers(&self, now: Moment) -> bool {
         self.routers.is_empty() && now.since(self.began) <= SILENCE_MILLIS
     }
 
@@ -65,7 +65,7 @@ pub struct ObservedMachine {
 /// Phase of an instance's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum InstancePhase {
     /// The agent fetches and unpacks the image.
     Preparing,
     /// The process runs and is not ready yet.
@@ -82,7 +82,7 @@ pub enum Phase {
     Stopping,
 }
 
-impl Phase {
+impl InstancePhase {
     /// The phase's name for people.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -113,7 +113,7 @@ impl Phase {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ObservedInstance {
     /// The instance's phase.
-    pub phase: Phase,
+    pub phase: InstancePhase,
     /// When the instance entered its phase.
     pub since: Moment,
     /// The instance's address, which restarts do not change.
@@ -121,9 +121,9 @@ pub struct ObservedInstance {
     /// How many times the agent restarted the instance.
     pub restarts: u32,
     /// The last exit of the instance's process.
-    pub exit: Option<Exit>,
+    pub exit: Option<ExitStatus>,
     /// The last failed check.
-    pub probe: Option<Probe>,
+    pub probe: Option<FailedProbe>,
     /// Why the agent could not start the instance.
     pub failure: Option<String>,
     /// A fault of an instance that serves nevertheless, with its remedy.
@@ -141,12 +141,12 @@ pub struct ObservedInstance {
     /// The last line of the program's output. Agents report this line for instances that run once, such as a release
     /// step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<Said>,
+    pub said: Option<OutputLine>,
 }
 
 /// A line that a program printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct OutputLine {
     /// When the program printed the line.
     pub at: Moment,
     /// The line, of bounded length.
@@ -156,7 +156,7 @@ pub struct Said {
 /// A limit of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Limit {
+pub enum RoleLimit {
     /// Processes and threads: the kernel refused to start another one.
     Processes(u32),
     /// Bytes of memory: the kernel killed a process of the container.
@@ -167,7 +167,7 @@ pub enum Limit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitHit {
     /// The limit.
-    pub limit: Limit,
+    pub limit: RoleLimit,
     /// How many times the instance reached the limit, counted from `since`.
     pub count: u64,
     /// When the agent first noticed the limit.
@@ -177,11 +177,11 @@ pub struct LimitHit {
 }
 
 /// How long a reached limit stays in reports, in milliseconds.
-pub const LIMIT_TOLD_MILLIS: u64 = 600_000;
+pub const LIMIT_SHOWN_MILLIS: u64 = 600_000;
 
 /// How a process ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub struct ExitStatus {
     /// The exit status, if the process exited by itself.
     pub code: Option<i32>,
     /// The signal that killed the process.
@@ -200,7 +200,7 @@ pub struct Exit {
     pub tail: Vec<String>,
     /// Why Gantry stopped the process; `None` for a process that ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped: Option<Stop>,
+    pub stopped: Option<StopReason>,
     /// The stop timeout, if the process outlived the timeout and was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed_after: Option<Seconds>,
@@ -212,13 +212,13 @@ pub struct Exit {
 /// Why Gantry stopped an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Stop {
+pub enum StopReason {
     /// The instance failed too many checks in a row.
     FailedChecks {
         /// The number of failed checks.
         times: u32,
         /// The last failed check.
-        probe: Box<Probe>,
+        probe: Box<FailedProbe>,
     },
     /// The plan no longer contains the instance: after a deploy, a smaller scale, or the app's destruction.
     Planned,
@@ -226,7 +226,7 @@ pub enum Stop {
     NetworkChanged,
 }
 
-impl Exit {
+impl ExitStatus {
     /// Reports whether the process exited with 0 and without reaching its memory limit.
     #[must_use]
     pub fn success(&self) -> bool {
@@ -236,7 +236,7 @@ impl Exit {
 
 /// A failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub struct FailedProbe {
     /// The tested target: `GET http://10.83.0.5:8080/up`, or `connect to 10.83.0.5:8080`.
     pub target: String,
     /// Outcome of the check: `connection refused`, `status 500`, `no answer in 5 s`.
@@ -256,7 +256,7 @@ pub struct Probe {
     pub remedy: Option<String>,
 }
 
-impl Probe {
+impl FailedProbe {
     /// The check, its outcome, and the first words of the response: `GET /up: 503: database is gone`.
     #[must_use]
     pub fn brief(&self) -> String {

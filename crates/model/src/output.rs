@@ -70,24 +70,24 @@ const FRAMES: [&str; 11] = [
 
 /// How much a line says about a failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Worth {
+enum LineValue {
     Nothing,
     Runner,
     Plain,
     Failure,
 }
 
-fn worth(line: &str) -> Worth {
+fn worth(line: &str) -> LineValue {
     let lower = line.trim().to_lowercase();
     let begins = |words: &[&str]| words.iter().any(|word| lower.starts_with(word));
     if !lower.chars().any(char::is_alphanumeric) || begins(&FRAMES) {
-        Worth::Nothing
+        LineValue::Nothing
     } else if begins(&RUNNER_WORDS) || lower.contains("a complete log of this run") {
-        Worth::Runner
+        LineValue::Runner
     } else if FAILURE_WORDS.iter().any(|word| lower.contains(word)) {
-        Worth::Failure
+        LineValue::Failure
     } else {
-        Worth::Plain
+        LineValue::Plain
     }
 }
 
@@ -95,7 +95,7 @@ fn worth(line: &str) -> Worth {
 /// `None` for a program that printed nothing.
 #[must_use]
 pub fn telling_line(lines: &[String]) -> Option<String> {
-    let best = lines.iter().map(|line| worth(line)).max().filter(|worth| *worth > Worth::Nothing)?;
+    let best = lines.iter().map(|line| worth(line)).max().filter(|worth| *worth > LineValue::Nothing)?;
     let at = lines.iter().rposition(|line| worth(line) == best)?;
     let line = lines[at].trim();
     // Rust prints the message of a panic on the line after its location.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_that_tells_of_the_failure_is_found() {
+    fn picks_the_line_that_explains_the_failure() {
         for (lines, wanted) in [
             (&["ready", "bye"][..], "bye"),
             (&["", "  "], ""),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_s_first_words_are_found() {
+    fn finds_the_first_text_or_the_title_of_a_body() {
         for (body, wanted) in [
             ("database is gone\nmore", "database is gone"),
             ("\n\n  sick: no database\r\n", "sick: no database"),

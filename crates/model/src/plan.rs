@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, Digest, Generation, HostName, MachineName, Moment, Patience, ReleaseNumber, Role, RoleName, Traffic,
-    TrustedProxies, role::Protocol,
+    AppName, Digest, Generation, HostName, MachineName, Moment, ReleaseNumber, RequestTimeouts, Role, RoleName,
+    TrafficPolicy, TrustedProxies, role::AppProtocol,
 };
 
 /// Identity of one running copy of a role of a release, written `storefront.v12.web-1`. The identity is unique as long
@@ -60,7 +60,9 @@ impl fmt::Display for InstanceId {
 impl TryFrom<String> for InstanceId {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("{text:?} is not an instance; they look like storefront.v12.web-1"))
+        Self::parse(&text).ok_or_else(|| {
+            format!("invalid instance id {text:?}: expected APP.vN.ROLE-N, for example storefront.v12.web-1")
+        })
     }
 }
 
@@ -88,7 +90,7 @@ pub struct InstanceSpec {
 /// The goal for an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Goal {
+pub enum InstanceGoal {
     /// Run, and restart after a crash.
     Run,
     /// Keep running, but receive no new request from this generation of the routing table on.
@@ -108,12 +110,12 @@ pub struct Assignment {
     /// The specification to run.
     pub spec: InstanceSpec,
     /// The goal.
-    pub goal: Goal,
+    pub goal: InstanceGoal,
 }
 
 /// A machine's part of the plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "crate::written::Written", into = "crate::written::Written")]
+#[serde(try_from = "crate::serialized_plan::SerializedPlan", into = "crate::serialized_plan::SerializedPlan")]
 pub struct MachinePlan {
     /// Revision of this machine's part. The revision rises only when this part changes, so changes elsewhere do not
     /// wake the machine.
@@ -126,7 +128,7 @@ impl MachinePlan {
     /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         for assignment in self.instances.values_mut() {
-            if let Goal::Retire { since, .. } = &mut assignment.goal {
+            if let InstanceGoal::Retire { since, .. } = &mut assignment.goal {
                 *since = since.moved(by);
             }
         }
@@ -139,7 +141,7 @@ pub struct Plan {
     /// Each machine's part.
     pub machines: BTreeMap<MachineName, MachinePlan>,
     /// The routing table for all routers.
-    pub table: Table,
+    pub table: RoutingTable,
 }
 
 impl Plan {
@@ -151,7 +153,7 @@ impl Plan {
 
 /// The routing table, with the names for the resolver.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Table {
+pub struct RoutingTable {
     /// Rises whenever the table changes.
     pub generation: Generation,
     /// Routes by host name.
@@ -200,11 +202,11 @@ pub struct Route {
     /// The ready instances. If the list is empty, requests wait.
     pub endpoints: Vec<Endpoint>,
     /// Traffic policy of the app.
-    #[serde(default, skip_serializing_if = "Traffic::is_free")]
-    pub traffic: Traffic,
+    #[serde(default, skip_serializing_if = "TrafficPolicy::is_default")]
+    pub traffic: TrafficPolicy,
     /// Timeouts of the requests, and the size of their buffer.
-    #[serde(default)]
-    pub patience: Patience,
+    #[serde(default, rename = "patience")]
+    pub timeouts: RequestTimeouts,
 }
 
 /// An instance that accepts requests.
@@ -218,7 +220,7 @@ pub struct Endpoint {
     pub port: u16,
     /// The protocol on the port.
     #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: AppProtocol,
 }
 
 #[cfg(test)]
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_has_one_text() {
+    fn each_instance_id_has_exactly_one_text() {
         let id = InstanceId::parse("shop-2.v12.web-1").expect("an instance");
         assert_eq!((id.to_string().as_str(), id.short().as_str()), ("shop-2.v12.web-1", "web-1"));
         for bad in

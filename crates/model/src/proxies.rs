@@ -21,7 +21,7 @@ pub struct Subnet(IpNet);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubnetError {
     /// The text is neither an address nor a range.
-    #[error("{0:?} is not an address range; write for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1")]
+    #[error("invalid address range {0:?}: write for example 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1")]
     Syntax(String),
     /// Bits behind the prefix are set: the address or the prefix length is a mistake.
     #[error("{given} has bits set behind its prefix; write {network}, or the address without a prefix")]
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_holds_its_addresses_in_either_notation() {
+    fn a_range_contains_its_addresses_in_either_notation() {
         for (range, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("10.0.0.0/8", "::ffff:10.1.2.3", "::10.1.2.3"),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistaken_range_is_refused_with_the_remedy() {
+    fn refuses_an_invalid_range_with_the_remedy() {
         for bad in ["", "10.0.0.0/33", "10.0.0", "::/129", "a", "10.0.0.0/8 "] {
             assert!(matches!(bad.parse::<Subnet>(), Err(SubnetError::Syntax(_))), "{bad}");
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_written_as_it_is_read() {
+    fn a_list_round_trips_through_json() {
         let proxies = TrustedProxies::new(vec![subnet("192.0.2.1/32"), subnet("10.0.0.0/8"), subnet("10.0.0.0/8")]);
         assert_eq!(proxies.to_string(), "10.0.0.0/8,192.0.2.1");
         let text = serde_json::to_string(&proxies).expect("JSON");

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::{telling_line, within_a_line};
 use crate::{
-    Bytes, DeployNumber, Exit, Generation, InstanceId, Limit, Probe, ReleaseNumber, RoleName, RouterId, Seconds, Stop,
+    Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, InstanceId, ReleaseNumber, RoleLimit, RoleName, RouterId,
+    Seconds, StopReason,
 };
 
 /// Why an operation was done, failed, or waits.
@@ -44,7 +45,7 @@ pub enum Reason {
     /// The release step failed.
     ReleaseStepFailed {
         /// The exit of the release step.
-        exit: Exit,
+        exit: ExitStatus,
     },
     /// A stop-first role waits until the old copy is gone.
     StopFirst {
@@ -58,14 +59,14 @@ pub enum Reason {
         /// The instance.
         instance: InstanceId,
         /// The last failed check.
-        probe: Option<Box<Probe>>,
+        probe: Option<Box<FailedProbe>>,
     },
     /// An instance's process ended.
     Exited {
         /// The instance.
         instance: InstanceId,
         /// The exit of its process.
-        exit: Exit,
+        exit: ExitStatus,
     },
     /// An instance could not be started.
     CannotStart {
@@ -130,7 +131,7 @@ impl fmt::Display for Reason {
             Self::BuildRuns => f.write_str("the image is being built"),
             Self::BuildFailed { phase, message, .. } => write!(f, "build failed{}: {message}", part_of(phase)),
             Self::NoMachine => {
-                f.write_str("no machine has reported; what `gantry up` prints says what keeps its agent")
+                f.write_str("no machine has reported yet; check the output of `gantry up` for agent errors")
             }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
             Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitText(exit)),
@@ -150,19 +151,23 @@ impl fmt::Display for Reason {
             Self::NoProgress { waited, on: Some(on) } => write!(f, "no progress for {waited}: {on}"),
             Self::NoProgress { waited, on: None } => write!(f, "no progress for {waited}"),
             Self::HeldForPromotion => {
-                f.write_str("held: `gantry promote` moves the traffic, `gantry abort` takes it back")
+                f.write_str("held: `gantry promote` moves the traffic, `gantry abort` reverts the deploy")
             }
-            Self::NoRouter => f.write_str("no router has reported; is `gantry router` running?"),
+            Self::NoRouter => f.write_str("no router has reported yet; check that `gantry router` runs"),
             Self::RouterBehind { router, has, needs } => {
-                write!(f, "the router on {} has acknowledged table {has}, needed is {needs}", router.machine)
+                write!(
+                    f,
+                    "the router on {} has acknowledged routing table {has} and must acknowledge {needs}",
+                    router.machine
+                )
             }
             Self::RequestsUnderWay { instance, count } => {
                 write!(f, "{instance} is finishing {count} {}", if *count == 1 { "request" } else { "requests" })
             }
             Self::Watching { watch, standing_by: Some(release) } => {
-                write!(f, "{release} stands by for {watch} while the new release is watched")
+                write!(f, "{release} stands by for {watch} (bake time)")
             }
-            Self::Watching { watch, standing_by: None } => write!(f, "the new release is watched for {watch}"),
+            Self::Watching { watch, standing_by: None } => write!(f, "the new release is in its bake time of {watch}"),
             Self::Stopping { instance } => write!(f, "{instance} is being stopped"),
             Self::Aborted => f.write_str("aborted by `gantry abort`"),
             Self::AppDestroyed => f.write_str("the app was destroyed"),
@@ -197,25 +202,25 @@ impl Reason {
 }
 
 /// Pairs of a text in a program's last lines and the remedy for it.
-const KNOWN: [(&str, &str); 13] = [
+const REMEDIES: [(&str, &str); 13] = [
     ("ModuleNotFoundError", MISSING),
     ("Cannot find module", MISSING),
     ("cannot load such file", MISSING),
     ("ClassNotFoundException", MISSING),
     ("cannot open shared object file", "add the package that has this library to the base"),
-    ("ddress already in use", "another process of its container has that port; listen on $PORT once"),
+    ("ddress already in use", "another process in the container uses that port; listen on $PORT once"),
     ("getaddrinfo", NAME),
     ("Name or service not known", NAME),
     ("Temporary failure in name resolution", NAME),
     ("could not translate host name", NAME),
     ("no such host", NAME),
-    ("No space left on device", "its disk or volume is full; `gantry status` tells what takes the machine's space"),
-    ("ENOSPC", "its disk or volume is full; `gantry status` tells what takes the machine's space"),
+    ("No space left on device", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
+    ("ENOSPC", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
 ];
 
 const MISSING: &str = "install it in container/compile, or in the base";
 
-const NAME: &str = "only ready instances have a name; `gantry why` of the app that it asks for tells more";
+const NAME: &str = "only ready instances have DNS names; run `gantry why` for the app behind that name";
 
 /// Texts that stand beside the name of a missing setting.
 const UNSET: [&str; 8] = [
@@ -248,7 +253,7 @@ fn not_executable(line: &str) -> Option<&str> {
     (program.contains('/') && !program.contains(char::is_whitespace)).then_some(program)
 }
 
-impl Exit {
+impl ExitStatus {
     /// What to do about the exit of a process that should have kept running; `None` if the exit text already names the
     /// remedy.
     #[must_use]
@@ -261,7 +266,7 @@ impl Exit {
         }
         let known = |line: &String| {
             let setting = missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
-            let text = || KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
+            let text = || REMEDIES.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
             setting.or_else(text)
         };
         if let Some(remedy) = self.tail.iter().rev().find_map(known).filter(|_| self.code != Some(0)) {
@@ -275,17 +280,19 @@ impl Exit {
             ));
         }
         let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
-            (Some(126 | 127), _) => "see `command` of the role",
+            (Some(126 | 127), _) => "check `command` of the role",
             (Some(0), _) if self.left_processes => {
-                "it put a process into the background, which ended with it; let it stay in the foreground"
+                "it started a background process, which ended with it; keep that process in the foreground"
             }
-            (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => "the program itself crashed; `gantry logs` has all that it said",
-            (_, Some(31)) => "it made a system call that containers may not make",
+            (_, Some(4 | 5 | 6 | 7 | 8 | 11)) => "the program crashed; `gantry logs` shows its output",
+            (_, Some(31)) => "it made a system call that containers must not make",
             (_, Some(9)) => {
-                "Gantry did not send it: a process of the container or the machine did, or the kernel for want of memory"
+                "Gantry did not send the signal: a process in the container or on the machine did, or the kernel for lack of memory"
             }
-            (_, Some(1 | 2 | 3 | 15)) => "Gantry did not send it: a process of the container or the machine did",
-            _ => "it has to run until it is told to end; `gantry logs` has all that it said",
+            (_, Some(1 | 2 | 3 | 15)) => {
+                "Gantry did not send the signal: a process in the container or on the machine did"
+            }
+            _ => "it must run until Gantry stops it; `gantry logs` shows its output",
         };
         Some(text.to_owned())
     }
@@ -310,7 +317,7 @@ fn signal_in(code: i32) -> Option<i32> {
 }
 
 /// Text of an exit.
-pub struct ExitText<'a>(pub &'a Exit);
+pub struct ExitText<'a>(pub &'a ExitStatus);
 
 impl fmt::Display for ExitText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -337,9 +344,9 @@ impl fmt::Display for ExitText<'_> {
 impl ExitText<'_> {
     /// The limit that the process reached, and the setting that raises this limit.
     fn limit(&self) -> Option<String> {
-        let Exit { out_of_memory, out_of_processes, out_of_disk, .. } = self.0;
-        let memory = out_of_memory.map(Limit::Memory);
-        let processes = || out_of_processes.map(Limit::Processes);
+        let ExitStatus { out_of_memory, out_of_processes, out_of_disk, .. } = self.0;
+        let memory = out_of_memory.map(RoleLimit::Memory);
+        let processes = || out_of_processes.map(RoleLimit::Processes);
         if let Some(limit) = memory.or_else(processes) {
             return Some(LimitText(limit).to_string());
         }
@@ -355,22 +362,22 @@ impl ExitText<'_> {
                 Some(signal) => write!(f, "exited with {code}, as a shell does after {}", named(signal)),
                 None => write!(f, "exited with {code}"),
             },
-            (None, Some(signal)) => write!(f, "was ended by {}", named(signal)),
-            (None, None) => f.write_str("ended without a record, as after a kill of its container"),
+            (None, Some(signal)) => write!(f, "was killed by {}", named(signal)),
+            (None, None) => f.write_str("ended without an exit record; its container was probably killed"),
         }
     }
 }
 
 /// Text of a reached limit, with the setting that raises this limit.
-pub struct LimitText(pub Limit);
+pub struct LimitText(pub RoleLimit);
 
 impl fmt::Display for LimitText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Limit::Memory(limit) => {
+            RoleLimit::Memory(limit) => {
                 write!(f, "ran out of memory: its limit is {}; raise `memory` of the role", Bytes(limit))
             }
-            Limit::Processes(limit) => {
+            RoleLimit::Processes(limit) => {
                 write!(f, "reached its limit of {limit} processes and threads; raise `pids` of the role")
             }
         }
@@ -378,24 +385,29 @@ impl fmt::Display for LimitText {
 }
 
 /// Text of the reason for which Gantry stopped an instance.
-struct StopText<'a>(&'a Stop);
+struct StopText<'a>(&'a StopReason);
 
 impl fmt::Display for StopText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Stop::FailedChecks { times, probe } => {
-                write!(f, "failed its check {} in a row and was stopped: {}", Times(u64::from(*times)), probe.brief())
+            StopReason::FailedChecks { times, probe } => {
+                write!(
+                    f,
+                    "failed its check {} in a row and was stopped: {}",
+                    TimesText(u64::from(*times)),
+                    probe.brief()
+                )
             }
-            Stop::Planned => f.write_str("was stopped by Gantry"),
-            Stop::NetworkChanged => f.write_str("was stopped: the machine has another network now"),
+            StopReason::Planned => f.write_str("was stopped by Gantry"),
+            StopReason::NetworkChanged => f.write_str("was stopped: the machine has another network now"),
         }
     }
 }
 
 /// A count of times: `1 time`, `2 times`.
-pub struct Times(pub u64);
+pub struct TimesText(pub u64);
 
-impl fmt::Display for Times {
+impl fmt::Display for TimesText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, if self.0 == 1 { "time" } else { "times" })
     }
@@ -406,12 +418,12 @@ mod tests {
     use super::*;
     use crate::{Moment, output};
 
-    fn exit(code: Option<i32>, signal: Option<i32>, tail: &[&str]) -> Exit {
-        Exit { code, signal, tail: tail.iter().map(|line| (*line).to_owned()).collect(), ..Exit::default() }
+    fn exit(code: Option<i32>, signal: Option<i32>, tail: &[&str]) -> ExitStatus {
+        ExitStatus { code, signal, tail: tail.iter().map(|line| (*line).to_owned()).collect(), ..ExitStatus::default() }
     }
 
-    fn failed_check(status: Option<u16>, outcome: &str, body: &str) -> Probe {
-        Probe {
+    fn failed_check(status: Option<u16>, outcome: &str, body: &str) -> FailedProbe {
+        FailedProbe {
             target: "GET http://10.83.0.5:8080/up".into(),
             outcome: outcome.into(),
             body: body.into(),
@@ -423,22 +435,25 @@ mod tests {
     }
 
     #[test]
-    fn what_gantry_stopped_is_not_told_as_an_exit() {
+    fn a_stop_by_gantry_is_not_reported_as_an_exit() {
         let probe = failed_check(Some(503), "status 503 Service Unavailable", "database is gone\n");
-        let stopped = |stop| Exit { stopped: Some(stop), ..exit(Some(0), None, &["FATAL: an old line"]) };
+        let stopped = |stop| ExitStatus { stopped: Some(stop), ..exit(Some(0), None, &["FATAL: an old line"]) };
         let hung = failed_check(None, "no answer in 5 s", "");
-        let killed = Exit {
+        let killed = ExitStatus {
             killed_after: Some(Seconds(30)),
-            ..stopped(Stop::FailedChecks { times: 3, probe: hung.clone().into() })
+            ..stopped(StopReason::FailedChecks { times: 3, probe: hung.clone().into() })
         };
-        let full = Exit { out_of_processes: Some(64), ..stopped(Stop::FailedChecks { times: 3, probe: hung.into() }) };
+        let full = ExitStatus {
+            out_of_processes: Some(64),
+            ..stopped(StopReason::FailedChecks { times: 3, probe: hung.into() })
+        };
         for (exit, wanted) in [
             (
-                stopped(Stop::FailedChecks { times: 2, probe: probe.clone().into() }),
+                stopped(StopReason::FailedChecks { times: 2, probe: probe.clone().into() }),
                 "failed its check 2 times in a row and was stopped: GET /up: 503: database is gone",
             ),
             (
-                stopped(Stop::FailedChecks { times: 1, probe: probe.into() }),
+                stopped(StopReason::FailedChecks { times: 1, probe: probe.into() }),
                 "failed its check 1 time in a row and was stopped: GET /up: 503: database is gone",
             ),
             (
@@ -449,8 +464,8 @@ mod tests {
                 full,
                 "failed its check 3 times in a row and was stopped: GET /up: no answer in 5 s; before that it reached its limit of 64 processes and threads; raise `pids` of the role",
             ),
-            (stopped(Stop::Planned), "was stopped by Gantry"),
-            (stopped(Stop::NetworkChanged), "was stopped: the machine has another network now"),
+            (stopped(StopReason::Planned), "was stopped by Gantry"),
+            (stopped(StopReason::NetworkChanged), "was stopped: the machine has another network now"),
         ] {
             assert_eq!(ExitText(&exit).to_string(), wanted);
             assert_eq!(exit.remedy(), None, "{wanted}");
@@ -470,16 +485,16 @@ mod tests {
     }
 
     #[test]
-    fn how_a_program_ended_is_told_with_what_it_said_and_what_to_do() {
-        let crashed = "the program itself crashed; `gantry logs` has all that it said";
-        let sent = "Gantry did not send it: a process of the container or the machine did";
-        let on = "it has to run until it is told to end; `gantry logs` has all that it said";
+    fn an_exit_is_reported_with_its_last_output_and_a_remedy() {
+        let crashed = "the program crashed; `gantry logs` shows its output";
+        let sent = "Gantry did not send the signal: a process in the container or on the machine did";
+        let on = "it must run until Gantry stops it; `gantry logs` shows its output";
         for (exit, text, remedy) in [
             (exit(Some(0), None, &["bye"]), "exited with 0", on),
             (exit(Some(3), None, &["boom", ""]), "exited with 3 (last output: boom)", on),
-            (exit(None, Some(11), &[]), "was ended by signal 11 (SIGSEGV)", crashed),
-            (exit(None, Some(15), &[]), "was ended by signal 15 (SIGTERM)", sent),
-            (exit(None, Some(40), &[]), "was ended by signal 40", on),
+            (exit(None, Some(11), &[]), "was killed by signal 11 (SIGSEGV)", crashed),
+            (exit(None, Some(15), &[]), "was killed by signal 15 (SIGTERM)", sent),
+            (exit(None, Some(40), &[]), "was killed by signal 40", on),
             (exit(Some(139), None, &[]), "exited with 139, as a shell does after signal 11 (SIGSEGV)", crashed),
             (
                 exit(Some(1), None, &["KeyError: 'DATABASE_URL'"]),
@@ -499,7 +514,7 @@ mod tests {
             (
                 exit(Some(126), None, &["sh: 1: two words: Permission denied"]),
                 "exited with 126: its command could not be executed (last output: sh: 1: two words: Permission denied)",
-                "see `command` of the role",
+                "check `command` of the role",
             ),
             (
                 exit(
@@ -514,7 +529,7 @@ mod tests {
             assert_eq!(ExitText(&exit).to_string(), text);
             assert_eq!(exit.remedy().as_deref(), Some(remedy), "{text}");
         }
-        let left = Exit { left_processes: true, ..exit(Some(0), None, &[]) };
+        let left = ExitStatus { left_processes: true, ..exit(Some(0), None, &[]) };
         assert!(left.remedy().is_some_and(|remedy| remedy.contains("foreground")));
         let long = exit(Some(1), None, &[&"x".repeat(1000)]);
         assert!(ExitText(&long).to_string().len() < output::LINE_SHOWN + 60);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Cause, DeployNumber, Moment, Role, RoleName};
+use crate::{AppName, DeployCause, DeployNumber, Moment, Role, RoleName};
 
 /// The number of a release of one app, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ impl std::str::FromStr for ReleaseNumber {
         let digits = text.strip_prefix('v').unwrap_or(text);
         match digits.parse() {
             Ok(n) if n > 0 => Ok(Self(n)),
-            _ => Err(format!("{text:?} is not a release; write v3 or 3")),
+            _ => Err(format!("invalid release {text:?}: write v3 or 3")),
         }
     }
 }
@@ -44,7 +44,7 @@ impl Digest {
         if hex.len() == 64 && hex.bytes().all(digit) {
             Ok(Self(format!("sha256:{hex}")))
         } else {
-            Err("a digest is sha256: and 64 lower-case hex digits".to_owned())
+            Err("invalid digest: expected sha256: and 64 lower-case hex digits".to_owned())
         }
     }
 
@@ -115,7 +115,7 @@ pub struct Release {
     /// Name of the token that requested the release.
     pub by: String,
     /// Why the release was made.
-    pub cause: Cause,
+    pub cause: DeployCause,
 }
 
 impl Release {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_exact() {
+    fn refuses_every_text_but_an_exact_digest() {
         let hex = "0123456789abcdef".repeat(4);
         let digest: Digest = format!("sha256:{hex}").parse().expect("a digest");
         assert_eq!((digest.hex(), digest.short()), (hex.as_str(), "0123456789ab"));

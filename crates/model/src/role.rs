@@ -22,20 +22,20 @@ pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
     /// The command to run.
-    pub command: Command,
+    pub command: RoleCommand,
     /// The single port that the role serves on; `None` for a role that serves nothing.
     pub port: Option<u16>,
     /// The protocol on the port.
     #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: AppProtocol,
     /// How many copies a release starts with; `gantry scale` overrides the number for the app.
     pub instances: u32,
     /// Resource limits of one copy.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// Checks of readiness and liveness.
-    pub health: Health,
+    pub health: HealthSettings,
     /// The signal that asks for an orderly shutdown.
-    pub stop_signal: Signal,
+    pub stop_signal: ShutdownSignal,
     /// Time between the stop signal and SIGKILL.
     pub stop_timeout: Seconds,
     /// Response timeout: the longest wait for the first byte of a response, counted from the end of the request.
@@ -59,15 +59,15 @@ pub struct Role {
 impl Role {
     /// Creates a role that runs `command` with the defaults of the design.
     #[must_use]
-    pub fn new(command: Command) -> Self {
+    pub fn new(command: RoleCommand) -> Self {
         Self {
             command,
             port: None,
-            protocol: Protocol::default(),
+            protocol: AppProtocol::default(),
             instances: 1,
-            limits: Limits::default(),
-            health: Health::default(),
-            stop_signal: Signal::Term,
+            limits: ResourceLimits::default(),
+            health: HealthSettings::default(),
+            stop_signal: ShutdownSignal::Term,
             stop_timeout: Seconds(30),
             request_timeout: REQUEST_TIMEOUT,
             drain: None,
@@ -82,8 +82,8 @@ impl Role {
     #[must_use]
     pub fn request_buffer(&self) -> Bytes {
         self.request_buffer.unwrap_or(match self.protocol {
-            Protocol::Http1 => REQUEST_BUFFER,
-            Protocol::H2c => Bytes(0),
+            AppProtocol::Http1 => REQUEST_BUFFER,
+            AppProtocol::H2c => Bytes(0),
         })
     }
 
@@ -102,14 +102,14 @@ fn request_timeout() -> Seconds {
 /// The command of a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Command {
+pub enum RoleCommand {
     /// A command line for `/bin/sh -c`; variables expand when the command starts.
     Shell(String),
     /// A program and its arguments, as an OCI image's entry point gives them.
     Argv(Vec<String>),
 }
 
-impl std::fmt::Display for Command {
+impl std::fmt::Display for RoleCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Shell(line) => f.write_str(line),
@@ -121,7 +121,7 @@ impl std::fmt::Display for Command {
 /// The protocol that an application speaks on its port.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Protocol {
+pub enum AppProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
@@ -132,7 +132,7 @@ pub enum Protocol {
 /// Resource limits of one instance. The control group enforces memory, processor time and processes; the agent enforces
 /// disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// Memory, including swap.
     pub memory: Bytes,
     /// Processor time.
@@ -145,10 +145,10 @@ pub struct Limits {
 }
 
 fn disk() -> Bytes {
-    Limits::default().disk
+    ResourceLimits::default().disk
 }
 
-impl Default for Limits {
+impl Default for ResourceLimits {
     fn default() -> Self {
         Self { memory: Bytes::mebi(512), cpu: MilliCpu(1000), pids: 1024, disk: Bytes::mebi(2048) }
     }
@@ -156,7 +156,7 @@ impl Default for Limits {
 
 /// Health checks: how an instance proves its readiness, and later its liveness.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
+pub struct HealthSettings {
     /// Path whose `GET` must return a status from 200 to 399. Without a path and a command, an instance is ready once
     /// its port accepts and its process has lived for `settle`.
     pub path: Option<String>,
@@ -190,7 +190,7 @@ pub struct Health {
     pub watch: Seconds,
 }
 
-impl Default for Health {
+impl Default for HealthSettings {
     fn default() -> Self {
         Self {
             path: None,
@@ -213,7 +213,7 @@ impl Default for Health {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)]
-pub enum Signal {
+pub enum ShutdownSignal {
     Term,
     Quit,
     Int,
@@ -223,7 +223,7 @@ pub enum Signal {
     Winch,
 }
 
-impl Signal {
+impl ShutdownSignal {
     /// Every signal that a role may name.
     pub const ALL: [Self; 7] = [Self::Term, Self::Quit, Self::Int, Self::Hup, Self::Usr1, Self::Usr2, Self::Winch];
 
@@ -255,9 +255,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_known_by_either_name() {
-        assert_eq!(Signal::parse("SIGQUIT"), Some(Signal::Quit));
-        assert_eq!(Signal::parse("usr2"), Some(Signal::Usr2));
-        assert_eq!(Signal::parse("KILL"), None);
+    fn parses_signals_with_and_without_prefix() {
+        assert_eq!(ShutdownSignal::parse("SIGQUIT"), Some(ShutdownSignal::Quit));
+        assert_eq!(ShutdownSignal::parse("usr2"), Some(ShutdownSignal::Usr2));
+        assert_eq!(ShutdownSignal::parse("KILL"), None);
     }
 }

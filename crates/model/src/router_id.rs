@@ -33,7 +33,7 @@ impl TryFrom<String> for RouterId {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no router: a machine's name, a slash and a number are");
+        let wrong = || format!("invalid router id {text:?}: expected MACHINE/NUMBER");
         let (machine, number) = text.split_once('/').ok_or_else(wrong)?;
         let machine = MachineName::parse(machine).map_err(|_| wrong())?;
         Ok(Self { machine, number: number.parse().map_err(|_| wrong())? })

@@ -8,7 +8,7 @@ use crate::{Bytes, InstanceId, Moment, Seconds, TrustedProxies};
 /// limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Traffic {
+pub struct TrafficPolicy {
     /// Pauses the app: requests wait, as they do while no instance is ready.
     pub paused: bool,
     /// Maintenance message. If set, routers answer each request with 503 and this message.
@@ -22,15 +22,15 @@ pub struct Traffic {
     pub trusted_proxies: TrustedProxies,
 }
 
-impl Traffic {
+impl TrafficPolicy {
     /// Reports whether the owners have set nothing.
     #[must_use]
-    pub fn is_free(&self) -> bool {
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl std::fmt::Display for Traffic {
+impl std::fmt::Display for TrafficPolicy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let words = [
             self.maintenance.as_ref().map(|message| format!("maintenance: {message}")),
@@ -47,9 +47,10 @@ impl std::fmt::Display for Traffic {
 
 /// Timeouts of a route's requests, and the size of its request buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Patience {
+pub struct RequestTimeouts {
     /// Response timeout: the longest wait for the first byte of a response.
-    pub answer: Seconds,
+    #[serde(rename = "answer")]
+    pub response: Seconds,
     /// Drain time: how long a retired instance may finish its requests.
     pub drain: Seconds,
     /// How much of a request body the router buffers before it chooses an instance; 0 turns buffering off.
@@ -61,9 +62,9 @@ fn request_buffer() -> Bytes {
     crate::role::REQUEST_BUFFER
 }
 
-impl Default for Patience {
+impl Default for RequestTimeouts {
     fn default() -> Self {
-        Self { answer: crate::role::REQUEST_TIMEOUT, drain: Seconds(30), request_buffer: request_buffer() }
+        Self { response: crate::role::REQUEST_TIMEOUT, drain: Seconds(30), request_buffer: request_buffer() }
     }
 }
 

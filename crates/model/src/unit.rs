@@ -33,7 +33,7 @@ impl Bytes {
         let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a size; write for example 512M or 2G"))?;
         let bytes = value * f64::from(1u32 << shift);
         if !(1.0..=1e18).contains(&bytes) {
-            return Err(format!("{text:?} is out of range: a size is between 1 byte and 1 EB"));
+            return Err(format!("size {text:?} is out of range: expected 1 byte to 1 EB"));
         }
         // The check above bounds the value, so the cast is exact to the byte.
         Ok(Self(bytes as u64))
@@ -63,14 +63,14 @@ impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Raw {
+        enum SizeInput {
             Number(u64),
             Text(String),
         }
-        match Raw::deserialize(deserializer) {
-            Ok(Raw::Number(n)) => Ok(Self(n)),
-            Ok(Raw::Text(text)) => Self::parse(&text).map_err(D::Error::custom),
-            Err(_) => Err(D::Error::custom("a size is a text such as \"512M\", or a number of bytes")),
+        match SizeInput::deserialize(deserializer) {
+            Ok(SizeInput::Number(n)) => Ok(Self(n)),
+            Ok(SizeInput::Text(text)) => Self::parse(&text).map_err(D::Error::custom),
+            Err(_) => Err(D::Error::custom("invalid size: write a text such as \"512M\", or a number of bytes")),
         }
     }
 }
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for MilliCpu {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let processors = f64::deserialize(deserializer)?;
         if !(0.01..=1024.0).contains(&processors) {
-            return Err(D::Error::custom("cpu is a number of processors between 0.01 and 1024"));
+            return Err(D::Error::custom("cpu must be a number of processors between 0.01 and 1024"));
         }
         Ok(Self((processors * 1000.0).round() as u32))
     }
@@ -135,9 +135,9 @@ impl Moment {
 
 /// A span in milliseconds, displayed for people: `5 s`, `3 min`, `2 h`, `4 days`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(pub u64);
+pub struct TimeSpan(pub u64);
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 / 1000 {
             seconds if seconds < 120 => write!(f, "{seconds} s"),
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn parses_sizes_with_and_without_units() {
         for (text, bytes) in
             [("512M", 512 << 20), ("512MiB", 512 << 20), ("64k", 64 << 10), ("1.5G", 3 << 29), ("42", 42)]
         {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn units_survive_a_round_trip() {
+    fn units_round_trip_through_json() {
         let cpu: MilliCpu = serde_json::from_str("0.5").expect("half a processor");
         assert_eq!((cpu, serde_json::to_string(&cpu).expect("json")), (MilliCpu(500), "0.5".to_owned()));
         assert!(serde_json::from_str::<MilliCpu>("0").is_err());

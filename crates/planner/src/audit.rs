@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use gantry_model::{Assignment, Generation, Goal, InstanceId, Moment, Observed, Plan, Table};
+use gantry_model::{Assignment, Generation, InstanceGoal, InstanceId, Moment, ObservedCluster, Plan, RoutingTable};
 
-use crate::Desired;
+use crate::DesiredCluster;
 
 /// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,13 @@ pub enum Violation {
 
 /// Returns every violation in `plan`, which the planner computed from `previous` and `observed`.
 #[must_use]
-pub fn audit(desired: &Desired, observed: &Observed, previous: &Plan, plan: &Plan, now: Moment) -> Vec<Violation> {
+pub fn audit(
+    desired: &DesiredCluster,
+    observed: &ObservedCluster,
+    previous: &Plan,
+    plan: &Plan,
+    now: Moment,
+) -> Vec<Violation> {
     let mut found = Vec::new();
     let all: Vec<(&InstanceId, &Assignment)> = plan.assignments().map(|(_, id, a)| (id, a)).collect();
     routed_run(plan, &all, &mut found);
@@ -41,7 +47,7 @@ pub fn audit(desired: &Desired, observed: &Observed, previous: &Plan, plan: &Pla
 
 fn routed_run(plan: &Plan, all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>) {
     for endpoint in plan.table.routes.values().flat_map(|route| &route.endpoints) {
-        let runs = all.iter().any(|(id, a)| **id == endpoint.instance && a.goal == Goal::Run);
+        let runs = all.iter().any(|(id, a)| **id == endpoint.instance && a.goal == InstanceGoal::Run);
         if !runs {
             found.push(Violation::RoutedButNotRunning(endpoint.instance.clone()));
         }
@@ -50,13 +56,13 @@ fn routed_run(plan: &Plan, all: &[(&InstanceId, &Assignment)], found: &mut Vec<V
 
 /// Checks that each newly stopped instance is absent from the routing tables of all live routers.
 fn stops_are_acknowledged(
-    observed: &Observed,
+    observed: &ObservedCluster,
     previous: &Plan,
     all: &[(&InstanceId, &Assignment)],
     now: Moment,
     found: &mut Vec<Violation>,
 ) {
-    for (id, _) in all.iter().filter(|(_, a)| a.goal == Goal::Stop) {
+    for (id, _) in all.iter().filter(|(_, a)| a.goal == InstanceGoal::Stop) {
         let address = observed.machines.values().find_map(|report| report.instances.get(*id)?.address);
         let named = || {
             let routes = previous.table.routes.values().flat_map(|route| &route.endpoints);
@@ -66,11 +72,11 @@ fn stops_are_acknowledged(
         };
         let was = previous.assignments().find(|(_, other, _)| other == id).map(|(_, _, a)| a.goal);
         let unacknowledged = match was {
-            Some(Goal::Retire { removed_in, .. }) => {
-                observed.routers_unheard(now)
+            Some(InstanceGoal::Retire { removed_in, .. }) => {
+                observed.awaits_routers(now)
                     || observed.live_routers(now).any(|(_, router)| router.generation < removed_in)
             }
-            Some(Goal::Stop) => false,
+            Some(InstanceGoal::Stop) => false,
             _ => named(),
         };
         if unacknowledged {
@@ -90,7 +96,7 @@ fn one_writer(all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>) {
 
 fn numbered(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
     let (old, new) = (&previous.table, &plan.table);
-    let said = |table: &Table| Table { generation: Generation::default(), ..table.clone() };
+    let said = |table: &RoutingTable| RoutingTable { generation: Generation::default(), ..table.clone() };
     let changed = said(old) != said(new);
     if new.generation < old.generation || (changed && new.generation == old.generation) {
         found.push(Violation::TableNotRenumbered);
@@ -112,7 +118,7 @@ fn assigned_once(all: &[(&InstanceId, &Assignment)], found: &mut Vec<Violation>)
     found.extend(ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|p| Violation::AssignedTwice(p[0].clone())));
 }
 
-fn right_release(desired: &Desired, plan: &Plan, found: &mut Vec<Violation>) {
+fn right_release(desired: &DesiredCluster, plan: &Plan, found: &mut Vec<Violation>) {
     for endpoint in plan.table.routes.values().flat_map(|route| &route.endpoints) {
         let id = &endpoint.instance;
         let right = desired.apps.get(&id.app).is_some_and(|app| {

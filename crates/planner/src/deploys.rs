@@ -1,17 +1,18 @@
 //! The deploy's state machine: at most one transition per call, each with its reason. The diagram is in
 //! `gantry_model::deploy`.
 
-use gantry_model::deploy::Order;
+use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    Cause, Deploy, DeployState, Goal, InstanceId, Phase, Reason, Release, ReleaseNumber, Role, Seconds,
+    Deploy, DeployCause, DeployState, InstanceGoal, InstanceId, InstancePhase, Reason, Release, ReleaseNumber, Role,
+    Seconds,
 };
 
 use crate::DesiredApp;
 use crate::instances::{stop_first_blocker, wanted_of};
-use crate::scene::{Scene, Seen};
+use crate::scene::{PlanningInput, ReportedState};
 
 /// Step of a deploy in this pass.
-enum Step {
+enum DeployStep {
     /// The deploy waits, for this reason.
     Wait(Reason),
     /// The deploy enters this state.
@@ -21,7 +22,7 @@ enum Step {
 }
 
 /// Advances an app's deploys by at most one step each, and returns the reasons for which deploys wait.
-pub(crate) fn advance(app: &mut DesiredApp, scene: &Scene<'_>) -> Vec<Reason> {
+pub(crate) fn advance(app: &mut DesiredApp, scene: &PlanningInput<'_>) -> Vec<Reason> {
     supersede(app, scene);
     let Some(index) = active(app) else {
         start_next(app, scene);
@@ -29,9 +30,9 @@ pub(crate) fn advance(app: &mut DesiredApp, scene: &Scene<'_>) -> Vec<Reason> {
     };
     let mut waits = Vec::new();
     match step(app, index, scene) {
-        Step::Wait(reason) => waits.push(reason),
-        Step::Enter(state) => enter(app, index, state, scene),
-        Step::Fail(reason) => fail(app, index, reason, scene),
+        DeployStep::Wait(reason) => waits.push(reason),
+        DeployStep::Enter(state) => enter(app, index, state, scene),
+        DeployStep::Fail(reason) => fail(app, index, reason, scene),
     }
     let number = app.deploys[index].number;
     waits.extend(
@@ -49,11 +50,11 @@ fn active(app: &DesiredApp) -> Option<usize> {
 }
 
 /// Supersedes all queued deploys except the newest.
-fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
+fn supersede(app: &mut DesiredApp, scene: &PlanningInput<'_>) {
     // A configuration change needs no deploy of its own beside another queued deploy. The other deploy's release
     // carries the change, or a later rollback restores its old configuration.
     let queued = || app.deploys.iter().filter(|deploy| deploy.state == DeployState::Queued);
-    let carries = |deploy: &&Deploy| !matches!(deploy.cause, Cause::Config { .. });
+    let carries = |deploy: &&Deploy| !matches!(deploy.cause, DeployCause::Config { .. });
     let newest = queued().filter(carries).map(|d| d.number).max().or_else(|| queued().map(|d| d.number).max());
     let Some(newest) = newest else {
         return;
@@ -61,7 +62,7 @@ fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
     for deploy in app.deploys.iter_mut().filter(|d| d.state == DeployState::Queued) {
         if app.app.destroying {
             finish(deploy, DeployState::Superseded, Reason::AppDestroyed, scene);
-        } else if deploy.order == Some(Order::Abort) {
+        } else if deploy.order == Some(DeployOrder::Abort) {
             finish(deploy, DeployState::Superseded, Reason::Aborted, scene);
         } else if deploy.number != newest {
             finish(deploy, DeployState::Superseded, Reason::SupersededBy { deploy: newest }, scene);
@@ -69,12 +70,12 @@ fn supersede(app: &mut DesiredApp, scene: &Scene<'_>) {
     }
 }
 
-fn finish(deploy: &mut Deploy, state: DeployState, reason: Reason, scene: &Scene<'_>) {
+fn finish(deploy: &mut Deploy, state: DeployState, reason: Reason, scene: &PlanningInput<'_>) {
     deploy.enter(state, scene.now);
     deploy.reason = Some(reason);
 }
 
-fn start_next(app: &mut DesiredApp, scene: &Scene<'_>) {
+fn start_next(app: &mut DesiredApp, scene: &PlanningInput<'_>) {
     let current = app.app.current;
     if let Some(deploy) = app.deploys.iter_mut().find(|deploy| deploy.state == DeployState::Queued) {
         deploy.previous = current;
@@ -82,20 +83,20 @@ fn start_next(app: &mut DesiredApp, scene: &Scene<'_>) {
     }
 }
 
-fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'_>) {
+fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &PlanningInput<'_>) {
     let deploy = &mut app.deploys[index];
     deploy.enter(state, scene.now);
     match state {
         DeployState::Promoting => app.app.current = deploy.release,
         // A rollback restores its release's configuration only once the rollback can no longer fail: a failed deploy
         // changes nothing.
-        DeployState::Done if matches!(deploy.cause, Cause::Rollback { .. }) => {
+        DeployState::Done if matches!(deploy.cause, DeployCause::Rollback { .. }) => {
             if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
                 app.app.config.clone_from(&release.config);
             }
         }
         DeployState::Done => {
-            if let Cause::Image { change, .. } = &deploy.cause {
+            if let DeployCause::Image { change, .. } = &deploy.cause {
                 app.app.image.apply(change);
             }
         }
@@ -105,7 +106,7 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Scene<'
 
 /// Starts the revert. Clients keep the previous release; if the deploy has already moved the traffic, the traffic moves
 /// back now.
-fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
+fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &PlanningInput<'_>) {
     let deploy = &mut app.deploys[index];
     let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
     finish(deploy, DeployState::Reverting, reason, scene);
@@ -120,14 +121,14 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &Scene<'_>) {
     }
 }
 
-fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {
+fn step(app: &mut DesiredApp, index: usize, scene: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
     if deploy.state != DeployState::Reverting {
         if app.app.destroying {
-            return Step::Fail(Reason::AppDestroyed);
+            return DeployStep::Fail(Reason::AppDestroyed);
         }
-        if deploy.order == Some(Order::Abort) {
-            return Step::Fail(Reason::Aborted);
+        if deploy.order == Some(DeployOrder::Abort) {
+            return DeployStep::Fail(Reason::Aborted);
         }
     }
     let release = deploy.release.and_then(|number| app.releases.get(&number)).cloned();
@@ -143,31 +144,31 @@ fn step(app: &mut DesiredApp, index: usize, scene: &Scene<'_>) -> Step {
         DeployState::Promoting => promote(scene),
         DeployState::Draining => return drain(app, index, &ids, scene),
         DeployState::Reverting => return revert(deploy, scene),
-        _ => Step::Wait(Reason::BuildRuns),
+        _ => DeployStep::Wait(Reason::BuildRuns),
     };
     match step {
-        Step::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, scene), reason, scene),
+        DeployStep::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, scene), reason, scene),
         step => step,
     }
 }
 
 /// Step of a deploy without a release: the deploy waits for the build executor, or ends its revert.
-fn without_release(deploy: &Deploy) -> Step {
+fn without_release(deploy: &Deploy) -> DeployStep {
     match deploy.state {
-        DeployState::Reverting => Step::Enter(DeployState::Reverted),
-        _ => Step::Wait(Reason::BuildRuns),
+        DeployState::Reverting => DeployStep::Enter(DeployState::Reverted),
+        _ => DeployStep::Wait(Reason::BuildRuns),
     }
 }
 
-fn place(scene: &Scene<'_>) -> Step {
+fn place(scene: &PlanningInput<'_>) -> DeployStep {
     if scene.observed.machines.is_empty() {
-        return Step::Wait(Reason::NoMachine);
+        return DeployStep::Wait(Reason::NoMachine);
     }
-    Step::Enter(DeployState::Starting)
+    DeployStep::Enter(DeployState::Starting)
 }
 
 /// Starts the release step alone, and then the process of every instance.
-fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+fn start(release: &Release, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
     if let Some(step) = release_step(release)
         && let Some(outcome) = run_release_step(&step, scene)
     {
@@ -179,18 +180,18 @@ fn start(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
     }
     for id in ids {
         match scene.seen(id) {
-            Seen::Here(instance) => match instance.phase {
-                Phase::Starting | Phase::Ready | Phase::Unhealthy => {}
+            ReportedState::Here(instance) => match instance.phase {
+                InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy => {}
                 _ => return failed_or_waiting(id, scene),
             },
-            _ => return Step::Wait(unplaced(id, &release.roles[&id.role], scene)),
+            _ => return DeployStep::Wait(unplaced(id, &release.roles[&id.role], scene)),
         }
     }
-    Step::Enter(DeployState::Verifying)
+    DeployStep::Enter(DeployState::Verifying)
 }
 
 /// Why an instance does not exist yet.
-fn unplaced(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Reason {
+fn unplaced(id: &InstanceId, role: &Role, scene: &PlanningInput<'_>) -> Reason {
     match stop_first_blocker(id, role, scene) {
         Some(blocker) => Reason::StopFirst { role: id.role.clone(), instance: blocker },
         None => Reason::NotReady { instance: id.clone(), probe: None },
@@ -204,92 +205,94 @@ pub(crate) fn release_step(release: &Release) -> Option<InstanceId> {
 }
 
 /// Reports whether the release step succeeded, or the release has none.
-pub(crate) fn release_step_done(release: &Release, scene: &Scene<'_>) -> bool {
+pub(crate) fn release_step_done(release: &Release, scene: &PlanningInput<'_>) -> bool {
     release_step(release).is_none_or(|id| run_release_step(&id, scene).is_none())
 }
 
 /// Step of a deploy with a release step; `None` once the release step has succeeded.
-fn run_release_step(id: &InstanceId, scene: &Scene<'_>) -> Option<Step> {
-    let waiting = || Some(Step::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
-    let Seen::Here(instance) = scene.seen(id) else {
+fn run_release_step(id: &InstanceId, scene: &PlanningInput<'_>) -> Option<DeployStep> {
+    let waiting = || Some(DeployStep::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
+    let ReportedState::Here(instance) = scene.seen(id) else {
         return waiting();
     };
     match (instance.phase, &instance.exit) {
-        (Phase::Exited, Some(exit)) if exit.success() => None,
-        (Phase::Exited, Some(exit)) => Some(Step::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
-        (Phase::Failed, _) => Some(failed_or_waiting(id, scene)),
+        (InstancePhase::Exited, Some(exit)) if exit.success() => None,
+        (InstancePhase::Exited, Some(exit)) => Some(DeployStep::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
+        (InstancePhase::Failed, _) => Some(failed_or_waiting(id, scene)),
         _ => waiting(),
     }
 }
 
 /// Step of a deploy for one of its instances: an instance that exited or cannot start fails the deploy at once;
 /// otherwise the deploy waits.
-fn failed_or_waiting(id: &InstanceId, scene: &Scene<'_>) -> Step {
-    let Seen::Here(instance) = scene.seen(id) else {
-        return Step::Wait(Reason::NotReady { instance: id.clone(), probe: None });
+fn failed_or_waiting(id: &InstanceId, scene: &PlanningInput<'_>) -> DeployStep {
+    let ReportedState::Here(instance) = scene.seen(id) else {
+        return DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: None });
     };
     match (instance.phase, &instance.exit) {
-        (Phase::Exited, Some(exit)) => Step::Fail(Reason::Exited { instance: id.clone(), exit: exit.clone() }),
-        (Phase::Failed, _) => Step::Fail(Reason::CannotStart {
+        (InstancePhase::Exited, Some(exit)) => {
+            DeployStep::Fail(Reason::Exited { instance: id.clone(), exit: exit.clone() })
+        }
+        (InstancePhase::Failed, _) => DeployStep::Fail(Reason::CannotStart {
             instance: id.clone(),
             message: instance.failure.clone().unwrap_or_default(),
         }),
-        _ => Step::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone().map(Box::new) }),
+        _ => DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone().map(Box::new) }),
     }
 }
 
 /// The failure of the first instance that exited or cannot start; `None` if there is none.
-fn failed(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
-    ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, Step::Fail(_)))
+fn failed(ids: &[InstanceId], scene: &PlanningInput<'_>) -> Option<DeployStep> {
+    ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, DeployStep::Fail(_)))
 }
 
 /// The step for the first instance that is not ready; `None` if all are ready.
-fn first_unready(ids: &[InstanceId], scene: &Scene<'_>) -> Option<Step> {
+fn first_unready(ids: &[InstanceId], scene: &PlanningInput<'_>) -> Option<DeployStep> {
     ids.iter()
-        .find(|id| !matches!(scene.seen(id), Seen::Here(instance) if instance.phase == Phase::Ready))
+        .find(|id| !matches!(scene.seen(id), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready))
         .map(|id| failed_or_waiting(id, scene))
 }
 
-fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
     // A failed instance decides before an instance that is only slow.
     if let Some(step) = failed(ids, scene).or_else(|| first_unready(ids, scene)) {
         return step;
     }
-    if deploy.hold && deploy.order != Some(Order::Promote) {
-        return Step::Enter(DeployState::Held);
+    if deploy.hold && deploy.order != Some(DeployOrder::Promote) {
+        return DeployStep::Enter(DeployState::Held);
     }
-    Step::Enter(DeployState::Promoting)
+    DeployStep::Enter(DeployState::Promoting)
 }
 
 /// Step of a held deploy. A held release may wait for days, and its instances may restart meanwhile; promotion requires
 /// all of them to be ready.
-fn held(deploy: &Deploy, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
-    if deploy.order != Some(Order::Promote) {
-        return Step::Wait(Reason::HeldForPromotion);
+fn held(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
+    if deploy.order != Some(DeployOrder::Promote) {
+        return DeployStep::Wait(Reason::HeldForPromotion);
     }
     match first_unready(ids, scene) {
-        None => Step::Enter(DeployState::Promoting),
-        Some(_) => Step::Enter(DeployState::Verifying),
+        None => DeployStep::Enter(DeployState::Promoting),
+        Some(_) => DeployStep::Enter(DeployState::Verifying),
     }
 }
 
 /// Step of a promotion. The previous plan's routing table already names the new release, and every live router must
 /// have that table.
-fn promote(scene: &Scene<'_>) -> Step {
+fn promote(scene: &PlanningInput<'_>) -> DeployStep {
     match scene.routers_behind(scene.previous.table.generation) {
-        Some(behind) => Step::Wait(behind),
-        None => Step::Enter(DeployState::Draining),
+        Some(behind) => DeployStep::Wait(behind),
+        None => DeployStep::Enter(DeployState::Draining),
     }
 }
 
-fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) -> Step {
+fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
     for id in ids {
-        if let Seen::Here(instance) = scene.seen(id) {
+        if let ReportedState::Here(instance) = scene.seen(id) {
             match instance.phase {
-                Phase::Exited | Phase::Failed => return failed_or_waiting(id, scene),
-                Phase::Unhealthy => {
-                    return Step::Fail(Reason::NotReady {
+                InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(id, scene),
+                InstancePhase::Unhealthy => {
+                    return DeployStep::Fail(Reason::NotReady {
                         instance: id.clone(),
                         probe: instance.probe.clone().map(Box::new),
                     });
@@ -299,16 +302,19 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &Scene<'_>) 
         }
     }
     if is_watching(deploy, scene) {
-        return Step::Wait(Reason::Watching { watch: scene.policy.watch, standing_by: standing_by(deploy, scene) });
+        return DeployStep::Wait(Reason::Watching {
+            watch: scene.policy.watch,
+            standing_by: standing_by(deploy, scene),
+        });
     }
     match retiring(deploy, scene) {
-        Some(wait) => Step::Wait(wait),
-        None => Step::Enter(DeployState::Done),
+        Some(wait) => DeployStep::Wait(wait),
+        None => DeployStep::Enter(DeployState::Done),
     }
 }
 
 /// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.
-pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
+pub(crate) fn is_watching(deploy: &Deploy, scene: &PlanningInput<'_>) -> bool {
     match deploy.state {
         DeployState::Promoting => true,
         // The bake time restarts with the controller: failures from its absence are reported first.
@@ -321,22 +327,25 @@ pub(crate) fn is_watching(deploy: &Deploy, scene: &Scene<'_>) -> bool {
 
 /// The old release, if one of its service instances still runs. A role with a volume has no such instance, because its
 /// old copy ended first.
-fn standing_by(deploy: &Deploy, scene: &Scene<'_>) -> Option<ReleaseNumber> {
-    let stands_by = |id: &InstanceId, goal: Goal| {
-        id.app == deploy.app && Some(id.release) == deploy.previous && id.role.is_service() && goal != Goal::Stop
+fn standing_by(deploy: &Deploy, scene: &PlanningInput<'_>) -> Option<ReleaseNumber> {
+    let stands_by = |id: &InstanceId, goal: InstanceGoal| {
+        id.app == deploy.app
+            && Some(id.release) == deploy.previous
+            && id.role.is_service()
+            && goal != InstanceGoal::Stop
     };
     let stands = scene.previous.assignments().any(|(_, id, assignment)| stands_by(id, assignment.goal));
     deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
 /// Why the deploy waits for an old instance without a stop goal.
-fn retiring(deploy: &Deploy, scene: &Scene<'_>) -> Option<Reason> {
+fn retiring(deploy: &Deploy, scene: &PlanningInput<'_>) -> Option<Reason> {
     let of_others = |id: &InstanceId| id.app == deploy.app && Some(id.release) != deploy.release;
     scene.previous.assignments().filter(|(_, id, _)| of_others(id)).find_map(|(_, id, a)| not_stopped(id, a, scene))
 }
 
 /// Step of a revert: the revert ends once all new instances must stop and the routers have the old routing table.
-fn revert(deploy: &Deploy, scene: &Scene<'_>) -> Step {
+fn revert(deploy: &Deploy, scene: &PlanningInput<'_>) -> DeployStep {
     let of_new = |id: &InstanceId| id.app == deploy.app && Some(id.release) == deploy.release;
     let unstopped = scene
         .previous
@@ -344,18 +353,18 @@ fn revert(deploy: &Deploy, scene: &Scene<'_>) -> Step {
         .filter(|(_, id, _)| of_new(id))
         .find_map(|(_, id, assignment)| not_stopped(id, assignment, scene));
     match unstopped {
-        Some(wait) => Step::Wait(wait),
-        None => Step::Enter(DeployState::Reverted),
+        Some(wait) => DeployStep::Wait(wait),
+        None => DeployStep::Enter(DeployState::Reverted),
     }
 }
 
-fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &Scene<'_>) -> Option<Reason> {
+fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &PlanningInput<'_>) -> Option<Reason> {
     match assignment.goal {
-        Goal::Stop => None,
-        Goal::Run => Some(Reason::Stopping { instance: id.clone() }),
+        InstanceGoal::Stop => None,
+        InstanceGoal::Run => Some(Reason::Stopping { instance: id.clone() }),
         // A role may finish requests for hours; the next deploy does not wait for them.
-        Goal::Retire { since, .. } if scene.retired_for(since) > scene.policy.drain.millis() => None,
-        Goal::Retire { removed_in, .. } => {
+        InstanceGoal::Retire { since, .. } if scene.retired_for(since) > scene.policy.drain.millis() => None,
+        InstanceGoal::Retire { removed_in, .. } => {
             Some(scene.routers_behind(removed_in).unwrap_or_else(|| match scene.active_requests(id) {
                 0 => Reason::Stopping { instance: id.clone() },
                 count => Reason::RequestsUnderWay { instance: id.clone(), count },
@@ -366,9 +375,9 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &S
 
 /// Counts the completed steps of a deploy: its release step, old copies that are gone, and the progress of each
 /// instance.
-fn progress(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> u64 {
+fn progress(release: &Release, ids: &[InstanceId], scene: &PlanningInput<'_>) -> u64 {
     let steps = |id: &InstanceId| match scene.seen(id) {
-        Seen::Here(instance) => instance.phase.steps(),
+        ReportedState::Here(instance) => instance.phase.steps(),
         _ => 0,
     };
     let may_begin = |id: &InstanceId| stop_first_blocker(id, &release.roles[&id.role], scene).is_none();
@@ -377,9 +386,9 @@ fn progress(release: &Release, ids: &[InstanceId], scene: &Scene<'_>) -> u64 {
 }
 
 /// Applies the deadline: a deploy without progress for too long fails.
-fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) -> Step {
+fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &PlanningInput<'_>) -> DeployStep {
     if deploy.state == DeployState::Held {
-        return Step::Wait(reason);
+        return DeployStep::Wait(reason);
     }
     if progress > deploy.progress {
         deploy.progress = progress;
@@ -403,7 +412,7 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &Scene<'_>) 
     // The deadline does not count time while no controller ran.
     let since = deploy.progressed.max(scene.observed.began);
     if !exempt && scene.now.since(since) >= deadline.millis() {
-        return Step::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });
+        return DeployStep::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });
     }
-    Step::Wait(reason)
+    DeployStep::Wait(reason)
 }

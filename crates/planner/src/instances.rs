@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    App, AppName, Assignment, Deploy, DeployState, Goal, InstanceId, InstanceSpec, MachineName, MachinePlan, Phase,
-    Reason, Release, Role, RoleName, Table,
+    App, AppName, Assignment, Deploy, DeployState, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName,
+    MachinePlan, Reason, Release, Role, RoleName, RoutingTable,
 };
 
 use crate::deploys::{is_watching, release_step, release_step_done};
-use crate::scene::{Scene, Seen};
+use crate::scene::{PlanningInput, ReportedState};
 use crate::table::named_by;
-use crate::{Desired, DesiredApp};
+use crate::{DesiredApp, DesiredCluster};
 
-pub(crate) type Machines = BTreeMap<MachineName, MachinePlan>;
+pub(crate) type MachinePlans = BTreeMap<MachineName, MachinePlan>;
 /// Every instance that must run, of every app.
-pub(crate) type Wanted = BTreeMap<InstanceId, InstanceSpec>;
-type Notes = BTreeMap<AppName, Vec<Reason>>;
+pub(crate) type WantedInstances = BTreeMap<InstanceId, InstanceSpec>;
+type WaitReasons = BTreeMap<AppName, Vec<Reason>>;
 
 /// Number of copies of a role.
 pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
@@ -47,11 +47,11 @@ fn spec(release: &Release, role: &Role, once: bool) -> InstanceSpec {
 }
 
 /// Every instance that must run now.
-pub(crate) fn wanted(desired: &Desired, scene: &Scene<'_>) -> Wanted {
+pub(crate) fn wanted(desired: &DesiredCluster, scene: &PlanningInput<'_>) -> WantedInstances {
     desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect()
 }
 
-fn wanted_of_app(app: &DesiredApp, scene: &Scene<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
+fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
     let mut wanted = BTreeMap::new();
     if app.app.destroying {
         return wanted;
@@ -93,12 +93,12 @@ fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
 
 /// Assigns wanted instances that have no machine yet. This function removes no instance: [`retire`] does so once the
 /// routing table is known.
-pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
+pub(crate) fn assign(wanted: &WantedInstances, scene: &PlanningInput<'_>) -> (MachinePlans, WaitReasons) {
     let mut machines = scene.previous.machines.clone();
     for machine in scene.observed.machines.keys() {
         machines.entry(machine.clone()).or_default();
     }
-    let mut notes = Notes::new();
+    let mut notes = WaitReasons::new();
     for (id, spec) in wanted {
         if let Some(blocker) = stop_first_blocker(id, &spec.role, scene) {
             let reason = Reason::StopFirst { role: id.role.clone(), instance: blocker };
@@ -108,9 +108,9 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
         // A stopping instance stops. An instance that the restored records do not know goes as well. Once the old
         // instance is gone, this function places the new instance.
         let stopping = match machines.values_mut().find_map(|part| part.instances.get_mut(id)) {
-            Some(assignment) if assignment.goal == Goal::Stop => true,
+            Some(assignment) if assignment.goal == InstanceGoal::Stop => true,
             Some(assignment) => {
-                assignment.goal = Goal::Run;
+                assignment.goal = InstanceGoal::Run;
                 false
             }
             None if scene.is_reported(id) => true,
@@ -128,15 +128,15 @@ pub(crate) fn assign(wanted: &Wanted, scene: &Scene<'_>) -> (Machines, Notes) {
 
 /// Places an instance on the machine with the fewest instances. Today there is only one machine; the choice among
 /// several belongs in a crate of its own.
-fn place(machines: &mut Machines, id: InstanceId, spec: InstanceSpec) {
+fn place(machines: &mut MachinePlans, id: InstanceId, spec: InstanceSpec) {
     let emptiest = machines.values_mut().min_by_key(|part| part.instances.len());
     if let Some(part) = emptiest {
-        part.instances.insert(id, Assignment { spec, goal: Goal::Run });
+        part.instances.insert(id, Assignment { spec, goal: InstanceGoal::Run });
     }
 }
 
 /// A copy from another release that blocks a stop-first role because the copy still exists.
-pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &Scene<'_>) -> Option<InstanceId> {
+pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &PlanningInput<'_>) -> Option<InstanceId> {
     let blocks = |other: &InstanceId, assignment: &Assignment| {
         other.app == id.app
             && other.role == id.role
@@ -148,21 +148,22 @@ pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &Scene<'_>
 
 /// Decides the goal of each unwanted instance, and raises the generation of each changed part.
 pub(crate) fn retire(
-    mut machines: Machines,
-    wanted: &Wanted,
-    desired: &Desired,
-    table: &Table,
-    scene: &Scene<'_>,
-) -> Machines {
+    mut machines: MachinePlans,
+    wanted: &WantedInstances,
+    desired: &DesiredCluster,
+    table: &RoutingTable,
+    scene: &PlanningInput<'_>,
+) -> MachinePlans {
     let standing_by: BTreeSet<AppName> =
         desired.apps.values().filter(|app| stands_by(app, scene)).map(|app| app.app.name.clone()).collect();
     for (machine, part) in &mut machines {
         part.instances.retain(|id, assignment| {
-            if wanted.contains_key(id) && assignment.goal != Goal::Stop {
+            if wanted.contains_key(id) && assignment.goal != InstanceGoal::Stop {
                 return true;
             }
             let goal = next_goal(id, assignment, standing_by.contains(&id.app), table, scene);
-            let stopped = assignment.goal == Goal::Stop && matches!(scene.seen_on(machine, id), Seen::Absent);
+            let stopped =
+                assignment.goal == InstanceGoal::Stop && matches!(scene.seen_on(machine, id), ReportedState::Absent);
             assignment.goal = goal;
             !stopped
         });
@@ -179,26 +180,32 @@ pub(crate) fn retire(
     machines
 }
 
-fn stands_by(app: &DesiredApp, scene: &Scene<'_>) -> bool {
+fn stands_by(app: &DesiredApp, scene: &PlanningInput<'_>) -> bool {
     !app.app.destroying && app.deploys.iter().any(|deploy| is_watching(deploy, scene))
 }
 
 /// Next goal of an unwanted instance: absent from the routing table, then acknowledged, drained and stopped.
-fn next_goal(id: &InstanceId, assignment: &Assignment, standing_by: bool, table: &Table, scene: &Scene<'_>) -> Goal {
+fn next_goal(
+    id: &InstanceId,
+    assignment: &Assignment,
+    standing_by: bool,
+    table: &RoutingTable,
+    scene: &PlanningInput<'_>,
+) -> InstanceGoal {
     let goal = assignment.goal;
     match goal {
-        Goal::Stop => Goal::Stop,
-        Goal::Run if standing_by || named_by(&scene.previous.table, id, scene.address(id)) => {
-            Goal::Retire { removed_in: table.generation, since: scene.now }
+        InstanceGoal::Stop => InstanceGoal::Stop,
+        InstanceGoal::Run if standing_by || named_by(&scene.previous.table, id, scene.address(id)) => {
+            InstanceGoal::Retire { removed_in: table.generation, since: scene.now }
         }
-        Goal::Run => Goal::Stop,
-        Goal::Retire { removed_in, since } => {
+        InstanceGoal::Run => InstanceGoal::Stop,
+        InstanceGoal::Retire { removed_in, since } => {
             let drain = assignment.spec.role.drain.unwrap_or(scene.policy.drain);
             let drained = scene.active_requests(id) == 0 || scene.retired_for(since) >= drain.millis();
-            let of_dead_process = matches!(scene.seen(id), Seen::Here(i) if i.phase == Phase::Exited);
+            let of_dead_process = matches!(scene.seen(id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
             let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
             // As with a deploy's stamps, a moment in the future counts as now.
-            if may_stop { Goal::Stop } else { Goal::Retire { removed_in, since: since.min(scene.now) } }
+            if may_stop { InstanceGoal::Stop } else { InstanceGoal::Retire { removed_in, since: since.min(scene.now) } }
         }
     }
 }

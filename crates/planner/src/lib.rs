@@ -21,16 +21,17 @@ mod table;
 use std::collections::BTreeMap;
 
 use gantry_model::{
-    App, AppName, Deploy, HostName, Moment, Observed, Plan, Reason, Release, ReleaseNumber, Seconds, TrustedProxies,
+    App, AppName, Deploy, HostName, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, Seconds,
+    TrustedProxies,
 };
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Violation, audit};
-use scene::Scene;
+use scene::PlanningInput;
 
 /// The desired state: every app with its releases and deploys.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Desired {
+pub struct DesiredCluster {
     /// Apps by name.
     pub apps: BTreeMap<AppName, DesiredApp>,
     /// Proxies that every app trusts.
@@ -50,7 +51,7 @@ pub struct DesiredApp {
 
 /// Policy that an operator may set.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
+pub struct PlannerPolicy {
     /// Drain time: how long a retired instance may finish its requests.
     pub drain: Seconds,
     /// Bake time: how long the old release stands by after promotion.
@@ -61,7 +62,7 @@ pub struct Policy {
     pub domain: HostName,
 }
 
-impl Policy {
+impl PlannerPolicy {
     /// Creates the default policy for `domain`.
     #[must_use]
     pub fn new(domain: HostName) -> Self {
@@ -71,7 +72,7 @@ impl Policy {
 
 /// Result of a planning pass.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
+pub struct PlanDecision {
     /// The next state of all machines and routers.
     pub plan: Plan,
     /// The apps whose records change.
@@ -81,22 +82,28 @@ pub struct Decision {
     /// Destroyed apps without remaining instances: their records can be deleted.
     pub gone: Vec<AppName>,
     /// Reasons for the plan.
-    pub report: Report,
+    pub report: PlanReport,
 }
 
 /// Reasons that accompany a plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct PlanReport {
     /// Reasons why each app waits, most important first.
     pub waits: BTreeMap<AppName, Vec<Reason>>,
 }
 
 /// Decides the next plan.
 #[must_use]
-pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Policy, now: Moment) -> Decision {
-    let scene = Scene { observed, previous, policy, now };
+pub fn plan(
+    desired: &DesiredCluster,
+    observed: &ObservedCluster,
+    previous: &Plan,
+    policy: &PlannerPolicy,
+    now: Moment,
+) -> PlanDecision {
+    let scene = PlanningInput { observed, previous, policy, now };
     let mut next = desired.clone();
-    let mut report = Report::default();
+    let mut report = PlanReport::default();
     let (mut apps, mut deploys) = (Vec::new(), Vec::new());
     for (name, app) in &mut next.apps {
         app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, now));
@@ -120,12 +127,12 @@ pub fn plan(desired: &Desired, observed: &Observed, previous: &Plan, policy: &Po
     }
     let plan = Plan { machines, table };
     let gone = next.apps.values().filter(|app| is_gone(app, &plan)).map(|app| app.app.name.clone()).collect();
-    Decision { plan, apps, deploys, gone, report }
+    PlanDecision { plan, apps, deploys, gone, report }
 }
 
 /// Skips release numbers that a machine still uses. After a restore, the records lack the releases made since the
 /// backup. Such a number must not be reused, because an instance's id identifies the release inside.
-fn skip_numbers_in_use(app: &mut App, observed: &Observed) {
+fn skip_numbers_in_use(app: &mut App, observed: &ObservedCluster) {
     let reported = observed.machines.values().flat_map(|report| report.instances.keys());
     let highest = reported.filter(|id| id.app == app.name).map(|id| id.release.0).max().unwrap_or_default();
     app.last_release = app.last_release.max(highest);

@@ -2,20 +2,22 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::{Assignment, Generation, InstanceId, MachineName, Moment, Observed, ObservedInstance, Plan, Reason};
+use gantry_model::{
+    Assignment, Generation, InstanceId, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
+};
 
-use crate::Policy;
+use crate::PlannerPolicy;
 
 /// Inputs of one pass.
-pub(crate) struct Scene<'a> {
-    pub(crate) observed: &'a Observed,
+pub(crate) struct PlanningInput<'a> {
+    pub(crate) observed: &'a ObservedCluster,
     pub(crate) previous: &'a Plan,
-    pub(crate) policy: &'a Policy,
+    pub(crate) policy: &'a PlannerPolicy,
     pub(crate) now: Moment,
 }
 
 /// State of an instance, as its machine reports it.
-pub(crate) enum Seen<'a> {
+pub(crate) enum ReportedState<'a> {
     /// Unknown: the machine has not accepted the plan with the instance, or has never reported.
     Unknown,
     /// Absent: the machine reports that the instance does not exist.
@@ -24,7 +26,7 @@ pub(crate) enum Seen<'a> {
     Here(&'a ObservedInstance),
 }
 
-impl<'a> Scene<'a> {
+impl<'a> PlanningInput<'a> {
     /// Milliseconds since the routing table lost an instance that was retired at `since`. The count restarts with the
     /// controller, because the wall clock may have jumped while no controller ran.
     pub(crate) fn retired_for(&self, since: Moment) -> u64 {
@@ -48,27 +50,27 @@ impl<'a> Scene<'a> {
     }
 
     /// The reported state of an instance that the previous plan assigns.
-    pub(crate) fn seen(&self, id: &InstanceId) -> Seen<'a> {
-        self.assigned(id).map_or(Seen::Unknown, |(machine, _)| self.seen_on(machine, id))
+    pub(crate) fn seen(&self, id: &InstanceId) -> ReportedState<'a> {
+        self.assigned(id).map_or(ReportedState::Unknown, |(machine, _)| self.seen_on(machine, id))
     }
 
     /// The state of an instance in the report of `machine`.
-    pub(crate) fn seen_on(&self, machine: &MachineName, id: &InstanceId) -> Seen<'a> {
+    pub(crate) fn seen_on(&self, machine: &MachineName, id: &InstanceId) -> ReportedState<'a> {
         let Some(report) = self.observed.machines.get(machine) else {
-            return Seen::Unknown;
+            return ReportedState::Unknown;
         };
         let planned = self.previous.machines.get(machine).map_or(Generation(0), |part| part.generation);
         match report.instances.get(id) {
-            Some(instance) => Seen::Here(instance),
-            None if report.generation < planned => Seen::Unknown,
-            None => Seen::Absent,
+            Some(instance) => ReportedState::Here(instance),
+            None if report.generation < planned => ReportedState::Unknown,
+            None => ReportedState::Absent,
         }
     }
 
     /// Why some router is not at `generation`; `None` if every live router is there. A router with a generation that
     /// was never assigned counts as behind: its routing table comes from records that were lost.
     pub(crate) fn routers_behind(&self, generation: Generation) -> Option<Reason> {
-        if self.observed.routers_unheard(self.now) {
+        if self.observed.awaits_routers(self.now) {
             return Some(Reason::NoRouter);
         }
         self.observed

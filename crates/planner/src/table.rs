@@ -6,28 +6,33 @@ use std::net::Ipv4Addr;
 
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    ClosedReason, ClosedRoute, DeployState, Endpoint, Goal, HostName, InstanceId, MachineName, Patience, Phase,
-    Release, ReleaseNumber, RoleName, Route, Table, Traffic,
+    ClosedReason, ClosedRoute, DeployState, Endpoint, HostName, InstanceGoal, InstanceId, InstancePhase, MachineName,
+    Release, ReleaseNumber, RequestTimeouts, RoleName, Route, RoutingTable, TrafficPolicy,
 };
 
-use crate::instances::{Machines, Wanted, copies};
-use crate::scene::Scene;
-use crate::{Desired, DesiredApp};
+use crate::instances::{MachinePlans, WantedInstances, copies};
+use crate::scene::PlanningInput;
+use crate::{DesiredApp, DesiredCluster};
 
 /// The instances that may serve, with their machines.
-struct Placed<'a> {
-    wanted: &'a Wanted,
-    machines: &'a Machines,
-    scene: &'a Scene<'a>,
+struct PlacedInstances<'a> {
+    wanted: &'a WantedInstances,
+    machines: &'a MachinePlans,
+    scene: &'a PlanningInput<'a>,
 }
 
 /// Computes the next routing table. Its generation rises only if the content differs from the previous routing table.
-pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, scene: &Scene<'_>) -> Table {
-    let placed = Placed { wanted, machines, scene };
-    let mut table = Table {
+pub(crate) fn compose(
+    desired: &DesiredCluster,
+    wanted: &WantedInstances,
+    machines: &MachinePlans,
+    scene: &PlanningInput<'_>,
+) -> RoutingTable {
+    let placed = PlacedInstances { wanted, machines, scene };
+    let mut table = RoutingTable {
         generation: scene.previous.table.generation,
         trusted_proxies: desired.trusted_proxies.clone(),
-        ..Table::default()
+        ..RoutingTable::default()
     };
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
         let closed = closed(app);
@@ -49,7 +54,7 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
             // A held release serves only the team's own tests, so the pauses and limits for the app's clients do not
             // apply.
             let trusted_proxies = app.app.traffic.trusted_proxies.clone();
-            let traffic = Traffic { trusted_proxies, ..Traffic::default() };
+            let traffic = TrafficPolicy { trusted_proxies, ..TrafficPolicy::default() };
             insert_route(&mut table, host, release, &traffic, true, &placed);
         }
     }
@@ -67,7 +72,7 @@ pub(crate) fn compose(desired: &Desired, wanted: &Wanted, machines: &Machines, s
 
 /// Reports whether the routing table names an instance, so that requests or name look-ups may lead there. Names are
 /// compared by address, because the table's names do not identify instances.
-pub(crate) fn named_by(table: &Table, id: &InstanceId, address: Option<Ipv4Addr>) -> bool {
+pub(crate) fn named_by(table: &RoutingTable, id: &InstanceId, address: Option<Ipv4Addr>) -> bool {
     let routed = table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id));
     let found_by_name =
         |address| table.names.values().flat_map(|roles| roles.values()).flatten().any(|a| *a == address);
@@ -83,7 +88,7 @@ fn held(app: &DesiredApp) -> Option<&Release> {
     release_of(app, deploy.release)
 }
 
-fn hosts(app: &DesiredApp, scene: &Scene<'_>) -> Vec<HostName> {
+fn hosts(app: &DesiredApp, scene: &PlanningInput<'_>) -> Vec<HostName> {
     let own = HostName::parse(&format!("{}.{}", app.app.name, scene.policy.domain)).ok();
     own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
 }
@@ -104,12 +109,12 @@ fn closed(app: &DesiredApp) -> Option<ClosedReason> {
 }
 
 fn insert_route(
-    table: &mut Table,
+    table: &mut RoutingTable,
     host: HostName,
     release: &Release,
-    traffic: &Traffic,
+    traffic: &TrafficPolicy,
     held: bool,
-    placed: &Placed<'_>,
+    placed: &PlacedInstances<'_>,
 ) {
     let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
         return;
@@ -119,16 +124,16 @@ fn insert_route(
         .filter(|(id, _)| &id.role == role)
         .map(|(instance, address)| Endpoint { instance, address, port, protocol: settings.protocol })
         .collect();
-    let patience = Patience {
-        answer: settings.request_timeout,
+    let timeouts = RequestTimeouts {
+        response: settings.request_timeout,
         drain: settings.drain.unwrap_or(placed.scene.policy.drain),
         request_buffer: settings.request_buffer(),
     };
     let (app, release, traffic) = (release.app.clone(), release.number, traffic.clone());
-    table.routes.insert(host, Route { app, release, held, endpoints, traffic, patience });
+    table.routes.insert(host, Route { app, release, held, endpoints, traffic, timeouts });
 }
 
-fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {
+fn addresses(release: &Release, placed: &PlacedInstances<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {
     let mut roles: BTreeMap<RoleName, Vec<Ipv4Addr>> = BTreeMap::new();
     for (id, address) in serving(release, placed).filter(|(id, _)| id.role.is_service()) {
         roles.entry(id.role).or_default().push(address);
@@ -137,7 +142,7 @@ fn addresses(release: &Release, placed: &Placed<'_>) -> BTreeMap<RoleName, Vec<I
 }
 
 /// Reports whether a machine with instances of the release has not reported since the controller started.
-fn unheard(release: &Release, placed: &Placed<'_>) -> bool {
+fn unheard(release: &Release, placed: &PlacedInstances<'_>) -> bool {
     let has = |id: &InstanceId| id.app == release.app && id.release == release.number;
     placed
         .machines
@@ -146,7 +151,10 @@ fn unheard(release: &Release, placed: &Placed<'_>) -> bool {
 }
 
 /// The ready instances of a release with their addresses.
-fn serving<'a>(release: &'a Release, placed: &'a Placed<'_>) -> impl Iterator<Item = (InstanceId, Ipv4Addr)> + 'a {
+fn serving<'a>(
+    release: &'a Release,
+    placed: &'a PlacedInstances<'_>,
+) -> impl Iterator<Item = (InstanceId, Ipv4Addr)> + 'a {
     placed
         .machines
         .iter()
@@ -154,7 +162,7 @@ fn serving<'a>(release: &'a Release, placed: &'a Placed<'_>) -> impl Iterator<It
         .filter(|(_, id, assignment)| {
             id.app == release.app
                 && id.release == release.number
-                && assignment.goal == Goal::Run
+                && assignment.goal == InstanceGoal::Run
                 && placed.wanted.contains_key(*id)
         })
         .filter_map(|(machine, id, _)| Some((id.clone(), address(machine, id, placed.scene)?)))
@@ -162,9 +170,9 @@ fn serving<'a>(release: &'a Release, placed: &'a Placed<'_>) -> impl Iterator<It
 
 /// The address of a ready instance. If the machine has not reported since the controller started, the previous routing
 /// table decides: missing reports never remove an endpoint.
-fn address(machine: &MachineName, id: &InstanceId, scene: &Scene<'_>) -> Option<Ipv4Addr> {
+fn address(machine: &MachineName, id: &InstanceId, scene: &PlanningInput<'_>) -> Option<Ipv4Addr> {
     match scene.observed.machines.get(machine) {
-        Some(report) => report.instances.get(id).filter(|i| i.phase == Phase::Ready).and_then(|i| i.address),
+        Some(report) => report.instances.get(id).filter(|i| i.phase == InstancePhase::Ready).and_then(|i| i.address),
         None => scene
             .previous
             .table

@@ -6,17 +6,17 @@ mod cloud;
 
 use std::collections::BTreeMap;
 
-use cloud::{Event, Shape, World, app_name, fresh, host, machine, router};
-use gantry_model::deploy::Order;
+use cloud::{AppShape, ClusterEvent, TestCluster, app_name, fresh, host, machine, router};
+use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    ClosedReason, DeployNumber, DeployState, Generation, Goal, InstanceId, Observed, ObservedInstance, Phase, Reason,
-    ReleaseNumber, RoleName, Seconds, TrustedProxies,
+    ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, ObservedCluster,
+    ObservedInstance, Reason, ReleaseNumber, RoleName, Seconds, TrustedProxies,
 };
 use gantry_planner::plan;
 use proptest::prelude::*;
 
-fn shapes() -> impl Strategy<Value = Shape> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, worker, copies)| Shape {
+fn shapes() -> impl Strategy<Value = AppShape> {
+    (any::<bool>(), any::<bool>(), any::<bool>(), 1..4u32).prop_map(|(volume, step, worker, copies)| AppShape {
         volume,
         step,
         worker,
@@ -27,19 +27,19 @@ fn shapes() -> impl Strategy<Value = Shape> {
     })
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+fn events() -> impl Strategy<Value = Vec<ClusterEvent>> {
     let event = prop_oneof![
-        2 => any::<bool>().prop_map(|hold| Event::Push { hold }),
-        3 => any::<bool>().prop_map(|well| Event::BuildEnds { well }),
-        8 => Just(Event::AgentTakesPlan),
-        8 => Just(Event::RouterTakesTable),
-        12 => (0..20usize).prop_map(Event::InstanceAdvances),
-        2 => (0..20usize).prop_map(Event::InstanceCrashes),
-        1 => prop_oneof![Just(Order::Promote), Just(Order::Abort)].prop_map(Event::Order),
-        4 => (1..40u16).prop_map(Event::Time),
-        1 => Just(Event::ControllerForgets),
-        1 => (-7200..7200i32).prop_map(Event::ClockJumps),
-        1 => (-7200..7200i32).prop_map(Event::ClockJumpsUnseen),
+        2 => any::<bool>().prop_map(|hold| ClusterEvent::Push { hold }),
+        3 => any::<bool>().prop_map(|well| ClusterEvent::BuildEnds { well }),
+        8 => Just(ClusterEvent::AgentTakesPlan),
+        8 => Just(ClusterEvent::RouterTakesTable),
+        12 => (0..20usize).prop_map(ClusterEvent::InstanceAdvances),
+        2 => (0..20usize).prop_map(ClusterEvent::InstanceCrashes),
+        1 => prop_oneof![Just(DeployOrder::Promote), Just(DeployOrder::Abort)].prop_map(ClusterEvent::Order),
+        4 => (1..40u16).prop_map(ClusterEvent::Time),
+        1 => Just(ClusterEvent::ControllerForgets),
+        1 => (-7200..7200i32).prop_map(ClusterEvent::ClockJumps),
+        1 => (-7200..7200i32).prop_map(ClusterEvent::ClockJumpsUnseen),
     ];
     prop::collection::vec(event, 1..120)
 }
@@ -48,8 +48,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_the_invariants_and_comes_to_rest(shape in shapes(), events in events()) {
-        let mut world = World::new(shape);
+    fn every_history_keeps_the_invariants_and_converges(shape in shapes(), events in events()) {
+        let mut world = TestCluster::new(shape);
         for event in &events {
             world.apply(event);
         }
@@ -66,8 +66,8 @@ proptest! {
     }
 }
 
-fn plain() -> World {
-    World::new(Shape {
+fn plain() -> TestCluster {
+    TestCluster::new(AppShape {
         volume: false,
         step: false,
         worker: false,
@@ -78,38 +78,41 @@ fn plain() -> World {
     })
 }
 
-fn deploy_one(world: &mut World) {
-    world.apply(&Event::Push { hold: false });
+fn deploy_one(world: &mut TestCluster) {
+    world.apply(&ClusterEvent::Push { hold: false });
     world.left_alone();
 }
 
 /// Deploys a second release, up to the state in which the old release stands by.
-fn promote_second(world: &mut World) {
+fn promote_second(world: &mut TestCluster) {
     deploy_one(world);
     promote_next(world);
 }
 
-fn promote_next(world: &mut World) {
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
-    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
-    world.apply(&Event::RouterTakesTable);
+fn promote_next(world: &mut TestCluster) {
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
+    (0..4).for_each(|_| (0..4).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n))));
+    world.apply(&ClusterEvent::RouterTakesTable);
 }
 
 #[test]
 fn a_second_release_replaces_the_first_behind_the_barrier() {
-    let mut world = World::new(Shape { worker: true, ..plain().shape });
+    let mut world = TestCluster::new(AppShape { worker: true, ..plain().shape });
     deploy_one(&mut world);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
-    (0..4).for_each(|_| (0..6).for_each(|n| world.apply(&Event::InstanceAdvances(n))));
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
+    (0..4).for_each(|_| (0..6).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n))));
     assert_eq!(world.app().deploys[0].state, DeployState::Promoting, "waits for the router");
     assert!(world.plan.table.routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
-    world.apply(&Event::Time(5));
-    assert!(world.plan.assignments().all(|(_, _, a)| a.goal != Goal::Stop), "nothing stops before the acknowledgement");
-    world.apply(&Event::RouterTakesTable);
+    world.apply(&ClusterEvent::Time(5));
+    assert!(
+        world.plan.assignments().all(|(_, _, a)| a.goal != InstanceGoal::Stop),
+        "nothing stops before the acknowledgement"
+    );
+    world.apply(&ClusterEvent::RouterTakesTable);
     assert_eq!(world.app().deploys[0].state, DeployState::Draining);
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
@@ -117,11 +120,11 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
 
 /// A failed deploy removes the configuration that the deploy added, except variables that a user changed since.
 #[test]
-fn what_a_failed_deploy_brought_goes_with_it() {
+fn a_failed_deploy_removes_the_variables_that_it_added() {
     let mut world = plain();
     deploy_one(&mut world);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
     let app = world.app();
     let release = app.deploys[0].release.expect("a release");
     for name in ["BROUGHT", "CHANGED", "OWN"] {
@@ -130,7 +133,7 @@ fn what_a_failed_deploy_brought_goes_with_it() {
     }
     app.deploys[0].brought = ["BROUGHT", "CHANGED"].map(str::to_owned).into();
     app.app.config.insert("CHANGED".to_owned(), "two".to_owned());
-    world.apply(&Event::Order(Order::Abort));
+    world.apply(&ClusterEvent::Order(DeployOrder::Abort));
     world.left_alone();
     let config: Vec<(String, String)> = world.app().app.config.clone().into_iter().collect();
     let wanted = [("CHANGED", "two"), ("OWN", "one")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -138,20 +141,20 @@ fn what_a_failed_deploy_brought_goes_with_it() {
 }
 
 /// Bake time of the second release after a jump, in seconds.
-fn watched_after(jump: Event, before: u16) -> u16 {
+fn bake_time_after(jump: ClusterEvent, before: u16) -> u16 {
     let mut world = plain();
     promote_second(&mut world);
-    world.apply(&Event::Time(before));
+    world.apply(&ClusterEvent::Time(before));
     world.apply(&jump);
-    world.apply(&Event::RouterTakesTable);
-    let is_watching = |world: &World| world.desired.apps[&app_name()].deploys[0].state == DeployState::Draining;
-    let stands_by = |world: &World| {
+    world.apply(&ClusterEvent::RouterTakesTable);
+    let is_watching = |world: &TestCluster| world.desired.apps[&app_name()].deploys[0].state == DeployState::Draining;
+    let stands_by = |world: &TestCluster| {
         let mut old = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
-        old.any(|(_, _, a)| a.goal != Goal::Stop)
+        old.any(|(_, _, a)| a.goal != InstanceGoal::Stop)
     };
     let mut seconds = 0;
     while !world.desired.apps[&app_name()].deploys.is_empty() && is_watching(&world) && stands_by(&world) {
-        world.apply(&Event::Time(1));
+        world.apply(&ClusterEvent::Time(1));
         seconds += 1;
         assert!(seconds < 100, "the jump {jump:?} holds the deploy up");
     }
@@ -159,35 +162,36 @@ fn watched_after(jump: Event, before: u16) -> u16 {
 }
 
 #[test]
-fn a_jump_of_the_wall_clock_changes_no_duration() {
+fn wall_clock_jumps_change_no_bake_time() {
     for seconds in [-3600, -54, -2, 2, 11, 3600, 31_536_000] {
         // The bake time is 15 s, and 5 s have passed.
-        assert_eq!(watched_after(Event::ClockJumps(seconds), 5), 10, "{seconds} s");
+        assert_eq!(bake_time_after(ClusterEvent::ClockJumps(seconds), 5), 10, "{seconds} s");
         // The bake time restarts with the controller.
-        assert_eq!(watched_after(Event::ClockJumpsUnseen(seconds), 5), 15, "{seconds} s, unseen");
+        assert_eq!(bake_time_after(ClusterEvent::ClockJumpsUnseen(seconds), 5), 15, "{seconds} s, unseen");
     }
 }
 
 #[test]
-fn a_jump_neither_ends_a_drain_nor_keeps_it() {
+fn wall_clock_jumps_change_no_drain_time() {
     for (jump, left) in [
-        (Event::ClockJumps(3600), 15),
-        (Event::ClockJumps(-3600), 15),
-        (Event::ClockJumpsUnseen(3600), 30),
-        (Event::ClockJumpsUnseen(-3600), 30),
+        (ClusterEvent::ClockJumps(3600), 15),
+        (ClusterEvent::ClockJumps(-3600), 15),
+        (ClusterEvent::ClockJumpsUnseen(3600), 30),
+        (ClusterEvent::ClockJumpsUnseen(-3600), 30),
     ] {
         let mut world = plain();
         promote_second(&mut world);
         let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
         world.observed.routers.values_mut().next().expect("a router").active.insert(busy.clone(), 1);
         // 15 s of bake time pass first. The drain of 30 s counts from the promotion.
-        world.apply(&Event::Time(15));
-        world.apply(&Event::RouterTakesTable);
+        world.apply(&ClusterEvent::Time(15));
+        world.apply(&ClusterEvent::RouterTakesTable);
         world.apply(&jump);
-        let goal = |world: &World| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
+        let goal =
+            |world: &TestCluster| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
         let mut seconds = 0;
-        while matches!(goal(&world), Some(Goal::Retire { .. })) {
-            world.apply(&Event::Time(1));
+        while matches!(goal(&world), Some(InstanceGoal::Retire { .. })) {
+            world.apply(&ClusterEvent::Time(1));
             seconds += 1;
             assert!(seconds < 100, "the jump {jump:?} keeps a drain");
         }
@@ -196,12 +200,12 @@ fn a_jump_neither_ends_a_drain_nor_keeps_it() {
 }
 
 #[test]
-fn a_role_that_drains_for_hours_holds_up_no_deploy() {
-    let mut world = World::new(Shape { drain: Some(7200), ..plain().shape });
+fn a_long_drain_delays_no_deploy() {
+    let mut world = TestCluster::new(AppShape { drain: Some(7200), ..plain().shape });
     deploy_one(&mut world);
-    world.apply(&Event::Push { hold: false });
+    world.apply(&ClusterEvent::Push { hold: false });
     world.left_alone();
-    let old = |world: &World| {
+    let old = |world: &TestCluster| {
         let goals = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
         goals.map(|(_, id, a)| (id.clone(), a.goal)).collect::<Vec<_>>()
     };
@@ -211,21 +215,21 @@ fn a_role_that_drains_for_hours_holds_up_no_deploy() {
     for router in world.observed.routers.values_mut() {
         router.active.insert(busy.clone(), 1);
     }
-    world.apply(&Event::Push { hold: false });
+    world.apply(&ClusterEvent::Push { hold: false });
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
-    let goal = |world: &World| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
-    assert!(matches!(goal(&world), Some(Goal::Retire { .. })), "{:?}", goal(&world));
+    let goal = |world: &TestCluster| world.plan.assignments().find(|(_, id, _)| **id == busy).map(|(_, _, a)| a.goal);
+    assert!(matches!(goal(&world), Some(InstanceGoal::Retire { .. })), "{:?}", goal(&world));
     (0..40).for_each(|_| world.left_alone());
     assert_eq!(goal(&world), None, "after two hours it goes all the same");
 }
 
 #[test]
-fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
+fn a_crash_in_the_bake_time_restores_the_old_release_at_once() {
     let mut world = plain();
     promote_second(&mut world);
-    world.apply(&Event::Time(4));
-    world.apply(&Event::InstanceCrashes(2));
+    world.apply(&ClusterEvent::Time(4));
+    world.apply(&ClusterEvent::InstanceCrashes(2));
     let route = &world.plan.table.routes[&host()];
     assert_eq!((route.release, route.endpoints.len()), (ReleaseNumber(1), 2));
     world.left_alone();
@@ -235,13 +239,13 @@ fn a_crash_after_promotion_brings_the_old_release_back_at_once() {
 }
 
 #[test]
-fn a_rollback_brings_its_configuration_once_it_can_no_longer_fail() {
+fn a_rollback_restores_configuration_only_when_done() {
     let mut world = plain();
     deploy_one(&mut world);
     let set = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     world.app().app.config.clone_from(&set);
     promote_next(&mut world);
-    world.apply(&Event::InstanceCrashes(2));
+    world.apply(&ClusterEvent::InstanceCrashes(2));
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Reverted);
     assert_eq!(world.app().app.config, set, "what failed changes nothing");
@@ -251,12 +255,12 @@ fn a_rollback_brings_its_configuration_once_it_can_no_longer_fail() {
 }
 
 #[test]
-fn no_progress_ends_a_deploy_and_says_what_it_waited_for() {
+fn a_deploy_without_progress_fails_with_the_awaited_reason() {
     let mut world = plain();
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
-    world.apply(&Event::Time(121));
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
+    world.apply(&ClusterEvent::Time(121));
     world.left_alone();
     let reason = world.history[0].reason.clone().expect("a reason");
     assert!(reason.to_string().starts_with("no progress for 120 s: shop.v1.web-1 is not ready"), "{reason}");
@@ -264,18 +268,18 @@ fn no_progress_ends_a_deploy_and_says_what_it_waited_for() {
 }
 
 #[test]
-fn a_single_writer_that_drains_for_long_is_waited_for_and_told() {
-    let mut world = World::new(Shape { volume: true, copies: 1, drain: Some(600), ..plain().shape });
+fn a_deploy_waits_for_a_draining_single_writer_and_says_so() {
+    let mut world = TestCluster::new(AppShape { volume: true, copies: 1, drain: Some(600), ..plain().shape });
     deploy_one(&mut world);
     let busy = world.plan.assignments().next().expect("an instance").1.clone();
     let router = world.observed.routers.values_mut().next().expect("a router");
     router.active.insert(busy.clone(), 1);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
     for _ in 0..40 {
-        world.apply(&Event::AgentTakesPlan);
-        world.apply(&Event::RouterTakesTable);
-        world.apply(&Event::Time(5));
+        world.apply(&ClusterEvent::AgentTakesPlan);
+        world.apply(&ClusterEvent::RouterTakesTable);
+        world.apply(&ClusterEvent::Time(5));
     }
     assert_eq!(world.app().deploys[0].state, DeployState::Starting, "200 s later");
     let decision = plan(&world.desired, &world.observed, &world.plan, &world.policy, world.now);
@@ -286,19 +290,20 @@ fn a_single_writer_that_drains_for_long_is_waited_for_and_told() {
 }
 
 #[test]
-fn a_process_that_ends_fails_its_deploy_though_another_role_waits_for_its_old_copy() {
-    let mut world = World::new(Shape { volume: true, worker: true, copies: 1, drain: Some(600), ..plain().shape });
+fn an_exit_fails_the_deploy_while_another_role_waits_stop_first() {
+    let mut world =
+        TestCluster::new(AppShape { volume: true, worker: true, copies: 1, drain: Some(600), ..plain().shape });
     deploy_one(&mut world);
     let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).find(|id| id.role.as_str() == "web");
     world.observed.routers.values_mut().next().expect("a router").active.insert(busy.expect("an instance"), 1);
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
     let instances = world.observed.machines[&machine()].instances.keys();
     let worker = instances.cloned().position(|id| id.role.as_str() == "worker" && id.release == ReleaseNumber(2));
     let worker = worker.expect("its new worker is placed");
-    world.apply(&Event::InstanceAdvances(worker));
-    world.apply(&Event::InstanceCrashes(worker));
+    world.apply(&ClusterEvent::InstanceAdvances(worker));
+    world.apply(&ClusterEvent::InstanceCrashes(worker));
     let reason = world.history.last().expect("a deploy that is over").reason.clone();
     assert!(
         matches!(&reason, Some(Reason::Exited { instance, .. }) if instance.role.as_str() == "worker"),
@@ -307,31 +312,31 @@ fn a_process_that_ends_fails_its_deploy_though_another_role_waits_for_its_old_co
 }
 
 #[test]
-fn a_release_step_may_take_longer_than_the_deadline() {
-    let mut world = World::new(Shape { step: true, ..plain().shape });
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
+fn a_release_step_may_exceed_the_deadline() {
+    let mut world = TestCluster::new(AppShape { step: true, ..plain().shape });
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
     for _ in 0..40 {
-        world.apply(&Event::Time(5));
+        world.apply(&ClusterEvent::Time(5));
     }
     world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
 /// Simulates ten minutes without a controller, and a new controller without any report.
-fn away(world: &mut World) {
+fn away(world: &mut TestCluster) {
     world.now.0 += 600_000;
-    world.observed = Observed { began: world.now, ..Observed::default() };
+    world.observed = ObservedCluster { began: world.now, ..ObservedCluster::default() };
     world.settle();
 }
 
 #[test]
-fn a_controller_that_was_away_fails_no_deploy_for_want_of_progress() {
+fn time_without_a_controller_does_not_count_towards_the_deadline() {
     let mut world = plain();
-    world.apply(&Event::Push { hold: false });
-    world.apply(&Event::BuildEnds { well: true });
-    world.apply(&Event::AgentTakesPlan);
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
     away(&mut world);
     assert_eq!(world.history, []);
     world.heartbeat();
@@ -340,7 +345,7 @@ fn a_controller_that_was_away_fails_no_deploy_for_want_of_progress() {
 }
 
 #[test]
-fn a_crash_after_promotion_is_taken_back_though_the_controller_was_away() {
+fn a_crash_while_the_controller_was_away_reverts_the_deploy() {
     let mut world = plain();
     promote_second(&mut world);
     assert_eq!(world.app().deploys[0].state, DeployState::Draining);
@@ -350,7 +355,7 @@ fn a_crash_after_promotion_is_taken_back_though_the_controller_was_away() {
     world.heartbeat();
     world.settle();
     world.observed.machines = machines;
-    world.apply(&Event::InstanceCrashes(2));
+    world.apply(&ClusterEvent::InstanceCrashes(2));
     world.left_alone();
     let last = world.history.last().expect("a deploy");
     assert_eq!((last.number, last.state), (DeployNumber(2), DeployState::Reverted));
@@ -364,28 +369,28 @@ fn reason_on(reason: &Reason) -> Option<Box<Reason>> {
 }
 
 #[test]
-fn the_newest_of_the_waiting_deploys_wins() {
+fn the_newest_queued_deploy_supersedes_the_others() {
     let mut world = plain();
     for _ in 0..3 {
-        world.apply(&Event::Push { hold: false });
+        world.apply(&ClusterEvent::Push { hold: false });
     }
     assert_eq!(world.history[0].reason, Some(Reason::SupersededBy { deploy: DeployNumber(3) }));
     assert_eq!(world.app().deploys.len(), 2);
 }
 
 #[test]
-fn a_controller_that_has_just_begun_empties_no_route() {
+fn a_restarted_controller_keeps_the_routes() {
     let mut world = plain();
     deploy_one(&mut world);
     let before = world.plan.table.clone();
-    world.observed = Observed::default();
+    world.observed = ObservedCluster::default();
     world.settle();
     assert_eq!(world.plan.table, before);
     assert_ne!(before.generation, Generation(0));
 }
 
 #[test]
-fn records_out_of_a_backup_are_told_to_those_who_had_newer_ones() {
+fn restored_records_are_numbered_above_reported_generations() {
     let mut world = plain();
     deploy_one(&mut world);
     let (desired, old) = (world.desired.clone(), world.plan.clone());
@@ -404,22 +409,22 @@ fn records_out_of_a_backup_are_told_to_those_who_had_newer_ones() {
     let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.release.0).collect();
     assert_eq!(running, [1, 1]);
     assert_eq!(world.app().app.last_release, 4, "the numbers of what runs are not given again");
-    let gone = |world: &World| world.observed.machines[&machine()].instances.keys().all(|id| id.release.0 == 1);
+    let gone = |world: &TestCluster| world.observed.machines[&machine()].instances.keys().all(|id| id.release.0 == 1);
     assert!(gone(&world), "{:?}", world.observed.machines[&machine()].instances.keys());
     deploy_one(&mut world);
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
 #[test]
-fn what_runs_unknown_under_a_name_is_gone_before_the_name_is_given() {
+fn an_unknown_instance_is_removed_before_its_id_is_assigned() {
     let mut world = plain();
     deploy_one(&mut world);
     // An unknown release uses the next number: no record names the release, and its machine reports late.
     let unknown = InstanceId { release: ReleaseNumber(2), ..world.plan.assignments().next().expect("one").1.clone() };
-    world.apply(&Event::Push { hold: false });
+    world.apply(&ClusterEvent::Push { hold: false });
     world.build_ends(true);
-    let stranger = ObservedInstance { phase: Phase::Ready, ..fresh(&unknown, world.now) };
-    let reported = |world: &mut World, there: bool| {
+    let stranger = ObservedInstance { phase: InstancePhase::Ready, ..fresh(&unknown, world.now) };
+    let reported = |world: &mut TestCluster, there: bool| {
         let report = world.observed.machines.get_mut(&machine()).expect("a machine");
         if there {
             report.instances.insert(unknown.clone(), stranger.clone())
@@ -436,7 +441,7 @@ fn what_runs_unknown_under_a_name_is_gone_before_the_name_is_given() {
 }
 
 #[test]
-fn a_destroyed_app_leaves_nothing() {
+fn a_destroyed_app_leaves_no_assignment_and_no_route() {
     let mut world = plain();
     deploy_one(&mut world);
     world.app().app.destroying = true;
@@ -446,10 +451,10 @@ fn a_destroyed_app_leaves_nothing() {
 }
 
 #[test]
-fn an_app_that_no_instance_is_going_to_serve_is_closed() {
+fn an_app_without_serving_instances_is_closed_with_the_cause() {
     let mut world = plain();
     world.settle();
-    let closed = |world: &World| world.plan.table.closed.get(&host()).map(|closed| closed.reason);
+    let closed = |world: &TestCluster| world.plan.table.closed.get(&host()).map(|closed| closed.reason);
     assert_eq!(closed(&world), Some(ClosedReason::NoRelease));
     deploy_one(&mut world);
     assert_eq!((closed(&world), world.plan.table.routes.len()), (None, 1));
@@ -465,7 +470,7 @@ fn an_app_that_no_instance_is_going_to_serve_is_closed() {
 }
 
 #[test]
-fn proxies_are_part_of_the_routes() {
+fn routes_carry_the_trusted_proxies() {
     let mut world = plain();
     deploy_one(&mut world);
     let generation = world.plan.table.generation;
@@ -475,29 +480,29 @@ fn proxies_are_part_of_the_routes() {
     assert!(world.plan.table.generation > generation);
     world.app().app.traffic.trusted_proxies = TrustedProxies::new(vec!["::1".parse().expect("a range")]);
     world.app().app.traffic.rate = Some(1);
-    world.apply(&Event::Push { hold: true });
+    world.apply(&ClusterEvent::Push { hold: true });
     while !world.plan.table.routes.values().any(|route| route.held) {
-        world.apply(&Event::BuildEnds { well: true });
-        world.apply(&Event::AgentTakesPlan);
-        (0..8).for_each(|n| world.apply(&Event::InstanceAdvances(n)));
-        world.apply(&Event::RouterTakesTable);
-        world.apply(&Event::Time(1));
+        world.apply(&ClusterEvent::BuildEnds { well: true });
+        world.apply(&ClusterEvent::AgentTakesPlan);
+        (0..8).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n)));
+        world.apply(&ClusterEvent::RouterTakesTable);
+        world.apply(&ClusterEvent::Time(1));
     }
     let held = world.plan.table.routes.values().find(|route| route.held).expect("a held release");
     assert_eq!((held.traffic.trusted_proxies.len(), held.traffic.rate), (1, None));
 }
 
 #[test]
-fn a_role_may_take_longer_to_start_than_a_deploy_without_progress() {
+fn a_declared_start_time_extends_the_deadline() {
     for (start, ends_at) in [(None, 120), (Some(60), 120), (Some(300), 300)] {
         let mut world = plain();
         world.shape.start = start;
-        world.apply(&Event::Push { hold: false });
+        world.apply(&ClusterEvent::Push { hold: false });
         world.build_ends(true);
-        world.apply(&Event::AgentTakesPlan);
+        world.apply(&ClusterEvent::AgentTakesPlan);
         let begun = world.now;
         while world.history.is_empty() {
-            world.apply(&Event::Time(1));
+            world.apply(&ClusterEvent::Time(1));
             world.heartbeat();
             world.settle();
             assert!(world.now.since(begun) < 400_000, "the deploy has no end");
@@ -508,7 +513,7 @@ fn a_role_may_take_longer_to_start_than_a_deploy_without_progress() {
 }
 
 #[test]
-fn a_check_asks_for_the_app_s_own_host_unless_the_role_names_one() {
+fn health_checks_send_the_apps_host_unless_the_role_names_one() {
     for (host, expected) in [(None, "shop.localhost"), (Some("shop.example"), "shop.example")] {
         let mut world = plain();
         world.shape.health_host = host;

@@ -1,6 +1,6 @@
 //! Services that a host shares among its containers. Today the crate reads the logs that `gantry-init` writes.
 //!
-//! An instance's log consists of two segments, which `gantry-init` fills in turn. [`Tail`] reads both segments in the
+//! An instance's log consists of two segments, which `gantry-init` fills in turn. [`LogTail`] reads both segments in the
 //! order of their records, and each call continues where the last call ended. A segment may be emptied and started
 //! again at any time.
 
@@ -15,11 +15,11 @@ use gantry_model::Moment;
 const READ_MAX: u64 = 32 << 20;
 
 /// Size from which a segment counts as full: `gantry-init` switches segments at 8 MiB, and a record has at most 16 KiB.
-const FULL: u64 = (8 << 20) - (17 << 10);
+const SEGMENT_FULL: u64 = (8 << 20) - (17 << 10);
 
 /// One line of an instance's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct LogLine {
     /// When the line ended.
     pub at: Moment,
     /// Whether the line came from standard error, or from Gantry.
@@ -38,7 +38,7 @@ pub fn segments(folder: &Path) -> [PathBuf; 2] {
 
 /// Age of the oldest kept record; `None` while the log has lost no record.
 #[must_use]
-pub fn reach(folder: &Path) -> Option<Duration> {
+pub fn oldest_record_age(folder: &Path) -> Option<Duration> {
     let written = |path: &PathBuf| {
         let is = path.metadata().ok().filter(|is| is.len() > 0)?;
         Some((is.modified().ok()?, path.clone()))
@@ -79,7 +79,7 @@ const LAST_READ: u64 = 32 << 10;
 
 /// Returns the last whole line that the application printed, if the end of the log contains one.
 #[must_use]
-pub fn last_line(folder: &Path) -> Option<Line> {
+pub fn last_line(folder: &Path) -> Option<LogLine> {
     let last = |path: PathBuf| {
         let mut file = File::open(path).ok()?;
         let begin = file.metadata().ok()?.len().saturating_sub(LAST_READ);
@@ -87,46 +87,46 @@ pub fn last_line(folder: &Path) -> Option<Line> {
         let mut bytes = Vec::new();
         file.take(LAST_READ).read_to_end(&mut bytes).ok()?;
         let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
-        let mut records = bytes[..end].split(|byte| *byte == b'\n').filter_map(record);
-        records.rfind(|record| record.stream != Stream::Own && !record.text.trim().is_empty())
+        let mut records = bytes[..end].split(|byte| *byte == b'\n').filter_map(parse_record);
+        records.rfind(|record| record.stream != LogStream::Own && !record.text.trim().is_empty())
     };
     let record = segments(folder).into_iter().filter_map(last).max_by_key(|record| record.at)?;
-    Some(Line { at: record.at, error: record.stream == Stream::Err, own: false, text: record.text })
+    Some(LogLine { at: record.at, error: record.stream == LogStream::Err, own: false, text: record.text })
 }
 
 /// Reads a log from its beginning and then follows new records.
 #[derive(Debug)]
-pub struct Tail {
-    segments: [Segment; 2],
+pub struct LogTail {
+    segments: [LogSegment; 2],
     /// Unfinished lines, by stream.
     partial: [String; 3],
 }
 
 #[derive(Debug)]
-struct Segment {
+struct LogSegment {
     path: PathBuf,
     read: u64,
 }
 
-impl Tail {
+impl LogTail {
     /// Creates a tail that starts at the beginning of `segments`.
     #[must_use]
     pub fn new(segments: [PathBuf; 2]) -> Self {
-        let segments = segments.map(|path| Segment { path, read: 0 });
+        let segments = segments.map(|path| LogSegment { path, read: 0 });
         Self { segments, partial: [const { String::new() }; 3] }
     }
 
     /// Returns the lines written since the last call, oldest first.
-    pub fn fresh(&mut self) -> Vec<Line> {
+    pub fn new_lines(&mut self) -> Vec<LogLine> {
         // Within a segment the order of writing counts and not the stamps, because the wall clock may have gone back.
         // If exactly one segment is full, that segment is the older one.
-        let is_full = |segment: &Segment| segment.path.metadata().is_ok_and(|is| is.len() >= FULL);
+        let is_full = |segment: &LogSegment| segment.path.metadata().is_ok_and(|is| is.len() >= SEGMENT_FULL);
         let in_turn = is_full(&self.segments[0]) != is_full(&self.segments[1]);
         let first = usize::from(in_turn && is_full(&self.segments[1]));
-        let mut records: Vec<(Moment, Record)> = Vec::new();
+        let mut records: Vec<(Moment, LogRecord)> = Vec::new();
         for place in [first, 1 - first] {
             let mut latest = Moment(0);
-            records.extend(self.segments[place].fresh().into_iter().map(|record| {
+            records.extend(self.segments[place].new_records().into_iter().map(|record| {
                 latest = latest.max(record.at);
                 (latest, record)
             }));
@@ -137,34 +137,34 @@ impl Tail {
         records.into_iter().filter_map(|(_, record)| self.join(record)).collect()
     }
 
-    fn join(&mut self, record: Record) -> Option<Line> {
+    fn join(&mut self, record: LogRecord) -> Option<LogLine> {
         let stream = record.stream;
         let partial = &mut self.partial[stream as usize];
         partial.push_str(&record.text);
         // Shows an endless line in pieces, so that the buffer stays bounded.
         let whole = record.whole || partial.len() > 64 << 10;
-        let (error, own) = (stream != Stream::Out, stream == Stream::Own);
-        whole.then(|| Line { at: record.at, error, own, text: std::mem::take(partial) })
+        let (error, own) = (stream != LogStream::Out, stream == LogStream::Own);
+        whole.then(|| LogLine { at: record.at, error, own, text: std::mem::take(partial) })
     }
 }
 
 /// Source of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stream {
+enum LogStream {
     Out,
     Err,
     Own,
 }
 
-struct Record {
+struct LogRecord {
     at: Moment,
-    stream: Stream,
+    stream: LogStream,
     whole: bool,
     text: String,
 }
 
-impl Segment {
-    fn fresh(&mut self) -> Vec<Record> {
+impl LogSegment {
+    fn new_records(&mut self) -> Vec<LogRecord> {
         let mut bytes = Vec::new();
         let mut read = || -> std::io::Result<()> {
             let mut file = File::open(&self.path)?;
@@ -180,21 +180,21 @@ impl Segment {
         }
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
-        bytes[..whole].split(|byte| *byte == b'\n').filter_map(record).collect()
+        bytes[..whole].split(|byte| *byte == b'\n').filter_map(parse_record).collect()
     }
 }
 
 /// Parses `<unix milliseconds> <o|e|g> <F|P> <text>`. Returns `None` for any other line, such as a torn write.
-fn record(line: &[u8]) -> Option<Record> {
+fn parse_record(line: &[u8]) -> Option<LogRecord> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let at = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
     let stream = match parts.next()? {
-        b"e" => Stream::Err,
-        b"g" => Stream::Own,
-        _ => Stream::Out,
+        b"e" => LogStream::Err,
+        b"g" => LogStream::Own,
+        _ => LogStream::Out,
     };
     let whole = parts.next()? == b"F";
-    Some(Record { at: Moment(at), stream, whole, text: String::from_utf8_lossy(parts.next()?).into_owned() })
+    Some(LogRecord { at: Moment(at), stream, whole, text: String::from_utf8_lossy(parts.next()?).into_owned() })
 }
 
 #[cfg(test)]
@@ -204,31 +204,31 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn both_segments_are_read_in_order_and_followed() {
+    fn reads_both_segments_in_order_and_follows_them() {
         let folder = tempfile::tempdir().expect("a folder");
         let [first, second] = segments(folder.path());
         std::fs::write(&first, "3 o F three\n4 e P fo\n").expect("written");
         std::fs::write(&second, "1 o F one\n2 o F two\nnonsense\n9 o F to").expect("written");
-        let mut tail = Tail::new([first.clone(), second]);
-        let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
-        assert_eq!(texts(tail.fresh()), ["one", "two", "three"]);
+        let mut tail = LogTail::new([first.clone(), second]);
+        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(tail.new_lines()), ["one", "two", "three"]);
         let mut file = File::options().append(true).open(&first).expect("opened");
         file.write_all(b"5 e F ur\n6 o F \xff\n").expect("written");
         // The file system's clock may not have advanced since the write to the other segment.
         file.set_modified(SystemTime::now() + std::time::Duration::from_secs(1)).expect("set");
         append(folder.path(), 100, Moment(8), "more").expect("added");
-        let lines = tail.fresh();
+        let lines = tail.new_lines();
         assert!(lines[0].error && lines[2].error && lines[2].own && !lines[0].own);
         let last = last_line(folder.path()).expect("a line");
         assert_eq!((last.at, last.text.as_str()), (Moment(6), "\u{fffd}"), "Gantry's line is not the application's");
         assert_eq!(texts(lines), ["four", "\u{fffd}", "gantry: more"]);
         std::fs::write(&first, "7 o F new\n").expect("begun again");
-        assert_eq!(texts(tail.fresh()), ["new"]);
-        assert!(Tail::new(segments(Path::new("/nonexistent"))).fresh().is_empty());
+        assert_eq!(texts(tail.new_lines()), ["new"]);
+        assert!(LogTail::new(segments(Path::new("/nonexistent"))).new_lines().is_empty());
     }
 
     #[test]
-    fn a_full_segment_takes_no_more_of_gantry_s_own_lines() {
+    fn drops_gantrys_own_lines_for_a_full_segment() {
         let folder = tempfile::tempdir().expect("a folder");
         let [first, _] = segments(folder.path());
         File::create(&first).expect("made").set_len(OWN_MAX + 11).expect("long");
@@ -240,43 +240,43 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_in_the_order_of_their_writing_though_the_clock_went_back() {
+    fn keeps_the_order_of_writing_after_the_clock_went_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let [first, second] = segments(folder.path());
         std::fs::write(&second, "9000 o F one\n5000 o F two\n5001 e F three\n").expect("written");
-        let texts = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
-        assert_eq!(texts(Tail::new([first.clone(), second.clone()]).fresh()), ["one", "two", "three"]);
+        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(LogTail::new([first.clone(), second.clone()]).new_lines()), ["one", "two", "three"]);
         // The full segment is the older one, regardless of the stamps.
         let filler = format!("9000 o F {}\n", "x".repeat(1000));
         std::fs::write(&second, filler.repeat(8400)).expect("written");
         std::fs::write(&first, "4000 o F after\n").expect("written");
-        let lines = texts(Tail::new([first, second]).fresh());
+        let lines = texts(LogTail::new([first, second]).new_lines());
         assert_eq!((lines.len(), lines.last().map(String::as_str)), (8401, Some("after")));
     }
 
     #[test]
-    fn how_far_back_a_log_goes_is_told_once_something_has_gone() {
+    fn reports_the_oldest_age_once_records_were_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
         let [first, second] = segments(folder.path());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         std::fs::write(&first, format!("{} o F one\n", now - 5000)).expect("written");
         std::fs::write(&second, "").expect("written");
-        assert_eq!(reach(folder.path()), None);
+        assert_eq!(oldest_record_age(folder.path()), None);
         std::fs::write(&second, format!("{now} o F two\n")).expect("written");
-        let told = reach(folder.path()).expect("both are used").as_millis();
+        let told = oldest_record_age(folder.path()).expect("both are used").as_millis();
         assert!((5000..8000).contains(&told), "{told}");
         std::fs::write(&first, "nonsense").expect("written");
         let _ = std::fs::File::options().append(true).open(&second).expect("opened").write_all(b"x");
-        assert_eq!(reach(folder.path()), None);
+        assert_eq!(oldest_record_age(folder.path()), None);
     }
 
     proptest! {
         #[test]
-        fn any_record_is_read_or_passed_over(line in prop_oneof![
+        fn parses_or_skips_any_line(line in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
             "[0-9]{0,22} ?[oegx]? ?[FPx]? ?[a-z ]{0,9}".prop_map(String::into_bytes),
         ]) {
-            let _ = record(&line);
+            let _ = parse_record(&line);
         }
     }
 }

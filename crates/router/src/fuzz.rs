@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bytes::BytesMut;
-use gantry_model::{AppName, RoleName, Table};
+use gantry_model::{AppName, RoleName, RoutingTable};
 use http::Method;
 
 use crate::names::{Known, known};
@@ -116,7 +116,7 @@ pub fn websocket(bytes: &[u8]) {
 pub fn question(bytes: &[u8]) {
     let (shop, web) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
     let roles = BTreeMap::from([(web, vec![Ipv4Addr::LOCALHOST; 50])]);
-    let table = Table { names: BTreeMap::from([(shop, roles)]), ..Table::default() };
+    let table = RoutingTable { names: BTreeMap::from([(shop, roles)]), ..RoutingTable::default() };
     if let Known::Answer(answer) = known(&table, bytes, 512) {
         assert!(answer.len() <= 512, "longer than a datagram");
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use gantry_model::traffic::FAILURE_GAP_MILLIS;
-use gantry_model::{FailureRun, InstanceId, Moment, RequestCounts, RequestFailure, Traffic};
+use gantry_model::{FailureRun, InstanceId, Moment, RequestCounts, RequestFailure, TrafficPolicy};
 
 /// Maximum number of requests that wait for one app.
 const WAITING_MAX: u64 = 1000;
@@ -87,7 +87,7 @@ impl Drop for Place {
 
 impl Gate {
     /// Admits a request, or returns the exceeded limit.
-    pub(crate) fn admit(self: &Arc<Self>, traffic: &Traffic, now: Instant) -> Result<Admitted, String> {
+    pub(crate) fn admit(self: &Arc<Self>, traffic: &TrafficPolicy, now: Instant) -> Result<Admitted, String> {
         let before = self.under_way.fetch_add(1, Ordering::Relaxed);
         let admitted = Admitted(Arc::clone(self));
         let over = match (traffic.concurrent, traffic.rate) {
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_rate_lets_a_second_s_worth_through_and_then_no_more_than_that() {
         let (gate, begun) = (Arc::<Gate>::default(), Instant::now());
-        let traffic = Traffic { rate: Some(10), ..Traffic::default() };
+        let traffic = TrafficPolicy { rate: Some(10), ..TrafficPolicy::default() };
         let passed = |at: Instant| (0..30).filter(|_| gate.admit(&traffic, at).is_ok()).count();
         assert_eq!(passed(begun), 10);
         assert_eq!(passed(begun + Duration::from_millis(500)), 5);
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn so_many_at_once_and_no_more() {
         let gate = Arc::<Gate>::default();
-        let traffic = Traffic { concurrent: Some(2), ..Traffic::default() };
+        let traffic = TrafficPolicy { concurrent: Some(2), ..TrafficPolicy::default() };
         let now = Instant::now();
         let one = gate.admit(&traffic, now).expect("one");
         let _other = gate.admit(&traffic, now).expect("another");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::{AppName, RoleName, Table};
+use gantry_model::{AppName, RoleName, RoutingTable};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -149,7 +149,7 @@ pub(crate) enum Known {
     Elsewhere,
 }
 
-pub(crate) fn known(table: &Table, bytes: &[u8], size_max: usize) -> Known {
+pub(crate) fn known(table: &RoutingTable, bytes: &[u8], size_max: usize) -> Known {
     let Ok(question) = Message::from_vec(bytes) else {
         return Known::Nothing;
     };
@@ -194,7 +194,7 @@ fn reply(question: &Message, code: ResponseCode) -> Message {
 
 /// Answers from the table. For a known name without an address of the requested kind, the answer is empty. Some
 /// resolvers take `NXDOMAIN` for AAAA to mean that the whole name does not exist.
-fn own(question: &Message, table: &Table, zone: &Name) -> Message {
+fn own(question: &Message, table: &RoutingTable, zone: &Name) -> Message {
     let Some(query) = question.queries.first() else {
         return reply(question, ResponseCode::FormErr);
     };
@@ -225,7 +225,7 @@ const ALL: &str = "_all.";
 ///
 /// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo`
 /// does, would all take the same instance of a subnet.
-fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
+fn addresses(table: &RoutingTable, name: &str) -> Option<Vec<Ipv4Addr>> {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
     if let Some(name) = name.strip_prefix(ALL) {
@@ -237,7 +237,7 @@ fn addresses(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
 
 /// Returns the instances behind `app` or `role.app`. An app's own name means its web role, or else the role with the
 /// app's name, or else all roles.
-fn instances(table: &Table, name: &str) -> Option<Vec<Ipv4Addr>> {
+fn instances(table: &RoutingTable, name: &str) -> Option<Vec<Ipv4Addr>> {
     let labels: Vec<&str> = name.split('.').collect();
     match labels.as_slice() {
         [app] => {
@@ -311,7 +311,7 @@ mod tests {
     use hickory_proto::op::Query;
     use std::collections::BTreeMap;
 
-    fn table() -> Table {
+    fn table() -> RoutingTable {
         let name = |text: &str| RoleName::parse(text).expect("a name");
         let shop = BTreeMap::from([
             (name("web"), vec![Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)]),
@@ -319,7 +319,7 @@ mod tests {
         ]);
         let redis = BTreeMap::from([(name("server"), vec![Ipv4Addr::new(10, 0, 0, 5)])]);
         let app = |text: &str| AppName::parse(text).expect("a name");
-        Table { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..Table::default() }
+        RoutingTable { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..RoutingTable::default() }
     }
 
     fn ask(name: &str, kind: RecordType) -> Message {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
@@ -59,8 +59,8 @@ pub(crate) enum Sender {
 
 impl Sender {
     /// Starts `protocol` on a new connection.
-    pub(crate) async fn begin(stream: TcpStream, protocol: Protocol) -> hyper::Result<Self> {
-        if protocol == Protocol::Http1 {
+    pub(crate) async fn begin(stream: TcpStream, protocol: AppProtocol) -> hyper::Result<Self> {
+        if protocol == AppProtocol::Http1 {
             return Ok(Self::One(Wire::new(stream)));
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())

@@ -300,7 +300,7 @@ impl Exchange {
                 Err(Failure::Slow) => {
                     circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
                     self.entry.failure = Some(RequestFailure::Slow);
-                    let page = page::too_slow(self.route.app.as_str(), self.route.patience.answer);
+                    let page = page::too_slow(self.route.app.as_str(), self.route.timeouts.response);
                     return told(self.entry, page);
                 }
             }
@@ -318,14 +318,14 @@ impl Exchange {
     /// Buffers the client's body, up to the limit of the role.
     async fn collect(&mut self) -> Result<(), Response<Answer>> {
         let Outgoing::Client(client) = &mut self.body else { return Ok(()) };
-        let most = usize::try_from(self.route.patience.request_buffer.0).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.route.timeouts.request_buffer.0).unwrap_or(usize::MAX);
         // If the body is longer than the buffer, the instance decides on the client's `Expect: 100-continue`.
         let asks = client.rest.waits() && client.size_hint().exact().is_none_or(|bytes| bytes > most as u64);
         let changes = self.client.is_some() && client.size_hint().exact().is_none();
         if most == 0 || asks || changes || streams(&self.request.headers) {
             return Ok(());
         }
-        let (upload, patience) = (Arc::clone(&client.upload), self.route.patience.answer);
+        let (upload, patience) = (Arc::clone(&client.upload), self.route.timeouts.response);
         let silence = Duration::from_millis(patience.millis());
         let mut collecting = Collecting::new(most, &self.router.budget);
         let at_once = std::future::poll_fn(|cx| {
@@ -463,7 +463,7 @@ impl Exchange {
         body: Outgoing,
         now: Instant,
     ) -> Result<Response<InstanceBody>, Failure> {
-        let patience = Duration::from_millis(self.route.patience.answer.millis());
+        let patience = Duration::from_millis(self.route.timeouts.response.millis());
         let upload = match &body {
             Outgoing::Client(client) => Some(Arc::clone(&client.upload)),
             Outgoing::Whole(_) | Outgoing::None => None,
@@ -482,7 +482,7 @@ impl Exchange {
                         deadline = later;
                         timer.as_mut().reset(later);
                     }
-                    Some((_, true)) => break Err(Failure::Client(page::slow_client(self.route.patience.answer))),
+                    Some((_, true)) => break Err(Failure::Client(page::slow_client(self.route.timeouts.response))),
                     // The instance has the whole request, or does not read what the client sent.
                     _ => {
                         target.pool.distrust();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use gantry_ledger::Replacement;
 use gantry_model::{
-    AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, Patience, RequestCounts,
-    RequestFailure, Table, Traffic, TrustedProxies,
+    AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, RequestCounts, RequestFailure,
+    RequestTimeouts, RoutingTable, TrafficPolicy, TrustedProxies,
 };
 use tokio::sync::watch;
 
@@ -96,8 +96,8 @@ pub(crate) struct Route {
     pub(crate) host: String,
     pub(crate) app: AppName,
     pub(crate) targets: Vec<Arc<Target>>,
-    pub(crate) traffic: Traffic,
-    pub(crate) patience: Patience,
+    pub(crate) traffic: TrafficPolicy,
+    pub(crate) timeouts: RequestTimeouts,
     /// Trusted proxies of the cluster and of the app.
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) gate: Arc<Gate>,
@@ -134,7 +134,7 @@ impl Route {
 /// Routing state at one moment.
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) table: Table,
+    pub(crate) table: RoutingTable,
     /// A table was taken. The first table of a new cloud is empty and has generation 0.
     known: bool,
     pub(crate) routes: BTreeMap<String, Arc<Route>>,
@@ -160,7 +160,7 @@ impl Routing {
     /// Loads the table from disk; starts with an empty table if there is none.
     pub(crate) fn load(path: &Path) -> Self {
         gantry_ledger::remove_unfinished(path);
-        let table: Option<Table> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let table: Option<RoutingTable> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
             path: path.to_owned(),
@@ -194,7 +194,7 @@ impl Routing {
 
     /// Takes over a newer table; refuses an older table. If `keep`, writes the table to disk first: a router killed
     /// after its acknowledgement must still have the table.
-    pub(crate) fn take(&self, table: Table, keep: bool) -> std::io::Result<bool> {
+    pub(crate) fn take(&self, table: RoutingTable, keep: bool) -> std::io::Result<bool> {
         if self.generation().is_some_and(|known| table.generation <= known) {
             return Ok(false);
         }
@@ -209,7 +209,7 @@ impl Routing {
         Ok(true)
     }
 
-    fn replace(&self, table: Table) {
+    fn replace(&self, table: RoutingTable) {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let mut routes = BTreeMap::new();
@@ -223,9 +223,9 @@ impl Routing {
                 })
                 .collect();
             let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
-            let (app, traffic, patience) = (route.app.clone(), route.traffic.clone(), route.patience);
+            let (app, traffic, timeouts) = (route.app.clone(), route.traffic.clone(), route.timeouts);
             let trusted_proxies = table.trusted_proxies.with(&traffic.trusted_proxies);
-            let route = Route { host: host.to_string(), app, targets, traffic, patience, trusted_proxies, gate };
+            let route = Route { host: host.to_string(), app, targets, traffic, timeouts, trusted_proxies, gate };
             routes.insert(host.to_string(), Arc::new(route));
         }
         gates.retain(|(app, held), _| table.routes.values().any(|route| (&route.app, &route.held) == (app, held)));
@@ -299,8 +299,8 @@ impl Routing {
 }
 
 /// Returns how long the requests of each endpoint may go on after the endpoint left the table.
-fn drains(table: &Table) -> BTreeMap<&Endpoint, Duration> {
-    let of = |route: &gantry_model::Route| Duration::from_millis(route.patience.drain.millis());
+fn drains(table: &RoutingTable) -> BTreeMap<&Endpoint, Duration> {
+    let of = |route: &gantry_model::Route| Duration::from_millis(route.timeouts.drain.millis());
     table.routes.values().flat_map(|route| route.endpoints.iter().map(move |endpoint| (endpoint, of(route)))).collect()
 }
 
@@ -308,26 +308,26 @@ fn drains(table: &Table) -> BTreeMap<&Endpoint, Duration> {
 mod tests {
     use super::*;
     use crate::circuit::Failure;
-    use gantry_model::role::Protocol;
+    use gantry_model::role::AppProtocol;
     use gantry_model::{HostName, ReleaseNumber};
     use std::net::Ipv4Addr;
 
     fn endpoint(n: u8) -> Endpoint {
         let instance = InstanceId::parse(&format!("shop.v1.web-{n}")).expect("an id");
-        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80, protocol: Protocol::Http1 }
+        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80, protocol: AppProtocol::Http1 }
     }
 
-    fn table(generation: u64, endpoints: &[u8]) -> Table {
+    fn table(generation: u64, endpoints: &[u8]) -> RoutingTable {
         let route = gantry_model::Route {
             app: AppName::parse("shop").expect("a name"),
             release: ReleaseNumber(1),
             held: false,
             endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
-            traffic: Traffic::default(),
-            patience: Patience::default(),
+            traffic: TrafficPolicy::default(),
+            timeouts: RequestTimeouts::default(),
         };
         let routes = BTreeMap::from([(HostName::parse("shop.localhost").expect("a host"), route)]);
-        Table { generation: Generation(generation), routes, ..Table::default() }
+        RoutingTable { generation: Generation(generation), routes, ..RoutingTable::default() }
     }
 
     fn routing() -> Routing {
@@ -430,7 +430,7 @@ mod tests {
         let many: Vec<_> = (0..50).filter_map(|_| held.gate.admit(&held.traffic, now).ok()).collect();
         let _waits = held.gate.wait();
         assert_eq!((many.len(), routing.counts()), (50, BTreeMap::new()), "they are not the app's");
-        let limited = Traffic { concurrent: Some(1), ..Traffic::default() };
+        let limited = TrafficPolicy { concurrent: Some(1), ..TrafficPolicy::default() };
         assert!(live.gate.admit(&limited, now).is_ok());
     }
 
@@ -444,8 +444,8 @@ mod tests {
                 host: "shop.localhost".to_owned(),
                 app: AppName::parse("shop").expect("a name"),
                 targets: vec![aged(1, one), aged(2, other)],
-                traffic: Traffic::default(),
-                patience: Patience::default(),
+                traffic: TrafficPolicy::default(),
+                timeouts: RequestTimeouts::default(),
                 trusted_proxies: TrustedProxies::default(),
                 gate: Arc::default(),
             };

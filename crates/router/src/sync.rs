@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gantry_api::Client;
 use gantry_api::types::{RouterReport, TableAnswer};
-use gantry_model::clock::{Clock, Reading};
+use gantry_model::clock::{ClockReading, SteadyClock};
 use gantry_model::{AppName, FailureRun, Moment, RequestFailure};
 use tokio::time::Instant;
 
@@ -63,14 +63,14 @@ pub(crate) fn now() -> Moment {
     clock().now(reading())
 }
 
-fn clock() -> &'static Clock {
-    static CLOCK: OnceLock<Clock> = OnceLock::new();
-    CLOCK.get_or_init(|| Clock::new(reading()))
+fn clock() -> &'static SteadyClock {
+    static CLOCK: OnceLock<SteadyClock> = OnceLock::new();
+    CLOCK.get_or_init(|| SteadyClock::new(reading()))
 }
 
-fn reading() -> Reading {
+fn reading() -> ClockReading {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Reading {
+    ClockReading {
         wall: Moment(gantry_linux::clock::wall()),
         awake: millis(gantry_linux::clock::awake()),
         booted: millis(gantry_linux::clock::booted()),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::Table;
-use gantry_model::role::Protocol;
+use gantry_model::RoutingTable;
+use gantry_model::role::AppProtocol;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use world::{NOWHERE, app, ask, endpoint, full, get, router, table, text};
 
 /// A table with one route that buffers up to `buffer` bytes.
-fn collecting(buffer: u64, endpoints: Vec<gantry_model::Endpoint>) -> Table {
+fn collecting(buffer: u64, endpoints: Vec<gantry_model::Endpoint>) -> RoutingTable {
     let mut table = table(1, endpoints);
-    table.routes.values_mut().for_each(|route| route.patience.request_buffer = gantry_model::Bytes(buffer));
+    table.routes.values_mut().for_each(|route| route.timeouts.request_buffer = gantry_model::Bytes(buffer));
     table
 }
 
@@ -78,7 +78,7 @@ async fn one_process() -> SocketAddr {
 #[tokio::test]
 async fn a_slow_upload_holds_no_instance_until_it_is_whole() {
     let address = one_process().await;
-    let running = router(collecting(64 << 10, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     for (fields, pieces, end) in [
         ("content-length: 10", ["hel", "lo", "world"], ""),
         ("transfer-encoding: chunked", ["3\r\nhel\r\n", "2\r\nlo\r\n5\r\nwo", "rld\r\n"], "0\r\n\r\n"),
@@ -100,7 +100,7 @@ async fn a_slow_upload_holds_no_instance_until_it_is_whole() {
 #[tokio::test]
 async fn a_chunked_request_gets_a_length_and_an_empty_one_has_none_but_0() {
     let address = one_process().await;
-    let running = router(collecting(64 << 10, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     for (body, wanted) in
         [("5\r\nhello\r\n0\r\n\r\n", "content-length: 5\r\n\r\nhello"), ("0\r\n\r\n", "content-length: 0\r\n\r\n")]
     {
@@ -126,7 +126,7 @@ async fn echo() -> SocketAddr {
 async fn bodies_of_any_size_arrive_as_they_were_sent() {
     let address = echo().await;
     for buffer in [0, 1, 64 << 10, 1 << 20] {
-        let running = router(collecting(buffer, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(collecting(buffer, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for size in [1, 4096, 8192, 65_535, 65_536, 65_537, 300_000, 1 << 20, 3 << 20] {
             let sent: Bytes = (0..size).map(|n: usize| (n % 251) as u8).collect::<Vec<u8>>().into();
             for chunked in [false, true] {
@@ -166,7 +166,7 @@ async fn a_collected_request_that_was_not_taken_goes_to_another_and_one_that_was
         }
     });
     let live = echo().await;
-    let endpoints = vec![endpoint(1, broken, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(collecting(64 << 10, endpoints), NOWHERE, None).await;
     let send = async |method: &str| {
         let request = Request::builder().method(method).uri("/").header("host", "shop.localhost");
@@ -240,7 +240,8 @@ async fn an_answer_before_the_end_of_an_upload_reaches_a_client_that_reads_it_la
         let address =
             hasty(b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno", closes).await;
         for buffer in [0, 64 << 10] {
-            let running = router(collecting(buffer, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+            let running =
+                router(collecting(buffer, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
             for size in [100_000, 3 << 20, 30 << 20] {
                 let said = sends_first(running.address, "shop.localhost", size).await;
                 assert!(said.starts_with("HTTP/1.1 401") && said.ends_with("no"), "{size}, closes: {closes}: {said}");
@@ -255,7 +256,7 @@ async fn an_answer_before_the_end_of_an_upload_reaches_a_client_that_reads_it_la
 #[tokio::test]
 async fn an_answer_before_the_end_of_an_upload_ends_no_stream_of_http2() {
     let address = hasty(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno", true).await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let stream = TcpStream::connect(running.address).await.expect("connected");
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
@@ -299,7 +300,7 @@ async fn a_client_that_asks_whether_it_may_send_is_told_so_by_the_instance() {
         (goes_on, 100, "HTTP/1.1 100 Continue\r\n\r\n"),
         (silent, 100, "HTTP/1.1 100 Continue\r\n\r\n"),
     ] {
-        let running = router(collecting(64 << 10, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         stream.write_all(&post(&format!("content-length: {size}\r\nexpect: 100-continue"))).await.expect("sent");
         let end = if told.ends_with("413") { "no" } else { "\r\n\r\n" };
@@ -325,7 +326,7 @@ async fn interim_answers_reach_a_client_in_order_and_before_the_answer() {
         true,
     )
     .await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     // Two requests in one piece: the first response is complete before the interim response of the second.
     let request = b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n";
@@ -360,7 +361,7 @@ async fn trailers_pass_both_ways() {
     })
     .await;
     for buffer in [0, 64 << 10] {
-        let running = router(collecting(buffer, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(collecting(buffer, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         let body = b"5\r\nhello\r\n0\r\nX-Sum: 42\r\nHost: other\r\nContent-Length: 7\r\n\r\n";
         let head = post("te: trailers\r\ntrailer: x-sum\r\ntransfer-encoding: chunked");
@@ -403,7 +404,7 @@ async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
             tokio::spawn(builder.max_headers(2000).serve_connection(TokioIo::new(stream), service));
         }
     });
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     for (asks, count) in [(90, 99), (90, 120), (90, 900), (120, 1)] {
         let mut request = get(&format!("/{count}"));
         for n in 0..asks {
@@ -451,7 +452,7 @@ async fn a_client_of_grpc_is_refused_in_its_own_words_and_its_streams_are_not_co
             .expect("an answer")
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, talk, Protocol::H2c)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, talk, AppProtocol::H2c)]), NOWHERE, None).await;
     let stream = TcpStream::connect(running.address).await.expect("connected");
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
@@ -497,7 +498,7 @@ async fn an_answer_is_taken_off_its_instance_before_a_slow_client_takes_it() {
         stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n").as_bytes()).await.expect("sent");
         stream.write_all(&vec![b'x'; size]).await.expect("sent");
     });
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut client = TcpStream::connect(running.address).await.expect("connected");
     client.write_all(b"GET / HTTP/1.1\r\nhost: shop.localhost\r\n\r\n").await.expect("sent");
     // The client reads nothing at all.

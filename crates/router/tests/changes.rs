@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -32,7 +32,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
     let endpoints = move |generation: u64| {
         let left_out = generation % 4;
         let named = fellows.iter().zip(0u32..).filter(|(_, n)| u64::from(*n) != left_out);
-        named.map(|(address, n)| endpoint(n, *address, Protocol::Http1)).collect::<Vec<_>>()
+        named.map(|(address, n)| endpoint(n, *address, AppProtocol::Http1)).collect::<Vec<_>>()
     };
     // Only the first table names this instance: a router that follows a later table sends no request to this instance.
     let stale = Arc::new(AtomicU64::new(0));
@@ -42,7 +42,7 @@ async fn a_thousand_changes_of_the_table_in_a_second_cost_no_request() {
         whole(request)
     })
     .await;
-    let first = table(1, endpoints(1).into_iter().chain([endpoint(9, gone, Protocol::Http1)]).collect());
+    let first = table(1, endpoints(1).into_iter().chain([endpoint(9, gone, AppProtocol::Http1)]).collect());
     let server = app(false, move |request: Request<Incoming>| {
         let (counter, told, endpoints) = (Arc::clone(&counter), Arc::clone(&told), endpoints.clone());
         async move {

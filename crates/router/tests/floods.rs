@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -175,7 +175,7 @@ async fn floods_are_ended_or_kept_out_and_harm_nobody() {
         http::Response::new(full(if large { "x".repeat(1 << 20) } else { "ok".to_owned() }))
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     assert_eq!(world::text(ask(running.address, get("/")).await).await, "ok");
     let mut wrong = Vec::new();
     for flood in floods() {

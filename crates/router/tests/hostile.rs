@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use world::frames::{fields, frame};
@@ -327,7 +327,7 @@ async fn examine(address: SocketAddr, seen: &Seen) -> Vec<String> {
 async fn an_instance_gets_what_was_meant_or_nothing() {
     assert!(cases().len() >= 80, "{}", cases().len());
     let (address, seen) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let wrong = examine(running.address, &seen).await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // After all cases the router still works.
@@ -371,7 +371,7 @@ async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_breaks_off_is_nobody_s_request() {
     let (address, seen) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let half = format!("{HEAD}content-length: 100\r\n\r\nhalf");
     let chunk = format!("{HEAD}transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n");
     for (number, text) in [&half, &chunk, &half, &chunk].into_iter().enumerate() {
@@ -400,7 +400,7 @@ async fn a_client_that_breaks_off_is_nobody_s_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_leaves_its_connection_to_the_next() {
     let (address, seen) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let refused =
         "POST / HTTP/1.1\r\nhost: ghost.localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let both = format!("{refused}GET /next HTTP/1.1\r\nhost: shop.localhost\r\n\r\n");
@@ -412,7 +412,7 @@ async fn a_refused_request_leaves_its_connection_to_the_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_http2_may_not_carry_does_not_become_http1() {
     let (address, seen) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let good = [(":method", "POST"), (":scheme", "http"), (":authority", "shop.localhost"), (":path", "/a")];
     let with = |more: &[(&'static str, &'static str)]| [&good[..], more].concat();
     let replaced = |name: &str, value: &'static str| -> Vec<(&'static str, &'static str)> {
@@ -494,7 +494,7 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
 async fn slow_clients_are_in_nobody_s_way() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let (address, _) = strict().await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let measured = async || {
         let mut times = Vec::new();
         let mut stream = TcpStream::connect(running.address).await.expect("connected");

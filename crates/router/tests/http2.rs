@@ -9,7 +9,7 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use h2spec::Step::{Answered, Data, Send};
 use h2spec::Wanted::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
 use h2spec::{BODY, Case, PROTOCOL, cases};
@@ -154,7 +154,7 @@ async fn http2_is_spoken_by_the_book() {
         http::Response::new(full(BODY))
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let wrong = examine(running.address, Duration::from_secs(5)).await;
     // 3.5/2: a wrong preface gets no HTTP/2 response, and the connection ends.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");

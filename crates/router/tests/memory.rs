@@ -5,7 +5,7 @@ mod world;
 use std::io::Write;
 use std::time::Duration;
 
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use world::{NOWHERE, app, ask, endpoint, full, get, resident, router, table, text};
 
 /// Maximum memory of a slow upload: 120 MB for 5,000 uploads in an optimized program.
@@ -25,7 +25,7 @@ async fn slow_uploads_take_little_memory_and_reach_no_instance() {
         async { http::Response::new(full("ok")) }
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     assert_eq!(text(ask(running.address, get("/")).await).await, "ok");
     let before = resident();
     // Include the usual headers of a browser.

@@ -5,8 +5,8 @@ mod world;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use gantry_model::role::Protocol;
-use gantry_model::{AppName, ClosedReason, ClosedRoute, HostName, Table, TrustedProxies};
+use gantry_model::role::AppProtocol;
+use gantry_model::{AppName, ClosedReason, ClosedRoute, HostName, RoutingTable, TrustedProxies};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,10 +26,10 @@ async fn shows_origin() -> SocketAddr {
     .await
 }
 
-fn trusting(address: SocketAddr, cluster: &[&str], own: &[&str]) -> Table {
+fn trusting(address: SocketAddr, cluster: &[&str], own: &[&str]) -> RoutingTable {
     let list =
         |ranges: &[&str]| TrustedProxies::new(ranges.iter().map(|range| range.parse().expect("a range")).collect());
-    let mut table = table(1, vec![endpoint(1, address, Protocol::Http1)]);
+    let mut table = table(1, vec![endpoint(1, address, AppProtocol::Http1)]);
     table.trusted_proxies = list(cluster);
     table.routes.values_mut().for_each(|route| route.traffic.trusted_proxies = list(own));
     table
@@ -132,7 +132,7 @@ async fn an_ipv4_client_of_an_ipv6_socket_is_written_as_ipv4() {
 async fn an_app_that_serves_nothing_is_told_at_once() {
     let live = app(false, async |_| Response::new(full("live"))).await;
     let server = Server::default();
-    let open = table(1, vec![endpoint(1, live, Protocol::Http1)]);
+    let open = table(1, vec![endpoint(1, live, AppProtocol::Http1)]);
     let running = router(open.clone(), &server.start().await, None).await;
     for (generation, reason, status, message) in [
         (2, ClosedReason::ScaledToZero, StatusCode::SERVICE_UNAVAILABLE, "503 shop is scaled to 0\n"),
@@ -158,6 +158,6 @@ async fn an_app_that_serves_nothing_is_told_at_once() {
     waits.generation = gantry_model::Generation(6);
     server.changes(waits).await;
     assert_eq!(text(waiting.await.expect("an answer")).await, "503 shop is scaled to 0\n");
-    server.changes(Table { generation: gantry_model::Generation(7), ..open }).await;
+    server.changes(RoutingTable { generation: gantry_model::Generation(7), ..open }).await;
     assert_eq!(text(ask(running.address, get("/")).await).await, "live");
 }

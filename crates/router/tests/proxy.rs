@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::role::Protocol;
-use gantry_model::{Generation, Table};
+use gantry_model::role::AppProtocol;
+use gantry_model::{Generation, RoutingTable};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -28,7 +28,7 @@ async fn a_request_arrives_with_where_it_came_from() {
         Response::new(full(format!("{} {}", request.uri(), lines.join(" "))))
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, echo, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, echo, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut request = get("/a?b=c");
     request.headers_mut().insert("x-request-id", "it".parse().expect("a value"));
     request.headers_mut().insert("connection", "x-hop".parse().expect("a value"));
@@ -58,7 +58,7 @@ async fn an_unknown_host_and_an_app_without_instances_are_told_plainly() {
 async fn a_request_that_an_instance_did_not_take_goes_to_another() {
     let dead = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port");
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let endpoints = vec![endpoint(1, dead, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let endpoints = vec![endpoint(1, dead, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
     for _ in 0..30 {
         let mut post = get("/");
@@ -74,7 +74,7 @@ async fn an_instance_that_takes_nothing_is_passed_over() {
     let broken = listener.local_addr().expect("an address");
     drop(listener);
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let endpoints = vec![endpoint(1, broken, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
     let mut asked = Vec::new();
     for _ in 0..8 {
@@ -125,7 +125,7 @@ async fn a_stream_is_not_gathered() {
         }
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, events, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, events, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut body = ask(running.address, get("/")).await.into_body();
     let mut piece = async || body.frame().await.expect("a frame").expect("data").into_data().expect("data");
     assert_eq!(piece().await, "data: one\n\n");
@@ -140,7 +140,7 @@ async fn a_large_body_goes_up_and_comes_down() {
         Response::new(full(body))
     })
     .await;
-    let running = router(table(1, vec![endpoint(1, echo, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, echo, AppProtocol::Http1)]), NOWHERE, None).await;
     let sent = Bytes::from(vec![7; 40 << 20]);
     let request = Request::post("/").header("host", "shop.localhost").body(full(sent.clone())).expect("a request");
     let answer = ask(running.address, request).await.into_body().collect().await.expect("a body").to_bytes();
@@ -184,14 +184,14 @@ async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
     const DRAIN: Duration = Duration::from_secs(4);
     let (old, new, server) = (chat().await, chat().await, Server::default());
     let address = server.start().await;
-    let mut first = table(1, vec![endpoint(1, old, Protocol::Http1)]);
-    first.routes.values_mut().for_each(|route| route.patience.drain = gantry_model::Seconds(4));
+    let mut first = table(1, vec![endpoint(1, old, AppProtocol::Http1)]);
+    first.routes.values_mut().for_each(|route| route.timeouts.drain = gantry_model::Seconds(4));
     let running = router(first, &address, None).await;
     let mut clients = Vec::new();
     for _ in 0..60 {
         clients.push(join(running.address).await);
     }
-    server.changes(table(2, vec![endpoint(2, new, Protocol::Http1)])).await;
+    server.changes(table(2, vec![endpoint(2, new, AppProtocol::Http1)])).await;
     let begun = std::time::Instant::now();
     let farewells = clients.into_iter().map(|mut client| {
         tokio::spawn(async move {
@@ -220,7 +220,7 @@ async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
 #[tokio::test]
 async fn a_websocket_is_joined() {
     let chat = chat().await;
-    let running = router(table(1, vec![endpoint(1, chat, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, chat, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut stream = join(running.address).await;
     for word in [b"ping", b"pong"] {
         stream.write_all(word).await.expect("sent");
@@ -234,8 +234,8 @@ async fn a_websocket_is_joined() {
 #[tokio::test]
 async fn http2_is_spoken_on_both_sides() {
     let version = async |request: Request<Incoming>| Response::new(full(format!("{:?}", request.version())));
-    for (protocol, wanted) in [(Protocol::Http1, "HTTP/1.1"), (Protocol::H2c, "HTTP/2.0")] {
-        let address = app(protocol == Protocol::H2c, version).await;
+    for (protocol, wanted) in [(AppProtocol::Http1, "HTTP/1.1"), (AppProtocol::H2c, "HTTP/2.0")] {
+        let address = app(protocol == AppProtocol::H2c, version).await;
         let running = router(table(1, vec![endpoint(1, address, protocol)]), NOWHERE, None).await;
         let stream = TcpStream::connect(running.address).await.expect("connected");
         let (mut sender, connection) =
@@ -265,7 +265,7 @@ async fn https_is_served_with_a_given_certificate() {
     };
     let address = app(false, proto).await;
     let https = Some((secure, certificate.clone(), key));
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, https).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, https).await;
     // The router is ready once it responds at all.
     ask(running.address, get("/")).await;
     let output = tokio::process::Command::new("curl")
@@ -285,14 +285,14 @@ async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refuse
     let server = Server::default();
     let address = server.start().await;
     let running = router(table(5, Vec::new()), &address, None).await;
-    server.tell(table(4, vec![endpoint(1, live, Protocol::Http1)]));
+    server.tell(table(4, vec![endpoint(1, live, AppProtocol::Http1)]));
     let answer = ask(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "an older table was taken");
     let waiting = tokio::spawn(ask(running.address, get("/")));
-    server.tell(table(6, vec![endpoint(1, live, Protocol::Http1)]));
+    server.tell(table(6, vec![endpoint(1, live, AppProtocol::Http1)]));
     assert_eq!(text(waiting.await.expect("an answer")).await, "live");
     server.hears(|report| report["generation"] == 6).await;
-    let kept: Table =
+    let kept: RoutingTable =
         serde_json::from_slice(&std::fs::read(running.folder.path().join("table.json")).expect("kept")).expect("JSON");
     assert_eq!(kept.generation, Generation(6));
 }
@@ -310,7 +310,7 @@ async fn a_router_that_ends_lets_requests_under_way_end() {
         }
     })
     .await;
-    let mut running = router(table(1, vec![endpoint(1, slow, Protocol::Http1)]), NOWHERE, None).await;
+    let mut running = router(table(1, vec![endpoint(1, slow, AppProtocol::Http1)]), NOWHERE, None).await;
     let asking = tokio::spawn(ask(running.address, get("/")));
     // The router has the request once the application has.
     reached.notified().await;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_model::role::Protocol;
-use gantry_model::{Patience, Seconds, Table, Traffic};
+use gantry_model::role::AppProtocol;
+use gantry_model::{RequestTimeouts, RoutingTable, Seconds, TrafficPolicy};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -18,9 +18,13 @@ use tokio::sync::Notify;
 use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 
 /// A table with one route, after a change of its traffic policy and timeouts.
-fn with(generation: u64, address: SocketAddr, change: impl Fn(&mut Traffic, &mut Patience)) -> Table {
-    let mut table = table(generation, vec![endpoint(1, address, Protocol::Http1)]);
-    table.routes.values_mut().for_each(|route| change(&mut route.traffic, &mut route.patience));
+fn with(
+    generation: u64,
+    address: SocketAddr,
+    change: impl Fn(&mut TrafficPolicy, &mut RequestTimeouts),
+) -> RoutingTable {
+    let mut table = table(generation, vec![endpoint(1, address, AppProtocol::Http1)]);
+    table.routes.values_mut().for_each(|route| change(&mut route.traffic, &mut route.timeouts));
     table
 }
 
@@ -95,7 +99,7 @@ async fn an_instance_that_breaks_off_is_passed_over_and_tried_again() {
     let (well, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let broken = breaks_off(Arc::clone(&well), Arc::clone(&asked)).await;
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let endpoints = vec![endpoint(1, broken, Protocol::Http1), endpoint(2, live, Protocol::Http1)];
+    let endpoints = vec![endpoint(1, broken, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
     let running = router(table(1, endpoints), NOWHERE, None).await;
     for _ in 0..300 {
         assert_eq!(text(ask(running.address, get("/")).await).await, "live");
@@ -188,7 +192,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
         std::future::pending().await
     })
     .await;
-    let running = router(with(1, mute, |_, patience| patience.answer = Seconds(1)), NOWHERE, None).await;
+    let running = router(with(1, mute, |_, timeouts| timeouts.response = Seconds(1)), NOWHERE, None).await;
     let begun = Instant::now();
     let answer = ask(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
@@ -218,7 +222,7 @@ async fn an_instance_that_does_not_read_is_told_of_as_slow_and_not_the_client() 
     // Connections wait for ever to be accepted.
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = deaf.local_addr().expect("an address");
-    let running = router(with(1, address, |_, patience| patience.answer = Seconds(1)), NOWHERE, None).await;
+    let running = router(with(1, address, |_, timeouts| timeouts.response = Seconds(1)), NOWHERE, None).await;
     let (mut reader, mut writer) = TcpStream::connect(running.address).await.expect("connected").into_split();
     writer
         .write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 90000000\r\n\r\n")
@@ -271,7 +275,7 @@ async fn a_websocket_is_told_to_go_between_two_frames() {
         let (frame, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
         let server = Server::default();
-        let drain = |_: &mut Traffic, patience: &mut Patience| patience.drain = Seconds(1);
+        let drain = |_: &mut TrafficPolicy, timeouts: &mut RequestTimeouts| timeouts.drain = Seconds(1);
         let mut running = router(with(1, address, drain), &server.start().await, None).await;
         let mut stream = websocket(running.address).await;
         let mut begun = [0; 5];
@@ -341,7 +345,7 @@ async fn another_protocol_passes_and_ends_when_its_instance_goes_but_none_that_c
     let address = parrot().await;
     for protocol in ["echo", "tcp"] {
         let server = Server::default();
-        let drain = |_: &mut Traffic, patience: &mut Patience| patience.drain = Seconds(1);
+        let drain = |_: &mut TrafficPolicy, timeouts: &mut RequestTimeouts| timeouts.drain = Seconds(1);
         let running = router(with(1, address, drain), &server.start().await, None).await;
         let mut stream = TcpStream::connect(running.address).await.expect("connected");
         let head = format!(

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -54,7 +54,7 @@ async fn an_answer_arrives_whole_however_its_length_is_said() {
         (b"HTTP/1.0 200 OK\r\n\r\nhello", true),
     ] {
         let (address, _) = says(answer, closes).await;
-        let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
             let response = ask(running.address, get("/")).await;
             assert_eq!(response.status(), StatusCode::OK, "{}", answer.escape_ascii());
@@ -76,7 +76,7 @@ async fn a_connection_is_used_again_only_if_its_last_answer_left_it_in_order() {
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 3),
     ] {
         let (address, counted) = says(answer, false).await;
-        let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         for _ in 0..3 {
             assert_eq!(text(ask(running.address, get("/")).await).await, "ok", "{}", answer.escape_ascii());
         }
@@ -96,7 +96,7 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
     ] {
         let (address, _) = says(answer, true).await;
-        let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let mut client = TcpStream::connect(running.address).await.expect("connected");
         client.write_all(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await.expect("written");
         let mut said = Vec::new();
@@ -113,7 +113,7 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
         (b"HTTP/1.1 200 OK\r\nA: b", "closed the connection before it answered"),
     ] {
         let (address, _) = says(answer, true).await;
-        let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+        let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
         let response = ask(running.address, get("/")).await;
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
         let text = text(response).await;
@@ -144,8 +144,8 @@ async fn an_answer_may_come_while_the_request_is_still_sent() {
         stream.read_exact(&mut chunk[..5]).await.expect("the last chunk");
         stream.write_all(b"0\r\n\r\n").await.expect("written");
     });
-    let mut streaming = table(1, vec![endpoint(1, address, Protocol::Http1)]);
-    streaming.routes.values_mut().for_each(|route| route.patience.request_buffer = gantry_model::Bytes(0));
+    let mut streaming = table(1, vec![endpoint(1, address, AppProtocol::Http1)]);
+    streaming.routes.values_mut().for_each(|route| route.timeouts.request_buffer = gantry_model::Bytes(0));
     let running = router(streaming, NOWHERE, None).await;
     let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
     let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
@@ -179,7 +179,7 @@ async fn say(address: SocketAddr, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn a_target_may_name_the_host_and_is_no_tunnel() {
     let (address, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false).await;
-    let running = router(table(1, vec![endpoint(1, address, Protocol::Http1)]), NOWHERE, None).await;
+    let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let whole = b"GET http://shop.localhost/ HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n";
     assert!(say(running.address, whole).await.starts_with("HTTP/1.1 200 "));
     let tunnel = b"CONNECT shop.localhost:80 HTTP/1.1\r\nConnection: close\r\n\r\n";
@@ -193,13 +193,13 @@ async fn a_request_is_repeated_by_the_table_of_that_moment() {
     let (fresh, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh", false).await;
     let server = Server::default();
     let there = server.start().await;
-    let before = vec![endpoint(1, leaving, Protocol::Http1)];
+    let before = vec![endpoint(1, leaving, AppProtocol::Http1)];
     let running = router(table(1, before), &there, None).await;
     let asked = tokio::spawn(async move { text(ask(running.address, get("/")).await).await });
     let (mut taken, _) = listener.accept().await.expect("it is asked");
     assert!(taken.read(&mut [0; 100]).await.expect("read") > 0);
     // Another instance replaces the first, which then closes without a response. The request goes to the new instance.
-    server.changes(table(2, vec![endpoint(2, fresh, Protocol::Http1)])).await;
+    server.changes(table(2, vec![endpoint(2, fresh, AppProtocol::Http1)])).await;
     drop((taken, listener));
     assert_eq!(asked.await.expect("answered"), "fresh");
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Address of a store: a file, or `etcd://host:port[,host:port…][/prefix]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum StoreAddress {
     /// The embedded store in the file at this path.
     File(PathBuf),
     /// An etcd cluster.
@@ -19,10 +19,10 @@ pub enum Address {
 
 /// Parse error: the text is not an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a store; write etcd://host:2379[,host:2379][/prefix] or the path of a file")]
+#[error("invalid store address {0:?}: write etcd://host:2379[,host:2379][/prefix] or the path of a file")]
 pub struct AddressError(String);
 
-impl FromStr for Address {
+impl FromStr for StoreAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
@@ -44,12 +44,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_parse() {
-        let etcd = Address::Etcd { endpoints: vec!["http://a:1".into(), "http://b:2".into()], prefix: "x/".into() };
+    fn parses_files_and_etcd_urls_and_refuses_the_rest() {
+        let etcd =
+            StoreAddress::Etcd { endpoints: vec!["http://a:1".into(), "http://b:2".into()], prefix: "x/".into() };
         assert_eq!("etcd://a:1,b:2/x".parse(), Ok(etcd));
-        assert_eq!("/var/lib/s.db".parse(), Ok(Address::File("/var/lib/s.db".into())));
+        assert_eq!("/var/lib/s.db".parse(), Ok(StoreAddress::File("/var/lib/s.db".into())));
         for bad in ["", "etcd://", "etcd://a", "http://a:1", "etcd://a:1,"] {
-            assert!(bad.parse::<Address>().is_err(), "{bad}");
+            assert!(bad.parse::<StoreAddress>().is_err(), "{bad}");
         }
     }
 }

@@ -13,7 +13,10 @@ use etcd_client::{
     WatchOptions, WatchStream,
 };
 
-use crate::{Batch, Change, Compare, Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch, Write};
+use crate::{
+    ChangeBatch, KeyChange, LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreWatch, Txn, TxnCondition,
+    TxnOutcome, TxnWrite,
+};
 
 /// Timeout of a call to etcd.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,13 +24,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Size limit of a response. A listing of everything may be larger than tonic's default of 4 MiB.
 const MESSAGE_MAX: usize = 64 << 20;
 
-pub(crate) struct Etcd {
+pub(crate) struct EtcdStore {
     client: Client,
     address: String,
     prefix: String,
 }
 
-impl Etcd {
+impl EtcdStore {
     pub(crate) async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, StoreError> {
         let options = ConnectOptions::new()
             .with_connect_timeout(TIMEOUT)
@@ -45,8 +48,8 @@ impl Etcd {
         format!("{}{key}", self.prefix)
     }
 
-    fn entry(&self, pair: &KeyValue) -> Entry {
-        Entry {
+    fn entry(&self, pair: &KeyValue) -> StoreEntry {
+        StoreEntry {
             key: short(pair.key(), &self.prefix),
             value: pair.value().to_vec(),
             created: pair.create_revision(),
@@ -80,8 +83,8 @@ fn is_not_found(error: &ClientError) -> bool {
 }
 
 #[async_trait]
-impl Store for Etcd {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+impl Store for EtcdStore {
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let mut client = self.client.kv_client();
         let answer = self.call(client.get(self.full(key), None)).await?;
         Ok(answer.kvs().first().map(|pair| self.entry(pair)))
@@ -94,17 +97,17 @@ impl Store for Etcd {
         Ok(Listing { entries: answer.kvs().iter().map(|pair| self.entry(pair)).collect(), revision })
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         txn.check()?;
         let compares: Vec<_> = txn
             .compares
             .iter()
             .map(|compare| match compare {
-                Compare::Absent(key) => etcd_client::Compare::create_revision(self.full(key), CompareOp::Equal, 0),
-                Compare::Modified(key, revision) => {
+                TxnCondition::Absent(key) => etcd_client::Compare::create_revision(self.full(key), CompareOp::Equal, 0),
+                TxnCondition::Modified(key, revision) => {
                     etcd_client::Compare::mod_revision(self.full(key), CompareOp::Equal, *revision)
                 }
-                Compare::Created(key, revision) => {
+                TxnCondition::Created(key, revision) => {
                     etcd_client::Compare::create_revision(self.full(key), CompareOp::Equal, *revision)
                 }
             })
@@ -113,20 +116,20 @@ impl Store for Etcd {
             .writes
             .into_iter()
             .map(|write| match write {
-                Write::Put(key, value, lease) => {
+                TxnWrite::Put(key, value, lease) => {
                     let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
                     TxnOp::put(self.full(&key), value, options)
                 }
-                Write::Delete(key) => TxnOp::delete(self.full(&key), None),
+                TxnWrite::Delete(key) => TxnOp::delete(self.full(&key), None),
             })
             .collect();
         let mut client = self.client.kv_client();
         let answer = self.call(client.txn(etcd_client::Txn::new().when(compares).and_then(writes))).await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(if answer.succeeded() { Outcome::Committed(revision) } else { Outcome::Conflict })
+        Ok(if answer.succeeded() { TxnOutcome::Committed(revision) } else { TxnOutcome::Conflict })
     }
 
-    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn Watch>, StoreError> {
+    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn StoreWatch>, StoreError> {
         let mut client = self.client.watch_client();
         let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
         let stream = self.call(client.watch(self.full(prefix), Some(options))).await?;
@@ -188,29 +191,29 @@ struct EtcdWatch {
     address: String,
     prefix: String,
     asked: Revision,
-    ready: VecDeque<Batch>,
+    ready: VecDeque<ChangeBatch>,
 }
 
 impl EtcdWatch {
-    fn change(&self, event: &etcd_client::Event) -> Option<(Revision, Change)> {
+    fn change(&self, event: &etcd_client::Event) -> Option<(Revision, KeyChange)> {
         let pair = event.kv()?;
         let key = short(pair.key(), &self.prefix);
         let change = match event.event_type() {
-            EventType::Put => Change::Put(Entry {
+            EventType::Put => KeyChange::Put(StoreEntry {
                 key,
                 value: pair.value().to_vec(),
                 created: pair.create_revision(),
                 modified: pair.mod_revision(),
             }),
-            EventType::Delete => Change::Delete(key),
+            EventType::Delete => KeyChange::Delete(key),
         };
         Some((pair.mod_revision(), change))
     }
 }
 
 #[async_trait]
-impl Watch for EtcdWatch {
-    async fn next(&mut self) -> Result<Batch, StoreError> {
+impl StoreWatch for EtcdWatch {
+    async fn next(&mut self) -> Result<ChangeBatch, StoreError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
                 self.asked = batch.revision;
@@ -218,7 +221,7 @@ impl Watch for EtcdWatch {
             }
             let message = match self.stream.message().await {
                 Ok(Some(message)) => message,
-                Ok(None) => return Err(unavailable(&self.address, std::io::Error::other("the watch ended"))),
+                Ok(None) => return Err(unavailable(&self.address, std::io::Error::other("etcd ended the watch"))),
                 Err(error) => return Err(unavailable(&self.address, error)),
             };
             if message.compact_revision() > 0 {
@@ -232,7 +235,7 @@ impl Watch for EtcdWatch {
             {
                 match self.ready.back_mut() {
                     Some(batch) if batch.revision == revision => batch.changes.push(change),
-                    _ => self.ready.push_back(Batch { revision, changes: vec![change] }),
+                    _ => self.ready.push_back(ChangeBatch { revision, changes: vec![change] }),
                 }
             }
         }

@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use address::{Address, AddressError};
-pub use sqlite::{check as check_file, check_format, forget, is_writable, seal_off};
+pub use address::{AddressError, StoreAddress};
+pub use sqlite::{check as check_file, check_format, is_writable, merge_log, remove_high_water_mark};
 
 /// Number of a committed write. Each write raises the revision by at least one, and all keys share the sequence.
 pub type Revision = i64;
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct StoreEntry {
     /// Name of the key: parts separated by `/`.
     pub key: String,
     /// Value of up to 1 MiB, etcd's default request limit.
@@ -41,14 +41,14 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The entries, sorted by key.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoreEntry>,
     /// Revision of the listing. A watch from this revision misses no change made after the listing.
     pub revision: Revision,
 }
 
 /// Condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Compare {
+pub enum TxnCondition {
     /// The key does not exist.
     Absent(String),
     /// This revision last wrote the key.
@@ -59,14 +59,14 @@ pub enum Compare {
 
 /// One write of a transaction. A transaction writes a key at most once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
+pub enum TxnWrite {
     /// Sets a key. A key with a lease is removed when the lease ends.
     Put(String, Vec<u8>, Option<LeaseId>),
     /// Removes a key; a missing key is not an error.
     Delete(String),
 }
 
-impl Write {
+impl TxnWrite {
     fn key(&self) -> &str {
         match self {
             Self::Put(key, ..) | Self::Delete(key) => key,
@@ -78,9 +78,9 @@ impl Write {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
     /// Conditions, all of which must hold.
-    pub compares: Vec<Compare>,
+    pub compares: Vec<TxnCondition>,
     /// Writes, at most [`TXN_MAX`].
-    pub writes: Vec<Write>,
+    pub writes: Vec<TxnWrite>,
 }
 
 /// Limit of writes in one transaction: etcd's default of 128 operations.
@@ -89,7 +89,7 @@ pub const TXN_MAX: usize = 128;
 impl Txn {
     /// Adds a condition.
     #[must_use]
-    pub fn when(mut self, compare: Compare) -> Self {
+    pub fn when(mut self, compare: TxnCondition) -> Self {
         self.compares.push(compare);
         self
     }
@@ -97,21 +97,21 @@ impl Txn {
     /// Adds a write that sets a key.
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        self.writes.push(Write::Put(key.into(), value.into(), None));
+        self.writes.push(TxnWrite::Put(key.into(), value.into(), None));
         self
     }
 
     /// Adds a write that sets a key until the lease ends.
     #[must_use]
     pub fn put_leased(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
-        self.writes.push(Write::Put(key.into(), value.into(), Some(lease)));
+        self.writes.push(TxnWrite::Put(key.into(), value.into(), Some(lease)));
         self
     }
 
     /// Adds a write that removes a key.
     #[must_use]
     pub fn delete(mut self, key: impl Into<String>) -> Self {
-        self.writes.push(Write::Delete(key.into()));
+        self.writes.push(TxnWrite::Delete(key.into()));
         self
     }
 
@@ -121,14 +121,14 @@ impl Txn {
             return Err(StoreError::TooLarge { writes: self.writes.len() });
         }
         let mut keys = BTreeSet::new();
-        let twice = self.writes.iter().map(Write::key).find(|key| !keys.insert(*key));
+        let twice = self.writes.iter().map(TxnWrite::key).find(|key| !keys.insert(*key));
         twice.map_or(Ok(()), |key| Err(StoreError::Twice { key: key.to_owned() }))
     }
 }
 
 /// Outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TxnOutcome {
     /// The transaction is written and durable.
     Committed(Revision),
     /// A condition of the transaction does not hold; the store wrote nothing.
@@ -137,20 +137,20 @@ pub enum Outcome {
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum KeyChange {
     /// The key was written.
-    Put(Entry),
+    Put(StoreEntry),
     /// The key was removed, or its lease ran out.
     Delete(String),
 }
 
 /// All changes of one revision to the keys that a watch covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct ChangeBatch {
     /// Revision of the changes. A new watch from this revision misses nothing.
     pub revision: Revision,
     /// The changes, in the order of the transaction.
-    pub changes: Vec<Change>,
+    pub changes: Vec<KeyChange>,
 }
 
 /// Identifier of a lease.
@@ -161,7 +161,7 @@ pub struct LeaseId(pub i64);
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store cannot be reached, or did not answer in time. The requested operation may or may not have been done.
-    #[error("the store at {address} does not answer")]
+    #[error("the store at {address} does not respond; check that it runs and can be reached")]
     Unavailable {
         /// Address of the store.
         address: String,
@@ -170,15 +170,13 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Another process has locked the file.
-    #[error(
-        "the store {path} is locked by another process: another `gantry up` or `gantry server`, to be stopped first"
-    )]
+    #[error("the store {path} is locked by another process; stop the other `gantry up` or `gantry server` first")]
     Locked {
         /// Path of the file.
         path: String,
     },
     /// The content of the file is damaged.
-    #[error("the store {path} is damaged: {detail}; bring a backup back with `gantry restore`; it was left as it is")]
+    #[error("the store {path} is damaged: {detail}; restore a backup with `gantry restore`; the file is unchanged")]
     Damaged {
         /// Path of the file.
         path: String,
@@ -187,7 +185,7 @@ pub enum StoreError {
     },
     /// The file was written by a newer Gantry.
     #[error(
-        "the store {path} has format {found}, this gantry knows up to {known}; use the newer gantry again, or bring a backup back with `gantry restore`"
+        "the store {path} has format {found}, and this gantry supports formats up to {known}; use the newer gantry, or restore a backup with `gantry restore`"
     )]
     Newer {
         /// Path of the file.
@@ -198,9 +196,7 @@ pub enum StoreError {
         known: i64,
     },
     /// The disk is full. The store did no part of the refused write.
-    #[error(
-        "the disk of the store {path} is full; remove something from it: `gantry status` shows what Gantry's own takes"
-    )]
+    #[error("the disk of the store {path} is full; free some space: `gantry status` shows how much Gantry uses")]
     Full {
         /// Path of the file.
         path: String,
@@ -208,8 +204,8 @@ pub enum StoreError {
     /// The disk takes no writes: its file system is read-only, or writing to it fails. The store did no part of the
     /// refused write.
     #[error(
-        "the disk of the store {path} cannot be written to: it is read-only or failing (`dmesg` says what the kernel found); \
-         nothing was changed, reads go on, and changes go on once it can be written to"
+        "the disk of the store {path} cannot be written to: it is read-only or failing (`dmesg` shows the kernel's errors); \
+         nothing was changed; reads work, and changes work again once the disk accepts writes"
     )]
     ReadOnly {
         /// Path of the file.
@@ -228,22 +224,22 @@ pub enum StoreError {
     },
     /// The store no longer keeps the revisions that a watch asked for. The caller must list again, then watch from
     /// there.
-    #[error("revision {asked} is no longer kept; list again")]
+    #[error("cannot watch from revision {asked}: the store no longer keeps it; list again")]
     Compacted {
         /// Revision that the watch asked for.
         asked: Revision,
     },
     /// The lease ran out or was revoked.
-    #[error("lease {0} is gone")]
+    #[error("lease {0} has ended")]
     LeaseGone(i64),
     /// The transaction has more writes than any store accepts.
-    #[error("a transaction of {writes} writes is too large; at most {TXN_MAX}")]
+    #[error("transaction is too large: {writes} writes, at most {TXN_MAX} are allowed")]
     TooLarge {
         /// Number of writes in the transaction.
         writes: usize,
     },
     /// The transaction writes a key twice, which no store accepts.
-    #[error("a transaction writes {key} twice")]
+    #[error("transaction writes {key} twice")]
     Twice {
         /// The key that is written twice.
         key: String,
@@ -262,16 +258,16 @@ impl StoreError {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Returns the current entry of a key, never older than a write that was acknowledged before the call.
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError>;
 
     /// Returns every key that starts with `prefix`.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
     /// Writes the whole transaction, or nothing.
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;
 
     /// Watches every change after `revision` to keys that start with `prefix`, without gap or repeat.
-    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn Watch>, StoreError>;
+    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn StoreWatch>, StoreError>;
 
     /// Grants a lease that lasts for `ttl` (whole seconds, at least one) after each [`Store::keep_alive`].
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
@@ -288,9 +284,9 @@ pub trait Store: Send + Sync + 'static {
 
 /// A running watch.
 #[async_trait]
-pub trait Watch: Send {
+pub trait StoreWatch: Send {
     /// Waits for the next changes and returns them. After an error the watch is over.
-    async fn next(&mut self) -> Result<Batch, StoreError>;
+    async fn next(&mut self) -> Result<ChangeBatch, StoreError>;
 }
 
 /// Opens the store at `address`.
@@ -298,9 +294,9 @@ pub trait Watch: Send {
 /// # Errors
 /// When the store cannot be reached, or its file is locked, damaged or of a newer version. The function never silently
 /// replaces an unreadable store by a new, empty store.
-pub async fn open(address: &Address) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     match address {
-        Address::File(path) => Ok(Arc::new(sqlite::Sqlite::open(path)?)),
-        Address::Etcd { endpoints, prefix } => Ok(Arc::new(etcd::Etcd::connect(endpoints, prefix).await?)),
+        StoreAddress::File(path) => Ok(Arc::new(sqlite::SqliteStore::open(path)?)),
+        StoreAddress::Etcd { endpoints, prefix } => Ok(Arc::new(etcd::EtcdStore::connect(endpoints, prefix).await?)),
     }
 }

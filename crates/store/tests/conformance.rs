@@ -5,22 +5,24 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_store::{Address, Batch, Change, Compare, Outcome, Store, StoreError, Txn, Watch, open};
+use gantry_store::{
+    ChangeBatch, KeyChange, Store, StoreAddress, StoreError, StoreWatch, Txn, TxnCondition, TxnOutcome, open,
+};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A store's address and the process behind the store.
-struct World {
-    address: Address,
+struct TestStore {
+    address: StoreAddress,
     folder: TempDir,
     etcd: Option<(u16, u16, Child)>,
 }
 
-impl World {
+impl TestStore {
     fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        Self { address: Address::File(folder.path().join("store.db")), folder, etcd: None }
+        Self { address: StoreAddress::File(folder.path().join("store.db")), folder, etcd: None }
     }
 
     fn etcd() -> Self {
@@ -52,7 +54,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestStore {
     fn drop(&mut self) {
         if let Some((_, _, child)) = &mut self.etcd {
             let _ = child.kill();
@@ -81,8 +83,8 @@ fn start_etcd(folder: &TempDir, client: u16, peer: u16) -> Child {
 
 macro_rules! for_each_store {
     ($($name:ident),* $(,)?) => {
-        mod sqlite { $( #[tokio::test] async fn $name() { super::$name(super::World::sqlite()).await; } )* }
-        mod etcd { $( #[tokio::test] async fn $name() { super::$name(super::World::etcd()).await; } )* }
+        mod sqlite { $( #[tokio::test] async fn $name() { super::$name(super::TestStore::sqlite()).await; } )* }
+        mod etcd { $( #[tokio::test] async fn $name() { super::$name(super::TestStore::etcd()).await; } )* }
     };
 }
 
@@ -93,27 +95,27 @@ for_each_store!(
     sees_deletes,
     refuses_a_compacted_revision,
     drops_leased_keys,
-    keeps_what_it_acknowledged_over_a_restart,
+    keeps_acknowledged_writes_over_a_restart,
     serves_two_clients,
-    counts_under_contention,
+    serializes_contending_increments,
 );
 
 async fn put(store: &Arc<dyn Store>, key: &str, value: &str) -> i64 {
     committed(store.commit(Txn::default().put(key, value)).await)
 }
 
-fn committed(outcome: Result<Outcome, StoreError>) -> i64 {
+fn committed(outcome: Result<TxnOutcome, StoreError>) -> i64 {
     match outcome.expect("an answer") {
-        Outcome::Committed(revision) => revision,
-        Outcome::Conflict => panic!("a conflict"),
+        TxnOutcome::Committed(revision) => revision,
+        TxnOutcome::Conflict => panic!("a conflict"),
     }
 }
 
-async fn next(watch: &mut Box<dyn Watch>) -> Batch {
+async fn next(watch: &mut Box<dyn StoreWatch>) -> ChangeBatch {
     tokio::time::timeout(DEADLINE, watch.next()).await.expect("in time").expect("a batch")
 }
 
-async fn reads_what_was_written(world: World) {
+async fn reads_what_was_written(world: TestStore) {
     let store = world.open().await;
     assert_eq!(store.get("a/x").await.expect("an answer"), None);
     let first = put(&store, "a/x", "1").await;
@@ -130,28 +132,30 @@ async fn reads_what_was_written(world: World) {
     assert!(listing.revision > second);
 }
 
-async fn writes_all_or_nothing(world: World) {
+async fn writes_all_or_nothing(world: TestStore) {
     let store = world.open().await;
     let revision = put(&store, "x", "1").await;
     let both = |compare| Txn::default().when(compare).put("x", "2").put("y", "2");
-    for wrong in
-        [Compare::Absent("x".into()), Compare::Modified("x".into(), revision + 9), Compare::Created("y".into(), 1)]
-    {
-        assert_eq!(store.commit(both(wrong)).await.expect("an answer"), Outcome::Conflict);
+    for wrong in [
+        TxnCondition::Absent("x".into()),
+        TxnCondition::Modified("x".into(), revision + 9),
+        TxnCondition::Created("y".into(), 1),
+    ] {
+        assert_eq!(store.commit(both(wrong)).await.expect("an answer"), TxnOutcome::Conflict);
     }
     assert_eq!(store.get("y").await.expect("an answer"), None);
-    let written = committed(store.commit(both(Compare::Modified("x".into(), revision))).await);
+    let written = committed(store.commit(both(TxnCondition::Modified("x".into(), revision))).await);
     let (x, y) = (store.get("x").await, store.get("y").await);
     let (x, y) = (x.expect("an answer").expect("x"), y.expect("an answer").expect("y"));
     assert_eq!((x.created, x.modified, y.created), (revision, written, written));
-    committed(store.commit(both(Compare::Created("x".into(), revision))).await);
+    committed(store.commit(both(TxnCondition::Created("x".into(), revision))).await);
     let many = (0..200).fold(Txn::default(), |txn, n| txn.put(format!("k{n}"), "v"));
     assert!(matches!(store.commit(many).await, Err(StoreError::TooLarge { writes: 200 })));
     let twice = store.commit(Txn::default().put("x", "3").delete("x")).await;
     assert!(matches!(&twice, Err(StoreError::Twice { key }) if key == "x"), "{twice:?}");
 }
 
-async fn watches_without_gap_or_repeat(world: World) {
+async fn watches_without_gap_or_repeat(world: TestStore) {
     let store = world.open().await;
     let start = put(&store, "w/0", "before").await;
     let writer = Arc::clone(&store);
@@ -173,7 +177,7 @@ async fn watches_without_gap_or_repeat(world: World) {
             assert!(batch.revision > from, "a revision twice");
             from = batch.revision;
             for change in batch.changes {
-                let Change::Put(entry) = change else { panic!("nothing was deleted") };
+                let KeyChange::Put(entry) = change else { panic!("nothing was deleted") };
                 seen.push(String::from_utf8(entry.value).expect("text").parse::<u32>().expect("a number"));
             }
         }
@@ -182,7 +186,7 @@ async fn watches_without_gap_or_repeat(world: World) {
     assert_eq!(seen, (0..300).collect::<Vec<_>>());
 }
 
-async fn sees_deletes(world: World) {
+async fn sees_deletes(world: TestStore) {
     let store = world.open().await;
     let revision = put(&store, "d/x", "1").await;
     let mut watch = store.watch("d/", revision).await.expect("a watch");
@@ -191,10 +195,10 @@ async fn sees_deletes(world: World) {
     let batch = next(&mut watch).await;
     assert_eq!(batch.revision, deleted);
     assert_eq!(batch.changes.len(), 2);
-    assert!(batch.changes.contains(&Change::Delete("d/x".into())));
+    assert!(batch.changes.contains(&KeyChange::Delete("d/x".into())));
 }
 
-async fn refuses_a_compacted_revision(world: World) {
+async fn refuses_a_compacted_revision(world: TestStore) {
     let store = world.open().await;
     let first = put(&store, "c", "1").await;
     let mut last = first;
@@ -214,7 +218,7 @@ async fn refuses_a_compacted_revision(world: World) {
     assert_eq!(next(&mut watch).await.revision, next_revision);
 }
 
-async fn drops_leased_keys(world: World) {
+async fn drops_leased_keys(world: TestStore) {
     let store = world.open().await;
     let lease = store.grant(Duration::from_secs(2)).await.expect("a lease");
     let revision = committed(store.commit(Txn::default().put_leased("l/x", "1", lease)).await);
@@ -222,7 +226,7 @@ async fn drops_leased_keys(world: World) {
     store.keep_alive(lease).await.expect("alive");
     assert!(store.get("l/x").await.expect("an answer").is_some());
     let batch = next(&mut watch).await;
-    assert_eq!(batch.changes, [Change::Delete("l/x".into())], "the lease ran out");
+    assert_eq!(batch.changes, [KeyChange::Delete("l/x".into())], "the lease ran out");
     assert!(matches!(store.keep_alive(lease).await, Err(StoreError::LeaseGone(_))));
     let other = store.grant(Duration::from_secs(60)).await.expect("a lease");
     committed(store.commit(Txn::default().put_leased("l/y", "1", other)).await);
@@ -230,7 +234,7 @@ async fn drops_leased_keys(world: World) {
     assert_eq!(store.get("l/y").await.expect("an answer"), None);
 }
 
-async fn keeps_what_it_acknowledged_over_a_restart(mut world: World) {
+async fn keeps_acknowledged_writes_over_a_restart(mut world: TestStore) {
     let store = world.open().await;
     let revision = put(&store, "r", "kept").await;
     let mut watch = store.watch("r", revision).await.expect("a watch");
@@ -253,18 +257,19 @@ async fn keeps_what_it_acknowledged_over_a_restart(mut world: World) {
     }
 }
 
-async fn serves_two_clients(world: World) {
+async fn serves_two_clients(world: TestStore) {
     let (one, two) = (world.open().await, world.open().await);
     let revision = put(&one, "t", "1").await;
     let mut watch = two.watch("t", revision).await.expect("a watch");
     assert_eq!(two.get("t").await.expect("an answer").expect("an entry").value, b"1");
     let second = put(&one, "t", "2").await;
     assert_eq!(next(&mut watch).await.revision, second);
-    let third = committed(two.commit(Txn::default().when(Compare::Modified("t".into(), second)).put("t", "3")).await);
+    let third =
+        committed(two.commit(Txn::default().when(TxnCondition::Modified("t".into(), second)).put("t", "3")).await);
     assert_eq!(one.get("t").await.expect("an answer").expect("an entry").modified, third);
 }
 
-async fn counts_under_contention(world: World) {
+async fn serializes_contending_increments(world: TestStore) {
     let store = world.open().await;
     put(&store, "n", "0").await;
     let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(increment(Arc::clone(&store), 25))).collect();
@@ -279,9 +284,10 @@ async fn increment(store: Arc<dyn Store>, times: u32) {
         loop {
             let entry = store.get("n").await.expect("an answer").expect("an entry");
             let number: u32 = String::from_utf8(entry.value).expect("text").parse().expect("a number");
-            let txn =
-                Txn::default().when(Compare::Modified("n".into(), entry.modified)).put("n", (number + 1).to_string());
-            if store.commit(txn).await.expect("an answer") != Outcome::Conflict {
+            let txn = Txn::default()
+                .when(TxnCondition::Modified("n".into(), entry.modified))
+                .put("n", (number + 1).to_string());
+            if store.commit(txn).await.expect("an answer") != TxnOutcome::Conflict {
                 break;
             }
         }

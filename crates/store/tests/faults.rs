@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use gantry_store::{Address, Txn, open};
+use gantry_store::{StoreAddress, Txn, open};
 
 /// Number of commits of one run: enough for SQLite to write the log, sync it, and copy it into the file at the end.
 const COMMITS: usize = 6;
@@ -20,7 +20,7 @@ fn value(n: usize) -> Vec<u8> {
 #[tokio::test]
 async fn writer() {
     let Some(path) = std::env::var_os("GANTRY_STORE_FAULTS") else { return };
-    let store = open(&Address::File(path.into())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.into())).await.expect("a store");
     for n in 0..COMMITS {
         match store.commit(Txn::default().put(format!("key/{n}"), value(n))).await {
             Ok(_) => println!("acknowledged {n}"),
@@ -75,7 +75,7 @@ async fn sweep_of(call: &str, fault: &str) -> (usize, usize) {
         let acknowledged: Vec<usize> = (0..COMMITS).filter(|n| said.contains(&format!("acknowledged {n}\n"))).collect();
         refused += COMMITS - acknowledged.len();
         // After any fault the next process opens the file, or reports an error that names the file.
-        let store = match open(&Address::File(path.clone())).await {
+        let store = match open(&StoreAddress::File(path.clone())).await {
             Ok(store) => store,
             Err(error) => {
                 assert!(error.to_string().contains("store.db"), "{fault} at {call} {nth}: {error}");
@@ -105,19 +105,19 @@ async fn sweep_of(call: &str, fault: &str) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_wherever_it_ends() {
+async fn a_kill_at_any_write_loses_no_acknowledged_commit() {
     let (writes, syncs, refused) = sweep("signal=KILL").await;
     assert!(writes > 20 && syncs > COMMITS && refused > 20, "{writes}, {syncs}, {refused}");
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_when_the_disk_answers_with_an_error() {
+async fn disk_errors_lose_no_acknowledged_commit() {
     let (writes, syncs, refused) = sweep("error=EIO").await;
     assert!(writes > 20 && syncs > COMMITS && refused > 0, "{writes}, {syncs}, {refused}");
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_when_the_disk_is_full() {
+async fn a_full_disk_loses_no_acknowledged_commit() {
     let (writes, syncs, refused) = sweep("error=ENOSPC").await;
     assert!(writes > 20 && syncs > COMMITS && refused > 0, "{writes}, {syncs}, {refused}");
 }

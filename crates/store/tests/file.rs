@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_store::{Address, StoreError, Txn, open};
+use gantry_store::{StoreAddress, StoreError, Txn, open};
 
 async fn a_store(folder: &Path) -> PathBuf {
     let path = folder.join("store.db");
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     for n in 0..400 {
         store.commit(Txn::default().put(format!("key/{n}"), vec![b'x'; 100])).await.expect("written");
     }
@@ -21,14 +21,14 @@ async fn a_store(folder: &Path) -> PathBuf {
 }
 
 async fn why(path: &Path) -> StoreError {
-    match open(&Address::File(path.to_owned())).await {
+    match open(&StoreAddress::File(path.to_owned())).await {
         Ok(_) => panic!("{} was opened", path.display()),
         Err(error) => error,
     }
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_refused_and_left_as_it_is() {
+async fn refuses_a_damaged_file_and_leaves_it_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let good = std::fs::read(a_store(folder.path()).await).expect("the file");
     let path = folder.path().join("bad.db");
@@ -50,15 +50,15 @@ async fn a_damaged_file_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn the_undamaged_copy_opens() {
+async fn opens_an_undamaged_copy() {
     let folder = tempfile::tempdir().expect("a folder");
     let copy = a_store(folder.path()).await;
-    let store = open(&Address::File(copy)).await.expect("a store");
+    let store = open(&StoreAddress::File(copy)).await.expect("a store");
     assert_eq!(store.list("key/").await.expect("a listing").entries.len(), 400);
 }
 
 #[tokio::test]
-async fn a_newer_format_is_refused() {
+async fn refuses_a_newer_format() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_store(folder.path()).await;
     gantry_store::check_format(&path).expect("a format that is known");
@@ -69,10 +69,10 @@ async fn a_newer_format_is_refused() {
 }
 
 #[tokio::test]
-async fn a_format_is_read_while_another_process_writes() {
+async fn reads_the_format_while_another_process_writes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     for n in 0..20 {
         store.commit(Txn::default().put(format!("key/{n}"), "x")).await.expect("written");
         gantry_store::check_format(&path).expect("a format that is known");
@@ -80,17 +80,17 @@ async fn a_format_is_read_while_another_process_writes() {
 }
 
 #[tokio::test]
-async fn leases_of_another_boot_and_of_an_earlier_gantry_are_over() {
+async fn ends_leases_of_another_boot_and_of_an_earlier_gantry() {
     use std::time::Duration;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     let lease = store.grant(Duration::from_secs(600)).await.expect("a lease");
     store.commit(Txn::default().put_leased("leader", "m", lease)).await.expect("written");
     drop(store);
     let change = |sql: &str| rusqlite::Connection::open(&path).and_then(|c| c.execute_batch(sql)).expect("changed");
     let leader = async || {
-        let store = open(&Address::File(path.clone())).await.expect("a store");
+        let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
         for _ in 0..40 {
             if store.get("leader").await.expect("read").is_none() {
                 return false;
@@ -103,7 +103,7 @@ async fn leases_of_another_boot_and_of_an_earlier_gantry_are_over() {
     change("UPDATE leases SET boot = 'another'");
     assert!(!leader().await, "a reboot does");
     // The leases of an earlier Gantry have no boot column, and run by the wall clock.
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     let lease = store.grant(Duration::from_secs(600)).await.expect("a lease");
     store.commit(Txn::default().put_leased("leader", "m", lease)).await.expect("written");
     drop(store);
@@ -112,7 +112,7 @@ async fn leases_of_another_boot_and_of_an_earlier_gantry_are_over() {
 }
 
 #[tokio::test]
-async fn a_foreign_file_is_refused() {
+async fn refuses_a_file_of_another_program() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("other.db");
     rusqlite::Connection::open(&path).and_then(|c| c.execute_batch("CREATE TABLE t (x)")).expect("made");
@@ -120,7 +120,7 @@ async fn a_foreign_file_is_refused() {
 }
 
 #[tokio::test]
-async fn a_lost_file_beside_its_log_is_not_begun_anew() {
+async fn refuses_to_replace_a_lost_file_beside_its_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
     std::fs::write(folder.path().join("store.db-wal"), b"log").expect("written");
@@ -129,7 +129,7 @@ async fn a_lost_file_beside_its_log_is_not_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_locked_file_says_so() {
+async fn reports_a_locked_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_store(folder.path()).await;
     let other = rusqlite::Connection::open(&path).expect("opened");
@@ -140,9 +140,9 @@ async fn a_locked_file_says_so() {
 
 /// Opens a file and returns its records with the revision; none if the file is refused. The refusal must name the file
 /// and the remedy.
-async fn records(path: &Path) -> Option<(Vec<gantry_store::Entry>, i64)> {
+async fn records(path: &Path) -> Option<(Vec<gantry_store::StoreEntry>, i64)> {
     let read = async {
-        let listing = open(&Address::File(path.to_owned())).await?.list("").await?;
+        let listing = open(&StoreAddress::File(path.to_owned())).await?.list("").await?;
         Ok::<_, StoreError>((listing.entries, listing.revision))
     };
     match read.await {
@@ -162,7 +162,7 @@ fn every(step: usize, dense: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_bit_that_flips_anywhere_is_noticed_or_changes_nothing() {
+async fn detects_every_bit_flip_that_changes_a_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let good = std::fs::read(a_store(folder.path()).await).expect("the file");
     let path = folder.path().join("flipped.db");
@@ -208,13 +208,13 @@ fn put(path: &Path, parts: &[Vec<u8>; 3]) {
 }
 
 #[tokio::test]
-async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
+async fn reports_commits_lost_from_a_damaged_or_cut_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let live = folder.path().join("live.db");
     // Use a new name each time: an opened store closes only a moment after its last handle is dropped.
     let mut turns = 0..;
     let mut fresh = || folder.path().join(format!("crashed-{}.db", turns.next().expect("no end")));
-    let store = open(&Address::File(live.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(live.clone())).await.expect("a store");
     for n in 0..12 {
         store.commit(Txn::default().put(format!("key/{n}"), vec![b'x'; 100])).await.expect("written");
     }
@@ -236,7 +236,7 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
         let parts = [good[0].clone(), bytes.clone(), good[2].clone()];
         let path = fresh();
         put(&path, &parts);
-        match open(&Address::File(path.clone())).await {
+        match open(&StoreAddress::File(path.clone())).await {
             Ok(store) => {
                 let listing = store.list("").await.expect("a listing");
                 assert!((listing.entries, listing.revision) == truth, "{what}: silently wrong");
@@ -264,10 +264,10 @@ async fn a_log_that_is_damaged_or_cut_loses_nothing_silently() {
 }
 
 #[tokio::test]
-async fn a_damaged_mark_and_a_file_that_is_lost_beside_it_are_told() {
+async fn reports_a_damaged_high_water_mark_and_a_file_lost_beside_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     store.commit(Txn::default().put("key".to_owned(), b"x".to_vec())).await.expect("written");
     let good = PARTS.map(|end| std::fs::read(part(&path, end)).expect("read"));
     drop(store);
@@ -289,12 +289,12 @@ async fn a_damaged_mark_and_a_file_that_is_lost_beside_it_are_told() {
     std::fs::remove_file(&path).expect("removed");
     std::fs::remove_file(part(&path, "-wal")).expect("removed");
     assert!(matches!(why(&path).await, StoreError::Damaged { .. }) && !path.exists());
-    gantry_store::forget(&path).expect("forgotten");
+    gantry_store::remove_high_water_mark(&path).expect("forgotten");
     assert_eq!(records(&path).await.expect("a new one").0.len(), 0);
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_format_is_taken_over() {
+async fn upgrades_a_file_of_format_1() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = a_store(folder.path()).await;
     let before = records(&path).await.expect("opened");
@@ -312,10 +312,10 @@ async fn a_file_of_the_first_format_is_taken_over() {
 const HISTORY: usize = 10_000;
 
 #[tokio::test]
-async fn the_history_of_changes_is_bounded() {
+async fn bounds_the_history_of_changes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store.db");
-    let store = open(&Address::File(path.clone())).await.expect("a store");
+    let store = open(&StoreAddress::File(path.clone())).await.expect("a store");
     let mut sizes = Vec::new();
     for _ in 0..3 {
         for n in 0..HISTORY / 2 {

@@ -147,12 +147,12 @@ fn network_lines(world: &World) -> Vec<String> {
 fn remedy(world: &World, fault: &str) -> String {
     world.wait(fault, |world| {
         let line = network_lines(world).into_iter().find(|line| line.contains(fault))?;
-        Some(line.split_once("mend it: ").expect("a remedy").1.to_owned())
+        Some(line.split_once("to fix it: ").expect("a remedy").1.to_owned())
     })
 }
 
-const OUT: &str = "what containers send to other machines is dropped";
-const NAMES: &str = "questions for names are dropped";
+const OUT: &str = "traffic from containers to other machines is dropped";
+const NAMES: &str = "DNS queries are dropped";
 
 #[test]
 fn another_firewall_and_whoever_takes_the_network_away_are_told_and_put_right() {

@@ -82,11 +82,11 @@ time.sleep(1000)
 
 /// Roles of the worker, and the expected text of `gantry why` for each.
 const FAULTS: [(&str, &str); 9] = [
-    ("done", "exited with 0; it has to run until it is told to end"),
-    ("segv", "was ended by signal 11 (SIGSEGV) (last output: goes); the program itself crashed"),
-    ("killed", "was ended by signal 9 (SIGKILL) (last output: goes); Gantry did not send it"),
+    ("done", "exited with 0; it must run until Gantry stops it"),
+    ("segv", "was killed by signal 11 (SIGSEGV) (last output: goes); the program crashed"),
+    ("killed", "was killed by signal 9 (SIGKILL) (last output: goes); Gantry did not send the signal"),
     ("setting", "(last output: KeyError: 'QUEUE_URL'); set QUEUE_URL with `gantry config set`"),
-    ("name", "only ready instances have a name"),
+    ("name", "only ready instances have DNS names"),
     ("npm", "(last output: FATAL: the cause)"),
     ("leaves", "exited with 4 (last output: Error: in the background now)"),
     ("child", "ran out of memory: its limit is 48M; raise `memory` of the role; "),
@@ -152,7 +152,7 @@ fn workers(world: &World) {
     let line = first(world, &["faults"]);
     assert!(line.starts_with("app faults: faults.v1.") && !line.contains("serves"), "{line}");
     let events = world.gantry(&["events"]).good().out;
-    for wanted in ["faults.v1.segv-1 was ended by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"] {
+    for wanted in ["faults.v1.segv-1 was killed by signal 11", "faults.v1.forks-1 reached its limit of 16 processes"] {
         assert!(events.contains(wanted), "{wanted}\n{events}");
     }
     assert!(world.gantry(&["ps", "faults"]).good().out.contains("reached its limit of 16 processes"));

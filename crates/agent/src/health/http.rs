@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_model::Health;
-use gantry_model::role::Protocol;
+use gantry_model::HealthSettings;
+use gantry_model::role::AppProtocol;
 use http::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Empty};
@@ -20,8 +20,8 @@ const BODY_READ: usize = 1 << 20;
 
 /// A `GET` of the declared path.
 pub(super) struct HttpCheck<'a> {
-    pub(super) health: &'a Health,
-    pub(super) protocol: Protocol,
+    pub(super) health: &'a HealthSettings,
+    pub(super) protocol: AppProtocol,
     pub(super) path: &'a str,
     pub(super) address: SocketAddr,
 }
@@ -51,8 +51,8 @@ impl HttpCheck<'_> {
         let host = self.health.host.clone().unwrap_or_else(|| self.address.to_string());
         let mut request = Request::get(self.path).header(USER_AGENT, "gantry-health");
         request = match self.protocol {
-            Protocol::Http1 => request.header(HOST, &host).header(CONNECTION, "close"),
-            Protocol::H2c => request.uri(format!("http://{host}{}", self.path)).version(Version::HTTP_2),
+            AppProtocol::Http1 => request.header(HOST, &host).header(CONNECTION, "close"),
+            AppProtocol::H2c => request.uri(format!("http://{host}{}", self.path)).version(Version::HTTP_2),
         };
         for (name, value) in &self.health.headers {
             request = request.header(name, value);
@@ -64,12 +64,12 @@ impl HttpCheck<'_> {
         let broken = |error: hyper::Error| self.broken("no HTTP response", &error);
         let stream = TokioIo::new(stream);
         match self.protocol {
-            Protocol::Http1 => {
+            AppProtocol::Http1 => {
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
                 tokio::spawn(connection);
                 sender.send_request(request).await.map_err(broken)
             }
-            Protocol::H2c => {
+            AppProtocol::H2c => {
                 let executor = TokioExecutor::new();
                 let (mut sender, connection) =
                     hyper::client::conn::http2::handshake(executor, stream).await.map_err(broken)?;
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     /// An application that responds with `answer`, in HTTP/1.1 or HTTP/2.
-    async fn app(protocol: Protocol, answer: fn(&Request<Incoming>) -> Response<String>) -> SocketAddr {
+    async fn app(protocol: AppProtocol, answer: fn(&Request<Incoming>) -> Response<String>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
@@ -182,10 +182,10 @@ mod tests {
                 let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(&request)) });
                 let stream = TokioIo::new(stream);
                 match protocol {
-                    Protocol::Http1 => {
+                    AppProtocol::Http1 => {
                         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
                     }
-                    Protocol::H2c => {
+                    AppProtocol::H2c => {
                         let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                         tokio::spawn(builder.serve_connection(stream, service));
                     }
@@ -196,8 +196,8 @@ mod tests {
     }
 
     async fn check(
-        health: &Health,
-        protocol: Protocol,
+        health: &HealthSettings,
+        protocol: AppProtocol,
         answer: fn(&Request<Incoming>) -> Response<String>,
     ) -> Result<(), CheckFailure> {
         let address = app(protocol, answer).await;
@@ -205,8 +205,12 @@ mod tests {
         HttpCheck { health, protocol, path: "/up", address }.attempt(stream).await
     }
 
-    fn health() -> Health {
-        Health { path: Some("/up".to_owned()), host: Some("shop.localhost".to_owned()), ..Health::default() }
+    fn health() -> HealthSettings {
+        HealthSettings {
+            path: Some("/up".to_owned()),
+            host: Some("shop.localhost".to_owned()),
+            ..HealthSettings::default()
+        }
     }
 
     fn status(status: u16) -> Response<String> {
@@ -221,8 +225,9 @@ mod tests {
 
     #[tokio::test]
     async fn sends_host_and_headers_in_both_protocols() {
-        let health = Health { headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]), ..health() };
-        for protocol in [Protocol::Http1, Protocol::H2c] {
+        let health =
+            HealthSettings { headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]), ..health() };
+        for protocol in [AppProtocol::Http1, AppProtocol::H2c] {
             let answer = |request: &Request<Incoming>| {
                 let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
                 let host = host.or(request.uri().host());
@@ -231,17 +236,17 @@ mod tests {
             };
             check(&health, protocol, answer).await.unwrap_or_else(|failed| panic!("{protocol:?}: {failed:?}"));
         }
-        let failed = check(&health, Protocol::Http1, |_| status(400)).await.expect_err("refused");
+        let failed = check(&health, AppProtocol::Http1, |_| status(400)).await.expect_err("refused");
         assert_eq!((failed.outcome.as_str(), failed.body.as_str()), ("status 400 Bad Request", "sick: no database"));
         assert!(failed.remedy.is_some_and(|remedy| remedy.contains("accept the host name shop.localhost")));
-        let failed = check(&health, Protocol::H2c, |_| status(503)).await.expect_err("refused");
+        let failed = check(&health, AppProtocol::H2c, |_| status(503)).await.expect_err("refused");
         assert_eq!(failed.outcome, "status 503 Service Unavailable");
     }
 
     #[tokio::test]
     async fn repeats_a_check_behind_tls_after_a_redirect_to_https() {
         let always = |_: &Request<Incoming>| redirect(301, "https://shop.localhost/up");
-        let failed = check(&health(), Protocol::Http1, always).await.expect_err("a redirect");
+        let failed = check(&health(), AppProtocol::Http1, always).await.expect_err("a redirect");
         assert!(failed.outcome.contains("also with X-Forwarded-Proto"), "{failed:?}");
         let behind_tls = |request: &Request<Incoming>| {
             if request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https") {
@@ -249,22 +254,22 @@ mod tests {
             }
             redirect(308, "HTTPS://shop.localhost/up")
         };
-        check(&health(), Protocol::Http1, behind_tls).await.expect("healthy behind TLS");
+        check(&health(), AppProtocol::Http1, behind_tls).await.expect("healthy behind TLS");
         let broken_behind_tls = |request: &Request<Incoming>| {
             let is_proxied = request.headers().contains_key("x-forwarded-proto");
             if is_proxied { status(500) } else { redirect(302, "https://shop.localhost/up") }
         };
-        let failed = check(&health(), Protocol::Http1, broken_behind_tls).await.expect_err("an error behind TLS");
+        let failed = check(&health(), AppProtocol::Http1, broken_behind_tls).await.expect_err("an error behind TLS");
         assert_eq!(failed.outcome, "status 500 Internal Server Error");
         let elsewhere = |_: &Request<Incoming>| redirect(302, "/login");
-        check(&health(), Protocol::Http1, elsewhere).await.expect("a redirect within the application");
+        check(&health(), AppProtocol::Http1, elsewhere).await.expect("a redirect within the application");
     }
 
     #[tokio::test]
     async fn requires_the_content_in_the_body() {
-        let wanted = |content: &str| Health { content: Some(content.to_owned()), ..health() };
-        check(&wanted("no database"), Protocol::Http1, |_| status(200)).await.expect("it is there");
-        let failed = check(&wanted("never there"), Protocol::Http1, |_| status(200)).await.expect_err("it is not");
+        let wanted = |content: &str| HealthSettings { content: Some(content.to_owned()), ..health() };
+        check(&wanted("no database"), AppProtocol::Http1, |_| status(200)).await.expect("it is there");
+        let failed = check(&wanted("never there"), AppProtocol::Http1, |_| status(200)).await.expect_err("it is not");
         assert!(failed.outcome.contains("the body does not contain \"never there\""), "{failed:?}");
     }
 }

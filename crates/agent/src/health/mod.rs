@@ -7,7 +7,7 @@ mod http;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use gantry_model::{Command, Health, Probe, Role};
+use gantry_model::{FailedProbe, HealthSettings, Role, RoleCommand};
 use gantry_sandbox::{Container, ExecSpec};
 use tokio::net::TcpStream;
 
@@ -27,12 +27,12 @@ pub(crate) struct InstanceCheck<'a> {
 }
 
 impl InstanceCheck<'_> {
-    fn health(&self) -> &Health {
+    fn health(&self) -> &HealthSettings {
         &self.role.health
     }
 
     /// Checks once; returns `None` if the check passes.
-    pub(crate) async fn probe(&self) -> Option<Probe> {
+    pub(crate) async fn probe(&self) -> Option<FailedProbe> {
         let target = self.target()?;
         let timeout = Duration::from_secs(u64::from(self.health().timeout.0));
         let failed = match tokio::time::timeout(timeout, self.attempt()).await {
@@ -44,7 +44,7 @@ impl InstanceCheck<'_> {
             },
         };
         let CheckFailure { outcome, remedy, status, body } = failed;
-        Some(Probe { target, outcome, body, at: now(), check: self.brief(), status, remedy })
+        Some(FailedProbe { target, outcome, body, at: now(), check: self.brief(), status, remedy })
     }
 
     /// The target of the check; `None` where the process only has to live.
@@ -80,7 +80,7 @@ impl InstanceCheck<'_> {
             Ok(stream) => stream,
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 // An image built by Gantry runs a command line; a foreign image has an argument vector.
-                let foreign = matches!(self.role.command, Command::Argv(_));
+                let foreign = matches!(self.role.command, RoleCommand::Argv(_));
                 let listening = listening::listening_sockets(self.container.pid().unwrap_or_default());
                 return Err(CheckFailure::because(listening::explain(&listening, port, foreign)));
             }

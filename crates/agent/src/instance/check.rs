@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gantry_model::observed::LIMIT_TOLD_MILLIS;
+use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::output::within_a_line;
-use gantry_model::reason::{LimitText, Times};
-use gantry_model::{Bytes, Goal, Limit, LimitHit, Phase, Probe, Said, Stop};
+use gantry_model::reason::{LimitText, TimesText};
+use gantry_model::{Bytes, FailedProbe, InstanceGoal, InstancePhase, LimitHit, OutputLine, RoleLimit, StopReason};
 use gantry_sandbox::{Container, ExecSpec};
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ const LIMITS_POLL: Duration = Duration::from_secs(5);
 pub(super) enum MonitorEnd {
     Ended,
     ToStop,
-    Unhealthy(Stop),
+    Unhealthy(StopReason),
 }
 
 impl Instance {
@@ -47,7 +47,7 @@ impl Instance {
                     if changed.is_err() {
                         std::future::pending::<()>().await;
                     }
-                    if self.goal() == Goal::Stop {
+                    if self.goal() == InstanceGoal::Stop {
                         return MonitorEnd::ToStop;
                     }
                     continue;
@@ -81,7 +81,7 @@ impl Instance {
                 return MonitorEnd::Unhealthy(stop);
             }
             let pause = match (self.status.phase, settled) {
-                (Phase::Ready, _) => seconds(role.health.watch),
+                (InstancePhase::Ready, _) => seconds(role.health.watch),
                 // The first checks follow quickly: most programs are ready within a second.
                 (_, false) if started.elapsed() < Duration::from_secs(2) => Duration::from_millis(100),
                 (_, true) if minimum_uptime(&role).is_zero() && started.elapsed() < Duration::from_secs(2) => {
@@ -102,7 +102,7 @@ impl Instance {
     }
 
     /// Records the result of a check. Returns the stop reason if the instance has failed too often.
-    fn apply_check(&mut self, probe: Option<Probe>, settled: bool, attempts: u32) -> Option<Stop> {
+    fn apply_check(&mut self, probe: Option<FailedProbe>, settled: bool, attempts: u32) -> Option<StopReason> {
         match probe {
             None if settled => {
                 self.status.failed_checks = 0;
@@ -118,7 +118,7 @@ impl Instance {
                 } else if forgiven {
                     self.write_record();
                 }
-                self.enter_phase(Phase::Ready);
+                self.enter_phase(InstancePhase::Ready);
                 None
             }
             // The check passes but must go on passing until the instance has settled. The earlier failure is over.
@@ -138,13 +138,13 @@ impl Instance {
                     self.enter_phase(self.status.phase);
                     return None;
                 }
-                self.append_log(&format!("stopped: its check failed {} in a row", Times(u64::from(times))));
-                self.enter_phase(Phase::Unhealthy);
-                Some(Stop::FailedChecks { times, probe: Box::new(probe) })
+                self.append_log(&format!("stopped: its check failed {} in a row", TimesText(u64::from(times))));
+                self.enter_phase(InstancePhase::Unhealthy);
+                Some(StopReason::FailedChecks { times, probe: Box::new(probe) })
             }
             Some(probe) => {
                 self.status.probe = Some(probe);
-                self.enter_phase(Phase::Starting);
+                self.enter_phase(InstancePhase::Starting);
                 None
             }
         }
@@ -156,10 +156,10 @@ impl Instance {
         self.looked = usage;
         let limits = self.record.spec.role.limits;
         let mut hits = self.status.limit_hits.clone();
-        hits.retain(|hit| at.since(hit.last) <= LIMIT_TOLD_MILLIS);
+        hits.retain(|hit| at.since(hit.last) <= LIMIT_SHOWN_MILLIS);
         for (limit, count) in [
-            (Limit::Processes(limits.pids), usage.refused.saturating_sub(before.refused)),
-            (Limit::Memory(limits.memory.0), usage.oom_kills.saturating_sub(before.oom_kills)),
+            (RoleLimit::Processes(limits.pids), usage.refused.saturating_sub(before.refused)),
+            (RoleLimit::Memory(limits.memory.0), usage.oom_kills.saturating_sub(before.oom_kills)),
         ] {
             if count == 0 {
                 continue;
@@ -182,15 +182,15 @@ impl Instance {
 }
 
 /// The last line that the instance printed, shortened for display.
-fn last_output(paths: &ContainerPaths) -> Option<Said> {
+fn last_output(paths: &ContainerPaths) -> Option<OutputLine> {
     let line = gantry_relay::last_line(&paths.logs)?;
-    Some(Said { at: line.at, line: within_a_line(&line.text) })
+    Some(OutputLine { at: line.at, line: within_a_line(&line.text) })
 }
 
 /// A warning if the log covers less than a minute: an instance that prints this much overwrites the output needed to
 /// find a failure's cause.
 fn log_warning(paths: &ContainerPaths) -> Option<String> {
-    let reach = gantry_relay::reach(&paths.logs).filter(|reach| *reach < LOG_SPAN_MIN)?;
+    let reach = gantry_relay::oldest_record_age(&paths.logs).filter(|reach| *reach < LOG_SPAN_MIN)?;
     let kept = Bytes(2 * container::SEGMENT);
     Some(format!(
         "prints so much that its log of {kept} covers only the last {} s; print less, or write to a volume",

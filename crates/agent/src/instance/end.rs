@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gantry_linux::cgroup::GroupUsage;
-use gantry_model::{Exit, Goal, Moment, Phase, Stop};
-use gantry_relay::Tail;
+use gantry_model::{ExitStatus, InstanceGoal, InstancePhase, Moment, StopReason};
+use gantry_relay::LogTail;
 use gantry_sandbox::{Container, ExitRecord, kill_rest};
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -37,10 +37,10 @@ impl Instance {
     /// the signal repeatedly. Its pid 1 may not have a handler yet, and the kernel discards signals that pid 1 does not
     /// handle. After a quarter of the timeout, the status of an instance that was ready says that the instance is still
     /// running.
-    pub(super) async fn stop_container(&mut self, container: &Container, why: Stop) {
+    pub(super) async fn stop_container(&mut self, container: &Container, why: StopReason) {
         gantry_failpoint::failpoint!("instance.stopping");
         // A planned removal deletes the record, so there is no need to write it.
-        let lasts = why != Stop::Planned;
+        let lasts = why != StopReason::Planned;
         self.record.stop = Some(why);
         if lasts {
             self.write_record();
@@ -90,7 +90,7 @@ impl Instance {
                 Err(error) => self.wait_after_failed_removal(&error).await,
             }
         }
-        self.enter_phase(Phase::Exited);
+        self.enter_phase(InstancePhase::Exited);
     }
 
     /// Appends a line of Gantry's own to the instance's log.
@@ -107,8 +107,8 @@ impl Instance {
         let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
         tracing::error!(instance = %self.id, why, "cannot remove the instance; retrying");
         let (phase, what) = match self.goal() {
-            Goal::Stop => (Phase::Stopping, "cannot be removed; retrying"),
-            _ => (Phase::Failed, "the previous container cannot be removed; retrying"),
+            InstanceGoal::Stop => (InstancePhase::Stopping, "cannot be removed; retrying"),
+            _ => (InstancePhase::Failed, "the previous container cannot be removed; retrying"),
         };
         self.status.failure = Some(format!("{what}: {why}"));
         self.enter_phase(phase);
@@ -126,7 +126,7 @@ impl Instance {
         let recent = |count: fn(&GroupUsage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
         let by_limit = recent(|usage| usage.oom_kills);
         let over_disk = self.agent.disk.is_over(&self.id) || (failed && full);
-        let exit = Exit {
+        let exit = ExitStatus {
             code: record.as_ref().and_then(|record| record.code),
             signal: record.as_ref().and_then(|record| record.signal),
             out_of_memory: by_limit.then_some(self.record.spec.role.limits.memory.0),
@@ -146,10 +146,10 @@ impl Instance {
 
     pub(super) async fn remove(mut self, container: Option<Container>) {
         if let Some(container) = container.or_else(|| self.find_container()) {
-            self.enter_phase(Phase::Stopping);
-            self.stop_container(&container, Stop::Planned).await;
+            self.enter_phase(InstancePhase::Stopping);
+            self.stop_container(&container, StopReason::Planned).await;
             self.finish(&container).await;
-            self.enter_phase(Phase::Stopping);
+            self.enter_phase(InstancePhase::Stopping);
         }
         // A launcher that was killed midway leaves a control group without a record.
         while let Err(error) = kill_rest(&self.paths.cgroup).await {
@@ -171,14 +171,14 @@ impl Instance {
 
 /// The last lines that the instance printed since its last start.
 fn last_lines(paths: &ContainerPaths, begun: Moment) -> Vec<String> {
-    let mut lines = Tail::new(gantry_relay::segments(&paths.logs)).fresh();
+    let mut lines = LogTail::new(gantry_relay::segments(&paths.logs)).new_lines();
     lines.retain(|line| !line.own && line.at >= begun);
     let last = lines.split_off(lines.len().saturating_sub(TAIL));
     last.into_iter().map(|line| line.text.chars().take(LINE_SHOWN).collect()).collect()
 }
 
-fn signal_of(signal: gantry_model::role::Signal) -> Signal {
-    use gantry_model::role::Signal as Asked;
+fn signal_of(signal: gantry_model::role::ShutdownSignal) -> Signal {
+    use gantry_model::role::ShutdownSignal as Asked;
     match signal {
         Asked::Term => Signal::TERM,
         Asked::Quit => Signal::QUIT,

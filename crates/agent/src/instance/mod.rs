@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_linux::cgroup::GroupUsage;
-use gantry_model::{Assignment, Goal, InstanceId, ObservedInstance, Phase, Seconds, Stop};
+use gantry_model::{Assignment, InstanceGoal, InstanceId, InstancePhase, ObservedInstance, Seconds, StopReason};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,7 +59,8 @@ const NO_ADDRESS: &str = "no address is free in the machine's network; choose a 
 
 /// Returns once the instance has to stop.
 pub(crate) async fn stop_wanted(wanted: &mut watch::Receiver<WantedAssignment>) {
-    let stops = |wanted: &WantedAssignment| wanted.as_ref().is_none_or(|assignment| assignment.goal == Goal::Stop);
+    let stops =
+        |wanted: &WantedAssignment| wanted.as_ref().is_none_or(|assignment| assignment.goal == InstanceGoal::Stop);
     if wanted.wait_for(stops).await.is_err() {
         // The agent is shutting down.
         std::future::pending::<()>().await;
@@ -122,14 +123,15 @@ impl Instance {
             known,
         };
         let phase = match (instance.left_running(), instance.record.ready) {
-            (Some(container), true) if container.is_running() && !instance.is_on_old_network() => Phase::Ready,
-            (Some(container), _) if container.is_running() => Phase::Starting,
-            _ if instance.is_over() => Phase::Exited,
-            _ => Phase::Preparing,
+            (Some(container), true) if container.is_running() && !instance.is_on_old_network() => InstancePhase::Ready,
+            (Some(container), _) if container.is_running() => InstancePhase::Starting,
+            _ if instance.is_over() => InstancePhase::Exited,
+            _ => InstancePhase::Preparing,
         };
         // The phase began before this agent started.
-        let known_since = if phase == Phase::Ready { instance.record.ready_since } else { instance.record.begun };
-        if let Some(since) = known_since.filter(|_| phase != Phase::Preparing) {
+        let known_since =
+            if phase == InstancePhase::Ready { instance.record.ready_since } else { instance.record.begun };
+        if let Some(since) = known_since.filter(|_| phase != InstancePhase::Preparing) {
             (instance.status.phase, instance.status.since) = (phase, since);
         }
         instance.enter_phase(phase);
@@ -162,11 +164,11 @@ impl Instance {
         !self.agent.addresses.contains(self.record.address) || self.record.gateway.is_some_and(was_another)
     }
 
-    fn goal(&self) -> Goal {
-        self.wanted.borrow().as_ref().map_or(Goal::Stop, |assignment| assignment.goal)
+    fn goal(&self) -> InstanceGoal {
+        self.wanted.borrow().as_ref().map_or(InstanceGoal::Stop, |assignment| assignment.goal)
     }
 
-    fn enter_phase(&mut self, phase: Phase) {
+    fn enter_phase(&mut self, phase: InstancePhase) {
         if self.status.phase != phase {
             self.status.since = now();
         }
@@ -194,11 +196,11 @@ impl Instance {
                 self.record_exit(GroupUsage::default(), false);
             }
         } else if self.is_on_old_network()
-            && self.goal() != Goal::Stop
+            && self.goal() != InstanceGoal::Stop
             && let Some(old) = container.take()
         {
             tracing::warn!(instance = %self.id, address = %self.record.address, "instance is on an old network of the machine; restarting it");
-            self.stop_container(&old, Stop::NetworkChanged).await;
+            self.stop_container(&old, StopReason::NetworkChanged).await;
         }
         container
     }
@@ -206,9 +208,9 @@ impl Instance {
     /// Runs until the instance is removed.
     pub(crate) async fn run(mut self) {
         let mut container = self.take_over().await;
-        while self.goal() != Goal::Stop {
+        while self.goal() != InstanceGoal::Stop {
             if self.is_over() {
-                self.enter_phase(Phase::Exited);
+                self.enter_phase(InstancePhase::Exited);
                 self.assignment_changed().await;
                 continue;
             }
@@ -219,7 +221,7 @@ impl Instance {
                     Err(message) => {
                         tracing::warn!(instance = %self.id, message, "cannot start the instance");
                         self.status.failure = Some(message);
-                        self.enter_phase(Phase::Failed);
+                        self.enter_phase(InstancePhase::Failed);
                         self.back_off().await;
                         continue;
                     }
@@ -230,8 +232,8 @@ impl Instance {
                 MonitorEnd::ToStop => container = Some(running),
                 MonitorEnd::Ended => {
                     // First take the instance out of rotation; the exit is reported once it is known.
-                    if self.status.phase == Phase::Ready {
-                        self.enter_phase(Phase::Starting);
+                    if self.status.phase == InstancePhase::Ready {
+                        self.enter_phase(InstancePhase::Starting);
                     }
                     self.finish(&running).await;
                     self.prepare_restart(begun).await;
@@ -269,7 +271,7 @@ impl Instance {
             self.backoff = BACKOFF.0;
         }
         self.back_off().await;
-        if self.goal() != Goal::Stop {
+        if self.goal() != InstanceGoal::Stop {
             self.status.restarts += 1;
             self.record.restarts = self.status.restarts;
             self.write_record();

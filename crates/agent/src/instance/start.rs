@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_model::{Goal, InstanceId, Phase};
+use gantry_model::{InstanceGoal, InstanceId, InstancePhase};
 use gantry_sandbox::{Container, kill_rest, launch};
 
 use super::{Instance, NO_ADDRESS, stop_wanted};
@@ -25,7 +25,7 @@ impl Instance {
     /// fails no deploy.
     pub(super) async fn start_with_retry(&mut self) -> Result<Container, String> {
         match self.start().await {
-            Err(message) if self.goal() != Goal::Stop => {
+            Err(message) if self.goal() != InstanceGoal::Stop => {
                 tracing::warn!(instance = %self.id, message, "cannot start the instance; retrying once");
                 self.start().await.map_err(|message| self.explain_disk(message))
             }
@@ -50,7 +50,7 @@ impl Instance {
         self.status.failed_checks = 0;
         self.status.limit_hits.clear();
         self.status.said = None;
-        self.enter_phase(Phase::Preparing);
+        self.enter_phase(InstancePhase::Preparing);
         self.wait_until_sole_copy().await?;
         // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
         // them.
@@ -104,7 +104,7 @@ impl Instance {
         self.looked = Default::default();
         let container = launch(&spec).await.map_err(|error| error.to_string())?;
         gantry_failpoint::failpoint!("instance.launched");
-        self.enter_phase(Phase::Starting);
+        self.enter_phase(InstancePhase::Starting);
         Ok(container)
     }
 

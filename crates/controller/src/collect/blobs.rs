@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use gantry_api::Problem;
-use gantry_blobs::{BlobError, Blobs};
+use gantry_blobs::{BlobError, BlobStore};
 use gantry_image::{Index, Manifest};
-use gantry_model::{Cause, Digest, Moment};
+use gantry_model::{DeployCause, Digest, Moment};
 
 use crate::Server;
 use crate::clock::reading;
@@ -52,8 +52,8 @@ fn roots(records: &RecordIndex) -> BTreeSet<Digest> {
     let tags = records.tags.values().flat_map(|tags| tags.values()).cloned();
     let deploys =
         records.apps.keys().flat_map(|app| records.open_deploys(app)).filter_map(|deploy| match &deploy.cause {
-            Cause::Push { source, .. } => Some(source.clone()),
-            Cause::Image { image, .. } => Some(image.clone()),
+            DeployCause::Push { source, .. } => Some(source.clone()),
+            DeployCause::Image { image, .. } => Some(image.clone()),
             _ => None,
         });
     releases.chain(builds).chain(bases).chain(tags).chain(deploys).collect()
@@ -72,7 +72,7 @@ struct UsedBlobs {
 
 impl UsedBlobs {
     /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
-    async fn find(blobs: &Blobs, records: &RecordIndex) -> Result<Self, BlobError> {
+    async fn find(blobs: &BlobStore, records: &RecordIndex) -> Result<Self, BlobError> {
         let mut used = Self::default();
         let mut next: Vec<Digest> = roots(records).into_iter().collect();
         while !next.is_empty() {
@@ -88,7 +88,7 @@ impl UsedBlobs {
 
     /// Marks the digests in `next` and everything reachable from these digests. A source archive, or any other blob
     /// that is not a manifest, leads to nothing.
-    async fn follow(&mut self, blobs: &Blobs, mut next: Vec<Digest>) -> Result<(), BlobError> {
+    async fn follow(&mut self, blobs: &BlobStore, mut next: Vec<Digest>) -> Result<(), BlobError> {
         while let Some(digest) = next.pop() {
             if !self.named.insert(digest.clone()) {
                 continue;
@@ -164,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn keeps_and_forgets_referrers_with_their_image() {
         let folder = tempfile::tempdir().expect("a folder");
-        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let blobs = BlobStore::in_folder(folder.path()).expect("blobs");
         let mut records = RecordIndex::default();
         let shop = || "shop".to_owned();
         let push = async |records: &mut RecordIndex, at, layer: u64, subject: Option<&Digest>| {
@@ -210,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn keeps_an_image_whose_manifest_another_image_names_as_a_layer() {
         let folder = tempfile::tempdir().expect("a folder");
-        let blobs = Blobs::in_folder(folder.path()).expect("blobs");
+        let blobs = BlobStore::in_folder(folder.path()).expect("blobs");
         let mut records = RecordIndex::default();
         let victim = blobs.put(manifest(&image(1), &image(2), None)).await.expect("kept");
         let hostile = blobs.put(manifest(&image(3), &victim, None)).await.expect("kept");

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gantry_model::{AppName, Cause, Digest, Release, ReleaseNumber};
+use gantry_model::{AppName, DeployCause, Digest, Release, ReleaseNumber};
 
 use crate::records::{RecordChange, RecordIndex, build_key, deploy_key, release_key, tag_key};
 
@@ -82,7 +82,7 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
     let current = records.apps.get(app).and_then(|app| app.current);
     let deploys = records.open_deploys(app).flat_map(|deploy| {
         let target = match deploy.cause {
-            Cause::Rollback { to } => Some(to),
+            DeployCause::Rollback { to } => Some(to),
             _ => None,
         };
         [deploy.release, deploy.previous, target]
@@ -115,7 +115,7 @@ mod tests {
             deploy: DeployNumber(number),
             created: Moment(0),
             by: "test".into(),
-            cause: Cause::Config { keys: Vec::new() },
+            cause: DeployCause::Config { keys: Vec::new() },
         }
     }
 

@@ -9,7 +9,7 @@ use gantry_api::types::{
     Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
     Explanation, InstanceInfo, ReleaseInfo,
 };
-use gantry_model::{App, AppName, Bytes as Size, DeployState, Goal, InstanceId, Phase, RequestCounts};
+use gantry_model::{App, AppName, Bytes as Size, DeployState, InstanceGoal, InstanceId, InstancePhase, RequestCounts};
 use serde::Deserialize;
 
 use super::auth::Caller;
@@ -27,7 +27,7 @@ pub(crate) fn info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
     for (machine, id, _) in wanted {
         all += 1;
         let phase = view.observed.machines.get(machine).and_then(|m| m.instances.get(id)).map(|i| i.phase);
-        ready += u32::from(phase == Some(Phase::Ready));
+        ready += u32::from(phase == Some(InstancePhase::Ready));
     }
     AppInfo {
         name: app.name.clone(),
@@ -244,9 +244,9 @@ pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller,
         .map(|(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
             let goal = match assignment.goal {
-                Goal::Run => "run",
-                Goal::Retire { .. } => "retire",
-                Goal::Stop => "stop",
+                InstanceGoal::Run => "run",
+                InstanceGoal::Retire { .. } => "retire",
+                InstanceGoal::Stop => "stop",
             };
             InstanceInfo {
                 id: id.clone(),

@@ -11,7 +11,7 @@ use gantry_api::Problem;
 use gantry_api::types::{BaseInfo, Making};
 use gantry_build::Output;
 use gantry_build::bases::BaseRecipe;
-use gantry_model::{BaseName, Command, Digest, Role, execve};
+use gantry_model::{BaseName, Digest, Role, RoleCommand, execve};
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
@@ -90,7 +90,7 @@ pub(crate) async fn keep(
 async fn can_start(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
     let found = server.builder.image(image).await;
     let (_, image) = found.map_err(|error| Problem::internal(format!("the image of base {name}: {error}")))?;
-    let nothing = Role::new(Command::Argv(Vec::new()));
+    let nothing = Role::new(RoleCommand::Argv(Vec::new()));
     let environment = image.config.env.unwrap_or_default();
     execve::check_role(&format!("base {name}"), &nothing, &environment, &BTreeMap::new())
         .map_err(|error| Problem::invalid(format!("base {name}: {error}")))

@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use gantry_api::Problem;
 use gantry_api::types::{Accepted, StartDeploy, What};
 use gantry_image::Remote;
-use gantry_model::deploy::Order;
-use gantry_model::{AppName, Cause, Deploy, DeployNumber, ImageSettings};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::{AppName, Deploy, DeployCause, DeployNumber, ImageSettings};
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -55,11 +55,11 @@ pub(crate) async fn start(
             };
             let image = registry::resolve(&server, &caller, &reference).await?;
             let origin = origin.map(|origin| origin.chars().take(ORIGIN_MAX).collect());
-            Cause::Image { reference: origin.unwrap_or(reference), image, change: settings }
+            DeployCause::Image { reference: origin.unwrap_or(reference), image, change: settings }
         }
         What::Rollback { to } => {
             let view = server.core.view();
-            Cause::Rollback { to: mutations::rollback_target(&view.records, &app, to)? }
+            DeployCause::Rollback { to: mutations::rollback_target(&view.records, &app, to)? }
         }
     };
     let by = caller.name;
@@ -77,7 +77,7 @@ const VOLUMES_MAX: usize = 20;
 fn settings_of(records: &RecordIndex, app: &AppName) -> Answer<ImageSettings> {
     let mut settings = mutations::app(records, app)?.image.clone();
     for deploy in records.open_deploys(app) {
-        if let Cause::Image { change, .. } = &deploy.cause {
+        if let DeployCause::Image { change, .. } = &deploy.cause {
             settings.apply(change);
         }
     }
@@ -162,14 +162,19 @@ pub(crate) async fn follow(
 }
 
 pub(crate) async fn promote(server: State<Arc<Server>>, caller: Caller, app: Path<String>) -> Answer {
-    order(server, caller, app, Order::Promote).await
+    order(server, caller, app, DeployOrder::Promote).await
 }
 
 pub(crate) async fn abort(server: State<Arc<Server>>, caller: Caller, app: Path<String>) -> Answer {
-    order(server, caller, app, Order::Abort).await
+    order(server, caller, app, DeployOrder::Abort).await
 }
 
-async fn order(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>, order: Order) -> Answer {
+async fn order(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    order: DeployOrder,
+) -> Answer {
     let app = caller.deploy(&app)?;
     let by = caller.name;
     let deploy = server.core.mutate(move |records, now| mutations::order(records, now, &by, &app, order)).await?;

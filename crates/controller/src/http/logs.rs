@@ -49,7 +49,7 @@ pub(crate) async fn read(
         app: Some(app),
         role,
         lines,
-        since: since.map(|since| view.jumps.reach(view.now, Moment(since))),
+        since: since.map(|since| view.jumps.earliest_stamp(view.now, Moment(since))),
         grep,
         follow,
     };

@@ -13,9 +13,9 @@ use gantry_api::types::{
     PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
-    AppName, BaseName, Cause, ClusterPolicy, Deploy, DeployNumber, Digest, Flow, Generation, HostName, ImageSettings,
-    InstanceId, MachineName, Moment, NetworkFault, Phase, ReleaseNumber, RequestCounts, RoleName, RouterId, Traffic,
-    TrustedProxies,
+    AppName, BaseName, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation, HostName, ImageSettings,
+    InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber, RequestCounts, RoleName,
+    RouterId, TrafficPolicy, TrustedProxies,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -65,7 +65,7 @@ fn digest() -> Digest {
 const NOW: Moment = Moment(1_790_000_000_000);
 
 fn deploy() -> Deploy {
-    let cause = Cause::Push { commit: "0".repeat(40), source: digest() };
+    let cause = DeployCause::Push { commit: "0".repeat(40), source: digest() };
     Deploy::new(name("storefront"), DeployNumber(7), cause, "ci".to_owned(), false, NOW)
 }
 
@@ -81,7 +81,7 @@ fn app() -> AppInfo {
         deploy: Some(deploy()),
         ready: 3,
         wanted: 3,
-        traffic: Traffic { rate: Some(100), ..Traffic::default() },
+        traffic: TrafficPolicy { rate: Some(100), ..TrafficPolicy::default() },
         requests: RequestCounts::default(),
         created: NOW,
     }
@@ -107,7 +107,7 @@ fn instance() -> InstanceInfo {
         id: InstanceId { app: name("storefront"), release: ReleaseNumber(6), role: name("web"), index: 1 },
         machine: name("m1"),
         goal: "run".to_owned(),
-        phase: Some(Phase::Ready),
+        phase: Some(InstancePhase::Ready),
         since: Some(NOW),
         address: Some(std::net::Ipv4Addr::new(10, 83, 0, 2)),
         restarts: 0,
@@ -124,7 +124,7 @@ fn status() -> Status {
         network: BTreeMap::from([(
             machine.clone(),
             vec![NetworkFault::Dropped {
-                flow: Flow::Outside,
+                flow: NetworkFlow::Outside,
                 chain: "FORWARD of iptables's table filter".to_owned(),
                 by: "its policy".to_owned(),
                 remedy: "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT"

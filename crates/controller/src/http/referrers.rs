@@ -2,7 +2,7 @@
 
 use axum::response::IntoResponse;
 use gantry_api::Problem;
-use gantry_blobs::Hasher;
+use gantry_blobs::DigestHasher;
 use gantry_image::{INDEX_OCI, Referrer};
 use gantry_model::Digest;
 use http::{HeaderName, HeaderValue, Uri, header};
@@ -19,7 +19,7 @@ const LINE_MAX: usize = 16 << 10;
 
 /// Refuses a manifest with a subject if its entry in the list would exceed [`LINE_MAX`].
 pub(super) fn check(bytes: &[u8]) -> Answer<()> {
-    let line = Referrer::parse(Hasher::of(bytes), bytes).map(|referrer| serde_json::json!(referrer).to_string());
+    let line = Referrer::parse(DigestHasher::of(bytes), bytes).map(|referrer| serde_json::json!(referrer).to_string());
     if line.is_some_and(|line| line.len() > LINE_MAX) {
         let why = format!("the annotations of a manifest with a subject have at most {LINE_MAX} bytes");
         return Err(Problem::invalid(why).into());

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use gantry_api::Problem;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
-use gantry_model::{AppName, InstanceId, InstanceSpec, MachineName, Phase};
+use gantry_model::{AppName, InstanceId, InstancePhase, InstanceSpec, MachineName};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -76,7 +76,7 @@ fn machine_of(view: &ClusterView, id: &InstanceId) -> Option<MachineName> {
 
 /// Returns any machine that has reported.
 pub(crate) fn any_machine(view: &ClusterView) -> Answer<MachineName> {
-    let missing = || Problem::new(503, "no machine has reported; what `gantry up` prints says what keeps its agent");
+    let missing = || Problem::new(503, "no machine has reported yet; check the output of `gantry up` for agent errors");
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 
@@ -85,7 +85,9 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Ans
     let running = view.records.plan.assignments().filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
         &id.app == app
-            && seen.is_some_and(|seen| matches!(seen.phase, Phase::Starting | Phase::Ready | Phase::Unhealthy))
+            && seen.is_some_and(|seen| {
+                matches!(seen.phase, InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy)
+            })
     });
     let current = view.records.apps.get(app).and_then(|app| app.current);
     let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();

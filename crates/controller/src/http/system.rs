@@ -19,8 +19,8 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store: match &server.settings.store {
-            gantry_store::Address::File(path) => path.display().to_string(),
-            gantry_store::Address::Etcd { endpoints, .. } => endpoints.join(","),
+            gantry_store::StoreAddress::File(path) => path.display().to_string(),
+            gantry_store::StoreAddress::Etcd { endpoints, .. } => endpoints.join(","),
         },
         machines: observed.machines.iter().map(|(name, m)| (name.clone(), view.now.since(m.seen))).collect(),
         network: observed

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use gantry_api::Problem;
-use gantry_blobs::{BlobError, Writer};
+use gantry_blobs::{BlobError, BlobWriter};
 use gantry_model::Digest;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::{Mutex, watch};
@@ -38,7 +38,7 @@ pub(crate) struct Uploads(Guard<HashMap<String, Upload>>);
 struct Upload {
     repository: String,
     /// The blob writer, locked by the request that writes; none after the upload has ended.
-    writer: Arc<Mutex<Option<Writer>>>,
+    writer: Arc<Mutex<Option<BlobWriter>>>,
     /// Changes with each request. A client that sends a new request has lost its previous connection; the previous
     /// request then stops.
     turn: watch::Sender<()>,
@@ -50,7 +50,7 @@ impl Uploads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, repository: &str, writer: Writer) -> Answer<String> {
+    fn add(&self, repository: &str, writer: BlobWriter) -> Answer<String> {
         self.prune();
         let mut uploads = self.lock();
         let own = uploads.values().filter(|upload| upload.repository == repository).count();
@@ -211,7 +211,7 @@ fn announced(request: &Request) -> u64 {
 /// Appends the request's body to the blob, until the request ends or another request takes over.
 async fn append(
     server: &Server,
-    writer: &mut Writer,
+    writer: &mut BlobWriter,
     request: Request,
     taken_over: impl Future<Output = ()>,
 ) -> Answer<()> {

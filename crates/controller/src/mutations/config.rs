@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gantry_api::Problem;
 use gantry_build::EnvRequest;
-use gantry_model::deploy::Order;
-use gantry_model::{App, AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, execve};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::{App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Moment, Release, execve};
 
 use super::{Changes, app, event};
 use crate::records::{RecordIndex, StoreRecord};
@@ -25,7 +25,7 @@ pub(crate) fn change_config(
     image: &[String],
 ) -> Changes<Option<DeployNumber>> {
     let mut app = app(records, name)?.clone();
-    if records.open_deploys(name).any(|deploy| matches!(deploy.cause, Cause::Rollback { .. })) {
+    if records.open_deploys(name).any(|deploy| matches!(deploy.cause, DeployCause::Rollback { .. })) {
         let why = format!("a rollback of {name} is under way, and brings the configuration of then");
         return Err(Problem::conflict(why).hint("set it again once the rollback is over"));
     }
@@ -57,7 +57,7 @@ pub(crate) fn change_config(
     }
     app.last_deploy += 1;
     let number = DeployNumber(app.last_deploy);
-    let cause = Cause::Config { keys };
+    let cause = DeployCause::Config { keys };
     let what = format!("deploy {number} asked for: {cause}");
     let deploy = Deploy::new(name.clone(), number, cause, by.to_owned(), false, now);
     let changes = vec![
@@ -74,7 +74,7 @@ fn is_due(records: &RecordIndex, app: &App, keys: &[String]) -> bool {
     use DeployState::Reverting;
     let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
     let has_it = |number| records.release(&app.name, number).is_some_and(same);
-    let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(Order::Abort);
+    let goes_on = |deploy: &&Arc<Deploy>| deploy.state != Reverting && deploy.order != Some(DeployOrder::Abort);
     app.current.is_some_and(|current| !has_it(current))
         && !records.open_deploys(&app.name).filter(goes_on).any(|deploy| deploy.release.is_none_or(has_it))
 }

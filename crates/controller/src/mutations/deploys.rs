@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gantry_api::Problem;
-use gantry_model::deploy::Order;
-use gantry_model::{AppName, Cause, Deploy, DeployNumber, DeployState, Moment, Release, ReleaseNumber};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::{AppName, Deploy, DeployCause, DeployNumber, DeployState, Moment, Release, ReleaseNumber};
 
 use super::{Changes, app, event};
 use crate::records::{RecordIndex, StoreRecord};
@@ -22,7 +22,7 @@ pub(crate) struct Base {
 /// Returns the commit of a deploy that a push caused.
 fn pushed(deploy: &Deploy) -> Option<&String> {
     match &deploy.cause {
-        Cause::Push { commit, .. } => Some(commit),
+        DeployCause::Push { commit, .. } => Some(commit),
         _ => None,
     }
 }
@@ -49,7 +49,7 @@ pub(crate) fn is_built_on_others(
     // commit of a serving deploy is on the branch if the client knows that commit.
     let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);
     let comes = |deploy: &&Arc<Deploy>| {
-        !matches!(deploy.state, Held | Reverting) && deploy.order != Some(Order::Abort) && !known(deploy)
+        !matches!(deploy.state, Held | Reverting) && deploy.order != Some(DeployOrder::Abort) && !known(deploy)
     };
     if let Some(deploy) = records.open_deploys(name).filter(comes).find(is_missing) {
         let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
@@ -77,7 +77,7 @@ pub(crate) fn start_deploy(
     now: Moment,
     by: &str,
     name: &AppName,
-    cause: Cause,
+    cause: DeployCause,
     hold: bool,
 ) -> Changes<DeployNumber> {
     let mut app = app(records, name)?.clone();
@@ -119,7 +119,9 @@ pub(crate) fn rollback_target(
 /// fro.
 fn origin(records: &RecordIndex, release: &Release) -> ReleaseNumber {
     match &release.cause {
-        Cause::Rollback { to } => records.release(&release.app, *to).map_or(*to, |release| origin(records, release)),
+        DeployCause::Rollback { to } => {
+            records.release(&release.app, *to).map_or(*to, |release| origin(records, release))
+        }
         _ => release.number,
     }
 }
@@ -130,22 +132,22 @@ pub(crate) fn order(
     now: Moment,
     by: &str,
     name: &AppName,
-    order: Order,
+    order: DeployOrder,
 ) -> Changes<DeployNumber> {
     app(records, name)?;
     let wanted = |deploy: &&Arc<Deploy>| match order {
-        Order::Promote => deploy.hold && deploy.state != DeployState::Queued,
-        Order::Abort => !matches!(deploy.state, DeployState::Reverting),
+        DeployOrder::Promote => deploy.hold && deploy.state != DeployState::Queued,
+        DeployOrder::Abort => !matches!(deploy.state, DeployState::Reverting),
     };
     let Some(deploy) = records.open_deploys(name).find(wanted) else {
         return Err(Problem::conflict(match order {
-            Order::Promote => format!("{name} has no held deploy to promote"),
-            Order::Abort => format!("{name} has no deploy under way to abort"),
+            DeployOrder::Promote => format!("{name} has no held deploy to promote"),
+            DeployOrder::Abort => format!("{name} has no deploy under way to abort"),
         }));
     };
     let mut deploy = (**deploy).clone();
     deploy.order = Some(order);
-    let word = if order == Order::Promote { "promote" } else { "abort" };
+    let word = if order == DeployOrder::Promote { "promote" } else { "abort" };
     let number = deploy.number;
     let what = format!("asked to {word} deploy {number}");
     Ok((vec![event(records, now, by, Some(name), what), StoreRecord::Deploy(deploy).into()], number))

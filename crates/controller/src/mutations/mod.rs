@@ -12,9 +12,9 @@ mod tests;
 
 use gantry_api::Problem;
 use gantry_api::types::Event;
-use gantry_model::clock::{Jump, TOLERANCE};
+use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{App, AppName, Deploy, DeployState, Moment};
-use gantry_planner::Decision;
+use gantry_planner::PlanDecision;
 
 use crate::records::{RecordChange, RecordIndex, StoreRecord};
 
@@ -49,7 +49,7 @@ const LATELY: u64 = 60_000;
 
 /// Moves all stamps from which durations are counted by a jump of the wall clock, so that no duration changes. Also
 /// adds an event about the jump. `now` is the wall clock's time after the jump.
-pub(crate) fn clock_jumped(records: &RecordIndex, jump: Jump, now: Moment) -> Vec<RecordChange> {
+pub(crate) fn clock_jumped(records: &RecordIndex, jump: ClockJump, now: Moment) -> Vec<RecordChange> {
     let before = now.moved(jump.by.saturating_neg());
     let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < LATELY;
     let deploys = records.deploys.values().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).filter(counts);
@@ -68,15 +68,15 @@ pub(crate) fn clock_jumped(records: &RecordIndex, jump: Jump, now: Moment) -> Ve
 }
 
 /// Detects that the clock went back while no server ran: the newest event lies in the future.
-pub(crate) fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<Jump> {
+pub(crate) fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
     let newest = records.events.values().next_back()?.at;
     let ahead = newest.since(now);
     let by = i64::try_from(ahead).ok()?.saturating_neg();
-    (ahead >= TOLERANCE).then_some(Jump { at: now, by, suspended: 0 })
+    (ahead >= TOLERANCE).then_some(ClockJump { at: now, by, suspended: 0 })
 }
 
 /// Returns the events for the deploy transitions in a planner's decision.
-pub(crate) fn events_of(records: &RecordIndex, decision: &Decision, now: Moment) -> Vec<RecordChange> {
+pub(crate) fn events_of(records: &RecordIndex, decision: &PlanDecision, now: Moment) -> Vec<RecordChange> {
     let told = |state: DeployState| {
         matches!(state, DeployState::Promoting | DeployState::Done | DeployState::Reverted | DeployState::Superseded)
     };

@@ -5,7 +5,7 @@
 
 use gantry_api::types::{Event, MachineReport};
 use gantry_model::reason::{ExitText, LimitText};
-use gantry_model::{Goal, InstanceId, Moment, ObservedInstance, ObservedMachine, Stop};
+use gantry_model::{InstanceGoal, InstanceId, Moment, ObservedInstance, ObservedMachine, StopReason};
 
 use crate::records::{RecordChange, RecordIndex, StoreRecord};
 
@@ -23,7 +23,7 @@ pub(crate) fn events_of_report(
     let Some(before) = before else { return Vec::new() };
     let is_to_run = |id: &InstanceId| {
         let mut assigned = records.plan.assignments().filter(|(_, other, _)| *other == id);
-        assigned.any(|(_, _, assignment)| assignment.goal == Goal::Run && !assignment.spec.once)
+        assigned.any(|(_, _, assignment)| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
     };
     let news = report.instances.iter().filter_map(|(id, seen)| {
         let what = news(before.instances.get(id), seen)?;
@@ -43,7 +43,7 @@ pub(crate) fn events_of_report(
 fn news(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
     let before = before?;
     let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));
-    let ended = ended.filter(|exit| exit.stopped != Some(Stop::Planned) && (seen.restarts + 1).is_power_of_two());
+    let ended = ended.filter(|exit| exit.stopped != Some(StopReason::Planned) && (seen.restarts + 1).is_power_of_two());
     let hit = seen.limit_hits.iter().find(|hit| before.limit_hits.iter().all(|known| known.limit != hit.limit));
     ended.map(|exit| ExitText(exit).to_string()).or_else(|| hit.map(|hit| LimitText(hit.limit).to_string()))
 }

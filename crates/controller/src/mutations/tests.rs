@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 
 use gantry_api::types::ChangeHosts;
-use gantry_model::deploy::Order;
+use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release, ReleaseNumber,
+    App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release,
+    ReleaseNumber,
 };
 
 use super::*;
@@ -17,7 +18,7 @@ fn digest() -> Digest {
 }
 
 /// Returns an app with one release per cause. All releases have served, and the last one serves now.
-fn released(causes: &[Cause]) -> RecordIndex {
+fn released(causes: &[DeployCause]) -> RecordIndex {
     let mut records = RecordIndex::default();
     let mut app = App::new(shop(), Moment(0));
     for (number, cause) in (1..).zip(causes) {
@@ -43,8 +44,8 @@ fn released(causes: &[Cause]) -> RecordIndex {
     records
 }
 
-fn push(commit: &str) -> Cause {
-    Cause::Push { commit: commit.to_owned(), source: digest() }
+fn push(commit: &str) -> DeployCause {
+    DeployCause::Push { commit: commit.to_owned(), source: digest() }
 }
 
 fn apply<T>(records: &mut RecordIndex, changes: Changes<T>) -> T {
@@ -55,9 +56,9 @@ fn apply<T>(records: &mut RecordIndex, changes: Changes<T>) -> T {
 
 #[test]
 fn going_back_again_goes_further_back() {
-    let back = |to| Cause::Rollback { to: ReleaseNumber(to) };
+    let back = |to| DeployCause::Rollback { to: ReleaseNumber(to) };
     let pushes = [push("a"), push("b"), push("c")];
-    let target = |more: &[Cause]| {
+    let target = |more: &[DeployCause]| {
         let records = released(&[&pushes[..], more].concat());
         rollback_target(&records, &shop(), None).map(|number| number.0).map_err(|problem| problem.message)
     };
@@ -99,7 +100,7 @@ fn values_that_no_process_could_be_given_are_refused_by_name() {
     }
     // With the environment of the serving release's image.
     let mut release = (*records.releases[&shop()][&ReleaseNumber(1)]).clone();
-    let role = gantry_model::Role::new(gantry_model::Command::Shell("x".into()));
+    let role = gantry_model::Role::new(gantry_model::RoleCommand::Shell("x".into()));
     release.roles.insert(gantry_model::RoleName::parse("web").expect("a name"), role);
     records.apply(StoreRecord::Release(release).into());
     let image: Vec<String> = (0..15).map(|number| format!("I{number}={}", "a".repeat(130_000))).collect();
@@ -162,7 +163,7 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
         (DeployState::Held, None),
         (DeployState::Done, None),
         (DeployState::Reverting, None),
-        (DeployState::Verifying, Some(Order::Abort)),
+        (DeployState::Verifying, Some(DeployOrder::Abort)),
     ] {
         assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
     }
@@ -195,7 +196,7 @@ fn a_clock_that_jumps_takes_the_stamps_with_it() {
     let done = *records.deploys[&shop()].keys().next().expect("the first");
     for by in [-3_600_000i64, 3_600_000] {
         let now = Moment(10_005_000).moved(by);
-        let jump = gantry_model::clock::Jump { at: now, by, suspended: 0 };
+        let jump = gantry_model::clock::ClockJump { at: now, by, suspended: 0 };
         let mut jumped = records.clone();
         clock_jumped(&records, jump, now).into_iter().for_each(|change| jumped.apply(change));
         let stamps = |records: &RecordIndex, number| {

@@ -1,7 +1,7 @@
 //! Explains the state of an open deploy and the result of an ended deploy.
 
 use gantry_api::types::Explanation;
-use gantry_model::{AppName, Deploy, DeployState, Reason, Release, Span};
+use gantry_model::{AppName, Deploy, DeployState, Reason, Release, TimeSpan};
 
 use super::{BuildState, WhyInput, current};
 use crate::core::ClusterView;
@@ -20,7 +20,7 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
         let headline = format!("{}: {reason}", deploy.state);
         return Some(Explanation { subject, headline, evidence: reason.evidence() });
     }
-    let state = format!("{} for {}", deploy.state, Span(view.now.since(deploy.entered)));
+    let state = format!("{} for {}", deploy.state, TimeSpan(view.now.since(deploy.entered)));
     let wait = view.report.waits.get(&deploy.app).and_then(|waits| waits.first());
     let headline = match wait {
         Some(Reason::BuildRuns) => format!("{state}: {}", building(facts.build.as_ref())),
@@ -32,7 +32,11 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
             let seen = view.observed.machines.values().find_map(|report| report.instances.get(instance));
             match seen.and_then(|seen| seen.said.as_ref()) {
                 Some(said) => {
-                    format!("{state}: {wait}; its last output, {} ago: {}", Span(view.now.since(said.at)), said.line)
+                    format!(
+                        "{state}: {wait}; its last output, {} ago: {}",
+                        TimeSpan(view.now.since(said.at)),
+                        said.line
+                    )
                 }
                 None => format!("{state}: {wait}; no output yet"),
             }
@@ -45,7 +49,7 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
 
 /// Describes the progress of a build.
 fn building(build: Option<&BuildState>) -> String {
-    let span = |duration: std::time::Duration| Span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    let span = |duration: std::time::Duration| TimeSpan(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     match build {
         None => Reason::BuildRuns.to_string(),
         Some(build) if build.step.is_empty() => "the build waits for other builds to end".to_owned(),

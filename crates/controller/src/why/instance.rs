@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use gantry_api::types::Explanation;
-use gantry_model::observed::LIMIT_TOLD_MILLIS;
-use gantry_model::reason::{ExitText, LimitText, Times};
-use gantry_model::{AppName, Assignment, Exit, Goal, InstanceId, Moment, ObservedInstance, Phase, Span};
+use gantry_model::observed::LIMIT_SHOWN_MILLIS;
+use gantry_model::reason::{ExitText, LimitText, TimesText};
+use gantry_model::{
+    AppName, Assignment, ExitStatus, InstanceGoal, InstanceId, InstancePhase, Moment, ObservedInstance, TimeSpan,
+};
 
 use super::{FoundCause, WhyInput};
 use crate::core::ClusterView;
@@ -35,7 +37,7 @@ struct AssignedInstance<'a> {
 fn wanted<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = AssignedInstance<'a>> {
     let current = view.records.apps.get(name).and_then(|app| app.current);
     let is_of = move |id: &InstanceId, goal| {
-        &id.app == name && Some(id.release) == current && id.role.is_service() && goal == Goal::Run
+        &id.app == name && Some(id.release) == current && id.role.is_service() && goal == InstanceGoal::Run
     };
     view.records.plan.assignments().filter(move |(_, id, assignment)| is_of(id, assignment.goal)).filter_map(
         |(machine, id, assignment)| {
@@ -53,7 +55,7 @@ fn worst(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> 
     let (mut ready, mut all) = (0, 0);
     for one in fellows {
         all += 1;
-        ready += u32::from(one.seen.phase == Phase::Ready);
+        ready += u32::from(one.seen.phase == InstancePhase::Ready);
     }
     let mut answer = FoundCause { headline: format!("{id} {}", answer.headline), ..answer };
     if all > 1 {
@@ -83,18 +85,18 @@ pub(super) fn minor_problems(view: &ClusterView, name: &AppName) -> Option<Found
 /// Explains an instance of the app that does not stop.
 pub(super) fn not_stopping(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let instances = view.observed.machines.values().flat_map(|report| &report.instances);
-    let mut leaving = instances.filter(|(id, seen)| &id.app == name && seen.phase == Phase::Stopping);
+    let mut leaving = instances.filter(|(id, seen)| &id.app == name && seen.phase == InstancePhase::Stopping);
     leaving.find_map(|(id, seen)| Some(FoundCause::new(format!("{id} {}", seen.failure.as_ref()?))))
 }
 
 /// Explains the last exit of an instance and says how often the instance was restarted.
-fn ended_before(seen: &ObservedInstance, exit: &Exit, now: Moment) -> FoundCause {
+fn ended_before(seen: &ObservedInstance, exit: &ExitStatus, now: Moment) -> FoundCause {
     let remedy = exit.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
     let again = match seen.restarts {
         0 => "a restart follows".to_owned(),
-        times => format!("restarted {}", Times(u64::from(times))),
+        times => format!("restarted {}", TimesText(u64::from(times))),
     };
-    let ago = Span(now.since(exit.at));
+    let ago = TimeSpan(now.since(exit.at));
     FoundCause {
         headline: format!("{}{remedy}; that was {ago} ago, {again}", ExitText(exit)),
         evidence: exit.tail.clone(),
@@ -120,33 +122,33 @@ fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, F
     let body = || seen.probe.iter().flat_map(|probe| probe.body.lines().map(str::to_owned)).collect();
     let attempts = assignment.spec.role.health.attempts;
     Some(match (seen.phase, &seen.exit, &seen.probe) {
-        (Phase::Exited, Some(exit), _) => (FaultRank::Down, ended_before(seen, exit, view.now)),
-        (Phase::Failed, _, _) => {
+        (InstancePhase::Exited, Some(exit), _) => (FaultRank::Down, ended_before(seen, exit, view.now)),
+        (InstancePhase::Failed, _, _) => {
             let why = seen.failure.as_deref().unwrap_or("its machine reported no cause");
             (FaultRank::Down, FoundCause::new(format!("could not be started: {why}")))
         }
-        (Phase::Unhealthy, _, Some(probe)) => {
-            let times = Times(u64::from(seen.failed_checks.max(1)));
+        (InstancePhase::Unhealthy, _, Some(probe)) => {
+            let times = TimesText(u64::from(seen.failed_checks.max(1)));
             let headline = format!("failed its check {times} in a row and is being stopped: {}", probe.brief());
             (FaultRank::Down, FoundCause { headline, evidence: body() })
         }
-        (Phase::Preparing | Phase::Starting, Some(exit), _) if seen.restarts > 0 => {
+        (InstancePhase::Preparing | InstancePhase::Starting, Some(exit), _) if seen.restarts > 0 => {
             (FaultRank::Down, ended_before(seen, exit, view.now))
         }
-        (Phase::Ready, _, Some(probe)) if seen.failed_checks > 0 => {
+        (InstancePhase::Ready, _, Some(probe)) if seen.failed_checks > 0 => {
             let failed = format!("{} of {attempts} checks failed: {}", seen.failed_checks, probe.brief());
             let then = format!("after {attempts} in a row Gantry restarts it");
             (FaultRank::Failing, FoundCause { headline: format!("serves, but {failed}; {then}"), evidence: body() })
         }
-        (Phase::Ready, _, _) => return None,
-        (Phase::Starting, _, Some(probe)) => {
+        (InstancePhase::Ready, _, _) => return None,
+        (InstancePhase::Starting, _, Some(probe)) => {
             let remedy = probe.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
             let headline = format!("is not ready: {}: {}{remedy}", probe.target, probe.outcome);
             (FaultRank::Starting, FoundCause { headline, evidence: body() })
         }
         (phase, _, _) => {
-            let failure = seen.failure.clone().filter(|_| phase == Phase::Stopping);
-            let since = || format!("has been {} for {}", phase.word(), Span(view.now.since(seen.since)));
+            let failure = seen.failure.clone().filter(|_| phase == InstancePhase::Stopping);
+            let since = || format!("has been {} for {}", phase.word(), TimeSpan(view.now.since(seen.since)));
             (FaultRank::Starting, FoundCause::new(failure.unwrap_or_else(since)))
         }
     })
@@ -154,15 +156,15 @@ fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, F
 
 /// Describes a minor problem of a ready instance, without the instance's name.
 fn minor_problem(view: &ClusterView, seen: &ObservedInstance) -> Option<FoundCause> {
-    if seen.phase != Phase::Ready {
+    if seen.phase != InstancePhase::Ready {
         return None;
     }
-    let recent = |exit: &&Exit| seen.restarts > 0 && view.now.since(exit.at) < RECENT_EXIT_MILLIS;
+    let recent = |exit: &&ExitStatus| seen.restarts > 0 && view.now.since(exit.at) < RECENT_EXIT_MILLIS;
     if let Some(exit) = seen.exit.as_ref().filter(recent) {
         return Some(ended_before(seen, exit, view.now));
     }
-    if let Some(hit) = seen.limit_hits.iter().find(|hit| view.now.since(hit.last) <= LIMIT_TOLD_MILLIS) {
-        let (since, times) = (Span(view.now.since(hit.since)), Times(hit.count));
+    if let Some(hit) = seen.limit_hits.iter().find(|hit| view.now.since(hit.last) <= LIMIT_SHOWN_MILLIS) {
+        let (since, times) = (TimeSpan(view.now.since(hit.since)), TimesText(hit.count));
         return Some(FoundCause::new(format!("{}; {times} since {since} ago", LimitText(hit.limit))));
     }
     seen.warning.clone().map(FoundCause::new)
@@ -176,24 +178,24 @@ pub(crate) fn note(
     seen: &ObservedInstance,
 ) -> Option<String> {
     let answer = describe(view, &AssignedInstance { id, assignment, seen })?;
-    (seen.phase != Phase::Ready || seen.failed_checks > 0 || !seen.limit_hits.is_empty() || seen.restarts > 0)
+    (seen.phase != InstancePhase::Ready || seen.failed_checks > 0 || !seen.limit_hits.is_empty() || seen.restarts > 0)
         .then_some(answer.headline)
 }
 
 /// Describes the notable state of an instance with any goal.
 fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause> {
     match (one.assignment.spec.once, &one.seen.exit, one.seen.phase, one.assignment.goal) {
-        (true, Some(exit), Phase::Exited, _) if exit.success() => Some(FoundCause::new("succeeded".to_owned())),
-        (true, Some(exit), Phase::Exited, _) => {
+        (true, Some(exit), InstancePhase::Exited, _) if exit.success() => Some(FoundCause::new("succeeded".to_owned())),
+        (true, Some(exit), InstancePhase::Exited, _) => {
             Some(FoundCause { headline: ExitText(exit).to_string(), evidence: exit.tail.clone() })
         }
-        (true, _, Phase::Ready | Phase::Starting, _) => {
+        (true, _, InstancePhase::Ready | InstancePhase::Starting, _) => {
             let said = one.seen.said.as_ref();
             let said =
-                said.map(|said| format!("its last output, {} ago: {}", Span(view.now.since(said.at)), said.line));
+                said.map(|said| format!("its last output, {} ago: {}", TimeSpan(view.now.since(said.at)), said.line));
             said.map(|said| FoundCause::new(format!("runs; {said}")))
         }
-        (_, _, _, Goal::Stop) => one.seen.failure.clone().map(FoundCause::new),
+        (_, _, _, InstanceGoal::Stop) => one.seen.failure.clone().map(FoundCause::new),
         _ => state(view, one).map(|(_, answer)| answer).or_else(|| minor_problem(view, one.seen)),
     }
 }
@@ -211,11 +213,11 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &InstanceId) -> Option<Explanat
     if let Some(answer) = describe(view, &AssignedInstance { id, assignment, seen }) {
         return Some(answer.about(&subject));
     }
-    let since = Span(view.now.since(seen.since));
+    let since = TimeSpan(view.now.since(seen.since));
     let leaving = match assignment.goal {
-        Goal::Run => "",
-        Goal::Retire { .. } => "; it gets no new requests, because another release serves",
-        Goal::Stop => "; it is being stopped",
+        InstanceGoal::Run => "",
+        InstanceGoal::Retire { .. } => "; it gets no new requests, because another release serves",
+        InstanceGoal::Stop => "; it is being stopped",
     };
     Some(FoundCause::new(format!("{} for {since} on {machine}{leaving}", seen.phase.word())).about(&subject))
 }

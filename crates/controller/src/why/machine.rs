@@ -1,7 +1,7 @@
 //! Explains faults of the machine that an app runs on.
 
 use gantry_model::observed::SILENCE_MILLIS;
-use gantry_model::{AppName, Span};
+use gantry_model::{AppName, TimeSpan};
 
 use super::{DiskSpace, FoundCause, current, has_web};
 use crate::core::ClusterView;
@@ -11,12 +11,12 @@ const CHECK_UP: &str = "check the output of `gantry up` for errors";
 /// Reports that no router has sent a report, so requests may get no response.
 pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let (observed, now) = (&view.observed, view.now);
-    let heard = observed.routers_unheard(now) || observed.live_routers(now).next().is_some();
+    let heard = observed.awaits_routers(now) || observed.live_routers(now).next().is_some();
     if heard || !current(view, name).is_some_and(has_web) {
         return None;
     }
     let last = observed.routers.values().map(|router| router.seen).max().unwrap_or(observed.began);
-    let silent = Span(now.since(last));
+    let silent = TimeSpan(now.since(last));
     Some(FoundCause::new(format!("no router has reported for {silent}: requests may get no response; {CHECK_UP}")))
 }
 
@@ -27,7 +27,7 @@ pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCa
     used.find_map(|(machine, _, _)| match view.observed.machines.get(machine) {
         None => Some(FoundCause::new(format!("machine {machine} has not reported; {CHECK_UP}"))),
         Some(report) if view.now.since(report.seen) > SILENCE_MILLIS => {
-            let silent = Span(view.now.since(report.seen));
+            let silent = TimeSpan(view.now.since(report.seen));
             Some(FoundCause::new(format!(
                 "machine {machine} has been silent for {silent}: its agent does not report, so its instances \
                  are neither checked nor restarted; {CHECK_UP}"

@@ -129,5 +129,5 @@ fn current<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Release> {
 fn requested_by(view: &ClusterView, name: &AppName, about: &str) -> Option<String> {
     let of_app = |event: &&std::sync::Arc<Event>| event.app.as_ref() == Some(name) && event.what.starts_with(about);
     let event = view.records.events.values().rev().find(of_app)?;
-    Some(format!("requested by {} {} ago", event.by, gantry_model::Span(view.now.since(event.at))))
+    Some(format!("requested by {} {} ago", event.by, gantry_model::TimeSpan(view.now.since(event.at))))
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, Assignment, Bytes, Cause, Command, Deploy, DeployNumber, DeployState, Digest, Exit, FailureRun, Goal,
-    InstanceSpec, Limit, LimitHit, MachineName, Observed, ObservedInstance, ObservedMachine, ObservedRouter, Phase,
-    Probe, Reason, Release, ReleaseNumber, RequestFailure, Role, RoleName, RouterId, Said, Seconds, Stop,
+    App, Assignment, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, FailedProbe,
+    FailureRun, InstanceGoal, InstancePhase, InstanceSpec, LimitHit, MachineName, ObservedCluster, ObservedInstance,
+    ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseNumber, RequestFailure, Role, RoleCommand,
+    RoleLimit, RoleName, RouterId, Seconds, StopReason,
 };
 use gantry_model::{InstanceId, Moment};
 
@@ -44,7 +45,7 @@ fn role(name: &str) -> RoleName {
 
 fn well() -> ObservedInstance {
     ObservedInstance {
-        phase: Phase::Ready,
+        phase: InstancePhase::Ready,
         since: Moment(NOW - 3_000_000),
         address: None,
         restarts: 0,
@@ -60,19 +61,19 @@ fn well() -> ObservedInstance {
 }
 
 fn deploy(number: u64, state: DeployState) -> Deploy {
-    let cause = Cause::Config { keys: vec!["A".into()] };
+    let cause = DeployCause::Config { keys: vec!["A".into()] };
     let mut deploy = Deploy::new(shop(), DeployNumber(number), cause, "test".into(), false, Moment(NOW - 3_500_000));
     deploy.enter(state, Moment(NOW - 3_000_000));
     deploy.release = Some(ReleaseNumber(number));
     deploy
 }
 
-fn exited(code: Option<i32>, signal: Option<i32>) -> Exit {
-    Exit { code, signal, at: Moment(NOW - 4_000), tail: vec!["boom".into()], ..Exit::default() }
+fn exited(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
+    ExitStatus { code, signal, at: Moment(NOW - 4_000), tail: vec!["boom".into()], ..ExitStatus::default() }
 }
 
-fn probe(status: Option<u16>, outcome: &str, body: &str) -> Probe {
-    Probe {
+fn probe(status: Option<u16>, outcome: &str, body: &str) -> FailedProbe {
+    FailedProbe {
         target: "GET http://10.83.0.5:8080/up".into(),
         outcome: outcome.into(),
         body: body.into(),
@@ -93,7 +94,7 @@ impl AppScenario {
         let mut app = App::new(shop(), Moment(0));
         app.current = Some(ReleaseNumber(1));
         let roles: BTreeMap<RoleName, Role> =
-            ["web", "worker", "release"].map(|name| (role(name), Role::new(Command::Shell("serve".into())))).into();
+            ["web", "worker", "release"].map(|name| (role(name), Role::new(RoleCommand::Shell("serve".into())))).into();
         Self {
             app,
             deploys: vec![deploy(1, DeployState::Done)],
@@ -111,7 +112,7 @@ impl AppScenario {
         self.seen.get_mut(&id(short)).expect("an instance")
     }
 
-    fn ended(&mut self, short: &str, phase: Phase, restarts: u32, exit: Exit) {
+    fn ended(&mut self, short: &str, phase: InstancePhase, restarts: u32, exit: ExitStatus) {
         let seen = self.instance(short);
         (seen.phase, seen.restarts, seen.exit) = (phase, restarts, Some(exit));
     }
@@ -137,18 +138,18 @@ impl AppScenario {
             deploy: DeployNumber(1),
             created: Moment(0),
             by: "test".into(),
-            cause: Cause::Config { keys: Vec::new() },
+            cause: DeployCause::Config { keys: Vec::new() },
         };
         records.apply(StoreRecord::Release(release).into());
         let plan = Arc::make_mut(&mut records.plan);
         let part = plan.machines.entry(machine.clone()).or_default();
         for id in self.seen.keys() {
-            let role = Role::new(Command::Shell("serve".into()));
+            let role = Role::new(RoleCommand::Shell("serve".into()));
             let once = id.role.is_release_step();
             let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once };
-            part.instances.insert(id.clone(), Assignment { spec, goal: Goal::Run });
+            part.instances.insert(id.clone(), Assignment { spec, goal: InstanceGoal::Run });
         }
-        let mut observed = Observed::default();
+        let mut observed = ObservedCluster::default();
         if let Some(seen) = self.machine {
             let report = ObservedMachine { instances: self.seen.clone(), seen, ..ObservedMachine::default() };
             observed.machines.insert(machine.clone(), report);
@@ -156,7 +157,7 @@ impl AppScenario {
         if let Some(router) = &self.router {
             observed.routers.insert(RouterId { machine, number: 1 }, router.clone());
         }
-        let report = gantry_planner::Report { waits: [(shop(), self.waits.clone())].into() };
+        let report = gantry_planner::PlanReport { waits: [(shop(), self.waits.clone())].into() };
         ClusterView {
             records: Arc::new(records),
             observed: Arc::new(observed),
@@ -188,25 +189,27 @@ const FAULTS: &[Fault] = &[
         "stopped for failed checks",
         |scenario| {
             let probe = probe(Some(503), "status 503 Service Unavailable", "database is gone\n");
-            let stopped = Some(Stop::FailedChecks { times: 2, probe: probe.into() });
-            scenario.ended("web-1", Phase::Exited, 0, Exit { stopped, ..exited(Some(0), None) });
+            let stopped = Some(StopReason::FailedChecks { times: 2, probe: probe.into() });
+            scenario.ended("web-1", InstancePhase::Exited, 0, ExitStatus { stopped, ..exited(Some(0), None) });
         },
         "app shop: shop.v1.web-1 failed its check 2 times in a row and was stopped: GET /up: 503: database is gone; that was 4 s ago, a restart follows",
     ),
     (
         "stopped for failed checks, and ready again",
         |scenario| {
-            let stopped = Some(Stop::FailedChecks { times: 3, probe: probe(None, "no answer in 5 s", "").into() });
-            scenario.ended("web-1", Phase::Ready, 1, Exit { stopped, ..exited(None, Some(15)) });
+            let stopped =
+                Some(StopReason::FailedChecks { times: 3, probe: probe(None, "no answer in 5 s", "").into() });
+            scenario.ended("web-1", InstancePhase::Ready, 1, ExitStatus { stopped, ..exited(None, Some(15)) });
         },
         "app shop: shop.v1.web-1 failed its check 3 times in a row and was stopped: GET /up: no answer in 5 s; that was 4 s ago, restarted 1 time",
     ),
     (
         "its stop timeout was exceeded",
         |scenario| {
-            let stopped = Some(Stop::FailedChecks { times: 3, probe: probe(None, "no answer in 5 s", "").into() });
-            let exit = Exit { stopped, killed_after: Some(Seconds(30)), ..exited(None, Some(9)) };
-            scenario.ended("web-1", Phase::Exited, 4, exit);
+            let stopped =
+                Some(StopReason::FailedChecks { times: 3, probe: probe(None, "no answer in 5 s", "").into() });
+            let exit = ExitStatus { stopped, killed_after: Some(Seconds(30)), ..exited(None, Some(9)) };
+            scenario.ended("web-1", InstancePhase::Exited, 4, exit);
         },
         "app shop: shop.v1.web-1 failed its check 3 times in a row and was stopped: GET /up: no answer in 5 s; it did not end within 30 s and was killed; that was 4 s ago, restarted 4 times",
     ),
@@ -231,35 +234,44 @@ const FAULTS: &[Fault] = &[
         "being stopped for failed checks",
         |scenario| {
             let seen = scenario.instance("web-2");
-            (seen.phase, seen.failed_checks) = (Phase::Unhealthy, 3);
+            (seen.phase, seen.failed_checks) = (InstancePhase::Unhealthy, 3);
             seen.probe = Some(probe(Some(500), "status 500", ""));
         },
         "app shop: shop.v1.web-2 failed its check 3 times in a row and is being stopped: GET /up: 500",
     ),
     (
         "a worker crashes again and again while web serves",
-        |scenario| scenario.ended("worker-1", Phase::Exited, 7, exited(Some(3), None)),
-        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it has to run until it is told to end; `gantry logs` has all that it said; that was 4 s ago, restarted 7 times",
+        |scenario| scenario.ended("worker-1", InstancePhase::Exited, 7, exited(Some(3), None)),
+        "app shop: shop.v1.worker-1 exited with 3 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 7 times",
     ),
     (
         "a loop of ends with 0",
-        |scenario| scenario.ended("worker-1", Phase::Starting, 2, exited(Some(0), None)),
-        "app shop: shop.v1.worker-1 exited with 0; it has to run until it is told to end; `gantry logs` has all that it said; that was 4 s ago, restarted 2 times",
+        |scenario| scenario.ended("worker-1", InstancePhase::Starting, 2, exited(Some(0), None)),
+        "app shop: shop.v1.worker-1 exited with 0; it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a crash in native code",
-        |scenario| scenario.ended("web-1", Phase::Exited, 0, Exit { tail: Vec::new(), ..exited(None, Some(11)) }),
-        "app shop: shop.v1.web-1 was ended by signal 11 (SIGSEGV); the program itself crashed; `gantry logs` has all that it said; that was 4 s ago, a restart follows",
+        |scenario| {
+            scenario.ended("web-1", InstancePhase::Exited, 0, ExitStatus { tail: Vec::new(), ..exited(None, Some(11)) })
+        },
+        "app shop: shop.v1.web-1 was killed by signal 11 (SIGSEGV); the program crashed; `gantry logs` shows its output; that was 4 s ago, a restart follows",
     ),
     (
         "killed from inside",
-        |scenario| scenario.ended("web-1", Phase::Ready, 1, Exit { tail: Vec::new(), ..exited(None, Some(9)) }),
-        "app shop: shop.v1.web-1 was ended by signal 9 (SIGKILL); Gantry did not send it: a process of the container or the machine did, or the kernel for want of memory; that was 4 s ago, restarted 1 time",
+        |scenario| {
+            scenario.ended("web-1", InstancePhase::Ready, 1, ExitStatus { tail: Vec::new(), ..exited(None, Some(9)) })
+        },
+        "app shop: shop.v1.web-1 was killed by signal 9 (SIGKILL); Gantry did not send the signal: a process in the container or on the machine did, or the kernel for lack of memory; that was 4 s ago, restarted 1 time",
     ),
     (
         "out of memory",
         |scenario| {
-            scenario.ended("web-1", Phase::Exited, 1, Exit { out_of_memory: Some(48 << 20), ..exited(None, Some(9)) })
+            scenario.ended(
+                "web-1",
+                InstancePhase::Exited,
+                1,
+                ExitStatus { out_of_memory: Some(48 << 20), ..exited(None, Some(9)) },
+            )
         },
         "app shop: shop.v1.web-1 ran out of memory: its limit is 48M; raise `memory` of the role; that was 4 s ago, restarted 1 time",
     ),
@@ -267,7 +279,7 @@ const FAULTS: &[Fault] = &[
         "a child ran out of memory",
         |scenario| {
             let (since, last) = (Moment(NOW - 90_000), Moment(NOW - 1_000));
-            let hit = LimitHit { limit: Limit::Memory(48 << 20), count: 3, since, last };
+            let hit = LimitHit { limit: RoleLimit::Memory(48 << 20), count: 3, since, last };
             scenario.instance("worker-1").limit_hits.push(hit);
         },
         "app shop: shop.v1.worker-1 ran out of memory: its limit is 48M; raise `memory` of the role; 3 times since 90 s ago",
@@ -275,14 +287,24 @@ const FAULTS: &[Fault] = &[
     (
         "more written than allowed",
         |scenario| {
-            scenario.ended("web-1", Phase::Exited, 1, Exit { out_of_disk: Some(20 << 20), ..exited(None, Some(9)) })
+            scenario.ended(
+                "web-1",
+                InstancePhase::Exited,
+                1,
+                ExitStatus { out_of_disk: Some(20 << 20), ..exited(None, Some(9)) },
+            )
         },
         "app shop: shop.v1.web-1 wrote more than its limit of 20M to its disk; raise `disk` of the role, or use a volume; that was 4 s ago, restarted 1 time",
     ),
     (
         "a fork bomb at its start ends with 0",
         |scenario| {
-            scenario.ended("web-1", Phase::Exited, 1, Exit { out_of_processes: Some(64), ..exited(Some(0), None) })
+            scenario.ended(
+                "web-1",
+                InstancePhase::Exited,
+                1,
+                ExitStatus { out_of_processes: Some(64), ..exited(Some(0), None) },
+            )
         },
         "app shop: shop.v1.web-1 reached its limit of 64 processes and threads; raise `pids` of the role; that was 4 s ago, restarted 1 time",
     ),
@@ -291,7 +313,7 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             let (since, last) = (Moment(NOW - 25_000), Moment(NOW - 1_000));
             scenario.instance("web-1").limit_hits.push(LimitHit {
-                limit: Limit::Processes(64),
+                limit: RoleLimit::Processes(64),
                 count: 12,
                 since,
                 last,
@@ -308,10 +330,15 @@ const FAULTS: &[Fault] = &[
     (
         "requests die with an instance that crashed",
         |scenario| {
-            scenario.ended("web-1", Phase::Ready, 1, Exit { at: Moment(NOW - 7_200), ..exited(Some(1), None) });
+            scenario.ended(
+                "web-1",
+                InstancePhase::Ready,
+                1,
+                ExitStatus { at: Moment(NOW - 7_200), ..exited(Some(1), None) },
+            );
             scenario.fails(RequestFailure::Broken, run(2, Some("web-1"), 502));
         },
-        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it has to run until it is told to end; `gantry logs` has all that it said; that was 7 s ago, restarted 1 time",
+        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 7 s ago, restarted 1 time",
     ),
     (
         "the app answers 502 itself",
@@ -392,7 +419,7 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.seen.insert(
                 id("release-1"),
-                ObservedInstance { phase: Phase::Exited, exit: Some(exited(Some(0), None)), ..well() },
+                ObservedInstance { phase: InstancePhase::Exited, exit: Some(exited(Some(0), None)), ..well() },
             );
         },
         "deploy #1 of shop: done (config A); v1 serves",
@@ -401,7 +428,7 @@ const FAULTS: &[Fault] = &[
         "maintenance",
         |scenario| {
             scenario.app.traffic.maintenance = Some("back at noon".into());
-            scenario.ended("web-1", Phase::Exited, 1, exited(Some(1), None));
+            scenario.ended("web-1", InstancePhase::Exited, 1, exited(Some(1), None));
         },
         "app shop: in maintenance, clients get the message \"back at noon\"; `gantry maintenance off shop` ends the maintenance",
     ),
@@ -430,7 +457,7 @@ const FAULTS: &[Fault] = &[
         "an instance cannot be started",
         |scenario| {
             let seen = scenario.instance("web-1");
-            (seen.phase, seen.failure) = (Phase::Failed, Some("image sha256:ab is missing".into()));
+            (seen.phase, seen.failure) = (InstancePhase::Failed, Some("image sha256:ab is missing".into()));
         },
         "app shop: shop.v1.web-1 could not be started: image sha256:ab is missing",
     ),
@@ -438,7 +465,7 @@ const FAULTS: &[Fault] = &[
         "a process hangs in the kernel",
         |scenario| {
             let seen = scenario.instance("web-1");
-            seen.phase = Phase::Failed;
+            seen.phase = InstancePhase::Failed;
             seen.failure = Some("the previous container cannot be removed; retrying: process 7 does not end".into());
         },
         "app shop: shop.v1.web-1 could not be started: the previous container cannot be removed; retrying: process 7 does not end",
@@ -446,16 +473,16 @@ const FAULTS: &[Fault] = &[
     (
         "a crash counts more than a copy on its way",
         |scenario| {
-            scenario.instance("web-1").phase = Phase::Preparing;
-            scenario.ended("web-2", Phase::Exited, 2, exited(Some(1), None));
+            scenario.instance("web-1").phase = InstancePhase::Preparing;
+            scenario.ended("web-2", InstancePhase::Exited, 2, exited(Some(1), None));
         },
-        "app shop: shop.v1.web-2 exited with 1 (last output: boom); it has to run until it is told to end; `gantry logs` has all that it said; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.web-2 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a copy on its way",
         |scenario| {
             (scenario.instance("web-1").phase, scenario.instance("web-1").since) =
-                (Phase::Preparing, Moment(NOW - 9_000))
+                (InstancePhase::Preparing, Moment(NOW - 9_000))
         },
         "app shop: shop.v1.web-1 has been preparing for 9 s",
     ),
@@ -473,9 +500,9 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.deploys.push(deploy(2, DeployState::Held));
             scenario.waits.push(Reason::HeldForPromotion);
-            scenario.ended("web-1", Phase::Exited, 2, exited(Some(1), None));
+            scenario.ended("web-1", InstancePhase::Exited, 2, exited(Some(1), None));
         },
-        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it has to run until it is told to end; `gantry logs` has all that it said; that was 4 s ago, restarted 2 times",
+        "app shop: shop.v1.web-1 exited with 1 (last output: boom); it must run until Gantry stops it; `gantry logs` shows its output; that was 4 s ago, restarted 2 times",
     ),
     (
         "a compile step that hangs",
@@ -503,8 +530,8 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.deploys.push(deploy(2, DeployState::Starting));
             scenario.waits.push(Reason::ReleaseStepRuns { instance: id("release-1") });
-            let said = Some(Said { at: Moment(NOW - 90_000), line: "waits for a lock".into() });
-            scenario.seen.insert(id("release-1"), ObservedInstance { phase: Phase::Starting, said, ..well() });
+            let said = Some(OutputLine { at: Moment(NOW - 90_000), line: "waits for a lock".into() });
+            scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, said, ..well() });
         },
         "deploy #2 of shop: starting for 50 min: the release step runs (shop.v1.release-1); its last output, 90 s ago: waits for a lock",
     ),
@@ -514,7 +541,7 @@ const FAULTS: &[Fault] = &[
             let mut failed = deploy(2, DeployState::Reverted);
             failed.reason = Some(Reason::Aborted);
             scenario.deploys.push(failed);
-            scenario.ended("web-1", Phase::Ready, 1, exited(Some(1), None));
+            scenario.ended("web-1", InstancePhase::Ready, 1, exited(Some(1), None));
         },
         "deploy #2 of shop: reverted: aborted by `gantry abort`; v1 serves",
     ),
@@ -554,13 +581,13 @@ fn describes_the_state_of_one_instance() {
     assert_eq!(scenario.of("web-1"), "ready for 50 min on m");
     scenario.seen.insert(
         id("release-1"),
-        ObservedInstance { phase: Phase::Exited, exit: Some(exited(Some(0), None)), ..well() },
+        ObservedInstance { phase: InstancePhase::Exited, exit: Some(exited(Some(0), None)), ..well() },
     );
     assert_eq!(scenario.of("release-1"), "succeeded");
-    scenario.ended("release-1", Phase::Exited, 0, exited(Some(2), None));
+    scenario.ended("release-1", InstancePhase::Exited, 0, exited(Some(2), None));
     assert_eq!(scenario.of("release-1"), "exited with 2 (last output: boom)");
-    let said = Some(Said { at: Moment(NOW - 9_000), line: "waits".into() });
-    scenario.seen.insert(id("release-1"), ObservedInstance { phase: Phase::Starting, said, ..well() });
+    let said = Some(OutputLine { at: Moment(NOW - 9_000), line: "waits".into() });
+    scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, said, ..well() });
     assert_eq!(scenario.of("release-1"), "runs; its last output, 9 s ago: waits");
     let seen = scenario.instance("web-2");
     (seen.failed_checks, seen.probe) = (1, Some(probe(Some(500), "status 500", "sick\n")));
@@ -579,7 +606,7 @@ fn reports_a_present_fault_together_with_the_open_deploy() {
     let mut scenario = AppScenario::new();
     scenario.deploys.push(deploy(2, DeployState::Held));
     scenario.waits.push(Reason::HeldForPromotion);
-    scenario.ended("web-1", Phase::Exited, 2, exited(Some(1), None));
+    scenario.ended("web-1", InstancePhase::Exited, 2, exited(Some(1), None));
     let view = scenario.view();
     let answer = app(&WhyInput { view: &view, build: None, disk: None }, &shop());
     assert_eq!(answer.evidence[0], "boom");

@@ -1,7 +1,7 @@
 //! Explains failing requests from the counts of the routers. An app may fail requests while its checks pass.
 
 use gantry_model::reason::LimitText;
-use gantry_model::{AppName, FailureRun, Moment, RequestFailure, Span};
+use gantry_model::{AppName, FailureRun, Moment, RequestFailure, TimeSpan};
 
 use super::{FoundCause, deploy, instance};
 use crate::core::ClusterView;
@@ -92,7 +92,8 @@ fn describe(view: &ClusterView, name: &AppName, kind: RequestFailure, run: &Fail
             )
         }
     };
-    let counts = format!("{} of {} requests failed since {} ago", run.count, run.of, Span(view.now.since(run.since)));
+    let counts =
+        format!("{} of {} requests failed since {} ago", run.count, run.of, TimeSpan(view.now.since(run.since)));
     // If the instance reached a limit meanwhile, the limit is the root cause.
     let limit = run.instance.as_ref().and_then(|id| {
         let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
@@ -102,6 +103,6 @@ fn describe(view: &ClusterView, name: &AppName, kind: RequestFailure, run: &Fail
         Some(limit) => format!("{counts}: {instance} {limit}; {what}"),
         None => format!("{counts}: {what}; {remedy}"),
     };
-    let last = format!("the last failure was {} ago; the checks pass", Span(view.now.since(run.last)));
+    let last = format!("the last failure was {} ago; the checks pass", TimeSpan(view.now.since(run.last)));
     FoundCause { headline, evidence: vec![last] }
 }

@@ -5,7 +5,7 @@ use gantry_api::Client;
 use gantry_api::types::{
     AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
 };
-use gantry_model::{AppName, Phase, RequestCounts, RoleName, Traffic};
+use gantry_model::{AppName, InstancePhase, RequestCounts, RoleName, TrafficPolicy};
 use http::Method;
 
 use crate::args::App;
@@ -88,8 +88,8 @@ pub(crate) fn list(apps: &[AppInfo]) {
 /// The reason why requests do not reach the app, shown after the number of its instances.
 fn mark(app: &AppInfo) -> &'static str {
     match &app.traffic {
-        Traffic { maintenance: Some(_), .. } => " (maintenance)",
-        Traffic { paused: true, .. } => " (paused)",
+        TrafficPolicy { maintenance: Some(_), .. } => " (maintenance)",
+        TrafficPolicy { paused: true, .. } => " (paused)",
         _ => "",
     }
 }
@@ -137,7 +137,7 @@ pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> any
         vec![
             instance.id.to_string(),
             instance.machine.to_string(),
-            instance.phase.map_or("unknown", Phase::word).to_owned(),
+            instance.phase.map_or("unknown", InstancePhase::word).to_owned(),
             instance.goal.clone(),
             instance.since.map_or("-".to_owned(), age),
             instance.restarts.to_string(),

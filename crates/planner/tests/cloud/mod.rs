@@ -4,30 +4,30 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use gantry_model::deploy::Order;
-use gantry_model::role::{Command, Role};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::role::{Role, RoleCommand};
 use gantry_model::{
-    App, AppName, Cause, Deploy, DeployNumber, DeployState, Digest, Exit, Goal, HostName, InstanceId, MachineName,
-    MachinePlan, Moment, Observed, ObservedInstance, Phase, Plan, Reason, Release, ReleaseNumber, RoleName, RouterId,
-    Seconds,
+    App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName, InstanceGoal,
+    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
+    Release, ReleaseNumber, RoleName, RouterId, Seconds,
 };
-use gantry_planner::{Desired, DesiredApp, Policy, audit, plan};
+use gantry_planner::{DesiredApp, DesiredCluster, PlannerPolicy, audit, plan};
 
-pub(crate) struct World {
-    pub(crate) desired: Desired,
-    pub(crate) observed: Observed,
+pub(crate) struct TestCluster {
+    pub(crate) desired: DesiredCluster,
+    pub(crate) observed: ObservedCluster,
     pub(crate) plan: Plan,
-    pub(crate) policy: Policy,
+    pub(crate) policy: PlannerPolicy,
     pub(crate) now: Moment,
     /// The plan that the agent has received, which may be older than `plan`.
     pub(crate) agent: MachinePlan,
     pub(crate) reporting: bool,
-    pub(crate) shape: Shape,
+    pub(crate) shape: AppShape,
     pub(crate) history: Vec<Deploy>,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct AppShape {
     pub(crate) volume: bool,
     pub(crate) step: bool,
     /// Whether the app has a worker role, which has a name and no route.
@@ -42,7 +42,7 @@ pub(crate) struct Shape {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum Event {
+pub(crate) enum ClusterEvent {
     Push {
         hold: bool,
     },
@@ -53,7 +53,7 @@ pub(crate) enum Event {
     RouterTakesTable,
     InstanceAdvances(usize),
     InstanceCrashes(usize),
-    Order(Order),
+    Order(DeployOrder),
     Time(u16),
     ControllerForgets,
     /// The wall clock jumps by this many seconds, and the controller shifts its stamps.
@@ -78,14 +78,14 @@ pub(crate) fn host() -> HostName {
     HostName::parse("shop.localhost").expect("a name")
 }
 
-impl World {
-    pub(crate) fn new(shape: Shape) -> Self {
-        let policy = Policy::new(HostName::parse("localhost").expect("a name"));
+impl TestCluster {
+    pub(crate) fn new(shape: AppShape) -> Self {
+        let policy = PlannerPolicy::new(HostName::parse("localhost").expect("a name"));
         let app = App::new(app_name(), Moment(0));
         let app = DesiredApp { app, releases: BTreeMap::new(), deploys: Vec::new() };
         let mut world = Self {
-            desired: Desired { apps: BTreeMap::from([(app_name(), app)]), ..Desired::default() },
-            observed: Observed::default(),
+            desired: DesiredCluster { apps: BTreeMap::from([(app_name(), app)]), ..DesiredCluster::default() },
+            observed: ObservedCluster::default(),
             plan: Plan::default(),
             policy,
             now: Moment(1_000_000_000),
@@ -140,35 +140,35 @@ impl World {
         }
     }
 
-    pub(crate) fn apply(&mut self, event: &Event) {
+    pub(crate) fn apply(&mut self, event: &ClusterEvent) {
         match *event {
-            Event::Push { hold } => self.push(hold),
-            Event::BuildEnds { well } => self.build_ends(well),
-            Event::AgentTakesPlan => self.agent_takes_plan(),
-            Event::RouterTakesTable => self.router_takes_table(),
-            Event::InstanceAdvances(n) => self.advance(n),
-            Event::InstanceCrashes(n) => self.crash(n),
-            Event::Order(order) => {
+            ClusterEvent::Push { hold } => self.push(hold),
+            ClusterEvent::BuildEnds { well } => self.build_ends(well),
+            ClusterEvent::AgentTakesPlan => self.agent_takes_plan(),
+            ClusterEvent::RouterTakesTable => self.router_takes_table(),
+            ClusterEvent::InstanceAdvances(n) => self.advance(n),
+            ClusterEvent::InstanceCrashes(n) => self.crash(n),
+            ClusterEvent::Order(order) => {
                 if let Some(deploy) = self.app().deploys.first_mut() {
                     deploy.order = Some(order);
                 }
             }
-            Event::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
-            Event::ClockJumps(seconds) => {
+            ClusterEvent::Time(seconds) => self.now.0 += u64::from(seconds) * 1000,
+            ClusterEvent::ClockJumps(seconds) => {
                 let by = i64::from(seconds) * 1000;
                 self.now = self.now.moved(by);
                 self.observed.move_stamps(by);
                 self.plan.machines.values_mut().for_each(|part| part.move_stamps(by));
                 self.app().deploys.iter_mut().for_each(|deploy| deploy.move_stamps(by));
             }
-            Event::ClockJumpsUnseen(seconds) => {
+            ClusterEvent::ClockJumpsUnseen(seconds) => {
                 self.now = self.now.moved(i64::from(seconds) * 1000);
-                self.apply(&Event::ControllerForgets);
+                self.apply(&ClusterEvent::ControllerForgets);
             }
-            Event::ControllerForgets => {
+            ClusterEvent::ControllerForgets => {
                 // Agents and routers keep their state while the controller loses its own, and report again.
                 let (machines, routers) = (self.observed.machines.clone(), self.observed.routers.clone());
-                self.observed = Observed { began: self.now, ..Observed::default() };
+                self.observed = ObservedCluster { began: self.now, ..ObservedCluster::default() };
                 self.settle();
                 (self.observed.machines, self.observed.routers) = (machines, routers);
             }
@@ -183,7 +183,7 @@ impl World {
         let app = self.app();
         app.app.last_deploy += 1;
         let number = DeployNumber(app.app.last_deploy);
-        let cause = Cause::Rollback { to: ReleaseNumber(1) };
+        let cause = DeployCause::Rollback { to: ReleaseNumber(1) };
         app.deploys.push(Deploy::new(app_name(), number, cause, "test".into(), hold, now));
     }
 
@@ -213,14 +213,14 @@ impl World {
         let now = self.now;
         let report = self.observed.machines.entry(machine()).or_default();
         report.generation = self.agent.generation;
-        let stops = |id: &InstanceId| self.agent.instances.get(id).is_none_or(|a| a.goal == Goal::Stop);
+        let stops = |id: &InstanceId| self.agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
         let wanted: Vec<InstanceId> = self.agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
         for id in wanted {
             report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
         }
         // A stopping instance needs time, and does not return if the plan wants it again.
         for (_, instance) in report.instances.iter_mut().filter(|(id, _)| stops(id)) {
-            instance.phase = Phase::Stopping;
+            instance.phase = InstancePhase::Stopping;
         }
     }
 
@@ -238,7 +238,7 @@ impl World {
 
     fn advance(&mut self, n: usize) {
         let now = self.now;
-        let stopped = |instance: &ObservedInstance| instance.phase == Phase::Stopping;
+        let stopped = |instance: &ObservedInstance| instance.phase == InstancePhase::Stopping;
         if self.pick(n).is_some_and(|(_, instance)| stopped(instance)) {
             let instances = &mut self.observed.machines.get_mut(&machine()).expect("a machine").instances;
             let first = instances.iter().find(|(_, instance)| stopped(instance)).map(|(id, _)| id.clone());
@@ -247,13 +247,13 @@ impl World {
         }
         let Some((once, instance)) = self.pick(n) else { return };
         let phase = match instance.phase {
-            Phase::Preparing => Phase::Starting,
-            Phase::Starting if once => Phase::Exited,
-            Phase::Exited if once => Phase::Exited,
-            Phase::Exited => Phase::Starting,
-            _ => Phase::Ready,
+            InstancePhase::Preparing => InstancePhase::Starting,
+            InstancePhase::Starting if once => InstancePhase::Exited,
+            InstancePhase::Exited if once => InstancePhase::Exited,
+            InstancePhase::Exited => InstancePhase::Starting,
+            _ => InstancePhase::Ready,
         };
-        if once && phase == Phase::Exited && instance.exit.is_none() {
+        if once && phase == InstancePhase::Exited && instance.exit.is_none() {
             instance.exit = Some(exit(0, now));
         }
         instance.phase = phase;
@@ -262,9 +262,9 @@ impl World {
     fn crash(&mut self, n: usize) {
         let now = self.now;
         if let Some((_, instance)) = self.pick(n)
-            && matches!(instance.phase, Phase::Starting | Phase::Ready)
+            && matches!(instance.phase, InstancePhase::Starting | InstancePhase::Ready)
         {
-            instance.phase = Phase::Exited;
+            instance.phase = InstancePhase::Exited;
             instance.exit = Some(exit(1, now));
         }
     }
@@ -277,14 +277,14 @@ impl World {
     /// Lets all components work until nothing changes.
     pub(crate) fn left_alone(&mut self) {
         for _ in 0..40 {
-            self.apply(&Event::Order(Order::Promote));
-            self.apply(&Event::BuildEnds { well: true });
-            self.apply(&Event::AgentTakesPlan);
+            self.apply(&ClusterEvent::Order(DeployOrder::Promote));
+            self.apply(&ClusterEvent::BuildEnds { well: true });
+            self.apply(&ClusterEvent::AgentTakesPlan);
             for n in 0..20 {
-                self.apply(&Event::InstanceAdvances(n));
+                self.apply(&ClusterEvent::InstanceAdvances(n));
             }
-            self.apply(&Event::RouterTakesTable);
-            self.apply(&Event::Time(5));
+            self.apply(&ClusterEvent::RouterTakesTable);
+            self.apply(&ClusterEvent::Time(5));
         }
     }
 }
@@ -292,7 +292,7 @@ impl World {
 pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
     let low = u8::try_from(id.release.0 % 200).expect("small");
     ObservedInstance {
-        phase: Phase::Preparing,
+        phase: InstancePhase::Preparing,
         since: now,
         address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.index).expect("small"))),
         restarts: 0,
@@ -307,12 +307,12 @@ pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
     }
 }
 
-pub(crate) fn exit(code: i32, at: Moment) -> Exit {
-    Exit { code: Some(code), at, tail: vec!["the last line".into()], ..Exit::default() }
+pub(crate) fn exit(code: i32, at: Moment) -> ExitStatus {
+    ExitStatus { code: Some(code), at, tail: vec!["the last line".into()], ..ExitStatus::default() }
 }
 
-pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber) -> Release {
-    let mut web = Role::new(Command::Shell("serve".into()));
+pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumber) -> Release {
+    let mut web = Role::new(RoleCommand::Shell("serve".into()));
     web.instances = shape.copies;
     web.drain = shape.drain.map(Seconds);
     web.health.path = Some("/up".into());
@@ -323,10 +323,10 @@ pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber)
     }
     let mut roles = BTreeMap::from([(RoleName::parse("web").expect("a name"), web)]);
     if shape.worker {
-        roles.insert(RoleName::parse("worker").expect("a name"), Role::new(Command::Shell("work".into())));
+        roles.insert(RoleName::parse("worker").expect("a name"), Role::new(RoleCommand::Shell("work".into())));
     }
     if shape.step {
-        let step = Role::new(Command::Shell("migrate".into()));
+        let step = Role::new(RoleCommand::Shell("migrate".into()));
         roles.insert(RoleName::parse("release").expect("a name"), step);
     }
     Release {
@@ -339,6 +339,6 @@ pub(crate) fn release(number: ReleaseNumber, shape: Shape, deploy: DeployNumber)
         deploy,
         created: Moment(0),
         by: "test".into(),
-        cause: Cause::Rollback { to: ReleaseNumber(1) },
+        cause: DeployCause::Rollback { to: ReleaseNumber(1) },
     }
 }

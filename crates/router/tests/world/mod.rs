@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::Client;
-use gantry_model::role::Protocol;
+use gantry_model::role::AppProtocol;
 use gantry_model::{
-    AppName, Endpoint, Generation, HostName, InstanceId, MachineName, Patience, ReleaseNumber, Route, Table, Traffic,
+    AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, RequestTimeouts, Route,
+    RoutingTable, TrafficPolicy,
 };
 use gantry_router::{Listeners, Settings};
 use http::{Request, Response};
@@ -60,7 +61,7 @@ where
     address
 }
 
-pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> Endpoint {
+pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: AppProtocol) -> Endpoint {
     Endpoint {
         instance: InstanceId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
         address: Ipv4Addr::LOCALHOST,
@@ -69,12 +70,16 @@ pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: Protocol) -> 
     }
 }
 
-pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> Table {
+pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> RoutingTable {
     let app = AppName::parse("shop").expect("a name");
-    let (traffic, patience) = (Traffic::default(), Patience::default());
-    let route = Route { app, release: ReleaseNumber(1), held: false, endpoints, traffic, patience };
+    let (traffic, timeouts) = (TrafficPolicy::default(), RequestTimeouts::default());
+    let route = Route { app, release: ReleaseNumber(1), held: false, endpoints, traffic, timeouts };
     let host = HostName::parse("shop.localhost").expect("a host");
-    Table { generation: Generation(generation), routes: BTreeMap::from([(host, route)]), ..Table::default() }
+    RoutingTable {
+        generation: Generation(generation),
+        routes: BTreeMap::from([(host, route)]),
+        ..RoutingTable::default()
+    }
 }
 
 /// A running router.
@@ -86,7 +91,7 @@ pub(crate) struct Running {
 }
 
 pub(crate) async fn router(
-    table: Table,
+    table: RoutingTable,
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
 ) -> Running {
@@ -96,7 +101,7 @@ pub(crate) async fn router(
 /// Starts a router whose requests wait up to `wait` for an instance.
 pub(crate) async fn router_that_waits(
     wait: Duration,
-    table: Table,
+    table: RoutingTable,
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
 ) -> Running {
@@ -105,13 +110,13 @@ pub(crate) async fn router_that_waits(
 }
 
 /// Starts a router on the given listener.
-pub(crate) async fn router_at(plain: std::net::TcpListener, table: Table) -> Running {
+pub(crate) async fn router_at(plain: std::net::TcpListener, table: RoutingTable) -> Running {
     start(Duration::from_millis(600), table, NOWHERE, plain, None).await
 }
 
 async fn start(
     wait: Duration,
-    table: Table,
+    table: RoutingTable,
     server: &str,
     plain: std::net::TcpListener,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
@@ -164,7 +169,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
 /// A server that gives the router a table, and receives the router's reports.
 #[derive(Clone, Default)]
 pub(crate) struct Server {
-    news: Arc<Mutex<Option<Table>>>,
+    news: Arc<Mutex<Option<RoutingTable>>>,
     heard: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
@@ -188,7 +193,7 @@ impl Server {
         format!("http://{}", address.await)
     }
 
-    pub(crate) fn tell(&self, table: Table) {
+    pub(crate) fn tell(&self, table: RoutingTable) {
         *self.news.lock().expect("news") = Some(table);
     }
 
@@ -203,7 +208,7 @@ impl Server {
     }
 
     /// Gives the router a table, and waits until the router follows the table.
-    pub(crate) async fn changes(&self, table: Table) {
+    pub(crate) async fn changes(&self, table: RoutingTable) {
         let generation = table.generation.0;
         self.tell(table);
         self.hears(|report| report["generation"] == generation).await;

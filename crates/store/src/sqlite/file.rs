@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::{lease, mark, seal};
+use super::{checksum, high_water_mark, lease};
 use crate::StoreError;
 
 /// `GNTR`, the mark of Gantry's files. A file without this id is not a store.
@@ -46,10 +46,10 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
         return Ok(true);
     }
     let log = path.with_extension(format!("{}-wal", path.extension().unwrap_or_default().display()));
-    match [log, mark::path(path)].into_iter().find(|part| part.exists()) {
+    match [log, high_water_mark::path(path)].into_iter().find(|part| part.exists()) {
         None => Ok(false),
         Some(part) => {
-            let detail = format!("its file is missing and {} is there", part.display());
+            let detail = format!("the file is missing, but {} exists", part.display());
             Err(StoreError::Damaged { path: path.display().to_string(), detail })
         }
     }
@@ -69,7 +69,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
     connection.pragma_update(None, "user_version", FORMAT).map_err(fail)?;
     connection.execute_batch(SCHEMA).map_err(fail)?;
-    seal::set_head(&connection, 1, 0).map_err(fail)?;
+    checksum::set_head(&connection, 1, 0).map_err(fail)?;
     connection.close().map_err(|(_, error)| fail(error))?;
     std::fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(io)?;
     // A hard link fails where a rename would replace the target: of two processes, only the first creates the file.
@@ -87,7 +87,7 @@ fn upgrade(path: &Path) -> Result<(), StoreError> {
     let mut connection = connect(path)?;
     let mut work = || -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
-        seal::upgrade(&transaction)?;
+        checksum::upgrade(&transaction)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()
     };
@@ -118,18 +118,18 @@ fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) ->
         source: source.into(),
     })?;
     match versions {
-        None => return Err(damaged("it is empty, or cut in its first bytes".to_owned())),
+        None => return Err(damaged("the file is empty, or ends within its header".to_owned())),
         Some([1, 1] | [2, 2]) => {}
-        Some([write, read]) => return Err(damaged(format!("its header has the versions {write} and {read}"))),
+        Some([write, read]) => return Err(damaged(format!("the header has the versions {write} and {read}"))),
     }
     // Read the high-water mark before the file, because another process may write in between.
-    let acknowledged = mark::read(path)?;
+    let acknowledged = high_water_mark::read(path)?;
     let connection = open().map_err(fail)?;
     // Closing the connection must leave a damaged log unchanged.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     if number("application_id")? != APPLICATION_ID {
-        return Err(damaged("it is not a Gantry store".to_owned()));
+        return Err(damaged("the file is not a Gantry store".to_owned()));
     }
     let found = number("user_version")?;
     if found > FORMAT {
@@ -138,19 +138,19 @@ fn check_by(path: &Path, open: impl FnOnce() -> rusqlite::Result<Connection>) ->
     let verdict: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0)).map_err(fail)?;
     match (verdict.as_str(), found) {
         ("ok", FORMAT) => {
-            let entries = seal::check(&connection).map_err(fail)?;
-            let (revision, _) = seal::head(&connection).map_err(fail)?;
+            let entries = checksum::check(&connection).map_err(fail)?;
+            let (revision, _) = checksum::head(&connection).map_err(fail)?;
             if revision < acknowledged {
                 return Err(damaged(format!(
-                    "revision {acknowledged} was acknowledged and it ends with {revision}, so its log is damaged or it is \
-                     an older copy (without {} it is opened as it is)",
-                    mark::path(path).display()
+                    "revision {acknowledged} was acknowledged, and the file ends with {revision}: the log is damaged, or the \
+                     file is an older copy (remove {} to open the file anyway)",
+                    high_water_mark::path(path).display()
                 )));
             }
             Ok(Some(entries))
         }
         ("ok", 1) => Ok(None),
-        ("ok", _) => Err(damaged(format!("it has format {found}, which there never was"))),
+        ("ok", _) => Err(damaged(format!("the file has the unknown format {found}"))),
         _ => Err(damaged(verdict)),
     }
 }
@@ -169,11 +169,13 @@ fn versions(path: &Path) -> std::io::Result<Option<[u8; 2]>> {
 ///
 /// # Errors
 /// [`StoreError::File`].
-pub fn forget(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(mark::path(path)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::File { action: "forget", path: path.display().to_string(), source: error.into() })
-        }
+pub fn remove_high_water_mark(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(high_water_mark::path(path)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::File {
+            action: "remove the high-water mark of",
+            path: path.display().to_string(),
+            source: error.into(),
+        }),
         _ => Ok(()),
     }
 }
@@ -182,7 +184,7 @@ pub fn forget(path: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// [`StoreError::Locked`] when a process uses the file, [`StoreError::File`].
-pub fn seal_off(path: &Path) -> Result<(), StoreError> {
+pub fn merge_log(path: &Path) -> Result<(), StoreError> {
     let fail = |error| explain("close", path, error);
     let connection = connect(path)?;
     let mode: String =
@@ -200,7 +202,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(fail)?;
     if !mode.eq_ignore_ascii_case("wal") {
-        let source = format!("it cannot use a write-ahead log here (journal mode {mode})").into();
+        let source = format!("the file system does not support a write-ahead log (journal mode {mode})").into();
         return Err(StoreError::File { action: "open", path: path.display().to_string(), source });
     }
     connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
@@ -226,7 +228,7 @@ pub fn check_format(path: &Path) -> Result<(), StoreError> {
     let connection = reading(path).map_err(fail)?;
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     if number("application_id")? != APPLICATION_ID {
-        let detail = "it is not a Gantry store".to_owned();
+        let detail = "the file is not a Gantry store".to_owned();
         return Err(StoreError::Damaged { path: path.display().to_string(), detail });
     }
     match number("user_version")? {

@@ -5,12 +5,12 @@
 //! process: the response to the caller and the content of the disk must never differ.
 //!
 //! Several processes may have the file open. A watch sees the writes of its own process at once. For those of other
-//! processes it polls the file every [`watch::PEEK`].
+//! processes it polls the file every [`watch::POLL_INTERVAL`].
 
+mod checksum;
 mod file;
+mod high_water_mark;
 mod lease;
-mod mark;
-mod seal;
 mod watch;
 mod write;
 
@@ -23,28 +23,28 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
-use crate::{Entry, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch};
-pub use file::{check, check_format, forget, seal_off};
-use write::{Request, Writer};
+use crate::{LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreWatch, Txn, TxnOutcome};
+pub use file::{check, check_format, merge_log, remove_high_water_mark};
+use write::{WriteRequest, WriterHandle};
 
 /// The embedded store.
-pub(crate) struct Sqlite {
+pub(crate) struct SqliteStore {
     path: PathBuf,
     reader: Arc<Mutex<Connection>>,
     /// The writing thread; none on a disk that takes no writes.
-    writer: Option<Writer>,
+    writer: Option<WriterHandle>,
     /// Revision of the last commit of this process; wakes the watches.
     head: facts::Receiver<Revision>,
 }
 
-impl Sqlite {
+impl SqliteStore {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         if path.exists() && !is_writable(path) {
             return Self::open_read_only(path);
         }
         let writing = file::open(path)?;
         let reader = Arc::new(Mutex::new(file::connect(path)?));
-        let (writer, head) = Writer::start(writing, path)?;
+        let (writer, head) = WriterHandle::start(writing, path)?;
         Ok(Self { path: path.to_owned(), reader, writer: Some(writer), head })
     }
 
@@ -64,11 +64,11 @@ impl Sqlite {
         read(&self.reader, &self.path, query).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, StoreError> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> WriteRequest) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let gone = || StoreError::Unavailable {
             address: self.path.display().to_string(),
-            source: "its writing thread has ended".into(),
+            source: "the store's writing thread has ended".into(),
         };
         let Some(writer) = &self.writer else {
             return Err(StoreError::ReadOnly { path: self.path.display().to_string() });
@@ -125,13 +125,13 @@ pub(super) fn prefix_end(prefix: &str) -> Option<Vec<u8>> {
 }
 
 #[async_trait]
-impl Store for Sqlite {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+impl Store for SqliteStore {
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let key = key.to_owned();
         self.read(move |connection| {
             connection
                 .prepare_cached("SELECT key, value, created, modified, lease, seal FROM entries WHERE key = ?1")?
-                .query_row([key], seal::entry)
+                .query_row([key], checksum::entry)
                 .optional()
         })
         .await
@@ -149,7 +149,7 @@ impl Store for Sqlite {
                      WHERE CAST(key AS BLOB) >= CAST(?1 AS BLOB) AND (?2 IS NULL OR CAST(key AS BLOB) < ?2)
                      ORDER BY key",
                 )?;
-                statement.query_map(params![prefix, prefix_end(&prefix)], seal::entry)?.collect::<Result<_, _>>()?
+                statement.query_map(params![prefix, prefix_end(&prefix)], checksum::entry)?.collect::<Result<_, _>>()?
             };
             transaction.commit()?;
             Ok(Listing { entries, revision })
@@ -157,29 +157,29 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+    async fn commit(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         txn.check()?;
-        self.ask(|answer| Request::Commit(txn, answer)).await?
+        self.ask(|answer| WriteRequest::Commit(txn, answer)).await?
     }
 
-    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn Watch>, StoreError> {
+    async fn watch(&self, prefix: &str, revision: Revision) -> Result<Box<dyn StoreWatch>, StoreError> {
         let watch = watch::FileWatch::new(&self.reader, &self.path, self.head.clone(), prefix, revision);
         Ok(Box::new(watch))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.ask(|answer| Request::Grant(ttl, answer)).await?
+        self.ask(|answer| WriteRequest::Grant(ttl, answer)).await?
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.ask(|answer| Request::KeepAlive(lease, answer)).await?
+        self.ask(|answer| WriteRequest::KeepAlive(lease, answer)).await?
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.ask(|answer| Request::Revoke(lease, answer)).await?
+        self.ask(|answer| WriteRequest::Revoke(lease, answer)).await?
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        self.ask(|answer| Request::Compact(revision, answer)).await?
+        self.ask(|answer| WriteRequest::Compact(revision, answer)).await?
     }
 }

@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use tokio::sync::watch as facts;
 
-use super::{prefix_end, read, seal, write};
-use crate::{Batch, Change, Entry, Revision, StoreError, Watch};
+use super::{checksum, prefix_end, read, write};
+use crate::{ChangeBatch, KeyChange, Revision, StoreEntry, StoreError, StoreWatch};
 
 /// Poll interval for writes of other processes.
-pub(super) const PEEK: Duration = Duration::from_millis(200);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) struct FileWatch {
     reader: Arc<Mutex<Connection>>,
@@ -21,7 +21,7 @@ pub(super) struct FileWatch {
     prefix: String,
     seen: Revision,
     /// Batches that are read but not yet returned, newest first.
-    ready: Vec<Batch>,
+    ready: Vec<ChangeBatch>,
 }
 
 impl FileWatch {
@@ -57,8 +57,8 @@ impl FileWatch {
 }
 
 #[async_trait]
-impl Watch for FileWatch {
-    async fn next(&mut self) -> Result<Batch, StoreError> {
+impl StoreWatch for FileWatch {
+    async fn next(&mut self) -> Result<ChangeBatch, StoreError> {
         loop {
             if let Some(batch) = self.ready.pop() {
                 self.seen = batch.revision;
@@ -68,7 +68,7 @@ impl Watch for FileWatch {
             self.fetch().await?;
             if self.ready.is_empty() {
                 // Wait for a commit of this process, or until the next poll for commits of other processes.
-                let _ = tokio::time::timeout(PEEK, self.head.changed()).await;
+                let _ = tokio::time::timeout(POLL_INTERVAL, self.head.changed()).await;
             }
         }
     }
@@ -79,13 +79,13 @@ fn history(
     connection: &mut Connection,
     prefix: &str,
     seen: Revision,
-) -> rusqlite::Result<Option<(Vec<Batch>, Revision)>> {
+) -> rusqlite::Result<Option<(Vec<ChangeBatch>, Revision)>> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Deferred)?;
     if write::compacted(&transaction)? > seen {
         return Ok(None);
     }
     let head = write::revision(&transaction)?;
-    let mut batches: Vec<Batch> = Vec::new();
+    let mut batches: Vec<ChangeBatch> = Vec::new();
     let mut statement = transaction.prepare_cached(
         "SELECT revision, key, value, created, step, seal FROM changes
          WHERE revision > ?1 AND CAST(key AS BLOB) >= CAST(?2 AS BLOB) AND (?3 IS NULL OR CAST(key AS BLOB) < ?3)
@@ -95,16 +95,16 @@ fn history(
     while let Some(row) = rows.next()? {
         let revision: Revision = row.get(0)?;
         let (key, value, created): (String, Option<Vec<u8>>, Revision) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        if seal::of_change(revision, row.get(4)?, &key, value.as_deref(), created) != row.get::<_, i64>(5)? {
-            return Err(seal::broken(&key));
+        if checksum::of_change(revision, row.get(4)?, &key, value.as_deref(), created) != row.get::<_, i64>(5)? {
+            return Err(checksum::broken(&key));
         }
         let change = match value {
-            Some(value) => Change::Put(Entry { key, value, created, modified: revision }),
-            None => Change::Delete(key),
+            Some(value) => KeyChange::Put(StoreEntry { key, value, created, modified: revision }),
+            None => KeyChange::Delete(key),
         };
         match batches.last_mut() {
             Some(batch) if batch.revision == revision => batch.changes.push(change),
-            _ => batches.push(Batch { revision, changes: vec![change] }),
+            _ => batches.push(ChangeBatch { revision, changes: vec![change] }),
         }
     }
     Ok(Some((batches, head)))

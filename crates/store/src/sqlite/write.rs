@@ -7,42 +7,42 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use super::mark::Mark;
-use super::{file, lease, seal};
-use crate::{Compare, Entry, LeaseId, Outcome, Revision, StoreError, Txn, Write};
+use super::high_water_mark::HighWaterMark;
+use super::{checksum, file, lease};
+use crate::{LeaseId, Revision, StoreEntry, StoreError, Txn, TxnCondition, TxnOutcome, TxnWrite};
 
 /// Limit of requests that are committed together.
 const GROUP_MAX: usize = 128;
 
 /// Number of revisions that the history keeps for watches. A watch further behind must list again.
-const HISTORY: Revision = 10_000;
+const HISTORY_MAX: Revision = 10_000;
 
 /// Poll interval for expired leases while no request arrives.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// Request to the writing thread.
-pub(super) enum Request {
-    Commit(Txn, Answer<Outcome>),
-    Grant(Duration, Answer<LeaseId>),
-    KeepAlive(LeaseId, Answer<()>),
-    Revoke(LeaseId, Answer<()>),
-    Compact(Revision, Answer<()>),
+pub(super) enum WriteRequest {
+    Commit(Txn, Reply<TxnOutcome>),
+    Grant(Duration, Reply<LeaseId>),
+    KeepAlive(LeaseId, Reply<()>),
+    Revoke(LeaseId, Reply<()>),
+    Compact(Revision, Reply<()>),
 }
 
 /// Handle of the writing thread, which ends with its last handle.
-pub(super) struct Writer(mpsc::SyncSender<Request>);
+pub(super) struct WriterHandle(mpsc::SyncSender<WriteRequest>);
 
-impl Writer {
+impl WriterHandle {
     pub(super) fn start(connection: Connection, path: &Path) -> Result<(Self, watch::Receiver<Revision>), StoreError> {
         let now = revision(&connection).map_err(|error| file::explain("read", path, error))?;
         let (head, facts) = watch::channel(now);
         let (sender, requests) = mpsc::sync_channel(1024);
-        let thread = Thread { connection, path: path.to_owned(), head, mark: Mark::open(path, now)? };
+        let thread = WriterThread { connection, path: path.to_owned(), head, mark: HighWaterMark::open(path, now)? };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || thread.run(&requests)).map_err(
             |source| StoreError::File {
-                action: "start the writer of",
+                action: "start the writing thread of",
                 path: path.display().to_string(),
                 source: source.into(),
             },
@@ -50,20 +50,20 @@ impl Writer {
         Ok((Self(sender), facts))
     }
 
-    pub(super) fn send(&self, request: Request) -> Result<(), ()> {
+    pub(super) fn send(&self, request: WriteRequest) -> Result<(), ()> {
         self.0.send(request).map_err(|_| ())
     }
 }
 
-struct Thread {
+struct WriterThread {
     connection: Connection,
     path: PathBuf,
     head: watch::Sender<Revision>,
-    mark: Mark,
+    mark: HighWaterMark,
 }
 
-impl Thread {
-    fn run(mut self, requests: &mpsc::Receiver<Request>) {
+impl WriterThread {
+    fn run(mut self, requests: &mpsc::Receiver<WriteRequest>) {
         loop {
             let mut group = match requests.recv_timeout(LEASE_TICK) {
                 Ok(first) => vec![first],
@@ -77,7 +77,7 @@ impl Thread {
 
     /// Applies a group of requests in one SQLite transaction. Responses go out only once the transaction is on the
     /// disk.
-    fn commit(&mut self, group: Vec<Request>) {
+    fn commit(&mut self, group: Vec<WriteRequest>) {
         let path = self.path.clone();
         if group.is_empty() && !lease::any_expired(&self.connection) {
             return;
@@ -86,7 +86,7 @@ impl Thread {
             Ok(transaction) => transaction,
             Err(error) => return refuse(group, &path, &error),
         };
-        let mut answers: Vec<Later> = Vec::with_capacity(group.len());
+        let mut answers: Vec<DeferredReply> = Vec::with_capacity(group.len());
         let mut group = group.into_iter();
         let applied = lease::expire(&transaction)
             .and_then(|()| group.try_for_each(|request| apply(&transaction, request, &mut answers)))
@@ -95,7 +95,7 @@ impl Thread {
         match applied {
             Ok(revision) => {
                 if let Err(error) = self.mark.set(revision) {
-                    tracing::warn!(path = %path.display(), %error, "the store's mark stays behind");
+                    tracing::warn!(path = %path.display(), %error, "cannot write the store's high-water mark");
                 }
                 // Publish the revision before the responses: a watch is never behind a revision that a writer knows.
                 self.head.send_replace(revision);
@@ -108,14 +108,14 @@ impl Thread {
                     answers.into_iter().for_each(|answer| answer(refusal(&error, &path)));
                     refuse(group.collect(), &path, &error);
                 }
-                None => end_the_process(&path, &error),
+                None => exit_after_failed_commit(&path, &error),
             },
         }
     }
 }
 
 /// Response that waits for the group's outcome on the disk. The argument is the error, if the commit failed.
-type Later = Box<dyn FnOnce(Option<StoreError>) + Send>;
+type DeferredReply = Box<dyn FnOnce(Option<StoreError>) + Send>;
 
 /// Returns the refusal for an error that certainly left nothing of the transaction in the store. These errors are a
 /// full disk, a read-only disk, and a write that failed before the transaction's last page was in the log. A failed
@@ -132,14 +132,17 @@ fn refusal(error: &rusqlite::Error, path: &Path) -> Option<StoreError> {
 }
 
 /// Ends the process. A failed commit may or may not be on the disk, and only a restart finds out.
-fn end_the_process(path: &Path, error: &rusqlite::Error) -> ! {
-    tracing::error!(path = %path.display(), %error, "a write did not reach the store; ending, to read it again");
-    eprintln!("gantry: a write did not reach the store {}: {error}; ending, to read it again", path.display());
+fn exit_after_failed_commit(path: &Path, error: &rusqlite::Error) -> ! {
+    tracing::error!(path = %path.display(), %error, "cannot write the store; exiting, because a restart must read what is on the disk");
+    eprintln!(
+        "gantry: cannot write the store {}: {error}; exiting, because a restart must read what is on the disk",
+        path.display()
+    );
     std::process::exit(1)
 }
 
 /// Refuses requests that were not applied: the transaction could not start, or an earlier request of the group failed.
-fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
+fn refuse(group: Vec<WriteRequest>, path: &Path, error: &rusqlite::Error) {
     let why = || match (refusal(error, path), error.sqlite_error_code()) {
         (Some(refusal), _) => refusal,
         (None, Some(rusqlite::ErrorCode::DatabaseBusy)) => StoreError::Locked { path: path.display().to_string() },
@@ -148,20 +151,24 @@ fn refuse(group: Vec<Request>, path: &Path, error: &rusqlite::Error) {
     for request in group {
         // A failed send is fine: a receiver that went away no longer wants the response.
         let _ = match request {
-            Request::Commit(_, answer) => answer.send(Err(why())).is_ok(),
-            Request::Grant(_, answer) => answer.send(Err(why())).is_ok(),
-            Request::KeepAlive(_, answer) | Request::Revoke(_, answer) | Request::Compact(_, answer) => {
+            WriteRequest::Commit(_, answer) => answer.send(Err(why())).is_ok(),
+            WriteRequest::Grant(_, answer) => answer.send(Err(why())).is_ok(),
+            WriteRequest::KeepAlive(_, answer) | WriteRequest::Revoke(_, answer) | WriteRequest::Compact(_, answer) => {
                 answer.send(Err(why())).is_ok()
             }
         };
     }
 }
 
-fn apply(transaction: &Transaction<'_>, request: Request, answers: &mut Vec<Later>) -> rusqlite::Result<()> {
+fn apply(
+    transaction: &Transaction<'_>,
+    request: WriteRequest,
+    answers: &mut Vec<DeferredReply>,
+) -> rusqlite::Result<()> {
     /// Queues a response, also for a failed request, because its refusal is known only later.
     fn later<T: Send + 'static>(
-        answers: &mut Vec<Later>,
-        answer: Answer<T>,
+        answers: &mut Vec<DeferredReply>,
+        answer: Reply<T>,
         done: rusqlite::Result<Result<T, StoreError>>,
     ) -> rusqlite::Result<()> {
         let (result, done) = match done {
@@ -176,63 +183,63 @@ fn apply(transaction: &Transaction<'_>, request: Request, answers: &mut Vec<Late
         done
     }
     match request {
-        Request::Commit(txn, answer) => later(answers, answer, write(transaction, &txn).map(Ok)),
-        Request::Grant(ttl, answer) => later(answers, answer, lease::grant(transaction, ttl).map(Ok)),
-        Request::KeepAlive(lease, answer) => later(answers, answer, lease::renew(transaction, lease)),
-        Request::Revoke(lease, answer) => later(answers, answer, lease::end(transaction, lease).map(Ok)),
-        Request::Compact(revision, answer) => later(answers, answer, compact(transaction, revision).map(Ok)),
+        WriteRequest::Commit(txn, answer) => later(answers, answer, write(transaction, &txn).map(Ok)),
+        WriteRequest::Grant(ttl, answer) => later(answers, answer, lease::grant(transaction, ttl).map(Ok)),
+        WriteRequest::KeepAlive(lease, answer) => later(answers, answer, lease::renew(transaction, lease)),
+        WriteRequest::Revoke(lease, answer) => later(answers, answer, lease::end(transaction, lease).map(Ok)),
+        WriteRequest::Compact(revision, answer) => later(answers, answer, compact(transaction, revision).map(Ok)),
     }
 }
 
 /// Returns the revision of the last write.
 pub(super) fn revision(connection: &Connection) -> rusqlite::Result<Revision> {
-    seal::head(connection).map(|(revision, _)| revision)
+    checksum::head(connection).map(|(revision, _)| revision)
 }
 
 /// Returns the oldest revision that a watch can still start after.
 pub(super) fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
-    seal::head(connection).map(|(_, compacted)| compacted)
+    checksum::head(connection).map(|(_, compacted)| compacted)
 }
 
-pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Result<Outcome> {
+pub(super) fn write(transaction: &Transaction<'_>, txn: &Txn) -> rusqlite::Result<TxnOutcome> {
     for compare in &txn.compares {
         if !holds(transaction, compare)? {
-            return Ok(Outcome::Conflict);
+            return Ok(TxnOutcome::Conflict);
         }
     }
     let next = begin_revision(transaction)?;
     for (step, write) in txn.writes.iter().enumerate() {
         let step = i64::try_from(step).unwrap_or(i64::MAX);
         match write {
-            Write::Put(key, value, lease) => put(transaction, next, step, key, value, *lease)?,
-            Write::Delete(key) => delete(transaction, next, step, key)?,
+            TxnWrite::Put(key, value, lease) => put(transaction, next, step, key, value, *lease)?,
+            TxnWrite::Delete(key) => delete(transaction, next, step, key)?,
         }
     }
     if next % 100 == 0 {
-        compact(transaction, next - HISTORY)?;
+        compact(transaction, next - HISTORY_MAX)?;
     }
-    Ok(Outcome::Committed(next))
+    Ok(TxnOutcome::Committed(next))
 }
 
 /// Allocates the next revision.
 pub(super) fn begin_revision(transaction: &Transaction<'_>) -> rusqlite::Result<Revision> {
-    let (revision, compacted) = seal::head(transaction)?;
-    seal::set_head(transaction, revision + 1, compacted)?;
+    let (revision, compacted) = checksum::head(transaction)?;
+    checksum::set_head(transaction, revision + 1, compacted)?;
     Ok(revision + 1)
 }
 
-fn holds(transaction: &Transaction<'_>, compare: &Compare) -> rusqlite::Result<bool> {
+fn holds(transaction: &Transaction<'_>, compare: &TxnCondition) -> rusqlite::Result<bool> {
     let key = match compare {
-        Compare::Absent(key) | Compare::Modified(key, _) | Compare::Created(key, _) => key,
+        TxnCondition::Absent(key) | TxnCondition::Modified(key, _) | TxnCondition::Created(key, _) => key,
     };
     let found: Option<(Revision, Revision)> = transaction
         .prepare_cached("SELECT created, modified FROM entries WHERE key = ?1")?
         .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(match compare {
-        Compare::Absent(_) => found.is_none(),
-        Compare::Modified(_, revision) => found.is_some_and(|(_, modified)| modified == *revision),
-        Compare::Created(_, revision) => found.is_some_and(|(created, _)| created == *revision),
+        TxnCondition::Absent(_) => found.is_none(),
+        TxnCondition::Modified(_, revision) => found.is_some_and(|(_, modified)| modified == *revision),
+        TxnCondition::Created(_, revision) => found.is_some_and(|(created, _)| created == *revision),
     })
 }
 
@@ -249,14 +256,14 @@ fn put(
         .query_row([key], |row| row.get(0))
         .optional()?;
     let created = known.unwrap_or(revision);
-    let entry = Entry { key: key.to_owned(), value: value.to_owned(), created, modified: revision };
-    let sealed = seal::of_entry(&entry, lease);
+    let entry = StoreEntry { key: key.to_owned(), value: value.to_owned(), created, modified: revision };
+    let checksum = checksum::of_entry(&entry, lease);
     transaction
         .prepare_cached(
             "INSERT INTO entries (key, value, created, modified, lease, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?4, lease = ?5, seal = ?6",
         )?
-        .execute(params![key, value, created, revision, lease.map(|lease| lease.0), sealed])?;
+        .execute(params![key, value, created, revision, lease.map(|lease| lease.0), checksum])?;
     note(transaction, revision, step, key, Some(value), created)
 }
 
@@ -269,12 +276,12 @@ fn note(
     value: Option<&[u8]>,
     created: Revision,
 ) -> rusqlite::Result<()> {
-    let sealed = seal::of_change(revision, step, key, value, created);
+    let checksum = checksum::of_change(revision, step, key, value, created);
     transaction
         .prepare_cached(
             "INSERT INTO changes (revision, step, key, value, created, seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![revision, step, key, value, created, sealed])
+        .execute(params![revision, step, key, value, created, checksum])
         .map(drop)
 }
 
@@ -285,6 +292,6 @@ pub(super) fn delete(transaction: &Transaction<'_>, revision: Revision, step: i6
 
 fn compact(transaction: &Transaction<'_>, before: Revision) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM changes WHERE revision <= ?1")?.execute([before])?;
-    let (revision, compacted) = seal::head(transaction)?;
-    seal::set_head(transaction, revision, compacted.max(before).min(revision))
+    let (revision, compacted) = checksum::head(transaction)?;
+    checksum::set_head(transaction, revision, compacted.max(before).min(revision))
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::Flow;
+use gantry_model::NetworkFlow;
 
 use super::NetworkFacts;
 
@@ -62,7 +62,7 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 113);
 const CLIENT: u16 = 40_000;
 
 /// All packets that must pass, with the kind of traffic they belong to.
-pub(super) fn needed(network: &NetworkFacts) -> Vec<(Flow, Packet)> {
+pub(super) fn needed(network: &NetworkFacts) -> Vec<(NetworkFlow, Packet)> {
     let bridge = || PacketDevice::Named(network.bridge.clone());
     let uplink = || network.uplink.clone().map_or(PacketDevice::Elsewhere, PacketDevice::Named);
     let container = Ipv4Addr::from(u32::from(network.gateway) + 1);
@@ -97,16 +97,20 @@ pub(super) fn needed(network: &NetworkFacts) -> Vec<(Flow, Packet)> {
     };
     let forwarded = [NetfilterHook::Prerouting, NetfilterHook::Forward, NetfilterHook::Postrouting];
     for protocol in [PacketProtocol::Udp, PacketProtocol::Tcp] {
-        add(Flow::Names, &[NetfilterHook::Prerouting, NetfilterHook::Input], &Packet { protocol, ..names.clone() });
+        add(
+            NetworkFlow::Names,
+            &[NetfilterHook::Prerouting, NetfilterHook::Input],
+            &Packet { protocol, ..names.clone() },
+        );
     }
-    add(Flow::Names, &[NetfilterHook::Output], &answer(&names));
-    add(Flow::Requests, &[NetfilterHook::Output, NetfilterHook::Postrouting], &check);
-    add(Flow::Requests, &[NetfilterHook::Prerouting, NetfilterHook::Input], &answer(&check));
-    add(Flow::Outside, &forwarded, &out);
-    add(Flow::Outside, &forwarded, &answer(&out));
+    add(NetworkFlow::Names, &[NetfilterHook::Output], &answer(&names));
+    add(NetworkFlow::Requests, &[NetfilterHook::Output, NetfilterHook::Postrouting], &check);
+    add(NetworkFlow::Requests, &[NetfilterHook::Prerouting, NetfilterHook::Input], &answer(&check));
+    add(NetworkFlow::Outside, &forwarded, &out);
+    add(NetworkFlow::Outside, &forwarded, &answer(&out));
     if network.bridged_packets_are_seen {
-        add(Flow::Between, &forwarded, &between);
-        add(Flow::Between, &forwarded, &answer(&between));
+        add(NetworkFlow::Between, &forwarded, &between);
+        add(NetworkFlow::Between, &forwarded, &answer(&between));
     }
     packets
 }

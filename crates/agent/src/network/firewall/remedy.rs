@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use gantry_model::Flow;
+use gantry_model::NetworkFlow;
 
 use super::NetworkFacts;
 use super::packet::{NetfilterHook, Packet, PacketDevice};
@@ -12,7 +12,7 @@ use super::ruleset::{FirewallTool, RuleChain, Ruleset};
 pub(super) fn remedy(
     ruleset: &Ruleset,
     chain: &RuleChain,
-    flow: Flow,
+    flow: NetworkFlow,
     packet: &Packet,
     network: &NetworkFacts,
 ) -> String {
@@ -52,14 +52,14 @@ struct PacketSelector {
 
 /// The packets of one kind at one hook. A hook that packets pass in both directions gets one selector for each
 /// direction.
-fn selectors(flow: Flow, packet: &Packet, network: &NetworkFacts) -> Vec<PacketSelector> {
+fn selectors(flow: NetworkFlow, packet: &Packet, network: &NetworkFacts) -> Vec<PacketSelector> {
     let bridge = || Some(network.bridge.clone());
     let is_bridge = |device: &PacketDevice| *device == PacketDevice::Named(network.bridge.clone());
     let from = || PacketSelector { from: bridge(), ..PacketSelector::default() };
     let to = || PacketSelector { to: bridge(), ..PacketSelector::default() };
     match packet.hook {
         NetfilterHook::Forward => vec![from(), to()],
-        NetfilterHook::Input if flow == Flow::Names => vec![PacketSelector { names: true, ..from() }],
+        NetfilterHook::Input if flow == NetworkFlow::Names => vec![PacketSelector { names: true, ..from() }],
         NetfilterHook::Input => vec![PacketSelector { established: true, ..from() }],
         NetfilterHook::Prerouting if is_bridge(&packet.from) => vec![from()],
         NetfilterHook::Prerouting => vec![PacketSelector { established: true, ..PacketSelector::default() }],
@@ -102,9 +102,9 @@ fn is_of_ufw(ruleset: &Ruleset, chain: &RuleChain) -> bool {
     ruleset.beside(chain, "ufw-before-input").is_some()
 }
 
-fn ufw(flow: Flow, hook: NetfilterHook, bridge: &str) -> String {
+fn ufw(flow: NetworkFlow, hook: NetfilterHook, bridge: &str) -> String {
     match (hook, flow) {
-        (NetfilterHook::Input, Flow::Names) => format!("ufw allow in on {bridge} to any port 53"),
+        (NetfilterHook::Input, NetworkFlow::Names) => format!("ufw allow in on {bridge} to any port 53"),
         (NetfilterHook::Input | NetfilterHook::Prerouting, _) => format!("ufw allow in on {bridge}"),
         (NetfilterHook::Output | NetfilterHook::Postrouting, _) => format!("ufw allow out on {bridge}"),
         (NetfilterHook::Forward, _) => format!("ufw route allow in on {bridge} && ufw route allow out on {bridge}"),

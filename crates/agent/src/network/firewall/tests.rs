@@ -1,4 +1,4 @@
-use gantry_model::{Flow, NetworkFault};
+use gantry_model::{NetworkFault, NetworkFlow};
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn network() -> NetworkFacts {
 }
 
 /// For each fault: the traffic, the chain that drops the packets, the rule or policy, and the remedy.
-fn found(ruleset: &Ruleset, network: &NetworkFacts) -> Vec<(Flow, String, String, String)> {
+fn found(ruleset: &Ruleset, network: &NetworkFacts) -> Vec<(NetworkFlow, String, String, String)> {
     let dropped = |fault| match fault {
         NetworkFault::Dropped { flow, chain, by, remedy } => (flow, chain, by, remedy),
         other => panic!("{other:?}"),
@@ -21,12 +21,12 @@ fn found(ruleset: &Ruleset, network: &NetworkFacts) -> Vec<(Flow, String, String
     faults(ruleset, network).into_iter().map(dropped).collect()
 }
 
-fn iptables(text: &str) -> Vec<(Flow, String, String, String)> {
+fn iptables(text: &str) -> Vec<(NetworkFlow, String, String, String)> {
     found(&read("", &[("iptables".to_owned(), text.to_owned())]), &network())
 }
 
-fn flows(found: &[(Flow, String, String, String)]) -> Vec<Flow> {
-    let mut flows: Vec<Flow> = found.iter().map(|(flow, ..)| *flow).collect();
+fn flows(found: &[(NetworkFlow, String, String, String)]) -> Vec<NetworkFlow> {
+    let mut flows: Vec<NetworkFlow> = found.iter().map(|(flow, ..)| *flow).collect();
     flows.sort();
     flows.dedup();
     flows
@@ -44,14 +44,18 @@ fn reports_no_fault_without_other_firewalls() {
 fn names_a_dropping_forward_policy_and_its_remedy() {
     let dropping = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n";
     let remedy = "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT";
-    let expected =
-        (Flow::Outside, "FORWARD of iptables's table filter".to_owned(), "its policy".to_owned(), remedy.to_owned());
+    let expected = (
+        NetworkFlow::Outside,
+        "FORWARD of iptables's table filter".to_owned(),
+        "its policy".to_owned(),
+        remedy.to_owned(),
+    );
     assert_eq!(iptables(dropping), [expected]);
     // The rules of the remedy, in the notation of iptables-save.
     let mended = format!("{dropping}-A FORWARD -o gantry0 -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\nCOMMIT\n");
     assert_eq!(iptables(&mended), []);
     // One of the two rules alone is not enough.
-    assert_eq!(flows(&iptables(&format!("{dropping}-A FORWARD -i gantry0 -j ACCEPT\n"))), [Flow::Outside]);
+    assert_eq!(flows(&iptables(&format!("{dropping}-A FORWARD -i gantry0 -j ACCEPT\n"))), [NetworkFlow::Outside]);
     // Replies may be accepted by their connection state.
     let by_state = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i gantry0 -j ACCEPT\n";
     assert_eq!(iptables(&format!("{dropping}{by_state}")), []);
@@ -63,7 +67,7 @@ fn checks_container_traffic_only_where_firewalls_see_it() {
     let ruleset = read("", &[("iptables".to_owned(), dropping.to_owned())]);
     assert_eq!(found(&ruleset, &network()), []);
     let seen = NetworkFacts { bridged_packets_are_seen: true, ..network() };
-    assert_eq!(flows(&found(&ruleset, &seen)), [Flow::Between]);
+    assert_eq!(flows(&found(&ruleset, &seen)), [NetworkFlow::Between]);
 }
 
 /// The rules that Docker 20 to 28 creates.
@@ -79,7 +83,7 @@ const DOCKER: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT
 #[test]
 fn repairs_docker_in_the_docker_user_chain() {
     let dropped = iptables(DOCKER);
-    assert_eq!(flows(&dropped), [Flow::Outside], "{dropped:?}");
+    assert_eq!(flows(&dropped), [NetworkFlow::Outside], "{dropped:?}");
     assert_eq!(
         dropped[0].3,
         "iptables -I DOCKER-USER -i gantry0 -j ACCEPT && iptables -I DOCKER-USER -o gantry0 -j ACCEPT"
@@ -98,7 +102,7 @@ const UFW_MENDED: &str = include_str!("fixtures/ufw-mended.txt");
 #[test]
 fn repairs_ufw_with_ufw_commands() {
     let dropped = iptables(UFW);
-    assert_eq!(flows(&dropped), [Flow::Names, Flow::Outside], "{dropped:?}");
+    assert_eq!(flows(&dropped), [NetworkFlow::Names, NetworkFlow::Outside], "{dropped:?}");
     let remedies: Vec<&str> = dropped.iter().map(|(.., remedy)| remedy.as_str()).collect();
     assert_eq!(
         remedies,
@@ -113,7 +117,7 @@ fn names_a_dropping_rule_by_its_text() {
         "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 10.0.0.0/8 -m comment --comment \"no \\\"ten\\\"\" -j DROP\nCOMMIT\n\
          *filter\n:INPUT ACCEPT [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT ! -i lo -p udp -m multiport --dports 1:52,53 -j REJECT --reject-with icmp-port-unreachable\n",
     );
-    assert_eq!(flows(&dropped), [Flow::Names, Flow::Requests, Flow::Outside], "{dropped:?}");
+    assert_eq!(flows(&dropped), [NetworkFlow::Names, NetworkFlow::Requests, NetworkFlow::Outside], "{dropped:?}");
     assert!(
         dropped[0].2.contains("-A PREROUTING -s 10.0.0.0/8")
             && dropped[0].3.starts_with("iptables -t raw -I PREROUTING -i gantry0")
@@ -140,7 +144,7 @@ fn reports_no_fault_for_unknown_conditions() {
 }
 
 /// `nft -j list ruleset` of a table, as nft 1.0.6 prints it.
-fn nft(rules: &str, chain: &str) -> Vec<(Flow, String, String, String)> {
+fn nft(rules: &str, chain: &str) -> Vec<(NetworkFlow, String, String, String)> {
     let text = format!(
         r#"{{"nftables": [{{"metainfo": {{"version": "1.0.6"}}}}, {{"table": {{"family": "inet", "name": "t", "handle": 1}}}}, {chain}{rules}]}}"#
     );
@@ -169,14 +173,14 @@ fn repairs_a_dropping_input_chain_with_nft() {
     let remedy = "nft insert rule inet t i iifname gantry0 meta l4proto '{ tcp, udp }' th dport 53 accept";
     assert_eq!(
         dropped,
-        [(Flow::Names, "i of nft's table inet t".to_owned(), "its policy".to_owned(), remedy.to_owned())]
+        [(NetworkFlow::Names, "i of nft's table inet t".to_owned(), "its policy".to_owned(), remedy.to_owned())]
     );
     let mend = r#"{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "gantry0"}},
         {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "udp"]}}},
         {"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 53}}, {"accept": null}"#;
     assert_eq!(nft(&[rules, rule("i", 4, mend)].concat(), &chain("i", "input", "drop")), []);
     // Without a rule for replies, the router gets no responses.
-    assert_eq!(flows(&nft("", &chain("i", "input", "drop"))), [Flow::Names, Flow::Requests]);
+    assert_eq!(flows(&nft("", &chain("i", "input", "drop"))), [NetworkFlow::Names, NetworkFlow::Requests]);
 }
 
 #[test]
@@ -190,7 +194,7 @@ fn follows_nft_sets_maps_and_ranges() {
     let dropped = nft(&[rule("f", 2, map), rule("strict", 3, private), rule("strict", 7, drop)].concat(), &base);
     assert_eq!(
         (flows(&dropped), dropped[0].2.as_str()),
-        (vec![Flow::Outside], "the rule `handle 7` of chain strict"),
+        (vec![NetworkFlow::Outside], "the rule `handle 7` of chain strict"),
         "{dropped:?}"
     );
     assert_eq!(nft(&[rule("f", 2, map), rule("strict", 3, web), rule("strict", 7, drop)].concat(), &base), []);
@@ -210,7 +214,7 @@ fn repairs_firewalld_with_its_own_commands() {
     ];
     let text = format!(r#"{{"nftables": [{}{}]}}"#, chain("filter_INPUT", "input", "accept"), rules.concat());
     let dropped = found(&read(&text.replace(r#""t""#, r#""firewalld""#), &[]), &network());
-    assert_eq!(flows(&dropped), [Flow::Names], "{dropped:?}");
+    assert_eq!(flows(&dropped), [NetworkFlow::Names], "{dropped:?}");
     assert_eq!(
         dropped[0].3,
         "firewall-cmd --permanent --zone=trusted --add-interface=gantry0 && firewall-cmd --reload"

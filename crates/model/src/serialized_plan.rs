@@ -4,56 +4,60 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Assignment, Generation, Goal, InstanceId, InstanceSpec, MachinePlan};
+use crate::{Assignment, Generation, InstanceGoal, InstanceId, InstanceSpec, MachinePlan};
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Written {
+pub(crate) struct SerializedPlan {
     generation: Generation,
     /// The distinct specs.
     #[serde(default)]
     specs: Vec<InstanceSpec>,
-    instances: BTreeMap<InstanceId, Line>,
+    instances: BTreeMap<InstanceId, SerializedAssignment>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    spec: Spec,
-    goal: Goal,
+struct SerializedAssignment {
+    spec: SpecRef,
+    goal: InstanceGoal,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Spec {
+enum SpecRef {
     /// Index into `specs`, from 0.
-    Nth(usize),
+    Index(usize),
     /// The spec itself, as earlier versions wrote it.
-    Own(Box<InstanceSpec>),
+    Inline(Box<InstanceSpec>),
 }
 
-impl From<MachinePlan> for Written {
+impl From<MachinePlan> for SerializedPlan {
     fn from(plan: MachinePlan) -> Self {
         let mut specs: Vec<InstanceSpec> = Vec::new();
-        let mut nth = |spec: InstanceSpec| {
+        let mut index = |spec: InstanceSpec| {
             // The search runs from the end, because copies of a role are adjacent.
             specs.iter().rposition(|known| *known == spec).unwrap_or_else(|| {
                 specs.push(spec);
                 specs.len() - 1
             })
         };
-        let line = |(id, Assignment { spec, goal })| (id, Line { spec: Spec::Nth(nth(spec)), goal });
+        let line =
+            |(id, Assignment { spec, goal })| (id, SerializedAssignment { spec: SpecRef::Index(index(spec)), goal });
         let instances = plan.instances.into_iter().map(line).collect();
         Self { generation: plan.generation, specs, instances }
     }
 }
 
-impl TryFrom<Written> for MachinePlan {
+impl TryFrom<SerializedPlan> for MachinePlan {
     type Error = String;
 
-    fn try_from(Written { generation, specs, instances }: Written) -> Result<Self, String> {
-        let assignment = |(id, Line { spec, goal }): (InstanceId, Line)| {
+    fn try_from(SerializedPlan { generation, specs, instances }: SerializedPlan) -> Result<Self, String> {
+        let assignment = |(id, SerializedAssignment { spec, goal }): (InstanceId, SerializedAssignment)| {
             let spec = match spec {
-                Spec::Own(spec) => *spec,
-                Spec::Nth(nth) => specs.get(nth).cloned().ok_or_else(|| format!("{id} has no spec {nth}"))?,
+                SpecRef::Inline(spec) => *spec,
+                SpecRef::Index(index) => specs
+                    .get(index)
+                    .cloned()
+                    .ok_or_else(|| format!("{id} refers to spec {index}, which the plan does not contain"))?,
             };
             Ok((id, Assignment { spec, goal }))
         };
@@ -67,7 +71,7 @@ mod tests {
     use serde_json::{from_value, json, to_value};
 
     use super::*;
-    use crate::role::Command;
+    use crate::role::RoleCommand;
     use crate::{AppName, Digest, Moment, ReleaseNumber, Role, RoleName};
 
     fn part(copies: u32) -> MachinePlan {
@@ -83,13 +87,13 @@ mod tests {
                 image: Digest::from_hex(&"a".repeat(64)).expect("a digest"),
                 commit: None,
                 config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]),
-                role: Role::new(Command::Shell(format!("run {role}"))),
+                role: Role::new(RoleCommand::Shell(format!("run {role}"))),
                 once: false,
             };
             let goal = match index % 3 {
-                0 => Goal::Stop,
-                1 => Goal::Retire { removed_in: Generation(4), since: Moment(5) },
-                _ => Goal::Run,
+                0 => InstanceGoal::Stop,
+                1 => InstanceGoal::Retire { removed_in: Generation(4), since: Moment(5) },
+                _ => InstanceGoal::Run,
             };
             (id, Assignment { spec, goal })
         };
@@ -97,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_copies_have_in_common_is_written_once() {
+    fn writes_each_distinct_spec_once() {
         let plan = part(5000);
         let text = serde_json::to_vec(&plan).expect("written");
         // The size limit of a value in etcd.
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_is_read_and_what_names_nothing_is_refused() {
+    fn reads_inline_specs_and_refuses_a_missing_spec() {
         let plan = part(4);
         let of = |a: &Assignment| json!({ "spec": to_value(&a.spec).expect("a spec"), "goal": to_value(a.goal).expect("a goal") });
         let lines: BTreeMap<String, _> = plan.instances.iter().map(|(id, a)| (id.to_string(), of(a))).collect();
@@ -117,6 +121,6 @@ mod tests {
         let mut odd = to_value(&plan).expect("written");
         odd["specs"] = json!([]);
         let error = from_value::<MachinePlan>(odd).expect_err("refused").to_string();
-        assert!(error.contains("shop.v7.web-2 has no spec 0"), "{error}");
+        assert!(error.contains("shop.v7.web-2 refers to spec 0"), "{error}");
     }
 }

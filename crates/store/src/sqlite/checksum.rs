@@ -4,7 +4,7 @@
 use rusqlite::{Connection, Row, Transaction, ffi, params};
 use sha2::{Digest, Sha256};
 
-use crate::{Entry, LeaseId, Revision};
+use crate::{LeaseId, Revision, StoreEntry};
 
 /// Hashes fields with their lengths, so that different rows never hash the same bytes.
 fn hash(fields: &[&[u8]]) -> i64 {
@@ -17,7 +17,7 @@ fn hash(fields: &[&[u8]]) -> i64 {
     i64::from_le_bytes(std::array::from_fn(|index| digest[index]))
 }
 
-pub(super) fn of_entry(entry: &Entry, lease: Option<LeaseId>) -> i64 {
+pub(super) fn of_entry(entry: &StoreEntry, lease: Option<LeaseId>) -> i64 {
     let lease = lease.map_or(-1, |lease| lease.0);
     let numbers = [entry.created, entry.modified, lease].map(i64::to_le_bytes);
     hash(&[entry.key.as_bytes(), &entry.value, &numbers[0], &numbers[1], &numbers[2]])
@@ -42,13 +42,13 @@ pub(super) fn broken(what: &str) -> rusqlite::Error {
     let shown: String = what.chars().take(100).collect();
     rusqlite::Error::SqliteFailure(
         ffi::Error::new(ffi::SQLITE_CORRUPT),
-        Some(format!("the record {shown:?} is not what was written")),
+        Some(format!("the record {shown:?} has a wrong checksum")),
     )
 }
 
 /// Reads an entry from the columns `key, value, created, modified, lease, seal` and verifies its checksum.
-pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let entry = Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? };
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<StoreEntry> {
+    let entry = StoreEntry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? };
     let lease: Option<i64> = row.get(4)?;
     if row.get::<_, i64>(5)? == of_entry(&entry, lease.map(LeaseId)) { Ok(entry) } else { Err(broken(&entry.key)) }
 }
@@ -101,7 +101,7 @@ pub(super) fn upgrade(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare("SELECT key, value, created, modified, lease FROM entries")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let entry = Entry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? };
+        let entry = StoreEntry { key: row.get(0)?, value: row.get(1)?, created: row.get(2)?, modified: row.get(3)? };
         let lease: Option<i64> = row.get(4)?;
         entries.push((of_entry(&entry, lease.map(LeaseId)), entry.key));
     }

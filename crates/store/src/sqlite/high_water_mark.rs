@@ -10,16 +10,16 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::seal;
+use super::checksum;
 use crate::{Revision, StoreError};
 
 /// Length of the file: the revision and its checksum, little-endian.
 const LENGTH: usize = 16;
 
 /// Number of attempts to read a mark with a wrong checksum.
-const LOOKS: usize = 5;
+const READ_ATTEMPTS: usize = 5;
 
-pub(super) struct Mark(File);
+pub(super) struct HighWaterMark(File);
 
 /// Returns the path of a store's high-water mark.
 pub(super) fn path(store: &Path) -> PathBuf {
@@ -31,7 +31,7 @@ pub(super) fn path(store: &Path) -> PathBuf {
 fn bytes(revision: Revision) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     bytes[..8].copy_from_slice(&revision.to_le_bytes());
-    bytes[8..].copy_from_slice(&seal::of_mark(revision).to_le_bytes());
+    bytes[8..].copy_from_slice(&checksum::of_mark(revision).to_le_bytes());
     bytes
 }
 
@@ -47,11 +47,11 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> S
 pub(super) fn read(store: &Path) -> Result<Revision, StoreError> {
     let path = path(store);
     // Read again after a wrong checksum: another process may be writing the mark.
-    for _ in 0..LOOKS {
+    for _ in 0..READ_ATTEMPTS {
         let found = match std::fs::read(&path) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(failed("read the mark of", store)(error)),
+            Err(error) => return Err(failed("read the high-water mark of", store)(error)),
         };
         let revision = found.first_chunk().map_or(0, |first| Revision::from_le_bytes(*first));
         if found == bytes(revision) {
@@ -59,7 +59,7 @@ pub(super) fn read(store: &Path) -> Result<Revision, StoreError> {
         }
     }
     let detail =
-        format!("its mark {} is not what was written (without it the store is opened as it is)", path.display());
+        format!("the high-water mark {} has a wrong checksum (remove it to open the store anyway)", path.display());
     Err(StoreError::Damaged { path: store.display().to_string(), detail })
 }
 
@@ -79,17 +79,19 @@ fn make(path: &Path, revision: Revision) -> std::io::Result<()> {
     written
 }
 
-impl Mark {
+impl HighWaterMark {
     /// Opens the high-water mark of a checked store that is at `revision`.
     pub(super) fn open(store: &Path, revision: Revision) -> Result<Self, StoreError> {
         let path = path(store);
         if !path.exists() {
-            make(&path, revision).map_err(failed("make the mark of", store))?;
+            make(&path, revision).map_err(failed("create the high-water mark of", store))?;
         }
-        let mark = Self(File::options().write(true).open(&path).map_err(failed("open the mark of", store))?);
+        let mark = Self(File::options().write(true).open(&path).map_err(failed("open the high-water mark of", store))?);
         // Another process may have the store open and be at a later revision.
         if read(store)? < revision {
-            mark.set(revision).and_then(|()| mark.0.sync_all()).map_err(failed("write the mark of", store))?;
+            mark.set(revision)
+                .and_then(|()| mark.0.sync_all())
+                .map_err(failed("write the high-water mark of", store))?;
         }
         Ok(mark)
     }
