@@ -12,7 +12,7 @@
 //! - `core`: owns the records and is their only writer; all other modules read its [`core::ClusterView`].
 //! - `records`: the store's records in memory.
 //! - `repositories`: the apps' git repositories, and the repair of damaged ones.
-//! - `builds`, `git_door`, `follow`, `session_broker`: tasks and conversations beside the core.
+//! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `why`: derives one causal answer from a view; pure.
 //! - `http`: HTTP routes to all of these.
@@ -27,7 +27,7 @@ mod follow;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gc_pins;
-mod git_door;
+mod git_endpoint;
 mod http;
 mod leadership;
 mod mutations;
@@ -70,7 +70,7 @@ pub(crate) struct Server {
     /// Whether the store takes writes.
     pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
-    pub(crate) pushes: git_door::Pushes,
+    pub(crate) pushes: git_endpoint::OpenPushes,
     pub(crate) repairs: repositories::Notes,
     pub(crate) sessions: session_broker::SessionBroker,
     pub(crate) builds: builds::RunningBuilds,
@@ -177,7 +177,7 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
     // These tasks run for as long as the server does, and end with it.
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(git_door::listen(&server)?);
+    tasks.spawn(git_endpoint::listen(&server)?);
     tasks.spawn(builds::run(Arc::clone(&server)));
     tasks.spawn(collect::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
@@ -260,7 +260,7 @@ fn assemble(settings: ServerSettings, core: core::CoreHandle) -> Result<Server, 
         maps_users: false,
         writes: true,
         repositories,
-        pushes: git_door::Pushes::default(),
+        pushes: git_endpoint::OpenPushes::default(),
         repairs: repositories::Notes::default(),
         sessions: session_broker::SessionBroker::default(),
         builds: builds::RunningBuilds::default(),

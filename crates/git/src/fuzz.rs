@@ -20,7 +20,7 @@ pub fn opening(bytes: &[u8]) {
 
 /// Parses what git gives the hooks of a push: pkt-lines with a ref in each.
 pub fn push(bytes: &[u8]) {
-    if let Ok(lines) = crate::hook::read_lines(&mut &bytes[..]) {
-        lines.iter().for_each(|line| drop(crate::hook::update(line)));
+    if let Ok(lines) = crate::hook::pkt_line::read_lines(&mut &bytes[..]) {
+        lines.iter().for_each(|line| drop(crate::hook::refs::parse_update(line)));
     }
 }

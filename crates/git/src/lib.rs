@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! client ─► git receive-pack --stateless-rpc ─► pre-receive: `gantry git-hook`
-//!                                                  │ unix socket: the pushed refs; the archive; lines to show; the verdict
+//!                                                  │ unix socket: the pushed refs; the answer which commits are ancestors;
+//!                                                  │ the archive; lines to show; the verdict
 //!                                                  ▼
 //!                                               the server
+//!                                                  ▲ the same socket: the branch has moved
+//!                                                  │
+//!                                               proc-receive: `gantry git-hook`
 //! ```
 //! - [`Repositories`]: bare repositories, one per app, and the git processes that serve them.
 //! - `layout`: the files of a repository that Gantry writes itself; `health`: the repair of a damaged repository.
-//! - [`hook`]: both ends of the hook's conversation. The ref moves only after the verdict, so a push is refused when
-//!   its build or deploy fails.
+//! - [`hook`]: the hooks, and their messages. The branch moves only after the verdict, so a push is refused when its
+//!   build or deploy fails.
 
 #[cfg(fuzzing)]
 pub mod fuzz;

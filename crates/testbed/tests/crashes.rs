@@ -322,12 +322,18 @@ fn of_two_pushes_that_know_nothing_of_each_other_the_second_is_refused() {
     // Both commits have the same parent, as when two people push.
     let _ = repository.git(&["reset", "-q", "--hard", &start]);
     repository.write("server.py", &site::SERVER.replace("VERSION", "bob"));
-    let _ = repository.commit("bob");
+    let bob = repository.commit("bob");
     let refused = repository.push();
     assert_ne!(refused.status, 0, "{refused:?}");
     assert!(refused.err.contains("under way with") && refused.err.contains("`gantry abort shop`"), "{refused:?}");
+    // Carol builds on Alice's commit, which is not on the branch yet.
+    let _ = repository.git(&["reset", "-q", "--hard", &alice]);
+    repository.write("server.py", &site::SERVER.replace("VERSION", "carol"));
+    let carol = repository.commit("carol");
+    let _ = repository.push().good();
     assert!(pushing.wait().expect("ended").success());
-    assert_eq!(repository.remote_head(), alice, "what was taken stays on its branch");
+    assert_eq!(repository.remote_head(), carol, "an accepted commit stays on its branch");
+    let _ = repository.git(&["reset", "-q", "--hard", &bob]);
     // By now Git itself rejects the push.
     let refused = repository.push();
     assert!(refused.status != 0 && refused.err.contains("[rejected]"), "{refused:?}");

@@ -24,11 +24,12 @@ const REQUEST_MAX: usize = 16 << 20;
 
 /// Query parameters of `info/refs`: `?service=`.
 #[derive(Deserialize)]
-pub(crate) struct Refs {
+pub(crate) struct RefsQuery {
     service: Option<String>,
 }
 
-struct Door {
+/// An authorized request to an app's repository.
+struct GitRequest {
     app: AppName,
     service: Service,
     protocol: Option<String>,
@@ -36,7 +37,13 @@ struct Door {
 }
 
 /// Authorizes the caller, checks the service, and opens the app's repository.
-async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>, headers: &HeaderMap) -> Answer<Door> {
+async fn open(
+    server: &Server,
+    caller: &Caller,
+    app: &str,
+    service: Option<&str>,
+    headers: &HeaderMap,
+) -> Answer<GitRequest> {
     let app = app.strip_suffix(".git").unwrap_or(app);
     let service = service.and_then(Service::parse).ok_or_else(|| Problem::invalid("only smart HTTP is served"))?;
     let app = match service {
@@ -50,7 +57,7 @@ async fn open(server: &Server, caller: &Caller, app: &str, service: Option<&str>
     }
     repositories::open(server, &app).await?;
     let protocol = headers.get("git-protocol").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    Ok(Door { app, service, protocol, branch })
+    Ok(GitRequest { app, service, protocol, branch })
 }
 
 fn typed(service: Service, what: &str, body: Body) -> Response {
@@ -63,16 +70,16 @@ pub(crate) async fn advertise(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(app): Path<String>,
-    Params(query): Params<Refs>,
+    Params(query): Params<RefsQuery>,
     headers: HeaderMap,
 ) -> Answer {
-    let door = open(&server, &caller, &app, query.service.as_deref(), &headers).await?;
+    let git = open(&server, &caller, &app, query.service.as_deref(), &headers).await?;
     let refs = server
         .repositories
-        .advertise(&door.app, door.service, door.protocol.as_deref())
+        .advertise(&git.app, git.service, git.protocol.as_deref())
         .await
         .map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(typed(door.service, "advertisement", refs.into()))
+    Ok(typed(git.service, "advertisement", refs.into()))
 }
 
 pub(crate) async fn serve(
@@ -82,18 +89,18 @@ pub(crate) async fn serve(
     request: Request,
 ) -> Answer {
     let (parts, body) = request.into_parts();
-    let door = open(&server, &caller, &app, Some(&service), &parts.headers).await?;
+    let git = open(&server, &caller, &app, Some(&service), &parts.headers).await?;
     let pieces = match parts.headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()) {
         None | Some("identity") => body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed(),
         Some("gzip" | "x-gzip") => gunzip(body).await?,
         Some(other) => return Err(Problem::new(415, format!("requests in {other} are not taken")).into()),
     };
-    let push = Push::begin(&server, &door, &caller.name);
-    let name = push.name.clone();
+    let guard = PushGuard::begin(&server, &git, &caller.name);
+    let push = guard.name.clone();
     let conversation =
-        Conversation { service: door.service, protocol: door.protocol.as_deref(), push: &name, branch: &door.branch };
-    match server.repositories.serve(&door.app, conversation, pieces, push) {
-        Ok(stream) => Ok(typed(door.service, "result", Body::from_stream(stream))),
+        Conversation { service: git.service, protocol: git.protocol.as_deref(), push: &push, branch: &git.branch };
+    match server.repositories.serve(&git.app, conversation, pieces, guard) {
+        Ok(stream) => Ok(typed(git.service, "result", Body::from_stream(stream))),
         Err(error) => Err(Problem::internal(error.to_string()).into()),
     }
 }
@@ -142,23 +149,23 @@ async fn gunzip(body: Body) -> Answer<BoxStream<'static, std::io::Result<Bytes>>
 }
 
 /// Registration of a push. The endpoint for the git hook knows the push until its git process ends.
-struct Push {
+struct PushGuard {
     server: Arc<Server>,
     name: String,
 }
 
-impl Push {
-    fn begin(server: &Arc<Server>, door: &Door, by: &str) -> Self {
-        let name = match door.service {
-            Service::ReceivePack => server.pushes.begin(&door.app, by),
+impl PushGuard {
+    fn begin(server: &Arc<Server>, git: &GitRequest, by: &str) -> Self {
+        let name = match git.service {
+            Service::ReceivePack => server.pushes.begin(&git.app, by),
             Service::UploadPack => String::new(),
         };
         Self { server: Arc::clone(server), name }
     }
 }
 
-impl Drop for Push {
+impl Drop for PushGuard {
     fn drop(&mut self) {
-        self.server.pushes.forget(&self.name);
+        self.server.pushes.end(&self.name);
     }
 }

@@ -1,5 +1,6 @@
 //! Mutations of deploys: pushes, rollbacks, and orders to deploys under way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_api::Problem;
@@ -9,14 +10,24 @@ use gantry_model::{AppName, Deploy, DeployCause, DeployNumber, DeployState, Mome
 use super::{Changes, app, event};
 use crate::records::{RecordIndex, StoreRecord};
 
-/// History on which a push is built.
-pub(crate) struct Base {
-    /// Newest commits of the pushed history.
-    pub(crate) history: Vec<String>,
+/// History on which a push is built, as far as the server knows.
+#[derive(Debug, Clone)]
+pub(crate) struct PushBase {
+    /// The pushed commit.
+    pub(crate) new: String,
     /// Commit that the client knew as the head of the branch.
     pub(crate) old: String,
-    /// Time at which the branch was compared with `old`, or a moment later.
-    pub(crate) seen: Moment,
+    /// Commits about which the hook was asked, each with whether the pushed commit contains it.
+    pub(crate) asked: BTreeMap<String, bool>,
+}
+
+/// A commit about which the hook must be asked before the push may be deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AncestorQuestion {
+    /// The commit.
+    pub(crate) commit: String,
+    /// Whether the push of the commit was accepted: git has moved the branch to the commit, or is about to.
+    pub(crate) accepted: bool,
 }
 
 /// Returns the commit of a deploy that a push caused.
@@ -27,48 +38,44 @@ fn pushed(deploy: &Deploy) -> Option<&String> {
     }
 }
 
-/// Time from the verdict of a push until its hook has moved the branch, in milliseconds, on a busy machine.
-const MOVING: u64 = 10_000;
-
 /// Refuses a push that does not contain the commit of another push on its way to the branch. Otherwise the branch would
-/// lose an accepted commit.
-pub(crate) fn is_built_on_others(
+/// lose an accepted commit. Returns the commits about which the hook must be asked first.
+pub(crate) fn check_history(
     records: &RecordIndex,
-    now: Moment,
     name: &AppName,
-    base: &Base,
-) -> Result<(), Problem> {
+    base: &PushBase,
+) -> Result<Vec<AncestorQuestion>, Problem> {
     use DeployState::{Done, Draining, Held, Reverting};
-    let is_missing = |deploy: &&Arc<Deploy>| pushed(deploy).is_some_and(|commit| !base.history.contains(commit));
-    let refuse = |deploy: &Deploy, what: &str, hint: &str| {
-        let short: String = pushed(deploy).into_iter().flat_map(|commit| commit.chars().take(12)).collect();
-        let why = format!("deploy {} of {} {what} {short}, which this is not built on", deploy.number, deploy.by);
-        Err(Problem::conflict(why).hint(hint))
-    };
+    let contains = |commit: &String| if *commit == base.new { Some(true) } else { base.asked.get(commit).copied() };
     // The commit of a held deploy is on the branch already; the commit of a reverting deploy does not get there. The
     // commit of a serving deploy is on the branch if the client knows that commit.
     let known = |deploy: &Deploy| deploy.state == Draining && pushed(deploy) == Some(&base.old);
     let comes = |deploy: &&Arc<Deploy>| {
         !matches!(deploy.state, Held | Reverting) && deploy.order != Some(DeployOrder::Abort) && !known(deploy)
     };
-    if let Some(deploy) = records.open_deploys(name).filter(comes).find(is_missing) {
-        let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
-        return refuse(deploy, "is under way with", &hint);
+    let mut questions = Vec::new();
+    for deploy in records.open_deploys(name).filter(comes) {
+        let Some(commit) = pushed(deploy) else { continue };
+        match contains(commit) {
+            Some(true) => {}
+            Some(false) => {
+                let (number, by, short) = (deploy.number, &deploy.by, &commit[..commit.len().min(12)]);
+                let why = format!("deploy {number} of {by} is under way with {short}, which this is not built on");
+                let hint = format!("fetch and push again once it is done, or `gantry abort {name}` first");
+                return Err(Problem::conflict(why).hint(hint));
+            }
+            None => questions.push(AncestorQuestion { commit: commit.clone(), accepted: false }),
+        }
     }
-    // The last accepted push may have reached the branch after the branch was compared.
-    let taken = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done) && pushed(deploy).is_some();
-    let last = records.deploys.get(name).and_then(|deploys| deploys.values().rev().find(taken));
-    // A stamp in the future comes from a clock that went back while no server ran. No hook from before that is under
-    // way.
-    let moves = |deploy: &Deploy| deploy.entered.0.saturating_add(MOVING) > base.seen.0 && deploy.entered <= now;
-    match last.filter(is_missing) {
-        Some(deploy) if pushed(deploy) != Some(&base.old) && moves(deploy) => refuse(
-            deploy,
-            "has just brought",
-            "fetch it, and push again; if the branch does not have it, in ten seconds",
-        ),
-        _ => Ok(()),
+    // The commit of the last accepted push may have reached the branch after the hook compared the branch. With the
+    // answer, the hook has compared it again. A serving deploy was judged above.
+    let accepted = |deploy: &&Arc<Deploy>| matches!(deploy.state, Held | Done | Draining) && pushed(deploy).is_some();
+    let last = records.deploys.get(name).and_then(|deploys| deploys.values().rev().find(accepted));
+    let commit = last.filter(|deploy| deploy.state != Draining).and_then(|deploy| pushed(deploy));
+    if let Some(commit) = commit.filter(|commit| **commit != base.old && contains(commit).is_none()) {
+        questions.push(AncestorQuestion { commit: commit.clone(), accepted: true });
     }
+    Ok(questions)
 }
 
 /// Adds a deploy to an app.

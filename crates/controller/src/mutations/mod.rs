@@ -21,7 +21,7 @@ use crate::records::{RecordChange, RecordIndex, StoreRecord};
 pub(crate) use apps::{change_base, change_branch, change_hosts, create_app, destroy_app, remove_base};
 pub(crate) use builds::{Made, build_failed, release_made};
 pub(crate) use config::{Requested, change_config, requested_config};
-pub(crate) use deploys::{Base, is_built_on_others, order, rollback_target, start_deploy};
+pub(crate) use deploys::{AncestorQuestion, PushBase, check_history, order, rollback_target, start_deploy};
 pub(crate) use observations::events_of_report;
 pub(crate) use running::{change_policy, change_scale, change_traffic};
 

@@ -141,16 +141,16 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
     let mut records = released(&[push("a")]);
     let asked = start_deploy(&records, Moment(1), "alice", &shop(), push("b"), false);
     let number = apply(&mut records, asked);
-    let history = |commits: &[&str]| commits.iter().map(|commit| (*commit).to_owned()).collect::<Vec<_>>();
-    const NOW: u64 = 60_000;
-    let judged_at = |records: &RecordIndex, commits: &[&str], old: &str, seen| {
-        let base = Base { history: history(commits), old: old.to_owned(), seen: Moment(seen) };
-        is_built_on_others(records, Moment(NOW), &shop(), &base).map_err(|problem| problem.message)
+    let judged_from = |records: &RecordIndex, asked: &[(&str, bool)], old: &str| {
+        let asked = asked.iter().map(|(commit, contained)| ((*commit).to_owned(), *contained)).collect();
+        let base = PushBase { new: "c".to_owned(), old: old.to_owned(), asked };
+        check_history(records, &shop(), &base).map_err(|problem| problem.message)
     };
-    let judged = |records: &RecordIndex, commits: &[&str]| judged_at(records, commits, "a", 60_000);
-    assert_eq!(judged(&records, &["c", "b", "a"]), Ok(()));
-    assert_eq!(judged(&records, &["b", "a"]), Ok(()), "the same once more");
-    let refused = judged(&records, &["c", "a"]).expect_err("b is lost");
+    let judged = |records: &RecordIndex, asked: &[(&str, bool)]| judged_from(records, asked, "a");
+    let question = |accepted| Ok(vec![AncestorQuestion { commit: "b".to_owned(), accepted }]);
+    assert_eq!(judged(&records, &[]), question(false));
+    assert_eq!(judged(&records, &[("b", true)]), Ok(vec![]));
+    let refused = judged(&records, &[("b", false)]).expect_err("b is lost");
     assert_eq!(refused, "deploy #2 of alice is under way with b, which this is not built on");
     let ended = |state, order| {
         let mut deploy = (*records.deploys[&shop()][&number]).clone();
@@ -159,33 +159,28 @@ fn a_push_that_would_take_another_one_off_the_branch_is_refused() {
         records.apply(StoreRecord::Deploy(deploy).into());
         records
     };
-    for (state, order) in [
-        (DeployState::Held, None),
-        (DeployState::Done, None),
-        (DeployState::Reverting, None),
-        (DeployState::Verifying, Some(DeployOrder::Abort)),
-    ] {
-        assert_eq!(judged(&ended(state, order), &["c", "a"]), Ok(()), "{state}");
+    // The commit of this deploy does not reach the branch.
+    for (state, order) in [(DeployState::Reverting, None), (DeployState::Verifying, Some(DeployOrder::Abort))] {
+        assert_eq!(judged(&ended(state, order), &[]), Ok(vec![]), "{state}");
     }
     // The deploy serves, and its push has a verdict or waits for one. Only a client that knows the commit may remove
     // that commit.
     let draining = ended(DeployState::Draining, None);
-    assert!(judged(&draining, &["c", "a"]).is_err());
-    assert_eq!(judged_at(&draining, &["c", "a"], "b", 60_000), Ok(()));
-    // The commit reached the branch after the branch was compared.
+    assert_eq!(judged(&draining, &[]), question(false));
+    assert!(judged(&draining, &[("b", false)]).is_err());
+    assert_eq!(judged_from(&draining, &[], "b"), Ok(vec![]));
+    // The push was accepted: the hook compares the branch once more, when the branch has moved.
     for state in [DeployState::Held, DeployState::Done] {
-        let records = ended(state, None);
-        let refused = judged_at(&records, &["c", "a"], "a", 0).expect_err("b is lost");
-        assert_eq!(refused, "deploy #2 of alice has just brought b, which this is not built on");
-        assert_eq!(judged_at(&records, &["c", "a"], "b", 0), Ok(()), "who knows of it may take it away");
-        assert_eq!(judged_at(&records, &["c", "b", "a"], "a", 0), Ok(()));
-        // The clock has gone back by an hour since then: no push is refused until the clock catches up.
-        let mut future = records.clone();
-        let mut deploy = (*records.deploys[&shop()][&number]).clone();
-        deploy.entered = Moment(NOW + 3_600_000);
-        future.apply(StoreRecord::Deploy(deploy).into());
-        assert_eq!(judged_at(&future, &["c", "a"], "a", NOW), Ok(()));
+        let accepted = ended(state, None);
+        assert_eq!(judged(&accepted, &[]), question(true));
+        assert_eq!(judged(&accepted, &[("b", true)]), Ok(vec![]));
+        assert_eq!(judged(&accepted, &[("b", false)]), Ok(vec![]), "the branch never moved to b");
+        assert_eq!(judged_from(&accepted, &[], "b"), Ok(vec![]), "a client that knows the commit may remove it");
     }
+    // A second push of the same commit needs no answer.
+    let asked = start_deploy(&records, Moment(2), "alice", &shop(), push("c"), false);
+    apply(&mut records, asked);
+    assert_eq!(judged(&records, &[("b", true)]), Ok(vec![]));
 }
 
 #[test]

@@ -1,0 +1,278 @@
+//! The conversation with the hook of one push: stores the source tree, starts the deploy and reports its progress.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use gantry_api::Problem;
+use gantry_api::types::Progress;
+use gantry_git::hook::{PushReport, RefUpdate, ServerMessage};
+use gantry_model::{AppName, DeployCause, DeployNumber, DeployState, Digest};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::target::{DeployTarget, PushOptions, TargetError};
+use crate::follow::FollowLimit;
+use crate::mutations::{self, AncestorQuestion, PushBase};
+use crate::{Server, causes, follow};
+
+/// Largest source tree, as bytes of its archive. Before that, the hook counts the contents of the tree.
+const SOURCE_MAX: u64 = 3 << 30;
+
+/// Largest line that a hook may send: a push with its refs and options.
+const LINE_MAX: u64 = 16 << 20;
+
+/// Largest chunk of an archive.
+const CHUNK_MAX: u32 = 1 << 20;
+
+/// Timeout for each message of a hook, and for the source tree to arrive.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Most rounds of questions to a hook. Each round needs another push that began meanwhile.
+const QUESTIONS_MAX: usize = 20;
+
+/// Why a push is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PushError {
+    #[error("the git hook sent nothing for {} s; push again", HOOK_TIMEOUT.as_secs())]
+    Silent,
+    #[error("cannot read the git hook's message; push again")]
+    Message(#[source] io::Error),
+    #[error("the server does not know this push; push again")]
+    Unknown,
+    #[error("{}", with_hint(.0))]
+    Refused(Problem),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("the pushed tree cannot be stored")]
+    Source(#[source] gantry_blobs::BlobError),
+    #[error("git does not move the branch to {0}, which was accepted before this push; push again")]
+    Unsettled(String),
+    #[error("other pushes to this app keep beginning; push again")]
+    Overtaken,
+    #[error("the deploy can no longer be followed; `gantry status` tells how it goes")]
+    Lost,
+}
+
+fn with_hint(problem: &Problem) -> String {
+    match &problem.hint {
+        Some(hint) => format!("{}; {hint}", problem.message),
+        None => problem.message.clone(),
+    }
+}
+
+/// The connection to a hook.
+pub(super) struct HookSocket {
+    pub(super) reader: BufReader<OwnedReadHalf>,
+    pub(super) writer: OwnedWriteHalf,
+}
+
+impl HookSocket {
+    /// Reads one message.
+    pub(super) async fn read_line<T: DeserializeOwned>(&mut self) -> Result<T, PushError> {
+        let mut line = String::new();
+        let mut limited = (&mut self.reader).take(LINE_MAX);
+        tokio::time::timeout(HOOK_TIMEOUT, limited.read_line(&mut line))
+            .await
+            .map_err(|_| PushError::Silent)?
+            .map_err(PushError::Message)?;
+        serde_json::from_str(&line).map_err(|error| PushError::Message(error.into()))
+    }
+
+    async fn send(&mut self, message: &ServerMessage) {
+        if let Ok(mut line) = serde_json::to_vec(message) {
+            line.push(b'\n');
+            // A hook that exited reads nothing more; the deploy goes on.
+            let _ = self.writer.write_all(&line).await;
+        }
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.send(&ServerMessage::Say(text.to_owned())).await;
+    }
+
+    /// Sends the app's URL, if there is one, as the last line of a successful push.
+    async fn say_url(&mut self, url: Option<String>) {
+        if let Some(url) = url {
+            self.say(&url).await;
+        }
+    }
+
+    /// Sends the verdict, which ends the conversation.
+    pub(super) async fn finish(&mut self, verdict: Result<bool, PushError>) {
+        let accepted = match verdict {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.say(&format!(" !     {}", causes(&error))).await;
+                false
+            }
+        };
+        self.send(&ServerMessage::Verdict(accepted)).await;
+    }
+
+    /// Streams the archive that the hook sends, in chunks after their lengths.
+    fn archive(&mut self) -> impl Stream<Item = io::Result<Bytes>> {
+        futures_util::stream::try_unfold((&mut self.reader, 0u64), async |(reader, size)| {
+            let length = reader.read_u32().await?;
+            let size = size + u64::from(length);
+            match length {
+                0 => return Ok(None),
+                length if length > CHUNK_MAX => return Err(io::Error::other("a chunk of the archive is too large")),
+                _ if size > SOURCE_MAX => {
+                    let limit = gantry_model::Bytes(SOURCE_MAX);
+                    return Err(io::Error::other(format!("the tree has more than {limit}")));
+                }
+                _ => {}
+            }
+            let mut chunk = BytesMut::zeroed(length as usize);
+            reader.read_exact(&mut chunk).await?;
+            Ok(Some((chunk.freeze(), (reader, size))))
+        })
+    }
+}
+
+/// The conversation about one push.
+pub(super) struct PushConversation<'a> {
+    pub(super) server: &'a Arc<Server>,
+    pub(super) socket: &'a mut HookSocket,
+}
+
+impl PushConversation<'_> {
+    /// Returns the verdict on the push.
+    pub(super) async fn run(&mut self, report: &PushReport) -> Result<bool, PushError> {
+        let (app, user) = self.server.pushes.connect(&report.push).ok_or(PushError::Unknown)?;
+        let target = {
+            let view = self.server.core.view();
+            let record = mutations::app(&view.records, &app).map_err(PushError::Refused)?;
+            DeployTarget { app: &app, branch: record.branch.clone(), serves: record.current.is_some() }
+        };
+        for note in self.server.repairs.take(&app) {
+            self.socket.say(&format!("-----> {note}")).await;
+        }
+        let update = target.update(report)?;
+        if let Some(line) = target.passed_over(report) {
+            self.socket.say(&format!("-----> {line}")).await;
+        }
+        let Some(update) = update else {
+            let branch = &target.branch;
+            self.socket.say(&format!("       Nothing is deployed; push the branch: git push … HEAD:{branch}")).await;
+            return Ok(true);
+        };
+        let options = PushOptions::parse(&report.options)?;
+        gantry_failpoint::failpoint!("push.received");
+        let number = self.deploy(&report.push, &app, &user, update, options).await?;
+        gantry_failpoint::failpoint!("push.begun");
+        let until = if options.wait { FollowLimit::Verdict } else { self.server.settings.until };
+        self.follow(app, number, until).await
+    }
+
+    /// Stores the pushed tree and starts its deploy.
+    async fn deploy(
+        &mut self,
+        push: &str,
+        app: &AppName,
+        user: &str,
+        update: &RefUpdate,
+        options: PushOptions,
+    ) -> Result<DeployNumber, PushError> {
+        let mut base = PushBase { new: update.new.clone(), old: update.old.clone(), asked: BTreeMap::new() };
+        // A push that must be refused is refused before the tree is stored.
+        let records = self.server.core.view().records;
+        let questions = mutations::check_history(&records, app, &base).map_err(PushError::Refused)?;
+        self.ask(app, &mut base, questions).await?;
+        let gc_pin = self.server.gc_pins.take();
+        let source = self.store_tree().await?;
+        gantry_failpoint::failpoint!("push.kept");
+        self.server.pushes.will_move(push, &update.new);
+        let cause = DeployCause::Push { commit: update.new.clone(), source };
+        for _ in 0..QUESTIONS_MAX {
+            let (name, by, cause, known) = (app.clone(), user.to_owned(), cause.clone(), base.clone());
+            let begun = self.server.core.mutate(move |records, now| {
+                let questions = mutations::check_history(records, &name, &known)?;
+                if !questions.is_empty() {
+                    return Ok((Vec::new(), Err(questions)));
+                }
+                let (changes, number) = mutations::start_deploy(records, now, &by, &name, cause, options.hold)?;
+                Ok((changes, Ok(number)))
+            });
+            match begun.await.map_err(PushError::Refused)? {
+                Ok(number) => {
+                    drop(gc_pin);
+                    return Ok(number);
+                }
+                Err(questions) => self.ask(app, &mut base, questions).await?,
+            }
+        }
+        Err(PushError::Overtaken)
+    }
+
+    /// Asks the hook which commits the pushed commit contains. The branch has moved to each accepted one by then, if git
+    /// will ever move it: so the hook, which compares the branch before it answers, refuses a push that would lose one.
+    async fn ask(
+        &mut self,
+        app: &AppName,
+        base: &mut PushBase,
+        questions: Vec<AncestorQuestion>,
+    ) -> Result<(), PushError> {
+        if questions.is_empty() {
+            return Ok(());
+        }
+        for question in questions.iter().filter(|question| question.accepted) {
+            if !self.server.pushes.settled(app, &question.commit).await {
+                return Err(PushError::Unsettled(question.commit.chars().take(12).collect()));
+            }
+        }
+        let commits: Vec<String> = questions.into_iter().map(|question| question.commit).collect();
+        self.socket.send(&ServerMessage::Ancestors(commits.clone())).await;
+        let contained: Vec<String> = self.socket.read_line().await?;
+        base.asked.extend(commits.into_iter().map(|commit| {
+            let is_contained = contained.contains(&commit);
+            (commit, is_contained)
+        }));
+        Ok(())
+    }
+
+    /// Stores the tree of the pushed commit as a blob.
+    async fn store_tree(&mut self) -> Result<Digest, PushError> {
+        self.socket.send(&ServerMessage::Archive).await;
+        let stored = self.server.blobs.put_stream(self.socket.archive().boxed(), None);
+        let (source, _) = tokio::time::timeout(HOOK_TIMEOUT, stored)
+            .await
+            .map_err(|_| PushError::Silent)?
+            .map_err(PushError::Source)?;
+        Ok(source)
+    }
+
+    /// Reports the progress of the deploy, and returns the verdict.
+    async fn follow(&mut self, app: AppName, number: DeployNumber, until: FollowLimit) -> Result<bool, PushError> {
+        let mut progress = follow::follow(self.server, app, number, until);
+        while let Some(event) = progress.recv().await {
+            let (deploy, url) = match event {
+                Progress::Line { text } => {
+                    self.socket.say(&text).await;
+                    continue;
+                }
+                Progress::End { deploy, url } => (deploy, url),
+            };
+            match deploy.state {
+                DeployState::Done => {
+                    let seconds = deploy.entered.since(deploy.created) / 1000;
+                    self.socket.say(&format!("-----> Done in {seconds} s")).await;
+                }
+                DeployState::Draining => {
+                    let line = format!("       `gantry why {}` tells if it is taken back in that time", deploy.app);
+                    self.socket.say(&line).await;
+                }
+                DeployState::Held => {}
+                _ => return Ok(false),
+            }
+            self.socket.say_url(url).await;
+            return Ok(true);
+        }
+        Err(PushError::Lost)
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a hook refuses a push by itself, and how a hook fails.
+
+use std::io;
+use std::process::ExitStatus;
+
+/// Failure of a hook.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HookError {
+    /// The push is refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The server, git or the file system failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<serde_json::Error> for HookError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// Why a push is refused. The texts are shown to the user.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the push names too many refs; push the branch alone")]
+    TooManyRefs,
+    #[error("the name of a ref contains a line break; rename the ref")]
+    LineBreak,
+    #[error("{0:?} is not a valid name of a ref; rename the ref")]
+    BadName(String),
+    #[error("{name} must be a commit, and {short} is none; push a commit")]
+    NoCommit { name: String, short: String },
+    #[error("{name} must be a commit, and {short} is a tag; push its commit: git push gantry {commit}:{name}")]
+    Tag { name: String, short: String, commit: String },
+    #[error("the branch has moved to {0} meanwhile, which this is not built on: fetch it, and push again")]
+    Moved(String),
+    #[error("the tree has more than {0} files")]
+    TooManyFiles(usize),
+    #[error("the files of the tree have more than {} GiB", .0 >> 30)]
+    TooManyBytes(u64),
+    #[error("the tree cannot be read (git ls-tree: {0})")]
+    Tree(ExitStatus),
+    #[error("git cannot move the branch (git update-ref: {0})")]
+    Stuck(ExitStatus),
+    #[error("its {what} cannot be synced: {source}")]
+    Sync { what: &'static str, source: io::Error },
+}
