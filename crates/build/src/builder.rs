@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_blobs::{BlobError, BlobStore};
+use gantry_blobs::{BlobError, BlobStore, DigestHasher};
 use gantry_image::{Config, Descriptor, Layer, Layers, Looked, Manifest, Merged, Runtime};
 use gantry_model::{AppName, DeployNumber, Digest, Role, RoleName};
 pub use gantry_sandbox::ContainerNetwork;
@@ -71,20 +71,16 @@ pub struct Builder {
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 impl Builder {
-    /// Fetches a source archive and reads its recipe.
+    /// Opens a source archive and reads its recipe.
     ///
     /// # Errors
     /// An error in phase `source`, `roles` or `compile`.
     pub async fn open(&self, source: &Digest) -> Result<(Source, Recipe), BuildError> {
         let fail = |error: &dyn std::fmt::Display| BuildError::new("source", error);
-        let mut blob = self.blobs.get(source).await.map_err(|error| fail(&error))?;
-        let file = tempfile::tempfile_in(&self.folders.scratch).map_err(|error| fail(&error))?;
-        let mut into = tokio::fs::File::from_std(file);
-        while let Some(piece) = blob.stream.next().await {
-            into.write_all(&piece.map_err(|error| fail(&error))?).await.map_err(|error| fail(&error))?;
-        }
-        into.flush().await.map_err(|error| fail(&error))?;
-        let mut file = into.into_std().await;
+        let mut file = match self.blobs.local_file(source).await.map_err(|error| fail(&error))? {
+            Some(file) => file,
+            None => self.fetch(source).await.map_err(|error| fail(&error))?,
+        };
         let (file, scanned) = tokio::task::spawn_blocking(move || {
             let scanned = source::scan(&mut std::io::BufReader::new(&mut file))?;
             Ok::<_, BuildError>((file, scanned))
@@ -92,6 +88,17 @@ impl Builder {
         .await
         .map_err(|error| fail(&error))??;
         Ok((Source { file, contents: scanned.contents }, Recipe::read(&scanned.found)?))
+    }
+
+    /// Copies a blob that is not in a local folder into a temporary file.
+    async fn fetch(&self, source: &Digest) -> Result<File, Box<dyn std::error::Error + Send + Sync>> {
+        let mut blob = self.blobs.get(source).await?;
+        let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(&self.folders.scratch)?);
+        while let Some(piece) = blob.stream.next().await {
+            file.write_all(&piece?).await?;
+        }
+        file.flush().await?;
+        Ok(file.into_std().await)
     }
 
     /// Builds the image of a source tree on the job's base image.
@@ -278,10 +285,11 @@ impl Builder {
         runtime.labels.get_or_insert_default().extend([revision, recipe]);
         let (layers, diff_ids) = image.layers.into_iter().unzip();
         let config = Bytes::from(serde_json::to_vec(&Config::new(diff_ids, runtime))?);
-        let size = config.len() as u64;
-        let config = self.blobs.put(config).await?;
+        let described = (DigestHasher::of(&config), config.len() as u64);
+        let manifest = Bytes::from(serde_json::to_vec(&Manifest::new(described, layers))?);
+        let (_, manifest) = tokio::try_join!(self.blobs.put(config), self.blobs.put(manifest))?;
         gantry_failpoint::failpoint!("build.configured");
-        Ok(self.blobs.put(Bytes::from(serde_json::to_vec(&Manifest::new((config, size), layers))?)).await?)
+        Ok(manifest)
     }
 }
 

@@ -236,7 +236,7 @@ fn assemble(settings: ServerSettings, core: core::CoreHandle) -> Result<Server, 
     sweep(&scratch);
     folder("builds")?;
     let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
-    sweep(&settings.data.join("blobs/uploads"));
+    blobs.sweep();
     let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     layers.sweep();
     let init = gantry_sandbox::install_init(&settings.data.join("init"))?;

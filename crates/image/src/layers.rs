@@ -144,7 +144,7 @@ impl Layers {
                     return Err(LayersError::WrongDigest { wanted, found });
                 }
             }
-            sync(into).map_err(|source| failed("sync", into, source))
+            sync(into, unpacked.entries).map_err(|source| failed("sync", into, source))
         };
         // The work runs to its end on its own thread, even if the caller stops waiting. No half-unpacked layer stays,
         // and a complete layer is not lost.
@@ -272,8 +272,14 @@ fn is_orphaned(name: &str) -> bool {
     }
 }
 
-/// Syncs the whole file system. This is cheaper than a sync per file, since a layer has thousands of files.
-fn sync(folder: &Path) -> io::Result<()> {
-    let folder = std::fs::File::open(folder)?;
-    Ok(rustix::fs::syncfs(&folder)?)
+/// Most entries of a layer that are synced one by one.
+const SYNCED_ONE_BY_ONE: u64 = 200;
+
+/// Syncs an unpacked layer of this many entries. For thousands of files, one sync of the whole file system is cheaper
+/// than a sync of each; for few files, that sync would wait for everything that other programs have written.
+fn sync(folder: &Path, entries: u64) -> io::Result<()> {
+    match entries {
+        ..=SYNCED_ONE_BY_ONE => gantry_ledger::sync_tree(folder),
+        _ => gantry_ledger::sync_file_system(folder),
+    }
 }

@@ -58,6 +58,8 @@ pub struct Unpacked {
     pub diff_id: Digest,
     /// Size of all files together in bytes.
     pub bytes: u64,
+    /// Number of entries, without those of missing parent folders.
+    pub entries: u64,
 }
 
 /// Reasons why a layer is refused.
@@ -113,7 +115,7 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
     let diff_id = plain.finish();
     drop(plain);
     pass(&mut source)?;
-    Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes })
+    Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes, entries: unpacker.entries })
 }
 
 /// Limit on the bytes after an archive's end. Padding takes kilobytes; a longer tail is an attack.
