@@ -14,7 +14,8 @@ use crate::AgentContext;
 /// machine for lost: three missed heartbeats and some.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// Changes within this time go into one report.
+/// Shortest interval between two reports. The first change is reported at once; further changes within this time go
+/// into one report.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// The status of all instances and of the machine's network.
@@ -129,6 +130,7 @@ impl StatusReporter {
 pub(crate) async fn report(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/observed", agent.settings.machine);
     loop {
+        let sent = tokio::time::Instant::now();
         let report = agent.status.report();
         if let Err(error) = agent.client.post::<()>(&path, &report).await {
             tracing::debug!(%error, "cannot report to the server");
@@ -136,7 +138,7 @@ pub(crate) async fn report(agent: &Arc<AgentContext>) {
             continue;
         }
         if tokio::time::timeout(HEARTBEAT, agent.status.changed.notified()).await.is_ok() {
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep_until(sent + GATHER).await;
         }
     }
 }
