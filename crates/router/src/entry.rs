@@ -1,21 +1,22 @@
 //! Client connections: plain and TLS, HTTP/1.1 and HTTP/2, from accept to drain.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::interim::Announced;
-use crate::joined::Joined;
-use crate::opening::Opening;
 use crate::proxy::{Peer, serve};
+use crate::stream::{ClientStream, HttpVersion};
 use crate::threads::Threads;
 use crate::timer::HeadTimer;
 use crate::wire::head::HEAD_MAX;
@@ -44,7 +45,8 @@ pub(crate) struct Entry {
     router: Arc<Router>,
     plain: TcpListener,
     secure: Option<(TcpListener, TlsAcceptor)>,
-    connections: GracefulShutdown,
+    /// Tells the connections that the router shuts down. Each open connection has a receiver.
+    ending: watch::Sender<()>,
     threads: Threads,
 }
 
@@ -57,7 +59,7 @@ impl Entry {
         };
         tracing::info!(address = ?plain.local_addr().ok(), files = gantry_linux::process::open_files(), "routing");
         let threads = Threads::start().map_err(RouterError::Threads)?;
-        Ok(Self { router: Arc::clone(router), plain, secure, connections: GracefulShutdown::new(), threads })
+        Ok(Self { router: Arc::clone(router), plain, secure, ending: watch::Sender::default(), threads })
     }
 
     /// Accepts connections until `shutdown`.
@@ -94,13 +96,14 @@ impl Entry {
     /// handshake.
     fn connection(&self, stream: std::net::TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {
         let router = Arc::clone(&self.router);
-        let watcher = self.connections.watcher();
+        let ending = self.ending.subscribe();
         let from_proxy = router.routing.now().table.trusted_proxies.contains(address.ip());
         self.threads.spawn(async move {
             let Ok(mut stream) = TcpStream::from_std(stream) else { return };
             let mut peer = Peer::new(address.ip(), tls.is_some());
+            // The rare and large parts are in boxes: the task of a connection is as large as its largest part.
             if from_proxy {
-                match preamble::take(&mut stream, HEADER_TIMEOUT).await {
+                match Box::pin(preamble::take(&mut stream, HEADER_TIMEOUT)).await {
                     Ok(Some(said)) => {
                         peer = Peer::new(said.client.unwrap_or(address.ip()), tls.is_some() || said.tls);
                     }
@@ -111,22 +114,13 @@ impl Entry {
                     }
                 }
             }
-            let peer = Arc::new(peer);
-            let interims = Arc::clone(&peer.interims);
-            let service = service_fn(move |request| serve(&router, &peer, request));
-            let builder = builder();
             match tls {
-                None => {
-                    let stream =
-                        TokioIo::new(Announced::new(Joined::new(Opening::within(HEADER_TIMEOUT, stream)), interims));
-                    let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
-                }
+                None => serve_stream(router, peer, stream, true, ending).await,
                 Some(acceptor) => {
-                    let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await else {
-                        return;
-                    };
-                    let stream = TokioIo::new(Announced::new(Opening::within(HEADER_TIMEOUT, stream), interims));
-                    let _ = watcher.watch(builder.serve_connection_with_upgrades(stream, service).into_owned()).await;
+                    let accepting = tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream));
+                    if let Ok(Ok(stream)) = Box::pin(accepting).await {
+                        Box::pin(serve_stream(router, peer, stream, false, ending)).await;
+                    }
                 }
             }
         });
@@ -137,13 +131,14 @@ impl Entry {
         drop((self.plain, self.secure));
         self.router.ending.store(true, Ordering::Relaxed);
         let until = tokio::time::Instant::now() + LINGER;
-        while self.connections.count() > 0 && tokio::time::Instant::now() < until {
+        while self.ending.receiver_count() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
         // Tunnels learn of the shutdown, each at a random moment.
         self.router.routing.leave(patience);
         let ended = async {
-            self.connections.shutdown().await;
+            self.ending.send_replace(());
+            self.ending.closed().await;
             while !self.router.routing.active().is_empty() {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -154,14 +149,62 @@ impl Entry {
     }
 }
 
-/// HTTP settings: timeouts for headers and for unresponsive clients.
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    // A request has at most 100 fields, hyper's default. With any other limit hyper allocates space for all fields of
-    // each head. That cost a tenth of a request's processor time and 9 KiB for each slow client.
-    builder.http1().timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
+/// Serves the requests of a connection, until the client or the router ends the connection.
+async fn serve_stream<S>(router: Arc<Router>, peer: Peer, stream: S, coalesces: bool, mut ending: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut stream = ClientStream::new(stream, Arc::clone(&peer.interims), coalesces);
+    let version = tokio::select! {
+        biased;
+        _ = ending.changed() => return,
+        version = tokio::time::timeout(HEADER_TIMEOUT, stream.version()) => version,
+    };
+    let Ok(Ok(version)) = version else { return };
+    let (peer, stream) = (Arc::new(peer), TokioIo::new(stream));
+    let service = service_fn(move |request| serve(&router, &peer, request));
+    match version {
+        HttpVersion::Http1 => {
+            let mut connection = pin!(http1().serve_connection(stream, service).with_upgrades());
+            if is_interrupted(connection.as_mut(), &mut ending).await {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+        HttpVersion::Http2 => {
+            let mut connection = Box::pin(http2().serve_connection(stream, service));
+            if is_interrupted(connection.as_mut(), &mut ending).await {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+}
+
+/// Runs a connection until the connection ends (false) or the router shuts down (true).
+async fn is_interrupted<C: Future>(mut connection: Pin<&mut C>, ending: &mut watch::Receiver<()>) -> bool {
+    let mut interrupted = pin!(ending.changed());
+    std::future::poll_fn(|cx| match interrupted.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending => connection.as_mut().poll(cx).map(|_| false),
+    })
+    .await
+}
+
+/// Settings of HTTP/1: a timeout for the head of a request.
+///
+/// A request has at most 100 fields, hyper's default. With any other limit hyper allocates space for all fields of each
+/// head. That cost a tenth of a request's processor time and 9 KiB for each slow client.
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(HeadTimer::default()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
     builder
-        .http2()
+}
+
+/// Settings of HTTP/2: limits, and pings that find an unresponsive client.
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(250)
         .max_header_list_size(HEADER_LIST_MAX)

@@ -7,12 +7,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 /// Maximum number of pending bytes. Interim responses beyond this limit are dropped.
 const PENDING_MAX: usize = 64 * 1024;
@@ -74,7 +74,12 @@ impl Interims {
         .await;
     }
 
-    fn poll_write<S: AsyncWrite + Unpin>(&self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the pending interim responses.
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut queue = self.queue();
         while !queue.bytes.is_empty() {
             let written = ready!(Pin::new(&mut *stream).poll_write(cx, &queue.bytes))?;
@@ -88,54 +93,5 @@ impl Interims {
             waiting.wake();
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// Client connection with its interim responses.
-pub(crate) struct Announced<S> {
-    stream: S,
-    interims: Arc<Interims>,
-}
-
-impl<S> Announced<S> {
-    pub(crate) fn new(stream: S, interims: Arc<Interims>) -> Self {
-        Self { stream, interims }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Announced<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// Writes the pending interim responses first. hyper flushes when it has nothing more to write.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, interims } = &mut *self;
-        if interims.are_pending() {
-            ready!(interims.poll_write(stream, cx))?;
-        }
-        Pin::new(stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -10,6 +10,7 @@
 //! - `proxy`: one request, from its arrival to the last byte of the response.
 //! - `collect`: buffers request bodies before an instance is chosen; `client`: reads and discards an unused rest of a
 //!   body.
+//! - `stream`: byte stream of a client connection: HTTP version and coalesced writes.
 //! - `interim`: interim responses such as 103; `trailers`: the fields allowed behind a body.
 //! - `origin`: where a request came from; `preamble`: the PROXY protocol of trusted proxies.
 //! - `pool`: kept connections to instances; `wire`: HTTP/1.1 on one connection to an instance.
@@ -34,15 +35,14 @@ pub mod fuzz;
 mod gate;
 mod headers;
 mod interim;
-mod joined;
 mod names;
-mod opening;
 mod origin;
 mod page;
 mod pool;
 mod preamble;
 mod proxy;
 mod routing;
+mod stream;
 mod sync;
 mod threads;
 mod timer;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 use crate::access::Entry;
@@ -66,33 +67,34 @@ impl Peer {
     }
 }
 
+/// Response to a request. The box has the whole state of the request, so that a connection without a request takes no
+/// memory for one, and hyper moves only a pointer.
+type Serving = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
 /// Serves a request. During a shutdown, each response tells an HTTP/1 client to reconnect: closing the connection
 /// between two requests would race with the second request.
-pub(crate) fn serve(
-    router: &Arc<Router>,
-    peer: &Arc<Peer>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
+pub(crate) fn serve(router: &Arc<Router>, peer: &Arc<Peer>, request: Request<Incoming>) -> Serving {
     let keeps_alive = request.version() <= Version::HTTP_11;
+    let exchange = Exchange::begin(router, peer, request);
     let router = Arc::clone(router);
-    let begun = Exchange::begin(&router, peer, request);
-    async move {
-        let mut response = match begun {
-            Ok(exchange) => {
-                let is_grpc = exchange.is_grpc();
-                let mut response = exchange.run(is_grpc).await;
-                if is_grpc {
-                    page::say_in_grpc(&mut response);
-                }
-                response
-            }
-            Err(refused) => *refused,
-        };
+    let finish = move |mut response: Response<Answer>| {
         let ending = router.ending.load(Ordering::Relaxed);
         if ending && keeps_alive && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
+    };
+    match exchange {
+        Ok(mut exchange) => Box::pin(async move {
+            let is_grpc = exchange.is_grpc();
+            let outcome = exchange.run(is_grpc).await;
+            let mut response = exchange.end(outcome);
+            if is_grpc {
+                page::say_in_grpc(&mut response);
+            }
+            finish(response)
+        }),
+        Err(refused) => Box::pin(std::future::ready(finish(*refused))),
     }
 }
 
@@ -133,6 +135,14 @@ struct Way {
     active: Active,
 }
 
+/// Both ends of a connection whose protocol changed.
+struct Switched {
+    head: http::response::Parts,
+    client: OnUpgrade,
+    instance: (wire::Stream, OwnedWriteHalf),
+    tunnel: Tunnel,
+}
+
 /// Guard of a request that may be the half-open probe. If the request ends without an outcome, another probe may start.
 struct Trial(Arc<Target>, Instant);
 
@@ -157,7 +167,7 @@ enum Failure {
     /// The instance exceeded the response timeout.
     Slow,
     /// The client broke off, or was silent for too long, before the request was complete.
-    Client(Response<Answer>),
+    Client(Box<Response<Answer>>),
 }
 
 impl Exchange {
@@ -243,24 +253,18 @@ impl Exchange {
         !self.body.is_end_stream() && is_grpc(&self.request.headers)
     }
 
-    async fn run(mut self, is_grpc: bool) -> Response<Answer> {
-        if matches!(self.body, Outgoing::Client(_))
-            && !is_grpc
-            && let Err(page) = self.collect().await
-        {
-            return told(self.entry, page);
+    /// Gets the response of an instance, or the error response of the router.
+    async fn run(&mut self, is_grpc: bool) -> Result<(Way, Response<InstanceBody>), Box<Response<Answer>>> {
+        if matches!(self.body, Outgoing::Client(_)) && !is_grpc {
+            self.collect().await?;
         }
         let repeatable = is_repeatable(&self.request, &self.body);
         loop {
-            let way = match self.find().await {
-                Ok(way) => way,
-                Err(page) => {
-                    let wanted = self.route.traffic.paused || self.route.traffic.maintenance.is_some();
-                    let unavailable = page.status() == StatusCode::SERVICE_UNAVAILABLE && !wanted;
-                    self.entry.failure = unavailable.then_some(RequestFailure::NoInstance);
-                    return told(self.entry, *page);
-                }
-            };
+            let way = self.find().await.inspect_err(|page| {
+                let wanted = self.route.traffic.paused || self.route.traffic.maintenance.is_some();
+                let unavailable = page.status() == StatusCode::SERVICE_UNAVAILABLE && !wanted;
+                self.entry.failure = unavailable.then_some(RequestFailure::NoInstance);
+            })?;
             let circuit = &way.target.circuit;
             let _trial = Trial::of(&way.target, self.now);
             let again = match &self.body {
@@ -274,11 +278,7 @@ impl Exchange {
             match outcome {
                 Ok(response) => {
                     circuit.worked();
-                    return match self.client.take() {
-                        _ if response.status() != StatusCode::SWITCHING_PROTOCOLS => self.relayed(way, response),
-                        Some(client) => self.joined(way, client, response),
-                        None => self.failed("it changed the protocol, and was not asked to"),
-                    };
+                    return Ok((way, response));
                 }
                 Err(Failure::Unsent(unsent)) => {
                     circuit.failed(circuit::Failure::Unreachable, self.now.into_std(), Instant::now().into_std());
@@ -289,34 +289,48 @@ impl Exchange {
                     // Retry once, on another instance if there is one: no response came, and a second request is
                     // harmless.
                     if !repeatable || std::mem::replace(&mut self.repeated, true) {
-                        return self.failed(&why);
+                        return Err(self.failed(&why));
                     }
                     self.deadline = Instant::now() + self.router.settings.wait;
                     if let Some(whole) = &again {
                         self.body = Outgoing::Whole(whole.again());
                     }
                 }
-                Err(Failure::Client(page)) => return told(self.entry, page),
+                Err(Failure::Client(page)) => return Err(page),
                 Err(Failure::Slow) => {
                     circuit.failed(circuit::Failure::Broken, self.now.into_std(), Instant::now().into_std());
                     self.entry.failure = Some(RequestFailure::Slow);
-                    let page = page::too_slow(self.route.app.as_str(), self.route.timeouts.response);
-                    return told(self.entry, page);
+                    return Err(Box::new(page::too_slow(self.route.app.as_str(), self.route.timeouts.response)));
                 }
             }
             self.tried.push(way.target.endpoint.instance.clone());
         }
     }
 
-    fn failed(mut self, why: &str) -> Response<Answer> {
+    /// Turns the outcome of [`Self::run`] into the response to the client.
+    fn end(mut self, outcome: Result<(Way, Response<InstanceBody>), Box<Response<Answer>>>) -> Response<Answer> {
+        let response = match outcome {
+            Ok((way, response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+                return self.relayed(way, response);
+            }
+            Ok((way, response)) => match self.switched(&way, response) {
+                Ok(switched) => return self.joined(way, switched),
+                Err(why) => self.failed(why),
+            },
+            Err(page) => page,
+        };
+        told(self.entry, *response)
+    }
+
+    /// Returns the error response for a broken instance.
+    fn failed(&mut self, why: &str) -> Box<Response<Answer>> {
         self.entry.error = Some(why.to_owned());
         self.entry.failure = Some(RequestFailure::Broken);
-        let page = page::bad_gateway(self.route.app.as_str(), why);
-        told(self.entry, page)
+        Box::new(page::bad_gateway(self.route.app.as_str(), why))
     }
 
     /// Buffers the client's body, up to the limit of the role.
-    async fn collect(&mut self) -> Result<(), Response<Answer>> {
+    async fn collect(&mut self) -> Result<(), Box<Response<Answer>>> {
         let Outgoing::Client(client) = &mut self.body else { return Ok(()) };
         let most = usize::try_from(self.route.timeouts.request_buffer.0).unwrap_or(usize::MAX);
         // If the body is longer than the buffer, the instance decides on the client's `Expect: 100-continue`.
@@ -360,11 +374,11 @@ impl Exchange {
             collected
         };
         match collected {
-            None => return Err(page::slow_client(patience)),
+            None => return Err(Box::new(page::slow_client(patience))),
             Some(Err(error)) => {
                 let why = format!("the client did not send all of the request: {error}");
                 self.entry.error = Some(why.clone());
-                return Err(page::bad_request(&why));
+                return Err(Box::new(page::bad_request(&why)));
             }
             Some(Ok(Collected::Begun(begun))) => client.begun = Some(begun),
             Some(Ok(Collected::Whole(whole))) => {
@@ -433,23 +447,27 @@ impl Exchange {
         // The instance may have closed a kept connection meanwhile. Then the body comes back and goes out on a new
         // connection. A repeated request, or a request after a failure, uses a new connection at once: an instance that
         // accepts a connection is alive.
-        let kept =
+        let mut kept =
             if self.repeated || target.circuit.is_troubled() { None } else { target.pool.take(self.now.into_std()) };
-        if let Some(sender) = kept {
-            match self.ask(target, sender, body, self.now).await {
-                Err(Failure::Unsent(unsent)) => body = unsent,
+        loop {
+            let is_kept = kept.is_some();
+            let (sender, now) = match kept.take() {
+                Some(sender) => (sender, self.now),
+                None => match Box::pin(connect(target)).await {
+                    Ok(sender) => {
+                        target.circuit.reached();
+                        target.pool.share(&sender);
+                        (sender, Instant::now())
+                    }
+                    Err(error) => {
+                        tracing::debug!(instance = %target.endpoint.instance, %error, "cannot be reached");
+                        return Err(Failure::Unsent(body));
+                    }
+                },
+            };
+            match self.ask(target, sender, body, now).await {
+                Err(Failure::Unsent(unsent)) if is_kept => body = unsent,
                 outcome => return outcome,
-            }
-        }
-        match connect(target).await {
-            Ok(sender) => {
-                target.circuit.reached();
-                target.pool.share(&sender);
-                self.ask(target, sender, body, Instant::now()).await
-            }
-            Err(error) => {
-                tracing::debug!(instance = %target.endpoint.instance, %error, "cannot be reached");
-                Err(Failure::Unsent(body))
             }
         }
     }
@@ -476,13 +494,15 @@ impl Exchange {
                 Some(Ok(response)) => break Ok(response),
                 Some(Err(wire::Failure::Unsent(body))) => break Err(Failure::Unsent(body)),
                 Some(Err(wire::Failure::Sent(why))) => break Err(Failure::Sent(why)),
-                Some(Err(wire::Failure::Client(why))) => break Err(Failure::Client(page::bad_request(&why))),
+                Some(Err(wire::Failure::Client(why))) => break Err(Failure::Client(Box::new(page::bad_request(&why)))),
                 None => match upload.as_ref().map(|upload| (upload.last() + patience, upload.is_awaited())) {
                     Some((later, _)) if later > deadline => {
                         deadline = later;
                         timer.as_mut().reset(later);
                     }
-                    Some((_, true)) => break Err(Failure::Client(page::slow_client(self.route.timeouts.response))),
+                    Some((_, true)) => {
+                        break Err(Failure::Client(Box::new(page::slow_client(self.route.timeouts.response))));
+                    }
                     // The instance has the whole request, or does not read what the client sent.
                     _ => {
                         target.pool.distrust();
@@ -512,28 +532,32 @@ impl Exchange {
         Response::from_parts(parts, Answer::Relayed(Box::new(Relayed { body, done: Some(done) })))
     }
 
-    /// Joins client and instance after a change of protocol, and copies bytes in both directions until either side
-    /// ends.
-    fn joined(mut self, way: Way, client: OnUpgrade, response: Response<InstanceBody>) -> Response<Answer> {
-        let (parts, body) = response.into_parts();
-        let InstanceBody::One(answer) = body else { return self.failed("it changed the protocol of HTTP/2") };
-        let Some(instance) = answer.into_stream() else {
-            return self.failed("it changed the protocol before it had all of the request");
-        };
+    /// Checks a change of protocol: the client asked for the protocol, and both directions are free.
+    fn switched(&mut self, way: &Way, response: Response<InstanceBody>) -> Result<Switched, &'static str> {
+        let client = self.client.take().ok_or("it changed the protocol, and was not asked to")?;
+        let (head, body) = response.into_parts();
+        let InstanceBody::One(answer) = body else { return Err("it changed the protocol of HTTP/2") };
+        let instance = answer.into_stream().ok_or("it changed the protocol before it had all of the request")?;
         let asked = self.request.headers.get(UPGRADE);
-        if !parts.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
-            return self.failed("it changed to another protocol than it was asked for");
+        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
+            return Err("it changed to another protocol than it was asked for");
         }
         let is_websocket = asked.is_some_and(upgrade::is_websocket);
+        Ok(Switched { head, client, instance, tunnel: Tunnel { is_websocket, leaving: way.target.leaving() } })
+    }
+
+    /// Joins client and instance after a change of protocol, and copies bytes in both directions until either side
+    /// ends.
+    fn joined(mut self, way: Way, switched: Switched) -> Response<Answer> {
+        let Switched { head, client, instance, tunnel } = switched;
         self.entry.status = 101;
-        let tunnel = Tunnel { is_websocket, leaving: way.target.leaving() };
         tokio::spawn(async move {
             let mut counted = (self.entry, way, self.admitted);
             if let Ok(client) = client.await {
                 tunnel.carry(client, instance, &mut counted.0.bytes).await;
             }
         });
-        Response::from_parts(parts, text(String::new()))
+        Response::from_parts(head, text(String::new()))
     }
 }
 
