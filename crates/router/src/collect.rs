@@ -58,6 +58,12 @@ impl Share {
         fits
     }
 
+    /// Returns a part of the share to the budget.
+    fn shrink(&mut self, bytes: usize) {
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
+    }
+
     /// Takes an equal share for a copy of the body. The copy uses the same memory, so this share may exceed the budget.
     fn again(&self) -> Self {
         self.budget.used.fetch_add(self.bytes, Ordering::Relaxed);
@@ -130,8 +136,11 @@ impl Collecting {
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
                 // The body is slow: copy the first piece, which would otherwise keep its whole read buffer alive.
                 let first = std::mem::take(&mut self.first);
-                let fits = self.add(&first);
-                return if fits { Poll::Pending } else { Poll::Ready(Ok(self.begun(first))) };
+                if !self.add(&first) {
+                    return Poll::Ready(Ok(self.begun(first)));
+                }
+                self.share.shrink(first.len());
+                return Poll::Pending;
             };
             let Some(frame) = frame.transpose()? else { return Poll::Ready(Ok(self.whole())) };
             match frame.into_data() {
@@ -167,6 +176,7 @@ impl Collecting {
         let fits = self.add(&first);
         if fits {
             self.first = Bytes::new();
+            self.share.shrink(first.len());
         }
         fits && self.add(data)
     }
