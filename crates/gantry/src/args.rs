@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
-use gantry_model::{AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError};
+use gantry_model::{
+    AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError, defaults,
+};
 use gantry_store::StoreAddress;
 
 /// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
@@ -280,16 +282,16 @@ pub(crate) struct Machine {
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
     /// Bake time: how long the old release stands by after promotion, in seconds
-    #[arg(long, env = "GANTRY_WATCH", default_value_t = 15, value_name = "SECONDS")]
+    #[arg(long, env = "GANTRY_WATCH", default_value_t = defaults::BAKE_TIME.0, value_name = "SECONDS")]
     pub(crate) watch: u32,
     /// When a push or deploy command returns: once the release serves, or at the end of the bake time
     #[arg(long, env = "GANTRY_WAIT_FOR", default_value = "serving", value_name = "serving|bake")]
     pub(crate) wait_for: WaitFor,
     /// Drain time: how long a retired instance may finish its requests, in seconds
-    #[arg(long, env = "GANTRY_DRAIN", default_value_t = 30, value_name = "SECONDS")]
+    #[arg(long, env = "GANTRY_DRAIN", default_value_t = defaults::DRAIN_TIME.0, value_name = "SECONDS")]
     pub(crate) drain: u32,
     /// Deadline of a deploy without progress, in seconds
-    #[arg(long, env = "GANTRY_DEADLINE", default_value_t = 120, value_name = "SECONDS")]
+    #[arg(long, env = "GANTRY_DEADLINE", default_value_t = defaults::DEPLOY_DEADLINE.0, value_name = "SECONDS")]
     pub(crate) deadline: u32,
     /// Time limit of container/compile, in seconds
     #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]

@@ -136,7 +136,7 @@ impl Machine {
             resolver: Some(self.network.0),
             certificate: self.tls_cert.clone().zip(self.tls_key.clone()),
             wait: Duration::from_secs(30),
-            drain: Duration::from_secs(30),
+            drain: Duration::from_millis(gantry_model::defaults::DRAIN_TIME.millis()),
         })
     }
 

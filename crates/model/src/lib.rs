@@ -19,6 +19,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod defaults;
 pub mod deploy;
 pub mod execve;
 pub mod name;

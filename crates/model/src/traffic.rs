@@ -64,7 +64,11 @@ fn request_buffer() -> Bytes {
 
 impl Default for RequestTimeouts {
     fn default() -> Self {
-        Self { response: crate::role::REQUEST_TIMEOUT, drain: Seconds(30), request_buffer: request_buffer() }
+        Self {
+            response: crate::role::REQUEST_TIMEOUT,
+            drain: crate::defaults::DRAIN_TIME,
+            request_buffer: request_buffer(),
+        }
     }
 }
 

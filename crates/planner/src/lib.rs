@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::{
     App, AppName, Deploy, HostName, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, Seconds,
-    TrustedProxies,
+    TrustedProxies, defaults,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ impl PlannerPolicy {
     /// Creates the default policy for `domain`.
     #[must_use]
     pub fn new(domain: HostName) -> Self {
-        Self { drain: Seconds(30), watch: Seconds(15), progress: Seconds(120), domain }
+        Self { drain: defaults::DRAIN_TIME, watch: defaults::BAKE_TIME, progress: defaults::DEPLOY_DEADLINE, domain }
     }
 }
 

@@ -1,0 +1,12 @@
+//! Default times of a deploy. Each is written here only: the flags of `gantry up`, the planner and the router use them.
+
+use crate::Seconds;
+
+/// Drain time: how long a retired instance may finish its requests.
+pub const DRAIN_TIME: Seconds = Seconds(30);
+
+/// Bake time: how long the old release stands by after promotion.
+pub const BAKE_TIME: Seconds = Seconds(15);
+
+/// Deadline of a deploy without progress.
+pub const DEPLOY_DEADLINE: Seconds = Seconds(120);
