@@ -173,9 +173,10 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Explain the state of an app or of one instance
+    /// Explain the state of all apps, of one app, or of one instance
     Why {
-        app: AppName,
+        /// App; without it, each app gets one line
+        app: Option<AppName>,
         /// Instance, such as `storefront.v12.web-1`
         instance: Option<String>,
     },

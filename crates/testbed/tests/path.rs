@@ -48,6 +48,7 @@ fn a_push_becomes_a_page_and_everything_is_told() {
     assert_eq!(names.len(), 3, "each copy says which it is, and each is asked: {names:?}");
 
     let why = world.gantry(&["why", "hello"]).good().out;
+    assert_eq!(world.gantry(&["why"]).good().out.lines().next(), why.lines().next(), "one line for each app");
     assert!(why.contains("done (rollback to v1); v3 serves"), "{why}");
     let events = world.gantry(&["events", "hello"]).good().out;
     assert!(events.contains("scaled web=3") && events.contains("deploy #1 (v1) done"), "{events}");

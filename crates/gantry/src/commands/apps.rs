@@ -1,10 +1,10 @@
 //! `gantry app`, `ps`, `scale`, `why`.
 
 use anyhow::bail;
-use gantry_api::Client;
 use gantry_api::types::{
     AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
 };
+use gantry_api::{Client, ClientError};
 use gantry_model::{AppName, InstancePhase, RequestCounts, RoleName, TrafficPolicy};
 use http::Method;
 
@@ -160,6 +160,31 @@ pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraff
     client.post::<()>(&format!("/v1/apps/{app}/traffic"), change).await?;
     let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
     told!("requests of {app}: {}", info.traffic);
+    Ok(DONE)
+}
+
+/// Prints one line for each app.
+pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit> {
+    let apps: Vec<AppInfo> = client.get("/v1/apps").await?;
+    let mut answers = Vec::new();
+    for app in apps {
+        match client.get::<Explanation>(&format!("/v1/apps/{}/why", app.name)).await {
+            Ok(answer) => answers.push(answer),
+            // The app was destroyed meanwhile.
+            Err(ClientError::Problem(problem)) if problem.status == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if json {
+        print_json(&answers)?;
+        return Ok(DONE);
+    }
+    if answers.is_empty() {
+        told!("There are no apps; `gantry app create NAME` creates one");
+    }
+    for answer in &answers {
+        out!("{}: {}", answer.subject, answer.headline);
+    }
     Ok(DONE)
 }
 

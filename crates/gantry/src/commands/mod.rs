@@ -58,7 +58,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Limit { app, rate, concurrent } => {
             apps::traffic(&client()?, &app, &ChangeTraffic::Limit { rate, concurrent }).await
         }
-        Command::Why { app, instance } => apps::why(&client()?, &app, instance, json).await,
+        Command::Why { app: Some(app), instance } => apps::why(&client()?, &app, instance, json).await,
+        Command::Why { app: None, .. } => apps::why_all(&client()?, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
         Command::Deploy { app, image, volumes, port, hold, follow } => {

@@ -70,7 +70,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry exec -i db --instance db-1 -- psql -U postgres <dump.sql",
     ]),
     ("run", &["gantry run shop -- rake db:seed", "gantry run -i shop -- python3 - <script.py"]),
-    ("why", &["gantry why shop", "gantry why shop shop.v12.web-1"]),
+    ("why", &["gantry why", "gantry why shop", "gantry why shop shop.v12.web-1"]),
     ("base create", &["gantry base create debian --from examples/base.toml"]),
     ("base import", &[
         "gantry base import python docker.io/library/python:3.12-slim",
