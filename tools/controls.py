@@ -187,6 +187,8 @@ CONTROLS = [
      "SELECT id FROM leases WHERE expires <= ?1 AND ?2 <> ''", "-p gantry-store --test file ends_leases_of"),
     ("a tree bounded", "crates/git/src/hook/git.rs", "const BYTES_MAX: u64 = 2 << 30;", "const BYTES_MAX: u64 = 2 << 50;",
      "-p gantry-testbed --test git a_tree"),
+    ("no silent response during an upload", "crates/controller/src/http/git.rs", "let first = stream.next().await;",
+     "let first: Option<std::io::Result<Bytes>> = None;", "-p gantry-testbed --test pushes the_branch"),
     ("git's words are shown", "crates/controller/src/http/git.rs", "text/plain; charset=utf-8", "application/json",
      "-p gantry-testbed --test refusals a_bad_repository"),
     ("an old network leaves the bridge", "crates/linux/src/network.rs",

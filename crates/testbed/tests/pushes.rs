@@ -3,6 +3,7 @@
 mod site;
 
 use std::process::Command;
+use std::time::Duration;
 
 use gantry_testbed::{Output, Repository, World, run};
 use site::{SERVER, page, site};
@@ -111,6 +112,7 @@ fn the_branch_is_deployed_whatever_else_is_pushed() {
     without_http(&world);
     unbuffered(&world);
     another_branch(&world);
+    silent_during_the_upload(&world);
     bounded(&world);
 }
 
@@ -177,6 +179,26 @@ fn unbuffered(world: &World) {
     ] {
         assert!(get(path).contains("x-accel-buffering: no"), "{path}: {}", get(path));
     }
+}
+
+/// The response to a push begins after the upload: a proxy cuts a response that begins early and is then silent.
+fn silent_during_the_upload(world: &World) {
+    use std::io::{ErrorKind, Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");
+    let token = world.token();
+    let head = format!(
+        "POST /git/shop.git/git-receive-pack HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+         connection: close\r\ncontent-length: 4\r\n\r\n00"
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
+    let mut answer = [0; 12];
+    let early = stream.read(&mut answer).expect_err("no response yet");
+    assert!(matches!(early.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{early}");
+    stream.write_all(b"00").expect("sent");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    stream.read_exact(&mut answer).expect("a response");
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 /// An app may deploy from another branch than `main`.

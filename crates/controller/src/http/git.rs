@@ -99,10 +99,13 @@ pub(crate) async fn serve(
     let push = guard.name.clone();
     let conversation =
         Conversation { service: git.service, protocol: git.protocol.as_deref(), push: &push, branch: &git.branch };
-    match server.repositories.serve(&git.app, conversation, pieces, guard) {
-        Ok(stream) => Ok(typed(git.service, "result", Body::from_stream(stream))),
-        Err(error) => Err(Problem::internal(error.to_string()).into()),
-    }
+    let stream = server.repositories.serve(&git.app, conversation, pieces, guard);
+    let mut stream = stream.map_err(|error| Problem::internal(error.to_string()))?.fuse();
+    // The response begins when git says something. A response that begins during the upload would be silent until the
+    // upload's end, and nginx cuts a response that is silent for a minute.
+    let first = stream.next().await;
+    let whole = futures_util::stream::iter(first).chain(stream);
+    Ok(typed(git.service, "result", Body::from_stream(whole)))
 }
 
 /// Answers Git LFS requests, on any path, with an error. LFS clients show only a message in this JSON form.
