@@ -73,7 +73,8 @@ pub(crate) fn prepare_container(
         binds.push(BindMount { source: group, target: "/etc/group".into(), writable: false });
     }
     for (name, target) in &spec.role.volumes {
-        let source = agent.settings.data.join("volumes").join(names.app.as_str()).join(name);
+        let folder = spec.volumes_of.as_ref().unwrap_or(&names.app);
+        let source = agent.settings.data.join("volumes").join(folder.as_str()).join(name);
         if !source.exists() {
             // The rename makes the volume appear complete or not at all: the app cannot write to a volume that root
             // still owns. No volume's name begins with a dot.

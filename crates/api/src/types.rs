@@ -269,6 +269,13 @@ pub struct ChangeBranch {
     pub branch: String,
 }
 
+/// Body of `POST /v1/apps/{app}/rename`. The response is the deploy under the new name, or null if nothing runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenameApp {
+    /// The new name.
+    pub name: AppName,
+}
+
 /// An accepted deploy.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Accepted {

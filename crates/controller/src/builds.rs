@@ -245,6 +245,7 @@ async fn make_release(
         }
         DeployCause::Config { .. } => repeat_release(server, deploy, None, output).await,
         DeployCause::Rollback { to } => repeat_release(server, deploy, Some(*to), output).await,
+        DeployCause::Rename { from } => renamed_release(server, deploy, from, output),
     }
 }
 
@@ -361,6 +362,24 @@ async fn repeat_release(
         commit: release.commit.clone(),
         roles,
         config: to.map(|_| release.config.clone()),
+        defaults: Requested::default(),
+        base: None,
+        build: None,
+    })
+}
+
+/// Makes a release under an app's new name: a copy of the current release.
+fn renamed_release(server: &Server, deploy: &Deploy, from: &AppName, output: &Output) -> Result<Made, BuildError> {
+    let view = server.core.view();
+    let current = view.records.apps.get(from).and_then(|app| app.current);
+    let release = current.and_then(|number| view.records.release(from, number));
+    let release = release.ok_or_else(|| fail("image", &format!("{from} has no release")))?;
+    output.step(&format!("Taking {} of {from} as {}", release.number, deploy.app));
+    Ok(Made {
+        image: release.image.clone(),
+        commit: release.commit.clone(),
+        roles: release.roles.clone(),
+        config: Some(release.config.clone()),
         defaults: Requested::default(),
         base: None,
         build: None,

@@ -32,6 +32,7 @@ mod http;
 mod leadership;
 mod mutations;
 mod records;
+mod rename;
 mod repositories;
 mod session_broker;
 mod settings;
@@ -180,6 +181,7 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
     tasks.spawn(git_endpoint::listen(&server)?);
     tasks.spawn(builds::run(Arc::clone(&server)));
     tasks.spawn(collect::run(Arc::clone(&server)));
+    tasks.spawn(rename::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let serving = connections::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {

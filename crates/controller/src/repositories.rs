@@ -33,7 +33,8 @@ impl Notes {
 /// Creates an app's repository, or repairs a damaged one.
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
     let view = server.core.view();
-    let branch = &mutations::app(&view.records, app)?.branch;
+    // The files of a renamed app are on their way to the new name.
+    let branch = &mutations::changeable(&view.records, app)?.branch;
     let mended = server.repositories.ensure(app, branch, &taken(&view.records, app)).await;
     let mended =
         mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
@@ -58,7 +59,8 @@ async fn tell(server: &Server, app: &AppName, mended: &Mended) {
 
 /// Checks the repository of each app, so that damage by a power loss is known before the next push.
 pub(crate) async fn look_at_all(server: Arc<Server>) {
-    let apps: Vec<AppName> = server.core.view().records.apps.keys().cloned().collect();
+    let records = server.core.view().records;
+    let apps = records.apps.values().filter(|app| app.rename.is_none()).map(|app| app.name.clone());
     for app in apps {
         match open(&server, &app).await {
             Ok(()) => {}

@@ -363,6 +363,15 @@ pub(crate) enum App {
     Ls,
     /// Show an app
     Show { name: AppName },
+    /// Give an app another name, without a failed request
+    ///
+    /// The release that serves is deployed under the new name. Releases, hosts, volumes and tokens move along.
+    /// The address of the former name leads to the app until `gantry app host NEW --rm` removes it.
+    Rename {
+        name: AppName,
+        /// New name
+        new: AppName,
+    },
     /// Change the base of an app, from its next push on
     Base {
         name: AppName,

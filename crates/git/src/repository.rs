@@ -301,6 +301,21 @@ impl Repositories {
         })
     }
 
+    /// Moves an app's repository to another name. A second call changes nothing.
+    ///
+    /// # Errors
+    /// [`GitError::File`].
+    pub fn rename(&self, from: &AppName, to: &AppName) -> Result<(), GitError> {
+        let (old, new) = (self.path(from), self.path(to));
+        if !old.exists() {
+            return Ok(());
+        }
+        self.remove(to)?;
+        self.looked.forget(from);
+        let moved = std::fs::rename(&old, &new).and_then(|()| gantry_ledger::sync(old.parent().unwrap_or(&old)));
+        moved.map_err(|source| GitError::File { path: old, source })
+    }
+
     fn service(&self, app: &AppName, service: Service, protocol: Option<&str>) -> Command {
         let mut command = self.git(app);
         command.arg(&service.name()["git-".len()..]).arg("--stateless-rpc");

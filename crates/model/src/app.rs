@@ -38,8 +38,30 @@ pub struct App {
     pub last_deploy: u64,
     /// The app is being destroyed: all its instances stop, then its record is deleted.
     pub destroying: bool,
+    /// The app's part in a rename that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rename: Option<Rename>,
+    /// Folder of the app's volumes, if it is not the app's name: an app keeps its folder when it is renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes_of: Option<AppName>,
     /// When the app was created.
     pub created: Moment,
+}
+
+/// The part of an app in a rename. The app that has the name serves until its successor serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Rename {
+    /// The app gets another name: a successor takes its place.
+    To {
+        /// The successor.
+        name: AppName,
+    },
+    /// The app is the successor.
+    From {
+        /// The app whose place it takes.
+        name: AppName,
+    },
 }
 
 /// Settings of the role `web` for images that declare no roles. The app takes the settings over once the deploy is
@@ -86,8 +108,16 @@ impl App {
             last_release: 0,
             last_deploy: 0,
             destroying: false,
+            rename: None,
+            volumes_of: None,
             created,
         }
+    }
+
+    /// Folder of the app's volumes, below the folder of all volumes.
+    #[must_use]
+    pub fn volume_folder(&self) -> &AppName {
+        self.volumes_of.as_ref().unwrap_or(&self.name)
     }
 }
 

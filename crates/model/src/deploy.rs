@@ -121,6 +121,11 @@ pub enum DeployCause {
         /// The release whose image, configuration and roles the new release copies.
         to: ReleaseNumber,
     },
+    /// A `gantry app rename`.
+    Rename {
+        /// The app whose current release the new release copies.
+        from: AppName,
+    },
 }
 
 impl DeployCause {
@@ -141,6 +146,7 @@ impl fmt::Display for DeployCause {
             Self::Image { reference, .. } => write!(f, "image {reference}"),
             Self::Config { keys } => write!(f, "config {}", keys.join(", ")),
             Self::Rollback { to } => write!(f, "rollback to {to}"),
+            Self::Rename { from } => write!(f, "rename of {from}"),
         }
     }
 }

@@ -85,6 +85,9 @@ pub struct InstanceSpec {
     pub role: Role,
     /// Whether the instance runs once to its end and is never restarted.
     pub once: bool,
+    /// Folder of the app's volumes, if it is not the app's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes_of: Option<AppName>,
 }
 
 /// The goal for an instance.

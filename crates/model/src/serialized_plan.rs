@@ -89,6 +89,7 @@ mod tests {
                 config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]),
                 role: Role::new(RoleCommand::Shell(format!("run {role}"))),
                 once: false,
+                volumes_of: None,
             };
             let goal = match index % 3 {
                 0 => InstanceGoal::Stop,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gantry_model::app::Rename;
 use gantry_model::{
     App, AppName, Assignment, Deploy, DeployState, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName,
     MachinePlan, Reason, Release, Role, RoleName, RoutingTable,
@@ -31,24 +32,33 @@ pub(crate) fn wanted_of<'a>(
     release.roles.iter().filter(|(name, _)| name.is_service()).flat_map(move |(name, role)| {
         (1..=copies(app, name, role)).map(move |index| {
             let id = InstanceId { app: app.name.clone(), release: release.number, role: name.clone(), index };
-            (id, spec(release, role, false))
+            (id, spec(app, release, role, false))
         })
     })
 }
 
-fn spec(release: &Release, role: &Role, once: bool) -> InstanceSpec {
+fn spec(app: &App, release: &Release, role: &Role, once: bool) -> InstanceSpec {
     InstanceSpec {
         image: release.image.clone(),
         commit: release.commit.clone(),
         config: release.config.clone(),
         role: role.clone(),
         once,
+        volumes_of: app.volumes_of.clone(),
     }
 }
 
 /// Every instance that must run now.
 pub(crate) fn wanted(desired: &DesiredCluster, scene: &PlanningInput<'_>) -> WantedInstances {
-    desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect()
+    let mut wanted: WantedInstances = desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect();
+    for app in desired.apps.values() {
+        if let Some(Rename::From { name: old }) = &app.app.rename
+            && let Some(old) = desired.apps.get(old)
+        {
+            wanted.retain(|id, _| id.app != old.app.name || !is_taken_over(old, app, &id.role));
+        }
+    }
+    wanted
 }
 
 fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
@@ -64,7 +74,7 @@ fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<Instan
     if let Some((deploy, release)) = coming {
         if let Some(id) = release_step(release) {
             let role = &release.roles[&id.role];
-            wanted.insert(id, spec(release, role, true));
+            wanted.insert(id, spec(&app.app, release, role, true));
         }
         if deploy.state != DeployState::Starting || release_step_done(release, scene) {
             wanted.extend(wanted_of(&app.app, release));
@@ -75,6 +85,14 @@ fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<Instan
         spec.role.health.host.get_or_insert_with(|| format!("{}.{}", app.app.name, scene.policy.domain));
     }
     wanted
+}
+
+/// Reports whether the successor of a renamed app takes the role over at once. The role then leaves the old app as soon
+/// as the successor starts.
+fn is_taken_over(old: &DesiredApp, successor: &DesiredApp, role: &RoleName) -> bool {
+    let release = |app: &DesiredApp| app.app.current.and_then(|number| app.releases.get(&number)).cloned();
+    let new = coming(successor).map(|(_, release)| release.clone()).or_else(|| release(successor));
+    new.zip(release(old)).is_some_and(|(new, current)| hands_over(&current, &new, role))
 }
 
 /// The deploy whose instances run beside those of the current release, or have already replaced them.
@@ -138,7 +156,7 @@ fn place(machines: &mut MachinePlans, id: InstanceId, spec: InstanceSpec) {
 /// A copy from another release that blocks a stop-first role because the copy still exists.
 pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &PlanningInput<'_>) -> Option<InstanceId> {
     let blocks = |other: &InstanceId, assignment: &Assignment| {
-        other.app == id.app
+        scene.is_same_app(id, other)
             && other.role == id.role
             && other.release != id.release
             && (role.stop_first() || assignment.spec.role.stop_first())
@@ -195,7 +213,12 @@ fn next_goal(
     let goal = assignment.goal;
     match goal {
         InstanceGoal::Stop => InstanceGoal::Stop,
-        InstanceGoal::Run if standing_by || named_by(&scene.previous.table, id, scene.address(id)) => {
+        // A renamed app leaves the routing table before it ends, and may have requests all the same.
+        InstanceGoal::Run
+            if standing_by
+                || named_by(&scene.previous.table, id, scene.address(id))
+                || scene.active_requests(id) > 0 =>
+        {
             InstanceGoal::Retire { removed_in: table.generation, since: scene.now }
         }
         InstanceGoal::Run => InstanceGoal::Stop,

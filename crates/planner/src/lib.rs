@@ -20,6 +20,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
+use gantry_model::app::Rename;
 use gantry_model::{
     App, AppName, Deploy, HostName, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, Seconds,
     TrustedProxies, defaults,
@@ -101,7 +102,7 @@ pub fn plan(
     policy: &PlannerPolicy,
     now: Moment,
 ) -> PlanDecision {
-    let scene = PlanningInput { observed, previous, policy, now };
+    let scene = PlanningInput { observed, previous, policy, now, renames: renames(desired) };
     let mut next = desired.clone();
     let mut report = PlanReport::default();
     let (mut apps, mut deploys) = (Vec::new(), Vec::new());
@@ -128,6 +129,15 @@ pub fn plan(
     let plan = Plan { machines, table };
     let gone = next.apps.values().filter(|app| is_gone(app, &plan)).map(|app| app.app.name.clone()).collect();
     PlanDecision { plan, apps, deploys, gone, report }
+}
+
+/// For both apps of each rename under way, the other app.
+fn renames(desired: &DesiredCluster) -> BTreeMap<AppName, AppName> {
+    let other = |app: &DesiredApp| match &app.app.rename {
+        Some(Rename::To { name } | Rename::From { name }) => Some((app.app.name.clone(), name.clone())),
+        None => None,
+    };
+    desired.apps.values().filter_map(other).collect()
 }
 
 /// Skips release numbers that a machine still uses. After a restore, the records lack the releases made since the

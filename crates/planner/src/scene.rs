@@ -1,9 +1,10 @@
 //! Inputs of a planning pass, with the queries that all modules need.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    Assignment, Generation, InstanceId, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
+    AppName, Assignment, Generation, InstanceId, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
 };
 
 use crate::PlannerPolicy;
@@ -14,6 +15,8 @@ pub(crate) struct PlanningInput<'a> {
     pub(crate) previous: &'a Plan,
     pub(crate) policy: &'a PlannerPolicy,
     pub(crate) now: Moment,
+    /// For both apps of each rename under way, the other app.
+    pub(crate) renames: BTreeMap<AppName, AppName>,
 }
 
 /// State of an instance, as its machine reports it.
@@ -27,6 +30,11 @@ pub(crate) enum ReportedState<'a> {
 }
 
 impl<'a> PlanningInput<'a> {
+    /// Reports whether both instances are of one app, or of the two apps of a rename.
+    pub(crate) fn is_same_app(&self, one: &InstanceId, other: &InstanceId) -> bool {
+        one.app == other.app || self.renames.get(&one.app) == Some(&other.app)
+    }
+
     /// Milliseconds since the routing table lost an instance that was retired at `since`. The count restarts with the
     /// controller, because the wall clock may have jumped while no controller ran.
     pub(crate) fn retired_for(&self, since: Moment) -> u64 {

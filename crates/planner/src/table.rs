@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use gantry_model::app::Rename;
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    ClosedReason, ClosedRoute, DeployState, Endpoint, HostName, InstanceGoal, InstanceId, InstancePhase, MachineName,
-    Release, ReleaseNumber, RequestTimeouts, RoleName, Route, RoutingTable, TrafficPolicy,
+    AppName, ClosedReason, ClosedRoute, DeployState, Endpoint, HostName, InstanceGoal, InstanceId, InstancePhase,
+    MachineName, Release, ReleaseNumber, RequestTimeouts, RoleName, Route, RoutingTable, TrafficPolicy,
 };
 
 use crate::instances::{MachinePlans, WantedInstances, copies};
@@ -36,7 +37,7 @@ pub(crate) fn compose(
     };
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
         let closed = closed(app);
-        for host in hosts(app, scene) {
+        for host in hosts(app, desired, scene) {
             match (closed, release_of(app, app.app.current)) {
                 (Some(reason), _) => drop(table.closed.insert(host, ClosedRoute { app: name.clone(), reason })),
                 (None, Some(release)) => insert_route(&mut table, host, release, &app.app.traffic, false, &placed),
@@ -88,9 +89,22 @@ fn held(app: &DesiredApp) -> Option<&Release> {
     release_of(app, deploy.release)
 }
 
-fn hosts(app: &DesiredApp, scene: &PlanningInput<'_>) -> Vec<HostName> {
+/// The hosts that lead to an app. The hosts of a renamed app lead to its successor once the successor serves.
+fn hosts(app: &DesiredApp, desired: &DesiredCluster, scene: &PlanningInput<'_>) -> Vec<HostName> {
+    let other = |name: &AppName| desired.apps.get(name);
+    let serves = |app: &DesiredApp| app.app.current.is_some();
+    match &app.app.rename {
+        Some(Rename::To { name }) if other(name).is_some_and(serves) => Vec::new(),
+        Some(Rename::From { name }) if serves(app) => {
+            own_hosts(app, scene).chain(other(name).into_iter().flat_map(|old| own_hosts(old, scene))).collect()
+        }
+        _ => own_hosts(app, scene).collect(),
+    }
+}
+
+fn own_hosts<'a>(app: &'a DesiredApp, scene: &PlanningInput<'_>) -> impl Iterator<Item = HostName> + 'a {
     let own = HostName::parse(&format!("{}.{}", app.app.name, scene.policy.domain)).ok();
-    own.into_iter().chain(app.app.hosts.iter().cloned()).collect()
+    own.into_iter().chain(app.app.hosts.iter().cloned())
 }
 
 /// Why an app serves no request; `None` if the app serves. A paused app and an app in maintenance count as serving,

@@ -41,11 +41,13 @@ enum Operation {
     /// Scales back to two copies.
     ScaleDown,
     Destroy,
+    /// Another name for an app. The app of the new name stays until the next rename.
+    Rename,
     /// Restart of the agent without a request.
     AgentStart,
 }
 
-const OPERATIONS: [Operation; 11] = [
+const OPERATIONS: [Operation; 12] = [
     Operation::Push,
     Operation::Volume,
     Operation::Configuration,
@@ -54,6 +56,7 @@ const OPERATIONS: [Operation; 11] = [
     Operation::ScaleUp,
     Operation::ScaleDown,
     Operation::Destroy,
+    Operation::Rename,
     Operation::AgentStart,
     Operation::Superseded,
     Operation::BadPush,
@@ -160,7 +163,8 @@ impl Sweep {
             self.converge("what comes before");
         };
         match operation {
-            Operation::Destroy => {
+            Operation::Destroy | Operation::Rename => {
+                self.destroy("heir");
                 let _ = self.world.gantry(&["app", "create", "victim"]).good();
                 let _ = self.world.gantry(&["deploy", "victim", "--image", &format!("shop:{}", self.serving())]).good();
                 let victim = self.world.gantry(&["app", "show", "victim", "--json"]).good().out;
@@ -172,6 +176,17 @@ impl Sweep {
             Operation::ScaleDown => scale(3),
             _ => {}
         }
+    }
+
+    /// Destroys an app, if there is one, and waits until nothing of it is left.
+    fn destroy(&self, app: &str) {
+        self.world.wait("it is gone", |world| {
+            let shown = world.gantry(&["app", "show", app]);
+            if shown.status == 0 {
+                let _ = world.gantry(&["app", "destroy", app, "--confirm", app]);
+            }
+            shown.err.contains("no app").then_some(())
+        });
     }
 
     /// Removes the volume's folder, so that the next copy needs a new folder. The running copy keeps its open files.
@@ -217,6 +232,7 @@ impl Sweep {
             Operation::ScaleUp => vec![self.background(&["scale", "shop", "web=3"])],
             Operation::ScaleDown => vec![self.background(&["scale", "shop", "web=2"])],
             Operation::Destroy => vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])],
+            Operation::Rename => vec![self.background(&["app", "rename", "victim", "heir"])],
             Operation::AgentStart => {
                 self.world.kill_service("agent");
                 Vec::new()
@@ -246,6 +262,14 @@ impl Sweep {
                     let _ = world.gantry(&["app", "destroy", "victim", "--confirm", "victim"]);
                 }
                 known.err.contains("no app").then_some(())
+            }),
+            Operation::Rename => self.world.wait("it has the new name", |world| {
+                let victim = world.gantry(&["app", "show", "victim"]);
+                // Refused while the rename is under way. A request without acknowledgement may have been accepted.
+                if victim.status == 0 && told(world, "heir").is_null() {
+                    let _ = world.gantry(&["app", "rename", "victim", "heir"]);
+                }
+                victim.err.contains("no app").then_some(())
             }),
             Operation::AgentStart => self.world.wait("the agent runs again", |_| {
                 let count = |file| self.noted(file).iter().filter(|failpoint| *failpoint == "agent.adopted").count();
@@ -283,7 +307,7 @@ impl Sweep {
                 assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone")
             }
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
-            Operation::Held | Operation::Destroy | Operation::AgentStart => {}
+            Operation::Held | Operation::Destroy | Operation::Rename | Operation::AgentStart => {}
         }
     }
 
@@ -353,8 +377,10 @@ impl Sweep {
         let mut last = String::new();
         let begun = Instant::now();
         while begun.elapsed() < CONVERGED {
-            let apps = [("shop", 2), ("books", 1)].map(|(app, copies)| settled(&self.world, app, copies));
-            let wanted: Result<Vec<Vec<String>>, String> = apps.into_iter().collect();
+            let mut apps = vec![("shop", 2), ("books", 1)];
+            apps.extend(told(&self.world, "heir")["name"].is_string().then_some(("heir", 2)));
+            let apps = apps.into_iter().map(|(app, copies)| settled(&self.world, app, copies));
+            let wanted: Result<Vec<Vec<String>>, String> = apps.collect();
             match wanted {
                 Ok(wanted) => {
                     let mut strays = self.world.strays(&wanted.concat());

@@ -100,6 +100,42 @@ pub(crate) async fn forget_app(server: &Arc<Server>, app: AppName) -> Result<(),
     forgotten.map_err(|error| Problem::internal(error.to_string()))
 }
 
+/// Moves an app's files on the server's disk to another name. A second call moves what is left.
+///
+/// # Errors
+/// If a file cannot be moved.
+pub(crate) async fn rename_app(server: &Arc<Server>, from: AppName, to: AppName) -> Result<(), Problem> {
+    let server = Arc::clone(server);
+    let rename = move || {
+        server.repositories.rename(&from, &to).map_err(std::io::Error::other)?;
+        let data = &server.settings.data;
+        for folder in ["caches", "times"].map(|folder| data.join(folder)) {
+            move_over(&folder.join(from.as_str()), &folder.join(to.as_str()))?;
+        }
+        let logs = data.join("builds");
+        for name in names(&logs) {
+            if let Some((of, number)) = log_of(&name)
+                && of == from.as_str()
+            {
+                move_over(&logs.join(&name), &logs.join(format!("{to}-{}.log", number.0)))?;
+            }
+        }
+        Ok(())
+    };
+    let renamed: std::io::Result<()> =
+        tokio::task::spawn_blocking(rename).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    renamed.map_err(|error| Problem::internal(format!("cannot move the files of an app: {error}")))
+}
+
+/// Moves a file or a folder to the place of another. A missing one has been moved already.
+fn move_over(from: &Path, to: &Path) -> std::io::Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    gantry_linux::tree::remove(to)?;
+    std::fs::rename(from, to)
+}
+
 /// Parses the app and the deploy from the name of a build log.
 fn log_of(name: &str) -> Option<(&str, DeployNumber)> {
     let (app, number) = name.strip_suffix(".log")?.rsplit_once('-')?;

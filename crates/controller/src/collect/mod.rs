@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Server;
 
-pub(crate) use folders::forget_app;
+pub(crate) use folders::{forget_app, rename_app};
 pub(crate) use releases::pulled_tag;
 
 /// Runs garbage collection periodically, for ever.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gantry_api::Problem;
 use gantry_api::types::{
     Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
-    Explanation, InstanceInfo, ReleaseInfo,
+    Explanation, InstanceInfo, ReleaseInfo, RenameApp,
 };
 use gantry_model::{App, AppName, Bytes as Size, DeployState, InstanceGoal, InstanceId, InstancePhase, RequestCounts};
 use serde::Deserialize;
@@ -96,6 +96,23 @@ pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, P
     crate::collect::forget_app(&server, app).await?;
     gantry_failpoint::failpoint!("destroy.cleared");
     json(&())
+}
+
+/// Begins to rename an app. Needs the admin scope, because the new name may be another team's.
+pub(crate) async fn rename(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+    text: Bytes,
+) -> Answer {
+    caller.admin()?;
+    let from: AppName = name(&app)?;
+    let RenameApp { name: to } = body(&text)?;
+    let (by, domain) = (caller.name, server.settings.policy.domain.clone());
+    let begin = move |records: &_, now| mutations::begin_rename(records, now, &by, &from, &to, &domain);
+    let deploy = server.core.mutate(begin).await?;
+    gantry_failpoint::failpoint!("rename.asked");
+    json(&deploy.map(|deploy| Accepted { deploy }))
 }
 
 pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {

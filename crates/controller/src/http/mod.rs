@@ -119,6 +119,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}/base", put(apps::change_base))
         .route("/apps/{app}/branch", put(apps::change_branch))
         .route("/apps/{app}/hosts", patch(apps::change_hosts))
+        .route("/apps/{app}/rename", post(apps::rename))
         .route("/apps/{app}/scale", put(apps::change_scale))
         .route("/apps/{app}/traffic", post(apps::change_traffic))
         .route("/apps/{app}/releases", get(apps::releases))

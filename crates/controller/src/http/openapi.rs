@@ -10,7 +10,7 @@ use gantry_api::Problem;
 use gantry_api::types::{
     Accepted, AppInfo, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy, ChangeScale,
     ChangeTraffic, CreateApp, CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress,
-    PullImage, ReleaseInfo, Scope, StartDeploy, Status, TokenInfo, What,
+    PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, Status, TokenInfo, What,
 };
 use gantry_model::{
     AppName, BaseName, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation, HostName, ImageSettings,
@@ -263,6 +263,14 @@ fn operations() -> Vec<Operation> {
             "Add and remove host names",
             sample(ChangeHosts { add: vec![name("shop.example")], remove: Vec::new() }),
             sample(app()),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/rename",
+            "admin",
+            "Give it another name; a deploy under that name if something runs",
+            sample(RenameApp { name: name("boutique") }),
+            accepted(),
         ),
         operation("put", "/v1/apps/{app}/base", "deploy", "What its next push is built on", sample(on_base), none()),
         operation("put", "/v1/apps/{app}/scale", "deploy", "How many copies of a role run", sample(scale), none()),

@@ -150,6 +150,7 @@ pub(crate) async fn run(
         config: release.config.clone(),
         role,
         once: true,
+        volumes_of: None,
     };
     let machine = any_machine(&view)?;
     audit(&server, &caller, &app, format!("run in {current}")).await?;

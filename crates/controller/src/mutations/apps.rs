@@ -4,7 +4,8 @@ use gantry_api::Problem;
 use gantry_api::types::{ChangeHosts, CreateApp};
 use gantry_model::{App, AppName, BaseName, DeployState, HostName, Moment};
 
-use super::{Changes, app, event};
+use super::rename::free_name;
+use super::{Changes, changeable, event};
 use crate::records::{RecordChange, RecordIndex, StoreRecord, base_key};
 
 /// Creates an app.
@@ -18,6 +19,7 @@ pub(crate) fn create_app(
     if records.apps.contains_key(&request.name) {
         return Err(Problem::conflict(format!("there is an app {} already", request.name)));
     }
+    free_name(records, &request.name, &request.name, domain)?;
     for host in &request.hosts {
         free_host(records, host, domain)?;
     }
@@ -25,6 +27,7 @@ pub(crate) fn create_app(
         known_base(records, base)?;
     }
     let mut app = App::new(request.name.clone(), now);
+    app.volumes_of = free_volume_folder(records, &request.name)?;
     app.base = request.base;
     app.hosts = request.hosts;
     if let Some(branch) = request.branch {
@@ -32,6 +35,19 @@ pub(crate) fn create_app(
     }
     let what = format!("created app {}", request.name);
     Ok((vec![event(records, now, by, Some(&request.name), what), StoreRecord::App(app).into()], ()))
+}
+
+/// Returns a folder for the volumes of a new app, or `None` if the folder of its own name is free: a renamed app keeps
+/// the folder of its former name.
+fn free_volume_folder(records: &RecordIndex, name: &AppName) -> Result<Option<AppName>, Problem> {
+    let is_taken = |folder: &AppName| records.apps.values().any(|app| app.volume_folder() == folder);
+    if !is_taken(name) {
+        return Ok(None);
+    }
+    let others = (2..=records.apps.len() + 2).filter_map(|number| AppName::parse(&format!("{name}-{number}")).ok());
+    let free = others.into_iter().find(|folder| !is_taken(folder) && !records.apps.contains_key(folder));
+    let none = || Problem::conflict(format!("no folder is free for the volumes of {name}; choose another name"));
+    free.map(Some).ok_or_else(none)
 }
 
 /// Refuses a base that does not exist.
@@ -43,7 +59,7 @@ fn known_base(records: &RecordIndex, base: &BaseName) -> Result<(), Problem> {
 /// Changes the base of an app, from the next push on.
 pub(crate) fn change_base(records: &RecordIndex, now: Moment, by: &str, name: &AppName, base: BaseName) -> Changes<()> {
     known_base(records, &base)?;
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     let what = format!("put {name} on base {base}");
     app.base = Some(base);
     Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()))
@@ -68,7 +84,7 @@ pub(crate) fn remove_base(records: &RecordIndex, now: Moment, by: &str, base: &B
 }
 
 /// Most host names of an app besides its own.
-const HOSTS_MAX: usize = 100;
+pub(super) const HOSTS_MAX: usize = 100;
 
 /// Adds and removes host names of an app.
 pub(crate) fn change_hosts(
@@ -79,7 +95,7 @@ pub(crate) fn change_hosts(
     change: ChangeHosts,
     domain: &HostName,
 ) -> Changes<()> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     if let Some(host) = change.remove.iter().find(|host| !app.hosts.contains(host)) {
         return Err(Problem::missing(format!("app {name} has no host {host}")).hint("`gantry app show` lists them"));
     }
@@ -110,7 +126,7 @@ pub(crate) fn change_branch(
     name: &AppName,
     branch: String,
 ) -> Changes<()> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     app.branch = checked_branch(branch)?;
     let what = format!("put {name} on branch {}", app.branch);
     Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()))
@@ -143,7 +159,7 @@ fn free_host(records: &RecordIndex, host: &HostName, domain: &HostName) -> Resul
 
 /// Starts to destroy an app. The app's records are removed once none of its copies runs.
 pub(crate) fn destroy_app(records: &RecordIndex, now: Moment, by: &str, name: &AppName) -> Changes<()> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     app.destroying = true;
     let what = format!("destroyed app {name}");
     Ok((vec![event(records, now, by, Some(name), what), StoreRecord::App(app).into()], ()))

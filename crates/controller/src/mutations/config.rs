@@ -8,7 +8,7 @@ use gantry_build::EnvRequest;
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Moment, Release, execve};
 
-use super::{Changes, app, event};
+use super::{Changes, changeable, event};
 use crate::records::{RecordIndex, StoreRecord};
 
 /// Most configuration values of an app, and their largest total size: a record of the store holds 1 MiB.
@@ -24,7 +24,7 @@ pub(crate) fn change_config(
     wanted: BTreeMap<String, Option<String>>,
     image: &[String],
 ) -> Changes<Option<DeployNumber>> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     if records.open_deploys(name).any(|deploy| matches!(deploy.cause, DeployCause::Rollback { .. })) {
         let why = format!("a rollback of {name} is under way, and brings the configuration of then");
         return Err(Problem::conflict(why).hint("set it again once the rollback is over"));

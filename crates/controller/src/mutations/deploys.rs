@@ -7,7 +7,7 @@ use gantry_api::Problem;
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployCause, DeployNumber, DeployState, Moment, Release, ReleaseNumber};
 
-use super::{Changes, app, event};
+use super::{Changes, app, changeable, event};
 use crate::records::{RecordIndex, StoreRecord};
 
 /// History on which a push is built, as far as the server knows.
@@ -87,7 +87,7 @@ pub(crate) fn start_deploy(
     cause: DeployCause,
     hold: bool,
 ) -> Changes<DeployNumber> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     app.last_deploy += 1;
     let number = DeployNumber(app.last_deploy);
     let what = format!("deploy {number} asked for: {cause}");

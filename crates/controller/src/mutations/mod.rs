@@ -6,12 +6,14 @@ mod builds;
 mod config;
 mod deploys;
 mod observations;
+mod rename;
 mod running;
 #[cfg(test)]
 mod tests;
 
 use gantry_api::Problem;
 use gantry_api::types::Event;
+use gantry_model::app::Rename;
 use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{App, AppName, Deploy, DeployState, Moment};
 use gantry_planner::PlanDecision;
@@ -23,6 +25,7 @@ pub(crate) use builds::{Made, build_failed, release_made};
 pub(crate) use config::{Requested, change_config, requested_config};
 pub(crate) use deploys::{AncestorQuestion, PushBase, check_history, order, rollback_target, start_deploy};
 pub(crate) use observations::events_of_report;
+pub(crate) use rename::{DecidedRename, begin_rename, decided_renames, finish_rename, undo_rename};
 pub(crate) use running::{change_policy, change_scale, change_traffic};
 
 /// The changes to write and a value for the caller, or a refusal.
@@ -35,6 +38,17 @@ pub(crate) fn app<'a>(records: &'a RecordIndex, name: &AppName) -> Result<&'a Ap
         Some(app) => Ok(app),
         None => Err(Problem::missing(format!("there is no app {name}")).hint("`gantry app ls` lists them")),
     }
+}
+
+/// Returns an app that may be changed: [`app`], unless the app is being renamed.
+pub(crate) fn changeable<'a>(records: &'a RecordIndex, name: &AppName) -> Result<&'a App, Problem> {
+    let app = app(records, name)?;
+    let what = match &app.rename {
+        Some(Rename::To { name: to }) => format!("{name} is being renamed to {to}"),
+        Some(Rename::From { name: from }) => format!("{from} is being renamed to {name}"),
+        None => return Ok(app),
+    };
+    Err(Problem::conflict(what).hint("try again once the rename is over; `gantry events` says when"))
 }
 
 /// Returns a new event for the audit trail.

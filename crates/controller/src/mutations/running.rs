@@ -7,7 +7,7 @@ use gantry_api::types::{ChangePolicy, ChangeTraffic};
 use gantry_model::proxies::PROXIES_MAX;
 use gantry_model::{AppName, ClusterPolicy, Moment, RoleName, Subnet, TrustedProxies};
 
-use super::{Changes, app, event};
+use super::{Changes, changeable, event};
 use crate::records::{RecordIndex, StoreRecord};
 
 /// Most roles of an app with a scale. Before the first release, any role can be scaled.
@@ -21,7 +21,7 @@ pub(crate) fn change_scale(
     name: &AppName,
     wanted: BTreeMap<RoleName, u32>,
 ) -> Changes<()> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     let release = app.current.and_then(|number| records.release(name, number));
     for (role, count) in &wanted {
         if let Some(release) = release {
@@ -59,7 +59,7 @@ pub(crate) fn change_traffic(
     name: &AppName,
     change: ChangeTraffic,
 ) -> Changes<()> {
-    let mut app = app(records, name)?.clone();
+    let mut app = changeable(records, name)?.clone();
     match change {
         ChangeTraffic::Pause => app.traffic.paused = true,
         ChangeTraffic::Resume => app.traffic.paused = false,

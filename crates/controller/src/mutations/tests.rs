@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use gantry_api::types::ChangeHosts;
+use gantry_api::types::{ChangeHosts, CreateApp};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
     App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, HostName, Moment, Reason, Release,
@@ -261,4 +261,88 @@ fn hosts_and_branch_of_an_app_change_and_no_host_is_taken_twice() {
     apply(&mut records, changes);
     assert_eq!(records.apps[&shop()].branch, "live");
     assert!(branch(&records, "--upload-pack=x").is_err());
+}
+
+fn store() -> AppName {
+    AppName::parse("store").expect("a name")
+}
+
+fn domain() -> HostName {
+    HostName::parse("localhost").expect("a name")
+}
+
+/// An app with two releases, whose rename has begun, and the rename's deploy in this state.
+fn renamed(state: DeployState) -> RecordIndex {
+    let mut records = released(&[push("a"), push("b")]);
+    let mut app = (*records.apps[&shop()]).clone();
+    app.hosts = vec![HostName::parse("www.example.com").expect("a name")];
+    records.apply(StoreRecord::App(app).into());
+    let changes = begin_rename(&records, Moment(1), "test", &shop(), &store(), &domain());
+    let number = apply(&mut records, changes).expect("a deploy");
+    let mut deploy = (*records.deploys[&store()][&number]).clone();
+    (deploy.state, deploy.release) = (state, Some(ReleaseNumber(3)));
+    records.apply(StoreRecord::Deploy(deploy).into());
+    records
+}
+
+#[test]
+fn a_rename_moves_every_record_and_repeats_an_interrupted_move() {
+    let mut records = renamed(DeployState::Done);
+    let refused = start_deploy(&records, Moment(2), "test", &shop(), push("c"), false).expect_err("refused");
+    assert!(refused.message.contains("shop is being renamed to store"), "{}", refused.message);
+    let [rename] = <[_; 1]>::try_from(decided_renames(&records)).expect("one rename");
+    assert!(rename.good);
+    // A server that is killed has written only the first part of the move.
+    let (changes, ()) = finish_rename(&records, Moment(3), &rename, &domain()).expect("changes");
+    changes.iter().take(2).for_each(|change| records.apply(change.clone()));
+    assert_eq!(decided_renames(&records), std::slice::from_ref(&rename));
+    let changes = finish_rename(&records, Moment(4), &rename, &domain());
+    apply(&mut records, changes);
+    let app = &records.apps[&store()];
+    let hosts: Vec<&str> = app.hosts.iter().map(HostName::as_str).collect();
+    assert_eq!(hosts, ["www.example.com", "shop.localhost"]);
+    assert_eq!((app.rename.as_ref(), app.volume_folder().as_str()), (None, "shop"));
+    assert_eq!(records.releases[&store()].keys().map(|number| number.0).collect::<Vec<_>>(), [1, 2]);
+    assert!(records.releases[&store()].values().all(|release| release.app == store()));
+    assert_eq!(records.deploys[&store()].len(), 3);
+    assert!(records.apps[&shop()].destroying && records.apps[&shop()].hosts.is_empty());
+    assert_eq!(decided_renames(&records), []);
+}
+
+#[test]
+fn a_former_name_is_free_once_its_address_and_its_volumes_are_another_s_no_more() {
+    let mut records = renamed(DeployState::Done);
+    let rename = decided_renames(&records).remove(0);
+    let changes = finish_rename(&records, Moment(3), &rename, &domain());
+    apply(&mut records, changes);
+    records.apply(RecordChange::Remove("apps/shop".to_owned()));
+    let create = |records: &RecordIndex| {
+        let request = CreateApp { name: shop(), base: None, branch: None, hosts: Vec::new() };
+        create_app(records, Moment(4), "test", request, &domain())
+    };
+    let refused = create(&records).expect_err("refused");
+    assert!(refused.hint.is_some_and(|hint| hint.contains("gantry app host store --rm shop.localhost")));
+    let change = ChangeHosts { add: Vec::new(), remove: vec![HostName::parse("shop.localhost").expect("a name")] };
+    let changes = change_hosts(&records, Moment(5), "test", &store(), change, &domain());
+    apply(&mut records, changes);
+    let changes = create(&records);
+    apply(&mut records, changes);
+    assert_eq!(records.apps[&shop()].volume_folder().as_str(), "shop-2");
+}
+
+#[test]
+fn a_rename_whose_deploy_failed_is_undone_and_one_beside_a_deploy_is_refused() {
+    assert_eq!(decided_renames(&renamed(DeployState::Verifying)), []);
+    let mut records = renamed(DeployState::Reverted);
+    let rename = decided_renames(&records).remove(0);
+    assert!(!rename.good);
+    let changes = undo_rename(&records, Moment(3), &rename);
+    apply(&mut records, changes);
+    let old = &records.apps[&shop()];
+    assert!(old.rename.is_none() && !old.destroying && records.apps[&store()].destroying);
+    let mut records = released(&[push("a")]);
+    let changes = start_deploy(&records, Moment(1), "test", &shop(), push("b"), false);
+    apply(&mut records, changes);
+    let refused = begin_rename(&records, Moment(1), "test", &shop(), &store(), &domain()).expect_err("refused");
+    assert!(refused.message.contains("deploy #2 of shop is under way"), "{}", refused.message);
 }

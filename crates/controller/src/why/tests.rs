@@ -146,7 +146,8 @@ impl AppScenario {
         for id in self.seen.keys() {
             let role = Role::new(RoleCommand::Shell("serve".into()));
             let once = id.role.is_release_step();
-            let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once };
+            let spec =
+                InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once, volumes_of: None };
             part.instances.insert(id.clone(), Assignment { spec, goal: InstanceGoal::Run });
         }
         let mut observed = ObservedCluster::default();

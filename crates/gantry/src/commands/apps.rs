@@ -1,14 +1,18 @@
 //! `gantry app`, `ps`, `scale`, `why`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::bail;
 use gantry_api::types::{
-    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation, InstanceInfo,
+    Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
+    InstanceInfo, RenameApp,
 };
 use gantry_api::{Client, ClientError};
 use gantry_model::{AppName, InstancePhase, RequestCounts, RoleName, TrafficPolicy};
 use http::Method;
 
-use crate::args::App;
+use super::deploys;
+use crate::args::{App, Follow};
 use crate::exit::{DONE, Exit};
 use crate::printer::{age, json as print_json, or_dash, out, table, told};
 
@@ -32,6 +36,7 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
             if json { print_json(&info)? } else { show(&info) }
         }
+        App::Rename { name, new } => return rename(client, &name, &new, json).await,
         App::Base { name, base } => {
             let path = format!("/v1/apps/{name}/base");
             client.call::<()>(Method::PUT, &path, Some(&ChangeBase { base: base.clone() })).await?;
@@ -68,6 +73,40 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             told!("{name} is being destroyed; its volumes stay");
         }
     }
+    Ok(DONE)
+}
+
+/// How long a finished deploy may take to become a finished rename.
+const MOVING: Duration = Duration::from_secs(60);
+
+/// Renames an app, and waits until its records have moved.
+async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> anyhow::Result<Exit> {
+    let path = format!("/v1/apps/{name}/rename");
+    let accepted: Option<Accepted> = client.post(&path, &RenameApp { name: new.clone() }).await?;
+    if let Some(accepted) = accepted {
+        let exit = deploys::follow(client, new, accepted.deploy, Follow { wait: true }).await?;
+        if exit != DONE {
+            told!("{name} keeps its name; `gantry events {name}` says why");
+            return Ok(exit);
+        }
+    }
+    let begun = Instant::now();
+    // The former app is gone, or going, once its records have moved.
+    while client.get::<AppInfo>(&format!("/v1/apps/{name}")).await.is_ok() {
+        anyhow::ensure!(
+            begun.elapsed() < MOVING,
+            "{name} is still being renamed; `gantry events {new}` says when it is done"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let info: AppInfo = client.get(&format!("/v1/apps/{new}")).await?;
+    if json {
+        print_json(&info)?;
+        return Ok(DONE);
+    }
+    told!("{name} is {new} now. In each clone, set the new address:");
+    told!("  git remote set-url gantry {}/git/{new}.git", client.url());
+    told!("Apps that use {name}.gantry.internal must use {new}.gantry.internal");
     Ok(DONE)
 }
 

@@ -23,6 +23,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ]),
     ("app ls", &["gantry app ls"]),
     ("app show", &["gantry app show shop"]),
+    ("app rename", &["gantry app rename shop store"]),
     ("app base", &["gantry app base shop debian-13"]),
     ("app branch", &["gantry app branch shop production"]),
     ("app host", &[

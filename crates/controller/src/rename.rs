@@ -1,0 +1,45 @@
+//! Rename executor: once the deploy of a rename is over, moves the app's files and records to the new name, or undoes the
+//! rename.
+//!
+//! Each part can be repeated: the server may be killed at any point, and the next server continues.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Problem;
+
+use crate::mutations::DecidedRename;
+use crate::{Server, collect, mutations};
+
+/// Pause after a failed attempt.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Concludes renames, for ever.
+pub(crate) async fn run(server: Arc<Server>) {
+    let mut views = server.core.views();
+    loop {
+        let decided = mutations::decided_renames(&views.borrow_and_update().records);
+        for rename in decided {
+            let (from, to) = (rename.from.clone(), rename.to.clone());
+            if let Err(problem) = conclude(&server, rename).await {
+                tracing::error!(%from, %to, %problem, "cannot conclude a rename; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn conclude(server: &Arc<Server>, rename: DecidedRename) -> Result<(), Problem> {
+    if !rename.good {
+        return server.core.mutate(move |records, now| mutations::undo_rename(records, now, &rename)).await;
+    }
+    collect::rename_app(server, rename.from.clone(), rename.to.clone()).await?;
+    gantry_failpoint::failpoint!("rename.files");
+    let domain = server.settings.policy.domain.clone();
+    server.core.mutate(move |records, now| mutations::finish_rename(records, now, &rename, &domain)).await?;
+    gantry_failpoint::failpoint!("rename.records");
+    Ok(())
+}
