@@ -127,8 +127,8 @@ impl Machine {
         routers.chain(self.host_ports.iter().copied()).collect()
     }
 
-    pub(crate) fn router(&self) -> anyhow::Result<gantry_router::Settings> {
-        Ok(gantry_router::Settings {
+    pub(crate) fn router(&self) -> anyhow::Result<gantry_router::RouterSettings> {
+        Ok(gantry_router::RouterSettings {
             machine: self.name()?,
             number: crate::handover::router_number(),
             data: self.data.join("router"),

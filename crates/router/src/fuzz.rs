@@ -6,14 +6,16 @@ use std::net::Ipv4Addr;
 
 use bytes::BytesMut;
 use gantry_model::{AppName, RoleName, RoutingTable};
-use http::Method;
+use http::{HeaderValue, Method};
 
-use crate::names::{Known, known};
-use crate::proxy::{Peer, rewrite};
-use crate::tunnel::Frames;
-use crate::wire::chunks::{BadChunk, Chunks, Piece};
-use crate::wire::head::{self, Length};
-use crate::{headers, upgrade};
+use crate::dns::zone::{LocalAnswer, local_answer};
+use crate::exchange::forward::rewrite;
+use crate::exchange::origin::RequestOrigin;
+use crate::exchange::tunnel::FrameTracker;
+use crate::exchange::upgrade;
+use crate::headers;
+use crate::upstream::http1::chunks::{BadChunk, ChunkDecoder, ChunkPiece};
+use crate::upstream::http1::head::{self, BodyLength};
 
 /// Parses the head of a response in one piece and in two; both results must agree.
 ///
@@ -50,9 +52,10 @@ pub fn request(bytes: &[u8]) {
     let protocol = upgrade::asked(request.headers());
     let id = headers::request_id(request.headers());
     let (mut parts, ()) = request.into_parts();
-    let trusted = bytes.len() % 2 == 0;
-    rewrite(&mut parts, Peer::new(Ipv4Addr::LOCALHOST.into(), false).origin(trusted), &id, protocol.as_ref());
-    for length in [None, Some(Length::Known(5)), Some(Length::Chunked)] {
+    let trusted = bytes.len().is_multiple_of(2);
+    let peer = HeaderValue::from_static("127.0.0.1");
+    rewrite(&mut parts, RequestOrigin { peer: &peer, tls: false, trusted }, &id, protocol.as_ref());
+    for length in [None, Some(BodyLength::Known(5)), Some(BodyLength::Chunked)] {
         let mut out = Vec::new();
         head::write(&parts, length, &mut out);
         let mut fields = [httparse::EMPTY_HEADER; 80];
@@ -83,14 +86,14 @@ pub fn chunks(bytes: &[u8]) {
 
 /// Returns the data of a chunked body; none if the body does not end.
 fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
-    let (mut chunks, mut came, mut data) = (Chunks::default(), BytesMut::new(), Vec::new());
+    let (mut chunks, mut came, mut data) = (ChunkDecoder::default(), BytesMut::new(), Vec::new());
     let mut pieces = bytes.chunks(cut);
     loop {
         match chunks.next(&mut came)? {
-            Piece::Data(bytes) => data.extend_from_slice(&bytes),
-            Piece::Trailers(_) => {}
-            Piece::Ended => return Ok(Some(data)),
-            Piece::Wanting => match pieces.next() {
+            ChunkPiece::Data(bytes) => data.extend_from_slice(&bytes),
+            ChunkPiece::Trailers(_) => {}
+            ChunkPiece::Ended => return Ok(Some(data)),
+            ChunkPiece::Wanting => match pieces.next() {
                 Some(piece) => came.extend_from_slice(piece),
                 None => return Ok(None),
             },
@@ -103,7 +106,7 @@ fn body(bytes: &[u8], cut: usize) -> Result<Option<Vec<u8>>, BadChunk> {
 /// # Panics
 /// If the frame ends differ.
 pub fn websocket(bytes: &[u8]) {
-    let (mut whole, mut cut) = (Frames::default(), Frames::default());
+    let (mut whole, mut cut) = (FrameTracker::default(), FrameTracker::default());
     whole.pass(bytes);
     bytes.chunks(1).for_each(|byte| cut.pass(byte));
     assert_eq!(whole.is_between(), cut.is_between());
@@ -117,7 +120,7 @@ pub fn question(bytes: &[u8]) {
     let (shop, web) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
     let roles = BTreeMap::from([(web, vec![Ipv4Addr::LOCALHOST; 50])]);
     let table = RoutingTable { names: BTreeMap::from([(shop, roles)]), ..RoutingTable::default() };
-    if let Known::Answer(answer) = known(&table, bytes, 512) {
+    if let LocalAnswer::Answer(answer) = local_answer(&table, bytes, 512) {
         assert!(answer.len() <= 512, "longer than a datagram");
     }
 }
@@ -127,5 +130,5 @@ pub fn question(bytes: &[u8]) {
 /// # Panics
 /// If a parsed preamble is longer than the input.
 pub fn preamble(bytes: &[u8]) {
-    crate::preamble::fuzz(bytes);
+    crate::client::proxy_protocol::fuzz(bytes);
 }

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_found_wherever_it_stands() {
+    fn finds_the_host_in_target_or_field() {
         let host =
             |builder: http::request::Builder| host_of(&builder.body(()).expect("a request")).map(Cow::into_owned);
         assert_eq!(host(Request::get("/").header(HOST, "Shop.Localhost:8080")).as_deref(), Some("shop.localhost"));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_one_connection_stays_there() {
+    fn removes_hop_by_hop_fields() {
         let mut headers = HeaderMap::new();
         for (name, value) in [("connection", "close, X-Secret"), ("x-secret", "1"), ("te", "gzip"), ("accept", "*/*")] {
             headers.append(name, HeaderValue::from_static(value));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_come_in_one_field() {
+    fn joins_cookie_fields() {
         let mut headers = HeaderMap::new();
         for value in ["a=1", "b=2", "c=3"] {
             headers.append(COOKIE, HeaderValue::from_static(value));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_keeps_a_plain_id_and_gets_a_new_one_otherwise() {
+    fn keeps_a_valid_request_id() {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_static("abc"));
         assert_eq!(request_id(&headers), "abc");

@@ -23,13 +23,13 @@ pub(crate) fn own() -> usize {
 }
 
 /// Handles of the threads. Dropping this value ends the threads.
-pub(crate) struct Threads {
+pub(crate) struct ServingThreads {
     handles: Vec<Handle>,
     next: AtomicUsize,
     _end: DropGuard,
 }
 
-impl Threads {
+impl ServingThreads {
     pub(crate) fn start() -> std::io::Result<Self> {
         let end = CancellationToken::new();
         let start = |number| {

@@ -1,4 +1,4 @@
-//! Timers for request deadlines. Moving a registered timer to a later time takes one atomic operation, whereas a new
+//! IdleTimer for request deadlines. Moving a registered timer to a later time takes one atomic operation, whereas a new
 //! timer takes the lock of its driver twice. So the requests of a connection reuse one timer in turn.
 
 use std::pin::Pin;
@@ -12,9 +12,9 @@ type Timer = Pin<Box<Sleep>>;
 
 /// Timer of a connection, while no request uses the timer.
 #[derive(Default)]
-pub(crate) struct Timers(Mutex<Option<Timer>>);
+pub(crate) struct IdleTimer(Mutex<Option<Timer>>);
 
-impl Timers {
+impl IdleTimer {
     /// Takes a timer that fires at `deadline`.
     pub(crate) fn take(&self, deadline: Instant) -> Timer {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -44,7 +44,7 @@ pub(crate) async fn within<F: Future>(timer: &mut Timer, mut work: Pin<&mut F>) 
 
 /// Timer for the heads of a connection's requests. hyper asks for a new deadline with each head.
 #[derive(Default)]
-pub(crate) struct HeadTimer(Arc<Timers>);
+pub(crate) struct HeadTimer(Arc<IdleTimer>);
 
 impl hyper::rt::Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
@@ -53,7 +53,7 @@ impl hyper::rt::Timer for HeadTimer {
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
         let timer = self.0.take(Instant::from_std(deadline));
-        Box::pin(Lent { timer: Some(timer), timers: Arc::clone(&self.0) })
+        Box::pin(LentTimer { timer: Some(timer), timers: Arc::clone(&self.0) })
     }
 
     fn now(&self) -> std::time::Instant {
@@ -62,12 +62,12 @@ impl hyper::rt::Timer for HeadTimer {
 }
 
 /// Timer that returns to its connection on drop.
-struct Lent {
+struct LentTimer {
     timer: Option<Timer>,
-    timers: Arc<Timers>,
+    timers: Arc<IdleTimer>,
 }
 
-impl Future for Lent {
+impl Future for LentTimer {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -75,9 +75,9 @@ impl Future for Lent {
     }
 }
 
-impl hyper::rt::Sleep for Lent {}
+impl hyper::rt::Sleep for LentTimer {}
 
-impl Drop for Lent {
+impl Drop for LentTimer {
     fn drop(&mut self) {
         if let Some(timer) = self.timer.take() {
             self.timers.keep(timer);
@@ -93,7 +93,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_that_was_used_ends_at_its_new_deadline() {
-        let (timers, begun) = (Timers::default(), Instant::now());
+        let (timers, begun) = (IdleTimer::default(), Instant::now());
         for seconds in [5, 20, 3] {
             let begun_now = Instant::now();
             let mut timer = timers.take(begun_now + Duration::from_secs(seconds));

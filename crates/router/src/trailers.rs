@@ -1,6 +1,8 @@
 //! Trailers: fields behind a body (RFC 9110, section 6.5). Pure.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
+use hyper::body::Frame;
 
 /// Fields that control how a message is framed, routed, authorized or read, and are too late behind the body (RFC 9110,
 /// section 6.5.1). A program that takes trailers for headers would believe these fields.
@@ -46,6 +48,14 @@ const FORBIDDEN: [&str; 36] = [
 /// Forbidden prefixes of names: conditions, and fields between proxies.
 const PREFIXES: [&str; 3] = ["if-", "proxy-", "x-forwarded-"];
 
+/// Turns a frame without data into a frame of its allowed trailers.
+pub(crate) fn allowed(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    frame.into_trailers().ok().map(|mut fields: HeaderMap| {
+        keep_allowed(&mut fields);
+        Frame::trailers(fields)
+    })
+}
+
 /// Removes the forbidden fields from trailers.
 pub(crate) fn keep_allowed(trailers: &mut HeaderMap) {
     let gone: Vec<HeaderName> = trailers.keys().filter(|name| !is_allowed(name)).cloned().collect();
@@ -65,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_frames_routes_or_authorizes_is_no_trailer() {
+    fn removes_forbidden_trailers() {
         assert!(FORBIDDEN.is_sorted());
         let mut trailers = HeaderMap::new();
         let forbidden =

@@ -76,7 +76,7 @@ async fn one_process() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_slow_upload_holds_no_instance_until_it_is_whole() {
+async fn buffers_a_slow_upload_before_choosing_an_instance() {
     let address = one_process().await;
     let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     for (fields, pieces, end) in [
@@ -98,7 +98,7 @@ async fn a_slow_upload_holds_no_instance_until_it_is_whole() {
 }
 
 #[tokio::test]
-async fn a_chunked_request_gets_a_length_and_an_empty_one_has_none_but_0() {
+async fn sends_a_buffered_chunked_request_with_a_length() {
     let address = one_process().await;
     let running = router(collecting(64 << 10, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     for (body, wanted) in
@@ -123,7 +123,7 @@ async fn echo() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn bodies_of_any_size_arrive_as_they_were_sent() {
+async fn passes_bodies_of_any_size_unchanged() {
     let address = echo().await;
     for buffer in [0, 1, 64 << 10, 1 << 20] {
         let running = router(collecting(buffer, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
@@ -153,7 +153,7 @@ async fn bodies_of_any_size_arrive_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn a_collected_request_that_was_not_taken_goes_to_another_and_one_that_was_sent_only_if_that_is_harmless() {
+async fn retries_a_buffered_request_elsewhere_only_if_harmless() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let broken = listener.local_addr().expect("an address");
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -235,7 +235,7 @@ async fn sends_first(address: SocketAddr, host: &str, size: usize) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_an_upload_reaches_a_client_that_reads_it_last() {
+async fn delivers_an_early_response_to_a_client_that_reads_last() {
     for closes in [true, false] {
         let address =
             hasty(b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno", closes).await;
@@ -254,7 +254,7 @@ async fn an_answer_before_the_end_of_an_upload_reaches_a_client_that_reads_it_la
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_an_upload_ends_no_stream_of_http2() {
+async fn keeps_http2_streams_open_after_an_early_response() {
     let address = hasty(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno", true).await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let stream = TcpStream::connect(running.address).await.expect("connected");
@@ -287,7 +287,7 @@ async fn an_answer_before_the_end_of_an_upload_ends_no_stream_of_http2() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_whether_it_may_send_is_told_so_by_the_instance() {
+async fn forwards_100_continue_of_the_instance() {
     let refuses = hasty(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno", false).await;
     let goes_on = echo().await;
     let silent = one_process().await;
@@ -319,7 +319,7 @@ async fn a_client_that_asks_whether_it_may_send_is_told_so_by_the_instance() {
 }
 
 #[tokio::test]
-async fn interim_answers_reach_a_client_in_order_and_before_the_answer() {
+async fn delivers_interim_responses_in_order_before_the_response() {
     let address = hasty(
         b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: close\r\n\r\n\
           HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
@@ -344,7 +344,7 @@ async fn interim_answers_reach_a_client_in_order_and_before_the_answer() {
 }
 
 #[tokio::test]
-async fn trailers_pass_both_ways() {
+async fn passes_allowed_trailers_both_ways() {
     let address = app(false, async |request: Request<Incoming>| {
         let announced = request.headers().get("trailer").cloned();
         let body = request.into_body().collect().await.expect("a body");
@@ -388,7 +388,7 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
+async fn refuses_a_response_with_more_than_1000_fields() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -433,7 +433,7 @@ async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
     let logged = async {
         while !std::fs::read_to_string(&log)
             .unwrap_or_default()
-            .contains("\"error\":\"the head of its answer has more than 1000")
+            .contains("\"error\":\"the head of the response has more than 1000")
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -442,7 +442,7 @@ async fn an_answer_of_many_fields_passes_and_too_many_are_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_client_of_grpc_is_refused_in_its_own_words_and_its_streams_are_not_collected() {
+async fn answers_grpc_errors_in_grpc_form_and_streams_grpc_bodies() {
     let talk = app(true, async |request: Request<Incoming>| {
         // Respond to each message as it arrives.
         let body = request.into_body();
@@ -488,7 +488,7 @@ async fn a_client_of_grpc_is_refused_in_its_own_words_and_its_streams_are_not_co
 }
 
 #[tokio::test]
-async fn an_answer_is_taken_off_its_instance_before_a_slow_client_takes_it() {
+async fn reads_a_response_before_a_slow_client_takes_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let instance = tokio::spawn(async move {

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GROWTH: u64 = 32 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum FloodOutcome {
     /// The router ended the connection.
     Ended,
     /// The router stops reading, because the flooder reads nothing.
@@ -32,7 +32,7 @@ enum Outcome {
     Taken,
 }
 
-struct Flood {
+struct FloodCase {
     name: &'static str,
     /// Bytes sent before the flood.
     first: Vec<u8>,
@@ -54,8 +54,8 @@ fn stream(number: u32) -> u32 {
     number * 2 + 1
 }
 
-fn floods() -> Vec<Flood> {
-    let flood = |name, first, each, reads, ends| Flood { name, first, each, reads, ends };
+fn floods() -> Vec<FloodCase> {
+    let flood = |name, first, each, reads, ends| FloodCase { name, first, each, reads, ends };
     let begun = || frame(HEADERS, 0, 1, &request("GET", "/", &[]));
     let body = || frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[]));
     vec![
@@ -132,7 +132,7 @@ fn floods() -> Vec<Flood> {
 }
 
 /// Sends the flood to its end, and leaves the connection open.
-async fn send(flood: &Flood, stream: &mut TcpStream) -> Outcome {
+async fn send(flood: &FloodCase, stream: &mut TcpStream) -> FloodOutcome {
     let (mut read, mut write) = stream.split();
     let reading = async {
         let mut bytes = [0; 16384];
@@ -152,23 +152,23 @@ async fn send(flood: &Flood, stream: &mut TcpStream) -> Outcome {
             sent += bytes.len();
             match tokio::time::timeout(PATIENCE, write.write_all(&bytes)).await {
                 Ok(Ok(())) => bytes.clear(),
-                Ok(Err(_)) => return Outcome::Ended,
-                Err(_) => return Outcome::HeldBack,
+                Ok(Err(_)) => return FloodOutcome::Ended,
+                Err(_) => return FloodOutcome::HeldBack,
             }
         }
         if flood.ends {
             std::future::pending::<()>().await;
         }
-        Outcome::Taken
+        FloodOutcome::Taken
     };
     tokio::select! {
-        () = reading => Outcome::Ended,
+        () = reading => FloodOutcome::Ended,
         outcome = writing => outcome,
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn floods_are_ended_or_kept_out_and_harm_nobody() {
+async fn ends_floods_without_harm_to_other_clients() {
     let address = app(false, |request| async move {
         let large = request.uri().path() == "/large";
         let _ = request.into_body().collect().await;
@@ -187,7 +187,7 @@ async fn floods_are_ended_or_kept_out_and_harm_nobody() {
         });
         let (answer, grown) = (answer.await, resident().saturating_sub(before));
         println!("{}: {outcome:?}, {} KiB more in memory", flood.name, grown >> 10);
-        let over = outcome.is_ok_and(|outcome| !flood.ends || outcome == Outcome::Ended);
+        let over = outcome.is_ok_and(|outcome| !flood.ends || outcome == FloodOutcome::Ended);
         if !over || grown > GROWTH || answer.as_deref() != Ok("ok") {
             wrong.push(format!("{}: over {over}, {grown} bytes more, another was told {answer:?}", flood.name));
         }

@@ -11,7 +11,7 @@ use gantry_model::role::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use world::frames::{fields, frame};
-use world::{NOWHERE, Running, endpoint, router, table};
+use world::{NOWHERE, RunningRouter, endpoint, router, table};
 
 /// Requests that reached the instance, as `METHOD target body`, or a description of the error.
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -324,7 +324,7 @@ async fn examine(address: SocketAddr, seen: &Seen) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_gets_what_was_meant_or_nothing() {
+async fn forwards_only_unambiguous_requests() {
     assert!(cases().len() >= 80, "{}", cases().len());
     let (address, seen) = strict().await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
@@ -339,7 +339,7 @@ async fn an_instance_gets_what_was_meant_or_nothing() {
 
 /// Mutation test: a proxy that forwards the bytes unchanged fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_router_most_of_it_arrives() {
+async fn hostile_requests_arrive_without_a_router() {
     let (address, seen) = strict().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let relay = listener.local_addr().expect("an address");
@@ -356,7 +356,7 @@ async fn without_a_router_most_of_it_arrives() {
 }
 
 /// Returns the access log, once the log has `lines` lines.
-async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
+async fn logged(running: &RunningRouter, lines: usize) -> Vec<serde_json::Value> {
     let path = running.folder.path().join("access.log");
     for _ in 0..2000 {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -369,7 +369,7 @@ async fn logged(running: &Running, lines: usize) -> Vec<serde_json::Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_breaks_off_is_nobody_s_request() {
+async fn counts_no_request_of_a_disconnected_client() {
     let (address, seen) = strict().await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let half = format!("{HEAD}content-length: 100\r\n\r\nhalf");
@@ -398,7 +398,7 @@ async fn a_client_that_breaks_off_is_nobody_s_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_request_leaves_its_connection_to_the_next() {
+async fn keeps_the_connection_after_a_refused_request() {
     let (address, seen) = strict().await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let refused =
@@ -410,7 +410,7 @@ async fn a_refused_request_leaves_its_connection_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_http2_may_not_carry_does_not_become_http1() {
+async fn translates_no_forbidden_http2_field_to_http1() {
     let (address, seen) = strict().await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let good = [(":method", "POST"), (":scheme", "http"), (":authority", "shop.localhost"), (":path", "/a")];
@@ -491,7 +491,7 @@ async fn what_http2_may_not_carry_does_not_become_http1() {
 /// Holds half-sent requests open: 1,000, and 5,000 in the long form. Other clients must not wait for them. In the long
 /// form the 99th percentile may double at most.
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_clients_are_in_nobody_s_way() {
+async fn slow_clients_delay_no_other_client() {
     let long = std::env::var_os("GANTRY_TEST_LONG").is_some();
     let (address, _) = strict().await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;

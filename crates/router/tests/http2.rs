@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
-use h2spec::Step::{Answered, Data, Send};
-use h2spec::Wanted::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
-use h2spec::{BODY, Case, PROTOCOL, cases};
+use h2spec::CaseStep::{Answered, Data, Send};
+use h2spec::ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
+use h2spec::{BODY, PROTOCOL, ProtocolCase, cases};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,14 +20,14 @@ use tokio::task::JoinSet;
 use world::frames::*;
 use world::{NOWHERE, app, endpoint, full, router, table};
 
-struct Frame {
+struct ReceivedFrame {
     kind: u8,
     flags: u8,
     stream: u32,
     payload: Vec<u8>,
 }
 
-impl Frame {
+impl ReceivedFrame {
     fn ends(&self, stream: u32) -> bool {
         [DATA, HEADERS].contains(&self.kind) && self.flags & END_STREAM != 0 && self.stream == stream
     }
@@ -44,17 +44,17 @@ impl Frame {
 }
 
 /// Reads the next frame; none if the connection ended, with or without a reset.
-async fn next(stream: &mut TcpStream) -> Option<Frame> {
+async fn next(stream: &mut TcpStream) -> Option<ReceivedFrame> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.ok()?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
     stream.read_exact(&mut payload).await.ok()?;
     let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-    Some(Frame { kind: head[3], flags: head[4], stream: number, payload })
+    Some(ReceivedFrame { kind: head[3], flags: head[4], stream: number, payload })
 }
 
 /// Checks that the frame has one of the expected error codes, or the general code.
-fn judge(end: &Frame, codes: &[u32]) -> Result<(), String> {
+fn judge(end: &ReceivedFrame, codes: &[u32]) -> Result<(), String> {
     match end.code() {
         Some(code) if codes.contains(&code) || (code == PROTOCOL && codes != [0]) => Ok(()),
         code => Err(format!("frame {} came with code {code:?}, not one of {codes:?}", end.kind)),
@@ -62,7 +62,7 @@ fn judge(end: &Frame, codes: &[u32]) -> Result<(), String> {
 }
 
 /// Sends a case to the router; the error describes a wrong response.
-async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
+async fn say(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), String> {
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
     stream.write_all(&preface).await.map_err(|error| error.to_string())?;
     // The acknowledgement of the first SETTINGS must not count for later SETTINGS.
@@ -72,7 +72,7 @@ async fn say(stream: &mut TcpStream, case: &Case) -> Result<(), String> {
             break;
         }
     }
-    let broke = |frame: Option<Frame>| match frame {
+    let broke = |frame: Option<ReceivedFrame>| match frame {
         None => "the connection ended".to_owned(),
         Some(frame) => format!("frame {} came, code {:?}", frame.kind, frame.code()),
     };
@@ -148,7 +148,7 @@ async fn examine(address: SocketAddr, patience: Duration) -> Vec<(&'static str, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http2_is_spoken_by_the_book() {
+async fn follows_the_http2_specification() {
     let address = app(false, |request| async move {
         let _ = request.into_body().collect().await;
         http::Response::new(full(BODY))
@@ -185,7 +185,7 @@ async fn careless(mut stream: TcpStream) {
 
 /// Mutation test: a server without checks passes the cases with valid input and fails the cases that need a check.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_minds_nothing_fails_what_is_wrong() {
+async fn a_careless_server_fails_the_http2_cases() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -194,7 +194,8 @@ async fn whoever_minds_nothing_fails_what_is_wrong() {
         }
     });
     let wrong = examine(address, Duration::from_secs(1)).await;
-    let is_wrong = |case: &Case| matches!(case.wanted, StreamError(_) | ConnectionError(_) | Told(_) | Bytes(_));
+    let is_wrong =
+        |case: &ProtocolCase| matches!(case.wanted, StreamError(_) | ConnectionError(_) | Told(_) | Bytes(_));
     let mut failed: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
     let mut expected: Vec<&str> = cases().iter().filter(|case| is_wrong(case)).map(|case| case.name).collect();
     failed.sort_unstable();

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, table, text};
+use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 
 /// An application that shows where a request came from.
 async fn shows_origin() -> SocketAddr {
@@ -55,7 +55,7 @@ fn request() -> Request<world::Body> {
 }
 
 #[tokio::test]
-async fn only_a_trusted_proxy_says_where_a_request_came_from() {
+async fn believes_forwarding_headers_of_trusted_proxies_only() {
     let app = shows_origin().await;
     for (cluster, own, expected) in [
         (&[][..], &[][..], REPLACED),
@@ -91,7 +91,7 @@ async fn raw(address: SocketAddr, preamble: &[&[u8]]) -> String {
 }
 
 #[tokio::test]
-async fn the_proxy_protocol_of_a_trusted_proxy_names_the_client() {
+async fn reads_the_proxy_protocol_of_a_trusted_proxy() {
     let app = shows_origin().await;
     let running = router(trusting(app, &["127.0.0.1"], &[]), NOWHERE, None).await;
     let line: &[u8] = b"PROXY TCP4 203.0.113.9 10.0.0.1 56324 443\r\n";
@@ -106,7 +106,7 @@ async fn the_proxy_protocol_of_a_trusted_proxy_names_the_client() {
 }
 
 #[tokio::test]
-async fn the_proxy_protocol_of_anyone_else_is_a_malformed_request() {
+async fn refuses_the_proxy_protocol_of_other_clients() {
     let app = shows_origin().await;
     // The router does not know an app's own proxies before the request.
     let running = router(trusting(app, &["192.0.2.1"], &["127.0.0.1"]), NOWHERE, None).await;
@@ -115,7 +115,7 @@ async fn the_proxy_protocol_of_anyone_else_is_a_malformed_request() {
 }
 
 #[tokio::test]
-async fn an_ipv4_client_of_an_ipv6_socket_is_written_as_ipv4() {
+async fn writes_ipv4_clients_of_ipv6_sockets_as_ipv4() {
     let app = shows_origin().await;
     for (bound, client, expected) in [("[::]:0", "127.0.0.1", "127.0.0.1 |"), ("[::1]:0", "::1", "::1 |")] {
         let listener = std::net::TcpListener::bind(bound).expect("a port");
@@ -129,9 +129,9 @@ async fn an_ipv4_client_of_an_ipv6_socket_is_written_as_ipv4() {
 }
 
 #[tokio::test]
-async fn an_app_that_serves_nothing_is_told_at_once() {
+async fn refuses_requests_to_a_closed_app_at_once() {
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let server = Server::default();
+    let server = TableServer::default();
     let open = table(1, vec![endpoint(1, live, AppProtocol::Http1)]);
     let running = router(open.clone(), &server.start().await, None).await;
     for (generation, reason, status, message) in [

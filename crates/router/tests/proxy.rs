@@ -16,10 +16,10 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, table, text};
+use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 
 #[tokio::test]
-async fn a_request_arrives_with_where_it_came_from() {
+async fn forwards_the_origin_of_a_request() {
     let echo = app(false, async |request: Request<Incoming>| {
         let header = |name: &str| request.headers().get(name).map_or("-", |v| v.to_str().unwrap_or("?")).to_owned();
         let names =
@@ -38,7 +38,7 @@ async fn a_request_arrives_with_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn an_unknown_host_and_an_app_without_instances_are_told_plainly() {
+async fn names_the_cause_for_unknown_hosts_and_missing_instances() {
     let running = router(table(1, Vec::new()), NOWHERE, None).await;
     let mut unknown = get("/");
     unknown.headers_mut().insert("host", "ghost.localhost".parse().expect("a value"));
@@ -55,7 +55,7 @@ async fn an_unknown_host_and_an_app_without_instances_are_told_plainly() {
 }
 
 #[tokio::test]
-async fn a_request_that_an_instance_did_not_take_goes_to_another() {
+async fn retries_an_unsent_request_on_another_instance() {
     let dead = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a port");
     let live = app(false, async |_| Response::new(full("live"))).await;
     let endpoints = vec![endpoint(1, dead, AppProtocol::Http1), endpoint(2, live, AppProtocol::Http1)];
@@ -69,7 +69,7 @@ async fn a_request_that_an_instance_did_not_take_goes_to_another() {
 }
 
 #[tokio::test]
-async fn an_instance_that_takes_nothing_is_passed_over() {
+async fn skips_an_unreachable_instance() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let broken = listener.local_addr().expect("an address");
     drop(listener);
@@ -103,7 +103,7 @@ async fn an_instance_that_takes_nothing_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_stream_is_not_gathered() {
+async fn streams_a_response_without_buffering() {
     let (next, turn) = tokio::sync::mpsc::channel::<()>(1);
     let turn = Arc::new(tokio::sync::Mutex::new(turn));
     let events = app(false, move |_| {
@@ -134,7 +134,7 @@ async fn a_stream_is_not_gathered() {
 }
 
 #[tokio::test]
-async fn a_large_body_goes_up_and_comes_down() {
+async fn passes_large_bodies_both_ways() {
     let echo = app(false, async |request: Request<Incoming>| {
         let body = request.into_body().collect().await.expect("a body").to_bytes();
         Response::new(full(body))
@@ -180,9 +180,9 @@ async fn join(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
 /// Checks that websockets close one after the other: thousands of clients that reconnect at once would be worse than
 /// the deploy.
 #[tokio::test]
-async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
+async fn spreads_close_frames_over_the_drain() {
     const DRAIN: Duration = Duration::from_secs(4);
-    let (old, new, server) = (chat().await, chat().await, Server::default());
+    let (old, new, server) = (chat().await, chat().await, TableServer::default());
     let address = server.start().await;
     let mut first = table(1, vec![endpoint(1, old, AppProtocol::Http1)]);
     first.routes.values_mut().for_each(|route| route.timeouts.drain = gantry_model::Seconds(4));
@@ -218,7 +218,7 @@ async fn websockets_of_an_instance_that_goes_are_told_so_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_joined() {
+async fn joins_a_websocket() {
     let chat = chat().await;
     let running = router(table(1, vec![endpoint(1, chat, AppProtocol::Http1)]), NOWHERE, None).await;
     let mut stream = join(running.address).await;
@@ -232,7 +232,7 @@ async fn a_websocket_is_joined() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_on_both_sides() {
+async fn speaks_http2_on_both_sides() {
     let version = async |request: Request<Incoming>| Response::new(full(format!("{:?}", request.version())));
     for (protocol, wanted) in [(AppProtocol::Http1, "HTTP/1.1"), (AppProtocol::H2c, "HTTP/2.0")] {
         let address = app(protocol == AppProtocol::H2c, version).await;
@@ -252,7 +252,7 @@ async fn http2_is_spoken_on_both_sides() {
 }
 
 #[tokio::test]
-async fn https_is_served_with_a_given_certificate() {
+async fn serves_https_with_the_given_certificate() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(vec!["shop.localhost".to_owned()]).expect("a certificate");
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -280,9 +280,9 @@ async fn https_is_served_with_a_given_certificate() {
 }
 
 #[tokio::test]
-async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refused() {
+async fn serves_a_waiting_request_after_a_newer_table() {
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let server = Server::default();
+    let server = TableServer::default();
     let address = server.start().await;
     let running = router(table(5, Vec::new()), &address, None).await;
     server.tell(table(4, vec![endpoint(1, live, AppProtocol::Http1)]));
@@ -298,7 +298,7 @@ async fn a_waiting_request_is_let_go_by_a_newer_table_and_an_older_one_is_refuse
 }
 
 #[tokio::test]
-async fn a_router_that_ends_lets_requests_under_way_end() {
+async fn finishes_requests_under_way_at_shutdown() {
     let (reached, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
     let (telling, waiting) = (Arc::clone(&reached), Arc::clone(&go));
     let slow = app(false, move |_| {

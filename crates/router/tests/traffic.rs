@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use world::{NOWHERE, Server, app, ask, endpoint, full, get, router, router_that_waits, table, text};
+use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 
 /// A table with one route, after a change of its traffic policy and timeouts.
 fn with(
@@ -29,9 +29,9 @@ fn with(
 }
 
 #[tokio::test]
-async fn a_paused_app_s_requests_wait_and_go_on_and_maintenance_tells_why() {
+async fn queues_requests_of_a_paused_app() {
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let server = Server::default();
+    let server = TableServer::default();
     let paused = with(1, live, |traffic, _| traffic.paused = true);
     let running = router(paused, &server.start().await, None).await;
     let answer = ask(running.address, get("/")).await;
@@ -55,9 +55,9 @@ async fn a_paused_app_s_requests_wait_and_go_on_and_maintenance_tells_why() {
 const WAITING_MAX: usize = 1000;
 
 #[tokio::test]
-async fn a_thousand_wait_for_an_app_and_the_next_is_told_so_at_once() {
+async fn queues_at_most_1000_requests_for_an_app() {
     let live = app(false, async |_| Response::new(full("live"))).await;
-    let server = Server::default();
+    let server = TableServer::default();
     let paused = with(1, live, |traffic, _| traffic.paused = true);
     let running = router_that_waits(Duration::from_secs(60), paused, &server.start().await, None).await;
     let waiting: Vec<_> = (0..WAITING_MAX).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
@@ -95,7 +95,7 @@ async fn breaks_off(well: Arc<AtomicBool>, asked: Arc<AtomicUsize>) -> SocketAdd
 }
 
 #[tokio::test]
-async fn an_instance_that_breaks_off_is_passed_over_and_tried_again() {
+async fn opens_the_circuit_of_an_instance_with_broken_responses() {
     let (well, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let broken = breaks_off(Arc::clone(&well), Arc::clone(&asked)).await;
     let live = app(false, async |_| Response::new(full("live"))).await;
@@ -113,7 +113,7 @@ async fn an_instance_that_breaks_off_is_passed_over_and_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit_gets_429_and_a_time_to_come_again() {
+async fn refuses_requests_over_a_limit_with_429() {
     let (go, reached) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (gate, count) = (Arc::clone(&go), Arc::clone(&reached));
     let slow = app(false, move |_| {
@@ -125,7 +125,7 @@ async fn what_is_over_a_limit_gets_429_and_a_time_to_come_again() {
         }
     })
     .await;
-    let server = Server::default();
+    let server = TableServer::default();
     let running = router(with(1, slow, |traffic, _| traffic.concurrent = Some(2)), &server.start().await, None).await;
     let asked: Vec<_> = (0..2).map(|_| tokio::spawn(ask(running.address, get("/")))).collect();
     while reached.load(Ordering::Relaxed) < 2 {
@@ -153,7 +153,7 @@ async fn what_is_over_a_limit_gets_429_and_a_time_to_come_again() {
 }
 
 #[tokio::test]
-async fn requests_that_fail_are_reported_by_cause_and_count() {
+async fn reports_failed_requests_by_cause_and_count() {
     let failing = app(false, async |request: Request<Incoming>| {
         let mut answer = Response::new(full("an answer"));
         if request.uri().path() == "/bad" {
@@ -162,7 +162,7 @@ async fn requests_that_fail_are_reported_by_cause_and_count() {
         answer
     })
     .await;
-    let server = Server::default();
+    let server = TableServer::default();
     let running = router(with(1, failing, |_, _| {}), &server.start().await, None).await;
     for (path, wanted) in [("/", 200), ("/bad", 503), ("/", 200), ("/bad", 503)] {
         assert_eq!(ask(running.address, get(path)).await.status(), wanted);
@@ -182,7 +182,7 @@ async fn requests_that_fail_are_reported_by_cause_and_count() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silence() {
+async fn responds_504_after_the_response_timeout() {
     let mute = app(false, async |request: Request<Incoming>| {
         if request.method() == http::Method::POST {
             use http_body_util::BodyExt;
@@ -197,7 +197,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
     let answer = ask(running.address, get("/")).await;
     assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
     assert!(begun.elapsed() >= Duration::from_secs(1));
-    assert!(text(answer).await.contains("no answer within 1 s"));
+    assert!(text(answer).await.contains("no response within 1 s"));
     // The upload takes twice the timeout, but each pause is shorter than the timeout.
     let mut stream = TcpStream::connect(running.address).await.expect("connected");
     stream.write_all(b"POST / HTTP/1.1\r\nhost: shop.localhost\r\ncontent-length: 8\r\n\r\n").await.expect("sent");
@@ -218,7 +218,7 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_an_upload_is_no_silenc
 }
 
 #[tokio::test]
-async fn an_instance_that_does_not_read_is_told_of_as_slow_and_not_the_client() {
+async fn blames_an_instance_that_does_not_read() {
     // Connections wait for ever to be accepted.
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = deaf.local_addr().expect("an address");
@@ -270,11 +270,11 @@ async fn websocket(address: SocketAddr) -> TokioIo<hyper::upgrade::Upgraded> {
 }
 
 #[tokio::test]
-async fn a_websocket_is_told_to_go_between_two_frames() {
+async fn closes_a_websocket_between_two_frames() {
     for by_end in [false, true] {
         let (frame, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
-        let server = Server::default();
+        let server = TableServer::default();
         let drain = |_: &mut TrafficPolicy, timeouts: &mut RequestTimeouts| timeouts.drain = Seconds(1);
         let mut running = router(with(1, address, drain), &server.start().await, None).await;
         let mut stream = websocket(running.address).await;
@@ -302,7 +302,7 @@ async fn a_websocket_is_told_to_go_between_two_frames() {
 }
 
 #[tokio::test]
-async fn an_open_websocket_is_one_of_those_at_once() {
+async fn counts_an_open_websocket_as_concurrent_request() {
     let (frame, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let address = chat(Arc::clone(&frame), Arc::clone(&closed)).await;
     let running = router(with(1, address, |traffic, _| traffic.concurrent = Some(1)), NOWHERE, None).await;
@@ -341,10 +341,10 @@ async fn parrot() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn another_protocol_passes_and_ends_when_its_instance_goes_but_none_that_carries_requests() {
+async fn passes_other_protocols_except_those_that_carry_requests() {
     let address = parrot().await;
     for protocol in ["echo", "tcp"] {
-        let server = Server::default();
+        let server = TableServer::default();
         let drain = |_: &mut TrafficPolicy, timeouts: &mut RequestTimeouts| timeouts.drain = Seconds(1);
         let running = router(with(1, address, drain), &server.start().await, None).await;
         let mut stream = TcpStream::connect(running.address).await.expect("connected");

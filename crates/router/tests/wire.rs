@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use world::{NOWHERE, Server, ask, endpoint, get, router, table, text};
+use world::{NOWHERE, TableServer, ask, endpoint, get, router, table, text};
 
 /// An instance that sends `answer` for each request, and counts its connections. With `closes` the instance closes each
 /// connection after the first response.
@@ -45,7 +45,7 @@ async fn says(answer: &'static [u8], closes: bool) -> (SocketAddr, Arc<AtomicU32
 }
 
 #[tokio::test]
-async fn an_answer_arrives_whole_however_its_length_is_said() {
+async fn reads_responses_with_any_framing() {
     for (answer, closes) in [
         (&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..], false),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nhe\r\n3\r\nllo\r\n0\r\nX-T: 1\r\n\r\n", false),
@@ -64,7 +64,7 @@ async fn an_answer_arrives_whole_however_its_length_is_said() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_only_if_its_last_answer_left_it_in_order() {
+async fn reuses_only_connections_left_in_order() {
     for (answer, connections) in [
         (&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..], 1),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 1),
@@ -89,7 +89,7 @@ async fn a_connection_is_used_again_only_if_its_last_answer_left_it_in_order() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() {
+async fn refuses_cut_and_malformed_responses() {
     for answer in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"[..],
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
@@ -107,10 +107,10 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
         assert!(!text.ends_with("0\r\n\r\n") && !text.contains("XX"), "{text}");
     }
     for (answer, told) in [
-        (&b"SSH-2.0-OpenSSH\r\n"[..], "its answer is not HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "says more than one length"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "was not asked to"),
-        (b"HTTP/1.1 200 OK\r\nA: b", "closed the connection before it answered"),
+        (&b"SSH-2.0-OpenSSH\r\n"[..], "the response is not HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "conflicting Content-Length headers"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "without a request to do so"),
+        (b"HTTP/1.1 200 OK\r\nA: b", "closed the connection before it responded"),
     ] {
         let (address, _) = says(answer, true).await;
         let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
@@ -122,7 +122,7 @@ async fn an_answer_that_is_cut_or_makes_no_sense_is_not_taken_for_a_whole_one() 
 }
 
 #[tokio::test]
-async fn an_answer_may_come_while_the_request_is_still_sent() {
+async fn accepts_a_response_during_the_upload() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     // The instance responds before the body, and then sends the body back.
@@ -177,7 +177,7 @@ async fn say(address: SocketAddr, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_target_may_name_the_host_and_is_no_tunnel() {
+async fn accepts_absolute_targets_but_no_connect() {
     let (address, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", false).await;
     let running = router(table(1, vec![endpoint(1, address, AppProtocol::Http1)]), NOWHERE, None).await;
     let whole = b"GET http://shop.localhost/ HTTP/1.1\r\nHost: shop.localhost\r\nConnection: close\r\n\r\n";
@@ -187,11 +187,11 @@ async fn a_target_may_name_the_host_and_is_no_tunnel() {
 }
 
 #[tokio::test]
-async fn a_request_is_repeated_by_the_table_of_that_moment() {
+async fn retries_a_request_by_the_current_table() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let leaving = listener.local_addr().expect("an address");
     let (fresh, _) = says(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh", false).await;
-    let server = Server::default();
+    let server = TableServer::default();
     let there = server.start().await;
     let before = vec![endpoint(1, leaving, AppProtocol::Http1)];
     let running = router(table(1, before), &there, None).await;

@@ -13,7 +13,7 @@ const COMPRESSION: u32 = 9;
 /// Body of every response.
 pub(crate) const BODY: &str = "hello, world";
 
-pub(crate) enum Step {
+pub(crate) enum CaseStep {
     Send(Vec<u8>),
     /// Waits for the whole response on a stream.
     Answered(u32),
@@ -21,7 +21,7 @@ pub(crate) enum Step {
     Data(u32, usize),
 }
 
-pub(crate) enum Wanted {
+pub(crate) enum ExpectedEnd {
     /// A whole response on a stream.
     Answer(u32),
     /// A DATA frame with this many bytes on stream 1.
@@ -40,21 +40,21 @@ pub(crate) enum Wanted {
     Told(&'static [u32]),
 }
 
-use Step::{Answered, Data, Send};
-use Wanted::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
+use CaseStep::{Answered, Data, Send};
+use ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
 
-pub(crate) struct Case {
+pub(crate) struct ProtocolCase {
     pub(crate) name: &'static str,
-    pub(crate) steps: Vec<Step>,
-    pub(crate) wanted: Wanted,
+    pub(crate) steps: Vec<CaseStep>,
+    pub(crate) wanted: ExpectedEnd,
 }
 
-fn case(name: &'static str, frames: &[Vec<u8>], wanted: Wanted) -> Case {
-    Case { name, steps: vec![Send(frames.concat())], wanted }
+fn case(name: &'static str, frames: &[Vec<u8>], wanted: ExpectedEnd) -> ProtocolCase {
+    ProtocolCase { name, steps: vec![Send(frames.concat())], wanted }
 }
 
-fn steps(name: &'static str, steps: Vec<Step>, wanted: Wanted) -> Case {
-    Case { name, steps, wanted }
+fn steps(name: &'static str, steps: Vec<CaseStep>, wanted: ExpectedEnd) -> ProtocolCase {
+    ProtocolCase { name, steps, wanted }
 }
 
 fn request(method: &'static str, more: &[(&'static str, &'static str)]) -> Vec<u8> {
@@ -115,7 +115,7 @@ fn packed(more: &[u8]) -> Vec<u8> {
     asks(1, &[get(), more.to_vec()].concat())
 }
 
-fn generic() -> Vec<Case> {
+fn generic() -> Vec<ProtocolCase> {
     let body = |bytes: &[u8]| frame(DATA, END_STREAM, 1, bytes);
     let dependent = |on: u32, weight: u8| frame(PRIORITY, 0, 1, &priority(on, weight));
     let (first, rest) = (get()[..8].to_vec(), get()[8..].to_vec());
@@ -231,7 +231,7 @@ fn generic() -> Vec<Case> {
     ]
 }
 
-fn framing() -> Vec<Case> {
+fn framing() -> Vec<ProtocolCase> {
     let long = |bytes: usize| vec![b'a'; bytes];
     let unfinished = || frame(HEADERS, END_STREAM, 1, &get());
     vec![
@@ -270,7 +270,7 @@ fn framing() -> Vec<Case> {
     ]
 }
 
-fn states() -> Vec<Case> {
+fn states() -> Vec<ProtocolCase> {
     let half_closed = |more: Vec<u8>| vec![Send([asks(1, &get()), more].concat())];
     let reset_then = |more: Vec<u8>| vec![Send([begins(1, &post()), reset(1, 8), more].concat())];
     let closed = |more: Vec<u8>| vec![Send(asks(1, &get())), Answered(1), Send(more)];
@@ -309,7 +309,7 @@ fn states() -> Vec<Case> {
     ]
 }
 
-fn frames() -> Vec<Case> {
+fn frames() -> Vec<ProtocolCase> {
     let unfinished = || frame(HEADERS, END_STREAM, 1, &get());
     let padded = [&[200], &get()[..20]].concat();
     vec![
@@ -420,7 +420,7 @@ fn frames() -> Vec<Case> {
     ]
 }
 
-fn continuations() -> Vec<Case> {
+fn continuations() -> Vec<ProtocolCase> {
     let unfinished = || frame(HEADERS, END_STREAM, 1, &get());
     let goes_on = |flags: u8, stream: u32| frame(CONTINUATION, flags, stream, &fields(&[("x", "y")]));
     vec![
@@ -455,7 +455,7 @@ fn continuations() -> Vec<Case> {
     ]
 }
 
-fn messages() -> Vec<Case> {
+fn messages() -> Vec<ProtocolCase> {
     let wrong = |name, list: &[(&str, &str)]| case(name, &[asks(1, &fields(list))], StreamError(&[PROTOCOL]));
     let with = |name, more: &[(&'static str, &'static str)]| {
         case(name, &[asks(1, &request("GET", more))], StreamError(&[PROTOCOL]))
@@ -504,7 +504,7 @@ fn messages() -> Vec<Case> {
     ]
 }
 
-fn compression() -> Vec<Case> {
+fn compression() -> Vec<ProtocolCase> {
     let wrong = |name, more: &[u8]| case(name, &[packed(more)], ConnectionError(&[COMPRESSION]));
     vec![
         wrong("hpack/2.3.3/1 an index that is not there", &[0xc6]),
@@ -522,7 +522,7 @@ fn compression() -> Vec<Case> {
     ]
 }
 
-pub(crate) fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<ProtocolCase> {
     [generic(), framing(), states(), frames(), continuations(), messages(), compression()]
         .into_iter()
         .flatten()

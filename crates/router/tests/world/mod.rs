@@ -17,7 +17,7 @@ use gantry_model::{
     AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, RequestTimeouts, Route,
     RoutingTable, TrafficPolicy,
 };
-use gantry_router::{Listeners, Settings};
+use gantry_router::{Listeners, RouterSettings};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -83,7 +83,7 @@ pub(crate) fn table(generation: u64, endpoints: Vec<Endpoint>) -> RoutingTable {
 }
 
 /// A running router.
-pub(crate) struct Running {
+pub(crate) struct RunningRouter {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) address: SocketAddr,
     pub(crate) stop: Option<oneshot::Sender<()>>,
@@ -94,7 +94,7 @@ pub(crate) async fn router(
     table: RoutingTable,
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
-) -> Running {
+) -> RunningRouter {
     router_that_waits(Duration::from_millis(600), table, server, https).await
 }
 
@@ -104,13 +104,13 @@ pub(crate) async fn router_that_waits(
     table: RoutingTable,
     server: &str,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
-) -> Running {
+) -> RunningRouter {
     let plain = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     start(wait, table, server, plain, https).await
 }
 
 /// Starts a router on the given listener.
-pub(crate) async fn router_at(plain: std::net::TcpListener, table: RoutingTable) -> Running {
+pub(crate) async fn router_at(plain: std::net::TcpListener, table: RoutingTable) -> RunningRouter {
     start(Duration::from_millis(600), table, NOWHERE, plain, None).await
 }
 
@@ -120,12 +120,12 @@ async fn start(
     server: &str,
     plain: std::net::TcpListener,
     https: Option<(std::net::TcpListener, PathBuf, PathBuf)>,
-) -> Running {
+) -> RunningRouter {
     let (secure, certificate) = https.map(|(listener, chain, key)| (listener, (chain, key))).unzip();
     let folder = tempfile::tempdir().expect("a folder");
     let text = serde_json::to_vec(&table).expect("JSON");
     std::fs::write(folder.path().join("table.json"), text).expect("written");
-    let settings = Settings {
+    let settings = RouterSettings {
         machine: MachineName::parse("m").expect("a name"),
         number: 7,
         data: folder.path().to_owned(),
@@ -144,7 +144,7 @@ async fn start(
         };
         gantry_router::run(settings, Listeners { plain, secure }, client, || (), asked).await.expect("it runs");
     });
-    Running { folder, address, stop: Some(stop), ended }
+    RunningRouter { folder, address, stop: Some(stop), ended }
 }
 
 pub(crate) const NOWHERE: &str = "http://127.0.0.1:1";
@@ -168,12 +168,12 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
 
 /// A server that gives the router a table, and receives the router's reports.
 #[derive(Clone, Default)]
-pub(crate) struct Server {
+pub(crate) struct TableServer {
     news: Arc<Mutex<Option<RoutingTable>>>,
     heard: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
-impl Server {
+impl TableServer {
     pub(crate) async fn start(&self) -> String {
         let server = self.clone();
         let address = app(false, move |request: Request<Incoming>| {

@@ -1,0 +1,106 @@
+//! Admission: finds the route of a request, and applies the limits of its app.
+
+use std::sync::Arc;
+
+use gantry_model::RequestFailure;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::client::body::ClientBody;
+use crate::client::peer::ClientPeer;
+use crate::exchange::forward::{is_grpc, outgoing, waits};
+use crate::exchange::http_exchange::HttpExchange;
+use crate::exchange::log_entry::AccessLogEntry;
+use crate::exchange::origin::RequestOrigin;
+use crate::exchange::response_body::ResponseBody;
+use crate::exchange::router_state::RouterState;
+use crate::exchange::{error_response, origin, upgrade};
+use crate::headers;
+use crate::routes::admission::AdmittedRequest;
+use crate::routes::route::AppRoute;
+
+/// Longest logged name of an unknown host: the longest name there may be (RFC 1035, section 2.3.4).
+const HOST_MAX: usize = 255;
+
+impl HttpExchange {
+    /// Admits a request, or returns the response that needs no instance.
+    pub(super) fn begin(
+        router: &Arc<RouterState>,
+        peer: &Arc<ClientPeer>,
+        mut request: Request<Incoming>,
+    ) -> Result<Self, Box<Response<ResponseBody>>> {
+        let now = Instant::now();
+        let (mut entry, route, admitted) = match Self::admit(router, peer, &request, now) {
+            Ok(admitted) => admitted,
+            Err(mut response) => {
+                if is_grpc(request.headers()) {
+                    error_response::into_grpc(&mut response);
+                }
+                let waits = waits(&request);
+                drop(ClientBody::new(request.into_body(), waits));
+                return Err(response);
+            }
+        };
+        let takes_interims = request.version() == Version::HTTP_11;
+        let protocol = upgrade::asked(request.headers());
+        let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let trusted = route.trusted_proxies.contains(peer.address);
+        let (request, body) =
+            outgoing(request, RequestOrigin { peer: &peer.text, tls: peer.tls, trusted }, &entry.id, protocol.as_ref());
+        if trusted {
+            entry.client = origin::client(&request.headers, &route.trusted_proxies);
+        }
+        let (router, peer, deadline) = (Arc::clone(router), Arc::clone(peer), now + router.settings.wait);
+        Ok(Self {
+            router,
+            peer,
+            route,
+            entry,
+            admitted,
+            request,
+            body,
+            client,
+            takes_interims,
+            stale: false,
+            tried: Vec::new(),
+            repeated: false,
+            now,
+            deadline,
+        })
+    }
+
+    fn admit(
+        router: &RouterState,
+        peer: &Arc<ClientPeer>,
+        request: &Request<Incoming>,
+        now: Instant,
+    ) -> Result<(AccessLogEntry, Arc<AppRoute>, AdmittedRequest), Box<Response<ResponseBody>>> {
+        let id = headers::request_id(request.headers());
+        let path = request.uri().path_and_query().cloned();
+        let mut entry =
+            AccessLogEntry::begin(&router.access, now.into_std(), request.method().clone(), path, Arc::clone(peer), id);
+        let Some(host) = headers::host_of(request) else {
+            return Err(Box::new(entry.answered(error_response::no_host())));
+        };
+        if request.method() == Method::CONNECT {
+            return Err(Box::new(entry.answered(error_response::no_tunnel())));
+        }
+        let Some(route) = router.routes.now().routes.get(host.as_ref()).cloned() else {
+            let response = router.no_route(&host);
+            entry.host = host.chars().take(HOST_MAX).collect();
+            return Err(Box::new(entry.answered(response)));
+        };
+        entry.route = Some(Arc::clone(&route));
+        if let Some(message) = &route.traffic.maintenance {
+            return Err(Box::new(entry.answered(error_response::maintenance(route.app.as_str(), message))));
+        }
+        match route.gate.admit(&route.traffic, now.into_std()) {
+            Ok(admitted) => Ok((entry, route, admitted)),
+            Err(why) => {
+                entry.failure = Some(RequestFailure::Limited);
+                Err(Box::new(entry.answered(error_response::over_limit(route.app.as_str(), why))))
+            }
+        }
+    }
+}

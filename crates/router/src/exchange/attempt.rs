@@ -1,0 +1,113 @@
+//! One attempt: sends the request to the chosen instance, and waits for the head of the response.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::exchange::error_response;
+use crate::exchange::http_exchange::{AttemptFailure, HttpExchange};
+use crate::routes::target::RouteTarget;
+use crate::timer;
+use crate::upstream::connection::InstanceConnection;
+use crate::upstream::http1::SendFailure;
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::response_body::InstanceBody;
+
+/// Longest time that a connection to an instance may take; instances are on this machine's own network.
+const CONNECT: Duration = Duration::from_secs(3);
+
+impl HttpExchange {
+    /// Sends the request on a kept connection, or else on a new connection.
+    pub(super) async fn attempt(
+        &mut self,
+        target: &Arc<RouteTarget>,
+    ) -> Result<Response<InstanceBody>, AttemptFailure> {
+        self.entry.target = Some(Arc::clone(target));
+        let mut body = std::mem::replace(&mut self.body, RequestBody::None);
+        // The instance may have closed a kept connection meanwhile. Then the body comes back and goes out on a new
+        // connection. A repeated request, or a request after a failure, uses a new connection at once: an instance that
+        // accepts a connection is alive.
+        let mut kept =
+            if self.repeated || target.circuit.is_troubled() { None } else { target.pool.take(self.now.into_std()) };
+        loop {
+            let is_kept = kept.is_some();
+            let (sender, now) = match kept.take() {
+                Some(sender) => (sender, self.now),
+                None => match Box::pin(connect(target)).await {
+                    Ok(sender) => {
+                        target.circuit.reached();
+                        target.pool.share(&sender);
+                        (sender, Instant::now())
+                    }
+                    Err(error) => {
+                        tracing::debug!(instance = %target.endpoint.instance, %error, "cannot connect to the instance");
+                        return Err(AttemptFailure::Unsent(body));
+                    }
+                },
+            };
+            match self.ask(target, sender, body, now).await {
+                Err(AttemptFailure::Unsent(unsent)) if is_kept => body = unsent,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends a request and waits for the head of its response. The response timeout of the role starts at the last byte
+    /// of the request. The client has the same time for each piece of the request.
+    async fn ask(
+        &self,
+        target: &RouteTarget,
+        sender: InstanceConnection,
+        body: RequestBody,
+        now: Instant,
+    ) -> Result<Response<InstanceBody>, AttemptFailure> {
+        let timeout = Duration::from_millis(self.route.timeouts.response.millis());
+        let upload = match &body {
+            RequestBody::Client(client) => Some(Arc::clone(&client.upload)),
+            RequestBody::Buffered(_) | RequestBody::None => None,
+        };
+        let mut asking = pin!(sender.ask(&self.request, body, self.takes_interims.then_some(&*self.peer.interims)));
+        let mut deadline = now + timeout;
+        let mut timer = self.peer.timers.take(deadline);
+        let outcome = loop {
+            match timer::within(&mut timer, asking.as_mut()).await {
+                Some(Ok(response)) => break Ok(response),
+                Some(Err(SendFailure::Unsent(body))) => break Err(AttemptFailure::Unsent(body)),
+                Some(Err(SendFailure::Sent(why))) => break Err(AttemptFailure::Sent(why)),
+                Some(Err(SendFailure::Client(why))) => {
+                    break Err(AttemptFailure::Client(Box::new(error_response::bad_request(&why))));
+                }
+                None => match upload.as_ref().map(|upload| (upload.last() + timeout, upload.is_awaited())) {
+                    Some((later, _)) if later > deadline => {
+                        deadline = later;
+                        timer.as_mut().reset(later);
+                    }
+                    Some((_, true)) => {
+                        break Err(AttemptFailure::Client(Box::new(error_response::slow_client(
+                            self.route.timeouts.response,
+                        ))));
+                    }
+                    // The instance has the whole request, or does not read what the client sent.
+                    _ => {
+                        target.pool.retire_shared();
+                        break Err(AttemptFailure::Slow);
+                    }
+                },
+            }
+        };
+        self.peer.timers.keep(timer);
+        outcome
+    }
+}
+
+async fn connect(target: &RouteTarget) -> std::io::Result<InstanceConnection> {
+    let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    InstanceConnection::begin(stream, target.endpoint.protocol).await.map_err(std::io::Error::other)
+}

@@ -1,0 +1,102 @@
+//! Response to the client: relays the response of an instance, or joins both sides after a change of protocol.
+
+use gantry_model::RequestFailure;
+use http::header::{TRAILER, UPGRADE};
+use http::{HeaderValue, Response, StatusCode, Version};
+use hyper::body::Body;
+use hyper::upgrade::OnUpgrade;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::exchange::http_exchange::{ChosenTarget, HttpExchange, Outcome};
+use crate::exchange::response_body::{RelayedBody, ResponseBody, ResponseEnd, text};
+use crate::exchange::tunnel::UpgradeTunnel;
+use crate::exchange::upgrade;
+use crate::headers;
+use crate::upstream::http1::UpgradedStream;
+use crate::upstream::response_body::InstanceBody;
+
+/// Both ends of a connection whose protocol changed.
+struct ProtocolSwitch {
+    head: http::response::Parts,
+    client: OnUpgrade,
+    instance: (UpgradedStream, OwnedWriteHalf),
+    tunnel: UpgradeTunnel,
+}
+
+impl HttpExchange {
+    /// Turns the outcome of [`Self::run`] into the response to the client.
+    pub(super) fn respond(mut self, outcome: Outcome) -> Response<ResponseBody> {
+        let response = match outcome {
+            Ok((chosen, response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+                return self.relay(chosen, response);
+            }
+            Ok((chosen, response)) => match self.check_switch(&chosen, response) {
+                Ok(switched) => return self.join(chosen, switched),
+                Err(why) => self.broken_instance(why),
+            },
+            Err(page) => page,
+        };
+        self.entry.answered(*response)
+    }
+
+    /// Streams the response to the client.
+    fn relay(mut self, chosen: ChosenTarget, response: Response<InstanceBody>) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
+        // Only announced trailers may follow a body of HTTP/1.1.
+        let announced = if body.size_hint().exact().is_none() { parts.headers.get(TRAILER).cloned() } else { None };
+        headers::strip_hop(&mut parts.headers);
+        if let Some(announced) = announced {
+            parts.headers.insert(TRAILER, announced);
+        }
+        parts.version = Version::HTTP_11;
+        self.entry.status = parts.status.as_u16();
+        self.entry.failure = parts.status.is_server_error().then_some(RequestFailure::ServerError);
+        let (admitted, entry) = (self.admitted, self.entry);
+        let done = ResponseEnd { target: chosen.target, active: chosen.active, admitted, entry };
+        Response::from_parts(parts, ResponseBody::Relayed(Box::new(RelayedBody { body, done: Some(done) })))
+    }
+
+    /// Checks a change of protocol: the client asked for the protocol, and both directions are free.
+    fn check_switch(
+        &mut self,
+        chosen: &ChosenTarget,
+        response: Response<InstanceBody>,
+    ) -> Result<ProtocolSwitch, &'static str> {
+        let client = self.client.take().ok_or("the instance changed the protocol without a request to do so")?;
+        let (head, body) = response.into_parts();
+        let InstanceBody::Http1(answer) = body else {
+            return Err("the instance changed the protocol of an HTTP/2 connection");
+        };
+        let instance =
+            answer.into_stream().ok_or("the instance changed the protocol before it had the whole request")?;
+        let asked = self.request.headers.get(UPGRADE);
+        if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
+            return Err("the instance changed to another protocol than requested");
+        }
+        let is_websocket = asked.is_some_and(upgrade::is_websocket);
+        Ok(ProtocolSwitch {
+            head,
+            client,
+            instance,
+            tunnel: UpgradeTunnel { is_websocket, leaving: chosen.target.leaving() },
+        })
+    }
+
+    /// Joins client and instance after a change of protocol, and copies bytes in both directions until either side
+    /// ends.
+    fn join(mut self, chosen: ChosenTarget, switched: ProtocolSwitch) -> Response<ResponseBody> {
+        let ProtocolSwitch { head, client, instance, tunnel } = switched;
+        self.entry.status = 101;
+        tokio::spawn(async move {
+            let mut counted = (self.entry, chosen, self.admitted);
+            if let Ok(client) = client.await {
+                tunnel.carry(client, instance, &mut counted.0.bytes).await;
+            }
+        });
+        Response::from_parts(head, text(String::new()))
+    }
+}
+
+fn alike(one: &HeaderValue, other: &HeaderValue) -> bool {
+    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}

@@ -1,0 +1,34 @@
+//! State that all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use http::Response;
+
+use crate::client::buffer::BufferBudget;
+use crate::exchange::access_log::AccessLog;
+use crate::exchange::error_response;
+use crate::exchange::response_body::ResponseBody;
+use crate::routes::store::RouteStore;
+use crate::settings::RouterSettings;
+
+/// State that all requests share.
+pub(crate) struct RouterState {
+    pub(crate) settings: RouterSettings,
+    pub(crate) routes: Arc<RouteStore>,
+    pub(crate) access: AccessLog,
+    /// Memory budget of buffered request bodies.
+    pub(crate) budget: Arc<BufferBudget>,
+    /// The router is shutting down and ends its connections.
+    pub(crate) ending: AtomicBool,
+}
+
+impl RouterState {
+    /// Returns the response for a host name without a route.
+    pub(super) fn no_route(&self, host: &str) -> Response<ResponseBody> {
+        match self.routes.now().closed.get(host) {
+            Some(closed) => error_response::closed(closed),
+            None => error_response::unknown_host(host, self.settings.domain.as_str()),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Routing table with the state of each endpoint. A new table replaces the whole table in memory; the state of an
+//! endpoint survives.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use gantry_ledger::Replacement;
+use gantry_model::{
+    AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, RequestCounts, RequestFailure,
+    RoutingTable,
+};
+use tokio::sync::watch;
+
+use crate::routes::admission::AdmissionGate;
+use crate::routes::route::AppRoute;
+use crate::routes::target::RouteTarget;
+
+/// Routing state at one moment.
+#[derive(Default)]
+pub(crate) struct RouteSnapshot {
+    pub(crate) table: RoutingTable,
+    /// A table was taken. The first table of a new cloud is empty and has generation 0.
+    known: bool,
+    pub(crate) routes: BTreeMap<String, Arc<AppRoute>>,
+    /// Host names of apps that serve no request.
+    pub(crate) closed: BTreeMap<String, ClosedRoute>,
+}
+
+/// Current routing state, and the targets and gates that survive a change.
+pub(crate) struct RouteStore {
+    path: PathBuf,
+    state: RwLock<Arc<RouteSnapshot>>,
+    /// Every target that is in the table, or that a request or a route in use still holds.
+    targets: Mutex<BTreeMap<Endpoint, Arc<RouteTarget>>>,
+    /// One gate for each app, and another for its held release: requests to a held release take nothing from the app's
+    /// clients.
+    gates: Mutex<BTreeMap<(AppName, bool), Arc<AdmissionGate>>>,
+    generation: watch::Sender<Generation>,
+    /// Drain time of long-lived connections, once this router shuts down.
+    farewell: OnceLock<Duration>,
+}
+
+impl RouteStore {
+    /// Loads the table from disk; starts with an empty table if there is none.
+    pub(crate) fn load(path: &Path) -> Self {
+        gantry_ledger::remove_unfinished(path);
+        let table: Option<RoutingTable> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let (generation, _) = watch::channel(Generation(0));
+        let routing = Self {
+            path: path.to_owned(),
+            state: RwLock::default(),
+            targets: Mutex::default(),
+            gates: Mutex::default(),
+            generation,
+            farewell: OnceLock::new(),
+        };
+        if let Some(table) = table {
+            routing.replace(table);
+        }
+        routing
+    }
+
+    /// Returns the current routing state.
+    pub(crate) fn now(&self) -> Arc<RouteSnapshot> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the generation of the current table; none before the first table.
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        let state = self.now();
+        state.known.then_some(state.table.generation)
+    }
+
+    /// Subscribes to new tables.
+    pub(crate) fn changes(&self) -> watch::Receiver<Generation> {
+        self.generation.subscribe()
+    }
+
+    /// Takes over a newer table; refuses an older table. If `keep`, writes the table to disk first: a router killed
+    /// after its acknowledgement must still have the table.
+    pub(crate) fn take(&self, table: RoutingTable, keep: bool) -> std::io::Result<bool> {
+        if self.generation().is_some_and(|known| table.generation <= known) {
+            return Ok(false);
+        }
+        gantry_failpoint::failpoint!("table.received");
+        if keep {
+            // During an update the old and the new router write the file at the same time.
+            let replacement = Replacement::of(&self.path).shared();
+            replacement.before_rename(|| gantry_failpoint::failpoint!("table.written")).write_json(&table)?;
+        }
+        gantry_failpoint::failpoint!("table.kept");
+        self.replace(table);
+        Ok(true)
+    }
+
+    fn replace(&self, table: RoutingTable) {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = BTreeMap::new();
+        for (host, route) in &table.routes {
+            let targets = route
+                .endpoints
+                .iter()
+                .map(|endpoint| {
+                    let fresh = || Arc::new(RouteTarget::new(endpoint.clone()));
+                    Arc::clone(targets.entry(endpoint.clone()).or_insert_with(fresh))
+                })
+                .collect();
+            let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
+            let (app, traffic, timeouts) = (route.app.clone(), route.traffic.clone(), route.timeouts);
+            let trusted_proxies = table.trusted_proxies.with(&traffic.trusted_proxies);
+            let route = AppRoute { host: host.to_string(), app, targets, traffic, timeouts, trusted_proxies, gate };
+            routes.insert(host.to_string(), Arc::new(route));
+        }
+        gates.retain(|(app, held), _| table.routes.values().any(|route| (&route.app, &route.held) == (app, held)));
+        let old = self.now();
+        let generation = table.generation;
+        // Publish the new state before dropping anything: a reader of the old state still holds its targets, and is
+        // counted.
+        let closed = table.closed.iter().map(|(host, route)| (host.to_string(), route.clone())).collect();
+        let state = Arc::new(RouteSnapshot { table, known: true, routes, closed });
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
+        let (before, after) = (drains(&old.table), drains(&state.table));
+        for (endpoint, target) in targets.iter() {
+            if after.contains_key(endpoint) {
+                // An endpoint that returns was restarted: earlier failures say nothing about the new instance.
+                if target.leaving.borrow().is_some() {
+                    target.circuit.worked();
+                }
+                target.leave(self.farewell.get().copied());
+            } else if let Some(drain) = before.get(endpoint) {
+                target.leave(Some(*drain));
+                target.pool.clear();
+            }
+        }
+        self.generation.send_replace(generation);
+    }
+
+    /// Tells long-lived connections that this router shuts down.
+    pub(crate) fn leave(&self, drain: Duration) {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let drain = *self.farewell.get_or_init(|| drain);
+        targets.values().for_each(|target| target.leave(Some(drain)));
+    }
+
+    /// Returns the longest drain of all apps.
+    pub(crate) fn longest_drain(&self) -> Duration {
+        drains(&self.now().table).into_values().max().unwrap_or_default()
+    }
+
+    /// Closes kept connections that are too old, and removes unused targets that left the table.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let state = self.now();
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = drains(&state.table);
+        // A target that left the table stays while a request or a route holds it: a route in use may still choose the
+        // target.
+        targets.retain(|endpoint, target| named.contains_key(endpoint) || Arc::strong_count(target) > 1);
+        targets.values().for_each(|target| target.pool.sweep(now));
+    }
+
+    /// Returns the counts of waiting, refused and limited requests, for each app that has any.
+    pub(crate) fn counts(&self) -> BTreeMap<AppName, RequestCounts> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.counts()));
+        counts.filter(|(_, counts)| *counts != RequestCounts::default()).collect()
+    }
+
+    /// Returns the newest run of failed requests of each kind, for each app that has any.
+    pub(crate) fn failures(&self, now: Moment) -> BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>> {
+        let gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs =
+            gates.iter().filter(|((_, held), _)| !held).map(|((app, _), gate)| (app.clone(), gate.failures(now)));
+        runs.filter(|(_, runs)| !runs.is_empty()).collect()
+    }
+
+    /// Returns the number of requests under way, for each instance that has any.
+    pub(crate) fn active(&self) -> BTreeMap<InstanceId, u64> {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = targets.values().map(|t| (t.endpoint.instance.clone(), t.active.load(Ordering::Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Returns how long the requests of each endpoint may go on after the endpoint left the table.
+fn drains(table: &RoutingTable) -> BTreeMap<&Endpoint, Duration> {
+    let of = |route: &gantry_model::Route| Duration::from_millis(route.timeouts.drain.millis());
+    table.routes.values().flat_map(|route| route.endpoints.iter().map(move |endpoint| (endpoint, of(route)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::circuit::InstanceFailure;
+    use crate::routes::target::SLOW_START;
+    use gantry_model::role::AppProtocol;
+    use gantry_model::{HostName, ReleaseNumber, RequestTimeouts, TrafficPolicy, TrustedProxies};
+    use std::net::Ipv4Addr;
+
+    fn endpoint(n: u8) -> Endpoint {
+        let instance = InstanceId::parse(&format!("shop.v1.web-{n}")).expect("an id");
+        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80, protocol: AppProtocol::Http1 }
+    }
+
+    fn table(generation: u64, endpoints: &[u8]) -> RoutingTable {
+        let route = gantry_model::Route {
+            app: AppName::parse("shop").expect("a name"),
+            release: ReleaseNumber(1),
+            held: false,
+            endpoints: endpoints.iter().map(|n| endpoint(*n)).collect(),
+            traffic: TrafficPolicy::default(),
+            timeouts: RequestTimeouts::default(),
+        };
+        let routes = BTreeMap::from([(HostName::parse("shop.localhost").expect("a host"), route)]);
+        RoutingTable { generation: Generation(generation), routes, ..RoutingTable::default() }
+    }
+
+    fn routing() -> RouteStore {
+        let name = format!("gantry-routing-{}-{:x}", std::process::id(), rand::random::<u64>());
+        RouteStore::load(&std::env::temp_dir().join(name))
+    }
+
+    #[test]
+    fn refuses_an_older_table_and_persists_a_newer_one() {
+        let routing = routing();
+        assert!(routing.take(table(5, &[1]), true).expect("taken"));
+        assert!(!routing.take(table(5, &[2]), true).expect("refused"));
+        assert!(!routing.take(table(4, &[2]), true).expect("refused"));
+        let empty = RouteStore::load(&routing.path.with_extension("none"));
+        assert_eq!(empty.generation(), None);
+        assert!(empty.take(table(0, &[]), false).expect("taken"));
+        assert_eq!(empty.generation(), Some(Generation(0)), "it would ask for ever");
+        let again = RouteStore::load(&routing.path);
+        assert_eq!(again.generation(), Some(Generation(5)));
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn counts_requests_of_an_endpoint_that_left_the_table() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let active = route.targets[0].begin();
+        routing.take(table(2, &[2]), true).expect("taken");
+        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
+        drop(active);
+        assert!(routing.active().is_empty());
+        // A request that read the route earlier, and starts only now.
+        let late = route.targets[0].begin();
+        routing.sweep(Instant::now());
+        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
+        drop((late, route));
+        routing.sweep(Instant::now());
+        let left: Vec<_> = routing.targets.lock().expect("whole").keys().cloned().collect();
+        assert_eq!(left, [endpoint(2)]);
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn chooses_idle_and_reachable_instances() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let _busy: Vec<_> = (0..50).map(|_| route.targets[0].begin()).collect();
+        let now = Instant::now();
+        let choose = |tried: &[InstanceId]| route.choose(tried, now).map(|target| target.endpoint.clone());
+        assert!((0..100).all(|_| choose(&[]) == Some(endpoint(2))));
+        route.targets[1].circuit.failed(InstanceFailure::Unreachable, now, now);
+        assert!((0..20).all(|_| choose(&[]) == Some(endpoint(1))));
+        assert!(choose(&[endpoint(1).instance]).is_none());
+        route.targets[1].circuit.worked();
+        assert!(choose(&[endpoint(1).instance]).is_some());
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn falls_back_to_an_instance_with_broken_responses() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let now = Instant::now();
+        for _ in 0..10 {
+            route.targets[0].circuit.failed(InstanceFailure::Broken, now, now);
+        }
+        assert!((0..50).all(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)));
+        assert!(route.choose(&[endpoint(2).instance], now).is_some());
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    #[test]
+    fn closes_the_circuit_of_a_returning_endpoint() {
+        let routing = routing();
+        routing.take(table(1, &[1]), false).expect("taken");
+        // A request that waits for the instance all the while.
+        let waits = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let now = Instant::now();
+        (0..4).for_each(|_| waits.targets[0].circuit.failed(InstanceFailure::Unreachable, now, now));
+        assert!(waits.choose(&[], now).is_none());
+        routing.take(table(2, &[]), false).expect("taken");
+        routing.take(table(3, &[1]), false).expect("taken");
+        assert!(routing.now().routes["shop.localhost"].choose(&[], now).is_some());
+    }
+
+    #[test]
+    fn counts_a_held_release_apart_from_its_app() {
+        let routing = routing();
+        let mut table = table(1, &[1]);
+        let mut held = table.routes.values().next().expect("a route").clone();
+        (held.release, held.held) = (ReleaseNumber(2), true);
+        table.routes.insert(HostName::parse("v2.shop.localhost").expect("a host"), held);
+        routing.take(table, false).expect("taken");
+        let routes = routing.now().routes.clone();
+        let (live, held) = (&routes["shop.localhost"], &routes["v2.shop.localhost"]);
+        let now = Instant::now();
+        let many: Vec<_> = (0..50).filter_map(|_| held.gate.admit(&held.traffic, now).ok()).collect();
+        let _waits = held.gate.wait();
+        assert_eq!((many.len(), routing.counts()), (50, BTreeMap::new()), "they are not the app's");
+        let limited = TrafficPolicy { concurrent: Some(1), ..TrafficPolicy::default() };
+        assert!(live.gate.admit(&limited, now).is_ok());
+    }
+
+    #[test]
+    fn gives_a_new_instance_a_small_share() {
+        let now = Instant::now();
+        let aged = |n, age| {
+            Arc::new(RouteTarget { since: now.checked_sub(age).expect("a past"), ..RouteTarget::new(endpoint(n)) })
+        };
+        let chosen = |one: Duration, other: Duration| {
+            let route = AppRoute {
+                host: "shop.localhost".to_owned(),
+                app: AppName::parse("shop").expect("a name"),
+                targets: vec![aged(1, one), aged(2, other)],
+                traffic: TrafficPolicy::default(),
+                timeouts: RequestTimeouts::default(),
+                trusted_proxies: TrustedProxies::default(),
+                gate: Arc::default(),
+            };
+            (0..2000).filter(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)).count()
+        };
+        let (young, old) = (Duration::ZERO, SLOW_START);
+        assert!((50..300).contains(&chosen(old, young)), "a tenth of half is meant");
+        for equals in [chosen(old, old), chosen(young, young)] {
+            assert!((800..1200).contains(&equals), "{equals} of 2000");
+        }
+    }
+
+    #[test]
+    fn announces_the_departure_of_an_endpoint() {
+        let routing = routing();
+        routing.take(table(1, &[1, 2]), true).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        let (_open, leaving) = (route.targets[0].begin(), route.targets[0].leaving());
+        routing.take(table(2, &[2]), true).expect("taken");
+        assert_eq!(*leaving.borrow(), Some(Duration::from_secs(30)));
+        routing.take(table(3, &[1, 2]), true).expect("taken");
+        assert_eq!(*leaving.borrow(), None, "it is back");
+        routing.leave(Duration::from_secs(9));
+        assert_eq!(*leaving.borrow(), Some(Duration::from_secs(9)));
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+}

@@ -1,0 +1,29 @@
+//! Settings of the router.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gantry_model::{HostName, MachineName};
+
+/// All settings of the router.
+#[derive(Debug, Clone)]
+pub struct RouterSettings {
+    /// The machine that the router runs on.
+    pub machine: MachineName,
+    /// Number of the router on its machine. Two routers run while a new router replaces an old one.
+    pub number: u64,
+    /// Directory of the table and the access log.
+    pub data: PathBuf,
+    /// Domain of the apps, shown in the error response for an unknown host name.
+    pub domain: HostName,
+    /// Address of the name resolver; none for no resolver.
+    pub resolver: Option<Ipv4Addr>,
+    /// Certificate chain and key for HTTPS, as PEM files.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Longest time that a request waits for an instance.
+    pub wait: Duration,
+    /// Longest time that connections may take to end when the router shuts down; an app's longer drain extends this
+    /// time.
+    pub drain: Duration,
+}

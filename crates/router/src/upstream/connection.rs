@@ -1,0 +1,111 @@
+//! Connection to an instance: HTTP/1.1 for one request at a time, or HTTP/2 for many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_model::role::AppProtocol;
+use http::header::{CONNECTION, HOST, TE, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use crate::client::interim::InterimResponses;
+use crate::upstream::http1::{Http1Connection, SendFailure};
+use crate::upstream::request_body::RequestBody;
+use crate::upstream::response_body::{InstanceBody, SharedUse};
+
+/// Maximum number of requests at once on an HTTP/2 connection: fewer than servers allow, so that no request waits
+/// behind others.
+const USERS_MAX: usize = 32;
+
+/// Flow-control windows of a stream and of a connection, in bytes. The connection window equals the windows of all its
+/// streams; otherwise clients that read nothing would stop the others.
+const WINDOWS: (u32, u32) = (256 << 10, USERS_MAX as u32 * (256 << 10));
+
+/// Interval and timeout of the pings on an HTTP/2 connection with requests under way.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
+
+/// Shared HTTP/2 connection.
+#[derive(Clone)]
+pub(crate) struct SharedConnection {
+    pub(crate) sender: http2::SendRequest<RequestBody>,
+    user: SharedUse,
+}
+
+impl SharedConnection {
+    /// Returns whether another request fits. The pool itself holds one count.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.sender.is_closed() && Arc::strong_count(&self.user) <= USERS_MAX
+    }
+}
+
+/// Connection on which a request is sent.
+pub(crate) enum InstanceConnection {
+    Http1(Http1Connection),
+    Http2(SharedConnection),
+}
+
+impl InstanceConnection {
+    /// Starts `protocol` on a new connection.
+    pub(crate) async fn begin(stream: TcpStream, protocol: AppProtocol) -> hyper::Result<Self> {
+        if protocol == AppProtocol::Http1 {
+            return Ok(InstanceConnection::Http1(Http1Connection::new(stream)));
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(InstanceConnection::Http2(SharedConnection { sender, user: SharedUse::default() }))
+    }
+
+    /// Sends a request, and waits for the head of its response.
+    pub(crate) async fn ask(
+        self,
+        request: &Parts,
+        body: RequestBody,
+        interims: Option<&InterimResponses>,
+    ) -> Result<Response<InstanceBody>, SendFailure> {
+        let SharedConnection { mut sender, user } = match self {
+            InstanceConnection::Http1(wire) => {
+                return Ok(wire.ask(request, body, interims).await?.map(InstanceBody::Http1));
+            }
+            InstanceConnection::Http2(shared) => shared,
+        };
+        match sender.try_send_request(in_http2(request, body)).await {
+            Ok(response) => Ok(response.map(|body| InstanceBody::Http2 { body, _user: user })),
+            Err(mut error) => Err(match (error.take_message(), error.into_error()) {
+                (Some(unsent), _) => SendFailure::Unsent(unsent.into_body()),
+                // A user error of hyper is a failed request body here, and the body comes from the client.
+                (None, error) if error.is_user() => SendFailure::Client(error.to_string()),
+                (None, error) => SendFailure::Sent(error.to_string()),
+            }),
+        }
+    }
+}
+
+/// Turns the request into its HTTP/2 form: host and scheme in the URI, and `TE: trailers`, as gRPC requires.
+fn in_http2(request: &Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut out = Request::new(body);
+    out.method_mut().clone_from(&request.method);
+    out.headers_mut().clone_from(&request.headers);
+    let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if let Ok(uri) = format!("http://{host}{path}").parse() {
+        *out.uri_mut() = uri;
+    }
+    *out.version_mut() = Version::HTTP_2;
+    for name in [HOST, CONNECTION, UPGRADE] {
+        out.headers_mut().remove(name);
+    }
+    out.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    out
+}
