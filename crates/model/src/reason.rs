@@ -280,7 +280,10 @@ impl ExitStatus {
             ));
         }
         let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
-            (Some(126 | 127), _) => "check `command` of the role",
+            (Some(126), _) => "check `command` of the role",
+            (Some(127), _) => {
+                "check `command` of the role; a script may also name an interpreter that the image lacks, or have carriage returns"
+            }
             (Some(0), _) if self.left_processes => {
                 "it started a background process, which ended with it; keep that process in the foreground"
             }
@@ -356,7 +359,7 @@ impl ExitText<'_> {
 
     fn status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code, self.0.signal) {
-            (Some(127), _) => f.write_str("exited with 127: its command was not found in the image"),
+            (Some(127), _) => f.write_str("exited with 127: its command, or the interpreter in the command's first line, was not found in the image"),
             (Some(126), _) => f.write_str("exited with 126: its command could not be executed"),
             (Some(code), _) => match signal_in(code) {
                 Some(signal) => write!(f, "exited with {code}, as a shell does after {}", named(signal)),
@@ -522,7 +525,7 @@ mod tests {
                     None,
                     &["./s: error while loading shared libraries: libpq.so.5: cannot open shared object file"],
                 ),
-                "exited with 127: its command was not found in the image (last output: ./s: error while loading shared libraries: libpq.so.5: cannot open shared object file)",
+                "exited with 127: its command, or the interpreter in the command's first line, was not found in the image (last output: ./s: error while loading shared libraries: libpq.so.5: cannot open shared object file)",
                 "add the package that has this library to the base",
             ),
         ] {

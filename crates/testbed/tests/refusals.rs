@@ -65,7 +65,13 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
     let roles = |command: &str| format!("{{ web: {{ command: '{command}', health: {{ path: '/up', timeout: 1 }} }} }}");
 
     shop.write("container/roles.json", &roles("no-such-program --now"));
-    refused(&world, &shop, &["shop.v2.web-1 exited with 127: its command was not found in the image"]);
+    refused(
+        &world,
+        &shop,
+        &[
+            "shop.v2.web-1 exited with 127: its command, or the interpreter in the command's first line, was not found in the image",
+        ],
+    );
     shop.write("server.py", "import a_module_that_is_missing\n");
     refused(&world, &shop, &["shop.v3.web-1 exited with 1", "No module named 'a_module_that_is_missing'"]);
     // The instance exits shortly after its first response, when the release is already promoted. The old release

@@ -1,5 +1,6 @@
 //! First line of `gantry why` for running apps: the true cause, with Gantry's own actions attributed to Gantry.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
 use gantry_testbed::World;
@@ -17,7 +18,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
     def do_GET(self):
         word = self.path.split("?")[0].strip("/")
-        if word in ("sick", "go", "reset", "error"):
+        if word in ("sick", "go"):
             on.add(word)
         if word == "up" and "sick" in on:
             return self.answer(503, b"database is gone\nand more\n")
@@ -27,6 +28,18 @@ class Site(http.server.BaseHTTPRequestHandler):
             return
         if word == "error":
             return self.answer(500, b"broken\n")
+        if word == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"half")
+            self.wfile.flush()
+            os.close(self.connection.detach())
+            return
+        if word == "slow":
+            time.sleep(3)
+        if word == "close":
+            threading.Thread(target=lambda: (server.shutdown(), server.server_close())).start()
         if word == "asked" and "go" not in on:
             return self.answer(404, b"not yet\n")
         self.answer(200, b"ok\n")
@@ -35,11 +48,12 @@ class Site(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Site)
 print("FATAL: an old line of no meaning", flush=True)
 server.serve_forever()
+time.sleep(1000)
 "#;
 
 /// A worker that misbehaves according to the name of its role, when the web role gives the signal.
 const WORKER: &str = r#"
-import os, signal, subprocess, sys, time, urllib.request
+import os, resource, signal, socket, subprocess, sys, time, urllib.request
 def asked():
     try:
         urllib.request.urlopen("http://web.faults.gantry.internal:8080/asked", timeout=3)
@@ -68,6 +82,25 @@ if what == "leaves":
     subprocess.Popen(["sleep", "1000"])
     print("Error: in the background now", flush=True)
     sys.exit(4)
+if what == "term":
+    os.kill(os.getpid(), signal.SIGTERM)
+if what == "module":
+    import nothing
+if what == "port":
+    taken = socket.create_server(("0.0.0.0", 9000))
+    socket.socket().bind(("0.0.0.0", 9000))
+if what == "files":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    files = [open("/dev/null") for _ in range(100)]
+if what == "refused":
+    socket.create_connection(("web.faults.gantry.internal", 9))
+if what == "readonly":
+    open("/proc/sys/kernel/domainname", "w")
+if what == "disk":
+    for n in range(1000):
+        open(f"/tmp/{n}", "wb").write(b"x" * 1_000_000)
+if what == "memory":
+    text = "x" * 1_000_000_000
 if what == "child":
     subprocess.Popen([sys.executable, "-c", "x = []\nwhile True: x.append('x' * 1000000)"])
 if what == "forks":
@@ -81,15 +114,23 @@ time.sleep(1000)
 "#;
 
 /// Roles of the worker, and the expected text of `gantry why` for each.
-const FAULTS: [(&str, &str); 9] = [
+const FAULTS: [(&str, &str); 17] = [
+    ("child", "ran out of memory: its limit is 48M; raise `memory` of the role; "),
     ("done", "exited with 0; it must run until Gantry stops it"),
     ("segv", "was killed by signal 11 (SIGSEGV) (last output: goes); the program crashed"),
     ("killed", "was killed by signal 9 (SIGKILL) (last output: goes); Gantry did not send the signal"),
     ("setting", "(last output: KeyError: 'QUEUE_URL'); set QUEUE_URL with `gantry config set`"),
     ("name", "only ready instances have DNS names"),
     ("npm", "(last output: FATAL: the cause)"),
+    ("term", "was killed by signal 15 (SIGTERM) (last output: goes); Gantry did not send the signal"),
+    ("module", "(last output: ModuleNotFoundError: No module named 'nothing'); install it in container/compile"),
+    ("port", "Address already in use); another process in the container uses that port"),
+    ("files", "(last output: OSError: [Errno 24] Too many open files"),
+    ("refused", "(last output: ConnectionRefusedError: [Errno 111] Connection refused)"),
+    ("readonly", "(last output: OSError: [Errno 30] Read-only file system: '/proc/sys/kernel/domainname')"),
+    ("disk", "wrote more than its limit of 20M to its disk; raise `disk` of the role, or use a volume; that was"),
+    ("memory", "ran out of memory: its limit is 48M; raise `memory` of the role; that was"),
     ("leaves", "exited with 4 (last output: Error: in the background now)"),
-    ("child", "ran out of memory: its limit is 48M; raise `memory` of the role; "),
     ("forks", "reached its limit of 16 processes and threads; raise `pids` of the role; "),
 ];
 
@@ -116,7 +157,9 @@ fn says(world: &World, arguments: &[&str], wanted: &str) {
     let last = Mutex::new(String::new());
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.wait("it is told", |world| {
-            let line = first(world, arguments);
+            // The server may be away for a moment.
+            let line =
+                world.gantry(&[&["why"][..], arguments].concat()).out.lines().next().unwrap_or_default().to_owned();
             let found = line.contains(wanted).then_some(());
             *last.lock().expect("a line") = line;
             found
@@ -134,8 +177,9 @@ fn ask(world: &World, app: &str, path: &str) -> String {
 
 /// Workers that crash, reach limits, or end too early, while the web role serves.
 fn workers(world: &World) {
-    let worker =
-        |(name, _): &(&str, &str)| format!("{name}: {{ command: 'python3 worker.py', memory: '48M', pids: 16 }}");
+    let worker = |(name, _): &(&str, &str)| {
+        format!("{name}: {{ command: 'python3 worker.py', memory: '48M', disk: '20M', pids: 16 }}")
+    };
     let workers: Vec<String> = FAULTS.iter().map(worker).collect();
     let roles =
         format!("{{ web: {{ command: 'python3 server.py', health: {{ path: '/up' }} }}, {} }}", workers.join(", "));
@@ -199,13 +243,23 @@ fn sick(world: &World) {
 
 /// Requests that fail while the checks pass.
 fn traffic(world: &World) {
-    let roles = "{ web: { command: 'python3 server.py', health: { path: '/up' } } }";
+    let roles = "{ web: { command: 'python3 server.py', request_timeout: 1, health: { path: '/up' } } }";
     let _ = create(world, "traffic", roles).push().good();
     assert_eq!(ask(world, "traffic", ""), "200");
     assert_eq!(ask(world, "traffic", "reset"), "502");
     says(world, &["traffic"], "1 of 1 requests failed since ");
     let line = first(world, &["traffic"]);
     assert!(line.contains("traffic.v1.web-1 closed the connection before it responded (502)"), "{line}");
+    // The most frequent failure of the last two minutes is the first line.
+    for _ in 0..2 {
+        let _ = ask(world, "traffic", "cut");
+    }
+    says(world, &["traffic"], "requests failed since ");
+    says(world, &["traffic"], "the response of traffic.v1.web-1 ended early; `gantry logs traffic` shows its output");
+    for _ in 0..3 {
+        assert_eq!(ask(world, "traffic", "slow"), "504");
+    }
+    says(world, &["traffic"], "traffic.v1.web-1 sent no response within `request_timeout` (504)");
     let _ = create(world, "error", roles).push().good();
     assert_eq!(ask(world, "error", "error"), "500");
     says(world, &["error"], "1 of 1 requests failed since ");
@@ -255,6 +309,74 @@ fn compiles(world: &World) {
         let _ = world.gantry(&["abort", "compiles"]).good();
         let _ = push.join().expect("a push");
     });
+    says(world, &["compiles"], "reverted: aborted by `gantry abort`; nothing serves");
+}
+
+/// A web role without a health path, whose port closes after the deploy.
+fn closes(world: &World) {
+    let _ = create(world, "closes", "{ web: 'python3 server.py' }").push().good();
+    assert_eq!(ask(world, "closes", "close"), "200");
+    says(
+        world,
+        &["closes"],
+        "closes.v1.web-1 serves, but 1 of 3 checks failed: connect to port 8080: connection refused",
+    );
+}
+
+/// Deploys that fail before the application serves.
+fn starts(world: &World) {
+    let _ = world.gantry(&["app", "create", "never"]).good();
+    says(
+        world,
+        &["never"],
+        "app never: never was never deployed; run `git push`, or `gantry deploy never --image REF`",
+    );
+    // Contents of `serve`, its mode, and the expected first line.
+    for (app, script, mode, wanted) in [
+        ("bit", "#!/bin/sh\nsleep 100000\n", 0o644, "Permission denied); make it executable: chmod +x ./serve"),
+        ("interpreter", "#!/usr/bin/nothing\n", 0o755, "the interpreter in the command's first line, was not found"),
+        ("windows", "#!/bin/sh\r\nsleep 100000\r\n", 0o755, "or have carriage returns"),
+        ("done", "#!/bin/sh\ntrue\n", 0o755, "exited with 0; it must run until Gantry stops it"),
+    ] {
+        let repository = create(world, app, "{ web: './serve' }");
+        repository.write("serve", script);
+        let path = world.path(&format!("repository-{app}/serve"));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+        repository.commit("serve");
+        assert_ne!(repository.push().status, 0);
+        let line = first(world, &[app]);
+        assert!(line.starts_with(&format!("deploy #1 of {app}: reverted: {app}.v1.web-1 exited with ")), "{line}");
+        assert!(line.contains(wanted), "{line}");
+    }
+    let repository = create(world, "baseless", "{ web: 'true' }");
+    repository.write("container/base", "nowhere\n");
+    repository.commit("base");
+    assert_ne!(repository.push().status, 0);
+    let line = first(world, &["baseless"]);
+    assert!(line.contains("there is no base nowhere; existing bases: debian"), "{line}");
+}
+
+/// A copy that ignores the stop signal holds its volume, and later holds up the destruction of its app.
+fn holds_its_volume(world: &World) {
+    let roles = "{ web: { command: 'python3 server.py', volumes: { data: '/data' }, stop_timeout: 5, health: { path: '/up' } } }";
+    let repository = create(world, "volume", roles);
+    repository.replace("server.py", "lambda *_: os._exit(0)", "signal.SIG_IGN");
+    repository.commit("deaf");
+    let _ = repository.push().good();
+    repository.write("more", "");
+    repository.commit("more");
+    let mut push = repository.push_in_background();
+    says(
+        world,
+        &["volume"],
+        "web has a volume, so its old copy volume.v1.web-1 must be gone before the new one starts",
+    );
+    let line = first(world, &["volume"]);
+    assert!(line.starts_with("deploy #2 of volume: "), "{line}");
+    assert!(push.wait().expect("a push").success());
+    let mut destroy = world.gantry_into("destroy", &["app", "destroy", "volume", "--confirm", "volume"]);
+    says(world, &["volume"], "app volume: volume is being destroyed");
+    assert!(destroy.wait().expect("an end").success());
 }
 
 #[test]
@@ -262,7 +384,7 @@ fn the_first_line_tells_the_true_cause_of_what_runs() {
     let world = World::start(&[]);
     let world = &world;
     std::thread::scope(|scope| {
-        for case in [workers, sick, traffic, steps, compiles] {
+        for case in [workers, sick, traffic, steps, compiles, closes, starts, holds_its_volume] {
             scope.spawn(move || case(world));
         }
     });
