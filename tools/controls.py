@@ -151,7 +151,7 @@ CONTROLS = [
     ("a build is its own deploy's", "crates/controller/src/mutations/builds.rs",
      "(waits && deploy.created == begun.created).then_some(deploy)", "waits.then_some(deploy)",
      "-p gantry-controller --lib a_build_of"),
-    ("what goes is not changed before", "crates/controller/src/core.rs",
+    ("what goes is not changed before", "crates/controller/src/core/step.rs",
      "|app: &AppName| !decision.gone.contains(app)", "|_: &AppName| true",
      "-p gantry-testbed --test crashes what_was_built"),
     ("the first of many failures counts", "crates/router/src/routes/circuit.rs",

@@ -29,6 +29,9 @@ const BUILDS_MAX: usize = 2;
 /// Pause after the store refused a build's outcome, before the build runs again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
+/// Interval between checks for builds to start, when no deploy changes.
+const RETRY_POLL: Duration = Duration::from_millis(500);
+
 /// First host user id of the builds in slot 0. The ids of builds lie below the ranges of apps.
 const FIRST_USER: u32 = 0x6fff_0000;
 
@@ -129,14 +132,17 @@ pub(crate) fn resolv_file(settings: &ServerSettings) -> Result<PathBuf, ServerEr
     })
 }
 
-/// At each change of the view, starts the builds of deploys in `Building` and cancels builds that lost their purpose.
+/// At each change of apps or deploys, starts the builds of deploys in `Building` and cancels builds that lost their
+/// purpose.
 pub(crate) async fn run(server: Arc<Server>) {
-    let mut views = server.core.views();
+    let mut deploys = server.core.watch_deploys();
     let slots = Arc::new(BuildSlots::default());
     loop {
-        let wanted = waiting_for_release(&views.borrow_and_update().records);
+        deploys.borrow_and_update();
+        let wanted = waiting_for_release(&server.core.view().records);
         begin(&server, &slots, wanted);
-        if views.changed().await.is_err() {
+        // A build whose outcome the core refused starts again although no deploy changes.
+        if let Ok(Err(_)) = tokio::time::timeout(RETRY_POLL, deploys.changed()).await {
             return;
         }
     }

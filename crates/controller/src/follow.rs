@@ -94,9 +94,10 @@ struct DeployFollower {
 
 impl DeployFollower {
     async fn run(mut self) {
-        let mut views = self.server.core.views();
+        let mut deploys = self.server.core.watch_deploys();
         loop {
-            let view = views.borrow_and_update().clone();
+            deploys.borrow_and_update();
+            let view = self.server.core.view();
             let Some(deploy) = view.records.deploys.get(&self.app).and_then(|all| all.get(&self.number)).cloned()
             else {
                 return;
@@ -130,7 +131,7 @@ impl DeployFollower {
             if self.sender.is_closed() {
                 return;
             }
-            let _ = tokio::time::timeout(LOG_POLL, views.changed()).await;
+            let _ = tokio::time::timeout(LOG_POLL, deploys.changed()).await;
         }
     }
 

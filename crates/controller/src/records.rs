@@ -148,6 +148,14 @@ pub(crate) fn deploy_key(app: &AppName, number: DeployNumber) -> String {
     format!("deploys/{app}/{:08}", number.0)
 }
 
+/// Returns the app to which a key belongs, if its record can affect the app's plan.
+pub(crate) fn app_of_key(key: &str) -> Option<AppName> {
+    match key.split('/').collect::<Vec<_>>().as_slice() {
+        ["apps" | "deploys" | "releases" | "builds", app, ..] => AppName::parse(app).ok(),
+        _ => None,
+    }
+}
+
 /// All records. Cloning is cheap, because clones share the large records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RecordIndex {

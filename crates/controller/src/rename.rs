@@ -16,9 +16,10 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Concludes renames, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
-    let mut views = server.core.views();
+    let mut deploys = server.core.watch_deploys();
     loop {
-        let decided = mutations::decided_renames(&views.borrow_and_update().records);
+        deploys.borrow_and_update();
+        let decided = mutations::decided_renames(&server.core.view().records);
         for rename in decided {
             let (from, to) = (rename.from.clone(), rename.to.clone());
             if let Err(problem) = conclude(&server, rename).await {
@@ -26,7 +27,8 @@ pub(crate) async fn run(server: Arc<Server>) {
                 tokio::time::sleep(RETRY).await;
             }
         }
-        if views.changed().await.is_err() {
+        // A failed attempt is repeated although no deploy changes.
+        if let Ok(Err(_)) = tokio::time::timeout(RETRY, deploys.changed()).await {
             return;
         }
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gantry_api::types::{MachineReport, PlanAnswer, RouterReport, TableAnswer};
 use gantry_model::{Generation, MachineName};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::auth::Caller;
 use super::{Answer, Params, body, json, name};
@@ -25,15 +26,19 @@ pub(crate) struct After {
     after: Option<Generation>,
 }
 
-/// Waits until `find` returns a value; returns none after [`PATIENCE`].
-async fn news<T>(server: &Server, find: impl Fn(&ClusterView) -> Option<T>) -> Option<T> {
-    let mut views = server.core.views();
+/// Waits until `find` returns a value, and looks again at each change; returns none after [`PATIENCE`].
+async fn news<T>(
+    server: &Server,
+    mut changes: watch::Receiver<Generation>,
+    find: impl Fn(&ClusterView) -> Option<T>,
+) -> Option<T> {
     let waiting = async {
         loop {
-            if let Some(found) = find(&views.borrow_and_update()) {
+            changes.borrow_and_update();
+            if let Some(found) = find(&server.core.view()) {
                 return Some(found);
             }
-            if views.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return None;
             }
         }
@@ -53,7 +58,7 @@ pub(crate) async fn plan(
         let part = view.records.plan.machines.get(&machine)?;
         query.after.is_none_or(|after| part.generation > after).then(|| part.clone())
     };
-    let answer: PlanAnswer = news(&server, newer).await;
+    let answer: PlanAnswer = news(&server, server.core.watch_machine(&machine), newer).await;
     json(&answer)
 }
 
@@ -88,7 +93,7 @@ pub(crate) async fn table(
         let table = &view.records.plan.table;
         query.after.is_none_or(|after| table.generation > after).then(|| table.clone())
     };
-    let answer: TableAnswer = news(&server, newer).await;
+    let answer: TableAnswer = news(&server, server.core.watch_table(), newer).await;
     json(&answer)
 }
 

@@ -1,0 +1,59 @@
+//! Apps and instances whose next step depends on time: deadlines of deploys, and drains of retired instances.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gantry_model::{AppName, InstanceGoal, InstanceId, MachineName, MachinePlan};
+
+use crate::records::RecordIndex;
+
+/// What waits for time to pass. While nothing waits, a tick plans nothing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Activity {
+    /// Apps with an open deploy, and apps that are being destroyed.
+    busy: BTreeSet<AppName>,
+    /// Retired instances: out of the routing table, and finishing their requests.
+    retiring: BTreeMap<MachineName, BTreeSet<InstanceId>>,
+}
+
+impl Activity {
+    /// Derives the activity from all records.
+    pub(super) fn of(records: &RecordIndex) -> Self {
+        let mut activity = Self::default();
+        records.apps.keys().for_each(|app| activity.follow_app(records, app));
+        records.plan.machines.iter().for_each(|(machine, part)| activity.follow_machine(machine, part));
+        activity
+    }
+
+    /// Takes over a change of an app or of its deploys.
+    pub(super) fn follow_app(&mut self, records: &RecordIndex, app: &AppName) {
+        let destroying = records.apps.get(app).is_some_and(|app| app.destroying);
+        if destroying || records.open_deploys(app).next().is_some() {
+            self.busy.insert(app.clone());
+        } else {
+            self.busy.remove(app);
+        }
+    }
+
+    /// Takes over a change of a machine's part of the plan.
+    pub(super) fn follow_machine(&mut self, machine: &MachineName, part: &MachinePlan) {
+        let retires = |goal| matches!(goal, InstanceGoal::Retire { .. });
+        let ids: BTreeSet<InstanceId> =
+            part.instances.iter().filter(|(_, a)| retires(a.goal)).map(|(id, _)| id.clone()).collect();
+        if ids.is_empty() {
+            self.retiring.remove(machine);
+        } else {
+            self.retiring.insert(machine.clone(), ids);
+        }
+    }
+
+    /// Whether the requests of an instance decide when the instance may stop.
+    pub(super) fn is_retiring(&self, id: &InstanceId) -> bool {
+        self.retiring.values().any(|ids| ids.contains(id))
+    }
+
+    /// Returns the apps for which the passing of time matters.
+    pub(super) fn apps(&self) -> BTreeSet<AppName> {
+        let retiring = self.retiring.values().flatten().map(|id| &id.app);
+        self.busy.iter().chain(retiring).cloned().collect()
+    }
+}

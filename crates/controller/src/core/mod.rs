@@ -1,0 +1,135 @@
+//! The core: one task that owns all records and is the only writer to the store.
+//!
+//! ```text
+//! inbox ─► apply(event) ─► dirty set ─► plan(dirty) ─► guarded write ─► notify
+//!               ▲                                            │
+//!               └──────────── committed changes ─────────────┘
+//! ```
+//! - `state`: the records, the reports and the time; [`state::CoreState::apply`] is synchronous and knows no store.
+//! - `activity`: which apps and instances wait for time to pass.
+//! - `dirty`: the apps and machines that an event affects. An empty set plans nothing.
+//! - `step`: plans one step and returns its changes in groups; pure.
+//! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
+//! - `task`: the loop, and the guarded write.
+//! - `notify`: wakes only those whose part changed.
+//!
+//! Handlers read a [`ClusterView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
+//! refreshes the time of the report, and neither plans nor wakes anything.
+
+mod activity;
+#[cfg(test)]
+mod bench;
+mod dirty;
+mod notify;
+mod state;
+mod step;
+mod task;
+#[cfg(test)]
+mod tests;
+mod transactions;
+
+use std::sync::Arc;
+
+use gantry_api::Problem;
+use gantry_api::types::{MachineReport, RouterReport};
+use gantry_model::{Generation, MachineName, Moment};
+use gantry_store::Store;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::ServerError;
+use crate::clock::reading;
+use crate::leadership::{self, Leadership};
+use crate::records::{RecordChange, RecordIndex};
+use crate::settings::ServerSettings;
+use notify::Notifier;
+use state::PublishedView;
+use task::{CoreMessage, CoreTask, Mutation};
+
+pub use state::ClusterView;
+
+/// Most messages that wait for the core.
+const INBOX_MAX: usize = 256;
+
+/// A handle to the core.
+#[derive(Clone)]
+pub(crate) struct CoreHandle {
+    messages: mpsc::Sender<CoreMessage>,
+    published: PublishedView,
+    notifier: Arc<Notifier>,
+    store: Arc<dyn Store>,
+}
+
+impl CoreHandle {
+    /// Returns the current view.
+    pub(crate) fn view(&self) -> ClusterView {
+        self.published.get()
+    }
+
+    /// Subscribes to changes of a machine's part of the plan.
+    pub(crate) fn watch_machine(&self, machine: &MachineName) -> watch::Receiver<Generation> {
+        self.notifier.machine(machine)
+    }
+
+    /// Subscribes to changes of the routing table.
+    pub(crate) fn watch_table(&self) -> watch::Receiver<Generation> {
+        self.notifier.table()
+    }
+
+    /// Subscribes to changes of apps and deploys.
+    pub(crate) fn watch_deploys(&self) -> watch::Receiver<u64> {
+        self.notifier.deploys()
+    }
+
+    /// Changes the records. On return the changes are durable, and the plan accounts for them.
+    pub(crate) async fn mutate<T: Send + 'static>(
+        &self,
+        mutation: impl FnOnce(&RecordIndex, Moment) -> Result<(Vec<RecordChange>, T), Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (value_sender, value) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
+        let mutation: Mutation = Box::new(move |records, now| {
+            let (changes, value) = mutation(records, now)?;
+            let _ = value_sender.send(value);
+            Ok(changes)
+        });
+        let gone = || Problem::new(503, "the server is shutting down; try again");
+        self.messages.send(CoreMessage::Mutate(mutation, reply)).await.map_err(|_| gone())?;
+        replied.await.map_err(|_| gone())??;
+        value.await.map_err(|_| gone())
+    }
+
+    /// Discards earlier revisions of the records. Only a store that keeps revisions until told otherwise needs this
+    /// call.
+    pub(crate) async fn compact(&self) -> Result<(), gantry_store::StoreError> {
+        let head = self.store.list(leadership::KEY).await?.revision;
+        self.store.compact(head).await
+    }
+
+    /// Passes the report of an agent to the core.
+    pub(crate) async fn machine(&self, machine: MachineName, report: MachineReport) {
+        let _ = self.messages.send(CoreMessage::Machine(machine, report)).await;
+    }
+
+    /// Passes the report of a router to the core.
+    pub(crate) async fn router(&self, machine: MachineName, report: RouterReport) {
+        let _ = self.messages.send(CoreMessage::Router(machine, report)).await;
+    }
+}
+
+/// Loads the records and starts the core. The core's task ends only with an error.
+pub(crate) async fn start(
+    store: Arc<dyn Store>,
+    leadership: Leadership,
+    settings: &ServerSettings,
+) -> Result<(CoreHandle, JoinHandle<ServerError>), ServerError> {
+    let (messages, inbox) = mpsc::channel(INBOX_MAX);
+    let task = CoreTask::load(Arc::clone(&store), leadership, settings.policy.clone()).await?;
+    let handle = CoreHandle { messages, published: task.published(), notifier: task.notifier(), store };
+    Ok((handle, tokio::spawn(task.run(inbox))))
+}
+
+/// Returns the wall clock's time, for comparison with dates. Durations are taken from [`ClusterView::now`].
+pub(crate) fn now() -> Moment {
+    reading().wall
+}

@@ -1,0 +1,79 @@
+//! Wakes those whose part changed: one watch per machine, one for the routing table, one for apps and deploys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use gantry_model::{Generation, MachineName};
+use tokio::sync::watch;
+
+use super::state::ClusterView;
+
+/// Parts that an event changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ChangedParts {
+    pub(super) machines: BTreeSet<MachineName>,
+    pub(super) table: bool,
+    /// Records of apps or deploys.
+    pub(super) deploys: bool,
+}
+
+impl ChangedParts {
+    /// Adds other parts.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.machines.extend(other.machines);
+        self.table |= other.table;
+        self.deploys |= other.deploys;
+    }
+}
+
+/// The watches. A watch carries only a number: whoever wakes reads the view.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    /// Created at the first subscription; only machines with a token subscribe.
+    machines: Mutex<BTreeMap<MachineName, watch::Sender<Generation>>>,
+    table: watch::Sender<Generation>,
+    deploys: watch::Sender<u64>,
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Self {
+            machines: Mutex::default(),
+            table: watch::Sender::new(Generation::default()),
+            deploys: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Notifier {
+    pub(super) fn machine(&self, machine: &MachineName) -> watch::Receiver<Generation> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || watch::Sender::new(Generation::default());
+        machines.entry(machine.clone()).or_insert_with(new).subscribe()
+    }
+
+    pub(super) fn table(&self) -> watch::Receiver<Generation> {
+        self.table.subscribe()
+    }
+
+    pub(super) fn deploys(&self) -> watch::Receiver<u64> {
+        self.deploys.subscribe()
+    }
+
+    /// Wakes the subscribers of the changed parts.
+    pub(super) fn notify(&self, view: &ClusterView, changed: ChangedParts) {
+        let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        for machine in &changed.machines {
+            if let (Some(sender), Some(part)) = (machines.get(machine), view.records.plan.machines.get(machine)) {
+                sender.send_replace(part.generation);
+            }
+        }
+        drop(machines);
+        if changed.table {
+            self.table.send_replace(view.records.plan.table.generation);
+        }
+        if changed.deploys {
+            self.deploys.send_modify(|count| *count += 1);
+        }
+    }
+}

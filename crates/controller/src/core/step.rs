@@ -1,0 +1,100 @@
+//! Plans one step and returns its changes. Pure.
+
+use std::collections::BTreeMap;
+
+use gantry_api::types::Scope;
+use gantry_model::{AppName, Moment};
+use gantry_planner::{PlanReport, PlannerPolicy, plan};
+
+use super::dirty::DirtySet;
+use super::state::ClusterView;
+use super::transactions::ChangeGroup;
+use crate::mutations;
+use crate::records::{
+    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, tag_key, token_key,
+};
+
+/// One planned step.
+pub(super) struct PlannedStep {
+    /// Changes in the order in which they are written; see `transactions`.
+    pub(super) groups: Vec<ChangeGroup>,
+    /// Reasons for the plan that the step leads to.
+    pub(super) report: PlanReport,
+}
+
+/// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty. The planner still plans the whole
+/// cluster whenever anything is dirty.
+pub(super) fn plan_step(
+    view: &ClusterView,
+    dirty: &DirtySet,
+    policy: &PlannerPolicy,
+    now: Moment,
+) -> Option<PlannedStep> {
+    if dirty.is_empty() {
+        return None;
+    }
+    let records = &*view.records;
+    let decision = plan(&records.desired(), &view.observed, &records.plan, policy, now);
+    let mut apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
+    let mut general = ChangeGroup::new();
+    for change in mutations::events_of(records, &decision, now) {
+        match app_of(&change) {
+            Some(app) => apps.entry(app).or_default().push(change),
+            None => general.push(change),
+        }
+    }
+    // A transaction may write each key only once, so the records of a removed app are not changed before.
+    let stays = |app: &AppName| !decision.gone.contains(app);
+    for app in decision.apps.into_iter().filter(|app| stays(&app.name)) {
+        apps.entry(app.name.clone()).or_default().push(StoreRecord::App(app).into());
+    }
+    for deploy in decision.deploys.into_iter().filter(|deploy| stays(&deploy.app)) {
+        apps.entry(deploy.app.clone()).or_default().push(StoreRecord::Deploy(deploy).into());
+    }
+    let changed =
+        decision.plan.machines.into_iter().filter(|(name, part)| records.plan.machines.get(name) != Some(part));
+    let mut groups: Vec<ChangeGroup> =
+        changed.map(|(name, part)| vec![StoreRecord::Machine(name, part).into()]).collect();
+    if records.plan.table != decision.plan.table {
+        groups.push(vec![StoreRecord::Table(decision.plan.table).into()]);
+    }
+    groups.push(general);
+    groups.extend(apps.into_values());
+    groups.extend(decision.gone.iter().map(|app| removal(records, app)));
+    groups.retain(|group| !group.is_empty());
+    Some(PlannedStep { groups, report: decision.report })
+}
+
+/// Returns the app of an event's record.
+fn app_of(change: &RecordChange) -> Option<AppName> {
+    match change {
+        RecordChange::Put(record) => match &**record {
+            StoreRecord::Event(event) => event.app.clone(),
+            _ => None,
+        },
+        RecordChange::Remove(_) => None,
+    }
+}
+
+/// Returns the removal of every record of an app. The app's own record comes last, so that an interrupted removal
+/// starts again.
+fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
+    let releases = records.releases.get(app).into_iter().flatten().map(|(number, _)| release_key(app, *number));
+    let of_app = |scope: &Scope| matches!(scope, Scope::Deploy { app: of } if of == app);
+    let tokens = records.tokens.iter().filter(|(_, token)| of_app(&token.scope)).map(|(hash, _)| token_key(hash));
+    let deploys = records.deploys.get(app).into_iter().flatten().map(|(number, _)| deploy_key(app, *number));
+    let builds = records.builds.keys().filter(|(of, _)| of == app).map(|(_, commit)| build_key(app, commit));
+    let tags = records.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
+    let manifests = records.manifests.get(app.as_str()).into_iter().flatten();
+    let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
+    let own = [format!("apps/{app}")];
+    releases
+        .chain(tokens)
+        .chain(deploys)
+        .chain(builds)
+        .chain(tags)
+        .chain(manifests)
+        .chain(own)
+        .map(RecordChange::Remove)
+        .collect()
+}

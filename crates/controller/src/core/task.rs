@@ -1,0 +1,365 @@
+//! The core's task: applies messages, plans until nothing changes, and writes under the leadership key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Problem;
+use gantry_api::types::{MachineReport, RouterReport};
+use gantry_model::clock::{ClockJumps, SteadyClock};
+use gantry_model::{DeployState, MachineName, Moment};
+use gantry_planner::PlannerPolicy;
+use gantry_store::{Revision, Store, TXN_MAX, TxnCondition, TxnOutcome};
+use tokio::sync::{mpsc, oneshot};
+
+use super::dirty::DirtySet;
+use super::notify::{ChangedParts, Notifier};
+use super::state::{CoreEvent, CoreState, PublishedView};
+use super::step::{PlannedStep, plan_step};
+use super::transactions::{ChangeGroup, transactions};
+use super::{INBOX_MAX, now};
+use crate::clock::{self, reading};
+use crate::leadership::{self, Leadership};
+use crate::records::{RecordChange, RecordIndex, StoreRecord, txn, writes};
+use crate::{ServerError, causes, mutations};
+
+/// Interval of planning for deadlines and drains, which pass with time alone.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Interval of a plan of everything, whatever is dirty: a mistake in the dirty set then costs time and no more.
+const FULL_PLAN: Duration = Duration::from_secs(30);
+
+/// Most planning rounds in a row. More rounds would mean that the planner does not converge.
+const ROUNDS_MAX: usize = 64;
+
+/// Decides a change of the records: pure, given the records and the time.
+pub(super) type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<RecordChange>, Problem> + Send>;
+
+/// A message to the core.
+pub(super) enum CoreMessage {
+    Mutate(Mutation, oneshot::Sender<Result<(), Problem>>),
+    Machine(MachineName, MachineReport),
+    Router(MachineName, RouterReport),
+}
+
+/// The core's task with everything that it owns.
+pub(super) struct CoreTask {
+    store: Arc<dyn Store>,
+    leadership: Leadership,
+    policy: PlannerPolicy,
+    state: CoreState,
+    notifier: Arc<Notifier>,
+    clock: SteadyClock,
+    /// What the next plan must look at.
+    dirty: DirtySet,
+    /// Whom to wake once the present step is written.
+    changed: ChangedParts,
+    /// The outcome of a write is unknown. The records must be read again before the next decision.
+    stale: bool,
+    /// Fencing token under which the records were read.
+    term: Revision,
+    /// The last plan could not be written, and the log already says so.
+    refused: bool,
+}
+
+impl CoreTask {
+    /// Reads the records from the store.
+    pub(super) async fn load(
+        store: Arc<dyn Store>,
+        leadership: Leadership,
+        policy: PlannerPolicy,
+    ) -> Result<Self, ServerError> {
+        let term = leadership.revision().await;
+        let records = RecordIndex::load(&store.list("").await?.entries)?;
+        let clock = clock::start();
+        let now = now();
+        let mut jumps = ClockJumps::default();
+        if let Some(jump) = mutations::clock_went_back(&records, now) {
+            tracing::warn!("the newest event lies in the future: {jump}");
+            jumps.push(reading().awake, jump);
+        }
+        Ok(Self {
+            store,
+            leadership,
+            policy,
+            state: CoreState::new(records, jumps, now),
+            notifier: Arc::default(),
+            clock,
+            dirty: DirtySet::everything(),
+            changed: ChangedParts::default(),
+            stale: false,
+            term,
+            refused: false,
+        })
+    }
+
+    pub(super) fn published(&self) -> PublishedView {
+        self.state.published()
+    }
+
+    pub(super) fn notifier(&self) -> Arc<Notifier> {
+        Arc::clone(&self.notifier)
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<CoreMessage>) -> ServerError {
+        let mut tick = tokio::time::interval(TICK);
+        let mut full_plan = tokio::time::interval(FULL_PLAN);
+        for interval in [&mut tick, &mut full_plan] {
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            let handled = tokio::select! {
+                Some(message) = inbox.recv() => self.handle_all(message, &mut inbox).await,
+                _ = tick.tick() => {
+                    self.apply(CoreEvent::Tick);
+                    Ok(())
+                }
+                _ = full_plan.tick() => {
+                    self.dirty = DirtySet::everything();
+                    Ok(())
+                }
+            };
+            if let Err(error) = handled {
+                return error;
+            }
+            if let Err(error) = self.settle().await {
+                return error;
+            }
+        }
+    }
+
+    /// Handles a message and the messages that wait behind it, so that one plan serves all of them.
+    async fn handle_all(
+        &mut self,
+        first: CoreMessage,
+        inbox: &mut mpsc::Receiver<CoreMessage>,
+    ) -> Result<(), ServerError> {
+        self.handle(first).await?;
+        for _ in 1..INBOX_MAX {
+            let Ok(message) = inbox.try_recv() else { break };
+            self.handle(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, message: CoreMessage) -> Result<(), ServerError> {
+        let trail = match message {
+            CoreMessage::Mutate(mutation, reply) => {
+                // An unreachable store refuses only this change. Lost leadership ends the server.
+                let result = match self.mutate(mutation).await {
+                    Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                    Err(error) => Err(Problem::new(503, causes(&error))),
+                    Ok(result) => result,
+                };
+                let _ = reply.send(result);
+                return Ok(());
+            }
+            CoreMessage::Machine(machine, report) => self.apply(CoreEvent::Machine(machine, report)),
+            CoreMessage::Router(machine, report) => self.apply(CoreEvent::Router(machine, report)),
+        };
+        if trail.is_empty() {
+            return Ok(());
+        }
+        match self.commit(vec![trail]).await {
+            Err(error) if !matches!(error, ServerError::NotLeading(_)) => {
+                tracing::warn!(error = causes(&error), "cannot write an event of a machine's report");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Decides and writes a change, and plans until nothing changes.
+    async fn mutate(&mut self, mutation: Mutation) -> Result<Result<(), Problem>, ServerError> {
+        self.update().await?;
+        let decided = {
+            let view = self.state.view();
+            mutation(&view.records, self.now())
+        };
+        match decided {
+            Ok(changes) => {
+                self.commit_again(vec![changes]).await?;
+                self.settle().await?;
+                Ok(Ok(()))
+            }
+            Err(problem) => Ok(Err(problem)),
+        }
+    }
+
+    /// Returns the time by the core's own clock, which no jump of the wall clock affects.
+    fn now(&self) -> Moment {
+        self.clock.now(reading())
+    }
+
+    /// Applies an event to the state and collects the consequences. Returns the events for the audit trail.
+    fn apply(&mut self, event: CoreEvent) -> Vec<RecordChange> {
+        let now = self.now();
+        let effects = self.state.apply(event, now);
+        self.dirty.merge(effects.dirty);
+        self.changed.merge(effects.changed);
+        effects.trail
+    }
+
+    /// Wakes those whose part changed.
+    fn notify(&mut self) {
+        let changed = std::mem::take(&mut self.changed);
+        if changed != ChangedParts::default() {
+            self.notifier.notify(&self.state.view(), changed);
+        }
+    }
+
+    /// Plans until nothing changes. If the store cannot be reached, the next tick tries again.
+    async fn settle(&mut self) -> Result<(), ServerError> {
+        let settled = self.plan_until_stable().await;
+        self.notify();
+        settled
+    }
+
+    async fn plan_until_stable(&mut self) -> Result<(), ServerError> {
+        for _ in 0..ROUNDS_MAX {
+            match self.plan_once().await {
+                Ok(true) => self.notify(),
+                Ok(false) => {
+                    self.refused = false;
+                    return Ok(());
+                }
+                Err(error @ ServerError::NotLeading(_)) => return Err(error),
+                // Leadership was lost and regained. The decision under the old token is void, so plan again.
+                Err(ServerError::Interrupted) => self.dirty = DirtySet::everything(),
+                Err(error) => {
+                    // Logged once, because the core tries again twice a second.
+                    if !std::mem::replace(&mut self.refused, true) {
+                        tracing::warn!(
+                            error = causes(&error),
+                            "cannot write the plan; running instances are not affected"
+                        );
+                    }
+                    self.dirty = DirtySet::everything();
+                    return Ok(());
+                }
+            }
+        }
+        tracing::error!("the planner did not converge in {ROUNDS_MAX} rounds");
+        Ok(())
+    }
+
+    /// Plans once for what is dirty, writes the changes, and returns whether there were any.
+    async fn plan_once(&mut self) -> Result<bool, ServerError> {
+        self.update().await?;
+        let dirty = std::mem::take(&mut self.dirty);
+        let step = plan_step(&self.state.view(), &dirty, &self.policy, self.now());
+        let Some(PlannedStep { groups, report }) = step else { return Ok(false) };
+        let changes = !groups.is_empty();
+        self.commit(groups).await?;
+        self.apply(CoreEvent::Planned(report));
+        Ok(changes)
+    }
+
+    /// Brings records and clock up to date before a decision.
+    async fn update(&mut self) -> Result<(), ServerError> {
+        let refreshed = match self.refresh().await {
+            Err(ServerError::Interrupted) => self.refresh().await,
+            refreshed => refreshed,
+        };
+        refreshed?;
+        match self.follow_clock().await {
+            Err(error @ ServerError::NotLeading(_)) => Err(error),
+            Err(ServerError::Interrupted) => self.refresh().await,
+            // On a read-only disk the stamps cannot move; with its old anchor the clock is equally right.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// Reads the records again if the store may hold others.
+    async fn refresh(&mut self) -> Result<(), ServerError> {
+        let term = self.leadership.revision().await;
+        // A changed token means that leadership was lost in between: another server may have written.
+        if !self.stale && term == self.term {
+            return Ok(());
+        }
+        let listing = self.store.list("").await?;
+        let leads = |entry: &gantry_store::StoreEntry| entry.key == leadership::KEY && entry.created == term;
+        if !listing.entries.iter().any(leads) {
+            // The next refresh reads the records under the new token, or learns that another server leads.
+            self.leadership.take_again(term).await?;
+            return Err(ServerError::Interrupted);
+        }
+        self.apply(CoreEvent::Loaded(RecordIndex::load(&listing.entries)?));
+        (self.stale, self.term) = (false, term);
+        Ok(())
+    }
+
+    /// Follows a jump of the wall clock: moves by the same amount all stamps from which durations are counted, and only
+    /// then lets the core's clock show the wall clock again. If the write fails, stamps and clock stay as they were,
+    /// and the next call tries again.
+    async fn follow_clock(&mut self) -> Result<(), ServerError> {
+        let reading = reading();
+        let Some(jump) = self.clock.jump(reading) else { return Ok(()) };
+        let changes = mutations::clock_jumped(&self.state.view().records, jump, reading.wall);
+        self.commit(vec![changes]).await?;
+        tracing::warn!("{jump}; durations of deploys and leases are not affected");
+        self.clock.follow(reading);
+        self.apply(CoreEvent::ClockJumped { jump, awake: reading.awake });
+        Ok(())
+    }
+
+    /// Writes changes as [`CoreTask::commit`] does, and repeats a write that a loss of leadership interrupted. The
+    /// repetition requires that this server leads again and that the records are unchanged: then the decision is still
+    /// valid.
+    async fn commit_again(&mut self, groups: Vec<ChangeGroup>) -> Result<(), ServerError> {
+        match self.commit(groups.clone()).await {
+            Err(ServerError::Interrupted) => {}
+            written => return written,
+        }
+        let before = self.state.view().records;
+        self.refresh().await?;
+        if *self.state.view().records != *before {
+            return Err(ServerError::Interrupted);
+        }
+        self.commit(groups).await
+    }
+
+    /// Writes changes to the store, guarded by the leadership key, and applies each transaction once it is committed.
+    async fn commit(&mut self, groups: Vec<ChangeGroup>) -> Result<(), ServerError> {
+        for transaction in transactions(groups, TXN_MAX - 1) {
+            let written = writes(&transaction)
+                .map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
+            let guarded = txn(written).when(TxnCondition::Created(leadership::KEY.to_owned(), self.term));
+            gantry_failpoint::failpoint!("store.decided");
+            match self.store.commit(guarded).await {
+                Ok(TxnOutcome::Committed(_)) => gantry_failpoint::failpoint!("store.committed"),
+                Ok(TxnOutcome::Conflict) => {
+                    self.leadership.take_again(self.term).await?;
+                    return Err(ServerError::Interrupted);
+                }
+                Err(error) if error.is_refusal() => return Err(error.into()),
+                Err(error) => {
+                    self.stale = true;
+                    return Err(error.into());
+                }
+            }
+            transaction.iter().for_each(deploy_failpoint);
+            self.apply(CoreEvent::Committed(transaction));
+        }
+        Ok(())
+    }
+}
+
+/// Runs the failpoint of the deploy state that a committed change entered.
+fn deploy_failpoint(change: &RecordChange) {
+    let RecordChange::Put(record) = change else { return };
+    let StoreRecord::Deploy(deploy) = &**record else { return };
+    match deploy.state {
+        DeployState::Queued => {}
+        DeployState::Building => gantry_failpoint::failpoint!("deploy.building"),
+        DeployState::Placing => gantry_failpoint::failpoint!("deploy.placing"),
+        DeployState::Starting => gantry_failpoint::failpoint!("deploy.starting"),
+        DeployState::Verifying => gantry_failpoint::failpoint!("deploy.verifying"),
+        DeployState::Held => gantry_failpoint::failpoint!("deploy.held"),
+        DeployState::Promoting => gantry_failpoint::failpoint!("deploy.promoting"),
+        DeployState::Draining => gantry_failpoint::failpoint!("deploy.draining"),
+        DeployState::Done => gantry_failpoint::failpoint!("deploy.done"),
+        DeployState::Reverting => gantry_failpoint::failpoint!("deploy.reverting"),
+        DeployState::Reverted => gantry_failpoint::failpoint!("deploy.reverted"),
+        DeployState::Superseded => gantry_failpoint::failpoint!("deploy.superseded"),
+    }
+}

@@ -1,0 +1,354 @@
+//! Tests of the core without a store: events, their consequences, and every prefix of a step's transactions.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_api::types::{Event, MachineReport, RouterReport, TokenInfo};
+use gantry_model::clock::ClockJumps;
+use gantry_model::{
+    App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation, HostName,
+    InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedInstance, Release,
+    ReleaseNumber, Role, RoleCommand, RoleName,
+};
+use gantry_planner::{PlannerPolicy, audit};
+
+use super::dirty::DirtySet;
+use super::state::{CoreEvent, CoreState, EventEffects};
+use super::step::plan_step;
+use super::transactions::transactions;
+use crate::records::{RecordChange, RecordIndex, StoreRecord};
+
+/// Time at which the state of every test is created.
+const START: u64 = 1_000_000;
+
+pub(super) fn app_name(name: &str) -> AppName {
+    AppName::parse(name).expect("a name")
+}
+
+pub(super) fn machine_name(name: &str) -> MachineName {
+    MachineName::parse(name).expect("a name")
+}
+
+pub(super) fn instance_id(text: &str) -> InstanceId {
+    InstanceId::parse(text).expect("an id")
+}
+
+fn digest() -> Digest {
+    Digest::from_hex(&"ab".repeat(32)).expect("a digest")
+}
+
+pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
+    ObservedInstance {
+        phase: InstancePhase::Ready,
+        since: Moment(START),
+        address: Some(address),
+        restarts: 0,
+        exit: None,
+        probe: None,
+        failure: None,
+        warning: None,
+        started: Some(Moment(START)),
+        failed_checks: 0,
+        limit_hits: Vec::new(),
+        said: None,
+    }
+}
+
+pub(super) fn assignment(goal: InstanceGoal) -> Assignment {
+    let role = Role::new(RoleCommand::Shell("serve".into()));
+    let spec =
+        InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once: false, volumes_of: None };
+    Assignment { spec, goal }
+}
+
+fn report(ids: &[&str]) -> MachineReport {
+    let instances = ids.iter().enumerate().map(|(n, id)| (instance_id(id), ready(address(n))));
+    MachineReport { generation: Generation(1), instances: instances.collect(), network: Vec::new() }
+}
+
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a53_0002 + u32::try_from(number).expect("small"))
+}
+
+fn router(generation: u64, active: &[(&str, u64)]) -> RouterReport {
+    let active = active.iter().map(|(id, count)| (instance_id(id), *count)).collect();
+    let (counts, failures) = (BTreeMap::new(), BTreeMap::new());
+    RouterReport { number: 1, gone: false, generation: Generation(generation), active, counts, failures }
+}
+
+/// Records with a machine `m` that runs `web-1`, and retires `web-2`.
+fn records() -> RecordIndex {
+    let mut records = RecordIndex::default();
+    let mut part = MachinePlan { generation: Generation(1), ..MachinePlan::default() };
+    part.instances.insert(instance_id("shop.v1.web-1"), assignment(InstanceGoal::Run));
+    let retired = InstanceGoal::Retire { removed_in: Generation(1), since: Moment(START) };
+    part.instances.insert(instance_id("shop.v1.web-2"), assignment(retired));
+    records.apply(StoreRecord::App(App::new(app_name("shop"), Moment(0))).into());
+    records.apply(StoreRecord::Machine(machine_name("m"), part).into());
+    records
+}
+
+fn state() -> CoreState {
+    CoreState::new(records(), ClockJumps::default(), Moment(START))
+}
+
+impl CoreState {
+    fn machine(&mut self, report: MachineReport, now: u64) -> EventEffects {
+        self.apply(CoreEvent::Machine(machine_name("m"), report), Moment(now))
+    }
+
+    fn router(&mut self, report: RouterReport, now: u64) -> EventEffects {
+        self.apply(CoreEvent::Router(machine_name("m"), report), Moment(now))
+    }
+
+    fn put(&mut self, record: StoreRecord) -> EventEffects {
+        self.apply(CoreEvent::Committed(vec![record.into()]), Moment(START + 1))
+    }
+}
+
+#[test]
+fn a_heartbeat_without_news_plans_nothing_and_wakes_nobody() {
+    let mut state = state();
+    let first = state.machine(report(&["shop.v1.web-1"]), START + 1);
+    assert_eq!(first.dirty, DirtySet::everything(), "the first report of a machine");
+    let second = state.machine(report(&["shop.v1.web-1"]), START + 3_000);
+    assert!(second.dirty.is_empty() && second.changed == Default::default() && second.trail.is_empty());
+    assert_eq!(state.view().observed.machines[&machine_name("m")].seen, Moment(START + 3_000), "the report counts");
+    assert!(plan_step(&state.view(), &second.dirty, &policy(), Moment(START + 3_000)).is_none());
+}
+
+#[test]
+fn a_status_change_marks_its_app_and_its_machine() {
+    let mut state = state();
+    state.machine(report(&["shop.v1.web-1", "other.v1.web-1"]), START + 1);
+    let mut changed = report(&["shop.v1.web-1", "other.v1.web-1"]);
+    changed.instances.get_mut(&instance_id("shop.v1.web-1")).expect("there").phase = InstancePhase::Unhealthy;
+    let effects = state.machine(changed, START + 2);
+    let wanted = DirtySet { everything: false, apps: [app_name("shop")].into(), machines: [machine_name("m")].into() };
+    assert_eq!(effects.dirty, wanted);
+    assert_eq!(effects.changed, Default::default(), "a report wakes nobody");
+    // An instance that appears or goes is a change too, and so is an accepted plan.
+    assert_eq!(state.machine(report(&["shop.v1.web-1"]), START + 3).dirty.apps.len(), 2);
+    let accepted = MachineReport { generation: Generation(2), ..report(&["shop.v1.web-1"]) };
+    assert_eq!(state.machine(accepted, START + 4).dirty.machines, [machine_name("m")].into());
+}
+
+#[test]
+fn a_router_matters_when_it_acknowledges_drains_comes_or_goes() {
+    let mut state = state();
+    assert!(!state.router(router(1, &[]), START).dirty.is_empty(), "a new router");
+    assert!(state.router(router(1, &[("shop.v1.web-1", 7)]), START + 1).dirty.is_empty(), "load");
+    assert!(!state.router(router(1, &[("shop.v1.web-2", 1)]), START + 2).dirty.is_empty(), "a retired one works");
+    assert!(state.router(router(1, &[("shop.v1.web-2", 1)]), START + 3).dirty.is_empty(), "no news");
+    assert!(!state.router(router(1, &[]), START + 4).dirty.is_empty(), "a retired one is drained");
+    assert!(!state.router(router(2, &[]), START + 5).dirty.is_empty(), "an acknowledged table");
+    assert!(!state.router(router(2, &[]), START + 30_000).dirty.is_empty(), "back from silence");
+    assert!(!state.router(RouterReport { gone: true, ..router(2, &[]) }, START + 30_001).dirty.is_empty(), "gone");
+    assert!(state.router(RouterReport { gone: true, ..router(2, &[]) }, START + 30_002).dirty.is_empty());
+    assert!(state.view().observed.routers.is_empty());
+}
+
+#[test]
+fn a_committed_change_wakes_those_whose_part_changed() {
+    let mut state = state();
+    let machine = state.put(StoreRecord::Machine(machine_name("m"), MachinePlan::default()));
+    assert_eq!((machine.changed.machines.len(), machine.changed.table, machine.changed.deploys), (1, false, false));
+    let table = state.put(StoreRecord::Table(Default::default()));
+    assert!(table.changed.table && table.changed.machines.is_empty());
+    let deploy = Deploy::new(app_name("shop"), DeployNumber(1), cause(), "test".into(), false, Moment(START));
+    let deploy = state.put(StoreRecord::Deploy(deploy));
+    assert!(deploy.changed.deploys && !deploy.changed.table);
+    assert_eq!(deploy.dirty.apps, [app_name("shop")].into());
+    let event = Event { number: 1, at: Moment(0), by: "x".into(), app: None, what: "x".into() };
+    let info =
+        TokenInfo { name: "x".into(), scope: gantry_api::types::Scope::Admin, created: Moment(0), expires: None };
+    for other in [StoreRecord::Event(event), StoreRecord::Token { hash: "x".into(), info }] {
+        let effects = state.put(other);
+        assert!(effects.dirty.is_empty() && effects.changed == Default::default());
+    }
+    let removed = RecordChange::Remove("apps/shop".to_owned());
+    let removed = state.apply(CoreEvent::Committed(vec![removed]), Moment(START + 2));
+    assert_eq!(removed.dirty.apps, [app_name("shop")].into());
+}
+
+#[test]
+fn time_matters_to_open_deploys_and_retired_instances_alone() {
+    let mut state = state();
+    assert!(state.apply(CoreEvent::Tick, Moment(START + 1)).dirty.everything, "routers may still be unheard");
+    let later = Moment(START + 60_000);
+    assert_eq!(state.apply(CoreEvent::Tick, later).dirty.apps, [app_name("shop")].into(), "web-2 retires");
+    state.put(StoreRecord::Machine(machine_name("m"), MachinePlan::default()));
+    assert!(state.apply(CoreEvent::Tick, later).dirty.is_empty());
+    let mut deploy = Deploy::new(app_name("shop"), DeployNumber(1), cause(), "test".into(), false, Moment(START));
+    state.put(StoreRecord::Deploy(deploy.clone()));
+    assert_eq!(state.apply(CoreEvent::Tick, later).dirty.apps, [app_name("shop")].into());
+    deploy.enter(DeployState::Done, later);
+    state.put(StoreRecord::Deploy(deploy));
+    assert!(state.apply(CoreEvent::Tick, later).dirty.is_empty());
+    let mut app = App::new(app_name("shop"), Moment(0));
+    app.destroying = true;
+    state.put(StoreRecord::App(app));
+    assert!(!state.apply(CoreEvent::Tick, later).dirty.is_empty());
+}
+
+#[test]
+fn records_that_were_read_again_wake_everyone() {
+    let mut state = state();
+    let mut other = RecordIndex::default();
+    other.apply(StoreRecord::Machine(machine_name("n"), MachinePlan::default()).into());
+    let effects = state.apply(CoreEvent::Loaded(other), Moment(START + 1));
+    assert_eq!(effects.changed.machines, [machine_name("m"), machine_name("n")].into());
+    assert!(effects.changed.table && effects.changed.deploys && effects.dirty.everything);
+}
+
+#[test]
+fn a_reader_keeps_its_snapshot() {
+    let mut state = state();
+    let before = state.view();
+    state.put(StoreRecord::App(App::new(app_name("new"), Moment(0))));
+    state.machine(report(&["shop.v1.web-1"]), START + 5);
+    assert!(!before.records.apps.contains_key(&app_name("new")) && before.observed.machines.is_empty());
+    assert!(state.view().records.apps.contains_key(&app_name("new")));
+    assert_eq!(state.view().now, Moment(START + 5));
+}
+
+fn cause() -> DeployCause {
+    DeployCause::Config { keys: vec!["A".into()] }
+}
+
+fn policy() -> PlannerPolicy {
+    PlannerPolicy::new(HostName::parse("localhost").expect("a host"))
+}
+
+/// A cluster of one server, two machines and one router, all simulated. Each machine runs at once what its part says,
+/// and the router takes over each table.
+struct SimulatedCluster {
+    state: CoreState,
+    now: u64,
+}
+
+impl SimulatedCluster {
+    fn new(records: RecordIndex, now: u64) -> Self {
+        let mut cluster = Self { state: CoreState::new(records, ClockJumps::default(), Moment(now)), now };
+        cluster.hear();
+        cluster
+    }
+
+    /// Every machine and the router report what the present plan makes of them.
+    fn hear(&mut self) {
+        let plan = self.state.view().records.plan.clone();
+        for name in ["a", "b"].map(machine_name) {
+            let part = plan.machines.get(&name).cloned().unwrap_or_default();
+            let left = part.instances.iter().filter(|(_, assignment)| assignment.goal != InstanceGoal::Stop);
+            // The address depends on the slot alone, as on a machine that keeps it.
+            let place = |id: &InstanceId| usize::try_from(id.release.0 * 10 + u64::from(id.index)).expect("small");
+            let instances = left.map(|(id, _)| (id.clone(), ready(address(place(id))))).collect();
+            let report = MachineReport { generation: part.generation, instances, network: Vec::new() };
+            self.state.apply(CoreEvent::Machine(name, report), Moment(self.now));
+        }
+        let report = router(plan.table.generation.0, &[]);
+        self.state.apply(CoreEvent::Router(machine_name("a"), report), Moment(self.now));
+    }
+
+    /// Plans one step and returns its groups after an audit.
+    fn plan(&mut self) -> Vec<Vec<RecordChange>> {
+        let (view, now) = (self.state.view(), Moment(self.now));
+        let step = plan_step(&view, &DirtySet::everything(), &policy(), now).expect("dirty");
+        let mut next = (*view.records).clone();
+        step.groups.iter().flatten().for_each(|change| next.apply(change.clone()));
+        let found = audit(&view.records.desired(), &view.observed, &view.records.plan, &next.plan, now);
+        assert_eq!(found, [], "at {now:?}");
+        step.groups
+    }
+
+    /// Runs until the open deploys are over. Before each write, also runs a second cluster from each prefix of the
+    /// write, as after a kill, if `branch` is set.
+    fn run(&mut self, branch: bool) -> usize {
+        let mut prefixes = 0;
+        for _ in 0..200 {
+            let groups = self.plan();
+            if branch {
+                let parts = transactions(groups.clone(), 1);
+                for kept in 0..parts.len() {
+                    let mut records = (*self.state.view().records).clone();
+                    parts[..kept].iter().flatten().for_each(|change| records.apply(change.clone()));
+                    let mut other = SimulatedCluster::new(records, self.now + 1_000);
+                    other.run(false);
+                    other.assert_v2_serves();
+                    prefixes += 1;
+                }
+            }
+            let done = groups.is_empty();
+            if !done {
+                self.state.apply(CoreEvent::Committed(groups.concat()), Moment(self.now));
+            }
+            self.now += 1_000;
+            self.hear();
+            let view = self.state.view();
+            let open = view.records.apps.keys().any(|app| view.records.open_deploys(app).next().is_some());
+            let leaving =
+                view.records.plan.assignments().any(|(_, _, assignment)| assignment.goal != InstanceGoal::Run);
+            if done && !open && !leaving {
+                return prefixes;
+            }
+        }
+        panic!("the cluster does not come to rest");
+    }
+
+    fn assert_v2_serves(&self) {
+        let view = self.state.view();
+        assert_eq!(view.records.apps[&app_name("shop")].current, Some(ReleaseNumber(2)));
+        let ids: Vec<String> = view.records.plan.assignments().map(|(_, id, _)| id.to_string()).collect();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("shop.v2.web-")), "{ids:?}");
+        let routed = view.records.plan.table.routes.values().flat_map(|route| &route.endpoints).count();
+        assert_eq!(routed, 3);
+    }
+}
+
+fn release(number: u64) -> Release {
+    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    role.instances = 3;
+    Release {
+        app: app_name("shop"),
+        number: ReleaseNumber(number),
+        image: digest(),
+        commit: None,
+        config: BTreeMap::new(),
+        roles: [(RoleName::parse("web").expect("a role"), role)].into(),
+        deploy: DeployNumber(number),
+        created: Moment(START),
+        by: "test".into(),
+        cause: cause(),
+    }
+}
+
+/// Returns the records with a deploy of a further release.
+fn deploying(records: &mut RecordIndex, number: u64, now: u64) {
+    let mut app = records
+        .apps
+        .get(&app_name("shop"))
+        .map_or_else(|| App::new(app_name("shop"), Moment(START)), |app| (**app).clone());
+    (app.last_release, app.last_deploy) = (number, number);
+    let previous = app.current;
+    let mut deploy = Deploy::new(app_name("shop"), DeployNumber(number), cause(), "test".into(), false, Moment(now));
+    (deploy.release, deploy.previous) = (Some(ReleaseNumber(number)), previous);
+    deploy.enter(DeployState::Placing, Moment(now));
+    for record in [StoreRecord::App(app), StoreRecord::Release(release(number)), StoreRecord::Deploy(deploy)] {
+        records.apply(record.into());
+    }
+}
+
+#[test]
+fn every_prefix_of_every_step_of_a_deploy_leads_to_the_same_end() {
+    let mut records = RecordIndex::default();
+    deploying(&mut records, 1, START);
+    let mut cluster = SimulatedCluster::new(records, START);
+    cluster.run(false);
+    let mut records = (*cluster.state.view().records).clone();
+    deploying(&mut records, 2, cluster.now);
+    let mut cluster = SimulatedCluster::new(records, cluster.now);
+    let prefixes = cluster.run(true);
+    cluster.assert_v2_serves();
+    assert!(prefixes > 15, "{prefixes} prefixes are too few to be a deploy");
+}

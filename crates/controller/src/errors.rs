@@ -1,0 +1,73 @@
+//! Errors of the server.
+
+use std::net::SocketAddr;
+
+/// Cause of a failed start, or of the server's end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An operation of the store failed.
+    #[error(transparent)]
+    Store(#[from] gantry_store::StoreError),
+    /// An operation on blobs failed.
+    #[error(transparent)]
+    Blobs(#[from] gantry_blobs::BlobError),
+    /// An operation on the unpacked layers failed.
+    #[error(transparent)]
+    Layers(#[from] gantry_image::LayersError),
+    /// An operation of the sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] gantry_sandbox::SandboxError),
+    /// An operation on a git repository failed.
+    #[error(transparent)]
+    Git(#[from] gantry_git::GitError),
+    /// A record in the store cannot be read.
+    #[error("cannot read store record {key}: {why}; another version wrote the record, or it was changed by hand")]
+    Record {
+        /// Key of the record.
+        key: String,
+        /// Cause of the failure.
+        why: String,
+    },
+    /// The listen address is taken, or belongs to another machine.
+    #[error("cannot listen on {address} (choose another address with --listen)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Cause from the operating system.
+        source: std::io::Error,
+    },
+    /// A folder or file of the server cannot be used.
+    #[error("cannot {action} {path}")]
+    File {
+        /// Operation that failed.
+        action: &'static str,
+        /// Path of the folder or file.
+        path: std::path::PathBuf,
+        /// Cause from the operating system.
+        source: std::io::Error,
+    },
+    /// An internal fault of Gantry.
+    #[error("a task of the server failed: {0}; this is a fault of Gantry")]
+    Broken(String),
+    /// A required change was refused.
+    #[error("{0}")]
+    Refused(gantry_api::Problem),
+    /// The data folder belongs to another machine.
+    #[error("the data folder belongs to machine {0}; start with --machine {0}")]
+    OtherMachine(String),
+    /// The leadership lease ran out while the server was suspended. No other server took over, and this server leads
+    /// again.
+    #[error("the server was suspended and lost its leadership lease, and nothing was changed; try again")]
+    Interrupted,
+    /// The server could only serve reads, and can write from now on: it must start anew.
+    #[error("the disk of the store takes writes again; restarting the server")]
+    Writable,
+    /// Another server leads, or took over leadership.
+    #[error("another server leads: {0}")]
+    NotLeading(String),
+}
+
+/// Renders an error with all its causes, because the last cause often names the actual reason.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    gantry_error::ErrorChain(error).to_string()
+}
