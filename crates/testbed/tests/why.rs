@@ -379,6 +379,23 @@ fn holds_its_volume(world: &World) {
     assert!(destroy.wait().expect("an end").success());
 }
 
+/// Services of the machine that stand still, while the apps go on.
+fn machine(world: &World) {
+    let _ =
+        create(world, "machine", "{ web: { command: 'python3 server.py', health: { path: '/up' } } }").push().good();
+    let pid = |service| world.service_pid(service).expect("it runs");
+    let (router, agent) = (pid("router"), pid("agent"));
+    world.signal("STOP", router);
+    world.signal("STOP", agent);
+    says(world, &["machine"], "app machine: no router has reported for 1");
+    world.signal("CONT", router);
+    says(world, &["machine"], "app machine: machine m has been silent for 1");
+    world.kill_service("server");
+    says(world, &["machine"], "app machine: machine m has not reported");
+    world.signal("CONT", agent);
+    says(world, &["machine"], "v1 serves");
+}
+
 #[test]
 fn the_first_line_tells_the_true_cause_of_what_runs() {
     let world = World::start(&[]);
@@ -388,4 +405,5 @@ fn the_first_line_tells_the_true_cause_of_what_runs() {
             scope.spawn(move || case(world));
         }
     });
+    machine(world);
 }
