@@ -8,7 +8,8 @@ LAYERS = {
     "gantry-error": 0,
     "gantry-failpoint": 0,
     "gantry-ledger": 0,
-    "gantry-planner": 1,
+    "gantry-plan-audit": 1,
+    "gantry-planner": 2,
     "gantry-linux": 1,
     "gantry-init": 1,
     "gantry-store": 2,
@@ -25,7 +26,7 @@ LAYERS = {
     "gantry": 6,
     "gantry-testbed": 7,
 }
-DECIDERS = {"gantry-planner": {"gantry-model", "serde"}}
+DECIDERS = {"gantry-plan-audit": {"gantry-model"}, "gantry-planner": {"gantry-model", "serde"}}
 # ipnet: address ranges, without I/O.
 MODEL = {"ipnet", "serde", "thiserror"}
 ALLOWED = {

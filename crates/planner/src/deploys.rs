@@ -8,8 +8,8 @@ use gantry_model::{
 };
 
 use crate::DesiredApp;
-use crate::instances::{stop_first_blocker, wanted_of};
-use crate::scene::{PlanningInput, ReportedState};
+use crate::demand::{release_step, release_step_done, wanted_of};
+use crate::input::{PlanningInput, ReportedState};
 
 /// Step of a deploy in this pass.
 enum DeployStep {
@@ -22,17 +22,17 @@ enum DeployStep {
 }
 
 /// Advances an app's deploys by at most one step each, and returns the reasons for which deploys wait.
-pub(crate) fn advance(app: &mut DesiredApp, scene: &PlanningInput<'_>) -> Vec<Reason> {
-    supersede(app, scene);
+pub(crate) fn advance(app: &mut DesiredApp, input: &PlanningInput<'_>) -> Vec<Reason> {
+    supersede(app, input);
     let Some(index) = active(app) else {
-        start_next(app, scene);
+        start_next(app, input);
         return Vec::new();
     };
     let mut waits = Vec::new();
-    match step(app, index, scene) {
+    match step(app, index, input) {
         DeployStep::Wait(reason) => waits.push(reason),
-        DeployStep::Enter(state) => enter(app, index, state, scene),
-        DeployStep::Fail(reason) => fail(app, index, reason, scene),
+        DeployStep::Enter(state) => enter(app, index, state, input),
+        DeployStep::Fail(reason) => fail(app, index, reason, input),
     }
     let number = app.deploys[index].number;
     waits.extend(
@@ -50,7 +50,7 @@ fn active(app: &DesiredApp) -> Option<usize> {
 }
 
 /// Supersedes all queued deploys except the newest.
-fn supersede(app: &mut DesiredApp, scene: &PlanningInput<'_>) {
+fn supersede(app: &mut DesiredApp, input: &PlanningInput<'_>) {
     // A configuration change needs no deploy of its own beside another queued deploy. The other deploy's release
     // carries the change, or a later rollback restores its old configuration.
     let queued = || app.deploys.iter().filter(|deploy| deploy.state == DeployState::Queued);
@@ -61,31 +61,31 @@ fn supersede(app: &mut DesiredApp, scene: &PlanningInput<'_>) {
     };
     for deploy in app.deploys.iter_mut().filter(|d| d.state == DeployState::Queued) {
         if app.app.destroying {
-            finish(deploy, DeployState::Superseded, Reason::AppDestroyed, scene);
+            finish(deploy, DeployState::Superseded, Reason::AppDestroyed, input);
         } else if deploy.order == Some(DeployOrder::Abort) {
-            finish(deploy, DeployState::Superseded, Reason::Aborted, scene);
+            finish(deploy, DeployState::Superseded, Reason::Aborted, input);
         } else if deploy.number != newest {
-            finish(deploy, DeployState::Superseded, Reason::SupersededBy { deploy: newest }, scene);
+            finish(deploy, DeployState::Superseded, Reason::SupersededBy { deploy: newest }, input);
         }
     }
 }
 
-fn finish(deploy: &mut Deploy, state: DeployState, reason: Reason, scene: &PlanningInput<'_>) {
-    deploy.enter(state, scene.now);
+fn finish(deploy: &mut Deploy, state: DeployState, reason: Reason, input: &PlanningInput<'_>) {
+    deploy.enter(state, input.now);
     deploy.reason = Some(reason);
 }
 
-fn start_next(app: &mut DesiredApp, scene: &PlanningInput<'_>) {
+fn start_next(app: &mut DesiredApp, input: &PlanningInput<'_>) {
     let current = app.app.current;
     if let Some(deploy) = app.deploys.iter_mut().find(|deploy| deploy.state == DeployState::Queued) {
         deploy.previous = current;
-        deploy.enter(DeployState::Building, scene.now);
+        deploy.enter(DeployState::Building, input.now);
     }
 }
 
-fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &PlanningInput<'_>) {
+fn enter(app: &mut DesiredApp, index: usize, state: DeployState, input: &PlanningInput<'_>) {
     let deploy = &mut app.deploys[index];
-    deploy.enter(state, scene.now);
+    deploy.enter(state, input.now);
     match state {
         DeployState::Promoting => app.app.current = deploy.release,
         // A rollback restores its release's configuration only once the rollback can no longer fail: a failed deploy
@@ -106,10 +106,10 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, scene: &Plannin
 
 /// Starts the revert. Clients keep the previous release; if the deploy has already moved the traffic, the traffic moves
 /// back now.
-fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &PlanningInput<'_>) {
+fn fail(app: &mut DesiredApp, index: usize, reason: Reason, input: &PlanningInput<'_>) {
     let deploy = &mut app.deploys[index];
     let (promoted, previous) = (deploy.has_promoted(), deploy.previous);
-    finish(deploy, DeployState::Reverting, reason, scene);
+    finish(deploy, DeployState::Reverting, reason, input);
     // Keeps variables that a user changed in the meantime.
     if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
         app.app
@@ -121,7 +121,7 @@ fn fail(app: &mut DesiredApp, index: usize, reason: Reason, scene: &PlanningInpu
     }
 }
 
-fn step(app: &mut DesiredApp, index: usize, scene: &PlanningInput<'_>) -> DeployStep {
+fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
     if deploy.state != DeployState::Reverting {
         if app.app.destroying {
@@ -137,17 +137,17 @@ fn step(app: &mut DesiredApp, index: usize, scene: &PlanningInput<'_>) -> Deploy
     };
     let ids: Vec<InstanceId> = wanted_of(&app.app, &release).map(|(id, _)| id).collect();
     let step = match deploy.state {
-        DeployState::Placing => place(scene),
-        DeployState::Starting => start(&release, &ids, scene),
-        DeployState::Verifying => verify(deploy, &ids, scene),
-        DeployState::Held => held(deploy, &ids, scene),
-        DeployState::Promoting => promote(scene),
-        DeployState::Draining => return drain(app, index, &ids, scene),
-        DeployState::Reverting => return revert(deploy, scene),
+        DeployState::Placing => place(input),
+        DeployState::Starting => start(&release, &ids, input),
+        DeployState::Verifying => verify(deploy, &ids, input),
+        DeployState::Held => held(deploy, &ids, input),
+        DeployState::Promoting => promote(input),
+        DeployState::Draining => return drain(app, index, &ids, input),
+        DeployState::Reverting => return revert(deploy, input),
         _ => DeployStep::Wait(Reason::BuildRuns),
     };
     match step {
-        DeployStep::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, scene), reason, scene),
+        DeployStep::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, input), reason, input),
         step => step,
     }
 }
@@ -160,73 +160,62 @@ fn without_release(deploy: &Deploy) -> DeployStep {
     }
 }
 
-fn place(scene: &PlanningInput<'_>) -> DeployStep {
-    if scene.observed.machines.is_empty() {
+fn place(input: &PlanningInput<'_>) -> DeployStep {
+    if input.observed.machines.is_empty() {
         return DeployStep::Wait(Reason::NoMachine);
     }
     DeployStep::Enter(DeployState::Starting)
 }
 
 /// Starts the release step alone, and then the process of every instance.
-fn start(release: &Release, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
+fn start(release: &Release, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
     if let Some(step) = release_step(release)
-        && let Some(outcome) = run_release_step(&step, scene)
+        && let Some(outcome) = run_release_step(&step, input)
     {
         return outcome;
     }
     // A failed instance decides before an instance that is only slow.
-    if let Some(step) = failed(ids, scene) {
+    if let Some(step) = failed(ids, input) {
         return step;
     }
     for id in ids {
-        match scene.seen(id) {
+        match input.seen(id) {
             ReportedState::Here(instance) => match instance.phase {
                 InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy => {}
-                _ => return failed_or_waiting(id, scene),
+                _ => return failed_or_waiting(id, input),
             },
-            _ => return DeployStep::Wait(unplaced(id, &release.roles[&id.role], scene)),
+            _ => return DeployStep::Wait(unplaced(id, &release.roles[&id.role], input)),
         }
     }
     DeployStep::Enter(DeployState::Verifying)
 }
 
 /// Why an instance does not exist yet.
-fn unplaced(id: &InstanceId, role: &Role, scene: &PlanningInput<'_>) -> Reason {
-    match stop_first_blocker(id, role, scene) {
+fn unplaced(id: &InstanceId, role: &Role, input: &PlanningInput<'_>) -> Reason {
+    match input.stop_first_blocker(id, role) {
         Some(blocker) => Reason::StopFirst { role: id.role.clone(), instance: blocker },
         None => Reason::NotReady { instance: id.clone(), probe: None },
     }
 }
 
-/// Id of a release's release step, if the release has one.
-pub(crate) fn release_step(release: &Release) -> Option<InstanceId> {
-    let role = release.roles.keys().find(|role| role.is_release_step())?;
-    Some(InstanceId { app: release.app.clone(), release: release.number, role: role.clone(), index: 1 })
-}
-
-/// Reports whether the release step succeeded, or the release has none.
-pub(crate) fn release_step_done(release: &Release, scene: &PlanningInput<'_>) -> bool {
-    release_step(release).is_none_or(|id| run_release_step(&id, scene).is_none())
-}
-
 /// Step of a deploy with a release step; `None` once the release step has succeeded.
-fn run_release_step(id: &InstanceId, scene: &PlanningInput<'_>) -> Option<DeployStep> {
+fn run_release_step(id: &InstanceId, input: &PlanningInput<'_>) -> Option<DeployStep> {
     let waiting = || Some(DeployStep::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
-    let ReportedState::Here(instance) = scene.seen(id) else {
+    let ReportedState::Here(instance) = input.seen(id) else {
         return waiting();
     };
     match (instance.phase, &instance.exit) {
         (InstancePhase::Exited, Some(exit)) if exit.success() => None,
         (InstancePhase::Exited, Some(exit)) => Some(DeployStep::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
-        (InstancePhase::Failed, _) => Some(failed_or_waiting(id, scene)),
+        (InstancePhase::Failed, _) => Some(failed_or_waiting(id, input)),
         _ => waiting(),
     }
 }
 
 /// Step of a deploy for one of its instances: an instance that exited or cannot start fails the deploy at once;
 /// otherwise the deploy waits.
-fn failed_or_waiting(id: &InstanceId, scene: &PlanningInput<'_>) -> DeployStep {
-    let ReportedState::Here(instance) = scene.seen(id) else {
+fn failed_or_waiting(id: &InstanceId, input: &PlanningInput<'_>) -> DeployStep {
+    let ReportedState::Here(instance) = input.seen(id) else {
         return DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: None });
     };
     match (instance.phase, &instance.exit) {
@@ -242,20 +231,20 @@ fn failed_or_waiting(id: &InstanceId, scene: &PlanningInput<'_>) -> DeployStep {
 }
 
 /// The failure of the first instance that exited or cannot start; `None` if there is none.
-fn failed(ids: &[InstanceId], scene: &PlanningInput<'_>) -> Option<DeployStep> {
-    ids.iter().map(|id| failed_or_waiting(id, scene)).find(|step| matches!(step, DeployStep::Fail(_)))
+fn failed(ids: &[InstanceId], input: &PlanningInput<'_>) -> Option<DeployStep> {
+    ids.iter().map(|id| failed_or_waiting(id, input)).find(|step| matches!(step, DeployStep::Fail(_)))
 }
 
 /// The step for the first instance that is not ready; `None` if all are ready.
-fn first_unready(ids: &[InstanceId], scene: &PlanningInput<'_>) -> Option<DeployStep> {
+fn first_unready(ids: &[InstanceId], input: &PlanningInput<'_>) -> Option<DeployStep> {
     ids.iter()
-        .find(|id| !matches!(scene.seen(id), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready))
-        .map(|id| failed_or_waiting(id, scene))
+        .find(|id| !matches!(input.seen(id), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready))
+        .map(|id| failed_or_waiting(id, input))
 }
 
-fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
+fn verify(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
     // A failed instance decides before an instance that is only slow.
-    if let Some(step) = failed(ids, scene).or_else(|| first_unready(ids, scene)) {
+    if let Some(step) = failed(ids, input).or_else(|| first_unready(ids, input)) {
         return step;
     }
     if deploy.hold && deploy.order != Some(DeployOrder::Promote) {
@@ -266,11 +255,11 @@ fn verify(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> Dep
 
 /// Step of a held deploy. A held release may wait for days, and its instances may restart meanwhile; promotion requires
 /// all of them to be ready.
-fn held(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
+fn held(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
     if deploy.order != Some(DeployOrder::Promote) {
         return DeployStep::Wait(Reason::HeldForPromotion);
     }
-    match first_unready(ids, scene) {
+    match first_unready(ids, input) {
         None => DeployStep::Enter(DeployState::Promoting),
         Some(_) => DeployStep::Enter(DeployState::Verifying),
     }
@@ -278,19 +267,19 @@ fn held(deploy: &Deploy, ids: &[InstanceId], scene: &PlanningInput<'_>) -> Deplo
 
 /// Step of a promotion. The previous plan's routing table already names the new release, and every live router must
 /// have that table.
-fn promote(scene: &PlanningInput<'_>) -> DeployStep {
-    match scene.routers_behind(scene.previous.table.generation) {
+fn promote(input: &PlanningInput<'_>) -> DeployStep {
+    match input.routers_behind(input.previous.table.generation) {
         Some(behind) => DeployStep::Wait(behind),
         None => DeployStep::Enter(DeployState::Draining),
     }
 }
 
-fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &PlanningInput<'_>) -> DeployStep {
+fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
     for id in ids {
-        if let ReportedState::Here(instance) = scene.seen(id) {
+        if let ReportedState::Here(instance) = input.seen(id) {
             match instance.phase {
-                InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(id, scene),
+                InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(id, input),
                 InstancePhase::Unhealthy => {
                     return DeployStep::Fail(Reason::NotReady {
                         instance: id.clone(),
@@ -301,71 +290,51 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], scene: &PlanningInp
             }
         }
     }
-    if is_watching(deploy, scene) {
+    if input.is_baking(deploy) {
         return DeployStep::Wait(Reason::Watching {
-            watch: scene.policy.watch,
-            standing_by: standing_by(deploy, scene),
+            watch: input.policy.watch,
+            standing_by: standing_by(deploy, input),
         });
     }
-    match retiring(deploy, scene) {
+    match retiring(deploy, input) {
         Some(wait) => DeployStep::Wait(wait),
         None => DeployStep::Enter(DeployState::Done),
     }
 }
 
-/// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.
-pub(crate) fn is_watching(deploy: &Deploy, scene: &PlanningInput<'_>) -> bool {
-    match deploy.state {
-        DeployState::Promoting => true,
-        // The bake time restarts with the controller: failures from its absence are reported first.
-        DeployState::Draining => {
-            scene.now.since(deploy.entered.max(scene.observed.began)) < scene.policy.watch.millis()
-        }
-        _ => false,
-    }
-}
-
 /// The old release, if one of its service instances still runs. A role with a volume has no such instance, because its
 /// old copy ended first.
-fn standing_by(deploy: &Deploy, scene: &PlanningInput<'_>) -> Option<ReleaseNumber> {
+fn standing_by(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<ReleaseNumber> {
     let stands_by = |id: &InstanceId, goal: InstanceGoal| {
-        id.app == deploy.app
-            && Some(id.release) == deploy.previous
-            && id.role.is_service()
-            && goal != InstanceGoal::Stop
+        Some(id.release) == deploy.previous && id.role.is_service() && goal != InstanceGoal::Stop
     };
-    let stands = scene.previous.assignments().any(|(_, id, assignment)| stands_by(id, assignment.goal));
+    let stands = input.assignments_of(&deploy.app).any(|(id, assignment)| stands_by(id, assignment.goal));
     deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
 /// Why the deploy waits for an old instance without a stop goal.
-fn retiring(deploy: &Deploy, scene: &PlanningInput<'_>) -> Option<Reason> {
-    let of_others = |id: &InstanceId| id.app == deploy.app && Some(id.release) != deploy.release;
-    scene.previous.assignments().filter(|(_, id, _)| of_others(id)).find_map(|(_, id, a)| not_stopped(id, a, scene))
+fn retiring(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<Reason> {
+    let mut of_others = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.release) != deploy.release);
+    of_others.find_map(|(id, assignment)| not_stopped(id, assignment, input))
 }
 
 /// Step of a revert: the revert ends once all new instances must stop and the routers have the old routing table.
-fn revert(deploy: &Deploy, scene: &PlanningInput<'_>) -> DeployStep {
-    let of_new = |id: &InstanceId| id.app == deploy.app && Some(id.release) == deploy.release;
-    let unstopped = scene
-        .previous
-        .assignments()
-        .filter(|(_, id, _)| of_new(id))
-        .find_map(|(_, id, assignment)| not_stopped(id, assignment, scene));
-    match unstopped {
+fn revert(deploy: &Deploy, input: &PlanningInput<'_>) -> DeployStep {
+    let mut of_new = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.release) == deploy.release);
+    match of_new.find_map(|(id, assignment)| not_stopped(id, assignment, input)) {
         Some(wait) => DeployStep::Wait(wait),
         None => DeployStep::Enter(DeployState::Reverted),
     }
 }
 
-fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &PlanningInput<'_>) -> Option<Reason> {
+fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, input: &PlanningInput<'_>) -> Option<Reason> {
     match assignment.goal {
         InstanceGoal::Stop => None,
         InstanceGoal::Run => Some(Reason::Stopping { instance: id.clone() }),
         // A role may finish requests for hours; the next deploy does not wait for them.
-        InstanceGoal::Retire { since, .. } if scene.retired_for(since) > scene.policy.drain.millis() => None,
+        InstanceGoal::Retire { since, .. } if input.retired_for(since) > input.policy.drain.millis() => None,
         InstanceGoal::Retire { removed_in, .. } => {
-            Some(scene.routers_behind(removed_in).unwrap_or_else(|| match scene.active_requests(id) {
+            Some(input.routers_behind(removed_in).unwrap_or_else(|| match input.active_requests(id) {
                 0 => Reason::Stopping { instance: id.clone() },
                 count => Reason::RequestsUnderWay { instance: id.clone(), count },
             }))
@@ -375,43 +344,43 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, scene: &P
 
 /// Counts the completed steps of a deploy: its release step, old copies that are gone, and the progress of each
 /// instance.
-fn progress(release: &Release, ids: &[InstanceId], scene: &PlanningInput<'_>) -> u64 {
-    let steps = |id: &InstanceId| match scene.seen(id) {
+fn progress(release: &Release, ids: &[InstanceId], input: &PlanningInput<'_>) -> u64 {
+    let steps = |id: &InstanceId| match input.seen(id) {
         ReportedState::Here(instance) => instance.phase.steps(),
         _ => 0,
     };
-    let may_begin = |id: &InstanceId| stop_first_blocker(id, &release.roles[&id.role], scene).is_none();
+    let may_begin = |id: &InstanceId| input.stop_first_blocker(id, &release.roles[&id.role]).is_none();
     let of_instances: u64 = ids.iter().map(|id| steps(id) + u64::from(may_begin(id))).sum();
-    of_instances + u64::from(release_step_done(release, scene))
+    of_instances + u64::from(release_step_done(release, input))
 }
 
 /// Applies the deadline: a deploy without progress for too long fails.
-fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, scene: &PlanningInput<'_>) -> DeployStep {
+fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, input: &PlanningInput<'_>) -> DeployStep {
     if deploy.state == DeployState::Held {
         return DeployStep::Wait(reason);
     }
     if progress > deploy.progress {
         deploy.progress = progress;
-        deploy.progressed = scene.now;
+        deploy.progressed = input.now;
     }
     // The release step (such as a migration) has no deadline: every report mentions it, and `gantry abort` ends it.
     let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
     // An old copy may drain and stop for as long as its role permits.
     let more = match &reason {
-        Reason::StopFirst { instance, .. } => scene.assigned(instance).map_or(0, |(_, old)| {
-            old.spec.role.drain.unwrap_or(scene.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
+        Reason::StopFirst { instance, .. } => input.assigned(instance).map_or(0, |(_, old)| {
+            old.spec.role.drain.unwrap_or(input.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
         // A role may declare a start time that is longer than the deadline.
         Reason::NotReady { instance, .. } => {
-            let start = scene.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
-            start.map_or(0, |start| start.0.saturating_sub(scene.policy.progress.0))
+            let start = input.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
+            start.map_or(0, |start| start.0.saturating_sub(input.policy.progress.0))
         }
         _ => 0,
     };
-    let deadline = Seconds(scene.policy.progress.0.saturating_add(more));
+    let deadline = Seconds(input.policy.progress.0.saturating_add(more));
     // The deadline does not count time while no controller ran.
-    let since = deploy.progressed.max(scene.observed.began);
-    if !exempt && scene.now.since(since) >= deadline.millis() {
+    let since = deploy.progressed.max(input.observed.began);
+    if !exempt && input.now.since(since) >= deadline.millis() {
         return DeployStep::Fail(Reason::NoProgress { waited: deadline, on: Some(Box::new(reason)) });
     }
     DeployStep::Wait(reason)

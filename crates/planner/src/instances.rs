@@ -4,53 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::app::Rename;
 use gantry_model::{
-    App, AppName, Assignment, Deploy, DeployState, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName,
-    MachinePlan, Reason, Release, Role, RoleName, RoutingTable,
+    AppName, Assignment, Deploy, DeployState, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, Reason, Release,
+    Role, RoleName, RoutingTable,
 };
 
-use crate::deploys::{is_watching, release_step, release_step_done};
-use crate::scene::{PlanningInput, ReportedState};
-use crate::table::named_by;
+use crate::demand::{MachinePlans, WantedInstances, release_step, release_step_done, spec, wanted_of};
+use crate::input::{PlanningInput, ReportedState};
 use crate::{DesiredApp, DesiredCluster};
 
-pub(crate) type MachinePlans = BTreeMap<MachineName, MachinePlan>;
-/// Every instance that must run, of every app.
-pub(crate) type WantedInstances = BTreeMap<InstanceId, InstanceSpec>;
 type WaitReasons = BTreeMap<AppName, Vec<Reason>>;
 
-/// Number of copies of a role.
-pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
-    let asked = app.scale.get(name).copied().unwrap_or(role.instances);
-    if role.stop_first() { asked.min(1) } else { asked }
-}
-
-/// Every service instance of a release.
-pub(crate) fn wanted_of<'a>(
-    app: &'a App,
-    release: &'a Release,
-) -> impl Iterator<Item = (InstanceId, InstanceSpec)> + 'a {
-    release.roles.iter().filter(|(name, _)| name.is_service()).flat_map(move |(name, role)| {
-        (1..=copies(app, name, role)).map(move |index| {
-            let id = InstanceId { app: app.name.clone(), release: release.number, role: name.clone(), index };
-            (id, spec(app, release, role, false))
-        })
-    })
-}
-
-fn spec(app: &App, release: &Release, role: &Role, once: bool) -> InstanceSpec {
-    InstanceSpec {
-        image: release.image.clone(),
-        commit: release.commit.clone(),
-        config: release.config.clone(),
-        role: role.clone(),
-        once,
-        volumes_of: app.volumes_of.clone(),
-    }
-}
-
 /// Every instance that must run now.
-pub(crate) fn wanted(desired: &DesiredCluster, scene: &PlanningInput<'_>) -> WantedInstances {
-    let mut wanted: WantedInstances = desired.apps.values().flat_map(|app| wanted_of_app(app, scene)).collect();
+pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> WantedInstances {
+    let mut wanted: WantedInstances = desired.apps.values().flat_map(|app| wanted_of_app(app, input)).collect();
     for app in desired.apps.values() {
         if let Some(Rename::From { name: old }) = &app.app.rename
             && let Some(old) = desired.apps.get(old)
@@ -61,7 +27,7 @@ pub(crate) fn wanted(desired: &DesiredCluster, scene: &PlanningInput<'_>) -> Wan
     wanted
 }
 
-fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
+fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> BTreeMap<InstanceId, InstanceSpec> {
     let mut wanted = BTreeMap::new();
     if app.app.destroying {
         return wanted;
@@ -76,13 +42,13 @@ fn wanted_of_app(app: &DesiredApp, scene: &PlanningInput<'_>) -> BTreeMap<Instan
             let role = &release.roles[&id.role];
             wanted.insert(id, spec(&app.app, release, role, true));
         }
-        if deploy.state != DeployState::Starting || release_step_done(release, scene) {
+        if deploy.state != DeployState::Starting || release_step_done(release, input) {
             wanted.extend(wanted_of(&app.app, release));
         }
     }
     for spec in wanted.values_mut().filter(|spec| spec.role.health.path.is_some()) {
         // An application may refuse a host name other than its own.
-        spec.role.health.host.get_or_insert_with(|| format!("{}.{}", app.app.name, scene.policy.domain));
+        spec.role.health.host.get_or_insert_with(|| format!("{}.{}", app.app.name, input.policy.domain));
     }
     wanted
 }
@@ -111,27 +77,28 @@ fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
 
 /// Assigns wanted instances that have no machine yet. This function removes no instance: [`retire`] does so once the
 /// routing table is known.
-pub(crate) fn assign(wanted: &WantedInstances, scene: &PlanningInput<'_>) -> (MachinePlans, WaitReasons) {
-    let mut machines = scene.previous.machines.clone();
-    for machine in scene.observed.machines.keys() {
+pub(crate) fn assign(wanted: &WantedInstances, input: &PlanningInput<'_>) -> (MachinePlans, WaitReasons) {
+    let mut machines = input.previous.machines.clone();
+    for machine in input.observed.machines.keys() {
         machines.entry(machine.clone()).or_default();
     }
     let mut notes = WaitReasons::new();
     for (id, spec) in wanted {
-        if let Some(blocker) = stop_first_blocker(id, &spec.role, scene) {
+        if let Some(blocker) = input.stop_first_blocker(id, &spec.role) {
             let reason = Reason::StopFirst { role: id.role.clone(), instance: blocker };
             notes.entry(id.app.clone()).or_default().push(reason);
             continue;
         }
         // A stopping instance stops. An instance that the restored records do not know goes as well. Once the old
         // instance is gone, this function places the new instance.
-        let stopping = match machines.values_mut().find_map(|part| part.instances.get_mut(id)) {
+        let assigned = input.assigned(id).and_then(|(machine, _)| machines.get_mut(machine)?.instances.get_mut(id));
+        let stopping = match assigned {
             Some(assignment) if assignment.goal == InstanceGoal::Stop => true,
             Some(assignment) => {
                 assignment.goal = InstanceGoal::Run;
                 false
             }
-            None if scene.is_reported(id) => true,
+            None if input.is_reported(id) => true,
             None => {
                 place(&mut machines, id.clone(), spec.clone());
                 false
@@ -153,44 +120,33 @@ fn place(machines: &mut MachinePlans, id: InstanceId, spec: InstanceSpec) {
     }
 }
 
-/// A copy from another release that blocks a stop-first role because the copy still exists.
-pub(crate) fn stop_first_blocker(id: &InstanceId, role: &Role, scene: &PlanningInput<'_>) -> Option<InstanceId> {
-    let blocks = |other: &InstanceId, assignment: &Assignment| {
-        scene.is_same_app(id, other)
-            && other.role == id.role
-            && other.release != id.release
-            && (role.stop_first() || assignment.spec.role.stop_first())
-    };
-    scene.previous.assignments().find(|(_, other, a)| blocks(other, a)).map(|(_, other, _)| other.clone())
-}
-
 /// Decides the goal of each unwanted instance, and raises the generation of each changed part.
 pub(crate) fn retire(
     mut machines: MachinePlans,
     wanted: &WantedInstances,
     desired: &DesiredCluster,
     table: &RoutingTable,
-    scene: &PlanningInput<'_>,
+    input: &PlanningInput<'_>,
 ) -> MachinePlans {
     let standing_by: BTreeSet<AppName> =
-        desired.apps.values().filter(|app| stands_by(app, scene)).map(|app| app.app.name.clone()).collect();
+        desired.apps.values().filter(|app| stands_by(app, input)).map(|app| app.app.name.clone()).collect();
     for (machine, part) in &mut machines {
         part.instances.retain(|id, assignment| {
             if wanted.contains_key(id) && assignment.goal != InstanceGoal::Stop {
                 return true;
             }
-            let goal = next_goal(id, assignment, standing_by.contains(&id.app), table, scene);
+            let goal = next_goal(id, assignment, standing_by.contains(&id.app), table, input);
             let stopped =
-                assignment.goal == InstanceGoal::Stop && matches!(scene.seen_on(machine, id), ReportedState::Absent);
+                assignment.goal == InstanceGoal::Stop && matches!(input.seen_on(machine, id), ReportedState::Absent);
             assignment.goal = goal;
             !stopped
         });
-        let before = scene.previous.machines.get(machine);
+        let before = input.previous.machines.get(machine);
         if before.is_none_or(|before| before.instances != part.instances) {
             part.generation = part.generation.next();
         }
         // As with the routing table, an agent accepts only newer generations.
-        let heard = scene.observed.machines.get(machine).map(|report| report.generation).unwrap_or_default();
+        let heard = input.observed.machines.get(machine).map(|report| report.generation).unwrap_or_default();
         if heard > before.map(|before| before.generation).unwrap_or_default() {
             part.generation = heard.next();
         }
@@ -198,8 +154,8 @@ pub(crate) fn retire(
     machines
 }
 
-fn stands_by(app: &DesiredApp, scene: &PlanningInput<'_>) -> bool {
-    !app.app.destroying && app.deploys.iter().any(|deploy| is_watching(deploy, scene))
+fn stands_by(app: &DesiredApp, input: &PlanningInput<'_>) -> bool {
+    !app.app.destroying && app.deploys.iter().any(|deploy| input.is_baking(deploy))
 }
 
 /// Next goal of an unwanted instance: absent from the routing table, then acknowledged, drained and stopped.
@@ -208,27 +164,23 @@ fn next_goal(
     assignment: &Assignment,
     standing_by: bool,
     table: &RoutingTable,
-    scene: &PlanningInput<'_>,
+    input: &PlanningInput<'_>,
 ) -> InstanceGoal {
     let goal = assignment.goal;
     match goal {
         InstanceGoal::Stop => InstanceGoal::Stop,
         // A renamed app leaves the routing table before it ends, and may have requests all the same.
-        InstanceGoal::Run
-            if standing_by
-                || named_by(&scene.previous.table, id, scene.address(id))
-                || scene.active_requests(id) > 0 =>
-        {
-            InstanceGoal::Retire { removed_in: table.generation, since: scene.now }
+        InstanceGoal::Run if standing_by || input.is_named(id) || input.active_requests(id) > 0 => {
+            InstanceGoal::Retire { removed_in: table.generation, since: input.now }
         }
         InstanceGoal::Run => InstanceGoal::Stop,
         InstanceGoal::Retire { removed_in, since } => {
-            let drain = assignment.spec.role.drain.unwrap_or(scene.policy.drain);
-            let drained = scene.active_requests(id) == 0 || scene.retired_for(since) >= drain.millis();
-            let of_dead_process = matches!(scene.seen(id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
-            let may_stop = !standing_by && scene.routers_behind(removed_in).is_none() && (drained || of_dead_process);
+            let drain = assignment.spec.role.drain.unwrap_or(input.policy.drain);
+            let drained = input.active_requests(id) == 0 || input.retired_for(since) >= drain.millis();
+            let of_dead_process = matches!(input.seen(id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
+            let may_stop = !standing_by && input.routers_behind(removed_in).is_none() && (drained || of_dead_process);
             // As with a deploy's stamps, a moment in the future counts as now.
-            if may_stop { InstanceGoal::Stop } else { InstanceGoal::Retire { removed_in, since: since.min(scene.now) } }
+            if may_stop { InstanceGoal::Stop } else { InstanceGoal::Retire { removed_in, since: since.min(input.now) } }
         }
     }
 }

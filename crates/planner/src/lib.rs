@@ -4,18 +4,20 @@
 //! executors make no choices. A second call with the planner's own result and no news changes nothing. Each call makes
 //! at most one transition per deploy, so a process that dies between two calls loses nothing.
 //!
-//! Begin with [`plan`]. The parts, in the order they run:
+//! Begin with [`plan`]. The parts, in the order they run; each uses only `input` and `demand`, never another part:
+//! - `input`: the inputs, indexed by app; `demand`: the instances that a release asks for;
 //! - `deploys`: each app's active deploy takes at most one transition of its state machine;
 //! - `instances`: which instances run, and how unwanted instances retire;
 //! - `table`: the routing table, after the barrier rules;
-//! - [`audit`]: the invariants, checked without regard to how the planner computed the plan; run after every test.
+//!
+//! The crate `gantry-plan-audit` checks the invariants, without regard to how the planner computed the plan.
 //!
 //! Rejected: storing the plan's steps as a list of commands. A list must be resumed; a state is simply read again.
 
-mod audit;
+mod demand;
 mod deploys;
+mod input;
 mod instances;
-mod scene;
 mod table;
 
 use std::collections::BTreeMap;
@@ -27,8 +29,7 @@ use gantry_model::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use audit::{Violation, audit};
-use scene::PlanningInput;
+use input::PlanningInput;
 
 /// The desired state: every app with its releases and deploys.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,14 +103,14 @@ pub fn plan(
     policy: &PlannerPolicy,
     now: Moment,
 ) -> PlanDecision {
-    let scene = PlanningInput { observed, previous, policy, now, renames: renames(desired) };
+    let input = PlanningInput::new(observed, previous, policy, renames(desired), now);
     let mut next = desired.clone();
     let mut report = PlanReport::default();
     let (mut apps, mut deploys) = (Vec::new(), Vec::new());
     for (name, app) in &mut next.apps {
         app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, now));
-        skip_numbers_in_use(&mut app.app, observed);
-        let waits = deploys::advance(app, &scene);
+        skip_numbers_in_use(&mut app.app, &input);
+        let waits = deploys::advance(app, &input);
         if !waits.is_empty() {
             report.waits.insert(name.clone(), waits);
         }
@@ -119,10 +120,10 @@ pub fn plan(
         }
         deploys.extend(app.deploys.iter().filter(|deploy| !before.deploys.contains(deploy)).cloned());
     }
-    let wanted = instances::wanted(&next, &scene);
-    let (machines, mut notes) = instances::assign(&wanted, &scene);
-    let table = table::compose(&next, &wanted, &machines, &scene);
-    let machines = instances::retire(machines, &wanted, &next, &table, &scene);
+    let wanted = instances::wanted(&next, &input);
+    let (machines, mut notes) = instances::assign(&wanted, &input);
+    let table = table::compose(&next, &wanted, &machines, &input);
+    let machines = instances::retire(machines, &wanted, &next, &table, &input);
     for (app, reasons) in &mut notes {
         report.waits.entry(app.clone()).or_default().append(reasons);
     }
@@ -142,9 +143,8 @@ fn renames(desired: &DesiredCluster) -> BTreeMap<AppName, AppName> {
 
 /// Skips release numbers that a machine still uses. After a restore, the records lack the releases made since the
 /// backup. Such a number must not be reused, because an instance's id identifies the release inside.
-fn skip_numbers_in_use(app: &mut App, observed: &ObservedCluster) {
-    let reported = observed.machines.values().flat_map(|report| report.instances.keys());
-    let highest = reported.filter(|id| id.app == app.name).map(|id| id.release.0).max().unwrap_or_default();
+fn skip_numbers_in_use(app: &mut App, input: &PlanningInput<'_>) {
+    let highest = input.highest_reported_release(&app.name).unwrap_or_default();
     app.last_release = app.last_release.max(highest);
 }
 

@@ -7,19 +7,39 @@ use std::net::Ipv4Addr;
 use gantry_model::app::Rename;
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    AppName, ClosedReason, ClosedRoute, DeployState, Endpoint, HostName, InstanceGoal, InstanceId, InstancePhase,
-    MachineName, Release, ReleaseNumber, RequestTimeouts, RoleName, Route, RoutingTable, TrafficPolicy,
+    AppName, Assignment, ClosedReason, ClosedRoute, DeployState, Endpoint, HostName, InstanceGoal, InstanceId,
+    InstancePhase, MachineName, Release, ReleaseNumber, RequestTimeouts, RoleName, Route, RoutingTable, TrafficPolicy,
 };
 
-use crate::instances::{MachinePlans, WantedInstances, copies};
-use crate::scene::PlanningInput;
+use crate::demand::{MachinePlans, WantedInstances, copies};
+use crate::input::PlanningInput;
 use crate::{DesiredApp, DesiredCluster};
 
-/// The instances that may serve, with their machines.
+/// The assignments of the new plan, by app and in the order of the machines.
 struct PlacedInstances<'a> {
     wanted: &'a WantedInstances,
-    machines: &'a MachinePlans,
-    scene: &'a PlanningInput<'a>,
+    apps: BTreeMap<&'a AppName, Vec<PlacedInstance<'a>>>,
+    input: &'a PlanningInput<'a>,
+}
+
+type PlacedInstance<'a> = (&'a MachineName, &'a InstanceId, &'a Assignment);
+
+impl<'a> PlacedInstances<'a> {
+    fn new(wanted: &'a WantedInstances, machines: &'a MachinePlans, input: &'a PlanningInput<'a>) -> Self {
+        let mut apps: BTreeMap<&AppName, Vec<PlacedInstance<'_>>> = BTreeMap::new();
+        for (machine, part) in machines {
+            for (id, assignment) in &part.instances {
+                apps.entry(&id.app).or_default().push((machine, id, assignment));
+            }
+        }
+        Self { wanted, apps, input }
+    }
+
+    /// The assignments of a release.
+    fn of<'s>(&'s self, release: &Release) -> impl Iterator<Item = &'s PlacedInstance<'a>> + use<'s, 'a> {
+        let number = release.number;
+        self.apps.get(&release.app).into_iter().flatten().filter(move |(_, id, _)| id.release == number)
+    }
 }
 
 /// Computes the next routing table. Its generation rises only if the content differs from the previous routing table.
@@ -27,17 +47,17 @@ pub(crate) fn compose(
     desired: &DesiredCluster,
     wanted: &WantedInstances,
     machines: &MachinePlans,
-    scene: &PlanningInput<'_>,
+    input: &PlanningInput<'_>,
 ) -> RoutingTable {
-    let placed = PlacedInstances { wanted, machines, scene };
+    let placed = PlacedInstances::new(wanted, machines, input);
     let mut table = RoutingTable {
-        generation: scene.previous.table.generation,
+        generation: input.previous.table.generation,
         trusted_proxies: desired.trusted_proxies.clone(),
         ..RoutingTable::default()
     };
     for (name, app) in desired.apps.iter().filter(|(_, app)| !app.app.destroying) {
         let closed = closed(app);
-        for host in hosts(app, desired, scene) {
+        for host in hosts(app, desired, input) {
             match (closed, release_of(app, app.app.current)) {
                 (Some(reason), _) => drop(table.closed.insert(host, ClosedRoute { app: name.clone(), reason })),
                 (None, Some(release)) => insert_route(&mut table, host, release, &app.app.traffic, false, &placed),
@@ -45,12 +65,12 @@ pub(crate) fn compose(
             }
         }
         if let Some(release) = release_of(app, app.app.current) {
-            let known = scene.previous.table.names.get(name).filter(|_| unheard(release, &placed));
+            let known = input.previous.table.names.get(name).filter(|_| unheard(release, &placed));
             let names = known.cloned().unwrap_or_else(|| addresses(release, &placed));
             table.names.insert(name.clone(), names);
         }
         if let Some(release) = held(app)
-            && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, scene.policy.domain))
+            && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, input.policy.domain))
         {
             // A held release serves only the team's own tests, so the pauses and limits for the app's clients do not
             // apply.
@@ -59,25 +79,16 @@ pub(crate) fn compose(
             insert_route(&mut table, host, release, &traffic, true, &placed);
         }
     }
-    if table != scene.previous.table {
+    if table != input.previous.table {
         table.generation = table.generation.next();
     }
     // After a restore, the records are older than the last routing table that a router received. Routers accept only
     // newer generations.
-    let heard = scene.observed.routers.values().map(|router| router.generation).max().unwrap_or_default();
-    if heard > scene.previous.table.generation {
+    let heard = input.observed.routers.values().map(|router| router.generation).max().unwrap_or_default();
+    if heard > input.previous.table.generation {
         table.generation = heard.next();
     }
     table
-}
-
-/// Reports whether the routing table names an instance, so that requests or name look-ups may lead there. Names are
-/// compared by address, because the table's names do not identify instances.
-pub(crate) fn named_by(table: &RoutingTable, id: &InstanceId, address: Option<Ipv4Addr>) -> bool {
-    let routed = table.routes.values().any(|route| route.endpoints.iter().any(|endpoint| &endpoint.instance == id));
-    let found_by_name =
-        |address| table.names.values().flat_map(|roles| roles.values()).flatten().any(|a| *a == address);
-    routed || address.is_some_and(found_by_name)
 }
 
 fn release_of(app: &DesiredApp, number: Option<ReleaseNumber>) -> Option<&Release> {
@@ -90,20 +101,20 @@ fn held(app: &DesiredApp) -> Option<&Release> {
 }
 
 /// The hosts that lead to an app. The hosts of a renamed app lead to its successor once the successor serves.
-fn hosts(app: &DesiredApp, desired: &DesiredCluster, scene: &PlanningInput<'_>) -> Vec<HostName> {
+fn hosts(app: &DesiredApp, desired: &DesiredCluster, input: &PlanningInput<'_>) -> Vec<HostName> {
     let other = |name: &AppName| desired.apps.get(name);
     let serves = |app: &DesiredApp| app.app.current.is_some();
     match &app.app.rename {
         Some(Rename::To { name }) if other(name).is_some_and(serves) => Vec::new(),
         Some(Rename::From { name }) if serves(app) => {
-            own_hosts(app, scene).chain(other(name).into_iter().flat_map(|old| own_hosts(old, scene))).collect()
+            own_hosts(app, input).chain(other(name).into_iter().flat_map(|old| own_hosts(old, input))).collect()
         }
-        _ => own_hosts(app, scene).collect(),
+        _ => own_hosts(app, input).collect(),
     }
 }
 
-fn own_hosts<'a>(app: &'a DesiredApp, scene: &PlanningInput<'_>) -> impl Iterator<Item = HostName> + 'a {
-    let own = HostName::parse(&format!("{}.{}", app.app.name, scene.policy.domain)).ok();
+fn own_hosts<'a>(app: &'a DesiredApp, input: &PlanningInput<'_>) -> impl Iterator<Item = HostName> + 'a {
+    let own = HostName::parse(&format!("{}.{}", app.app.name, input.policy.domain)).ok();
     own.into_iter().chain(app.app.hosts.iter().cloned())
 }
 
@@ -140,7 +151,7 @@ fn insert_route(
         .collect();
     let timeouts = RequestTimeouts {
         response: settings.request_timeout,
-        drain: settings.drain.unwrap_or(placed.scene.policy.drain),
+        drain: settings.drain.unwrap_or(placed.input.policy.drain),
         request_buffer: settings.request_buffer(),
     };
     let (app, release, traffic) = (release.app.clone(), release.number, traffic.clone());
@@ -157,43 +168,28 @@ fn addresses(release: &Release, placed: &PlacedInstances<'_>) -> BTreeMap<RoleNa
 
 /// Reports whether a machine with instances of the release has not reported since the controller started.
 fn unheard(release: &Release, placed: &PlacedInstances<'_>) -> bool {
-    let has = |id: &InstanceId| id.app == release.app && id.release == release.number;
-    placed
-        .machines
-        .iter()
-        .any(|(machine, part)| !placed.scene.observed.machines.contains_key(machine) && part.instances.keys().any(has))
+    placed.of(release).any(|(machine, _, _)| !placed.input.observed.machines.contains_key(*machine))
 }
 
 /// The ready instances of a release with their addresses.
-fn serving<'a>(
-    release: &'a Release,
-    placed: &'a PlacedInstances<'_>,
-) -> impl Iterator<Item = (InstanceId, Ipv4Addr)> + 'a {
+fn serving<'p, 'a>(
+    release: &Release,
+    placed: &'p PlacedInstances<'a>,
+) -> impl Iterator<Item = (InstanceId, Ipv4Addr)> + use<'p, 'a> {
     placed
-        .machines
-        .iter()
-        .flat_map(|(machine, part)| part.instances.iter().map(move |(id, a)| (machine, id, a)))
-        .filter(|(_, id, assignment)| {
-            id.app == release.app
-                && id.release == release.number
-                && assignment.goal == InstanceGoal::Run
-                && placed.wanted.contains_key(*id)
-        })
-        .filter_map(|(machine, id, _)| Some((id.clone(), address(machine, id, placed.scene)?)))
+        .of(release)
+        .filter(|(_, id, assignment)| assignment.goal == InstanceGoal::Run && placed.wanted.contains_key(*id))
+        .filter_map(|(machine, id, _)| Some(((*id).clone(), address(machine, id, placed.input)?)))
 }
 
 /// The address of a ready instance. If the machine has not reported since the controller started, the previous routing
 /// table decides: missing reports never remove an endpoint.
-fn address(machine: &MachineName, id: &InstanceId, scene: &PlanningInput<'_>) -> Option<Ipv4Addr> {
-    match scene.observed.machines.get(machine) {
-        Some(report) => report.instances.get(id).filter(|i| i.phase == InstancePhase::Ready).and_then(|i| i.address),
-        None => scene
-            .previous
-            .table
-            .routes
-            .values()
-            .flat_map(|route| &route.endpoints)
-            .find(|endpoint| &endpoint.instance == id)
-            .map(|endpoint| endpoint.address),
+fn address(machine: &MachineName, id: &InstanceId, input: &PlanningInput<'_>) -> Option<Ipv4Addr> {
+    match input.observed.machines.get(machine) {
+        Some(report) => {
+            let ready = report.instances.get(id).filter(|instance| instance.phase == InstancePhase::Ready);
+            ready.and_then(|instance| instance.address)
+        }
+        None => input.routed_address(id),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use gantry_api::types::Scope;
 use gantry_model::{AppName, Moment};
-use gantry_planner::{PlanReport, PlannerPolicy, plan};
+use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
+use gantry_planner::{DesiredCluster, PlanDecision, PlanReport, PlannerPolicy, plan};
 
 use super::dirty::DirtySet;
 use super::state::ClusterView;
@@ -34,7 +35,11 @@ pub(super) fn plan_step(
         return None;
     }
     let records = &*view.records;
-    let decision = plan(&records.desired(), &view.observed, &records.plan, policy, now);
+    let desired = records.desired();
+    let decision = plan(&desired, &view.observed, &records.plan, policy, now);
+    if cfg!(debug_assertions) {
+        assert_audited(&desired, &decision, view, now);
+    }
     let mut apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
     let mut general = ChangeGroup::new();
     for change in mutations::events_of(records, &decision, now) {
@@ -63,6 +68,18 @@ pub(super) fn plan_step(
     groups.extend(decision.gone.iter().map(|app| removal(records, app)));
     groups.retain(|group| !group.is_empty());
     Some(PlannedStep { groups, report: decision.report })
+}
+
+/// Audits a decision before its write. A violation is an error of the planner: the process ends without the write.
+fn assert_audited(desired: &DesiredCluster, decision: &PlanDecision, view: &ClusterView, now: Moment) {
+    let mut routable = RoutableReleases::default();
+    for (name, app) in &desired.apps {
+        let decided = decision.apps.iter().find(|decided| decided.name == *name).unwrap_or(&app.app);
+        routable.add(decided, &app.deploys);
+    }
+    let (observed, previous) = (&*view.observed, &*view.records.plan);
+    let violations = audit(&AuditInput { routable: &routable, observed, previous, plan: &decision.plan, now });
+    assert!(violations.is_empty(), "the plan violates its invariants: {violations:?}");
 }
 
 /// Returns the app of an event's record.

@@ -10,7 +10,8 @@ use gantry_model::{
     InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedInstance, Release,
     ReleaseNumber, Role, RoleCommand, RoleName,
 };
-use gantry_planner::{PlannerPolicy, audit};
+use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
+use gantry_planner::PlannerPolicy;
 
 use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState, EventEffects};
@@ -256,7 +257,10 @@ impl SimulatedCluster {
         let step = plan_step(&view, &DirtySet::everything(), &policy(), now).expect("dirty");
         let mut next = (*view.records).clone();
         step.groups.iter().flatten().for_each(|change| next.apply(change.clone()));
-        let found = audit(&view.records.desired(), &view.observed, &view.records.plan, &next.plan, now);
+        let mut routable = RoutableReleases::default();
+        next.desired().apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
+        let (observed, previous, plan) = (&*view.observed, &*view.records.plan, &*next.plan);
+        let found = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
         assert_eq!(found, [], "at {now:?}");
         step.groups
     }

@@ -11,7 +11,8 @@ use gantry_model::{
     InstanceId, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
     Release, ReleaseNumber, RoleName, RouterId, Seconds,
 };
-use gantry_planner::{DesiredApp, DesiredCluster, PlannerPolicy, audit, plan};
+use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
+use gantry_planner::{DesiredApp, DesiredCluster, PlannerPolicy, plan};
 
 pub(crate) struct TestCluster {
     pub(crate) desired: DesiredCluster,
@@ -130,7 +131,10 @@ impl TestCluster {
                 let place = deploys.iter().position(|d| d.number == deploy.number).expect("the deploy");
                 deploys[place] = deploy;
             }
-            let violations = audit(&decided, &self.observed, &self.plan, &decision.plan, self.now);
+            let mut routable = RoutableReleases::default();
+            decided.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
+            let (observed, previous, plan, now) = (&self.observed, &self.plan, &decision.plan, self.now);
+            let violations = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
             assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
             self.desired = decided;
             self.plan = decision.plan;

@@ -1,0 +1,151 @@
+//! Invariants of a plan, checked without regard to how the plan was computed.
+//!
+//! This crate knows the vocabulary (`gantry-model`) and not the planner, so that both cannot share an error. The
+//! planner's tests run [`audit`] after every pass, and a debug build of the server runs [`audit`] before each write of a
+//! plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use gantry_model::{
+    App, AppName, Assignment, Deploy, Generation, InstanceGoal, InstanceId, Moment, ObservedCluster, Plan,
+    ReleaseNumber, RoutingTable,
+};
+
+/// A violated invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// The routing table leads to an instance without the goal to run.
+    RoutedButNotRunning(InstanceId),
+    /// An instance must stop while a live router may still send it requests.
+    StoppedBeforeAcknowledged(InstanceId),
+    /// Two copies of a role with a single writer exist at once.
+    TwoWriters(InstanceId, InstanceId),
+    /// The routing table changed under the same generation, or its generation fell.
+    TableNotRenumbered,
+    /// A machine's part changed under the same generation, or its generation fell.
+    PartNotRenumbered,
+    /// Two machines are assigned the same instance.
+    AssignedTwice(InstanceId),
+    /// A route leads to a release that is neither current nor part of an unfinished deploy.
+    WrongRelease(InstanceId),
+}
+
+/// The releases that routes may lead to.
+#[derive(Debug, Default)]
+pub struct RoutableReleases(BTreeSet<(AppName, ReleaseNumber)>);
+
+impl RoutableReleases {
+    /// Adds an app's current release and the releases of its unfinished deploys, all as they are after the decision.
+    pub fn add<'a>(&mut self, app: &App, deploys: impl IntoIterator<Item = &'a Deploy>) {
+        let releases = deploys.into_iter().map(|deploy| deploy.release).chain([app.current]);
+        self.0.extend(releases.flatten().map(|release| (app.name.clone(), release)));
+    }
+}
+
+/// Everything that the audit compares.
+#[derive(Debug)]
+pub struct AuditInput<'a> {
+    /// The releases that routes may lead to.
+    pub routable: &'a RoutableReleases,
+    /// The reports that the plan was computed from.
+    pub observed: &'a ObservedCluster,
+    /// The plan before.
+    pub previous: &'a Plan,
+    /// The plan to audit.
+    pub plan: &'a Plan,
+    /// When the plan was computed.
+    pub now: Moment,
+}
+
+/// Returns every violation in a plan.
+#[must_use]
+pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let assigned = assigned_once(input.plan, &mut found);
+    routes_lead_to_running_instances(input, &assigned, &mut found);
+    stops_are_acknowledged(input, &assigned, &mut found);
+    single_writers(&assigned, &mut found);
+    generations_rise(input.previous, input.plan, &mut found);
+    found
+}
+
+type Assigned<'a> = BTreeMap<&'a InstanceId, &'a Assignment>;
+
+/// Indexes the assignments, and checks that no two machines are assigned the same instance.
+fn assigned_once<'a>(plan: &'a Plan, found: &mut Vec<Violation>) -> Assigned<'a> {
+    let mut assigned = Assigned::new();
+    for (_, id, assignment) in plan.assignments() {
+        if assigned.insert(id, assignment).is_some() {
+            found.push(Violation::AssignedTwice(id.clone()));
+        }
+    }
+    assigned
+}
+
+/// Checks that each endpoint is an instance with the goal to run, of a routable release.
+fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
+    for endpoint in input.plan.table.routes.values().flat_map(|route| &route.endpoints) {
+        let id = &endpoint.instance;
+        if assigned.get(id).is_none_or(|assignment| assignment.goal != InstanceGoal::Run) {
+            found.push(Violation::RoutedButNotRunning(id.clone()));
+        }
+        if !input.routable.0.contains(&(id.app.clone(), id.release)) {
+            found.push(Violation::WrongRelease(id.clone()));
+        }
+    }
+}
+
+/// Checks that each newly stopped instance is absent from the routing tables of all live routers.
+fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
+    let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assignment)| (id, assignment)).collect();
+    let table = &input.previous.table;
+    let routed: BTreeSet<&InstanceId> =
+        table.routes.values().flat_map(|route| &route.endpoints).map(|endpoint| &endpoint.instance).collect();
+    let named: BTreeSet<Ipv4Addr> = table.names.values().flat_map(BTreeMap::values).flatten().copied().collect();
+    let has_named_address = |id: &InstanceId| {
+        let mut reports = input.observed.machines.values().filter_map(|report| report.instances.get(id));
+        reports.any(|instance| instance.address.is_some_and(|address| named.contains(&address)))
+    };
+    let stopped = assigned.iter().filter(|(_, assignment)| assignment.goal == InstanceGoal::Stop);
+    for (id, _) in stopped {
+        let may_receive_requests = match before.get(*id).map(|assignment| assignment.goal) {
+            Some(InstanceGoal::Stop) => false,
+            Some(InstanceGoal::Retire { removed_in, .. }) => {
+                input.observed.awaits_routers(input.now)
+                    || input.observed.live_routers(input.now).any(|(_, router)| router.generation < removed_in)
+            }
+            Some(InstanceGoal::Run) | None => routed.contains(*id) || has_named_address(id),
+        };
+        if may_receive_requests {
+            found.push(Violation::StoppedBeforeAcknowledged((*id).clone()));
+        }
+    }
+}
+
+/// Checks that each role with a single writer has at most one copy.
+fn single_writers(assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
+    let mut writers: BTreeMap<_, &InstanceId> = BTreeMap::new();
+    for (id, _) in assigned.iter().filter(|(_, assignment)| assignment.spec.role.stop_first()) {
+        if let Some(other) = writers.insert((&id.app, &id.role), id) {
+            found.push(Violation::TwoWriters(other.clone(), (*id).clone()));
+        }
+    }
+}
+
+/// Checks that the routing table and each machine's part have a higher generation if they changed, and no lower one.
+fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
+    let (old, new) = (&previous.table, &plan.table);
+    let is_changed = RoutingTable { generation: Generation::default(), ..old.clone() }
+        != RoutingTable { generation: Generation::default(), ..new.clone() };
+    if new.generation < old.generation || (is_changed && new.generation == old.generation) {
+        found.push(Violation::TableNotRenumbered);
+    }
+    for (machine, part) in &plan.machines {
+        let Some(old) = previous.machines.get(machine) else { continue };
+        let is_changed = old.instances != part.instances;
+        if part.generation < old.generation || (is_changed && part.generation == old.generation) {
+            found.push(Violation::PartNotRenumbered);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Each invariant is broken once, in a plan that is otherwise valid, and the audit must name exactly that violation.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gantry_model::role::AppProtocol;
+use gantry_model::{
+    App, AppName, Assignment, Deploy, DeployCause, DeployNumber, Digest, Endpoint, Generation, HostName, InstanceGoal,
+    InstanceId, InstanceSpec, MachineName, Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan,
+    ReleaseNumber, RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, RoutingTable, TrafficPolicy,
+};
+use gantry_plan_audit::{AuditInput, RoutableReleases, Violation, audit};
+
+const NOW: Moment = Moment(1_000_000_000);
+
+fn app() -> AppName {
+    AppName::parse("shop").expect("a name")
+}
+
+fn machine(name: &str) -> MachineName {
+    MachineName::parse(name).expect("a name")
+}
+
+fn host() -> HostName {
+    HostName::parse("shop.localhost").expect("a name")
+}
+
+fn copy(release: u64, index: u32) -> InstanceId {
+    let role = RoleName::parse("web").expect("a name");
+    InstanceId { app: app(), release: ReleaseNumber(release), role, index }
+}
+
+fn address(id: &InstanceId) -> Ipv4Addr {
+    Ipv4Addr::new(10, 83, u8::try_from(id.release.0).expect("small"), u8::try_from(id.index).expect("small"))
+}
+
+fn assignment(goal: InstanceGoal) -> Assignment {
+    let spec = InstanceSpec {
+        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
+        commit: None,
+        config: BTreeMap::new(),
+        role: Role::new(RoleCommand::Shell("serve".into())),
+        once: false,
+        volumes_of: None,
+    };
+    Assignment { spec, goal }
+}
+
+fn endpoint(id: &InstanceId) -> Endpoint {
+    Endpoint { instance: id.clone(), address: address(id), port: 80, protocol: AppProtocol::Http1 }
+}
+
+/// A cluster with one machine, one router and an app with two routed copies of release 1.
+struct Case {
+    routable: RoutableReleases,
+    observed: ObservedCluster,
+    previous: Plan,
+    plan: Plan,
+}
+
+impl Case {
+    fn new() -> Self {
+        let ids = [copy(1, 1), copy(1, 2)];
+        let mut plan = Plan::default();
+        let part = plan.machines.entry(machine("m")).or_default();
+        part.generation = Generation(3);
+        part.instances = ids.iter().map(|id| (id.clone(), assignment(InstanceGoal::Run))).collect();
+        let route = Route {
+            app: app(),
+            release: ReleaseNumber(1),
+            held: false,
+            endpoints: ids.iter().map(endpoint).collect(),
+            traffic: TrafficPolicy::default(),
+            timeouts: RequestTimeouts::default(),
+        };
+        plan.table =
+            RoutingTable { generation: Generation(5), routes: [(host(), route)].into(), ..RoutingTable::default() };
+        let mut app = App::new(app(), Moment(0));
+        app.current = Some(ReleaseNumber(1));
+        let mut routable = RoutableReleases::default();
+        routable.add(&app, []);
+        let mut observed = ObservedCluster::default();
+        observed.machines.insert(machine("m"), ObservedMachine { seen: NOW, ..ObservedMachine::default() });
+        let router = ObservedRouter { generation: Generation(5), seen: NOW, ..ObservedRouter::default() };
+        observed.routers.insert(RouterId { machine: machine("m"), number: 1 }, router);
+        Self { routable, observed, previous: plan.clone(), plan }
+    }
+
+    fn audit(&self) -> Vec<Violation> {
+        let Self { routable, observed, previous, plan } = self;
+        audit(&AuditInput { routable, observed, previous, plan, now: NOW })
+    }
+
+    /// Sets a goal in the new plan, and numbers the part anew.
+    fn set_goal(&mut self, id: &InstanceId, goal: InstanceGoal) {
+        let part = self.plan.machines.get_mut(&machine("m")).expect("a part");
+        part.instances.insert(id.clone(), assignment(goal));
+        part.generation = part.generation.next();
+    }
+
+    /// Removes an instance from the routes of the new plan, and numbers the table anew.
+    fn unroute(&mut self, id: &InstanceId) {
+        let route = self.plan.table.routes.get_mut(&host()).expect("a route");
+        route.endpoints.retain(|endpoint| endpoint.instance != *id);
+        self.plan.table.generation = self.plan.table.generation.next();
+    }
+
+    /// Makes the new plan the previous plan.
+    fn accept(&mut self) {
+        self.previous = self.plan.clone();
+    }
+
+    fn router(&mut self) -> &mut ObservedRouter {
+        self.observed.routers.values_mut().next().expect("a router")
+    }
+}
+
+fn retired_in(generation: u64) -> InstanceGoal {
+    InstanceGoal::Retire { removed_in: Generation(generation), since: NOW }
+}
+
+#[test]
+fn an_unchanged_plan_has_no_violation() {
+    assert_eq!(Case::new().audit(), []);
+}
+
+#[test]
+fn a_retirement_that_every_router_acknowledged_may_end() {
+    let mut case = Case::new();
+    case.unroute(&copy(1, 2));
+    case.set_goal(&copy(1, 2), retired_in(6));
+    assert_eq!(case.audit(), []);
+    case.accept();
+    case.router().generation = Generation(6);
+    case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+    assert_eq!(case.audit(), []);
+    case.accept();
+    case.plan.machines.get_mut(&machine("m")).expect("a part").instances.remove(&copy(1, 2));
+    assert_eq!(case.audit(), [Violation::PartNotRenumbered]);
+    case.plan.machines.get_mut(&machine("m")).expect("a part").generation.0 += 1;
+    assert_eq!(case.audit(), []);
+}
+
+#[test]
+fn a_route_must_not_lead_to_a_missing_or_retired_instance() {
+    for goal in [None, Some(retired_in(5))] {
+        let mut case = Case::new();
+        let part = case.plan.machines.get_mut(&machine("m")).expect("a part");
+        part.generation = part.generation.next();
+        match goal {
+            Some(goal) => drop(part.instances.insert(copy(1, 2), assignment(goal))),
+            None => drop(part.instances.remove(&copy(1, 2))),
+        }
+        assert_eq!(case.audit(), [Violation::RoutedButNotRunning(copy(1, 2))], "{goal:?}");
+    }
+}
+
+#[test]
+fn a_routed_instance_must_not_stop_at_once() {
+    let mut case = Case::new();
+    case.unroute(&copy(1, 2));
+    case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+    assert_eq!(case.audit(), [Violation::StoppedBeforeAcknowledged(copy(1, 2))]);
+}
+
+#[test]
+fn an_instance_with_a_name_must_not_stop_at_once() {
+    for (named, violations) in [(true, 1), (false, 0)] {
+        let mut case = Case::new();
+        case.unroute(&copy(1, 2));
+        case.accept();
+        let id = copy(1, 2);
+        let report = case.observed.machines.get_mut(&machine("m")).expect("a machine");
+        report.instances.insert(id.clone(), reported(address(&id)));
+        if named {
+            let role = RoleName::parse("web").expect("a name");
+            case.previous.table.names.insert(app(), [(role, vec![address(&id)])].into());
+            case.plan.table.names = case.previous.table.names.clone();
+        }
+        case.set_goal(&id, InstanceGoal::Stop);
+        assert_eq!(case.audit().len(), violations, "named: {named}, {:?}", case.audit());
+    }
+}
+
+fn reported(address: Ipv4Addr) -> gantry_model::ObservedInstance {
+    gantry_model::ObservedInstance {
+        phase: gantry_model::InstancePhase::Ready,
+        since: NOW,
+        address: Some(address),
+        restarts: 0,
+        exit: None,
+        probe: None,
+        failure: None,
+        warning: None,
+        started: None,
+        failed_checks: 0,
+        limit_hits: Vec::new(),
+        said: None,
+    }
+}
+
+#[test]
+fn a_retired_instance_must_not_stop_before_every_live_router_has_the_table() {
+    // A router that is silent for longer than 10 s is not live. While no router has reported, none is known.
+    for (generation, silent, known, allowed) in [
+        (6, 0, true, true),
+        (5, 0, true, false),
+        (5, 10_001, true, true),
+        (5, 10_000, true, false),
+        (6, 0, false, false),
+    ] {
+        let mut case = Case::new();
+        case.unroute(&copy(1, 2));
+        case.set_goal(&copy(1, 2), retired_in(6));
+        case.accept();
+        case.router().generation = Generation(generation);
+        case.router().seen = Moment(NOW.0 - silent);
+        if !known {
+            case.observed.routers.clear();
+            case.observed.began = NOW;
+        }
+        case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+        let violations = case.audit();
+        assert_eq!(violations.is_empty(), allowed, "{generation} {silent} {known}: {violations:?}");
+    }
+}
+
+#[test]
+fn a_single_writer_must_not_have_two_copies() {
+    let mut case = Case::new();
+    let part = case.plan.machines.get_mut(&machine("m")).expect("a part");
+    for assignment in part.instances.values_mut() {
+        assignment.spec.role.volumes.insert("data".into(), "/data".into());
+    }
+    part.generation = part.generation.next();
+    assert_eq!(case.audit(), [Violation::TwoWriters(copy(1, 1), copy(1, 2))]);
+}
+
+#[test]
+fn a_changed_table_needs_a_higher_generation() {
+    for (generation, changed, allowed) in [(6, true, true), (5, true, false), (4, false, false), (6, false, true)] {
+        let mut case = Case::new();
+        if changed {
+            case.unroute(&copy(1, 2));
+        }
+        case.plan.table.generation = Generation(generation);
+        let wanted = if allowed { vec![] } else { vec![Violation::TableNotRenumbered] };
+        assert_eq!(case.audit(), wanted, "{generation} {changed}");
+    }
+}
+
+#[test]
+fn a_changed_part_needs_a_higher_generation() {
+    for (generation, changed, allowed) in [(4, true, true), (3, true, false), (2, false, false), (4, false, true)] {
+        let mut case = Case::new();
+        if changed {
+            case.set_goal(&copy(2, 1), InstanceGoal::Run);
+        }
+        case.plan.machines.get_mut(&machine("m")).expect("a part").generation = Generation(generation);
+        let wanted = if allowed { vec![] } else { vec![Violation::PartNotRenumbered] };
+        assert_eq!(case.audit(), wanted, "{generation} {changed}");
+    }
+}
+
+#[test]
+fn two_machines_must_not_have_the_same_instance() {
+    let mut case = Case::new();
+    let part = case.plan.machines[&machine("m")].clone();
+    case.plan.machines.insert(machine("n"), part);
+    assert_eq!(case.audit(), [copy(1, 1), copy(1, 2)].map(Violation::AssignedTwice));
+}
+
+#[test]
+fn a_route_must_lead_to_the_current_release_or_to_one_of_a_deploy() {
+    let mut case = Case::new();
+    case.set_goal(&copy(2, 1), InstanceGoal::Run);
+    let route = case.plan.table.routes.get_mut(&host()).expect("a route");
+    route.endpoints.push(endpoint(&copy(2, 1)));
+    case.plan.table.generation = case.plan.table.generation.next();
+    assert_eq!(case.audit(), [Violation::WrongRelease(copy(2, 1))]);
+    let cause = DeployCause::Config { keys: Vec::new() };
+    let mut deploy = Deploy::new(app(), DeployNumber(2), cause, "test".into(), false, NOW);
+    deploy.release = Some(ReleaseNumber(2));
+    case.routable.add(&App::new(app(), Moment(0)), [&deploy]);
+    assert_eq!(case.audit(), []);
+}
