@@ -103,7 +103,10 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
             SERVER.replace("\"0.0.0.0\"", "\"127.0.0.1\""),
             "the application listens only on 127.0.0.1:8080; make it bind 0.0.0.0",
         ),
-        (SERVER.replace("int(os.environ[\"PORT\"])", "3000"), "it listens on port 3000, not on $PORT, 8080"),
+        (
+            SERVER.replace("int(os.environ[\"PORT\"])", "3000"),
+            "the application listens on port 3000, not on $PORT, 8080",
+        ),
         (SERVER.replace("send_response(200)", "send_response(500)"), "status 500 Internal Server Error"),
     ];
     for (server, wanted) in waits {
@@ -220,5 +223,5 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     assert!(said.contains("store.db is damaged") && said.contains("the file is unchanged"), "{said}");
     std::fs::write(&store, b"").expect("emptied");
     let said = run(0, &server);
-    assert!(said.contains("store.db is damaged: it is empty"), "{said}");
+    assert!(said.contains("store.db is damaged: the file is empty"), "{said}");
 }
