@@ -114,6 +114,9 @@ impl Sweep {
         push_site(&repository, "v0");
         let books = site(&world, "books", 1);
         books.write("container/roles.json", BOOKS);
+        // A blob over 8 MiB is written in parts, which have failpoints of their own.
+        let noise: String = (0..1_400_000).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+        books.write("noise", &noise);
         push_site(&books, "v0");
         Self { world, repository, books, number: 0, slowest: Duration::ZERO, second_kills: 0 }
     }
