@@ -111,8 +111,6 @@ impl Sweep {
         std::fs::create_dir(world.path("failpoints")).expect("made");
         let repository = site(&world, "shop", 2);
         repository.compile_with("echo $$ > /app/made");
-        // Large enough that its blobs are written in parts, under a temporary name first.
-        repository.write("large", &"x".repeat(9 << 20));
         push_site(&repository, "v0");
         let books = site(&world, "books", 1);
         books.write("container/roles.json", BOOKS);
