@@ -10,6 +10,9 @@ LAYERS = {
     "gantry-ledger": 0,
     "gantry-plan-audit": 1,
     "gantry-planner": 2,
+    "gantry-error-codes": 0,
+    "gantry-records": 1,
+    "gantry-admission": 2,
     "gantry-linux": 1,
     "gantry-init": 1,
     "gantry-store": 2,
@@ -26,7 +29,13 @@ LAYERS = {
     "gantry": 6,
     "gantry-testbed": 7,
 }
-DECIDERS = {"gantry-plan-audit": {"gantry-model"}, "gantry-planner": {"gantry-model", "serde"}}
+DECIDERS = {
+    "gantry-plan-audit": {"gantry-model"},
+    "gantry-planner": {"gantry-model", "serde"},
+    "gantry-error-codes": {"serde", "strsim"},
+    "gantry-records": {"gantry-model", "serde", "serde_json", "thiserror"},
+    "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
+}
 # ipnet: address ranges, without I/O.
 MODEL = {"ipnet", "serde", "thiserror"}
 ALLOWED = {

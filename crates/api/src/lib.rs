@@ -12,4 +12,5 @@ pub mod problem;
 pub mod types;
 
 pub use client::{Client, ClientError, Session};
+pub use gantry_error_codes::{ErrorCode, ReceivedCode};
 pub use problem::Problem;

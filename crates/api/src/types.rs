@@ -4,33 +4,15 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, ImageSettings, InstanceId,
-    InstancePhase, MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, ReleaseNumber, RequestCounts,
-    RequestFailure, RoleName, RouterId, RoutingTable, Subnet, TrafficPolicy,
+    AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, ImageSettings,
+    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, ReleaseNumber,
+    RequestCounts, RequestFailure, RoleName, RouterId, RoutingTable, Subnet, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::Problem;
+pub use gantry_model::Scope;
 
-/// Permissions of a token.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Scope {
-    /// Every operation.
-    Admin,
-    /// Every read except configuration values; no changes.
-    Read,
-    /// Every operation on a single app except to create and destroy the app.
-    Deploy {
-        /// The app.
-        app: AppName,
-    },
-    /// The operations that the agent and router of a machine need.
-    Machine {
-        /// The machine.
-        machine: MachineName,
-    },
-}
+use crate::Problem;
 
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,8 +331,11 @@ pub struct Event {
     pub by: String,
     /// The app, if the event is about an app.
     pub app: Option<AppName>,
-    /// Description of the action.
+    /// Description of the action, for people.
     pub what: String,
+    /// The action, for programs; `None` for an event that an older version recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<AuditAction>,
 }
 
 /// A base image.

@@ -9,16 +9,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gantry_admission::{BuiltRelease, RequestedConfig, RequestedValue, build_failed, release_built, requested_config};
 use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
     AppName, BaseName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role,
     RoleName, execve,
 };
+use gantry_records::{BuildRecord, RecordIndex};
 use tokio::sync::mpsc;
 
 use crate::gc_pins::GcPin;
-use crate::mutations::{self, Made, Requested};
-use crate::records::{BuildRecord, RecordIndex};
 use crate::settings::ServerSettings;
 use crate::why::BuildState;
 use crate::{Server, ServerError, tokens};
@@ -200,14 +200,14 @@ async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<
 }
 
 /// Reports the outcome of a build to the core.
-async fn report_outcome(server: &Server, deploy: Deploy, outcome: Result<Made, BuildError>) {
+async fn report_outcome(server: &Server, deploy: Deploy, outcome: Result<BuiltRelease, BuildError>) {
     let (app, number) = (deploy.app.clone(), deploy.number);
     let recorded = match outcome {
-        Ok(made) => server.core.mutate(move |records, now| mutations::release_made(records, now, &deploy, made)).await,
+        Ok(made) => server.core.mutate(move |records, now| Ok((release_built(records, now, &deploy, made), ()))).await,
         Err(error) => {
             let reason =
                 Reason::BuildFailed { phase: error.phase.to_owned(), message: error.message, tail: error.tail };
-            server.core.mutate(move |records, now| mutations::build_failed(records, now, &deploy, reason)).await
+            server.core.mutate(move |records, now| Ok((build_failed(records, now, &deploy, reason), ()))).await
         }
     };
     if let Err(problem) = recorded {
@@ -243,7 +243,7 @@ async fn make_release(
     deploy: &Deploy,
     output: &Arc<Output>,
     resources: BuildResources,
-) -> Result<Made, BuildError> {
+) -> Result<BuiltRelease, BuildError> {
     match &deploy.cause {
         DeployCause::Push { commit, source } => build_release(server, deploy, commit, source, output, resources).await,
         DeployCause::Image { reference, image: digest, change } => {
@@ -257,7 +257,7 @@ async fn make_release(
 
 /// Refuses a release whose processes could not be started with the environment of its image, its roles and its
 /// configuration.
-async fn check_start(server: &Server, app: &AppName, made: &Made) -> Result<(), BuildError> {
+async fn check_start(server: &Server, app: &AppName, made: &BuiltRelease) -> Result<(), BuildError> {
     let (_, image) = server.builder.image(&made.image).await.map_err(|error| fail("image", &error.to_string()))?;
     let image = image.config.env.unwrap_or_default();
     check_roles(server, app, &made.roles, &image, made.config.as_ref(), &made.defaults)
@@ -270,7 +270,7 @@ fn check_roles(
     roles: &BTreeMap<RoleName, Role>,
     image: &[String],
     config: Option<&BTreeMap<String, String>>,
-    defaults: &Requested,
+    defaults: &RequestedConfig,
 ) -> Result<(), BuildError> {
     let view = server.core.view();
     let record = view.records.apps.get(app).ok_or_else(|| fail("source", "the app was destroyed"))?;
@@ -291,7 +291,7 @@ async fn image_release(
     image: &Digest,
     change: &ImageSettings,
     output: &Output,
-) -> Result<Made, BuildError> {
+) -> Result<BuiltRelease, BuildError> {
     output.step(&format!("Deploying image {reference}"));
     let (_, config) = server.builder.image(image).await.map_err(|error| fail("image", &error.to_string()))?;
     let foreign = gantry_build::is_foreign(&config.config);
@@ -308,7 +308,15 @@ async fn image_release(
     recipe.notes.iter().chain(&lost).for_each(|note| output.note(note));
     let defaults = defaults(server, &deploy.app, &recipe.env)?;
     let commit = gantry_build::revision(&config.config);
-    Ok(Made { image: image.clone(), commit, roles: recipe.roles, config: None, defaults, base: None, build: None })
+    Ok(BuiltRelease {
+        image: image.clone(),
+        commit,
+        roles: recipe.roles,
+        config: None,
+        defaults,
+        base: None,
+        build: None,
+    })
 }
 
 /// Returns the app's settings for images that bring no roles.
@@ -318,10 +326,22 @@ fn image_settings(server: &Server, name: &AppName) -> Result<ImageSettings, Buil
 }
 
 /// Returns the configuration that a recipe requests and the app does not have.
-fn defaults(server: &Server, name: &AppName, requests: &BTreeMap<String, EnvRequest>) -> Result<Requested, BuildError> {
+fn defaults(
+    server: &Server,
+    name: &AppName,
+    requests: &BTreeMap<String, EnvRequest>,
+) -> Result<RequestedConfig, BuildError> {
     let view = server.core.view();
     let app = view.records.apps.get(name).ok_or_else(|| fail("source", "the app was destroyed"))?;
-    mutations::requested_config(app, requests, tokens::secret).map_err(|why| fail("roles", &why))
+    let requests = requests.iter().map(|(key, request)| {
+        let value = match request {
+            EnvRequest::Default(value) => RequestedValue::Default(value.clone()),
+            EnvRequest::Secret => RequestedValue::Secret,
+            EnvRequest::Required => RequestedValue::Required,
+        };
+        (key.clone(), value)
+    });
+    requested_config(app, &requests.collect(), tokens::secret).map_err(|error| fail("roles", &error.to_string()))
 }
 
 /// Makes a release from an earlier one: for a rollback from release `to`, with the configuration of then; otherwise
@@ -332,7 +352,7 @@ async fn repeat_release(
     deploy: &Deploy,
     to: Option<gantry_model::ReleaseNumber>,
     output: &Output,
-) -> Result<Made, BuildError> {
+) -> Result<BuiltRelease, BuildError> {
     let view = server.core.view();
     let number = to.or(deploy.previous);
     let release = number.and_then(|number| view.records.release(&deploy.app, number));
@@ -363,30 +383,35 @@ async fn repeat_release(
             ));
         }
     }
-    Ok(Made {
+    Ok(BuiltRelease {
         image: release.image.clone(),
         commit: release.commit.clone(),
         roles,
         config: to.map(|_| release.config.clone()),
-        defaults: Requested::default(),
+        defaults: RequestedConfig::default(),
         base: None,
         build: None,
     })
 }
 
 /// Makes a release under an app's new name: a copy of the current release.
-fn renamed_release(server: &Server, deploy: &Deploy, from: &AppName, output: &Output) -> Result<Made, BuildError> {
+fn renamed_release(
+    server: &Server,
+    deploy: &Deploy,
+    from: &AppName,
+    output: &Output,
+) -> Result<BuiltRelease, BuildError> {
     let view = server.core.view();
     let current = view.records.apps.get(from).and_then(|app| app.current);
     let release = current.and_then(|number| view.records.release(from, number));
     let release = release.ok_or_else(|| fail("image", &format!("{from} has no release")))?;
     output.step(&format!("Taking {} of {from} as {}", release.number, deploy.app));
-    Ok(Made {
+    Ok(BuiltRelease {
         image: release.image.clone(),
         commit: release.commit.clone(),
         roles: release.roles.clone(),
         config: Some(release.config.clone()),
-        defaults: Requested::default(),
+        defaults: RequestedConfig::default(),
         base: None,
         build: None,
     })
@@ -400,7 +425,7 @@ async fn build_release(
     source: &Digest,
     output: &Arc<Output>,
     BuildResources { address, users }: BuildResources,
-) -> Result<Made, BuildError> {
+) -> Result<BuiltRelease, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
     crate::disk_reserve::check_reserve(&server.settings, "a build", 0).map_err(|full| {
@@ -466,7 +491,7 @@ async fn build_release(
         image: built.image.clone(),
         roles: built.roles.clone(),
     };
-    Ok(Made {
+    Ok(BuiltRelease {
         image: built.image,
         commit: Some(commit.to_owned()),
         roles: built.roles,

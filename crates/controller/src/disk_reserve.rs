@@ -1,6 +1,6 @@
 //! Disk reserve: the server checks free space before it stores data.
 
-use gantry_api::Problem;
+use gantry_api::{ErrorCode, Problem};
 
 use crate::ServerSettings;
 
@@ -25,7 +25,7 @@ pub(crate) fn check_reserve(settings: &ServerSettings, what: &str, more: u64) ->
         bytes(needed)
     );
     let hint = "`gantry status` lists what uses the space; `gantry app destroy` and `gantry base rm` free some";
-    Err(Problem::new(507, refused).hint(hint))
+    Err(Problem::new(ErrorCode::DiskFull, refused).hint(hint))
 }
 
 /// Refuses a write to a read-only disk, and names the disk.
@@ -36,7 +36,7 @@ fn check_writable(settings: &ServerSettings, what: &str) -> Result<(), Problem> 
     }
     let refused =
         format!("the disk of {} cannot be written to: it is read-only, and {what} must write to it", data.display());
-    Err(Problem::new(503, refused)
+    Err(Problem::new(ErrorCode::DiskReadOnly, refused)
         .hint("`dmesg` shows the kernel's reason; the server recovers by itself once the disk takes writes"))
 }
 

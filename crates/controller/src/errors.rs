@@ -1,5 +1,7 @@
 //! Errors of the server.
 
+use gantry_admission::Refusal;
+use gantry_api::{ErrorCode, Problem};
 use std::net::SocketAddr;
 
 /// Cause of a failed start, or of the server's end.
@@ -21,13 +23,8 @@ pub enum ServerError {
     #[error(transparent)]
     Git(#[from] gantry_git::GitError),
     /// A record in the store cannot be read.
-    #[error("cannot read store record {key}: {why}; another version wrote the record, or it was changed by hand")]
-    Record {
-        /// Key of the record.
-        key: String,
-        /// Cause of the failure.
-        why: String,
-    },
+    #[error(transparent)]
+    Record(#[from] gantry_records::RecordError),
     /// The listen address is taken, or belongs to another machine.
     #[error("cannot listen on {address} (choose another address with --listen)")]
     Listen {
@@ -50,8 +47,8 @@ pub enum ServerError {
     #[error("a task of the server failed: {0}; this is a fault of Gantry")]
     Broken(String),
     /// A required change was refused.
-    #[error("{0}")]
-    Refused(gantry_api::Problem),
+    #[error(transparent)]
+    Refused(#[from] ChangeError),
     /// The data folder belongs to another machine.
     #[error("the data folder belongs to machine {0}; start with --machine {0}")]
     OtherMachine(String),
@@ -65,6 +62,31 @@ pub enum ServerError {
     /// Another server leads, or took over leadership.
     #[error("another server leads: {0}")]
     NotLeading(String),
+}
+
+/// Why the records were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Admission refused the change.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store took no change.
+    #[error("{0}")]
+    Store(String),
+    /// The server is shutting down.
+    #[error("the server is shutting down; try again")]
+    Stopping,
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        let (code, hint) = match &error {
+            ChangeError::Refused(refusal) => (refusal.code(), refusal.hint()),
+            ChangeError::Store(_) => (ErrorCode::StoreUnavailable, None),
+            ChangeError::Stopping => (ErrorCode::ServerStopping, None),
+        };
+        Self { hint, ..Self::new(code, error.to_string()) }
+    }
 }
 
 /// Renders an error with all its causes, because the last cause often names the actual reason.

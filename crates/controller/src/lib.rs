@@ -33,8 +33,6 @@ mod gc_pins;
 mod git_endpoint;
 mod http;
 mod leadership;
-mod mutations;
-mod records;
 mod rename;
 mod repositories;
 mod run;
@@ -45,7 +43,7 @@ mod warnings;
 mod why;
 
 pub use core::ClusterView;
-pub use errors::ServerError;
+pub use errors::{ChangeError, ServerError};
 pub use follow::FollowLimit;
 pub use gantry_build::CompileLimits;
 pub use run::run;

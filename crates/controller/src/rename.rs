@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_admission::{DecidedRename, decided_renames, finish_rename, undo_rename};
 use gantry_api::Problem;
 
-use crate::mutations::DecidedRename;
-use crate::{Server, collect, mutations};
+use crate::{Server, collect};
 
 /// Pause after a failed attempt.
 const RETRY: Duration = Duration::from_secs(2);
@@ -19,7 +19,7 @@ pub(crate) async fn run(server: Arc<Server>) {
     let mut deploys = server.core.watch_deploys();
     loop {
         deploys.borrow_and_update();
-        let decided = mutations::decided_renames(&server.core.view().records);
+        let decided = decided_renames(&server.core.view().records);
         for rename in decided {
             let (from, to) = (rename.from.clone(), rename.to.clone());
             if let Err(problem) = conclude(&server, rename).await {
@@ -36,12 +36,13 @@ pub(crate) async fn run(server: Arc<Server>) {
 
 async fn conclude(server: &Arc<Server>, rename: DecidedRename) -> Result<(), Problem> {
     if !rename.good {
-        return server.core.mutate(move |records, now| mutations::undo_rename(records, now, &rename)).await;
+        server.core.mutate(move |records, now| Ok((undo_rename(records, now, &rename), ()))).await?;
+        return Ok(());
     }
     collect::rename_app(server, rename.from.clone(), rename.to.clone()).await?;
     gantry_failpoint::failpoint!("rename.files");
     let domain = server.settings.policy.domain.clone();
-    server.core.mutate(move |records, now| mutations::finish_rename(records, now, &rename, &domain)).await?;
+    server.core.mutate(move |records, now| Ok((finish_rename(records, now, &rename, &domain), ()))).await?;
     gantry_failpoint::failpoint!("rename.records");
     Ok(())
 }

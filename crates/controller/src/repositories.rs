@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use gantry_admission::{Actor, find_changeable_app};
 use gantry_api::Problem;
 use gantry_git::Mended;
-use gantry_model::{AppName, DeployCause, DeployState};
+use gantry_model::{AppName, AuditAction, DeployCause, DeployState};
+use gantry_records::RecordIndex;
 
-use crate::records::RecordIndex;
-use crate::{Server, mutations};
+use crate::ChangeError;
+use crate::Server;
 
 /// Notes about repairs, for the next push of each app.
 #[derive(Default)]
@@ -34,7 +36,7 @@ impl Notes {
 pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> {
     let view = server.core.view();
     // The files of a renamed app are on their way to the new name.
-    let branch = &mutations::changeable(&view.records, app)?.branch;
+    let branch = &find_changeable_app(&view.records, app).map_err(ChangeError::from)?.branch;
     let mended = server.repositories.ensure(app, branch, &taken(&view.records, app)).await;
     let mended =
         mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
@@ -50,8 +52,10 @@ async fn tell(server: &Server, app: &AppName, mended: &Mended) {
     tracing::warn!("{what}");
     server.repairs.add(app, what.clone());
     let name = app.clone();
-    let change =
-        move |records: &RecordIndex, now| Ok((vec![mutations::event(records, now, "gantry", Some(&name), what)], ()));
+    let change = move |records: &RecordIndex, now| {
+        let action = AuditAction::RepositoryDamaged { finding: what };
+        Actor::new(records, now, "gantry").record(Some(&name), action)
+    };
     if let Err(problem) = server.core.mutate(change).await {
         tracing::warn!(%app, %problem, "the events do not tell of a damaged repository");
     }

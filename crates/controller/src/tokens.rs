@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use gantry_api::Problem;
-use gantry_api::types::{CreateToken, NewToken, Scope, TokenInfo};
+use gantry_admission::first_token;
 use gantry_blobs::DigestHasher;
 use gantry_ledger::Replacement;
-use gantry_model::Moment;
+use gantry_model::{Moment, Scope};
+use gantry_records::RecordIndex;
 
-use crate::mutations::event;
-use crate::records::{RecordChange, RecordIndex, StoreRecord, token_key};
 use crate::settings::ServerSettings;
 use crate::{ServerError, core};
 
@@ -29,52 +27,6 @@ pub(crate) fn hash(secret: &str) -> String {
     DigestHasher::of(secret.as_bytes()).hex().to_owned()
 }
 
-/// Creates a token.
-pub(crate) fn create(
-    records: &RecordIndex,
-    now: Moment,
-    by: &str,
-    request: CreateToken,
-    secret: String,
-) -> Result<(Vec<RecordChange>, NewToken), Problem> {
-    let CreateToken { name, scope, lifetime } = request;
-    let good = !name.is_empty() && name.len() <= 100 && name.chars().all(|c| !c.is_control());
-    if !good {
-        return Err(Problem::invalid("invalid token name: must have 1 to 100 printable characters"));
-    }
-    if records.tokens.values().any(|token| token.name == name) {
-        return Err(Problem::conflict(format!("token {name:?} already exists")));
-    }
-    if let Scope::Deploy { app } = &scope {
-        crate::mutations::app(records, app)?;
-    }
-    if lifetime == Some(0) {
-        return Err(Problem::invalid("token lifetime must be greater than zero"));
-    }
-    let expires = lifetime.map(|millis| Moment(now.0.saturating_add(millis)));
-    let info = TokenInfo { name, scope, created: now, expires };
-    let what = format!("created token {:?}", info.name);
-    let record = StoreRecord::Token { hash: hash(&secret), info: info.clone() };
-    Ok((vec![event(records, now, by, None, what), record.into()], NewToken { info, secret }))
-}
-
-/// Revokes a token.
-pub(crate) fn revoke(
-    records: &RecordIndex,
-    now: Moment,
-    by: &str,
-    name: &str,
-) -> Result<(Vec<RecordChange>, ()), Problem> {
-    let named: Vec<&String> =
-        records.tokens.iter().filter(|(_, token)| token.name == name).map(|(hash, _)| hash).collect();
-    if named.is_empty() {
-        return Err(Problem::missing(format!("there is no token {name:?}")).hint("`gantry token ls` lists them"));
-    }
-    let what = format!("revoked token {name:?}");
-    let removed = named.into_iter().map(|hash| RecordChange::Remove(token_key(hash)));
-    Ok((std::iter::once(event(records, now, by, None, what)).chain(removed).collect(), ()))
-}
-
 /// Ensures that the first tokens exist, with their secrets in files that only root reads.
 pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -> Result<(), ServerError> {
     let machine = Scope::Machine { machine: settings.machine.clone() };
@@ -91,29 +43,9 @@ pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -
         }
         let ensured =
             move |records: &RecordIndex, now: Moment| Ok((first_token(records, now, hash, name, scope, fresh), ()));
-        core.mutate(ensured).await.map_err(ServerError::Refused)?;
+        core.mutate(ensured).await?;
     }
     Ok(())
-}
-
-/// Creates the token for a secret in a file. The token of a new secret replaces the tokens of the same name.
-fn first_token(
-    records: &RecordIndex,
-    now: Moment,
-    hash: String,
-    name: String,
-    scope: Scope,
-    fresh: bool,
-) -> Vec<RecordChange> {
-    // A revoked administrator's token stays revoked, even if the file still holds its secret.
-    let has_other = scope == Scope::Admin && records.tokens.values().any(|token| token.scope == Scope::Admin);
-    if records.tokens.contains_key(&hash) || (has_other && !fresh) {
-        return Vec::new();
-    }
-    let namesakes = records.tokens.iter().filter(|(_, token)| token.name == name);
-    let mut changes: Vec<RecordChange> = namesakes.map(|(hash, _)| RecordChange::Remove(token_key(hash))).collect();
-    changes.push(StoreRecord::Token { hash, info: TokenInfo { name, scope, created: now, expires: None } }.into());
-    changes
 }
 
 /// Returns the secret in a file, and whether the secret is new. Creates file and secret if there are none.
@@ -129,31 +61,4 @@ fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
     let written = Replacement::of(path).mode(0o600).write(format!("{secret}\n").as_bytes());
     written.map_err(|error| failed("write", error))?;
     Ok((secret, true))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn applied(records: &mut RecordIndex, changes: Vec<RecordChange>) {
-        changes.into_iter().for_each(|change| records.apply(change));
-    }
-
-    #[test]
-    fn a_new_secret_replaces_the_lost_one() {
-        let mut records = RecordIndex::default();
-        let first = |records: &RecordIndex, secret: &str, fresh| {
-            first_token(records, Moment(0), hash(secret), "admin".to_owned(), Scope::Admin, fresh)
-        };
-        let changes = first(&records, "leaked", true);
-        applied(&mut records, changes);
-        assert!(first(&records, "leaked", false).is_empty(), "it is there");
-        assert!(first(&records, "other", false).is_empty(), "whoever was revoked stays so");
-        let changes = first(&records, "fresh", true);
-        applied(&mut records, changes);
-        assert_eq!(records.tokens.keys().collect::<Vec<_>>(), [&hash("fresh")]);
-        let (changes, ()) = revoke(&records, Moment(0), "admin", "admin").expect("revoked");
-        applied(&mut records, changes);
-        assert!(records.tokens.is_empty());
-    }
 }

@@ -191,6 +191,11 @@ pub(crate) enum Command {
     Token(Token),
     /// Show the audit trail
     Events { app: Option<AppName> },
+    /// Explain an error code, such as E_APP_NOT_FOUND
+    Explain {
+        /// The code; without one, the command lists all codes
+        code: Option<String>,
+    },
     /// Show a page of the manual
     Docs {
         /// Page; without one, the command lists all pages

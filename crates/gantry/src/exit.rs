@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use gantry_api::ClientError;
 
 use crate::args::Remote;
+use crate::coded::code_of;
 use crate::printer::told;
 use crate::remote;
 
@@ -27,7 +28,10 @@ pub(crate) fn code(outcome: anyhow::Result<Exit>, remote: &Remote) -> ExitCode {
     match outcome {
         Ok(exit) => ExitCode::from(exit.0),
         Err(error) => {
-            told!("gantry: {error:#}");
+            match code_of(&error) {
+                Some(code) => told!("gantry: {error:#} [{code}]"),
+                None => told!("gantry: {error:#}"),
+            }
             if let Some(hint) = hint(&error) {
                 told!("{hint}");
             }

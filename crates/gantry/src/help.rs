@@ -78,7 +78,7 @@ fn end(command: &Command, path: &str) -> String {
 fn settings(command: &Command, path: &str) -> String {
     let has_data = command.get_arguments().any(|arg| arg.get_id() == "data");
     match path {
-        "docs" | "completions" | "store" => LOCAL.to_owned(),
+        "docs" | "explain" | "completions" | "store" => LOCAL.to_owned(),
         "up" | "server" | "agent" | "router" => format!("{MACHINE}{SERVICE}"),
         _ if has_data => MACHINE.to_owned(),
         "deploy" | "base import" => format!("{CLIENT}{REGISTRY}"),

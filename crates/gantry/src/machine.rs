@@ -7,19 +7,22 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use gantry_agent::HostPorts;
 use gantry_controller::BuildNetwork;
+use gantry_error_codes::ErrorCode;
 use gantry_model::{MachineName, Seconds};
 use gantry_planner::PlannerPolicy;
 use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
+use crate::coded::coded;
 
 /// Fails unless this process runs as root, which containers, networks and control groups require.
 pub(crate) fn require_root() -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    bail!("this needs root: it makes containers, a bridge, and control groups; run it with sudo")
+    let message = "this needs root: it makes containers, a bridge, and control groups; run it with sudo";
+    Err(coded(ErrorCode::RootRequired, message))
 }
 
 impl Machine {

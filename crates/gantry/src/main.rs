@@ -5,6 +5,7 @@
 
 mod args;
 mod backup;
+mod coded;
 mod commands;
 mod damage;
 mod down;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     let args = match settings::parse() {
         Ok(args) => args,
         Err(error) => {
-            eprintln!("gantry: {error}");
+            eprintln!("gantry: {error} [{}]", gantry_error_codes::ErrorCode::InvalidSettings);
             return ExitCode::from(exit::USAGE);
         }
     };

@@ -3,10 +3,11 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
-use gantry_api::Client;
+use anyhow::Context;
+use gantry_api::{Client, ErrorCode};
 
 use crate::args::Remote;
+use crate::coded::{WithCode, coded};
 
 /// Default data folder of a server, on the server's machine. The folder holds the first administrator's token.
 const DATA: &str = "/var/lib/gantry";
@@ -15,10 +16,10 @@ const DATA: &str = "/var/lib/gantry";
 /// own token file, the machine's token.
 pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     if remote.url.starts_with("https:") {
-        bail!(
-            "{}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)",
-            remote.url
-        );
+        let url = &remote.url;
+        let message =
+            format!("{url}: the server speaks plain HTTP; reach it over a tunnel (`ssh -L 4680:127.0.0.1:4680 HOST`)");
+        return Err(coded(ErrorCode::UrlUnsupported, message));
     }
     Ok(Client::new(&remote.url, &token(remote)?))
 }
@@ -50,12 +51,16 @@ fn token(remote: &Remote) -> anyhow::Result<String> {
     let token = match source(remote) {
         Some(Source::Variable(token)) => token,
         Some(Source::File(path)) => {
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read the token in {}", path.display()))?
+            let read = std::fs::read_to_string(&path);
+            let read = read.with_context(|| format!("cannot read the token in {}", path.display()));
+            read.with_code(ErrorCode::TokenFileUnreadable)?
         }
-        None => bail!(
-            "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into ~/.config/gantry/token; on \
-             the server's machine `--token-file DATA/admin-token` is the administrator's"
-        ),
+        None => {
+            let message = "no token: set GANTRY_TOKEN to one that `gantry token create` made, or put it into \
+                           ~/.config/gantry/token; on the server's machine `--token-file DATA/admin-token` is the \
+                           administrator's";
+            return Err(coded(ErrorCode::TokenMissing, message));
+        }
     };
     Ok(token.trim().to_owned())
 }

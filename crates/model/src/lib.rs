@@ -9,6 +9,7 @@
 //! | [`clock`] | a clock that no jump of the wall clock disturbs |
 //! | [`proxies`] | the trusted proxies in front of the routers |
 //! | [`execve`] | the kernel's bounds on the arguments and environment of a process |
+//! | [`audit`] | the actions of the audit trail |
 //! | [`traffic`] | traffic policy of an app, and the counts of its requests |
 //! | [`observed`] | what machines and routers report |
 //! | [`plan`] | what the planner decides: the next state of every machine and router |
@@ -18,6 +19,7 @@
 //! This crate reads no clock, no file and no socket. Begin with [`plan`]: the other modules lead to the plan.
 
 pub mod app;
+pub mod audit;
 pub mod clock;
 pub mod defaults;
 pub mod deploy;
@@ -32,11 +34,13 @@ pub mod reason;
 pub mod release;
 pub mod role;
 mod router_id;
+mod scope;
 mod serialized_plan;
 pub mod traffic;
 pub mod unit;
 
 pub use app::{App, ImageSettings};
+pub use audit::{AuditAction, BaseSource};
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
@@ -53,5 +57,6 @@ pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{HealthSettings, ResourceLimits, Role, RoleCommand};
 pub use router_id::RouterId;
+pub use scope::Scope;
 pub use traffic::{FailureRun, RequestCounts, RequestFailure, RequestTimeouts, TrafficPolicy};
 pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, TimeSpan};

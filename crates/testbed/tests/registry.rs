@@ -208,7 +208,7 @@ fn the_distribution_specification_line_by_line() {
             400,
             "MANIFEST_BLOB_UNKNOWN",
         ),
-        ("of another digest", &format!("shop/manifests/{absent}"), Some(text.clone()), 400, "MANIFEST_INVALID"),
+        ("of another digest", &format!("shop/manifests/{absent}"), Some(text.clone()), 400, "DIGEST_INVALID"),
         ("by a tag that is none", "shop/manifests/-x", Some(text.clone()), 400, "MANIFEST_INVALID"),
         ("of 5 MB", "shop/manifests/x", Some(format!("{text}{}", " ".repeat(5 << 20))), 413, "SIZE_INVALID"),
         ("in a repository that is none", "Shop/manifests/x", Some(text.clone()), 400, "NAME_INVALID"),

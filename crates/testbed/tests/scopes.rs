@@ -9,8 +9,11 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A machine's own
 /// plan, sessions and table are long polls, so the test requests those of another machine.
-const MORE: [(&str, &str); 30] = [
+const MORE: [(&str, &str); 33] = [
     ("GET", "/v1/openapi.json"),
+    ("GET", "/v1/nothing"),
+    ("PUT", "/v1/apps"),
+    ("GET", "/v1/apps/{app}/deploys/x/follow"),
     ("GET", "/git/{app}.git/info/refs?service=git-receive-pack"),
     ("GET", "/git/{app}.git/info/refs?service=git-upload-pack"),
     ("POST", "/git/{app}.git/git-receive-pack"),
@@ -88,11 +91,12 @@ struct Column {
     app: &'static str,
 }
 
-fn ask(world: &World, method: &str, path: &str, column: &Column) -> String {
+/// Returns the status and the body of the server's response.
+fn ask(world: &World, method: &str, path: &str, column: &Column) -> (String, String) {
     let path = path.replace("{app}", column.app).replace("{name}", "ghost").replace("{number}", "1");
     let path = path.replace("{digest}", &format!("sha256:{}", "5".repeat(64)));
     let mut curl = Command::new("curl");
-    curl.args(["-sS", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+    curl.args(["-sS", "--max-time", "20", "--write-out", "\n%{http_code}"]);
     curl.args(if method == "HEAD" { vec!["--head"] } else { vec!["--request", method] });
     if let Some(token) = &column.token {
         curl.args(["--header", &format!("Authorization: Bearer {token}")]);
@@ -104,7 +108,26 @@ fn ask(world: &World, method: &str, path: &str, column: &Column) -> String {
     // Git's response to a nonsense request is truncated (curl's exit code 18); only its status counts.
     let answer = run(curl);
     assert!([0, 18].contains(&answer.status), "{method} {path}: {answer:?}");
-    answer.out
+    let (body, status) = answer.out.rsplit_once('\n').expect("a status");
+    (status.to_owned(), body.to_owned())
+}
+
+/// Returns the stable code in the body of an error response: of the API, of the registry, or of git and Git LFS.
+fn error_code(body: &str) -> Option<String> {
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(body)
+        && let Some(code) = json["code"].as_str().or_else(|| json["errors"][0]["detail"]["code"].as_str())
+    {
+        return Some(code.to_owned());
+    }
+    let (_, code) = body.split_once("[E_")?;
+    Some(code.split_once(']')?.0.to_lowercase())
+}
+
+/// Returns all codes that `gantry explain` knows.
+fn known_codes(world: &World) -> Vec<String> {
+    let all = world.gantry(&["explain", "--json"]).good().out;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&all).expect("JSON");
+    all.iter().map(|row| row["code"].as_str().expect("a code").to_owned()).collect()
 }
 
 #[test]
@@ -118,7 +141,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
     let _ = world.gantry(&["token", "revoke", "gone"]).good();
     let expired = made(&["token", "create", "late", "--admin", "--expires", "1s"]);
     let late = Column { name: "late", token: expired.clone(), app: "one" };
-    world.wait("it has expired", |world| (ask(world, "GET", "/v1/apps", &late) == "401").then_some(()));
+    world.wait("it has expired", |world| (ask(world, "GET", "/v1/apps", &late).0 == "401").then_some(()));
     let deploy = made(&["token", "create", "ci", "--deploy", "one"]);
     let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token").trim().to_owned();
     let columns = [
@@ -151,6 +174,7 @@ fn every_operation_answers_every_token_as_the_table_says() {
         routes().into_iter().filter(|(route, method)| !known(route, method.as_deref())).collect();
     assert!(routes().len() >= 40 && missing.is_empty(), "not in the table: {missing:?}");
 
+    let codes = known_codes(&world);
     let mut table = format!("{:<58}", "");
     for column in &columns {
         let _ = write!(table, "{:>9}", column.name);
@@ -159,7 +183,12 @@ fn every_operation_answers_every_token_as_the_table_says() {
     for (path, method) in &operations {
         let _ = write!(table, "{:<58}", format!("{method} {path}"));
         for column in &columns {
-            let status = ask(&world, method, path, column);
+            let (status, body) = ask(&world, method, path, column);
+            if status.starts_with(['4', '5']) && method != "HEAD" {
+                let code = error_code(&body);
+                let is_known = code.as_ref().is_some_and(|code| codes.contains(code));
+                assert!(is_known, "{method} {path} with {}: {status} {body}", column.name);
+            }
             // Git LFS is not implemented: every caller receives 501.
             let fails = status.starts_with('5') && status != "501";
             assert!(!fails, "{method} {path} with {}: {status}", column.name);

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use gantry_api::Problem;
 use gantry_blobs::{BlobError, BlobStore};
 use gantry_image::{Index, Manifest};
 use gantry_model::{DeployCause, Digest, Moment};
+use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key};
 
 use crate::Server;
 use crate::clock::reading;
-use crate::records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key};
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
@@ -31,8 +30,8 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
         Ok((unchanged(records, forgotten).into_iter().chain(of_the_future(records, now)).collect(), ()))
     };
     let forget = server.core.mutate(forget).await;
-    if let Err(Problem { message, .. }) = forget {
-        tracing::error!(message, "cannot remove the records of unused manifests; the next round tries again");
+    if let Err(error) = forget {
+        tracing::error!(%error, "cannot remove the records of unused manifests; the next round tries again");
     }
     let mut bytes = 0;
     for (digest, size) in all {

@@ -27,7 +27,7 @@ async fn round(server: &Arc<Server>) {
         tracing::error!(%error, "cannot garbage-collect {what}; the next round tries again");
     };
     let surplus = server.core.mutate(|records, _| Ok((releases::surplus(records), ()))).await;
-    surplus.unwrap_or_else(|problem| wrong("records", &problem.message));
+    surplus.unwrap_or_else(|error| wrong("records", &error));
     server.uploads.prune();
     match blobs::collect(server).await {
         Ok(0) => {}

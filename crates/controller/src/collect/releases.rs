@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use gantry_model::{AppName, DeployCause, Digest, Release, ReleaseNumber};
 
-use crate::records::{RecordChange, RecordIndex, build_key, deploy_key, release_key, tag_key};
+use gantry_records::{RecordChange, RecordIndex, build_key, deploy_key, release_key, tag_key};
 
 /// Number of releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -98,7 +98,7 @@ mod tests {
     use gantry_model::{App, Deploy, DeployNumber, DeployState, Moment};
 
     use super::*;
-    use crate::records::StoreRecord;
+    use gantry_records::StoreRecord;
 
     fn image(number: u64) -> Digest {
         Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{AppName, InstanceGoal, InstanceId, MachineName, MachinePlan};
 
-use crate::records::RecordIndex;
+use gantry_records::RecordIndex;
 
 /// What waits for time to pass. While nothing waits, a tick plans nothing.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use gantry_model::{App, Generation, InstanceGoal, InstanceId, InstancePhase, Mac
 
 use super::state::{CoreEvent, CoreState};
 use super::tests::{app_name, assignment, instance_id, machine_name, ready};
-use crate::records::{RecordIndex, StoreRecord};
+use gantry_records::{RecordIndex, StoreRecord};
 
 const MACHINES: usize = 1_000;
 const COPIES: usize = 100;

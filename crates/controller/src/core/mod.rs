@@ -30,18 +30,18 @@ mod transactions;
 
 use std::sync::Arc;
 
-use gantry_api::Problem;
+use gantry_admission::Admitted;
 use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::{Generation, MachineName, Moment};
 use gantry_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::ServerError;
 use crate::clock::reading;
 use crate::leadership::{self, Leadership};
-use crate::records::{RecordChange, RecordIndex};
 use crate::settings::ServerSettings;
+use crate::{ChangeError, ServerError};
+use gantry_records::RecordIndex;
 use notify::Notifier;
 use state::PublishedView;
 use task::{CoreMessage, CoreTask, Mutation};
@@ -84,8 +84,8 @@ impl CoreHandle {
     /// Changes the records. On return the changes are durable, and the plan accounts for them.
     pub(crate) async fn mutate<T: Send + 'static>(
         &self,
-        mutation: impl FnOnce(&RecordIndex, Moment) -> Result<(Vec<RecordChange>, T), Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
+        mutation: impl FnOnce(&RecordIndex, Moment) -> Admitted<T> + Send + 'static,
+    ) -> Result<T, ChangeError> {
         let (value_sender, value) = oneshot::channel();
         let (reply, replied) = oneshot::channel();
         let mutation: Mutation = Box::new(move |records, now| {
@@ -93,10 +93,9 @@ impl CoreHandle {
             let _ = value_sender.send(value);
             Ok(changes)
         });
-        let gone = || Problem::new(503, "the server is shutting down; try again");
-        self.messages.send(CoreMessage::Mutate(mutation, reply)).await.map_err(|_| gone())?;
-        replied.await.map_err(|_| gone())??;
-        value.await.map_err(|_| gone())
+        self.messages.send(CoreMessage::Mutate(mutation, reply)).await.map_err(|_| ChangeError::Stopping)?;
+        replied.await.map_err(|_| ChangeError::Stopping)??;
+        value.await.map_err(|_| ChangeError::Stopping)
     }
 
     /// Discards earlier revisions of the records. Only a store that keeps revisions until told otherwise needs this

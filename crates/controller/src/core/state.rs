@@ -14,8 +14,7 @@ use gantry_planner::PlanReport;
 use super::activity::Activity;
 use super::dirty::DirtySet;
 use super::notify::ChangedParts;
-use crate::mutations;
-use crate::records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
+use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
 
 /// How long a silent router is still shown, in milliseconds. The planner counts a router as gone after
 /// [`SILENCE_MILLIS`].
@@ -191,7 +190,7 @@ fn committed(view: &mut ClusterView, activity: &mut Activity, changes: Vec<Recor
 
 fn machine_reported(view: &mut ClusterView, machine: MachineName, report: MachineReport) -> EventEffects {
     let before = view.observed.machines.get(&machine);
-    let trail = mutations::events_of_report(&view.records, before, &report, view.now);
+    let trail = gantry_admission::events_of_report(&view.records, before, &report.instances, view.now);
     let MachineReport { generation, instances, network } = report;
     let dirty = match before {
         None => DirtySet::everything(),

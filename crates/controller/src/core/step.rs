@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use gantry_api::types::Scope;
-use gantry_model::{AppName, Moment};
+use gantry_admission::events_of_deploys;
+use gantry_model::{AppName, Deploy, Moment, ReleaseNumber, Scope};
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
-use gantry_planner::{DesiredCluster, PlanDecision, PlanReport, PlannerPolicy, plan};
+use gantry_planner::{DesiredApp, DesiredCluster, PlanDecision, PlanReport, PlannerPolicy, plan};
 
 use super::dirty::DirtySet;
 use super::state::ClusterView;
 use super::transactions::ChangeGroup;
-use crate::mutations;
-use crate::records::{
+use gantry_records::{
     RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, tag_key, token_key,
 };
 
@@ -35,14 +34,14 @@ pub(super) fn plan_step(
         return None;
     }
     let records = &*view.records;
-    let desired = records.desired();
+    let desired = desired(records);
     let decision = plan(&desired, &view.observed, &records.plan, policy, now);
     if cfg!(debug_assertions) {
         assert_audited(&desired, &decision, view, now);
     }
     let mut apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
     let mut general = ChangeGroup::new();
-    for change in mutations::events_of(records, &decision, now) {
+    for change in events_of_deploys(records, &decision.deploys, now) {
         match app_of(&change) {
             Some(app) => apps.entry(app).or_default().push(change),
             None => general.push(change),
@@ -114,4 +113,20 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
         .chain(own)
         .map(RecordChange::Remove)
         .collect()
+}
+
+/// Returns the planner's input: each app's record, the releases that run or may come back, and the deploys under way.
+pub(super) fn desired(records: &RecordIndex) -> DesiredCluster {
+    let apps = records.apps.values().map(|app| {
+        let deploys: Vec<Deploy> = records.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
+        let wanted: Vec<ReleaseNumber> =
+            deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten().collect();
+        let releases = records.releases.get(&app.name).into_iter().flatten();
+        let releases = releases
+            .filter(|(number, _)| wanted.contains(number))
+            .map(|(number, release)| (*number, (**release).clone()))
+            .collect();
+        (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
+    });
+    DesiredCluster { apps: apps.collect(), trusted_proxies: records.policy.trusted_proxies.clone() }
 }

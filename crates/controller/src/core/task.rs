@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::Problem;
+use gantry_admission as admission;
+use gantry_admission::Refusal;
 use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_model::{DeployState, MachineName, Moment};
 use gantry_planner::PlannerPolicy;
-use gantry_store::{Revision, Store, TXN_MAX, TxnCondition, TxnOutcome};
+use gantry_store::{Revision, Store, StoreEntry, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dirty::DirtySet;
@@ -19,8 +20,8 @@ use super::transactions::{ChangeGroup, transactions};
 use super::{INBOX_MAX, now};
 use crate::clock::{self, reading};
 use crate::leadership::{self, Leadership};
-use crate::records::{RecordChange, RecordIndex, StoreRecord, txn, writes};
-use crate::{ServerError, causes, mutations};
+use crate::{ChangeError, ServerError, causes};
+use gantry_records::{RecordChange, RecordIndex, StoreRecord};
 
 /// Interval of planning for deadlines and drains, which pass with time alone.
 const TICK: Duration = Duration::from_millis(500);
@@ -32,11 +33,11 @@ const FULL_PLAN: Duration = Duration::from_secs(30);
 const ROUNDS_MAX: usize = 64;
 
 /// Decides a change of the records: pure, given the records and the time.
-pub(super) type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<RecordChange>, Problem> + Send>;
+pub(super) type Mutation = Box<dyn FnOnce(&RecordIndex, Moment) -> Result<Vec<RecordChange>, Refusal> + Send>;
 
 /// A message to the core.
 pub(super) enum CoreMessage {
-    Mutate(Mutation, oneshot::Sender<Result<(), Problem>>),
+    Mutate(Mutation, oneshot::Sender<Result<(), ChangeError>>),
     Machine(MachineName, MachineReport),
     Router(MachineName, RouterReport),
 }
@@ -69,11 +70,11 @@ impl CoreTask {
         policy: PlannerPolicy,
     ) -> Result<Self, ServerError> {
         let term = leadership.revision().await;
-        let records = RecordIndex::load(&store.list("").await?.entries)?;
+        let records = load(&store.list("").await?.entries)?;
         let clock = clock::start();
         let now = now();
         let mut jumps = ClockJumps::default();
-        if let Some(jump) = mutations::clock_went_back(&records, now) {
+        if let Some(jump) = admission::clock_went_back(&records, now) {
             tracing::warn!("the newest event lies in the future: {jump}");
             jumps.push(reading().awake, jump);
         }
@@ -147,7 +148,7 @@ impl CoreTask {
                 // An unreachable store refuses only this change. Lost leadership ends the server.
                 let result = match self.mutate(mutation).await {
                     Err(error @ ServerError::NotLeading(_)) => return Err(error),
-                    Err(error) => Err(Problem::new(503, causes(&error))),
+                    Err(error) => Err(ChangeError::Store(causes(&error))),
                     Ok(result) => result,
                 };
                 let _ = reply.send(result);
@@ -169,7 +170,7 @@ impl CoreTask {
     }
 
     /// Decides and writes a change, and plans until nothing changes.
-    async fn mutate(&mut self, mutation: Mutation) -> Result<Result<(), Problem>, ServerError> {
+    async fn mutate(&mut self, mutation: Mutation) -> Result<Result<(), ChangeError>, ServerError> {
         self.update().await?;
         let decided = {
             let view = self.state.view();
@@ -181,7 +182,7 @@ impl CoreTask {
                 self.settle().await?;
                 Ok(Ok(()))
             }
-            Err(problem) => Ok(Err(problem)),
+            Err(refusal) => Ok(Err(refusal.into())),
         }
     }
 
@@ -283,7 +284,7 @@ impl CoreTask {
             self.leadership.take_again(term).await?;
             return Err(ServerError::Interrupted);
         }
-        self.apply(CoreEvent::Loaded(RecordIndex::load(&listing.entries)?));
+        self.apply(CoreEvent::Loaded(load(&listing.entries)?));
         (self.stale, self.term) = (false, term);
         Ok(())
     }
@@ -294,7 +295,7 @@ impl CoreTask {
     async fn follow_clock(&mut self) -> Result<(), ServerError> {
         let reading = reading();
         let Some(jump) = self.clock.jump(reading) else { return Ok(()) };
-        let changes = mutations::clock_jumped(&self.state.view().records, jump, reading.wall);
+        let changes = admission::clock_jumped(&self.state.view().records, jump, reading.wall);
         self.commit(vec![changes]).await?;
         tracing::warn!("{jump}; durations of deploys and leases are not affected");
         self.clock.follow(reading);
@@ -321,9 +322,9 @@ impl CoreTask {
     /// Writes changes to the store, guarded by the leadership key, and applies each transaction once it is committed.
     async fn commit(&mut self, groups: Vec<ChangeGroup>) -> Result<(), ServerError> {
         for transaction in transactions(groups, TXN_MAX - 1) {
-            let written = writes(&transaction)
-                .map_err(|error| ServerError::Record { key: String::new(), why: error.to_string() })?;
-            let guarded = txn(written).when(TxnCondition::Created(leadership::KEY.to_owned(), self.term));
+            let writes = transaction.iter().map(write).collect::<Result<_, _>>()?;
+            let guarded =
+                Txn { compares: Vec::new(), writes }.when(TxnCondition::Created(leadership::KEY.to_owned(), self.term));
             gantry_failpoint::failpoint!("store.decided");
             match self.store.commit(guarded).await {
                 Ok(TxnOutcome::Committed(_)) => gantry_failpoint::failpoint!("store.committed"),
@@ -362,4 +363,17 @@ fn deploy_failpoint(change: &RecordChange) {
         DeployState::Reverted => gantry_failpoint::failpoint!("deploy.reverted"),
         DeployState::Superseded => gantry_failpoint::failpoint!("deploy.superseded"),
     }
+}
+
+/// Parses all records in a listing of the store.
+fn load(entries: &[StoreEntry]) -> Result<RecordIndex, ServerError> {
+    Ok(RecordIndex::load(entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())))?)
+}
+
+/// Serializes a change as a write to the store.
+fn write(change: &RecordChange) -> Result<TxnWrite, ServerError> {
+    Ok(match change.entry()? {
+        (key, Some(value)) => TxnWrite::Put(key, value, None),
+        (key, None) => TxnWrite::Delete(key),
+    })
 }

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use gantry_api::types::{Event, MachineReport, RouterReport, TokenInfo};
+use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation, HostName,
-    InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedInstance, Release,
-    ReleaseNumber, Role, RoleCommand, RoleName,
+    App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation,
+    HostName, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
+    ObservedInstance, Release, ReleaseNumber, Role, RoleCommand, RoleName, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::PlannerPolicy;
 
 use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState, EventEffects};
-use super::step::plan_step;
+use super::step::{desired, plan_step};
 use super::transactions::transactions;
-use crate::records::{RecordChange, RecordIndex, StoreRecord};
+use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
 
 /// Time at which the state of every test is created.
 const START: u64 = 1_000_000;
@@ -160,10 +160,10 @@ fn a_committed_change_wakes_those_whose_part_changed() {
     let deploy = state.put(StoreRecord::Deploy(deploy));
     assert!(deploy.changed.deploys && !deploy.changed.table);
     assert_eq!(deploy.dirty.apps, [app_name("shop")].into());
-    let event = Event { number: 1, at: Moment(0), by: "x".into(), app: None, what: "x".into() };
-    let info =
-        TokenInfo { name: "x".into(), scope: gantry_api::types::Scope::Admin, created: Moment(0), expires: None };
-    for other in [StoreRecord::Event(event), StoreRecord::Token { hash: "x".into(), info }] {
+    let action = AuditAction::TokenRevoked { token: "x".to_owned() };
+    let event = EventRecord::new(1, Moment(0), "x", None, action);
+    let token = TokenRecord { name: "x".into(), scope: Scope::Admin, created: Moment(0), expires: None };
+    for other in [StoreRecord::Event(event), StoreRecord::Token { hash: "x".into(), token }] {
         let effects = state.put(other);
         assert!(effects.dirty.is_empty() && effects.changed == Default::default());
     }
@@ -258,7 +258,7 @@ impl SimulatedCluster {
         let mut next = (*view.records).clone();
         step.groups.iter().flatten().for_each(|change| next.apply(change.clone()));
         let mut routable = RoutableReleases::default();
-        next.desired().apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
+        desired(&next).apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
         let (observed, previous, plan) = (&*view.observed, &*view.records.plan, &*next.plan);
         let found = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
         assert_eq!(found, [], "at {now:?}");

@@ -10,7 +10,7 @@
 //!    after the table that the state relies on.
 //! 4. **Removals**, the app's own record last, so that an interrupted removal starts again.
 
-use crate::records::RecordChange;
+use gantry_records::RecordChange;
 
 /// Changes that belong together.
 pub(super) type ChangeGroup = Vec<RecordChange>;

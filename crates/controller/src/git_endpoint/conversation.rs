@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use gantry_api::Problem;
+use gantry_admission::{Actor, AncestorQuestion, PushBase, check_history, find_app};
 use gantry_api::types::Progress;
+use gantry_api::{ErrorCode, Problem, ReceivedCode};
 use gantry_git::hook::{PushReport, RefUpdate, ServerMessage};
 use gantry_model::{AppName, DeployCause, DeployNumber, DeployState, Digest};
 use serde::de::DeserializeOwned;
@@ -16,8 +17,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::target::{DeployTarget, PushOptions, TargetError};
+use crate::ChangeError;
 use crate::follow::FollowLimit;
-use crate::mutations::{self, AncestorQuestion, PushBase};
 use crate::{Server, causes, follow};
 
 /// Largest source tree, as bytes of its archive. Before that, the hook counts the contents of the tree.
@@ -56,6 +57,26 @@ pub(super) enum PushError {
     Overtaken,
     #[error("the deploy can no longer be followed; `gantry status` tells how it goes")]
     Lost,
+}
+
+impl PushError {
+    fn refused(error: impl Into<ChangeError>) -> Self {
+        Self::Refused(error.into().into())
+    }
+
+    /// Returns the stable code.
+    fn code(&self) -> ReceivedCode {
+        let code = match self {
+            Self::Refused(problem) => return problem.code.clone(),
+            Self::Silent | Self::Message(_) | Self::Unknown => ErrorCode::PushIncomplete,
+            Self::Target(error) => error.code(),
+            Self::Source(_) => ErrorCode::SourceNotStored,
+            Self::Unsettled(_) => ErrorCode::BranchMoved,
+            Self::Overtaken => ErrorCode::DeployInProgress,
+            Self::Lost => ErrorCode::DeployUnfollowed,
+        };
+        code.into()
+    }
 }
 
 fn with_hint(problem: &Problem) -> String {
@@ -107,7 +128,7 @@ impl HookSocket {
         let accepted = match verdict {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.say(&format!(" !     {}", causes(&error))).await;
+                self.say(&format!(" !     {} [{}]", causes(&error), error.code())).await;
                 false
             }
         };
@@ -147,7 +168,7 @@ impl PushConversation<'_> {
         let (app, user) = self.server.pushes.connect(&report.push).ok_or(PushError::Unknown)?;
         let target = {
             let view = self.server.core.view();
-            let record = mutations::app(&view.records, &app).map_err(PushError::Refused)?;
+            let record = find_app(&view.records, &app).map_err(PushError::refused)?;
             DeployTarget { app: &app, branch: record.branch.clone(), serves: record.current.is_some() }
         };
         for note in self.server.repairs.take(&app) {
@@ -182,7 +203,7 @@ impl PushConversation<'_> {
         let mut base = PushBase { new: update.new.clone(), old: update.old.clone(), asked: BTreeMap::new() };
         // A push that must be refused is refused before the tree is stored.
         let records = self.server.core.view().records;
-        let questions = mutations::check_history(&records, app, &base).map_err(PushError::Refused)?;
+        let questions = check_history(&records, app, &base).map_err(PushError::refused)?;
         self.ask(app, &mut base, questions).await?;
         let gc_pin = self.server.gc_pins.take();
         let source = self.store_tree().await?;
@@ -192,14 +213,14 @@ impl PushConversation<'_> {
         for _ in 0..QUESTIONS_MAX {
             let (name, by, cause, known) = (app.clone(), user.to_owned(), cause.clone(), base.clone());
             let begun = self.server.core.mutate(move |records, now| {
-                let questions = mutations::check_history(records, &name, &known)?;
+                let questions = check_history(records, &name, &known)?;
                 if !questions.is_empty() {
                     return Ok((Vec::new(), Err(questions)));
                 }
-                let (changes, number) = mutations::start_deploy(records, now, &by, &name, cause, options.hold)?;
+                let (changes, number) = Actor::new(records, now, &by).start_deploy(&name, cause, options.hold)?;
                 Ok((changes, Ok(number)))
             });
-            match begun.await.map_err(PushError::Refused)? {
+            match begun.await.map_err(PushError::refused)? {
                 Ok(number) => {
                     drop(gc_pin);
                     return Ok(number);

@@ -1,5 +1,6 @@
 //! Which ref of a push deploys, and the options of a push.
 
+use gantry_api::ErrorCode;
 use gantry_git::hook::{OTHERS_MAX, PushReport, RefUpdate};
 use gantry_model::AppName;
 
@@ -14,6 +15,18 @@ pub(super) enum TargetError {
     Removal { app: AppName, branch: String },
     #[error("{app} is deployed from {branch} alone; push that: git push … HEAD:{branch}")]
     OtherBranch { app: AppName, branch: String },
+}
+
+impl TargetError {
+    /// Returns the stable code.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownOption(_) => ErrorCode::InvalidPushOption,
+            Self::BranchChanged { .. } => ErrorCode::BranchChanged,
+            Self::Removal { .. } => ErrorCode::BranchRemoval,
+            Self::OtherBranch { .. } => ErrorCode::BranchNotPushed,
+        }
+    }
 }
 
 /// Options of a push, from `git push -o`.

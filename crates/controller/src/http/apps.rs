@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::Problem;
+use gantry_admission::{Actor, HostChange, NewApp, TrafficChange, find_app};
 use gantry_api::types::{
     Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
     Explanation, InstanceInfo, ReleaseInfo, RenameApp,
 };
+use gantry_api::{ErrorCode, Problem};
 use gantry_model::{App, AppName, Bytes as Size, DeployState, InstanceGoal, InstanceId, InstancePhase, RequestCounts};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, Params, body, json, name};
+use super::{HttpResult, Params, body, json, name};
 use crate::core::ClusterView;
 use crate::warnings::warnings;
-use crate::{Server, mutations, repositories, why};
+use crate::{Server, repositories, why};
 
 /// Builds the public API's description of an app.
 pub(crate) fn info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
@@ -60,38 +61,39 @@ pub(crate) fn requests(view: &ClusterView, app: &AppName) -> RequestCounts {
     all
 }
 
-pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     let view = server.core.view();
     let apps: Vec<AppInfo> = view.records.apps.values().map(|app| info(&server, &view, app)).collect();
     json(&apps)
 }
 
-pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
     let request: CreateApp = body(&text)?;
     let (app, domain) = (request.name.clone(), server.settings.policy.domain.clone());
-    let by = caller.name;
-    server.core.mutate(move |records, now| mutations::create_app(records, now, &by, request, &domain)).await?;
+    let CreateApp { name, base, branch, hosts } = request;
+    let new = NewApp { name, base, branch, hosts };
+    caller.mutate(&server, move |actor| actor.create_app(new, &domain)).await?;
     let view = server.core.view();
-    let app = mutations::app(&view.records, &app)?;
+    let app = find_app(&view.records, &app)?;
     // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.name.clone()).await?;
     repositories::open(&server, &app.name).await?;
     json(&info(&server, &view, app))
 }
 
-pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    json(&info(&server, &view, mutations::app(&view.records, &app)?))
+    json(&info(&server, &view, find_app(&view.records, &app)?))
 }
 
-pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     caller.admin()?;
     let app: AppName = name(&app)?;
-    let (target, by) = (app.clone(), caller.name);
-    server.core.mutate(move |records, now| mutations::destroy_app(records, now, &by, &target)).await?;
+    let target = app.clone();
+    caller.mutate(&server, move |actor| actor.destroy_app(&target)).await?;
     gantry_failpoint::failpoint!("destroy.asked");
     crate::collect::forget_app(&server, app).await?;
     gantry_failpoint::failpoint!("destroy.cleared");
@@ -104,21 +106,20 @@ pub(crate) async fn rename(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
     let from: AppName = name(&app)?;
     let RenameApp { name: to } = body(&text)?;
-    let (by, domain) = (caller.name, server.settings.policy.domain.clone());
-    let begin = move |records: &_, now| mutations::begin_rename(records, now, &by, &from, &to, &domain);
-    let deploy = server.core.mutate(begin).await?;
+    let domain = server.settings.policy.domain.clone();
+    let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to, &domain)).await?;
     gantry_failpoint::failpoint!("rename.asked");
     json(&deploy.map(|deploy| Accepted { deploy }))
 }
 
-pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     let app = caller.deploy(&app)?;
     let view = server.core.view();
-    json(&mutations::app(&view.records, &app)?.config)
+    json(&find_app(&view.records, &app)?.config)
 }
 
 pub(crate) async fn change_config(
@@ -126,13 +127,12 @@ pub(crate) async fn change_config(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let request: ChangeConfig = body(&text)?;
     let image = image_environment(&server, &app).await;
-    let by = caller.name;
-    let change = move |records: &_, now| mutations::change_config(records, now, &by, &app, request.changes, &image);
-    let deploy = server.core.mutate(change).await?;
+    let change = move |actor: Actor<'_>| actor.change_config(&app, request.changes, &image);
+    let deploy = caller.mutate(&server, change).await?;
     json(&deploy.map(|deploy| Accepted { deploy }))
 }
 
@@ -153,11 +153,10 @@ pub(crate) async fn change_base(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let request: ChangeBase = body(&text)?;
-    let by = caller.name;
-    server.core.mutate(move |records, now| mutations::change_base(records, now, &by, &app, request.base)).await?;
+    caller.mutate(&server, move |actor| actor.change_base(&app, request.base)).await?;
     json(&())
 }
 
@@ -167,18 +166,15 @@ pub(crate) async fn change_hosts(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
     let app: AppName = name(&app)?;
     let request: ChangeHosts = body(&text)?;
-    if request.add.is_empty() && request.remove.is_empty() {
-        return Err(Problem::invalid("the request names no host to add or to remove").into());
-    }
-    let (by, target, domain) = (caller.name, app.clone(), server.settings.policy.domain.clone());
-    let change = move |records: &_, now| mutations::change_hosts(records, now, &by, &target, request, &domain);
-    server.core.mutate(change).await?;
+    let (target, domain) = (app.clone(), server.settings.policy.domain.clone());
+    let change = HostChange { add: request.add, remove: request.remove };
+    caller.mutate(&server, move |actor| actor.change_hosts(&target, &change, &domain)).await?;
     let view = server.core.view();
-    json(&info(&server, &view, mutations::app(&view.records, &app)?))
+    json(&info(&server, &view, find_app(&view.records, &app)?))
 }
 
 pub(crate) async fn change_branch(
@@ -186,14 +182,13 @@ pub(crate) async fn change_branch(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let request: ChangeBranch = body(&text)?;
-    let (by, target, branch) = (caller.name, app.clone(), request.branch);
-    let change = move |records: &_, now| mutations::change_branch(records, now, &by, &target, branch);
-    server.core.mutate(change).await?;
+    let target = app.clone();
+    caller.mutate(&server, move |actor| actor.change_branch(&target, request.branch)).await?;
     let view = server.core.view();
-    let branch = &mutations::app(&view.records, &app)?.branch;
+    let branch = &find_app(&view.records, &app)?.branch;
     // Points the repository's HEAD at the new branch. The repository was not damaged, so its list of repairs is
     // ignored.
     let opened = server.repositories.ensure(&app, branch, &[]).await;
@@ -206,11 +201,10 @@ pub(crate) async fn change_scale(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let request: ChangeScale = body(&text)?;
-    let by = caller.name;
-    server.core.mutate(move |records, now| mutations::change_scale(records, now, &by, &app, request.roles)).await?;
+    caller.mutate(&server, move |actor| actor.change_scale(&app, request.roles)).await?;
     json(&())
 }
 
@@ -219,18 +213,24 @@ pub(crate) async fn change_traffic(
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let change: ChangeTraffic = body(&text)?;
-    let by = caller.name;
-    server.core.mutate(move |records, now| mutations::change_traffic(records, now, &by, &app, change)).await?;
+    let change = match change {
+        ChangeTraffic::Pause => TrafficChange::Pause,
+        ChangeTraffic::Resume => TrafficChange::Resume,
+        ChangeTraffic::Maintenance { message } => TrafficChange::Maintenance(message),
+        ChangeTraffic::Limit { rate, concurrent } => TrafficChange::Limit { rate, concurrent },
+        ChangeTraffic::TrustedProxies { proxies } => TrafficChange::TrustedProxies(proxies),
+    };
+    caller.mutate(&server, move |actor| actor.change_traffic(&app, change)).await?;
     json(&())
 }
 
-pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    let current = mutations::app(&view.records, &app)?.current;
+    let current = find_app(&view.records, &app)?.current;
     let releases = view.records.releases.get(&app).into_iter().flat_map(|releases| releases.values());
     let infos: Vec<ReleaseInfo> = releases
         .map(|release| ReleaseInfo {
@@ -249,10 +249,14 @@ pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, 
     json(&infos)
 }
 
-pub(crate) async fn instances(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> Answer {
+pub(crate) async fn instances(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(app): Path<String>,
+) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.records, &app)?;
+    find_app(&view.records, &app)?;
     let infos: Vec<InstanceInfo> = view
         .records
         .plan
@@ -303,20 +307,22 @@ pub(crate) async fn why(
     caller: Caller,
     Path(app): Path<String>,
     Params(query): Params<WhyQuery>,
-) -> Answer {
+) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
     let destroying = view.records.apps.get(&app).is_some_and(|app| app.destroying);
     if !destroying {
-        mutations::app(&view.records, &app)?;
+        find_app(&view.records, &app)?;
     }
     let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk(&server) };
     match query.instance {
         None => json(&beside(&server, &view, why::app(&facts, &app))),
         Some(id) if id.app == app => match why::instance(&facts, &id) {
             Some(explanation) => json(&beside(&server, &view, explanation)),
-            None => Err(Problem::missing(format!("there is no instance {id}")).hint("`gantry ps` lists them").into()),
+            None => Err(Problem::new(ErrorCode::InstanceNotFound, format!("there is no instance {id}"))
+                .hint("`gantry ps` lists them")
+                .into()),
         },
-        Some(id) => Err(Problem::invalid(format!("{id} is not of {app}")).into()),
+        Some(id) => Err(Problem::new(ErrorCode::InvalidName, format!("{id} is not of {app}")).into()),
     }
 }

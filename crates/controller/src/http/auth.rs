@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use base64::Engine;
-use gantry_api::Problem;
-use gantry_api::types::Scope;
-use gantry_model::{AppName, MachineName};
+use gantry_admission::{Actor, Admitted};
+use gantry_api::{ErrorCode, Problem};
+use gantry_model::{AppName, MachineName, Scope};
 use http::HeaderValue;
 use http::header;
 use http::request::Parts;
 
-use super::{Refusal, name};
+use super::{ErrorResponse, HttpResult, name};
 use crate::{Server, core, tokens};
 
 /// The authenticated caller of a request, known by its token.
@@ -22,47 +22,57 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Requires the admin scope.
-    pub(crate) fn admin(&self) -> Result<(), Refusal> {
+    pub(crate) fn admin(&self) -> Result<(), ErrorResponse> {
         self.allow(matches!(self.scope, Scope::Admin), "admin")
     }
 
     /// Requires the admin or the read scope, for data that is not of a single app.
-    pub(crate) fn read(&self) -> Result<(), Refusal> {
+    pub(crate) fn read(&self) -> Result<(), ErrorResponse> {
         self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read")
     }
 
     /// Parses the app's name and requires the right to read the app.
-    pub(crate) fn read_app(&self, app: &str) -> Result<AppName, Refusal> {
+    pub(crate) fn read_app(&self, app: &str) -> Result<AppName, ErrorResponse> {
         let app: AppName = name(app)?;
         self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(&app), "read")?;
         Ok(app)
     }
 
     /// Parses the app's name and requires the right to deploy the app.
-    pub(crate) fn deploy(&self, app: &str) -> Result<AppName, Refusal> {
+    pub(crate) fn deploy(&self, app: &str) -> Result<AppName, ErrorResponse> {
         let app: AppName = name(app)?;
         self.allow(self.may_deploy(&app), &format!("deploy to {app}"))?;
         Ok(app)
     }
 
     /// Requires the token of this machine.
-    pub(crate) fn machine(&self, machine: &MachineName) -> Result<(), Refusal> {
+    pub(crate) fn machine(&self, machine: &MachineName) -> Result<(), ErrorResponse> {
         let own = matches!(&self.scope, Scope::Machine { machine: own } if own == machine);
         self.allow(own, &format!("machine {machine}"))
     }
 
     /// Requires the right to pull from a repository: admin, read and machine tokens, and the deploy token of the
     /// repository's app.
-    pub(crate) fn pull(&self, repository: &str) -> Result<(), Refusal> {
+    pub(crate) fn pull(&self, repository: &str) -> Result<(), ErrorResponse> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
         let any = matches!(self.scope, Scope::Admin | Scope::Read | Scope::Machine { .. });
         self.allow(own || any, &format!("read of {repository}"))
     }
 
     /// Requires the right to push to a repository: admin tokens, and the deploy token of the repository's app.
-    pub(crate) fn push(&self, repository: &str) -> Result<(), Refusal> {
+    pub(crate) fn push(&self, repository: &str) -> Result<(), ErrorResponse> {
         let own = matches!(&self.scope, Scope::Deploy { app } if app.as_str() == repository);
         self.allow(own || matches!(self.scope, Scope::Admin), &format!("deploy to {repository}"))
+    }
+
+    /// Changes the records in the caller's name. On return the change is durable.
+    pub(crate) async fn mutate<T: Send + 'static>(
+        &self,
+        server: &Server,
+        change: impl FnOnce(Actor<'_>) -> Admitted<T> + Send + 'static,
+    ) -> HttpResult<T> {
+        let name = self.name.clone();
+        Ok(server.core.mutate(move |records, now| change(Actor::new(records, now, &name))).await?)
     }
 
     fn may_deploy(&self, app: &AppName) -> bool {
@@ -73,12 +83,12 @@ impl Caller {
         }
     }
 
-    fn allow(&self, allowed: bool, needed: &str) -> Result<(), Refusal> {
+    fn allow(&self, allowed: bool, needed: &str) -> Result<(), ErrorResponse> {
         if allowed {
             return Ok(());
         }
         let message = format!("token {:?} may not do this; it needs the scope: {needed}", self.name);
-        Err(Problem::new(403, message).into())
+        Err(Problem::new(ErrorCode::ScopeInsufficient, message).into())
     }
 }
 
@@ -98,21 +108,25 @@ pub(crate) fn secret(authorization: Option<&HeaderValue>) -> Option<String> {
 }
 
 impl FromRequestParts<Arc<Server>> for Caller {
-    type Rejection = Refusal;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, ErrorResponse> {
         let Some(secret) = secret(parts.headers.get(header::AUTHORIZATION)) else {
-            return Err(Problem::new(401, "a token is needed")
+            return Err(Problem::new(ErrorCode::TokenRequired, "a token is needed")
                 .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
                 .into());
         };
         let view = server.core.view();
         match view.records.tokens.get(&tokens::hash(&secret)) {
             Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
-                Err(Problem::new(401, "this token has expired; `gantry token create` makes another").into())
+                Err(Problem::new(ErrorCode::TokenExpired, "this token has expired")
+                    .hint("`gantry token create` makes another")
+                    .into())
             }
             Some(token) => Ok(Self { name: token.name.clone(), scope: token.scope.clone() }),
-            None => Err(Problem::new(401, "this token is not known; it may have been revoked").into()),
+            None => {
+                Err(Problem::new(ErrorCode::TokenUnknown, "this token is not known; it may have been revoked").into())
+            }
         }
     }
 }

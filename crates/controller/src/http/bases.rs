@@ -7,24 +7,24 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_api::Problem;
 use gantry_api::types::{BaseInfo, Making};
-use gantry_build::Output;
+use gantry_api::{ErrorCode, Problem};
 use gantry_build::bases::BaseRecipe;
-use gantry_model::{BaseName, Digest, Role, RoleCommand, execve};
+use gantry_build::{BuildError, Output};
+use gantry_model::{BaseName, BaseSource, Digest, Role, RoleCommand, execve};
+use gantry_records::BaseRecord;
 use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, json, name, pulls};
+use super::{HttpResult, json, name, pulls};
+use crate::Server;
 use crate::disk_reserve::{ReserveCheck, check_reserve};
-use crate::records::{RecordIndex, StoreRecord};
-use crate::{Server, mutations};
 
-pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     let view = server.core.view();
-    let bases: Vec<&BaseInfo> = view.records.bases.values().collect();
+    let bases: Vec<BaseInfo> = view.records.bases.values().cloned().map(info).collect();
     json(&bases)
 }
 
@@ -35,7 +35,7 @@ pub(crate) async fn import(
     caller: Caller,
     Path(base): Path<String>,
     body: axum::body::Body,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
     let base: BaseName = name(&base)?;
     check_reserve(&server.settings, "a base", 0)?;
@@ -53,37 +53,37 @@ pub(crate) async fn import(
     let image =
         gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch).await.map_err(|error| {
             // If the disk was full, that error is reported instead of an invalid archive.
-            let problem = || Problem::invalid(format!("the archive cannot be imported: {error}"));
+            let problem =
+                || Problem::new(ErrorCode::BaseImportFailed, format!("the archive cannot be imported: {error}"));
             full.get().cloned().unwrap_or_else(problem)
         })?;
-    let what = format!("imported base {base}");
-    json(&keep(&server, caller.name, base, image, "an OCI archive".to_owned(), what).await?)
+    json(&keep(&server, &caller, base, image, "an OCI archive".to_owned(), BaseSource::Archive).await?)
 }
 
 /// `DELETE /v1/bases/{name}`: removes a base.
-pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> Answer {
+pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> HttpResult {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    let by = caller.name;
-    server.core.mutate(move |records, now| mutations::remove_base(records, now, &by, &base)).await?;
+    caller.mutate(&server, move |actor| actor.remove_base(&base)).await?;
     json(&())
 }
 
-/// Names an image in this registry as a base. `what` is the text of the audit event.
+/// Names an image in this registry as a base. `from` describes the image's origin.
 pub(crate) async fn keep(
     server: &Server,
-    by: String,
+    caller: &Caller,
     name: BaseName,
     image: Digest,
     from: String,
-    what: String,
-) -> Result<BaseInfo, Problem> {
+    source: BaseSource,
+) -> HttpResult<BaseInfo> {
     can_start(server, &name, &image).await?;
-    let change = move |records: &RecordIndex, now| {
-        let info = BaseInfo { name, image, from, created: now };
-        Ok((vec![mutations::event(records, now, &by, None, what), StoreRecord::Base(info.clone()).into()], info))
-    };
-    server.core.mutate(change).await
+    caller.mutate(server, move |actor| actor.store_base(name, image, from, source)).await.map(info)
+}
+
+fn info(base: BaseRecord) -> BaseInfo {
+    let BaseRecord { name, image, from, created } = base;
+    BaseInfo { name, image, from, created }
 }
 
 /// Refuses a base whose environment the kernel would reject at `execve`.
@@ -93,7 +93,7 @@ async fn can_start(server: &Server, name: &BaseName, image: &Digest) -> Result<(
     let nothing = Role::new(RoleCommand::Argv(Vec::new()));
     let environment = image.config.env.unwrap_or_default();
     execve::check_role(&format!("base {name}"), &nothing, &environment, &BTreeMap::new())
-        .map_err(|error| Problem::invalid(format!("base {name}: {error}")))
+        .map_err(|error| Problem::new(ErrorCode::BaseUnusable, format!("base {name}: {error}")))
 }
 
 pub(crate) async fn create(
@@ -102,22 +102,23 @@ pub(crate) async fn create(
     Path(base): Path<String>,
     headers: HeaderMap,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
     let base: BaseName = name(&base)?;
-    let recipe = BaseRecipe::read(&text).map_err(|why| Problem::invalid(format!("base.toml: {why}")))?;
+    let recipe = BaseRecipe::read(&text)
+        .map_err(|why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}")))?;
     pulls::run(&headers, async move |sender| {
-        Ok(Making::Base { base: make(&server, caller.name, base, &recipe, &sender).await? })
+        Ok(Making::Base { base: make(&server, &caller, base, &recipe, &sender).await? })
     })
 }
 
 async fn make(
     server: &Arc<Server>,
-    by: String,
+    caller: &Caller,
     base: BaseName,
     recipe: &BaseRecipe,
     sender: &mpsc::Sender<Making>,
-) -> Result<BaseInfo, Problem> {
+) -> HttpResult<BaseInfo> {
     check_reserve(&server.settings, "a base", 0)?;
     // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
@@ -134,10 +135,11 @@ async fn make(
             let _ = sender.send(Making::Line { text: line.to_owned() }).await;
         }
         if let Ok(result) = ended {
-            break result.map_err(|error| Problem::new(422, error.message).hint(error.tail.join("\n")))?;
+            let failed =
+                |error: BuildError| Problem::new(ErrorCode::BaseBuildFailed, error.message).hint(error.tail.join("\n"));
+            break result.map_err(failed)?;
         }
     };
     let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
-    let what = format!("made base {base}");
-    keep(server, by, base, image, from, what).await
+    keep(server, caller, base, image, from, BaseSource::Recipe).await
 }

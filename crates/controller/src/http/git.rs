@@ -8,16 +8,17 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use gantry_api::Problem;
+use gantry_admission::find_app;
+use gantry_api::{ErrorCode, Problem};
 use gantry_git::{Conversation, Service};
 use gantry_model::AppName;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, Params, UNBUFFERED};
+use super::{HttpResult, Params, UNBUFFERED};
 use crate::disk_reserve::check_reserve;
-use crate::{Server, mutations, repositories};
+use crate::{Server, repositories};
 
 /// Size limit of a compressed request, also after unpacking. Such a request lists the commits that a clone has.
 const REQUEST_MAX: usize = 16 << 20;
@@ -43,14 +44,15 @@ async fn open(
     app: &str,
     service: Option<&str>,
     headers: &HeaderMap,
-) -> Answer<GitRequest> {
+) -> HttpResult<GitRequest> {
     let app = app.strip_suffix(".git").unwrap_or(app);
-    let service = service.and_then(Service::parse).ok_or_else(|| Problem::invalid("only smart HTTP is served"))?;
+    let unsupported = || Problem::new(ErrorCode::GitProtocolUnsupported, "only smart HTTP is served");
+    let service = service.and_then(Service::parse).ok_or_else(unsupported)?;
     let app = match service {
         Service::ReceivePack => caller.deploy(app)?,
         Service::UploadPack => caller.read_app(app)?,
     };
-    let branch = mutations::app(&server.core.view().records, &app)?.branch.clone();
+    let branch = find_app(&server.core.view().records, &app)?.branch.clone();
     if service == Service::ReceivePack {
         // Without this check, git would only report that it cannot create a folder.
         check_reserve(&server.settings, "a push", 0)?;
@@ -72,7 +74,7 @@ pub(crate) async fn advertise(
     Path(app): Path<String>,
     Params(query): Params<RefsQuery>,
     headers: HeaderMap,
-) -> Answer {
+) -> HttpResult {
     let git = open(&server, &caller, &app, query.service.as_deref(), &headers).await?;
     let refs = server
         .repositories
@@ -87,13 +89,16 @@ pub(crate) async fn serve(
     caller: Caller,
     Path((app, service)): Path<(String, String)>,
     request: Request,
-) -> Answer {
+) -> HttpResult {
     let (parts, body) = request.into_parts();
     let git = open(&server, &caller, &app, Some(&service), &parts.headers).await?;
     let pieces = match parts.headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()) {
         None | Some("identity") => body.into_data_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed(),
         Some("gzip" | "x-gzip") => gunzip(body).await?,
-        Some(other) => return Err(Problem::new(415, format!("requests in {other} are not taken")).into()),
+        Some(other) => {
+            let message = format!("requests in {other} are not taken");
+            return Err(Problem::new(ErrorCode::EncodingUnsupported, message).into());
+        }
     };
     let guard = PushGuard::begin(&server, &git, &caller.name);
     let push = guard.name.clone();
@@ -117,6 +122,7 @@ pub(crate) async fn lfs(method: http::Method) -> Response {
         http::Method::GET | http::Method::POST => (StatusCode::NOT_IMPLEMENTED, LFS),
         _ => (StatusCode::METHOD_NOT_ALLOWED, LFS),
     };
+    let message = format!("{message} [{}]", ErrorCode::LfsUnsupported);
     let text = serde_json::json!({ "message": message }).to_string();
     (status, [(header::CONTENT_TYPE, "application/vnd.git-lfs+json")], text).into_response()
 }
@@ -128,8 +134,9 @@ const LFS: &str = "Gantry does not serve Git LFS. Keep the files in git itself: 
 
 /// Rewrites an error response as plain text, the only kind of error body that git shows to its user.
 pub(crate) async fn in_plain_text(mut response: Response) -> Response {
-    let Some(Problem { message, hint, .. }) = response.extensions_mut().remove() else { return response };
-    let text: String = [Some(message), hint].into_iter().flatten().map(|line| line + "\n").collect();
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let text: String =
+        [Some(problem.to_string()), problem.hint].into_iter().flatten().map(|line| line + "\n").collect();
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -138,15 +145,17 @@ pub(crate) async fn in_plain_text(mut response: Response) -> Response {
 
 /// Unpacks a compressed request body. Git compresses long negotiation requests; packs are already compressed, so git
 /// sends them unchanged.
-async fn gunzip(body: Body) -> Answer<BoxStream<'static, std::io::Result<Bytes>>> {
+async fn gunzip(body: Body) -> HttpResult<BoxStream<'static, std::io::Result<Bytes>>> {
     use std::io::Read;
-    let wrong = |error: &dyn std::fmt::Display| Problem::invalid(format!("the compressed request: {error}"));
+    let wrong = |error: &dyn std::fmt::Display| {
+        Problem::new(ErrorCode::InvalidRequest, format!("the compressed request: {error}"))
+    };
     let packed = axum::body::to_bytes(body, REQUEST_MAX).await.map_err(|error| wrong(&error))?;
     let mut plain = Vec::new();
     let limit = REQUEST_MAX as u64 + 1;
     flate2::read::GzDecoder::new(&packed[..]).take(limit).read_to_end(&mut plain).map_err(|error| wrong(&error))?;
     if plain.len() > REQUEST_MAX {
-        return Err(Problem::new(413, "the compressed request is too large").into());
+        return Err(Problem::new(ErrorCode::RequestTooLarge, "the compressed request is too large").into());
     }
     Ok(futures_util::stream::iter([Ok(Bytes::from(plain))]).boxed())
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use gantry_api::Problem;
+use gantry_admission::find_app;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind};
+use gantry_api::{ErrorCode, Problem};
 use gantry_model::{Moment, RoleName};
 use http::HeaderMap;
 use hyper_util::rt::TokioIo;
@@ -13,8 +14,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, Params, deploys, sessions};
-use crate::{Server, mutations};
+use super::{HttpResult, Params, deploys, sessions};
+use crate::Server;
 
 /// Size limit of a JSON line from the agent. The log relay cuts the application's own lines far below this limit.
 const LINE_MAX: usize = 4 << 20;
@@ -39,10 +40,10 @@ pub(crate) async fn read(
     Path(app): Path<String>,
     headers: HeaderMap,
     Params(asked): Params<Asked>,
-) -> Answer {
+) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    mutations::app(&view.records, &app)?;
+    find_app(&view.records, &app)?;
     let machine = sessions::any_machine(&view)?;
     let Asked { role, lines, since, grep, follow } = asked;
     let query = LogQuery {
@@ -54,7 +55,7 @@ pub(crate) async fn read(
         follow,
     };
     let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
-    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(503, why))?);
+    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why))?);
     let (sender, receiver) = mpsc::channel::<LogLine>(AHEAD);
     tokio::spawn(async move {
         let mut whole = Vec::new();

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::auth::Caller;
-use super::{Answer, Params, body, json, name};
+use super::{HttpResult, Params, body, json, name};
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -51,7 +51,7 @@ pub(crate) async fn plan(
     caller: Caller,
     Path(machine): Path<String>,
     Params(query): Params<After>,
-) -> Answer {
+) -> HttpResult {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
@@ -67,7 +67,7 @@ pub(crate) async fn observed(
     caller: Caller,
     Path(machine): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
     let report: MachineReport = body(&text)?;
@@ -75,7 +75,11 @@ pub(crate) async fn observed(
     json(&())
 }
 
-pub(crate) async fn sessions(State(server): State<Arc<Server>>, caller: Caller, Path(machine): Path<String>) -> Answer {
+pub(crate) async fn sessions(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(machine): Path<String>,
+) -> HttpResult {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
     json(&server.sessions.next(&machine, PATIENCE).await)
@@ -86,7 +90,7 @@ pub(crate) async fn table(
     caller: Caller,
     Path(machine): Path<String>,
     Params(query): Params<After>,
-) -> Answer {
+) -> HttpResult {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
@@ -102,7 +106,7 @@ pub(crate) async fn router_observed(
     caller: Caller,
     Path(machine): Path<String>,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let machine: MachineName = name(&machine)?;
     caller.machine(&machine)?;
     let report: RouterReport = body(&text)?;

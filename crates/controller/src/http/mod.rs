@@ -24,12 +24,14 @@ use axum::middleware::{map_response, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, patch, post, put};
 use bytes::Bytes;
-use gantry_api::Problem;
+use gantry_admission::Refusal;
+use gantry_api::{ErrorCode, Problem};
 use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::ChangeError;
 use crate::Server;
 
 /// Response header that turns off buffering in nginx and compatible proxies in front of the API. Clients read
@@ -44,19 +46,31 @@ const REPORT_MAX: usize = 64 << 20;
 const BODY_MAX: usize = 1 << 20;
 
 /// Result of a handler: the response, or the error response.
-pub(crate) type Answer<T = Response> = Result<T, Refusal>;
+pub(crate) type HttpResult<T = Response> = Result<T, ErrorResponse>;
 
 /// Error response made from a [`Problem`].
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) Problem);
+pub(crate) struct ErrorResponse(pub(crate) Problem);
 
-impl From<Problem> for Refusal {
+impl From<Problem> for ErrorResponse {
     fn from(problem: Problem) -> Self {
         Self(problem)
     }
 }
 
-impl IntoResponse for Refusal {
+impl From<ChangeError> for ErrorResponse {
+    fn from(error: ChangeError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<Refusal> for ErrorResponse {
+    fn from(refusal: Refusal) -> Self {
+        ChangeError::from(refusal).into()
+    }
+}
+
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let text = serde_json::to_vec(&self.0).unwrap_or_default();
@@ -71,33 +85,38 @@ impl IntoResponse for Refusal {
 }
 
 /// Serializes a value into a JSON response.
-pub(crate) fn json(value: &impl Serialize) -> Answer {
+pub(crate) fn json(value: &impl Serialize) -> HttpResult {
     let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
+/// Error response for a request that cannot be understood.
+fn invalid_request(message: String) -> Problem {
+    Problem::new(ErrorCode::InvalidRequest, message)
+}
+
 /// Parses a JSON request body.
-pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::invalid(format!("the request's body: {error}")).into())
+pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> HttpResult<T> {
+    Ok(serde_json::from_slice(bytes).map_err(|error| invalid_request(format!("the request's body: {error}")))?)
 }
 
 /// Query parameters of a request. An invalid query is refused with the same error response as any other bad request.
 pub(crate) struct Params<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
-    type Rejection = Refusal;
+    type Rejection = ErrorResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> HttpResult<Self> {
         let params = Query::try_from_uri(&parts.uri);
         let Query(value) =
-            params.map_err(|error| Problem::invalid(format!("the request's query: {}", error.body_text())))?;
+            params.map_err(|error| invalid_request(format!("the request's query: {}", error.body_text())))?;
         Ok(Self(value))
     }
 }
 
 /// Parses a name taken from the path.
-pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Answer<T> {
-    text.parse().map_err(|error: T::Err| Problem::invalid(error.to_string()).into())
+pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> HttpResult<T> {
+    text.parse().map_err(|error: T::Err| Problem::new(ErrorCode::InvalidName, error.to_string()).into())
 }
 
 /// Builds the router with all routes of the server.
@@ -144,8 +163,8 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let told = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
-        .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)))
-        .nest("/internal/v1", internal)
+        .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
+        .nest("/internal/v1", internal.layer(map_response(with_code)))
         .route("/git/{app}/info/refs", get(git::advertise).layer(told.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(told))
         .route("/git/{app}/info/lfs/{*path}", any(git::lfs))
@@ -156,7 +175,26 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .with_state(server)
 }
 
-async fn missing(request: Request) -> Refusal {
+/// Gives each error response a code: axum itself refuses methods, bodies and paths without one.
+async fn with_code(response: Response) -> Response {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.extensions().get::<Problem>().is_some() {
+        return response;
+    }
+    let code = match status {
+        StatusCode::METHOD_NOT_ALLOWED => ErrorCode::MethodNotAllowed,
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::RequestTooLarge,
+        status if status.is_client_error() => ErrorCode::InvalidRequest,
+        _ => ErrorCode::Internal,
+    };
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut coded = ErrorResponse(Problem::new(code, code.explanation().meaning)).into_response();
+    coded.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
+    coded
+}
+
+async fn missing(request: Request) -> ErrorResponse {
     let path = request.uri().path().chars().take(200).collect::<String>();
-    Problem::missing(format!("there is nothing at {path}")).into()
+    Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {path}")).into()
 }

@@ -6,21 +6,21 @@
 use std::collections::BTreeMap;
 
 use axum::response::Response;
-use gantry_api::Problem;
 use gantry_api::types::{
     Accepted, AppInfo, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy, ChangeScale,
     ChangeTraffic, CreateApp, CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress,
     PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, Status, TokenInfo, What,
 };
+use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
-    AppName, BaseName, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation, HostName, ImageSettings,
-    InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber, RequestCounts, RoleName,
-    RouterId, TrafficPolicy, TrustedProxies,
+    AppName, AuditAction, BaseName, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation, HostName,
+    ImageSettings, InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
+    RequestCounts, RoleName, RouterId, TrafficPolicy, TrustedProxies,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Answer;
+use super::HttpResult;
 
 /// An operation of the API.
 struct Operation {
@@ -45,7 +45,7 @@ fn operation(
 }
 
 /// `GET /v1/openapi.json`: needs no token.
-pub(crate) async fn show() -> Answer<Response> {
+pub(crate) async fn show() -> HttpResult<Response> {
     super::json(&document())
 }
 
@@ -145,7 +145,8 @@ fn policy() -> ClusterPolicy {
 
 fn event() -> Event {
     let app: AppName = name("storefront");
-    Event { number: 1, at: NOW, by: "ci".to_owned(), app: Some(app), what: "scaled web=3".to_owned() }
+    let action = AuditAction::Scaled { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
+    Event { number: 1, at: NOW, by: "ci".to_owned(), app: Some(app), what: action.to_string(), action: Some(action) }
 }
 
 fn base() -> BaseInfo {
@@ -377,7 +378,7 @@ fn document() -> Value {
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
             .collect();
-        let problem = Problem::new(400, "what is wrong").hint("what would be right");
+        let problem = Problem::new(ErrorCode::InvalidRequest, "what is wrong").hint("what would be right");
         let mut entry = json!({
             "summary": operation.summary,
             "description": format!("Needs a token with the scope `{}`.", operation.scope),

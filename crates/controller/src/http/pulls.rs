@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::Problem;
+use gantry_admission::find_app;
 use gantry_api::types::{Making, PullImage};
+use gantry_api::{ErrorCode, Problem};
 use gantry_image::{Asker, Credentials, PullError, Remote};
-use gantry_model::{BaseName, Digest};
+use gantry_model::{BaseName, BaseSource, Digest};
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{Answer, bases, body, deploys, name, registry};
+use super::{ErrorResponse, HttpResult, bases, body, deploys, name, registry};
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
-use crate::records::StoreRecord;
-use crate::{Server, causes, mutations};
+use crate::{Server, causes};
 
 /// Timeout for resolving a registry's host name.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -31,9 +31,9 @@ pub(crate) async fn image(
     Path(app): Path<String>,
     headers: HeaderMap,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
-    mutations::app(&server.core.view().records, &app)?;
+    find_app(&server.core.view().records, &app)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
     run(&headers, async move |sender| {
         let _hold = server.gc_pins.take();
@@ -41,15 +41,9 @@ pub(crate) async fn image(
             Pulled::Own { reference, .. } => return Ok(Making::Image { reference }),
             Pulled::Foreign(digest) => digest,
         };
-        let (by, reference) = (caller.name, format!("{app}@{digest}"));
-        let what = format!("pulled image {}", pull.remote);
-        let change = move |records: &crate::records::RecordIndex, now| {
-            let event = mutations::event(records, now, &by, Some(&app), what);
-            // The image gets its own tag, so garbage collection keeps it like any pushed image.
-            let tag = StoreRecord::Tag { repository: app.to_string(), tag: pulled_tag(&digest), digest };
-            Ok((vec![event, tag.into()], ()))
-        };
-        server.core.mutate(change).await?;
+        let reference = format!("{app}@{digest}");
+        let (tag, origin) = (pulled_tag(&digest), pull.remote.to_string());
+        caller.mutate(&server, move |actor| actor.keep_pulled_image(&app, digest, tag, origin)).await?;
         Ok(Making::Image { reference })
     })
 }
@@ -61,7 +55,7 @@ pub(crate) async fn base(
     Path(base): Path<String>,
     headers: HeaderMap,
     text: Bytes,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
     let base: BaseName = name(&base)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
@@ -69,27 +63,30 @@ pub(crate) async fn base(
         let _hold = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
-                let unfit = |error: Box<_>| Problem::new(422, format!("{reference} cannot be a base: {error}"));
+                let unfit = |error: Box<_>| {
+                    Problem::new(ErrorCode::BaseUnusable, format!("{reference} cannot be a base: {error}"))
+                };
                 server.builder.image(&image).await.map_err(unfit)?;
                 image
             }
             Pulled::Foreign(image) => image,
         };
-        let what = format!("imported base {base} from {}", pull.remote);
-        let info = bases::keep(&server, caller.name, base, image, pull.remote.to_string(), what).await?;
+        let from = pull.remote.to_string();
+        let source = BaseSource::Registry { reference: from.clone() };
+        let info = bases::keep(&server, &caller, base, image, from, source).await?;
         Ok(Making::Base { base: info })
     })
 }
 
 /// Runs `work` in a task and streams its progress. The task continues when the client disconnects.
-pub(crate) fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> Answer
+pub(crate) fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> HttpResult
 where
-    F: Future<Output = Result<Making, Problem>> + Send + 'static,
+    F: Future<Output = HttpResult<Making>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(64);
     let working = work(sender.clone());
     tokio::spawn(async move {
-        let last = working.await.unwrap_or_else(|problem| Making::Failed { problem });
+        let last = working.await.unwrap_or_else(|ErrorResponse(problem)| Making::Failed { problem });
         let _ = sender.send(last).await;
     });
     deploys::stream(headers, receiver)
@@ -133,10 +130,11 @@ struct Pull {
 }
 
 impl Pull {
-    async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, text: &Bytes) -> Answer<Self> {
+    async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, text: &Bytes) -> HttpResult<Self> {
         let PullImage { reference, username, password } = body(text)?;
-        let remote = Remote::parse(&reference).map_err(Problem::invalid)?;
-        let remote = remote.ok_or_else(|| Problem::invalid(format!("{reference:?} names no registry")))?;
+        let remote = Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
+        let no_registry = || Problem::new(ErrorCode::InvalidImageReference, format!("{reference:?} names no registry"));
+        let remote = remote.ok_or_else(no_registry)?;
         let own = own_reference(server, headers, &remote).await;
         // Other services on the server's loopback interface are not open to every token that may deploy.
         if own.is_none() && remote.is_local() {
@@ -146,7 +144,7 @@ impl Pull {
         Ok(Self { remote, credentials, own })
     }
 
-    async fn run(&self, server: &Server, caller: &Caller, sender: &mpsc::Sender<Making>) -> Result<Pulled, Problem> {
+    async fn run(&self, server: &Server, caller: &Caller, sender: &mpsc::Sender<Making>) -> HttpResult<Pulled> {
         if let Some(reference) = &self.own {
             return own(server, caller, reference.clone()).await;
         }
@@ -158,14 +156,19 @@ impl Pull {
             Ok(digest) => Ok(Pulled::Foreign(digest)),
             // The registry turned out to be this server, reached through a proxy under another name.
             Err(PullError::Own(remote)) => own(server, caller, remote.local()).await,
-            Err(error @ PullError::Unreachable { .. }) => Err(Problem::new(502, error.to_string())),
-            Err(PullError::NoRoom(why)) => Err(Problem::new(507, why)),
-            Err(error) => Err(Problem::new(422, format!("{} cannot be pulled: {}", self.remote, causes(&error)))),
+            Err(error @ PullError::Unreachable { .. }) => {
+                Err(Problem::new(ErrorCode::RegistryUnreachable, error.to_string()).into())
+            }
+            Err(PullError::NoRoom(why)) => Err(Problem::new(ErrorCode::DiskFull, why).into()),
+            Err(error) => {
+                let message = format!("{} cannot be pulled: {}", self.remote, causes(&error));
+                Err(Problem::new(ErrorCode::PullFailed, message).into())
+            }
         }
     }
 }
 
-async fn own(server: &Server, caller: &Caller, reference: String) -> Result<Pulled, Problem> {
-    let image = registry::resolve(server, caller, &reference).await.map_err(|refusal| refusal.0)?;
+async fn own(server: &Server, caller: &Caller, reference: String) -> HttpResult<Pulled> {
+    let image = registry::resolve(server, caller, &reference).await?;
     Ok(Pulled::Own { image, reference })
 }

@@ -1,35 +1,32 @@
 //! `/v2/<repository>/referrers/<digest>`: manifests in the repository that name the image as their subject.
 
 use axum::response::IntoResponse;
-use gantry_api::Problem;
+use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::DigestHasher;
 use gantry_image::{INDEX_OCI, Referrer};
 use gantry_model::Digest;
 use http::{HeaderName, HeaderValue, Uri, header};
 
-use super::{Answer, registry};
+use super::{HttpResult, registry};
 use crate::Server;
-
-/// Limit on the referrers of one image. The list is a single response, and each entry needs a read of one manifest.
-pub(super) const MOST: usize = 200;
 
 /// Size limit of an entry of the list in bytes. A full list of such entries is about as large as the largest
 /// manifest.
 const LINE_MAX: usize = 16 << 10;
 
 /// Refuses a manifest with a subject if its entry in the list would exceed [`LINE_MAX`].
-pub(super) fn check(bytes: &[u8]) -> Answer<()> {
+pub(super) fn check(bytes: &[u8]) -> HttpResult<()> {
     let line = Referrer::parse(DigestHasher::of(bytes), bytes).map(|referrer| serde_json::json!(referrer).to_string());
     if line.is_some_and(|line| line.len() > LINE_MAX) {
         let why = format!("the annotations of a manifest with a subject have at most {LINE_MAX} bytes");
-        return Err(Problem::invalid(why).into());
+        return Err(Problem::new(ErrorCode::InvalidManifest, why).into());
     }
     Ok(())
 }
 
 /// Lists the referrers of `subject`, filtered by `artifactType=` if the query has it. An unknown image has an empty
 /// list.
-pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, uri: &Uri) -> Answer {
+pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, uri: &Uri) -> HttpResult {
     let digests: Vec<Digest> = {
         let view = server.core.view();
         let manifests = view.records.manifests.get(repository).into_iter().flatten();

@@ -11,23 +11,20 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
-use gantry_api::Problem;
+use gantry_admission::{NewManifest, app_of_repository_is_missing};
+use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::BlobError;
 use gantry_image::{Descriptor, Index, MANIFEST_OCI, Manifest, ManifestError, Next, Parts, REGISTRY_ID, Selection};
-use gantry_model::{AppName, Digest, Moment};
+use gantry_model::Digest;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::auth::Caller;
 use super::range::{self, Part};
-use super::{Answer, Refusal, json, referrers, uploads};
-use crate::records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key, tag_key};
+use super::{ErrorResponse, HttpResult, json, referrers, uploads};
 use crate::{Server, causes};
 
 /// Size limit of a manifest in bytes: the minimum that the specification requires registries to accept.
 const MANIFEST_MAX: usize = 4 << 20;
-
-/// Limit on the manifests, and on the tags, of a repository.
-const NAMES_MAX: usize = 10_000;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -35,9 +32,9 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const LATEST: &str = "latest";
 
 /// `GET /v2/`: tells clients that this server is a registry.
-pub(crate) async fn version(caller: Result<Caller, Refusal>) -> Response {
+pub(crate) async fn version(caller: Result<Caller, ErrorResponse>) -> Response {
     let empty = || json(&BTreeMap::<String, String>::new());
-    caller.and_then(|_| empty()).unwrap_or_else(|refusal| told(refusal, ""))
+    caller.and_then(|_| empty()).unwrap_or_else(oci_error)
 }
 
 /// Adds the API version to every response, including errors. Docker's client requires the header before it creates an
@@ -52,7 +49,7 @@ pub(crate) async fn versioned(State(server): State<Arc<Server>>, mut response: R
 /// `/v2/<repository>/(manifests|blobs|tags)/…`. Error responses have the specification's form.
 pub(crate) async fn route(
     State(server): State<Arc<Server>>,
-    caller: Result<Caller, Refusal>,
+    caller: Result<Caller, ErrorResponse>,
     Path(path): Path<String>,
     request: Request,
 ) -> Response {
@@ -60,46 +57,49 @@ pub(crate) async fn route(
         Ok(caller) => answer(&server, &caller, &path, request).await,
         Err(refusal) => Err(refusal),
     };
-    answered.unwrap_or_else(|refusal| told(refusal, &path))
+    answered.unwrap_or_else(oci_error)
 }
 
-/// Converts an error response into the specification's form.
-fn told(refusal: Refusal, path: &str) -> Response {
-    let problem = &refusal.0;
-    let code = code(problem.status, path, &problem.message);
-    let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message }] });
+/// Converts an error response into the specification's form. `detail` has the stable code.
+fn oci_error(response: ErrorResponse) -> Response {
+    let problem = &response.0;
+    let code = problem.code.known().map_or("UNKNOWN", oci_code);
+    let detail = serde_json::json!({ "code": problem.code, "hint": problem.hint });
+    let text = serde_json::json!({ "errors": [{ "code": code, "message": problem.message, "detail": detail }] });
     // Keeps the headers of the usual error response.
-    let mut response = refusal.into_response();
+    let mut response = response.into_response();
     response.headers_mut().remove(header::CONTENT_LENGTH);
     response.map(|_| Body::from(text.to_string()))
 }
 
 /// Returns the specification's error code (section "Error Codes").
-fn code(status: u16, path: &str, message: &str) -> &'static str {
-    let of = |part: &str| path.contains(part);
-    match status {
-        401 => "UNAUTHORIZED",
-        403 => "DENIED",
-        405 => "UNSUPPORTED",
-        413 => "SIZE_INVALID",
-        429 => "TOOMANYREQUESTS",
-        404 if of("/blobs/uploads/") => "BLOB_UPLOAD_UNKNOWN",
-        404 if of("/blobs/") => "BLOB_UNKNOWN",
-        404 if of("/manifests/") => "MANIFEST_UNKNOWN",
-        404 => "NAME_UNKNOWN",
-        500 => "UNKNOWN",
-        409 | 507 => "DENIED",
-        _ if message.starts_with("a repository") => "NAME_INVALID",
-        _ if path.ends_with("/tags/list") => "PAGINATION_NUMBER_INVALID",
-        _ if message.starts_with("the manifest names") => "MANIFEST_BLOB_UNKNOWN",
-        _ if of("/manifests/") => "MANIFEST_INVALID",
-        416 => "BLOB_UPLOAD_INVALID",
-        _ => "DIGEST_INVALID",
+fn oci_code(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::TokenRequired | ErrorCode::TokenUnknown | ErrorCode::TokenExpired => "UNAUTHORIZED",
+        ErrorCode::ScopeInsufficient
+        | ErrorCode::RepositoryFull
+        | ErrorCode::UploadTakenOver
+        | ErrorCode::DiskFull
+        | ErrorCode::DiskReadOnly => "DENIED",
+        ErrorCode::MethodNotAllowed => "UNSUPPORTED",
+        ErrorCode::RequestTooLarge => "SIZE_INVALID",
+        ErrorCode::TooManyUploads => "TOOMANYREQUESTS",
+        ErrorCode::UploadNotFound => "BLOB_UPLOAD_UNKNOWN",
+        ErrorCode::UploadOutOfOrder | ErrorCode::RequestBroken => "BLOB_UPLOAD_INVALID",
+        ErrorCode::BlobNotFound => "BLOB_UNKNOWN",
+        ErrorCode::ImageNotFound => "MANIFEST_UNKNOWN",
+        ErrorCode::RepositoryNotFound | ErrorCode::EndpointNotFound => "NAME_UNKNOWN",
+        ErrorCode::InvalidRepository => "NAME_INVALID",
+        ErrorCode::InvalidPageSize => "PAGINATION_NUMBER_INVALID",
+        ErrorCode::ManifestIncomplete => "MANIFEST_BLOB_UNKNOWN",
+        ErrorCode::InvalidManifest | ErrorCode::InvalidTag => "MANIFEST_INVALID",
+        ErrorCode::InvalidDigest | ErrorCode::DigestMismatch => "DIGEST_INVALID",
+        _ => "UNKNOWN",
     }
 }
 
-async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> Answer {
-    let unknown = || Problem::missing("there is nothing at this path of the registry");
+async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> HttpResult {
+    let unknown = || Problem::new(ErrorCode::EndpointNotFound, "there is nothing at this path of the registry");
     let parts: Vec<&str> = path.split('/').collect();
     let (repository, what) = match parts.as_slice() {
         [repository @ .., "blobs", "uploads", ""] | [repository @ .., "blobs", "uploads"] => (repository, What::Begin),
@@ -121,15 +121,13 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
     let body = method == Method::GET;
     match (what, method) {
         (What::Manifest(reference), Method::GET | Method::HEAD) => manifest(server, &repository, reference, body).await,
-        (What::Manifest(reference), Method::PUT) => {
-            put_manifest(server, &caller.name, repository, reference, request).await
-        }
+        (What::Manifest(reference), Method::PUT) => put_manifest(server, caller, repository, reference, request).await,
         (What::Blob(digest), Method::GET) => {
             let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
             blob(server, &digest, range).await
         }
         (What::Blob(digest), Method::HEAD) => has_blob(server, &digest).await,
-        (What::Manifest(reference), Method::DELETE) => untag(server, &caller.name, repository, reference).await,
+        (What::Manifest(reference), Method::DELETE) => untag(server, caller, repository, reference).await,
         (What::Tags, Method::GET) => tags(server, &repository, request.uri()),
         (What::Referrers(subject), Method::GET) => referrers::list(server, &repository, &subject, request.uri()).await,
         (What::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
@@ -137,7 +135,10 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
         (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
         (What::Upload(id), Method::GET) => uploads::status(server, &repository, id).await,
         (What::Upload(id), Method::DELETE) => uploads::give_up(server, &repository, id).await,
-        (_, method) => Err(Problem::new(405, format!("{method} is not for this path of the registry")).into()),
+        (_, method) => {
+            let message = format!("{method} is not for this path of the registry");
+            Err(Problem::new(ErrorCode::MethodNotAllowed, message).into())
+        }
     }
 }
 
@@ -152,7 +153,7 @@ enum What<'a> {
 }
 
 /// Validates a repository's name: an app's name, or several names separated by slashes.
-pub(crate) fn checked_repository(parts: &[&str]) -> Answer<String> {
+pub(crate) fn checked_repository(parts: &[&str]) -> HttpResult<String> {
     let plain = |part: &&str| {
         let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         part.starts_with(lower)
@@ -164,7 +165,8 @@ pub(crate) fn checked_repository(parts: &[&str]) -> Answer<String> {
     if (1..=4).contains(&parts.len()) && parts.iter().all(plain) {
         return Ok(parts.join("/"));
     }
-    Err(Problem::invalid("a repository has one to four names of lower-case letters, digits, dots and hyphens").into())
+    let message = "a repository has one to four names of lower-case letters, digits, dots and hyphens";
+    Err(Problem::new(ErrorCode::InvalidRepository, message).into())
 }
 
 pub(crate) fn is_tag(text: &str) -> bool {
@@ -174,14 +176,20 @@ pub(crate) fn is_tag(text: &str) -> bool {
 }
 
 /// Stores a manifest and its tag, if all blobs and manifests named in it are present.
-async fn put_manifest(server: &Server, by: &str, repository: String, reference: &str, request: Request) -> Answer {
-    let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX)
-        .await
-        .map_err(|_| Problem::new(413, format!("a manifest has at most {MANIFEST_MAX} bytes")))?;
+async fn put_manifest(
+    server: &Server,
+    caller: &Caller,
+    repository: String,
+    reference: &str,
+    request: Request,
+) -> HttpResult {
+    let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX).await.map_err(|_| {
+        Problem::new(ErrorCode::RequestTooLarge, format!("a manifest has at most {MANIFEST_MAX} bytes"))
+    })?;
     let named: Vec<Descriptor> = match Index::parse(&bytes) {
         Some(index) => index.manifests,
         None => {
-            let manifest = Manifest::parse(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
+            let manifest = Manifest::parse(&bytes).map_err(invalid_manifest)?;
             manifest.blobs().cloned().collect()
         }
     };
@@ -192,83 +200,48 @@ async fn put_manifest(server: &Server, by: &str, repository: String, reference: 
                 "the manifest names blob {} of {} bytes, which is not here",
                 descriptor.digest, descriptor.size
             );
-            return Err(Problem::new(400, why).into());
+            return Err(Problem::new(ErrorCode::ManifestIncomplete, why).into());
         }
     }
-    let subject = gantry_image::subject(&bytes).map_err(|error| Problem::invalid(error.to_string()))?;
+    let subject = gantry_image::subject(&bytes).map_err(invalid_manifest)?;
     referrers::check(&bytes)?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
     let tag = match reference.parse::<Digest>() {
         Ok(wanted) if wanted != digest => {
-            return Err(Problem::invalid(format!("the manifest is {digest}, not {wanted}")).into());
+            let message = format!("the manifest is {digest}, not {wanted}");
+            return Err(Problem::new(ErrorCode::DigestMismatch, message).into());
         }
         Ok(_) => None,
         Err(_) if is_tag(reference) => Some(reference.to_owned()),
-        Err(_) => return Err(Problem::invalid("this is neither a tag nor a digest").into()),
+        Err(_) => {
+            let message = format!("{reference:?} is neither a tag nor a digest");
+            return Err(Problem::new(ErrorCode::InvalidTag, message).into());
+        }
     };
-    let (target, by, kept, of) = (repository.clone(), by.to_owned(), digest.clone(), subject.clone());
-    let change =
-        move |records: &RecordIndex, now| keep(records, now, &by, target, kept, of, tag).map(|changes| (changes, ()));
-    server.core.mutate(change).await?;
+    let new = NewManifest { repository: repository.clone(), digest: digest.clone(), subject: subject.clone(), tag };
+    caller.mutate(server, move |actor| actor.push_manifest(new)).await?;
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
     // Tells the client that this registry lists referrers, so the client need not maintain a list itself.
     let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
     response.headers_mut().extend(heard);
-    let warning = no_app(&server.core.view().records, &repository);
-    let warning = warning.and_then(|text| field(header::WARNING, &format!("299 - \"{text}\"")));
+    let missing = app_of_repository_is_missing(&server.core.view().records, &repository);
+    let warning = missing.and_then(|app| {
+        let text = format!("there is no app {app}; create it with: gantry app create {app}");
+        field(header::WARNING, &format!("299 - \"{text}\""))
+    });
     response.headers_mut().extend(warning);
     Ok(response)
 }
 
-/// Returns a warning if the repository's name is a valid app name but no such app exists. Other repositories may hold
-/// images for any app.
-fn no_app(records: &RecordIndex, repository: &str) -> Option<String> {
-    let app = AppName::parse(repository).ok()?;
-    let none = !records.apps.contains_key(&app);
-    none.then(|| format!("there is no app {app}; create it with: gantry app create {app}"))
+/// Error response for a manifest that cannot be parsed.
+fn invalid_manifest(error: impl std::fmt::Display) -> Problem {
+    Problem::new(ErrorCode::InvalidManifest, error.to_string())
 }
 
-/// Returns the records to write for a pushed manifest.
-fn keep(
-    records: &RecordIndex,
-    now: Moment,
-    by: &str,
-    repository: String,
-    digest: Digest,
-    subject: Option<Digest>,
-    tag: Option<String>,
-) -> Result<Vec<RecordChange>, Problem> {
-    let full = |what: String| Problem::conflict(format!("{what}; remove what is of no use any more, then push again"));
-    let manifests = records.manifests.get(&repository);
-    if manifests.is_none_or(|all| !all.contains_key(&digest)) {
-        if manifests.map_or(0, BTreeMap::len) >= NAMES_MAX {
-            return Err(full(format!("repository {repository} has {NAMES_MAX} manifests")));
-        }
-        let siblings = manifests.into_iter().flat_map(BTreeMap::values).filter(|other| other.subject == subject);
-        if subject.is_some() && siblings.count() >= referrers::MOST {
-            return Err(full(format!("{} manifests refer to this subject", referrers::MOST)));
-        }
-    }
-    let mut changes = Vec::new();
-    if let Some(tag) = tag {
-        let tags = records.tags.get(&repository);
-        if tags.is_some_and(|tags| !tags.contains_key(&tag) && tags.len() >= NAMES_MAX) {
-            return Err(full(format!("repository {repository} has {NAMES_MAX} tags")));
-        }
-        let app = AppName::parse(&repository).ok();
-        let without = if no_app(records, &repository).is_some() { " (there is no app of this name)" } else { "" };
-        let what = format!("pushed image {repository}:{tag}{without}");
-        changes.push(crate::mutations::event(records, now, by, app.as_ref(), what));
-        changes.push(StoreRecord::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
-    }
-    changes.push(StoreRecord::Manifest { repository, digest, pushed: PushedManifest { at: now, subject } }.into());
-    Ok(changes)
-}
-
-fn digest(text: &str) -> Answer<Digest> {
-    text.parse().map_err(|error: String| Problem::invalid(error).into())
+pub(super) fn digest(text: &str) -> HttpResult<Digest> {
+    text.parse().map_err(|error: String| Problem::new(ErrorCode::InvalidDigest, error).into())
 }
 
 fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
@@ -279,12 +252,12 @@ fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> 
     view.records.tags.get(repository)?.get(reference).cloned()
 }
 
-async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> Answer {
+async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> HttpResult {
     let found = match reference.parse::<Digest>() {
         Ok(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
         Err(_) => tagged(server, repository, reference),
     };
-    let missing = || Problem::missing(format!("there is no image {repository}:{reference}"));
+    let missing = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {repository}:{reference}"));
     let digest = found.ok_or_else(missing)?;
     let bytes = server.blobs.read(&digest).await.map_err(|_| missing())?;
     let of_manifest =
@@ -300,12 +273,12 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
 
 /// Returns the size of a blob. A client that asks may then leave the blob out of its push. The request therefore
 /// counts as a write, which protects the blob from garbage collection.
-async fn size(server: &Server, digest: &Digest) -> Answer<u64> {
+async fn size(server: &Server, digest: &Digest) -> HttpResult<u64> {
     let size = server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?;
-    Ok(size.ok_or_else(|| Problem::missing(format!("there is no blob {digest}")))?)
+    Ok(size.ok_or_else(|| Problem::new(ErrorCode::BlobNotFound, format!("there is no blob {digest}")))?)
 }
 
-async fn has_blob(server: &Server, digest: &Digest) -> Answer {
+async fn has_blob(server: &Server, digest: &Digest) -> HttpResult {
     Ok(blob_head(digest, size(server, digest).await?).into_response())
 }
 
@@ -318,7 +291,7 @@ fn blob_head(digest: &Digest, length: u64) -> [(HeaderName, String); 4] {
     ]
 }
 
-async fn blob(server: &Server, digest: &Digest, asked: Option<&str>) -> Answer {
+async fn blob(server: &Server, digest: &Digest, asked: Option<&str>) -> HttpResult {
     let size = size(server, digest).await?;
     let (status, range) = match range::part(asked, size) {
         Part::Whole => (StatusCode::OK, 0..size),
@@ -332,7 +305,7 @@ async fn blob(server: &Server, digest: &Digest, asked: Option<&str>) -> Answer {
     let length = range.end - range.start;
     let told = format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1));
     let blob = server.blobs.get_part(digest, range).await.map_err(|error| match error {
-        BlobError::Missing(_) => Problem::missing(error.to_string()),
+        BlobError::Missing(_) => Problem::new(ErrorCode::BlobNotFound, error.to_string()),
         _ => Problem::internal(causes(&error)),
     })?;
     let mut response = (status, blob_head(digest, length), Body::from_stream(blob.stream)).into_response();
@@ -348,27 +321,9 @@ fn field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
 
 /// Removes a tag, or a manifest with all its tags. Garbage collection later removes blobs that no record names;
 /// images of releases stay.
-async fn untag(server: &Server, by: &str, repository: String, reference: &str) -> Answer {
-    let (by, reference) = (by.to_owned(), reference.to_owned());
-    let change = move |records: &crate::records::RecordIndex, now| {
-        let digest = reference.parse::<Digest>().ok();
-        let meant =
-            |(tag, known): &(&String, &Digest)| digest.as_ref().map_or(**tag == reference, |digest| digest == *known);
-        let tags = records.tags.get(&repository).into_iter().flatten().filter(meant);
-        let mut changes: Vec<RecordChange> =
-            tags.map(|(tag, _)| RecordChange::Remove(tag_key(&repository, tag))).collect();
-        let pushed =
-            digest.filter(|digest| records.manifests.get(&repository).is_some_and(|all| all.contains_key(digest)));
-        changes.extend(pushed.map(|digest| RecordChange::Remove(manifest_key(&repository, &digest))));
-        if changes.is_empty() {
-            return Err(Problem::missing(format!("there is no image {repository}:{reference}")));
-        }
-        let app = gantry_model::AppName::parse(&repository).ok();
-        let what = format!("removed image {repository}:{reference}");
-        changes.push(crate::mutations::event(records, now, &by, app.as_ref(), what));
-        Ok((changes, ()))
-    };
-    server.core.mutate(change).await?;
+async fn untag(server: &Server, caller: &Caller, repository: String, reference: &str) -> HttpResult {
+    let reference = reference.to_owned();
+    caller.mutate(server, move |actor| actor.remove_image(&repository, &reference)).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
@@ -378,18 +333,18 @@ pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
 }
 
 /// Lists a repository's tags in order: `?n=` tags after `?last=`, with a link to the rest.
-fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
+fn tags(server: &Server, repository: &str, uri: &Uri) -> HttpResult {
     let view = server.core.view();
     let known = view.records.tags.get(repository);
     let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.records.apps.contains_key(&app));
     // A base has one image, which every tag names.
     let base = tagged(server, repository, LATEST).filter(|_| known.is_none());
     if known.is_none() && base.is_none() && !is_app {
-        return Err(Problem::missing(format!("there is no repository {repository}")).into());
+        return Err(Problem::new(ErrorCode::RepositoryNotFound, format!("there is no repository {repository}")).into());
     }
     let (last, most) = (parameter(uri, "last"), parameter(uri, "n").map(|n| n.parse::<usize>()));
     let most = match most {
-        Some(Err(_)) => return Err(Problem::invalid("n is no number").into()),
+        Some(Err(_)) => return Err(Problem::new(ErrorCode::InvalidPageSize, "n is no number").into()),
         Some(Ok(most)) => most,
         None => usize::MAX,
     };
@@ -407,14 +362,14 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> Answer {
 
 /// Resolves a reference in this registry (`repository:tag`, `repository@digest` or both) to an image. The caller
 /// needs the right to pull from the repository.
-pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> Answer<Digest> {
-    let unknown = || Problem::missing(format!("there is no image {reference} in this registry"));
+pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -> HttpResult<Digest> {
+    let unknown = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {reference} in this registry"));
     let Parts { name: repository, tag, digest } = Parts::of(reference);
     caller.pull(repository)?;
     let mut digest = match digest {
         None => tagged(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
         Some(text) => {
-            let digest: Digest = text.parse().map_err(Problem::invalid)?;
+            let digest = self::digest(text)?;
             Some(digest)
                 .filter(|digest| server.core.view().records.has_image(repository, digest))
                 .ok_or_else(unknown)?
@@ -428,9 +383,11 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
             Ok(Next::Found) => return Ok(digest),
             Ok(Next::Read(descriptor)) => digest = descriptor.digest,
             Err(error @ ManifestError::NoImage { .. }) => {
-                return Err(Problem::conflict(format!("{reference}: {error}")).into());
+                return Err(Problem::new(ErrorCode::PlatformMissing, format!("{reference}: {error}")).into());
             }
-            Err(error) => return Err(Problem::new(422, format!("{reference}: {error}")).into()),
+            Err(error) => {
+                return Err(Problem::new(ErrorCode::ImageUnusable, format!("{reference}: {error}")).into());
+            }
         }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use gantry_api::Problem;
+use gantry_admission::find_app;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
-use gantry_model::{AppName, InstanceId, InstancePhase, InstanceSpec, MachineName};
+use gantry_api::{ErrorCode, Problem};
+use gantry_model::{AppName, AuditAction, InstanceId, InstancePhase, InstanceSpec, MachineName};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -16,9 +17,9 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
-use super::{Answer, body};
+use super::{HttpResult, body};
+use crate::Server;
 use crate::core::ClusterView;
-use crate::{Server, mutations};
 
 /// Request body of `POST /v1/apps/{app}/exec` and `…/run`.
 #[derive(Deserialize)]
@@ -34,13 +35,14 @@ struct Wanted {
 const TEXT_MAX: usize = 1 << 20;
 
 /// Reads the request's body and takes the pending upgrade of its connection.
-async fn split(request: Request) -> Answer<(Bytes, OnUpgrade)> {
+async fn split(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts
         .extensions
         .remove::<OnUpgrade>()
-        .ok_or_else(|| Problem::new(426, "this path turns into a session; use `gantry`"))?;
-    let text = axum::body::to_bytes(body, TEXT_MAX).await.map_err(|error| Problem::invalid(error.to_string()))?;
+        .ok_or_else(|| Problem::new(ErrorCode::SessionRequired, "this path turns into a session; use `gantry`"))?;
+    let broken = |error: axum::Error| Problem::new(ErrorCode::RequestBroken, error.to_string());
+    let text = axum::body::to_bytes(body, TEXT_MAX).await.map_err(broken)?;
     Ok((text, upgrade))
 }
 
@@ -75,13 +77,16 @@ fn machine_of(view: &ClusterView, id: &InstanceId) -> Option<MachineName> {
 }
 
 /// Returns any machine that has reported.
-pub(crate) fn any_machine(view: &ClusterView) -> Answer<MachineName> {
-    let missing = || Problem::new(503, "no machine has reported yet; check the output of `gantry up` for agent errors");
+pub(crate) fn any_machine(view: &ClusterView) -> HttpResult<MachineName> {
+    let missing = || {
+        Problem::new(ErrorCode::NoMachine, "no machine has reported yet")
+            .hint("check the output of `gantry up` for errors of the agent")
+    };
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 
 /// Finds the running instance that a request names, or the app's first running instance.
-fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Answer<InstanceId> {
+fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> HttpResult<InstanceId> {
     let running = view.records.plan.assignments().filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
         &id.app == app
@@ -102,7 +107,7 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Ans
             || format!("{app} has no running instance"),
             |text| format!("{app} has no running instance {text}"),
         );
-        Problem::missing(what).hint("`gantry ps` lists them").into()
+        Problem::new(ErrorCode::InstanceNotFound, what).hint("`gantry ps` lists them").into()
     })
 }
 
@@ -111,15 +116,17 @@ pub(crate) async fn exec(
     caller: Caller,
     Path(app): Path<String>,
     request: Request,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();
-    mutations::app(&view.records, &app)?;
+    find_app(&view.records, &app)?;
     let instance = find_instance(&view, &app, wanted.instance.as_deref())?;
-    let machine = machine_of(&view, &instance).ok_or_else(|| Problem::missing("it is gone"))?;
-    audit(&server, &caller, &app, format!("exec in {instance}")).await?;
+    let machine = machine_of(&view, &instance)
+        .ok_or_else(|| Problem::new(ErrorCode::InstanceNotFound, format!("{instance} has ended")))?;
+    let action = AuditAction::ExecOpened { instance: instance.clone() };
+    caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
     let what = SessionKind::Exec { instance, command: wanted.command, terminal: wanted.terminal };
     Ok(join(&server, person, machine, what))
 }
@@ -129,18 +136,22 @@ pub(crate) async fn run(
     caller: Caller,
     Path(app): Path<String>,
     request: Request,
-) -> Answer {
+) -> HttpResult {
     let app = caller.deploy(&app)?;
     let (text, person) = split(request).await?;
     let wanted: Wanted = body(&text)?;
     let view = server.core.view();
-    let current = mutations::app(&view.records, &app)?
+    let current = find_app(&view.records, &app)?
         .current
-        .ok_or_else(|| Problem::conflict(format!("{app} has no release to run in")))?;
-    let release = view.records.release(&app, current).ok_or_else(|| Problem::missing("its release is gone"))?;
+        .ok_or_else(|| Problem::new(ErrorCode::NoRelease, format!("{app} has no release to run in")))?;
+    let release = view
+        .records
+        .release(&app, current)
+        .ok_or_else(|| Problem::new(ErrorCode::ReleaseNotFound, format!("{app} has no release {current}")))?;
     let mut services = release.roles.iter().filter(|(name, _)| name.is_service());
     let role = services.clone().find(|(name, _)| name.as_str() == "web").or_else(|| services.next());
-    let (_, role) = role.ok_or_else(|| Problem::missing("its release has no role"))?;
+    let (_, role) =
+        role.ok_or_else(|| Problem::new(ErrorCode::RoleNotFound, format!("release {current} of {app} has no role")))?;
     let mut role = role.clone();
     // A volume has a single writer, so the one-off gets none.
     role.volumes.clear();
@@ -153,7 +164,8 @@ pub(crate) async fn run(
         volumes_of: None,
     };
     let machine = any_machine(&view)?;
-    audit(&server, &caller, &app, format!("run in {current}")).await?;
+    let (action, of) = (AuditAction::RunOpened { release: current }, app.clone());
+    caller.mutate(&server, move |actor| actor.record(Some(&of), action)).await?;
     let what = SessionKind::Run {
         app,
         release: current,
@@ -164,25 +176,17 @@ pub(crate) async fn run(
     Ok(join(&server, person, machine, what))
 }
 
-/// Records the session in the audit trail. Omits the command line, which may contain secrets.
-async fn audit(server: &Server, caller: &Caller, app: &AppName, what: String) -> Answer<()> {
-    let (by, app) = (caller.name.clone(), app.clone());
-    server
-        .core
-        .mutate(move |records, now| Ok((vec![mutations::event(records, now, &by, Some(&app), what)], ())))
-        .await?;
-    Ok(())
-}
-
 pub(crate) async fn call_back(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(id): Path<String>,
     request: Request,
-) -> Answer {
+) -> HttpResult {
     caller.machine(&server.settings.machine)?;
-    let waiting =
-        server.sessions.claim(&id).ok_or_else(|| Problem::missing("nobody waits for this session any more"))?;
+    let waiting = server
+        .sessions
+        .claim(&id)
+        .ok_or_else(|| Problem::new(ErrorCode::SessionNotFound, "no client waits for this session any more"))?;
     let (_, agent) = split(request).await?;
     tokio::spawn(async move {
         if let Ok(agent) = agent.await {

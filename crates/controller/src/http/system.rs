@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::types::{ChangePolicy, CreateToken, Event, Status, TokenInfo};
+use gantry_api::types::{ChangePolicy, CreateToken, Event, NewToken, Status, TokenInfo};
+use gantry_records::{EventRecord, TokenRecord};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{Answer, Params, apps, body, json};
+use super::{HttpResult, Params, apps, body, json};
 use crate::warnings::warnings;
-use crate::{Server, mutations, tokens};
+use crate::{Server, tokens};
 
-pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     let view = server.core.view();
     let observed = &view.observed;
@@ -60,16 +61,15 @@ async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
     sizes.await.unwrap_or_default()
 }
 
-pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     json(&server.core.view().records.policy)
 }
 
-pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
     let change: ChangePolicy = body(&text)?;
-    let by = caller.name;
-    json(&server.core.mutate(move |records, now| mutations::change_policy(records, now, &by, change)).await?)
+    json(&caller.mutate(&server, move |actor| actor.change_policy(change.trusted_proxies)).await?)
 }
 
 /// Query parameters of `events`: `?app=`.
@@ -78,39 +78,54 @@ pub(crate) struct OfApp {
     app: Option<String>,
 }
 
-pub(crate) async fn events(State(server): State<Arc<Server>>, caller: Caller, Params(query): Params<OfApp>) -> Answer {
+pub(crate) async fn events(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Params(query): Params<OfApp>,
+) -> HttpResult {
     let app = match &query.app {
         Some(app) => Some(caller.read_app(app)?),
         None => caller.read().map(|()| None)?,
     };
     let view = server.core.view();
-    let wanted = |event: &&std::sync::Arc<Event>| app.is_none() || event.app == app;
-    let events: Vec<&Event> = view.records.events.values().filter(wanted).map(AsRef::as_ref).collect();
+    let wanted = |event: &&Arc<EventRecord>| app.is_none() || event.app == app;
+    let events: Vec<Event> = view.records.events.values().filter(wanted).map(|event| event_info(event)).collect();
     json(&events)
 }
 
-pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> Answer {
+pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.admin()?;
     let view = server.core.view();
-    let tokens: Vec<&TokenInfo> = view.records.tokens.values().collect();
+    let tokens: Vec<TokenInfo> = view.records.tokens.values().cloned().map(token_info).collect();
     json(&tokens)
 }
 
-pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> Answer {
+pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
     let request: CreateToken = body(&text)?;
-    let (by, secret) = (caller.name, tokens::secret());
-    let token = server.core.mutate(move |records, now| tokens::create(records, now, &by, request, secret)).await?;
-    json(&token)
+    let CreateToken { name, scope, lifetime } = request;
+    let secret = tokens::secret();
+    let new = gantry_admission::NewToken { name, scope, lifetime, hash: tokens::hash(&secret) };
+    let token = caller.mutate(&server, move |actor| actor.create_token(new)).await?;
+    json(&NewToken { info: token_info(token), secret })
 }
 
 pub(crate) async fn revoke_token(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Answer {
+) -> HttpResult {
     caller.admin()?;
-    let by = caller.name;
-    server.core.mutate(move |records, now| tokens::revoke(records, now, &by, &name)).await?;
+    caller.mutate(&server, move |actor| actor.revoke_token(&name)).await?;
     json(&())
+}
+
+fn token_info(token: TokenRecord) -> TokenInfo {
+    let TokenRecord { name, scope, created, expires } = token;
+    TokenInfo { name, scope, created, expires }
+}
+
+fn event_info(event: &EventRecord) -> Event {
+    let EventRecord { number, at, by, app, what, action } = event.clone();
+    Event { number, at, by, app, what, action }
 }

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use gantry_api::Problem;
+use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::{BlobError, BlobWriter};
 use gantry_model::Digest;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::{Mutex, watch};
 
-use super::Answer;
-use super::registry::parameter;
+use super::HttpResult;
+use super::registry::{self, parameter};
 use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::{Server, causes};
 
@@ -50,12 +50,14 @@ impl Uploads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, repository: &str, writer: BlobWriter) -> Answer<String> {
+    fn add(&self, repository: &str, writer: BlobWriter) -> HttpResult<String> {
         self.prune();
         let mut uploads = self.lock();
         let own = uploads.values().filter(|upload| upload.repository == repository).count();
         if uploads.len() >= AT_ONCE || own >= OF_ONE {
-            return Err(Problem::new(429, "too many uploads are under way; try again later").into());
+            return Err(
+                Problem::new(ErrorCode::TooManyUploads, "too many uploads are under way; try again later").into()
+            );
         }
         let id = format!("{:032x}", rand::random::<u128>());
         let upload = Upload {
@@ -70,10 +72,11 @@ impl Uploads {
 
     /// Returns an upload to this repository and a receiver for the caller's turn. Signals a request that still writes
     /// to the upload to stop.
-    fn get(&self, repository: &str, id: &str) -> Answer<(Upload, watch::Receiver<()>)> {
+    fn get(&self, repository: &str, id: &str) -> HttpResult<(Upload, watch::Receiver<()>)> {
         let mut uploads = self.lock();
         let upload = uploads.get_mut(id).filter(|upload| upload.repository == repository);
-        let upload = upload.ok_or_else(|| Problem::missing("this upload is not known; begin again"))?;
+        let upload =
+            upload.ok_or_else(|| Problem::new(ErrorCode::UploadNotFound, "this upload is not known; begin again"))?;
         upload.touched = Instant::now();
         upload.turn.send_replace(());
         Ok((upload.clone(), upload.turn.subscribe()))
@@ -104,24 +107,24 @@ async fn taken_over(mut turn: watch::Receiver<()>) {
 }
 
 fn ended() -> Problem {
-    Problem::missing("this upload has ended")
+    Problem::new(ErrorCode::UploadNotFound, "this upload has ended")
 }
 
 fn failed(error: &BlobError) -> Problem {
     match error {
-        BlobError::WrongDigest { .. } => Problem::invalid(error.to_string()),
+        BlobError::WrongDigest { .. } => Problem::new(ErrorCode::DigestMismatch, error.to_string()),
         _ => Problem::internal(causes(error)),
     }
 }
 
-fn wanted_digest(request: &Request) -> Answer<Option<Digest>> {
+fn wanted_digest(request: &Request) -> HttpResult<Option<Digest>> {
     match parameter(request.uri(), "digest") {
-        Some(text) => text.parse().map(Some).map_err(|error: String| Problem::invalid(error).into()),
+        Some(text) => registry::digest(&text).map(Some),
         None => Ok(None),
     }
 }
 
-pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> Answer {
+pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> HttpResult {
     // A blob that is already stored need not be sent again. A caller with push rights may learn that the blob exists.
     if let Some(Ok(digest)) = parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
         && server.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_some()
@@ -139,7 +142,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     Ok(accepted(repository, &id, 0))
 }
 
-pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
+pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
     check_reserve(&server.settings, "an upload", announced(&request))?;
     let (upload, turn) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
@@ -157,8 +160,9 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
     appended.map(|()| accepted(repository, id, size))
 }
 
-pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> Answer {
-    let digest = wanted_digest(&request)?.ok_or_else(|| Problem::invalid("the digest is missing"))?;
+pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
+    let digest =
+        wanted_digest(&request)?.ok_or_else(|| Problem::new(ErrorCode::InvalidDigest, "the digest is missing"))?;
     check_reserve(&server.settings, "an upload", announced(&request))?;
     let (upload, _) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
@@ -170,7 +174,7 @@ pub(super) async fn finish(server: &Server, repository: &str, id: &str, request:
     Ok(created(repository, &digest))
 }
 
-pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answer {
+pub(super) async fn status(server: &Server, repository: &str, id: &str) -> HttpResult {
     let (upload, _) = server.uploads.get(repository, id)?;
     let size = upload.writer.lock().await.as_ref().ok_or_else(ended)?.size();
     let mut response = accepted(repository, id, size);
@@ -178,7 +182,7 @@ pub(super) async fn status(server: &Server, repository: &str, id: &str) -> Answe
     Ok(response)
 }
 
-pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answer {
+pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> HttpResult {
     let (upload, _) = server.uploads.get(repository, id)?;
     server.uploads.remove(id);
     if let Some(writer) = upload.writer.lock().await.take() {
@@ -188,13 +192,16 @@ pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Answ
 }
 
 /// Refuses a piece whose `Content-Range` does not continue at the current size.
-fn in_order(headers: &HeaderMap, size: u64) -> Answer<()> {
+fn in_order(headers: &HeaderMap, size: u64) -> HttpResult<()> {
     let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let begin = range.and_then(begins_at);
     match (range, begin) {
         (None, _) => Ok(()),
         (Some(_), Some(begin)) if begin == size => Ok(()),
-        _ => Err(Problem::new(416, format!("the upload has {size} bytes; go on from there")).into()),
+        _ => {
+            let message = format!("the upload has {size} bytes; go on from there");
+            Err(Problem::new(ErrorCode::UploadOutOfOrder, message).into())
+        }
     }
 }
 
@@ -214,7 +221,7 @@ async fn append(
     writer: &mut BlobWriter,
     request: Request,
     taken_over: impl Future<Output = ()>,
-) -> Answer<()> {
+) -> HttpResult<()> {
     let mut stream = request.into_body().into_data_stream();
     let mut taken_over = std::pin::pin!(taken_over);
     let mut room = ReserveCheck::new("an upload");
@@ -222,13 +229,15 @@ async fn append(
         let piece = tokio::select! {
             piece = stream.next() => piece,
             () = &mut taken_over => {
-                return Err(Problem::new(409, "another request goes on with this upload").into());
+                let message = "another request goes on with this upload";
+                return Err(Problem::new(ErrorCode::UploadTakenOver, message).into());
             }
         };
         let Some(piece) = piece else { return Ok(()) };
-        let piece = piece.map_err(|error| Problem::invalid(error.to_string()))?;
+        let piece = piece.map_err(|error| Problem::new(ErrorCode::RequestBroken, error.to_string()))?;
         if writer.size() + piece.len() as u64 > BLOB_MAX {
-            return Err(Problem::new(413, format!("a blob has at most {BLOB_MAX} bytes")).into());
+            let message = format!("a blob has at most {BLOB_MAX} bytes");
+            return Err(Problem::new(ErrorCode::RequestTooLarge, message).into());
         }
         room.take(&server.settings, piece.len())?;
         writer.write(piece).await.map_err(|error| failed(&error))?;

@@ -21,8 +21,9 @@ mod traffic;
 
 use std::time::Duration;
 
-use gantry_api::types::{Event, Explanation};
-use gantry_model::{AppName, Bytes, Release};
+use gantry_api::types::Explanation;
+use gantry_model::{AppName, AuditAction, Bytes, Release};
+use gantry_records::EventRecord;
 
 use crate::core::ClusterView;
 
@@ -125,9 +126,11 @@ fn current<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Release> {
     view.records.release(name, number).map(AsRef::as_ref)
 }
 
-/// Names who caused the newest event of an app whose text begins with `about`, and how long ago.
-fn requested_by(view: &ClusterView, name: &AppName, about: &str) -> Option<String> {
-    let of_app = |event: &&std::sync::Arc<Event>| event.app.as_ref() == Some(name) && event.what.starts_with(about);
+/// Names who caused the newest event of an app with such an action, and how long ago.
+fn requested_by(view: &ClusterView, name: &AppName, is_such: impl Fn(&AuditAction) -> bool) -> Option<String> {
+    let of_app = |event: &&std::sync::Arc<EventRecord>| {
+        event.app.as_ref() == Some(name) && event.action.as_ref().is_some_and(&is_such)
+    };
     let event = view.records.events.values().rev().find(of_app)?;
     Some(format!("requested by {} {} ago", event.by, gantry_model::TimeSpan(view.now.since(event.at))))
 }

@@ -1,6 +1,6 @@
 //! Explains requests by the app's owners that keep traffic away from the app.
 
-use gantry_model::AppName;
+use gantry_model::{AppName, AuditAction};
 
 use super::{FoundCause, current, requested_by};
 use crate::core::ClusterView;
@@ -14,6 +14,12 @@ pub(super) fn requested(view: &ClusterView, name: &AppName) -> Option<FoundCause
             left.map(|(_, id, _)| format!("{id} is still there; `gantry why {name} {id}`")).take(5).collect();
         return Some(FoundCause { headline: format!("{name} is being destroyed"), evidence });
     }
+    let is_such = |action: &AuditAction| match action {
+        AuditAction::TrafficChanged { traffic, .. } => {
+            (&traffic.maintenance, traffic.paused) == (&app.traffic.maintenance, app.traffic.paused)
+        }
+        _ => false,
+    };
     let headline = match (&app.traffic.maintenance, app.traffic.paused) {
         (Some(message), _) => {
             format!(
@@ -23,7 +29,7 @@ pub(super) fn requested(view: &ClusterView, name: &AppName) -> Option<FoundCause
         (None, true) => format!("paused, requests wait; `gantry resume {name}` releases them"),
         (None, false) => return no_copies(view, name),
     };
-    let evidence = requested_by(view, name, &format!("requests of {name}:")).into_iter().collect();
+    let evidence = requested_by(view, name, is_such).into_iter().collect();
     Some(FoundCause { headline, evidence })
 }
 
@@ -36,6 +42,7 @@ fn no_copies(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
         return None;
     }
     let headline = format!("{role} is scaled to 0, so no copy runs; `gantry scale {name} {role}=1` starts one");
-    let evidence = scaled.and_then(|_| requested_by(view, name, "scaled ")).into_iter().collect();
+    let is_scaled = |action: &AuditAction| matches!(action, AuditAction::Scaled { roles } if roles.contains_key(role));
+    let evidence = scaled.and_then(|_| requested_by(view, name, is_scaled)).into_iter().collect();
     Some(FoundCause { headline, evidence })
 }

@@ -13,7 +13,7 @@ use gantry_model::{
 use gantry_model::{InstanceId, Moment};
 
 use super::*;
-use crate::records::{RecordIndex, StoreRecord};
+use gantry_records::{RecordIndex, StoreRecord};
 
 /// Time of all explanations in milliseconds: a little over an hour after the start.
 const NOW: u64 = 4_000_000;

@@ -5,12 +5,13 @@ use anyhow::bail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 14] = [
+const TOPICS: [(&str, &str); 15] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
     ("cli", include_str!("../../../../docs/cli.md")),
     ("security", include_str!("../../../../docs/security.md")),
+    ("errors", include_str!("../../../../docs/errors.md")),
     ("howto-django", include_str!("../../../../docs/howto/django.md")),
     ("howto-database", include_str!("../../../../docs/howto/database.md")),
     ("howto-php", include_str!("../../../../docs/howto/php.md")),

@@ -5,6 +5,7 @@ mod bases;
 mod config;
 mod deploys;
 mod docs;
+mod explain;
 mod logs;
 mod pulls;
 mod session;
@@ -33,6 +34,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Backup { machine, file } => backup::backup(&machine, &file).await,
         Command::Restore { machine, skip_damaged, file } => restore::restore(&machine, &file, skip_damaged).await,
         Command::UpgradeCheck(machine) => upgrade::check(&machine),
+        Command::Explain { code } => explain::run(code.as_deref(), json),
         Command::Docs { topic } => docs::run(topic.as_deref()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,12 +1,13 @@
 //! Pulls of images from other registries, and other requests with progress output.
 
-use crate::printer::told;
-use anyhow::bail;
 use futures_util::StreamExt;
 use gantry_api::types::{BaseInfo, Making, PullImage};
-use gantry_api::{Client, ClientError};
+use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
 use http::Method;
+
+use crate::coded::coded;
+use crate::printer::told;
 
 /// A pull request. The credentials come from environment variables, because every user can read a command line.
 pub(crate) fn request(reference: &str) -> PullImage {
@@ -21,7 +22,7 @@ pub(crate) fn request(reference: &str) -> PullImage {
 pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<BaseInfo> {
     match watch(client, path, body).await? {
         Making::Base { base } => Ok(base),
-        other => bail!("the server's answer makes no sense: {other:?}"),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -30,8 +31,12 @@ pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> an
     let body = serde_json::to_vec(&request(reference))?;
     match watch(client, &format!("/v1/apps/{app}/pull"), body).await? {
         Making::Image { reference } => Ok(reference),
-        other => bail!("the server's answer makes no sense: {other:?}"),
+        other => Err(unexpected(&other)),
     }
+}
+
+fn unexpected(event: &Making) -> anyhow::Error {
+    coded(ErrorCode::UnexpectedResponse, format!("the server's answer makes no sense: {event:?}"))
 }
 
 /// Sends a request and shows its progress lines; returns the final event.
@@ -44,5 +49,6 @@ async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> an
             last => return Ok(last),
         }
     }
-    bail!("the connection ended; whether it was made is not known")
+    let message = "the connection ended; whether it was made is not known";
+    Err(coded(ErrorCode::ConnectionLost, message))
 }

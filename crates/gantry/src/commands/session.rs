@@ -2,15 +2,15 @@
 
 use std::io::{IsTerminal, Read, Write};
 
-use anyhow::bail;
 use gantry_api::frame::Frame;
-use gantry_api::{Client, Session};
+use gantry_api::{Client, ErrorCode, Session};
 use gantry_model::AppName;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::coded::coded;
 use crate::exit::Exit;
 
 pub(crate) async fn exec(
@@ -121,11 +121,12 @@ async fn carry(session: Session, terminal: bool, input: bool) -> anyhow::Result<
                 }
                 Frame::Error(bytes) => std::io::stderr().lock().write_all(&bytes)?,
                 Frame::Exit(status) => return Ok(Exit(u8::try_from(status & 0xff).unwrap_or(1))),
-                Frame::Failed(message) => bail!(message),
+                Frame::Failed(message) => return Err(coded(ErrorCode::SessionFailed, message)),
                 _ => {}
             }
         }
-        bail!("the connection ended; how the command ended is not known")
+        let message = "the connection ended; how the command ended is not known";
+        Err(coded(ErrorCode::ConnectionLost, message))
     };
     let outcome = tokio::select! {
         never = sending => never,

@@ -21,7 +21,7 @@ pub(super) fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(false) => {}
-        Err(HookError::Refused(refusal)) => eprintln!(" !     {refusal}"),
+        Err(HookError::Refused(refusal)) => eprintln!(" !     {refusal} [{}]", refusal.code()),
         Err(HookError::Io(error)) => {
             eprintln!("The server went away: {error}. The push was not taken; if its deploy had begun, it goes on.");
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitStatus;
 
+use gantry_error_codes::ErrorCode;
+
 /// Failure of a hook.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HookError {
@@ -45,4 +47,15 @@ pub(super) enum Refusal {
     Stuck(ExitStatus),
     #[error("its {what} cannot be synced: {source}")]
     Sync { what: &'static str, source: io::Error },
+}
+
+impl Refusal {
+    /// Returns the stable code.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Moved(_) => ErrorCode::BranchMoved,
+            Self::Stuck(_) | Self::Sync { .. } => ErrorCode::Internal,
+            _ => ErrorCode::PushRejected,
+        }
+    }
 }

@@ -1,0 +1,163 @@
+//! Commands on apps: create, destroy, host names, branch.
+
+use gantry_model::{App, AppName, AuditAction, BaseName, HostName};
+
+use crate::rename::free_name;
+use crate::{Actor, Admitted, Refusal, find_changeable_app};
+
+/// Most host names of an app besides its own.
+pub(crate) const HOSTS_MAX: usize = 100;
+
+/// Longest name of a branch, in bytes.
+const BRANCH_MAX: usize = 100;
+
+/// A new app.
+#[derive(Debug, Clone)]
+pub struct NewApp {
+    /// Name of the app.
+    pub name: AppName,
+    /// Base of the app's builds.
+    pub base: Option<BaseName>,
+    /// Branch whose pushes deploy; `main` if `None`.
+    pub branch: Option<String>,
+    /// Host names in addition to the app's own.
+    pub hosts: Vec<HostName>,
+}
+
+/// A change of an app's host names.
+#[derive(Debug, Clone, Default)]
+pub struct HostChange {
+    /// Host names to add.
+    pub add: Vec<HostName>,
+    /// Host names to remove.
+    pub remove: Vec<HostName>,
+}
+
+impl Actor<'_> {
+    /// Creates an app. `domain` is the domain of the apps' own host names.
+    ///
+    /// # Errors
+    /// When the name or a host name is taken, the base is missing, or the branch is invalid.
+    pub fn create_app(&self, new: NewApp, domain: &HostName) -> Admitted<()> {
+        if self.records.apps.contains_key(&new.name) {
+            return Err(Refusal::AppExists { app: new.name });
+        }
+        free_name(self.records, &new.name, &new.name, domain)?;
+        new.hosts.iter().try_for_each(|host| self.free_host(host, domain))?;
+        new.base.iter().try_for_each(|base| self.known_base(base))?;
+        let mut app = App::new(new.name.clone(), self.now);
+        app.volumes_of = self.free_volume_folder(&new.name)?;
+        app.base = new.base;
+        add_hosts(&mut app, new.hosts)?;
+        if let Some(branch) = new.branch {
+            app.branch = checked_branch(branch)?;
+        }
+        self.changed(app, AuditAction::AppCreated { app: new.name })
+    }
+
+    /// Starts to destroy an app. The app's records are removed once none of its copies runs.
+    ///
+    /// # Errors
+    /// When the app is missing or being destroyed already.
+    pub fn destroy_app(&self, name: &AppName) -> Admitted<()> {
+        let mut app = find_changeable_app(self.records, name)?.clone();
+        app.destroying = true;
+        self.changed(app, AuditAction::AppDestroyed { app: name.clone() })
+    }
+
+    /// Changes the base of an app, from the next push on.
+    ///
+    /// # Errors
+    /// When the app or the base is missing.
+    pub fn change_base(&self, name: &AppName, base: BaseName) -> Admitted<()> {
+        self.known_base(&base)?;
+        let mut app = find_changeable_app(self.records, name)?.clone();
+        app.base = Some(base.clone());
+        self.changed(app, AuditAction::AppBaseChanged { app: name.clone(), base })
+    }
+
+    /// Changes the branch from which an app is deployed, from the next push on.
+    ///
+    /// # Errors
+    /// When the app is missing or the branch is invalid.
+    pub fn change_branch(&self, name: &AppName, branch: String) -> Admitted<()> {
+        let mut app = find_changeable_app(self.records, name)?.clone();
+        app.branch = checked_branch(branch)?;
+        let branch = app.branch.clone();
+        self.changed(app, AuditAction::AppBranchChanged { app: name.clone(), branch })
+    }
+
+    /// Adds and removes host names of an app.
+    ///
+    /// # Errors
+    /// When the app is missing, a host name is taken or unknown, or there would be too many.
+    pub fn change_hosts(&self, name: &AppName, change: &HostChange, domain: &HostName) -> Admitted<()> {
+        let known = find_changeable_app(self.records, name)?;
+        if change.add.is_empty() && change.remove.is_empty() {
+            return Err(Refusal::NoHostChange);
+        }
+        if let Some(host) = change.remove.iter().find(|host| !known.hosts.contains(host)) {
+            return Err(Refusal::HostNotFound { app: name.clone(), host: host.clone() });
+        }
+        let mut app = known.clone();
+        app.hosts.retain(|host| !change.remove.contains(host));
+        for host in &change.add {
+            if !known.hosts.contains(host) {
+                self.free_host(host, domain)?;
+            }
+        }
+        add_hosts(&mut app, change.add.clone())?;
+        let hosts = app.hosts.clone();
+        self.changed(app, AuditAction::AppHostsChanged { app: name.clone(), hosts })
+    }
+
+    /// Returns a folder for the volumes of a new app, or `None` if the folder of its own name is free: a renamed app
+    /// keeps the folder of its former name.
+    fn free_volume_folder(&self, name: &AppName) -> Result<Option<AppName>, Refusal> {
+        let apps = &self.records.apps;
+        let is_taken = |folder: &AppName| apps.values().any(|app| app.volume_folder() == folder);
+        if !is_taken(name) {
+            return Ok(None);
+        }
+        let others = (2..=apps.len() + 2).filter_map(|number| AppName::parse(&format!("{name}-{number}")).ok());
+        let free = others.into_iter().find(|folder| !is_taken(folder) && !apps.contains_key(folder));
+        free.map(Some).ok_or_else(|| Refusal::NoVolumeFolder { app: name.clone() })
+    }
+
+    /// Refuses a host name that another app has, or that lies below the domain of the apps' own names.
+    fn free_host(&self, host: &HostName, domain: &HostName) -> Result<(), Refusal> {
+        if let Some(other) = self.records.apps.values().find(|app| app.hosts.contains(host)) {
+            return Err(Refusal::HostTaken { host: host.clone(), app: other.name.clone() });
+        }
+        if host.as_str().ends_with(&format!(".{domain}")) {
+            return Err(Refusal::HostReserved { host: host.clone(), domain: domain.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Adds host names to an app, each once.
+fn add_hosts(app: &mut App, hosts: Vec<HostName>) -> Result<(), Refusal> {
+    for host in hosts {
+        if !app.hosts.contains(&host) {
+            app.hosts.push(host);
+        }
+    }
+    if app.hosts.len() > HOSTS_MAX {
+        return Err(Refusal::TooManyHosts { most: HOSTS_MAX });
+    }
+    Ok(())
+}
+
+/// Refuses a branch name that git does not allow, or that would read as an option.
+fn checked_branch(branch: String) -> Result<String, Refusal> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let good = !branch.is_empty()
+        && branch.len() <= BRANCH_MAX
+        && branch.chars().all(allowed)
+        && !branch.starts_with(['-', '.', '/'])
+        && !branch.ends_with(['.', '/'])
+        && !branch.contains("..")
+        && !branch.contains("//");
+    if good { Ok(branch) } else { Err(Refusal::InvalidBranch { branch }) }
+}

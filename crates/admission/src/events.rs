@@ -1,0 +1,117 @@
+//! Events that Gantry itself records: progress of deploys, exits of instances, jumps of the clock.
+//!
+//! The audit trail is bounded, and people's changes must stay in it. If an instance exits again and again, only its
+//! first, second, fourth, eighth … exit becomes an event.
+
+use std::collections::BTreeMap;
+
+use gantry_model::clock::{ClockJump, TOLERANCE};
+use gantry_model::reason::{ExitText, LimitText};
+use gantry_model::{
+    AppName, AuditAction, Deploy, DeployState, InstanceGoal, InstanceId, Moment, ObservedInstance, ObservedMachine,
+    StopReason,
+};
+use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
+
+use crate::Actor;
+
+/// Actor of Gantry's own events.
+const GANTRY: &str = "gantry";
+
+/// Most events from one report.
+const EVENTS_OF_REPORT: usize = 20;
+
+/// Age up to which a finished deploy's stamps follow a jump of the wall clock, in milliseconds. Decisions right after a
+/// deploy read its stamps.
+const RECENT: u64 = 60_000;
+
+/// Numbers the events of Gantry's own actions.
+fn numbered(
+    records: &RecordIndex,
+    now: Moment,
+    actions: impl Iterator<Item = (AppName, AuditAction)>,
+) -> Vec<RecordChange> {
+    let event = |(number, (app, action))| EventRecord::new(number, now, GANTRY, Some(app), action);
+    (records.next_event()..).zip(actions).map(|entry| StoreRecord::Event(event(entry)).into()).collect()
+}
+
+/// Returns the events for the state transitions of changed deploys.
+#[must_use]
+pub fn events_of_deploys(records: &RecordIndex, changed: &[Deploy], now: Moment) -> Vec<RecordChange> {
+    use DeployState::{Done, Promoting, Reverted, Superseded};
+    let before = |deploy: &Deploy| records.deploys.get(&deploy.app)?.get(&deploy.number).map(|known| known.state);
+    let is_news = |deploy: &&Deploy| {
+        matches!(deploy.state, Promoting | Done | Reverted | Superseded) && before(deploy) != Some(deploy.state)
+    };
+    let actions = changed.iter().filter(is_news).map(|deploy| {
+        let action = AuditAction::DeployProgressed {
+            deploy: deploy.number,
+            release: deploy.release,
+            state: deploy.state,
+            outcome: deploy.outcome(),
+            reason: deploy.reason.as_ref().map(ToString::to_string),
+        };
+        (deploy.app.clone(), action)
+    });
+    numbered(records, now, actions)
+}
+
+/// Returns the events of a machine's report, given the report before. A machine's first report has no events, because
+/// its news may be old.
+#[must_use]
+pub fn events_of_report(
+    records: &RecordIndex,
+    before: Option<&ObservedMachine>,
+    instances: &BTreeMap<InstanceId, ObservedInstance>,
+    now: Moment,
+) -> Vec<RecordChange> {
+    let Some(before) = before else { return Vec::new() };
+    let is_to_run = |id: &InstanceId| {
+        let mut assigned = records.plan.assignments().filter(|(_, other, _)| *other == id);
+        assigned.any(|(_, _, assignment)| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
+    };
+    let news = instances.iter().filter_map(|(id, seen)| Some((id, news(before.instances.get(id), seen)?)));
+    let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
+    let actions = news.map(|(id, news)| (id.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
+    numbered(records, now, actions)
+}
+
+/// Describes the news of an instance in words.
+fn news(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
+    let before = before?;
+    let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));
+    let ended = ended.filter(|exit| exit.stopped != Some(StopReason::Planned) && (seen.restarts + 1).is_power_of_two());
+    let hit = seen.limit_hits.iter().find(|hit| before.limit_hits.iter().all(|known| known.limit != hit.limit));
+    ended.map(|exit| ExitText(exit).to_string()).or_else(|| hit.map(|hit| LimitText(hit.limit).to_string()))
+}
+
+/// Moves all stamps from which durations are counted by a jump of the wall clock, so that no duration changes. Also
+/// adds an event about the jump. `now` is the wall clock's time after the jump.
+#[must_use]
+pub fn clock_jumped(records: &RecordIndex, jump: ClockJump, now: Moment) -> Vec<RecordChange> {
+    let before = now.moved(jump.by.saturating_neg());
+    let counts = |deploy: &&Deploy| !deploy.state.is_final() || before.since(deploy.entered) < RECENT;
+    let deploys = records.deploys.values().flat_map(|deploys| deploys.values()).map(AsRef::as_ref).filter(counts);
+    let deploys = deploys.map(|deploy| {
+        let mut moved = deploy.clone();
+        moved.move_stamps(jump.by);
+        StoreRecord::Deploy(moved).into()
+    });
+    let machines = records.plan.machines.iter().filter_map(|(machine, part)| {
+        let mut moved = part.clone();
+        moved.move_stamps(jump.by);
+        (moved != *part).then(|| StoreRecord::Machine(machine.clone(), moved).into())
+    });
+    let action = AuditAction::ClockJumped { jump: jump.to_string() };
+    let event = Actor::new(records, now, GANTRY).event(None, action);
+    deploys.chain(machines).chain([event]).collect()
+}
+
+/// Detects that the clock went back while no server ran: the newest event lies in the future.
+#[must_use]
+pub fn clock_went_back(records: &RecordIndex, now: Moment) -> Option<ClockJump> {
+    let newest = records.events.values().next_back()?.at;
+    let ahead = newest.since(now);
+    let by = i64::try_from(ahead).ok()?.saturating_neg();
+    (ahead >= TOLERANCE).then_some(ClockJump { at: now, by, suspended: 0 })
+}

@@ -1,0 +1,231 @@
+//! Refusals: why a command is not carried out.
+
+use gantry_error_codes::ErrorCode;
+use gantry_model::execve::TooLong;
+use gantry_model::{AppName, BaseName, DeployNumber, HostName, ReleaseNumber, RoleName};
+
+/// Why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the text of a variant describes its fields")]
+pub enum Refusal {
+    #[error("there is no app {app}")]
+    AppNotFound { app: AppName },
+    #[error("there is an app {app} already")]
+    AppExists { app: AppName },
+    #[error("app {app} is being destroyed")]
+    AppBeingDestroyed { app: AppName },
+    #[error("{from} is being renamed to {to}")]
+    RenameInProgress { from: AppName, to: AppName },
+    #[error("deploy {deploy} of {app} is under way")]
+    RenameDuringDeploy { app: AppName, deploy: DeployNumber },
+    #[error("{app} is paused or in maintenance, and a rename serves requests")]
+    RenameWhilePaused { app: AppName },
+    #[error("{address} leads to app {app}, which had the name {name} before")]
+    FormerNameInUse { address: String, app: AppName, name: AppName },
+    #[error("no folder is free for the volumes of {app}; choose another name")]
+    NoVolumeFolder { app: AppName },
+    #[error("{host} belongs to app {app} already")]
+    HostTaken { host: HostName, app: AppName },
+    #[error("{host} cannot be taken: names below {domain} are given to apps by their own names")]
+    HostReserved { host: HostName, domain: HostName },
+    #[error("app {app} has no host {host}")]
+    HostNotFound { app: AppName, host: HostName },
+    #[error("an app has at most {most} hosts")]
+    TooManyHosts { most: usize },
+    #[error("the request names no host to add or to remove")]
+    NoHostChange,
+    #[error("{branch:?} is not a branch")]
+    InvalidBranch { branch: String },
+
+    #[error("there is no base {base}")]
+    BaseNotFound { base: BaseName },
+    #[error("base {base} is what {} is built on", join(.apps))]
+    BaseInUse { base: BaseName, apps: Vec<AppName> },
+    #[error("{app} is being built")]
+    BuildInProgress { app: AppName },
+
+    #[error("{key:?} cannot be the name of an environment variable")]
+    InvalidVariableName { key: String },
+    #[error("{key} is set by Gantry itself")]
+    ReservedVariable { key: String },
+    #[error("the value of {key} holds a NUL character")]
+    InvalidVariableValue { key: String },
+    #[error(transparent)]
+    ValueTooLong(#[from] TooLong),
+    #[error(
+        "the configuration is too large: {count} values, {bytes} bytes; at most {most_values} values, {most_bytes} bytes"
+    )]
+    ConfigTooLarge { count: usize, bytes: usize, most_values: usize, most_bytes: usize },
+    #[error("a rollback of {app} is under way, and brings the configuration of then")]
+    RollbackInProgress { app: AppName },
+
+    #[error("deploy {deploy} of {by} is under way with {commit}, which this is not built on")]
+    DeployInProgress { app: AppName, deploy: DeployNumber, by: String, commit: String },
+    #[error("{app} has no release {release}")]
+    ReleaseNotFound { app: AppName, release: ReleaseNumber },
+    #[error("{app} has no release yet")]
+    NoRelease { app: AppName },
+    #[error("{app} has no good release before {current}")]
+    NoEarlierRelease { app: AppName, current: ReleaseNumber },
+    #[error("{app} has no held deploy to promote")]
+    NoHeldDeploy { app: AppName },
+    #[error("{app} has no deploy under way to abort")]
+    NoDeployInProgress { app: AppName },
+
+    #[error("{app} has no role {role} to scale")]
+    RoleNotFound { app: AppName, role: RoleName, known: Vec<RoleName> },
+    #[error("{role} has a volume, and a volume has a single writer")]
+    SingleWriter { role: RoleName },
+    #[error("{role}={count}: at most {most} copies of a role")]
+    TooManyCopies { role: RoleName, count: u32, most: u32 },
+    #[error("{count} roles are scaled: at most {most}")]
+    TooManyRoles { count: usize, most: usize },
+
+    #[error("a message of {bytes} bytes: at most {most}, on one line")]
+    InvalidMaintenanceMessage { bytes: usize, most: usize },
+    #[error("a limit of 0 lets nothing through")]
+    ZeroLimit,
+    #[error("{count} trusted proxies: at most {most}")]
+    TooManyProxies { count: usize, most: usize },
+
+    #[error("a token's name has 1 to 100 printable characters")]
+    InvalidTokenName,
+    #[error("there is a token {token:?} already")]
+    TokenExists { token: String },
+    #[error("there is no token {token:?}")]
+    TokenNotFound { token: String },
+    #[error("the lifetime of a token must be greater than zero")]
+    ZeroLifetime,
+
+    #[error("there is no image {repository}:{reference}")]
+    ImageNotFound { repository: String, reference: String },
+    #[error("{list}, and no more are taken")]
+    RepositoryFull { list: FullList },
+
+    #[error("the app's images have no volume {volume}")]
+    VolumeNotFound { volume: String },
+    #[error("an app's images have at most {most} volumes")]
+    TooManyVolumes { most: usize },
+    #[error("volumes {first} and {second} would both be at {path}")]
+    VolumePathTaken { first: String, second: String, path: String },
+}
+
+/// A list of the registry that takes no more entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FullList {
+    /// The manifests of a repository.
+    #[error("repository {repository} has {most} manifests")]
+    Manifests {
+        /// The repository.
+        repository: String,
+        /// The limit.
+        most: usize,
+    },
+    /// The tags of a repository.
+    #[error("repository {repository} has {most} tags")]
+    Tags {
+        /// The repository.
+        repository: String,
+        /// The limit.
+        most: usize,
+    },
+    /// The manifests that refer to an image.
+    #[error("{most} manifests refer to this subject")]
+    Referrers {
+        /// The limit.
+        most: usize,
+    },
+}
+
+fn join<T: ToString>(names: &[T]) -> String {
+    names.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Refusal {
+    /// Returns the stable code.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::AppNotFound { .. } => ErrorCode::AppNotFound,
+            Self::AppExists { .. } => ErrorCode::AppExists,
+            Self::AppBeingDestroyed { .. } => ErrorCode::AppBeingDestroyed,
+            Self::RenameInProgress { .. } => ErrorCode::RenameInProgress,
+            Self::RenameDuringDeploy { .. } => ErrorCode::RenameDuringDeploy,
+            Self::RenameWhilePaused { .. } => ErrorCode::RenameWhilePaused,
+            Self::FormerNameInUse { .. } => ErrorCode::FormerNameInUse,
+            Self::NoVolumeFolder { .. } => ErrorCode::NoVolumeFolder,
+            Self::HostTaken { .. } => ErrorCode::HostTaken,
+            Self::HostReserved { .. } => ErrorCode::HostReserved,
+            Self::HostNotFound { .. } => ErrorCode::HostNotFound,
+            Self::TooManyHosts { .. } => ErrorCode::TooManyHosts,
+            Self::NoHostChange => ErrorCode::NoChange,
+            Self::InvalidBranch { .. } => ErrorCode::InvalidBranch,
+            Self::BaseNotFound { .. } => ErrorCode::BaseNotFound,
+            Self::BaseInUse { .. } => ErrorCode::BaseInUse,
+            Self::BuildInProgress { .. } => ErrorCode::BuildInProgress,
+            Self::InvalidVariableName { .. } => ErrorCode::InvalidVariableName,
+            Self::ReservedVariable { .. } => ErrorCode::ReservedVariable,
+            Self::InvalidVariableValue { .. } => ErrorCode::InvalidVariableValue,
+            Self::ValueTooLong(_) => ErrorCode::ValueTooLong,
+            Self::ConfigTooLarge { .. } => ErrorCode::ConfigTooLarge,
+            Self::RollbackInProgress { .. } => ErrorCode::RollbackInProgress,
+            Self::DeployInProgress { .. } => ErrorCode::DeployInProgress,
+            Self::ReleaseNotFound { .. } => ErrorCode::ReleaseNotFound,
+            Self::NoRelease { .. } => ErrorCode::NoRelease,
+            Self::NoEarlierRelease { .. } => ErrorCode::NoEarlierRelease,
+            Self::NoHeldDeploy { .. } => ErrorCode::NoHeldDeploy,
+            Self::NoDeployInProgress { .. } => ErrorCode::NoDeployInProgress,
+            Self::RoleNotFound { .. } => ErrorCode::RoleNotFound,
+            Self::SingleWriter { .. } => ErrorCode::SingleWriter,
+            Self::TooManyCopies { .. } => ErrorCode::TooManyCopies,
+            Self::TooManyRoles { .. } => ErrorCode::TooManyRoles,
+            Self::InvalidMaintenanceMessage { .. } => ErrorCode::InvalidMaintenanceMessage,
+            Self::ZeroLimit => ErrorCode::ZeroLimit,
+            Self::TooManyProxies { .. } => ErrorCode::TooManyProxies,
+            Self::InvalidTokenName => ErrorCode::InvalidTokenName,
+            Self::TokenExists { .. } => ErrorCode::TokenExists,
+            Self::TokenNotFound { .. } => ErrorCode::TokenNotFound,
+            Self::ZeroLifetime => ErrorCode::ZeroLifetime,
+            Self::ImageNotFound { .. } => ErrorCode::ImageNotFound,
+            Self::RepositoryFull { .. } => ErrorCode::RepositoryFull,
+            Self::VolumeNotFound { .. } => ErrorCode::VolumeNotFound,
+            Self::TooManyVolumes { .. } => ErrorCode::TooManyVolumes,
+            Self::VolumePathTaken { .. } => ErrorCode::VolumePathTaken,
+        }
+    }
+
+    /// Returns the remedy, where the text and the code alone do not suggest one.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::AppNotFound { .. } => "`gantry app ls` lists them",
+            Self::RenameInProgress { .. } => "try again once the rename is over; `gantry events` says when",
+            Self::RenameWhilePaused { .. } => "`gantry resume` or `gantry maintenance off` first",
+            Self::RenameDuringDeploy { app, .. } => return Some(format!("rename {app} once the deploy is over")),
+            Self::FormerNameInUse { address, app, .. } => {
+                return Some(format!("`gantry app host {app} --rm {address}` frees it"));
+            }
+            Self::HostNotFound { .. } => "`gantry app show` lists them",
+            Self::BaseNotFound { .. } => "`gantry base ls` lists them",
+            Self::BuildInProgress { .. } => "remove the base once the build is over",
+            Self::RollbackInProgress { .. } => "set it again once the rollback is over",
+            Self::ReleaseNotFound { .. } => "`gantry releases` lists them",
+            Self::ZeroLimit => "`gantry pause` lets requests wait, `gantry maintenance on` refuses them",
+            Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
+            Self::TokenNotFound { .. } => "`gantry token ls` lists them",
+            Self::RepositoryFull { .. } => "remove what is no longer used, then push again",
+            Self::BaseInUse { apps, .. } => {
+                return apps.first().map(|app| format!("`gantry app base {app} OTHER` puts it on another"));
+            }
+            Self::DeployInProgress { app, .. } => {
+                return Some(format!("fetch and push again once it is done, or `gantry abort {app}` first"));
+            }
+            Self::RoleNotFound { known, .. } => return Some(format!("it has {}", join(known))),
+            Self::VolumePathTaken { first, .. } => {
+                return Some(format!("`--volume {first}:` takes the first away; its data stays"));
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}

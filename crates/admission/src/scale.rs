@@ -1,0 +1,49 @@
+//! Number of copies of an app's roles.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{AppName, AuditAction, Release, RoleName};
+
+use crate::{Actor, Admitted, Refusal, find_changeable_app};
+
+/// Most roles of an app with a number of copies. Before the first release, any role can be scaled.
+const ROLES_MAX: usize = 100;
+
+/// Most copies of a role.
+const COPIES_MAX: u32 = 1000;
+
+impl Actor<'_> {
+    /// Changes the number of copies of roles.
+    ///
+    /// # Errors
+    /// When the app or a role is missing, or a number is too large.
+    pub fn change_scale(&self, name: &AppName, roles: BTreeMap<RoleName, u32>) -> Admitted<()> {
+        let mut app = find_changeable_app(self.records, name)?.clone();
+        let release = app.current.and_then(|number| self.records.release(name, number));
+        for (role, count) in &roles {
+            if let Some(release) = release {
+                check_role(release, role, *count)?;
+            }
+            if *count > COPIES_MAX {
+                return Err(Refusal::TooManyCopies { role: role.clone(), count: *count, most: COPIES_MAX });
+            }
+        }
+        app.scale.extend(roles.clone());
+        if app.scale.len() > ROLES_MAX {
+            return Err(Refusal::TooManyRoles { count: app.scale.len(), most: ROLES_MAX });
+        }
+        self.changed(app, AuditAction::Scaled { roles })
+    }
+}
+
+/// Refuses a role that the release does not have, and a second copy of a role with a volume.
+fn check_role(release: &Release, role: &RoleName, count: u32) -> Result<(), Refusal> {
+    let Some(settings) = release.roles.get(role).filter(|_| role.is_service()) else {
+        let known = release.roles.keys().filter(|role| role.is_service()).cloned().collect();
+        return Err(Refusal::RoleNotFound { app: release.app.clone(), role: role.clone(), known });
+    };
+    if settings.stop_first() && count > 1 {
+        return Err(Refusal::SingleWriter { role: role.clone() });
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+use gantry_model::clock::{ClockJump, TOLERANCE};
+use gantry_model::{
+    Assignment, ExitStatus, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, LimitHit, MachineName, MachinePlan,
+    ObservedInstance, ObservedMachine, Reason, RoleLimit, StopReason,
+};
+
+use super::*;
+use crate::{clock_jumped, clock_went_back, events_of_deploys, events_of_report};
+
+fn texts(changes: &[RecordChange]) -> Vec<String> {
+    let event = |change: &RecordChange| match change {
+        RecordChange::Put(record) => match &**record {
+            StoreRecord::Event(event) => Some(event.what.clone()),
+            _ => None,
+        },
+        RecordChange::Remove(_) => None,
+    };
+    changes.iter().filter_map(event).collect()
+}
+
+#[test]
+fn the_turning_points_of_a_deploy_are_events() {
+    use DeployState::*;
+    let mut records = released(&[push_of("a")]);
+    let number = run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");
+    let deploy = (*records.deploys[&shop()][&number]).clone();
+    for (state, reason, wanted) in [
+        (Building, None, None),
+        (Promoting, None, Some("deploy #2 (v2) promoting")),
+        (Draining, None, None),
+        (Done, None, Some("deploy #2 (v2) done")),
+        (Reverting, Some(Reason::Aborted), None),
+        (Reverted, Some(Reason::Aborted), Some("deploy #2 (v2) reverted: aborted by `gantry abort`")),
+        (Superseded, None, Some("deploy #2 (v2) superseded")),
+    ] {
+        let changed = Deploy { state, reason, release: Some(ReleaseNumber(2)), ..deploy.clone() };
+        let events = events_of_deploys(&records, std::slice::from_ref(&changed), NOW);
+        assert_eq!(texts(&events), wanted.map(str::to_owned).into_iter().collect::<Vec<_>>(), "{state}");
+        // The same state once more is no news.
+        let mut known = records.clone();
+        put(&mut known, StoreRecord::Deploy(changed.clone()));
+        assert_eq!(events_of_deploys(&known, &[changed], NOW).len(), 0, "{state}");
+    }
+}
+
+#[test]
+fn events_of_one_decision_have_consecutive_numbers() {
+    let mut records = released(&[push_of("a")]);
+    run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");
+    let done = |number| {
+        let mut deploy = Deploy::new(shop(), DeployNumber(number), push_of("x"), "test".into(), false, Moment(0));
+        deploy.state = DeployState::Done;
+        deploy
+    };
+    let events = events_of_deploys(&records, &[done(7), done(8), done(9)], NOW);
+    events.into_iter().for_each(|change| records.apply(change));
+    assert_eq!(records.events.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+fn instance(index: u32) -> InstanceId {
+    InstanceId { app: shop(), release: ReleaseNumber(1), role: role_name("web"), index }
+}
+
+/// Returns records with instances of `shop` that are to run on machine `m`.
+fn assigned(count: u32, goal: &InstanceGoal, once: bool) -> RecordIndex {
+    let mut records = released(&[push_of("a")]);
+    let machine = MachineName::parse("m").expect("a name");
+    let spec = InstanceSpec {
+        image: digest("ab"),
+        commit: None,
+        config: BTreeMap::new(),
+        role: Role::new(RoleCommand::Shell("serve".into())),
+        once,
+        volumes_of: None,
+    };
+    let mut part = MachinePlan::default();
+    for index in 1..=count {
+        part.instances.insert(instance(index), Assignment { goal: *goal, spec: spec.clone() });
+    }
+    put(&mut records, StoreRecord::Machine(machine, part));
+    records
+}
+
+fn seen(exit: Option<ExitStatus>, restarts: u32) -> ObservedInstance {
+    ObservedInstance {
+        phase: InstancePhase::Ready,
+        since: Moment(0),
+        address: None,
+        restarts,
+        exit,
+        probe: None,
+        failure: None,
+        warning: None,
+        started: None,
+        failed_checks: 0,
+        limit_hits: Vec::new(),
+        said: None,
+    }
+}
+
+fn exited(code: i32, at: u64) -> ExitStatus {
+    ExitStatus { code: Some(code), at: Moment(at), ..ExitStatus::default() }
+}
+
+fn report(records: &RecordIndex, before: &[ObservedInstance], now: &[ObservedInstance]) -> Vec<String> {
+    let map = |seen: &[ObservedInstance]| (1..).map(instance).zip(seen.iter().cloned()).collect::<BTreeMap<_, _>>();
+    let before = ObservedMachine { instances: map(before), ..ObservedMachine::default() };
+    texts(&events_of_report(records, Some(&before), &map(now), NOW))
+}
+
+#[test]
+fn an_exit_is_an_event_the_first_second_fourth_and_eighth_time() {
+    let records = assigned(1, &InstanceGoal::Run, false);
+    let told: Vec<u32> = (0..20)
+        .filter(|restarts| {
+            let before = seen(Some(exited(1, 1)), *restarts);
+            !report(&records, &[before], &[seen(Some(exited(1, 2)), *restarts)]).is_empty()
+        })
+        .collect();
+    assert_eq!(told, [0, 1, 3, 7, 15]);
+    let texts = report(&records, &[seen(None, 0)], &[seen(Some(exited(3, 2)), 0)]);
+    assert_eq!(texts, ["shop.v1.web-1 exited with 3"]);
+}
+
+#[test]
+fn what_is_no_news_is_no_event() {
+    let records = assigned(1, &InstanceGoal::Run, false);
+    let exit = || seen(Some(exited(1, 1)), 0);
+    assert_eq!(report(&records, &[exit()], &[exit()]).len(), 0, "known already");
+    let planned = ExitStatus { stopped: Some(StopReason::Planned), ..exited(0, 2) };
+    assert_eq!(report(&records, &[seen(None, 0)], &[seen(Some(planned), 0)]).len(), 0, "Gantry stopped it by plan");
+    assert_eq!(report(&records, &[], &[exit()]).len(), 0, "an instance that was not there before");
+    let instances = BTreeMap::from([(instance(1), exit())]);
+    assert_eq!(events_of_report(&records, None, &instances, NOW).len(), 0, "the machine's first report");
+    for (goal, once) in [(InstanceGoal::Stop, false), (InstanceGoal::Run, true)] {
+        let records = assigned(1, &goal, once);
+        assert_eq!(report(&records, &[seen(None, 0)], &[exit()]).len(), 0, "{goal:?} {once}");
+    }
+}
+
+#[test]
+fn a_limit_is_an_event_once() {
+    let records = assigned(1, &InstanceGoal::Run, false);
+    let hit = |limit, count| LimitHit { limit, count, since: Moment(1), last: Moment(2) };
+    let with = |hits: &[LimitHit]| ObservedInstance { limit_hits: hits.to_vec(), ..seen(None, 0) };
+    let first = report(&records, &[with(&[])], &[with(&[hit(RoleLimit::Processes(64), 1)])]);
+    assert_eq!(first.len(), 1);
+    assert!(first[0].starts_with("shop.v1.web-1 ") && first[0].contains("64"), "{first:?}");
+    let (once, more) = (hit(RoleLimit::Processes(64), 1), hit(RoleLimit::Processes(64), 9));
+    assert_eq!(report(&records, &[with(std::slice::from_ref(&once))], &[with(&[more])]).len(), 0);
+    let raised = hit(RoleLimit::Processes(128), 1);
+    assert_eq!(report(&records, &[with(&[once])], &[with(&[raised])]).len(), 1, "another limit");
+}
+
+#[test]
+fn one_report_makes_few_events() {
+    let records = assigned(50, &InstanceGoal::Run, false);
+    let before: Vec<_> = (0..50).map(|_| seen(None, 0)).collect();
+    let now: Vec<_> = (0..50).map(|_| seen(Some(exited(1, 2)), 0)).collect();
+    assert_eq!(report(&records, &before, &now).len(), 20);
+}
+
+#[test]
+fn a_clock_that_jumps_takes_the_stamps_with_it() {
+    let mut records = released(&[push_of("a")]);
+    let started = Actor::new(&records, Moment(10_000_000), "alice").start_deploy(&shop(), push_of("b"), false);
+    let open = apply(&mut records, started);
+    let done = *records.deploys[&shop()].keys().next().expect("the first");
+    for by in [-3_600_000i64, 3_600_000] {
+        let now = Moment(10_005_000).moved(by);
+        let jump = ClockJump { at: now, by, suspended: 0 };
+        let mut jumped = records.clone();
+        clock_jumped(&records, jump, now).into_iter().for_each(|change| jumped.apply(change));
+        let stamps = |records: &RecordIndex, number| {
+            let deploy = &records.deploys[&shop()][&number];
+            (deploy.entered, deploy.progressed, deploy.created)
+        };
+        let moved = Moment(10_000_000).moved(by);
+        assert_eq!(stamps(&jumped, open), (moved, moved, Moment(10_000_000)), "{by}");
+        assert_eq!(stamps(&jumped, done), stamps(&records, done), "history stays");
+        let told = jumped.events.values().next_back().expect("an event");
+        assert!(told.at == now && told.what.starts_with("the clock of the machine went "), "{told:?}");
+        assert!(matches!(told.action, Some(AuditAction::ClockJumped { .. })));
+        let numbers: Vec<u64> = jumped.events.keys().copied().collect();
+        assert!(numbers.is_sorted(), "the trail keeps its order");
+    }
+}
+
+#[test]
+fn a_clock_that_went_back_while_no_server_ran_is_noticed() {
+    let mut records = with_app();
+    assert_eq!(clock_went_back(&records, NOW), None, "there is no event");
+    run(&mut records, |actor| actor.change_branch(&shop(), "main".to_owned())).expect("changed");
+    assert_eq!(clock_went_back(&records, NOW), None);
+    assert_eq!(clock_went_back(&records, Moment(NOW.0 - TOLERANCE + 1)), None, "within the tolerance");
+    let now = Moment(NOW.0 - 10_000);
+    let jump = clock_went_back(&records, now).expect("10 s");
+    assert_eq!((jump.by, jump.at), (-10_000, now));
+}

@@ -1,0 +1,523 @@
+//! The table of all codes.
+
+use crate::{Explanation, Group};
+
+/// Declares the codes: name of the variant, name in JSON, HTTP status, meaning, cause, remedy.
+macro_rules! codes {
+    ($($title:literal { $($variant:ident $name:literal $status:literal $meaning:literal $cause:literal $remedy:literal)* })*) => {
+        /// A stable error code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ErrorCode {
+            $($(#[doc = $meaning] $variant,)*)*
+        }
+
+        impl ErrorCode {
+            /// Returns the code's row of the table.
+            #[must_use]
+            pub fn explanation(self) -> &'static Explanation {
+                match self {
+                    $($(Self::$variant => &Explanation {
+                        code: Self::$variant,
+                        name: $name,
+                        status: $status,
+                        meaning: $meaning,
+                        cause: $cause,
+                        remedy: $remedy,
+                    },)*)*
+                }
+            }
+        }
+
+        /// All codes by area, in the order of the manual.
+        pub const GROUPS: &[Group] = &[
+            $(Group {
+                title: $title,
+                rows: &[$(Explanation {
+                    code: ErrorCode::$variant,
+                    name: $name,
+                    status: $status,
+                    meaning: $meaning,
+                    cause: $cause,
+                    remedy: $remedy,
+                },)*],
+            },)*
+        ];
+    };
+}
+
+codes! {
+"Access" {
+    TokenRequired "token_required" 401
+        "The request carries no token."
+        "Every request except the API's description needs a token."
+        "Set GANTRY_TOKEN, or send the token as the password (git, docker) or as a bearer token. `gantry token create` makes one."
+    TokenUnknown "token_unknown" 401
+        "The server does not know the token."
+        "The token was revoked, belongs to another cluster, or is misspelled."
+        "Check which token was sent: the command line names the file or variable. `gantry token create` makes another token."
+    TokenExpired "token_expired" 401
+        "The token has expired."
+        "The token was created with a lifetime, and that time is over."
+        "Let an administrator make another one with `gantry token create`."
+    ScopeInsufficient "scope_insufficient" 403
+        "The token's scope does not allow this operation."
+        "Tokens are for reading, for one app, for one machine, or for administration. The message names the scope that is needed."
+        "Use a token with the named scope, or ask an administrator to do this."
+    TokenMissing "token_missing" 0
+        "The command line found no token to send."
+        "GANTRY_TOKEN is not set, and none of the token files exists."
+        "Set GANTRY_TOKEN, or put a token into ~/.config/gantry/token. On the server's machine, `--token-file DATA/admin-token` works as root."
+    TokenFileUnreadable "token_file_unreadable" 0
+        "The command line cannot read the token file."
+        "The file that `--token-file` or GANTRY_TOKEN_FILE names is missing or not readable for you."
+        "Name another file, or become the user who may read the file."
+}
+"Requests" {
+    InvalidRequest "invalid_request" 400
+        "The request's body or query cannot be understood."
+        "The JSON is malformed, or a field is missing, unknown, or of another type. The message names the place."
+        "Correct the request. `/v1/openapi.json` describes each request."
+    InvalidName "invalid_name" 400
+        "A name in the request is invalid."
+        "Names of apps, roles, bases, machines and hosts have rules. The message states the rule."
+        "Choose a name that follows the rule."
+    EndpointNotFound "endpoint_not_found" 404
+        "The server has no endpoint at this path."
+        "The path is misspelled, or the client is of another version than the server."
+        "Compare the path with `/v1/openapi.json`; upgrade the older side."
+    MethodNotAllowed "method_not_allowed" 405
+        "The endpoint exists, but not with this HTTP method."
+        "The client used another method than the endpoint has."
+        "Use a method that `/v1/openapi.json` names for the path."
+    RequestTooLarge "request_too_large" 413
+        "The request's body is too large."
+        "Each kind of body has a limit; the message names the limit."
+        "Send less. Large files belong into the repository, an image or a volume."
+    RequestBroken "request_broken" 400
+        "The request's body ended before it was complete."
+        "The client or a proxy closed the connection while it sent the body."
+        "Send the request again."
+    EncodingUnsupported "encoding_unsupported" 415
+        "The request's body has a content encoding that the server does not accept."
+        "The server accepts plain bodies, and gzip from git."
+        "Send the body without an encoding."
+    SessionRequired "session_required" 426
+        "The endpoint opens a session and needs an upgraded connection."
+        "The request has no `Upgrade` header, or a proxy removed the header."
+        "Use `gantry exec` or `gantry run`, and let the proxy pass upgrades on."
+    SessionNotFound "session_not_found" 404
+        "No client waits for this session any more."
+        "The client closed its connection before the agent called back."
+        "Nothing to do; start the session again if you need it."
+}
+"Apps" {
+    AppNotFound "app_not_found" 404
+        "No app has this name."
+        "The name is misspelled, or the app was destroyed."
+        "`gantry app ls` lists the apps; `gantry app create` makes one."
+    AppExists "app_exists" 409
+        "An app with this name exists already."
+        "Names of apps are unique in a cluster."
+        "Choose another name, or use the existing app."
+    AppBeingDestroyed "app_being_destroyed" 409
+        "The app is being destroyed."
+        "`gantry app destroy` was run, and copies of the app still stop."
+        "Wait until `gantry app ls` no longer lists the app. Then the name can be used again."
+    RenameInProgress "rename_in_progress" 409
+        "The app is being renamed."
+        "Neither the old nor the new app can be changed until the new one serves, or the rename is undone."
+        "Try again once the rename is over; `gantry events` says when."
+    RenameDuringDeploy "rename_during_deploy" 409
+        "A deploy of the app is in progress, and a rename would be a second one."
+        "A rename deploys the serving release under the new name."
+        "Rename the app once the deploy is over, or take the deploy back with `gantry abort APP`."
+    RenameWhilePaused "rename_while_paused" 409
+        "The app is paused or in maintenance."
+        "A rename ends when the app serves requests under its new name."
+        "End it first: `gantry resume APP` or `gantry maintenance off APP`."
+    FormerNameInUse "former_name_in_use" 409
+        "The address of this name leads to another app, which had the name before."
+        "A renamed app keeps its former address as a host name."
+        "Choose another name, or free the address: `gantry app host APP --rm ADDRESS`."
+    NoVolumeFolder "no_volume_folder" 409
+        "No folder is free for the volumes of the app."
+        "Renamed apps keep the folders of their former names."
+        "Choose another name."
+    HostTaken "host_taken" 409
+        "Another app has this host name."
+        "A host name leads to one app."
+        "Remove the host name from the other app first: `gantry app host APP --rm HOST`."
+    HostReserved "host_reserved" 409
+        "The host name lies below the cluster's own domain."
+        "Gantry gives names below that domain to apps by their own names."
+        "Choose a host name outside the domain, or name the app accordingly."
+    HostNotFound "host_not_found" 404
+        "The app does not have this host name."
+        "The host name is misspelled, or was removed before."
+        "`gantry app show APP` lists the app's host names."
+    TooManyHosts "too_many_hosts" 400
+        "The app would have too many host names."
+        "The number of host names of an app is limited."
+        "Remove host names that are no longer used."
+    NoChange "no_change" 400
+        "The request asks for no change."
+        "The request names nothing to add, remove or set."
+        "Name at least one change."
+    InvalidBranch "invalid_branch" 400
+        "The name of the branch is invalid."
+        "Git does not allow the name, or the name could be read as an option."
+        "Use letters, digits, `-`, `_`, `.` and `/`, with a letter or digit at both ends."
+    InstanceNotFound "instance_not_found" 404
+        "The app has no such instance, or none that runs."
+        "The instance ended, was replaced by another release, or never started."
+        "`gantry ps APP` lists the instances; `gantry why APP` says why none runs."
+    RoleNotFound "role_not_found" 404
+        "The app's release has no such role."
+        "The Procfile or app.json of the serving release does not declare the role."
+        "Use one of the roles that the message lists, or push a release with the role."
+    SingleWriter "single_writer" 409
+        "The role can have one copy only."
+        "The role has a volume, and a volume has a single writer."
+        "Keep one copy, or move the data out of the role."
+    TooManyCopies "too_many_copies" 400
+        "The number of copies is over the limit."
+        "A role has at most 1000 copies."
+        "Ask for fewer copies."
+    TooManyRoles "too_many_roles" 400
+        "Too many roles of the app have a number of copies."
+        "Before the first release any role can be scaled, up to a limit."
+        "Scale only roles that the app has."
+    InvalidMaintenanceMessage "invalid_maintenance_message" 400
+        "The maintenance message is too long or has more than one line."
+        "Routers send the message in each response."
+        "Use one line of at most 500 bytes."
+    ZeroLimit "zero_limit" 400
+        "A limit of 0 would let no request through."
+        "`gantry limit` bounds requests and does not stop them."
+        "`gantry pause` lets requests wait, `gantry maintenance on` refuses them."
+    TooManyProxies "too_many_proxies" 400
+        "The list of trusted proxies is too long."
+        "Routers compare each connection with the list."
+        "Name ranges that contain the addresses."
+}
+"Deploys" {
+    DeployInProgress "deploy_in_progress" 409
+        "Another deploy of the app is in progress, and this push is not built on its commit."
+        "If both were accepted, the branch would lose the other commit."
+        "Wait for the deploy, fetch its commit and push again; or take the deploy back with `gantry abort APP`."
+    BranchMoved "branch_moved" 409
+        "The branch has a commit that this push is not built on."
+        "Another push reached the branch after your last fetch."
+        "Fetch, merge or rebase, and push again."
+    DeployNotFound "deploy_not_found" 404
+        "The app has no deploy with this number."
+        "The number is wrong, or the record of an old deploy was removed."
+        "`GET /v1/apps/{app}/deploys` lists the deploys."
+    ReleaseNotFound "release_not_found" 404
+        "The app has no release with this number."
+        "The number is wrong, or the release was removed by garbage collection."
+        "`gantry releases APP` lists the releases."
+    NoRelease "no_release" 409
+        "The app has no release yet."
+        "Nothing was deployed successfully so far."
+        "Push a commit, or run `gantry deploy APP --image REF`."
+    NoEarlierRelease "no_earlier_release" 409
+        "There is no good release to go back to."
+        "The app has one good release, or all earlier ones failed or were removed."
+        "`gantry releases APP` lists the releases; deploy a repaired version instead."
+    NoHeldDeploy "no_held_deploy" 409
+        "No deploy of the app waits for a promotion."
+        "The deploy was started without `--hold`, has ended, or has not begun."
+        "`gantry app show APP` shows the deploy in progress."
+    NoDeployInProgress "no_deploy_in_progress" 409
+        "No deploy of the app can be aborted."
+        "The last deploy has ended, or is being taken back already."
+        "`gantry rollback APP` goes back to an earlier release."
+    RollbackInProgress "rollback_in_progress" 409
+        "A rollback of the app is in progress."
+        "A rollback brings the configuration of its release, which would overwrite the change."
+        "Repeat the change once the rollback is over."
+    BuildInProgress "build_in_progress" 409
+        "A build is in progress that may use the base."
+        "The build's image needs the base until the build is recorded."
+        "Remove the base once the build is over."
+}
+"Pushes" {
+    BranchNotPushed "branch_not_pushed" 0
+        "The push does not contain the branch that the app is deployed from."
+        "An app is deployed from one branch. Other branches and tags alone deploy nothing."
+        "`git push REMOTE HEAD:BRANCH` pushes to the branch; `gantry app branch` chooses another branch."
+    BranchRemoval "branch_removal" 0
+        "The push would remove the branch that the app is deployed from."
+        "The branch records what serves."
+        "Push a commit to the branch, or choose another branch with `gantry app branch` first."
+    BranchChanged "branch_changed" 0
+        "The app's branch changed while the push was under way."
+        "`gantry app branch` was run at the same time."
+        "Push again."
+    InvalidPushOption "invalid_push_option" 0
+        "The push has an option that Gantry does not know."
+        "`git push -o` accepts `hold` and `wait`."
+        "Remove the option."
+    PushIncomplete "push_incomplete" 0
+        "The source of the push did not arrive completely."
+        "The connection broke, the time was over, or the server restarted."
+        "Push again."
+    PushRejected "push_rejected" 0
+        "Git's hook on the server refuses the push."
+        "The tree is too large, a name is invalid, or the branch would point to something other than a commit."
+        "The message names the object; correct it and push again."
+    SourceNotStored "source_not_stored" 0
+        "The server cannot store the source of the push."
+        "The tree is larger than the limit, or the disk of the server fails or is full."
+        "Make the tree smaller; see `gantry status` for the disk."
+    DeployUnfollowed "deploy_unfollowed" 0
+        "The server stopped reporting the deploy before the deploy ended."
+        "The server restarts. The deploy goes on."
+        "`gantry status` and `gantry why APP` tell how it goes."
+    GitProtocolUnsupported "git_protocol_unsupported" 400
+        "The request is not of git's smart HTTP protocol."
+        "The client is very old, or no git client."
+        "Use git 2.x and the URL `http://HOST:PORT/git/APP.git`."
+    LfsUnsupported "lfs_unsupported" 501
+        "Gantry does not serve Git LFS."
+        "The repository keeps large files in LFS."
+        "Keep the files in git itself, or name another LFS server in `.lfsconfig`."
+}
+"Configuration" {
+    InvalidVariableName "invalid_variable_name" 400
+        "The name cannot be the name of an environment variable."
+        "A name begins with a letter or `_`, and has letters, digits, `_`, `.` and `-`."
+        "Choose another name."
+    ReservedVariable "reserved_variable" 400
+        "Gantry sets this variable itself."
+        "`PORT`, `REVISION` and names that begin with `GANTRY_` are Gantry's."
+        "Choose another name."
+    InvalidVariableValue "invalid_variable_value" 400
+        "The value cannot be passed in an environment variable."
+        "An environment variable cannot contain a NUL character."
+        "Encode the value, for example as Base64."
+    ValueTooLong "value_too_long" 400
+        "The kernel would not start a process with this value."
+        "Linux limits a single variable to 128 KiB, and all variables and arguments together to 2 MiB."
+        "Put the value into a file of the image or a volume."
+    ConfigTooLarge "config_too_large" 400
+        "The configuration of the app is too large."
+        "An app has at most 500 values with 256 KiB in all."
+        "Unset values that are not used, or put them into a file."
+}
+"Tokens" {
+    InvalidTokenName "invalid_token_name" 400
+        "The name of the token is invalid."
+        "A token's name has 1 to 100 printable characters."
+        "Choose another name."
+    TokenExists "token_exists" 409
+        "A token with this name exists already."
+        "The audit trail names tokens, so that names are unique."
+        "Choose another name, or revoke the old token first."
+    TokenNotFound "token_not_found" 404
+        "No token has this name."
+        "The name is misspelled, or the token was revoked."
+        "`gantry token ls` lists the tokens."
+    ZeroLifetime "zero_lifetime" 400
+        "The token's lifetime is zero."
+        "Such a token could never be used."
+        "Give a lifetime greater than zero, or none for a token without an end."
+}
+"Bases" {
+    BaseNotFound "base_not_found" 404
+        "No base has this name."
+        "The name is misspelled, or the base was removed."
+        "`gantry base ls` lists the bases; `gantry base create` makes one."
+    BaseInUse "base_in_use" 409
+        "Apps are built on the base."
+        "Without the base the next push of such an app would fail."
+        "Put the apps on another base: `gantry app base APP OTHER`."
+    InvalidBaseRecipe "invalid_base_recipe" 400
+        "The recipe of the base is invalid."
+        "`base.toml` has a wrong or missing entry. The message names the place."
+        "Correct the file; `gantry docs apps` describes the entries."
+    BaseBuildFailed "base_build_failed" 422
+        "The base could not be made."
+        "A package is missing, or the mirror cannot be reached. The last lines of output say which."
+        "Correct the recipe or the network, and try again."
+    BaseImportFailed "base_import_failed" 400
+        "The archive cannot be imported as a base."
+        "The archive is no OCI archive, is damaged, or has no image for this platform."
+        "Make the archive with `skopeo copy … oci-archive:FILE`."
+    BaseUnusable "base_unusable" 422
+        "The image cannot be used as a base."
+        "The image cannot be read, or its environment is larger than the kernel allows."
+        "Use another image."
+}
+"Images and the registry" {
+    InvalidRepository "invalid_repository" 400
+        "The name of the repository is invalid."
+        "A repository has one to four names of lower-case letters, digits, dots and hyphens, separated by slashes."
+        "Choose another name."
+    RepositoryNotFound "repository_not_found" 404
+        "The registry has no such repository."
+        "Nothing was pushed under this name, and no app has the name."
+        "Check the name; `gantry app ls` lists the apps."
+    RepositoryFull "repository_full" 409
+        "The repository has as many manifests, tags or referrers as it can have."
+        "The number is limited, so that a client cannot fill the store."
+        "Remove tags and manifests that are no longer used, and push again."
+    InvalidImageReference "invalid_image_reference" 400
+        "The reference names no image."
+        "A reference is `app:tag`, `app@sha256:…` or `registry.example/team/app:tag`."
+        "Correct the reference."
+    ImageElsewhere "image_elsewhere" 400
+        "The image is in another registry."
+        "A deploy over the API uses images of this registry."
+        "Pull the image first: `POST /v1/apps/{app}/pull`. `gantry deploy` does both."
+    ImageNotFound "image_not_found" 404
+        "The registry has no such image."
+        "The tag or digest is misspelled, was removed, or belongs to another repository."
+        "Push the image again, or list the tags: `GET /v2/APP/tags/list`."
+    ImageUnusable "image_unusable" 422
+        "The image cannot be used."
+        "Its manifest or configuration is invalid or of an unknown kind."
+        "Push the image again with a current tool."
+    PlatformMissing "platform_missing" 409
+        "The image has no variant for this machine's platform."
+        "The index names other architectures only."
+        "Build the image for this platform (`docker buildx build --platform …`)."
+    PullFailed "pull_failed" 422
+        "The image could not be pulled from the other registry."
+        "The registry refuses the login, has no such image, or sent invalid data. The message tells which."
+        "Check the reference and the login (GANTRY_REGISTRY_USER, GANTRY_REGISTRY_PASSWORD)."
+    RegistryUnreachable "registry_unreachable" 502
+        "The other registry cannot be reached from the server."
+        "Its name does not resolve, or the network or its certificate is in the way."
+        "Check name and network on the server's machine."
+    BlobNotFound "blob_not_found" 404
+        "The registry has no such blob."
+        "The blob was never pushed, or was removed by garbage collection."
+        "Push the image again."
+    InvalidDigest "invalid_digest" 400
+        "The digest is malformed or missing."
+        "A digest is `sha256:` and 64 hexadecimal digits."
+        "Correct the digest."
+    DigestMismatch "digest_mismatch" 400
+        "The data does not have the digest that the client named."
+        "The data changed on the way, or the client computed the digest of something else."
+        "Push again."
+    InvalidManifest "invalid_manifest" 400
+        "The manifest is invalid."
+        "The manifest is no JSON of a known kind, or its annotations are too long."
+        "Push with a current tool."
+    ManifestIncomplete "manifest_incomplete" 400
+        "The manifest names a blob that the registry does not have."
+        "The blob was not pushed, or has another size."
+        "Push the blobs before the manifest; the usual tools do."
+    InvalidTag "invalid_tag" 400
+        "The reference is neither a tag nor a digest."
+        "A tag has up to 128 letters, digits, dots, underscores and hyphens."
+        "Choose another tag."
+    InvalidPageSize "invalid_page_size" 400
+        "The parameter `n` is not a number."
+        "`n` limits the tags in a response."
+        "Send a whole number, or leave `n` out."
+    UploadNotFound "upload_not_found" 404
+        "The registry does not know this upload."
+        "The upload has ended, was idle for an hour, or the server restarted."
+        "Begin a new upload."
+    UploadOutOfOrder "upload_out_of_order" 416
+        "The piece does not continue where the upload stands."
+        "A piece was lost or sent twice."
+        "Continue at the size that the message names."
+    UploadTakenOver "upload_taken_over" 409
+        "Another request continues this upload."
+        "The client sent a new request, because it lost the connection of this one."
+        "Nothing to do for the old request."
+    TooManyUploads "too_many_uploads" 429
+        "Too many uploads are open."
+        "The number of open uploads is limited for a repository and for the registry."
+        "Try again later, or push with fewer parallel uploads."
+    InvalidVolume "invalid_volume" 400
+        "A volume's name or path is invalid."
+        "Names follow the rules for names; a path is absolute and not a path of the system."
+        "Correct the volume: `--volume NAME:PATH`."
+    VolumeNotFound "volume_not_found" 404
+        "The app's images have no such volume."
+        "The name is misspelled, or the setting was removed before."
+        "`gantry app show APP --json` shows the settings."
+    TooManyVolumes "too_many_volumes" 400
+        "The app's images would have too many volumes."
+        "The number of volumes of an app's images is limited."
+        "Remove volumes that are no longer used: `--volume NAME:`."
+    VolumePathTaken "volume_path_taken" 400
+        "Two volumes would be at the same path."
+        "A path holds one volume."
+        "Choose another path, or remove the first volume: `--volume NAME:`. Its data stays."
+}
+"The server" {
+    DiskFull "disk_full" 507
+        "The disk of the data folder has too little free space."
+        "Gantry keeps a reserve free, so that running apps can write."
+        "`gantry status` shows what takes the space. Remove apps, bases, or other files."
+    DiskReadOnly "disk_read_only" 503
+        "The disk of the data folder is read-only."
+        "The kernel makes a file system read-only after an error."
+        "`dmesg` says what the kernel found. Gantry goes on by itself once the disk takes writes."
+    StoreUnavailable "store_unavailable" 503
+        "The store does not take the change."
+        "The store cannot be reached, or leadership changed at that moment. What runs goes on."
+        "Try again. `gantry status` names the store; for etcd, check its members."
+    ServerStopping "server_stopping" 503
+        "The server is ending."
+        "It was told to stop, or restarts."
+        "Try again in a few seconds."
+    NoMachine "no_machine" 503
+        "No machine has reported to the server."
+        "The agent has not started, or cannot reach the server."
+        "Check the output of `gantry up` for errors of the agent."
+    AgentUnreachable "agent_unreachable" 503
+        "The machine's agent does not answer."
+        "The agent does not run, is overloaded, or too many sessions wait for it."
+        "Check the output of `gantry up` on the machine; try again."
+    Internal "internal" 500
+        "A fault of Gantry itself, or of the machine below it."
+        "An operation failed that should not fail. The message names the operation and the cause."
+        "Try again. If it happens again, look at the server's log and report it."
+}
+"The command line" {
+    ServerUnreachable "server_unreachable" 0
+        "The command line cannot connect to the server."
+        "`gantry up` does not run, or `--url` (GANTRY_URL) names another address."
+        "Start `gantry up`, or name the right server."
+    ServerTimeout "server_timeout" 0
+        "The server did not answer in time."
+        "The server is overloaded, or a firewall drops the packets."
+        "Try again; check the machine's load and network."
+    UnexpectedResponse "unexpected_response" 0
+        "The answer is not one of Gantry's."
+        "`--url` names another program, a proxy answered, or the server is of another version."
+        "Check the URL; upgrade the older side."
+    UrlUnsupported "url_unsupported" 0
+        "The URL of the server cannot be used."
+        "The server speaks plain HTTP."
+        "Use an `http://` URL; reach a server elsewhere over a tunnel: `ssh -L 4680:127.0.0.1:4680 HOST`."
+    InvalidSettings "invalid_settings" 0
+        "A settings file cannot be read or has a wrong entry."
+        "The message names file, line and column."
+        "Correct the entry; `gantry up --help` lists the settings."
+    RootRequired "root_required" 0
+        "The command needs root."
+        "It makes containers, network devices and control groups."
+        "Run it with sudo."
+    SessionFailed "session_failed" 0
+        "A session of `gantry exec` or `gantry run` could not be opened, or broke."
+        "The agent does not answer, the instance has ended, or the command cannot be started. The message tells which."
+        "Check the command and `gantry ps`; try again."
+    ConnectionLost "connection_lost" 0
+        "The connection ended before the result was known."
+        "The server, a proxy or the network closed the connection."
+        "Look with `gantry status` whether the operation took place before you repeat it."
+    ErrorCodeUnknown "error_code_unknown" 0
+        "There is no such error code."
+        "The code is misspelled, or another version of Gantry printed it."
+        "`gantry explain` lists all codes."
+}
+}

@@ -1,0 +1,275 @@
+//! Actions in the audit trail.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::deploy::DeployOrder;
+use crate::{
+    AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, InstanceId, ReleaseNumber, RoleName,
+    TrafficPolicy, TrustedProxies,
+};
+
+/// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum AuditAction {
+    /// An app was created.
+    AppCreated {
+        /// The app.
+        app: AppName,
+    },
+    /// An app was told to go.
+    AppDestroyed {
+        /// The app.
+        app: AppName,
+    },
+    /// A rename of an app was requested.
+    RenameRequested {
+        /// The former name.
+        from: AppName,
+        /// The new name.
+        to: AppName,
+    },
+    /// An app got another name.
+    Renamed {
+        /// The former name.
+        from: AppName,
+        /// The new name.
+        to: AppName,
+    },
+    /// A rename was undone, because the release did not start under the new name.
+    RenameUndone {
+        /// The name that the app keeps.
+        from: AppName,
+        /// The name that it should have had.
+        to: AppName,
+        /// The reason in words, if there is one.
+        reason: Option<String>,
+    },
+    /// An app was put on a base.
+    AppBaseChanged {
+        /// The app.
+        app: AppName,
+        /// The base.
+        base: BaseName,
+    },
+    /// An app was put on a branch.
+    AppBranchChanged {
+        /// The app.
+        app: AppName,
+        /// The branch.
+        branch: String,
+    },
+    /// The host names of an app changed.
+    AppHostsChanged {
+        /// The app.
+        app: AppName,
+        /// All host names from now on.
+        hosts: Vec<HostName>,
+    },
+    /// The configuration of an app without a release changed.
+    ConfigChanged {
+        /// Names of the changed variables.
+        keys: Vec<String>,
+    },
+    /// Roles were scaled.
+    Scaled {
+        /// Copies per role.
+        roles: BTreeMap<RoleName, u32>,
+    },
+    /// The pause, maintenance message or limits of an app changed.
+    TrafficChanged {
+        /// The app.
+        app: AppName,
+        /// The traffic policy from now on.
+        traffic: TrafficPolicy,
+    },
+    /// The proxies that an app trusts changed.
+    TrustedProxiesChanged {
+        /// The app.
+        app: AppName,
+        /// The proxies from now on.
+        proxies: TrustedProxies,
+    },
+    /// The cluster policy changed.
+    ClusterPolicyChanged {
+        /// The trusted proxies from now on.
+        trusted_proxies: TrustedProxies,
+    },
+    /// A deploy was requested.
+    DeployRequested {
+        /// The deploy.
+        deploy: DeployNumber,
+        /// Why the deploy was requested.
+        cause: DeployCause,
+    },
+    /// A deploy was told to promote or to abort.
+    DeployOrdered {
+        /// The deploy.
+        deploy: DeployNumber,
+        /// The order.
+        order: DeployOrder,
+    },
+    /// A deploy entered a state that its owners care about.
+    DeployProgressed {
+        /// The deploy.
+        deploy: DeployNumber,
+        /// The release of the deploy.
+        release: Option<ReleaseNumber>,
+        /// The state.
+        state: DeployState,
+        /// The state in words, with the time in service of a release that was taken back.
+        outcome: String,
+        /// The reason in words, if there is one.
+        reason: Option<String>,
+    },
+    /// A base was made, imported or pulled.
+    BaseStored {
+        /// The base.
+        base: BaseName,
+        /// How the base came.
+        source: BaseSource,
+    },
+    /// A base was removed.
+    BaseRemoved {
+        /// The base.
+        base: BaseName,
+    },
+    /// An image was pushed to the registry.
+    ImagePushed {
+        /// The repository.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// Whether an app could have the repository's name, and none has.
+        without_app: bool,
+    },
+    /// An image was removed from the registry.
+    ImageRemoved {
+        /// The repository.
+        repository: String,
+        /// The tag or digest.
+        reference: String,
+    },
+    /// An image was pulled from another registry.
+    ImagePulled {
+        /// The image's reference in the other registry.
+        reference: String,
+    },
+    /// A token was created.
+    TokenCreated {
+        /// Name of the token.
+        token: String,
+    },
+    /// A token was revoked.
+    TokenRevoked {
+        /// Name of the token.
+        token: String,
+    },
+    /// A command was started in a running instance.
+    ExecOpened {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// A command was started in a container of its own.
+    RunOpened {
+        /// The release whose image and configuration the container has.
+        release: ReleaseNumber,
+    },
+    /// An instance exited, or reached one of its limits.
+    InstanceReported {
+        /// The instance.
+        instance: InstanceId,
+        /// The news in words.
+        news: String,
+    },
+    /// The wall clock jumped.
+    ClockJumped {
+        /// The jump in words.
+        jump: String,
+    },
+    /// A damaged repository was repaired, or could not be.
+    RepositoryDamaged {
+        /// The damage and the repair in words.
+        finding: String,
+    },
+}
+
+/// Source of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum BaseSource {
+    /// A recipe (`base.toml`).
+    Recipe,
+    /// An OCI archive.
+    Archive,
+    /// An image in another registry.
+    Registry {
+        /// The image's reference.
+        reference: String,
+    },
+}
+
+impl fmt::Display for AuditAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AppCreated { app } => write!(f, "created app {app}"),
+            Self::AppDestroyed { app } => write!(f, "destroyed app {app}"),
+            Self::RenameRequested { from, to } => write!(f, "asked to rename {from} to {to}"),
+            Self::Renamed { from, to } => write!(f, "renamed {from} to {to}"),
+            Self::RenameUndone { from, to, reason } => {
+                write!(f, "{from} keeps its name, its release did not start as {to}")?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+            }
+            Self::AppBaseChanged { app, base } => write!(f, "put {app} on base {base}"),
+            Self::AppBranchChanged { app, branch } => write!(f, "put {app} on branch {branch}"),
+            Self::AppHostsChanged { app, hosts } if hosts.is_empty() => write!(f, "set the hosts of {app}: none"),
+            Self::AppHostsChanged { app, hosts } => {
+                let hosts: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+                write!(f, "set the hosts of {app}: {}", hosts.join(", "))
+            }
+            Self::ConfigChanged { keys } => write!(f, "config {}", keys.join(", ")),
+            Self::Scaled { roles } => {
+                f.write_str("scaled")?;
+                roles.iter().try_for_each(|(role, count)| write!(f, " {role}={count}"))
+            }
+            Self::TrafficChanged { app, traffic } => write!(f, "requests of {app}: {traffic}"),
+            Self::TrustedProxiesChanged { app, proxies } => write!(f, "trusted proxies of {app}: {proxies}"),
+            Self::ClusterPolicyChanged { trusted_proxies } => {
+                write!(f, "cluster policy: trusted-proxies={trusted_proxies}")
+            }
+            Self::DeployRequested { deploy, cause } => write!(f, "deploy {deploy} asked for: {cause}"),
+            Self::DeployOrdered { deploy, order: DeployOrder::Promote } => {
+                write!(f, "asked to promote deploy {deploy}")
+            }
+            Self::DeployOrdered { deploy, order: DeployOrder::Abort } => write!(f, "asked to abort deploy {deploy}"),
+            Self::DeployProgressed { deploy, release, outcome, reason, .. } => {
+                write!(f, "deploy {deploy}")?;
+                release.map_or(Ok(()), |release| write!(f, " ({release})"))?;
+                write!(f, " {outcome}")?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+            }
+            Self::BaseStored { base, source: BaseSource::Recipe } => write!(f, "made base {base}"),
+            Self::BaseStored { base, source: BaseSource::Archive } => write!(f, "imported base {base}"),
+            Self::BaseStored { base, source: BaseSource::Registry { reference } } => {
+                write!(f, "imported base {base} from {reference}")
+            }
+            Self::BaseRemoved { base } => write!(f, "removed base {base}"),
+            Self::ImagePushed { repository, tag, without_app } => {
+                let without = if *without_app { " (there is no app of this name)" } else { "" };
+                write!(f, "pushed image {repository}:{tag}{without}")
+            }
+            Self::ImageRemoved { repository, reference } => write!(f, "removed image {repository}:{reference}"),
+            Self::ImagePulled { reference } => write!(f, "pulled image {reference}"),
+            Self::TokenCreated { token } => write!(f, "created token {token:?}"),
+            Self::TokenRevoked { token } => write!(f, "revoked token {token:?}"),
+            Self::ExecOpened { instance } => write!(f, "exec in {instance}"),
+            Self::RunOpened { release } => write!(f, "run in {release}"),
+            Self::InstanceReported { instance, news } => write!(f, "{instance} {news}"),
+            Self::ClockJumped { jump } => write!(f, "{jump}; deploys and leases count the time by themselves"),
+            Self::RepositoryDamaged { finding } => f.write_str(finding),
+        }
+    }
+}

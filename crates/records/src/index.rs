@@ -1,0 +1,245 @@
+//! The index of all records in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_model::{
+    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, Plan, Release, ReleaseNumber,
+};
+
+use crate::record::parse;
+use crate::{
+    BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord,
+    TokenRecord,
+};
+
+/// All records. Cloning is cheap, because clones share the large records.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecordIndex {
+    /// Apps by name.
+    pub apps: BTreeMap<AppName, Arc<App>>,
+    /// Releases by app and number.
+    pub releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Arc<Release>>>,
+    /// Deploys by app and number.
+    pub deploys: BTreeMap<AppName, BTreeMap<DeployNumber, Arc<Deploy>>>,
+    /// Results of builds by app and commit.
+    pub builds: BTreeMap<(AppName, String), Arc<BuildRecord>>,
+    /// Bases by name.
+    pub bases: BTreeMap<BaseName, BaseRecord>,
+    /// Tags by repository.
+    pub tags: BTreeMap<String, BTreeMap<String, Digest>>,
+    /// Manifests by repository.
+    pub manifests: BTreeMap<String, BTreeMap<Digest, PushedManifest>>,
+    /// Tokens by the hash of their secret.
+    pub tokens: BTreeMap<String, TokenRecord>,
+    /// Events by number.
+    pub events: BTreeMap<u64, Arc<EventRecord>>,
+    /// Rules that hold for all apps.
+    pub policy: ClusterPolicy,
+    /// The plan.
+    pub plan: Arc<Plan>,
+}
+
+impl RecordIndex {
+    /// Parses all records among the keys and values of a store.
+    ///
+    /// # Errors
+    /// When a value is no record of this version.
+    pub fn load<'a>(entries: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, RecordError> {
+        let mut records = Self::default();
+        for (key, value) in entries {
+            if let Some(record) = parse(key, value)? {
+                records.put(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Applies a change that the store has committed.
+    pub fn apply(&mut self, change: RecordChange) {
+        match change {
+            RecordChange::Put(record) => self.put(*record),
+            RecordChange::Remove(key) => self.remove(&key),
+        }
+    }
+
+    fn put(&mut self, record: StoreRecord) {
+        match record {
+            StoreRecord::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
+            StoreRecord::Release(release) => {
+                self.releases.entry(release.app.clone()).or_default().insert(release.number, Arc::new(release));
+            }
+            StoreRecord::Deploy(deploy) => {
+                self.deploys.entry(deploy.app.clone()).or_default().insert(deploy.number, Arc::new(deploy));
+            }
+            StoreRecord::Build(build) => {
+                self.builds.insert((build.app.clone(), build.commit.clone()), Arc::new(build));
+            }
+            StoreRecord::Base(base) => drop(self.bases.insert(base.name.clone(), base)),
+            StoreRecord::Tag { repository, tag, digest } => {
+                self.tags.entry(repository).or_default().insert(tag, digest);
+            }
+            StoreRecord::Manifest { repository, digest, pushed } => {
+                self.manifests.entry(repository).or_default().insert(digest, pushed);
+            }
+            StoreRecord::Token { hash, token } => drop(self.tokens.insert(hash, token)),
+            StoreRecord::Event(event) => {
+                self.events.insert(event.number, Arc::new(event));
+                while self.events.len() as u64 > EVENTS_MAX {
+                    self.events.pop_first();
+                }
+            }
+            StoreRecord::Policy(policy) => self.policy = policy,
+            StoreRecord::Table(table) => Arc::make_mut(&mut self.plan).table = table,
+            StoreRecord::Machine(machine, part) => {
+                Arc::make_mut(&mut self.plan).machines.insert(machine, part);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        let parts: Vec<&str> = key.split('/').collect();
+        let app = |text: &str| AppName::parse(text).ok();
+        match parts.as_slice() {
+            ["apps", name] => {
+                if let Some(name) = app(name) {
+                    self.apps.remove(&name);
+                }
+            }
+            ["releases", name, number] => {
+                if let (Some(name), Ok(number)) = (app(name), number.parse())
+                    && let Some(releases) = self.releases.get_mut(&name)
+                {
+                    releases.remove(&ReleaseNumber(number));
+                }
+            }
+            ["deploys", name, number] => {
+                if let (Some(name), Ok(number)) = (app(name), number.parse())
+                    && let Some(deploys) = self.deploys.get_mut(&name)
+                {
+                    deploys.remove(&DeployNumber(number));
+                }
+            }
+            ["builds", name, commit] => {
+                if let Some(name) = app(name) {
+                    self.builds.remove(&(name, (*commit).to_owned()));
+                }
+            }
+            ["bases", name] => {
+                if let Ok(name) = BaseName::parse(name) {
+                    self.bases.remove(&name);
+                }
+            }
+            ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            ["tags", repository @ .., tag] => {
+                if let Some(tags) = self.tags.get_mut(&repository.join("/")) {
+                    tags.remove(*tag);
+                }
+            }
+            ["manifests", repository @ .., digest] => {
+                if let (Some(manifests), Ok(digest)) =
+                    (self.manifests.get_mut(&repository.join("/")), digest.parse::<Digest>())
+                {
+                    manifests.remove(&digest);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns an app's unfinished deploys, oldest first.
+    pub fn open_deploys(&self, app: &AppName) -> impl Iterator<Item = &Arc<Deploy>> {
+        self.deploys.get(app).into_iter().flat_map(BTreeMap::values).filter(|deploy| !deploy.state.is_final())
+    }
+
+    /// Returns a release of an app.
+    #[must_use]
+    pub fn release(&self, app: &AppName, number: ReleaseNumber) -> Option<&Arc<Release>> {
+        self.releases.get(app)?.get(&number)
+    }
+
+    /// Whether a repository has the image of this digest. The image may have been pushed to the repository, have a tag
+    /// there, belong to a release of the app, or be the base.
+    #[must_use]
+    pub fn has_image(&self, repository: &str, digest: &Digest) -> bool {
+        let pushed = self.manifests.get(repository).is_some_and(|manifests| manifests.contains_key(digest));
+        let tagged = || self.tags.get(repository).is_some_and(|tags| tags.values().any(|known| known == digest));
+        let released = || {
+            let releases = AppName::parse(repository).ok().and_then(|app| self.releases.get(&app));
+            releases.is_some_and(|releases| releases.values().any(|release| release.image == *digest))
+        };
+        pushed || tagged() || released() || self.base_of(repository).is_some_and(|base| base.image == *digest)
+    }
+
+    /// Returns the base to which a repository belongs.
+    #[must_use]
+    pub fn base_of(&self, repository: &str) -> Option<&BaseRecord> {
+        self.bases.get(&BaseName::parse(repository.strip_prefix("base/")?).ok()?)
+    }
+
+    /// Whether a release has served: its deploy ended well.
+    #[must_use]
+    pub fn is_good(&self, release: &Release) -> bool {
+        self.deploys
+            .get(&release.app)
+            .and_then(|deploys| deploys.get(&release.deploy))
+            .is_some_and(|deploy| deploy.state == DeployState::Done)
+    }
+
+    /// Returns the number of the next event in the audit trail.
+    #[must_use]
+    pub fn next_event(&self) -> u64 {
+        self.events.last_key_value().map_or(1, |(number, _)| number + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::{AuditAction, Moment};
+
+    use super::*;
+
+    fn event(number: u64) -> EventRecord {
+        let app = AppName::parse("shop").expect("a name");
+        EventRecord::new(number, Moment(number), "alice", None, AuditAction::AppCreated { app })
+    }
+
+    #[test]
+    fn new_events_replace_the_oldest_and_their_keys() {
+        let mut records = RecordIndex::default();
+        let mut keys = std::collections::BTreeSet::new();
+        for number in 1..=EVENTS_MAX + 100 {
+            let record = StoreRecord::Event(event(number));
+            keys.insert(record.key());
+            records.apply(record.into());
+        }
+        assert_eq!(keys.len() as u64, EVENTS_MAX);
+        assert_eq!(records.events.len() as u64, EVENTS_MAX);
+        assert_eq!(records.events.keys().next(), Some(&101));
+    }
+
+    #[test]
+    fn events_of_other_versions_are_read() {
+        let read = |text: &str| {
+            let records = RecordIndex::load([("events/0007", text.as_bytes())]).expect("records");
+            records.events.values().next().map(|event| (**event).clone()).expect("an event")
+        };
+        let old = read(r#"{"number":7,"at":7,"by":"alice","app":null,"what":"created app shop"}"#);
+        assert_eq!((old.what.as_str(), old.action), ("created app shop", None));
+        let newer = read(
+            r#"{"number":7,"at":7,"by":"alice","app":null,"what":"sang a song","action":{"kind":"sang","key":1}}"#,
+        );
+        assert_eq!((newer.what.as_str(), newer.action), ("sang a song", None));
+        let own = event(7);
+        let (key, value) = RecordChange::from(StoreRecord::Event(own.clone())).entry().expect("an entry");
+        assert_eq!(key, "events/0007");
+        assert_eq!(read(&String::from_utf8(value.expect("a value")).expect("text")), own);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_named() {
+        let error = RecordIndex::load([("apps/shop", &b"{}"[..])]).expect_err("no app");
+        assert!(error.to_string().starts_with("the store's record apps/shop cannot be read"), "{error}");
+        assert_eq!(RecordIndex::load([("leader", &b"x"[..])]).expect("no record"), RecordIndex::default());
+    }
+}

@@ -1,0 +1,30 @@
+//! The cluster's records: their types, their keys in the store, and the index of all records in memory.
+//!
+//! [`RecordIndex`] is a value. It reads no store and no clock: the server's core loads the records, applies each
+//! [`RecordChange`] that the store has committed, and hands the records to the deciders.
+//!
+//! | key | record |
+//! |---|---|
+//! | `apps/<app>` | [`App`] |
+//! | `releases/<app>/<number>` | [`Release`] |
+//! | `deploys/<app>/<number>` | [`Deploy`] |
+//! | `builds/<app>/<commit>` | [`BuildRecord`] |
+//! | `bases/<name>` | [`BaseRecord`] |
+//! | `tags/<repository>/<tag>` | a digest |
+//! | `manifests/<repository>/<digest>` | [`PushedManifest`] |
+//! | `tokens/<hash>` | [`TokenRecord`] |
+//! | `events/<number mod 1000>` | [`EventRecord`] |
+//! | `cluster/policy` | [`ClusterPolicy`] |
+//! | `plan/table`, `plan/machines/<machine>` | the plan |
+
+mod index;
+mod record;
+
+pub use index::RecordIndex;
+pub use record::{
+    BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
+    app_of_key, base_key, build_key, deploy_key, manifest_key, release_key, tag_key, token_key,
+};
+
+/// Number of events that the audit trail keeps.
+pub const EVENTS_MAX: u64 = 1000;

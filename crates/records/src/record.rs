@@ -1,0 +1,314 @@
+//! The records, their keys, and their form in the store.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{
+    App, AppName, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment,
+    Release, ReleaseNumber, Role, RoleName, RoutingTable, Scope,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::EVENTS_MAX;
+
+/// Result of a build, kept so that each commit is built once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// The app.
+    pub app: AppName,
+    /// The built commit.
+    pub commit: String,
+    /// Base image of the build. The same commit on another base is another build.
+    pub base: Digest,
+    /// The built image.
+    pub image: Digest,
+    /// The roles that the commit declares.
+    pub roles: BTreeMap<RoleName, Role>,
+}
+
+/// A base: an image that apps are built on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Name of the base.
+    pub name: BaseName,
+    /// Manifest of the image.
+    pub image: Digest,
+    /// Sources of the image, such as `bookworm with 8 packages`.
+    pub from: String,
+    /// Time of creation.
+    pub created: Moment,
+}
+
+/// A token. The store has the hash of the secret as the record's key, and nowhere the secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Name of the token.
+    pub name: String,
+    /// Permissions of the token.
+    pub scope: Scope,
+    /// Time of creation.
+    pub created: Moment,
+    /// Time of expiry; `None` for a token without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// An event of the audit trail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Number of the event. Consecutive events have consecutive numbers.
+    pub number: u64,
+    /// Time of the event.
+    pub at: Moment,
+    /// The actor: the name of a token, or `gantry`.
+    pub by: String,
+    /// The app, if the event is about an app.
+    pub app: Option<AppName>,
+    /// The action as text, rendered when the event was recorded. Older versions recorded the text alone.
+    pub what: String,
+    /// The action; `None` for an event of an older version, or of a newer version with an action that this version does
+    /// not know.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_action")]
+    pub action: Option<AuditAction>,
+}
+
+impl EventRecord {
+    /// Creates an event and renders its text.
+    #[must_use]
+    pub fn new(number: u64, at: Moment, by: &str, app: Option<AppName>, action: AuditAction) -> Self {
+        Self { number, at, by: by.to_owned(), app, what: action.to_string(), action: Some(action) }
+    }
+}
+
+/// Reads an action, or `None` for an action of a newer version: the trail must not keep a server from starting.
+fn known_action<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuditAction>, D::Error> {
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
+/// A pushed manifest. Its repository keeps the manifest by digest, tagged or not, until no record references it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PushedManifest {
+    /// Time of the latest push.
+    pub at: Moment,
+    /// Image to which the manifest refers. The manifest is kept as long as this image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
+}
+
+/// A record of the store.
+#[derive(Debug, Clone)]
+pub enum StoreRecord {
+    /// An app.
+    App(App),
+    /// A release.
+    Release(Release),
+    /// A deploy.
+    Deploy(Deploy),
+    /// The result of a build.
+    Build(BuildRecord),
+    /// A base.
+    Base(BaseRecord),
+    /// A tag in the registry.
+    Tag {
+        /// Repository of the tag.
+        repository: String,
+        /// The tag.
+        tag: String,
+        /// The manifest that the tag names.
+        digest: Digest,
+    },
+    /// A manifest in the registry.
+    Manifest {
+        /// Repository of the manifest.
+        repository: String,
+        /// Digest of the manifest.
+        digest: Digest,
+        /// The manifest's record.
+        pushed: PushedManifest,
+    },
+    /// A token.
+    Token {
+        /// Hash of the token's secret.
+        hash: String,
+        /// The token's record.
+        token: TokenRecord,
+    },
+    /// An event of the audit trail.
+    Event(EventRecord),
+    /// Rules that hold for all apps.
+    Policy(ClusterPolicy),
+    /// The routing table.
+    Table(RoutingTable),
+    /// A machine's part of the plan.
+    Machine(MachineName, MachinePlan),
+}
+
+/// A change of one record.
+#[derive(Debug, Clone)]
+pub enum RecordChange {
+    /// A new or changed record.
+    Put(Box<StoreRecord>),
+    /// Removal of the record under a key.
+    Remove(String),
+}
+
+impl From<StoreRecord> for RecordChange {
+    fn from(record: StoreRecord) -> Self {
+        Self::Put(Box::new(record))
+    }
+}
+
+impl RecordChange {
+    /// Returns the key, and the value to store; `None` removes the record.
+    ///
+    /// # Errors
+    /// When the record cannot be serialized.
+    pub fn entry(&self) -> Result<(String, Option<Vec<u8>>), RecordError> {
+        match self {
+            Self::Put(record) => {
+                let key = record.key();
+                let value = record.value().map_err(|error| RecordError::new(&key, error))?;
+                Ok((key, Some(value)))
+            }
+            Self::Remove(key) => Ok((key.clone(), None)),
+        }
+    }
+}
+
+impl StoreRecord {
+    /// Returns the record's key in the store.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::App(app) => format!("apps/{}", app.name),
+            Self::Release(release) => release_key(&release.app, release.number),
+            Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
+            Self::Build(build) => build_key(&build.app, &build.commit),
+            Self::Base(base) => base_key(&base.name),
+            Self::Tag { repository, tag, .. } => tag_key(repository, tag),
+            Self::Manifest { repository, digest, .. } => manifest_key(repository, digest),
+            Self::Token { hash, .. } => token_key(hash),
+            Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
+            Self::Policy(_) => "cluster/policy".to_owned(),
+            Self::Table(_) => "plan/table".to_owned(),
+            Self::Machine(machine, _) => format!("plan/machines/{machine}"),
+        }
+    }
+
+    fn value(&self) -> Result<Vec<u8>, serde_json::Error> {
+        match self {
+            Self::App(record) => serde_json::to_vec(record),
+            Self::Release(record) => serde_json::to_vec(record),
+            Self::Deploy(record) => serde_json::to_vec(record),
+            Self::Build(record) => serde_json::to_vec(record),
+            Self::Base(record) => serde_json::to_vec(record),
+            Self::Tag { digest, .. } => serde_json::to_vec(digest),
+            Self::Manifest { pushed, .. } => serde_json::to_vec(pushed),
+            Self::Token { token, .. } => serde_json::to_vec(token),
+            Self::Event(record) => serde_json::to_vec(record),
+            Self::Policy(record) => serde_json::to_vec(record),
+            Self::Table(record) => serde_json::to_vec(record),
+            Self::Machine(_, record) => serde_json::to_vec(record),
+        }
+    }
+}
+
+/// Returns the key of a release.
+#[must_use]
+pub fn release_key(app: &AppName, number: ReleaseNumber) -> String {
+    format!("releases/{app}/{:08}", number.0)
+}
+
+/// Returns the key of a tag.
+#[must_use]
+pub fn tag_key(repository: &str, tag: &str) -> String {
+    format!("tags/{repository}/{tag}")
+}
+
+/// Returns the key of a manifest.
+#[must_use]
+pub fn manifest_key(repository: &str, digest: &Digest) -> String {
+    format!("manifests/{repository}/{digest}")
+}
+
+/// Returns the key of a base.
+#[must_use]
+pub fn base_key(base: &BaseName) -> String {
+    format!("bases/{base}")
+}
+
+/// Returns the key of a build.
+#[must_use]
+pub fn build_key(app: &AppName, commit: &str) -> String {
+    format!("builds/{app}/{commit}")
+}
+
+/// Returns the key of a token.
+#[must_use]
+pub fn token_key(hash: &str) -> String {
+    format!("tokens/{hash}")
+}
+
+/// Returns the key of a deploy.
+#[must_use]
+pub fn deploy_key(app: &AppName, number: DeployNumber) -> String {
+    format!("deploys/{app}/{:08}", number.0)
+}
+
+/// Returns the app to which a key belongs, if its record can affect the app's plan.
+#[must_use]
+pub fn app_of_key(key: &str) -> Option<AppName> {
+    match key.split('/').collect::<Vec<_>>().as_slice() {
+        ["apps" | "deploys" | "releases" | "builds", app, ..] => AppName::parse(app).ok(),
+        _ => None,
+    }
+}
+
+/// A record that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the store's record {key} cannot be read: {why}; it was written by another version or changed by hand")]
+pub struct RecordError {
+    /// Key of the record.
+    pub key: String,
+    /// Cause of the failure.
+    pub why: String,
+}
+
+impl RecordError {
+    fn new(key: &str, why: impl ToString) -> Self {
+        Self { key: key.to_owned(), why: why.to_string() }
+    }
+}
+
+/// Parses an entry of the store. Returns `None` for a key that holds no record.
+pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<StoreRecord>, RecordError> {
+    let parts: Vec<&str> = key.split('/').collect();
+    Ok(Some(match parts.as_slice() {
+        ["apps", _] => StoreRecord::App(read(key, value)?),
+        ["releases", _, _] => StoreRecord::Release(read(key, value)?),
+        ["deploys", _, _] => StoreRecord::Deploy(read(key, value)?),
+        ["builds", _, _] => StoreRecord::Build(read(key, value)?),
+        ["bases", _] => StoreRecord::Base(read(key, value)?),
+        ["tags", repository @ .., tag] => {
+            StoreRecord::Tag { repository: repository.join("/"), tag: (*tag).to_owned(), digest: read(key, value)? }
+        }
+        ["manifests", repository @ .., digest] => {
+            let digest = digest.parse().map_err(|why: String| RecordError::new(key, why))?;
+            StoreRecord::Manifest { repository: repository.join("/"), digest, pushed: read(key, value)? }
+        }
+        ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },
+        ["events", _] => StoreRecord::Event(read(key, value)?),
+        ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
+        ["plan", "table"] => StoreRecord::Table(read(key, value)?),
+        ["plan", "machines", machine] => {
+            let name = MachineName::parse(machine).map_err(|error| RecordError::new(key, error))?;
+            StoreRecord::Machine(name, read(key, value)?)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RecordError> {
+    serde_json::from_slice(value).map_err(|error| RecordError::new(key, error))
+}
