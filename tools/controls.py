@@ -143,7 +143,7 @@ CONTROLS = [
     ("a volume has one writer", "crates/agent/src/instance/start.rs", "        self.wait_until_sole_copy().await?;\n", "",
      "-p gantry-testbed --test housekeeping a_backup"),
     ("what runs unseen ends first", "crates/agent/src/instance/start.rs",
-     "None => kill_rest(&self.paths.cgroup).await.map_err(|error| error.to_string())?,", "None => {}",
+     "None => kill_rest(&self.paths.cgroup).await.map_err(InstanceError::Previous)?,", "None => {}",
      "-p gantry-testbed --test crashes when_up"),
     ("a commit stays on its branch", "crates/admission/src/push.rs",
      "match contains(commit) {", "match contains(commit).or(Some(true)) {",

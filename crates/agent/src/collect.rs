@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use gantry_error::ErrorChain;
 use gantry_model::Digest;
 use gantry_model::clock::{ClockJumps, SteadyClock};
 
@@ -61,7 +62,9 @@ fn collect_once(agent: &AgentContext, ages: &FileAges) {
     match agent.layers.collect(grace, || collect_images(agent, grace)) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed unused layers"),
-        Err(error) => tracing::warn!(%error, "cannot remove unused layers; retrying after the usual interval"),
+        Err(error) => {
+            tracing::warn!(error = %ErrorChain(&error), "cannot remove unused layers; retrying after the usual interval")
+        }
     }
     collect_logs(agent, ages.at_least(APP_LOGS_KEPT));
 }
@@ -83,7 +86,7 @@ fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Dige
                 None => all_read = false,
             }
         } else if let Err(error) = gantry_linux::tree::remove(&path) {
-            tracing::warn!(%error, "cannot remove an unused image");
+            tracing::warn!(error = %ErrorChain(&error), "cannot remove an unused image");
         }
     }
     all_read.then_some(layers)
@@ -121,7 +124,7 @@ fn collect_logs(agent: &AgentContext, kept: Duration) {
                 continue;
             }
             if let Err(error) = gantry_linux::tree::remove(&path.join(name)) {
-                tracing::warn!(%error, "cannot remove an expired log");
+                tracing::warn!(error = %ErrorChain(&error), "cannot remove an expired log");
             }
         }
         // Fails unless the folder is empty.

@@ -125,6 +125,17 @@ pub(crate) fn prepare_container(
     })
 }
 
+/// Why a command cannot be prepared for a container.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error(transparent)]
+    Fetch(#[from] images::FetchError),
+    #[error("cannot find the user of the image")]
+    Account(#[source] io::Error),
+    #[error("a task of the agent ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
 /// The specification of a command that runs in an instance's container: same user and environment as the application,
 /// no terminal.
 pub(crate) async fn exec_spec(
@@ -132,7 +143,7 @@ pub(crate) async fn exec_spec(
     id: &InstanceId,
     spec: &InstanceSpec,
     command: Vec<String>,
-) -> Result<ExecSpec, String> {
+) -> Result<ExecSpec, ExecError> {
     let image = images::fetch(agent, &id.app, &spec.image).await?;
     let runtime = &image.config.config;
     let names = ContainerNames {
@@ -142,9 +153,8 @@ pub(crate) async fn exec_spec(
         role: id.role.to_string(),
     };
     let layers = image.layers.clone();
-    let accounts =
-        tokio::task::spawn_blocking(move || Accounts::read(&layers)).await.map_err(|error| error.to_string())?;
-    let account = account_of(runtime, &accounts).map_err(|error| error.to_string())?;
+    let accounts = tokio::task::spawn_blocking(move || Accounts::read(&layers)).await?;
+    let account = account_of(runtime, &accounts).map_err(ExecError::Account)?;
     let hostname = hostname(&names, &agent.settings.machine);
     Ok(ExecSpec {
         cgroup: ContainerPaths::of(&agent.settings, id).cgroup,

@@ -19,20 +19,45 @@ pub(crate) struct LocalImage {
     pub(crate) layers: Vec<PathBuf>,
 }
 
-/// Fetches the missing parts of an image. The error text is shown to people.
-pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, String> {
-    let text = |error: &dyn std::fmt::Display| format!("cannot fetch image {}: {error}", digest.short());
+/// Why an image could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot fetch image {image}")]
+pub(crate) struct FetchError {
+    image: String,
+    source: FetchCause,
+}
+
+/// The part of a fetch that failed. Each error names its object itself.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchCause {
+    #[error(transparent)]
+    Server(#[from] ClientError),
+    #[error(transparent)]
+    Manifest(#[from] gantry_image::ManifestError),
+    #[error(transparent)]
+    Layers(#[from] gantry_image::LayersError),
+    #[error("cannot write the manifest to disk")]
+    Disk(#[from] std::io::Error),
+}
+
+/// Fetches the missing parts of an image.
+pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, FetchError> {
+    let fetched = fetch_parts(agent, app, digest).await;
+    fetched.map_err(|source| FetchError { image: digest.short().to_string(), source })
+}
+
+async fn fetch_parts(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, FetchCause> {
     let kept = agent.settings.data.join("images").join(digest.hex());
     let (manifest, config) = match read(&kept) {
         Some(known) => known,
         None => {
             let path = format!("/v2/{app}/manifests/{digest}");
-            let manifest = reached(|| agent.client.bytes(&path, MANIFEST_OCI)).await.map_err(|error| text(&error))?;
-            let parsed = Manifest::parse(&manifest).map_err(|error| text(&error))?;
+            let manifest = reached(|| agent.client.bytes(&path, MANIFEST_OCI)).await?;
+            let parsed = Manifest::parse(&manifest)?;
             let path = format!("/v2/{app}/blobs/{}", parsed.config.digest);
-            let config = reached(|| agent.client.bytes(&path, "*/*")).await.map_err(|error| text(&error))?;
-            let config = Config::parse(&config, &parsed).map_err(|error| text(&error))?;
-            keep(&kept, &parsed, &config).map_err(|error| text(&error))?;
+            let config = reached(|| agent.client.bytes(&path, "*/*")).await?;
+            let config = Config::parse(&config, &parsed)?;
+            keep(&kept, &parsed, &config)?;
             gantry_failpoint::failpoint!("image.kept");
             (parsed, config)
         }
@@ -45,8 +70,8 @@ pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) 
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
                 let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
-                let stream = reached(|| agent.client.stream(&path)).await.map_err(|error| text(&error))?;
-                agent.layers.unpack(descriptor, diff_id, stream).await.map_err(|error| text(&error))?;
+                let stream = reached(|| agent.client.stream(&path)).await?;
+                agent.layers.unpack(descriptor, diff_id, stream).await?;
             }
         }
         layers.push(agent.layers.path(diff_id));

@@ -40,11 +40,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gantry_api::Client;
+use gantry_error::ErrorChain;
 use gantry_image::Layers;
 use gantry_model::MachineName;
 
 pub use network::check as check_network;
-pub use network::{HostPorts, MetadataAddress, NetworkTaken, OpeningError, PortProtocol, take_down};
+pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
 
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
@@ -123,7 +124,7 @@ pub(crate) struct AgentContext {
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// A folder or file of the agent's failed.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     File {
         /// The attempted action.
         action: &'static str,
@@ -132,9 +133,12 @@ pub enum AgentError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The machine's network could not be set up.
-    #[error("cannot set up the machine's network: {0}")]
-    Network(String),
+    /// The machine's network could not be set up or removed.
+    #[error("cannot change the machine's network")]
+    Network(#[from] gantry_linux::LinuxError),
+    /// The firewall rules could not be changed.
+    #[error("cannot change the machine's network")]
+    Rules(#[from] NftError),
     /// Another cloud owns a resource that the settings name.
     #[error(transparent)]
     Taken(#[from] NetworkTaken),
@@ -167,7 +171,7 @@ pub async fn run(
     let layers = Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
-        tracing::warn!(why, "idmapped mounts unsupported: containers share the host's user ids");
+        tracing::warn!(why = %ErrorChain(why), "idmapped mounts unsupported: containers share the host's user ids");
     }
     gantry_failpoint::failpoint!("agent.probed");
     let agent = Arc::new(AgentContext {

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
+use gantry_error::ErrorChain;
 use gantry_linux::network::{devices, ensure_bridge, remove_bridge, set_alias};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -36,12 +37,12 @@ const NFT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Sets up the bridge, forwarding and the table. Idempotent.
 pub(crate) async fn set_up(settings: &AgentSettings) -> Result<(), AgentError> {
-    let failed = |error: &dyn std::fmt::Display| AgentError::Network(error.to_string());
     check(settings).await?;
-    make_bridge(settings).await.map_err(|error| failed(&error))?;
+    make_bridge(settings).await?;
     gantry_failpoint::failpoint!("agent.bridged");
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| failed(&error))?;
-    apply_rules(&rules::rules(settings)).await
+    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    std::fs::write(path, "1").map_err(|source| AgentError::File { action: "write", path: path.to_owned(), source })?;
+    Ok(apply_rules(&rules::rules(settings)).await?)
 }
 
 /// Checks that no one else uses the bridge, the network and the folders that the settings name.
@@ -49,7 +50,7 @@ pub(crate) async fn set_up(settings: &AgentSettings) -> Result<(), AgentError> {
 /// # Errors
 /// When another cloud, or another network of the machine's, uses one of them.
 pub async fn check(settings: &AgentSettings) -> Result<(), AgentError> {
-    let devices = devices().await.map_err(|error| AgentError::Network(error.to_string()))?;
+    let devices = devices().await?;
     Ok(claim::check(settings, &claim::CloudClaim::of(settings), &devices, Path::exists)?)
 }
 
@@ -58,7 +59,7 @@ async fn make_bridge(settings: &AgentSettings) -> Result<(), gantry_linux::Linux
     ensure_bridge(&settings.bridge, settings.gateway, settings.prefix).await?;
     if let Err(error) = set_alias(&settings.bridge, &claim::CloudClaim::of(settings).to_string()).await {
         // The kernel limits an alias to 255 bytes.
-        tracing::warn!(%error, "cannot label the bridge: a second cloud with the same settings would not be detected");
+        tracing::warn!(error = %ErrorChain(&error), "cannot label the bridge: a second cloud with the same settings would not be detected");
     }
     Ok(())
 }
@@ -70,32 +71,39 @@ async fn make_bridge(settings: &AgentSettings) -> Result<(), gantry_linux::Linux
 pub async fn take_down(settings: &AgentSettings) -> Result<(), AgentError> {
     let bridge = &settings.bridge;
     apply_rules(&rules::removal(bridge)).await?;
-    remove_bridge(bridge).await.map_err(|error| AgentError::Network(error.to_string()))
+    Ok(remove_bridge(bridge).await?)
 }
 
-async fn apply_rules(rules: &str) -> Result<(), AgentError> {
-    let failed = |error: &dyn std::fmt::Display| {
-        AgentError::Network(format!("cannot run nft: {error}; install it (apt-get install nftables)"))
-    };
+/// Why nft did not change the rules.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The program could not be run.
+    #[error("cannot run nft; install it (apt-get install nftables)")]
+    Run(#[from] std::io::Error),
+    /// The program did not end in time.
+    #[error("nft did not end within {} s", NFT_TIMEOUT.as_secs())]
+    Timeout,
+    /// The program refused the rules: its output.
+    #[error("nft refused the rules: {0}")]
+    Refused(String),
+}
+
+async fn apply_rules(rules: &str) -> Result<(), NftError> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(&error))?;
+        .spawn()?;
     if let Some(mut input) = child.stdin.take() {
-        input.write_all(rules.as_bytes()).await.map_err(|error| failed(&error))?;
+        input.write_all(rules.as_bytes()).await?;
     }
-    let output = tokio::time::timeout(NFT_TIMEOUT, child.wait_with_output())
-        .await
-        .map_err(|_| AgentError::Network(format!("nft did not end within {} s", NFT_TIMEOUT.as_secs())))?
-        .map_err(|error| failed(&error))?;
+    let output = tokio::time::timeout(NFT_TIMEOUT, child.wait_with_output()).await.map_err(|_| NftError::Timeout)??;
     if output.status.success() {
         return Ok(());
     }
-    Err(AgentError::Network(format!("nft refused the rules: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    Err(NftError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// The allocator of container addresses.

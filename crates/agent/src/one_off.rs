@@ -9,7 +9,7 @@ use gantry_sandbox::{Container, ExecSpec, launch};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{self, ContainerNames};
-use crate::instance::REMOVAL_RETRY;
+use crate::instance::{InstanceError, REMOVAL_RETRY};
 use crate::records::ContainerPaths;
 use crate::{AgentContext, images, supervisor};
 
@@ -41,16 +41,13 @@ impl OneOff {
         mut spec: InstanceSpec,
         command: Vec<String>,
         terminal: bool,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, InstanceError> {
         let name = format!("run-{app}-{:08x}", rand::random::<u32>());
         let paths = ContainerPaths::named(&agent.settings, &name, agent.settings.data.join("containers").join(&name));
         let digest = spec.image.hex().to_owned();
-        let _held = agent.layers.hold().map_err(|error| error.to_string())?;
+        let _held = agent.layers.hold()?;
         let image = images::fetch(agent, &app, &spec.image).await?;
-        let address = agent
-            .addresses
-            .allocate()
-            .ok_or("no address is free in the machine's network; choose a larger one with --network")?;
+        let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
         let names =
             ContainerNames { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
         spec.role.command = gantry_model::RoleCommand::Argv(Vec::new());
@@ -58,8 +55,8 @@ impl OneOff {
             note(&paths, &digest, &OneOffMetadata { disk: spec.role.limits.disk, address }).map(|()| made)
         });
         let started = match made {
-            Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(InstanceError::Launch),
+            Err(error) => Err(InstanceError::Prepare(error)),
         };
         match started {
             Ok((container, made)) => {
@@ -86,7 +83,7 @@ impl OneOff {
     }
 }
 
-/// Removes a one-off and releases its address. The wait is limited to [`STUCK`]; a container that the kernel does not
+/// Removes a one-off and releases its address. The wait is limited to [`REMOVAL_RETRY`]; a container that the kernel does not
 /// release keeps its address until the removal succeeds.
 async fn remove_one_off(agent: &Arc<AgentContext>, name: String, address: Ipv4Addr) {
     let agent = Arc::clone(agent);

@@ -9,15 +9,17 @@ use std::time::Duration;
 use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
 use gantry_model::{InstanceId, Moment};
 use gantry_relay::LogTail;
-use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, exec};
+use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, SandboxError, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use crate::AgentContext;
-use crate::container;
+use crate::container::{self, ExecError};
+use crate::instance::InstanceError;
 use crate::one_off::OneOff;
 use crate::records::ContainerPaths;
 
@@ -62,17 +64,41 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
                     once.end().await;
                     result
                 }
-                Err(message) => Err(message),
+                Err(error) => Err(error.into()),
             }
         }
         SessionKind::Logs(query) => send_logs(&agent, &query, reader, &mut writer).await,
     };
     let last = match result {
         Ok(status) => Frame::Exit(status),
-        Err(message) => Frame::Failed(message),
+        Err(error) => Frame::Failed(ErrorChain(&error).to_string()),
     };
     let _ = last.write(&mut writer).await;
     let _ = writer.shutdown().await;
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0} does not run on this machine")]
+    NotHere(InstanceId),
+    #[error(transparent)]
+    OneOff(#[from] InstanceError),
+    #[error(transparent)]
+    Prepare(#[from] ExecError),
+    #[error(transparent)]
+    Exec(SandboxError),
+    #[error("cannot open the streams of the process")]
+    Streams(#[source] io::Error),
+    /// The process could not be run: the launcher's report, with its causes.
+    #[error("{0}")]
+    Process(String),
+    #[error("cannot write to the client")]
+    Connection(#[source] io::Error),
+    #[error("the client disconnected")]
+    Disconnected,
+    #[error("a task of the agent ended early")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 async fn exec_in_instance(
@@ -82,9 +108,9 @@ async fn exec_in_instance(
     terminal: bool,
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
-) -> Result<i32, String> {
+) -> Result<i32, SessionError> {
     let paths = ContainerPaths::of(&agent.settings, id);
-    let gone = || format!("{id} does not run on this machine");
+    let gone = || SessionError::NotHere(id.clone());
     let record = paths.read_record().ok_or_else(gone)?;
     let container = Container::adopt(&paths.state, &paths.cgroup).ok_or_else(gone)?;
     let mut spec = container::exec_spec(agent, id, &record.spec, command).await?;
@@ -98,14 +124,14 @@ async fn run_process(
     mut spec: ExecSpec,
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
-) -> Result<i32, String> {
+) -> Result<i32, SessionError> {
     if spec.terminal {
         spec.env.push(("TERM".to_owned(), "xterm-256color".to_owned()));
     }
     let terminal = spec.terminal;
-    let mut session = exec(container, spec).await.map_err(|error| error.to_string())?;
+    let mut session = exec(container, spec).await.map_err(SessionError::Exec)?;
     let descriptors = std::mem::take(&mut session.descriptors);
-    let streams = ProcessStreams::new(descriptors, terminal).map_err(|error| error.to_string())?;
+    let streams = ProcessStreams::new(descriptors, terminal).map_err(SessionError::Streams)?;
     carry_streams(streams, session, reader, writer).await
 }
 
@@ -173,7 +199,7 @@ async fn carry_streams(
     mut session: ExecSession,
     reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
-) -> Result<i32, String> {
+) -> Result<i32, SessionError> {
     let (sender, mut frames) = mpsc::channel::<Frame>(16);
     let (ending, ended) = watch::channel(false);
     for outlet in streams.outputs {
@@ -187,13 +213,13 @@ async fn carry_streams(
         loop {
             tokio::select! {
                 frame = frames.recv() => match frame {
-                    Some(frame) => frame.write(writer).await.map_err(|error| error.to_string())?,
+                    Some(frame) => frame.write(writer).await.map_err(SessionError::Connection)?,
                     None => break,
                 },
                 // An empty frame tests whether the client is still connected: a client whose machine is lost sends no
                 // sign of that.
                 _ = alive.tick() => {
-                    Frame::Output(Vec::new()).write(writer).await.map_err(|error| error.to_string())?;
+                    Frame::Output(Vec::new()).write(writer).await.map_err(SessionError::Connection)?;
                 }
                 ended = &mut outcome, if result.is_none() => {
                     result = Some(ended);
@@ -202,16 +228,16 @@ async fn carry_streams(
             }
         }
         match result {
-            Some(result) => Ok::<_, String>(result),
+            Some(result) => Ok::<_, SessionError>(result),
             None => Ok(outcome.await),
         }
     };
     tokio::select! {
         // The client disconnected. Dropping the session ends the process together with its launcher.
-        () = carry_input(streams.input, streams.terminal, reader) => Err("the client disconnected".to_owned()),
+        () = carry_input(streams.input, streams.terminal, reader) => Err(SessionError::Disconnected),
         result = outward => match result? {
             ExecOutcome::Exited(status) => Ok(status),
-            ExecOutcome::Failed(message) => Err(message),
+            ExecOutcome::Failed(report) => Err(SessionError::Process(report)),
         }
     }
 }
@@ -221,7 +247,7 @@ async fn send_logs(
     query: &LogQuery,
     mut reader: ReadHalf<Session>,
     writer: &mut WriteHalf<Session>,
-) -> Result<i32, String> {
+) -> Result<i32, SessionError> {
     let mut tails = BTreeMap::new();
     let mut most = query.lines.unwrap_or(LINES_MAX).min(LINES_MAX);
     loop {
@@ -231,12 +257,12 @@ async fn send_logs(
             (lines, tails)
         });
         let lines;
-        (lines, tails) = gathered.await.map_err(|error| error.to_string())?;
+        (lines, tails) = gathered.await?;
         most = LINES_MAX;
         for line in lines {
-            let mut text = serde_json::to_vec(&line).map_err(|error| error.to_string())?;
+            let mut text = serde_json::to_vec(&line).map_err(io::Error::from).map_err(SessionError::Connection)?;
             text.push(b'\n');
-            Frame::Output(text).write(writer).await.map_err(|error| error.to_string())?;
+            Frame::Output(text).write(writer).await.map_err(SessionError::Connection)?;
         }
         if !query.follow {
             return Ok(0);

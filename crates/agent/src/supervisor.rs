@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::PlanAnswer;
+use gantry_error::ErrorChain;
 use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_sandbox::Container;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::instance::{Instance, REMOVAL_RETRY, WantedAssignment, stop_wanted};
+use crate::instance::{Instance, InstanceError, REMOVAL_RETRY, WantedAssignment, stop_wanted};
 use crate::records::{self, ContainerPaths};
 use crate::{AgentContext, one_off};
 
@@ -159,8 +160,8 @@ impl InstanceSupervisor {
         let (sender, receiver) = watch::channel(wanted);
         let handle = match Instance::new(&self.agent, id.clone(), receiver.clone()) {
             Ok(instance) => tokio::spawn(instance.run()),
-            Err(message) => {
-                report_failure(&self.agent, id, InstancePhase::Failed, message);
+            Err(error) => {
+                report_failure(&self.agent, id, InstancePhase::Failed, ErrorChain(&error).to_string());
                 tokio::spawn(retry_adoption(Arc::clone(&self.agent), id.clone(), receiver))
             }
         };
@@ -178,11 +179,13 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
                 drop(wanted);
                 return instance.run().await;
             }
-            Err(message) if message != told => {
-                told.clone_from(&message);
-                report_failure(&agent, &id, InstancePhase::Failed, message);
+            Err(error) => {
+                let why = ErrorChain(&error).to_string();
+                if why != told {
+                    told.clone_from(&why);
+                    report_failure(&agent, &id, InstancePhase::Failed, why);
+                }
             }
-            Err(_) => {}
         }
     }
     remove_leftover(&agent, &id.to_string(), |_| {}).await;
@@ -206,10 +209,11 @@ pub(crate) async fn remove_leftover(agent: &AgentContext, name: &str, told: impl
             None => gantry_sandbox::kill_rest(&paths.cgroup).await,
         };
         let removed = match ended {
-            Ok(()) => paths.remove().await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(()) => paths.remove().await.map_err(InstanceError::Files),
+            Err(error) => Err(InstanceError::End(error)),
         };
-        let Err(why) = removed else { return };
+        let Err(error) = removed else { return };
+        let why = ErrorChain(&error).to_string();
         tracing::error!(name, why, "cannot remove a leftover container; retrying");
         told(format!("cannot be removed; retrying: {why}"));
         tokio::time::sleep(REMOVAL_RETRY).await;

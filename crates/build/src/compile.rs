@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gantry_error::ErrorChain;
 use gantry_image::{Accounts, Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
@@ -122,8 +123,8 @@ pub(crate) async fn run(step: Step<'_>, output: &Output) -> Result<Option<Layer>
     layer
 }
 
-fn failed(error: impl std::fmt::Display) -> BuildError {
-    BuildError::new("compile", format!("it could not be run: {error}"))
+fn failed(error: impl std::error::Error) -> BuildError {
+    BuildError::new("compile", format!("it could not be run: {}", ErrorChain(&error)))
 }
 
 async fn begin(step: &Step<'_>, folder: &Path, spec: &ContainerSpec) -> Result<Container, BuildError> {
@@ -159,8 +160,9 @@ async fn finish(
 
 /// Ends the remaining processes of the step, and removes the container and its files.
 async fn discard(spec: &ContainerSpec, folder: &Path) -> Result<(), BuildError> {
-    let stays =
-        |why: &dyn std::fmt::Display| BuildError::new("compile", format!("its container cannot be removed: {why}"));
+    let stays = |error: &dyn std::error::Error| {
+        BuildError::new("compile", format!("its container cannot be removed: {}", ErrorChain(error)))
+    };
     match Container::adopt(&spec.state, &spec.cgroup) {
         Some(container) => container.destroy().await,
         None => kill_rest(&spec.cgroup).await,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
+use gantry_error::ErrorChain;
 use gantry_ledger::Replacement;
 use gantry_model::AppName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -160,7 +161,7 @@ impl Repositories {
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(layout::FRESH));
         for unfinished in repositories.iter().filter(is_unfinished) {
             if let Err(error) = gantry_linux::tree::remove(unfinished) {
-                tracing::warn!(%error, "a repository that was not finished stays");
+                tracing::warn!(error = %ErrorChain(&error), "a repository that was not finished stays");
             }
         }
         let objects = repositories.iter().map(|path| path.join("objects"));
@@ -171,7 +172,7 @@ impl Repositories {
             if (name.starts_with("tmp_objdir-") || name.starts_with("incoming-"))
                 && let Err(error) = gantry_linux::tree::remove(&entry.path())
             {
-                tracing::warn!(%error, "what a push left stays");
+                tracing::warn!(error = %ErrorChain(&error), "what a push left stays");
             }
         }
     }

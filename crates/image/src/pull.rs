@@ -469,16 +469,7 @@ fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
 
 /// Formats an error with all its causes. Leaves out the request's address, which may contain a token.
 fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut next = error.source().or(Some(error));
-    while let Some(cause) = next {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
+    gantry_error::ErrorChain(error.source().unwrap_or(error)).to_string()
 }
 
 #[cfg(test)]

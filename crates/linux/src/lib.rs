@@ -27,9 +27,11 @@ pub mod rooted;
 pub mod stream;
 pub mod tree;
 
+use gantry_error::ErrorChain;
+
 /// A failed system call, with the action and its object.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action}: {source}")]
+#[error("cannot {action}")]
 pub struct LinuxError {
     /// The failed action with its object: `mount proc on /proc`.
     pub action: String,
@@ -52,8 +54,9 @@ impl<T, E: Into<std::io::Error>> WithAction<T> for Result<T, E> {
     }
 }
 
+/// Puts the action and its cause into the text, because most callers print an I/O error without its causes.
 impl From<LinuxError> for std::io::Error {
     fn from(error: LinuxError) -> Self {
-        Self::new(error.source.kind(), error.to_string())
+        Self::new(error.source.kind(), ErrorChain(&error).to_string())
     }
 }

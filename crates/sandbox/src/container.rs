@@ -31,12 +31,29 @@ static INIT: &[u8] = include_bytes!(env!("GANTRY_INIT"));
 /// Reasons why a container could not be created, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The launcher could not be started or did not answer.
-    #[error("container launcher failed: {0}")]
-    Launcher(String),
-    /// The container could not be created. The text names the failed operation and the cause.
+    /// The launcher could not be started, or the connection to it failed.
+    #[error("cannot {action} the container launcher")]
+    Launcher {
+        /// The attempted action.
+        action: &'static str,
+        /// Cause of the failure.
+        source: io::Error,
+    },
+    /// The launcher did not respond in time.
+    #[error("the container launcher did not respond within {0} s")]
+    NoResponse(u64),
+    /// The launcher ended without a result.
+    #[error("the container launcher ended without a result, and printed {0:?}")]
+    NoResult(String),
+    /// The container could not be created: the launcher's report, with the failed operation and its causes.
     #[error("{0}")]
     Launch(String),
+    /// The container is not running.
+    #[error("the container is not running")]
+    NotRunning,
+    /// The machine does not support idmapped mounts: the probe's report.
+    #[error("{0}")]
+    Unmapped(String),
     /// Gantry could not use one of its own files or folders.
     #[error("cannot {action} {path}")]
     File {
@@ -53,6 +70,13 @@ pub enum SandboxError {
     /// A process did not end after SIGKILL: the process waits inside the kernel.
     #[error("process {0} does not end after SIGKILL; it waits inside the kernel (see /proc/{0}/stack)")]
     Unkillable(i32),
+}
+
+impl SandboxError {
+    /// A failed action with the launcher.
+    pub(crate) fn launcher(action: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Launcher { action, source }
+    }
 }
 
 /// The end of an application, as init recorded the exit.
@@ -108,13 +132,14 @@ pub fn install_init(folder: &Path) -> Result<PathBuf, SandboxError> {
 /// Checks that containers whose layers are in `folder` can have users of their own ([`ContainerSpec::users`]).
 ///
 /// # Errors
-/// The reason why the kernel refused, as text.
-pub async fn probe_users(folder: &Path) -> Result<(), String> {
+/// [`SandboxError::Unmapped`] with the reason, or when the probe could not run.
+pub async fn probe_users(folder: &Path) -> Result<(), SandboxError> {
     let mut probe = launcher(PROBE_COMMAND);
     probe.arg(folder).stdin(Stdio::null());
     let output = tokio::time::timeout(LAUNCH_TIMEOUT, probe.output()).await;
-    let output = output.map_err(|_| "no response within 30 s".to_owned())?.map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+    let output = output.map_err(|_| SandboxError::NoResponse(LAUNCH_TIMEOUT.as_secs()))?;
+    let output = output.map_err(SandboxError::launcher("run"))?;
+    if output.status.success() { Ok(()) } else { Err(SandboxError::Unmapped(printed(&output.stderr))) }
 }
 
 /// Builds the command that runs this program as a launcher.
@@ -136,22 +161,22 @@ pub(crate) fn launcher(mode: &str) -> Command {
 /// # Errors
 /// [`SandboxError::Launch`] names the failed operation. Only folders are left of the container then.
 pub async fn launch(spec: &ContainerSpec) -> Result<Container, SandboxError> {
-    let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
-    let text = serde_json::to_vec(spec).map_err(|error| failed(&error))?;
+    let text =
+        serde_json::to_vec(spec).map_err(|error| SandboxError::launcher("describe the container to")(error.into()))?;
     let mut launcher = launcher(LAUNCH_COMMAND)
         .envs(std::env::var_os(gantry_failpoint::VARIABLE).map(|folder| (gantry_failpoint::VARIABLE, folder)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| failed(&error))?;
-    let mut input = launcher.stdin.take().ok_or_else(|| failed(&"no input"))?;
-    input.write_all(&text).await.map_err(|error| failed(&error))?;
-    drop(input);
+        .map_err(SandboxError::launcher("start"))?;
+    if let Some(mut input) = launcher.stdin.take() {
+        input.write_all(&text).await.map_err(SandboxError::launcher("describe the container to"))?;
+    }
     let output = tokio::time::timeout(LAUNCH_TIMEOUT, launcher.wait_with_output())
         .await
-        .map_err(|_| failed(&"no response within 30 s"))?
-        .map_err(|error| failed(&error))?;
+        .map_err(|_| SandboxError::NoResponse(LAUNCH_TIMEOUT.as_secs()))?
+        .map_err(SandboxError::launcher("run"))?;
     match serde_json::from_slice(&output.stdout) {
         Ok(LaunchOutcome::Launched(identity)) => Ok(Container {
             process: ProcessHandle::open(identity.pid, identity.start_time),
@@ -159,8 +184,12 @@ pub async fn launch(spec: &ContainerSpec) -> Result<Container, SandboxError> {
             group: Cgroup::named(&spec.cgroup),
         }),
         Ok(LaunchOutcome::Failed(message)) => Err(SandboxError::Launch(message)),
-        Err(_) => Err(failed(&String::from_utf8_lossy(&output.stderr).trim())),
+        Err(_) => Err(SandboxError::NoResult(printed(&output.stderr))),
     }
+}
+
+fn printed(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).trim().to_owned()
 }
 
 impl Container {

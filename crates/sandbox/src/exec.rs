@@ -12,6 +12,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::process::{ForkSide, ProcessHandle, SingleThreaded, enter_users};
 use gantry_linux::{LinuxError, WithAction};
@@ -98,27 +99,28 @@ impl ExecSession {
 /// # Errors
 /// When the container does not run, or the launcher cannot be started.
 pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, SandboxError> {
-    let failed = |error: &dyn std::fmt::Display| SandboxError::Launcher(error.to_string());
-    let pid = container.pid().ok_or_else(|| SandboxError::Launch("the container is not running".to_owned()))?;
+    let pid = container.pid().ok_or(SandboxError::NotRunning)?;
     let start_time = gantry_linux::process::start_time(pid).unwrap_or_default();
-    let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
-    ours.set_nonblocking(true).map_err(|error| failed(&error))?;
+    let (ours, theirs) = UnixStream::pair().map_err(SandboxError::launcher("connect to"))?;
+    ours.set_nonblocking(true).map_err(SandboxError::launcher("connect to"))?;
     let launcher = launcher(EXEC_COMMAND)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| failed(&error))?;
+        .map_err(SandboxError::launcher("start"))?;
     let terminal = spec.terminal;
-    let mut socket = tokio::net::UnixStream::from_std(ours).map_err(|error| failed(&error))?;
-    let text = serde_json::to_vec(&ExecRequest { spec, pid, start_time }).map_err(|error| failed(&error))?;
-    socket.write_u32(u32::try_from(text.len()).unwrap_or(u32::MAX)).await.map_err(|error| failed(&error))?;
-    socket.write_all(&text).await.map_err(|error| failed(&error))?;
+    let mut socket = tokio::net::UnixStream::from_std(ours).map_err(SandboxError::launcher("connect to"))?;
+    let text = serde_json::to_vec(&ExecRequest { spec, pid, start_time }).map_err(io::Error::from);
+    let text = text.map_err(SandboxError::launcher("send the request to"))?;
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    socket.write_u32(length).await.map_err(SandboxError::launcher("send the request to"))?;
+    socket.write_all(&text).await.map_err(SandboxError::launcher("send the request to"))?;
     let wanted = if terminal { 1 } else { 3 };
     let descriptors = tokio::time::timeout(START_TIMEOUT, receive(&socket, wanted))
         .await
-        .map_err(|_| failed(&"no response within 10 s"))?
-        .map_err(|error| failed(&error))?;
+        .map_err(|_| SandboxError::NoResponse(START_TIMEOUT.as_secs()))?
+        .map_err(SandboxError::launcher("receive descriptors from"))?;
     Ok(ExecSession { descriptors, socket, _launcher: launcher })
 }
 
@@ -158,7 +160,7 @@ pub(crate) fn launcher_main() -> ExitCode {
     let mut socket = UnixStream::from(socket);
     let outcome = match serve(&mut socket) {
         Ok(code) => ExecOutcome::Exited(code),
-        Err(error) => ExecOutcome::Failed(error.to_string()),
+        Err(error) => ExecOutcome::Failed(ErrorChain(&error).to_string()),
     };
     match serde_json::to_vec(&outcome).map(|text| socket.write_all(&text)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -195,7 +197,7 @@ fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     match alone.fork()? {
         ForkSide::Child => {
             let error = become_process(&spec, inner);
-            eprintln!("gantry: {error}");
+            eprintln!("gantry: {}", ErrorChain(&error));
             std::process::exit(if error.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
         }
         ForkSide::Parent(pid) => {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use gantry_error::ErrorChain;
 use gantry_ledger::Replacement;
 use gantry_linux::cgroup::{self, Cgroup};
 use gantry_linux::process::{
@@ -53,7 +54,7 @@ pub fn launcher_main() -> Option<ExitCode> {
         _ => return None,
     };
     if let Err(error) = close_inherited() {
-        eprintln!("{error}");
+        eprintln!("{}", ErrorChain(&error));
         return Some(ExitCode::FAILURE);
     }
     Some(launcher())
@@ -70,7 +71,7 @@ fn probe_main() -> ExitCode {
     match mapped {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", ErrorChain(&error));
             ExitCode::FAILURE
         }
     }
@@ -79,7 +80,7 @@ fn probe_main() -> ExitCode {
 fn main() -> ExitCode {
     let answer = match read_spec().and_then(|spec| launch(&spec)) {
         Ok(identity) => LaunchOutcome::Launched(identity),
-        Err(error) => LaunchOutcome::Failed(error.to_string()),
+        Err(error) => LaunchOutcome::Failed(ErrorChain(&error).to_string()),
     };
     let failed = matches!(answer, LaunchOutcome::Failed(_));
     let written = serde_json::to_writer(io::stdout(), &answer).is_ok() && io::stdout().flush().is_ok();
@@ -151,7 +152,7 @@ fn start(spec: &ContainerSpec, group: &Cgroup) -> Result<ContainerIdentity, Linu
 
 fn child(spec: &ContainerSpec, users: Option<OwnedFd>, handshake: Handshake, mut error_end: PipeWriter) -> ! {
     let error = become_container(spec, users, handshake);
-    let _ = error_end.write_all(error.to_string().as_bytes());
+    let _ = error_end.write_all(ErrorChain(&error).to_string().as_bytes());
     std::process::exit(125)
 }
 
@@ -164,9 +165,11 @@ struct PipeEnds {
 fn parent(spec: &ContainerSpec, group: &Cgroup, pid: i32, ends: PipeEnds) -> Result<ContainerIdentity, LinuxError> {
     let PipeEnds { mut ready, go, mut error } = ends;
     let mut go = Some(go);
+    let mut is_ready = false;
     let mut prepare = || -> Result<ContainerIdentity, LinuxError> {
         let mut byte = [0];
         ready.read_exact(&mut byte).with_action(|| "wait for the container's namespaces".to_owned())?;
+        is_ready = true;
         gantry_failpoint::failpoint!("launch.forked");
         group.add(pid)?;
         gantry_failpoint::failpoint!("launch.joined");
@@ -189,14 +192,11 @@ fn parent(spec: &ContainerSpec, group: &Cgroup, pid: i32, ends: PipeEnds) -> Res
     let mut said = String::new();
     error.read_to_string(&mut said).with_action(|| "read the container's error".to_owned())?;
     gantry_failpoint::failpoint!("launch.released");
+    // A child that fails before it is ready, or after its release, writes the cause. In between the child only waits.
+    let is_child_error = !said.is_empty() && (prepared.is_ok() || !is_ready);
     let result = match prepared {
-        Ok(identity) if said.is_empty() => return Ok(identity),
-        Ok(_) => Err(io::Error::other(said)).with_action(|| "create the container".to_owned()),
-        Err(LinuxError { action, .. })
-            if !said.is_empty() && action.contains("wait for the container's namespaces") =>
-        {
-            Err(io::Error::other(said)).with_action(|| "create the container".to_owned())
-        }
+        _ if is_child_error => Err(io::Error::other(said)).with_action(|| "create the container".to_owned()),
+        Ok(identity) => return Ok(identity),
         Err(error) => Err(error),
     };
     let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_sandbox::{Container, ExecOutcome, ExecSpec, exec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
@@ -17,7 +18,8 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Runs the command. Dropping the future kills the process.
 pub(super) async fn run_command(container: &Container, spec: ExecSpec) -> Result<(), CheckFailure> {
-    let mut session = exec(container, spec).await.map_err(|error| CheckFailure::because(error.to_string()))?;
+    let mut session =
+        exec(container, spec).await.map_err(|error| CheckFailure::because(ErrorChain(&error).to_string()))?;
     let mut streams = std::mem::take(&mut session.descriptors).into_iter();
     // The command's standard input is at its end from the start.
     drop(streams.next());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::output::within_a_line;
 use gantry_model::reason::{LimitText, TimesText};
@@ -98,7 +99,10 @@ impl Instance {
         let line = self.record.spec.role.health.command.as_ref()?;
         let words = ["/bin/sh", "-c", line].map(ToOwned::to_owned).to_vec();
         let spec = container::exec_spec(&self.agent, &self.id, &self.record.spec, words).await;
-        spec.inspect_err(|error| tracing::warn!(instance = %self.id, %error, "cannot prepare the health command")).ok()
+        let warn = |error: &container::ExecError| {
+            tracing::warn!(instance = %self.id, error = %ErrorChain(error), "cannot prepare the health command");
+        };
+        spec.inspect_err(warn).ok()
     }
 
     /// Records the result of a check. Returns the stop reason if the instance has failed too often.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{ExitStatus, InstanceGoal, InstancePhase, Moment, StopReason};
 use gantry_relay::LogTail;
@@ -29,7 +30,7 @@ const LINE_SHOWN: usize = 500;
 impl Instance {
     fn send_stop_signal(&self, container: &Container) {
         if let Err(error) = container.signal(signal_of(self.record.spec.role.stop_signal)) {
-            tracing::warn!(instance = %self.id, %error, "cannot send the stop signal to the instance");
+            tracing::warn!(instance = %self.id, error = %ErrorChain(&error), "cannot send the stop signal to the instance");
         }
     }
 
@@ -102,9 +103,8 @@ impl Instance {
 
     /// Handles a failed removal: reports the failure and waits before the retry, without delaying other instances. The
     /// instance keeps its name and address until it is removed.
-    async fn wait_after_failed_removal(&mut self, error: &(dyn std::error::Error + Sync)) {
-        let causes = std::iter::successors(error.source(), |error| error.source());
-        let why = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+    async fn wait_after_failed_removal(&mut self, error: &(dyn std::error::Error + Sync + 'static)) {
+        let why = ErrorChain(error).to_string();
         tracing::error!(instance = %self.id, why, "cannot remove the instance; retrying");
         let (phase, what) = match self.goal() {
             InstanceGoal::Stop => (InstancePhase::Stopping, "cannot be removed; retrying"),

@@ -9,11 +9,13 @@
 
 mod check;
 mod end;
+mod error;
 mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Assignment, InstanceGoal, InstanceId, InstancePhase, ObservedInstance, Seconds, StopReason};
 use gantry_sandbox::Container;
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 use self::check::MonitorEnd;
 pub(crate) use self::end::REMOVAL_RETRY;
+pub(crate) use self::error::InstanceError;
 use crate::AgentContext;
 use crate::records::{ContainerPaths, InstanceRecord};
 use crate::status::{new_status, now};
@@ -54,9 +57,6 @@ pub(crate) struct Instance {
     known: bool,
 }
 
-/// The error when all addresses are assigned.
-const NO_ADDRESS: &str = "no address is free in the machine's network; choose a larger one with --network";
-
 /// Returns once the instance has to stop.
 pub(crate) async fn stop_wanted(wanted: &mut watch::Receiver<WantedAssignment>) {
     let stops =
@@ -73,14 +73,14 @@ impl Instance {
         agent: &Arc<AgentContext>,
         id: InstanceId,
         wanted: watch::Receiver<WantedAssignment>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, InstanceError> {
         let paths = ContainerPaths::of(&agent.settings, &id);
         let kept = paths.read_record();
         let known = kept.is_some();
         let record = match (kept, &*wanted.borrow()) {
             (Some(record), _) => record,
             (None, Some(assignment)) => {
-                let address = agent.addresses.allocate().ok_or(NO_ADDRESS)?;
+                let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
                 let record = InstanceRecord {
                     spec: assignment.spec.clone(),
                     address,
@@ -95,13 +95,13 @@ impl Instance {
                 };
                 if let Err(error) = paths.write_record(&record) {
                     agent.addresses.release(address);
-                    return Err(format!("cannot write the instance's record: {error}"));
+                    return Err(InstanceError::Record(error));
                 }
                 gantry_failpoint::failpoint!("instance.recorded");
                 record
             }
             // A removal was interrupted; the supervisor finishes it.
-            (None, None) => return Err("the instance has no record and is in no plan".to_owned()),
+            (None, None) => return Err(InstanceError::Unknown),
         };
         agent.addresses.reserve(record.address);
         let mut status = new_status();
@@ -218,9 +218,10 @@ impl Instance {
                 Some(container) => container,
                 None => match self.start_with_retry().await {
                     Ok(container) => container,
-                    Err(message) => {
-                        tracing::warn!(instance = %self.id, message, "cannot start the instance");
-                        self.status.failure = Some(message);
+                    Err(error) => {
+                        let why = ErrorChain(&error).to_string();
+                        tracing::warn!(instance = %self.id, why, "cannot start the instance");
+                        self.status.failure = Some(why);
                         self.enter_phase(InstancePhase::Failed);
                         self.back_off().await;
                         continue;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_model::{InstanceGoal, InstanceId, InstancePhase};
 use gantry_sandbox::{Container, kill_rest, launch};
 
-use super::{Instance, NO_ADDRESS, stop_wanted};
+use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
 use crate::status::now;
 use crate::{images, records};
@@ -14,36 +15,29 @@ use crate::{images, records};
 /// Poll interval while another copy still exists.
 const SOLE_COPY_POLL: Duration = Duration::from_millis(100);
 
-/// An error with its chain of causes; the actual reason is often the last one.
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 impl Instance {
     /// Starts the container, with one retry. A passing failure, such as a link that the kernel is still removing, then
     /// fails no deploy.
-    pub(super) async fn start_with_retry(&mut self) -> Result<Container, String> {
+    pub(super) async fn start_with_retry(&mut self) -> Result<Container, InstanceError> {
         match self.start().await {
-            Err(message) if self.goal() != InstanceGoal::Stop => {
-                tracing::warn!(instance = %self.id, message, "cannot start the instance; retrying once");
-                self.start().await.map_err(|message| self.explain_disk(message))
+            Err(error) if self.goal() != InstanceGoal::Stop => {
+                tracing::warn!(instance = %self.id, error = %ErrorChain(&error), "cannot start the instance; retrying once");
+                self.start().await.map_err(|error| self.explain_disk(error))
             }
             result => result,
         }
     }
 
     /// Adds the state of the disk to a start failure, if the disk is read-only.
-    fn explain_disk(&self, message: String) -> String {
+    fn explain_disk(&self, error: InstanceError) -> InstanceError {
         let data = &self.agent.settings.data;
         if !gantry_linux::disk::is_read_only(data) {
-            return message;
+            return error;
         }
-        let data = data.display();
-        format!("the disk of {data} is read-only ({message}); the instance starts by itself once the disk is writable")
+        InstanceError::ReadOnly { data: data.clone(), source: Box::new(error) }
     }
 
-    async fn start(&mut self) -> Result<Container, String> {
+    async fn start(&mut self) -> Result<Container, InstanceError> {
         self.status.probe = None;
         self.status.failure = None;
         self.status.warning = None;
@@ -54,11 +48,11 @@ impl Instance {
         self.wait_until_sole_copy().await?;
         // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
         // them.
-        let _held = self.agent.layers.hold().map_err(|error| causes(&error))?;
+        let _held = self.agent.layers.hold()?;
         let agent = Arc::clone(&self.agent);
         let image = tokio::select! {
             image = images::fetch(&agent, &self.id.app, &self.record.spec.image) => image?,
-            () = stop_wanted(&mut self.wanted) => return Err("the plan no longer names the instance".to_owned()),
+            () = stop_wanted(&mut self.wanted) => return Err(InstanceError::Unwanted),
         };
         gantry_failpoint::failpoint!("instance.fetched");
         let names = ContainerNames {
@@ -69,13 +63,13 @@ impl Instance {
         };
         // The previous container of this name must be removed completely before the new one starts.
         match self.find_container() {
-            Some(old) => old.destroy().await.map_err(|error| error.to_string())?,
-            None => kill_rest(&self.paths.cgroup).await.map_err(|error| error.to_string())?,
+            Some(old) => old.destroy().await.map_err(InstanceError::Previous)?,
+            None => kill_rest(&self.paths.cgroup).await.map_err(InstanceError::Previous)?,
         }
         if self.is_on_old_network() {
             // The previous address stays reserved while this agent lives, because routers may still send requests
             // there.
-            self.record.address = self.agent.addresses.allocate().ok_or(NO_ADDRESS)?;
+            self.record.address = self.agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
             self.status.address = Some(self.record.address);
         }
         self.record.gateway = Some(self.agent.settings.gateway);
@@ -84,9 +78,8 @@ impl Instance {
         let spec = tokio::task::spawn_blocking(move || {
             container::prepare_container(&agent, &paths, &names, &spec, &image, address)
         })
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
+        .await?
+        .map_err(InstanceError::Prepare)?;
         gantry_failpoint::failpoint!("instance.prepared");
         let _ = std::fs::remove_file(&spec.exit);
         self.agent.disk.begin(&self.id);
@@ -95,14 +88,12 @@ impl Instance {
         self.record.ready = false;
         (self.record.begun, self.record.ready_since, self.record.stop) = (Some(now()), None, None);
         (self.status.started, self.killed_after) = (self.record.begun, None);
-        self.paths
-            .write_record(&self.record)
-            .map_err(|error| format!("cannot write the instance's record: {error}"))?;
+        self.paths.write_record(&self.record).map_err(InstanceError::Record)?;
         gantry_failpoint::failpoint!("instance.marked");
         // Usage counts from the very start: the container may hit a limit before the first poll.
         self.used = Default::default();
         self.looked = Default::default();
-        let container = launch(&spec).await.map_err(|error| error.to_string())?;
+        let container = launch(&spec).await.map_err(InstanceError::Launch)?;
         gantry_failpoint::failpoint!("instance.launched");
         self.enter_phase(InstancePhase::Starting);
         Ok(container)
@@ -110,12 +101,12 @@ impl Instance {
 
     /// Waits until every other copy of the role has left this machine: a volume has one writer. The plan normally
     /// ensures that. A plan from a backup may not know every running copy.
-    async fn wait_until_sole_copy(&mut self) -> Result<(), String> {
+    async fn wait_until_sole_copy(&mut self) -> Result<(), InstanceError> {
         let (settings, id) = (&self.agent.settings, &self.id);
         let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;
         while self.record.spec.role.stop_first() && records::instance_ids(settings).iter().any(is_other) {
             if tokio::time::timeout(SOLE_COPY_POLL, stop_wanted(&mut self.wanted)).await.is_ok() {
-                return Err("the plan no longer names the instance".to_owned());
+                return Err(InstanceError::Unwanted);
             }
         }
         Ok(())

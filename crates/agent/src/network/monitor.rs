@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_error::ErrorChain;
 use gantry_linux::network::{self, NetworkDevice};
 use gantry_model::{NetworkFault, NetworkPart};
 use serde_json::Value;
@@ -87,7 +88,7 @@ impl NetworkMonitor {
                 }
                 faults.extend(claim::overlaps(settings, &devices));
             }
-            Err(error) => tracing::debug!(%error, "cannot list the machine's network devices"),
+            Err(error) => tracing::debug!(error = %ErrorChain(&error), "cannot list the machine's network devices"),
         }
         faults.extend(self.rules(settings).await);
         faults.extend(self.firewalls.poll(settings, self.generation).await.iter().cloned());
@@ -114,7 +115,9 @@ impl NetworkMonitor {
                 self.repairs.insert(part, RepairCount { at: Instant::now(), fault_at: status::now(), times });
                 None
             }
-            Err(error) => Some(NetworkFault::Broken { part, name: name(settings, part), why: error.to_string() }),
+            Err(error) => {
+                Some(NetworkFault::Broken { part, name: name(settings, part), why: ErrorChain(&error).to_string() })
+            }
         }
     }
 
@@ -134,8 +137,7 @@ impl NetworkMonitor {
             (self.table, self.generation) = (found, generation);
             return None;
         }
-        let result =
-            super::apply_rules(&rules::rules(settings)).await.map_err(|error| RepairError::Rules(error.to_string()));
+        let result = super::apply_rules(&rules::rules(settings)).await.map_err(RepairError::from);
         if result.is_ok() {
             self.generation = network::rules_generation().ok();
             self.table = table(settings).await.or_else(|| self.table.take());
@@ -246,9 +248,9 @@ fn is_container(settings: &AgentSettings, name: &str) -> bool {
 enum RepairError {
     #[error(transparent)]
     Kernel(#[from] gantry_linux::LinuxError),
-    #[error("{0}")]
-    Rules(String),
-    #[error("cannot write {path}: {source}")]
+    #[error(transparent)]
+    Rules(#[from] super::NftError),
+    #[error("cannot write {path}")]
     Switch { path: PathBuf, source: std::io::Error },
 }
 

@@ -69,7 +69,7 @@ fn take_cache(settings: &ServerSettings, name: &str) -> std::io::Result<PathBuf>
 /// Removes a folder. A cancelled build may still write there; the server removes leftovers when it starts.
 fn remove(path: &Path) {
     if let Err(error) = gantry_linux::tree::remove(path) {
-        tracing::warn!(%error, "cannot remove unused files");
+        tracing::warn!(error = %gantry_error::ErrorChain(&error), "cannot remove unused files");
     }
 }
 
