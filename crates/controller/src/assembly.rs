@@ -82,7 +82,7 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Ser
 fn sweep(folder: &std::path::Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if let Err(error) = gantry_linux::tree::remove(&entry.path()) {
-            tracing::warn!(%error, "cannot remove a leftover file");
+            tracing::warn!(error = crate::causes(&error), "cannot remove a leftover file");
         }
     }
 }

@@ -37,7 +37,7 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
     }
     // Ends the builds that a killed server left behind; no task waits for their results.
     for error in gantry_sandbox::kill_all(&format!("{}/build", settings.cgroup)).await {
-        tracing::error!(%error, "cannot end a build of an earlier server");
+        tracing::error!(error = crate::causes(&error), "cannot end a build of an earlier server");
     }
     let mut server = assemble(settings, core)?;
     server.writes = writes;

@@ -1,0 +1,17 @@
+//! Tasks of a service: what kinds there are, how each ends, and how often a reconcile loop runs.
+//!
+//! - [`TaskSet`]: all tasks of a service. Each task has a [`TaskKind`], which says what a shutdown does to the task and
+//!   what a panic of the task means for the service. Begin there.
+//! - [`ReconcileLoop`]: runs one pass at a time, periodically and when nudged, with a back-off after failures. Others can
+//!   read its [`LoopStatus`].
+//! - [`Backoff`]: growing pauses between attempts.
+//!
+//! The crate knows no service and no I/O. A pass is a function of the caller's; the crate decides only when to call it.
+
+mod backoff;
+mod reconcile;
+mod tasks;
+
+pub use backoff::Backoff;
+pub use reconcile::{LoopStatus, Nudge, ReconcileLoop};
+pub use tasks::{OnPanic, OnShutdown, TaskKind, TaskSet};
