@@ -10,13 +10,10 @@ LAYERS = {
     "gantry-ledger": 0,
     "gantry-plan-audit": 1,
     "gantry-planner": 2,
-<<<<<<< HEAD
     "gantry-error-codes": 0,
     "gantry-records": 1,
     "gantry-admission": 2,
-=======
     "gantry-supervision": 1,
->>>>>>> eb3e023 (supervision: add task kinds, reconcile loops and back-off)
     "gantry-linux": 1,
     "gantry-init": 1,
     "gantry-store": 2,

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use gantry_error::ErrorChain;
 use gantry_model::Digest;
 use gantry_model::clock::{ClockJumps, SteadyClock};
+use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::status::reading;
 use crate::{AgentContext, records};
@@ -22,14 +23,13 @@ const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Collects garbage periodically, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let mut ages = FileAges { clock: SteadyClock::new(reading()), jumps: ClockJumps::default() };
-    loop {
-        tokio::time::sleep(agent.settings.collect.every).await;
+    let every = agent.settings.collect.every;
+    let pass = async || {
         ages.look();
         let (agent, ages) = (Arc::clone(agent), ages.clone());
-        if let Err(error) = tokio::task::spawn_blocking(move || collect_once(&agent, &ages)).await {
-            tracing::error!(%error, "garbage collection failed; retrying after the usual interval");
-        }
-    }
+        tokio::task::spawn_blocking(move || collect_once(&agent, &ages)).await
+    };
+    ReconcileLoop::new("garbage collection", every, Backoff::constant(every)).delayed().run(pass).await;
 }
 
 /// Ages of files. Their modification times come from the wall clock, which may have jumped since.
@@ -140,7 +140,7 @@ fn age_of_newest(folder: &Path) -> Option<Duration> {
 /// Time since the last write to a file. A modification time in the future, from before the clock went back, is set to
 /// now.
 fn file_age(path: &Path) -> Option<Duration> {
-    let now = SystemTime::now();
+    let now = UNIX_EPOCH + Duration::from_millis(gantry_linux::clock::wall());
     let age = now.duration_since(std::fs::metadata(path).ok()?.modified().ok()?);
     if age.is_err() {
         let _ = std::fs::File::open(path).and_then(|file| file.set_modified(now));

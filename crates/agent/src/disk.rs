@@ -2,6 +2,7 @@
 //! has shrunk, and periodically. An instance over its limit is killed, so that the others have disk space left.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use gantry_linux::disk::{UsageSchedule, free, nameless};
 use gantry_linux::tree;
 use gantry_model::{Bytes, InstanceId};
 use gantry_sandbox::Container;
+use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::AgentContext;
 use crate::one_off;
@@ -41,12 +43,13 @@ impl DiskOverruns {
 /// Enforces the disk limits, for ever.
 pub(crate) async fn run(agent: Arc<AgentContext>) {
     let mut watch = UsageSchedule::default();
-    loop {
+    let pass = async || {
         if watch.is_due(free(&agent.settings.data), Instant::now()) {
             check_usage(&agent).await;
         }
-        tokio::time::sleep(LOOK).await;
-    }
+        Ok::<_, Infallible>(())
+    };
+    ReconcileLoop::new("disk limits", LOOK, Backoff::constant(LOOK)).run(pass).await;
 }
 
 /// Whether a container has used all of its disk limit. Deleted files that are still open count as well.

@@ -12,6 +12,7 @@
 //! - `health`: probes, and explanations of their failures.
 //! - `container`: translates an instance into a container's specification.
 //! - `collect`: garbage collection of images, layers and logs.
+//! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
 //! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
 //!
@@ -33,19 +34,25 @@ mod records;
 mod sessions;
 mod status;
 mod supervisor;
+mod tasks;
 mod users;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_api::Client;
 use gantry_error::ErrorChain;
 use gantry_image::Layers;
 use gantry_model::MachineName;
+use gantry_supervision::TaskSet;
 
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
+
+/// Timeout of the agent's tasks at a shutdown. They are dropped where they wait, so this takes milliseconds.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The agent's settings, complete.
 #[derive(Debug, Clone)]
@@ -118,6 +125,7 @@ pub(crate) struct AgentContext {
     pub(crate) addresses: network::AddressPool,
     pub(crate) users: users::UserRanges,
     pub(crate) disk: disk::DiskOverruns,
+    pub(crate) tasks: TaskSet,
 }
 
 /// Why the agent could not start.
@@ -183,6 +191,7 @@ pub async fn run(
         addresses: network::AddressPool::new(settings.gateway, settings.prefix),
         users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
         disk: disk::DiskOverruns::default(),
+        tasks: TaskSet::default(),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");
@@ -200,6 +209,10 @@ pub async fn run(
         () = collect::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}
         () = shutdown => {}
+    }
+    let left = agent.tasks.shut_down(SHUTDOWN_TIMEOUT).await;
+    if left > 0 {
+        tracing::warn!(left, "tasks of the agent are still running at the end of the shutdown");
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::container::{self, ContainerNames};
 use crate::instance::{InstanceError, REMOVAL_RETRY};
 use crate::records::ContainerPaths;
+use crate::tasks::REMOVAL;
 use crate::{AgentContext, images, supervisor};
 
 /// Name of the file with a one-off's metadata.
@@ -86,12 +87,12 @@ impl OneOff {
 /// Removes a one-off and releases its address. The wait is limited to [`REMOVAL_RETRY`]; a container that the kernel does not
 /// release keeps its address until the removal succeeds.
 async fn remove_one_off(agent: &Arc<AgentContext>, name: String, address: Ipv4Addr) {
-    let agent = Arc::clone(agent);
-    let going = tokio::spawn(async move {
-        supervisor::remove_leftover(&agent, &name, |_| {}).await;
-        agent.addresses.release(address);
+    let own = Arc::clone(agent);
+    let removal = agent.tasks.spawn(REMOVAL, async move {
+        supervisor::remove_leftover(&own, &name, |_| {}).await;
+        own.addresses.release(address);
     });
-    let _ = tokio::time::timeout(REMOVAL_RETRY, going).await;
+    let _ = tokio::time::timeout(REMOVAL_RETRY, removal).await;
 }
 
 fn note(paths: &ContainerPaths, image: &str, note: &OneOffMetadata) -> std::io::Result<()> {

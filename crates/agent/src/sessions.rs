@@ -6,22 +6,25 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
+use gantry_api::{ClientError, Session};
 use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
 use gantry_model::{InstanceId, Moment};
 use gantry_relay::LogTail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, SandboxError, exec};
+use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::AgentContext;
 use crate::container::{self, ExecError};
 use crate::instance::InstanceError;
 use crate::one_off::OneOff;
 use crate::records::ContainerPaths;
+use crate::tasks::SESSION;
 
 /// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,13 +41,13 @@ const LOG_POLL: Duration = Duration::from_millis(100);
 /// Long-polls the server for sessions, for ever.
 pub(crate) async fn serve(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
-    loop {
-        match agent.client.get::<Option<SessionRequest>>(&path).await {
-            Ok(Some(request)) => drop(tokio::spawn(open_session(Arc::clone(agent), request))),
-            Ok(None) => {}
-            Err(_) => tokio::time::sleep(RETRY).await,
+    let pass = async || {
+        if let Some(request) = agent.client.get::<Option<SessionRequest>>(&path).await? {
+            agent.tasks.spawn(SESSION, open_session(Arc::clone(agent), request));
         }
-    }
+        Ok::<_, ClientError>(())
+    };
+    ReconcileLoop::new("sessions", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
 }
 
 async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
@@ -202,8 +205,10 @@ async fn carry_streams(
 ) -> Result<i32, SessionError> {
     let (sender, mut frames) = mpsc::channel::<Frame>(16);
     let (ending, ended) = watch::channel(false);
+    // Dropping the set ends the tasks together with the session.
+    let mut forwarding = JoinSet::new();
     for outlet in streams.outputs {
-        tokio::spawn(forward(outlet, sender.clone(), ended.clone()));
+        forwarding.spawn(forward(outlet, sender.clone(), ended.clone()));
     }
     drop(sender);
     let outward = async {

@@ -6,13 +6,16 @@ use std::time::Duration;
 use gantry_api::types::MachineReport;
 use gantry_model::clock::{ClockReading, SteadyClock};
 use gantry_model::{Generation, InstanceId, InstancePhase, Moment, NetworkFault, ObservedInstance};
-use tokio::sync::Notify;
+use gantry_supervision::{Backoff, Nudge, ReconcileLoop};
 
 use crate::AgentContext;
 
 /// Interval between two reports without a change. After `SILENCE_MILLIS` (10 s) without a report, the server takes the
 /// machine for lost: three missed heartbeats and some.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Retry interval while the server does not answer.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Shortest interval between two reports. The first change is reported at once; further changes within this time go
 /// into one report.
@@ -22,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(5);
 #[derive(Default)]
 pub(crate) struct StatusReporter {
     report: Mutex<MachineReport>,
-    changed: Notify,
+    changed: Nudge,
 }
 
 /// The agent's own time: the wall clock's at the agent's start, plus the time elapsed since. All reported times use
@@ -87,7 +90,7 @@ impl StatusReporter {
     /// Sets an instance's status.
     pub(crate) fn set(&self, id: &InstanceId, status: ObservedInstance) {
         self.lock().instances.insert(id.clone(), status);
-        self.changed.notify_one();
+        self.changed.nudge();
     }
 
     /// Sets the faults of the machine's network.
@@ -95,7 +98,7 @@ impl StatusReporter {
         let mut report = self.lock();
         if report.network != faults {
             report.network = faults;
-            self.changed.notify_one();
+            self.changed.nudge();
         }
     }
 
@@ -107,13 +110,13 @@ impl StatusReporter {
     /// Removes the status of a deleted instance.
     pub(crate) fn remove(&self, id: &InstanceId) {
         self.lock().instances.remove(id);
-        self.changed.notify_one();
+        self.changed.nudge();
     }
 
     /// Records that the agent adopted the plan of this generation. Every instance of the plan has a status by then.
     pub(crate) fn taken_on(&self, generation: Generation) {
         self.lock().generation = generation;
-        self.changed.notify_one();
+        self.changed.nudge();
     }
 
     /// A consistent snapshot of everything, with times of the wall clock.
@@ -129,16 +132,7 @@ impl StatusReporter {
 /// Sends reports to the server, for ever. After an outage no report is missing, because each report is complete.
 pub(crate) async fn report(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/observed", agent.settings.machine);
-    loop {
-        let sent = tokio::time::Instant::now();
-        let report = agent.status.report();
-        if let Err(error) = agent.client.post::<()>(&path, &report).await {
-            tracing::debug!(%error, "cannot report to the server");
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            continue;
-        }
-        if tokio::time::timeout(HEARTBEAT, agent.status.changed.notified()).await.is_ok() {
-            tokio::time::sleep_until(sent + GATHER).await;
-        }
-    }
+    let pass = async || agent.client.post::<()>(&path, &agent.status.report()).await;
+    let reports = ReconcileLoop::new("status report", HEARTBEAT, Backoff::constant(RETRY)).gathering(GATHER);
+    reports.run_nudged(&agent.status.changed, pass).await;
 }

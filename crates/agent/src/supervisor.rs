@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_api::ClientError;
 use gantry_api::types::PlanAnswer;
 use gantry_error::ErrorChain;
 use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_sandbox::Container;
+use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::instance::{Instance, InstanceError, REMOVAL_RETRY, WantedAssignment, stop_wanted};
 use crate::records::{self, ContainerPaths};
+use crate::tasks::{INSTANCE, REMOVAL};
 use crate::{AgentContext, one_off};
 
 /// Retry interval while the server does not answer.
@@ -24,6 +27,15 @@ const ADOPTION_RETRY: Duration = Duration::from_secs(2);
 struct InstanceTask {
     wanted: watch::Sender<WantedAssignment>,
     handle: JoinHandle<()>,
+}
+
+/// Why a new plan was not adopted. The previous plan stays in force.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    #[error(transparent)]
+    Fetch(#[from] ClientError),
+    #[error("cannot write the plan to disk; the previous plan stays in force")]
+    Write(#[source] std::io::Error),
 }
 
 /// The tasks of all instances.
@@ -46,7 +58,7 @@ impl InstanceSupervisor {
             let address = one_off::read_metadata(&paths).map(|note| note.address);
             address.into_iter().for_each(|address| self.agent.addresses.reserve(address));
             let agent = Arc::clone(&self.agent);
-            tokio::spawn(async move {
+            self.agent.tasks.spawn(REMOVAL, async move {
                 remove_leftover(&agent, &name, |_| {}).await;
                 address.into_iter().for_each(|address| agent.addresses.release(address));
             });
@@ -68,34 +80,29 @@ impl InstanceSupervisor {
 
     /// Follows the plan for ever. An unreachable or silent server changes nothing.
     pub(crate) async fn follow(&mut self) {
-        let machine = self.agent.settings.machine.clone();
-        loop {
-            let after = match records::plan_generation(self.plan.as_ref()) {
-                Some(generation) => format!("?after={}", generation.0),
-                None => String::new(),
-            };
-            let path = format!("/internal/v1/machines/{machine}/plan{after}");
-            match self.agent.client.get::<PlanAnswer>(&path).await {
-                Ok(Some(plan)) => self.adopt_plan(plan).await,
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "cannot fetch the plan");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
+        let pass = async || self.fetch_plan().await;
+        ReconcileLoop::new("plan", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
+    }
+
+    /// Fetches the next plan in a long poll, and adopts the plan.
+    async fn fetch_plan(&mut self) -> Result<(), PlanError> {
+        let after = match records::plan_generation(self.plan.as_ref()) {
+            Some(generation) => format!("?after={}", generation.0),
+            None => String::new(),
+        };
+        let path = format!("/internal/v1/machines/{}/plan{after}", self.agent.settings.machine);
+        match self.agent.client.get::<PlanAnswer>(&path).await? {
+            Some(plan) => self.adopt_plan(plan),
+            None => Ok(()),
         }
     }
 
-    async fn adopt_plan(&mut self, plan: MachinePlan) {
+    fn adopt_plan(&mut self, plan: MachinePlan) -> Result<(), PlanError> {
         if records::plan_generation(self.plan.as_ref()).is_some_and(|known| plan.generation <= known) {
-            return;
+            return Ok(());
         }
         gantry_failpoint::failpoint!("plan.received");
-        if let Err(error) = records::write_plan(&self.agent.settings, &plan) {
-            tracing::error!(%error, "cannot write the plan to disk; keeping the previous plan");
-            tokio::time::sleep(RETRY).await;
-            return;
-        }
+        records::write_plan(&self.agent.settings, &plan).map_err(PlanError::Write)?;
         gantry_failpoint::failpoint!("plan.kept");
         if self.plan.is_none() {
             // The previous plan cannot be read, but its instances still exist.
@@ -105,6 +112,7 @@ impl InstanceSupervisor {
         self.apply(&plan);
         gantry_failpoint::failpoint!("plan.applied");
         self.plan = Some(plan);
+        Ok(())
     }
 
     /// Gives each instance of the plan a task with its assignment, and tells all other tasks to remove their instances.
@@ -146,7 +154,7 @@ impl InstanceSupervisor {
                 .set(id, ObservedInstance { phase: InstancePhase::Stopping, ..crate::status::new_status() });
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
-            let handle = tokio::spawn(async move {
+            let handle = self.agent.tasks.spawn(REMOVAL, async move {
                 remove_leftover(&agent, &gone.to_string(), |why| {
                     report_failure(&agent, &gone, InstancePhase::Stopping, why)
                 })
@@ -159,10 +167,10 @@ impl InstanceSupervisor {
         }
         let (sender, receiver) = watch::channel(wanted);
         let handle = match Instance::new(&self.agent, id.clone(), receiver.clone()) {
-            Ok(instance) => tokio::spawn(instance.run()),
+            Ok(instance) => self.agent.tasks.spawn(INSTANCE, instance.run()),
             Err(error) => {
                 report_failure(&self.agent, id, InstancePhase::Failed, ErrorChain(&error).to_string());
-                tokio::spawn(retry_adoption(Arc::clone(&self.agent), id.clone(), receiver))
+                self.agent.tasks.spawn(INSTANCE, retry_adoption(Arc::clone(&self.agent), id.clone(), receiver))
             }
         };
         self.tasks.insert(id.clone(), InstanceTask { wanted: sender, handle });

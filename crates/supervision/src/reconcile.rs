@@ -66,7 +66,8 @@ impl ReconcileLoop {
         Self { delay: self.every, ..self }
     }
 
-    /// Waits this long after a nudge, so that changes that follow each other closely share a pass.
+    /// Keeps nudged passes this far apart. A nudge after a quiet time leads to a pass at once; nudges that follow each other
+    /// closely share a pass.
     #[must_use]
     pub fn gathering(self, gather: Duration) -> Self {
         Self { gather, ..self }
@@ -87,11 +88,12 @@ impl ReconcileLoop {
     pub async fn run_nudged<E: Error>(mut self, nudge: &Nudge, mut pass: impl AsyncFnMut() -> Result<(), E>) {
         tokio::time::sleep(self.delay).await;
         loop {
+            let began = Instant::now();
             match pass().await {
                 Ok(()) => {
                     self.succeed();
                     if tokio::time::timeout(self.every, nudge.0.notified()).await.is_ok() {
-                        tokio::time::sleep(self.gather).await;
+                        tokio::time::sleep_until(began + self.gather).await;
                     }
                 }
                 Err(error) => {
@@ -191,8 +193,8 @@ mod tests {
             }
         };
         let ((began, _), ()) = tokio::join!(passes(loops, &nudge, 60 * SECOND, |_| Ok(())), nudging);
-        // The nudge of second 6 came while the loop gathered; the loop owes it a pass.
-        assert_eq!(began, [0, 7, 9, 28]);
+        // The nudge of second 6 came too soon after the pass of second 5, and waited.
+        assert_eq!(began, [0, 5, 7, 26]);
     }
 
     #[tokio::test(start_paused = true)]

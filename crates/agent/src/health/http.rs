@@ -66,14 +66,14 @@ impl HttpCheck<'_> {
         match self.protocol {
             AppProtocol::Http1 => {
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(broken)?;
-                tokio::spawn(connection);
+                drive(connection);
                 sender.send_request(request).await.map_err(broken)
             }
             AppProtocol::H2c => {
                 let executor = TokioExecutor::new();
                 let (mut sender, connection) =
                     hyper::client::conn::http2::handshake(executor, stream).await.map_err(broken)?;
-                tokio::spawn(connection);
+                drive(connection);
                 sender.send_request(request).await.map_err(broken)
             }
         }
@@ -122,6 +122,12 @@ impl HttpCheck<'_> {
     }
 }
 
+/// Drives the connection of one check. The task ends with the connection, which the check drops at its timeout.
+#[expect(clippy::disallowed_methods, reason = "the task lives no longer than the check")]
+fn drive(connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static) {
+    tokio::spawn(connection);
+}
+
 /// The target of a redirect to HTTPS.
 fn to_https<B>(response: &Response<B>) -> Option<String> {
     let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?.to_str().ok()?;
@@ -164,6 +170,7 @@ fn shorten(mut text: Vec<u8>) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "servers of the tests")]
 mod tests {
     use std::collections::BTreeMap;
     use std::convert::Infallible;

@@ -19,6 +19,7 @@ use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{Assignment, InstanceGoal, InstanceId, InstancePhase, ObservedInstance, Seconds, StopReason};
 use gantry_sandbox::Container;
+use gantry_supervision::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ use crate::records::{ContainerPaths, InstanceRecord};
 use crate::status::{new_status, now};
 
 /// Shortest and longest pause before a restart.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const RESTART_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
 
 /// An instance that lived this long restarts with the shortest pause.
 const STEADY: Duration = Duration::from_secs(600);
@@ -46,7 +47,7 @@ pub(crate) struct Instance {
     paths: ContainerPaths,
     record: InstanceRecord,
     status: ObservedInstance,
-    backoff: Duration,
+    backoff: Backoff,
     /// Resource usage at the last two checks, older first.
     used: [GroupUsage; 2],
     /// Resource usage at the last poll of the limits.
@@ -116,7 +117,7 @@ impl Instance {
             paths,
             record,
             status,
-            backoff: BACKOFF.0,
+            backoff: Backoff::new(RESTART_PAUSES[0], RESTART_PAUSES[1]),
             used: Default::default(),
             looked: GroupUsage::default(),
             killed_after: None,
@@ -259,8 +260,7 @@ impl Instance {
     }
 
     async fn back_off(&mut self) {
-        let pause = self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        let pause = self.backoff.pause();
         let _ = tokio::time::timeout(pause, stop_wanted(&mut self.wanted)).await;
     }
 
@@ -269,7 +269,7 @@ impl Instance {
             return;
         }
         if begun.elapsed() >= STEADY {
-            self.backoff = BACKOFF.0;
+            self.backoff.reset();
         }
         self.back_off().await;
         if self.goal() != InstanceGoal::Stop {

@@ -9,6 +9,7 @@
 //! changed.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use gantry_error::ErrorChain;
 use gantry_linux::network::{self, NetworkDevice};
 use gantry_model::{NetworkFault, NetworkPart};
+use gantry_supervision::{Backoff, ReconcileLoop};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -39,15 +41,16 @@ const RECENT: Duration = Duration::from_secs(600);
 /// Monitors the machine's network, for ever.
 pub(crate) async fn monitor(agent: &Arc<AgentContext>) {
     let mut monitor = NetworkMonitor::default();
-    loop {
+    let pass = async || {
         let faults = monitor.poll(&agent.settings).await;
         for fault in faults.iter().filter(|fault| !monitor.told.contains(fault)) {
             tracing::warn!("the machine's network: {fault}");
         }
         monitor.told.clone_from(&faults);
         agent.status.set_network(faults);
-        tokio::time::sleep(EVERY).await;
-    }
+        Ok::<_, Infallible>(())
+    };
+    ReconcileLoop::new("network monitor", EVERY, Backoff::constant(EVERY)).run(pass).await;
 }
 
 #[derive(Default)]
