@@ -133,7 +133,7 @@ fn transcript(world: &World, broken: &Broken) -> String {
         repository.write("more", "");
         repository.commit("more");
         let _ = repository.attempt(&["push", "-o", "wait", "gantry", "HEAD:main"]).good();
-        told(world, name, "runs on");
+        told(world, name, "is still running");
     }
     if name.starts_with("prints-with") {
         told(world, name, "prints so much");
@@ -187,9 +187,9 @@ fn normal(text: &str) -> String {
         let seconds = |at: usize| split.get(at + 1).is_some_and(|unit| ["s", "s:", "s;"].contains(unit));
         let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let line = split.iter().enumerate().map(|(at, text)| {
-            if number(text.trim_start_matches('(')) && (seconds(at) || line.contains("started again")) {
+            if number(text.trim_start_matches('(')) && (seconds(at) || line.contains(", restarted ")) {
                 "N".to_owned()
-            } else if *text == "time" && line.contains("started again") {
+            } else if *text == "time" && line.contains(", restarted ") {
                 "times".to_owned()
             } else {
                 word(text)

@@ -283,7 +283,7 @@ fn steps(world: &World) {
             lines.push(first(world, &["steps"]));
         }
         for line in &lines {
-            assert!(!line.contains("exited") && !line.contains("started again"), "{line}");
+            assert!(!line.contains("exited") && !line.contains("restarted"), "{line}");
         }
         push.join().expect("a push").good()
     });
