@@ -130,7 +130,9 @@ fn volumes_ports_indexes_and_sparse_layers_of_an_image() {
     assert_eq!(lines(&world, "kept"), 1);
     let _ = world.gantry(&["config", "set", "kept", "A=1"]).good();
     assert_eq!(lines(&world, "kept"), 2);
-    let _ = world.gantry(&["exec", "kept", "--", "sh", "-c", "kill 3"]).good();
+    // The end of the application may kill the shell, too.
+    let killed = world.gantry(&["exec", "kept", "--", "sh", "-c", "kill 3"]);
+    assert!([0, 137].contains(&killed.status), "{killed:?}");
     world.wait("it runs again", |world| (lines(world, "kept") == 3).then_some(()));
     let back = world.gantry(&["rollback", "kept", "v1"]).good();
     assert!(back.err.contains("Volumes of web: data"), "{back:?}");

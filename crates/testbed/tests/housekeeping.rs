@@ -505,7 +505,7 @@ fn a_full_disk_is_survived_and_told() {
         let output = world.gantry(&["limit", "shop", "--rate", &rate.to_string()]);
         (output.status != 0).then_some(output)
     });
-    assert!(refused.err.contains("is full; remove something from it"), "{refused:?}");
+    assert!(refused.err.contains("is full; free some space"), "{refused:?}");
     assert!(world.gantry(&["status"]).good().out.contains("shop"));
     assert!(world.gantry(&["config", "get", "shop", "COLOR"]).good().out.contains("blue"));
     assert!(page(&world, "shop").starts_with("one"));

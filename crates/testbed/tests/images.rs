@@ -213,7 +213,7 @@ fn an_image_of_another_registry_is_deployed_and_becomes_a_base() {
     let new = world.repository("new", Some("hello-python"));
     new.commit("one");
     let refused = new.push();
-    assert!(refused.status != 0 && refused.err.contains("there are several (debian, theirs)"), "{refused:?}");
+    assert!(refused.status != 0 && refused.err.contains("several exist (debian, theirs)"), "{refused:?}");
 
     // An app builds on the base that the app was assigned. A base in use cannot be removed; any other base can.
     let nowhere = world.gantry(&["app", "base", "new", "nowhere"]);
