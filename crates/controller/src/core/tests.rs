@@ -356,3 +356,29 @@ fn every_prefix_of_every_step_of_a_deploy_leads_to_the_same_end() {
     cluster.assert_v2_serves();
     assert!(prefixes > 15, "{prefixes} prefixes are too few to be a deploy");
 }
+
+/// A store that the program of commit cf11495 wrote loads completely.
+#[tokio::test]
+async fn loads_a_store_of_an_earlier_version() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store.db");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../records/tests/store-cf11495.db");
+    std::fs::copy(fixture, &path).expect("copied");
+    let store = gantry_store::open(&gantry_store::StoreAddress::File(path)).await.expect("opened");
+    let listing = store.list("").await.expect("listed");
+    let entries = listing.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice()));
+    let records = RecordIndex::load(entries).expect("loaded");
+
+    let names: Vec<&str> = records.apps.keys().map(AppName::as_str).collect();
+    assert_eq!(names, ["empty", "hello", "redis", "sleepy"]);
+    let releases: usize = records.releases.values().map(BTreeMap::len).sum();
+    let deploys: usize = records.deploys.values().map(BTreeMap::len).sum();
+    let counts =
+        [releases, deploys, records.builds.len(), records.bases.len(), records.tokens.len(), records.events.len()];
+    assert_eq!(counts, [10, 10, 7, 2, 5, 41]);
+    let hello = &records.apps[&app_name("hello")];
+    assert_eq!((hello.current, hello.scale[&RoleName::parse("web").expect("a role")]), (Some(ReleaseNumber(7)), 2));
+    let redis = &records.releases[&app_name("redis")][&ReleaseNumber(1)];
+    assert!(redis.roles.values().any(|role| !role.volumes.is_empty()), "{redis:?}");
+    assert!(!records.plan.machines.is_empty() && !records.plan.table.routes.is_empty());
+}
