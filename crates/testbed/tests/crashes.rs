@@ -409,7 +409,7 @@ fn what_cannot_be_removed_is_told_and_is_in_nobody_s_way() {
     told(&world);
     // The next agent finds no record of the instance any more and carries on.
     world.kill_service("agent");
-    world.wait("the agent is back", |world| world.log().matches("the agent runs").nth(1).map(drop));
+    world.wait("the agent is back", |world| world.log().matches("agent started").nth(1).map(drop));
     told(&world);
     // Other operations succeed meanwhile.
     push_site(&shop, "three");
