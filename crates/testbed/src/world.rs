@@ -436,6 +436,10 @@ impl World {
         command.arg("down").args(self.machine()).args(["--network", &self.network()]).stdin(Stdio::null());
         let output = run(command);
         if let Some(mut up) = self.up.take() {
+            // A test that failed may leave an `up` that `down` does not reach.
+            if output.status != 0 {
+                let _ = up.kill();
+            }
             let _ = up.wait();
         }
         output

@@ -95,7 +95,7 @@ fn a_read_only_disk_keeps_reads_alive_and_goes_on_when_it_is_right() {
     shop.write("two", "2");
     shop.commit("two");
     let refused = shop.push();
-    assert!(refused.status != 0 && refused.all().contains("a push needs to write"), "{refused:?}");
+    assert!(refused.status != 0 && refused.all().contains("a push must write to it"), "{refused:?}");
     // `gantry why` says why a crashed instance is not restarted.
     let (_, pid) = world.containers().into_iter().next().expect("an instance");
     world.signal("KILL", pid);
