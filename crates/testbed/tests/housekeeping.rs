@@ -100,7 +100,7 @@ fn what_would_fill_the_disk_is_refused_with_the_numbers() {
     world.up_with(&["--reserve", "900000G"]);
     let refused = |output: Output, texts: &[&str]| {
         assert_ne!(output.status, 0, "{output:?}");
-        for text in texts.iter().chain(&["free of", "needs 900000", "`gantry status` tells"]) {
+        for text in texts.iter().chain(&["free of", "needs 900000", "`gantry status` lists"]) {
             assert!(output.all().contains(text), "{text:?} is not in\n{}", output.all());
         }
     };
