@@ -6,6 +6,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (one, two) = bytes.split_at(bytes.len() / 2);
     std::fs::write(&segments[0], one).expect("written");
     std::fs::write(&segments[1], two).expect("written");
-    let lines = gantry_relay::LogTail::new(segments).fresh();
+    let lines = gantry_relay::LogTail::new(segments).new_lines();
     assert!(lines.iter().all(|line| !line.text.contains('\n')));
 });
