@@ -108,7 +108,13 @@ pub(crate) async fn serve(
     let mut stream = stream.map_err(|error| Problem::internal(error.to_string()))?.fuse();
     // The response begins when git says something. A response that begins during the upload would be silent until the
     // upload's end, and nginx cuts a response that is silent for a minute.
-    let first = stream.next().await;
+    let first = match stream.next().await {
+        // Git said nothing that it could say to a client of git.
+        Some(Err(error)) => {
+            return Err(Problem::new(ErrorCode::InvalidRequest, format!("git refused the request: {error}")).into());
+        }
+        first => first,
+    };
     let whole = futures_util::stream::iter(first).chain(stream);
     Ok(typed(git.service, "result", Body::from_stream(whole)))
 }
