@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::path::Path;
 
 /// Count of numbers. All their ports lie below the kernel's range for outgoing connections (32768 and up).
 const NUMBERS: u16 = 3000;
@@ -12,13 +13,13 @@ const PORTS: u16 = 20_000;
 
 /// A unique number, locked until the value is dropped or its process ends.
 pub(crate) struct Number {
-    pub(crate) value: u16,
+    value: u16,
     _lock: File,
 }
 
 impl Number {
-    /// Claims the first number that is unlocked and has free ports. The search begins at a number derived from the
-    /// process id.
+    /// Claims the first number that is unlocked, has free ports and no bridge. A bridge with the number's name is what
+    /// a killed test left behind. The search begins at a number derived from the process id.
     pub(crate) fn claim() -> Self {
         let folder = std::env::temp_dir().join("gantry-numbers");
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -28,9 +29,15 @@ impl Number {
             lock.try_lock().ok()?;
             let number = Self { value, _lock: lock };
             let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-            number.ports().into_iter().all(is_free).then_some(number)
+            let has_bridge = Path::new("/sys/class/net").join(number.name()).exists();
+            (!has_bridge && number.ports().into_iter().all(is_free)).then_some(number)
         };
         (0..NUMBERS).find_map(|step| claim((first + step) % NUMBERS)).expect("one of 3000 clouds")
+    }
+
+    /// Name of the cluster's bridge, nftables table and control group.
+    pub(crate) fn name(&self) -> String {
+        format!("gt{}", self.value)
     }
 
     /// First three bytes of the addresses of this number's network.

@@ -91,7 +91,7 @@ impl World {
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
-        let (name, network) = (format!("gt{}", number.value), (1, 24));
+        let (name, network) = (number.name(), (1, 24));
         let (environment, program) = (Vec::new(), program("gantry"));
         let world =
             Self { folder, name, number, http, api, network, up: None, extra, environment, program, _etcd: etcd };
