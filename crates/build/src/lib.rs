@@ -18,6 +18,7 @@ mod compile;
 mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod lookalike;
 mod output;
 mod procfile;
 mod recipe;
@@ -32,6 +33,7 @@ mod turns;
 pub use builder::{Builder, Built, ContainerNetwork, Folders, Job, Source};
 pub use compile::CompileLimits;
 pub use foreign::{is_foreign, lost};
+pub use lookalike::Lookalike;
 pub use output::{Doing, Output};
 pub use recipe::{EnvRequest, Recipe, revision};
 pub use roles::check_volume;

@@ -8,6 +8,7 @@ use gantry_model::role::{DEFAULT_PORT, HealthSettings, Role, RoleCommand, Shutdo
 use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
+use crate::lookalike::Lookalike;
 use crate::script::Compile;
 use crate::{BuildError, foreign, procfile, roles};
 
@@ -20,6 +21,8 @@ pub struct Found {
     pub compile: Option<Compile>,
     /// Whether the tree has a folder `container/files`.
     pub files: bool,
+    /// Files that resemble a file of the recipe.
+    pub lookalikes: Vec<Lookalike>,
     /// Notes on content that the tree does not hold (submodules, git-lfs), for the build output.
     pub notes: Vec<String>,
 }
@@ -89,11 +92,7 @@ impl Recipe {
                 notes.push("Roles from Procfile".to_owned());
                 procfile::parse(lines).map_err(|why| wrong("Procfile", why))?
             }
-            (None, None) => {
-                let why = "the repository names no roles; add container/roles.json such as { \"web\": \"bin/server\" }, \
-                           or a Procfile such as `web: bin/server`";
-                return Err(BuildError::new("roles", why));
-            }
+            (None, None) => return Err(BuildError::new("roles", no_roles(found))),
         };
         let app = match text("app.json") {
             Some(json) => {
@@ -110,6 +109,7 @@ impl Recipe {
             None => None,
         };
         let env = env_requests(app).map_err(|why| wrong("app.json", why))?;
+        notes.extend(unread(found).map(Lookalike::remark));
         notes.extend(found.notes.iter().cloned());
         Ok(Self { roles, env, base, compile: found.compile.clone(), notes, texts: found.texts.clone() })
     }
@@ -153,6 +153,28 @@ impl Recipe {
         let roles = BTreeMap::from([(web, role)]);
         Ok(Self { roles, env: BTreeMap::new(), base: None, compile: None, notes, texts: BTreeMap::new() })
     }
+}
+
+/// Refusal of a repository without roles. Names the file that the author may have meant.
+fn no_roles(found: &Found) -> String {
+    let for_roles = |meant| matches!(meant, Some("container/roles.json" | "Procfile"));
+    let meant = found.lookalikes.iter().find(|one| for_roles(one.meant));
+    let other = || found.lookalikes.iter().find(|one| one.meant.is_none());
+    let remark = meant.or_else(other).map(|one| format!("; {}", one.remark())).unwrap_or_default();
+    format!(
+        "the repository names no roles; add container/roles.json such as {{ \"web\": \"bin/server\" }}, \
+         or a Procfile such as `web: bin/server`{remark}"
+    )
+}
+
+/// Lookalikes of files that the repository lacks. A `Procfile.dev` beside roles is common and no mistake.
+fn unread(found: &Found) -> impl Iterator<Item = &Lookalike> {
+    let has = |name: &str| match name {
+        "container/compile" => found.compile.is_some(),
+        "Procfile" => true,
+        _ => found.texts.contains_key(name),
+    };
+    found.lookalikes.iter().filter(move |one| one.meant.is_some_and(|meant| !has(meant)))
 }
 
 /// Applies the settings of `app.json` to the roles. Returns the keys that cannot be applied.
@@ -293,6 +315,33 @@ mod tests {
         assert_eq!(recipe.roles.len(), 1);
         assert_eq!(recipe.roles[&name("web")].port, Some(DEFAULT_PORT));
         assert_eq!(recipe.notes, ["Roles from container/roles.json (Procfile is not used)"]);
+    }
+
+    #[test]
+    fn a_file_under_a_wrong_name_is_named() {
+        let with = |texts: &[(&str, &str)], path: &str| {
+            let lookalikes = Lookalike::of(std::path::Path::new(path)).into_iter().collect();
+            Recipe::read(&Found { lookalikes, ..found(texts) })
+        };
+        for (path, wanted) in [
+            ("procfile", "; procfile is not read; rename it to Procfile"),
+            ("roles.json", "; roles.json is not read; rename it to container/roles.json"),
+            ("Dockerfile", "; Dockerfile is not read; build the image elsewhere"),
+            ("container/compile.sh", "or a Procfile such as `web: bin/server`"),
+        ] {
+            let refused = with(&[], path).expect_err(path);
+            assert!(refused.message.contains(wanted), "{}", refused.message);
+        }
+        let web = [("Procfile", "web: a")];
+        for (path, note) in [
+            ("container/compile.sh", Some("container/compile.sh is not read; rename it to container/compile")),
+            ("container/roles.yaml", Some("container/roles.yaml is not read; rename it to container/roles.json")),
+            ("Procfile.dev", None),
+            ("Dockerfile", None),
+        ] {
+            let notes = with(&web, path).expect("a recipe").notes;
+            assert_eq!(notes.get(1).map(String::as_str), note, "{path}");
+        }
     }
 
     #[test]

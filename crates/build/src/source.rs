@@ -10,6 +10,7 @@ use gantry_image::{Layer, LayerWriter, Looked, Merged, Meta, Metered, members};
 use tar::{Entry, EntryType};
 
 use crate::BuildError;
+use crate::lookalike::{LOOKALIKES_MAX, Lookalike};
 use crate::recipe::{Found, TEXTS};
 use crate::script::{self, Compile};
 use crate::text::{self, TEXT_MAX};
@@ -125,7 +126,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     archive.rewind().map_err(|error| failed(&error))?;
     each(&mut *archive, |path, entry| first.entry(path, entry).map_err(|error| failed(&error)))?;
     first.leave_folder(Path::new(""));
-    let FirstPass { tree, committed, mut heads, modules, pointers, .. } = first;
+    let FirstPass { tree, committed, mut heads, modules, pointers, lookalikes, .. } = first;
     let mut wanted = BTreeMap::new();
     for name in TEXTS {
         if let Some(path) = followed(&tree, name, "roles")? {
@@ -148,7 +149,7 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
         })?;
         heads.extend(read);
     }
-    let mut found = Found { files: false, ..Found::default() };
+    let mut found = Found { lookalikes, ..Found::default() };
     for (name, path) in wanted {
         let bytes = heads.get(&path).map(Vec::as_slice).unwrap_or_default();
         let text =
@@ -262,6 +263,7 @@ struct FirstPass {
     empty: Option<PathBuf>,
     modules: Named,
     pointers: Named,
+    lookalikes: Vec<Lookalike>,
 }
 
 impl FirstPass {
@@ -276,6 +278,9 @@ impl FirstPass {
             let target = entry.link_name()?.map(std::borrow::Cow::into_owned).unwrap_or_default();
             self.tree.link(path, &target);
         } else if kind.is_file() {
+            if self.lookalikes.len() < LOOKALIKES_MAX {
+                self.lookalikes.extend(Lookalike::of(path));
+            }
             let executable = entry.header().mode()? & 0o100 != 0;
             let mut hasher = DigestHasher::default();
             let is_special = path == Path::new(COMPILE) || TEXTS.iter().any(|name| path == Path::new(name));
