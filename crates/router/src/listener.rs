@@ -225,6 +225,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(250)
         .max_header_list_size(HEADER_LIST_MAX)
+        .enable_connect_protocol()
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     builder

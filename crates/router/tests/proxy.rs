@@ -16,7 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
+use world::{Body, NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 
 #[tokio::test]
 async fn forwards_the_origin_of_a_request() {
@@ -160,6 +160,7 @@ async fn chat() -> SocketAddr {
             }
         });
         let builder = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        let builder = builder.header("sec-websocket-accept", "key").header("sec-websocket-protocol", "chat");
         builder.body(full("")).expect("an answer")
     })
     .await
@@ -229,6 +230,67 @@ async fn joins_a_websocket() {
         back.reverse();
         assert_eq!(&back, word);
     }
+}
+
+/// Extended CONNECT (RFC 8441).
+fn connect(protocol: Option<&'static str>) -> Request<Body> {
+    let mut request = Request::connect("http://shop.localhost/chat").body(full("")).expect("a request");
+    *request.version_mut() = http::Version::HTTP_2;
+    if let Some(protocol) = protocol {
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+    } else {
+        *request.uri_mut() = "shop.localhost:80".parse().expect("an authority");
+    }
+    request
+}
+
+#[tokio::test]
+async fn joins_a_websocket_over_http2() {
+    let chat = chat().await;
+    let plain = app(false, async |request: Request<Incoming>| {
+        let is_upgrade = request.headers()["upgrade"] == "websocket" && request.headers()["connection"] == "upgrade";
+        let is_whole = request.method() == http::Method::GET && request.headers()["sec-websocket-key"].len() == 24;
+        let status = if is_upgrade && is_whole { StatusCode::FORBIDDEN } else { StatusCode::OK };
+        Response::builder().status(status).body(full("no")).expect("an answer")
+    })
+    .await;
+    let running = router(table(1, vec![endpoint(1, chat, AppProtocol::Http1)]), NOWHERE, None).await;
+    let mut client = http2_client(running.address).await;
+    // After the response, the client knows that the router accepts extended CONNECT.
+    for (protocol, wanted) in
+        [(None, StatusCode::METHOD_NOT_ALLOWED), (Some("webtransport"), StatusCode::NOT_IMPLEMENTED)]
+    {
+        let answer = client.send_request(connect(protocol)).await.expect("an answer");
+        assert_eq!(answer.status(), wanted, "{protocol:?}");
+    }
+    let answer = client.send_request(connect(Some("websocket"))).await.expect("an answer");
+    assert_eq!(
+        (answer.status(), &answer.headers()["sec-websocket-protocol"]),
+        (StatusCode::OK, &"chat".parse().expect("a value"))
+    );
+    assert!(!answer.headers().contains_key("sec-websocket-accept"));
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.expect("upgraded"));
+    for word in [b"ping", b"pong"] {
+        stream.write_all(word).await.expect("sent");
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).await.expect("received");
+        back.reverse();
+        assert_eq!(&back, word);
+    }
+    // An application that refuses the websocket answers the client itself.
+    let running = router(table(1, vec![endpoint(1, plain, AppProtocol::Http1)]), NOWHERE, None).await;
+    let mut client = http2_client(running.address).await;
+    client.send_request(connect(None)).await.expect("an answer");
+    let answer = client.send_request(connect(Some("websocket"))).await.expect("an answer");
+    assert_eq!((answer.status(), text(answer).await), (StatusCode::FORBIDDEN, "no".to_owned()));
+}
+
+async fn http2_client(address: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection);
+    sender
 }
 
 #[tokio::test]

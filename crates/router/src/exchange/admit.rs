@@ -43,7 +43,8 @@ impl HttpExchange {
             }
         };
         let takes_interims = request.version() == Version::HTTP_11;
-        let protocol = upgrade::asked(request.headers());
+        let over_http2 = upgrade::take_extended_connect(&mut request);
+        let protocol = if over_http2 { Some(upgrade::WEBSOCKET) } else { upgrade::asked(request.headers()) };
         let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let trusted = route.trusted_proxies.contains(peer.address);
         let (request, body) =
@@ -61,6 +62,7 @@ impl HttpExchange {
             request,
             body,
             client,
+            over_http2,
             takes_interims,
             stale: false,
             tried: Vec::new(),
@@ -84,7 +86,11 @@ impl HttpExchange {
             return Err(Box::new(entry.answered(error_response::no_host())));
         };
         if request.method() == Method::CONNECT {
-            return Err(Box::new(entry.answered(error_response::no_tunnel())));
+            match upgrade::extended_connect(request) {
+                Some(protocol) if protocol.as_bytes().eq_ignore_ascii_case(upgrade::WEBSOCKET.as_bytes()) => {}
+                Some(_) => return Err(Box::new(entry.answered(error_response::unknown_protocol()))),
+                None => return Err(Box::new(entry.answered(error_response::no_tunnel()))),
+            }
         }
         let Some(route) = router.routes.now().routes.get(host.as_ref()).cloned() else {
             let response = router.no_route(&host);

@@ -82,6 +82,11 @@ pub(crate) fn no_tunnel() -> Response<ResponseBody> {
     respond(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not supported")
 }
 
+/// Error response for an extended `CONNECT` to anything but a websocket (RFC 9220, section 3).
+pub(crate) fn unknown_protocol() -> Response<ResponseBody> {
+    respond(StatusCode::NOT_IMPLEMENTED, "CONNECT opens websockets only")
+}
+
 /// Error response for a request that is malformed or incomplete.
 pub(crate) fn bad_request(why: &str) -> Response<ResponseBody> {
     respond(StatusCode::BAD_REQUEST, why)

@@ -39,6 +39,8 @@ pub(super) struct HttpExchange {
     pub(super) body: RequestBody,
     /// The client's connection for a change of protocol.
     pub(super) client: Option<OnUpgrade>,
+    /// The client asked for a websocket over HTTP/2 (extended CONNECT).
+    pub(super) over_http2: bool,
     /// The client accepts interim responses.
     pub(super) takes_interims: bool,
     /// The route may have changed since this request read the route.

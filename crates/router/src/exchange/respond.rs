@@ -10,7 +10,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use crate::exchange::http_exchange::{ChosenTarget, HttpExchange, Outcome};
 use crate::exchange::response_body::{RelayedBody, ResponseBody, ResponseEnd, text};
 use crate::exchange::tunnel::UpgradeTunnel;
-use crate::exchange::upgrade;
+use crate::exchange::upgrade::{self, WEBSOCKET_ACCEPT};
 use crate::headers;
 use crate::upstream::http1::UpgradedStream;
 use crate::upstream::response_body::InstanceBody;
@@ -27,6 +27,10 @@ impl HttpExchange {
     /// Turns the outcome of [`Self::run`] into the response to the client.
     pub(super) fn respond(mut self, outcome: Outcome) -> Response<ResponseBody> {
         let response = match outcome {
+            // A success would open the websocket for the client.
+            Ok((_, response)) if self.over_http2 && response.status().is_success() => {
+                self.broken_instance("the instance responded to a websocket's request without a change of protocol")
+            }
             Ok((chosen, response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
                 return self.relay(chosen, response);
             }
@@ -73,6 +77,10 @@ impl HttpExchange {
         if !head.headers.get(UPGRADE).is_none_or(|said| asked.is_some_and(|asked| alike(said, asked))) {
             return Err("the instance changed to another protocol than requested");
         }
+        // A client of HTTP/2 does not check the key.
+        if self.over_http2 && !head.headers.contains_key(WEBSOCKET_ACCEPT) {
+            return Err("the instance changed to a websocket without Sec-WebSocket-Accept");
+        }
         let is_websocket = asked.is_some_and(upgrade::is_websocket);
         Ok(ProtocolSwitch {
             head,
@@ -85,7 +93,12 @@ impl HttpExchange {
     /// Joins client and instance after a change of protocol, and copies bytes in both directions until either side
     /// ends.
     fn join(mut self, chosen: ChosenTarget, switched: ProtocolSwitch) -> Response<ResponseBody> {
-        let ProtocolSwitch { head, client, instance, tunnel } = switched;
+        let ProtocolSwitch { mut head, client, instance, tunnel } = switched;
+        if self.over_http2 {
+            headers::strip_hop(&mut head.headers);
+            head.headers.remove(WEBSOCKET_ACCEPT);
+            head.status = StatusCode::OK;
+        }
         self.entry.status = 101;
         tokio::spawn(async move {
             let mut counted = (self.entry, chosen, self.admitted);

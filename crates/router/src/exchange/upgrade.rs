@@ -1,7 +1,17 @@
 //! Protocols to which a request may change its connection. Pure.
+//!
+//! A client of HTTP/2 asks for a websocket with extended CONNECT (RFC 8441). Instances get the same request as from a
+//! client of HTTP/1.1.
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use hyper::ext::Protocol;
+
+pub(crate) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+pub(crate) const WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+const WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 
 /// Protocols in which a client could send requests past the router, without limits and with any header fields.
 const REFUSED: [&str; 5] = ["h2c", "h2", "http", "tls", "ssl"];
@@ -13,6 +23,36 @@ const NAME_MAX: usize = 64;
 /// instance leaves.
 pub(crate) fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
+/// Protocol of an extended CONNECT.
+pub(crate) fn extended_connect<B>(request: &Request<B>) -> Option<&str> {
+    let protocol = request.extensions().get::<Protocol>().filter(|_| request.method() == Method::CONNECT);
+    protocol.map(Protocol::as_str)
+}
+
+/// Turns an extended CONNECT into the request that opens a websocket over HTTP/1.1; false for any other request.
+pub(crate) fn take_extended_connect<B>(request: &mut Request<B>) -> bool {
+    if extended_connect(request).is_none() {
+        return false;
+    }
+    *request.method_mut() = Method::GET;
+    let headers = request.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(WEBSOCKET_KEY, websocket_key());
+    true
+}
+
+/// A random key: 16 bytes in base64 (RFC 6455, section 4.1).
+fn websocket_key() -> HeaderValue {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |value: u8| ALPHABET[usize::from(value % 64)];
+    let mut text = [b'='; 24];
+    let random = rand::random::<[u8; 22]>();
+    text.iter_mut().zip(random).for_each(|(text, value)| *text = digit(value));
+    // The last digit holds the last 2 of 128 bits.
+    text[21] = digit(random[21] % 4 * 16);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="))
 }
 
 /// Returns the protocol that a request asks for. The request must name exactly one protocol, and none that carries
@@ -33,6 +73,25 @@ pub(crate) fn asked(headers: &HeaderMap) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_extended_connect_becomes_a_websocket_request() {
+        let connect = |protocol: Option<&'static str>| {
+            let builder = Request::connect("http://a.localhost/chat").header("content-length", "0");
+            let mut request = builder.header("sec-websocket-key", "forged").body(()).expect("a request");
+            if let Some(protocol) = protocol {
+                request.extensions_mut().insert(Protocol::from_static(protocol));
+            }
+            request
+        };
+        let mut request = connect(Some("websocket"));
+        assert_eq!(extended_connect(&request), Some("websocket"));
+        assert!(take_extended_connect(&mut request));
+        assert_eq!((request.method(), request.headers().len()), (&Method::GET, 1));
+        let key = request.headers()[&WEBSOCKET_KEY].to_str().expect("text");
+        assert!(key.len() == 24 && key.ends_with("==") && "AQgw".contains(&key[21..22]), "{key}");
+        assert!(!take_extended_connect(&mut connect(None)));
+    }
 
     #[test]
     fn accepts_one_protocol_that_carries_no_requests() {
