@@ -70,14 +70,14 @@ pub fn events_of_report(
         let mut assigned = records.plan.assignments().filter(|(_, other, _)| *other == id);
         assigned.any(|(_, _, assignment)| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
     };
-    let news = instances.iter().filter_map(|(id, seen)| Some((id, news(before.instances.get(id), seen)?)));
+    let news = instances.iter().filter_map(|(id, seen)| Some((id, phase_change(before.instances.get(id), seen)?)));
     let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
     let actions = news.map(|(id, news)| (id.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
     numbered(records, now, actions)
 }
 
 /// Describes the news of an instance in words.
-fn news(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
+fn phase_change(before: Option<&ObservedInstance>, seen: &ObservedInstance) -> Option<String> {
     let before = before?;
     let ended = seen.exit.as_ref().filter(|exit| before.exit.as_ref() != Some(exit));
     let ended = ended.filter(|exit| exit.stopped != Some(StopReason::Planned) && (seen.restarts + 1).is_power_of_two());

@@ -4,7 +4,7 @@ use gantry_error_codes::ErrorCode;
 use gantry_model::execve::TooLong;
 use gantry_model::{AppName, BaseName, DeployNumber, HostName, ReleaseNumber, RoleName};
 
-/// Why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
+/// Reason why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the text of a variant describes its fields")]
 pub enum Refusal {
@@ -39,7 +39,7 @@ pub enum Refusal {
 
     #[error("there is no base {base}")]
     BaseNotFound { base: BaseName },
-    #[error("base {base} is what {} is built on", join(.apps))]
+    #[error("base {base} is what {} is built on", join_names(.apps))]
     BaseInUse { base: BaseName, apps: Vec<AppName> },
     #[error("{app} is being built")]
     BuildInProgress { app: AppName },
@@ -137,7 +137,7 @@ pub enum FullList {
     },
 }
 
-fn join<T: ToString>(names: &[T]) -> String {
+fn join_names<T: ToString>(names: &[T]) -> String {
     names.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -220,7 +220,7 @@ impl Refusal {
             Self::DeployInProgress { app, .. } => {
                 return Some(format!("fetch and push again once it is done, or `gantry abort {app}` first"));
             }
-            Self::RoleNotFound { known, .. } => return Some(format!("it has {}", join(known))),
+            Self::RoleNotFound { known, .. } => return Some(format!("it has {}", join_names(known))),
             Self::VolumePathTaken { first, .. } => {
                 return Some(format!("`--volume {first}:` takes the first away; its data stays"));
             }

@@ -56,7 +56,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
         return;
     };
     let (reader, mut writer) = tokio::io::split(session);
-    let result = match request.what {
+    let result = match request.kind {
         SessionKind::Exec { instance, command, terminal } => {
             exec_in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
         }
@@ -80,7 +80,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     let _ = writer.shutdown().await;
 }
 
-/// Why a session failed.
+/// Reason why a session failed.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
     #[error("{0} does not run on this machine")]
@@ -143,7 +143,7 @@ type OutputStream = (Arc<NonblockingStream>, fn(Vec<u8>) -> Frame);
 
 struct ProcessStreams {
     input: Arc<NonblockingStream>,
-    /// Whether `input` is a terminal, whose size can be set.
+    /// True if `input` is a terminal, whose size can be set.
     terminal: bool,
     outputs: Vec<OutputStream>,
 }

@@ -106,7 +106,7 @@ impl Client {
         ClientError::Unreachable { url: self.url.clone(), source: source.into() }
     }
 
-    fn answer(&self, what: impl ToString) -> ClientError {
+    fn invalid_response(&self, what: impl ToString) -> ClientError {
         ClientError::Answer { url: self.url.clone(), what: what.to_string() }
     }
 
@@ -114,16 +114,16 @@ impl Client {
         let request = request
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .body(body)
-            .map_err(|error| self.answer(error))?;
+            .map_err(|error| self.invalid_response(error))?;
         let response = tokio::time::timeout(TIMEOUT, self.pool.request(request))
             .await
             .map_err(|elapsed| self.unreachable(elapsed))?
             .map_err(|error| self.unreachable(error))?;
-        self.checked(response).await
+        self.check_response(response).await
     }
 
     /// Turns an error response into an error and passes any other response on.
-    async fn checked(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+    async fn check_response(&self, response: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
         if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
@@ -131,7 +131,7 @@ impl Client {
         let text = self.collect(response).await?;
         Err(match serde_json::from_slice::<Problem>(&text) {
             Ok(problem) => problem.into(),
-            Err(_) => self.answer(status),
+            Err(_) => self.invalid_response(status),
         })
     }
 
@@ -152,17 +152,17 @@ impl Client {
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<T, ClientError> {
         let text = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| self.answer(error))?,
+            Some(body) => serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?,
             None => Vec::new(),
         };
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json");
-        let response = self.send(request, full(text)).await?;
+        let response = self.send(request, full_body(text)).await?;
         let text = self.collect(response).await?;
         let text = if text.is_empty() { &b"null"[..] } else { &text[..] };
-        serde_json::from_slice(text).map_err(|error| self.answer(error))
+        serde_json::from_slice(text).map_err(|error| self.invalid_response(error))
     }
 
     /// Sends a `GET`.
@@ -197,10 +197,10 @@ impl Client {
             .uri(format!("{}{path}", self.url))
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .body(body)
-            .map_err(|error| self.answer(error))?;
+            .map_err(|error| self.invalid_response(error))?;
         let response = self.pool.request(request).await.map_err(|error| self.unreachable(error))?;
-        let text = self.collect(self.checked(response).await?).await?;
-        serde_json::from_slice(&text).map_err(|error| self.answer(error))
+        let text = self.collect(self.check_response(response).await?).await?;
+        serde_json::from_slice(&text).map_err(|error| self.invalid_response(error))
     }
 
     /// Streams a blob by `GET`.
@@ -209,7 +209,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn stream(&self, path: &str) -> Result<BoxStream<'static, io::Result<Bytes>>, ClientError> {
         let request = Request::builder().uri(format!("{}{path}", self.url));
-        let response = self.send(request, full(Vec::new())).await?;
+        let response = self.send(request, full_body(Vec::new())).await?;
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "the server fell silent");
         let pieces = futures_util::stream::unfold(data(response.into_body()), move |mut pieces| async move {
             let piece = tokio::time::timeout(SILENCE, pieces.next()).await.unwrap_or_else(|_| Some(Err(silent())));
@@ -224,7 +224,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn bytes(&self, path: &str, accept: &str) -> Result<Bytes, ClientError> {
         let request = Request::builder().uri(format!("{}{path}", self.url)).header(header::ACCEPT, accept);
-        let response = self.send(request, full(Vec::new())).await?;
+        let response = self.send(request, full_body(Vec::new())).await?;
         self.collect(response).await
     }
 
@@ -239,11 +239,11 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> Result<BoxStream<'static, Result<T, ClientError>>, ClientError> {
         let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
-        let response = self.send(request, full(body)).await?;
+        let response = self.send(request, full_body(body)).await?;
         let client = self.clone();
         let lines = split_lines(data(response.into_body())).map(move |line| {
             let line = line.map_err(|error| client.unreachable(error))?;
-            serde_json::from_slice(&line).map_err(|error| client.answer(error))
+            serde_json::from_slice(&line).map_err(|error| client.invalid_response(error))
         });
         Ok(lines.boxed())
     }
@@ -253,23 +253,23 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn session(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Session, ClientError> {
-        let text = serde_json::to_vec(body).map_err(|error| self.answer(error))?;
+        let text = serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "gantry-session");
-        let response = self.send(request, full(text)).await?;
+        let response = self.send(request, full_body(text)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(self.answer("no session"));
+            return Err(self.invalid_response("no session"));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| self.unreachable(error))?;
         Ok(Session(TokioIo::new(upgraded)))
     }
 }
 
-fn full(bytes: impl Into<Bytes>) -> Body {
+fn full_body(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 

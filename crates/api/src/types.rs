@@ -137,9 +137,9 @@ pub struct ChangePolicy {
 pub struct ReleaseInfo {
     /// Number of the release.
     pub number: ReleaseNumber,
-    /// Whether this release serves requests now.
+    /// True if this release serves requests now.
     pub current: bool,
-    /// Whether the release's deploy completed.
+    /// True if the release's deploy completed.
     pub good: bool,
     /// Manifest of the image.
     pub image: Digest,
@@ -183,8 +183,9 @@ pub struct InstanceInfo {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StartDeploy {
     /// Source of the deploy.
-    pub what: What,
-    /// Whether the deploy stops before promotion.
+    #[serde(alias = "what")]
+    pub source: DeploySource,
+    /// True if the deploy stops before promotion.
     #[serde(default)]
     pub hold: bool,
 }
@@ -192,7 +193,7 @@ pub struct StartDeploy {
 /// Source of a deploy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum What {
+pub enum DeploySource {
     /// An image in this registry.
     Image {
         /// Reference of the image: `shop:1.2` or `shop@sha256:…`.
@@ -260,7 +261,7 @@ pub struct RenameApp {
 
 /// An accepted deploy.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Accepted {
+pub struct AcceptedDeploy {
     /// Number of the deploy, for `GET /v1/apps/{app}/deploys/{number}/follow`.
     pub deploy: DeployNumber,
 }
@@ -268,7 +269,7 @@ pub struct Accepted {
 /// An event while a client follows a deploy: `GET /v1/apps/{app}/deploys/{number}/follow`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Progress {
+pub enum DeployProgress {
     /// A line of output.
     Line {
         /// Text of the line.
@@ -297,7 +298,7 @@ pub struct Explanation {
 
 /// Response of `GET /v1/status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub struct ClusterStatus {
     /// Version of Gantry.
     pub version: String,
     /// Location of the store: the path of a file, or the endpoints of etcd.
@@ -322,7 +323,7 @@ pub struct Status {
 
 /// An event of the audit trail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
+pub struct AuditEvent {
     /// Number of the event. Consecutive events have consecutive numbers.
     pub number: u64,
     /// Time of the event.
@@ -369,7 +370,7 @@ pub struct PullImage {
 /// A progress event while the server makes a base image or pulls an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Making {
+pub enum ImageProgress {
     /// A line of output.
     Line {
         /// Text of the line.
@@ -409,7 +410,7 @@ pub struct MachineReport {
 pub struct RouterReport {
     /// Number of the router on its machine.
     pub number: u64,
-    /// Whether the router has closed its last connection. This report is then its last.
+    /// True if the router has closed its last connection. This report is then its last.
     pub gone: bool,
     /// Generation of the routing table in use.
     pub generation: Generation,
@@ -439,7 +440,7 @@ pub enum SessionKind {
         instance: InstanceId,
         /// Program and arguments.
         command: Vec<String>,
-        /// Whether the process gets a terminal.
+        /// True if the process gets a terminal.
         terminal: bool,
     },
     /// A new container with the image and configuration of a release.
@@ -452,7 +453,7 @@ pub enum SessionKind {
         spec: std::boxed::Box<gantry_model::InstanceSpec>,
         /// Program and arguments.
         command: Vec<String>,
-        /// Whether the process gets a terminal.
+        /// True if the process gets a terminal.
         terminal: bool,
     },
     /// The log of an app.
@@ -476,7 +477,7 @@ pub struct LogQuery {
     /// Only lines with this text.
     #[serde(default)]
     pub grep: Option<String>,
-    /// Whether to follow new lines.
+    /// True to follow new lines.
     #[serde(default)]
     pub follow: bool,
 }
@@ -488,7 +489,7 @@ pub struct LogLine {
     pub at: Moment,
     /// The instance that wrote the line.
     pub instance: InstanceId,
-    /// Whether the line came from standard error.
+    /// True if the line came from standard error.
     pub error: bool,
     /// Text of the line.
     pub text: String,
@@ -500,5 +501,6 @@ pub struct SessionRequest {
     /// Id of the session.
     pub id: String,
     /// Kind of the session.
-    pub what: SessionKind,
+    #[serde(rename = "what")]
+    pub kind: SessionKind,
 }

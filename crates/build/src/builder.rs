@@ -20,7 +20,7 @@ use crate::compile::{self, CompileLimits, Step};
 use crate::output::Output;
 use crate::recipe::{self, EnvRequest, Recipe};
 use crate::script::Compile;
-use crate::source::{self, APP_USER, Contents, Making};
+use crate::source::{self, APP_USER, Contents, LayerInput};
 use crate::times::Times;
 use crate::turns::Turns;
 
@@ -174,8 +174,13 @@ impl Builder {
         let (scratch, commit) = (self.folders.scratch.clone(), commit.to_owned());
         let Source { mut file, contents } = source;
         let making = move || {
-            let making =
-                Making { contents: &contents, times: &times, commit: &commit, base: root.as_ref(), scratch: &scratch };
+            let making = LayerInput {
+                contents: &contents,
+                times: &times,
+                commit: &commit,
+                base: root.as_ref(),
+                scratch: &scratch,
+            };
             source::layers(&mut file, &making)
         };
         tokio::task::spawn_blocking(making).await.map_err(|error| BuildError::new("source", error))?

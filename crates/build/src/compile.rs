@@ -59,7 +59,7 @@ pub(crate) struct Step<'a> {
     pub(crate) layers: Vec<std::path::PathBuf>,
     /// Environment. The app's configuration is left out, so the image is the same for every configuration.
     pub(crate) env: Vec<(String, String)>,
-    /// Whether `/bin/sh` reads the file.
+    /// True if `/bin/sh` reads the file.
     pub(crate) by_shell: bool,
     /// Newest time that a file of the step's layer may have.
     pub(crate) newest: u64,
@@ -149,7 +149,7 @@ async fn finish(
     gantry_failpoint::failpoint!("compile.ended");
     container.destroy().await.map_err(failed)?;
     outcome?;
-    judge(spec, usage.oom_kills > 0, output)?;
+    check_exit(spec, usage.oom_kills > 0, output)?;
     let (upper, scratch, users) = (spec.root.upper.clone(), step.folders.scratch.clone(), step.users);
     let newest = step.newest;
     let read = move || diff(&upper, &MOUNTED, users, newest, &scratch);
@@ -261,7 +261,8 @@ async fn watch(
                 "container/compile did not end in {seconds} s and was stopped; --compile-time of the server sets it"
             )));
         }
-        if disk.is_due(disk::free(cache), Instant::now()) && written(spec, cache, limits.disk).await > limits.disk {
+        if disk.is_due(disk::free(cache), Instant::now()) && written_bytes(spec, cache, limits.disk).await > limits.disk
+        {
             return Err(stopped(format!(
                 "container/compile wrote more than {}, with its cache, and was stopped; --compile-disk of the server sets it",
                 gantry_model::Bytes(limits.disk)
@@ -271,7 +272,7 @@ async fn watch(
 }
 
 /// Bytes of the step's files and of its app's cache. Counting stops above `most`.
-async fn written(spec: &ContainerSpec, cache: &Path, most: u64) -> u64 {
+async fn written_bytes(spec: &ContainerSpec, cache: &Path, most: u64) -> u64 {
     let (folders, cache) = ([spec.root.upper.clone(), cache.to_owned()], cache.to_owned());
     let group = Cgroup::named(&spec.cgroup);
     let count = move || {
@@ -281,7 +282,7 @@ async fn written(spec: &ContainerSpec, cache: &Path, most: u64) -> u64 {
     tokio::task::spawn_blocking(count).await.unwrap_or_default()
 }
 
-fn judge(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
+fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Result<(), BuildError> {
     let record = ExitRecord::read(&spec.exit);
     let message = match record {
         _ if out_of_memory => {

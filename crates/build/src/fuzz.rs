@@ -12,7 +12,7 @@ pub fn source(bytes: &[u8]) {
         let prints = contents.prints(&commit, "base");
         let times = crate::times::Times::default().next(&prints, contents.committed, 1 << 31, true);
         let making =
-            crate::source::Making { contents, times: &times, commit: &commit, base: None, scratch: scratch.path() };
+            crate::source::LayerInput { contents, times: &times, commit: &commit, base: None, scratch: scratch.path() };
         let _ = crate::source::layers(&mut archive, &making);
     }
 }

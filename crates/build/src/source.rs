@@ -101,7 +101,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Whether the tree has a folder to copy onto `/`.
+    /// Returns whether the tree has a folder to copy onto `/`.
     pub(crate) fn has_files(&self) -> bool {
         self.files.is_some()
     }
@@ -309,14 +309,14 @@ impl FirstPass {
     }
 }
 
-/// Whether the bytes are a pointer file of git-lfs, or of hawser, the first name of git-lfs.
+/// Returns whether the bytes are a pointer file of git-lfs, or of hawser, the first name of git-lfs.
 fn is_pointer(bytes: &[u8]) -> bool {
     let versions = [&b"version https://git-lfs.github.com/spec/"[..], b"version https://hawser.github.com/spec/"];
     versions.iter().any(|version| bytes.starts_with(version)) && bytes.windows(11).any(|part| part == b"oid sha256:")
 }
 
 /// Parameters of the layers of a source tree.
-pub(crate) struct Making<'a> {
+pub(crate) struct LayerInput<'a> {
     pub(crate) contents: &'a Contents,
     pub(crate) times: &'a Times,
     /// Full SHA of the commit.
@@ -327,7 +327,7 @@ pub(crate) struct Making<'a> {
 }
 
 /// Makes the layers of a source tree: `container/files` onto `/`, if the folder has files, and everything onto `/app`.
-pub(crate) fn layers(archive: &mut (impl Read + Seek), making: &Making<'_>) -> Result<Vec<Layer>, BuildError> {
+pub(crate) fn layers(archive: &mut (impl Read + Seek), making: &LayerInput<'_>) -> Result<Vec<Layer>, BuildError> {
     let mut layers = Vec::new();
     if let Some(files) = &making.contents.files {
         archive.rewind().map_err(|error| failed(&error))?;
@@ -386,7 +386,7 @@ impl Onto<'_> {
     }
 }
 
-fn files_layer(archive: impl Read, files: &Path, making: &Making<'_>) -> Result<Option<Layer>, BuildError> {
+fn files_layer(archive: impl Read, files: &Path, making: &LayerInput<'_>) -> Result<Option<Layer>, BuildError> {
     let mut writer = LayerWriter::new(making.scratch).map_err(|error| failed(&error))?;
     let mut any = false;
     let mut onto = Onto { base: making.base, known: HashMap::new(), made: BTreeSet::new() };
@@ -422,7 +422,7 @@ fn not_the_kernel_s(path: &Path) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn app_layer(archive: impl Read, making: &Making<'_>) -> Result<Layer, BuildError> {
+fn app_layer(archive: impl Read, making: &LayerInput<'_>) -> Result<Layer, BuildError> {
     let mut writer = LayerWriter::new(making.scratch).map_err(|error| failed(&error))?;
     let time = |path: &Path| making.times.of(print_of(path));
     let meta = |mode, path: &Path| Meta { mode, uid: APP_USER, gid: APP_USER, mtime: time(path) };
@@ -610,7 +610,7 @@ mod tests {
         let commit = "c".repeat(40);
         let times = times.next(&contents.prints(&commit, "base"), contents.committed, now, false);
         let scratch = tempfile::tempdir().expect("a folder");
-        let making = Making { contents: &contents, times: &times, commit: &commit, base, scratch: scratch.path() };
+        let making = LayerInput { contents: &contents, times: &times, commit: &commit, base, scratch: scratch.path() };
         (layers(&mut archive, &making).expect("layers"), times)
     }
 
@@ -686,11 +686,11 @@ mod tests {
         let contents = scan(&mut hostile).expect("read").contents;
         let times = Times::default();
         let making =
-            Making { contents: &contents, times: &times, commit: "c", base: Some(&merged), scratch: base.path() };
+            LayerInput { contents: &contents, times: &times, commit: "c", base: Some(&merged), scratch: base.path() };
         assert!(layers_error(&mut hostile, &making).contains("the kernel's own"));
     }
 
-    fn layers_error(archive: &mut Cursor<Vec<u8>>, making: &Making<'_>) -> String {
+    fn layers_error(archive: &mut Cursor<Vec<u8>>, making: &LayerInput<'_>) -> String {
         layers(archive, making).err().map(|error| error.message).unwrap_or_default()
     }
 }

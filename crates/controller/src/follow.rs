@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::types::Progress;
+use gantry_api::types::DeployProgress;
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, RoleName};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::why::has_web;
 /// Poll interval of a build's log.
 const LOG_POLL: Duration = Duration::from_millis(50);
 
-/// How long a state must last before the follower reports the state's wait, in milliseconds.
+/// Time that a state must last before the follower reports the state's wait, in milliseconds.
 const SHORT_WAIT_MILLIS: u64 = 2000;
 
 /// Most lines of evidence below a refusal.
@@ -34,13 +34,13 @@ pub enum FollowLimit {
 }
 
 /// Follows a deploy up to the given point, or until a held deploy needs an order to promote or abort. The last message
-/// is [`Progress::End`].
+/// is [`DeployProgress::End`].
 pub(crate) fn follow(
     server: &Arc<Server>,
     app: AppName,
     number: DeployNumber,
     until: FollowLimit,
-) -> mpsc::Receiver<Progress> {
+) -> mpsc::Receiver<DeployProgress> {
     let (sender, receiver) = mpsc::channel(64);
     let server = Arc::clone(server);
     tokio::spawn(async move {
@@ -84,7 +84,7 @@ struct DeployFollower {
     number: DeployNumber,
     until: FollowLimit,
     log: LogFile,
-    sender: mpsc::Sender<Progress>,
+    sender: mpsc::Sender<DeployProgress>,
     shown: Option<DeployState>,
     waits: Option<String>,
     /// The deploy was seen in a state other than queued. By then the outcome of the deploy before it is known, and was
@@ -111,21 +111,21 @@ impl DeployFollower {
             // transition. A queued deploy has no log.
             if deploy.state != DeployState::Queued {
                 for line in self.log.new_lines() {
-                    self.say(line).await;
+                    self.send_line(line).await;
                 }
             }
             if !self.begun && deploy.state != DeployState::Queued {
                 self.begun = true;
                 for line in taken_back_before(&deploy, &view) {
-                    self.say(line).await;
+                    self.send_line(line).await;
                 }
             }
             self.transition(&deploy, &view).await;
             let held = waits_for_an_order(&deploy);
-            if deploy.state.is_final() || held || self.until == FollowLimit::Serving && serves(&deploy) {
+            if deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy) {
                 let host = if held { held_host(&deploy) } else { self.app.to_string() };
                 let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&host));
-                let _ = self.sender.send(Progress::End { deploy: Box::new((*deploy).clone()), url }).await;
+                let _ = self.sender.send(DeployProgress::End { deploy: Box::new((*deploy).clone()), url }).await;
                 return;
             }
             if self.sender.is_closed() {
@@ -135,8 +135,8 @@ impl DeployFollower {
         }
     }
 
-    async fn say(&self, text: String) {
-        let _ = self.sender.send(Progress::Line { text }).await;
+    async fn send_line(&self, text: String) {
+        let _ = self.sender.send(DeployProgress::Line { text }).await;
     }
 
     async fn transition(&mut self, deploy: &Deploy, view: &ClusterView) {
@@ -146,16 +146,16 @@ impl DeployFollower {
             // A state that lasts milliseconds may go unseen. The reason for the revert is reported anyway.
             if deploy.state == DeployState::Reverted && before != Some(DeployState::Reverting) {
                 for line in refusal(deploy) {
-                    self.say(line).await;
+                    self.send_line(line).await;
                 }
             }
             for state in skipped_states(before, deploy.state) {
-                for line in announce(deploy, *state, view, &self.server) {
-                    self.say(line).await;
+                for line in state_lines(deploy, *state, view, &self.server) {
+                    self.send_line(line).await;
                 }
             }
-            for line in announce(deploy, deploy.state, view, &self.server) {
-                self.say(line).await;
+            for line in state_lines(deploy, deploy.state, view, &self.server) {
+                self.send_line(line).await;
             }
         }
         // A short wait is no news.
@@ -166,19 +166,19 @@ impl DeployFollower {
         if let Some(text) = wait.and_then(|wait| wait_text(deploy, wait))
             && self.waits.as_ref() != Some(&text)
         {
-            self.say(format!("       {text}")).await;
+            self.send_line(format!("       {text}")).await;
             self.waits = Some(text);
         }
     }
 }
 
-/// Whether the new release serves and no abort was ordered.
-fn serves(deploy: &Deploy) -> bool {
+/// Returns whether the new release serves and no abort was ordered.
+fn is_serving(deploy: &Deploy) -> bool {
     deploy.state == DeployState::Draining && deploy.order != Some(DeployOrder::Abort)
 }
 
-/// Whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have such a
-/// role and counts as having it.
+/// Returns whether the deploy's release has a role that gets HTTP requests. A release that does not exist yet may have
+/// such a role and counts as having it.
 fn speaks_http(deploy: &Deploy, view: &ClusterView) -> bool {
     let release = deploy.release.and_then(|number| view.records.release(&deploy.app, number));
     release.is_none_or(|release| release.speaks_http())
@@ -207,7 +207,7 @@ fn taken_back_before(deploy: &Deploy, view: &ClusterView) -> Vec<String> {
     }
 }
 
-/// Whether the deploy is held and no order to promote or abort was given.
+/// Returns whether the deploy is held and no order to promote or abort was given.
 fn waits_for_an_order(deploy: &Deploy) -> bool {
     deploy.state == DeployState::Held && deploy.order.is_none()
 }
@@ -257,14 +257,14 @@ fn verb(release: Option<&Release>) -> &'static str {
     }
 }
 
-/// Whether the old release still runs during the bake time of the new one. A role with a volume was stopped before the
-/// new release started; any other service role runs on.
+/// Returns whether the old release still runs during the bake time of the new one. A role with a volume was stopped
+/// before the new release started; any other service role runs on.
 fn stands_by(release: &Release) -> bool {
     release.roles.iter().any(|(name, role)| name.is_service() && !role.stop_first())
 }
 
 /// Returns the lines that announce a state.
-fn announce(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
+fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
     let http = speaks_http(deploy, view);
     let of = |number: Option<ReleaseNumber>| {
         number.and_then(|number| view.records.release(&deploy.app, number)).map(AsRef::as_ref)

@@ -18,10 +18,10 @@ pub fn authorization(bytes: &[u8]) {
 pub fn registry(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let size = text.len() as u64;
-    if let range::Part::Of(part) = range::part(Some(text), size) {
+    if let range::RequestedRange::Bytes(part) = range::parse_range(Some(text), size) {
         assert!(part.start < part.end && part.end <= size);
     }
-    let _ = uploads::begins_at(text);
+    let _ = uploads::range_start(text);
     let parts: Vec<&str> = text.split('/').collect();
     if let Ok(repository) = registry::checked_repository(&parts) {
         assert!(!repository.contains("..") && !repository.starts_with(['/', '.', '-']));

@@ -11,7 +11,7 @@ use crate::ServerError;
 /// Leadership key in the store.
 pub(crate) const KEY: &str = "leader";
 
-/// How long leadership outlives a server that does not renew it.
+/// Time that leadership outlives a server that does not renew it.
 const TTL: Duration = Duration::from_secs(10);
 
 /// Timeout for another server's leadership to end.
@@ -35,7 +35,7 @@ struct LeadershipTerm {
 
 /// Takes leadership. A server of the same name must be dead or about to be fenced off, so takeover from that server is
 /// immediate. Takeover from a server of another name waits until that server's lease has run out.
-pub(crate) async fn take(store: &Arc<dyn Store>, name: &str) -> Result<Leadership, ServerError> {
+pub(crate) async fn acquire(store: &Arc<dyn Store>, name: &str) -> Result<Leadership, ServerError> {
     let deadline = tokio::time::Instant::now() + TAKEOVER_TIMEOUT;
     loop {
         let lease = store.grant(TTL).await?;
@@ -107,7 +107,7 @@ impl Leadership {
     }
 
     /// Renews leadership periodically; returns the cause when leadership is lost.
-    pub(crate) async fn keep(&self) -> ServerError {
+    pub(crate) async fn renew_until_lost(&self) -> ServerError {
         let (mut renewed, mut logged) = (tokio::time::Instant::now(), false);
         loop {
             tokio::time::sleep(TTL / 4).await;
@@ -159,7 +159,7 @@ mod tests {
     async fn a_suspended_leader_leads_again_under_a_new_token() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let leadership = take(&store, "one").await.expect("the leadership");
+        let leadership = acquire(&store, "one").await.expect("the leadership");
         let old = leadership.revision().await;
         assert!(matches!(write(&store, old).await, TxnOutcome::Committed(_)));
         // Stands for a lease that ran out while the server was suspended.
@@ -178,10 +178,10 @@ mod tests {
     async fn a_replaced_leader_writes_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(&folder).await;
-        let leadership = take(&store, "one").await.expect("the leadership");
+        let leadership = acquire(&store, "one").await.expect("the leadership");
         let old = leadership.revision().await;
         leadership.resign().await;
-        let other = take(&store, "two").await.expect("the leadership");
+        let other = acquire(&store, "two").await.expect("the leadership");
         let refused = leadership.take_again(old).await.expect_err("another server leads");
         assert!(matches!(refused, ServerError::NotLeading(_)), "{refused}");
         assert_eq!(write(&store, leadership.revision().await).await, TxnOutcome::Conflict);

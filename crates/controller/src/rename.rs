@@ -22,7 +22,7 @@ pub(crate) async fn run(server: Arc<Server>) {
         let decided = decided_renames(&server.core.view().records);
         for rename in decided {
             let (from, to) = (rename.from.clone(), rename.to.clone());
-            if let Err(problem) = conclude(&server, rename).await {
+            if let Err(problem) = finish_and_clean_up(&server, rename).await {
                 tracing::error!(%from, %to, %problem, "cannot conclude a rename; trying again");
                 tokio::time::sleep(RETRY).await;
             }
@@ -34,7 +34,7 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-async fn conclude(server: &Arc<Server>, rename: DecidedRename) -> Result<(), Problem> {
+async fn finish_and_clean_up(server: &Arc<Server>, rename: DecidedRename) -> Result<(), Problem> {
     if !rename.good {
         server.core.mutate(move |records, now| Ok((undo_rename(records, now, &rename), ()))).await?;
         return Ok(());

@@ -37,17 +37,17 @@ pub(crate) async fn open(server: &Server, app: &AppName) -> Result<(), Problem> 
     let view = server.core.view();
     // The files of a renamed app are on their way to the new name.
     let branch = &find_changeable_app(&view.records, app).map_err(ChangeError::from)?.branch;
-    let mended = server.repositories.ensure(app, branch, &taken(&view.records, app)).await;
+    let mended = server.repositories.ensure(app, branch, &accepted_commits(&view.records, app)).await;
     let mended =
         mended.map_err(|error| Problem::internal(format!("the repository of {app}: {}", crate::causes(&error))))?;
     for mended in mended {
-        tell(server, app, &mended).await;
+        report_repairs(server, app, &mended).await;
     }
     Ok(())
 }
 
 /// Reports a repair in the log, in the events, and to the next push.
-async fn tell(server: &Server, app: &AppName, mended: &Mended) {
+async fn report_repairs(server: &Server, app: &AppName, mended: &Mended) {
     let what = format!("the repository of {app}: {mended}");
     tracing::warn!("{what}");
     server.repairs.add(app, what.clone());
@@ -74,7 +74,7 @@ pub(crate) async fn look_at_all(server: Arc<Server>) {
 }
 
 /// Returns the commits of an app's pushes that reached its branch, newest first.
-fn taken(records: &RecordIndex, app: &AppName) -> Vec<String> {
+fn accepted_commits(records: &RecordIndex, app: &AppName) -> Vec<String> {
     let deploys = records.deploys.get(app).into_iter().flat_map(|deploys| deploys.values().rev());
     let came =
         deploys.filter(|deploy| matches!(deploy.state, DeployState::Done | DeployState::Held | DeployState::Draining));

@@ -22,7 +22,7 @@ const WRITABLE_POLL: Duration = Duration::from_secs(2);
 /// When the server cannot start, breaks, loses leadership, or has to start anew.
 pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
-    let (leadership, writes) = match leadership::take(&store, &settings.name).await {
+    let (leadership, writes) = match leadership::acquire(&store, &settings.name).await {
         Ok(leadership) => (leadership, true),
         Err(ServerError::Store(error @ gantry_store::StoreError::ReadOnly { .. })) => {
             tracing::error!("{error}");
@@ -65,7 +65,7 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
                 Err(_) => ServerError::Broken("a task ended without an error".to_owned()),
             },
         }),
-        error = leadership.keep(), if writes => Err(error),
+        error = leadership.renew_until_lost(), if writes => Err(error),
         () = writable(&server.settings.store), if !writes => Err(ServerError::Writable),
         () = shutdown => Ok(()),
     };

@@ -31,7 +31,7 @@ struct BrokerState {
 
 impl SessionBroker {
     /// Requests a session from a machine's agent, and returns the agent's connection once the agent has called back.
-    pub(crate) async fn open(&self, machine: &MachineName, what: SessionKind) -> Result<Upgraded, String> {
+    pub(crate) async fn open(&self, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, String> {
         let id = format!("{:032x}", rand::random::<u128>());
         let (sender, receiver) = oneshot::channel();
         {
@@ -42,7 +42,7 @@ impl SessionBroker {
                     "{WAITING_MAX} sessions already wait for the agent of machine {machine}; try again later"
                 ));
             }
-            queue.push_back(SessionRequest { id: id.clone(), what });
+            queue.push_back(SessionRequest { id: id.clone(), kind });
             state.called.insert(id.clone(), sender);
         }
         self.added.notify_waiters();

@@ -16,7 +16,7 @@ pub use table::{ErrorCode, GROUPS};
 
 /// The table's row for a code.
 #[derive(Debug, Clone, Copy)]
-pub struct Explanation {
+pub struct CodeDescription {
     /// The code.
     pub code: ErrorCode,
     /// The code's name in JSON.
@@ -37,11 +37,11 @@ pub struct Group {
     /// Title of the area.
     pub title: &'static str,
     /// Rows of the area.
-    pub rows: &'static [Explanation],
+    pub rows: &'static [CodeDescription],
 }
 
 /// Returns all rows of the table.
-pub fn all() -> impl Iterator<Item = &'static Explanation> {
+pub fn all() -> impl Iterator<Item = &'static CodeDescription> {
     GROUPS.iter().flat_map(|group| group.rows)
 }
 
@@ -49,13 +49,13 @@ impl ErrorCode {
     /// Returns the code's name in JSON: `deploy_in_progress`.
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.explanation().name
+        self.description().name
     }
 
     /// Returns the HTTP status of an error response with this code; 500 for a code that no response has.
     #[must_use]
     pub fn status(self) -> u16 {
-        match self.explanation().status {
+        match self.description().status {
             0 => 500,
             status => status,
         }
@@ -79,7 +79,7 @@ fn plain(text: &str) -> String {
 #[must_use]
 pub fn similar(text: &str) -> Option<ErrorCode> {
     let name = plain(text);
-    let distance = |row: &&Explanation| strsim::damerau_levenshtein(row.name, &name);
+    let distance = |row: &&CodeDescription| strsim::damerau_levenshtein(row.name, &name);
     let near = all().min_by_key(distance).filter(|row| distance(row) <= 2 + name.len() / 4);
     let part = || all().find(|row| name.len() >= 4 && row.name.contains(&name));
     near.or_else(part).map(|row| row.code)
@@ -163,7 +163,7 @@ pub fn manual() -> String {
     for group in GROUPS {
         page += &format!("\n## {}\n", group.title);
         for row in group.rows {
-            let Explanation { code, meaning, cause, remedy, status, .. } = row;
+            let CodeDescription { code, meaning, cause, remedy, status, .. } = row;
             let status = if *status == 0 { String::new() } else { format!(" HTTP status {status}.") };
             let items = [format!("- **Why:** {cause}"), format!("- **What to do:** {remedy}")];
             page += &format!("\n### {code}\n\n{meaning}{status}\n\n{}\n", items.map(|item| wrapped(&item)).join("\n"));

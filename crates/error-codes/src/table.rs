@@ -1,6 +1,6 @@
 //! The table of all codes.
 
-use crate::{Explanation, Group};
+use crate::{CodeDescription, Group};
 
 /// Declares the codes: name of the variant, name in JSON, HTTP status, meaning, cause, remedy.
 macro_rules! codes {
@@ -14,9 +14,9 @@ macro_rules! codes {
         impl ErrorCode {
             /// Returns the code's row of the table.
             #[must_use]
-            pub fn explanation(self) -> &'static Explanation {
+            pub fn description(self) -> &'static CodeDescription {
                 match self {
-                    $($(Self::$variant => &Explanation {
+                    $($(Self::$variant => &CodeDescription {
                         code: Self::$variant,
                         name: $name,
                         status: $status,
@@ -32,7 +32,7 @@ macro_rules! codes {
         pub const GROUPS: &[Group] = &[
             $(Group {
                 title: $title,
-                rows: &[$(Explanation {
+                rows: &[$(CodeDescription {
                     code: ErrorCode::$variant,
                     name: $name,
                     status: $status,

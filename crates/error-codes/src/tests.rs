@@ -15,13 +15,13 @@ fn the_manual_s_page_is_made_from_the_table() {
 
 #[test]
 fn every_code_has_one_row_and_both_its_forms_are_parsed() {
-    let rows: Vec<&Explanation> = all().collect();
+    let rows: Vec<&CodeDescription> = all().collect();
     let names: BTreeSet<&str> = rows.iter().map(|row| row.name).collect();
     assert_eq!(names.len(), rows.len(), "a name is there twice");
     for row in rows {
         assert!(row.name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{}", row.name);
         assert!(!row.name.starts_with("e_"), "{}", row.name);
-        assert_eq!(row.code.explanation().name, row.name);
+        assert_eq!(row.code.description().name, row.name);
         for text in [row.name.to_owned(), row.code.to_string(), row.name.to_uppercase(), row.name.replace('_', "-")] {
             assert_eq!(ErrorCode::parse(&text), Some(row.code), "{text}");
         }

@@ -108,7 +108,7 @@ pub(crate) enum Command {
     Scale {
         app: AppName,
         /// Number of copies of each role
-        #[arg(required = true, value_parser = count, value_name = "ROLE=COUNT")]
+        #[arg(required = true, value_parser = parse_count, value_name = "ROLE=COUNT")]
         counts: Vec<(RoleName, u32)>,
     },
     /// Let the requests of an app wait, for at most 30 s each
@@ -454,7 +454,7 @@ pub(crate) enum Config {
     Set {
         app: AppName,
         /// Names with their new values
-        #[arg(required = true, value_parser = pair, value_name = "NAME=VALUE")]
+        #[arg(required = true, value_parser = parse_pair, value_name = "NAME=VALUE")]
         pairs: Vec<(String, String)>,
         #[command(flatten)]
         follow: Follow,
@@ -533,7 +533,7 @@ pub(crate) enum Token {
     Revoke { name: String },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
         None => Err(format!("{text:?} is not NAME=VALUE")),
@@ -572,7 +572,7 @@ fn image_port(text: &str) -> Result<u16, String> {
     }
 }
 
-fn count(text: &str) -> Result<(RoleName, u32), String> {
+fn parse_count(text: &str) -> Result<(RoleName, u32), String> {
     let (role, count) = text.split_once('=').ok_or_else(|| format!("{text:?} is not ROLE=COUNT"))?;
     let role = RoleName::parse(role).map_err(|error| error.to_string())?;
     count.parse().map(|count| (role, count)).map_err(|_| format!("{count:?} is not a number of copies"))
@@ -625,6 +625,6 @@ mod tests {
         );
         assert!(matches!(rule("trusted-proxies="), Ok(PolicyRule::TrustedProxies(ranges)) if ranges.is_empty()));
         assert!(rule("trusted-proxies=10.0.0.1/8").is_err() && rule("x=1").is_err() && rule("x").is_err());
-        assert_eq!(count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
+        assert_eq!(parse_count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
     }
 }

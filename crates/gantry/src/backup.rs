@@ -19,7 +19,7 @@ use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Machine;
-use crate::damage::{Damage, Fault, Needed, REMEDY as REMEDY_OF_DAMAGE, promised};
+use crate::damage::{Damage, Fault, Needed, REMEDY as REMEDY_OF_DAMAGE, digest_of_name};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
 use crate::printer::{out, told};
@@ -124,7 +124,7 @@ pub(crate) async fn backup(machine: &Machine, to: &Path) -> anyhow::Result<Exit>
         }
     };
     for damage in &mut damaged {
-        damage.needed_by = promised(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
+        damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
     damaged.extend(missing(&address, needed, &blobs).await?);
     out!("{}: {} records, revision {}", to.display(), kept.len(), listing.revision);
@@ -165,8 +165,8 @@ async fn missing(address: &StoreAddress, needed: Needed, blobs: &Path) -> anyhow
     Ok(now.into_iter().filter(|damage| before.iter().any(|other| other.file == damage.file)).collect())
 }
 
-/// Runs `gantry check`: reads the store, every blob and every repository. With `repair`, removes damaged blobs. A damaged
-/// blob has no use, and a client that uploads an image skips the blobs that the registry already has.
+/// Runs `gantry check`: reads the store, every blob and every repository. With `repair`, removes damaged blobs. A
+/// damaged blob has no use, and a client that uploads an image skips the blobs that the registry already has.
 pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow::Result<Exit> {
     require_root()?;
     if check(machine).await? != DONE {
@@ -177,7 +177,7 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
     let needed = needed(&gantry_store::open(&address).await?.list("").await?, &blobs);
     let (count, mut damaged) = read_blobs(&blobs)?;
     for damage in &mut damaged {
-        damage.needed_by = promised(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
+        damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
     if repair {
         for damage in damaged.iter().filter(|damage| damage.fault == Fault::Changed) {
@@ -210,7 +210,7 @@ fn read_blobs(blobs: &Path) -> anyhow::Result<(usize, Vec<Damage>)> {
                 // Garbage collection may remove a blob at any time.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => Some(Fault::Unreadable(error.to_string())),
-                Ok(_) => (promised(&name) != Some(hasher.finish().hex())).then_some(Fault::Changed),
+                Ok(_) => (digest_of_name(&name) != Some(hasher.finish().hex())).then_some(Fault::Changed),
             };
             count += 1;
             let damage = |fault| Damage { file: name.display().to_string(), fault, needed_by: Vec::new() };
@@ -281,7 +281,8 @@ impl Archive {
         let size = header.size()?;
         let mut file = Lenient { file, error: None };
         let digest = self.add(header, name, (&mut file).chain(std::io::repeat(0)).take(size))?;
-        let changed = promised(name).is_some_and(|promised| promised != digest.hex()).then_some(Fault::Changed);
+        let changed =
+            digest_of_name(name).is_some_and(|digest_of_name| digest_of_name != digest.hex()).then_some(Fault::Changed);
         let unreadable = file.error.map(|error| Fault::Unreadable(error.to_string()));
         let damage = |fault| Damage { file: name.display().to_string(), fault, needed_by: Vec::new() };
         self.damaged.extend(unreadable.or(changed).map(damage));
@@ -369,7 +370,7 @@ fn write_archive(path: &Path, data: &Path, records: &[u8]) -> anyhow::Result<Vec
     Ok(damaged)
 }
 
-/// Whether a folder belongs to an unfinished upload or push.
+/// Returns whether a folder belongs to an unfinished upload or push.
 fn is_on_its_way(folder: &str) -> bool {
     folder == "uploads" || folder.starts_with("tmp_objdir-")
 }

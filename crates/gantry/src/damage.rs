@@ -119,7 +119,7 @@ fn path_of(blobs: &Path, hex: &str) -> std::path::PathBuf {
 }
 
 /// The digest in a file's name, if the file is a blob.
-pub(crate) fn promised(name: &Path) -> Option<&str> {
+pub(crate) fn digest_of_name(name: &Path) -> Option<&str> {
     name.strip_prefix("blobs/sha256").ok()?.file_name()?.to_str()
 }
 

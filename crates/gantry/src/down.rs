@@ -44,14 +44,14 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;
     told!("The cloud of {} is stopped; `gantry up` brings it back.", machine.data.display());
-    for pid in others() {
+    for pid in other_instances() {
         told!("Another `gantry up` runs on this machine (process {pid}); it was not touched.");
     }
     Ok(DONE)
 }
 
 /// Process ids of all other `gantry up` processes, found by their command lines.
-fn others() -> Vec<u32> {
+fn other_instances() -> Vec<u32> {
     let is_up = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0);

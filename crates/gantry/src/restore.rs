@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::args::Machine;
 use crate::backup::{FILES, FOLDERS, FORMAT, Heading, Line, RECORDS, SUMS};
-use crate::damage::{Damage, Fault, Needed, REMEDY, promised};
+use crate::damage::{Damage, Fault, Needed, REMEDY, digest_of_name};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::printer::{out, told};
@@ -135,7 +135,7 @@ fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
     let mut damaged = Vec::new();
     for line in sums.lines() {
         let (sum, name) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;
-        let blob = promised(Path::new(name));
+        let blob = digest_of_name(Path::new(name));
         let mut damage = |fault| {
             let needed_by = blob.map(|hex| needed.by(hex)).unwrap_or_default();
             damaged.push(Damage { file: name.to_owned(), fault, needed_by });

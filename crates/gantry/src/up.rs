@@ -151,7 +151,7 @@ impl Minder {
     fn start(mut service: Service) -> anyhow::Result<Self> {
         service.start()?;
         let (orders, inbox) = mpsc::channel(1);
-        tokio::spawn(service.mind(inbox));
+        tokio::spawn(service.supervise(inbox));
         Ok(Self { orders })
     }
 
@@ -222,7 +222,7 @@ impl Service {
     }
 
     /// Keeps the service running until the command to end.
-    async fn mind(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
+    async fn supervise(mut self, mut orders: mpsc::Receiver<(Order, oneshot::Sender<()>)>) {
         loop {
             tokio::select! {
                 () = self.needed() => {
@@ -307,12 +307,12 @@ impl Service {
     }
 }
 
-async fn end(mut child: Child, patience: Duration) {
+async fn end(mut child: Child, timeout: Duration) {
     let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    if tokio::time::timeout(patience, child.wait()).await.is_err() {
+    if tokio::time::timeout(timeout, child.wait()).await.is_err() {
         let _ = child.kill().await;
     }
 }

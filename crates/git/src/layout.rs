@@ -90,7 +90,7 @@ impl Layout<'_> {
 
     /// Rewrites the files that have the wrong content, and returns the names of the damaged ones. A file written by
     /// another version of Gantry, or for another branch, does not count as damaged.
-    pub(crate) fn mend(&self, path: &Path) -> io::Result<Vec<&'static str>> {
+    pub(crate) fn repair(&self, path: &Path) -> io::Result<Vec<&'static str>> {
         for folder in FOLDERS.iter().map(|name| path.join(name)).filter(|folder| !folder.is_dir()) {
             std::fs::create_dir_all(folder)?;
         }
@@ -160,21 +160,21 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("shop.git");
         layout("main").make(&path).expect("made");
-        assert_eq!(layout("main").mend(&path).expect("mended"), [""; 0]);
+        assert_eq!(layout("main").repair(&path).expect("mended"), [""; 0]);
         for name in ["HEAD", "config", "info/attributes"] {
             for text in [&b""[..], b"\0\0\0\0"] {
                 std::fs::write(path.join(name), text).expect("written");
-                assert_eq!(layout("main").mend(&path).expect("mended"), [name]);
-                assert_eq!(layout("main").mend(&path).expect("mended"), [""; 0]);
+                assert_eq!(layout("main").repair(&path).expect("mended"), [name]);
+                assert_eq!(layout("main").repair(&path).expect("mended"), [""; 0]);
             }
             std::fs::remove_file(path.join(name)).expect("removed");
-            assert_eq!(layout("main").mend(&path).expect("mended"), [name]);
+            assert_eq!(layout("main").repair(&path).expect("mended"), [name]);
         }
         // A change of the deployed branch is no damage.
-        assert_eq!(layout("live").mend(&path).expect("mended"), [""; 0]);
+        assert_eq!(layout("live").repair(&path).expect("mended"), [""; 0]);
         assert_eq!(git(&path, &["symbolic-ref", "HEAD"]), "refs/heads/live");
         std::fs::remove_dir_all(path.join("refs")).expect("removed");
-        layout("live").mend(&path).expect("mended");
+        layout("live").repair(&path).expect("mended");
         assert_eq!(git(&path, &["for-each-ref"]), "");
     }
 }

@@ -224,7 +224,7 @@ impl Repositories {
             *looked = true;
             return Ok(Vec::new());
         }
-        let damaged = layout.mend(&path).map_err(failed)?;
+        let damaged = layout.repair(&path).map_err(failed)?;
         let mut mended: Vec<Mended> = (!damaged.is_empty()).then_some(Mended::Files(damaged)).into_iter().collect();
         if !*looked || health::loose(&path, branch) == Loose::Damaged {
             mended.extend(self.look(app, branch, taken).await?);

@@ -40,13 +40,13 @@ struct Records {
     any: bool,
 }
 
-fn wrong(why: &str) -> io::Error {
+fn invalid_sparse(why: &str) -> io::Error {
     io::Error::other(format!("a sparse file that cannot be read: {why}"))
 }
 
 fn number(bytes: &[u8]) -> io::Result<u64> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.starts_with('+'));
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| wrong("its map has something else than numbers"))
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| invalid_sparse("its map has something else than numbers"))
 }
 
 impl Records {
@@ -63,7 +63,7 @@ impl Records {
                 let parts = value.split(|byte| *byte == b',').filter(|part| !part.is_empty());
                 self.numbers = parts.map(number).collect::<io::Result<_>>()?;
             }
-            other => return Err(wrong(&format!("its header GNU.sparse.{other} is not known here"))),
+            other => return Err(invalid_sparse(&format!("its header GNU.sparse.{other} is not known here"))),
         }
         self.any = true;
         Ok(())
@@ -91,7 +91,7 @@ impl Sparse {
             if let Some(key) = key.strip_prefix("GNU.sparse.") {
                 records.take(key, record.value_bytes())?;
             } else if key == "SCHILY.realsize" {
-                return Err(wrong("star's dialect is not known here"));
+                return Err(invalid_sparse("star's dialect is not known here"));
             }
         }
         if !records.any {
@@ -103,13 +103,13 @@ impl Sparse {
             (Some(1), None | Some(0)) => {
                 let (numbers, taken) = map_before_data(entry)?;
                 records.numbers = numbers;
-                stored = stored.checked_sub(taken).ok_or_else(|| wrong("its map is longer than its data"))?;
+                stored = stored.checked_sub(taken).ok_or_else(|| invalid_sparse("its map is longer than its data"))?;
             }
             (Some(major), minor) => {
-                return Err(wrong(&format!("version {major}.{} is not known here", minor.unwrap_or(0))));
+                return Err(invalid_sparse(&format!("version {major}.{} is not known here", minor.unwrap_or(0))));
             }
         }
-        let size = records.size.ok_or_else(|| wrong("it does not say its size"))?;
+        let size = records.size.ok_or_else(|| invalid_sparse("it does not say its size"))?;
         let map = checked(&records.numbers, records.pieces, size, stored)?;
         Ok(Some(Self { name: records.name, size, map: Some(map) }))
     }
@@ -128,17 +128,17 @@ fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
     loop {
         while lines < wanted {
             let mut block = [0; BLOCK];
-            data.read_exact(&mut block).map_err(|_| wrong("its map is cut off"))?;
+            data.read_exact(&mut block).map_err(|_| invalid_sparse("its map is cut off"))?;
             lines += block.iter().filter(|byte| **byte == b'\n').count();
             text.extend_from_slice(&block);
             if text.len() > MAP_MAX {
-                return Err(wrong(&format!("its map has more than {MAP_MAX} bytes")));
+                return Err(invalid_sparse(&format!("its map has more than {MAP_MAX} bytes")));
             }
         }
         let mut numbers = text.split(|byte| *byte == b'\n').map(number);
-        let count = numbers.next().ok_or_else(|| wrong("its map is empty"))??;
+        let count = numbers.next().ok_or_else(|| invalid_sparse("its map is empty"))??;
         let count = usize::try_from(count).ok().filter(|count| *count <= MAP_MAX / 2);
-        let all = 1 + 2 * count.ok_or_else(|| wrong("its map has too many pieces"))?;
+        let all = 1 + 2 * count.ok_or_else(|| invalid_sparse("its map has too many pieces"))?;
         if all <= lines {
             let numbers = numbers.take(all - 1).collect::<io::Result<Vec<u64>>>()?;
             return Ok((numbers, text.len() as u64));
@@ -151,15 +151,15 @@ fn map_before_data(data: &mut impl Read) -> io::Result<(Vec<u64>, u64)> {
 fn checked(numbers: &[u64], pieces: Option<u64>, size: u64, stored: u64) -> io::Result<Vec<(u64, u64)>> {
     let map: Vec<(u64, u64)> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
     if !numbers.len().is_multiple_of(2) || pieces.is_some_and(|pieces| pieces != map.len() as u64) {
-        return Err(wrong("its map has another number of pieces than it says"));
+        return Err(invalid_sparse("its map has another number of pieces than it says"));
     }
     let (mut end, mut all) = (0_u64, 0_u64);
     for (offset, length) in &map {
         let next = offset.checked_add(*length).filter(|next| *offset >= end && *next <= size);
-        end = next.ok_or_else(|| wrong("the pieces of its map overlap, or lie beyond its end"))?;
+        end = next.ok_or_else(|| invalid_sparse("the pieces of its map overlap, or lie beyond its end"))?;
         all += length;
     }
-    if all == stored { Ok(map) } else { Err(wrong("its map and its data have different lengths")) }
+    if all == stored { Ok(map) } else { Err(invalid_sparse("its map and its data have different lengths")) }
 }
 
 /// A reader of a sparse file's content, holes included.

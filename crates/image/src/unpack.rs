@@ -314,7 +314,7 @@ impl Unpacker {
         let root = rooted::open(&self.root, Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|error| error.source)?;
         self.folders.push((PathBuf::from("/"), entry.header().mtime().unwrap_or(0)));
-        own(&root, OsStr::new("."), entry, AtFlags::empty())?;
+        set_owner(&root, OsStr::new("."), entry, AtFlags::empty())?;
         Ok(chmodat(&root, ".", mode(entry), AtFlags::empty())?)
     }
 
@@ -438,20 +438,20 @@ fn mode(entry: &Entry<'_, impl Read>) -> Mode {
     Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777)
 }
 
-fn own(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtFlags) -> io::Result<()> {
+fn set_owner(parent: impl AsFd, name: &OsStr, entry: &Entry<'_, impl Read>, flags: AtFlags) -> io::Result<()> {
     let id =
         |id: io::Result<u64>| u32::try_from(id.unwrap_or(0)).map_err(|_| io::Error::other("an owner out of range"));
     let (uid, gid) = (id(entry.header().uid())?, id(entry.header().gid())?);
     if uid == u32::MAX || gid == u32::MAX {
         return Err(io::Error::other("an owner out of range"));
     }
-    let (uid, gid) = (inside(uid), inside(gid));
+    let (uid, gid) = (mapped_owner(uid), mapped_owner(gid));
     Ok(chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?)
 }
 
 /// Returns the owner as the container sees the owner. An id beyond the container's users would be unmapped inside, and
 /// not even root inside could change such files. Such an id becomes the user `nobody`.
-fn inside(owner: u32) -> u32 {
+fn mapped_owner(owner: u32) -> u32 {
     if owner < USERS { owner } else { NOBODY }
 }
 
@@ -459,13 +459,13 @@ fn inside(owner: u32) -> u32 {
 const NOBODY: u32 = 65_534;
 
 fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
-    own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
+    set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
     // This process created the entry a moment ago, and no other process writes here, so the entry is no link.
     Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
 }
 
 fn finish_link(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
-    own(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
+    set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
     set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
     Ok(())
 }

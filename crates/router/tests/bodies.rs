@@ -1,6 +1,6 @@
 //! Request and response bodies between client and instance: buffering, streaming, and the disposal of an unread rest.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::RoutingTable;
 use gantry_model::role::AppProtocol;
+use harness::{NOWHERE, app, ask, endpoint, full, get, router, table, text};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use world::{NOWHERE, app, ask, endpoint, full, get, router, table, text};
 
 /// A table with one route that buffers up to `buffer` bytes.
 fn collecting(buffer: u64, endpoints: Vec<gantry_model::Endpoint>) -> RoutingTable {

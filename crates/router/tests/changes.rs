@@ -1,6 +1,6 @@
 //! A routing table that changes constantly under load.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
+use harness::{app, endpoint, full, get, router, table};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use world::{app, endpoint, full, get, router, table};
 
 /// Runs for a second by default, and for a minute on request.
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,11 @@ async fn loses_no_request_in_a_thousand_table_changes() {
                     };
                     let answer = answer.expect("an answer");
                     let status = answer.status();
-                    assert_eq!((status.as_u16(), world::text(answer).await.as_str()), (200, "live"), "client {number}");
+                    assert_eq!(
+                        (status.as_u16(), harness::text(answer).await.as_str()),
+                        (200, "live"),
+                        "client {number}"
+                    );
                     asked[number].fetch_add(1, Ordering::Relaxed);
                     // Clients that send without a pause leave no processor time for table changes. Some thousand
                     // requests a second are load enough.
@@ -115,7 +119,7 @@ async fn loses_no_request_in_a_thousand_table_changes() {
 
 /// Responds once the whole request has arrived. A server that responds earlier may close the connection, and a next
 /// request that must not be repeated would be lost.
-async fn whole(request: Request<Incoming>) -> Response<world::Body> {
+async fn whole(request: Request<Incoming>) -> Response<harness::Body> {
     let _ = request.into_body().collect().await;
     Response::new(full("live"))
 }
@@ -124,19 +128,19 @@ async fn stream(address: SocketAddr) -> TokioIo<TcpStream> {
     TokioIo::new(TcpStream::connect(address).await.expect("connected"))
 }
 
-async fn http1(address: SocketAddr) -> http1::SendRequest<world::Body> {
+async fn http1(address: SocketAddr) -> http1::SendRequest<harness::Body> {
     let (sender, connection) = http1::handshake(stream(address).await).await.expect("a connection");
     tokio::spawn(connection);
     sender
 }
 
-async fn http2(address: SocketAddr) -> http2::SendRequest<world::Body> {
+async fn http2(address: SocketAddr) -> http2::SendRequest<harness::Body> {
     let connected = http2::handshake(TokioExecutor::new(), stream(address).await).await;
     let (sender, connection) = connected.expect("a connection");
     tokio::spawn(connection);
     sender
 }
 
-fn post(body: &'static str) -> Request<world::Body> {
+fn post(body: &'static str) -> Request<harness::Body> {
     Request::post("/").header("host", "shop.localhost").body(full(body)).expect("a request")
 }

@@ -1,17 +1,17 @@
 //! Request smuggling and similar attacks: requests that two programs read differently. An instance gets the intended
 //! request or none, in an unambiguous form. The instance in these tests reads as strictly as the specification allows.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
+use harness::frames::{fields, frame};
+use harness::{NOWHERE, RunningRouter, endpoint, router, table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use world::frames::{fields, frame};
-use world::{NOWHERE, RunningRouter, endpoint, router, table};
 
 /// Requests that reached the instance, as `METHOD target body`, or a description of the error.
 type Seen = Arc<Mutex<Vec<String>>>;

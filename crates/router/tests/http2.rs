@@ -4,7 +4,7 @@
 //! which `h2` uses in place of many specific codes.
 
 mod h2spec;
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use gantry_model::role::AppProtocol;
 use h2spec::CaseStep::{Answered, Data, Send};
 use h2spec::ExpectedEnd::{Acknowledged, Alive, Answer, Bytes, ConnectionError, Pong, StreamError, Told};
 use h2spec::{BODY, PROTOCOL, ProtocolCase, cases};
+use harness::frames::*;
+use harness::{NOWHERE, app, endpoint, full, router, table};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use world::frames::*;
-use world::{NOWHERE, app, endpoint, full, router, table};
 
 struct ReceivedFrame {
     kind: u8,

@@ -1,12 +1,12 @@
 //! Memory use of slow uploads. This test needs its own process, in which no other test uses memory.
 
-mod world;
+mod harness;
 
 use std::io::Write;
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
-use world::{NOWHERE, app, ask, endpoint, full, get, resident, router, table, text};
+use harness::{NOWHERE, app, ask, endpoint, full, get, resident, router, table, text};
 
 /// Maximum memory of a slow upload, in bytes: 120 MB for 5,000 uploads, beside the 15 MB of an idle router. The memory
 /// is the same in every build profile.

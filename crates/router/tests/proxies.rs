@@ -1,17 +1,17 @@
 //! Trusted proxies in front of the router, and error responses for apps that serve no request.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{AppName, ClosedReason, ClosedRoute, HostName, RoutingTable, TrustedProxies};
+use harness::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 
 /// An application that shows where a request came from.
 async fn shows_origin() -> SocketAddr {
@@ -46,7 +46,7 @@ const BELIEVED: &str =
     "203.0.113.9, 127.0.0.1 | https | shop.example | for=203.0.113.9;proto=https, for=127.0.0.1 | 203.0.113.9";
 const REPLACED: &str = "127.0.0.1 | http | shop.localhost |  | ";
 
-fn request() -> Request<world::Body> {
+fn request() -> Request<harness::Body> {
     let mut request = get("/");
     for (name, value) in SAID {
         request.headers_mut().insert(name, value.parse().expect("a value"));
@@ -120,7 +120,7 @@ async fn writes_ipv4_clients_of_ipv6_sockets_as_ipv4() {
     for (bound, client, expected) in [("[::]:0", "127.0.0.1", "127.0.0.1 |"), ("[::1]:0", "::1", "::1 |")] {
         let listener = std::net::TcpListener::bind(bound).expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let running = world::router_at(listener, trusting(app, &[], &[])).await;
+        let running = harness::router_at(listener, trusting(app, &[], &[])).await;
         let address = SocketAddr::new(client.parse().expect("an address"), port);
         let answer = text(ask(address, get("/")).await).await;
         assert!(answer.starts_with(expected), "{answer}");

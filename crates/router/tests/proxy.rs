@@ -1,6 +1,6 @@
 //! The router as a whole: tables from disk or from a server, and real connections.
 
-mod world;
+mod harness;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
 use gantry_model::{Generation, RoutingTable};
+use harness::{Body, NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use world::{Body, NOWHERE, TableServer, app, ask, endpoint, full, get, router, table, text};
 
 #[tokio::test]
 async fn forwards_the_origin_of_a_request() {

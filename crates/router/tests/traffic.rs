@@ -1,6 +1,6 @@
 //! Traffic policy of an app, timeouts of its requests, and the end of its websockets.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{RequestTimeouts, RoutingTable, Seconds, TrafficPolicy};
+use harness::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use world::{NOWHERE, TableServer, app, ask, endpoint, full, get, router, router_that_waits, table, text};
 
 /// A table with one route, after a change of its traffic policy and timeouts.
 fn with(

@@ -1,6 +1,6 @@
 //! Instances with scripted responses: bytes that reach the client, and reuse of connections.
 
-mod world;
+mod harness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_model::role::AppProtocol;
+use harness::{NOWHERE, TableServer, ask, endpoint, get, router, table, text};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use world::{NOWHERE, TableServer, ask, endpoint, get, router, table, text};
 
 /// An instance that sends `answer` for each request, and counts its connections. With `closes` the instance closes each
 /// connection after the first response.

@@ -66,7 +66,7 @@ fn each_refusal_has_a_code_of_its_own() {
     let codes: BTreeSet<ErrorCode> = samples.iter().map(Refusal::code).collect();
     assert_eq!((kinds.len(), codes.len()), (samples.len(), samples.len()));
     for refusal in &samples {
-        let status = refusal.code().explanation().status;
+        let status = refusal.code().description().status;
         assert!([400, 404, 409].contains(&status), "{refusal:?}: {status}");
     }
 }

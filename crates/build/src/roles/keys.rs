@@ -89,14 +89,14 @@ fn known(text: &str, keys: &[&'static str]) -> Result<&'static str, String> {
     if let Some(key) = keys.iter().find(|key| **key == text) {
         return Ok(key);
     }
-    match meant(text, keys) {
+    match closest_key(text, keys) {
         Some(key) => Err(format!("unknown key {text:?}; did you mean {key:?}?")),
         None => Err(format!("unknown key {text:?}; known are {}", keys.join(", "))),
     }
 }
 
 /// The key that a user may have meant: another tool's word for a key, or else a key with a few other letters.
-fn meant<'a>(text: &str, keys: &[&'a str]) -> Option<&'a str> {
+fn closest_key<'a>(text: &str, keys: &[&'a str]) -> Option<&'a str> {
     let mut plain = String::new();
     for c in text.chars() {
         if c.is_ascii_uppercase() && !plain.is_empty() && !plain.ends_with('_') {

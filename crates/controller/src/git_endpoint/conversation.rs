@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use gantry_admission::{Actor, AncestorQuestion, PushBase, check_history, find_app};
-use gantry_api::types::Progress;
+use gantry_api::types::DeployProgress;
 use gantry_api::{ErrorCode, Problem, ReceivedCode};
 use gantry_git::hook::{PushReport, RefUpdate, ServerMessage};
 use gantry_model::{AppName, DeployCause, DeployNumber, DeployState, Digest};
@@ -36,7 +36,7 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 /// Most rounds of questions to a hook. Each round needs another push that began meanwhile.
 const QUESTIONS_MAX: usize = 20;
 
-/// Why a push is refused.
+/// Reason why a push is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PushError {
     #[error("the git hook sent nothing for {} s; push again", HOOK_TIMEOUT.as_secs())]
@@ -112,14 +112,14 @@ impl HookSocket {
         }
     }
 
-    async fn say(&mut self, text: &str) {
+    async fn send_line(&mut self, text: &str) {
         self.send(&ServerMessage::Say(text.to_owned())).await;
     }
 
     /// Sends the app's URL, if there is one, as the last line of a successful push.
     async fn say_url(&mut self, url: Option<String>) {
         if let Some(url) = url {
-            self.say(&url).await;
+            self.send_line(&url).await;
         }
     }
 
@@ -128,7 +128,7 @@ impl HookSocket {
         let accepted = match verdict {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.say(&format!(" !     {} [{}]", causes(&error), error.code())).await;
+                self.send_line(&format!(" !     {} [{}]", causes(&error), error.code())).await;
                 false
             }
         };
@@ -172,15 +172,17 @@ impl PushConversation<'_> {
             DeployTarget { app: &app, branch: record.branch.clone(), serves: record.current.is_some() }
         };
         for note in self.server.repairs.take(&app) {
-            self.socket.say(&format!("-----> {note}")).await;
+            self.socket.send_line(&format!("-----> {note}")).await;
         }
         let update = target.update(report)?;
         if let Some(line) = target.passed_over(report) {
-            self.socket.say(&format!("-----> {line}")).await;
+            self.socket.send_line(&format!("-----> {line}")).await;
         }
         let Some(update) = update else {
             let branch = &target.branch;
-            self.socket.say(&format!("       Nothing is deployed; push the branch: git push … HEAD:{branch}")).await;
+            self.socket
+                .send_line(&format!("       Nothing is deployed; push the branch: git push … HEAD:{branch}"))
+                .await;
             return Ok(true);
         };
         let options = PushOptions::parse(&report.options)?;
@@ -231,8 +233,9 @@ impl PushConversation<'_> {
         Err(PushError::Overtaken)
     }
 
-    /// Asks the hook which commits the pushed commit contains. The branch has moved to each accepted one by then, if git
-    /// will ever move it: so the hook, which compares the branch before it answers, refuses a push that would lose one.
+    /// Asks the hook which commits the pushed commit contains. The branch has moved to each accepted one by then, if
+    /// git will ever move it: so the hook, which compares the branch before it answers, refuses a push that would lose
+    /// one.
     async fn ask(
         &mut self,
         app: &AppName,
@@ -273,20 +276,20 @@ impl PushConversation<'_> {
         let mut progress = follow::follow(self.server, app, number, until);
         while let Some(event) = progress.recv().await {
             let (deploy, url) = match event {
-                Progress::Line { text } => {
-                    self.socket.say(&text).await;
+                DeployProgress::Line { text } => {
+                    self.socket.send_line(&text).await;
                     continue;
                 }
-                Progress::End { deploy, url } => (deploy, url),
+                DeployProgress::End { deploy, url } => (deploy, url),
             };
             match deploy.state {
                 DeployState::Done => {
                     let seconds = deploy.entered.since(deploy.created) / 1000;
-                    self.socket.say(&format!("-----> Done in {seconds} s")).await;
+                    self.socket.send_line(&format!("-----> Done in {seconds} s")).await;
                 }
                 DeployState::Draining => {
                     let line = format!("       `gantry why {}` tells if it is taken back in that time", deploy.app);
-                    self.socket.say(&line).await;
+                    self.socket.send_line(&line).await;
                 }
                 DeployState::Held => {}
                 _ => return Ok(false),

@@ -1,10 +1,10 @@
-//! Which ref of a push deploys, and the options of a push.
+//! Choice of the ref of a push that deploys, and the options of a push.
 
 use gantry_api::ErrorCode;
 use gantry_git::hook::{OTHERS_MAX, PushReport, RefUpdate};
 use gantry_model::AppName;
 
-/// Why a push deploys nothing.
+/// Reason why a push deploys nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
     #[error("{0:?} is not an option of a push; use `git push -o hold` or `git push -o wait`")]
@@ -56,7 +56,7 @@ impl PushOptions {
 pub(super) struct DeployTarget<'a> {
     pub(super) app: &'a AppName,
     pub(super) branch: String,
-    /// Whether a release of the app serves already.
+    /// True if a release of the app serves already.
     pub(super) serves: bool,
 }
 
@@ -82,7 +82,7 @@ impl DeployTarget<'_> {
     pub(super) fn passed_over(&self, pushed: &PushReport) -> Option<String> {
         let wanted = format!("refs/heads/{}", self.branch);
         let others = pushed.updates.iter().filter(|update| update.name != wanted).take(NAMED);
-        let named: Vec<String> = others.map(|update| shown(&update.name)).collect();
+        let named: Vec<String> = others.map(|update| printable_ref(&update.name)).collect();
         let more = match pushed.others - named.len().min(pushed.others) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -98,7 +98,7 @@ const NAMED: usize = 5;
 const _: () = assert!(NAMED <= OTHERS_MAX);
 
 /// Renders a ref as people call it, without control characters: git has not checked the name yet.
-fn shown(name: &str) -> String {
+fn printable_ref(name: &str) -> String {
     let plain = match (name.strip_prefix("refs/heads/"), name.strip_prefix("refs/tags/")) {
         (Some(branch), _) => format!("branch {branch}"),
         (_, Some(tag)) => format!("tag {tag}"),

@@ -4,23 +4,24 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_admission::{Actor, HostChange, NewApp, TrafficChange, find_app};
+use gantry_admission::{Actor, Admitted, HostChange, NewApp, TrafficChange, find_app};
 use gantry_api::types::{
-    Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
-    Explanation, InstanceInfo, ReleaseInfo, RenameApp,
+    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic,
+    CreateApp, Explanation, InstanceInfo, ReleaseInfo, RenameApp,
 };
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{App, AppName, Bytes as Size, DeployState, InstanceGoal, InstanceId, InstancePhase, RequestCounts};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, body, json, name};
+use super::{HttpResult, Params, json, parse_body, parse_name};
 use crate::core::ClusterView;
 use crate::warnings::warnings;
 use crate::{Server, repositories, why};
 
 /// Builds the public API's description of an app.
-pub(crate) fn info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
+pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
     let deploy = view.records.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
     let of_current = |id: &InstanceId| id.app == app.name && Some(id.release) == app.current && id.role.is_service();
     let wanted = view.records.plan.assignments().filter(|(_, id, _)| of_current(id));
@@ -42,7 +43,7 @@ pub(crate) fn info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
         ready,
         wanted: all,
         traffic: app.traffic.clone(),
-        requests: requests(view, &app.name),
+        requests: sum_request_counts(view, &app.name),
         created: app.created,
     }
 }
@@ -55,7 +56,7 @@ fn speaks_http(view: &ClusterView, app: &App) -> bool {
 }
 
 /// Sums the request counts of an app over all routers.
-pub(crate) fn requests(view: &ClusterView, app: &AppName) -> RequestCounts {
+pub(crate) fn sum_request_counts(view: &ClusterView, app: &AppName) -> RequestCounts {
     let mut all = RequestCounts::default();
     view.observed.routers.values().filter_map(|router| router.counts.get(app)).for_each(|counts| all += *counts);
     all
@@ -64,13 +65,13 @@ pub(crate) fn requests(view: &ClusterView, app: &AppName) -> RequestCounts {
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     let view = server.core.view();
-    let apps: Vec<AppInfo> = view.records.apps.values().map(|app| info(&server, &view, app)).collect();
+    let apps: Vec<AppInfo> = view.records.apps.values().map(|app| app_info(&server, &view, app)).collect();
     json(&apps)
 }
 
 pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
-    let request: CreateApp = body(&text)?;
+    let request: CreateApp = parse_body(&text)?;
     let (app, domain) = (request.name.clone(), server.settings.policy.domain.clone());
     let CreateApp { name, base, branch, hosts } = request;
     let new = NewApp { name, base, branch, hosts };
@@ -80,18 +81,18 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.name.clone()).await?;
     repositories::open(&server, &app.name).await?;
-    json(&info(&server, &view, app))
+    json(&app_info(&server, &view, app))
 }
 
 pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
-    json(&info(&server, &view, find_app(&view.records, &app)?))
+    json(&app_info(&server, &view, find_app(&view.records, &app)?))
 }
 
 pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
     caller.admin()?;
-    let app: AppName = name(&app)?;
+    let app: AppName = parse_name(&app)?;
     let target = app.clone();
     caller.mutate(&server, move |actor| actor.destroy_app(&target)).await?;
     gantry_failpoint::failpoint!("destroy.asked");
@@ -108,12 +109,12 @@ pub(crate) async fn rename(
     text: Bytes,
 ) -> HttpResult {
     caller.admin()?;
-    let from: AppName = name(&app)?;
-    let RenameApp { name: to } = body(&text)?;
+    let from: AppName = parse_name(&app)?;
+    let RenameApp { name: to } = parse_body(&text)?;
     let domain = server.settings.policy.domain.clone();
     let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to, &domain)).await?;
     gantry_failpoint::failpoint!("rename.asked");
-    json(&deploy.map(|deploy| Accepted { deploy }))
+    json(&deploy.map(|deploy| AcceptedDeploy { deploy }))
 }
 
 pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
@@ -129,11 +130,11 @@ pub(crate) async fn change_config(
     text: Bytes,
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
-    let request: ChangeConfig = body(&text)?;
+    let request: ChangeConfig = parse_body(&text)?;
     let image = image_environment(&server, &app).await;
     let change = move |actor: Actor<'_>| actor.change_config(&app, request.changes, &image);
     let deploy = caller.mutate(&server, change).await?;
-    json(&deploy.map(|deploy| Accepted { deploy }))
+    json(&deploy.map(|deploy| AcceptedDeploy { deploy }))
 }
 
 /// Returns the environment variables set by the current release's image. Returns none if the app has no release or
@@ -148,16 +149,31 @@ async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
     image.and_then(|(_, image)| image.config.env).unwrap_or_default()
 }
 
+/// Parses a request to change an app, requires the right to deploy the app, and makes the change.
+async fn change_app<R, T>(
+    server: &Server,
+    caller: &Caller,
+    app: &str,
+    text: &Bytes,
+    change: impl FnOnce(Actor<'_>, &AppName, R) -> Admitted<T> + Send + 'static,
+) -> HttpResult<T>
+where
+    R: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+{
+    let app = caller.deploy(app)?;
+    let request: R = parse_body(text)?;
+    caller.mutate(server, move |actor| change(actor, &app, request)).await
+}
+
 pub(crate) async fn change_base(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(app): Path<String>,
     text: Bytes,
 ) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let request: ChangeBase = body(&text)?;
-    caller.mutate(&server, move |actor| actor.change_base(&app, request.base)).await?;
-    json(&())
+    let change = |actor: Actor<'_>, app: &AppName, request: ChangeBase| actor.change_base(app, request.base);
+    json(&change_app(&server, &caller, &app, &text, change).await?)
 }
 
 /// Changes the app's host names. Needs the admin scope, because a host name may belong to another team.
@@ -168,13 +184,13 @@ pub(crate) async fn change_hosts(
     text: Bytes,
 ) -> HttpResult {
     caller.admin()?;
-    let app: AppName = name(&app)?;
-    let request: ChangeHosts = body(&text)?;
+    let app: AppName = parse_name(&app)?;
+    let request: ChangeHosts = parse_body(&text)?;
     let (target, domain) = (app.clone(), server.settings.policy.domain.clone());
     let change = HostChange { add: request.add, remove: request.remove };
     caller.mutate(&server, move |actor| actor.change_hosts(&target, &change, &domain)).await?;
     let view = server.core.view();
-    json(&info(&server, &view, find_app(&view.records, &app)?))
+    json(&app_info(&server, &view, find_app(&view.records, &app)?))
 }
 
 pub(crate) async fn change_branch(
@@ -184,7 +200,7 @@ pub(crate) async fn change_branch(
     text: Bytes,
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
-    let request: ChangeBranch = body(&text)?;
+    let request: ChangeBranch = parse_body(&text)?;
     let target = app.clone();
     caller.mutate(&server, move |actor| actor.change_branch(&target, request.branch)).await?;
     let view = server.core.view();
@@ -202,10 +218,8 @@ pub(crate) async fn change_scale(
     Path(app): Path<String>,
     text: Bytes,
 ) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let request: ChangeScale = body(&text)?;
-    caller.mutate(&server, move |actor| actor.change_scale(&app, request.roles)).await?;
-    json(&())
+    let change = |actor: Actor<'_>, app: &AppName, request: ChangeScale| actor.change_scale(app, request.roles);
+    json(&change_app(&server, &caller, &app, &text, change).await?)
 }
 
 pub(crate) async fn change_traffic(
@@ -214,17 +228,19 @@ pub(crate) async fn change_traffic(
     Path(app): Path<String>,
     text: Bytes,
 ) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let change: ChangeTraffic = body(&text)?;
-    let change = match change {
+    let change = |actor: Actor<'_>, app: &AppName, request| actor.change_traffic(app, traffic_change(request));
+    json(&change_app(&server, &caller, &app, &text, change).await?)
+}
+
+/// Converts the API's form of a traffic change into admission's form.
+fn traffic_change(request: ChangeTraffic) -> TrafficChange {
+    match request {
         ChangeTraffic::Pause => TrafficChange::Pause,
         ChangeTraffic::Resume => TrafficChange::Resume,
         ChangeTraffic::Maintenance { message } => TrafficChange::Maintenance(message),
         ChangeTraffic::Limit { rate, concurrent } => TrafficChange::Limit { rate, concurrent },
         ChangeTraffic::TrustedProxies { proxies } => TrafficChange::TrustedProxies(proxies),
-    };
-    caller.mutate(&server, move |actor| actor.change_traffic(&app, change)).await?;
-    json(&())
+    }
 }
 
 pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
@@ -277,7 +293,7 @@ pub(crate) async fn instances(
                 since: seen.map(|seen| seen.started.unwrap_or(seen.since)),
                 address: seen.and_then(|seen| seen.address),
                 restarts: seen.map_or(0, |seen| seen.restarts),
-                note: seen.and_then(|seen| why::note(&view, id, assignment, seen)),
+                note: seen.and_then(|seen| why::instance_note(&view, id, assignment, seen)),
             }
         })
         .collect();
@@ -291,13 +307,13 @@ pub(crate) struct WhyQuery {
 }
 
 /// Free space and reserve of the disk that holds the data folder.
-fn disk(server: &Server) -> Option<why::DiskSpace> {
+fn disk_space(server: &Server) -> Option<why::DiskSpace> {
     let (free, _) = gantry_linux::disk::space(&server.settings.data).ok()?;
     Some(why::DiskSpace { free: Size(free), reserve: Size(server.settings.collect.reserve) })
 }
 
 /// Adds the machine's warnings to an explanation, because they may be the cause.
-fn beside(server: &Server, view: &ClusterView, mut explanation: Explanation) -> Explanation {
+fn with_warnings(server: &Server, view: &ClusterView, mut explanation: Explanation) -> Explanation {
     explanation.evidence.extend(warnings(server, view));
     explanation
 }
@@ -314,11 +330,11 @@ pub(crate) async fn why(
     if !destroying {
         find_app(&view.records, &app)?;
     }
-    let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk(&server) };
+    let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk_space(&server) };
     match query.instance {
-        None => json(&beside(&server, &view, why::app(&facts, &app))),
+        None => json(&with_warnings(&server, &view, why::app(&facts, &app))),
         Some(id) if id.app == app => match why::instance(&facts, &id) {
-            Some(explanation) => json(&beside(&server, &view, explanation)),
+            Some(explanation) => json(&with_warnings(&server, &view, explanation)),
             None => Err(Problem::new(ErrorCode::InstanceNotFound, format!("there is no instance {id}"))
                 .hint("`gantry ps` lists them")
                 .into()),

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use http::header;
 use http::request::Parts;
 
-use super::{ErrorResponse, HttpResult, name};
+use super::{ErrorResponse, HttpResult, parse_name};
 use crate::{Server, core, tokens};
 
 /// The authenticated caller of a request, known by its token.
@@ -33,14 +33,14 @@ impl Caller {
 
     /// Parses the app's name and requires the right to read the app.
     pub(crate) fn read_app(&self, app: &str) -> Result<AppName, ErrorResponse> {
-        let app: AppName = name(app)?;
+        let app: AppName = parse_name(app)?;
         self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(&app), "read")?;
         Ok(app)
     }
 
     /// Parses the app's name and requires the right to deploy the app.
     pub(crate) fn deploy(&self, app: &str) -> Result<AppName, ErrorResponse> {
-        let app: AppName = name(app)?;
+        let app: AppName = parse_name(app)?;
         self.allow(self.may_deploy(&app), &format!("deploy to {app}"))?;
         Ok(app)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_api::types::{BaseInfo, Making};
+use gantry_api::types::{BaseInfo, ImageProgress};
 use gantry_api::{ErrorCode, Problem};
 use gantry_build::bases::BaseRecipe;
 use gantry_build::{BuildError, Output};
@@ -17,14 +17,14 @@ use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{HttpResult, json, name, pulls};
+use super::{HttpResult, json, parse_name, pulls};
 use crate::Server;
 use crate::disk_reserve::{ReserveCheck, check_reserve};
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
     let view = server.core.view();
-    let bases: Vec<BaseInfo> = view.records.bases.values().cloned().map(info).collect();
+    let bases: Vec<BaseInfo> = view.records.bases.values().cloned().map(base_info).collect();
     json(&bases)
 }
 
@@ -37,14 +37,14 @@ pub(crate) async fn import(
     body: axum::body::Body,
 ) -> HttpResult {
     caller.admin()?;
-    let base: BaseName = name(&base)?;
+    let base: BaseName = parse_name(&base)?;
     check_reserve(&server.settings, "a base", 0)?;
-    let _hold = server.gc_pins.take();
-    let full = Arc::new(OnceLock::new());
-    let (own, mut room, told) = (Arc::clone(&server), ReserveCheck::new("a base"), Arc::clone(&full));
+    let _pin = server.gc_pins.take();
+    let disk_full = Arc::new(OnceLock::new());
+    let (own, mut room, refusal) = (Arc::clone(&server), ReserveCheck::new("a base"), Arc::clone(&disk_full));
     let mut fits = move |piece: Bytes| {
         room.take(&own.settings, piece.len()).map(|()| piece).map_err(|problem| {
-            let _ = told.set(problem);
+            let _ = refusal.set(problem);
             std::io::Error::other("the disk is full")
         })
     };
@@ -55,21 +55,21 @@ pub(crate) async fn import(
             // If the disk was full, that error is reported instead of an invalid archive.
             let problem =
                 || Problem::new(ErrorCode::BaseImportFailed, format!("the archive cannot be imported: {error}"));
-            full.get().cloned().unwrap_or_else(problem)
+            disk_full.get().cloned().unwrap_or_else(problem)
         })?;
-    json(&keep(&server, &caller, base, image, "an OCI archive".to_owned(), BaseSource::Archive).await?)
+    json(&store_base(&server, &caller, base, image, "an OCI archive".to_owned(), BaseSource::Archive).await?)
 }
 
 /// `DELETE /v1/bases/{name}`: removes a base.
 pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> HttpResult {
     caller.admin()?;
-    let base: BaseName = name(&base)?;
+    let base: BaseName = parse_name(&base)?;
     caller.mutate(&server, move |actor| actor.remove_base(&base)).await?;
     json(&())
 }
 
 /// Names an image in this registry as a base. `from` describes the image's origin.
-pub(crate) async fn keep(
+pub(crate) async fn store_base(
     server: &Server,
     caller: &Caller,
     name: BaseName,
@@ -77,17 +77,17 @@ pub(crate) async fn keep(
     from: String,
     source: BaseSource,
 ) -> HttpResult<BaseInfo> {
-    can_start(server, &name, &image).await?;
-    caller.mutate(server, move |actor| actor.store_base(name, image, from, source)).await.map(info)
+    check_environment(server, &name, &image).await?;
+    caller.mutate(server, move |actor| actor.store_base(name, image, from, source)).await.map(base_info)
 }
 
-fn info(base: BaseRecord) -> BaseInfo {
+fn base_info(base: BaseRecord) -> BaseInfo {
     let BaseRecord { name, image, from, created } = base;
     BaseInfo { name, image, from, created }
 }
 
 /// Refuses a base whose environment the kernel would reject at `execve`.
-async fn can_start(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
+async fn check_environment(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
     let found = server.builder.image(image).await;
     let (_, image) = found.map_err(|error| Problem::internal(format!("the image of base {name}: {error}")))?;
     let nothing = Role::new(RoleCommand::Argv(Vec::new()));
@@ -104,26 +104,26 @@ pub(crate) async fn create(
     text: Bytes,
 ) -> HttpResult {
     caller.admin()?;
-    let base: BaseName = name(&base)?;
+    let base: BaseName = parse_name(&base)?;
     let recipe = BaseRecipe::read(&text)
         .map_err(|why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}")))?;
-    pulls::run(&headers, async move |sender| {
-        Ok(Making::Base { base: make(&server, &caller, base, &recipe, &sender).await? })
+    pulls::run_streamed(&headers, async move |sender| {
+        Ok(ImageProgress::Base { base: build_base(&server, &caller, base, &recipe, &sender).await? })
     })
 }
 
-async fn make(
+async fn build_base(
     server: &Arc<Server>,
     caller: &Caller,
     base: BaseName,
     recipe: &BaseRecipe,
-    sender: &mpsc::Sender<Making>,
+    sender: &mpsc::Sender<ImageProgress>,
 ) -> HttpResult<BaseInfo> {
     check_reserve(&server.settings, "a base", 0)?;
     // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);
-    let _hold = server.gc_pins.take();
+    let _pin = server.gc_pins.take();
     let making = server.builder.make_base(recipe, &output);
     let mut making = std::pin::pin!(making);
     let mut shown = 0;
@@ -132,7 +132,7 @@ async fn make(
         let text = tokio::fs::read_to_string(&path).await.unwrap_or_default();
         for line in text.lines().skip(shown) {
             shown += 1;
-            let _ = sender.send(Making::Line { text: line.to_owned() }).await;
+            let _ = sender.send(ImageProgress::Line { text: line.to_owned() }).await;
         }
         if let Ok(result) = ended {
             let failed =
@@ -141,5 +141,5 @@ async fn make(
         }
     };
     let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());
-    keep(server, caller, base, image, from, BaseSource::Recipe).await
+    store_base(server, caller, base, image, from, BaseSource::Recipe).await
 }

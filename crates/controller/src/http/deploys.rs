@@ -2,23 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::response::IntoResponse;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use gantry_admission::{check_image_settings, find_app, rollback_target};
-use gantry_api::types::{Accepted, StartDeploy, What};
+use gantry_api::types::{AcceptedDeploy, DeploySource, StartDeploy};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::Remote;
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployCause, DeployNumber, ImageSettings};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, UNBUFFERED, body, json, pulls, registry};
+use super::{HttpResult, Params, json, parse_body, pulls, registry, stream};
 use crate::follow::FollowLimit;
 use crate::{Server, follow};
 
@@ -42,9 +38,9 @@ pub(crate) async fn start(
     text: Bytes,
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
-    let request: StartDeploy = body(&text)?;
-    let cause = match request.what {
-        What::Image { reference, origin, settings } => {
+    let request: StartDeploy = parse_body(&text)?;
+    let cause = match request.source {
+        DeploySource::Image { reference, origin, settings } => {
             check_settings(&server, &app, &settings)?;
             let remote =
                 Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
@@ -59,13 +55,13 @@ pub(crate) async fn start(
             let origin = origin.map(|origin| origin.chars().take(ORIGIN_MAX).collect());
             DeployCause::Image { reference: origin.unwrap_or(reference), image, change: settings }
         }
-        What::Rollback { to } => {
+        DeploySource::Rollback { to } => {
             let view = server.core.view();
             DeployCause::Rollback { to: rollback_target(&view.records, &app, to)? }
         }
     };
     let deploy = caller.mutate(&server, move |actor| actor.start_deploy(&app, cause, request.hold)).await?;
-    json(&Accepted { deploy })
+    json(&AcceptedDeploy { deploy })
 }
 
 /// Refuses image settings with invalid, unknown or too many volumes, or with two volumes at the same path.
@@ -74,22 +70,6 @@ fn check_settings(server: &Server, app: &AppName, change: &ImageSettings) -> Htt
         gantry_build::check_volume(name, path).map_err(|why| Problem::new(ErrorCode::InvalidVolume, why))?;
     }
     Ok(check_image_settings(&server.core.view().records, app, change)?)
-}
-
-/// Streams values as they arrive: as newline-delimited JSON, or as server-sent events if the client accepts them.
-pub(crate) fn stream<T: serde::Serialize + Send + 'static>(
-    headers: &HeaderMap,
-    receiver: mpsc::Receiver<T>,
-) -> HttpResult {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let events = accept.contains("text/event-stream");
-    let (before, after) = if events { ("data: ", "\n\n") } else { ("", "\n") };
-    let line = move |value: T| serde_json::to_string(&value).map(|text| Bytes::from(format!("{before}{text}{after}")));
-    let stream = futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    let stream = stream.map(line);
-    let kind = if events { "text/event-stream" } else { "application/x-ndjson" };
-    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, [UNBUFFERED], Body::from_stream(stream)).into_response())
 }
 
 /// Query parameters of `follow`: `?until=`.
@@ -126,7 +106,7 @@ pub(crate) async fn follow(
     if view.records.deploys.get(&app).is_none_or(|deploys| !deploys.contains_key(&number)) {
         return Err(Problem::new(ErrorCode::DeployNotFound, format!("{app} has no deploy {number}")).into());
     }
-    stream(&headers, follow::follow(&server, app, number, until))
+    stream::stream(&headers, follow::follow(&server, app, number, until))
 }
 
 pub(crate) async fn promote(server: State<Arc<Server>>, caller: Caller, app: Path<String>) -> HttpResult {
@@ -145,5 +125,5 @@ async fn order(
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
     let deploy = caller.mutate(&server, move |actor| actor.order(&app, order)).await?;
-    json(&Accepted { deploy })
+    json(&AcceptedDeploy { deploy })
 }

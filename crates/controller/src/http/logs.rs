@@ -14,17 +14,17 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, deploys, sessions};
+use super::{HttpResult, Params, sessions, stream};
 use crate::Server;
 
 /// Size limit of a JSON line from the agent. The log relay cuts the application's own lines far below this limit.
 const LINE_MAX: usize = 4 << 20;
 
 /// Capacity of the queue between agent and client, in lines.
-const AHEAD: usize = 256;
+const QUEUE_CAPACITY: usize = 256;
 
 #[derive(Deserialize)]
-pub(crate) struct Asked {
+pub(crate) struct LogsQuery {
     role: Option<RoleName>,
     lines: Option<usize>,
     /// Oldest time wanted, in Unix milliseconds.
@@ -39,13 +39,13 @@ pub(crate) async fn read(
     caller: Caller,
     Path(app): Path<String>,
     headers: HeaderMap,
-    Params(asked): Params<Asked>,
+    Params(query_parameters): Params<LogsQuery>,
 ) -> HttpResult {
     let app = caller.read_app(&app)?;
     let view = server.core.view();
     find_app(&view.records, &app)?;
     let machine = sessions::any_machine(&view)?;
-    let Asked { role, lines, since, grep, follow } = asked;
+    let LogsQuery { role, lines, since, grep, follow } = query_parameters;
     let query = LogQuery {
         app: Some(app),
         role,
@@ -56,9 +56,9 @@ pub(crate) async fn read(
     };
     let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why))?);
-    let (sender, receiver) = mpsc::channel::<LogLine>(AHEAD);
+    let (sender, receiver) = mpsc::channel::<LogLine>(QUEUE_CAPACITY);
     tokio::spawn(async move {
-        let mut whole = Vec::new();
+        let mut line_bytes = Vec::new();
         loop {
             let frame = tokio::select! {
                 frame = Frame::read(&mut agent) => frame,
@@ -67,12 +67,12 @@ pub(crate) async fn read(
             };
             let Ok(Some(Frame::Output(text))) = frame else { return };
             // The agent sends a long line in several frames.
-            whole.extend_from_slice(&text);
-            if !whole.ends_with(b"\n") && whole.len() < LINE_MAX {
+            line_bytes.extend_from_slice(&text);
+            if !line_bytes.ends_with(b"\n") && line_bytes.len() < LINE_MAX {
                 continue;
             }
-            let line = serde_json::from_slice(&whole);
-            whole.clear();
+            let line = serde_json::from_slice(&line_bytes);
+            line_bytes.clear();
             if let Ok(line) = line
                 && sender.send(line).await.is_err()
             {
@@ -80,5 +80,5 @@ pub(crate) async fn read(
             }
         }
     });
-    deploys::stream(&headers, receiver)
+    stream::stream(&headers, receiver)
 }

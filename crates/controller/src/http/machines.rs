@@ -12,22 +12,22 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, body, json, name};
+use super::{HttpResult, Params, json, parse_body, parse_name};
 use crate::Server;
 use crate::core::ClusterView;
 
 /// Timeout of a long poll.
-const PATIENCE: Duration = Duration::from_secs(20);
+const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Query parameters of a long poll. `?after=` is the generation that the caller has; a caller without any omits the
 /// parameter.
 #[derive(Deserialize)]
-pub(crate) struct After {
+pub(crate) struct LongPollQuery {
     after: Option<Generation>,
 }
 
-/// Waits until `find` returns a value, and looks again at each change; returns none after [`PATIENCE`].
-async fn news<T>(
+/// Waits until `find` returns a value, and looks again at each change; returns none after [`LONG_POLL_TIMEOUT`].
+async fn wait_for<T>(
     server: &Server,
     mut changes: watch::Receiver<Generation>,
     find: impl Fn(&ClusterView) -> Option<T>,
@@ -43,23 +43,23 @@ async fn news<T>(
             }
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.ok().flatten()
+    tokio::time::timeout(LONG_POLL_TIMEOUT, waiting).await.ok().flatten()
 }
 
 pub(crate) async fn plan(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(machine): Path<String>,
-    Params(query): Params<After>,
+    Params(query): Params<LongPollQuery>,
 ) -> HttpResult {
-    let machine: MachineName = name(&machine)?;
+    let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
         let part = view.records.plan.machines.get(&machine)?;
         query.after.is_none_or(|after| part.generation > after).then(|| part.clone())
     };
-    let answer: PlanAnswer = news(&server, server.core.watch_machine(&machine), newer).await;
-    json(&answer)
+    let response: PlanAnswer = wait_for(&server, server.core.watch_machine(&machine), newer).await;
+    json(&response)
 }
 
 pub(crate) async fn observed(
@@ -68,9 +68,9 @@ pub(crate) async fn observed(
     Path(machine): Path<String>,
     text: Bytes,
 ) -> HttpResult {
-    let machine: MachineName = name(&machine)?;
+    let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
-    let report: MachineReport = body(&text)?;
+    let report: MachineReport = parse_body(&text)?;
     server.core.machine(machine, report).await;
     json(&())
 }
@@ -80,25 +80,25 @@ pub(crate) async fn sessions(
     caller: Caller,
     Path(machine): Path<String>,
 ) -> HttpResult {
-    let machine: MachineName = name(&machine)?;
+    let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
-    json(&server.sessions.next(&machine, PATIENCE).await)
+    json(&server.sessions.next(&machine, LONG_POLL_TIMEOUT).await)
 }
 
 pub(crate) async fn table(
     State(server): State<Arc<Server>>,
     caller: Caller,
     Path(machine): Path<String>,
-    Params(query): Params<After>,
+    Params(query): Params<LongPollQuery>,
 ) -> HttpResult {
-    let machine: MachineName = name(&machine)?;
+    let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
         let table = &view.records.plan.table;
         query.after.is_none_or(|after| table.generation > after).then(|| table.clone())
     };
-    let answer: TableAnswer = news(&server, server.core.watch_table(), newer).await;
-    json(&answer)
+    let response: TableAnswer = wait_for(&server, server.core.watch_table(), newer).await;
+    json(&response)
 }
 
 pub(crate) async fn router_observed(
@@ -107,9 +107,9 @@ pub(crate) async fn router_observed(
     Path(machine): Path<String>,
     text: Bytes,
 ) -> HttpResult {
-    let machine: MachineName = name(&machine)?;
+    let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
-    let report: RouterReport = body(&text)?;
+    let report: RouterReport = parse_body(&text)?;
     server.core.router(machine, report).await;
     json(&())
 }

@@ -13,6 +13,7 @@ pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
 mod sessions;
+mod stream;
 pub(crate) mod system;
 pub(crate) mod uploads;
 
@@ -96,7 +97,7 @@ fn invalid_request(message: String) -> Problem {
 }
 
 /// Parses a JSON request body.
-pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> HttpResult<T> {
+pub(crate) fn parse_body<T: DeserializeOwned>(bytes: &Bytes) -> HttpResult<T> {
     Ok(serde_json::from_slice(bytes).map_err(|error| invalid_request(format!("the request's body: {error}")))?)
 }
 
@@ -115,7 +116,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
 }
 
 /// Parses a name taken from the path.
-pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> HttpResult<T> {
+pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> HttpResult<T> {
     text.parse().map_err(|error: T::Err| Problem::new(ErrorCode::InvalidName, error.to_string()).into())
 }
 
@@ -160,18 +161,18 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/routers/{machine}/observed", post(machines::router_observed))
         .route("/sessions/{id}", post(sessions::call_back))
         .layer(DefaultBodyLimit::max(REPORT_MAX));
-    let told = map_response(git::in_plain_text);
+    let plain_text = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
         .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
-        .route("/git/{app}/info/refs", get(git::advertise).layer(told.clone()))
-        .route("/git/{app}/{service}", post(git::serve).layer(told))
+        .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
+        .route("/git/{app}/{service}", post(git::serve).layer(plain_text))
         .route("/git/{app}/info/lfs/{*path}", any(git::lfs))
         .route("/v2", get(registry::version).layer(versioned.clone()))
         .route("/v2/", get(registry::version).layer(versioned.clone()))
         .route("/v2/{*path}", any(registry::route).layer(DefaultBodyLimit::disable()).layer(versioned))
-        .fallback(missing)
+        .fallback(endpoint_not_found)
         .with_state(server)
 }
 
@@ -189,12 +190,12 @@ async fn with_code(response: Response) -> Response {
         _ => ErrorCode::Internal,
     };
     let allow = response.headers().get(header::ALLOW).cloned();
-    let mut coded = ErrorResponse(Problem::new(code, code.explanation().meaning)).into_response();
+    let mut coded = ErrorResponse(Problem::new(code, code.description().meaning)).into_response();
     coded.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     coded
 }
 
-async fn missing(request: Request) -> ErrorResponse {
+async fn endpoint_not_found(request: Request) -> ErrorResponse {
     let path = request.uri().path().chars().take(200).collect::<String>();
     Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {path}")).into()
 }

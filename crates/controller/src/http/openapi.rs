@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use axum::response::Response;
 use gantry_api::types::{
-    Accepted, AppInfo, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy, ChangeScale,
-    ChangeTraffic, CreateApp, CreateToken, Event, Explanation, InstanceInfo, LogLine, Making, NewToken, Progress,
-    PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, Status, TokenInfo, What,
+    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy,
+    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation,
+    ImageProgress, InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, TokenInfo,
 };
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
@@ -30,7 +30,7 @@ struct Operation {
     scope: &'static str,
     summary: &'static str,
     request: Value,
-    answer: Value,
+    response: Value,
 }
 
 fn operation(
@@ -39,9 +39,9 @@ fn operation(
     scope: &'static str,
     summary: &'static str,
     request: Value,
-    answer: Value,
+    response: Value,
 ) -> Operation {
-    Operation { method, path, scope, summary, request, answer }
+    Operation { method, path, scope, summary, request, response }
 }
 
 /// `GET /v1/openapi.json`: needs no token.
@@ -115,9 +115,9 @@ fn instance() -> InstanceInfo {
     }
 }
 
-fn status() -> Status {
+fn status() -> ClusterStatus {
     let machine: MachineName = name("m1");
-    Status {
+    ClusterStatus {
         version: "0.1.0".to_owned(),
         store: "/var/lib/gantry/store.db".to_owned(),
         machines: BTreeMap::from([(machine.clone(), 500)]),
@@ -143,10 +143,17 @@ fn policy() -> ClusterPolicy {
     ClusterPolicy { trusted_proxies: TrustedProxies::new(vec![name("10.0.0.0/8")]) }
 }
 
-fn event() -> Event {
+fn event() -> AuditEvent {
     let app: AppName = name("storefront");
     let action = AuditAction::Scaled { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
-    Event { number: 1, at: NOW, by: "ci".to_owned(), app: Some(app), what: action.to_string(), action: Some(action) }
+    AuditEvent {
+        number: 1,
+        at: NOW,
+        by: "ci".to_owned(),
+        app: Some(app),
+        what: action.to_string(),
+        action: Some(action),
+    }
 }
 
 fn base() -> BaseInfo {
@@ -165,19 +172,19 @@ fn token() -> TokenInfo {
 /// Returns the table of all operations below `/v1`.
 fn operations() -> Vec<Operation> {
     let none = || Value::Null;
-    let accepted = || sample(Accepted { deploy: DeployNumber(7) });
+    let accepted = || sample(AcceptedDeploy { deploy: DeployNumber(7) });
     let create = CreateApp { name: name("storefront"), base: None, branch: None, hosts: Vec::new() };
     let config = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
     let changes = ChangeConfig { changes: BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]) };
     let on_base = ChangeBase { base: name("debian") };
     let scale = ChangeScale { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
     let pull = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
-    let making = Making::Image { reference: format!("storefront@{}", digest()) };
+    let making = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
     let log = LogLine { at: NOW, instance: instance().id, error: false, text: "GET / 200".to_owned() };
     let volumes = BTreeMap::from([("data".to_owned(), "/var/lib/storefront".to_owned())]);
     let settings = ImageSettings { volumes, port: Some(80) };
     let start = StartDeploy {
-        what: What::Image { reference: "storefront:1.2".to_owned(), origin: None, settings },
+        source: DeploySource::Image { reference: "storefront:1.2".to_owned(), origin: None, settings },
         hold: false,
     };
     let why =
@@ -187,7 +194,7 @@ fn operations() -> Vec<Operation> {
     let new_token = NewToken { info: token(), secret: "gantry_…".to_owned() };
     let create_token = CreateToken { name: "ci".to_owned(), scope: Scope::Read, lifetime: Some(86_400_000) };
     let exec = || json!({ "instance": "web-1", "command": ["/bin/sh"], "terminal": true });
-    let line = Progress::Line { text: "-----> Starting v7".to_owned() };
+    let line = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
     vec![
         operation("get", "/v1/status", "read", "Machines, routers, apps, space", none(), sample(status())),
         operation("get", "/v1/cluster/policy", "read", "Rules that hold for all apps", none(), sample(policy())),
@@ -215,7 +222,7 @@ fn operations() -> Vec<Operation> {
             "post",
             "/v1/bases/{name}",
             "admin",
-            "Make a base; the body is base.toml, the answer a stream",
+            "Make a base; the body is base.toml, the response a stream",
             none(),
             sample(&line),
         ),
@@ -231,7 +238,7 @@ fn operations() -> Vec<Operation> {
             "post",
             "/v1/bases/{name}/pull",
             "admin",
-            "Take a base from another registry; the answer is a stream",
+            "Take a base from another registry; the response is a stream",
             sample(&pull),
             sample(&making),
         ),
@@ -299,7 +306,7 @@ fn operations() -> Vec<Operation> {
             "post",
             "/v1/apps/{app}/pull",
             "deploy",
-            "Take an image from another registry; the answer is a stream",
+            "Take an image from another registry; the response is a stream",
             sample(&pull),
             sample(&making),
         ),
@@ -384,7 +391,7 @@ fn document() -> Value {
             "description": format!("Needs a token with the scope `{}`.", operation.scope),
             "parameters": parameters,
             "responses": {
-                "200": { "description": "Done", "content": content(&operation.answer) },
+                "200": { "description": "Done", "content": content(&operation.response) },
                 "default": { "description": "A problem", "content": content(&sample(problem)) },
             },
         });
@@ -416,8 +423,8 @@ mod tests {
         let paths = document["paths"].as_object().expect("paths");
         let count: usize = paths.values().map(|path| path.as_object().map_or(0, Map::len)).sum();
         assert_eq!(count, operations().len(), "an operation stands twice");
-        let answer = &paths["/v1/apps/{app}"]["get"]["responses"]["200"]["content"]["application/json"];
-        assert_eq!(answer["schema"]["properties"]["ready"]["type"], "integer");
+        let response = &paths["/v1/apps/{app}"]["get"]["responses"]["200"]["content"]["application/json"];
+        assert_eq!(response["schema"]["properties"]["ready"]["type"], "integer");
         assert_eq!(
             paths["/v1/apps/{app}/deploys/{number}/follow"]["get"]["parameters"].as_array().map(Vec::len),
             Some(2)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_admission::find_app;
-use gantry_api::types::{Making, PullImage};
+use gantry_api::types::{ImageProgress, PullImage};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::{Asker, Credentials, PullError, Remote};
 use gantry_model::{BaseName, BaseSource, Digest};
@@ -15,13 +15,13 @@ use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{ErrorResponse, HttpResult, bases, body, deploys, name, registry};
+use super::{ErrorResponse, HttpResult, bases, parse_body, parse_name, registry, stream};
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
 use crate::{Server, causes};
 
 /// Timeout for resolving a registry's host name.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `POST /v1/apps/{app}/pull`: pulls an image into the app's own repository. An image that is already in this
 /// registry is not copied.
@@ -35,16 +35,16 @@ pub(crate) async fn image(
     let app = caller.deploy(&app)?;
     find_app(&server.core.view().records, &app)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
-    run(&headers, async move |sender| {
-        let _hold = server.gc_pins.take();
+    run_streamed(&headers, async move |sender| {
+        let _pin = server.gc_pins.take();
         let digest = match pull.run(&server, &caller, &sender).await? {
-            Pulled::Own { reference, .. } => return Ok(Making::Image { reference }),
+            Pulled::Own { reference, .. } => return Ok(ImageProgress::Image { reference }),
             Pulled::Foreign(digest) => digest,
         };
         let reference = format!("{app}@{digest}");
         let (tag, origin) = (pulled_tag(&digest), pull.remote.to_string());
         caller.mutate(&server, move |actor| actor.keep_pulled_image(&app, digest, tag, origin)).await?;
-        Ok(Making::Image { reference })
+        Ok(ImageProgress::Image { reference })
     })
 }
 
@@ -57,10 +57,10 @@ pub(crate) async fn base(
     text: Bytes,
 ) -> HttpResult {
     caller.admin()?;
-    let base: BaseName = name(&base)?;
+    let base: BaseName = parse_name(&base)?;
     let pull = Pull::read(&server, &caller, &headers, &text).await?;
-    run(&headers, async move |sender| {
-        let _hold = server.gc_pins.take();
+    run_streamed(&headers, async move |sender| {
+        let _pin = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
                 let unfit = |error: Box<_>| {
@@ -73,23 +73,23 @@ pub(crate) async fn base(
         };
         let from = pull.remote.to_string();
         let source = BaseSource::Registry { reference: from.clone() };
-        let info = bases::keep(&server, &caller, base, image, from, source).await?;
-        Ok(Making::Base { base: info })
+        let info = bases::store_base(&server, &caller, base, image, from, source).await?;
+        Ok(ImageProgress::Base { base: info })
     })
 }
 
 /// Runs `work` in a task and streams its progress. The task continues when the client disconnects.
-pub(crate) fn run<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<Making>) -> F) -> HttpResult
+pub(crate) fn run_streamed<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F) -> HttpResult
 where
-    F: Future<Output = HttpResult<Making>> + Send + 'static,
+    F: Future<Output = HttpResult<ImageProgress>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(64);
     let working = work(sender.clone());
     tokio::spawn(async move {
-        let last = working.await.unwrap_or_else(|ErrorResponse(problem)| Making::Failed { problem });
+        let last = working.await.unwrap_or_else(|ErrorResponse(problem)| ImageProgress::Failed { problem });
         let _ = sender.send(last).await;
     });
-    deploys::stream(headers, receiver)
+    stream::stream(headers, receiver)
 }
 
 /// Returns the reference within this registry, if `remote` names this server as its registry. Two forms name this
@@ -97,18 +97,18 @@ where
 pub(crate) async fn own_reference(server: &Server, headers: &HeaderMap, remote: &Remote) -> Option<String> {
     let reached_by = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let own = reached_by.is_some_and(|host| host.eq_ignore_ascii_case(&remote.registry))
-        || leads_to(&remote.registry, server.settings.listen).await;
+        || resolves_to(&remote.registry, server.settings.listen).await;
     own.then(|| remote.local())
 }
 
 /// Returns whether `registry` (`host:port`) resolves to the address that this server listens on.
-async fn leads_to(registry: &str, listen: SocketAddr) -> bool {
+async fn resolves_to(registry: &str, listen: SocketAddr) -> bool {
     let Some((host, port)) = registry.rsplit_once(':') else { return false };
     if port.parse() != Ok(listen.port()) {
         return false;
     }
     let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), listen.port()));
-    let Ok(Ok(addresses)) = tokio::time::timeout(LOOKUP, found).await else { return false };
+    let Ok(Ok(addresses)) = tokio::time::timeout(LOOKUP_TIMEOUT, found).await else { return false };
     // A socket can be bound only to an address of this machine.
     let is_own = |ip: IpAddr| listen.ip().is_unspecified() && UdpSocket::bind((ip, 0)).is_ok();
     addresses.map(|address| address.ip()).any(|ip| ip == listen.ip() || is_own(ip))
@@ -131,7 +131,7 @@ struct Pull {
 
 impl Pull {
     async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, text: &Bytes) -> HttpResult<Self> {
-        let PullImage { reference, username, password } = body(text)?;
+        let PullImage { reference, username, password } = parse_body(text)?;
         let remote = Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
         let no_registry = || Problem::new(ErrorCode::InvalidImageReference, format!("{reference:?} names no registry"));
         let remote = remote.ok_or_else(no_registry)?;
@@ -144,18 +144,18 @@ impl Pull {
         Ok(Self { remote, credentials, own })
     }
 
-    async fn run(&self, server: &Server, caller: &Caller, sender: &mpsc::Sender<Making>) -> HttpResult<Pulled> {
+    async fn run(&self, server: &Server, caller: &Caller, sender: &mpsc::Sender<ImageProgress>) -> HttpResult<Pulled> {
         if let Some(reference) = &self.own {
-            return own(server, caller, reference.clone()).await;
+            return resolve_own(server, caller, reference.clone()).await;
         }
         check_reserve(&server.settings, "a pull", 0)?;
         let fits = |bytes| check_reserve(&server.settings, "a pull", bytes).map_err(|full| full.message);
-        let tell = |text| drop(sender.try_send(Making::Line { text }));
+        let send_line = |text| drop(sender.try_send(ImageProgress::Line { text }));
         let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
-        match gantry_image::pull(&self.remote, asker, &server.blobs, tell, fits).await {
+        match gantry_image::pull(&self.remote, asker, &server.blobs, send_line, fits).await {
             Ok(digest) => Ok(Pulled::Foreign(digest)),
             // The registry turned out to be this server, reached through a proxy under another name.
-            Err(PullError::Own(remote)) => own(server, caller, remote.local()).await,
+            Err(PullError::Own(remote)) => resolve_own(server, caller, remote.local()).await,
             Err(error @ PullError::Unreachable { .. }) => {
                 Err(Problem::new(ErrorCode::RegistryUnreachable, error.to_string()).into())
             }
@@ -168,7 +168,7 @@ impl Pull {
     }
 }
 
-async fn own(server: &Server, caller: &Caller, reference: String) -> HttpResult<Pulled> {
+async fn resolve_own(server: &Server, caller: &Caller, reference: String) -> HttpResult<Pulled> {
     let image = registry::resolve(server, caller, &reference).await?;
     Ok(Pulled::Own { image, reference })
 }

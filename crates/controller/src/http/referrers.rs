@@ -15,7 +15,7 @@ use crate::Server;
 const LINE_MAX: usize = 16 << 10;
 
 /// Refuses a manifest with a subject if its entry in the list would exceed [`LINE_MAX`].
-pub(super) fn check(bytes: &[u8]) -> HttpResult<()> {
+pub(super) fn check_entry_size(bytes: &[u8]) -> HttpResult<()> {
     let line = Referrer::parse(DigestHasher::of(bytes), bytes).map(|referrer| serde_json::json!(referrer).to_string());
     if line.is_some_and(|line| line.len() > LINE_MAX) {
         let why = format!("the annotations of a manifest with a subject have at most {LINE_MAX} bytes");
@@ -36,13 +36,13 @@ pub(super) async fn list(server: &Server, repository: &str, subject: &Digest, ur
             .collect()
     };
     // Artifact types contain no spaces: a space here was an unescaped plus sign in the query.
-    let wanted = registry::parameter(uri, "artifactType").map(|kind| kind.replace(' ', "+"));
+    let wanted = registry::query_parameter(uri, "artifactType").map(|kind| kind.replace(' ', "+"));
     let mut referrers = Vec::new();
     for digest in digests {
         // Skips a manifest whose blob is missing: its record was written or garbage-collected during this request.
         let Ok(bytes) = server.blobs.read(&digest).await else { continue };
         let referrer = Referrer::parse(digest, &bytes);
-        referrers.extend(referrer.filter(|one| wanted.is_none() || one.artifact_type == wanted));
+        referrers.extend(referrer.filter(|referrer| wanted.is_none() || referrer.artifact_type == wanted));
     }
     let index = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX_OCI, "manifests": referrers });
     let mut response = ([(header::CONTENT_TYPE, INDEX_OCI)], index.to_string()).into_response();

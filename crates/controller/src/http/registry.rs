@@ -19,7 +19,7 @@ use gantry_model::Digest;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::auth::Caller;
-use super::range::{self, Part};
+use super::range::{self, RequestedRange};
 use super::{ErrorResponse, HttpResult, json, referrers, uploads};
 use crate::{Server, causes};
 
@@ -40,8 +40,8 @@ pub(crate) async fn version(caller: Result<Caller, ErrorResponse>) -> Response {
 /// Adds the API version to every response, including errors. Docker's client requires the header before it creates an
 /// index (`docker manifest`). Also adds this registry's id.
 pub(crate) async fn versioned(State(server): State<Arc<Server>>, mut response: Response) -> Response {
-    let version = field(HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
-    let own = field(HeaderName::from_static(REGISTRY_ID), &server.registry_id);
+    let version = header_field(HeaderName::from_static("docker-distribution-api-version"), "registry/2.0");
+    let own = header_field(HeaderName::from_static(REGISTRY_ID), &server.registry_id);
     response.headers_mut().extend(version.into_iter().chain(own));
     response
 }
@@ -53,11 +53,11 @@ pub(crate) async fn route(
     Path(path): Path<String>,
     request: Request,
 ) -> Response {
-    let answered = match caller {
-        Ok(caller) => answer(&server, &caller, &path, request).await,
+    let result = match caller {
+        Ok(caller) => dispatch(&server, &caller, &path, request).await,
         Err(refusal) => Err(refusal),
     };
-    answered.unwrap_or_else(oci_error)
+    result.unwrap_or_else(oci_error)
 }
 
 /// Converts an error response into the specification's form. `detail` has the stable code.
@@ -98,16 +98,18 @@ fn oci_code(code: ErrorCode) -> &'static str {
     }
 }
 
-async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> HttpResult {
+async fn dispatch(server: &Arc<Server>, caller: &Caller, path: &str, request: Request) -> HttpResult {
     let unknown = || Problem::new(ErrorCode::EndpointNotFound, "there is nothing at this path of the registry");
     let parts: Vec<&str> = path.split('/').collect();
-    let (repository, what) = match parts.as_slice() {
-        [repository @ .., "blobs", "uploads", ""] | [repository @ .., "blobs", "uploads"] => (repository, What::Begin),
-        [repository @ .., "blobs", "uploads", id] => (repository, What::Upload(id)),
-        [repository @ .., "manifests", reference] => (repository, What::Manifest(reference)),
-        [repository @ .., "blobs", reference] => (repository, What::Blob(digest(reference)?)),
-        [repository @ .., "tags", "list"] => (repository, What::Tags),
-        [repository @ .., "referrers", subject] => (repository, What::Referrers(digest(subject)?)),
+    let (repository, target) = match parts.as_slice() {
+        [repository @ .., "blobs", "uploads", ""] | [repository @ .., "blobs", "uploads"] => {
+            (repository, RegistryTarget::Begin)
+        }
+        [repository @ .., "blobs", "uploads", id] => (repository, RegistryTarget::Upload(id)),
+        [repository @ .., "manifests", reference] => (repository, RegistryTarget::Manifest(reference)),
+        [repository @ .., "blobs", reference] => (repository, RegistryTarget::Blob(parse_digest(reference)?)),
+        [repository @ .., "tags", "list"] => (repository, RegistryTarget::Tags),
+        [repository @ .., "referrers", subject] => (repository, RegistryTarget::Referrers(parse_digest(subject)?)),
         _ => return Err(unknown().into()),
     };
     let repository = checked_repository(repository)?;
@@ -119,22 +121,28 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
         caller.push(&repository)?
     }
     let body = method == Method::GET;
-    match (what, method) {
-        (What::Manifest(reference), Method::GET | Method::HEAD) => manifest(server, &repository, reference, body).await,
-        (What::Manifest(reference), Method::PUT) => put_manifest(server, caller, repository, reference, request).await,
-        (What::Blob(digest), Method::GET) => {
+    match (target, method) {
+        (RegistryTarget::Manifest(reference), Method::GET | Method::HEAD) => {
+            manifest(server, &repository, reference, body).await
+        }
+        (RegistryTarget::Manifest(reference), Method::PUT) => {
+            put_manifest(server, caller, repository, reference, request).await
+        }
+        (RegistryTarget::Blob(digest), Method::GET) => {
             let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
             blob(server, &digest, range).await
         }
-        (What::Blob(digest), Method::HEAD) => has_blob(server, &digest).await,
-        (What::Manifest(reference), Method::DELETE) => untag(server, caller, repository, reference).await,
-        (What::Tags, Method::GET) => tags(server, &repository, request.uri()),
-        (What::Referrers(subject), Method::GET) => referrers::list(server, &repository, &subject, request.uri()).await,
-        (What::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
-        (What::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
-        (What::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
-        (What::Upload(id), Method::GET) => uploads::status(server, &repository, id).await,
-        (What::Upload(id), Method::DELETE) => uploads::give_up(server, &repository, id).await,
+        (RegistryTarget::Blob(digest), Method::HEAD) => has_blob(server, &digest).await,
+        (RegistryTarget::Manifest(reference), Method::DELETE) => untag(server, caller, repository, reference).await,
+        (RegistryTarget::Tags, Method::GET) => tags(server, &repository, request.uri()),
+        (RegistryTarget::Referrers(subject), Method::GET) => {
+            referrers::list(server, &repository, &subject, request.uri()).await
+        }
+        (RegistryTarget::Begin, Method::POST) => uploads::begin(server, &repository, request).await,
+        (RegistryTarget::Upload(id), Method::PATCH) => uploads::write(server, &repository, id, request).await,
+        (RegistryTarget::Upload(id), Method::PUT) => uploads::finish(server, &repository, id, request).await,
+        (RegistryTarget::Upload(id), Method::GET) => uploads::status(server, &repository, id).await,
+        (RegistryTarget::Upload(id), Method::DELETE) => uploads::cancel(server, &repository, id).await,
         (_, method) => {
             let message = format!("{method} is not for this path of the registry");
             Err(Problem::new(ErrorCode::MethodNotAllowed, message).into())
@@ -143,7 +151,7 @@ async fn answer(server: &Arc<Server>, caller: &Caller, path: &str, request: Requ
 }
 
 /// Target of a registry path.
-enum What<'a> {
+enum RegistryTarget<'a> {
     Begin,
     Upload(&'a str),
     Manifest(&'a str),
@@ -204,7 +212,7 @@ async fn put_manifest(
         }
     }
     let subject = gantry_image::subject(&bytes).map_err(invalid_manifest)?;
-    referrers::check(&bytes)?;
+    referrers::check_entry_size(&bytes)?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
     let tag = match reference.parse::<Digest>() {
         Ok(wanted) if wanted != digest => {
@@ -223,13 +231,14 @@ async fn put_manifest(
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
     // Tells the client that this registry lists referrers, so the client need not maintain a list itself.
-    let heard = subject.and_then(|subject| field(HeaderName::from_static("oci-subject"), &subject.to_string()));
+    let subject_header =
+        subject.and_then(|subject| header_field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
-    response.headers_mut().extend(heard);
+    response.headers_mut().extend(subject_header);
     let missing = app_of_repository_is_missing(&server.core.view().records, &repository);
     let warning = missing.and_then(|app| {
         let text = format!("there is no app {app}; create it with: gantry app create {app}");
-        field(header::WARNING, &format!("299 - \"{text}\""))
+        header_field(header::WARNING, &format!("299 - \"{text}\""))
     });
     response.headers_mut().extend(warning);
     Ok(response)
@@ -240,11 +249,11 @@ fn invalid_manifest(error: impl std::fmt::Display) -> Problem {
     Problem::new(ErrorCode::InvalidManifest, error.to_string())
 }
 
-pub(super) fn digest(text: &str) -> HttpResult<Digest> {
+pub(super) fn parse_digest(text: &str) -> HttpResult<Digest> {
     text.parse().map_err(|error: String| Problem::new(ErrorCode::InvalidDigest, error).into())
 }
 
-fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
+fn tagged_image(server: &Server, repository: &str, reference: &str) -> Option<Digest> {
     let view = server.core.view();
     if let Some(base) = view.records.base_of(repository) {
         return Some(base.image.clone());
@@ -255,7 +264,7 @@ fn tagged(server: &Server, repository: &str, reference: &str) -> Option<Digest> 
 async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> HttpResult {
     let found = match reference.parse::<Digest>() {
         Ok(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
-        Err(_) => tagged(server, repository, reference),
+        Err(_) => tagged_image(server, repository, reference),
     };
     let missing = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {repository}:{reference}"));
     let digest = found.ok_or_else(missing)?;
@@ -273,13 +282,13 @@ async fn manifest(server: &Server, repository: &str, reference: &str, body: bool
 
 /// Returns the size of a blob. A client that asks may then leave the blob out of its push. The request therefore
 /// counts as a write, which protects the blob from garbage collection.
-async fn size(server: &Server, digest: &Digest) -> HttpResult<u64> {
+async fn blob_size(server: &Server, digest: &Digest) -> HttpResult<u64> {
     let size = server.blobs.size(digest).await.map_err(|error| Problem::internal(causes(&error)))?;
     Ok(size.ok_or_else(|| Problem::new(ErrorCode::BlobNotFound, format!("there is no blob {digest}")))?)
 }
 
 async fn has_blob(server: &Server, digest: &Digest) -> HttpResult {
-    Ok(blob_head(digest, size(server, digest).await?).into_response())
+    Ok(blob_head(digest, blob_size(server, digest).await?).into_response())
 }
 
 fn blob_head(digest: &Digest, length: u64) -> [(HeaderName, String); 4] {
@@ -291,31 +300,31 @@ fn blob_head(digest: &Digest, length: u64) -> [(HeaderName, String); 4] {
     ]
 }
 
-async fn blob(server: &Server, digest: &Digest, asked: Option<&str>) -> HttpResult {
-    let size = size(server, digest).await?;
-    let (status, range) = match range::part(asked, size) {
-        Part::Whole => (StatusCode::OK, 0..size),
-        Part::Of(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Part::Nothing => {
+async fn blob(server: &Server, digest: &Digest, range_header: Option<&str>) -> HttpResult {
+    let size = blob_size(server, digest).await?;
+    let (status, range) = match range::parse_range(range_header, size) {
+        RequestedRange::Whole => (StatusCode::OK, 0..size),
+        RequestedRange::Bytes(range) => (StatusCode::PARTIAL_CONTENT, range),
+        RequestedRange::Unsatisfiable => {
             let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-            response.headers_mut().extend(field(header::CONTENT_RANGE, &format!("bytes */{size}")));
+            response.headers_mut().extend(header_field(header::CONTENT_RANGE, &format!("bytes */{size}")));
             return Ok(response);
         }
     };
     let length = range.end - range.start;
-    let told = format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1));
+    let content_range = format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1));
     let blob = server.blobs.get_part(digest, range).await.map_err(|error| match error {
         BlobError::Missing(_) => Problem::new(ErrorCode::BlobNotFound, error.to_string()),
         _ => Problem::internal(causes(&error)),
     })?;
     let mut response = (status, blob_head(digest, length), Body::from_stream(blob.stream)).into_response();
     if status == StatusCode::PARTIAL_CONTENT {
-        response.headers_mut().extend(field(header::CONTENT_RANGE, &told));
+        response.headers_mut().extend(header_field(header::CONTENT_RANGE, &content_range));
     }
     Ok(response)
 }
 
-fn field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
+fn header_field(name: HeaderName, value: &str) -> Option<(HeaderName, HeaderValue)> {
     HeaderValue::from_str(value).ok().map(|value| (name, value))
 }
 
@@ -328,7 +337,7 @@ async fn untag(server: &Server, caller: &Caller, repository: String, reference: 
 }
 
 /// Returns a parameter of a request's query.
-pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
+pub(super) fn query_parameter(uri: &Uri, name: &str) -> Option<String> {
     Query::<BTreeMap<String, String>>::try_from_uri(uri).ok()?.0.remove(name)
 }
 
@@ -338,24 +347,24 @@ fn tags(server: &Server, repository: &str, uri: &Uri) -> HttpResult {
     let known = view.records.tags.get(repository);
     let is_app = gantry_model::AppName::parse(repository).is_ok_and(|app| view.records.apps.contains_key(&app));
     // A base has one image, which every tag names.
-    let base = tagged(server, repository, LATEST).filter(|_| known.is_none());
+    let base = tagged_image(server, repository, LATEST).filter(|_| known.is_none());
     if known.is_none() && base.is_none() && !is_app {
         return Err(Problem::new(ErrorCode::RepositoryNotFound, format!("there is no repository {repository}")).into());
     }
-    let (last, most) = (parameter(uri, "last"), parameter(uri, "n").map(|n| n.parse::<usize>()));
-    let most = match most {
+    let (last, page_size) = (query_parameter(uri, "last"), query_parameter(uri, "n").map(|n| n.parse::<usize>()));
+    let page_size = match page_size {
         Some(Err(_)) => return Err(Problem::new(ErrorCode::InvalidPageSize, "n is no number").into()),
-        Some(Ok(most)) => most,
+        Some(Ok(page_size)) => page_size,
         None => usize::MAX,
     };
     let all = known.into_iter().flatten().map(|(tag, _)| tag.as_str()).chain(base.map(|_| LATEST));
     let mut rest = all.filter(|tag| last.as_deref().is_none_or(|last| *tag > last));
-    let names: Vec<&str> = rest.by_ref().take(most).collect();
+    let names: Vec<&str> = rest.by_ref().take(page_size).collect();
     let mut response = json(&serde_json::json!({ "name": repository, "tags": names }))?;
     if let (Some(last), Some(_)) = (names.last(), rest.next()) {
         // Every character of a tag is valid in a header and in a URL.
-        let link = format!("</v2/{repository}/tags/list?n={most}&last={last}>; rel=\"next\"");
-        response.headers_mut().extend(field(header::LINK, &link));
+        let link = format!("</v2/{repository}/tags/list?n={page_size}&last={last}>; rel=\"next\"");
+        response.headers_mut().extend(header_field(header::LINK, &link));
     }
     Ok(response)
 }
@@ -367,9 +376,9 @@ pub(crate) async fn resolve(server: &Server, caller: &Caller, reference: &str) -
     let Parts { name: repository, tag, digest } = Parts::of(reference);
     caller.pull(repository)?;
     let mut digest = match digest {
-        None => tagged(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
+        None => tagged_image(server, repository, tag.unwrap_or(LATEST)).ok_or_else(unknown)?,
         Some(text) => {
-            let digest = self::digest(text)?;
+            let digest = parse_digest(text)?;
             Some(digest)
                 .filter(|digest| server.core.view().records.has_image(repository, digest))
                 .ok_or_else(unknown)?

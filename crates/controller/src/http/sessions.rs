@@ -17,13 +17,13 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
-use super::{HttpResult, body};
+use super::{HttpResult, parse_body};
 use crate::Server;
 use crate::core::ClusterView;
 
 /// Request body of `POST /v1/apps/{app}/exec` and `…/run`.
 #[derive(Deserialize)]
-struct Wanted {
+struct SessionParameters {
     /// The instance as `web-1` or by its full name. The default is the first running instance.
     #[serde(default)]
     instance: Option<String>,
@@ -32,32 +32,32 @@ struct Wanted {
     terminal: bool,
 }
 
-const TEXT_MAX: usize = 1 << 20;
+const PARAMETERS_MAX: usize = 1 << 20;
 
 /// Reads the request's body and takes the pending upgrade of its connection.
-async fn split(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
+async fn take_upgrade(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts
         .extensions
         .remove::<OnUpgrade>()
         .ok_or_else(|| Problem::new(ErrorCode::SessionRequired, "this path turns into a session; use `gantry`"))?;
     let broken = |error: axum::Error| Problem::new(ErrorCode::RequestBroken, error.to_string());
-    let text = axum::body::to_bytes(body, TEXT_MAX).await.map_err(broken)?;
+    let text = axum::body::to_bytes(body, PARAMETERS_MAX).await.map_err(broken)?;
     Ok((text, upgrade))
 }
 
-fn switching() -> Response {
+fn switching_protocols() -> Response {
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "gantry-session")];
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }
 
 /// Copies data between a person and an agent until both directions end or fail.
-fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: SessionKind) -> Response {
+fn join_connections(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, kind: SessionKind) -> Response {
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let Ok(person) = person.await else { return };
         let mut person = TokioIo::new(person);
-        match server.sessions.open(&machine, what).await {
+        match server.sessions.open(&machine, kind).await {
             Ok(agent) => {
                 let mut agent = TokioIo::new(agent);
                 let _ = tokio::io::copy_bidirectional(&mut person, &mut agent).await;
@@ -68,7 +68,7 @@ fn join(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, what: Ses
             }
         }
     });
-    switching()
+    switching_protocols()
 }
 
 /// Returns the machine that an instance is assigned to.
@@ -103,11 +103,11 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Htt
         Some(text) => ids.iter().find(|id| id.short() == text || id.to_string() == text),
     };
     found.map(|id| (*id).clone()).ok_or_else(|| {
-        let what = wanted.map_or_else(
+        let message = wanted.map_or_else(
             || format!("{app} has no running instance"),
             |text| format!("{app} has no running instance {text}"),
         );
-        Problem::new(ErrorCode::InstanceNotFound, what).hint("`gantry ps` lists them").into()
+        Problem::new(ErrorCode::InstanceNotFound, message).hint("`gantry ps` lists them").into()
     })
 }
 
@@ -118,17 +118,17 @@ pub(crate) async fn exec(
     request: Request,
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
-    let (text, person) = split(request).await?;
-    let wanted: Wanted = body(&text)?;
+    let (text, person) = take_upgrade(request).await?;
+    let parameters: SessionParameters = parse_body(&text)?;
     let view = server.core.view();
     find_app(&view.records, &app)?;
-    let instance = find_instance(&view, &app, wanted.instance.as_deref())?;
+    let instance = find_instance(&view, &app, parameters.instance.as_deref())?;
     let machine = machine_of(&view, &instance)
         .ok_or_else(|| Problem::new(ErrorCode::InstanceNotFound, format!("{instance} has ended")))?;
     let action = AuditAction::ExecOpened { instance: instance.clone() };
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
-    let what = SessionKind::Exec { instance, command: wanted.command, terminal: wanted.terminal };
-    Ok(join(&server, person, machine, what))
+    let kind = SessionKind::Exec { instance, command: parameters.command, terminal: parameters.terminal };
+    Ok(join_connections(&server, person, machine, kind))
 }
 
 pub(crate) async fn run(
@@ -138,8 +138,8 @@ pub(crate) async fn run(
     request: Request,
 ) -> HttpResult {
     let app = caller.deploy(&app)?;
-    let (text, person) = split(request).await?;
-    let wanted: Wanted = body(&text)?;
+    let (text, person) = take_upgrade(request).await?;
+    let parameters: SessionParameters = parse_body(&text)?;
     let view = server.core.view();
     let current = find_app(&view.records, &app)?
         .current
@@ -166,14 +166,14 @@ pub(crate) async fn run(
     let machine = any_machine(&view)?;
     let (action, of) = (AuditAction::RunOpened { release: current }, app.clone());
     caller.mutate(&server, move |actor| actor.record(Some(&of), action)).await?;
-    let what = SessionKind::Run {
+    let kind = SessionKind::Run {
         app,
         release: current,
         spec: Box::new(spec),
-        command: wanted.command,
-        terminal: wanted.terminal,
+        command: parameters.command,
+        terminal: parameters.terminal,
     };
-    Ok(join(&server, person, machine, what))
+    Ok(join_connections(&server, person, machine, kind))
 }
 
 pub(crate) async fn call_back(
@@ -187,11 +187,11 @@ pub(crate) async fn call_back(
         .sessions
         .claim(&id)
         .ok_or_else(|| Problem::new(ErrorCode::SessionNotFound, "no client waits for this session any more"))?;
-    let (_, agent) = split(request).await?;
+    let (_, agent) = take_upgrade(request).await?;
     tokio::spawn(async move {
         if let Ok(agent) = agent.await {
             let _ = waiting.send(agent);
         }
     });
-    Ok(switching())
+    Ok(switching_protocols())
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::types::{ChangePolicy, CreateToken, Event, NewToken, Status, TokenInfo};
+use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, TokenInfo};
 use gantry_records::{EventRecord, TokenRecord};
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, apps, body, json};
+use super::{HttpResult, Params, apps, json, parse_body};
 use crate::warnings::warnings;
 use crate::{Server, tokens};
 
@@ -17,7 +17,7 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     caller.read()?;
     let view = server.core.view();
     let observed = &view.observed;
-    let status = Status {
+    let status = ClusterStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store: match &server.settings.store {
             gantry_store::StoreAddress::File(path) => path.display().to_string(),
@@ -36,24 +36,24 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
             .map(|(name, r)| (name.clone(), (r.generation, view.now.since(r.seen))))
             .collect(),
         table: view.records.plan.table.generation,
-        apps: view.records.apps.values().map(|app| apps::info(&server, &view, app)).collect(),
-        space: space(&server).await,
+        apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
+        space: disk_usage(&server).await,
         warnings: warnings(&server, &view),
     };
     json(&status)
 }
 
 /// Subfolders of the data folder, reported by name. `router` has the access log.
-const KINDS: [&str; 11] =
+const DATA_FOLDERS: [&str; 11] =
     ["blobs", "layers", "images", "caches", "git", "builds", "logs", "volumes", "containers", "scratch", "router"];
 
 /// Measures the bytes used by each subfolder and by the store.
-async fn space(server: &Server) -> std::collections::BTreeMap<String, u64> {
+async fn disk_usage(server: &Server) -> std::collections::BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
         let size = |path: std::path::PathBuf| gantry_linux::tree::usage(&path, u64::MAX).unwrap_or_default();
         let mut sizes: std::collections::BTreeMap<String, u64> =
-            KINDS.iter().map(|kind| ((*kind).to_owned(), size(data.join(kind)))).collect();
+            DATA_FOLDERS.iter().map(|kind| ((*kind).to_owned(), size(data.join(kind)))).collect();
         let store = ["", "-wal", "-shm"].map(|end| std::fs::metadata(data.join(format!("store.db{end}"))));
         sizes.insert("store".to_owned(), store.into_iter().flatten().map(|is| is.len()).sum());
         sizes
@@ -68,20 +68,20 @@ pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) ->
 
 pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
-    let change: ChangePolicy = body(&text)?;
+    let change: ChangePolicy = parse_body(&text)?;
     json(&caller.mutate(&server, move |actor| actor.change_policy(change.trusted_proxies)).await?)
 }
 
 /// Query parameters of `events`: `?app=`.
 #[derive(Deserialize)]
-pub(crate) struct OfApp {
+pub(crate) struct EventsQuery {
     app: Option<String>,
 }
 
 pub(crate) async fn events(
     State(server): State<Arc<Server>>,
     caller: Caller,
-    Params(query): Params<OfApp>,
+    Params(query): Params<EventsQuery>,
 ) -> HttpResult {
     let app = match &query.app {
         Some(app) => Some(caller.read_app(app)?),
@@ -89,7 +89,7 @@ pub(crate) async fn events(
     };
     let view = server.core.view();
     let wanted = |event: &&Arc<EventRecord>| app.is_none() || event.app == app;
-    let events: Vec<Event> = view.records.events.values().filter(wanted).map(|event| event_info(event)).collect();
+    let events: Vec<AuditEvent> = view.records.events.values().filter(wanted).map(|event| event_info(event)).collect();
     json(&events)
 }
 
@@ -102,7 +102,7 @@ pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Calle
 
 pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
-    let request: CreateToken = body(&text)?;
+    let request: CreateToken = parse_body(&text)?;
     let CreateToken { name, scope, lifetime } = request;
     let secret = tokens::secret();
     let new = gantry_admission::NewToken { name, scope, lifetime, hash: tokens::hash(&secret) };
@@ -125,7 +125,7 @@ fn token_info(token: TokenRecord) -> TokenInfo {
     TokenInfo { name, scope, created, expires }
 }
 
-fn event_info(event: &EventRecord) -> Event {
+fn event_info(event: &EventRecord) -> AuditEvent {
     let EventRecord { number, at, by, app, what, action } = event.clone();
-    Event { number, at, by, app, what, action }
+    AuditEvent { number, at, by, app, what, action }
 }

@@ -15,17 +15,17 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::{Mutex, watch};
 
 use super::HttpResult;
-use super::registry::{self, parameter};
+use super::registry::{self, query_parameter};
 use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::{Server, causes};
 
 /// Limits on concurrent uploads: in total, and per repository. The second keeps one repository from using up the
 /// total.
-const AT_ONCE: usize = 200;
-const OF_ONE: usize = 50;
+const UPLOADS_MAX: usize = 200;
+const UPLOADS_PER_REPOSITORY_MAX: usize = 50;
 
 /// Time without a write after which an upload is discarded.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Size limit of a blob in bytes.
 const BLOB_MAX: u64 = 16 << 30;
@@ -54,7 +54,7 @@ impl Uploads {
         self.prune();
         let mut uploads = self.lock();
         let own = uploads.values().filter(|upload| upload.repository == repository).count();
-        if uploads.len() >= AT_ONCE || own >= OF_ONE {
+        if uploads.len() >= UPLOADS_MAX || own >= UPLOADS_PER_REPOSITORY_MAX {
             return Err(
                 Problem::new(ErrorCode::TooManyUploads, "too many uploads are under way; try again later").into()
             );
@@ -94,7 +94,7 @@ impl Uploads {
 
     /// Discards idle uploads and their data on disk.
     pub(crate) fn prune(&self) {
-        self.lock().retain(|_, upload| upload.touched.elapsed() < IDLE || upload.writer.try_lock().is_err());
+        self.lock().retain(|_, upload| upload.touched.elapsed() < IDLE_TIMEOUT || upload.writer.try_lock().is_err());
     }
 }
 
@@ -106,11 +106,11 @@ async fn taken_over(mut turn: watch::Receiver<()>) {
     }
 }
 
-fn ended() -> Problem {
+fn upload_ended() -> Problem {
     Problem::new(ErrorCode::UploadNotFound, "this upload has ended")
 }
 
-fn failed(error: &BlobError) -> Problem {
+fn write_error(error: &BlobError) -> Problem {
     match error {
         BlobError::WrongDigest { .. } => Problem::new(ErrorCode::DigestMismatch, error.to_string()),
         _ => Problem::internal(causes(error)),
@@ -118,35 +118,35 @@ fn failed(error: &BlobError) -> Problem {
 }
 
 fn wanted_digest(request: &Request) -> HttpResult<Option<Digest>> {
-    match parameter(request.uri(), "digest") {
-        Some(text) => registry::digest(&text).map(Some),
+    match query_parameter(request.uri(), "digest") {
+        Some(text) => registry::parse_digest(&text).map(Some),
         None => Ok(None),
     }
 }
 
 pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> HttpResult {
     // A blob that is already stored need not be sent again. A caller with push rights may learn that the blob exists.
-    if let Some(Ok(digest)) = parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
-        && server.blobs.size(&digest).await.map_err(|error| failed(&error))?.is_some()
+    if let Some(Ok(digest)) = query_parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
+        && server.blobs.size(&digest).await.map_err(|error| write_error(&error))?.is_some()
     {
-        return Ok(created(repository, &digest));
+        return Ok(created_response(repository, &digest));
     }
-    check_reserve(&server.settings, "an upload", announced(&request))?;
-    let mut writer = server.blobs.writer().await.map_err(|error| failed(&error))?;
+    check_reserve(&server.settings, "an upload", content_length(&request))?;
+    let mut writer = server.blobs.writer().await.map_err(|error| write_error(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
         append(server, &mut writer, request, std::future::pending()).await?;
-        writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
-        return Ok(created(repository, &digest));
+        writer.finish(Some(&digest)).await.map_err(|error| write_error(&error))?;
+        return Ok(created_response(repository, &digest));
     }
     let id = server.uploads.add(repository, writer)?;
-    Ok(accepted(repository, &id, 0))
+    Ok(accepted_response(repository, &id, 0))
 }
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
-    check_reserve(&server.settings, "an upload", announced(&request))?;
+    check_reserve(&server.settings, "an upload", content_length(&request))?;
     let (upload, turn) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
-    let writer = guard.as_mut().ok_or_else(ended)?;
+    let writer = guard.as_mut().ok_or_else(upload_ended)?;
     in_order(request.headers(), writer.size())?;
     let appended = append(server, writer, request, taken_over(turn)).await;
     let size = writer.size();
@@ -157,32 +157,32 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
     } else {
         server.uploads.touch(id);
     }
-    appended.map(|()| accepted(repository, id, size))
+    appended.map(|()| accepted_response(repository, id, size))
 }
 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
     let digest =
         wanted_digest(&request)?.ok_or_else(|| Problem::new(ErrorCode::InvalidDigest, "the digest is missing"))?;
-    check_reserve(&server.settings, "an upload", announced(&request))?;
+    check_reserve(&server.settings, "an upload", content_length(&request))?;
     let (upload, _) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
-    in_order(request.headers(), guard.as_ref().ok_or_else(ended)?.size())?;
-    let mut writer = guard.take().ok_or_else(ended)?;
+    in_order(request.headers(), guard.as_ref().ok_or_else(upload_ended)?.size())?;
+    let mut writer = guard.take().ok_or_else(upload_ended)?;
     server.uploads.remove(id);
     append(server, &mut writer, request, std::future::pending()).await?;
-    writer.finish(Some(&digest)).await.map_err(|error| failed(&error))?;
-    Ok(created(repository, &digest))
+    writer.finish(Some(&digest)).await.map_err(|error| write_error(&error))?;
+    Ok(created_response(repository, &digest))
 }
 
 pub(super) async fn status(server: &Server, repository: &str, id: &str) -> HttpResult {
     let (upload, _) = server.uploads.get(repository, id)?;
-    let size = upload.writer.lock().await.as_ref().ok_or_else(ended)?.size();
-    let mut response = accepted(repository, id, size);
+    let size = upload.writer.lock().await.as_ref().ok_or_else(upload_ended)?.size();
+    let mut response = accepted_response(repository, id, size);
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> HttpResult {
+pub(super) async fn cancel(server: &Server, repository: &str, id: &str) -> HttpResult {
     let (upload, _) = server.uploads.get(repository, id)?;
     server.uploads.remove(id);
     if let Some(writer) = upload.writer.lock().await.take() {
@@ -194,7 +194,7 @@ pub(super) async fn give_up(server: &Server, repository: &str, id: &str) -> Http
 /// Refuses a piece whose `Content-Range` does not continue at the current size.
 fn in_order(headers: &HeaderMap, size: u64) -> HttpResult<()> {
     let range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let begin = range.and_then(begins_at);
+    let begin = range.and_then(range_start);
     match (range, begin) {
         (None, _) => Ok(()),
         (Some(_), Some(begin)) if begin == size => Ok(()),
@@ -206,12 +206,12 @@ fn in_order(headers: &HeaderMap, size: u64) -> HttpResult<()> {
 }
 
 /// Returns the start offset of a `Content-Range`. The specification's form has no unit, but some clients send one.
-pub(crate) fn begins_at(range: &str) -> Option<u64> {
+pub(crate) fn range_start(range: &str) -> Option<u64> {
     range.strip_prefix("bytes ").unwrap_or(range).split('-').next()?.trim().parse().ok()
 }
 
 /// Returns the `Content-Length` of a request, or 0 if the request has none.
-fn announced(request: &Request) -> u64 {
+fn content_length(request: &Request) -> u64 {
     request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
@@ -240,11 +240,11 @@ async fn append(
             return Err(Problem::new(ErrorCode::RequestTooLarge, message).into());
         }
         room.take(&server.settings, piece.len())?;
-        writer.write(piece).await.map_err(|error| failed(&error))?;
+        writer.write(piece).await.map_err(|error| write_error(&error))?;
     }
 }
 
-fn accepted(repository: &str, id: &str, size: u64) -> Response {
+fn accepted_response(repository: &str, id: &str, size: u64) -> Response {
     let headers = [
         (header::LOCATION, format!("/v2/{repository}/blobs/uploads/{id}")),
         (header::RANGE, format!("0-{}", size.saturating_sub(1))),
@@ -253,7 +253,7 @@ fn accepted(repository: &str, id: &str, size: u64) -> Response {
     (StatusCode::ACCEPTED, headers).into_response()
 }
 
-fn created(repository: &str, digest: &Digest) -> Response {
+fn created_response(repository: &str, digest: &Digest) -> Response {
     let headers = [
         (header::LOCATION, format!("/v2/{repository}/blobs/{digest}")),
         (HeaderName::from_static("docker-content-digest"), digest.to_string()),

@@ -7,7 +7,7 @@ use super::{BuildState, WhyInput, current};
 use crate::core::ClusterView;
 
 /// Returns the app's newest deploy.
-pub(super) fn last<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Deploy> {
+pub(super) fn last_deploy<'a>(view: &'a ClusterView, name: &AppName) -> Option<&'a Deploy> {
     view.records.deploys.get(name)?.values().next_back().map(AsRef::as_ref)
 }
 
@@ -63,7 +63,7 @@ fn building(build: Option<&BuildState>) -> String {
 }
 
 /// Explains the result of a deploy, and which release serves now.
-pub(super) fn ended(view: &ClusterView, deploy: &Deploy) -> Explanation {
+pub(super) fn explain_ended(view: &ClusterView, deploy: &Deploy) -> Explanation {
     let subject = format!("deploy {} of {}", deploy.number, deploy.app);
     let serving = serving(view, &deploy.app);
     let (headline, evidence) = match &deploy.reason {

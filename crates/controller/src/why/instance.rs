@@ -34,7 +34,7 @@ struct AssignedInstance<'a> {
 }
 
 /// Returns the service instances of the current release with the goal to run.
-fn wanted<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = AssignedInstance<'a>> {
+fn assigned_instances<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = AssignedInstance<'a>> {
     let current = view.records.apps.get(name).and_then(|app| app.current);
     let is_of = move |id: &InstanceId, goal| {
         &id.app == name && Some(id.release) == current && id.role.is_service() && goal == InstanceGoal::Run
@@ -48,10 +48,10 @@ fn wanted<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = 
 }
 
 /// Returns the worst state among the app's instances, with the number of ready copies.
-fn worst(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> {
-    let states = wanted(view, name).filter_map(|one| Some((state(view, &one)?, one.id)));
+fn worst_fault(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> {
+    let states = assigned_instances(view, name).filter_map(|one| Some((state(view, &one)?, one.id)));
     let ((rank, answer), id) = states.min_by_key(|((rank, _), _)| *rank)?;
-    let fellows = wanted(view, name).filter(|one| one.id.role == id.role);
+    let fellows = assigned_instances(view, name).filter(|one| one.id.role == id.role);
     let (mut ready, mut all) = (0, 0);
     for one in fellows {
         all += 1;
@@ -65,18 +65,18 @@ fn worst(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> 
 }
 
 /// Explains an instance that is down or fails its checks.
-pub(super) fn broken(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
-    worst(view, name).filter(|(rank, _)| *rank < FaultRank::Starting).map(|(_, answer)| answer)
+pub(super) fn broken_instance(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+    worst_fault(view, name).filter(|(rank, _)| *rank < FaultRank::Starting).map(|(_, answer)| answer)
 }
 
 /// Explains the worst instance that is not healthy, which may only be starting.
 pub(super) fn unready(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
-    worst(view, name).map(|(_, answer)| answer)
+    worst_fault(view, name).map(|(_, answer)| answer)
 }
 
 /// Explains a minor problem of an instance that serves.
 pub(super) fn minor_problems(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
-    wanted(view, name).find_map(|one| {
+    assigned_instances(view, name).find_map(|one| {
         let answer = minor_problem(view, one.seen)?;
         Some(FoundCause { headline: format!("{} {}", one.id, answer.headline), ..answer })
     })
@@ -171,7 +171,7 @@ fn minor_problem(view: &ClusterView, seen: &ObservedInstance) -> Option<FoundCau
 }
 
 /// Returns the note that `gantry ps` shows beside an instance.
-pub(crate) fn note(
+pub(crate) fn instance_note(
     view: &ClusterView,
     id: &InstanceId,
     assignment: &Assignment,
@@ -208,10 +208,12 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &InstanceId) -> Option<Explanat
     let (machine, _, assignment) = plan.assignments().find(|(_, other, _)| *other == id)?;
     let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
     let Some(seen) = seen else {
-        return Some(FoundCause::new(format!("machine {machine} has not reported this instance yet")).about(&subject));
+        return Some(
+            FoundCause::new(format!("machine {machine} has not reported this instance yet")).with_subject(&subject),
+        );
     };
     if let Some(answer) = describe(view, &AssignedInstance { id, assignment, seen }) {
-        return Some(answer.about(&subject));
+        return Some(answer.with_subject(&subject));
     }
     let since = TimeSpan(view.now.since(seen.since));
     let leaving = match assignment.goal {
@@ -219,5 +221,5 @@ pub(crate) fn instance(facts: &WhyInput<'_>, id: &InstanceId) -> Option<Explanat
         InstanceGoal::Retire { .. } => "; it gets no new requests, because another release serves",
         InstanceGoal::Stop => "; it is being stopped",
     };
-    Some(FoundCause::new(format!("{} for {since} on {machine}{leaving}", seen.phase.word())).about(&subject))
+    Some(FoundCause::new(format!("{} for {since} on {machine}{leaving}", seen.phase.word())).with_subject(&subject))
 }

@@ -28,7 +28,7 @@ use gantry_records::EventRecord;
 use crate::core::ClusterView;
 
 pub(crate) use deploy::has_web;
-pub(crate) use instance::{instance, note};
+pub(crate) use instance::{instance, instance_note};
 
 /// Facts that an explanation is derived from.
 pub(crate) struct WhyInput<'a> {
@@ -70,7 +70,7 @@ impl FoundCause {
         Self { headline, evidence: Vec::new() }
     }
 
-    fn about(self, subject: &str) -> Explanation {
+    fn with_subject(self, subject: &str) -> Explanation {
         Explanation { subject: subject.to_owned(), headline: self.headline, evidence: self.evidence }
     }
 }
@@ -83,39 +83,39 @@ pub(crate) fn app(facts: &WhyInput<'_>, name: &AppName) -> Explanation {
     let fault = owner::requested(view, name)
         .or_else(|| machine::silent_router(view, name))
         .or_else(|| machine::silent_agent(view, name))
-        .or_else(|| instance::broken(view, name))
-        .or_else(|| traffic::failing(view, name));
+        .or_else(|| instance::broken_instance(view, name))
+        .or_else(|| traffic::failing_requests(view, name));
     if let Some(mut answer) = fault {
         // Adds the other relevant facts: what the machine's network blocks, and the open deploy, which may fix the
         // problem.
         answer.evidence.extend(network::faults(view, name));
         answer.evidence.extend(open.map(|open| format!("{}: {}", open.subject, open.headline)));
-        return answer.about(&subject);
+        return answer.with_subject(&subject);
     }
     if let Some(mut open) = open {
         open.evidence.extend(network::faults(view, name));
         return open;
     }
     if let Some(answer) = traffic::unserved(view, name).or_else(|| instance::unready(view, name)) {
-        return answer.about(&subject);
+        return answer.with_subject(&subject);
     }
     if let Some(fault) = network::explain(view, name) {
         return Explanation { subject, ..fault };
     }
     // A failed last deploy matters more than a minor problem.
-    if let Some(failed) = deploy::last(view, name).filter(|deploy| deploy.reason.is_some()) {
-        return deploy::ended(view, failed);
+    if let Some(failed) = deploy::last_deploy(view, name).filter(|deploy| deploy.reason.is_some()) {
+        return deploy::explain_ended(view, failed);
     }
     let problem = instance::minor_problems(view, name)
         .or_else(|| instance::not_stopping(view, name))
         .or_else(|| traffic::limited(view, name))
         .or_else(|| facts.disk.and_then(machine::full_disk));
-    match (problem, deploy::last(view, name)) {
-        (Some(answer), _) => answer.about(&subject),
-        (None, Some(deploy)) => deploy::ended(view, deploy),
+    match (problem, deploy::last_deploy(view, name)) {
+        (Some(answer), _) => answer.with_subject(&subject),
+        (None, Some(deploy)) => deploy::explain_ended(view, deploy),
         (None, None) => {
             let push = format!("{name} was never deployed; run `git push`, or `gantry deploy {name} --image REF`");
-            FoundCause::new(push).about(&subject)
+            FoundCause::new(push).with_subject(&subject)
         }
     }
 }

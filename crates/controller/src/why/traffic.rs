@@ -16,7 +16,7 @@ const ALWAYS: [RequestFailure; 3] = [RequestFailure::Broken, RequestFailure::Cut
 const TOLERATED: [(RequestFailure, u64); 2] = [(RequestFailure::ServerError, 10), (RequestFailure::GivenUp, 50)];
 
 /// Reports requests that reached an instance and failed.
-pub(super) fn failing(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
+pub(super) fn failing_requests(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let always = ALWAYS.iter().filter_map(|kind| Some((*kind, run(view, name, *kind)?)));
     let tolerated = TOLERATED.iter().filter_map(|(kind, percent)| {
         let run = run(view, name, *kind)?;
@@ -52,7 +52,7 @@ fn describe_run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Opt
 /// that no longer serves.
 fn run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<FailureRun> {
     let current = view.records.apps.get(name)?.current;
-    let since = deploy::last(view, name).map_or(Moment(0), |deploy| deploy.entered);
+    let since = deploy::last_deploy(view, name).map_or(Moment(0), |deploy| deploy.entered);
     let of_now = |run: &&FailureRun| match &run.instance {
         Some(instance) => Some(instance.release) == current,
         None => run.last >= since,

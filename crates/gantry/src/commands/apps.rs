@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use gantry_api::types::{
-    Accepted, AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
+    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
     InstanceInfo, RenameApp,
 };
 use gantry_api::{Client, ClientError};
@@ -76,13 +76,13 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
     Ok(DONE)
 }
 
-/// How long a finished deploy may take to become a finished rename.
+/// Time that a finished deploy may take to become a finished rename.
 const MOVING: Duration = Duration::from_secs(60);
 
 /// Renames an app, and waits until its records have moved.
 async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> anyhow::Result<Exit> {
     let path = format!("/v1/apps/{name}/rename");
-    let accepted: Option<Accepted> = client.post(&path, &RenameApp { name: new.clone() }).await?;
+    let accepted: Option<AcceptedDeploy> = client.post(&path, &RenameApp { name: new.clone() }).await?;
     if let Some(accepted) = accepted {
         let exit = deploys::follow(client, new, accepted.deploy, Follow { wait: true }).await?;
         if exit != DONE {
@@ -116,7 +116,7 @@ pub(crate) fn list(apps: &[AppInfo]) {
         vec![
             app.name.to_string(),
             or_dash(app.current),
-            format!("{}/{}{}", app.ready, app.wanted, mark(app)),
+            format!("{}/{}{}", app.ready, app.wanted, app_mark(app)),
             app.deploy.as_ref().map_or("-".to_owned(), |deploy| deploy.state.to_string()),
             or_dash(app.url.as_ref()),
         ]
@@ -125,7 +125,7 @@ pub(crate) fn list(apps: &[AppInfo]) {
 }
 
 /// The reason why requests do not reach the app, shown after the number of its instances.
-fn mark(app: &AppInfo) -> &'static str {
+fn app_mark(app: &AppInfo) -> &'static str {
     match &app.traffic {
         TrafficPolicy { maintenance: Some(_), .. } => " (maintenance)",
         TrafficPolicy { paused: true, .. } => " (paused)",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 use gantry_api::Client;
-use gantry_api::types::{Accepted, ChangeConfig};
+use gantry_api::types::{AcceptedDeploy, ChangeConfig};
 use gantry_model::AppName;
 use gantry_model::execve::{is_shell_name, is_variable_name};
 use http::Method;
@@ -26,7 +26,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
             for (name, _) in pairs.iter().filter(|(name, _)| is_variable_name(name) && !is_shell_name(name)) {
                 told!("warning: programs find {name}, but a shell passes over it");
             }
-            let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(given(value)?))));
+            let changes = pairs.into_iter().map(|(name, value)| Ok((name, Some(read_value(value)?))));
             change(client, &app, changes.collect::<anyhow::Result<_>>()?, follow).await
         }
         Config::Unset { app, names, follow } => {
@@ -57,7 +57,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
 }
 
 /// The value, or the content of standard input for `-`. Every user of the machine can read a value on a command line.
-fn given(value: String) -> anyhow::Result<String> {
+fn read_value(value: String) -> anyhow::Result<String> {
     if value != "-" {
         return Ok(value);
     }
@@ -76,7 +76,7 @@ async fn change(
     wait: Follow,
 ) -> anyhow::Result<Exit> {
     let path = format!("/v1/apps/{app}/config");
-    let accepted: Option<Accepted> = client.call(Method::PATCH, &path, Some(&ChangeConfig { changes })).await?;
+    let accepted: Option<AcceptedDeploy> = client.call(Method::PATCH, &path, Some(&ChangeConfig { changes })).await?;
     match accepted {
         Some(accepted) => deploys::follow(client, app, accepted.deploy, wait).await,
         None => {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use gantry_api::types::{Accepted, Progress, ReleaseInfo, StartDeploy, What};
+use gantry_api::types::{AcceptedDeploy, DeployProgress, DeploySource, ReleaseInfo, StartDeploy};
 use gantry_api::{Client, ClientError};
 use gantry_model::{AppName, DeployNumber, DeployState, ImageSettings, Reason, ReleaseNumber};
 use http::Method;
@@ -25,13 +25,13 @@ pub(crate) async fn image(
     // Same rule as in the server: the name of another registry has a dot or a port in its first part.
     let foreign =
         reference.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
-    let what = if foreign {
+    let source = if foreign {
         let local = pulls::image(client, app, &reference).await?;
-        What::Image { reference: local, origin: Some(reference), settings }
+        DeploySource::Image { reference: local, origin: Some(reference), settings }
     } else {
-        What::Image { reference, origin: None, settings }
+        DeploySource::Image { reference, origin: None, settings }
     };
-    start(client, app, StartDeploy { what, hold }, wait).await
+    start(client, app, StartDeploy { source, hold }, wait).await
 }
 
 pub(crate) async fn rollback(
@@ -40,16 +40,16 @@ pub(crate) async fn rollback(
     to: Option<ReleaseNumber>,
     wait: Follow,
 ) -> anyhow::Result<Exit> {
-    start(client, app, StartDeploy { what: What::Rollback { to }, hold: false }, wait).await
+    start(client, app, StartDeploy { source: DeploySource::Rollback { to }, hold: false }, wait).await
 }
 
 async fn start(client: &Client, app: &AppName, request: StartDeploy, wait: Follow) -> anyhow::Result<Exit> {
-    let accepted: Accepted = client.post(&format!("/v1/apps/{app}/deploys"), &request).await?;
+    let accepted: AcceptedDeploy = client.post(&format!("/v1/apps/{app}/deploys"), &request).await?;
     follow(client, app, accepted.deploy, wait).await
 }
 
 pub(crate) async fn order(client: &Client, app: &AppName, order: &str, wait: Follow) -> anyhow::Result<Exit> {
-    let accepted: Accepted = client.post(&format!("/v1/apps/{app}/{order}"), &()).await?;
+    let accepted: AcceptedDeploy = client.post(&format!("/v1/apps/{app}/{order}"), &()).await?;
     let exit = follow(client, app, accepted.deploy, wait).await?;
     // An aborted deploy counts as failed, but here the abort was the request.
     Ok(if order == "abort" { DONE } else { exit })
@@ -83,13 +83,13 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
     }
 }
 
-/// How long the server may be unreachable: `up` restarts a crashed server within 2 s, and the store may need time.
+/// Time that the server may be unreachable: `up` restarts a crashed server within 2 s, and the store may need time.
 const AWAY: Duration = Duration::from_secs(30);
 
 /// Retry interval for following a deploy again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Whether the error goes away once the server is back.
+/// Returns whether the error goes away once the server is back.
 fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
@@ -98,7 +98,7 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
-/// Whether the deploy ended successfully: done, held, or serving during its bake time.
+/// Returns whether the deploy ended successfully: done, held, or serving during its bake time.
 fn is_good(state: DeployState) -> bool {
     matches!(state, DeployState::Done | DeployState::Held | DeployState::Draining)
 }
@@ -112,23 +112,23 @@ struct Follower {
 impl Follower {
     /// Follows the deploy to its end; returns `None` if the stream ends before the deploy.
     async fn run(&mut self, client: &Client) -> Result<Option<Exit>, ClientError> {
-        let mut events = client.lines::<Progress>(Method::GET, &self.path, "").await?;
+        let mut events = client.lines::<DeployProgress>(Method::GET, &self.path, "").await?;
         let again = self.shown.clone();
         while let Some(event) = events.next().await {
             match event? {
-                Progress::Line { text } => {
+                DeployProgress::Line { text } => {
                     if !again.contains(&text) {
                         tell(&text);
                     }
                     self.shown.insert(text);
                 }
-                Progress::End { deploy, url } if is_good(deploy.state) => {
+                DeployProgress::End { deploy, url } if is_good(deploy.state) => {
                     if let Some(url) = url {
                         out!("{url}");
                     }
                     return Ok(Some(DONE));
                 }
-                Progress::End { deploy, .. } => {
+                DeployProgress::End { deploy, .. } => {
                     let late = matches!(deploy.reason, Some(Reason::NoProgress { .. }));
                     return Ok(Some(if late { TIMED_OUT } else { FAILED }));
                 }

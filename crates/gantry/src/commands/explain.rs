@@ -1,6 +1,6 @@
 //! `gantry explain`: the meaning, cause and remedy of an error code.
 
-use gantry_error_codes::{ErrorCode, Explanation, GROUPS, all, similar};
+use gantry_error_codes::{CodeDescription, ErrorCode, GROUPS, all, similar};
 use serde_json::{Value, json};
 
 use crate::coded::coded;
@@ -23,9 +23,9 @@ pub(crate) fn run(code: Option<&str>, json: bool) -> anyhow::Result<Exit> {
         };
         return Err(coded(ErrorCode::ErrorCodeUnknown, format!("there is no error code {text:?}; {remedy}")));
     };
-    let Explanation { name, status, meaning, cause, remedy, .. } = code.explanation();
+    let CodeDescription { name, status, meaning, cause, remedy, .. } = code.description();
     if json {
-        printer::json(&entry(code.explanation()))?;
+        printer::json(&entry(code.description()))?;
         return Ok(DONE);
     }
     out!("{code}: {meaning}");
@@ -48,8 +48,8 @@ fn list() {
     }
 }
 
-fn entry(row: &Explanation) -> Value {
-    let Explanation { name, status, meaning, cause, remedy, .. } = row;
+fn entry(row: &CodeDescription) -> Value {
+    let CodeDescription { name, status, meaning, cause, remedy, .. } = row;
     json!({
         "code": name,
         "status": Some(status).filter(|status| **status != 0),

@@ -1,7 +1,7 @@
 //! Pulls of images from other registries, and other requests with progress output.
 
 use futures_util::StreamExt;
-use gantry_api::types::{BaseInfo, Making, PullImage};
+use gantry_api::types::{BaseInfo, ImageProgress, PullImage};
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::AppName;
 use http::Method;
@@ -21,7 +21,7 @@ pub(crate) fn request(reference: &str) -> PullImage {
 /// Creates a base and shows the progress.
 pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<BaseInfo> {
     match watch(client, path, body).await? {
-        Making::Base { base } => Ok(base),
+        ImageProgress::Base { base } => Ok(base),
         other => Err(unexpected(&other)),
     }
 }
@@ -30,22 +30,22 @@ pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Byt
 pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> anyhow::Result<String> {
     let body = serde_json::to_vec(&request(reference))?;
     match watch(client, &format!("/v1/apps/{app}/pull"), body).await? {
-        Making::Image { reference } => Ok(reference),
+        ImageProgress::Image { reference } => Ok(reference),
         other => Err(unexpected(&other)),
     }
 }
 
-fn unexpected(event: &Making) -> anyhow::Error {
+fn unexpected(event: &ImageProgress) -> anyhow::Error {
     coded(ErrorCode::UnexpectedResponse, format!("the server's answer makes no sense: {event:?}"))
 }
 
 /// Sends a request and shows its progress lines; returns the final event.
-async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<Making> {
-    let mut events = client.lines::<Making>(Method::POST, path, body).await?;
+async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<ImageProgress> {
+    let mut events = client.lines::<ImageProgress>(Method::POST, path, body).await?;
     while let Some(event) = events.next().await {
         match event? {
-            Making::Line { text } => told!("{text}"),
-            Making::Failed { problem } => return Err(ClientError::from(problem).into()),
+            ImageProgress::Line { text } => told!("{text}"),
+            ImageProgress::Failed { problem } => return Err(ClientError::from(problem).into()),
             last => return Ok(last),
         }
     }

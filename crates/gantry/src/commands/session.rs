@@ -23,16 +23,16 @@ pub(crate) async fn exec(
     let command = if command.is_empty() { vec!["/bin/sh".to_owned()] } else { command };
     let terminal = wants_terminal();
     let body = json!({ "instance": instance, "command": command, "terminal": terminal });
-    carry(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal, input).await
+    relay(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal, input).await
 }
 
 pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>, input: bool) -> anyhow::Result<Exit> {
     let terminal = wants_terminal();
     let body = json!({ "command": command, "terminal": terminal });
-    carry(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
+    relay(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
 }
 
-/// Whether both standard input and standard output are terminals.
+/// Returns whether both standard input and standard output are terminals.
 fn wants_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
@@ -89,7 +89,7 @@ fn no_input() -> mpsc::Receiver<Frame> {
 
 /// Connects the streams until the remote process ends. Reads standard input only with `input` or a terminal: in a
 /// caller's loop, standard input may be the list that the loop reads.
-async fn carry(session: Session, terminal: bool, input: bool) -> anyhow::Result<Exit> {
+async fn relay(session: Session, terminal: bool, input: bool) -> anyhow::Result<Exit> {
     let raw = if terminal { Raw::enter() } else { None };
     let (mut reader, mut writer) = tokio::io::split(session);
     let mut input = if terminal || input { read_input() } else { no_input() };

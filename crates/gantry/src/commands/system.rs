@@ -1,7 +1,7 @@
 //! `gantry status`, `events`, `cluster policy`, `token`.
 
 use gantry_api::Client;
-use gantry_api::types::{ChangePolicy, CreateToken, Event, NewToken, Scope, Status, TokenInfo};
+use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, Scope, TokenInfo};
 use gantry_model::{AppName, Bytes, NetworkFault};
 use http::Method;
 
@@ -11,7 +11,7 @@ use crate::exit::{DONE, Exit};
 use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
-    let status: Status = client.get("/v1/status").await?;
+    let status: ClusterStatus = client.get("/v1/status").await?;
     if json {
         print_json(&status)?;
         return Ok(DONE);
@@ -25,7 +25,7 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     }
     for (machine, faults) in &status.network {
         for fault in faults {
-            out!("network  {machine}: {fault}{}", since(fault));
+            out!("network  {machine}: {fault}{}", fault_since(fault));
         }
     }
     for (router, (table, silent)) in &status.routers {
@@ -42,7 +42,7 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
 }
 
 /// The time of a repair.
-fn since(fault: &NetworkFault) -> String {
+fn fault_since(fault: &NetworkFault) -> String {
     match fault {
         NetworkFault::Repaired { at, .. } => format!(", last {} ago", age(*at)),
         _ => String::new(),
@@ -51,7 +51,7 @@ fn since(fault: &NetworkFault) -> String {
 
 pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
     let query = app.map(|app| format!("?app={app}")).unwrap_or_default();
-    let events: Vec<Event> = client.get(&format!("/v1/events{query}")).await?;
+    let events: Vec<AuditEvent> = client.get(&format!("/v1/events{query}")).await?;
     if json {
         print_json(&events)?;
         return Ok(DONE);

@@ -24,22 +24,22 @@ fn page() -> String {
     page.push_str("\n## Flags of every command\n\n");
     page.push_str(&flags(remote.get_arguments()));
     page.push_str("\n## Flags of a machine\n\nThe commands that run on a server's machine have these flags: ");
-    let of_machine = leaves(&command, "").into_iter().filter(|(_, sub)| has_machine(sub));
+    let of_machine = leaf_commands(&command, "").into_iter().filter(|(_, sub)| has_machine(sub));
     let names: Vec<String> = of_machine.map(|(path, _)| format!("`{path}`")).collect();
     page.push_str(&format!("{}.\n\n", names.join(", ")));
     page.push_str(&flags(machine.get_arguments()));
-    for (path, sub) in leaves(&command, "") {
+    for (path, sub) in leaf_commands(&command, "") {
         page.push_str(&entry(&path, sub, &machine));
     }
     page
 }
 
 /// Every visible command without subcommands, with its path.
-fn leaves<'a>(command: &'a Command, path: &str) -> Vec<(String, &'a Command)> {
+fn leaf_commands<'a>(command: &'a Command, path: &str) -> Vec<(String, &'a Command)> {
     let visible = command.get_subcommands().filter(|sub| !sub.is_hide_set());
     let leaves = visible.flat_map(|sub| {
         let path = super::joined(path, sub.get_name());
-        if sub.has_subcommands() { leaves(sub, &path) } else { vec![(path, sub)] }
+        if sub.has_subcommands() { leaf_commands(sub, &path) } else { vec![(path, sub)] }
     });
     leaves.collect()
 }

@@ -141,18 +141,19 @@ impl LogWriter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::time::Instant;
 
     /// Opens a log in its own directory.
-    fn log(folder: &tempfile::TempDir) -> (PathBuf, AccessLog) {
+    pub(in crate::exchange) fn log(folder: &tempfile::TempDir) -> (PathBuf, AccessLog) {
         let path = folder.path().join("access.log");
         let log = AccessLog::open(&path).expect("a log");
         (path, log)
     }
 
-    fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+    /// Calls `probe` until the call returns a value. Panics after 20 seconds.
+    pub(in crate::exchange) fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
             if let Some(found) = probe() {

@@ -163,29 +163,10 @@ impl Drop for AccessLogEntry {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use serde_json::Value;
 
     use super::*;
-
-    /// Opens a log in its own directory.
-    fn log(folder: &tempfile::TempDir) -> (PathBuf, AccessLog) {
-        let path = folder.path().join("access.log");
-        let log = AccessLog::open(&path).expect("a log");
-        (path, log)
-    }
-
-    fn wait<T>(mut probe: impl FnMut() -> Option<T>) -> T {
-        let begun = Instant::now();
-        loop {
-            if let Some(found) = probe() {
-                return found;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "waited too long");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
+    use crate::exchange::access_log::tests::{log, wait};
 
     #[test]
     fn writes_the_documented_fields() {

@@ -1,6 +1,6 @@
 //! The list of cases: what the client sends, step by step, and the expected response.
 
-use crate::world::frames::*;
+use crate::harness::frames::*;
 
 // Error codes.
 pub(crate) const PROTOCOL: u32 = 1;
