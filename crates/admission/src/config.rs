@@ -60,8 +60,8 @@ impl Actor<'_> {
         Ok((changes, Some(deploy)))
     }
 
-    /// Whether values that the app already has still need a deploy. That is so if the serving release differs in them,
-    /// because the deploy that carried them failed, and no deploy under way has them.
+    /// Returns whether values that the app already has still need a deploy. That is so if the serving release differs
+    /// in them, because the deploy that carried them failed, and no deploy under way has them.
     fn is_due(&self, app: &App, keys: &[String]) -> bool {
         let same = |release: &Arc<Release>| keys.iter().all(|key| release.config.get(key) == app.config.get(key));
         let has_it = |number| self.records.release(&app.name, number).is_some_and(same);
@@ -132,7 +132,7 @@ pub struct RequestedConfig {
     pub brought: BTreeSet<String>,
 }
 
-/// Why the configuration that an app requests cannot be provided.
+/// Reason why the configuration that an app requests cannot be provided.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestedConfigError {
     /// A person must set a value first.

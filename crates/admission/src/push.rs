@@ -25,7 +25,7 @@ pub struct PushBase {
 pub struct AncestorQuestion {
     /// The commit.
     pub commit: String,
-    /// Whether the push of the commit was accepted: git has moved the branch to the commit, or is about to.
+    /// True if the push of the commit was accepted: git has moved the branch to the commit, or is about to.
     pub accepted: bool,
 }
 

@@ -23,7 +23,7 @@ pub struct DecidedRename {
     pub from: AppName,
     /// The new name.
     pub to: AppName,
-    /// Whether the successor serves, or has nothing to serve.
+    /// True if the successor serves, or has nothing to serve.
     pub good: bool,
 }
 

@@ -17,7 +17,7 @@ use crate::{AgentContext, records};
 /// Number of logs of removed instances that each app keeps; a log has at most 16 MiB.
 const LOGS_KEPT: usize = 20;
 
-/// How long the logs of an app stay after its last instance left this machine.
+/// Time that the logs of an app stay after its last instance left this machine.
 const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Collects garbage periodically, for ever.

@@ -125,7 +125,7 @@ pub(crate) fn prepare_container(
     })
 }
 
-/// Why a command cannot be prepared for a container.
+/// Reason why a command cannot be prepared for a container.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     #[error(transparent)]

@@ -29,7 +29,7 @@ impl DiskOverruns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the instance exceeded its disk limit since its last start.
+    /// Returns whether the instance exceeded its disk limit since its last start.
     pub(crate) fn is_over(&self, id: &InstanceId) -> bool {
         self.over().contains(id)
     }
@@ -52,7 +52,7 @@ pub(crate) async fn run(agent: Arc<AgentContext>) {
     ReconcileLoop::new("disk limits", LOOK, Backoff::constant(LOOK)).run(pass).await;
 }
 
-/// Whether a container has used all of its disk limit. Deleted files that are still open count as well.
+/// Returns whether a container has used all of its disk limit. Deleted files that are still open count as well.
 pub(crate) async fn is_full(paths: &ContainerPaths, limit: Bytes) -> bool {
     let (upper, group) = (paths.folder.join("upper"), Cgroup::named(&paths.cgroup));
     let count = move || {

@@ -19,7 +19,7 @@ pub(crate) struct LocalImage {
     pub(crate) layers: Vec<PathBuf>,
 }
 
-/// Why an image could not be fetched.
+/// Reason why an image could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot fetch image {image}")]
 pub(crate) struct FetchError {
@@ -80,8 +80,8 @@ async fn fetch_parts(agent: &AgentContext, app: &AppName, digest: &Digest) -> Re
 }
 
 /// Calls the server until the server is reachable. After a boot the agent starts its instances before the server
-/// listens, and that must not fail a deploy. The caller ends the wait: when the plan no longer wants the instance, which
-/// the deadline of a deploy brings about.
+/// listens, and that must not fail a deploy. The caller ends the wait: when the plan no longer wants the instance,
+/// which the deadline of a deploy brings about.
 async fn reached<T, F>(call: impl Fn() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,

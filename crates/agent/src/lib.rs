@@ -128,7 +128,7 @@ pub(crate) struct AgentContext {
     pub(crate) tasks: TaskSet,
 }
 
-/// Why the agent could not start.
+/// Reason why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// A folder or file of the agent's failed.

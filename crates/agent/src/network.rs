@@ -74,7 +74,7 @@ pub async fn take_down(settings: &AgentSettings) -> Result<(), AgentError> {
     Ok(remove_bridge(bridge).await?)
 }
 
-/// Why nft did not change the rules.
+/// Reason why nft did not change the rules.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// The program could not be run.
@@ -126,7 +126,7 @@ impl AddressPool {
         self.lock().insert(u32::from(address));
     }
 
-    /// Whether an address is in the range of the allocator.
+    /// Returns whether an address is in the range of the allocator.
     pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
         (self.first..=self.last).contains(&u32::from(address))
     }

@@ -21,7 +21,7 @@ const RANGES: u32 = 0x0fff;
 pub(crate) struct UserRanges {
     path: PathBuf,
     given: Mutex<BTreeMap<String, u32>>,
-    /// Whether this machine's file system supports idmapped mounts.
+    /// True if this machine's file system supports idmapped mounts.
     mapped: bool,
 }
 

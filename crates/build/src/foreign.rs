@@ -15,7 +15,7 @@ const WEB_PORTS: [u16; 2] = [80, 8080];
 /// Most paths that a deploy prints. A longer list would not help the reader.
 const PATHS_SHOWN: usize = 20;
 
-/// Whether an image carries no recipe, and thus no roles.
+/// Returns whether an image carries no recipe, and thus no roles.
 #[must_use]
 pub fn is_foreign(runtime: &Runtime) -> bool {
     runtime.labels.as_ref().is_none_or(|labels| !labels.contains_key(LABEL))

@@ -152,14 +152,14 @@ impl Output {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the build was cancelled.
+    /// Returns whether the build was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }
 
-/// Whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. The result
-/// only selects lines for people.
+/// Returns whether a line has the word `error`, apart from names such as `error.rb` and counts such as `0 errors`. The
+/// result only selects lines for people.
 fn names_an_error(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     let is_joined = |c: char| c.is_alphanumeric() || "_-./".contains(c);

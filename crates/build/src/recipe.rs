@@ -19,7 +19,7 @@ pub struct Found {
     pub texts: BTreeMap<String, String>,
     /// Start method of `container/compile`, if the file exists.
     pub compile: Option<Compile>,
-    /// Whether the tree has a folder `container/files`.
+    /// True if the tree has a folder `container/files`.
     pub files: bool,
     /// Files that resemble a file of the recipe.
     pub lookalikes: Vec<Lookalike>,

@@ -43,7 +43,7 @@ pub(crate) struct Times {
     entries: HashMap<Print, (Print, u64)>,
     /// High-water mark: as far as is known, no build of the app wrote a later time.
     latest: u64,
-    /// Whether a compile step was started whose end is unknown.
+    /// True if a compile step was started whose end is unknown.
     open: bool,
 }
 

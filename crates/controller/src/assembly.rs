@@ -14,9 +14,9 @@ pub(crate) struct Server {
     pub(crate) core: CoreHandle,
     pub(crate) blobs: BlobStore,
     pub(crate) builder: Builder,
-    /// Whether the file system of the layers can map owners.
+    /// True if the file system of the layers can map owners.
     pub(crate) maps_users: bool,
-    /// Whether the store takes writes.
+    /// True if the store takes writes.
     pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
     pub(crate) pushes: git_endpoint::OpenPushes,

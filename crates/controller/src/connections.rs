@@ -33,7 +33,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// counts.
 const CONNECTIONS_MAX: usize = 8192;
 
-/// How long, and how many bytes, the server still reads from a client after the last response.
+/// Limits in time and bytes on what the server still reads from a client after the last response.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
 

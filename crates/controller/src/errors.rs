@@ -64,7 +64,7 @@ pub enum ServerError {
     NotLeading(String),
 }
 
-/// Why the records were not changed.
+/// Reason why the records were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// Admission refused the change.

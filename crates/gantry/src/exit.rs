@@ -53,7 +53,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     }
 }
 
-/// Whether the server refused the token.
+/// Returns whether the server refused the token.
 fn is_refused_token(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Problem(problem)) if problem.status == 401)
 }

@@ -24,7 +24,7 @@ pub(crate) fn client(remote: &Remote) -> anyhow::Result<Client> {
     Ok(Client::new(&remote.url, &token(remote)?))
 }
 
-/// Where the token comes from.
+/// Source of the token.
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
     Variable(String),
@@ -78,7 +78,7 @@ pub(crate) fn refused_token(remote: &Remote) -> String {
     )
 }
 
-/// Whether the URL names this machine.
+/// Returns whether the URL names this machine.
 fn is_here(url: &str) -> bool {
     // Parse the URL as the client does. A URL with user information before the host never counts as this machine.
     let Some(authority) = url.parse::<http::Uri>().ok().and_then(|uri| uri.into_parts().authority) else {

@@ -30,7 +30,7 @@ const CLIENT: [&str; 2] = ["url", "token-file"];
 /// Values by flag name.
 type Values = BTreeMap<String, String>;
 
-/// Why a settings file is refused.
+/// Reason why a settings file is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
     /// The file cannot be read.

@@ -86,7 +86,7 @@ impl Layers {
         self.folder.join(diff_id.hex())
     }
 
-    /// Whether the layer is unpacked.
+    /// Returns whether the layer is unpacked.
     #[must_use]
     pub fn has(&self, diff_id: &Digest) -> bool {
         self.path(diff_id).is_dir()
@@ -260,7 +260,7 @@ fn half_made() -> String {
     format!("new-{pid}-{started}-{:016x}", rand::random::<u64>())
 }
 
-/// Whether the name is that of a half-unpacked or discarded layer whose process has ended.
+/// Returns whether the name is that of a half-unpacked or discarded layer whose process has ended.
 fn is_orphaned(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("new-") else {
         return false;

@@ -226,7 +226,7 @@ pub const RECIPE_LABEL: &str = "dev.gantry.recipe";
 pub const APP_USER: u32 = 1000;
 
 impl Runtime {
-    /// Whether Gantry built the image and chose its user.
+    /// Returns whether Gantry built the image and chose its user.
     #[must_use]
     pub fn is_built(&self) -> bool {
         let labelled = self.labels.as_ref().is_some_and(|labels| labels.contains_key(RECIPE_LABEL));

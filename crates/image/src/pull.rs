@@ -461,8 +461,8 @@ pub(crate) fn token_url(parameters: &str, remote: &Remote) -> Result<Url, PullEr
     Ok(url)
 }
 
-/// Whether a registry may lead the client to the address. A foreign registry may lead only to the network, and only
-/// with TLS.
+/// Returns whether a registry may lead the client to the address. A foreign registry may lead only to the network, and
+/// only with TLS.
 fn may_lead_to(on_loopback: bool, url: &Url) -> bool {
     on_loopback && matches!(url.scheme(), "http" | "https") || url.scheme() == "https" && !is_local(url)
 }

@@ -91,14 +91,14 @@ impl Remote {
         format!("{}{mark}{}", self.repository, self.reference)
     }
 
-    /// Whether the registry is this machine, in any spelling of the address, or has a link-local address. Services
-    /// there are not meant for every user.
+    /// Returns whether the registry is this machine, in any spelling of the address, or has a link-local address.
+    /// Services there are not meant for every user.
     #[must_use]
     pub fn is_local(&self) -> bool {
         Url::parse(&format!("https://{}", self.registry)).map_or(true, |url| is_local(&url))
     }
 
-    /// Whether the registry is on loopback, so that no network is in between.
+    /// Returns whether the registry is on loopback, so that no network is in between.
     fn is_loopback(&self) -> bool {
         let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _)| host);
         let host = host.trim_matches(['[', ']']);
@@ -112,8 +112,8 @@ impl Remote {
     }
 }
 
-/// Whether the address leads to this machine, or to a service for machines of the same link only (such as a cloud
-/// provider's metadata).
+/// Returns whether the address leads to this machine, or to a service for machines of the same link only (such as a
+/// cloud provider's metadata).
 pub(crate) fn is_local(url: &Url) -> bool {
     url.host_str().is_none_or(|host| {
         let host = host.trim_matches(['[', ']']).trim_end_matches('.');

@@ -12,8 +12,8 @@ pub(crate) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// Extended attribute with the capabilities of a file.
 pub(crate) const CAPABILITIES: &str = "security.capability";
 
-/// Whether a layer may carry the extended attribute. Allowed are a program's own attributes and file capabilities. The
-/// attributes of overlayfs and of access control belong to the machine.
+/// Returns whether a layer may carry the extended attribute. Allowed are a program's own attributes and file
+/// capabilities. The attributes of overlayfs and of access control belong to the machine.
 pub(crate) fn may_carry(xattr: &str) -> bool {
     let overlay = xattr.starts_with("user.overlay.");
     (xattr.starts_with("user.") && !overlay) || xattr == CAPABILITIES

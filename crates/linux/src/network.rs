@@ -64,11 +64,11 @@ pub struct NetworkDevice {
     pub index: u32,
     /// Index of the bridge that has the device as a port.
     pub controller: Option<u32>,
-    /// Whether the device is up.
+    /// True if the device is up.
     pub is_up: bool,
-    /// Whether the device is a bridge.
+    /// True if the device is a bridge.
     pub is_bridge: bool,
-    /// Whether the device is a bridge of [`ensure_bridge`], by its hardware address.
+    /// True if the device is a bridge of [`ensure_bridge`], by its hardware address.
     pub is_own: bool,
     /// Alias that [`set_alias`] wrote.
     pub alias: Option<String>,

@@ -102,7 +102,7 @@ pub enum AuditAction {
     DeployRequested {
         /// The deploy.
         deploy: DeployNumber,
-        /// Why the deploy was requested.
+        /// Reason why the deploy was requested.
         cause: DeployCause,
     },
     /// A deploy was told to promote or to abort.
@@ -129,7 +129,7 @@ pub enum AuditAction {
     BaseStored {
         /// The base.
         base: BaseName,
-        /// How the base came.
+        /// Source of the base.
         source: BaseSource,
     },
     /// A base was removed.
@@ -143,7 +143,7 @@ pub enum AuditAction {
         repository: String,
         /// The tag.
         tag: String,
-        /// Whether an app could have the repository's name, and none has.
+        /// True if an app could have the repository's name, and none has.
         without_app: bool,
     },
     /// An image was removed from the registry.

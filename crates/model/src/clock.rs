@@ -44,7 +44,7 @@ pub struct ClockJump {
 }
 
 impl ClockJump {
-    /// How far the clock went forward, in milliseconds; zero if the clock went back.
+    /// Forward jump of the clock, in milliseconds; zero if the clock went back.
     #[must_use]
     pub fn forward(&self) -> u64 {
         u64::try_from(self.by).unwrap_or_default()
@@ -86,10 +86,10 @@ impl fmt::Display for ExactSpan {
     }
 }
 
-/// How many jumps [`ClockJumps`] keeps.
+/// Number of jumps that [`ClockJumps`] keeps.
 const JUMPS_MAX: usize = 16;
 
-/// How long `gantry why` mentions a jump, in milliseconds.
+/// Time that `gantry why` mentions a jump, in milliseconds.
 const RECENT_MILLIS: u64 = 3_600_000;
 
 /// The jumps that this process detected, oldest first, each with the time of its detection (`CLOCK_MONOTONIC`, in
@@ -133,8 +133,8 @@ impl ClockJumps {
         self.0.iter().rev().fold(since, |since, (_, jump)| widen(since, jump))
     }
 
-    /// How far the wall clock went forward within the last `window`. An age measured with the wall clock may be too
-    /// large by this amount.
+    /// Returns how far the wall clock went forward within the last `window`. An age measured with the wall clock may be
+    /// too large by this amount.
     #[must_use]
     pub fn forward_within(&self, awake: u64, window: Duration) -> Duration {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
@@ -156,7 +156,8 @@ impl SteadyClock {
         Self { anchor: now }
     }
 
-    /// The current time: the wall clock's time at the last call of [`SteadyClock::follow`], plus the time since that call.
+    /// The current time: the wall clock's time at the last call of [`SteadyClock::follow`], plus the time since that
+    /// call.
     #[must_use]
     pub fn now(&self, reading: ClockReading) -> Moment {
         Moment(self.anchor.wall.0.saturating_add(reading.awake.saturating_sub(self.anchor.awake)))

@@ -90,7 +90,7 @@ impl fmt::Display for DeployState {
     }
 }
 
-/// Why a release was made.
+/// Reason why a release was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum DeployCause {
@@ -158,11 +158,11 @@ pub struct Deploy {
     pub app: AppName,
     /// The deploy's number.
     pub number: DeployNumber,
-    /// Why the deploy was requested.
+    /// Reason why the deploy was requested.
     pub cause: DeployCause,
     /// Name of the token that requested the deploy.
     pub by: String,
-    /// Whether the deploy stops before promotion and waits for `gantry promote`.
+    /// True if the deploy stops before promotion and waits for `gantry promote`.
     pub hold: bool,
     /// The deploy's state.
     pub state: DeployState,
@@ -176,7 +176,7 @@ pub struct Deploy {
     pub entered: Moment,
     /// When the deploy last made progress; the deadline counts from this moment.
     pub progressed: Moment,
-    /// How many steps the deploy's instances had completed at `progressed`.
+    /// Number of steps that the deploy's instances had completed at `progressed`.
     pub progress: u64,
     /// Names of the configuration variables that this deploy added: a failed deploy removes them again. Secrets that
     /// Gantry generated for the deploy are not listed, because data may already be encrypted with them.
@@ -187,7 +187,7 @@ pub struct Deploy {
     pub served: Option<Moment>,
     /// A user's order to promote a held deploy, or to abort the deploy.
     pub order: Option<DeployOrder>,
-    /// Why the deploy failed or was reverted.
+    /// Reason why the deploy failed or was reverted.
     pub reason: Option<Reason>,
 }
 
@@ -235,7 +235,7 @@ impl Deploy {
         }
     }
 
-    /// How long the new release served before the revert, in milliseconds; `None` if the deploy was not reverted or
+    /// Time that the new release served before the revert, in milliseconds; `None` if the deploy was not reverted or
     /// never served.
     #[must_use]
     pub fn served_before_revert(&self) -> Option<u64> {

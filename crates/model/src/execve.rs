@@ -59,7 +59,7 @@ pub enum TooLong {
     },
 }
 
-/// How many characters of a name an error shows.
+/// Number of characters of a name that an error shows.
 const NAME_SHOWN_MAX: usize = 60;
 
 /// Checks the length of a variable.

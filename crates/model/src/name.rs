@@ -12,7 +12,7 @@ pub const NAME_MAX: usize = 40;
 /// The longest host name (RFC 1035, section 2.3.4).
 pub const HOST_MAX: usize = 253;
 
-/// Why a text is not a name. The message names the expected kind of name and the violated rule.
+/// Reason why a text is not a name. The message names the expected kind of name and the violated rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{shown:?} is not {kind}: {why}")]
 pub struct NameError {

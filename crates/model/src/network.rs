@@ -72,7 +72,7 @@ pub enum NetworkFault {
         name: String,
         /// When the agent last repaired the part, by the machine's clock.
         at: Moment,
-        /// How many times the agent repaired the part since the agent started.
+        /// Number of times that the agent repaired the part since the agent started.
         times: u32,
     },
     /// A part is missing, and the agent cannot create it.

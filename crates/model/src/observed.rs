@@ -97,7 +97,8 @@ impl InstancePhase {
         }
     }
 
-    /// How many steps towards readiness the instance has completed. A deploy measures its progress in these steps.
+    /// Number of steps towards readiness that the instance has completed. A deploy measures its progress in these
+    /// steps.
     #[must_use]
     pub fn steps(self) -> u64 {
         match self {
@@ -118,13 +119,13 @@ pub struct ObservedInstance {
     pub since: Moment,
     /// The instance's address, which restarts do not change.
     pub address: Option<Ipv4Addr>,
-    /// How many times the agent restarted the instance.
+    /// Number of times that the agent restarted the instance.
     pub restarts: u32,
     /// The last exit of the instance's process.
     pub exit: Option<ExitStatus>,
     /// The last failed check.
     pub probe: Option<FailedProbe>,
-    /// Why the agent could not start the instance.
+    /// Reason why the agent could not start the instance.
     pub failure: Option<String>,
     /// A fault of an instance that serves nevertheless, with its remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +169,7 @@ pub enum RoleLimit {
 pub struct LimitHit {
     /// The limit.
     pub limit: RoleLimit,
-    /// How many times the instance reached the limit, counted from `since`.
+    /// Number of times that the instance reached the limit, counted from `since`.
     pub count: u64,
     /// When the agent first noticed the limit.
     pub since: Moment,
@@ -176,10 +177,10 @@ pub struct LimitHit {
     pub last: Moment,
 }
 
-/// How long a reached limit stays in reports, in milliseconds.
+/// Time that a reached limit stays in reports, in milliseconds.
 pub const LIMIT_SHOWN_MILLIS: u64 = 600_000;
 
-/// How a process ended.
+/// End of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// The exit status, if the process exited by itself.
@@ -198,18 +199,18 @@ pub struct ExitStatus {
     pub at: Moment,
     /// The last lines of the process's output, without Gantry's own lines.
     pub tail: Vec<String>,
-    /// Why Gantry stopped the process; `None` for a process that ended by itself.
+    /// Reason why Gantry stopped the process; `None` for a process that ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<StopReason>,
     /// The stop timeout, if the process outlived the timeout and was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub killed_after: Option<Seconds>,
-    /// Whether the command ended and left processes running; these processes ended with the container.
+    /// True if the command ended and left processes running; these processes ended with the container.
     #[serde(default)]
     pub left_processes: bool,
 }
 
-/// Why Gantry stopped an instance.
+/// Reason why Gantry stopped an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum StopReason {

@@ -68,7 +68,7 @@ const FRAMES: [&str; 11] = [
     "tasks: top",
 ];
 
-/// How much a line says about a failure.
+/// Relevance of a line to a failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum LineValue {
     Nothing,

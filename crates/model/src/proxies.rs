@@ -17,7 +17,7 @@ pub const PROXIES_MAX: usize = 100;
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet(IpNet);
 
-/// Why a text is not an address range.
+/// Reason why a text is not an address range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubnetError {
     /// The text is neither an address nor a range.

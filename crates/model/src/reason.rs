@@ -10,7 +10,7 @@ use crate::{
     Seconds, StopReason,
 };
 
-/// Why an operation was done, failed, or waits.
+/// Reason why an operation was done, failed, or waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Reason {
@@ -254,7 +254,7 @@ fn not_executable(line: &str) -> Option<&str> {
 }
 
 impl ExitStatus {
-    /// What to do about the exit of a process that should have kept running; `None` if the exit text already names the
+    /// Remedy for the exit of a process that should have kept running; `None` if the exit text already names the
     /// remedy.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {

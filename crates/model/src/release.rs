@@ -114,7 +114,7 @@ pub struct Release {
     pub created: Moment,
     /// Name of the token that requested the release.
     pub by: String,
-    /// Why the release was made.
+    /// Reason why the release was made.
     pub cause: DeployCause,
 }
 

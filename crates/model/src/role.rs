@@ -1,4 +1,4 @@
-//! How one role of an app runs. A release carries its roles complete, with every default filled in.
+//! Settings of one role of an app. A release carries its roles complete, with every default filled in.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Role {
     /// The protocol on the port.
     #[serde(default)]
     pub protocol: AppProtocol,
-    /// How many copies a release starts with; `gantry scale` overrides the number for the app.
+    /// Number of copies that a release starts with; `gantry scale` overrides the number for the app.
     pub instances: u32,
     /// Resource limits of one copy.
     pub limits: ResourceLimits,
@@ -41,10 +41,10 @@ pub struct Role {
     /// Response timeout: the longest wait for the first byte of a response, counted from the end of the request.
     #[serde(default = "request_timeout")]
     pub request_timeout: Seconds,
-    /// How long a retired copy may finish its requests; `None` takes the drain time of the machine's settings.
+    /// Time that a retired copy has to finish its requests; `None` takes the drain time of the machine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Seconds>,
-    /// How much of a request body the router buffers before it chooses an instance; `None` takes the protocol's
+    /// Part of a request body that the router buffers before it chooses an instance; `None` takes the protocol's
     /// default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_buffer: Option<Bytes>,
@@ -77,7 +77,7 @@ impl Role {
         }
     }
 
-    /// How much of a request body the router buffers before it chooses an instance. HTTP/2 carries bidirectional
+    /// Part of a request body that the router buffers before it chooses an instance. HTTP/2 carries bidirectional
     /// streams, so the default there is no buffering.
     #[must_use]
     pub fn request_buffer(&self) -> Bytes {
@@ -172,7 +172,7 @@ pub struct HealthSettings {
     /// A text that the response body must contain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// How long a copy may take to become ready. A deploy waits for this time, even if its own deadline is shorter.
+    /// Time that a copy may take to become ready. A deploy waits for this time, even if its own deadline is shorter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Seconds>,
     /// Delay before the first check.
@@ -184,7 +184,7 @@ pub struct HealthSettings {
     pub timeout: Seconds,
     /// Consecutive failures that take a ready instance out of rotation.
     pub attempts: u32,
-    /// How long a process must live if the role declares no path.
+    /// Time that a process must live if the role declares no path.
     pub settle: Seconds,
     /// Time between two probes once the instance is ready.
     pub watch: Seconds,

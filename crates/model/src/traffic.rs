@@ -53,7 +53,7 @@ pub struct RequestTimeouts {
     pub response: Seconds,
     /// Drain time: how long a retired instance may finish its requests.
     pub drain: Seconds,
-    /// How much of a request body the router buffers before it chooses an instance; 0 turns buffering off.
+    /// Part of a request body that the router buffers before it chooses an instance; 0 turns buffering off.
     #[serde(default = "request_buffer")]
     pub request_buffer: Bytes,
 }

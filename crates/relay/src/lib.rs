@@ -1,7 +1,7 @@
 //! Services that a host shares among its containers. Today the crate reads the logs that `gantry-init` writes.
 //!
-//! An instance's log consists of two segments, which `gantry-init` fills in turn. [`LogTail`] reads both segments in the
-//! order of their records, and each call continues where the last call ended. A segment may be emptied and started
+//! An instance's log consists of two segments, which `gantry-init` fills in turn. [`LogTail`] reads both segments in
+//! the order of their records, and each call continues where the last call ended. A segment may be emptied and started
 //! again at any time.
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_model::Moment;
 
-/// How much of a segment one read takes at most, in bytes.
+/// Most bytes that one read takes from a segment.
 const READ_MAX: u64 = 32 << 20;
 
 /// Size from which a segment counts as full: `gantry-init` switches segments at 8 MiB, and a record has at most 16 KiB.
@@ -22,9 +22,9 @@ const SEGMENT_FULL: u64 = (8 << 20) - (17 << 10);
 pub struct LogLine {
     /// When the line ended.
     pub at: Moment,
-    /// Whether the line came from standard error, or from Gantry.
+    /// True if the line came from standard error, or from Gantry.
     pub error: bool,
-    /// Whether Gantry wrote the line, rather than the application.
+    /// True if Gantry wrote the line, rather than the application.
     pub own: bool,
     /// The text; bytes that are not UTF-8 are replaced.
     pub text: String,
@@ -56,7 +56,7 @@ pub fn oldest_record_age(folder: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(oldest)
 }
 
-/// How far Gantry's own lines may exceed a segment's limit: only `gantry-init` may start the next segment.
+/// Bytes by which Gantry's own lines may exceed a segment's limit: only `gantry-init` may start the next segment.
 const OWN_MAX: u64 = 64 << 10;
 
 /// Appends a line of Gantry's own to the newer segment. `gantry-init` appends too, so neither writer overwrites the
@@ -74,7 +74,7 @@ pub fn append(folder: &Path, limit: u64, at: Moment, text: &str) -> io::Result<(
     file.write_all(format!("{} g F gantry: {text}\n", at.0).as_bytes())
 }
 
-/// How many bytes [`last_line`] reads from the end of a segment.
+/// Number of bytes that [`last_line`] reads from the end of a segment.
 const LAST_READ: u64 = 32 << 10;
 
 /// Returns the last whole line that the application printed, if the end of the log contains one.

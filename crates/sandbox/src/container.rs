@@ -88,7 +88,7 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// Time of the exit in Unix milliseconds.
     pub at: u64,
-    /// Whether the application left processes running. Those processes ended together with init.
+    /// True if the application left processes running. Those processes ended together with init.
     #[serde(default)]
     pub left: bool,
 }
@@ -144,7 +144,7 @@ pub async fn probe_users(folder: &Path) -> Result<(), SandboxError> {
 
 /// Builds the command that runs this program as a launcher.
 ///
-/// Where the kernel supports read-only copies of a file (Linux 5.12), the launcher runs from such a copy. Root in a
+/// If the kernel supports read-only copies of a file (Linux 5.12), the launcher runs from such a copy. Root in a
 /// container without its own users is root on the disk. Such a root could overwrite the program of a launcher that
 /// enters the container (CVE-2019-5736).
 pub(crate) fn launcher(mode: &str) -> Command {
@@ -204,8 +204,8 @@ impl Container {
         Some(Self { process, state: state.to_owned(), group: Cgroup::named(cgroup) })
     }
 
-    /// Whether the launcher released the container. An unreleased container has never run its application, and never
-    /// will.
+    /// Returns whether the launcher released the container. An unreleased container has never run its application, and
+    /// never will.
     #[must_use]
     pub fn was_released(&self) -> bool {
         !self.state.join(UNRELEASED).exists()
@@ -217,7 +217,7 @@ impl Container {
         self.process.as_ref().filter(|process| !process.has_ended()).map(|process| process.pid.as_raw_nonzero().get())
     }
 
-    /// Whether the container's pid 1 runs.
+    /// Returns whether the container's pid 1 runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.pid().is_some()

@@ -52,7 +52,7 @@ pub struct ExecSpec {
     pub user: ProcessUser,
     /// The supplementary groups.
     pub groups: Vec<u32>,
-    /// Whether the process gets a terminal, of the container's own devpts.
+    /// True if the process gets a terminal, of the container's own devpts.
     pub terminal: bool,
 }
 

@@ -196,7 +196,7 @@ impl OwnMounts {
         mounts::attach(mount, target).with_path(path)
     }
 
-    /// Whether the file or folder is on one of the runtime's mounts.
+    /// Returns whether the file or folder is on one of the runtime's mounts.
     fn holds(&self, target: &OwnedFd) -> Result<bool, LinuxError> {
         let device = fstat(target).with_action(|| "inspect a mount target".to_owned())?.st_dev;
         Ok(self.0.contains(&device))

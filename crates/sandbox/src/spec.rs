@@ -104,7 +104,7 @@ pub struct BindMount {
     pub source: PathBuf,
     /// Path inside. The kernel resolves the path within the container's root, so no link leads outside.
     pub target: PathBuf,
-    /// Whether the container may write there.
+    /// True if the container may write there.
     pub writable: bool,
 }
 

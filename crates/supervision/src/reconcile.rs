@@ -27,7 +27,7 @@ impl Nudge {
     }
 }
 
-/// What a loop did so far.
+/// Progress of a loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoopStatus {
     /// Number of passes that ended.
@@ -52,8 +52,8 @@ pub struct ReconcileLoop {
 }
 
 impl ReconcileLoop {
-    /// A loop that runs a pass at once and then at each interval. The name is for logs. An interval of zero is for passes
-    /// that wait themselves, such as long polls.
+    /// A loop that runs a pass at once and then at each interval. The name is for logs. An interval of zero is for
+    /// passes that wait themselves, such as long polls.
     #[must_use]
     pub fn new(name: &'static str, every: Duration, backoff: Backoff) -> Self {
         let (status, _) = watch::channel(LoopStatus::default());
@@ -66,8 +66,8 @@ impl ReconcileLoop {
         Self { delay: self.every, ..self }
     }
 
-    /// Keeps nudged passes this far apart. A nudge after a quiet time leads to a pass at once; nudges that follow each other
-    /// closely share a pass.
+    /// Keeps nudged passes this far apart. A nudge after a quiet time leads to a pass at once; nudges that follow each
+    /// other closely share a pass.
     #[must_use]
     pub fn gathering(self, gather: Duration) -> Self {
         Self { gather, ..self }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What a shutdown does to a task.
+/// Effect of a shutdown on a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnShutdown {
     /// Drops the task where it waits. For tasks whose work another process can take up at any point.
@@ -17,7 +17,7 @@ pub enum OnShutdown {
     Finish,
 }
 
-/// What a panic of a task means for the service.
+/// Effect of a task's panic on the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnPanic {
     /// The panic ends only the task. For tasks that serve one client or one object.
@@ -31,9 +31,9 @@ pub enum OnPanic {
 pub struct TaskKind {
     /// The name, for logs.
     pub name: &'static str,
-    /// What a shutdown does to the task.
+    /// Effect of a shutdown on the task.
     pub on_shutdown: OnShutdown,
-    /// What a panic of the task means for the service.
+    /// Effect of the task's panic on the service.
     pub on_panic: OnPanic,
 }
 

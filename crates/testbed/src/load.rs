@@ -176,7 +176,7 @@ enum Connection {
 /// Failure to get a response.
 struct Refused {
     error: hyper::Error,
-    /// Whether the request was never sent.
+    /// True if the request was never sent.
     unsent: bool,
 }
 

@@ -418,7 +418,7 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
 struct Pusher {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     token: String,
-    /// Whether the client checks for a blob before the upload.
+    /// True if the client checks for a blob before the upload.
     asks_first: bool,
     /// Pause between an image's blobs and its manifest, as with larger images. Garbage collection runs meanwhile.
     pause: Duration,

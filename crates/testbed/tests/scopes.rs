@@ -76,7 +76,7 @@ fn routes() -> Vec<(String, Option<String>)> {
     routes
 }
 
-/// Whether a path of the table belongs to this route.
+/// Returns whether a path of the table belongs to this route.
 fn is_of(path: &str, route: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default();
     let (parts, route): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), route.split('/').collect());

@@ -13,7 +13,7 @@ use super::{BODY_SHOWN, CheckFailure};
 /// Number of bytes kept of a command's output; further output is read and dropped.
 const OUTPUT_READ: usize = 64 << 10;
 
-/// How long the rest of the output may take after the command has ended.
+/// Time that the rest of the output may take after the command has ended.
 const REST: Duration = Duration::from_millis(200);
 
 /// Runs the command. Dropping the future kills the process.

@@ -117,11 +117,11 @@ impl CheckFailure {
     }
 }
 
-/// How long an instance without a port must live before it is ready. If such an instance ends later, the old release is
-/// still standing by, and no request is lost.
+/// Time that an instance without a port must live before it is ready. If such an instance ends later, the old release
+/// is still standing by, and no request is lost.
 const WORKER_SETTLE: Duration = Duration::from_secs(1);
 
-/// How long an instance must have lived before it is ready. With a declared path or command, the instance is ready as
+/// Time that an instance must have lived before it is ready. With a declared path or command, the instance is ready as
 /// soon as its check passes.
 pub(crate) fn minimum_uptime(role: &Role) -> Duration {
     if role.health.path.is_some() || role.health.command.is_some() {

@@ -45,7 +45,7 @@ impl fmt::Display for CloudClaim {
     }
 }
 
-/// Why this machine's network cannot be as the settings say.
+/// Reason why this machine's network cannot be as the settings say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkTaken {
     /// Another cloud has the bridge.

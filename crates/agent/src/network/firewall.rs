@@ -36,7 +36,7 @@ pub(super) struct NetworkFacts {
     pub(super) prefix: u8,
     /// The device of the machine's default route.
     pub(super) uplink: Option<String>,
-    /// Whether the machine's firewalls see traffic between containers (`bridge-nf-call-iptables`).
+    /// True if the machine's firewalls see traffic between containers (`bridge-nf-call-iptables`).
     pub(super) bridged_packets_are_seen: bool,
 }
 

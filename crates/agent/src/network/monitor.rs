@@ -35,7 +35,7 @@ const FIREWALLS_EVERY: Duration = Duration::from_secs(4);
 /// Interval between two readings where changes of the rules cannot be detected.
 const FIREWALLS_UNSEEN: Duration = Duration::from_secs(30);
 
-/// How long a repair stays in the report.
+/// Time that a repair stays in the report.
 const RECENT: Duration = Duration::from_secs(600);
 
 /// Monitors the machine's network, for ever.
@@ -238,7 +238,7 @@ fn missing(
     missing
 }
 
-/// Whether the device belongs to a container or a build. Such a device is named after its address.
+/// Returns whether the device belongs to a container or a build. Such a device is named after its address.
 fn is_container(settings: &AgentSettings, name: &str) -> bool {
     let number = name.strip_prefix("gt").or_else(|| name.strip_prefix("gb")).filter(|rest| rest.len() == 8);
     let address = number.and_then(|number| u32::from_str_radix(number, 16).ok()).map(Ipv4Addr::from);
@@ -246,7 +246,7 @@ fn is_container(settings: &AgentSettings, name: &str) -> bool {
     address.is_some_and(|address| network(address) == network(settings.gateway))
 }
 
-/// Why a repair failed.
+/// Reason why a repair failed.
 #[derive(Debug, thiserror::Error)]
 enum RepairError {
     #[error(transparent)]

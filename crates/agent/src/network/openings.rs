@@ -135,7 +135,7 @@ impl fmt::Display for MetadataAddress {
     }
 }
 
-/// Why a text is not a valid opening.
+/// Reason why a text is not a valid opening.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpeningError {
     /// The text is not a port.

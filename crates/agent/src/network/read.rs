@@ -50,7 +50,7 @@ pub(super) async fn ruleset() -> Option<Ruleset> {
     Some(firewall::read(&nft, &saved))
 }
 
-/// Whether the legacy iptables backend of the kernel has tables.
+/// Returns whether the legacy iptables backend of the kernel has tables.
 pub(super) fn has_legacy_tables() -> bool {
     std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| !names.trim().is_empty())
 }
@@ -73,7 +73,7 @@ pub(super) fn uplink(routes: &str) -> Option<String> {
     routes.lines().skip(1).find_map(fields)
 }
 
-/// Whether the kernel's routing table has a route to a network over a device.
+/// Returns whether the kernel's routing table has a route to a network over a device.
 pub(super) fn has_route(routes: &str, device: &str, network: Ipv4Addr, prefix: u8) -> bool {
     let hexadecimal = |address: Ipv4Addr| format!("{:08X}", u32::from_ne_bytes(address.octets()));
     let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or_default());

@@ -6,7 +6,7 @@ use gantry_model::{AppName, InstanceGoal, InstanceId, MachineName, MachinePlan};
 
 use gantry_records::RecordIndex;
 
-/// What waits for time to pass. While nothing waits, a tick plans nothing.
+/// Deadlines and timeouts in progress. Without one, a tick plans nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Activity {
     /// Apps with an open deploy, and apps that are being destroyed.
@@ -46,7 +46,7 @@ impl Activity {
         }
     }
 
-    /// Whether the requests of an instance decide when the instance may stop.
+    /// Returns whether the requests of an instance decide when the instance may stop.
     pub(super) fn is_retiring(&self, id: &InstanceId) -> bool {
         self.retiring.values().any(|ids| ids.contains(id))
     }

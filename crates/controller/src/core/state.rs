@@ -16,7 +16,7 @@ use super::dirty::DirtySet;
 use super::notify::ChangedParts;
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
 
-/// How long a silent router is still shown, in milliseconds. The planner counts a router as gone after
+/// Time for which a silent router is still shown, in milliseconds. The planner counts a router as gone after
 /// [`SILENCE_MILLIS`].
 const FORGOTTEN_MILLIS: u64 = 60_000;
 
@@ -72,7 +72,7 @@ pub(super) enum CoreEvent {
 /// Consequences of an event.
 #[derive(Debug, Default)]
 pub(super) struct EventEffects {
-    /// What the planner must look at.
+    /// Apps and machines that the planner must look at.
     pub(super) dirty: DirtySet,
     /// Whom to wake.
     pub(super) changed: ChangedParts,

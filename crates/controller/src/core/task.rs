@@ -50,7 +50,7 @@ pub(super) struct CoreTask {
     state: CoreState,
     notifier: Arc<Notifier>,
     clock: SteadyClock,
-    /// What the next plan must look at.
+    /// Apps and machines that the next plan must look at.
     dirty: DirtySet,
     /// Whom to wake once the present step is written.
     changed: ChangedParts,

@@ -14,7 +14,7 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 struct OpenPush {
     app: AppName,
     user: String,
-    /// Whether the hook has connected. A push's id opens one conversation only.
+    /// True if the hook has connected. A push's id opens one conversation only.
     connected: bool,
     /// The commit on its way to the branch: from the start of its deploy until the branch has moved.
     moving: Option<String>,

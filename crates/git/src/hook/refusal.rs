@@ -1,4 +1,4 @@
-//! Why a hook refuses a push by itself, and how a hook fails.
+//! Refusals that a hook decides by itself, and failures of a hook.
 
 use std::io;
 use std::process::ExitStatus;
@@ -22,7 +22,7 @@ impl From<serde_json::Error> for HookError {
     }
 }
 
-/// Why a push is refused. The texts are shown to the user.
+/// Reason why a push is refused. The texts are shown to the user.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the push names too many refs; push the branch alone")]

@@ -28,7 +28,7 @@ const WORD: &[u8] = b"PROXY ";
 /// Extension: the client's connection to the proxy used TLS (section 2.2.5).
 const TLS_EXTENSION: u8 = 0x20;
 
-/// How long the rest of a preamble may take after its first byte.
+/// Time that the rest of a preamble may take after its first byte.
 const REST: Duration = Duration::from_secs(5);
 
 /// Poll interval for a preamble that arrives in pieces.

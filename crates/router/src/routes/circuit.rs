@@ -17,7 +17,7 @@ const BROKEN_MAX: usize = 5;
 /// of its role.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a request to an instance failed.
+/// Failure of a request to an instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InstanceFailure {
     /// The router got no connection.

@@ -47,7 +47,7 @@ pub(super) struct Packet {
     pub(super) to: PacketDevice,
     pub(super) source: Ipv4Addr,
     pub(super) destination: Ipv4Addr,
-    /// Whether the destination is an address of this machine.
+    /// True if the destination is an address of this machine.
     pub(super) is_local: bool,
     pub(super) protocol: PacketProtocol,
     pub(super) source_port: u16,

@@ -55,7 +55,7 @@ pub(super) struct RuleChain {
     pub(super) table: RuleTable,
     pub(super) name: String,
     pub(super) hook: Option<NetfilterHook>,
-    /// Whether the chain's policy is to drop.
+    /// True if the chain's policy is to drop.
     pub(super) drops: bool,
     pub(super) rules: Vec<FirewallRule>,
 }
@@ -131,7 +131,7 @@ pub(super) enum PacketPattern {
 }
 
 impl RuleTest {
-    /// Whether the test is true of a packet; `None` if unknown.
+    /// Returns whether the test is true of a packet; `None` if unknown.
     pub(super) fn of(&self, packet: &Packet) -> Option<bool> {
         let (patterns, expected) = match self {
             Self::Is(patterns) => (patterns, true),

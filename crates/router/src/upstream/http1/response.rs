@@ -137,7 +137,7 @@ impl Body for Http1Body {
     }
 }
 
-/// What comes after the protocol was changed.
+/// Connection after a change of protocol.
 pub(crate) struct UpgradedStream(ReadSide);
 
 impl AsyncRead for UpgradedStream {
