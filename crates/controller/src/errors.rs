@@ -25,6 +25,9 @@ pub enum ServerError {
     /// A record in the store cannot be read.
     #[error(transparent)]
     Record(#[from] gantry_records::RecordError),
+    /// The records cannot be migrated to the schema of this version.
+    #[error(transparent)]
+    Schema(#[from] gantry_records::schema::SchemaError),
     /// The listen address is taken, or belongs to another machine.
     #[error("cannot listen on {address} (choose another address with --listen)")]
     Listen {
@@ -62,6 +65,17 @@ pub enum ServerError {
     /// Another server leads, or took over leadership.
     #[error("another server leads: {0}")]
     NotLeading(String),
+}
+
+impl ServerError {
+    /// Returns the stable code of an error that a command prints.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Schema(gantry_records::schema::SchemaError::Newer { .. }) => Some(ErrorCode::StoreNewer),
+            _ => None,
+        }
+    }
 }
 
 /// Reason why the records were not changed.

@@ -461,6 +461,10 @@ codes! {
         "The disk of the data folder is read-only."
         "The kernel makes a file system read-only after an error."
         "`dmesg` says what the kernel found. Gantry goes on by itself once the disk takes writes."
+    StoreNewer "store_newer" 0
+        "A newer Gantry wrote the records in the store."
+        "The records have a schema version that this Gantry does not know. It changes nothing in such a store."
+        "Start the newer Gantry again. To go back, move the store away and bring back a backup from before the upgrade: `gantry restore FILE`."
     StoreUnavailable "store_unavailable" 503
         "The store does not take the change."
         "The store cannot be reached, or leadership changed at that moment. What runs goes on."

@@ -33,6 +33,9 @@ pub(crate) fn code_of(error: &anyhow::Error) -> Option<ErrorCode> {
     if let Some(coded) = error.downcast_ref::<CodedError>() {
         return Some(coded.code);
     }
+    if let Some(server) = error.downcast_ref::<gantry_controller::ServerError>() {
+        return server.code();
+    }
     match error.downcast_ref::<ClientError>()? {
         ClientError::Problem(_) => None,
         ClientError::Unreachable { source, .. } if source.is::<tokio::time::error::Elapsed>() => {

@@ -11,11 +11,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use gantry_error_codes::ErrorCode;
+use gantry_records::schema;
 use gantry_store::StoreAddress;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::args::Machine;
+use crate::coded::coded;
 use crate::exit::{DONE, Exit};
 use crate::machine::program;
 use crate::printer::out;
@@ -32,12 +35,15 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Maximum number of bytes read of the program's output.
 const SAID_MAX: u64 = 4096;
 
-/// Runs `gantry upgrade-check`: checks that this program can read the format of the store.
+/// Runs `gantry upgrade-check`: checks that this program can read the format of the store and the schema version of the
+/// records. Of a store in etcd, the server checks the version when it starts.
 pub(crate) fn check(machine: &Machine) -> anyhow::Result<Exit> {
     if let StoreAddress::File(path) = machine.store()
         && path.exists()
     {
         gantry_store::check_format(&path)?;
+        let value = gantry_store::read_value(&path, schema::KEY)?;
+        schema::version(value.as_deref()).map_err(|error| coded(ErrorCode::StoreNewer, error.to_string()))?;
     }
     out!("{READY}: {}", env!("CARGO_PKG_VERSION"));
     Ok(DONE)

@@ -15,10 +15,12 @@
 //! | `tokens/<hash>` | [`TokenRecord`] |
 //! | `events/<number mod 1000>` | [`EventRecord`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
+//! | `schema` | the version of all records, see [`schema`] |
 //! | `plan/table`, `plan/machines/<machine>` | the plan |
 
 mod index;
 mod record;
+pub mod schema;
 
 pub use index::RecordIndex;
 pub use record::{

@@ -276,7 +276,7 @@ pub struct RecordError {
 }
 
 impl RecordError {
-    fn new(key: &str, why: impl ToString) -> Self {
+    pub(crate) fn new(key: &str, why: impl ToString) -> Self {
         Self { key: key.to_owned(), why: why.to_string() }
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use address::{AddressError, StoreAddress};
-pub use sqlite::{check as check_file, check_format, is_writable, merge_log, remove_high_water_mark};
+pub use sqlite::{check as check_file, check_format, is_writable, merge_log, read_value, remove_high_water_mark};
 
 /// Number of a committed write. Each write raises the revision by at least one, and all keys share the sequence.
 pub type Revision = i64;

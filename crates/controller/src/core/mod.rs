@@ -10,6 +10,7 @@
 //! - `dirty`: the apps and machines that an event affects. An empty set plans nothing.
 //! - `step`: plans one step and returns its changes in groups; pure.
 //! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
+//! - `load`: migrates and parses the records of the store.
 //! - `task`: the loop, and the guarded write.
 //! - `notify`: wakes only those whose part changed.
 //!
@@ -20,6 +21,7 @@ mod activity;
 #[cfg(test)]
 mod bench;
 mod dirty;
+mod load;
 mod notify;
 mod state;
 mod step;

@@ -9,10 +9,11 @@ use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_model::{DeployState, MachineName, Moment};
 use gantry_planner::PlannerPolicy;
-use gantry_store::{Revision, Store, StoreEntry, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
+use gantry_store::{Revision, Store, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dirty::DirtySet;
+use super::load::{LoadedRecords, load};
 use super::notify::{ChangedParts, Notifier};
 use super::state::{CoreEvent, CoreState, PublishedView};
 use super::step::{PlannedStep, plan_step};
@@ -70,7 +71,7 @@ impl CoreTask {
         policy: PlannerPolicy,
     ) -> Result<Self, ServerError> {
         let term = leadership.revision().await;
-        let records = load(&store.list("").await?.entries)?;
+        let LoadedRecords { records, refused } = load(&*store, store.list("").await?.entries, term).await?;
         let clock = clock::start();
         let now = now();
         let mut jumps = ClockJumps::default();
@@ -87,7 +88,7 @@ impl CoreTask {
             clock,
             dirty: DirtySet::everything(),
             changed: ChangedParts::default(),
-            stale: false,
+            stale: refused.is_some(),
             term,
             refused: false,
         })
@@ -284,9 +285,10 @@ impl CoreTask {
             self.leadership.take_again(term).await?;
             return Err(ServerError::Interrupted);
         }
-        self.apply(CoreEvent::Loaded(load(&listing.entries)?));
-        (self.stale, self.term) = (false, term);
-        Ok(())
+        let LoadedRecords { records, refused } = load(&*self.store, listing.entries, term).await?;
+        self.apply(CoreEvent::Loaded(records));
+        (self.stale, self.term) = (refused.is_some(), term);
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Follows a jump of the wall clock: moves by the same amount all stamps from which durations are counted, and only
@@ -363,11 +365,6 @@ fn deploy_failpoint(change: &RecordChange) {
         DeployState::Reverted => gantry_failpoint::failpoint!("deploy.reverted"),
         DeployState::Superseded => gantry_failpoint::failpoint!("deploy.superseded"),
     }
-}
-
-/// Parses all records in a listing of the store.
-fn load(entries: &[StoreEntry]) -> Result<RecordIndex, ServerError> {
-    Ok(RecordIndex::load(entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())))?)
 }
 
 /// Serializes a change as a write to the store.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::{checksum, high_water_mark, lease};
 use crate::StoreError;
@@ -235,6 +235,17 @@ pub fn check_format(path: &Path) -> Result<(), StoreError> {
         found if found > FORMAT => Err(StoreError::Newer { path: path.display().to_string(), found, known: FORMAT }),
         _ => Ok(()),
     }
+}
+
+/// Reads the value of one key from a file whose format [`check_format`] knows, and writes nothing. Another process may use
+/// the file meanwhile.
+///
+/// # Errors
+/// [`StoreError::File`] or [`StoreError::Damaged`].
+pub fn read_value(path: &Path, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let read =
+        || reading(path)?.query_row("SELECT value FROM entries WHERE key = ?1", [key], |row| row.get(0)).optional();
+    read().map_err(|error| explain("read", path, error))
 }
 
 /// Opens a connection that writes nothing. Where there is no log, SQLite would create a log even to read. Without a log

@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{oneshot, watch as facts};
 
 use crate::{LeaseId, Listing, Revision, Store, StoreEntry, StoreError, StoreWatch, Txn, TxnOutcome};
-pub use file::{check, check_format, merge_log, remove_high_water_mark};
+pub use file::{check, check_format, merge_log, read_value, remove_high_water_mark};
 use write::{WriteRequest, WriterHandle};
 
 /// The embedded store.

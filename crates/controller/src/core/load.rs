@@ -1,0 +1,142 @@
+//! Loads the records, and first migrates records of an earlier schema version.
+//!
+//! Each transaction of a migration is guarded by the leadership key. A server that is killed between two transactions
+//! leaves records that a server of either version reads; see `gantry_records::schema`.
+
+use gantry_records::RecordIndex;
+use gantry_records::schema::{self, Migration, RawChange, RawRecords};
+use gantry_store::{Revision, Store, StoreEntry, StoreError, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
+
+use crate::{ServerError, leadership};
+
+/// The records of a store.
+pub(super) struct LoadedRecords {
+    pub(super) records: RecordIndex,
+    /// Why the store keeps the records of the version before; none if the store holds these records. A store with a full
+    /// or read-only disk refuses writes. Such records are for reading only, until a later load can migrate them.
+    pub(super) refused: Option<StoreError>,
+}
+
+/// Migrates and parses all records in a listing of the store.
+pub(super) async fn load(
+    store: &dyn Store,
+    entries: Vec<StoreEntry>,
+    term: Revision,
+) -> Result<LoadedRecords, ServerError> {
+    let mut raw: RawRecords = entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
+    let mut refused = None;
+    while let Some(migration) = schema::next_migration(&raw)? {
+        for transaction in transactions(&migration) {
+            if refused.is_none() {
+                refused = write(store, transaction, term).await?;
+            }
+        }
+        if refused.is_none() {
+            tracing::info!(version = migration.to, "the records have the schema version");
+        }
+        migration.preparation.into_iter().chain(migration.switch).for_each(|change| change.apply(&mut raw));
+    }
+    let records = RecordIndex::load(raw.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+    Ok(LoadedRecords { records, refused })
+}
+
+/// Packs a migration into transactions. The switch is the last transaction, and is never split.
+fn transactions(migration: &Migration) -> impl Iterator<Item = &[RawChange]> {
+    let prepared = migration.preparation.chunks(TXN_MAX - 1);
+    prepared.chain([migration.switch.as_slice()])
+}
+
+/// Writes a transaction. Returns the error of a store that refuses writes at present.
+async fn write(store: &dyn Store, changes: &[RawChange], term: Revision) -> Result<Option<StoreError>, ServerError> {
+    let write = |change: &RawChange| match change.clone() {
+        RawChange::Put(key, value) => TxnWrite::Put(key, value, None),
+        RawChange::Remove(key) => TxnWrite::Delete(key),
+    };
+    let txn = Txn { compares: Vec::new(), writes: changes.iter().map(write).collect() };
+    match store.commit(txn.when(TxnCondition::Created(leadership::KEY.to_owned(), term))).await {
+        Ok(TxnOutcome::Committed(_)) => Ok(None),
+        Ok(TxnOutcome::Conflict) => Err(ServerError::Interrupted),
+        Err(error) if error.is_refusal() => Ok(Some(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A store with the records of commit cf11495, and the term under which the test writes.
+    async fn earlier_store(folder: &tempfile::TempDir) -> (Arc<dyn Store>, Revision) {
+        let path = folder.path().join("store.db");
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../records/tests/store-cf11495.db");
+        std::fs::copy(fixture, &path).expect("copied");
+        let store = gantry_store::open(&gantry_store::StoreAddress::File(path)).await.expect("opened");
+        let taken = Txn::default().delete(leadership::KEY);
+        store.commit(taken).await.expect("no leader");
+        let taken = Txn::default().put(leadership::KEY, "test");
+        let TxnOutcome::Committed(term) = store.commit(taken).await.expect("a leader") else { panic!("no term") };
+        (store, term)
+    }
+
+    async fn entries(store: &dyn Store) -> Vec<StoreEntry> {
+        store.list("").await.expect("listed").entries
+    }
+
+    #[tokio::test]
+    async fn migrates_a_store_of_an_earlier_version_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, term) = earlier_store(&folder).await;
+        let first = load(&*store, entries(&*store).await, term).await.expect("loaded");
+        assert!(first.refused.is_none());
+        let value = store.get(schema::KEY).await.expect("read").expect("a version").value;
+        assert_eq!(schema::version(Some(&value)).expect("known"), schema::VERSION);
+        let head = store.list("").await.expect("listed").revision;
+        let second = load(&*store, entries(&*store).await, term).await.expect("loaded");
+        assert!(second.refused.is_none() && second.records == first.records);
+        assert_eq!(store.list("").await.expect("listed").revision, head, "nothing more is written");
+    }
+
+    #[tokio::test]
+    async fn every_prefix_of_a_migration_leads_to_the_same_records() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, term) = earlier_store(&folder).await;
+        let before = entries(&*store).await;
+        let whole = load(&*store, before.clone(), term).await.expect("loaded").records;
+        let raw: RawRecords = before.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+        let migration = schema::next_migration(&raw).expect("a migration").expect("the first");
+        let mut prefix = raw;
+        for change in &migration.preparation {
+            change.clone().apply(&mut prefix);
+            let entry = |(key, value): (&String, &Vec<u8>)| StoreEntry {
+                key: key.clone(),
+                value: value.clone(),
+                created: 1,
+                modified: 1,
+            };
+            let loaded = load(&*store, prefix.iter().map(entry).collect(), term).await.expect("loaded");
+            assert!(loaded.records == whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deposed_server_writes_no_migration() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, _) = earlier_store(&folder).await;
+        let refused = load(&*store, entries(&*store).await, 0).await.err().expect("refused");
+        assert!(matches!(refused, ServerError::Interrupted), "{refused}");
+        assert_eq!(store.get(schema::KEY).await.expect("read"), None);
+    }
+
+    #[tokio::test]
+    async fn refuses_a_store_of_a_newer_version_and_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, term) = earlier_store(&folder).await;
+        store.commit(Txn::default().put(schema::KEY, r#"{"version":99}"#)).await.expect("written");
+        let before = entries(&*store).await;
+        let refused = load(&*store, before.clone(), term).await.err().expect("refused");
+        assert_eq!(refused.code(), Some(gantry_api::ErrorCode::StoreNewer), "{refused}");
+        assert_eq!(entries(&*store).await, before);
+    }
+}

@@ -1,0 +1,159 @@
+//! The schema version of the records, and the migrations from one version to the next.
+//!
+//! The record [`KEY`] holds the version. A store without this record has version 1. A migration is a pure function of
+//! all records of a store. The server's core writes a migration's changes at the start, guarded by leadership, before
+//! the core reads any record.
+//!
+//! Every prefix of a migration's transactions is safe. The preparation adds only records that the version before does
+//! not know, so a server of either version can start from any prefix. The last transaction switches: it removes the old
+//! records and writes the new version. A migration that starts again overwrites its own preparation.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::RecordError;
+
+/// Key of the record with the schema version.
+pub const KEY: &str = "schema";
+
+/// The schema version that this program writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// All records of a store as the store holds them, by key.
+pub type RawRecords = BTreeMap<String, Vec<u8>>;
+
+/// A change of one record as the store holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawChange {
+    /// Sets a record.
+    Put(String, Vec<u8>),
+    /// Removes a record.
+    Remove(String),
+}
+
+impl RawChange {
+    /// Applies the change to records in memory.
+    pub fn apply(self, records: &mut RawRecords) {
+        match self {
+            Self::Put(key, value) => drop(records.insert(key, value)),
+            Self::Remove(key) => drop(records.remove(&key)),
+        }
+    }
+}
+
+/// Changes that bring the records to a schema version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The version that the changes lead to.
+    pub to: u32,
+    /// Changes to write first, in any number of transactions.
+    pub preparation: Vec<RawChange>,
+    /// Changes to write last, in one transaction. They include the new version.
+    pub switch: Vec<RawChange>,
+}
+
+/// A store whose records this program cannot migrate.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A newer program wrote the records.
+    #[error(
+        "cannot use the store: its records have schema version {found}, and this gantry knows versions up to {known}; \
+         start the newer gantry again, or move the store away and bring back a backup from before the upgrade: gantry \
+         restore FILE"
+    )]
+    Newer {
+        /// Version of the records.
+        found: u32,
+        /// The newest version that this program knows.
+        known: u32,
+    },
+    /// A record cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// The record with the schema version.
+#[derive(Serialize, Deserialize)]
+struct SchemaRecord {
+    version: u32,
+}
+
+/// A step from one schema version to the next, as a function of all records.
+type MigrationStep = fn(&RawRecords) -> Result<StepChanges, RecordError>;
+
+/// The preparation of a step, and its switch without the new version.
+pub(crate) type StepChanges = (Vec<RawChange>, Vec<RawChange>);
+
+/// The step from version 1 to version 2 is the first, and so on.
+const STEPS: [MigrationStep; VERSION as usize - 1] = [];
+
+/// Returns the schema version that the value of the record [`KEY`] names; version 1 without the record.
+///
+/// # Errors
+/// [`SchemaError::Newer`], or [`SchemaError::Record`] for a value that is no schema version.
+pub fn version(value: Option<&[u8]>) -> Result<u32, SchemaError> {
+    let Some(value) = value else { return Ok(1) };
+    let record: SchemaRecord = serde_json::from_slice(value).map_err(|error| RecordError::new(KEY, error))?;
+    match record.version {
+        0 => Err(RecordError::new(KEY, "versions begin at 1").into()),
+        found if found > VERSION => Err(SchemaError::Newer { found, known: VERSION }),
+        found => Ok(found),
+    }
+}
+
+/// Returns the next migration of a store; none if the records have the present version.
+///
+/// # Errors
+/// As [`version`], or when a record that the migration reads cannot be read.
+pub fn next_migration(records: &RawRecords) -> Result<Option<Migration>, SchemaError> {
+    let value = records.get(KEY).map(Vec::as_slice);
+    let found = version(value)?;
+    let switched = |to| {
+        let text = serde_json::to_vec(&SchemaRecord { version: to }).map_err(|error| RecordError::new(KEY, error))?;
+        Ok::<_, SchemaError>(RawChange::Put(KEY.to_owned(), text))
+    };
+    if found == VERSION {
+        // Only a store without the record has nothing to migrate and a version to write.
+        let unnamed = |to| Ok(Migration { to, preparation: Vec::new(), switch: vec![switched(to)?] });
+        return value.is_none().then(|| unnamed(found)).transpose();
+    }
+    let (preparation, mut switch) = STEPS[found as usize - 1](records)?;
+    switch.push(switched(found + 1)?);
+    Ok(Some(Migration { to: found + 1, preparation, switch }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_newer_version_by_name() {
+        let error = version(Some(br#"{"version":99}"#)).expect_err("newer");
+        assert!(matches!(error, SchemaError::Newer { found: 99, known: VERSION }));
+        let text = error.to_string();
+        assert!(text.contains("schema version 99") && text.contains("gantry restore FILE"), "{text}");
+        for broken in ["", "7", r#"{"version":0}"#, r#"{"version":-1}"#, r#"{"version":"2"}"#] {
+            let error = version(Some(broken.as_bytes())).expect_err(broken);
+            assert!(error.to_string().starts_with("the store's record schema cannot be read"), "{error}");
+        }
+    }
+
+    #[test]
+    fn reads_fields_that_a_newer_program_added() {
+        assert_eq!(version(Some(br#"{"version":1,"by":"later"}"#)).expect("a version"), 1);
+    }
+
+    #[test]
+    fn an_unnamed_store_is_migrated_until_it_has_the_present_version() {
+        let mut records = RawRecords::new();
+        let mut versions = Vec::new();
+        while let Some(migration) = next_migration(&records).expect("a migration") {
+            versions.push(migration.to);
+            migration.preparation.into_iter().chain(migration.switch).for_each(|change| change.apply(&mut records));
+            assert!(versions.len() <= VERSION as usize, "{versions:?}");
+        }
+        assert_eq!(versions.last(), Some(&VERSION));
+        assert_eq!(version(records.get(KEY).map(Vec::as_slice)).expect("a version"), VERSION);
+    }
+}
