@@ -73,18 +73,7 @@ pub(crate) fn prepare_container(
         binds.push(BindMount { source: group, target: "/etc/group".into(), writable: false });
     }
     for (name, target) in &spec.role.volumes {
-        let folder = spec.volumes_of.as_ref().unwrap_or(&names.app);
-        let source = agent.settings.data.join("volumes").join(folder.as_str()).join(name);
-        if !source.exists() {
-            // The rename makes the volume appear complete or not at all: the app cannot write to a volume that root
-            // still owns. No volume's name begins with a dot.
-            let fresh = source.with_file_name(format!(".new-{name}"));
-            std::fs::create_dir_all(&fresh)?;
-            std::os::unix::fs::chown(&fresh, Some(user.uid), Some(user.gid))?;
-            gantry_failpoint::failpoint!("volume.made");
-            std::fs::rename(&fresh, &source)?;
-            gantry_failpoint::failpoint!("volume.named");
-        }
+        let source = agent.volumes.bind(&agent.settings, spec.volume_folder(&names.app), name, &paths.name(), user)?;
         binds.push(BindMount { source, target: target.into(), writable: true });
     }
     Ok(ContainerSpec {

@@ -15,6 +15,7 @@
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
 //! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
+//! - `volumes`: the volumes of containers, and `gantry volume`.
 //!
 //! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
 //! containers. The plan makes all choices; the agent makes none of them.
@@ -36,6 +37,7 @@ mod status;
 mod supervisor;
 mod tasks;
 mod users;
+mod volumes;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -126,6 +128,7 @@ pub(crate) struct AgentContext {
     pub(crate) users: users::UserRanges,
     pub(crate) disk: disk::DiskOverruns,
     pub(crate) tasks: TaskSet,
+    pub(crate) volumes: volumes::Volumes,
 }
 
 /// Reason why the agent could not start.
@@ -192,11 +195,13 @@ pub async fn run(
         users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
         disk: disk::DiskOverruns::default(),
         tasks: TaskSet::default(),
+        volumes: volumes::Volumes::default(),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");
     gantry_failpoint::failpoint!("agent.loaded");
     agent.layers.sweep();
+    volumes::sweep(&agent.settings);
     gantry_failpoint::failpoint!("agent.swept");
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;

@@ -1,6 +1,7 @@
 //! One-off containers, for `gantry run`. The container idles. The command runs in the container as `exec` does, and
 //! both end together.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -10,18 +11,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{self, ContainerNames};
 use crate::instance::{InstanceError, REMOVAL_RETRY};
-use crate::records::ContainerPaths;
+use crate::records::{self, ContainerPaths};
 use crate::tasks::REMOVAL;
-use crate::{AgentContext, images, supervisor};
+use crate::{AgentContext, AgentSettings, images, supervisor, volumes};
 
 /// Name of the file with a one-off's metadata.
 const NOTE: &str = "once.json";
 
-/// Metadata of a one-off container, besides its image. The disk accounting and a restarted agent read it.
+/// Metadata of a one-off container, besides its image. The disk accounting, the volumes and a restarted agent read it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct OneOffMetadata {
     pub(crate) disk: Bytes,
     pub(crate) address: Ipv4Addr,
+    /// Folder of its volumes; `None` in metadata of an earlier version.
+    #[serde(default)]
+    pub(crate) volume_folder: Option<AppName>,
+    /// Its volumes.
+    #[serde(default)]
+    pub(crate) volumes: BTreeSet<String>,
+    /// Those of its volumes that no other container may have at the same time.
+    #[serde(default)]
+    pub(crate) alone: BTreeSet<String>,
 }
 
 /// A running one-off container.
@@ -29,6 +39,8 @@ pub(crate) struct OneOff {
     agent: Arc<AgentContext>,
     name: String,
     address: Ipv4Addr,
+    volume_folder: AppName,
+    volumes: BTreeSet<String>,
     pub(crate) container: Container,
     /// The specification of the command that runs in the container.
     pub(crate) exec: ExecSpec,
@@ -40,6 +52,7 @@ impl OneOff {
         app: AppName,
         release: ReleaseNumber,
         mut spec: InstanceSpec,
+        alone: BTreeSet<String>,
         command: Vec<String>,
         terminal: bool,
     ) -> Result<Self, InstanceError> {
@@ -49,15 +62,28 @@ impl OneOff {
         let _held = agent.layers.hold()?;
         let image = images::fetch(agent, &app, &spec.image).await?;
         let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
+        let volumes: BTreeSet<String> = spec.role.volumes.keys().cloned().collect();
+        let disk = spec.role.limits.disk;
+        let volume_folder = spec.volume_folder(&app).clone();
+        let note = OneOffMetadata {
+            disk,
+            address,
+            volume_folder: Some(volume_folder.clone()),
+            volumes: volumes.clone(),
+            alone,
+        };
         let names =
             ContainerNames { app, short: "run".to_owned(), release: release.to_string(), role: "run".to_owned() };
         spec.role.command = gantry_model::RoleCommand::Argv(Vec::new());
-        let made = container::prepare_container(agent, &paths, &names, &spec, &image, address).and_then(|made| {
-            note(&paths, &digest, &OneOffMetadata { disk: spec.role.limits.disk, address }).map(|()| made)
+        // The metadata comes first: the container has its volumes from then on, also for an agent that starts later.
+        let noted = agent.volumes.claim(&agent.settings, &volume_folder, &note, &paths).and_then(|()| {
+            std::fs::write(paths.folder.join("image"), digest)
+                .and_then(|()| container::prepare_container(agent, &paths, &names, &spec, &image, address))
+                .map_err(InstanceError::Prepare)
         });
-        let started = match made {
+        let started = match noted {
             Ok(made) => launch(&made).await.map(|container| (container, made)).map_err(InstanceError::Launch),
-            Err(error) => Err(InstanceError::Prepare(error)),
+            Err(error) => Err(error),
         };
         match started {
             Ok((container, made)) => {
@@ -70,7 +96,7 @@ impl OneOff {
                     groups: made.groups,
                     terminal,
                 };
-                Ok(Self { agent: Arc::clone(agent), name, address, container, exec })
+                Ok(Self { agent: Arc::clone(agent), name, address, volume_folder, volumes, container, exec })
             }
             Err(error) => {
                 remove_one_off(agent, name, address).await;
@@ -80,6 +106,9 @@ impl OneOff {
     }
 
     pub(crate) async fn end(self) {
+        for volume in &self.volumes {
+            volumes::mark_used(&self.agent.settings, &self.volume_folder, volume);
+        }
         remove_one_off(&self.agent, self.name, self.address).await;
     }
 }
@@ -95,9 +124,19 @@ async fn remove_one_off(agent: &Arc<AgentContext>, name: String, address: Ipv4Ad
     let _ = tokio::time::timeout(REMOVAL_RETRY, removal).await;
 }
 
-fn note(paths: &ContainerPaths, image: &str, note: &OneOffMetadata) -> std::io::Result<()> {
-    std::fs::write(paths.folder.join("image"), image)?;
+/// Writes the metadata of a one-off.
+pub(crate) fn write_metadata(paths: &ContainerPaths, note: &OneOffMetadata) -> std::io::Result<()> {
+    std::fs::create_dir_all(&paths.folder)?;
     std::fs::write(paths.folder.join(NOTE), serde_json::to_vec(note)?)
+}
+
+/// Names and metadata of all one-offs.
+pub(crate) fn all_metadata(settings: &AgentSettings) -> Vec<(String, OneOffMetadata)> {
+    let named = |name: String| {
+        let note = read_metadata(&ContainerPaths::named(settings, &name, settings.data.join("logs")))?;
+        Some((name, note))
+    };
+    records::one_off_names(settings).into_iter().filter_map(named).collect()
 }
 
 /// Reads the metadata of a one-off.

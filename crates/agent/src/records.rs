@@ -70,6 +70,11 @@ impl ContainerPaths {
         }
     }
 
+    /// Name of the container.
+    pub(crate) fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn record(&self) -> PathBuf {
         self.folder.join("instance.json")
     }

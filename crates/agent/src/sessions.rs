@@ -19,12 +19,12 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::AgentContext;
 use crate::container::{self, ExecError};
 use crate::instance::InstanceError;
 use crate::one_off::OneOff;
 use crate::records::ContainerPaths;
 use crate::tasks::SESSION;
+use crate::{AgentContext, volumes};
 
 /// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -60,8 +60,8 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
         SessionKind::Exec { instance, command, terminal } => {
             exec_in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
         }
-        SessionKind::Run { app, release, spec, command, terminal } => {
-            match OneOff::start(&agent, app, release, *spec, command, terminal).await {
+        SessionKind::Run { app, release, spec, alone, command, terminal } => {
+            match OneOff::start(&agent, app, release, *spec, alone, command, terminal).await {
                 Ok(once) => {
                     let result = run_process(&once.container, once.exec.clone(), reader, &mut writer).await;
                     once.end().await;
@@ -70,6 +70,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
                 Err(error) => Err(error.into()),
             }
         }
+        SessionKind::Volumes { request } => volumes::serve(&agent, request, reader, &mut writer).await,
         SessionKind::Logs(query) => send_logs(&agent, &query, reader, &mut writer).await,
     };
     let last = match result {
@@ -82,7 +83,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
 
 /// Reason why a session failed.
 #[derive(Debug, thiserror::Error)]
-enum SessionError {
+pub(crate) enum SessionError {
     #[error("{0} does not run on this machine")]
     NotHere(InstanceId),
     #[error(transparent)]

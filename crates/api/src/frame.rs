@@ -24,6 +24,8 @@ pub enum Frame {
     Exit(i32),
     /// Cause of a failed session. The last frame.
     Failed(String),
+    /// Result of work on volumes, as JSON; several frames if it is long.
+    Answer(Vec<u8>),
 }
 
 impl Frame {
@@ -40,6 +42,7 @@ impl Frame {
             Self::Error(bytes) => (4, bytes.into()),
             Self::Exit(status) => (5, status.to_be_bytes().to_vec().into()),
             Self::Failed(text) => (6, text.as_bytes().into()),
+            Self::Answer(text) => (7, text.into()),
         }
     }
 
@@ -55,6 +58,7 @@ impl Frame {
             4 => Self::Error(payload),
             5 => Self::Exit(i32::from_be_bytes(payload.try_into().ok()?)),
             6 => Self::Failed(String::from_utf8_lossy(&payload).into_owned()),
+            7 => Self::Answer(payload),
             _ => return None,
         })
     }
@@ -114,6 +118,7 @@ mod tests {
             Frame::Error(vec![0xff; 10]),
             Frame::Exit(-1),
             Frame::Failed("why".into()),
+            Frame::Answer(b"{}".to_vec()),
         ];
         for frame in &frames {
             frame.write(&mut near).await.expect("written");

@@ -2,6 +2,7 @@
 //!
 //! - [`types`]: JSON requests and responses. Public paths begin with `/v1`, paths for Gantry's own services with
 //!   `/internal/v1`.
+//! - [`volumes`]: requests and responses about volumes.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
@@ -10,6 +11,7 @@ pub mod client;
 pub mod frame;
 pub mod problem;
 pub mod types;
+pub mod volumes;
 
 pub use client::{Client, ClientError, Session};
 pub use gantry_error_codes::{ErrorCode, ReceivedCode};

@@ -1,6 +1,6 @@
 //! Request and response types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use gantry_model::{
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use gantry_model::Scope;
 
 use crate::Problem;
+use crate::volumes::VolumeRequest;
 
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -451,6 +452,9 @@ pub enum SessionKind {
         release: ReleaseNumber,
         /// Specification of the container.
         spec: std::boxed::Box<gantry_model::InstanceSpec>,
+        /// The volumes among those of the specification that no other container may have at the same time.
+        #[serde(default)]
+        alone: BTreeSet<String>,
         /// Program and arguments.
         command: Vec<String>,
         /// True if the process gets a terminal.
@@ -458,6 +462,11 @@ pub enum SessionKind {
     },
     /// The log of an app.
     Logs(LogQuery),
+    /// Work on volumes.
+    Volumes {
+        /// The work.
+        request: VolumeRequest,
+    },
 }
 
 /// Filter of log lines.

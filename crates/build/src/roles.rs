@@ -10,7 +10,7 @@ use std::fmt;
 
 use gantry_model::execve::is_variable_name;
 use gantry_model::role::{AppProtocol, HealthSettings, ResourceLimits, Role, RoleCommand, ShutdownSignal};
-use gantry_model::{Bytes, RoleName, Seconds};
+use gantry_model::{Bytes, RoleName, Seconds, VolumeName};
 use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -336,7 +336,7 @@ fn checked_volumes(volumes: BTreeMap<String, String>) -> Result<BTreeMap<String,
 /// # Errors
 /// The invalid name or path.
 pub fn check_volume(name: &str, path: &str) -> Result<(), String> {
-    RoleName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
+    VolumeName::parse(name).map_err(|_| format!("{name:?} cannot be the name of a volume"))?;
     let forbidden = ["/", "/proc", "/sys", "/dev", "/.gantry"];
     let under = |place: &str| path == place || (place != "/" && path.starts_with(&format!("{place}/")));
     let plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");

@@ -104,7 +104,7 @@ codes! {
     SessionRequired "session_required" 426
         "The endpoint opens a session and needs an upgraded connection."
         "The request has no `Upgrade` header, or a proxy removed the header."
-        "Use `gantry exec` or `gantry run`, and let the proxy pass upgrades on."
+        "Use `gantry exec`, `gantry run` or `gantry volume`, and let the proxy pass upgrades on."
     SessionNotFound "session_not_found" 404
         "No client waits for this session any more."
         "The client closed its connection before the agent called back."
@@ -439,10 +439,6 @@ codes! {
         "A volume's name or path is invalid."
         "Names follow the rules for names; a path is absolute and not a path of the system."
         "Correct the volume: `--volume NAME:PATH`."
-    VolumeNotFound "volume_not_found" 404
-        "The app's images have no such volume."
-        "The name is misspelled, or the setting was removed before."
-        "`gantry app show APP --json` shows the settings."
     TooManyVolumes "too_many_volumes" 400
         "The app's images would have too many volumes."
         "The number of volumes of an app's images is limited."
@@ -451,6 +447,44 @@ codes! {
         "Two volumes would be at the same path."
         "A path holds one volume."
         "Choose another path, or remove the first volume: `--volume NAME:`. Its data stays."
+}
+"Volumes" {
+    VolumeNotFound "volume_not_found" 404
+        "The app has no such volume."
+        "The name is misspelled, the volume was removed, or the app's images have no setting for the volume."
+        "`gantry volume ls APP` lists the volumes, and `gantry app show APP --json` shows the settings of images."
+    VolumeInUse "volume_in_use" 409
+        "A container has the volume, or the volume is being copied."
+        "A volume has a single writer, and is replaced or removed only while nothing reads or writes it."
+        "Stop the instance with `gantry scale APP ROLE=0`, or wait until the `gantry run`, export or snapshot ends. The message names what to do."
+    VolumeOfRole "volume_of_role" 409
+        "A role of the current release names the volume."
+        "The next copy of the role would begin with an empty volume."
+        "Take the volume out of the role, or remove the volume all the same with `--force`."
+    VolumeNotEmpty "volume_not_empty" 409
+        "The volume has content already."
+        "An import does not mix an archive with files that are there."
+        "`--replace` puts the archive in the place of the volume's content."
+    VolumeArchiveInvalid "volume_archive_invalid" 400
+        "The archive cannot be unpacked as a volume."
+        "The archive is no tar archive, is damaged or incomplete, or has an entry that leaves the volume. The message names the entry."
+        "Make the archive with `gantry volume export` or with `tar`, and import it again. The volume is as it was."
+    VolumeArchiveTooLarge "volume_archive_too_large" 400
+        "The unpacked archive is larger than its limit."
+        "The limit is the disk limit of the role that names the volume."
+        "`--limit SIZE` sets another limit. The volume is as it was."
+    SnapshotNotFound "snapshot_not_found" 404
+        "The volume has no such snapshot."
+        "The name is misspelled, or the snapshot was removed."
+        "`gantry volume snapshot APP NAME ls` lists the snapshots."
+    SnapshotExists "snapshot_exists" 409
+        "The volume has a snapshot of this name already."
+        "A snapshot is not overwritten."
+        "Choose another name, or remove the snapshot first."
+    TooManySnapshots "too_many_snapshots" 409
+        "The volume has as many snapshots as it can have."
+        "The number is limited, because each snapshot can take as much space as the volume."
+        "Remove one: `gantry volume snapshot APP NAME rm SNAPSHOT`."
 }
 "The server" {
     DiskFull "disk_full" 507
@@ -481,6 +515,10 @@ codes! {
         "The machine's agent does not answer."
         "The agent does not run, is overloaded, or too many sessions wait for it."
         "Check the output of `gantry up` on the machine; try again."
+    AgentFailed "agent_failed" 502
+        "The machine's agent began its work and did not finish it."
+        "The agent was stopped meanwhile, or is of another version than the server."
+        "Look whether the work took place, then try again. `gantry status` names the machines."
     Internal "internal" 500
         "A fault of Gantry itself, or of the machine below it."
         "An operation failed that should not fail. The message names the operation and the cause."
@@ -512,7 +550,7 @@ codes! {
         "It makes containers, network devices and control groups."
         "Run it with sudo."
     SessionFailed "session_failed" 0
-        "A session of `gantry exec` or `gantry run` could not be opened, or broke."
+        "A session of `gantry exec`, `gantry run` or `gantry volume` could not be opened, or broke."
         "The agent does not answer, the instance has ended, or the command cannot be started. The message tells which."
         "Check the command and `gantry ps`; try again."
     ConnectionLost "connection_lost" 0

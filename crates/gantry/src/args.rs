@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{
-    AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError, defaults,
+    AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError, VolumeName, defaults,
 };
 use gantry_store::StoreAddress;
 
@@ -169,10 +169,17 @@ pub(crate) enum Command {
         /// Pass standard input on to the command
         #[arg(short = 'i', long)]
         input: bool,
+        /// Mount a volume of the app where its role has the volume, or at PATH. Only one container may have a volume, unless several
+        /// roles name the volume: stop its instance first with `gantry scale APP ROLE=0`
+        #[arg(long = "volume", value_parser = run_volume, value_name = "NAME[:PATH]")]
+        volumes: Vec<(VolumeName, Option<String>)>,
         /// Command with its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// List, show, remove, export, import and copy volumes
+    #[command(subcommand)]
+    Volume(Volume),
     /// Explain the state of all apps, of one app, or of one instance
     Why {
         /// App; without it, each app gets one line
@@ -510,6 +517,79 @@ pub(crate) enum Base {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// List the volumes of an app, or of all apps
+    Ls { app: Option<AppName> },
+    /// Show a volume: where roles have it, its owner, size, files and snapshots, and who has it now
+    Show { app: AppName, name: VolumeName },
+    /// Remove a volume and its snapshots; refused while a container has it
+    Rm {
+        app: AppName,
+        name: VolumeName,
+        /// Remove the volume even if a role of the current release names it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Write a volume as a tar archive: owners as in the container, modes, times, attributes, links, sparse files
+    ///
+    /// The archive of a volume in use has the files of a running program, from different moments. Stop the program first,
+    /// or use its own dump.
+    Export {
+        app: AppName,
+        name: VolumeName,
+        /// File; compressed with zstd if its name ends in .zst. By default standard output, not compressed
+        #[arg(short = 'o', long = "output", value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make a volume of a tar archive (plain, gzip or zstd); refused while a container has the volume
+    ///
+    /// The volume gets the archive's content in one step, or stays as it is.
+    Import {
+        app: AppName,
+        name: VolumeName,
+        /// Put the archive in the place of the volume's content
+        #[arg(long)]
+        replace: bool,
+        /// Limit on the unpacked archive; by default the disk limit of the role
+        #[arg(long, value_name = "SIZE", value_parser = Bytes::parse)]
+        limit: Option<Bytes>,
+        /// Archive; standard input by default
+        file: Option<PathBuf>,
+    },
+    /// Make, list, remove and restore copies of a volume beside the volume; makes one by default
+    ///
+    /// A snapshot stops nothing. Its files are copied one after the other: the snapshot of a volume in use has files of different
+    /// moments. For files of one moment, stop the program first with `gantry scale APP ROLE=0`.
+    Snapshot {
+        app: AppName,
+        name: VolumeName,
+        #[command(subcommand)]
+        what: Option<Snapshot>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Make a snapshot, at most 20 of a volume
+    Create {
+        /// Name of the snapshot; by default made from the time
+        snapshot: Option<VolumeName>,
+    },
+    /// List the snapshots
+    Ls,
+    /// Remove a snapshot
+    Rm {
+        /// Name of the snapshot
+        snapshot: VolumeName,
+    },
+    /// Replace the volume's content with a copy of a snapshot; refused while a container has the volume
+    Restore {
+        /// Name of the snapshot
+        snapshot: VolumeName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Create a token; the secret is shown once
     Create {
@@ -558,9 +638,18 @@ fn volume(text: &str) -> Result<(String, String), String> {
     if !path.is_empty() && !path.starts_with('/') {
         return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
     }
-    RoleName::parse(name)
+    VolumeName::parse(name)
         .map(|name| (name.to_string(), path.to_owned()))
         .map_err(|_| format!("{name:?} cannot be the name of a volume; write for example data:{path}"))
+}
+
+/// Parses a volume of a one-off: `data` or `data:/path`.
+fn run_volume(text: &str) -> Result<(VolumeName, Option<String>), String> {
+    let (name, path) = text.split_once(':').map_or((text, None), |(name, path)| (name, Some(path)));
+    if let Some(path) = path.filter(|path| !path.starts_with('/')) {
+        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+    }
+    VolumeName::parse(name).map(|name| (name, path.map(str::to_owned))).map_err(|error| error.to_string())
 }
 
 /// Parses a port; 0 stands for `auto`, the port that the image declares.

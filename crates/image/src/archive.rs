@@ -12,6 +12,9 @@ use crate::sparse::Sparse;
 /// attributes for a file.
 const HEADERS_MAX: u64 = 1 << 20;
 
+/// Size of a block of a tar stream.
+const BLOCK: u64 = 512;
+
 /// A reader that fails after a number of bytes, which [`members`] sets.
 pub struct Metered<R> {
     inner: R,
@@ -49,10 +52,12 @@ pub fn members<R: Read, E>(
             Err(unreadable(io::Error::other(format!("{path:?} is a sparse file; make the archive without --sparse"))))
         }
     })
+    .map(drop)
 }
 
 /// Calls `visit` with each member as [`members`] does, but accepts sparse files. `visit` must read a sparse file to its
-/// end, through [`Sparse::content`].
+/// end, through [`Sparse::content`]. Returns whether the archive has an end mark: an archive that was cut between two
+/// members has none.
 ///
 /// # Errors
 /// As [`members`].
@@ -60,14 +65,15 @@ pub(crate) fn members_or_sparse<R: Read, E>(
     archive: R,
     unreadable: impl Fn(io::Error) -> E,
     mut visit: impl FnMut(&mut Entry<'_, Metered<R>>, Option<Sparse>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<bool, E> {
     let left = Rc::new(Cell::new(HEADERS_MAX));
     let mut archive = Archive::new(Metered { inner: archive, left: Rc::clone(&left) });
     let mut entries = archive.entries().map_err(&unreadable)?;
     loop {
         left.set(HEADERS_MAX);
         let Some(entry) = entries.next() else {
-            return Ok(());
+            // The padding of the last member is shorter than a block, and the end mark is not.
+            return Ok(HEADERS_MAX - left.get() >= BLOCK);
         };
         let mut entry = entry.map_err(&unreadable)?;
         left.set(u64::MAX);

@@ -4,15 +4,16 @@
 //! The container wrote the content, so the walk uses descriptors and follows no link.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use gantry_linux::process::USERS;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, openat, readlinkat, statat};
+use gantry_linux::walk::xattrs;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, openat, readlinkat, statat};
 
 use crate::layer::{Layer, LayerWriter, Meta};
 use crate::tree::{OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
@@ -93,7 +94,7 @@ impl Walk<'_> {
                     return Ok(());
                 }
                 self.entries += 1;
-                self.writer.xattrs(&xattrs(&folder)?)?;
+                self.writer.xattrs(&xattrs(&folder, may_carry)?)?;
                 self.writer.folder(path, meta)?;
                 if is_opaque(&folder) {
                     self.writer.file(&path.join(OPAQUE), meta, 0, io::empty())?;
@@ -117,7 +118,7 @@ impl Walk<'_> {
                     return Err(io::Error::other(format!("more than {} bytes were written", Bounds::default().bytes)));
                 }
                 let file = open(OFlags::RDONLY)?;
-                self.writer.xattrs(&xattrs(&file)?)?;
+                self.writer.xattrs(&xattrs(&file, may_carry)?)?;
                 self.writer.file(path, meta, stat.st_size.cast_unsigned(), File::from(file))
             }
             FileType::Symlink => {
@@ -174,28 +175,4 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<OsString>> {
 pub(crate) fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0; 4];
     matches!(fgetxattr(folder, OPAQUE_XATTR, &mut value[..]), Ok(1) if value[0] == b'y')
-}
-
-fn xattrs(file: impl AsFd) -> io::Result<Vec<(String, Vec<u8>)>> {
-    // The kernel limits names to 64 KiB in total, and each value to 64 KiB.
-    let mut names = vec![0; 64 << 10];
-    let length = match flistxattr(&file, &mut names[..]) {
-        Ok(length) => length,
-        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut found = Vec::new();
-    for name in names[..length].split_inclusive(|byte| *byte == 0) {
-        let Some(name) = CStr::from_bytes_with_nul(name).ok().and_then(|name| name.to_str().ok()) else {
-            continue;
-        };
-        if may_carry(name) {
-            let mut value = vec![0; 64 << 10];
-            let length = fgetxattr(&file, name, &mut value[..])?;
-            value.truncate(length);
-            found.push((name.to_owned(), value));
-        }
-    }
-    found.sort();
-    Ok(found)
 }

@@ -7,6 +7,7 @@
 //! - [`Merged`]: the root that results from unpacked layers.
 //! - [`unpack`]: unpacks a layer into a folder. The bytes are foreign, so the kernel resolves every path inside the
 //!   folder.
+//! - [`export`], [`unpack_volume`]: a volume as a tar stream, and back.
 //! - [`members`]: reads a foreign tar stream, member by member, with bounds.
 //! - [`import`]: imports an OCI archive into the blobs.
 //! - [`Selection`]: chooses an index's image for this machine.
@@ -32,6 +33,7 @@ mod selection;
 mod sparse;
 mod tree;
 mod unpack;
+mod volume;
 
 pub use accounts::{Account, AccountError, Accounts};
 pub use archive::{Metered, members};
@@ -48,4 +50,6 @@ pub use pull::{Asker, Credentials, PullError, REGISTRY_ID, pull};
 pub use referrer::{Referrer, subject};
 pub use remote::{Parts, Remote};
 pub use selection::{Next, Selection};
-pub use unpack::{Bounds, UnpackError, Unpacked, unpack};
+pub use tree::volume_may_carry;
+pub use unpack::{Bounds, UnpackError, Unpacked, unpack, unpack_volume};
+pub use volume::{Archived, VolumeWriter, export};

@@ -1,4 +1,4 @@
-//! Unpacks a layer into a folder that overlayfs can use as a layer.
+//! Unpacks a layer into a folder that overlayfs can use as a layer, or the archive of a volume into a folder.
 //!
 //! The bytes are foreign. The kernel resolves every path inside the folder ([`gantry_linux::rooted`]). Files are
 //! created with `O_EXCL` and `O_NOFOLLOW`. Sizes are counted and bounded during reading, whatever the headers claim.
@@ -10,6 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use flate2::read::MultiGzDecoder;
 use gantry_blobs::DigestHasher;
 use gantry_linux::process::USERS;
@@ -24,7 +27,7 @@ use tar::{Entry, EntryType};
 
 use crate::archive::members_or_sparse;
 use crate::sparse::Sparse;
-use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry};
+use crate::tree::{CAPABILITIES, OPAQUE, OPAQUE_XATTR, WHITEOUT, may_carry, volume_may_carry};
 
 /// Limits on the size of an unpacked layer.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +52,15 @@ impl Default for Bounds {
     }
 }
 
+/// Kind of an archive, which decides what some of its entries mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Names that begin with `.wh.` remove files of lower layers. Device nodes are skipped.
+    Layer,
+    /// Every name is plain. Device nodes are refused, and the archive must have an end mark.
+    Volume,
+}
+
 /// The digests and the size of an unpacked layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
@@ -60,25 +72,30 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Number of entries, without those of missing parent folders.
     pub entries: u64,
+    /// Whether the archive has an entry for the folder itself, with its owner and mode.
+    pub has_root: bool,
 }
 
 /// Reasons why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The stream cannot be read.
-    #[error("the layer cannot be read: {0}")]
+    #[error("the archive cannot be read: {0}")]
     Stream(#[source] io::Error),
     /// An entry is hostile or impossible.
-    #[error("the layer is refused at {path:?}: {why}")]
+    #[error("the archive is refused at {path:?}: {why}")]
     Entry {
         /// Path of the entry.
         path: String,
         /// Reason of the refusal.
         why: String,
     },
-    /// The layer exceeds a limit.
-    #[error("the layer is refused: it has more than {0}")]
+    /// The archive exceeds a limit.
+    #[error("the archive is refused: it has more than {0}")]
     TooLarge(String),
+    /// The archive of a volume ends without an end mark.
+    #[error("the archive was cut: it has no end mark")]
+    Cut,
     /// An entry could not be created.
     #[error("cannot unpack {path:?}: {source}")]
     Make {
@@ -95,6 +112,18 @@ pub enum UnpackError {
 /// # Errors
 /// [`UnpackError`]. The caller removes the entries created so far.
 pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
+    unpack_as(Kind::Layer, layer, folder, bounds)
+}
+
+/// Unpacks the archive of a volume into the empty folder `folder`, as [`unpack`] does a layer.
+///
+/// # Errors
+/// [`UnpackError`]. The caller removes the entries created so far.
+pub fn unpack_volume(archive: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
+    unpack_as(Kind::Volume, archive, folder, bounds)
+}
+
+fn unpack_as(kind: Kind, layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacked, UnpackError> {
     let mut source = Hashed::new(layer);
     let mut head = Vec::new();
     source.by_ref().take(4).read_to_end(&mut head).map_err(UnpackError::Stream)?;
@@ -108,14 +137,32 @@ pub fn unpack(layer: impl Read, folder: &Path, bounds: Bounds) -> Result<Unpacke
     let mut plain = Hashed::new(Bounded { inner: plain, left: bounds.bytes.saturating_add(HEADERS_MAX) });
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| UnpackError::Make { path: folder.display().to_string(), source: error.into() })?;
-    let mut unpacker = Unpacker { root, bounds, bytes: 0, entries: 0, folders: Vec::new(), paths: 0, last: None };
-    unpacker.run(&mut plain)?;
+    let mut unpacker = Unpacker {
+        kind,
+        root,
+        bounds,
+        bytes: 0,
+        entries: 0,
+        folders: Vec::new(),
+        paths: 0,
+        last: None,
+        has_root: false,
+    };
+    if !unpacker.run(&mut plain)? && kind == Kind::Volume {
+        return Err(UnpackError::Cut);
+    }
     // Bytes after the archive's end belong to the digests too.
     pass(&mut plain)?;
     let diff_id = plain.finish();
     drop(plain);
     pass(&mut source)?;
-    Ok(Unpacked { digest: source.finish(), diff_id, bytes: unpacker.bytes, entries: unpacker.entries })
+    Ok(Unpacked {
+        digest: source.finish(),
+        diff_id,
+        bytes: unpacker.bytes,
+        entries: unpacker.entries,
+        has_root: unpacker.has_root,
+    })
 }
 
 /// Limit on the bytes after an archive's end. Padding takes kilobytes; a longer tail is an attack.
@@ -131,6 +178,16 @@ fn pass(rest: &mut impl Read) -> Result<(), UnpackError> {
 
 /// Bytes that headers, padding and names may take in addition to the files.
 const HEADERS_MAX: u64 = 4 << 30;
+
+/// Keys of the records of extended headers that describe extended attributes, each followed by the attribute's name.
+pub(crate) const SCHILY: &str = "SCHILY.xattr.";
+pub(crate) const LIBARCHIVE: &str = "LIBARCHIVE.xattr.";
+
+/// Base64 as libarchive writes it: without padding. Some writers pad.
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Limit in bytes on the paths of all folders. They stay in memory, since folders' times are set at the end.
 const PATHS_MAX: usize = 256 << 20;
@@ -174,17 +231,19 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 struct Unpacker {
+    kind: Kind,
     root: OwnedFd,
     bounds: Bounds,
     bytes: u64,
     entries: u64,
     /// Folders and their times. The times are set last, since a new entry in a folder changes the folder's time.
-    folders: Vec<(PathBuf, u64)>,
+    folders: Vec<(PathBuf, Timespec)>,
     /// Bytes of the folders' paths.
     paths: usize,
     /// The folder of the last file, kept open because files of a folder follow each other. Any other kind of entry
     /// clears it, since such an entry may change where a path leads.
     last: Option<(PathBuf, OwnedFd)>,
+    has_root: bool,
 }
 
 /// The location of an entry: its parent folder, and its name there.
@@ -194,8 +253,9 @@ struct Place {
 }
 
 impl Unpacker {
-    fn run(&mut self, plain: impl Read) -> Result<(), UnpackError> {
-        members_or_sparse(plain, UnpackError::Stream, |entry, sparse| {
+    /// Unpacks all entries. Returns whether the archive has an end mark.
+    fn run(&mut self, plain: impl Read) -> Result<bool, UnpackError> {
+        let ended = members_or_sparse(plain, UnpackError::Stream, |entry, sparse| {
             self.entries += 1;
             if self.entries > self.bounds.entries {
                 return Err(UnpackError::TooLarge(format!("{} entries", self.bounds.entries)));
@@ -211,7 +271,7 @@ impl Unpacker {
                 set_time(&folder, OsStr::new(""), mtime, AtFlags::EMPTY_PATH);
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     fn entry(&mut self, entry: &mut Entry<'_, impl Read>, sparse: Option<Sparse>) -> Result<(), UnpackError> {
@@ -241,9 +301,11 @@ impl Unpacker {
             if kind != EntryType::Directory {
                 return Err(refuse("only a folder can be the root"));
             }
+            self.has_root = true;
             return self.root_folder(entry).map_err(made);
         };
-        if let Some(name) = place.name.to_str().filter(|name| name.starts_with(WHITEOUT)) {
+        let hides = self.kind == Kind::Layer;
+        if let Some(name) = place.name.to_str().filter(|name| hides && name.starts_with(WHITEOUT)) {
             if sparse.is_some() {
                 return Err(refuse("a whiteout has no content"));
             }
@@ -273,10 +335,13 @@ impl Unpacker {
                 clear(&place)
                     .and_then(|()| Ok(mknodat(&place.parent, &*place.name, FileType::Fifo, mode, 0)?))
                     .and_then(|()| finish_node(entry, &place))
-                    .map_err(made)
+                    .map_err(made)?;
+                set_time(&place.parent, &place.name, mtime(entry), AtFlags::SYMLINK_NOFOLLOW);
+                Ok(())
             }
             // Device nodes are skipped. A container has its own `/dev` and may open no other device.
-            EntryType::Char | EntryType::Block => Ok(()),
+            EntryType::Char | EntryType::Block if hides => Ok(()),
+            EntryType::Char | EntryType::Block => Err(refuse("it is a device")),
             _ => Err(refuse("its kind is not known")),
         }
     }
@@ -310,10 +375,11 @@ impl Unpacker {
         Ok(Some(Place { parent, name: (*name).to_owned() }))
     }
 
-    fn root_folder(&mut self, entry: &Entry<'_, impl Read>) -> io::Result<()> {
+    fn root_folder(&mut self, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         let root = rooted::open(&self.root, Path::new("/"), OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|error| error.source)?;
-        self.folders.push((PathBuf::from("/"), entry.header().mtime().unwrap_or(0)));
+        self.folders.push((PathBuf::from("/"), mtime(entry)));
+        self.set_xattrs(entry, &root)?;
         set_owner(&root, OsStr::new("."), entry, AtFlags::empty())?;
         Ok(chmodat(&root, ".", mode(entry), AtFlags::empty())?)
     }
@@ -329,8 +395,8 @@ impl Unpacker {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = openat(&place.parent, &*place.name, flags, Mode::empty())?;
-        set_xattrs(entry, &folder)?;
-        self.folders.push((path, entry.header().mtime().unwrap_or(0)));
+        self.set_xattrs(entry, &folder)?;
+        self.folders.push((path, mtime(entry)));
         finish_node(entry, place)
     }
 
@@ -352,8 +418,8 @@ impl Unpacker {
         }
         // The owner is set first: a change of owner clears setuid bits and capabilities.
         finish_node(entry, place).map_err(&made)?;
-        set_xattrs(entry, &file).map_err(&made)?;
-        set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+        self.set_xattrs(entry, &file).map_err(&made)?;
+        set_time(&place.parent, &place.name, mtime(entry), AtFlags::SYMLINK_NOFOLLOW);
         Ok(())
     }
 
@@ -384,6 +450,24 @@ impl Unpacker {
         if holes {
             let end = file.stream_position().map_err(&made)?;
             file.set_len(end).map_err(&made)?;
+        }
+        Ok(())
+    }
+
+    fn set_xattrs(&self, entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<()> {
+        let may_carry = if self.kind == Kind::Layer { may_carry } else { volume_may_carry };
+        let Some(records) = entry.pax_extensions()? else {
+            return Ok(());
+        };
+        for record in records {
+            let record = record?;
+            let Some((name, mut value)) = xattr(record.key_bytes(), record.value_bytes())? else { continue };
+            if may_carry(&name) {
+                if name == CAPABILITIES {
+                    not_effective(&mut value);
+                }
+                fsetxattr(&file, name, &value, XattrFlags::empty())?;
+            }
         }
         Ok(())
     }
@@ -464,9 +548,9 @@ fn finish_node(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     Ok(chmodat(&place.parent, &*place.name, mode(entry), AtFlags::empty())?)
 }
 
-fn finish_link(entry: &Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
+fn finish_link(entry: &mut Entry<'_, impl Read>, place: &Place) -> io::Result<()> {
     set_owner(&place.parent, &place.name, entry, AtFlags::SYMLINK_NOFOLLOW)?;
-    set_time(&place.parent, &place.name, entry.header().mtime().unwrap_or(0), AtFlags::SYMLINK_NOFOLLOW);
+    set_time(&place.parent, &place.name, mtime(entry), AtFlags::SYMLINK_NOFOLLOW);
     Ok(())
 }
 
@@ -479,26 +563,82 @@ fn not_effective(capabilities: &mut [u8]) {
     }
 }
 
-fn set_xattrs(entry: &mut Entry<'_, impl Read>, file: impl AsFd) -> io::Result<()> {
-    let Some(records) = entry.pax_extensions()? else {
-        return Ok(());
-    };
-    for record in records {
-        let record = record?;
-        let name = record.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr."));
-        if let Some(name) = name.filter(|name| may_carry(name)) {
-            let mut value = record.value_bytes().to_vec();
-            if name == CAPABILITIES {
-                not_effective(&mut value);
-            }
-            fsetxattr(&file, name, &value, XattrFlags::empty())?;
-        }
+/// Name and value of the extended attribute that a record of an extended header describes, if the record does. There
+/// are two dialects: `SCHILY.xattr.` with the value itself, and libarchive's, with the value in base64.
+fn xattr(key: &[u8], value: &[u8]) -> io::Result<Option<(String, Vec<u8>)>> {
+    let Ok(key) = std::str::from_utf8(key) else { return Ok(None) };
+    if let Some(name) = key.strip_prefix(SCHILY) {
+        return Ok(Some((name.to_owned(), value.to_vec())));
     }
-    Ok(())
+    let Some(name) = key.strip_prefix(LIBARCHIVE) else { return Ok(None) };
+    let decoded =
+        BASE64.decode(value).map_err(|_| io::Error::other(format!("its attribute {name:?} is not base64")))?;
+    Ok(Some((name.to_owned(), decoded)))
+}
+
+/// Modification time of an entry, with its nanoseconds if an extended header has them.
+fn mtime(entry: &mut Entry<'_, impl Read>) -> Timespec {
+    let whole = entry.header().mtime().ok().and_then(|mtime| i64::try_from(mtime).ok());
+    let plain = Timespec { tv_sec: whole.unwrap_or(0), tv_nsec: 0 };
+    let records = entry.pax_extensions().ok().flatten().into_iter().flatten().flatten();
+    let precise = records.filter(|record| record.key_bytes() == b"mtime").last();
+    precise.and_then(|record| seconds(record.value().ok()?)).unwrap_or(plain)
+}
+
+/// Parses the seconds of an extended header: `1790000000.25`, with any number of digits after the point.
+fn seconds(text: &str) -> Option<Timespec> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(part) || !digits(whole.strip_prefix('-').unwrap_or(whole)) {
+        return None;
+    }
+    let tv_sec: i64 = whole.parse().ok()?;
+    let tv_nsec: i64 = format!("{part:0<9}")[..9].parse().ok()?;
+    Some(match whole.starts_with('-') && tv_nsec > 0 {
+        true => Timespec { tv_sec: tv_sec.checked_sub(1)?, tv_nsec: 1_000_000_000 - tv_nsec },
+        false => Timespec { tv_sec, tv_nsec },
+    })
 }
 
 /// Sets an entry's modification time. A time that cannot be set (out of range) is no reason to refuse a layer.
-fn set_time(parent: impl AsFd, name: &OsStr, mtime: u64, flags: AtFlags) {
-    let time = Timespec { tv_sec: i64::try_from(mtime).unwrap_or(0), tv_nsec: 0 };
+fn set_time(parent: impl AsFd, name: &OsStr, time: Timespec, flags: AtFlags) {
     let _ = utimensat(parent, name, &Timestamps { last_access: time, last_modification: time }, flags);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_of_extended_headers_are_read_to_the_nanosecond() {
+        for (text, wanted) in [
+            ("1790000000.25", Some((1_790_000_000, 250_000_000))),
+            ("1", Some((1, 0))),
+            ("1.", Some((1, 0))),
+            ("0.0000000019", Some((0, 1))),
+            ("-1.5", Some((-2, 500_000_000))),
+            ("-1", Some((-1, 0))),
+            ("", None),
+            ("-", None),
+            ("1.x", None),
+            ("1.-5", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(seconds(text).map(|time| (time.tv_sec, time.tv_nsec)), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn attributes_of_both_dialects_are_read() {
+        let read = |key: &str, value: &[u8]| xattr(key.as_bytes(), value);
+        let wanted = Some(("user.a".to_owned(), b"a\nb".to_vec()));
+        assert_eq!(read("SCHILY.xattr.user.a", b"a\nb").expect("read"), wanted);
+        assert_eq!(read("LIBARCHIVE.xattr.user.a", b"YQpi").expect("read"), wanted);
+        assert_eq!(
+            read("LIBARCHIVE.xattr.user.a", b"YQ==").expect("read"),
+            read("LIBARCHIVE.xattr.user.a", b"YQ").expect("read")
+        );
+        assert_eq!(read("mtime", b"1").expect("read"), None);
+        assert!(read("LIBARCHIVE.xattr.user.a", b"!").is_err());
+    }
 }

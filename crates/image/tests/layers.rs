@@ -361,3 +361,141 @@ fn sparse_files_of_every_dialect_are_read() {
         assert!(error.contains("is a sparse file; make the archive without --sparse"), "{dialect:?}: {error}");
     }
 }
+
+/// A folder as a database leaves it: owners, modes, times, attributes, links, holes, and names that mean something in a
+/// layer.
+fn database(top: &Path) {
+    let chown = |path: &str, id| std::os::unix::fs::lchown(top.join(path), Some(id), Some(id + 1)).expect("given");
+    std::fs::create_dir_all(top.join("data/base/5")).expect("made");
+    std::fs::write(top.join("data/PG_VERSION"), "15\n").expect("written");
+    std::fs::write(top.join(format!("data/{}", "n".repeat(200))), "long").expect("written");
+    std::fs::write(top.join("data/.wh.gone"), "no whiteout").expect("written");
+    let holes = [(1 << 20, &b"page"[..]), (3 << 20, &b"x"[..])];
+    holed(&top.join("data/base/5/1259"), 8 << 20, &holes);
+    holed(&top.join("data/base/5/empty"), 2 << 20, &[]);
+    std::fs::write(top.join("data/base/5/zeros"), vec![0; 4096]).expect("written");
+    std::fs::hard_link(top.join("data/base/5/1259"), top.join("data/linked")).expect("linked");
+    symlink("/var/lib//elsewhere/", top.join("data/pg_wal")).expect("linked");
+    rustix::fs::mkfifoat(rustix::fs::CWD, top.join("data/pipe"), 0o640.into()).expect("made");
+    let set = |name: &str, value: &[u8]| {
+        rustix::fs::setxattr(top.join("data/PG_VERSION"), name, value, rustix::fs::XattrFlags::empty()).expect("set");
+    };
+    set("user.note", b"plain");
+    set("user.lines", b"one\ntwo\n");
+    for (path, id) in [("data", 70), ("data/PG_VERSION", 70), ("data/base/5/1259", 1000), ("data/pg_wal", 65_534)] {
+        chown(path, id);
+    }
+    std::fs::set_permissions(top.join("data"), std::fs::Permissions::from_mode(0o700)).expect("set");
+    std::fs::set_permissions(top.join("data/base"), std::fs::Permissions::from_mode(0o2770)).expect("set");
+    std::fs::set_permissions(top, std::fs::Permissions::from_mode(0o1750)).expect("set");
+    let old = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    std::fs::File::open(top.join("data/PG_VERSION")).and_then(|file| file.set_modified(old)).expect("set");
+}
+
+/// Everything in a folder that an archive must keep.
+fn described(top: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    gantry_linux::walk::walk(&gantry_linux::walk::top(top).expect("opened"), &mut |node| {
+        let path = top.join(node.path);
+        let about = path.symlink_metadata()?;
+        let content = match () {
+            () if about.is_file() => format!("{:?}", crc(&std::fs::read(&path)?)),
+            () if about.is_symlink() => std::fs::read_link(&path)?.display().to_string(),
+            () => String::new(),
+        };
+        let xattrs = if about.is_symlink() || about.file_type().is_fifo() {
+            Vec::new()
+        } else {
+            gantry_linux::walk::xattrs(node.open()?, |name| name.starts_with("user."))?
+        };
+        let (size, links) = if about.is_dir() { (0, 0) } else { (about.len(), about.nlink()) };
+        found.push(format!(
+            "{} {:o} {}:{} {}.{} {size} {links} {content} {xattrs:?}",
+            node.path.display(),
+            about.mode(),
+            about.uid(),
+            about.gid(),
+            about.mtime(),
+            about.mtime_nsec(),
+        ));
+        Ok(())
+    })
+    .expect("walked");
+    found
+}
+
+fn crc(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+#[test]
+fn a_volume_comes_back_as_it_was() {
+    let folder = scratch();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).expect("made");
+    database(&from);
+    let top = gantry_linux::walk::top(&from).expect("opened");
+    let wanted = described(&from);
+    for compress in [false, true] {
+        let mut archive = Vec::new();
+        let archived = gantry_image::export(&top, &mut archive, compress).expect("exported");
+        assert_eq!((archived.entries, archived.changed), (wanted.len() as u64, 0));
+        assert!(archive.len() < 100 << 10, "holes were written: {}", archive.len());
+        let into = folder.path().join(format!("into-{compress}"));
+        std::fs::create_dir(&into).expect("made");
+        gantry_image::unpack_volume(archive.as_slice(), &into, Bounds::default()).expect("unpacked");
+        assert_eq!(described(&into), wanted);
+        let holes = std::fs::metadata(into.join("data/base/5/1259")).expect("there").blocks() * 512;
+        assert!(holes < 1 << 20, "holes were filled: {holes}");
+        if !compress {
+            // GNU tar reads the archive too.
+            let other = folder.path().join("gnu");
+            std::fs::create_dir(&other).expect("made");
+            std::fs::write(folder.path().join("a.tar"), &archive).expect("written");
+            let mut tar = std::process::Command::new("tar");
+            tar.args(["-x", "--numeric-owner", "--xattrs", "--xattrs-include=user.*", "-p", "-f"])
+                .arg(folder.path().join("a.tar"))
+                .arg("-C")
+                .arg(&other);
+            assert!(tar.status().expect("tar").success());
+            // A list skips the content of each file.
+            let mut list = std::process::Command::new("tar");
+            list.arg("-tf").arg(folder.path().join("a.tar"));
+            let list = list.output().expect("tar");
+            let names = String::from_utf8_lossy(&list.stdout).lines().count();
+            assert!(list.status.success() && names == wanted.len(), "{}", String::from_utf8_lossy(&list.stderr));
+            // GNU tar knows no attributes in the dialect of libarchive.
+            let without = |lines: &[String]| -> Vec<String> {
+                lines.iter().filter(|line| !line.contains("PG_VERSION")).cloned().collect()
+            };
+            assert_eq!(without(&described(&other)), without(&wanted));
+        }
+    }
+}
+
+#[test]
+fn an_archive_of_a_volume_that_is_cut_or_has_devices_is_refused() {
+    let folder = scratch();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).expect("made");
+    database(&from);
+    let mut whole = Vec::new();
+    gantry_image::export(&gantry_linux::walk::top(&from).expect("opened"), &mut whole, false).expect("exported");
+    let refused = |bytes: &[u8]| {
+        let into = tempfile::tempdir().expect("a folder");
+        gantry_image::unpack_volume(bytes, into.path(), Bounds::default()).expect_err("refused")
+    };
+    for end in (0..whole.len()).step_by(512).filter(|end| whole.len() - end > 1024) {
+        let error = refused(&whole[..end]);
+        let told = matches!(error, UnpackError::Cut | UnpackError::Stream(_));
+        assert!(told, "cut at {end} of {}: {error}", whole.len());
+    }
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Char);
+    header.set_size(0);
+    let mut tar = Builder::new(Vec::new());
+    tar.append_data(&mut header, "kmsg", std::io::empty()).expect("written");
+    let error = refused(&tar.into_inner().expect("finished")).to_string();
+    assert!(error.contains("kmsg") && error.contains("it is a device"), "{error}");
+}

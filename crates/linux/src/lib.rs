@@ -7,6 +7,8 @@
 //! | [`rooted`] | paths inside an untrusted root: opened with `RESOLVE_IN_ROOT`, never followed out of the root |
 //! | [`stream`] | pipes and terminals, read without a thread |
 //! | [`tree`] | size and removal of folders with untrusted content |
+//! | [`walk`] | a walk through a folder that a container may change meanwhile |
+//! | [`copy`] | copies such a folder, with clones of its files where the file system can |
 //! | [`clock`] | clocks that are independent of the wall clock |
 //! | [`disk`] | free space on a disk, and when to measure its usage |
 //! | [`mounts`] | detached mounts, attached by file descriptor |
@@ -19,6 +21,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod connection;
+pub mod copy;
 pub mod disk;
 pub mod mounts;
 pub mod network;
@@ -26,6 +29,7 @@ pub mod process;
 pub mod rooted;
 pub mod stream;
 pub mod tree;
+pub mod walk;
 
 use gantry_error::ErrorChain;
 

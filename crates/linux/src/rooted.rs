@@ -33,7 +33,7 @@ pub fn open_with_mode(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -
 
 /// Retries a call of `openat2`, up to a limit. The call returns `EAGAIN` when a rename raced with it; the kernel
 /// expects the caller to try again.
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+pub(crate) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     for _ in 0..1000 {
         match call() {
             Err(Errno::AGAIN | Errno::INTR) => {}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::deploy::DeployOrder;
 use crate::{
     AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, InstanceId, ReleaseNumber, RoleName,
-    TrafficPolicy, TrustedProxies,
+    TrafficPolicy, TrustedProxies, VolumeName,
 };
 
 /// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
@@ -178,6 +178,40 @@ pub enum AuditAction {
         /// The release whose image and configuration the container has.
         release: ReleaseNumber,
     },
+    /// A volume was removed with its snapshots.
+    VolumeRemoved {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// An archive of a volume was asked for.
+    VolumeExported {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// An archive was sent, to become a volume.
+    VolumeImported {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// A snapshot of a volume was asked for.
+    SnapshotCreated {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// A snapshot of a volume was removed.
+    SnapshotRemoved {
+        /// The volume.
+        volume: VolumeName,
+        /// The snapshot.
+        snapshot: VolumeName,
+    },
+    /// A snapshot was to become the content of its volume again.
+    SnapshotRestored {
+        /// The volume.
+        volume: VolumeName,
+        /// The snapshot.
+        snapshot: VolumeName,
+    },
     /// An instance exited, or reached one of its limits.
     InstanceReported {
         /// The instance.
@@ -267,6 +301,12 @@ impl fmt::Display for AuditAction {
             Self::TokenRevoked { token } => write!(f, "revoked token {token:?}"),
             Self::ExecOpened { instance } => write!(f, "exec in {instance}"),
             Self::RunOpened { release } => write!(f, "run in {release}"),
+            Self::VolumeRemoved { volume } => write!(f, "removed volume {volume}"),
+            Self::VolumeExported { volume } => write!(f, "exported volume {volume}"),
+            Self::VolumeImported { volume } => write!(f, "imported volume {volume}"),
+            Self::SnapshotCreated { volume } => write!(f, "made a snapshot of volume {volume}"),
+            Self::SnapshotRemoved { volume, snapshot } => write!(f, "removed snapshot {snapshot} of volume {volume}"),
+            Self::SnapshotRestored { volume, snapshot } => write!(f, "restored snapshot {snapshot} of volume {volume}"),
             Self::InstanceReported { instance, news } => write!(f, "{instance} {news}"),
             Self::ClockJumped { jump } => write!(f, "{jump}; deploys and leases count the time by themselves"),
             Self::RepositoryDamaged { finding } => f.write_str(finding),

@@ -42,7 +42,7 @@ pub mod unit;
 pub use app::{App, ImageSettings};
 pub use audit::{AuditAction, BaseSource};
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
-pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName};
+pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{
     ExitStatus, FailedProbe, InstancePhase, LimitHit, ObservedCluster, ObservedInstance, ObservedMachine,

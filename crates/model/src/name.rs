@@ -126,6 +126,12 @@ name_type!(
 );
 
 name_type!(
+    /// The name of a volume, or of a snapshot of a volume.
+    VolumeName,
+    |text| check_label("a volume name", text, text, true)
+);
+
+name_type!(
     /// A host name of requests, in lower case, without port or trailing dot.
     HostName,
     check_host
@@ -194,6 +200,9 @@ mod tests {
         }
         for bad in ["", "..", ".-x", "web.", "a..b", "."] {
             assert!(RoleName::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", ".new-data", "a/b", ".."] {
+            assert!(VolumeName::parse(bad).is_err(), "{bad}");
         }
         for bad in ["", ".", "a..b", "-a.b", "a_b", "A.b", &long] {
             assert!(HostName::parse(bad).is_err(), "{bad}");

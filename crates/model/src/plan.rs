@@ -90,6 +90,14 @@ pub struct InstanceSpec {
     pub volumes_of: Option<AppName>,
 }
 
+impl InstanceSpec {
+    /// Folder of the volumes of `app`, the instance's app, below the folder of all volumes.
+    #[must_use]
+    pub fn volume_folder<'a>(&'a self, app: &'a AppName) -> &'a AppName {
+        self.volumes_of.as_ref().unwrap_or(app)
+    }
+}
+
 /// The goal for an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]

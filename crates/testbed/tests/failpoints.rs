@@ -43,11 +43,13 @@ enum Operation {
     Destroy,
     /// Another name for an app. The app of the new name stays until the next rename.
     Rename,
+    /// Import, snapshot, restore and removal of a volume that no role has.
+    Data,
     /// Restart of the agent without a request.
     AgentStart,
 }
 
-const OPERATIONS: [Operation; 12] = [
+const OPERATIONS: [Operation; 13] = [
     Operation::Push,
     Operation::Volume,
     Operation::Configuration,
@@ -57,6 +59,7 @@ const OPERATIONS: [Operation; 12] = [
     Operation::ScaleDown,
     Operation::Destroy,
     Operation::Rename,
+    Operation::Data,
     Operation::AgentStart,
     Operation::Superseded,
     Operation::BadPush,
@@ -236,11 +239,38 @@ impl Sweep {
             Operation::ScaleDown => vec![self.background(&["scale", "shop", "web=2"])],
             Operation::Destroy => vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])],
             Operation::Rename => vec![self.background(&["app", "rename", "victim", "heir"])],
+            Operation::Data => vec![self.data()],
             Operation::AgentStart => {
                 self.world.kill_service("agent");
                 Vec::new()
             }
         }
+    }
+
+    /// Works on a volume until a command fails. The archive is a folder of the repository.
+    fn data(&self) -> Child {
+        let gantry = format!("{} volume", gantry_testbed::program("gantry").display());
+        let line = format!(
+            "tar -C {} -c . | {gantry} import books notes
+             {gantry} snapshot books notes create one
+             {gantry} snapshot books notes restore one
+             {gantry} rm books notes",
+            self.world.path("repository-books/container").display()
+        );
+        Command::new("sh")
+            .args(["-ec", &line])
+            .env("GANTRY_URL", format!("http://127.0.0.1:{}", self.world.api_port()))
+            .env("GANTRY_TOKEN", self.world.token())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh")
+    }
+
+    /// The content of the volume `notes`; `None` if there is no such volume.
+    fn notes(&self) -> Option<String> {
+        std::fs::read_to_string(self.world.path("data/volumes/books/notes/roles.json")).ok()
     }
 
     /// Completes or aborts the operation.
@@ -274,6 +304,24 @@ impl Sweep {
                 }
                 victim.err.contains("no app").then_some(())
             }),
+            Operation::Data => {
+                let folder = self.world.path("data/volumes/books");
+                let is_whole = |text: String| text == BOOKS;
+                assert!(
+                    self.notes().is_none_or(is_whole) || !folder.join("notes").exists(),
+                    "the volume is half there"
+                );
+                assert!(!acknowledged || !folder.join("notes").exists(), "acknowledged and there");
+                self.world.wait("the volume is gone", |world| {
+                    let told = world.gantry(&["volume", "rm", "books", "notes"]);
+                    told.err.contains("has no volume notes").then_some(())
+                });
+                self.world.wait("nothing half made is left", |_| {
+                    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+                    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+                    names.all(|name| name == "data" || name == ".used-data").then_some(())
+                });
+            }
             Operation::AgentStart => self.world.wait("the agent runs again", |_| {
                 let count = |file| self.noted(file).iter().filter(|failpoint| *failpoint == "agent.adopted").count();
                 (count("passed") > count("killed")).then_some(())
@@ -310,7 +358,7 @@ impl Sweep {
                 assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone")
             }
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
-            Operation::Held | Operation::Destroy | Operation::Rename | Operation::AgentStart => {}
+            Operation::Held | Operation::Destroy | Operation::Rename | Operation::Data | Operation::AgentStart => {}
         }
     }
 

@@ -93,7 +93,11 @@ struct Column {
 
 /// Returns the status and the body of the server's response.
 fn ask(world: &World, method: &str, path: &str, column: &Column) -> (String, String) {
-    let path = path.replace("{app}", column.app).replace("{name}", "ghost").replace("{number}", "1");
+    let path = path
+        .replace("{app}", column.app)
+        .replace("{name}", "ghost")
+        .replace("{number}", "1")
+        .replace("{snapshot}", "ghost");
     let path = path.replace("{digest}", &format!("sha256:{}", "5".repeat(64)));
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "20", "--write-out", "\n%{http_code}"]);

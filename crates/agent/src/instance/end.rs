@@ -155,6 +155,10 @@ impl Instance {
         while let Err(error) = kill_rest(&self.paths.cgroup).await {
             self.wait_after_failed_removal(&error).await;
         }
+        for volume in self.record.spec.role.volumes.keys() {
+            let folder = self.record.spec.volume_folder(&self.id.app);
+            crate::volumes::mark_used(&self.agent.settings, folder, volume);
+        }
         while let Err(error) = self.paths.remove().await {
             self.wait_after_failed_removal(&error).await;
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use gantry_image::LayersError;
+use gantry_model::AppName;
 use gantry_sandbox::SandboxError;
 use tokio::task::JoinError;
 
@@ -19,6 +20,8 @@ pub(crate) enum InstanceError {
     Unknown,
     #[error("no address is free in the machine's network; choose a larger one with --network")]
     NoAddress,
+    #[error("volume {volume} of {app} is in use by {holder}, and a volume has a single writer; {remedy}")]
+    VolumeInUse { volume: String, app: AppName, holder: String, remedy: String },
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("cannot pin the layers of the image")]

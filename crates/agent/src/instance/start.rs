@@ -10,7 +10,7 @@ use gantry_sandbox::{Container, kill_rest, launch};
 use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
 use crate::status::now;
-use crate::{images, records};
+use crate::{images, records, volumes};
 
 /// Poll interval while another copy still exists.
 const SOLE_COPY_POLL: Duration = Duration::from_millis(100);
@@ -99,16 +99,28 @@ impl Instance {
         Ok(container)
     }
 
-    /// Waits until every other copy of the role has left this machine: a volume has one writer. The plan normally
-    /// ensures that. A plan from a backup may not know every running copy.
+    /// Waits until every other copy of the role has left this machine, and every one-off that has its volumes for
+    /// itself: a volume has one writer. The plan normally ensures that of copies. A plan from a backup may not know every
+    /// running copy.
     async fn wait_until_sole_copy(&mut self) -> Result<(), InstanceError> {
-        let (settings, id) = (&self.agent.settings, &self.id);
-        let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;
-        while self.record.spec.role.stop_first() && records::instance_ids(settings).iter().any(is_other) {
+        while self.record.spec.role.stop_first() {
+            let (settings, id) = (&self.agent.settings, &self.id);
+            let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;
+            if !records::instance_ids(settings).iter().any(is_other) {
+                let mut names = self.record.spec.role.volumes.keys();
+                let folder = self.record.spec.volume_folder(&id.app);
+                let taken = |name: &String| Some(volumes::waits(name, &volumes::taken_alone(settings, folder, name)?));
+                let Some(why) = names.find_map(taken) else { break };
+                if self.status.failure.as_ref() != Some(&why) {
+                    self.status.failure = Some(why);
+                    self.enter_phase(InstancePhase::Preparing);
+                }
+            }
             if tokio::time::timeout(SOLE_COPY_POLL, stop_wanted(&mut self.wanted)).await.is_ok() {
                 return Err(InstanceError::Unwanted);
             }
         }
+        self.status.failure = None;
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod sessions;
 mod stream;
 pub(crate) mod system;
 pub(crate) mod uploads;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -152,7 +153,15 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}/abort", post(deploys::abort))
         .route("/apps/{app}/logs", get(logs::read))
         .route("/apps/{app}/exec", post(sessions::exec))
-        .route("/apps/{app}/run", post(sessions::run));
+        .route("/apps/{app}/run", post(sessions::run))
+        .route("/volumes", get(volumes::list_all))
+        .route("/apps/{app}/volumes", get(volumes::list))
+        .route("/apps/{app}/volumes/{name}", get(volumes::show).delete(volumes::remove))
+        .route("/apps/{app}/volumes/{name}/export", post(volumes::export))
+        .route("/apps/{app}/volumes/{name}/import", post(volumes::import))
+        .route("/apps/{app}/volumes/{name}/snapshots", post(volumes::create_snapshot))
+        .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}", delete(volumes::remove_snapshot))
+        .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", post(volumes::restore_snapshot));
     let internal = Router::new()
         .route("/machines/{machine}/plan", get(machines::plan))
         .route("/machines/{machine}/observed", post(machines::observed))

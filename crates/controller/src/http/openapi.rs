@@ -11,10 +11,11 @@ use gantry_api::types::{
     ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation,
     ImageProgress, InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, TokenInfo,
 };
+use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeRole};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
-    AppName, AuditAction, BaseName, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation, HostName,
-    ImageSettings, InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
+    AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
+    HostName, ImageSettings, InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
     RequestCounts, RoleName, RouterId, TrafficPolicy, TrustedProxies,
 };
 use serde::Serialize;
@@ -166,6 +167,21 @@ fn token() -> TokenInfo {
         scope: Scope::Deploy { app: name("storefront") },
         created: NOW,
         expires: Some(NOW),
+    }
+}
+
+fn volume() -> VolumeInfo {
+    VolumeInfo {
+        app: name("storefront"),
+        name: name("data"),
+        machine: name("m1"),
+        size: Bytes::mebi(120),
+        owner: (1000, 1000),
+        used: Some(NOW),
+        in_use: vec!["storefront.v6.web-1".to_owned()],
+        roles: vec![VolumeRole { role: name("web"), path: "/var/lib/storefront".to_owned() }],
+        files: Some(1200),
+        snapshots: vec![SnapshotInfo { name: name("before-upgrade"), at: NOW }],
     }
 }
 
@@ -348,7 +364,58 @@ fn operations() -> Vec<Operation> {
             "/v1/apps/{app}/run",
             "deploy",
             "A container of its own; turns into a session",
-            exec(),
+            json!({ "command": ["/bin/sh"], "terminal": true, "volumes": { "data": "/data" } }),
+            none(),
+        ),
+        operation("get", "/v1/volumes", "read", "All volumes", none(), sample([volume()])),
+        operation("get", "/v1/apps/{app}/volumes", "read", "Its volumes", none(), sample([volume()])),
+        operation("get", "/v1/apps/{app}/volumes/{name}", "read", "A volume", none(), sample(volume())),
+        operation(
+            "delete",
+            "/v1/apps/{app}/volumes/{name}",
+            "deploy",
+            "Remove a volume with its snapshots; ?force=true even if a role has it",
+            none(),
+            sample(volume()),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/volumes/{name}/export",
+            "deploy",
+            "A volume as a tar stream; turns into a session",
+            sample(ExportVolume { zstd: true }),
+            none(),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/volumes/{name}/import",
+            "deploy",
+            "Make a volume of a tar stream; turns into a session",
+            sample(ImportVolume { replace: true, limit: Some(Bytes::mebi(2048)) }),
+            none(),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/volumes/{name}/snapshots",
+            "deploy",
+            "Make a snapshot of a volume; turns into a session",
+            sample(CreateSnapshot { name: Some(name("before-upgrade")) }),
+            none(),
+        ),
+        operation(
+            "delete",
+            "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}",
+            "deploy",
+            "Remove a snapshot",
+            none(),
+            sample(volume()),
+        ),
+        operation(
+            "post",
+            "/v1/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore",
+            "deploy",
+            "Replace the content of a volume with a copy of a snapshot; turns into a session",
+            json!({}),
             none(),
         ),
     ]

@@ -1,5 +1,6 @@
 //! Interactive sessions. The server upgrades a person's request and joins the connection with an agent's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -9,7 +10,7 @@ use gantry_admission::find_app;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{AppName, AuditAction, InstanceId, InstancePhase, InstanceSpec, MachineName};
+use gantry_model::{AppName, AuditAction, InstanceId, InstancePhase, InstanceSpec, MachineName, VolumeName};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
-use super::{HttpResult, parse_body};
+use super::{HttpResult, parse_body, volumes};
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -30,12 +31,15 @@ struct SessionParameters {
     command: Vec<String>,
     #[serde(default)]
     terminal: bool,
+    /// Volumes of a one-off, each with its path. Without a path, the volume is where the release's role has it.
+    #[serde(default)]
+    volumes: BTreeMap<VolumeName, Option<String>>,
 }
 
 const PARAMETERS_MAX: usize = 1 << 20;
 
 /// Reads the request's body and takes the pending upgrade of its connection.
-async fn take_upgrade(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
+pub(super) async fn take_upgrade(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts
         .extensions
@@ -52,7 +56,12 @@ fn switching_protocols() -> Response {
 }
 
 /// Copies data between a person and an agent until both directions end or fail.
-fn join_connections(server: &Arc<Server>, person: OnUpgrade, machine: MachineName, kind: SessionKind) -> Response {
+pub(super) fn join_connections(
+    server: &Arc<Server>,
+    person: OnUpgrade,
+    machine: MachineName,
+    kind: SessionKind,
+) -> Response {
     let server = Arc::clone(server);
     tokio::spawn(async move {
         let Ok(person) = person.await else { return };
@@ -141,9 +150,9 @@ pub(crate) async fn run(
     let (text, person) = take_upgrade(request).await?;
     let parameters: SessionParameters = parse_body(&text)?;
     let view = server.core.view();
-    let current = find_app(&view.records, &app)?
-        .current
-        .ok_or_else(|| Problem::new(ErrorCode::NoRelease, format!("{app} has no release to run in")))?;
+    let record = find_app(&view.records, &app)?;
+    let current =
+        record.current.ok_or_else(|| Problem::new(ErrorCode::NoRelease, format!("{app} has no release to run in")))?;
     let release = view
         .records
         .release(&app, current)
@@ -153,15 +162,15 @@ pub(crate) async fn run(
     let (_, role) =
         role.ok_or_else(|| Problem::new(ErrorCode::RoleNotFound, format!("release {current} of {app} has no role")))?;
     let mut role = role.clone();
-    // A volume has a single writer, so the one-off gets none.
-    role.volumes.clear();
+    let (mounts, alone) = one_off_volumes(&view, &app, role.volumes, &parameters.volumes)?;
+    role.volumes = mounts;
     let spec = InstanceSpec {
         image: release.image.clone(),
         commit: release.commit.clone(),
         config: release.config.clone(),
         role,
         once: true,
-        volumes_of: None,
+        volumes_of: record.volumes_of.clone(),
     };
     let machine = any_machine(&view)?;
     let (action, of) = (AuditAction::RunOpened { release: current }, app.clone());
@@ -170,10 +179,41 @@ pub(crate) async fn run(
         app,
         release: current,
         spec: Box::new(spec),
+        alone,
         command: parameters.command,
         terminal: parameters.terminal,
     };
     Ok(join_connections(&server, person, machine, kind))
+}
+
+/// Volumes of a one-off, each with its path; and the names of those that the one-off needs for itself. A volume has a
+/// single writer, unless several roles of the release name it.
+fn one_off_volumes(
+    view: &ClusterView,
+    app: &AppName,
+    of_role: BTreeMap<String, String>,
+    wanted: &BTreeMap<VolumeName, Option<String>>,
+) -> HttpResult<(BTreeMap<String, String>, BTreeSet<String>)> {
+    let (mut mounts, mut alone) = (BTreeMap::new(), BTreeSet::new());
+    for (name, path) in wanted {
+        let paths: Vec<&String> = volumes::roles(view, app, name).map(|(_, _, path)| path).collect();
+        let path = match path.as_ref().or(of_role.get(name.as_str())).or(paths.first().copied()) {
+            Some(path) => path.clone(),
+            None => {
+                let message = format!("no role of {app} has a volume {name}, so its path is not known");
+                return Err(Problem::new(ErrorCode::InvalidVolume, message)
+                    .hint(format!("write --volume {name}:/path"))
+                    .into());
+            }
+        };
+        gantry_build::check_volume(name.as_str(), &path)
+            .map_err(|message| Problem::new(ErrorCode::InvalidVolume, message))?;
+        if paths.len() < 2 {
+            alone.insert(name.to_string());
+        }
+        mounts.insert(name.to_string(), path);
+    }
+    Ok((mounts, alone))
 }
 
 pub(crate) async fn call_back(

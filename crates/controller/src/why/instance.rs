@@ -147,7 +147,8 @@ fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, F
             (FaultRank::Starting, FoundCause { headline, evidence: body() })
         }
         (phase, _, _) => {
-            let failure = seen.failure.clone().filter(|_| phase == InstancePhase::Stopping);
+            let failure =
+                seen.failure.clone().filter(|_| matches!(phase, InstancePhase::Stopping | InstancePhase::Preparing));
             let since = || format!("has been {} for {}", phase.word(), TimeSpan(view.now.since(seen.since)));
             (FaultRank::Starting, FoundCause::new(failure.unwrap_or_else(since)))
         }

@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
-const TOPICS: [(&str, &str); 15] = [
+const TOPICS: [(&str, &str); 16] = [
     ("apps", include_str!("../../../../docs/apps.md")),
     ("deploys", include_str!("../../../../docs/deploys.md")),
     ("operating", include_str!("../../../../docs/operating.md")),
@@ -14,6 +14,7 @@ const TOPICS: [(&str, &str); 15] = [
     ("errors", include_str!("../../../../docs/errors.md")),
     ("howto-django", include_str!("../../../../docs/howto/django.md")),
     ("howto-database", include_str!("../../../../docs/howto/database.md")),
+    ("howto-volumes", include_str!("../../../../docs/howto/volumes.md")),
     ("howto-php", include_str!("../../../../docs/howto/php.md")),
     ("howto-worker", include_str!("../../../../docs/howto/worker.md")),
     ("howto-cron", include_str!("../../../../docs/howto/cron.md")),

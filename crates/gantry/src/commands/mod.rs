@@ -10,6 +10,7 @@ mod logs;
 mod pulls;
 mod session;
 mod system;
+mod volumes;
 
 use gantry_api::types::ChangeTraffic;
 use gantry_model::ImageSettings;
@@ -84,6 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Exec { app, input, instance, command } => {
             session::exec(&client()?, &app, instance, command, input).await
         }
-        Command::Run { app, input, command } => session::run(&client()?, &app, command, input).await,
+        Command::Run { app, input, volumes, command } => session::run(&client()?, &app, command, volumes, input).await,
+        Command::Volume(command) => volumes::run(&client()?, command, json).await,
     }
 }

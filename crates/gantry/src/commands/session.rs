@@ -1,10 +1,11 @@
 //! `gantry exec` and `gantry run`: connect this process's streams to a remote process.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 
 use gantry_api::frame::Frame;
 use gantry_api::{Client, ErrorCode, Session};
-use gantry_model::AppName;
+use gantry_model::{AppName, VolumeName};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,9 +27,16 @@ pub(crate) async fn exec(
     relay(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal, input).await
 }
 
-pub(crate) async fn run(client: &Client, app: &AppName, command: Vec<String>, input: bool) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    client: &Client,
+    app: &AppName,
+    command: Vec<String>,
+    volumes: Vec<(VolumeName, Option<String>)>,
+    input: bool,
+) -> anyhow::Result<Exit> {
     let terminal = wants_terminal();
-    let body = json!({ "command": command, "terminal": terminal });
+    let volumes: BTreeMap<VolumeName, Option<String>> = volumes.into_iter().collect();
+    let body = json!({ "command": command, "terminal": terminal, "volumes": volumes });
     relay(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
 }
 

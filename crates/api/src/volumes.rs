@@ -1,0 +1,174 @@
+//! Types of volumes: of the public API, and of the sessions in which an agent works on a volume.
+
+use gantry_model::{AppName, Bytes, InstanceId, MachineName, Moment, RoleName, VolumeName};
+use serde::{Deserialize, Serialize};
+
+use crate::Problem;
+
+/// A volume, as shown by the public API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// The app that the volume belongs to. A volume outlives its app.
+    pub app: AppName,
+    /// Name of the volume.
+    pub name: VolumeName,
+    /// The machine that has the volume.
+    pub machine: MachineName,
+    /// Disk space that the volume takes, without its snapshots.
+    pub size: Bytes,
+    /// User id and group id of the volume's folder, as a container sees them.
+    pub owner: (u32, u32),
+    /// The last time at which a container got the volume or gave it back; `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Moment>,
+    /// Containers that have the volume now: instances, and one-offs of `gantry run`.
+    #[serde(default)]
+    pub in_use: Vec<String>,
+    /// Roles of the current release that name the volume.
+    #[serde(default)]
+    pub roles: Vec<VolumeRole>,
+    /// Number of files, folders and links. Lists leave this number out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Snapshots of the volume, oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// A role that names a volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeRole {
+    /// The role.
+    pub role: RoleName,
+    /// Path of the volume in containers of the role.
+    pub path: String,
+}
+
+/// A snapshot of a volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Name of the snapshot.
+    pub name: VolumeName,
+    /// Time of the snapshot.
+    pub at: Moment,
+}
+
+/// Body of `POST /v1/apps/{app}/volumes/{name}/export`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportVolume {
+    /// Whether the archive is compressed with zstd.
+    #[serde(default)]
+    pub zstd: bool,
+}
+
+/// Body of `POST /v1/apps/{app}/volumes/{name}/import`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportVolume {
+    /// Whether the archive replaces the content of the volume.
+    #[serde(default)]
+    pub replace: bool,
+    /// Limit on the unpacked archive; by default the disk limit of the role that names the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Bytes>,
+}
+
+/// Body of `POST /v1/apps/{app}/volumes/{name}/snapshots`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshot {
+    /// Name of the snapshot; by default made from the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<VolumeName>,
+}
+
+/// Work on volumes that the server requests from an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum VolumeRequest {
+    /// All volumes of an app, or of all apps.
+    List {
+        /// Folder of the app's volumes: the name that the app had first.
+        app: Option<AppName>,
+    },
+    /// Work on one volume.
+    One {
+        /// Folder of the app's volumes: the name that the app had first.
+        app: AppName,
+        /// Name of the volume.
+        name: VolumeName,
+        /// What to do.
+        what: VolumeAction,
+    },
+}
+
+/// Work on one volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum VolumeAction {
+    /// Describe the volume.
+    Show,
+    /// Remove the volume with its snapshots.
+    Remove,
+    /// Send the volume as a tar stream.
+    Export(ExportVolume),
+    /// Receive a tar stream, and make the volume of it.
+    Import {
+        /// Whether the archive replaces the content of the volume.
+        replace: bool,
+        /// Limit on the unpacked archive.
+        limit: Bytes,
+    },
+    /// Make a snapshot.
+    Snapshot(CreateSnapshot),
+    /// Remove a snapshot.
+    RemoveSnapshot {
+        /// The snapshot.
+        snapshot: VolumeName,
+    },
+    /// Replace the content of the volume with a copy of a snapshot.
+    Restore {
+        /// The snapshot.
+        snapshot: VolumeName,
+    },
+}
+
+/// Result of a [`VolumeRequest`], in the output of its session. After an export, the archive is the output instead.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum VolumeAnswer {
+    /// The volumes of a list.
+    List {
+        /// The volumes.
+        volumes: Vec<VolumeInfo>,
+    },
+    /// The volume after the work, or before its removal.
+    One {
+        /// The volume.
+        volume: Box<VolumeInfo>,
+    },
+    /// A new snapshot.
+    Snapshot {
+        /// The snapshot.
+        snapshot: SnapshotInfo,
+        /// Number of files, folders and links.
+        files: u64,
+        /// Whether every file was cloned, so that the snapshot takes no space of its own.
+        cloned: bool,
+        /// Containers that had the volume meanwhile. The files are then of different moments.
+        in_use: Vec<String>,
+    },
+    /// The work was refused, or failed.
+    Refused {
+        /// The cause.
+        problem: Problem,
+    },
+}
+
+/// The instances among `in_use`: their app can be scaled to free the volume. All others are one-offs, which end by
+/// themselves.
+#[must_use]
+pub fn instances(in_use: &[String]) -> Vec<InstanceId> {
+    in_use.iter().filter_map(|name| InstanceId::parse(name)).collect()
+}

@@ -1,0 +1,282 @@
+//! `gantry volume`.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use gantry_api::frame::{Frame, PAYLOAD_MAX};
+use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeAnswer, VolumeInfo};
+use gantry_api::{Client, ErrorCode, Session};
+use gantry_model::{AppName, VolumeName};
+use http::Method;
+use tokio::sync::mpsc;
+
+use crate::args::{Snapshot, Volume};
+use crate::coded::coded;
+use crate::exit::{DONE, Exit};
+use crate::printer::{age, clock, json as print_json, or_dash, out, table, told};
+
+pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        Volume::Ls { app } => {
+            let path = app.map_or_else(|| "/v1/volumes".to_owned(), |app| format!("/v1/apps/{app}/volumes"));
+            let volumes: Vec<VolumeInfo> = client.get(&path).await?;
+            if json { print_json(&volumes)? } else { list(&volumes) }
+        }
+        Volume::Show { app, name } => {
+            let volume: VolumeInfo = client.get(&path_of(&app, &name)).await?;
+            if json { print_json(&volume)? } else { show(&volume) }
+        }
+        Volume::Rm { app, name, force } => {
+            let path = format!("{}?force={force}", path_of(&app, &name));
+            let removed: VolumeInfo = client.call(Method::DELETE, &path, None::<&()>).await?;
+            let snapshots = match removed.snapshots.len() {
+                0 => String::new(),
+                1 => " and its snapshot".to_owned(),
+                count => format!(" and its {count} snapshots"),
+            };
+            told!("removed volume {name} of {app}{snapshots}: {}", removed.size);
+        }
+        Volume::Export { app, name, output } => export(client, &app, &name, output.as_deref()).await?,
+        Volume::Import { app, name, replace, limit, file } => {
+            let input: Box<dyn Read + Send> = match &file {
+                Some(file) => Box::new(File::open(file).with_context(|| format!("cannot read {}", file.display()))?),
+                None => {
+                    ensure!(!std::io::stdin().is_terminal(), "name the archive, or send it to standard input");
+                    Box::new(std::io::stdin())
+                }
+            };
+            let path = format!("{}/import", path_of(&app, &name));
+            let session = client.session(&path, &ImportVolume { replace, limit }).await?;
+            match converse(session, Some(input), None).await? {
+                Some(VolumeAnswer::One { volume }) if json => print_json(&*volume)?,
+                Some(VolumeAnswer::One { volume }) => {
+                    told!("volume {name} of {app} has {} files, {}", or_dash(volume.files), volume.size);
+                }
+                answer => return Err(unexpected(answer.as_ref())),
+            }
+        }
+        Volume::Snapshot { app, name, what } => {
+            snapshot(client, &app, &name, what.unwrap_or(Snapshot::Create { snapshot: None }), json).await?;
+        }
+    }
+    Ok(DONE)
+}
+
+fn path_of(app: &AppName, name: &VolumeName) -> String {
+    format!("/v1/apps/{app}/volumes/{name}")
+}
+
+fn users(volume: &VolumeInfo) -> String {
+    or_dash((!volume.in_use.is_empty()).then(|| volume.in_use.join(", ")))
+}
+
+fn list(volumes: &[VolumeInfo]) {
+    let row = |volume: &VolumeInfo| {
+        let used = if volume.in_use.is_empty() { or_dash(volume.used.map(age)) } else { "now".to_owned() };
+        let (app, name, machine) = (volume.app.to_string(), volume.name.to_string(), volume.machine.to_string());
+        vec![app, name, machine, volume.size.to_string(), used, users(volume)]
+    };
+    table(&["app", "name", "machine", "size", "last used", "in use by"], volumes.iter().map(row));
+}
+
+fn show(volume: &VolumeInfo) {
+    let roles: Vec<String> = volume.roles.iter().map(|role| format!("{} at {}", role.role, role.path)).collect();
+    let used = if volume.in_use.is_empty() {
+        volume.used.map(|used| format!("{} ago", age(used)))
+    } else {
+        Some("now".to_owned())
+    };
+    out!("volume:    {} of {}", volume.name, volume.app);
+    out!("machine:   {}", volume.machine);
+    out!("roles:     {}", or_dash((!roles.is_empty()).then(|| roles.join(", "))));
+    out!("owner:     {}:{} inside", volume.owner.0, volume.owner.1);
+    out!("size:      {}", volume.size);
+    out!("files:     {}", or_dash(volume.files));
+    out!("last used: {}", or_dash(used));
+    out!("in use by: {}", users(volume));
+    out!("snapshots: {}", volume.snapshots.len());
+    for snapshot in &volume.snapshots {
+        out!("  {}  {}", snapshot.name, clock(snapshot.at));
+    }
+}
+
+/// A file that gets its name once it is complete.
+struct NewFile {
+    path: PathBuf,
+    fresh: PathBuf,
+    file: Option<File>,
+}
+
+impl NewFile {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
+        let file = file.with_context(|| format!("cannot write {}", fresh.display()))?;
+        Ok(Self { path: path.to_owned(), fresh, file: Some(file) })
+    }
+
+    fn finish(mut self) -> anyhow::Result<()> {
+        if let Some(file) = self.file.take() {
+            let named = file.sync_all().and_then(|()| std::fs::rename(&self.fresh, &self.path));
+            named.with_context(|| format!("cannot write {}", self.path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.fresh);
+        }
+    }
+}
+
+async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Option<&Path>) -> anyhow::Result<()> {
+    let zstd = output.is_some_and(|path| path.extension().is_some_and(|end| end == "zst"));
+    let to_terminal = output.is_none() && std::io::stdout().is_terminal();
+    ensure!(!to_terminal, "an archive is nothing for a terminal; write it into a file with -o FILE, or into a pipe");
+    let mut file = output.map(NewFile::create).transpose()?;
+    let session = client.session(&format!("{}/export", path_of(app, name)), &ExportVolume { zstd }).await?;
+    let mut stdout = std::io::stdout();
+    let out: &mut (dyn Write + Send) = match file.as_mut().and_then(|new| new.file.as_mut()) {
+        Some(file) => file,
+        None => &mut stdout,
+    };
+    converse(session, None, Some(out)).await?;
+    file.map_or(Ok(()), NewFile::finish)
+}
+
+async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snapshot, json: bool) -> anyhow::Result<()> {
+    let path = format!("{}/snapshots", path_of(app, name));
+    match what {
+        Snapshot::Create { snapshot } => {
+            let session = client.session(&path, &CreateSnapshot { name: snapshot }).await?;
+            let answer = converse(session, None, None).await?;
+            let Some(VolumeAnswer::Snapshot { snapshot, files, cloned, in_use }) = answer else {
+                return Err(unexpected(answer.as_ref()));
+            };
+            if json {
+                print_json(&snapshot)?;
+            } else {
+                out!("{}", snapshot.name);
+            }
+            let how = if cloned { "cloned, and take no space until they change" } else { "copied" };
+            told!("{files} files of volume {name} of {app} were {how}");
+            if !in_use.is_empty() {
+                let users = in_use.join(", ");
+                told!(
+                    "{users} may have written meanwhile: the files may be of different moments. For files of one moment, stop it"
+                );
+                told!("first with `gantry scale {app} ROLE=0`, or use the program's own dump.");
+            }
+        }
+        Snapshot::Ls => {
+            let volume: VolumeInfo = client.get(&path_of(app, name)).await?;
+            if json {
+                print_json(&volume.snapshots)?;
+            } else {
+                let row = |snapshot: &SnapshotInfo| vec![snapshot.name.to_string(), clock(snapshot.at)];
+                table(&["snapshot", "time"], volume.snapshots.iter().map(row));
+            }
+        }
+        Snapshot::Rm { snapshot } => {
+            let _: VolumeInfo = client.call(Method::DELETE, &format!("{path}/{snapshot}"), None::<&()>).await?;
+            told!("removed snapshot {snapshot} of volume {name} of {app}");
+        }
+        Snapshot::Restore { snapshot } => {
+            let session = client.session(&format!("{path}/{snapshot}/restore"), &serde_json::json!({})).await?;
+            converse(session, None, None).await?;
+            told!("volume {name} of {app} has the content of snapshot {snapshot}");
+        }
+    }
+    Ok(())
+}
+
+fn unexpected(answer: Option<&VolumeAnswer>) -> anyhow::Error {
+    coded(ErrorCode::UnexpectedResponse, format!("the server answered with something else: {answer:?}"))
+}
+
+/// Sends `input`, writes the output to `out`, and returns the answer of the agent.
+async fn converse(
+    session: Session,
+    input: Option<Box<dyn Read + Send>>,
+    mut out: Option<&mut (dyn Write + Send)>,
+) -> anyhow::Result<Option<VolumeAnswer>> {
+    let (mut reader, mut writer) = tokio::io::split(session);
+    let mut pieces = input.map(pieces);
+    let sending = async {
+        while let Some(receiver) = &mut pieces {
+            let frame = match receiver.recv().await {
+                Some(Ok(bytes)) => Frame::Input(bytes),
+                Some(Err(error)) => return Err(anyhow::Error::from(error).context("cannot read the archive")),
+                None => {
+                    pieces = None;
+                    Frame::InputEnd
+                }
+            };
+            if frame.write(&mut writer).await.is_err() {
+                // The agent says why, or the connection is gone.
+                break;
+            }
+        }
+        std::future::pending().await
+    };
+    let receiving = async {
+        let mut answer = Vec::new();
+        while let Some(frame) = Frame::read(&mut reader).await? {
+            match frame {
+                Frame::Output(bytes) => {
+                    if let Some(out) = &mut out {
+                        out.write_all(&bytes).context("cannot write the archive")?;
+                    }
+                }
+                Frame::Error(bytes) => told!("{}", String::from_utf8_lossy(&bytes).trim_end()),
+                Frame::Answer(piece) => answer.extend_from_slice(&piece),
+                Frame::Failed(message) => return Err(coded(ErrorCode::SessionFailed, message)),
+                Frame::Exit(_) => {
+                    if let Some(out) = &mut out {
+                        out.flush().context("cannot write the archive")?;
+                    }
+                    return Ok(if answer.is_empty() { None } else { Some(serde_json::from_slice(&answer)?) });
+                }
+                _ => {}
+            }
+        }
+        Err(coded(ErrorCode::ConnectionLost, "the connection ended; try again"))
+    };
+    let answer = tokio::select! {
+        failed = sending => failed,
+        answer = receiving => answer,
+    }?;
+    match answer {
+        Some(VolumeAnswer::Refused { problem }) => Err(gantry_api::ClientError::from(problem).into()),
+        answer => Ok(answer),
+    }
+}
+
+/// Reads on a thread of its own, because a read cannot be cancelled.
+fn pieces(mut input: Box<dyn Read + Send>) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; PAYLOAD_MAX as usize];
+        loop {
+            let piece = match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => Ok(buffer[..count].to_vec()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            if sender.blocking_send(piece).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
