@@ -2,7 +2,7 @@
 
 mod site;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use gantry_testbed::{Output, World, run};
@@ -46,9 +46,44 @@ fn images_come_and_go_through_the_registry() {
     assert!(held.err.contains("v3 is held"), "{held:?}");
     let _ = world.gantry(&["abort", "shop"]).good();
     assert!(world.gantry(&["app", "show", "shop"]).good().out.contains("v2"));
+    let blobs = blobs_of(&world, "shop:other");
+    blobs.iter().for_each(|blob| damage(blob));
+    skopeo(&["copy", "--quiet", "--all", "--dest-tls-verify=false", "--dest-creds", &credentials, &local, &target]);
+    blobs.iter().for_each(|blob| assert!(is_intact(blob), "skopeo left {} damaged", blob.display()));
     let wrong =
         tool("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", "x:wrong", &local, &target]);
     assert!(wrong.status != 0, "a wrong token pushed an image");
+}
+
+/// Paths of an image's configuration and layers among the server's blobs.
+fn blobs_of(world: &World, image: &str) -> Vec<PathBuf> {
+    let (credentials, source) =
+        (format!("x:{}", world.token()), format!("docker://127.0.0.1:{}/{image}", world.api_port()));
+    let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", "--creds", &credentials, &source]).good().out;
+    let manifest: serde_json::Value = serde_json::from_str(&raw).expect("JSON");
+    let layers = manifest["layers"].as_array().expect("layers").iter();
+    let digests =
+        layers.chain([&manifest["config"]]).map(|descriptor| descriptor["digest"].as_str().expect("a digest"));
+    let path = |digest: &str| {
+        let hex = digest.trim_start_matches("sha256:");
+        world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2]))
+    };
+    digests.map(path).collect()
+}
+
+/// Changes a byte in the middle of a blob.
+fn damage(blob: &Path) {
+    let mut bytes = std::fs::read(blob).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(blob, bytes).expect("written");
+    assert!(!is_intact(blob));
+}
+
+/// Whether a blob has the digest in its name.
+fn is_intact(blob: &Path) -> bool {
+    let sum = tool("sha256sum", &[&blob.display().to_string()]).good().out;
+    blob.file_name().is_some_and(|name| sum.starts_with(&*name.to_string_lossy()))
 }
 
 /// Removes the recipe from the image in an OCI layout. Sets a command as a Dockerfile would, or none.
@@ -159,6 +194,10 @@ fn docker_and_podman_pull_and_push() {
     let _ = tool("sh", &["-c", &import]).good();
     let _ = docker(&["push", "--quiet", &plain]).good();
     let _ = world.gantry(&["deploy", "plain", "--image", "plain:one"]).good();
+    let blobs = blobs_of(&world, "plain:one");
+    blobs.iter().for_each(|blob| damage(blob));
+    let _ = docker(&["push", "--quiet", &plain]).good();
+    blobs.iter().for_each(|blob| assert!(is_intact(blob), "docker left {} damaged", blob.display()));
     drop(running);
     // Without shared mounts the daemon bind-mounts its folder on itself, and leaves the mount behind.
     let _ = tool("umount", &["--recursive", &data]);

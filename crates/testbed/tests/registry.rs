@@ -324,6 +324,32 @@ fn the_distribution_specification_line_by_line() {
     assert_eq!(world.strays(&[]).iter().filter(|stray| !stray.contains("uploads/")).count(), 0);
 }
 
+/// A client pushes an image again after a blob was damaged on the disk. The registry does not claim to have the blob, so
+/// the push replaces it.
+#[test]
+fn a_push_repairs_a_damaged_blob() {
+    let world = World::start(&[]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let registry = Registry { world: &world, token: world.token() };
+    let layer = b"a layer's bytes, whatever they are".as_slice();
+    let name = registry.put("shop", layer);
+    let hex = name.trim_start_matches("sha256:");
+    let path = world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2]));
+    let blob = format!("shop/blobs/{name}");
+    let mount = format!("shop/blobs/uploads/?mount={name}&from=other");
+    for damage in [&b"a layer's bytes, whatever they arE"[..], b"a layer's bytes", b""] {
+        assert_eq!(registry.ask("HEAD", &blob, &[], b"").status, 200);
+        assert_eq!(registry.ask("POST", &mount, &[], b"").status, 201);
+        std::fs::write(&path, damage).expect("damaged");
+        let told = registry.ask("HEAD", &blob, &[], b"");
+        assert_eq!(told.status, 404, "{}: {told:?}", damage.escape_ascii());
+        let begun = registry.ask("POST", &mount, &[], b"");
+        assert_eq!(begun.status, 202, "{}: {begun:?}", damage.escape_ascii());
+        registry.put("shop", layer);
+        assert_eq!(std::fs::read(&path).expect("there"), layer);
+    }
+}
+
 /// Sends a request that stops in the middle of its body: `length` bytes announced, only `sent` transmitted.
 fn half_sent(world: &World, path: &str, headers: &str, length: usize, sent: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", world.api_port())).expect("connected");

@@ -287,8 +287,15 @@ async fn blob_size(server: &Server, digest: &Digest) -> HttpResult<u64> {
     Ok(size.ok_or_else(|| Problem::new(ErrorCode::BlobNotFound, format!("there is no blob {digest}")))?)
 }
 
+/// Answers a client that asks before an upload. The client leaves a blob that it finds here out of its push, so a
+/// damaged blob counts as missing: the push then replaces the blob.
 async fn has_blob(server: &Server, digest: &Digest) -> HttpResult {
-    Ok(blob_head(digest, blob_size(server, digest).await?).into_response())
+    let length = blob_size(server, digest).await?;
+    if !server.blobs.is_intact(digest).await.map_err(|error| Problem::internal(causes(&error)))? {
+        let message = format!("blob {digest} is damaged");
+        return Err(Problem::new(ErrorCode::BlobNotFound, message).hint("push the blob again").into());
+    }
+    Ok(blob_head(digest, length).into_response())
 }
 
 fn blob_head(digest: &Digest, length: u64) -> [(HeaderName, String); 4] {

@@ -125,9 +125,10 @@ fn wanted_digest(request: &Request) -> HttpResult<Option<Digest>> {
 }
 
 pub(super) async fn begin(server: &Server, repository: &str, request: Request) -> HttpResult {
-    // A blob that is already stored need not be sent again. A caller with push rights may learn that the blob exists.
+    // A blob that is already stored and undamaged need not be sent again. A caller with push rights may learn that the
+    // blob exists.
     if let Some(Ok(digest)) = query_parameter(request.uri(), "mount").map(|text| text.parse::<Digest>())
-        && server.blobs.size(&digest).await.map_err(|error| write_error(&error))?.is_some()
+        && server.blobs.is_intact(&digest).await.map_err(|error| write_error(&error))?
     {
         return Ok(created_response(repository, &digest));
     }
