@@ -37,6 +37,9 @@ use crate::spec::ProcessUser;
 /// Timeout for starting a process.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Size limit of an outcome in bytes.
+const OUTCOME_MAX: usize = 64 << 10;
+
 /// A process to run in a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecSpec {
@@ -78,19 +81,36 @@ pub struct ExecSession {
     /// The caller's descriptors. With a terminal: its master end, to read and write. Without: input, output and
     /// error output, in this order.
     pub descriptors: Vec<OwnedFd>,
-    socket: tokio::net::UnixStream,
+    outcome: OutcomeReader,
     _launcher: tokio::process::Child,
 }
 
 impl ExecSession {
-    /// Waits for the end of the process.
+    /// Waits for the end of the process. Cancel-safe: a later call continues where a dropped call stopped.
     pub async fn outcome(&mut self) -> ExecOutcome {
-        let mut text = Vec::new();
-        match (&mut self.socket).take(64 << 10).read_to_end(&mut text).await {
-            Ok(_) => serde_json::from_slice(&text)
-                .unwrap_or_else(|_| ExecOutcome::Failed("the launcher ended without a result".to_owned())),
-            Err(error) => ExecOutcome::Failed(error.to_string()),
+        self.outcome.read().await
+    }
+}
+
+/// Reader of the outcome that the launcher sends. Keeps the received part: callers drop the wait, for instance in a
+/// `select!`, and wait again.
+#[derive(Debug)]
+struct OutcomeReader {
+    socket: tokio::net::UnixStream,
+    received: Vec<u8>,
+}
+
+impl OutcomeReader {
+    async fn read(&mut self) -> ExecOutcome {
+        loop {
+            match self.socket.read_buf(&mut self.received).await {
+                Ok(1..) if self.received.len() < OUTCOME_MAX => {}
+                Ok(_) => break,
+                Err(error) => return ExecOutcome::Failed(error.to_string()),
+            }
         }
+        serde_json::from_slice(&self.received)
+            .unwrap_or_else(|_| ExecOutcome::Failed("the launcher ended without a result".to_owned()))
     }
 }
 
@@ -121,7 +141,8 @@ pub async fn exec(container: &Container, spec: ExecSpec) -> Result<ExecSession, 
         .await
         .map_err(|_| SandboxError::NoResponse(START_TIMEOUT.as_secs()))?
         .map_err(SandboxError::launcher("receive descriptors from"))?;
-    Ok(ExecSession { descriptors, socket, _launcher: launcher })
+    let outcome = OutcomeReader { socket, received: Vec::new() };
+    Ok(ExecSession { descriptors, outcome, _launcher: launcher })
 }
 
 async fn receive(socket: &tokio::net::UnixStream, wanted: usize) -> io::Result<Vec<OwnedFd>> {
@@ -336,5 +357,33 @@ fn wait_for_exit(pid: i32, caller: &UnixStream) -> Result<i32, LinuxError> {
                 return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_wait_loses_no_part_of_the_outcome() {
+        let (mut launcher, socket) = tokio::net::UnixStream::pair().expect("a pair");
+        let mut reader = OutcomeReader { socket, received: Vec::new() };
+        for part in [&b"{\"Exited\""[..], b":0}"] {
+            launcher.write_all(part).await.expect("sent");
+            // The socket is still open, so this wait ends without an outcome.
+            let waited = tokio::time::timeout(Duration::from_millis(20), reader.read()).await;
+            assert!(waited.is_err(), "{waited:?}");
+        }
+        drop(launcher);
+        let outcome = reader.read().await;
+        assert!(matches!(outcome, ExecOutcome::Exited(0)), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_launcher_that_is_killed_has_no_outcome() {
+        let (launcher, socket) = tokio::net::UnixStream::pair().expect("a pair");
+        drop(launcher);
+        let outcome = OutcomeReader { socket, received: Vec::new() }.read().await;
+        assert!(matches!(&outcome, ExecOutcome::Failed(why) if why.contains("without a result")), "{outcome:?}");
     }
 }
