@@ -10,6 +10,7 @@ use gantry_image::{Accounts, Layer, diff};
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::{disk, tree};
 use gantry_model::output::{telling_line, within_a_line};
+use gantry_model::remedy;
 use gantry_relay::LogTail;
 use gantry_sandbox::{
     BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, ExitRecord, LogFiles, ProcessUser,
@@ -296,10 +297,12 @@ fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Res
             "container/compile, or a program that it runs, cannot be executed{}: it is for another machine, or not executable (git update-index --chmod=+x FILE)",
             output.tail(1).first().map(|line| format!(" (last output: {})", line.trim())).unwrap_or_default()
         ),
-        Some(ExitRecord { code: Some(code), .. }) => match telling_line(&output.tail(TAIL)) {
-            Some(line) => format!("container/compile exited with {code} (last output: {})", within_a_line(&line)),
-            None => format!("container/compile exited with {code}"),
-        },
+        Some(ExitRecord { code: Some(code), .. }) => {
+            let tail = output.tail(TAIL);
+            let said = telling_line(&tail).map(|line| format!(" (last output: {})", within_a_line(&line)));
+            let remedy = remedy::of_output(Some(code), &tail).map(|remedy| format!("; {remedy}"));
+            format!("container/compile exited with {code}{}{}", said.unwrap_or_default(), remedy.unwrap_or_default())
+        }
         Some(ExitRecord { signal: Some(signal), .. }) => format!("container/compile was killed by signal {signal}"),
         _ => "container/compile ended without a record".to_owned(),
     };

@@ -19,7 +19,8 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<RoleName, Role>, String> {
             continue;
         }
         let at = |why: String| format!("{why} at line {}", number + 1);
-        let (name, command) = line.split_once(':').ok_or_else(|| at("no \"name: command\"".to_owned()))?;
+        let (name, command) =
+            line.split_once(':').ok_or_else(|| at("no role; write for example `web: bin/server`".to_owned()))?;
         let name = RoleName::parse(name.trim()).map_err(|error| at(error.to_string()))?;
         check_command(command).map_err(at)?;
         if roles.insert(name.clone(), Role::new(RoleCommand::Shell(command.trim().to_owned()))).is_some() {

@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Roles {
         impl<'de> Visitor<'de> for RolesVisitor {
             type Value = Roles;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of roles")
+                f.write_str("an object of roles such as { web: \"bin/server\" }")
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Roles, M::Error> {
                 let mut roles = BTreeMap::new();
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for Roles {
                 Ok(Roles(roles))
             }
         }
-        deserializer.deserialize_map(RolesVisitor)
+        deserializer.deserialize_any(RolesVisitor)
     }
 }
 
@@ -190,8 +190,11 @@ fn read_role<'de, M: MapAccess<'de>>(mut map: M) -> Result<Role, M::Error> {
             "request_timeout" => role.request_timeout = Seconds(map.next_value_seed(seconds(1))?),
             "drain" => role.drain = Some(Seconds(map.next_value_seed(seconds(0))?)),
             "request_buffer" => role.request_buffer = Some(map.next_value_seed(request_buffer())?),
-            "env" => role.env = map.next_value_seed(Texts(checked_env))?,
-            _ => role.volumes = map.next_value_seed(Texts(checked_volumes))?,
+            "env" => role.env = map.next_value_seed(Texts("an object such as { NAME: \"value\" }", checked_env))?,
+            _ => {
+                role.volumes =
+                    map.next_value_seed(Texts("an object such as { data: \"/var/lib/data\" }", checked_volumes))?
+            }
         }
     }
     if matches!(&role.command, RoleCommand::Shell(line) if line.is_empty()) {
@@ -231,7 +234,7 @@ struct HealthSeed;
 impl<'de> DeserializeSeed<'de> for HealthSeed {
     type Value = HealthSettings;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<HealthSettings, D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -247,7 +250,10 @@ impl<'de> Visitor<'de> for HealthSeed {
                 "path" => health.path = Some(map.next_value_seed(text(health_path))?),
                 "command" => health.command = Some(map.next_value_seed(command_line())?),
                 "host" => health.host = Some(map.next_value_seed(text(health_host))?),
-                "headers" => health.headers = map.next_value_seed(Texts(health_headers))?,
+                "headers" => {
+                    health.headers =
+                        map.next_value_seed(Texts("an object such as { \"X-Key\": \"value\" }", health_headers))?
+                }
                 "start" => health.start = Some(Seconds(map.next_value_seed(whole(1, START_MAX))?)),
                 "interval" => health.interval = Seconds(map.next_value_seed(seconds(1))?),
                 "timeout" => health.timeout = Seconds(map.next_value_seed(seconds(1))?),
@@ -458,6 +464,16 @@ mod tests {
                 "{ web: { command: 'x', env: { 'a b': 'c' } } }",
                 "web.env: \"a b\" cannot be the name of an environment variable at line 1 column 29",
             ),
+            ("{ web: { command: 'x', memory: 512 } }", "web.memory: 512 bytes is less than the minimum of 4M; write"),
+            ("{ web: { command: 'x', disk: '1K' } }", "web.disk: \"1K\" is less than the minimum of 1M"),
+            (
+                "{ web: { command: 'x', volumes: ['/data'] } }",
+                "web.volumes: invalid type: sequence, expected an object such as { data: \"/var/lib/data\" } at line 1",
+            ),
+            ("{ web: { command: 'x', env: 'A=b' } }", "expected an object such as { NAME: \"value\" }"),
+            ("{ web: { command: 'x', env: { A: 1 } } }", "web.env.A: 1 is not a text; put it in quotes"),
+            ("{ web: { command: 'x', health: '/up' } }", "expected an object such as { path: \"/up\" }"),
+            ("['web']", "expected an object of roles such as"),
             ("{ web: { command: 'x', drain: 'long' } }", "web.drain: \"long\" is not a number"),
             // Another tool's word for a key, or another way to write the key.
             ("{ web: { cmd: 'x' } }", "unknown key \"cmd\"; did you mean \"command\"? at line 1 column 10"),

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod proxies;
 pub mod reason;
 pub mod release;
+pub mod remedy;
 pub mod role;
 mod router_id;
 mod scope;

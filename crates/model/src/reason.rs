@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::output::{telling_line, within_a_line};
+use crate::remedy;
 use crate::{
     Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, InstanceId, ReleaseNumber, RoleLimit, RoleName, RouterId,
     Seconds, StopReason,
@@ -134,7 +135,11 @@ impl fmt::Display for Reason {
                 f.write_str("no machine has reported yet; check the output of `gantry up` for agent errors")
             }
             Self::ReleaseStepRuns { instance } => write!(f, "the release step runs ({instance})"),
-            Self::ReleaseStepFailed { exit } => write!(f, "the release step failed: {}", ExitText(exit)),
+            Self::ReleaseStepFailed { exit } => {
+                write!(f, "the release step failed: {}", ExitText(exit))?;
+                let remedy = exit.failure_remedy().filter(|_| !exit.names_remedy());
+                remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+            }
             Self::StopFirst { role, instance } => {
                 write!(f, "{role} has a volume, so its old copy {instance} must be gone before the new one starts")
             }
@@ -201,83 +206,27 @@ impl Reason {
     }
 }
 
-/// Pairs of a text in a program's last lines and the remedy for it.
-const REMEDIES: [(&str, &str); 13] = [
-    ("ModuleNotFoundError", MISSING),
-    ("Cannot find module", MISSING),
-    ("cannot load such file", MISSING),
-    ("ClassNotFoundException", MISSING),
-    ("cannot open shared object file", "add the package that has this library to the base"),
-    ("ddress already in use", "another process in the container uses that port; listen on $PORT once"),
-    ("getaddrinfo", NAME),
-    ("Name or service not known", NAME),
-    ("Temporary failure in name resolution", NAME),
-    ("could not translate host name", NAME),
-    ("no such host", NAME),
-    ("No space left on device", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
-    ("ENOSPC", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
-];
-
-const MISSING: &str = "install it in container/compile, or in the base";
-
-const NAME: &str = "only ready instances have DNS names; run `gantry why` for the app behind that name";
-
-/// Texts that stand beside the name of a missing setting.
-const UNSET: [&str; 8] = [
-    "KeyError",
-    "key not found",
-    "unbound variable",
-    "parameter not set",
-    "parameter null or not set",
-    "not set",
-    "is required",
-    "environment variable",
-];
-
-/// Returns the setting that the line reports as missing. Such names are in capitals and contain an underscore.
-fn missing_setting(line: &str) -> Option<&str> {
-    let is_name = |word: &&str| {
-        word.len() > 3
-            && word.contains('_')
-            && word.starts_with(|c: char| c.is_ascii_uppercase())
-            && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
-    };
-    UNSET.iter().any(|text| line.contains(text)).then_some(())?;
-    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(is_name)
-}
-
-/// The program that a shell's line reports as not executable: `sh: 1: bin/server: Permission denied`.
-fn not_executable(line: &str) -> Option<&str> {
-    let before = line.trim_end().strip_suffix(": Permission denied")?;
-    let program = before.rsplit(": ").next()?;
-    (program.contains('/') && !program.contains(char::is_whitespace)).then_some(program)
-}
-
 impl ExitStatus {
+    /// Remedy that the last output of a failed process suggests.
+    #[must_use]
+    pub fn failure_remedy(&self) -> Option<String> {
+        remedy::of_output(self.code, &self.tail)
+    }
+
+    /// True if the exit text itself names the remedy.
+    fn names_remedy(&self) -> bool {
+        self.stopped.is_some() || self.out_of_memory.or(self.out_of_disk).is_some() || self.out_of_processes.is_some()
+    }
+
     /// Remedy for the exit of a process that should have kept running; `None` if the exit text already names the
     /// remedy.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
-        if self.stopped.is_some()
-            || self.out_of_memory.or(self.out_of_disk).is_some()
-            || self.out_of_processes.is_some()
-        {
+        if self.names_remedy() {
             return None;
         }
-        let known = |line: &String| {
-            let setting = missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
-            let text = || REMEDIES.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
-            setting.or_else(text)
-        };
-        if let Some(remedy) = self.tail.iter().rev().find_map(known).filter(|_| self.code != Some(0)) {
+        if let Some(remedy) = self.failure_remedy() {
             return Some(remedy);
-        }
-        if self.code == Some(126)
-            && let Some(program) = self.tail.iter().rev().find_map(|line| not_executable(line))
-        {
-            return Some(format!(
-                "make it executable: chmod +x {program}, or git update-index --chmod=+x {program}, and push again"
-            ));
         }
         let text = match (self.code, self.signal.or_else(|| self.code.and_then(signal_in))) {
             (Some(126), _) => "check `command` of the role",

@@ -66,12 +66,18 @@ pub(super) fn seconds<'de>(least: u32) -> impl DeserializeSeed<'de, Value = u32>
     whole(least, 1 << 31)
 }
 
-/// A size of at least `least`; smaller sizes are raised.
+/// A size of at least `least`. A smaller number is mostly meant as mebibytes.
 pub(super) fn size<'de>(least: Bytes) -> impl DeserializeSeed<'de, Value = Bytes> {
-    scalar("a size such as \"512M\", or a number of bytes", move |value| match value {
-        Plain::Number(bytes) if bytes >= 1.0 => Ok(Bytes(bytes as u64).max(least)),
-        Plain::Number(bytes) => Err(format!("{bytes} is not a size; write for example \"512M\"")),
-        Plain::Text(text) => Bytes::parse(text).map(|size| size.max(least)),
+    scalar("a size such as \"512M\", or a number of bytes", move |value| {
+        let (size, said) = match value {
+            Plain::Number(bytes) if bytes >= 1.0 => (Bytes(bytes as u64), format!("{bytes} bytes")),
+            Plain::Number(bytes) => return Err(format!("{bytes} is not a size; write for example \"512M\"")),
+            Plain::Text(text) => (Bytes::parse(text)?, format!("{text:?}")),
+        };
+        if size < least {
+            return Err(format!("{said} is less than the minimum of {least}; write for example \"512M\""));
+        }
+        Ok(size)
     })
 }
 
@@ -117,28 +123,28 @@ pub(super) fn command_line<'de>() -> impl DeserializeSeed<'de, Value = String> {
     text(|line| check_command(&line).map(|()| line))
 }
 
-/// Texts by name, with a check during parsing.
-pub(super) struct Texts<F>(pub(super) F);
+/// Texts by name: an example, and a check during parsing.
+pub(super) struct Texts<F>(pub(super) &'static str, pub(super) F);
 
 impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>> DeserializeSeed<'de>
     for Texts<F>
 {
     type Value = BTreeMap<String, String>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
+        deserializer.deserialize_any(self)
     }
 }
 
 impl<'de, F: FnOnce(BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String>> Visitor<'de> for Texts<F> {
     type Value = BTreeMap<String, String>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of texts")
+        f.write_str(self.0)
     }
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
         let mut texts = BTreeMap::new();
-        while let Some((name, text)) = map.next_entry()? {
-            texts.insert(name, text);
+        while let Some(name) = map.next_key()? {
+            texts.insert(name, map.next_value_seed(text(Ok))?);
         }
-        (self.0)(texts).map_err(M::Error::custom)
+        (self.1)(texts).map_err(M::Error::custom)
     }
 }

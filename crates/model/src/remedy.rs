@@ -1,0 +1,148 @@
+//! Remedies for failures that a program's last output reveals.
+
+/// Pairs of a text in a program's last lines and the remedy for it.
+const REMEDIES: [(&str, &str); 18] = [
+    ("ModuleNotFoundError", MISSING),
+    ("Cannot find module", MISSING),
+    ("cannot load such file", MISSING),
+    ("ClassNotFoundException", MISSING),
+    ("cannot open shared object file", "add the package that has this library to the base"),
+    ("ddress already in use", "another process in the container uses that port; listen on $PORT once"),
+    ("getaddrinfo", NAME),
+    ("Name or service not known", NAME),
+    ("Temporary failure in name resolution", NAME),
+    ("could not translate host name", NAME),
+    ("no such host", NAME),
+    ("No space left on device", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
+    ("ENOSPC", "the disk or volume is full; `gantry status` shows what uses the machine's disk"),
+    ("Permission denied", NO_RIGHT),
+    ("PermissionError", NO_RIGHT),
+    ("EACCES", NO_RIGHT),
+    ("Read-only file system", READ_ONLY),
+    ("EROFS", READ_ONLY),
+];
+
+const MISSING: &str = "install it in container/compile, or in the base";
+
+const NAME: &str = "only ready instances have DNS names; run `gantry why` for the app behind that name";
+
+const NO_RIGHT: &str = "its user has no right to do that; /tmp and the volumes of the role are writable";
+
+const READ_ONLY: &str = "that folder is read-only in a container; /tmp and the volumes of the role are writable";
+
+/// Texts that stand beside the name of a missing setting.
+const UNSET: [&str; 8] = [
+    "KeyError",
+    "key not found",
+    "unbound variable",
+    "parameter not set",
+    "parameter null or not set",
+    "not set",
+    "is required",
+    "environment variable",
+];
+
+/// Returns the setting that the line reports as missing. Such names are in capitals and contain an underscore.
+fn missing_setting(line: &str) -> Option<&str> {
+    let is_name = |word: &&str| {
+        word.len() > 3
+            && word.contains('_')
+            && word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    UNSET.iter().any(|text| line.contains(text)).then_some(())?;
+    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find(is_name)
+}
+
+/// The program before `complaint` at the end of a line: `sh: 1: bin/server: Permission denied`.
+fn program_before<'a>(line: &'a str, complaint: &str) -> Option<&'a str> {
+    let before = line.trim_end().strip_suffix(complaint)?;
+    let program = before.rsplit(": ").next()?.trim_matches(['\'', '"', '‘', '’']);
+    (!program.is_empty() && !program.contains(char::is_whitespace)).then_some(program)
+}
+
+/// Remedy for a program that a shell or `env` could not run.
+fn not_run(code: i32, line: &str) -> Option<String> {
+    let before = |complaint| program_before(line, complaint);
+    match code {
+        126 => {
+            let wrong = |program| {
+                let processor = std::env::consts::ARCH;
+                format!(
+                    "build {program} for this machine's processor ({processor}); a script needs a first line such as #!/bin/sh"
+                )
+            };
+            let mode = |program| {
+                format!(
+                    "make it executable: chmod +x {program}, or git update-index --chmod=+x {program}, and push again"
+                )
+            };
+            let denied = before(": Permission denied").filter(|program| program.contains('/'));
+            before(": Exec format error").map(wrong).or_else(|| denied.map(mode))
+        }
+        127 => {
+            let of_env = || before(": No such file or directory").filter(|_| line.contains("env: "));
+            let program = before(": not found").or_else(|| before(": command not found")).or_else(of_env)?;
+            if let Some(name) = program.strip_suffix("\\r").or_else(|| program.strip_suffix('\r')) {
+                return Some(format!(
+                    "the script that names {name} has lines that end with CR LF; let them end with LF"
+                ));
+            }
+            Some(match program {
+                "sudo" => "run the command without sudo: a container has no root rights to gain".to_owned(),
+                path if path.contains('/') => format!(
+                    "check that the image has {path}; a script also needs the interpreter of its first line, and lines that end with LF, not CR LF"
+                ),
+                name => format!("add the package that has {name} to the base, or install {name} in container/compile"),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Returns the remedy that the last lines of a failed program suggest. Later lines decide before earlier ones.
+#[must_use]
+pub fn of_output(code: Option<i32>, tail: &[String]) -> Option<String> {
+    let known = |line: &String| {
+        let not_run = not_run(code.unwrap_or_default(), line);
+        let setting = || missing_setting(line).map(|name| format!("set {name} with `gantry config set`"));
+        let text = || REMEDIES.iter().find(|(text, _)| line.contains(text)).map(|(_, remedy)| (*remedy).to_owned());
+        // A shell's complaint about a program is not one about a file.
+        not_run.or_else(setting).or_else(|| text().filter(|_| code != Some(126)))
+    };
+    tail.iter().rev().find_map(known).filter(|_| code != Some(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_output_suggests_a_remedy() {
+        for (code, line, wanted) in [
+            (127, "/bin/sh: 1: exec: gunicorn: not found", Some("add the package that has gunicorn to the base")),
+            (127, "bin/start: line 3: npm: command not found", Some("install npm in container/compile")),
+            (127, "/usr/bin/env: 'ruby': No such file or directory", Some("add the package that has ruby")),
+            (127, "/usr/bin/env: ‘node\\r’: No such file or directory", Some("end with CR LF; let them end with LF")),
+            (127, "/bin/sh: 1: exec: bin/s: not found", Some("check that the image has bin/s; a script also needs")),
+            (127, "/bin/sh: 1: sudo: not found", Some("without sudo")),
+            (126, "/bin/sh: 1: exec: bin/s: Exec format error", Some("build bin/s for this machine's processor")),
+            (126, "/bin/sh: 1: exec: bin/s: Permission denied", Some("chmod +x bin/s")),
+            (126, "sh: 1: two words: Permission denied", None),
+            (1, "touch: cannot touch '/etc/x': Permission denied", Some("/tmp and the volumes of the role")),
+            (1, "PermissionError: [Errno 13] Permission denied: '/srv'", Some("/tmp and the volumes of the role")),
+            (1, "OSError: [Errno 30] Read-only file system: '/proc/x'", Some("read-only in a container")),
+            (1, "KeyError: 'SECRET_KEY'", Some("set SECRET_KEY with")),
+            (0, "KeyError: 'SECRET_KEY'", None),
+            (1, "page: not found", None),
+        ] {
+            let found = of_output(Some(code), &[line.to_owned()]);
+            match wanted {
+                Some(wanted) => {
+                    assert!(found.as_ref().is_some_and(|found| found.contains(wanted)), "{line}: {found:?}")
+                }
+                None => assert_eq!(found, None, "{line}"),
+            }
+        }
+    }
+}
