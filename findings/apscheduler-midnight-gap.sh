@@ -68,4 +68,4 @@ never = next(with_apscheduler("30 2 * * *", datetime(2027, 3, 27, 12, tzinfo=Zon
 print("APScheduler's fire time in Berlin:", never.isoformat())
 assert never.isoformat() == "2027-03-28T02:30:00+01:00"
 PY
-PYTHONTZPATH= venv/bin/python compare.py
+PYTHONTZPATH="" venv/bin/python compare.py

@@ -53,4 +53,4 @@ autumn, reference = compare(datetime(2027, 10, 31, 1, 45, tzinfo=BERLIN), 4)
 assert [utc(moment) for moment in autumn] == ["00:00Z", "00:30Z", "02:00Z", "02:30Z"]
 assert [utc(moment) for moment in reference] == ["00:00Z", "00:30Z", "01:00Z", "01:30Z"]
 PY
-PYTHONTZPATH= venv/bin/python order.py
+PYTHONTZPATH="" venv/bin/python order.py

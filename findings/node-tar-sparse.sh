@@ -80,7 +80,8 @@ for (const format of ['gnu', 'posix'])
     const found = await read(`${format}.tar`);
     assert(found.some(({ name, size }) => name === 'other.txt' && size === 6));
     const got = found.find(image);
-    console.log(`${(format + ':').padEnd(7)}${library.padEnd(15)} ${got ? `${got.name}, ${got.size} bytes` : 'volume.img is missing'}, no error`);
+    const outcome = got ? `${got.name}, ${got.size} bytes` : 'volume.img is missing';
+    console.log(`${(format + ':').padEnd(7)}${library.padEnd(15)} ${outcome}, no error`);
     if (format === 'posix') assert(got.name.includes('GNUSparseFile') && got.size < 16384);
     else if (library === 'node tar') assert.equal(got, undefined);
     else assert.equal(got.size, 8192);

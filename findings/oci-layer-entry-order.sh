@@ -4,11 +4,11 @@
 # Layer A holds the file "f" and then ".wh.f", over a layer that has "f" too. The image specification lets a whiteout act
 # on lower layers only, so "f" stays, and it demands no order. Layer B holds a hard link to a file of the lower layer.
 # Expected: every tool gives "f" with the new content, and the link with the content of its target.
-# Seen: umoci does so for both. podman with the vfs driver unpacks A with no "f" at all, and B right. podman with the overlay
-#       driver refuses A ("file exists") and B ("no such file or directory"): neither image can be pulled at all.
+# Seen: umoci does so for both. podman with the vfs driver unpacks A with no "f" at all, and B right. podman with the
+#       overlay driver refuses A ("file exists") and B ("no such file or directory"): neither image can be pulled.
 #       With ".wh.f" before "f" all three agree.
-# Why it matters: vfs is common inside containers and CI, overlay on hosts. An image that a
-#       home-made layer builder wrote passes the build and loses a file, or passes CI and cannot be pulled in production.
+# Why it matters: vfs is common inside containers and CI, overlay on hosts. An image of a home-made layer builder passes
+#       the build and loses a file, or passes CI and cannot be pulled in production.
 #       Run as root: the overlay driver needs it. Remedy: whiteouts first, and no hard links across layers.
 set -euo pipefail
 
