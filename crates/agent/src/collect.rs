@@ -92,19 +92,19 @@ fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Dige
     all_read.then_some(layers)
 }
 
-/// The images of all planned and existing instances, and of all one-offs.
+/// The images of all planned and existing instances, and of all transient workloads.
 fn used_images(agent: &AgentContext) -> BTreeSet<Digest> {
     let plan = records::read_plan(&agent.settings);
     let planned =
         plan.into_iter().flat_map(|plan| plan.instances.into_values()).map(|assignment| assignment.spec.image);
     let there = records::instance_ids(&agent.settings);
     let there = there.iter().filter_map(|id| records::ContainerPaths::of(&agent.settings, id).read_record());
-    let once = records::one_off_names(&agent.settings);
-    let once = once.iter().filter_map(|name| {
+    let transient = records::transient_names(&agent.settings);
+    let transient = transient.iter().filter_map(|name| {
         let path = agent.settings.data.join("containers").join(name).join("image");
         Digest::from_hex(std::fs::read_to_string(path).ok()?.trim()).ok()
     });
-    planned.chain(there.map(|record| record.spec.image)).chain(once).collect()
+    planned.chain(there.map(|record| record.spec.image)).chain(transient).collect()
 }
 
 fn collect_logs(agent: &AgentContext, kept: Duration) {

@@ -1,23 +1,18 @@
-//! Translates an instance into a container's specification.
+//! Translates an instance into the contents of a container.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_image::{APP_USER, Account, Accounts, Runtime};
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{AppName, InstanceId, InstanceSpec, RoleCommand};
-use gantry_sandbox::{
-    BindMount, ContainerLimits, ContainerNetwork, ContainerSpec, ExecSpec, LogFiles, ProcessUser, RootFilesystem,
-};
+use gantry_sandbox::{BindMount, ContainerLimits, ExecSpec, ProcessUser};
 
 use crate::AgentContext;
 use crate::images::{self, LocalImage};
 use crate::records::{self, ContainerPaths};
-
-/// Size of each of the two segments of a log, in bytes.
-pub(crate) const SEGMENT: u64 = 8 << 20;
+use crate::workload::ContainerParts;
 
 /// The search path for images that set none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,60 +29,30 @@ pub(crate) struct ContainerNames {
     pub(crate) role: String,
 }
 
-/// Creates the container's empty folders and returns its specification.
-pub(crate) fn prepare_container(
+/// The contents of an instance's or a one-off's container, whose name is `holder`. Creates missing volumes.
+pub(crate) fn container_parts(
     agent: &AgentContext,
-    paths: &ContainerPaths,
+    holder: &str,
     names: &ContainerNames,
     spec: &InstanceSpec,
     image: &LocalImage,
-    address: Ipv4Addr,
-) -> io::Result<ContainerSpec> {
+) -> io::Result<ContainerParts> {
     let hostname = hostname(names, &agent.settings.machine);
-    for name in ["upper", "work", "root"] {
-        let folder = paths.folder.join(name);
-        gantry_linux::tree::remove(&folder)?;
-        std::fs::create_dir_all(&folder)?;
-    }
-    std::fs::create_dir_all(&paths.state)?;
-    std::fs::create_dir_all(&paths.logs)?;
-    let [hosts, resolv, name] = ["hosts", "resolv.conf", "hostname"].map(|name| paths.folder.join(name));
-    let machine = format!("{} host.internal host.docker.internal", agent.settings.gateway);
-    let own = format!("{address} {hostname} {}", names.short);
-    std::fs::write(&hosts, format!("127.0.0.1 localhost\n::1 localhost\n{own}\n{machine}\n"))?;
-    std::fs::write(&name, format!("{hostname}\n"))?;
-    std::fs::write(&resolv, format!("nameserver {}\n", agent.settings.gateway))?;
     let runtime = &image.config.config;
     let accounts = Accounts::read(&image.layers);
     let account = account_of(runtime, &accounts)?;
     let user = ProcessUser { uid: account.uid, gid: account.gid };
-    let mut binds = vec![
-        BindMount { source: hosts, target: "/etc/hosts".into(), writable: false },
-        BindMount { source: resolv, target: "/etc/resolv.conf".into(), writable: false },
-        BindMount { source: name, target: "/etc/hostname".into(), writable: false },
-    ];
-    // An image built by Gantry runs as the user `app`; the base may have no name for that user.
-    if let Some(with) = accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()) {
-        let [passwd, group] = with.write(&paths.folder)?;
-        binds.push(BindMount { source: passwd, target: "/etc/passwd".into(), writable: false });
-        binds.push(BindMount { source: group, target: "/etc/group".into(), writable: false });
-    }
+    let mut volumes = Vec::new();
     for (name, target) in &spec.role.volumes {
-        let source = agent.volumes.bind(&agent.settings, spec.volume_folder(&names.app), name, &paths.name(), user)?;
-        binds.push(BindMount { source, target: target.into(), writable: true });
+        let source = agent.volumes.bind(&agent.settings, spec.volume_folder(&names.app), name, holder, user)?;
+        volumes.push(BindMount { source, target: target.into(), writable: true });
     }
-    Ok(ContainerSpec {
-        state: paths.state.clone(),
-        cgroup: paths.cgroup.clone(),
-        root: RootFilesystem {
-            layers: image.layers.clone(),
-            upper: paths.folder.join("upper"),
-            work: paths.folder.join("work"),
-            mountpoint: paths.folder.join("root"),
-        },
+    Ok(ContainerParts {
+        layers: image.layers.clone(),
         args: command_words(&spec.role.command),
         env: environment(names, spec, runtime, &account, &hostname),
         hostname,
+        short: names.short.clone(),
         cwd: runtime.working_folder(),
         user,
         groups: account.groups,
@@ -100,17 +65,9 @@ pub(crate) fn prepare_container(
             // files.
             disk: None,
         },
-        network: Some(ContainerNetwork {
-            bridge: agent.settings.bridge.clone(),
-            link: format!("gt{:08x}", u32::from(address)),
-            address,
-            prefix: agent.settings.prefix,
-            gateway: agent.settings.gateway,
-        }),
-        binds,
-        log: LogFiles { segments: gantry_relay::segments(&paths.logs), limit: SEGMENT },
-        exit: paths.folder.join("exit"),
-        init: agent.init.clone(),
+        // An image built by Gantry runs as the user `app`; the base may have no name for that user.
+        accounts: accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()),
+        volumes,
     })
 }
 

@@ -6,16 +6,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_linux::cgroup::Cgroup;
-use gantry_linux::disk::{UsageSchedule, free, nameless};
-use gantry_linux::tree;
-use gantry_model::{Bytes, InstanceId};
-use gantry_sandbox::Container;
+use gantry_linux::disk::{UsageSchedule, free};
+use gantry_model::InstanceId;
 use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::AgentContext;
-use crate::one_off;
 use crate::records::{self, ContainerPaths};
+use crate::workload::{Workload, read_metadata};
 
 /// Poll interval for the free space; a poll is one system call.
 const LOOK: Duration = Duration::from_millis(250);
@@ -52,38 +49,22 @@ pub(crate) async fn run(agent: Arc<AgentContext>) {
     ReconcileLoop::new("disk limits", LOOK, Backoff::constant(LOOK)).run(pass).await;
 }
 
-/// Returns whether a container has used all of its disk limit. Deleted files that are still open count as well.
-pub(crate) async fn is_full(paths: &ContainerPaths, limit: Bytes) -> bool {
-    let (upper, group) = (paths.folder.join("upper"), Cgroup::named(&paths.cgroup));
-    let count = move || {
-        let named = tree::usage(&upper, limit.0).unwrap_or_default();
-        named.saturating_add(nameless(&group.processes(), None, limit.0))
-    };
-    tokio::task::spawn_blocking(count).await.is_ok_and(|bytes| bytes >= limit.0)
-}
-
-/// Counts the usage of every instance and one-off, and kills each that exceeds its limit.
+/// Counts the usage of every workload that runs under a limit, and kills each that exceeds its limit.
 async fn check_usage(agent: &Arc<AgentContext>) {
     for id in agent.status.ids() {
-        let paths = ContainerPaths::of(&agent.settings, &id);
-        let Some(limit) = paths.read_record().map(|record| record.spec.role.limits.disk) else { continue };
-        if is_full(&paths, limit).await && kill_running(&paths) {
+        let Some(record) = ContainerPaths::of(&agent.settings, &id).read_record() else { continue };
+        let (workload, limit) =
+            (Workload::of_instance(&agent.settings, &id, &record.spec), record.spec.role.limits.disk);
+        if workload.is_full(limit).await && workload.kill() {
             tracing::warn!(instance = %id, %limit, "killed: exceeded its disk limit");
             agent.disk.over().insert(id);
         }
     }
-    for name in records::one_off_names(&agent.settings) {
-        let paths = ContainerPaths::named(&agent.settings, &name, agent.settings.data.join("logs"));
-        let Some(limit) = one_off::read_metadata(&paths).map(|note| note.disk) else { continue };
-        if is_full(&paths, limit).await && kill_running(&paths) {
+    for name in records::transient_names(&agent.settings) {
+        let workload = Workload::leftover(&agent.settings, &name);
+        let Some(limit) = read_metadata(workload.paths()).map(|metadata| metadata.disk) else { continue };
+        if workload.is_full(limit).await && workload.kill() {
             tracing::warn!(name, %limit, "killed: exceeded its disk limit");
         }
     }
-}
-
-/// Kills the container that runs there; returns whether one was running. The container's own task cleans up: a
-/// container that the kernel does not release must not delay counting.
-fn kill_running(paths: &ContainerPaths) -> bool {
-    let running = Container::adopt(&paths.state, &paths.cgroup).filter(Container::is_running);
-    running.is_some_and(|container| container.signal(rustix::process::Signal::KILL).is_ok())
 }

@@ -1,16 +1,17 @@
 //! The agent: makes this machine match its part of the plan, and checks health.
 //!
 //! ```text
-//! plan (long poll, last one on disk) ─► supervisor ─► one task per instance ─► sandbox
+//! plan (long poll, last one on disk) ─► supervisor ─► one task per instance ─► workload engine ─► sandbox
 //!                                                        │ status
 //! server ◄── report, at each change and every 2 s ◄──────┘
 //! ```
 //! - [`run`]: sets up the machine's network, adopts running containers, follows the plan. Begin there.
 //! - `supervisor`: follows the plan and runs one task for each instance.
-//! - `instance`: the life cycle of one instance, from its image to its removal.
+//! - `workload`: the workload engine. One life cycle for services, release steps and one-offs, and a table of kinds.
+//! - `instance`: decides when an instance of the plan starts, is ready, and stops.
 //! - `records`: the files of an instance, from which a restarted agent recovers.
 //! - `health`: probes, and explanations of their failures.
-//! - `container`: translates an instance into a container's specification.
+//! - `container`: translates an instance into the contents of a container.
 //! - `collect`: garbage collection of images, layers and logs.
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
@@ -38,6 +39,7 @@ mod supervisor;
 mod tasks;
 mod users;
 mod volumes;
+mod workload;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

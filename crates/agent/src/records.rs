@@ -60,7 +60,7 @@ impl ContainerPaths {
         Self::named(settings, &id.to_string(), settings.data.join("logs").join(id.app.as_str()).join(id.to_string()))
     }
 
-    /// The folders of a container without an instance: a one-off.
+    /// The folders of a workload outside the plan.
     pub(crate) fn named(settings: &AgentSettings, name: &str, logs: PathBuf) -> Self {
         Self {
             folder: settings.data.join("containers").join(name),
@@ -109,8 +109,8 @@ pub(crate) fn instance_ids(settings: &AgentSettings) -> Vec<InstanceId> {
     entries.filter_map(|entry| InstanceId::parse(entry.file_name().to_str()?)).collect()
 }
 
-/// All other containers with files on disk: one-offs whose agent died.
-pub(crate) fn one_off_names(settings: &AgentSettings) -> Vec<String> {
+/// All other workloads with files on disk: transient ones, and leftovers of an agent that died.
+pub(crate) fn transient_names(settings: &AgentSettings) -> Vec<String> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| InstanceId::parse(name).is_none()).collect()
@@ -119,7 +119,7 @@ pub(crate) fn one_off_names(settings: &AgentSettings) -> Vec<String> {
 /// Every app that has files on this machine or is in its plan.
 pub(crate) fn apps_on_machine(settings: &AgentSettings) -> BTreeSet<String> {
     let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
-    let once = one_off_names(settings).into_iter().filter_map(|name| {
+    let once = transient_names(settings).into_iter().filter_map(|name| {
         let (app, _) = name.strip_prefix("run-")?.rsplit_once('-')?;
         Some(app.to_owned())
     });

@@ -8,15 +8,15 @@ use gantry_api::ClientError;
 use gantry_api::types::PlanAnswer;
 use gantry_error::ErrorChain;
 use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
-use gantry_sandbox::Container;
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::instance::{Instance, InstanceError, REMOVAL_RETRY, WantedAssignment, stop_wanted};
+use crate::AgentContext;
+use crate::instance::{Instance, WantedAssignment, stop_wanted};
 use crate::records::{self, ContainerPaths};
 use crate::tasks::{INSTANCE, REMOVAL};
-use crate::{AgentContext, one_off};
+use crate::workload::{TransientWorkload, Workload};
 
 /// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_millis(250);
@@ -50,16 +50,15 @@ impl InstanceSupervisor {
         Self { agent, plan: None, tasks: BTreeMap::new() }
     }
 
-    /// Adopts the plan and the instances that the previous agent left, and removes leftover one-offs.
+    /// Adopts the plan and the instances that the previous agent left, and removes leftover transient workloads.
     pub(crate) async fn adopt(&mut self) {
         self.plan = records::read_plan(&self.agent.settings);
-        for name in records::one_off_names(&self.agent.settings) {
-            let paths = ContainerPaths::named(&self.agent.settings, &name, self.agent.settings.data.join("logs"));
-            let address = one_off::read_metadata(&paths).map(|note| note.address);
+        for name in records::transient_names(&self.agent.settings) {
+            let (workload, address) = TransientWorkload::left(&self.agent, &name);
             address.into_iter().for_each(|address| self.agent.addresses.reserve(address));
             let agent = Arc::clone(&self.agent);
             self.agent.tasks.spawn(REMOVAL, async move {
-                remove_leftover(&agent, &name, |_| {}).await;
+                workload.discard(|_| {}).await;
                 address.into_iter().for_each(|address| agent.addresses.release(address));
             });
         }
@@ -155,10 +154,8 @@ impl InstanceSupervisor {
             let (agent, gone) = (Arc::clone(&self.agent), id.clone());
             let (sender, receiver) = watch::channel(wanted);
             let handle = self.agent.tasks.spawn(REMOVAL, async move {
-                remove_leftover(&agent, &gone.to_string(), |why| {
-                    report_failure(&agent, &gone, InstancePhase::Stopping, why)
-                })
-                .await;
+                let leftover = Workload::leftover(&agent.settings, &gone.to_string());
+                leftover.discard(|why| report_failure(&agent, &gone, InstancePhase::Stopping, why)).await;
                 drop(receiver);
                 agent.status.remove(&gone);
             });
@@ -196,7 +193,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
             }
         }
     }
-    remove_leftover(&agent, &id.to_string(), |_| {}).await;
+    Workload::leftover(&agent.settings, &id.to_string()).discard(|_| {}).await;
     drop(wanted);
     agent.status.remove(&id);
 }
@@ -205,25 +202,4 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
 fn report_failure(agent: &AgentContext, id: &InstanceId, phase: InstancePhase, why: String) {
     tracing::error!(instance = %id, why, "cannot manage the instance");
     agent.status.set(id, ObservedInstance { phase, failure: Some(why), ..crate::status::new_status() });
-}
-
-/// Removes a container without a record, however long the removal takes. Retries while the kernel does not release the
-/// container, and passes each failure to `told`.
-pub(crate) async fn remove_leftover(agent: &AgentContext, name: &str, told: impl Fn(String)) {
-    let paths = ContainerPaths::named(&agent.settings, name, agent.settings.data.join("logs"));
-    loop {
-        let ended = match Container::adopt(&paths.state, &paths.cgroup) {
-            Some(container) => container.destroy().await,
-            None => gantry_sandbox::kill_rest(&paths.cgroup).await,
-        };
-        let removed = match ended {
-            Ok(()) => paths.remove().await.map_err(InstanceError::Files),
-            Err(error) => Err(InstanceError::End(error)),
-        };
-        let Err(error) = removed else { return };
-        let why = ErrorChain(&error).to_string();
-        tracing::error!(name, why, "cannot remove a leftover container; retrying");
-        told(format!("cannot be removed; retrying: {why}"));
-        tokio::time::sleep(REMOVAL_RETRY).await;
-    }
 }

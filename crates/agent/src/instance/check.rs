@@ -15,6 +15,7 @@ use crate::container;
 use crate::health::{InstanceCheck, minimum_uptime};
 use crate::records::ContainerPaths;
 use crate::status::now;
+use crate::workload::SEGMENT;
 
 /// The minimum time span that a log should cover.
 const LOG_SPAN_MIN: Duration = Duration::from_secs(60);
@@ -61,7 +62,7 @@ impl Instance {
             if Instant::now() < check_at {
                 continue;
             }
-            if self.record.spec.once {
+            if !self.policy().checked {
                 check_at = Instant::now() + Duration::from_secs(3600);
                 continue;
             }
@@ -111,7 +112,7 @@ impl Instance {
             None if settled => {
                 self.status.failed_checks = 0;
                 self.status.probe = None;
-                self.status.warning = log_warning(&self.paths);
+                self.status.warning = log_warning(self.workload.paths());
                 // The previous agent was about to stop the instance, but the instance has recovered.
                 let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {
@@ -176,7 +177,7 @@ impl Instance {
                 }
             }
         }
-        let said = if self.record.spec.once { last_output(&self.paths) } else { None };
+        let said = if self.policy().restarts { None } else { last_output(self.workload.paths()) };
         let changed = hits != self.status.limit_hits || said != self.status.said;
         (self.status.limit_hits, self.status.said) = (hits, said);
         if changed {
@@ -201,7 +202,7 @@ fn last_output(paths: &ContainerPaths) -> Option<OutputLine> {
 /// find a failure's cause.
 fn log_warning(paths: &ContainerPaths) -> Option<String> {
     let reach = gantry_relay::oldest_record_age(&paths.logs).filter(|reach| *reach < LOG_SPAN_MIN)?;
-    let kept = Bytes(2 * container::SEGMENT);
+    let kept = Bytes(2 * SEGMENT);
     Some(format!(
         "prints so much that its log of {kept} covers only the last {} s; print less, or write to a volume",
         reach.as_secs()

@@ -6,14 +6,13 @@ use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
 use gantry_model::{ExitStatus, InstanceGoal, InstancePhase, Moment, StopReason};
 use gantry_relay::LogTail;
-use gantry_sandbox::{Container, ExitRecord, kill_rest};
+use gantry_sandbox::{Container, ExitRecord};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::Instance;
 use crate::records::ContainerPaths;
 use crate::status::{now, wall};
-use crate::{container, disk};
 
 /// Interval at which the stop signal is repeated to an instance that was never ready.
 const SIGNAL_RETRY: Duration = Duration::from_secs(1);
@@ -79,7 +78,7 @@ impl Instance {
         // The exit is on disk before the last trace of the container is removed, so that a restarted agent knows of the
         // exit.
         gantry_failpoint::failpoint!("instance.killed");
-        let full = disk::is_full(&self.paths, self.record.spec.role.limits.disk).await;
+        let full = self.workload.is_full(self.record.spec.role.limits.disk).await;
         self.record_exit(usage, full);
         gantry_failpoint::failpoint!("instance.noted");
         loop {
@@ -96,7 +95,7 @@ impl Instance {
 
     /// Appends a line of Gantry's own to the instance's log.
     pub(super) fn append_log(&self, text: &str) {
-        if let Err(error) = gantry_relay::append(&self.paths.logs, container::SEGMENT, wall(), text) {
+        if let Err(error) = gantry_relay::append(&self.workload.paths().logs, self.policy().segment, wall(), text) {
             tracing::warn!(instance = %self.id, %error, "cannot append to the instance's log");
         }
     }
@@ -117,11 +116,11 @@ impl Instance {
 
     /// Records the exit, from the file that init wrote.
     pub(super) fn record_exit(&mut self, usage: GroupUsage, full: bool) {
-        let record = ExitRecord::read(&self.paths.folder.join("exit"));
-        let tail = last_lines(&self.paths, self.record.begun.unwrap_or_default());
+        let record = ExitRecord::read(&self.workload.paths().folder.join("exit"));
+        let tail = last_lines(self.workload.paths(), self.record.begun.unwrap_or_default());
         let failed = record.as_ref().is_none_or(|record| record.code != Some(0));
         // A service that ends with 0 also ended too early.
-        let unwanted = failed || !self.record.spec.once;
+        let unwanted = failed || self.policy().restarts;
         // A limit that one of its processes hit days ago is not the cause of this exit.
         let recent = |count: fn(&GroupUsage) -> u64| unwanted && count(&usage) > count(&self.used[0]);
         let by_limit = recent(|usage| usage.oom_kills);
@@ -145,21 +144,17 @@ impl Instance {
     }
 
     pub(super) async fn remove(mut self, container: Option<Container>) {
-        if let Some(container) = container.or_else(|| self.find_container()) {
+        if let Some(container) = container.or_else(|| self.workload.container()) {
             self.enter_phase(InstancePhase::Stopping);
             self.stop_container(&container, StopReason::Planned).await;
             self.finish(&container).await;
             self.enter_phase(InstancePhase::Stopping);
         }
-        // A launcher that was killed midway leaves a control group without a record.
-        while let Err(error) = kill_rest(&self.paths.cgroup).await {
-            self.wait_after_failed_removal(&error).await;
-        }
         for volume in self.record.spec.role.volumes.keys() {
             let folder = self.record.spec.volume_folder(&self.id.app);
             crate::volumes::mark_used(&self.agent.settings, folder, volume);
         }
-        while let Err(error) = self.paths.remove().await {
+        while let Err(error) = self.workload.try_discard().await {
             self.wait_after_failed_removal(&error).await;
         }
         gantry_failpoint::failpoint!("instance.removed");

@@ -29,6 +29,7 @@ pub(crate) use self::error::InstanceError;
 use crate::AgentContext;
 use crate::records::{ContainerPaths, InstanceRecord};
 use crate::status::{new_status, now};
+use crate::workload::{KindPolicy, Workload};
 
 /// Shortest and longest pause before a restart.
 const RESTART_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
@@ -44,7 +45,7 @@ pub(crate) struct Instance {
     agent: Arc<AgentContext>,
     id: InstanceId,
     wanted: watch::Receiver<WantedAssignment>,
-    paths: ContainerPaths,
+    workload: Workload,
     record: InstanceRecord,
     status: ObservedInstance,
     backoff: Backoff,
@@ -111,10 +112,10 @@ impl Instance {
         status.exit.clone_from(&record.exit);
         status.started = record.begun;
         let mut instance = Self {
+            workload: Workload::of_instance(&agent.settings, &id, &record.spec),
             agent: Arc::clone(agent),
             id,
             wanted,
-            paths,
             record,
             status,
             backoff: Backoff::new(RESTART_PAUSES[0], RESTART_PAUSES[1]),
@@ -139,23 +140,24 @@ impl Instance {
         Ok(instance)
     }
 
-    fn find_container(&self) -> Option<Container> {
-        Container::adopt(&self.paths.state, &self.paths.cgroup)
+    /// The differences between this kind of workload and others.
+    fn policy(&self) -> KindPolicy {
+        self.workload.kind().policy()
     }
 
     /// The container that the previous agent left running.
     fn left_running(&self) -> Option<Container> {
-        self.find_container().filter(|container| self.known && container.was_released())
+        self.workload.container().filter(|container| self.known && container.was_released())
     }
 
     /// Whether the container may have run: it was started, and its launcher did not end before releasing it.
     fn may_have_run(&self) -> bool {
-        self.record.started && self.find_container().is_none_or(|container| container.was_released())
+        self.record.started && self.workload.container().is_none_or(|container| container.was_released())
     }
 
     /// Whether a run-once instance has ended.
     fn is_over(&self) -> bool {
-        self.record.spec.once && self.record.exit.is_some()
+        !self.policy().restarts && self.record.exit.is_some()
     }
 
     /// Whether the address belongs to a previous network of the machine. A container there has neither a route out nor
@@ -178,7 +180,7 @@ impl Instance {
     }
 
     fn write_record(&self) {
-        if let Err(error) = self.paths.write_record(&self.record) {
+        if let Err(error) = self.workload.paths().write_record(&self.record) {
             tracing::error!(instance = %self.id, %error, "cannot write the instance's record");
         }
     }
@@ -190,8 +192,7 @@ impl Instance {
             self.used = [container.usage(); 2];
             self.looked = container.usage();
         }
-        // A run-once instance is not started again.
-        if self.record.spec.once {
+        if !self.policy().restarts {
             if self.may_have_run() && self.record.exit.is_none() && container.is_none() {
                 // The instance ended while no agent was running.
                 self.record_exit(GroupUsage::default(), false);

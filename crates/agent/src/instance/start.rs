@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_error::ErrorChain;
 use gantry_model::{InstanceGoal, InstanceId, InstancePhase};
-use gantry_sandbox::{Container, kill_rest, launch};
+use gantry_sandbox::Container;
 
 use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
@@ -62,10 +62,7 @@ impl Instance {
             role: self.id.role.to_string(),
         };
         // The previous container of this name must be removed completely before the new one starts.
-        match self.find_container() {
-            Some(old) => old.destroy().await.map_err(InstanceError::Previous)?,
-            None => kill_rest(&self.paths.cgroup).await.map_err(InstanceError::Previous)?,
-        }
+        self.workload.clear().await.map_err(InstanceError::Previous)?;
         if self.is_on_old_network() {
             // The previous address stays reserved while this agent lives, because routers may still send requests
             // there.
@@ -73,10 +70,11 @@ impl Instance {
             self.status.address = Some(self.record.address);
         }
         self.record.gateway = Some(self.agent.settings.gateway);
-        let (agent, paths, spec, address) =
-            (Arc::clone(&self.agent), self.paths.clone(), self.record.spec.clone(), self.record.address);
+        let (agent, workload, spec, address) =
+            (Arc::clone(&self.agent), self.workload.clone(), self.record.spec.clone(), self.record.address);
         let spec = tokio::task::spawn_blocking(move || {
-            container::prepare_container(&agent, &paths, &names, &spec, &image, address)
+            let parts = container::container_parts(&agent, &workload.paths().name(), &names, &spec, &image)?;
+            workload.prepare(&agent, parts, address)
         })
         .await?
         .map_err(InstanceError::Prepare)?;
@@ -88,12 +86,12 @@ impl Instance {
         self.record.ready = false;
         (self.record.begun, self.record.ready_since, self.record.stop) = (Some(now()), None, None);
         (self.status.started, self.killed_after) = (self.record.begun, None);
-        self.paths.write_record(&self.record).map_err(InstanceError::Record)?;
+        self.workload.paths().write_record(&self.record).map_err(InstanceError::Record)?;
         gantry_failpoint::failpoint!("instance.marked");
         // Usage counts from the very start: the container may hit a limit before the first poll.
         self.used = Default::default();
         self.looked = Default::default();
-        let container = launch(&spec).await.map_err(InstanceError::Launch)?;
+        let container = self.workload.launch(&spec).await.map_err(InstanceError::Launch)?;
         gantry_failpoint::failpoint!("instance.launched");
         self.enter_phase(InstancePhase::Starting);
         Ok(container)

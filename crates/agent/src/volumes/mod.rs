@@ -35,7 +35,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::instance::InstanceError;
 use crate::records::{self, ContainerPaths};
-use crate::{AgentContext, AgentSettings, one_off};
+use crate::workload::{TransientMetadata, all_metadata, write_metadata};
+use crate::{AgentContext, AgentSettings};
 
 pub(crate) use session::serve;
 
@@ -113,12 +114,11 @@ impl Volumes {
     pub(crate) fn claim(
         &self,
         settings: &AgentSettings,
-        app: &AppName,
-        note: &one_off::OneOffMetadata,
+        note: &TransientMetadata,
         paths: &ContainerPaths,
     ) -> Result<(), InstanceError> {
         let _guard = self.lock();
-        for name in &note.alone {
+        for (app, name) in note.volume_folder.iter().flat_map(|app| note.alone.iter().map(move |name| (app, name))) {
             if let Some(other) = in_use(settings, app, name).first() {
                 return Err(InstanceError::VolumeInUse {
                     volume: name.clone(),
@@ -128,7 +128,7 @@ impl Volumes {
                 });
             }
         }
-        one_off::write_metadata(paths, note).map_err(InstanceError::Prepare)
+        write_metadata(paths, note).map_err(InstanceError::Prepare)
     }
 
     /// Opens a volume for reading. Until the returned guard is dropped, the volume is not replaced or removed.
@@ -260,13 +260,13 @@ fn in_use(settings: &AgentSettings, app: &AppName, name: &str) -> Vec<String> {
         })
     };
     let there = records::instance_ids(settings).into_iter().filter(has).map(|id| id.to_string());
-    let once = one_off::all_metadata(settings).into_iter().filter(|(_, note)| note.volume_folder.as_ref() == Some(app));
+    let once = all_metadata(settings).into_iter().filter(|(_, note)| note.volume_folder.as_ref() == Some(app));
     there.chain(once.filter(|(_, note)| note.volumes.contains(name)).map(|(name, _)| name)).collect()
 }
 
 /// The one-off that has a volume for itself.
 pub(crate) fn taken_alone(settings: &AgentSettings, app: &AppName, name: &str) -> Option<String> {
-    let mut notes = one_off::all_metadata(settings).into_iter();
+    let mut notes = all_metadata(settings).into_iter();
     notes.find(|(_, note)| note.volume_folder.as_ref() == Some(app) && note.alone.contains(name)).map(|(name, _)| name)
 }
 
