@@ -12,7 +12,7 @@ use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::status::reading;
-use crate::{AgentContext, records};
+use crate::{AgentContext, builds, records};
 
 /// Number of logs of removed instances that each app keeps; a log has at most 16 MiB.
 const LOGS_KEPT: usize = 20;
@@ -26,6 +26,9 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let every = agent.settings.collect.every;
     let pass = async || {
         ages.look();
+        if let Err(error) = builds::collect_caches(agent).await {
+            tracing::warn!(error = %ErrorChain(&error), "cannot collect build caches; retrying after the usual interval");
+        }
         let (agent, ages) = (Arc::clone(agent), ages.clone());
         tokio::task::spawn_blocking(move || collect_once(&agent, &ages)).await
     };

@@ -12,7 +12,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::AgentContext;
 use crate::records::{self, ContainerPaths};
-use crate::workload::{Workload, read_metadata};
+use crate::workload::{DiskAccount, Workload, read_metadata};
 
 /// Poll interval for the free space; a poll is one system call.
 const LOOK: Duration = Duration::from_millis(250);
@@ -62,6 +62,9 @@ async fn check_usage(agent: &Arc<AgentContext>) {
     }
     for name in records::transient_names(&agent.settings) {
         let workload = Workload::leftover(&agent.settings, &name);
+        if workload.kind().policy().disk == DiskAccount::Owner {
+            continue;
+        }
         let Some(limit) = read_metadata(workload.paths()).map(|metadata| metadata.disk) else { continue };
         if workload.is_full(limit).await && workload.kill() {
             tracing::warn!(name, %limit, "killed: exceeded its disk limit");

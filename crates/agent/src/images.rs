@@ -14,6 +14,7 @@ const SERVER_RETRY: Duration = Duration::from_millis(100);
 
 /// An image that is complete on this machine.
 pub(crate) struct LocalImage {
+    pub(crate) manifest: Manifest,
     pub(crate) config: Config,
     /// Folders of the unpacked layers, topmost first.
     pub(crate) layers: Vec<PathBuf>,
@@ -40,21 +41,48 @@ pub(crate) enum FetchCause {
     Disk(#[from] std::io::Error),
 }
 
-/// Fetches the missing parts of an image.
+/// Where the server serves the parts of an image: paths, to which a digest is added.
+pub(crate) struct ImageSource {
+    manifests: String,
+    blobs: String,
+}
+
+impl ImageSource {
+    /// The repository of an app.
+    fn repository(app: &AppName) -> Self {
+        Self { manifests: format!("/v2/{app}/manifests"), blobs: format!("/v2/{app}/blobs") }
+    }
+
+    /// A folder with all blobs.
+    pub(crate) fn folder(path: &str) -> Self {
+        Self { manifests: path.to_owned(), blobs: path.to_owned() }
+    }
+}
+
+/// Fetches the missing parts of an app's image.
 pub(crate) async fn fetch(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, FetchError> {
-    let fetched = fetch_parts(agent, app, digest).await;
+    fetch_from(agent, &ImageSource::repository(app), digest).await
+}
+
+/// Fetches the missing parts of an image.
+pub(crate) async fn fetch_from(
+    agent: &AgentContext,
+    source: &ImageSource,
+    digest: &Digest,
+) -> Result<LocalImage, FetchError> {
+    let fetched = fetch_parts(agent, source, digest).await;
     fetched.map_err(|source| FetchError { image: digest.short().to_string(), source })
 }
 
-async fn fetch_parts(agent: &AgentContext, app: &AppName, digest: &Digest) -> Result<LocalImage, FetchCause> {
-    let kept = agent.settings.data.join("images").join(digest.hex());
+async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest) -> Result<LocalImage, FetchCause> {
+    let kept = folder_of(agent, digest);
     let (manifest, config) = match read(&kept) {
         Some(known) => known,
         None => {
-            let path = format!("/v2/{app}/manifests/{digest}");
+            let path = format!("{}/{digest}", source.manifests);
             let manifest = reached(|| agent.client.bytes(&path, MANIFEST_OCI)).await?;
             let parsed = Manifest::parse(&manifest)?;
-            let path = format!("/v2/{app}/blobs/{}", parsed.config.digest);
+            let path = format!("{}/{}", source.blobs, parsed.config.digest);
             let config = reached(|| agent.client.bytes(&path, "*/*")).await?;
             let config = Config::parse(&config, &parsed)?;
             keep(&kept, &parsed, &config)?;
@@ -69,14 +97,14 @@ async fn fetch_parts(agent: &AgentContext, app: &AppName, digest: &Digest) -> Re
             // the others wait.
             let _unpacking = agent.unpacking.lock().await;
             if !agent.layers.has(diff_id) {
-                let path = format!("/v2/{app}/blobs/{}", descriptor.digest);
+                let path = format!("{}/{}", source.blobs, descriptor.digest);
                 let stream = reached(|| agent.client.stream(&path)).await?;
                 agent.layers.unpack(descriptor, diff_id, stream).await?;
             }
         }
         layers.push(agent.layers.path(diff_id));
     }
-    Ok(LocalImage { config, layers })
+    Ok(LocalImage { manifest, config, layers })
 }
 
 /// Calls the server until the server is reachable. After a boot the agent starts its instances before the server
@@ -106,6 +134,11 @@ pub(crate) fn read(folder: &std::path::Path) -> Option<(Manifest, Config)> {
     let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).ok()?).ok()?;
     let config = Config::parse(&std::fs::read(folder.join("config.json")).ok()?, &manifest).ok()?;
     Some((manifest, config))
+}
+
+/// The folder with the manifest and configuration of an image.
+pub(crate) fn folder_of(agent: &AgentContext, digest: &Digest) -> PathBuf {
+    agent.settings.data.join("images").join(digest.hex())
 }
 
 fn keep(folder: &std::path::Path, manifest: &Manifest, config: &Config) -> std::io::Result<()> {

@@ -15,12 +15,14 @@
 //! - `collect`: garbage collection of images, layers and logs.
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
+//! - `builds`: builds of images and base images, for the server.
 //! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
 //! - `volumes`: the volumes of containers, and `gantry volume`.
 //!
 //! Containers do not depend on the agent. The agent can stop, be killed, or be replaced; the next agent adopts the
 //! containers. The plan makes all choices; the agent makes none of them.
 
+mod builds;
 mod collect;
 mod container;
 mod disk;
@@ -81,6 +83,8 @@ pub struct AgentSettings {
     pub metadata: Vec<MetadataAddress>,
     /// Interval and grace period of garbage collection.
     pub collect: GcSettings,
+    /// Most builds at the same time.
+    pub builds: u16,
 }
 
 #[cfg(test)]
@@ -102,6 +106,7 @@ impl AgentSettings {
                 grace: std::time::Duration::from_secs(3600),
                 reserve: 0,
             },
+            builds: 2,
         }
     }
 }
@@ -129,6 +134,7 @@ pub(crate) struct AgentContext {
     pub(crate) addresses: network::AddressPool,
     pub(crate) users: users::UserRanges,
     pub(crate) disk: disk::DiskOverruns,
+    pub(crate) builds: builds::Builds,
     pub(crate) tasks: TaskSet,
     pub(crate) volumes: volumes::Volumes,
 }
@@ -196,14 +202,20 @@ pub async fn run(
         addresses: network::AddressPool::new(settings.gateway, settings.prefix),
         users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
         disk: disk::DiskOverruns::default(),
+        builds: builds::Builds::new(settings.builds),
         tasks: TaskSet::default(),
         volumes: volumes::Volumes::default(),
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");
     gantry_failpoint::failpoint!("agent.loaded");
+    // Builds of servers before builds ran as workloads of the agent.
+    for error in gantry_sandbox::kill_all(&format!("{}/build", agent.settings.cgroup)).await {
+        tracing::error!(error = %ErrorChain(&error), "cannot end a build of an earlier version");
+    }
     agent.layers.sweep();
     volumes::sweep(&agent.settings);
+    builds::sweep_caches(&agent.settings.data);
     gantry_failpoint::failpoint!("agent.swept");
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;

@@ -23,8 +23,8 @@ use crate::container::{self, ExecError};
 use crate::instance::InstanceError;
 use crate::one_off::OneOff;
 use crate::records::ContainerPaths;
-use crate::tasks::SESSION;
-use crate::{AgentContext, volumes};
+use crate::tasks::{BUILD, SESSION};
+use crate::{AgentContext, builds, volumes};
 
 /// Retry interval while the server does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,7 +43,11 @@ pub(crate) async fn serve(agent: &Arc<AgentContext>) {
     let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
     let pass = async || {
         if let Some(request) = agent.client.get::<Option<SessionRequest>>(&path).await? {
-            agent.tasks.spawn(SESSION, open_session(Arc::clone(agent), request));
+            let kind = match request.kind {
+                SessionKind::Build(_) | SessionKind::Base(_) => BUILD,
+                _ => SESSION,
+            };
+            agent.tasks.spawn(kind, open_session(Arc::clone(agent), request));
         }
         Ok::<_, ClientError>(())
     };
@@ -57,6 +61,11 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     };
     let (reader, mut writer) = tokio::io::split(session);
     let result = match request.kind {
+        SessionKind::Build(order) => return builds::run_build(agent, request.id, order, reader, writer).await,
+        SessionKind::Base(order) => return builds::run_base(agent, request.id, order, reader, writer).await,
+        SessionKind::Cache(order) => {
+            builds::apply_cache_order(&agent, order).await.map(|()| 0).map_err(SessionError::Cache)
+        }
         SessionKind::Exec { instance, command, terminal } => {
             exec_in_instance(&agent, &instance, command, terminal, reader, &mut writer).await
         }
@@ -92,6 +101,8 @@ pub(crate) enum SessionError {
     Prepare(#[from] ExecError),
     #[error(transparent)]
     Exec(SandboxError),
+    #[error("cannot change a build cache")]
+    Cache(#[source] io::Error),
     #[error("cannot open the streams of the process")]
     Streams(#[source] io::Error),
     /// The process could not be run: the launcher's report, with its causes.

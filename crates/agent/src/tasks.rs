@@ -11,6 +11,10 @@ pub(crate) const INSTANCE: TaskKind =
 pub(crate) const REMOVAL: TaskKind =
     TaskKind { name: "removal", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 
+/// A build, and the making of a base. A restarted agent removes what is left, and the server orders the build again.
+pub(crate) const BUILD: TaskKind =
+    TaskKind { name: "build", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
+
 /// One session of a client. The process that runs for the session ends together with the task.
 pub(crate) const SESSION: TaskKind =
     TaskKind { name: "session", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };

@@ -36,6 +36,11 @@ impl UserRanges {
         Self { path, given: Mutex::new(given), mapped }
     }
 
+    /// Whether this machine's file system supports idmapped mounts.
+    pub(crate) fn mapped(&self) -> bool {
+        self.mapped
+    }
+
     /// The first user id of an app's range; `None` where idmapped mounts are unsupported. When all ranges are assigned,
     /// frees the ranges of apps that are not in `apps`, the apps with files on this machine.
     pub(crate) fn of(&self, app: &AppName, apps: impl FnOnce() -> BTreeSet<String>) -> io::Result<Option<u32>> {

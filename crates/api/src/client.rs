@@ -203,6 +203,16 @@ impl Client {
         serde_json::from_slice(&text).map_err(|error| self.invalid_response(error))
     }
 
+    /// Sends bytes as the body of a `POST`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.url));
+        let text = self.collect(self.send(request, full_body(body)).await?).await?;
+        serde_json::from_slice(&text).map_err(|error| self.invalid_response(error))
+    }
+
     /// Streams a blob by `GET`.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 //! - [`types`]: JSON requests and responses. Public paths begin with `/v1`, paths for Gantry's own services with
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
+//! - [`builds`]: what the server orders from an agent, and what the agent sends back.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
 
+pub mod builds;
 pub mod client;
 pub mod frame;
 pub mod problem;

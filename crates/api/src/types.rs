@@ -467,6 +467,12 @@ pub enum SessionKind {
         /// The work.
         request: VolumeRequest,
     },
+    /// A build. The agent sends [`crate::builds::BuildEvent`]s.
+    Build(crate::builds::BuildOrder),
+    /// The making of a base image. The agent sends [`crate::builds::BuildEvent`]s.
+    Base(crate::builds::BaseOrder),
+    /// A change to the build caches of the machine.
+    Cache(crate::builds::CacheOrder),
 }
 
 /// Filter of log lines.

@@ -3,27 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use gantry_image::{Config, Layer, LayerWriter, Manifest, Runtime};
-use gantry_model::Digest;
+use gantry_image::{Config, Layer, LayerWriter, Runtime};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
-use tokio_util::io::ReaderStream;
 
-use crate::builder::Builder;
-use crate::output::Output;
+use crate::image_draft::{ImageDocuments, documents};
 use crate::source::APP_USER;
+use crate::text;
 use crate::times::EARLIEST;
-use crate::{BuildError, text};
-
-/// Timeout of making a base image.
-const TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Path filters of dpkg. The filters exclude documentation, which is a third of a base image and useless in a
 /// container. `locale-gen` reads a single file among the translations; the filters include this file.
@@ -65,12 +52,14 @@ pub struct BaseRecipe {
 }
 
 impl BaseRecipe {
-    /// Parses the bytes of `base.toml`: UTF-8, with or without a byte order mark.
+    /// Decodes and parses the bytes of `base.toml`: UTF-8, with or without a byte order mark. Returns the text, too.
     ///
     /// # Errors
     /// The apparent encoding, or an error of [`BaseRecipe::parse`].
-    pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        Self::parse(&text::decode(bytes)?)
+    pub fn read(bytes: &[u8]) -> Result<(String, Self), String> {
+        let text = text::decode(bytes)?;
+        let recipe = Self::parse(&text)?;
+        Ok((text, recipe))
     }
 
     /// Parses the text of `base.toml`.
@@ -97,43 +86,21 @@ impl BaseRecipe {
     }
 }
 
-impl Builder {
-    /// Makes a base image and stores the image.
-    ///
-    /// # Errors
-    /// An error in phase `base`, with the last lines of mmdebstrap's output.
-    pub async fn make_base(&self, recipe: &BaseRecipe, output: &Arc<Output>) -> Result<Digest, BuildError> {
-        let fail = |error: &dyn std::fmt::Display| BuildError::new("base", error);
-        output.step(&format!("Making a base of {} with {} packages", recipe.suite, recipe.packages.len()));
-        let hooks = tempfile::tempdir_in(&self.folders.scratch).map_err(|error| fail(&error))?;
-        write_hooks(recipe, hooks.path()).map_err(|error| fail(&error))?;
-        let archive = hooks.path().join("base.tar");
-        bootstrap(recipe, hooks.path(), &archive, output).await?;
-        output.step("Keeping the base");
-        let scratch = self.folders.scratch.clone();
-        let layer = tokio::task::spawn_blocking(move || repack(&archive, &scratch))
-            .await
-            .map_err(|error| fail(&error))?
-            .map_err(|error| fail(&error))?;
-        self.keep_base(layer).await.map_err(|error| fail(&error))
-    }
-
-    async fn keep_base(&self, layer: Layer) -> Result<Digest, Box<dyn std::error::Error + Send + Sync>> {
-        let (descriptor, diff_id) = (layer.descriptor(), layer.diff_id.clone());
-        let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(layer.file), 256 << 10).boxed();
-        self.blobs.put_stream(stream, Some(&descriptor.digest)).await?;
-        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
-        let runtime = Runtime { env: Some(vec![path, "LANG=C.UTF-8".to_owned()]), ..Runtime::default() };
-        let config = Bytes::from(serde_json::to_vec(&Config::new(vec![diff_id], runtime))?);
-        let size = config.len() as u64;
-        let config = self.blobs.put(config).await?;
-        let manifest = Manifest::new((config, size), vec![descriptor]);
-        Ok(self.blobs.put(Bytes::from(serde_json::to_vec(&manifest)?)).await?)
-    }
+/// Makes the documents of a base image with this layer.
+///
+/// # Errors
+/// When a document cannot be serialized.
+pub fn base_documents(layer: &Layer) -> serde_json::Result<ImageDocuments> {
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+    let runtime = Runtime { env: Some(vec![path, "LANG=C.UTF-8".to_owned()]), ..Runtime::default() };
+    documents(&Config::new(vec![layer.diff_id.clone()], runtime), vec![layer.descriptor()])
 }
 
 /// Writes the hook script. mmdebstrap runs the script with the new root as the argument.
-fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mut hook = String::from("#!/bin/sh\nset -eu\nroot=$1\nhere=$(dirname \"$0\")\n");
     let _ = writeln!(hook, "echo 'app:x:{APP_USER}:{APP_USER}::/app:/bin/sh' >> \"$root/etc/passwd\"");
@@ -156,54 +123,32 @@ fn write_hooks(recipe: &BaseRecipe, folder: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
 
-async fn bootstrap(recipe: &BaseRecipe, hooks: &Path, archive: &Path, output: &Arc<Output>) -> Result<(), BuildError> {
-    // mmdebstrap mounts file systems. The mounts and any leftover processes are in private namespaces and end with
-    // mmdebstrap, even after a crash or a kill.
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "--propagation=private", "--pid", "--mount-proc", "--fork", "--kill-child", "mmdebstrap"])
-        .args(["--variant=minbase", "--mode=root", "--format=tar"])
-        .arg(format!("--customize-hook={}", hooks.join("hook").display()))
-        .args(MANUAL_FOLDERS.map(|folder| format!("--setup-hook=mkdir -p \"$1{folder}\"")))
-        .args(PATHS.map(|path| format!("--dpkgopt=path-{path}")));
+/// Arguments of mmdebstrap: makes the root of a recipe as the tar file `archive`, with the hooks in the folder `hooks`.
+#[must_use]
+pub fn bootstrap_arguments(recipe: &BaseRecipe, hooks: &Path, archive: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> = ["--variant=minbase", "--mode=root", "--format=tar"].map(ToOwned::to_owned).into();
+    arguments.push(format!("--customize-hook={}", hooks.join("hook").display()));
+    arguments.extend(MANUAL_FOLDERS.map(|folder| format!("--setup-hook=mkdir -p \"$1{folder}\"")));
+    arguments.extend(PATHS.map(|path| format!("--dpkgopt=path-{path}")));
     if !recipe.packages.is_empty() {
-        command.arg(format!("--include={}", recipe.packages.join(",")));
+        arguments.push(format!("--include={}", recipe.packages.join(",")));
     }
-    // With this time, the same packages always give the same bytes. A zip file can hold the time.
-    command.arg(&recipe.suite).arg(archive).env("SOURCE_DATE_EPOCH", EARLIEST.to_string()).env("TMPDIR", hooks);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            BuildError::new("base", format!("unshare cannot be run: {error}; install it (apt-get install util-linux)"))
-        })?;
-    let stderr = child.stderr.take();
-    let reading = async {
-        if let Some(stderr) = stderr {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                output.program(&line);
-            }
-        }
-        child.wait().await
-    };
-    let status = tokio::time::timeout(TIMEOUT, reading)
-        .await
-        .map_err(|_| BuildError::new("base", "mmdebstrap did not end in 30 minutes"))?
-        .map_err(|error| BuildError::new("base", error))?;
-    if status.success() {
-        return Ok(());
-    }
-    let missing = status.code() == Some(127);
-    let hint = if missing { "; install it (apt-get install mmdebstrap)" } else { "" };
-    Err(BuildError { phase: "base", message: format!("mmdebstrap failed ({status}){hint}"), tail: output.shown(20) })
+    arguments.extend([recipe.suite.clone(), archive.display().to_string()]);
+    arguments
 }
 
-/// Converts the archive into a layer.
-fn repack(archive: &Path, scratch: &Path) -> std::io::Result<Layer> {
+/// The time of all files of a base. With this time, the same packages always give the same bytes. A zip file can hold
+/// the time.
+#[must_use]
+pub fn base_time() -> u64 {
+    EARLIEST
+}
+
+/// Converts mmdebstrap's archive into a layer. Blocks.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn repack(archive: &Path, scratch: &Path) -> std::io::Result<Layer> {
     LayerWriter::from_tar(std::io::BufReader::new(std::fs::File::open(archive)?), scratch)
 }
 
@@ -217,7 +162,7 @@ mod tests {
         let recipe = BaseRecipe::parse("suite = 'bookworm'\npackages = ['ruby', 'g++']\n[files]\n'/etc/x' = 'y'")
             .expect("a recipe");
         assert_eq!(recipe.packages, ["ruby", "g++"]);
-        let marked = BaseRecipe::read(b"\xef\xbb\xbfsuite = 'bookworm'\n").expect("a recipe");
+        let (_, marked) = BaseRecipe::read(b"\xef\xbb\xbfsuite = 'bookworm'\n").expect("a recipe");
         assert_eq!(marked.suite, "bookworm");
         assert!(BaseRecipe::read(b"\xff\xfes\0").expect_err("refused").contains("UTF-16"));
         for bad in [

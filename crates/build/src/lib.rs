@@ -1,23 +1,28 @@
-//! Image builder: turns a source tree at a commit into an image.
+//! Builds: the library of the build workload. Reads the recipe of a source tree, and makes the layers and the documents
+//! of the image.
 //!
 //! ```text
 //! source.tar ─► recipe (roles, settings, name of the base image) ─► base image
 //!                 ├─► layer: container/files → /                       ┐
 //!                 ├─► layer: everything → /app                         ├─► manifest
-//!                 └─► container/compile in a sandbox ─► layer: changes ┘
+//!                 └─► container/compile (run by the agent) ─► layer    ┘
 //! ```
+//! - [`Source`]: a scanned source archive; makes the layers.
 //! - [`Recipe`]: read from `container/`, `Procfile` and `app.json`; pure.
-//! - [`Builder`]: makes the image, and prints a line for each action.
-//! - `times`: modification time of each source file, for the compile step and the image.
+//! - [`ImageDraft`]: the image, layer by layer.
+//! - [`Times`]: modification time of each source file, for the compile step and the image.
+//! - [`Output`]: the lines of a build.
 //! - [`bases`]: base images for app images, made by mmdebstrap.
+//!
+//! This crate starts no process and no container. The agent runs compile steps and mmdebstrap.
 
 mod app_json;
+mod archive;
 pub mod bases;
-mod builder;
-mod compile;
 mod foreign;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod image_draft;
 mod lookalike;
 mod output;
 mod procfile;
@@ -28,24 +33,26 @@ mod source;
 mod text;
 mod times;
 mod tree;
-mod turns;
 
-pub use builder::{Builder, Built, ContainerNetwork, Folders, Job, Source};
-pub use compile::CompileLimits;
+pub use archive::Source;
 pub use foreign::{is_foreign, lost};
+pub use image_draft::{ImageDocuments, ImageDraft};
 pub use lookalike::Lookalike;
-pub use output::{Doing, Output};
+pub use output::{Doing, Output, OutputEvent};
 pub use recipe::{EnvRequest, Recipe, revision};
 pub use roles::check_volume;
 pub use script::Compile;
-pub use turns::Turns;
+pub use source::build_print;
+pub use times::{Print, Times};
+
+use gantry_model::BuildPhase;
 
 /// The failed phase of a build, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BuildError {
-    /// Name of the phase: `source`, `roles`, `base`, `compile` or `image`.
-    pub phase: &'static str,
+    /// The phase.
+    pub phase: BuildPhase,
     /// The cause and the remedy.
     pub message: String,
     /// The last lines of the failing program's output.
@@ -53,7 +60,9 @@ pub struct BuildError {
 }
 
 impl BuildError {
-    pub(crate) fn new(phase: &'static str, message: impl ToString) -> Self {
+    /// An error without output of a program.
+    #[must_use]
+    pub fn new(phase: BuildPhase, message: impl ToString) -> Self {
         Self { phase, message: message.to_string(), tail: Vec::new() }
     }
 }

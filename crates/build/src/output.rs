@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
 
 /// Most lines that a build keeps for a build error.
 const TAIL_MAX: usize = 200;
@@ -19,11 +21,31 @@ const OUTPUT_MAX: u64 = 16 << 20;
 
 /// Output of a build.
 pub struct Output {
-    /// The log file and the bytes written; no file if the file cannot be opened.
-    file: Mutex<(Option<File>, u64)>,
+    destination: Destination,
+    /// Bytes of output so far.
+    written: AtomicU64,
     lines: Mutex<Lines>,
     now: Mutex<Now>,
-    cancelled: AtomicBool,
+    cancelled: watch::Sender<bool>,
+}
+
+/// Where the output goes.
+enum Destination {
+    /// A log file; `None` if the file cannot be opened.
+    File(Mutex<Option<File>>),
+    /// Another process, which has the log.
+    Channel(mpsc::UnboundedSender<OutputEvent>),
+}
+
+/// A line of output on its way to another process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputEvent {
+    /// A step begins.
+    Step(String),
+    /// A note on the current step.
+    Note(String),
+    /// A line that a program of the app printed.
+    Program(String),
 }
 
 /// Current step of a build.
@@ -85,27 +107,47 @@ impl Output {
     pub fn to(path: &Path) -> Arc<Self> {
         let file =
             File::create(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log of a build"));
-        let file = Mutex::new((file.ok(), 0));
+        Self::at(Destination::File(Mutex::new(file.ok())))
+    }
+
+    /// An output whose lines another process receives. The channel holds at most as many bytes as a log file.
+    #[must_use]
+    pub fn forwarded() -> (Arc<Self>, mpsc::UnboundedReceiver<OutputEvent>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self::at(Destination::Channel(sender)), receiver)
+    }
+
+    fn at(destination: Destination) -> Arc<Self> {
         let now = Mutex::new(Now { step: String::new(), since: Instant::now(), said: None });
-        Arc::new(Self { file, lines: Mutex::default(), now, cancelled: AtomicBool::new(false) })
+        let (cancelled, _) = watch::channel(false);
+        Arc::new(Self { destination, written: AtomicU64::new(0), lines: Mutex::default(), now, cancelled })
+    }
+
+    /// Takes over a line from another process.
+    pub fn take(&self, event: OutputEvent) {
+        match event {
+            OutputEvent::Step(text) => self.step(&text),
+            OutputEvent::Note(text) => self.note(&text),
+            OutputEvent::Program(line) => self.program(&line),
+        }
     }
 
     /// Begins a step.
     pub fn step(&self, text: &str) {
-        self.write(&format!("-----> {text}"));
+        self.write(OutputEvent::Step(text.to_owned()));
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { step: text.to_owned(), since: Instant::now(), said: None };
     }
 
     /// Writes a note on the current step.
     pub fn note(&self, text: &str) {
-        self.write(&format!("       {text}"));
+        self.write(OutputEvent::Note(text.to_owned()));
     }
 
     /// Writes a line that a program of the app printed.
     pub fn program(&self, line: &str) {
         let clean = plain(line);
-        self.write(&format!("       {clean}"));
+        self.write(OutputEvent::Program(clean.clone()));
         if !clean.trim().is_empty() {
             let shown = gantry_model::output::within_a_line(&clean);
             self.now.lock().unwrap_or_else(PoisonError::into_inner).said = Some((shown, Instant::now()));
@@ -113,12 +155,23 @@ impl Output {
         self.lines().push(clean);
     }
 
-    fn write(&self, line: &str) {
-        let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, written) = &mut *guard;
-        let Some(file) = file.as_mut().filter(|_| *written < OUTPUT_MAX) else { return };
-        if writeln!(file, "{line}").is_ok() {
-            *written += line.len() as u64 + 1;
+    fn write(&self, event: OutputEvent) {
+        let line = match &event {
+            OutputEvent::Step(text) => format!("-----> {text}"),
+            OutputEvent::Note(text) | OutputEvent::Program(text) => format!("       {text}"),
+        };
+        if self.written.load(Ordering::Relaxed) >= OUTPUT_MAX {
+            return;
+        }
+        let written = match &self.destination {
+            Destination::Channel(sender) => sender.send(event).is_ok(),
+            Destination::File(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.as_mut().is_some_and(|file| writeln!(file, "{line}").is_ok())
+            }
+        };
+        if written {
+            self.written.fetch_add(line.len() as u64 + 1, Ordering::Relaxed);
         }
     }
 
@@ -149,12 +202,18 @@ impl Output {
 
     /// Cancels the build.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.cancelled.send_replace(true);
     }
 
     /// Returns whether the build was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        *self.cancelled.borrow()
+    }
+
+    /// Returns once the build is cancelled.
+    pub async fn cancelled(&self) {
+        // This value owns the sender, so the channel stays open.
+        let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 }
 
@@ -313,6 +372,41 @@ mod tests {
         ] {
             assert_eq!(names_an_error(line), is, "{line}");
         }
+    }
+
+    #[test]
+    fn forwarded_output_reads_the_same_in_the_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [near, far] = ["near", "far"].map(|name| folder.path().join(name));
+        let (sender, mut events) = Output::forwarded();
+        let [direct, received] = [&near, &far].map(|path| Output::to(path));
+        for output in [&sender, &direct] {
+            output.step("Building");
+            output.note("a note");
+            output.program("10%\r100%");
+        }
+        while let Ok(event) = events.try_recv() {
+            received.take(event);
+        }
+        let text = |path: &Path| std::fs::read_to_string(path).expect("read");
+        assert_eq!(text(&near), "-----> Building\n       a note\n       100%\n");
+        assert_eq!(text(&far), text(&near));
+        assert_eq!(received.tail(1), ["100%"]);
+    }
+
+    #[test]
+    fn output_beyond_the_limit_is_dropped_but_its_end_is_known() {
+        let (output, mut events) = Output::forwarded();
+        let line = "x".repeat(1 << 20);
+        (0..20).for_each(|_| output.program(&line));
+        output.program("the end");
+        let mut sent = 0;
+        while let Ok(event) = events.try_recv() {
+            assert!(matches!(&event, OutputEvent::Program(text) if *text == line));
+            sent += 1;
+        }
+        assert_eq!(sent, 16);
+        assert_eq!(output.tail(1), ["the end"]);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_image::{AccountError, Accounts, Runtime};
 use gantry_model::execve::is_variable_name;
 use gantry_model::role::{DEFAULT_PORT, HealthSettings, Role, RoleCommand, ShutdownSignal};
-use gantry_model::{BaseName, ImageSettings, RoleName, Seconds};
+use gantry_model::{BaseName, BuildPhase, ImageSettings, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
 use crate::lookalike::Lookalike;
@@ -78,7 +78,7 @@ impl Recipe {
     /// [`BuildError`] in phase `roles`, with the file, the place and the remedy.
     pub fn read(found: &Found) -> Result<Self, BuildError> {
         let text = |name: &str| found.texts.get(name).map(String::as_str);
-        let wrong = |name: &str, why: String| BuildError::new("roles", format!("{name}: {why}"));
+        let wrong = |name: &str, why: String| BuildError::new(BuildPhase::Roles, format!("{name}: {why}"));
         let mut notes = Vec::new();
         let mut roles = match (text("container/roles.json"), text("Procfile")) {
             (Some(json), procfile) => {
@@ -92,7 +92,7 @@ impl Recipe {
                 notes.push("Roles from Procfile".to_owned());
                 procfile::parse(lines).map_err(|why| wrong("Procfile", why))?
             }
-            (None, None) => return Err(BuildError::new("roles", no_roles(found))),
+            (None, None) => return Err(BuildError::new(BuildPhase::Roles, no_roles(found))),
         };
         let app = match text("app.json") {
             Some(json) => {
@@ -126,17 +126,17 @@ impl Recipe {
         // A user name can only be resolved with the image's files. A user number out of range needs no files.
         let user = runtime.user.as_deref().unwrap_or_default();
         if let Err(error @ AccountError::Beyond { .. }) = Accounts::default().find(user) {
-            return Err(BuildError::new("image", error));
+            return Err(BuildError::new(BuildPhase::Image, error));
         }
         if let Some(label) = runtime.labels.as_ref().and_then(|labels| labels.get(LABEL)) {
-            let wrong = |error| BuildError::new("roles", format!("the image's label {LABEL}: {error}"));
+            let wrong = |error| BuildError::new(BuildPhase::Roles, format!("the image's label {LABEL}: {error}"));
             let texts = serde_json::from_str(label).map_err(wrong)?;
             return Self::read(&Found { texts, ..Found::default() });
         }
         let parts = [&runtime.entrypoint, &runtime.cmd];
         let words: Vec<String> = parts.into_iter().flatten().flatten().cloned().collect();
         if words.is_empty() {
-            return Err(BuildError::new("image", "the image names no command (neither Entrypoint nor Cmd)"));
+            return Err(BuildError::new(BuildPhase::Image, "the image names no command (neither Entrypoint nor Cmd)"));
         }
         let mut role = Role::new(RoleCommand::Argv(words));
         let (port, said) = foreign::port(runtime, settings.port);
@@ -145,7 +145,7 @@ impl Recipe {
         if let Some(signal) = runtime.stop_signal.as_deref().and_then(ShutdownSignal::parse) {
             role.stop_signal = signal;
         }
-        let web = RoleName::parse("web").map_err(|error| BuildError::new("image", error))?;
+        let web = RoleName::parse("web").map_err(|error| BuildError::new(BuildPhase::Image, error))?;
         let mut notes = vec![format!("One role, web, from the image's own command; its port is {port}, {said}")];
         let mounted =
             role.volumes.iter().map(|(name, path)| format!("Volume {name} at {path}: one copy, replaced stop-first"));
@@ -401,7 +401,7 @@ mod tests {
         let web = &recipe.roles[&name("web")];
         assert_eq!((web.port, web.volumes["data"].as_str(), web.stop_first()), (Some(81), "/data", true));
         assert!(recipe.notes.iter().any(|note| note.contains("Volume data at /data")), "{:?}", recipe.notes);
-        assert_eq!(Recipe::of_image(&Runtime::default(), &none).expect_err("nothing").phase, "image");
+        assert_eq!(Recipe::of_image(&Runtime::default(), &none).expect_err("nothing").phase, BuildPhase::Image);
         for (user, refused) in
             [("100000", true), ("1000680000:0", true), ("7:65536", true), ("65535", false), ("web", false)]
         {
@@ -413,7 +413,7 @@ mod tests {
             ["", "[]", "{", "{}", r#"{"Procfile": 1}"#, r#"{"container/roles.json": "{ web: { command: '' } }"}"#]
         {
             let image = Runtime { labels: label(LABEL, hostile), ..plain.clone() };
-            assert_eq!(Recipe::of_image(&image, &none).expect_err(hostile).phase, "roles");
+            assert_eq!(Recipe::of_image(&image, &none).expect_err(hostile).phase, BuildPhase::Roles);
         }
         for (text, is_one) in [(&*"c5".repeat(20), true), ("c59bd5abee", false), (&*"../".repeat(20), false)] {
             let image = Runtime { labels: label(REVISION, text), ..Runtime::default() };
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn nothing_to_run_says_what_to_add() {
         let error = Recipe::read(&Found::default()).expect_err("nothing");
-        assert!(error.phase == "roles" && error.message.contains("add container/roles.json"));
+        assert!(error.phase == BuildPhase::Roles && error.message.contains("add container/roles.json"));
         let error = Recipe::read(&found(&[("Procfile", "web: a"), ("app.json", "{")])).expect_err("broken");
         assert!(error.message.starts_with("app.json: "), "{error}");
         let error =

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use gantry_blobs::DigestHasher;
 use gantry_image::{Layer, LayerWriter, Looked, Merged, Meta, Metered, members};
+use gantry_model::BuildPhase;
 use tar::{Entry, EntryType};
 
 use crate::BuildError;
@@ -43,7 +44,7 @@ const POINTER_MAX: u64 = 1024;
 const NAMED_MAX: usize = 8;
 
 fn failed(error: &io::Error) -> BuildError {
-    BuildError::new("source", format!("the source cannot be read: {error}"))
+    BuildError::new(BuildPhase::Source, format!("the source cannot be read: {error}"))
 }
 
 /// An entry of the archive.
@@ -54,7 +55,7 @@ fn path_of(entry: &Entry<'_, impl Read>) -> Result<PathBuf, BuildError> {
     let path = entry.path().map_err(|error| failed(&error))?.into_owned();
     let plain = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !plain {
-        return Err(BuildError::new("source", format!("{:?} leads out of the source tree", path.display())));
+        return Err(BuildError::new(BuildPhase::Source, format!("{:?} leads out of the source tree", path.display())));
     }
     Ok(path.components().filter(|part| matches!(part, Component::Normal(_))).collect())
 }
@@ -72,7 +73,10 @@ fn each(
         |entry| {
             count += 1;
             if count > ENTRIES_MAX {
-                return Err(BuildError::new("source", format!("the source has more than {ENTRIES_MAX} files")));
+                return Err(BuildError::new(
+                    BuildPhase::Source,
+                    format!("the source has more than {ENTRIES_MAX} files"),
+                ));
             }
             if entry.header().entry_type() == EntryType::XGlobalHeader {
                 return Ok(());
@@ -116,7 +120,8 @@ impl Contents {
 }
 
 /// Fingerprint of the path that stands for the build itself: `/`, because no path of a tree is absolute.
-pub(crate) fn build_print() -> Print {
+#[must_use]
+pub fn build_print() -> Print {
     print_of(Path::new("/"))
 }
 
@@ -129,13 +134,13 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     let FirstPass { tree, committed, mut heads, modules, pointers, lookalikes, .. } = first;
     let mut wanted = BTreeMap::new();
     for name in TEXTS {
-        if let Some(path) = followed(&tree, name, "roles")? {
+        if let Some(path) = followed(&tree, name, BuildPhase::Roles)? {
             wanted.insert(name, path);
         }
     }
     // An absolute link leads to a program that the base image may have.
     let in_image = matches!(tree.follow(Path::new(COMPILE)), Leads::Outside(target) if target.is_absolute());
-    let compile = if in_image { None } else { followed(&tree, COMPILE, "compile")? };
+    let compile = if in_image { None } else { followed(&tree, COMPILE, BuildPhase::Compile)? };
     let linked: BTreeSet<&PathBuf> =
         wanted.values().chain(&compile).filter(|path| !heads.contains_key(*path)).collect();
     if !linked.is_empty() {
@@ -152,8 +157,8 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     let mut found = Found { lookalikes, ..Found::default() };
     for (name, path) in wanted {
         let bytes = heads.get(&path).map(Vec::as_slice).unwrap_or_default();
-        let text =
-            text::decode(bytes).map_err(|why| BuildError::new("roles", format!("{name} cannot be read: {why}")))?;
+        let text = text::decode(bytes)
+            .map_err(|why| BuildError::new(BuildPhase::Roles, format!("{name} cannot be read: {why}")))?;
         found.texts.insert(name.to_owned(), text);
     }
     found.compile = match compile {
@@ -177,14 +182,14 @@ pub(crate) fn scan(archive: &mut (impl Read + Seek)) -> Result<Scanned, BuildErr
     let files = match tree.follow(Path::new(FILES)) {
         Leads::Folder(path) => Some(path),
         Leads::Nowhere => None,
-        other => return Err(BuildError::new("source", format!("{FILES} {}", why_not(&other, "a folder")))),
+        other => return Err(BuildError::new(BuildPhase::Source, format!("{FILES} {}", why_not(&other, "a folder")))),
     };
     found.files = files.is_some();
     Ok(Scanned { found, contents: Contents { tree, files, committed } })
 }
 
 /// Path of a recipe's file, with links within the tree followed; `None` if the tree has no such file.
-fn followed(tree: &Tree, name: &'static str, phase: &'static str) -> Result<Option<PathBuf>, BuildError> {
+fn followed(tree: &Tree, name: &'static str, phase: BuildPhase) -> Result<Option<PathBuf>, BuildError> {
     match tree.follow(Path::new(name)) {
         Leads::Nowhere => Ok(None),
         Leads::File(path) => Ok(Some(path)),
@@ -211,10 +216,10 @@ fn compile_step(tree: &Tree, path: &Path, head: &[u8]) -> Result<Compile, BuildE
     if tree.kind(path) != Some(Kind::File(true)) {
         let why =
             format!("{name} cannot be executed; make it executable (git update-index --chmod=+x {})", shown(path));
-        return Err(BuildError::new("compile", why));
+        return Err(BuildError::new(BuildPhase::Compile, why));
     }
     script::inspect(&head[..head.len().min(script::HEAD)])
-        .map_err(|why| BuildError::new("compile", format!("{name} {why}")))
+        .map_err(|why| BuildError::new(BuildPhase::Compile, format!("{name} {why}")))
 }
 
 /// Formats a path for people.
@@ -417,7 +422,7 @@ fn files_layer(archive: impl Read, files: &Path, making: &LayerInput<'_>) -> Res
 fn not_the_kernel_s(path: &Path) -> Result<(), BuildError> {
     if ["proc", "sys", "dev", ".gantry"].iter().any(|name| path.starts_with(name)) {
         let why = format!("{} cannot be put into an image: the kernel's own is mounted there", path.display());
-        return Err(BuildError::new("source", why));
+        return Err(BuildError::new(BuildPhase::Source, why));
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Fingerprint of a path or of a content: the first half of its SHA-256.
-pub(crate) type Print = u128;
+pub type Print = u128;
 
 /// Earliest time: 1980-01-02. A zip file cannot hold an earlier time, in any time zone.
 pub(crate) const EARLIEST: u64 = 315_619_200;
@@ -38,7 +38,7 @@ const FORMAT: &str = "gantry file times 1";
 
 /// File times of an app's last build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Times {
+pub struct Times {
     /// Fingerprint and time of the content, by fingerprint of the path.
     entries: HashMap<Print, (Print, u64)>,
     /// High-water mark: as far as is known, no build of the app wrote a later time.
@@ -49,7 +49,8 @@ pub(crate) struct Times {
 
 impl Times {
     /// Times of a cache with an unknown history: any file in the cache may be as new as the present.
-    pub(crate) fn unknown() -> Self {
+    #[must_use]
+    pub fn unknown() -> Self {
         Self { open: true, ..Self::default() }
     }
 
@@ -69,23 +70,26 @@ impl Times {
     }
 
     /// Records the end of the compile step.
-    pub(crate) fn close(&mut self, now: u64) {
+    pub fn close(&mut self, now: u64) {
         self.latest = self.latest.max(now);
         self.open = false;
     }
 
     /// Time of a path.
-    pub(crate) fn of(&self, path: Print) -> u64 {
+    #[must_use]
+    pub fn of(&self, path: Print) -> u64 {
         self.entries.get(&path).map_or(EARLIEST, |(_, time)| *time)
     }
 
     /// Newest time of all entries.
-    pub(crate) fn newest(&self) -> u64 {
+    #[must_use]
+    pub fn newest(&self) -> u64 {
         self.entries.values().map(|(_, time)| *time).max().unwrap_or(EARLIEST)
     }
 
     /// Reads the record of an app; `None` if no complete record exists.
-    pub(crate) fn read(path: &Path) -> Option<Self> {
+    #[must_use]
+    pub fn read(path: &Path) -> Option<Self> {
         let mut text = String::new();
         std::fs::File::open(path).ok()?.take(RECORD_MAX).read_to_string(&mut text).ok()?;
         Self::parse(&text)
@@ -122,7 +126,7 @@ impl Times {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn write(&self, path: &Path, scratch: &Path) -> io::Result<()> {
+    pub fn write(&self, path: &Path, scratch: &Path) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
         let mut file = tempfile::NamedTempFile::new_in(scratch)?;
         file.write_all(self.text().as_bytes())?;

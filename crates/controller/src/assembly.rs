@@ -1,10 +1,10 @@
 //! The server's parts, and their assembly from the settings.
 
 use gantry_blobs::BlobStore;
-use gantry_build::Builder;
 use gantry_git::Repositories;
 
 use crate::core::CoreHandle;
+use crate::images::ImageReader;
 use crate::session_broker::SessionBroker;
 use crate::{ServerError, ServerSettings, builds, gc_pins, git_endpoint, http, repositories};
 
@@ -13,9 +13,7 @@ pub(crate) struct Server {
     pub(crate) settings: ServerSettings,
     pub(crate) core: CoreHandle,
     pub(crate) blobs: BlobStore,
-    pub(crate) builder: Builder,
-    /// True if the file system of the layers can map owners.
-    pub(crate) maps_users: bool,
+    pub(crate) images: ImageReader,
     /// True if the store takes writes.
     pub(crate) writes: bool,
     pub(crate) repositories: Repositories,
@@ -29,7 +27,7 @@ pub(crate) struct Server {
     pub(crate) registry_id: String,
 }
 
-/// Opens blobs, layers, builder and repositories in the data folder.
+/// Opens blobs and repositories in the data folder.
 pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Server, ServerError> {
     let folder = |name: &str| {
         let path = settings.data.join(name);
@@ -45,27 +43,14 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Ser
     folder("builds")?;
     let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
     blobs.sweep();
-    let layers = gantry_image::Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
-    layers.sweep();
-    let init = gantry_sandbox::install_init(&settings.data.join("init"))?;
-    let folders = gantry_build::Folders {
-        resolv: builds::resolv_file(&settings)?,
-        scratch,
-        caches: folder("caches")?,
-        times: folder("times")?,
-        init,
-        cgroup: format!("{}/build", settings.cgroup),
-    };
-    let turns = gantry_build::Turns::default();
-    let builder = Builder { blobs: blobs.clone(), layers, folders, compile: settings.compile, turns };
+    let images = ImageReader::new(blobs.clone(), scratch);
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;
     Ok(Server {
         settings,
         core,
         blobs,
-        builder,
-        maps_users: false,
+        images,
         writes: true,
         repositories,
         pushes: git_endpoint::OpenPushes::default(),

@@ -1,39 +1,37 @@
 //! Build executor: gives each deploy in `Building` its release, and reports the result to the core.
 //!
-//! The release comes from a build, from an existing image, or from an earlier release. Every action can be repeated
+//! The release comes from a build by an agent, from an existing image, or from an earlier release. Every action can be repeated
 //! from the start: after a killed server, the next server finds the deploy still in `Building`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_admission::{BuiltRelease, RequestedConfig, RequestedValue, build_failed, release_built, requested_config};
+use gantry_api::builds::BuildOrder;
+use gantry_api::types::SessionKind;
 use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
-    AppName, BaseName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ImageSettings, Moment, Reason, Role,
-    RoleName, execve,
+    AppName, BaseName, BuildPhase, Deploy, DeployCause, DeployNumber, DeployState, Digest, ImageSettings, Moment,
+    Reason, Role, RoleName, execve,
 };
 use gantry_records::{BuildRecord, RecordIndex};
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 
 use crate::gc_pins::GcPin;
 use crate::settings::ServerSettings;
 use crate::why::BuildState;
-use crate::{Server, ServerError, tokens};
+use crate::{Server, build_orders, tokens};
 
-/// Most builds at the same time. The limit is low, because each build may use the whole machine.
-const BUILDS_MAX: usize = 2;
+/// Most releases that are made at the same time. The agents have lower limits for builds.
+const BUILDS_MAX: usize = 16;
 
 /// Pause after the store refused a build's outcome, before the build runs again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Interval between checks for builds to start, when no deploy changes.
 const RETRY_POLL: Duration = Duration::from_millis(500);
-
-/// First host user id of the builds in slot 0. The ids of builds lie below the ranges of apps.
-const FIRST_USER: u32 = 0x6fff_0000;
 
 /// Builds under way, by app and deploy number.
 #[derive(Default)]
@@ -64,6 +62,13 @@ impl RunningBuilds {
     }
 }
 
+/// An image with the roles and the requested configuration of its recipe.
+struct BuiltImage {
+    image: Digest,
+    roles: BTreeMap<RoleName, Role>,
+    env: BTreeMap<String, EnvRequest>,
+}
+
 /// Registration of a build in [`RunningBuilds`]. Dropping the registration removes the build, however the build ended.
 struct BuildRegistration {
     server: Arc<Server>,
@@ -76,67 +81,16 @@ impl Drop for BuildRegistration {
     }
 }
 
-/// A numbered build slot. Dropping the slot frees its number for the next build.
-struct BuildSlot {
-    number: usize,
-    slots: Arc<BuildSlots>,
-}
-
-impl Drop for BuildSlot {
-    fn drop(&mut self) {
-        let _ = self.slots.sender.try_send(self.number);
-    }
-}
-
-/// Numbered build slots. Each slot has its own address and user ids.
-struct BuildSlots {
-    sender: mpsc::Sender<usize>,
-    free: tokio::sync::Mutex<mpsc::Receiver<usize>>,
-}
-
-impl Default for BuildSlots {
-    fn default() -> Self {
-        let (sender, free) = mpsc::channel(BUILDS_MAX);
-        for slot in 0..BUILDS_MAX {
-            let _ = sender.try_send(slot);
-        }
-        Self { sender, free: tokio::sync::Mutex::new(free) }
-    }
-}
-
-impl BuildSlots {
-    async fn take(self: Arc<Self>) -> BuildSlot {
-        // This value owns the sender, so the channel stays open while a task waits here.
-        let number = self.free.lock().await.recv().await.unwrap_or_default();
-        BuildSlot { number, slots: self }
-    }
-}
-
 /// Returns the path of a deploy's build log.
 pub(crate) fn log_path(settings: &ServerSettings, app: &AppName, number: DeployNumber) -> PathBuf {
     settings.data.join("builds").join(format!("{app}-{}.log", number.0))
-}
-
-/// Writes the `/etc/resolv.conf` of builds, which names the machine's own resolver, and returns its path.
-pub(crate) fn resolv_file(settings: &ServerSettings) -> Result<PathBuf, ServerError> {
-    let path = settings.data.join("resolv.conf");
-    let text = format!("nameserver {}\n", settings.network.gateway);
-    // A read-only disk would refuse the write, and an unchanged file needs none.
-    if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
-        return Ok(path);
-    }
-    std::fs::write(&path, text).map(|()| path.clone()).map_err(|source| ServerError::File {
-        action: "write",
-        path,
-        source,
-    })
 }
 
 /// At each change of apps or deploys, starts the builds of deploys in `Building` and cancels builds that lost their
 /// purpose.
 pub(crate) async fn run(server: Arc<Server>) {
     let mut deploys = server.core.watch_deploys();
-    let slots = Arc::new(BuildSlots::default());
+    let slots = Arc::new(Semaphore::new(BUILDS_MAX));
     loop {
         deploys.borrow_and_update();
         let wanted = waiting_for_release(&server.core.view().records);
@@ -149,7 +103,7 @@ pub(crate) async fn run(server: Arc<Server>) {
 }
 
 /// Starts each wanted build that is not under way, and cancels each build that is no longer wanted.
-fn begin(server: &Arc<Server>, slots: &Arc<BuildSlots>, wanted: Vec<Deploy>) {
+fn begin(server: &Arc<Server>, slots: &Arc<Semaphore>, wanted: Vec<Deploy>) {
     let mut running = server.builds.lock();
     for (key, job) in running.iter() {
         let is_its = |deploy: &Deploy| (&deploy.app, deploy.number, deploy.created) == (&key.0, key.1, job.created);
@@ -183,13 +137,13 @@ fn waiting_for_release(records: &RecordIndex) -> Vec<Deploy> {
 }
 
 /// Runs one build in a free slot and reports the outcome.
-async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<Output>, slots: Arc<BuildSlots>) {
+async fn run_build(registration: BuildRegistration, deploy: Deploy, output: Arc<Output>, slots: Arc<Semaphore>) {
     let server = &registration.server;
-    let slot = slots.take().await;
+    let Ok(slot) = slots.acquire().await else { return };
     if output.is_cancelled() {
         return;
     }
-    let outcome = match make_release(server, &deploy, &output, BuildResources::of(server, slot.number)).await {
+    let outcome = match make_release(server, &deploy, &output).await {
         Ok(made) => check_start(server, &deploy.app, &made).await.map(|()| made),
         Err(error) => Err(error),
     };
@@ -205,8 +159,11 @@ async fn report_outcome(server: &Server, deploy: Deploy, outcome: Result<BuiltRe
     let recorded = match outcome {
         Ok(made) => server.core.mutate(move |records, now| Ok((release_built(records, now, &deploy, made), ()))).await,
         Err(error) => {
-            let reason =
-                Reason::BuildFailed { phase: error.phase.to_owned(), message: error.message, tail: error.tail };
+            let reason = Reason::BuildFailed {
+                phase: error.phase.as_str().to_owned(),
+                message: error.message,
+                tail: error.tail,
+            };
             server.core.mutate(move |records, now| Ok((build_failed(records, now, &deploy, reason), ()))).await
         }
     };
@@ -217,35 +174,10 @@ async fn report_outcome(server: &Server, deploy: Deploy, outcome: Result<BuiltRe
     }
 }
 
-/// Resources that one build has for itself.
-#[derive(Clone, Copy)]
-struct BuildResources {
-    address: Ipv4Addr,
-    /// First host user id; `None` where the file system cannot map owners.
-    users: Option<u32>,
-}
-
-impl BuildResources {
-    /// Derives the resources from the slot. Addresses count down from the top of the machine's network, because
-    /// instances get theirs from the bottom. User ids lie below the ranges of apps.
-    fn of(server: &Server, slot: usize) -> Self {
-        let slot = u32::try_from(slot).unwrap_or(0);
-        let network = &server.settings.network;
-        let top = u32::from(network.gateway) | ((1 << (32 - u32::from(network.prefix))) - 1);
-        let users = server.maps_users.then(|| FIRST_USER - slot * 65_536);
-        Self { address: Ipv4Addr::from(top - 1 - slot), users }
-    }
-}
-
 /// Produces the contents of a deploy's release, according to the cause of the deploy.
-async fn make_release(
-    server: &Arc<Server>,
-    deploy: &Deploy,
-    output: &Arc<Output>,
-    resources: BuildResources,
-) -> Result<BuiltRelease, BuildError> {
+async fn make_release(server: &Arc<Server>, deploy: &Deploy, output: &Arc<Output>) -> Result<BuiltRelease, BuildError> {
     match &deploy.cause {
-        DeployCause::Push { commit, source } => build_release(server, deploy, commit, source, output, resources).await,
+        DeployCause::Push { commit, source } => build_release(server, deploy, commit, source, output).await,
         DeployCause::Image { reference, image: digest, change } => {
             image_release(server, deploy, reference, digest, change, output).await
         }
@@ -258,7 +190,8 @@ async fn make_release(
 /// Refuses a release whose processes could not be started with the environment of its image, its roles and its
 /// configuration.
 async fn check_start(server: &Server, app: &AppName, made: &BuiltRelease) -> Result<(), BuildError> {
-    let (_, image) = server.builder.image(&made.image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let (_, image) =
+        server.images.image(&made.image).await.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
     let image = image.config.env.unwrap_or_default();
     check_roles(server, app, &made.roles, &image, made.config.as_ref(), &made.defaults)
 }
@@ -273,12 +206,12 @@ fn check_roles(
     defaults: &RequestedConfig,
 ) -> Result<(), BuildError> {
     let view = server.core.view();
-    let record = view.records.apps.get(app).ok_or_else(|| fail("source", "the app was destroyed"))?;
+    let record = view.records.apps.get(app).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
     let mut all = defaults.values.clone();
     all.extend(config.unwrap_or(&record.config).clone());
     roles.iter().try_for_each(|(role, settings)| {
         execve::check_role(role.as_str(), settings, image, &all)
-            .map_err(|error| fail("environment", &error.to_string()))
+            .map_err(|error| fail(BuildPhase::Environment, &error.to_string()))
     })
 }
 
@@ -293,12 +226,13 @@ async fn image_release(
     output: &Output,
 ) -> Result<BuiltRelease, BuildError> {
     output.step(&format!("Deploying image {reference}"));
-    let (_, config) = server.builder.image(image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let (_, config) =
+        server.images.image(image).await.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
     let foreign = gantry_build::is_foreign(&config.config);
     if !foreign && !change.is_empty() {
         let why =
             "the image was built by Gantry and brings its roles: set `volumes` and `port` in its container/roles.json";
-        return Err(fail("roles", why));
+        return Err(fail(BuildPhase::Roles, why));
     }
     let mut settings = image_settings(server, &deploy.app)?;
     settings.apply(change);
@@ -322,7 +256,11 @@ async fn image_release(
 /// Returns the app's settings for images that bring no roles.
 fn image_settings(server: &Server, name: &AppName) -> Result<ImageSettings, BuildError> {
     let view = server.core.view();
-    view.records.apps.get(name).map(|app| app.image.clone()).ok_or_else(|| fail("source", "the app was destroyed"))
+    view.records
+        .apps
+        .get(name)
+        .map(|app| app.image.clone())
+        .ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))
 }
 
 /// Returns the configuration that a recipe requests and the app does not have.
@@ -332,7 +270,7 @@ fn defaults(
     requests: &BTreeMap<String, EnvRequest>,
 ) -> Result<RequestedConfig, BuildError> {
     let view = server.core.view();
-    let app = view.records.apps.get(name).ok_or_else(|| fail("source", "the app was destroyed"))?;
+    let app = view.records.apps.get(name).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
     let requests = requests.iter().map(|(key, request)| {
         let value = match request {
             EnvRequest::Default(value) => RequestedValue::Default(value.clone()),
@@ -341,7 +279,8 @@ fn defaults(
         };
         (key.clone(), value)
     });
-    requested_config(app, &requests.collect(), tokens::secret).map_err(|error| fail("roles", &error.to_string()))
+    requested_config(app, &requests.collect(), tokens::secret)
+        .map_err(|error| fail(BuildPhase::Roles, &error.to_string()))
 }
 
 /// Makes a release from an earlier one: for a rollback from release `to`, with the configuration of then; otherwise
@@ -357,7 +296,7 @@ async fn repeat_release(
     let number = to.or(deploy.previous);
     let release = number.and_then(|number| view.records.release(&deploy.app, number));
     let release = release.ok_or_else(|| BuildError {
-        phase: "image",
+        phase: BuildPhase::Image,
         message: match number {
             Some(number) => format!("release {number} no longer exists"),
             None => "no release serves yet; the next push gets the configuration".to_owned(),
@@ -372,8 +311,8 @@ async fn repeat_release(
     let settings = image_settings(server, &deploy.app)?;
     let web = roles.iter_mut().find(|(name, role)| name.is_web() && role.volumes != settings.volumes);
     if let Some((_, web)) = web {
-        let image = server.builder.image(&release.image).await;
-        let (_, config) = image.map_err(|error| fail("image", &error.to_string()))?;
+        let image = server.images.image(&release.image).await;
+        let (_, config) = image.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
         if gantry_build::is_foreign(&config.config) {
             web.volumes = settings.volumes;
             let names: Vec<&str> = web.volumes.keys().map(String::as_str).collect();
@@ -404,7 +343,7 @@ fn renamed_release(
     let view = server.core.view();
     let current = view.records.apps.get(from).and_then(|app| app.current);
     let release = current.and_then(|number| view.records.release(from, number));
-    let release = release.ok_or_else(|| fail("image", &format!("{from} has no release")))?;
+    let release = release.ok_or_else(|| fail(BuildPhase::Image, &format!("{from} has no release")))?;
     output.step(&format!("Taking {} of {from} as {}", release.number, deploy.app));
     Ok(BuiltRelease {
         image: release.image.clone(),
@@ -424,15 +363,14 @@ async fn build_release(
     commit: &str,
     source: &Digest,
     output: &Arc<Output>,
-    BuildResources { address, users }: BuildResources,
 ) -> Result<BuiltRelease, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
     crate::disk_reserve::check_reserve(&server.settings, "a build", 0).map_err(|full| {
         let hint = full.hint.unwrap_or_default();
-        fail("space", &format!("{}; {hint}", full.message))
+        fail(BuildPhase::Space, &format!("{}; {hint}", full.message))
     })?;
-    let (archive, recipe) = server.builder.open(source).await?;
+    let recipe = server.images.recipe(source).await?;
     gantry_failpoint::failpoint!("build.opened");
     for note in &recipe.notes {
         output.note(note);
@@ -441,13 +379,17 @@ async fn build_release(
     let early = defaults(server, &deploy.app, &recipe.env)?;
     check_roles(server, &deploy.app, &recipe.roles, &[], None, &early)?;
     let view = server.core.view();
-    let app = view.records.apps.get(&deploy.app).ok_or_else(|| fail("source", "the app was destroyed"))?;
+    let app = view.records.apps.get(&deploy.app).ok_or_else(|| fail(BuildPhase::Source, "the app was destroyed"))?;
     let named = recipe.base.clone().or_else(|| app.base.clone());
     let (base_name, base) = find_base(&view.records, named.clone())?;
     let known = view.records.builds.get(&(deploy.app.clone(), commit.to_owned())).filter(|known| known.base == base);
     let known = match known {
         Some(known)
-            if server.builder.is_whole(&known.image).await.map_err(|error| fail("image", &error.to_string()))? =>
+            if server
+                .images
+                .is_whole(&known.image)
+                .await
+                .map_err(|error| fail(BuildPhase::Image, &error.to_string()))? =>
         {
             Some(known)
         }
@@ -459,27 +401,23 @@ async fn build_release(
     };
     let built = if let Some(known) = known {
         output.step(&format!("Built before: image {}", known.image.short()));
-        gantry_build::Built { image: known.image.clone(), roles: known.roles.clone(), env: recipe.env }
+        BuiltImage { image: known.image.clone(), roles: known.roles.clone(), env: recipe.env }
     } else {
         output.step(&format!("Building on base {base_name}"));
-        let network = gantry_build::ContainerNetwork {
-            bridge: server.settings.network.bridge.clone(),
-            link: format!("gb{:08x}", u32::from(address)),
-            address,
-            prefix: server.settings.network.prefix,
-            gateway: server.settings.network.gateway,
-        };
-        let job = gantry_build::Job {
-            app: &deploy.app,
+        let order = BuildOrder {
+            app: deploy.app.clone(),
+            created: app.created,
             number: deploy.number,
-            commit,
-            base: &base,
-            users,
-            network: Some(network),
+            commit: commit.to_owned(),
+            source: source.clone(),
+            base: base.clone(),
+            limits: server.settings.compile,
         };
-        server.builder.build(&job, archive, recipe, output).await?
+        let image = build_orders::carry_out(server, SessionKind::Build(order), output).await?;
+        BuiltImage { image, roles: recipe.roles, env: recipe.env }
     };
-    let (_, config) = server.builder.image(&built.image).await.map_err(|error| fail("image", &error.to_string()))?;
+    let (_, config) =
+        server.images.image(&built.image).await.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
     let lost = gantry_build::lost(&config.config, &built.roles, &deploy.app, None);
     lost.iter().for_each(|note| output.note(note));
     let defaults = defaults(server, &deploy.app, &built.env)?;
@@ -502,8 +440,8 @@ async fn build_release(
     })
 }
 
-fn fail(phase: &'static str, message: &str) -> BuildError {
-    BuildError { phase, message: message.to_owned(), tail: Vec::new() }
+fn fail(phase: BuildPhase, message: &str) -> BuildError {
+    BuildError::new(phase, message)
 }
 
 /// Returns the named base, or the only base when none is named.
@@ -528,5 +466,5 @@ fn find_base(records: &RecordIndex, name: Option<BaseName>) -> Result<(BaseName,
             )
         }
     };
-    Err(fail("base", &message))
+    Err(fail(BuildPhase::Base, &message))
 }

@@ -13,12 +13,6 @@ pub enum ServerError {
     /// An operation on blobs failed.
     #[error(transparent)]
     Blobs(#[from] gantry_blobs::BlobError),
-    /// An operation on the unpacked layers failed.
-    #[error(transparent)]
-    Layers(#[from] gantry_image::LayersError),
-    /// An operation of the sandbox failed.
-    #[error(transparent)]
-    Sandbox(#[from] gantry_sandbox::SandboxError),
     /// An operation on a git repository failed.
     #[error(transparent)]
     Git(#[from] gantry_git::GitError),

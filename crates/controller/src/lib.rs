@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! API ─► mutation (pure) ─┐                         ┌─► agents, routers (long polls)
-//! reports ────────────────┼─► core: one task, one ──┼─► builds: make the image of a deploy that is building
+//! reports ────────────────┼─► core: one task, one ──┼─► builds: order the image of a deploy from an agent
 //! clock ──────────────────┘   owner of all records  └─► followers: lines for push and `deploy`
 //!                              │ plans until nothing changes; each round is one guarded write
 //!                              ▼
@@ -13,12 +13,14 @@
 //! - `core`: owns the records and is their only writer; all other modules read its [`ClusterView`].
 //! - `records`: the store's records in memory.
 //! - `repositories`: the apps' git repositories, and the repair of damaged ones.
+//! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `why`: derives one causal answer from a view; pure.
 //! - `http`: HTTP routes to all of these.
 
 mod assembly;
+mod build_orders;
 mod builds;
 mod clock;
 mod collect;
@@ -32,6 +34,7 @@ pub mod fuzz;
 mod gc_pins;
 mod git_endpoint;
 mod http;
+mod images;
 mod leadership;
 mod rename;
 mod repositories;
@@ -45,9 +48,9 @@ mod why;
 pub use core::ClusterView;
 pub use errors::{ChangeError, ServerError};
 pub use follow::FollowLimit;
-pub use gantry_build::CompileLimits;
+pub use gantry_api::builds::CompileLimits;
 pub use run::run;
-pub use settings::{BuildNetwork, GcSettings, ServerSettings};
+pub use settings::{GcSettings, ServerSettings};
 
 pub(crate) use assembly::Server;
 pub(crate) use errors::causes;

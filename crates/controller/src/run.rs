@@ -35,13 +35,8 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,
     }
-    // Ends the builds that a killed server left behind; no task waits for their results.
-    for error in gantry_sandbox::kill_all(&format!("{}/build", settings.cgroup)).await {
-        tracing::error!(error = crate::causes(&error), "cannot end a build of an earlier server");
-    }
     let mut server = assemble(settings, core)?;
     server.writes = writes;
-    server.maps_users = gantry_sandbox::probe_users(&server.settings.data.join("layers")).await.is_ok();
     let server = Arc::new(server);
     let listener = TcpListener::bind(server.settings.listen)
         .await

@@ -1,7 +1,7 @@
 //! Sessions: each joins a person's connection with an agent's connection. The server opens no connection to an agent;
 //! agents poll for sessions, and call back for each session.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -27,37 +27,94 @@ pub(crate) struct SessionBroker {
 struct BrokerState {
     waiting: HashMap<MachineName, VecDeque<SessionRequest>>,
     called: HashMap<String, oneshot::Sender<Upgraded>>,
+    /// Ids of the orders that agents carry out.
+    orders: HashSet<String>,
+}
+
+/// Why an agent opened no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{WAITING_MAX} sessions already wait for the agent of machine {0}; try again later")]
+    TooMany(MachineName),
+    #[error("the agent of machine {machine} did not respond in {seconds} s; `gantry status` shows whether it runs")]
+    Silent { machine: MachineName, seconds: u64 },
+}
+
+/// A session in which an agent carries out an order. Dropping the value closes the order.
+pub(crate) struct OrderSession<'a> {
+    pub(crate) connection: Upgraded,
+    _order: OpenOrder<'a>,
+}
+
+/// A session that waits for an agent. Dropping the value withdraws the request.
+struct WaitingSession<'a> {
+    broker: &'a SessionBroker,
+    id: String,
+    machine: &'a MachineName,
+}
+
+impl Drop for WaitingSession<'_> {
+    fn drop(&mut self) {
+        let mut state = self.broker.lock();
+        state.called.remove(&self.id);
+        if let Some(queue) = state.waiting.get_mut(self.machine) {
+            queue.retain(|request| request.id != self.id);
+        }
+    }
+}
+
+/// Registration of an open order.
+struct OpenOrder<'a> {
+    broker: &'a SessionBroker,
+    id: String,
+}
+
+impl Drop for OpenOrder<'_> {
+    fn drop(&mut self) {
+        self.broker.lock().orders.remove(&self.id);
+    }
 }
 
 impl SessionBroker {
     /// Requests a session from a machine's agent, and returns the agent's connection once the agent has called back.
-    pub(crate) async fn open(&self, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, String> {
-        let id = format!("{:032x}", rand::random::<u128>());
+    pub(crate) async fn open(&self, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, OpenError> {
+        self.open_as(new_id(), machine, kind).await
+    }
+
+    /// Requests a session in which the agent carries out an order. Until the result is dropped, the session's id is the
+    /// agent's right to the blobs.
+    pub(crate) async fn open_order(
+        &self,
+        machine: &MachineName,
+        kind: SessionKind,
+    ) -> Result<OrderSession<'_>, OpenError> {
+        let order = OpenOrder { broker: self, id: new_id() };
+        self.lock().orders.insert(order.id.clone());
+        let connection = self.open_as(order.id.clone(), machine, kind).await?;
+        Ok(OrderSession { connection, _order: order })
+    }
+
+    /// Whether an agent carries out the order of this id.
+    pub(crate) fn is_open_order(&self, id: &str) -> bool {
+        self.lock().orders.contains(id)
+    }
+
+    async fn open_as(&self, id: String, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, OpenError> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.lock();
             let queue = state.waiting.entry(machine.clone()).or_default();
             if queue.len() >= WAITING_MAX {
-                return Err(format!(
-                    "{WAITING_MAX} sessions already wait for the agent of machine {machine}; try again later"
-                ));
+                return Err(OpenError::TooMany(machine.clone()));
             }
             queue.push_back(SessionRequest { id: id.clone(), kind });
             state.called.insert(id.clone(), sender);
         }
+        let _waiting = WaitingSession { broker: self, id, machine };
         self.added.notify_waiters();
-        let connection = tokio::time::timeout(CALL_BACK_TIMEOUT, receiver).await;
-        let mut state = self.lock();
-        state.called.remove(&id);
-        if let Some(queue) = state.waiting.get_mut(machine) {
-            queue.retain(|request| request.id != id);
-        }
-        match connection {
+        match tokio::time::timeout(CALL_BACK_TIMEOUT, receiver).await {
             Ok(Ok(connection)) => Ok(connection),
-            _ => Err(format!(
-                "the agent of machine {machine} did not respond in {} s; `gantry status` shows whether it runs",
-                CALL_BACK_TIMEOUT.as_secs()
-            )),
+            _ => Err(OpenError::Silent { machine: machine.clone(), seconds: CALL_BACK_TIMEOUT.as_secs() }),
         }
     }
 
@@ -82,5 +139,41 @@ impl SessionBroker {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BrokerState> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A session's id. Nobody can guess the id.
+fn new_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::builds::BaseOrder;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_is_open_only_while_its_session_is() {
+        let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
+        let order = SessionKind::Base(BaseOrder { recipe: String::new() });
+        let asked = async {
+            let request = broker.next(&machine, Duration::from_secs(1)).await.expect("a request");
+            assert!(broker.is_open_order(&request.id) && !broker.is_open_order("another"));
+            request.id
+        };
+        let (opened, id) = tokio::join!(broker.open_order(&machine, order), asked);
+        assert!(matches!(opened, Err(OpenError::Silent { .. })), "no agent called back");
+        assert!(!broker.is_open_order(&id));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_withdraws_its_session() {
+        let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
+        let order = SessionKind::Base(BaseOrder { recipe: String::new() });
+        let mut opening = Box::pin(broker.open(&machine, order));
+        assert!(futures_util::poll!(&mut opening).is_pending());
+        drop(opening);
+        assert!(broker.next(&machine, Duration::ZERO).await.is_none());
     }
 }

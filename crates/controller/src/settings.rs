@@ -1,6 +1,6 @@
 //! Settings of the server.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use gantry_model::{HostName, MachineName};
@@ -32,14 +32,10 @@ pub struct ServerSettings {
     pub until: FollowLimit,
     /// Port of the apps, for their URLs.
     pub http_port: u16,
-    /// Control group that contains everything of Gantry.
-    pub cgroup: String,
     /// Settings of garbage collection, and the disk reserve.
     pub collect: GcSettings,
     /// Resources that `container/compile` may use.
-    pub compile: gantry_build::CompileLimits,
-    /// Network of the machine, for builds.
-    pub network: BuildNetwork,
+    pub compile: gantry_api::builds::CompileLimits,
 }
 
 /// Pace of garbage collection, and the disk reserve.
@@ -51,17 +47,6 @@ pub struct GcSettings {
     pub grace: std::time::Duration,
     /// Disk reserve: bytes that must be free before a build.
     pub reserve: u64,
-}
-
-/// Network of the machine, as builds use it.
-#[derive(Debug, Clone)]
-pub struct BuildNetwork {
-    /// Name of the bridge.
-    pub bridge: String,
-    /// Address of the bridge: gateway and name server of every container.
-    pub gateway: Ipv4Addr,
-    /// Prefix length of the network.
-    pub prefix: u8,
 }
 
 impl ServerSettings {

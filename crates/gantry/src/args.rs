@@ -318,6 +318,10 @@ pub(crate) struct Machine {
     /// Free disk space that a build, pull, base or upload must leave
     #[arg(long, env = "GANTRY_RESERVE", default_value = "1G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) reserve: Bytes,
+    /// Most builds that run at the same time on a machine
+    #[arg(long, env = "GANTRY_BUILDS", default_value_t = 2, value_name = "NUMBER",
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) builds: u16,
     /// Memory limit of container/compile
     #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
     pub(crate) compile_memory: Bytes,

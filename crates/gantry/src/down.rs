@@ -27,6 +27,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         bail!("containers run in {run}, and nothing of them is in {data}: name the --data that `gantry up` was given");
     }
     end_up(machine).await?;
+    // Builds of earlier versions; builds of today are in the folder of all containers.
     let builds = machine.data.join("scratch");
     let mut stuck = Vec::new();
     for (folder, state, group) in [(&containers, "", String::new()), (&builds, "state", "/build".to_owned())] {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use gantry_agent::HostPorts;
-use gantry_controller::BuildNetwork;
 use gantry_error_codes::ErrorCode;
 use gantry_model::{MachineName, Seconds};
 use gantry_planner::PlannerPolicy;
@@ -89,18 +88,16 @@ impl Machine {
                 WaitFor::Bake => gantry_controller::FollowLimit::Verdict,
             },
             http_port: self.http.port(),
-            cgroup: self.cgroup.clone(),
             collect: gantry_controller::GcSettings {
                 every: seconds(self.collect_every),
                 grace: seconds(self.collect_grace),
                 reserve: self.reserve.0,
             },
             compile: gantry_controller::CompileLimits {
-                time: seconds(self.compile_time),
+                seconds: u64::from(self.compile_time),
                 memory: self.compile_memory.0,
                 disk: self.compile_disk.0,
             },
-            network: BuildNetwork { bridge: self.bridge.clone(), gateway: self.network.0, prefix: self.network.1 },
         })
     }
 
@@ -120,9 +117,9 @@ impl Machine {
                 grace: seconds(self.collect_grace),
                 reserve: self.reserve.0,
             },
+            builds: self.builds,
         })
     }
-
     /// Ports of this machine that containers can reach. The router's ports are among them, because an app reaches
     /// another app's public name through this machine's router.
     fn reachable_ports(&self) -> Vec<HostPorts> {

@@ -345,6 +345,7 @@ fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
     add("collect-every", machine.collect_every.to_string());
     add("collect-grace", machine.collect_grace.to_string());
     add("reserve", machine.reserve.0.to_string());
+    add("builds", machine.builds.to_string());
     add("compile-memory", machine.compile_memory.0.to_string());
     add("compile-disk", machine.compile_disk.0.to_string());
     if let Some(store) = &machine.store {
@@ -388,7 +389,7 @@ mod tests {
         let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
                      --tls-key /k --domain example --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
                      --metadata 169.254.169.254 --cgroup g --watch 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
-                     --collect-every 5 --collect-grace 6 --reserve 7M --compile-memory 8M --compile-disk 9M";
+                     --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --compile-memory 8M --compile-disk 9M";
         let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         let passed = arguments("server", &up).expect("arguments");
         assert_eq!(format!("{:?}", machine(&passed)), format!("{up:?}"));

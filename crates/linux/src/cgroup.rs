@@ -189,6 +189,17 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Returns the files through which a process enters the group, to be limited and ended with the group. On v1 the
+    /// process keeps its access to devices: the group's other controllers are left out.
+    #[must_use]
+    pub fn limiting_entrances(&self) -> Vec<PathBuf> {
+        let folders = match self.unified {
+            true => vec![self.folder("")],
+            false => CONTROLLERS.iter().map(|controller| self.folder(controller)).collect(),
+        };
+        folders.into_iter().map(|folder| folder.join("cgroup.procs")).collect()
+    }
+
     /// Returns every process in the group.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {

@@ -20,6 +20,7 @@
 
 pub mod app;
 pub mod audit;
+mod build_phase;
 pub mod clock;
 pub mod defaults;
 pub mod deploy;
@@ -42,6 +43,7 @@ pub mod unit;
 
 pub use app::{App, ImageSettings};
 pub use audit::{AuditAction, BaseSource};
+pub use build_phase::BuildPhase;
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};

@@ -11,6 +11,10 @@ pub(crate) enum WorkloadKind {
     ReleaseStep,
     /// The container of `gantry run`: lives as long as the client's session.
     OneOff,
+    /// The build of an image: lives as long as the server's session.
+    Build,
+    /// The making of a base image: a program in a control group of its own, without a container.
+    Base,
 }
 
 /// The differences between the kinds.
@@ -23,14 +27,28 @@ pub(crate) struct KindPolicy {
     pub(crate) restarts: bool,
     /// Whether health checks decide if the workload is ready.
     pub(crate) checked: bool,
+    /// Who counts the disk usage and acts on it.
+    pub(crate) disk: DiskAccount,
     /// Whether the output stays after the container is removed.
     pub(crate) keeps_output: bool,
     /// Size of each of the two segments of the output, in bytes.
     pub(crate) segment: u64,
 }
 
+/// Who counts the disk usage of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DiskAccount {
+    /// The engine: kills the workload above its limit.
+    Engine,
+    /// The task that owns the workload. The limit covers more than the container, such as a build's cache.
+    Owner,
+}
+
 /// Size of each of the two segments of an instance's log, in bytes.
 pub(crate) const SEGMENT: u64 = 8 << 20;
+
+/// Size of each of the two segments of a build's output, in bytes. A busy machine reads the output late.
+const BUILD_SEGMENT: u64 = 16 << 20;
 
 impl WorkloadKind {
     /// The kind of an instance of the plan.
@@ -44,7 +62,7 @@ impl WorkloadKind {
         Self::ALL.into_iter().find(begins)
     }
 
-    const ALL: [Self; 3] = [Self::Service, Self::ReleaseStep, Self::OneOff];
+    const ALL: [Self; 5] = [Self::Service, Self::ReleaseStep, Self::OneOff, Self::Build, Self::Base];
 
     /// The table of the kinds.
     pub(crate) const fn policy(self) -> KindPolicy {
@@ -53,6 +71,7 @@ impl WorkloadKind {
                 prefix: None,
                 restarts: true,
                 checked: true,
+                disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
             },
@@ -60,6 +79,7 @@ impl WorkloadKind {
                 prefix: None,
                 restarts: false,
                 checked: false,
+                disk: DiskAccount::Engine,
                 keeps_output: true,
                 segment: SEGMENT,
             },
@@ -67,8 +87,25 @@ impl WorkloadKind {
                 prefix: Some("run-"),
                 restarts: false,
                 checked: false,
+                disk: DiskAccount::Engine,
                 keeps_output: false,
                 segment: SEGMENT,
+            },
+            Self::Build => KindPolicy {
+                prefix: Some("build-"),
+                restarts: false,
+                checked: false,
+                disk: DiskAccount::Owner,
+                keeps_output: false,
+                segment: BUILD_SEGMENT,
+            },
+            Self::Base => KindPolicy {
+                prefix: Some("base-"),
+                restarts: false,
+                checked: false,
+                disk: DiskAccount::Owner,
+                keeps_output: false,
+                segment: BUILD_SEGMENT,
             },
         }
     }
@@ -81,6 +118,8 @@ mod tests {
     #[test]
     fn finds_the_kind_of_a_leftover_by_its_name() {
         assert_eq!(WorkloadKind::of_name("run-shop-00c0ffee"), Some(WorkloadKind::OneOff));
+        assert_eq!(WorkloadKind::of_name("build-shop-3-00c0ffee"), Some(WorkloadKind::Build));
+        assert_eq!(WorkloadKind::of_name("base-00c0ffee"), Some(WorkloadKind::Base));
         assert_eq!(WorkloadKind::of_name("shop.v1.web-1"), None);
     }
 

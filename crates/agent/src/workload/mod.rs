@@ -3,7 +3,7 @@
 //! ```text
 //! clear ─► prepare ─► launch ─► watch, account ─► (stop) ─► discard
 //! ```
-//! - [`WorkloadKind`]: services, release steps and one-offs, with a table of their differences.
+//! - [`WorkloadKind`]: services, release steps, one-offs and builds, with a table of their differences.
 //! - [`Workload`]: the steps of the life cycle. Each step can be repeated, and the agent can be killed between any two.
 //! - [`TransientWorkload`]: a workload outside the plan, which ends together with its owner.
 //!
@@ -27,7 +27,7 @@ use gantry_sandbox::{
     SandboxError, kill_rest, launch,
 };
 
-pub(crate) use self::kind::{KindPolicy, SEGMENT, WorkloadKind};
+pub(crate) use self::kind::{DiskAccount, KindPolicy, SEGMENT, WorkloadKind};
 pub(crate) use self::transient::{
     TransientMetadata, TransientWorkload, VolumeClaim, all_metadata, read_metadata, write_metadata,
 };

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gantry_model::{AppName, Bytes, Digest};
@@ -63,6 +64,16 @@ impl TransientWorkload {
         let workload = Workload::leftover(&agent.settings, name);
         let address = read_metadata(workload.paths()).map(|metadata| metadata.address);
         (workload, address)
+    }
+
+    pub(crate) fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// Creates an empty folder for temporary files. The folder goes with the workload.
+    pub(crate) fn scratch(&self) -> io::Result<PathBuf> {
+        let folder = self.workload.paths().folder.join("scratch");
+        std::fs::create_dir_all(&folder).map(|()| folder)
     }
 
     /// Prepares the container. The metadata comes first: the container has its volumes from then on, also for an agent

@@ -145,7 +145,7 @@ async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
     let Some(release) = current.and_then(|number| view.records.release(app, number)) else {
         return Vec::new();
     };
-    let image = server.builder.image(&release.image).await.ok();
+    let image = server.images.image(&release.image).await.ok();
     image.and_then(|(_, image)| image.config.env).unwrap_or_default()
 }
 

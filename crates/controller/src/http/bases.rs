@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_api::types::{BaseInfo, ImageProgress};
+use gantry_api::builds::BaseOrder;
+use gantry_api::types::{BaseInfo, ImageProgress, SessionKind};
 use gantry_api::{ErrorCode, Problem};
 use gantry_build::bases::BaseRecipe;
 use gantry_build::{BuildError, Output};
@@ -18,8 +19,9 @@ use tokio::sync::mpsc;
 
 use super::auth::Caller;
 use super::{HttpResult, json, parse_name, pulls};
-use crate::Server;
 use crate::disk_reserve::{ReserveCheck, check_reserve};
+use crate::images::ImageReadError;
+use crate::{Server, build_orders, causes};
 
 pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
     caller.read()?;
@@ -50,13 +52,11 @@ pub(crate) async fn import(
     };
     let pieces =
         body.into_data_stream().map(move |piece| piece.map_err(std::io::Error::other).and_then(&mut fits)).boxed();
-    let image =
-        gantry_image::import(pieces, &server.blobs, &server.builder.folders.scratch).await.map_err(|error| {
-            // If the disk was full, that error is reported instead of an invalid archive.
-            let problem =
-                || Problem::new(ErrorCode::BaseImportFailed, format!("the archive cannot be imported: {error}"));
-            disk_full.get().cloned().unwrap_or_else(problem)
-        })?;
+    let image = gantry_image::import(pieces, &server.blobs, server.images.scratch()).await.map_err(|error| {
+        // If the disk was full, that error is reported instead of an invalid archive.
+        let problem = || Problem::new(ErrorCode::BaseImportFailed, format!("the archive cannot be imported: {error}"));
+        disk_full.get().cloned().unwrap_or_else(problem)
+    })?;
     json(&store_base(&server, &caller, base, image, "an OCI archive".to_owned(), BaseSource::Archive).await?)
 }
 
@@ -88,8 +88,9 @@ fn base_info(base: BaseRecord) -> BaseInfo {
 
 /// Refuses a base whose environment the kernel would reject at `execve`.
 async fn check_environment(server: &Server, name: &BaseName, image: &Digest) -> Result<(), Problem> {
-    let found = server.builder.image(image).await;
-    let (_, image) = found.map_err(|error| Problem::internal(format!("the image of base {name}: {error}")))?;
+    let found = server.images.image(image).await;
+    let failed = |error: ImageReadError| Problem::internal(format!("the image of base {name}: {}", causes(&error)));
+    let (_, image) = found.map_err(failed)?;
     let nothing = Role::new(RoleCommand::Argv(Vec::new()));
     let environment = image.config.env.unwrap_or_default();
     execve::check_role(&format!("base {name}"), &nothing, &environment, &BTreeMap::new())
@@ -105,10 +106,10 @@ pub(crate) async fn create(
 ) -> HttpResult {
     caller.admin()?;
     let base: BaseName = parse_name(&base)?;
-    let recipe = BaseRecipe::read(&text)
-        .map_err(|why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}")))?;
+    let invalid = |why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
+    let (text, recipe) = BaseRecipe::read(&text).map_err(invalid)?;
     pulls::run_streamed(&headers, async move |sender| {
-        Ok(ImageProgress::Base { base: build_base(&server, &caller, base, &recipe, &sender).await? })
+        Ok(ImageProgress::Base { base: build_base(&server, &caller, base, (text, &recipe), &sender).await? })
     })
 }
 
@@ -116,7 +117,7 @@ async fn build_base(
     server: &Arc<Server>,
     caller: &Caller,
     base: BaseName,
-    recipe: &BaseRecipe,
+    (text, recipe): (String, &BaseRecipe),
     sender: &mpsc::Sender<ImageProgress>,
 ) -> HttpResult<BaseInfo> {
     check_reserve(&server.settings, "a base", 0)?;
@@ -124,7 +125,8 @@ async fn build_base(
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);
     let _pin = server.gc_pins.take();
-    let making = server.builder.make_base(recipe, &output);
+    let order = SessionKind::Base(BaseOrder { recipe: text });
+    let making = build_orders::carry_out(server, order, &output);
     let mut making = std::pin::pin!(making);
     let mut shown = 0;
     let image = loop {

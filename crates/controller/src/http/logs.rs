@@ -55,7 +55,7 @@ pub(crate) async fn read(
         follow,
     };
     let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
-    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why))?);
+    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
     let (sender, receiver) = mpsc::channel::<LogLine>(QUEUE_CAPACITY);
     tokio::spawn(async move {
         let mut line_bytes = Vec::new();

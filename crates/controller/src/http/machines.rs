@@ -85,6 +85,14 @@ pub(crate) async fn sessions(
     json(&server.sessions.next(&machine, LONG_POLL_TIMEOUT).await)
 }
 
+/// The names of all apps. The agent removes build caches of other apps.
+pub(crate) async fn apps(State(server): State<Arc<Server>>, caller: Caller, Path(machine): Path<String>) -> HttpResult {
+    let machine: MachineName = parse_name(&machine)?;
+    caller.machine(&machine)?;
+    let view = server.core.view();
+    json(&view.records.apps.keys().collect::<Vec<_>>())
+}
+
 pub(crate) async fn table(
     State(server): State<Arc<Server>>,
     caller: Caller,

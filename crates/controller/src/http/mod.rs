@@ -3,6 +3,7 @@
 mod apps;
 pub(crate) mod auth;
 mod bases;
+mod builds;
 mod deploys;
 mod git;
 mod logs;
@@ -12,7 +13,7 @@ mod pulls;
 pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
-mod sessions;
+pub(crate) mod sessions;
 mod stream;
 pub(crate) mod system;
 pub(crate) mod uploads;
@@ -168,8 +169,11 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/machines/{machine}/sessions", get(machines::sessions))
         .route("/routers/{machine}/table", get(machines::table))
         .route("/routers/{machine}/observed", post(machines::router_observed))
+        .route("/machines/{machine}/apps", get(machines::apps))
         .route("/sessions/{id}", post(sessions::call_back))
-        .layer(DefaultBodyLimit::max(REPORT_MAX));
+        .layer(DefaultBodyLimit::max(REPORT_MAX))
+        .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
+        .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact));
     let plain_text = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()

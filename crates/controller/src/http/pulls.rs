@@ -18,6 +18,7 @@ use super::auth::Caller;
 use super::{ErrorResponse, HttpResult, bases, parse_body, parse_name, registry, stream};
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
+use crate::images::ImageReadError;
 use crate::{Server, causes};
 
 /// Timeout for resolving a registry's host name.
@@ -63,10 +64,11 @@ pub(crate) async fn base(
         let _pin = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
-                let unfit = |error: Box<_>| {
-                    Problem::new(ErrorCode::BaseUnusable, format!("{reference} cannot be a base: {error}"))
+                let unfit = |error: ImageReadError| {
+                    let why = format!("{reference} cannot be a base: {}", causes(&error));
+                    Problem::new(ErrorCode::BaseUnusable, why)
                 };
-                server.builder.image(&image).await.map_err(unfit)?;
+                server.images.image(&image).await.map_err(unfit)?;
                 image
             }
             Pulled::Foreign(image) => image,

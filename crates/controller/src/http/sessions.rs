@@ -72,7 +72,7 @@ pub(super) fn join_connections(
                 let _ = tokio::io::copy_bidirectional(&mut person, &mut agent).await;
             }
             Err(message) => {
-                let _ = Frame::Failed(message).write(&mut person).await;
+                let _ = Frame::Failed(message.to_string()).write(&mut person).await;
                 let _ = person.shutdown().await;
             }
         }

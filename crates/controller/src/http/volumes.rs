@@ -34,7 +34,7 @@ const ANSWER_MAX: usize = 16 << 20;
 /// Requests work from a machine's agent and returns its answer.
 async fn ask(server: &Server, machine: &MachineName, request: VolumeRequest) -> HttpResult<VolumeAnswer> {
     let opened = server.sessions.open(machine, SessionKind::Volumes { request }).await;
-    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why))?);
+    let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
     let broken = |why: &str| Problem::new(ErrorCode::AgentFailed, format!("the agent on {machine} broke off: {why}"));
     let mut text = Vec::new();
     loop {

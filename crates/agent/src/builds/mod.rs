@@ -1,0 +1,132 @@
+//! Builds as workloads: the agent builds images and makes base images for the server.
+//!
+//! ```text
+//! server ── order (session) ─► slot, turn ─► builder ─► compile step (workload engine)
+//!    ▲                                          │ layers, documents
+//!    ├── events: steps, notes, lines, verdict ◄─┤
+//!    └── blobs: POST, each verified by digest ◄─┘
+//! ```
+//! - [`run_build`], [`run_base`]: carry out an order, and send its events on the session. Begin there.
+//! - `builder`: the steps of a build. `compile`: the compile step. `base`: mmdebstrap.
+//! - `cache`: the apps' build caches and records of file times.
+//! - `order_blobs`: the blobs at the server, as far as an order needs them.
+//! - `slots`, `turns`: the number of concurrent builds, and one build per app.
+//!
+//! A build leaves nothing that another build needs, except the cache. When the session ends early, the agent kills the
+//! build. The server then orders the build again or gives up.
+
+mod base;
+mod builder;
+mod cache;
+mod compile;
+mod order_blobs;
+mod session;
+mod slots;
+mod turns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::Session;
+use gantry_api::builds::{BaseOrder, BuildOrder};
+use gantry_build::{BuildError, Output};
+use gantry_model::{BuildPhase, Digest};
+use tokio::io::{ReadHalf, WriteHalf};
+
+pub(crate) use self::cache::{apply_order as apply_cache_order, collect as collect_caches, sweep as sweep_caches};
+use self::order_blobs::OrderBlobs;
+use self::slots::BuildSlots;
+use self::turns::Turns;
+use crate::AgentContext;
+use crate::workload::{TransientWorkload, WorkloadKind};
+
+/// Time of a build besides its compile step.
+const OVERHEAD: Duration = Duration::from_secs(30 * 60);
+
+/// What the builds of this machine share.
+pub(crate) struct Builds {
+    slots: Arc<BuildSlots>,
+    turns: Turns,
+}
+
+impl Builds {
+    /// At most `most` builds at a time.
+    pub(crate) fn new(most: u16) -> Self {
+        Self { slots: Arc::new(BuildSlots::new(most)), turns: Turns::default() }
+    }
+}
+
+/// Builds an image, and sends the events on the session. Ends early when the session ends.
+pub(crate) async fn run_build(
+    agent: Arc<AgentContext>,
+    id: String,
+    order: BuildOrder,
+    reader: ReadHalf<Session>,
+    writer: WriteHalf<Session>,
+) {
+    session::carry(reader, writer, |output| async move {
+        let deadline = Duration::from_secs(order.limits.seconds).saturating_add(OVERHEAD);
+        // An app has one build at a time, because its builds share a cache. The turn comes first, so that a build that
+        // waits for its app takes no slot.
+        let turn = agent.builds.turns.take(&order.app);
+        let _turn = unless_cancelled(&output, turn).await?;
+        let slot = unless_cancelled(&output, Arc::clone(&agent.builds.slots).take()).await?;
+        let blobs = OrderBlobs::new(&agent.client, &id);
+        let name = format!("build-{}-{}-{:08x}", order.app, order.number.0, rand::random::<u32>());
+        let workload = TransientWorkload::begin(&agent, WorkloadKind::Build, &name).map_err(builder::on_machine)?;
+        let build = builder::Build { agent: &agent, blobs: &blobs, order: &order, workload: &workload, slot: &slot };
+        let result = within(deadline, &output, build.run(&output)).await;
+        workload.end().await;
+        result
+    })
+    .await;
+}
+
+/// Makes a base image, and sends the events on the session. Ends early when the session ends.
+pub(crate) async fn run_base(
+    agent: Arc<AgentContext>,
+    id: String,
+    order: BaseOrder,
+    reader: ReadHalf<Session>,
+    writer: WriteHalf<Session>,
+) {
+    session::carry(reader, writer, |output| async move {
+        let _slot = unless_cancelled(&output, Arc::clone(&agent.builds.slots).take()).await?;
+        let blobs = OrderBlobs::new(&agent.client, &id);
+        let name = format!("base-{:08x}", rand::random::<u32>());
+        let workload = TransientWorkload::begin(&agent, WorkloadKind::Base, &name).map_err(builder::on_machine)?;
+        let result = within(OVERHEAD, &output, base::make(&blobs, &order, &workload, &output)).await;
+        workload.end().await;
+        result
+    })
+    .await;
+}
+
+/// Runs a build, and cancels the build at its deadline. The build itself observes the cancellation, at points where it
+/// leaves nothing behind that the workload's end does not remove.
+async fn within(
+    deadline: Duration,
+    output: &Arc<Output>,
+    build: impl Future<Output = Result<Digest, BuildError>>,
+) -> Result<Digest, BuildError> {
+    let mut build = std::pin::pin!(build);
+    if let Ok(result) = tokio::time::timeout(deadline, &mut build).await {
+        return result;
+    }
+    output.cancel();
+    let _ = build.await;
+    let message = format!("the build did not end in {} s and was stopped", deadline.as_secs());
+    Err(BuildError::new(BuildPhase::Machine, message))
+}
+
+/// Runs `work` unless the build is cancelled first.
+async fn unless_cancelled<T>(output: &Output, work: impl Future<Output = T>) -> Result<T, BuildError> {
+    tokio::select! {
+        result = work => Ok(result),
+        () = output.cancelled() => Err(cancelled()),
+    }
+}
+
+fn cancelled() -> BuildError {
+    BuildError::new(BuildPhase::Compile, "it was called off")
+}

@@ -1,0 +1,212 @@
+//! Orders to agents: builds, base images and build caches. The server sends the order on a session, and follows the
+//! session until the verdict.
+//!
+//! An order can be repeated: an agent that ends early leaves nothing, and the next agent begins again. The id of the
+//! session is the agent's right to read and write the server's blobs, for as long as the order is open.
+
+use std::time::Duration;
+
+use gantry_api::builds::{BuildEvent, CacheOrder};
+use gantry_api::frame::Frame;
+use gantry_api::types::SessionKind;
+use gantry_build::{BuildError, Output, OutputEvent};
+use gantry_model::{BuildPhase, Digest, MachineName};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::Server;
+use crate::http::sessions::any_machine;
+
+/// How long an order waits for an agent.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pause after an agent did not take an order.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Timeout of the next frame. An agent sends one every 15 s.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How often an order is begun, if the agent ends during the work.
+const ATTEMPTS: u32 = 3;
+
+/// How long a cancelled build may take to end. The agent ends what is left.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a change to a build cache may take. Without the change, the agent finds out at the next build.
+const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest line of an event.
+const LINE_MAX: usize = 32 << 20;
+
+/// How a session with an agent ended.
+enum Verdict {
+    Done(Digest),
+    Failed(BuildError),
+    /// The agent ended, or fell silent.
+    Lost,
+}
+
+/// Lets an agent carry out a build or make a base, and returns the digest of the image. Repeats the order if the agent
+/// ends during the work.
+pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Output) -> Result<Digest, BuildError> {
+    let mut attempts = 0;
+    let mut deadline = Instant::now() + AGENT_TIMEOUT;
+    loop {
+        let machine = machine_for_builds(server);
+        let opened = tokio::select! {
+            opened = server.sessions.open_order(&machine, order.clone()) => opened,
+            () = output.cancelled() => return Err(cancelled()),
+        };
+        match opened {
+            Ok(mut session) => match follow(&mut TokioIo::new(&mut session.connection), output).await {
+                Verdict::Done(image) => return Ok(image),
+                Verdict::Failed(error) => return Err(error),
+                Verdict::Lost => {
+                    attempts += 1;
+                    if attempts == ATTEMPTS {
+                        let why = format!(
+                            "the agent of machine {machine} ended during the build, {ATTEMPTS} times; the output of \
+                             `gantry up` says why"
+                        );
+                        return Err(BuildError::new(BuildPhase::Machine, why));
+                    }
+                    output.note(&format!("The agent of machine {machine} ended during the build: beginning again"));
+                    deadline = Instant::now() + AGENT_TIMEOUT;
+                }
+            },
+            Err(error) if Instant::now() >= deadline => return Err(BuildError::new(BuildPhase::Machine, error)),
+            Err(error) => {
+                tracing::warn!(%machine, %error, "no agent takes the build; trying again");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The machine that builds: one that has reported, or this server's own.
+fn machine_for_builds(server: &Server) -> MachineName {
+    any_machine(&server.core.view()).unwrap_or_else(|_| server.settings.machine.clone())
+}
+
+fn cancelled() -> BuildError {
+    BuildError::new(BuildPhase::Compile, "it was called off")
+}
+
+/// Passes the events of a session on to the output until the verdict. Ends the session when the build is cancelled.
+async fn follow(session: &mut (impl AsyncRead + AsyncWrite + Unpin), output: &Output) -> Verdict {
+    let mut pending = Vec::new();
+    loop {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(SILENCE_MAX, Frame::read(session)) => frame,
+            () = output.cancelled() => {
+                let _ = session.shutdown().await;
+                let ended = async { while let Ok(Some(_)) = Frame::read(session).await {} };
+                let _ = tokio::time::timeout(CANCEL_TIMEOUT, ended).await;
+                return Verdict::Failed(cancelled());
+            }
+        };
+        let Ok(Ok(Some(Frame::Output(piece)))) = frame else { return Verdict::Lost };
+        pending.extend_from_slice(&piece);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(BuildEvent::Step { text }) => output.take(OutputEvent::Step(text)),
+                Ok(BuildEvent::Note { text }) => output.take(OutputEvent::Note(text)),
+                Ok(BuildEvent::Program { text }) => output.take(OutputEvent::Program(text)),
+                Ok(BuildEvent::Done { image }) => return Verdict::Done(image),
+                Ok(BuildEvent::Failed { phase, message, tail }) => {
+                    return Verdict::Failed(BuildError { phase, message, tail });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an agent sent an unknown event of a build");
+                    return Verdict::Lost;
+                }
+            }
+        }
+        if pending.len() > LINE_MAX {
+            tracing::error!("an agent sent an event of a build without an end");
+            return Verdict::Lost;
+        }
+    }
+}
+
+/// Tells the agent about a change to the build caches. A failure is only logged: a build never uses the cache of
+/// another app, and the agent collects caches of apps that no longer exist.
+pub(crate) async fn change_cache(server: &Server, order: CacheOrder) {
+    let told = async {
+        let opened = server.sessions.open(&machine_for_builds(server), SessionKind::Cache(order.clone())).await;
+        let mut session = TokioIo::new(opened.map_err(|error| error.to_string())?);
+        match Frame::read(&mut session).await {
+            Ok(Some(Frame::Exit(0))) => Ok(()),
+            Ok(Some(Frame::Failed(why))) => Err(why),
+            _ => Err("the agent ended".to_owned()),
+        }
+    };
+    let failure = match tokio::time::timeout(CACHE_TIMEOUT, told).await {
+        Ok(Ok(())) => return,
+        Ok(Err(why)) => why,
+        Err(_) => "the agent did not answer in time".to_owned(),
+    };
+    tracing::warn!(?order, failure, "cannot change a build cache now");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output() -> (tempfile::TempDir, std::sync::Arc<Output>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = Output::to(&folder.path().join("log"));
+        (folder, output)
+    }
+
+    async fn sent(bytes: &[u8]) -> (Verdict, String) {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let (folder, output) = output();
+        // Pieces that end anywhere in a line.
+        for piece in bytes.chunks(7) {
+            Frame::Output(piece.to_vec()).write(&mut far).await.expect("sent");
+        }
+        drop(far);
+        let verdict = follow(&mut near, &output).await;
+        (verdict, std::fs::read_to_string(folder.path().join("log")).expect("a log"))
+    }
+
+    #[tokio::test]
+    async fn passes_the_output_on_until_the_verdict() {
+        let events = [
+            BuildEvent::Step { text: "one".into() },
+            BuildEvent::Program { text: "two".into() },
+            BuildEvent::Failed { phase: BuildPhase::Compile, message: "no".into(), tail: vec!["two".into()] },
+            BuildEvent::Note { text: "too late".into() },
+        ];
+        let bytes: Vec<u8> = events
+            .iter()
+            .flat_map(|event| [serde_json::to_vec(event).expect("JSON"), b"\n".to_vec()].concat())
+            .collect();
+        let (verdict, log) = sent(&bytes).await;
+        let Verdict::Failed(error) = verdict else { panic!("a verdict") };
+        assert_eq!((error.phase, error.message.as_str(), error.tail.len()), (BuildPhase::Compile, "no", 1));
+        assert_eq!(log, "-----> one\n       two\n");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_without_a_verdict_is_lost() {
+        for bytes in [&b""[..], b"{\"kind\":\"step\",\"text\":\"one\"}\n", b"{\"kind\":\"done\"", b"nonsense\n"] {
+            assert!(matches!(sent(bytes).await.0, Verdict::Lost), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_build_ends_the_session() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let (_folder, output) = output();
+        output.cancel();
+        let agent = async move {
+            assert!(matches!(Frame::read(&mut far).await, Ok(None)), "the server hung up");
+        };
+        let (verdict, ()) = tokio::join!(follow(&mut near, &output), agent);
+        assert!(matches!(verdict, Verdict::Failed(_)));
+    }
+}
