@@ -63,6 +63,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     let result = match request.kind {
         SessionKind::Build(order) => return builds::run_build(agent, request.id, order, reader, writer).await,
         SessionKind::Base(order) => return builds::run_base(agent, request.id, order, reader, writer).await,
+        SessionKind::Space => send_space(&agent, &mut writer).await,
         SessionKind::Cache(order) => {
             builds::apply_cache_order(&agent, order).await.map(|()| 0).map_err(SessionError::Cache)
         }
@@ -257,6 +258,21 @@ async fn carry_streams(
             ExecOutcome::Failed(report) => Err(SessionError::Process(report)),
         }
     }
+}
+
+/// Folders of this machine in the data folder, reported by name. `router` has the access log.
+const SPACE_KINDS: [&str; 7] = ["layers", "images", "caches", "logs", "volumes", "containers", "router"];
+
+/// Measures the disk usage of this machine.
+async fn send_space(agent: &Arc<AgentContext>, writer: &mut WriteHalf<Session>) -> Result<i32, SessionError> {
+    let data = agent.settings.data.clone();
+    let measured = tokio::task::spawn_blocking(move || {
+        let size = |kind: &str| gantry_linux::tree::usage(&data.join(kind), u64::MAX).unwrap_or_default();
+        SPACE_KINDS.iter().map(|kind| ((*kind).to_owned(), size(kind))).collect::<BTreeMap<String, u64>>()
+    });
+    let text = serde_json::to_vec(&measured.await?).map_err(io::Error::from).map_err(SessionError::Connection)?;
+    Frame::Output(text).write(writer).await.map_err(SessionError::Connection)?;
+    Ok(0)
 }
 
 async fn send_logs(

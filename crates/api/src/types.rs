@@ -471,6 +471,8 @@ pub enum SessionKind {
     Build(crate::builds::BuildOrder),
     /// The making of a base image. The agent sends [`crate::builds::BuildEvent`]s.
     Base(crate::builds::BaseOrder),
+    /// The disk usage of the machine. The agent sends a map of bytes by kind of data, as JSON.
+    Space,
     /// A change to the build caches of the machine.
     Cache(crate::builds::CacheOrder),
 }

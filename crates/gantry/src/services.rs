@@ -59,10 +59,9 @@ pub(crate) async fn asked_to_end() {
     }
 }
 
-/// Runs `gantry server`.
+/// Runs `gantry server`. The server starts no container and needs no root: any user who owns the data folder may run it.
 pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("server");
-    require_root()?;
     make_folders(machine)?;
     gantry_controller::run(machine.server()?, asked_to_end()).await?;
     Ok(DONE)

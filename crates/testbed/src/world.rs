@@ -1,7 +1,7 @@
 //! A test cluster for one test.
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub struct World {
     /// Last byte of the gateway's address, and the length of the network's prefix.
     network: (u8, u8),
     up: Option<Child>,
+    /// Services that run without `up`.
+    apart: Vec<Child>,
     extra: Vec<String>,
     /// Additional environment variables of `up`.
     environment: Vec<(String, String)>,
@@ -79,6 +81,79 @@ impl World {
         Self::begin(Some(disk), None, extra)
     }
 
+    /// Starts a cluster without `gantry up`: the server as the user `uid`, without any capability and with a data folder
+    /// of its own, and agent and router as root.
+    ///
+    /// # Panics
+    /// If the cluster does not start.
+    #[must_use]
+    pub fn start_apart(uid: u32) -> Self {
+        let mut world = Self::prepare(None, None, &[]);
+        // The user may enter the cluster's folder, and has a program that every user may run.
+        std::fs::set_permissions(world.folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
+        world.program = world.path("gantry");
+        std::fs::copy(program("gantry"), &world.program).expect("copied");
+        for folder in ["server-data", "server-run"] {
+            std::fs::DirBuilder::new().mode(0o700).create(world.path(folder)).expect("made");
+            std::os::unix::fs::chown(world.path(folder), Some(uid), Some(uid)).expect("given");
+        }
+        std::fs::DirBuilder::new().mode(0o700).create(world.path("data")).expect("made");
+        let id = uid.to_string();
+        let mut server = Command::new("setpriv");
+        server.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps", "-all"]).arg(&world.program);
+        world.start_service(server, "server", "server-data", "server-run");
+        for token in ["admin-token", "machine-token"] {
+            world.wait("the server has its tokens", |world| {
+                let text = std::fs::read(world.path("server-data").join(token)).ok().filter(|text| !text.is_empty())?;
+                std::fs::write(world.path("data").join(token), text).ok()
+            });
+        }
+        for service in ["agent", "router"] {
+            let command = Command::new(&world.program);
+            world.start_service(command, service, "data", "run");
+        }
+        world.wait_until_all_report();
+        let base = base_archive();
+        let _ = world.gantry(&["base", "import", "debian", base.to_str().expect("text")]).good();
+        world
+    }
+
+    /// Starts a service without `up`.
+    fn start_service(&mut self, mut program: Command, service: &str, data: &str, run: &str) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
+        let mut machine = self.machine();
+        (machine[1], machine[3]) = (self.path(data).display().to_string(), self.path(run).display().to_string());
+        let child = program
+            .arg(service)
+            .args(machine)
+            .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
+            .args([
+                "--network",
+                &self.network(),
+                "--drain",
+                "5",
+                "--watch",
+                "2",
+                "--wait-for",
+                "bake",
+                "--reserve",
+                "50M",
+            ])
+            .env("GANTRY_FAILPOINTS", self.path("failpoints"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("a service");
+        self.apart.push(child);
+    }
+
+    /// Process ids of the services that run without `up`: server, agent, router.
+    #[must_use]
+    pub fn apart(&self) -> Vec<u32> {
+        self.apart.iter().map(Child::id).collect()
+    }
+
     fn begin(disk: Option<&Path>, etcd: Option<Etcd>, extra: &[&str]) -> Self {
         let mut world = Self::prepare(disk, etcd, extra);
         world.populate();
@@ -93,8 +168,20 @@ impl World {
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
         let (name, network) = (number.name(), (1, 24));
         let (environment, program) = (Vec::new(), program("gantry"));
-        let world =
-            Self { folder, name, number, http, api, network, up: None, extra, environment, program, _etcd: etcd };
+        let world = Self {
+            folder,
+            name,
+            number,
+            http,
+            api,
+            network,
+            up: None,
+            apart: Vec::new(),
+            extra,
+            environment,
+            program,
+            _etcd: etcd,
+        };
         if let Some(disk) = disk {
             std::fs::DirBuilder::new().mode(0o700).create(disk.join("data")).expect("made");
             std::os::unix::fs::symlink(disk.join("data"), world.path("data")).expect("a link");
@@ -152,6 +239,10 @@ impl World {
             .spawn()
             .expect("gantry up");
         self.up = Some(child);
+        self.wait_until_all_report();
+    }
+
+    fn wait_until_all_report(&self) {
         self.wait("everything reports", |world| {
             let status = world.gantry(&["status", "--json"]);
             let value: serde_json::Value = serde_json::from_str(&status.out).ok()?;
@@ -432,6 +523,10 @@ impl World {
 
     /// Runs `gantry down` and waits for `up` to end.
     pub fn down(&mut self) -> Output {
+        for mut service in self.apart.drain(..) {
+            let _ = service.kill();
+            let _ = service.wait();
+        }
         let mut command = Command::new(program("gantry"));
         command.arg("down").args(self.machine()).args(["--network", &self.network()]).stdin(Stdio::null());
         let output = run(command);

@@ -9,7 +9,7 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A machine's own
 /// plan, sessions and table are long polls, so the test requests those of another machine.
-const MORE: [(&str, &str); 33] = [
+const MORE: [(&str, &str); 38] = [
     ("GET", "/v1/openapi.json"),
     ("GET", "/v1/nothing"),
     ("PUT", "/v1/apps"),
@@ -36,9 +36,14 @@ const MORE: [(&str, &str); 33] = [
     ("PATCH", "/v2/{app}/blobs/uploads/none"),
     ("PUT", "/v2/{app}/blobs/uploads/none?digest={digest}"),
     ("DELETE", "/v2/{app}/blobs/uploads/none"),
+    ("GET", "/internal/v1/builds/none/blobs/{digest}"),
+    ("GET", "/internal/v1/builds/none/blobs/{digest}/intact"),
+    ("GET", "/internal/v1/machines/m/apps"),
+    ("GET", "/internal/v1/machines/other/apps"),
     ("GET", "/internal/v1/machines/other/plan"),
     ("GET", "/internal/v1/machines/other/sessions"),
     ("GET", "/internal/v1/routers/other/table"),
+    ("POST", "/internal/v1/builds/none/blobs/{digest}"),
     ("POST", "/internal/v1/machines/m/observed"),
     ("POST", "/internal/v1/machines/other/observed"),
     ("POST", "/internal/v1/routers/m/observed"),

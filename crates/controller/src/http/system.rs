@@ -1,15 +1,19 @@
 //! Endpoints for the status, the cluster policy, events and tokens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, TokenInfo};
+use gantry_api::frame::Frame;
+use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, SessionKind, TokenInfo};
 use gantry_records::{EventRecord, TokenRecord};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, apps, json, parse_body};
+use super::{HttpResult, Params, apps, json, parse_body, sessions};
 use crate::warnings::warnings;
 use crate::{Server, tokens};
 
@@ -43,22 +47,37 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
     json(&status)
 }
 
-/// Subfolders of the data folder, reported by name. `router` has the access log.
-const DATA_FOLDERS: [&str; 11] =
-    ["blobs", "layers", "images", "caches", "git", "builds", "logs", "volumes", "containers", "scratch", "router"];
+/// Subfolders of the server's data folder, reported by name. The agent measures the folders of its machine.
+const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
 
-/// Measures the bytes used by each subfolder and by the store.
-async fn disk_usage(server: &Server) -> std::collections::BTreeMap<String, u64> {
+/// How long the agent may take to measure its folders. Without an answer, the response leaves these folders out.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Measures the bytes used by each kind of data: of the store, the server and the agent.
+async fn disk_usage(server: &Server) -> BTreeMap<String, u64> {
     let data = server.settings.data.clone();
     let sizes = tokio::task::spawn_blocking(move || {
         let size = |path: std::path::PathBuf| gantry_linux::tree::usage(&path, u64::MAX).unwrap_or_default();
-        let mut sizes: std::collections::BTreeMap<String, u64> =
+        let mut sizes: BTreeMap<String, u64> =
             DATA_FOLDERS.iter().map(|kind| ((*kind).to_owned(), size(data.join(kind)))).collect();
         let store = ["", "-wal", "-shm"].map(|end| std::fs::metadata(data.join(format!("store.db{end}"))));
         sizes.insert("store".to_owned(), store.into_iter().flatten().map(|is| is.len()).sum());
         sizes
     });
-    sizes.await.unwrap_or_default()
+    let (sizes, of_machine) = tokio::join!(sizes, tokio::time::timeout(MACHINE_TIMEOUT, machine_usage(server)));
+    let mut sizes = sizes.unwrap_or_default();
+    sizes.extend(of_machine.ok().flatten().unwrap_or_default());
+    sizes
+}
+
+/// Asks an agent for the disk usage of its machine.
+async fn machine_usage(server: &Server) -> Option<BTreeMap<String, u64>> {
+    let machine = sessions::any_machine(&server.core.view()).ok()?;
+    let mut session = TokioIo::new(server.sessions.open(&machine, SessionKind::Space).await.ok()?);
+    match Frame::read(&mut session).await {
+        Ok(Some(Frame::Output(text))) => serde_json::from_slice(&text).ok(),
+        _ => None,
+    }
 }
 
 pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
