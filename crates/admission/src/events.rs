@@ -3,12 +3,11 @@
 //! The audit trail is bounded, and people's changes must stay in it. If an instance exits again and again, only its
 //! first, second, fourth, eighth … exit becomes an event.
 
-use std::collections::BTreeMap;
-
 use gantry_model::clock::{ClockJump, TOLERANCE};
+use gantry_model::observed::InstanceChange;
 use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{
-    AppName, AuditAction, Deploy, DeployState, InstanceGoal, InstanceId, Moment, ObservedInstance, ObservedMachine,
+    AppName, AuditAction, Deploy, DeployState, InstanceGoal, InstanceId, MachineName, Moment, ObservedInstance,
     StopReason,
 };
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
@@ -56,21 +55,20 @@ pub fn events_of_deploys(records: &RecordIndex, changed: &[Deploy], now: Moment)
     numbered(records, now, actions)
 }
 
-/// Returns the events of a machine's report, given the report before. A machine's first report has no events, because
-/// its news may be old.
+/// Returns the events of a machine's report, given what changed since the report before. A machine's first report has no
+/// events, because its news may be old.
 #[must_use]
 pub fn events_of_report(
     records: &RecordIndex,
-    before: Option<&ObservedMachine>,
-    instances: &BTreeMap<InstanceId, ObservedInstance>,
+    machine: &MachineName,
+    changes: &[InstanceChange<'_>],
     now: Moment,
 ) -> Vec<RecordChange> {
-    let Some(before) = before else { return Vec::new() };
     let is_to_run = |id: &InstanceId| {
-        let mut assigned = records.plan.assignments().filter(|(_, other, _)| *other == id);
-        assigned.any(|(_, _, assignment)| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
+        let assigned = records.plan.machines.get(machine).and_then(|part| part.instances.get(id));
+        assigned.is_some_and(|assignment| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
     };
-    let news = instances.iter().filter_map(|(id, seen)| Some((id, phase_change(before.instances.get(id), seen)?)));
+    let news = changes.iter().filter_map(|(id, before, seen)| Some((*id, phase_change(*before, (*seen)?)?)));
     let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
     let actions = news.map(|(id, news)| (id.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
     numbered(records, now, actions)
@@ -98,9 +96,9 @@ pub fn clock_jumped(records: &RecordIndex, jump: ClockJump, now: Moment) -> Vec<
         StoreRecord::Deploy(moved).into()
     });
     let machines = records.plan.machines.iter().filter_map(|(machine, part)| {
-        let mut moved = part.clone();
+        let mut moved = (**part).clone();
         moved.move_stamps(jump.by);
-        (moved != *part).then(|| StoreRecord::Machine(machine.clone(), moved).into())
+        (moved != **part).then(|| StoreRecord::Machine(machine.clone(), moved.into()).into())
     });
     let action = AuditAction::ClockJumped { jump: jump.to_string() };
     let event = Actor::new(records, now, GANTRY).event(None, action);

@@ -99,7 +99,7 @@ fn collect_images(agent: &AgentContext, grace: Duration) -> Option<BTreeSet<Dige
 fn used_images(agent: &AgentContext) -> BTreeSet<Digest> {
     let plan = records::read_plan(&agent.settings);
     let planned =
-        plan.into_iter().flat_map(|plan| plan.instances.into_values()).map(|assignment| assignment.spec.image);
+        plan.into_iter().flat_map(|plan| plan.instances.into_values()).map(|assignment| assignment.spec.image.clone());
     let there = records::instance_ids(&agent.settings);
     let there = there.iter().filter_map(|id| records::ContainerPaths::of(&agent.settings, id).read_record());
     let transient = records::transient_names(&agent.settings);

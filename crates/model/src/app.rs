@@ -114,6 +114,14 @@ impl App {
         }
     }
 
+    /// The other app of a rename under way.
+    #[must_use]
+    pub fn renamed(&self) -> Option<&AppName> {
+        match self.rename.as_ref()? {
+            Rename::To { name } | Rename::From { name } => Some(name),
+        }
+    }
+
     /// Folder of the app's volumes, below the folder of all volumes.
     #[must_use]
     pub fn volume_folder(&self) -> &AppName {

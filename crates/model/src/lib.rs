@@ -52,8 +52,8 @@ pub use observed::{
     ObservedRouter, OutputLine, RoleLimit, StopReason,
 };
 pub use plan::{
-    Assignment, ClosedReason, ClosedRoute, Endpoint, InstanceGoal, InstanceId, InstanceSpec, MachinePlan, Plan, Route,
-    RoutingTable,
+    AppRoutes, Assignment, ClosedReason, ClosedRoute, Endpoint, InstanceGoal, InstanceId, InstanceSpec, MachinePlan,
+    Plan, Route, RoutingHead, RoutingTable, instances_of,
 };
 pub use proxies::{ClusterPolicy, Subnet, SubnetError, TrustedProxies};
 pub use reason::Reason;

@@ -1,7 +1,8 @@
 //! Names, checked once, where they enter. A value of these types is safe as a path segment, a DNS label and a
-//! command-line argument. No name contains `/`, `..` or NUL, or starts with `-`.
+//! command-line argument. No name contains `/`, `..` or NUL, or starts with `-`. Clones of a name share its text.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +55,7 @@ macro_rules! name_type {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Parses and checks a name.
@@ -63,7 +64,7 @@ macro_rules! name_type {
             /// Returns a [`NameError`] that names the violated rule.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 let check: fn(&str) -> Result<(), NameError> = $check;
-                check(text).map(|()| Self(text.to_owned()))
+                check(text).map(|()| Self(text.into()))
             }
 
             /// The name as text.
@@ -95,7 +96,7 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
     };
@@ -138,6 +139,11 @@ name_type!(
 );
 
 impl RoleName {
+    /// The lower bound of all role names: the bound of a range, and not a name.
+    pub(crate) fn lower_bound() -> Self {
+        Self("".into())
+    }
+
     /// Reports whether the role runs as long as its release: neither `.shell` and its equivalents nor the `release`
     /// step.
     #[must_use]
@@ -148,13 +154,13 @@ impl RoleName {
     /// Reports whether this is the release step, which runs once, before promotion.
     #[must_use]
     pub fn is_release_step(&self) -> bool {
-        self.0 == "release"
+        &*self.0 == "release"
     }
 
     /// Reports whether the role receives the app's HTTP requests.
     #[must_use]
     pub fn is_web(&self) -> bool {
-        self.0 == "web"
+        &*self.0 == "web"
     }
 }
 

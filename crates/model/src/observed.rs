@@ -1,8 +1,10 @@
 //! Reports of machines and routers. The controller keeps reports in memory only, because a heartbeat must not cost a
 //! store write. After a restart of the controller, agents and routers report again.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,14 +18,13 @@ use crate::{
 pub const SILENCE_MILLIS: u64 = 10_000;
 
 /// All reports of the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObservedCluster {
     /// Machines by name, each from its agent's first report since the controller started.
-    pub machines: BTreeMap<MachineName, ObservedMachine>,
+    pub machines: BTreeMap<MachineName, Arc<ObservedMachine>>,
     /// All routers, including a router that is being replaced.
     pub routers: BTreeMap<RouterId, ObservedRouter>,
     /// When the controller started to receive reports, by its clock.
-    #[serde(default)]
     pub began: Moment,
 }
 
@@ -31,7 +32,9 @@ impl ObservedCluster {
     /// Shifts the stamps of the controller's own clock, which jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         self.began = self.began.moved(by);
-        self.machines.values_mut().for_each(|machine| machine.seen = machine.seen.moved(by));
+        for machine in self.machines.values_mut().map(Arc::make_mut) {
+            machine.seen = machine.seen.moved(by);
+        }
         self.routers.values_mut().for_each(|router| router.seen = router.seen.moved(by));
     }
 
@@ -60,6 +63,43 @@ pub struct ObservedMachine {
     pub network: Vec<NetworkFault>,
     /// When the agent last reported, by the controller's clock.
     pub seen: Moment,
+}
+
+/// An instance that differs between two reports of a machine: the instance before and after, if present.
+pub type InstanceChange<'a> = (&'a InstanceId, Option<&'a ObservedInstance>, Option<&'a ObservedInstance>);
+
+impl ObservedMachine {
+    /// The instances that differ between this report and the instances of the next.
+    #[must_use]
+    pub fn changes<'a>(&'a self, next: &'a BTreeMap<InstanceId, ObservedInstance>) -> Vec<InstanceChange<'a>> {
+        let mut found = Vec::new();
+        differences(&self.instances, next, |id, before, after| found.push((id, before, after)));
+        found
+    }
+}
+
+/// Calls `found` for each key whose values differ between two maps, in the order of the keys. The cost is linear.
+pub fn differences<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+    mut found: impl FnMut(&'a K, Option<&'a V>, Option<&'a V>),
+) {
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return,
+        };
+        let old = if order.is_le() { old.next() } else { None };
+        let new = if order.is_ge() { new.next() } else { None };
+        if let Some((key, _)) = old.or(new)
+            && old.map(|(_, value)| value) != new.map(|(_, value)| value)
+        {
+            found(key, old.map(|(_, value)| value), new.map(|(_, value)| value));
+        }
+    }
 }
 
 /// Phase of an instance's life cycle.

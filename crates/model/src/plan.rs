@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,11 @@ impl InstanceId {
     #[must_use]
     pub fn short(&self) -> String {
         format!("{}-{}", self.role, self.index)
+    }
+
+    /// The lower bound of an app's instances in the order of ids: the bound of a range, and not an instance.
+    fn lower_bound(app: &AppName) -> Self {
+        Self { app: app.clone(), release: ReleaseNumber(0), role: RoleName::lower_bound(), index: 0 }
     }
 
     /// Parses `storefront.v12.web-1`.
@@ -116,17 +122,32 @@ pub enum InstanceGoal {
 }
 
 /// One instance in a machine's plan.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Assignment {
-    /// The specification to run.
-    pub spec: InstanceSpec,
+    /// The specification to run. Copies of a role share it.
+    pub spec: Arc<InstanceSpec>,
     /// The goal.
     pub goal: InstanceGoal,
 }
 
+/// The entries of one app in a map by instance.
+pub fn instances_of<'a, V>(
+    instances: &'a BTreeMap<InstanceId, V>,
+    app: &'a AppName,
+) -> impl Iterator<Item = (&'a InstanceId, &'a V)> {
+    instances.range(InstanceId::lower_bound(app)..).take_while(move |(id, _)| id.app == *app)
+}
+
+/// Assignments that share their spec are compared without a look at the spec.
+impl PartialEq for Assignment {
+    fn eq(&self, other: &Self) -> bool {
+        self.goal == other.goal && (Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec)
+    }
+}
+
 /// A machine's part of the plan.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "crate::serialized_plan::SerializedPlan", into = "crate::serialized_plan::SerializedPlan")]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(try_from = "crate::serialized_plan::SerializedPlan")]
 pub struct MachinePlan {
     /// Revision of this machine's part. The revision rises only when this part changes, so changes elsewhere do not
     /// wake the machine.
@@ -136,6 +157,11 @@ pub struct MachinePlan {
 }
 
 impl MachinePlan {
+    /// The assignments of one app.
+    pub fn of_app<'a>(&'a self, app: &'a AppName) -> impl Iterator<Item = (&'a InstanceId, &'a Assignment)> {
+        instances_of(&self.instances, app)
+    }
+
     /// Shifts the stamps that durations are measured from, after the wall clock jumped by `by` milliseconds.
     pub fn move_stamps(&mut self, by: i64) {
         for assignment in self.instances.values_mut() {
@@ -146,13 +172,15 @@ impl MachinePlan {
     }
 }
 
-/// The complete next state of the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The complete next state of the cluster. Clones share the parts and the routes.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// Each machine's part.
-    pub machines: BTreeMap<MachineName, MachinePlan>,
-    /// The routing table for all routers.
-    pub table: RoutingTable,
+    pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
+    /// Each app's routes. Change them with [`Plan::put_routes`].
+    pub routes: BTreeMap<AppName, Arc<AppRoutes>>,
+    /// What all routes share. Change it with [`Plan::put_routing`]. Its revision is the highest revision of all.
+    pub routing: RoutingHead,
 }
 
 impl Plan {
@@ -160,12 +188,97 @@ impl Plan {
     pub fn assignments(&self) -> impl Iterator<Item = (&MachineName, &InstanceId, &Assignment)> {
         self.machines.iter().flat_map(|(machine, part)| part.instances.iter().map(move |(id, a)| (machine, id, a)))
     }
+
+    /// Every assignment of an app with its machine.
+    pub fn assignments_of<'a>(
+        &'a self,
+        app: &'a AppName,
+    ) -> impl Iterator<Item = (&'a MachineName, &'a InstanceId, &'a Assignment)> {
+        self.machines.iter().flat_map(move |(machine, part)| part.of_app(app).map(move |(id, a)| (machine, id, a)))
+    }
+
+    /// The machine and the assignment of an instance.
+    #[must_use]
+    pub fn assignment(&self, id: &InstanceId) -> Option<(&MachineName, &Assignment)> {
+        self.machines.iter().find_map(|(machine, part)| Some((machine, part.instances.get(id)?)))
+    }
+
+    /// Sets the routes of an app.
+    pub fn put_routes(&mut self, app: AppName, routes: Arc<AppRoutes>) {
+        self.routing.revision = self.routing.revision.max(routes.revision);
+        self.routes.insert(app, routes);
+    }
+
+    /// Sets what all routes share. The highest revision never falls.
+    pub fn put_routing(&mut self, head: RoutingHead) {
+        let revision = self.routing.revision.max(head.revision);
+        self.routing = RoutingHead { revision, ..head };
+    }
+
+    /// Every endpoint that routes lead to.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.routes.values().flat_map(|routes| routes.endpoints())
+    }
 }
 
-/// The routing table, with the names for the resolver.
+/// What the routes of all apps share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutingHead {
+    /// A revision that was assigned. All revisions of routes rise together, so a router that acknowledges a revision
+    /// has every app's routes up to this revision.
+    pub revision: Generation,
+    /// Routers below this revision have routes from lost records, and count as behind every revision.
+    #[serde(default)]
+    pub floor: Generation,
+    /// Proxies that every app trusts.
+    #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// Routes of one app, and the app's names for the resolver.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRoutes {
+    /// Revision of these routes. No two changes of routes in the cluster have the same revision.
+    pub revision: Generation,
+    /// Routes by host name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<HostName, Route>,
+    /// Host names of an app that serves no request now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<HostName, ClosedRoute>,
+    /// Addresses of each role's ready instances, for the resolver; `None` without a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<BTreeMap<RoleName, Vec<Ipv4Addr>>>,
+}
+
+impl AppRoutes {
+    /// Reports whether routes differ in anything but their revision.
+    #[must_use]
+    pub fn differ(&self, other: &Self) -> bool {
+        (&self.routes, &self.closed, &self.names) != (&other.routes, &other.closed, &other.names)
+    }
+
+    /// Reports whether the app has no route and no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.closed.is_empty() && self.names.is_none()
+    }
+
+    /// The endpoints of all routes.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.routes.values().flat_map(|route| &route.endpoints)
+    }
+
+    /// The addresses that the names lead to.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.names.iter().flat_map(BTreeMap::values).flatten().copied()
+    }
+}
+
+/// The routing table of a router: the routes of all apps, with the names for the resolver.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RoutingTable {
-    /// Rises whenever the table changes.
+    /// The highest revision of the routes in the table.
     pub generation: Generation,
     /// Routes by host name.
     pub routes: BTreeMap<HostName, Route>,
@@ -177,6 +290,24 @@ pub struct RoutingTable {
     /// Proxies that every app trusts.
     #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
+}
+
+impl RoutingTable {
+    /// Assembles the table from the routes of all apps.
+    #[must_use]
+    pub fn assemble(plan: &Plan) -> Self {
+        let mut table = Self {
+            generation: plan.routing.revision,
+            trusted_proxies: plan.routing.trusted_proxies.clone(),
+            ..Self::default()
+        };
+        for (app, routes) in &plan.routes {
+            table.routes.extend(routes.routes.iter().map(|(host, route)| (host.clone(), route.clone())));
+            table.closed.extend(routes.closed.iter().map(|(host, closed)| (host.clone(), closed.clone())));
+            table.names.extend(routes.names.iter().map(|names| (app.clone(), names.clone())));
+        }
+        table
+    }
 }
 
 /// A host name without a serving app. Routers refuse its requests at once, because no instance will become ready.

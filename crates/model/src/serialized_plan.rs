@@ -1,27 +1,64 @@
 //! Serialized machine plan with deduplicated specs: copies with equal specs share one spec.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{Assignment, Generation, InstanceGoal, InstanceId, InstanceSpec, MachinePlan};
 
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SerializedPlan {
+/// The form that is written.
+#[derive(Serialize)]
+struct WrittenPlan<'a> {
     generation: Generation,
     /// The distinct specs.
+    specs: Vec<&'a InstanceSpec>,
+    instances: BTreeMap<&'a InstanceId, WrittenAssignment>,
+}
+
+#[derive(Serialize)]
+struct WrittenAssignment {
+    /// Index into `specs`, from 0.
+    spec: usize,
+    goal: InstanceGoal,
+}
+
+impl Serialize for MachinePlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut specs: Vec<&InstanceSpec> = Vec::new();
+        let mut instances = BTreeMap::new();
+        for (id, Assignment { spec, goal }) in &self.instances {
+            instances.insert(id, WrittenAssignment { spec: index_of(&mut specs, spec), goal: *goal });
+        }
+        WrittenPlan { generation: self.generation, specs, instances }.serialize(serializer)
+    }
+}
+
+/// The index of a spec among the distinct specs. The search runs from the end, because copies of a role are adjacent.
+fn index_of<'a>(specs: &mut Vec<&'a InstanceSpec>, spec: &'a InstanceSpec) -> usize {
+    let same = specs.iter().rposition(|known| std::ptr::eq(*known, spec));
+    same.or_else(|| specs.iter().rposition(|known| *known == spec)).unwrap_or_else(|| {
+        specs.push(spec);
+        specs.len() - 1
+    })
+}
+
+/// The form that is read.
+#[derive(Deserialize)]
+pub(crate) struct SerializedPlan {
+    generation: Generation,
     #[serde(default)]
     specs: Vec<InstanceSpec>,
     instances: BTreeMap<InstanceId, SerializedAssignment>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct SerializedAssignment {
     spec: SpecRef,
     goal: InstanceGoal,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum SpecRef {
     /// Index into `specs`, from 0.
@@ -30,30 +67,14 @@ enum SpecRef {
     Inline(Box<InstanceSpec>),
 }
 
-impl From<MachinePlan> for SerializedPlan {
-    fn from(plan: MachinePlan) -> Self {
-        let mut specs: Vec<InstanceSpec> = Vec::new();
-        let mut index = |spec: InstanceSpec| {
-            // The search runs from the end, because copies of a role are adjacent.
-            specs.iter().rposition(|known| *known == spec).unwrap_or_else(|| {
-                specs.push(spec);
-                specs.len() - 1
-            })
-        };
-        let line =
-            |(id, Assignment { spec, goal })| (id, SerializedAssignment { spec: SpecRef::Index(index(spec)), goal });
-        let instances = plan.instances.into_iter().map(line).collect();
-        Self { generation: plan.generation, specs, instances }
-    }
-}
-
 impl TryFrom<SerializedPlan> for MachinePlan {
     type Error = String;
 
     fn try_from(SerializedPlan { generation, specs, instances }: SerializedPlan) -> Result<Self, String> {
+        let specs: Vec<Arc<InstanceSpec>> = specs.into_iter().map(Arc::new).collect();
         let assignment = |(id, SerializedAssignment { spec, goal }): (InstanceId, SerializedAssignment)| {
             let spec = match spec {
-                SpecRef::Inline(spec) => *spec,
+                SpecRef::Inline(spec) => Arc::from(spec),
                 SpecRef::Index(index) => specs
                     .get(index)
                     .cloned()
@@ -96,7 +117,7 @@ mod tests {
                 1 => InstanceGoal::Retire { removed_in: Generation(4), since: Moment(5) },
                 _ => InstanceGoal::Run,
             };
-            (id, Assignment { spec, goal })
+            (id, Assignment { spec: Arc::new(spec), goal })
         };
         MachinePlan { generation: Generation(3), instances: (1..=copies).map(instance).collect() }
     }
@@ -115,7 +136,7 @@ mod tests {
     #[test]
     fn reads_inline_specs_and_refuses_a_missing_spec() {
         let plan = part(4);
-        let of = |a: &Assignment| json!({ "spec": to_value(&a.spec).expect("a spec"), "goal": to_value(a.goal).expect("a goal") });
+        let of = |a: &Assignment| json!({ "spec": to_value(&*a.spec).expect("a spec"), "goal": to_value(a.goal).expect("a goal") });
         let lines: BTreeMap<String, _> = plan.instances.iter().map(|(id, a)| (id.to_string(), of(a))).collect();
         let before = json!({ "generation": 3, "instances": lines });
         assert_eq!(from_value::<MachinePlan>(before).expect("read"), plan);

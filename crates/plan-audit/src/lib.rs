@@ -8,21 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    App, AppName, Assignment, Deploy, Generation, InstanceGoal, InstanceId, Moment, ObservedCluster, Plan,
-    ReleaseNumber, RoutingTable,
+    App, AppName, Assignment, Deploy, InstanceGoal, InstanceId, Moment, ObservedCluster, Plan, ReleaseNumber,
 };
 
 /// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
-    /// The routing table leads to an instance without the goal to run.
+    /// A route leads to an instance without the goal to run.
     RoutedButNotRunning(InstanceId),
     /// An instance must stop while a live router may still send it requests.
     StoppedBeforeAcknowledged(InstanceId),
     /// Two copies of a role with a single writer exist at once.
     TwoWriters(InstanceId, InstanceId),
-    /// The routing table changed under the same generation, or its generation fell.
-    TableNotRenumbered,
+    /// Routes changed under the same revision, or under a revision that is not new, or the highest revision fell.
+    RoutesNotRenumbered,
+    /// Routes of two apps changed under one revision.
+    RevisionUsedTwice,
     /// A machine's part changed under the same generation, or its generation fell.
     PartNotRenumbered,
     /// Two machines are assigned the same instance.
@@ -85,7 +86,7 @@ fn assigned_once<'a>(plan: &'a Plan, found: &mut Vec<Violation>) -> Assigned<'a>
 
 /// Checks that each endpoint is an instance with the goal to run, of a routable release.
 fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
-    for endpoint in input.plan.table.routes.values().flat_map(|route| &route.endpoints) {
+    for endpoint in input.plan.endpoints() {
         let id = &endpoint.instance;
         if assigned.get(id).is_none_or(|assignment| assignment.goal != InstanceGoal::Run) {
             found.push(Violation::RoutedButNotRunning(id.clone()));
@@ -96,24 +97,26 @@ fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<
     }
 }
 
-/// Checks that each newly stopped instance is absent from the routing tables of all live routers.
+/// Checks that each newly stopped instance is absent from the routes of all live routers.
 fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
     let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assignment)| (id, assignment)).collect();
-    let table = &input.previous.table;
-    let routed: BTreeSet<&InstanceId> =
-        table.routes.values().flat_map(|route| &route.endpoints).map(|endpoint| &endpoint.instance).collect();
-    let named: BTreeSet<Ipv4Addr> = table.names.values().flat_map(BTreeMap::values).flatten().copied().collect();
+    let routed: BTreeSet<&InstanceId> = input.previous.endpoints().map(|endpoint| &endpoint.instance).collect();
     let has_named_address = |id: &InstanceId| {
+        let named: BTreeSet<Ipv4Addr> =
+            input.previous.routes.get(&id.app).into_iter().flat_map(|routes| routes.addresses()).collect();
         let mut reports = input.observed.machines.values().filter_map(|report| report.instances.get(id));
         reports.any(|instance| instance.address.is_some_and(|address| named.contains(&address)))
     };
+    let floor = input.previous.routing.floor;
     let stopped = assigned.iter().filter(|(_, assignment)| assignment.goal == InstanceGoal::Stop);
     for (id, _) in stopped {
         let may_receive_requests = match before.get(*id).map(|assignment| assignment.goal) {
             Some(InstanceGoal::Stop) => false,
             Some(InstanceGoal::Retire { removed_in, .. }) => {
-                input.observed.awaits_routers(input.now)
-                    || input.observed.live_routers(input.now).any(|(_, router)| router.generation < removed_in)
+                let needed = removed_in.max(floor);
+                routed.contains(*id)
+                    || input.observed.awaits_routers(input.now)
+                    || input.observed.live_routers(input.now).any(|(_, router)| router.generation < needed)
             }
             Some(InstanceGoal::Run) | None => routed.contains(*id) || has_named_address(id),
         };
@@ -133,13 +136,27 @@ fn single_writers(assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// Checks that the routing table and each machine's part have a higher generation if they changed, and no lower one.
+/// Checks that changed routes have new revisions, each its own, and that changed parts have higher generations.
 fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
-    let (old, new) = (&previous.table, &plan.table);
-    let is_changed = RoutingTable { generation: Generation::default(), ..old.clone() }
-        != RoutingTable { generation: Generation::default(), ..new.clone() };
-    if new.generation < old.generation || (is_changed && new.generation == old.generation) {
-        found.push(Violation::TableNotRenumbered);
+    let (before, after) = (&previous.routing, &plan.routing);
+    let is_changed = before.trusted_proxies != after.trusted_proxies || before.floor != after.floor;
+    if after.revision < before.revision || (is_changed && after.revision == before.revision) {
+        found.push(Violation::RoutesNotRenumbered);
+    }
+    let mut revisions = BTreeSet::new();
+    for (app, routes) in &plan.routes {
+        let old = previous.routes.get(app);
+        if old == Some(routes) {
+            continue;
+        }
+        let is_new = routes.revision > before.revision && routes.revision <= after.revision;
+        // Only empty routes may appear without a revision.
+        if !is_new && (old.is_some() || !routes.is_empty()) {
+            found.push(Violation::RoutesNotRenumbered);
+        }
+        if !revisions.insert(routes.revision) {
+            found.push(Violation::RevisionUsedTwice);
+        }
     }
     for (machine, part) in &plan.machines {
         let Some(old) = previous.machines.get(machine) else { continue };

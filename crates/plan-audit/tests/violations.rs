@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{
-    App, AppName, Assignment, Deploy, DeployCause, DeployNumber, Digest, Endpoint, Generation, HostName, InstanceGoal,
-    InstanceId, InstanceSpec, MachineName, Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan,
-    ReleaseNumber, RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, RoutingTable, TrafficPolicy,
+    App, AppName, AppRoutes, Assignment, Deploy, DeployCause, DeployNumber, Digest, Endpoint, Generation, HostName,
+    InstanceGoal, InstanceId, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster, ObservedMachine,
+    ObservedRouter, Plan, ReleaseNumber, RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, TrafficPolicy,
+    TrustedProxies,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, Violation, audit};
 
@@ -43,7 +45,7 @@ fn assignment(goal: InstanceGoal) -> Assignment {
         once: false,
         volumes_of: None,
     };
-    Assignment { spec, goal }
+    Assignment { spec: spec.into(), goal }
 }
 
 fn endpoint(id: &InstanceId) -> Endpoint {
@@ -62,7 +64,7 @@ impl Case {
     fn new() -> Self {
         let ids = [copy(1, 1), copy(1, 2)];
         let mut plan = Plan::default();
-        let part = plan.machines.entry(machine("m")).or_default();
+        let part = Arc::make_mut(plan.machines.entry(machine("m")).or_default());
         part.generation = Generation(3);
         part.instances = ids.iter().map(|id| (id.clone(), assignment(InstanceGoal::Run))).collect();
         let route = Route {
@@ -73,14 +75,14 @@ impl Case {
             traffic: TrafficPolicy::default(),
             timeouts: RequestTimeouts::default(),
         };
-        plan.table =
-            RoutingTable { generation: Generation(5), routes: [(host(), route)].into(), ..RoutingTable::default() };
+        let routes = AppRoutes { revision: Generation(5), routes: [(host(), route)].into(), ..AppRoutes::default() };
+        plan.put_routes(self::app(), routes.into());
         let mut app = App::new(app(), Moment(0));
         app.current = Some(ReleaseNumber(1));
         let mut routable = RoutableReleases::default();
         routable.add(&app, []);
         let mut observed = ObservedCluster::default();
-        observed.machines.insert(machine("m"), ObservedMachine { seen: NOW, ..ObservedMachine::default() });
+        observed.machines.insert(machine("m"), ObservedMachine { seen: NOW, ..ObservedMachine::default() }.into());
         let router = ObservedRouter { generation: Generation(5), seen: NOW, ..ObservedRouter::default() };
         observed.routers.insert(RouterId { machine: machine("m"), number: 1 }, router);
         Self { routable, observed, previous: plan.clone(), plan }
@@ -93,16 +95,32 @@ impl Case {
 
     /// Sets a goal in the new plan, and numbers the part anew.
     fn set_goal(&mut self, id: &InstanceId, goal: InstanceGoal) {
-        let part = self.plan.machines.get_mut(&machine("m")).expect("a part");
+        let part = self.part();
         part.instances.insert(id.clone(), assignment(goal));
         part.generation = part.generation.next();
     }
 
-    /// Removes an instance from the routes of the new plan, and numbers the table anew.
+    /// The machine's part in the new plan.
+    fn part(&mut self) -> &mut MachinePlan {
+        Arc::make_mut(self.plan.machines.get_mut(&machine("m")).expect("a part"))
+    }
+
+    /// The app's routes in a plan.
+    fn routes(plan: &mut Plan) -> &mut AppRoutes {
+        Arc::make_mut(plan.routes.get_mut(&app()).expect("routes"))
+    }
+
+    /// Gives the app's routes in the new plan a revision.
+    fn set_revision(&mut self, revision: u64) {
+        Self::routes(&mut self.plan).revision = Generation(revision);
+        self.plan.routing.revision = Generation(revision);
+    }
+
+    /// Removes an instance from the routes of the new plan, and numbers the routes anew.
     fn unroute(&mut self, id: &InstanceId) {
-        let route = self.plan.table.routes.get_mut(&host()).expect("a route");
+        let route = Self::routes(&mut self.plan).routes.get_mut(&host()).expect("a route");
         route.endpoints.retain(|endpoint| endpoint.instance != *id);
-        self.plan.table.generation = self.plan.table.generation.next();
+        self.set_revision(self.plan.routing.revision.0 + 1);
     }
 
     /// Makes the new plan the previous plan.
@@ -135,9 +153,9 @@ fn a_retirement_that_every_router_acknowledged_may_end() {
     case.set_goal(&copy(1, 2), InstanceGoal::Stop);
     assert_eq!(case.audit(), []);
     case.accept();
-    case.plan.machines.get_mut(&machine("m")).expect("a part").instances.remove(&copy(1, 2));
+    case.part().instances.remove(&copy(1, 2));
     assert_eq!(case.audit(), [Violation::PartNotRenumbered]);
-    case.plan.machines.get_mut(&machine("m")).expect("a part").generation.0 += 1;
+    case.part().generation.0 += 1;
     assert_eq!(case.audit(), []);
 }
 
@@ -145,7 +163,7 @@ fn a_retirement_that_every_router_acknowledged_may_end() {
 fn a_route_must_not_lead_to_a_missing_or_retired_instance() {
     for goal in [None, Some(retired_in(5))] {
         let mut case = Case::new();
-        let part = case.plan.machines.get_mut(&machine("m")).expect("a part");
+        let part = case.part();
         part.generation = part.generation.next();
         match goal {
             Some(goal) => drop(part.instances.insert(copy(1, 2), assignment(goal))),
@@ -170,12 +188,13 @@ fn an_instance_with_a_name_must_not_stop_at_once() {
         case.unroute(&copy(1, 2));
         case.accept();
         let id = copy(1, 2);
-        let report = case.observed.machines.get_mut(&machine("m")).expect("a machine");
+        let report = Arc::make_mut(case.observed.machines.get_mut(&machine("m")).expect("a machine"));
         report.instances.insert(id.clone(), reported(address(&id)));
         if named {
             let role = RoleName::parse("web").expect("a name");
-            case.previous.table.names.insert(app(), [(role, vec![address(&id)])].into());
-            case.plan.table.names = case.previous.table.names.clone();
+            let names = Some([(role, vec![address(&id)])].into());
+            Case::routes(&mut case.previous).names.clone_from(&names);
+            Case::routes(&mut case.plan).names = names;
         }
         case.set_goal(&id, InstanceGoal::Stop);
         assert_eq!(case.audit().len(), violations, "named: {named}, {:?}", case.audit());
@@ -228,25 +247,71 @@ fn a_retired_instance_must_not_stop_before_every_live_router_has_the_table() {
 #[test]
 fn a_single_writer_must_not_have_two_copies() {
     let mut case = Case::new();
-    let part = case.plan.machines.get_mut(&machine("m")).expect("a part");
+    let part = case.part();
     for assignment in part.instances.values_mut() {
-        assignment.spec.role.volumes.insert("data".into(), "/data".into());
+        Arc::make_mut(&mut assignment.spec).role.volumes.insert("data".into(), "/data".into());
     }
     part.generation = part.generation.next();
     assert_eq!(case.audit(), [Violation::TwoWriters(copy(1, 1), copy(1, 2))]);
 }
 
 #[test]
-fn a_changed_table_needs_a_higher_generation() {
-    for (generation, changed, allowed) in [(6, true, true), (5, true, false), (4, false, false), (6, false, true)] {
+fn changed_routes_need_a_new_revision() {
+    for (revision, changed, allowed) in [(6, true, true), (5, true, false), (4, false, false), (6, false, true)] {
         let mut case = Case::new();
         if changed {
             case.unroute(&copy(1, 2));
         }
-        case.plan.table.generation = Generation(generation);
-        let wanted = if allowed { vec![] } else { vec![Violation::TableNotRenumbered] };
-        assert_eq!(case.audit(), wanted, "{generation} {changed}");
+        case.set_revision(revision);
+        assert_eq!(case.audit().is_empty(), allowed, "{revision} {changed}: {:?}", case.audit());
+        assert!(case.audit().iter().all(|found| *found == Violation::RoutesNotRenumbered));
     }
+}
+
+#[test]
+fn what_all_routes_share_needs_a_new_revision() {
+    for (revision, allowed) in [(6, true), (5, false)] {
+        let mut case = Case::new();
+        case.plan.routing.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
+        case.plan.routing.revision = Generation(revision);
+        assert_eq!(case.audit().is_empty(), allowed, "{revision}");
+    }
+}
+
+#[test]
+fn two_changes_of_routes_must_not_have_one_revision() {
+    for (revision, violations) in [(6, vec![Violation::RevisionUsedTwice]), (7, vec![])] {
+        let mut case = Case::new();
+        case.unroute(&copy(1, 2));
+        let names = Some(BTreeMap::new());
+        let routes = AppRoutes { revision: Generation(revision), names, ..AppRoutes::default() };
+        case.plan.put_routes(AppName::parse("blog").expect("a name"), routes.into());
+        assert_eq!(case.audit(), violations, "{revision}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_lost_records_does_not_count() {
+    for (floor, allowed) in [(6, true), (7, false)] {
+        let mut case = Case::new();
+        case.unroute(&copy(1, 2));
+        case.set_goal(&copy(1, 2), retired_in(6));
+        case.plan.routing.floor = Generation(floor);
+        case.accept();
+        case.router().generation = Generation(6);
+        case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+        assert_eq!(case.audit().is_empty(), allowed, "{floor}");
+    }
+}
+
+#[test]
+fn a_retired_instance_that_routes_name_again_must_not_stop() {
+    let mut case = Case::new();
+    let part = Arc::make_mut(case.previous.machines.get_mut(&machine("m")).expect("a part"));
+    part.instances.insert(copy(1, 2), assignment(retired_in(5)));
+    case.unroute(&copy(1, 2));
+    case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+    assert_eq!(case.audit(), [Violation::StoppedBeforeAcknowledged(copy(1, 2))]);
 }
 
 #[test]
@@ -256,7 +321,7 @@ fn a_changed_part_needs_a_higher_generation() {
         if changed {
             case.set_goal(&copy(2, 1), InstanceGoal::Run);
         }
-        case.plan.machines.get_mut(&machine("m")).expect("a part").generation = Generation(generation);
+        case.part().generation = Generation(generation);
         let wanted = if allowed { vec![] } else { vec![Violation::PartNotRenumbered] };
         assert_eq!(case.audit(), wanted, "{generation} {changed}");
     }
@@ -274,9 +339,9 @@ fn two_machines_must_not_have_the_same_instance() {
 fn a_route_must_lead_to_the_current_release_or_to_one_of_a_deploy() {
     let mut case = Case::new();
     case.set_goal(&copy(2, 1), InstanceGoal::Run);
-    let route = case.plan.table.routes.get_mut(&host()).expect("a route");
+    let route = Case::routes(&mut case.plan).routes.get_mut(&host()).expect("a route");
     route.endpoints.push(endpoint(&copy(2, 1)));
-    case.plan.table.generation = case.plan.table.generation.next();
+    case.set_revision(6);
     assert_eq!(case.audit(), [Violation::WrongRelease(copy(2, 1))]);
     let cause = DeployCause::Config { keys: Vec::new() };
     let mut deploy = Deploy::new(app(), DeployNumber(2), cause, "test".into(), false, NOW);

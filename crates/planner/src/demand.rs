@@ -1,16 +1,14 @@
 //! The instances that an app's releases ask for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use gantry_model::{
-    App, ExitStatus, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Release, Role, RoleName,
-};
+use gantry_model::{App, ExitStatus, HostName, InstanceId, InstancePhase, InstanceSpec, Release, Role, RoleName};
 
 use crate::input::{PlanningInput, ReportedState};
 
-pub(crate) type MachinePlans = BTreeMap<MachineName, MachinePlan>;
-/// Every instance that must run, of every app.
-pub(crate) type WantedInstances = BTreeMap<InstanceId, InstanceSpec>;
+/// Every instance of the planned apps that must run.
+pub(crate) type WantedInstances = BTreeMap<InstanceId, Arc<InstanceSpec>>;
 
 /// Number of copies of a role.
 pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
@@ -18,25 +16,49 @@ pub(crate) fn copies(app: &App, name: &RoleName, role: &Role) -> u32 {
     if role.stop_first() { asked.min(1) } else { asked }
 }
 
-/// Every service instance of a release.
-pub(crate) fn wanted_of<'a>(
-    app: &'a App,
-    release: &'a Release,
-) -> impl Iterator<Item = (InstanceId, InstanceSpec)> + 'a {
-    release.roles.iter().filter(|(name, _)| name.is_service()).flat_map(move |(name, role)| {
-        (1..=copies(app, name, role)).map(move |index| {
-            let id = InstanceId { app: app.name.clone(), release: release.number, role: name.clone(), index };
-            (id, spec(app, release, role, false))
-        })
-    })
+/// The service roles of a release.
+fn services(release: &Release) -> impl Iterator<Item = (&RoleName, &Role)> {
+    release.roles.iter().filter(|(name, _)| name.is_service())
 }
 
-pub(crate) fn spec(app: &App, release: &Release, role: &Role, once: bool) -> InstanceSpec {
+/// Ids of a role's copies.
+fn ids_of_role(app: &App, release: &Release, name: &RoleName, role: &Role) -> impl Iterator<Item = InstanceId> + use<> {
+    let id = InstanceId { app: app.name.clone(), release: release.number, role: name.clone(), index: 0 };
+    (1..=copies(app, name, role)).map(move |index| InstanceId { index, ..id.clone() })
+}
+
+/// Ids of every service instance of a release.
+pub(crate) fn ids_of(app: &App, release: &Release) -> Vec<InstanceId> {
+    services(release).flat_map(|(name, role)| ids_of_role(app, release, name, role)).collect()
+}
+
+/// Every service instance of a release, except of the roles that `excepted` names. Copies of a role share their spec.
+pub(crate) fn wanted_of(
+    app: &App,
+    release: &Release,
+    domain: &HostName,
+    excepted: impl Fn(&RoleName) -> bool,
+) -> WantedInstances {
+    let roles = services(release).filter(|(name, _)| !excepted(name));
+    let copies = roles.flat_map(|(name, role)| {
+        let spec = Arc::new(spec(app, release, role, domain, false));
+        ids_of_role(app, release, name, role).map(move |id| (id, Arc::clone(&spec)))
+    });
+    copies.collect()
+}
+
+/// The spec of a role's copies.
+pub(crate) fn spec(app: &App, release: &Release, role: &Role, domain: &HostName, once: bool) -> InstanceSpec {
+    let mut role = role.clone();
+    if role.health.path.is_some() {
+        // An application may refuse a host name other than its own.
+        role.health.host.get_or_insert_with(|| format!("{}.{domain}", app.name));
+    }
     InstanceSpec {
         image: release.image.clone(),
         commit: release.commit.clone(),
         config: release.config.clone(),
-        role: role.clone(),
+        role,
         once,
         volumes_of: app.volumes_of.clone(),
     }

@@ -3,12 +3,12 @@
 
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    Deploy, DeployCause, DeployState, InstanceGoal, InstanceId, InstancePhase, Reason, Release, ReleaseNumber, Role,
-    Seconds,
+    AppName, Deploy, DeployCause, DeployState, InstanceGoal, InstanceId, InstancePhase, Reason, Release, ReleaseNumber,
+    Role, Seconds,
 };
 
 use crate::DesiredApp;
-use crate::demand::{release_step, release_step_done, wanted_of};
+use crate::demand::{ids_of, release_step, release_step_done};
 use crate::input::{PlanningInput, ReportedState};
 
 /// Step of a deploy in this pass.
@@ -135,13 +135,13 @@ fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>) -> Deploy
     let Some(release) = release else {
         return without_release(deploy);
     };
-    let ids: Vec<InstanceId> = wanted_of(&app.app, &release).map(|(id, _)| id).collect();
+    let ids = ids_of(&app.app, &release);
     let step = match deploy.state {
         DeployState::Placing => place(input),
         DeployState::Starting => start(&release, &ids, input),
         DeployState::Verifying => verify(deploy, &ids, input),
         DeployState::Held => held(deploy, &ids, input),
-        DeployState::Promoting => promote(input),
+        DeployState::Promoting => promote(&app.app.name, input),
         DeployState::Draining => return drain(app, index, &ids, input),
         DeployState::Reverting => return revert(deploy, input),
         _ => DeployStep::Wait(Reason::BuildRuns),
@@ -265,10 +265,10 @@ fn held(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> Deplo
     }
 }
 
-/// Step of a promotion. The previous plan's routing table already names the new release, and every live router must
-/// have that table.
-fn promote(input: &PlanningInput<'_>) -> DeployStep {
-    match input.routers_behind(input.previous.table.generation) {
+/// Step of a promotion. The app's previous routes already name the new release, and every live router must have these
+/// routes.
+fn promote(app: &AppName, input: &PlanningInput<'_>) -> DeployStep {
+    match input.routers_behind(input.routes_revision(app)) {
         Some(behind) => DeployStep::Wait(behind),
         None => DeployStep::Enter(DeployState::Draining),
     }
@@ -318,7 +318,7 @@ fn retiring(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<Reason> {
     of_others.find_map(|(id, assignment)| not_stopped(id, assignment, input))
 }
 
-/// Step of a revert: the revert ends once all new instances must stop and the routers have the old routing table.
+/// Step of a revert: the revert ends once all new instances must stop and the routers have the old routes.
 fn revert(deploy: &Deploy, input: &PlanningInput<'_>) -> DeployStep {
     let mut of_new = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.release) == deploy.release);
     match of_new.find_map(|(id, assignment)| not_stopped(id, assignment, input)) {

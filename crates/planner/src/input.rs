@@ -1,33 +1,30 @@
 //! Inputs of a planning pass, indexed by app and instance, with the queries that all modules need.
 //!
-//! Every query costs the logarithm of its app's size, or is linear in its own app: a pass over all apps stays linear in
-//! the cluster. The index of one app holds nothing of another app, so deploys of different apps do not see each other;
-//! only the two apps of a rename do.
+//! The indexes cover only the apps that the pass plans, so the cost of a pass is that of its apps. The index of one app
+//! holds nothing of another app, so deploys of different apps do not see each other; only the two apps of a rename do.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use gantry_model::{
     AppName, Assignment, Deploy, DeployState, Generation, InstanceId, MachineName, Moment, ObservedCluster,
-    ObservedInstance, ObservedRouter, Plan, Reason, Role, RouterId,
+    ObservedInstance, Plan, Reason, Role, RouterId, instances_of,
 };
 
-use crate::PlannerPolicy;
+use crate::{ClusterIndex, PlannerInput, PlannerPolicy};
 
 /// Inputs of one pass.
 pub(crate) struct PlanningInput<'a> {
     pub(crate) observed: &'a ObservedCluster,
     pub(crate) previous: &'a Plan,
+    pub(crate) index: &'a ClusterIndex,
     pub(crate) policy: &'a PlannerPolicy,
     pub(crate) now: Moment,
     /// For both apps of each rename under way, the other app.
     renames: BTreeMap<AppName, AppName>,
-    apps: BTreeMap<&'a AppName, AppIndex<'a>>,
-    live_routers: Vec<(&'a RouterId, &'a ObservedRouter)>,
-    /// Addresses of the previous routing table's names.
-    named_addresses: BTreeSet<Ipv4Addr>,
-    /// Requests in progress, summed over all live routers.
-    active: BTreeMap<&'a InstanceId, u64>,
+    apps: BTreeMap<AppName, AppIndex<'a>>,
+    acknowledged: OnceCell<Option<AcknowledgedRevisions>>,
 }
 
 /// Everything that the previous plan and the reports contain about one app.
@@ -36,8 +33,16 @@ struct AppIndex<'a> {
     assigned: BTreeMap<&'a InstanceId, (&'a MachineName, &'a Assignment)>,
     /// The reported instances with their addresses.
     reported: BTreeMap<&'a InstanceId, Option<Ipv4Addr>>,
-    /// Endpoints of the previous routing table.
+    /// Endpoints of the app's previous routes.
     routed: BTreeMap<&'a InstanceId, Ipv4Addr>,
+    /// Addresses of the app's previous names.
+    named: BTreeSet<Ipv4Addr>,
+}
+
+/// The lowest and the highest revision that live routers have acknowledged.
+struct AcknowledgedRevisions {
+    lowest: (Generation, RouterId),
+    highest: (Generation, RouterId),
 }
 
 /// State of an instance, as its machine reports it.
@@ -51,35 +56,16 @@ pub(crate) enum ReportedState<'a> {
 }
 
 impl<'a> PlanningInput<'a> {
-    /// Builds the indexes.
-    pub(crate) fn new(
-        observed: &'a ObservedCluster,
-        previous: &'a Plan,
-        policy: &'a PlannerPolicy,
-        renames: BTreeMap<AppName, AppName>,
-        now: Moment,
-    ) -> Self {
-        let mut apps: BTreeMap<&AppName, AppIndex<'_>> = BTreeMap::new();
-        for (machine, part) in &previous.machines {
-            for (id, assignment) in &part.instances {
-                apps.entry(&id.app).or_default().assigned.entry(id).or_insert((machine, assignment));
-            }
-        }
-        for (id, instance) in observed.machines.values().flat_map(|report| &report.instances) {
-            let address = apps.entry(&id.app).or_default().reported.entry(id).or_default();
-            *address = address.or(instance.address);
-        }
-        for endpoint in previous.table.routes.values().flat_map(|route| &route.endpoints) {
-            let routed = &mut apps.entry(&endpoint.instance.app).or_default().routed;
-            routed.entry(&endpoint.instance).or_insert(endpoint.address);
-        }
-        let live_routers: Vec<_> = observed.live_routers(now).collect();
-        let mut active = BTreeMap::new();
-        for (id, count) in live_routers.iter().flat_map(|(_, router)| &router.active) {
-            *active.entry(id).or_default() += count;
-        }
-        let named_addresses = previous.table.names.values().flat_map(BTreeMap::values).flatten().copied().collect();
-        Self { observed, previous, policy, now, renames, apps, live_routers, named_addresses, active }
+    /// Builds the indexes of the planned apps.
+    pub(crate) fn new(input: &PlannerInput<'a>, renames: BTreeMap<AppName, AppName>) -> Self {
+        let PlannerInput { observed, previous, index, policy, now, .. } = *input;
+        let apps = input.scope.apps.iter().map(|app| (app.clone(), AppIndex::of(app, input))).collect();
+        Self { observed, previous, index, policy, now, renames, apps, acknowledged: OnceCell::new() }
+    }
+
+    /// The other app of an app's rename.
+    pub(crate) fn renamed(&self, app: &AppName) -> Option<&AppName> {
+        self.renames.get(app)
     }
 
     /// The assignments of an app in the previous plan, by instance.
@@ -93,16 +79,21 @@ impl<'a> PlanningInput<'a> {
         self.apps.get(app)?.reported.keys().map(|id| id.release.0).max()
     }
 
-    /// The instance's endpoint in the previous routing table.
+    /// The revision of an app's previous routes.
+    pub(crate) fn routes_revision(&self, app: &AppName) -> Generation {
+        self.previous.routes.get(app).map(|routes| routes.revision).unwrap_or_default()
+    }
+
+    /// The instance's endpoint in the app's previous routes.
     pub(crate) fn routed_address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
         self.apps.get(&id.app)?.routed.get(id).copied()
     }
 
-    /// Reports whether the previous routing table names an instance, so that requests or name look-ups may lead there.
-    /// Names are compared by address, because the table's names do not identify instances.
+    /// Reports whether the app's previous routes name an instance, so that requests or name look-ups may lead there.
+    /// Names are compared by address, because names do not identify instances.
     pub(crate) fn is_named(&self, id: &InstanceId) -> bool {
-        self.routed_address(id).is_some()
-            || self.address(id).is_some_and(|address| self.named_addresses.contains(&address))
+        let Some(index) = self.apps.get(&id.app) else { return false };
+        index.routed.contains_key(id) || self.address(id).is_some_and(|address| index.named.contains(&address))
     }
 
     /// A copy from another release, of this app or of the other app of its rename, that blocks a stop-first role because
@@ -113,7 +104,7 @@ impl<'a> PlanningInput<'a> {
                 && other.release != id.release
                 && (role.stop_first() || assignment.spec.role.stop_first())
         };
-        let apps = [Some(&id.app), self.renames.get(&id.app)].into_iter().flatten();
+        let apps = [Some(&id.app), self.renamed(&id.app)].into_iter().flatten();
         let mut others = apps.flat_map(|app| self.assignments_of(app));
         others.find(|(other, assignment)| blocks(other, assignment)).map(|(other, _)| other.clone())
     }
@@ -130,7 +121,7 @@ impl<'a> PlanningInput<'a> {
         }
     }
 
-    /// Milliseconds since the routing table lost an instance that was retired at `since`. The count restarts with the
+    /// Milliseconds since the routes lost an instance that was retired at `since`. The count restarts with the
     /// controller, because the wall clock may have jumped while no controller ran.
     pub(crate) fn retired_for(&self, since: Moment) -> u64 {
         self.now.since(since.max(self.observed.began))
@@ -169,24 +160,66 @@ impl<'a> PlanningInput<'a> {
         }
     }
 
-    /// Why some router is not at `generation`; `None` if every live router is there. A router with a generation that
-    /// was never assigned counts as behind: its routing table comes from records that were lost.
-    pub(crate) fn routers_behind(&self, generation: Generation) -> Option<Reason> {
+    /// Why some router is not at `revision`; `None` if every live router is there. A router with a revision that was
+    /// never assigned, or was assigned before records were lost, counts as behind.
+    pub(crate) fn routers_behind(&self, revision: Generation) -> Option<Reason> {
         if self.observed.awaits_routers(self.now) {
             return Some(Reason::NoRouter);
         }
-        self.live_routers
-            .iter()
-            .find(|(_, router)| router.generation < generation || router.generation > self.previous.table.generation)
-            .map(|(id, router)| Reason::RouterBehind {
-                router: (*id).clone(),
-                has: router.generation,
-                needs: generation,
-            })
+        let AcknowledgedRevisions { lowest, highest } =
+            self.acknowledged.get_or_init(|| AcknowledgedRevisions::of(self.observed, self.now)).as_ref()?;
+        let head = &self.previous.routing;
+        let behind = |(has, router): &(Generation, RouterId)| Reason::RouterBehind {
+            router: router.clone(),
+            has: *has,
+            needs: revision,
+        };
+        if lowest.0 < revision.max(head.floor) {
+            return Some(behind(lowest));
+        }
+        (highest.0 > head.revision).then(|| behind(highest))
+    }
+
+    /// The highest revision that any router has reported, live or not.
+    pub(crate) fn highest_acknowledged(&self) -> Generation {
+        self.observed.routers.values().map(|router| router.generation).max().unwrap_or_default()
     }
 
     /// Requests in progress at an instance, summed over all live routers.
     pub(crate) fn active_requests(&self, id: &InstanceId) -> u64 {
-        self.active.get(id).copied().unwrap_or_default()
+        self.observed.live_routers(self.now).filter_map(|(_, router)| router.active.get(id)).sum()
+    }
+}
+
+impl<'a> AppIndex<'a> {
+    fn of(app: &'a AppName, input: &PlannerInput<'a>) -> Self {
+        let mut index = Self::default();
+        for machine in input.index.assigned_to(app) {
+            let Some((machine, part)) = input.previous.machines.get_key_value(machine) else { continue };
+            for (id, assignment) in instances_of(&part.instances, app) {
+                index.assigned.entry(id).or_insert((machine, assignment));
+            }
+        }
+        for report in input.index.reported_by(app).filter_map(|machine| input.observed.machines.get(machine)) {
+            for (id, instance) in instances_of(&report.instances, app) {
+                let address = index.reported.entry(id).or_default();
+                *address = address.or(instance.address);
+            }
+        }
+        if let Some(routes) = input.previous.routes.get(app) {
+            for endpoint in routes.endpoints() {
+                index.routed.entry(&endpoint.instance).or_insert(endpoint.address);
+            }
+            index.named = routes.addresses().collect();
+        }
+        index
+    }
+}
+
+impl AcknowledgedRevisions {
+    fn of(observed: &ObservedCluster, now: Moment) -> Option<Self> {
+        let routers = || observed.live_routers(now).map(|(id, router)| (router.generation, id));
+        let owned = |(generation, id): (Generation, &RouterId)| (generation, id.clone());
+        Some(Self { lowest: routers().min().map(owned)?, highest: routers().max().map(owned)? })
     }
 }

@@ -1,14 +1,19 @@
-//! The planner: `(desired, observed, previous plan, now)` to `(plan, deploys, report)`.
+//! The planner: `(desired, observed, previous plan, now)` to `(plan, deploys, report)`, for the apps that changed.
 //!
 //! The planner is pure: no I/O, no clock, no randomness; its manifest names no crate that offers them. The
 //! executors make no choices. A second call with the planner's own result and no news changes nothing. Each call makes
 //! at most one transition per deploy, so a process that dies between two calls loses nothing.
 //!
-//! Begin with [`plan`]. The parts, in the order they run; each uses only `input` and `demand`, never another part:
+//! A call plans the apps in its scope and looks at no other app: its cost is that of these apps, whatever the size of the
+//! cluster. Planning the apps that an event affects gives the same as planning everything. The two apps of a rename are
+//! always planned together.
+//!
+//! Begin with [`plan`]. The parts, in the order they run; each uses only `input`, `demand` and `draft`:
+//! - `index`: which machines have instances of an app; the caller keeps the index between calls;
 //! - `input`: the inputs, indexed by app; `demand`: the instances that a release asks for;
 //! - `deploys`: each app's active deploy takes at most one transition of its state machine;
-//! - `instances`: which instances run, and how unwanted instances retire;
-//! - `table`: the routing table, after the barrier rules;
+//! - `instances`: which instances run, and how unwanted instances retire; `draft`: the machines' parts under way;
+//! - `routes`: each app's routes, after the barrier rules.
 //!
 //! The crate `gantry-plan-audit` checks the invariants, without regard to how the planner computed the plan.
 //!
@@ -16,22 +21,28 @@
 
 mod demand;
 mod deploys;
+mod draft;
+mod index;
 mod input;
 mod instances;
-mod table;
+mod routes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use gantry_model::app::Rename;
 use gantry_model::{
-    App, AppName, Deploy, HostName, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, Seconds,
-    TrustedProxies, defaults,
+    App, AppName, AppRoutes, Deploy, HostName, MachineName, MachinePlan, Moment, ObservedCluster, Plan, Reason,
+    Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
 };
 use serde::{Deserialize, Serialize};
 
+use draft::DraftParts;
 use input::PlanningInput;
+use routes::Revisions;
 
-/// The desired state: every app with its releases and deploys.
+pub use index::ClusterIndex;
+
+/// The desired state: apps with their releases and deploys.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DesiredCluster {
     /// Apps by name.
@@ -46,7 +57,7 @@ pub struct DesiredApp {
     /// The app.
     pub app: App,
     /// Releases by number: at least the current release and those that an unfinished deploy names.
-    pub releases: BTreeMap<ReleaseNumber, Release>,
+    pub releases: BTreeMap<ReleaseNumber, Arc<Release>>,
     /// The deploys that are not final, oldest first.
     pub deploys: Vec<Deploy>,
 }
@@ -72,19 +83,80 @@ impl PlannerPolicy {
     }
 }
 
-/// Result of a planning pass.
-#[derive(Debug, Clone, PartialEq)]
+/// What a pass plans.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanScope {
+    /// The apps, including apps that have instances or routes and no record. Both apps of a rename are in the scope, or
+    /// none.
+    pub apps: BTreeSet<AppName>,
+    /// Machines whose reports are news.
+    pub machines: BTreeSet<MachineName>,
+}
+
+/// Inputs of a planning pass.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannerInput<'a> {
+    /// What to plan.
+    pub scope: &'a PlanScope,
+    /// The apps of the scope that have a record.
+    pub desired: &'a DesiredCluster,
+    /// The latest reports.
+    pub observed: &'a ObservedCluster,
+    /// The plan before.
+    pub previous: &'a Plan,
+    /// The index over `previous` and `observed`.
+    pub index: &'a ClusterIndex,
+    /// Policy of the cluster.
+    pub policy: &'a PlannerPolicy,
+    /// The present moment.
+    pub now: Moment,
+}
+
+/// Result of a planning pass: everything that changes.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PlanDecision {
-    /// The next state of all machines and routers.
-    pub plan: Plan,
+    /// The machines' parts that change.
+    pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
+    /// What all routes share, if it changes. To be written before the routes.
+    pub routing: Option<RoutingHead>,
+    /// The routes that change, by rising revision. The routes of one group are to be written in one transaction: hosts
+    /// move from one app of the group to another.
+    pub routes: Vec<RoutesGroup>,
     /// The apps whose records change.
     pub apps: Vec<App>,
     /// The deploys whose records change.
     pub deploys: Vec<Deploy>,
     /// Destroyed apps without remaining instances: their records can be deleted.
     pub gone: Vec<AppName>,
-    /// Reasons for the plan.
+    /// Reasons for the plan, for each app of the scope that waits.
     pub report: PlanReport,
+}
+
+/// Routes that change together.
+pub type RoutesGroup = Vec<(AppName, Arc<AppRoutes>)>;
+
+impl PlanDecision {
+    /// Reports whether no record changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { machines, routing, routes, apps, deploys, gone, report: _ } = self;
+        machines.is_empty()
+            && routing.is_none()
+            && routes.is_empty()
+            && apps.is_empty()
+            && deploys.is_empty()
+            && gone.is_empty()
+    }
+
+    /// Returns the plan that the decision leads to.
+    #[must_use]
+    pub fn applied_to(&self, previous: &Plan) -> Plan {
+        let mut plan = previous.clone();
+        plan.machines.extend(self.machines.iter().map(|(machine, part)| (machine.clone(), Arc::clone(part))));
+        self.routing.iter().for_each(|head| plan.put_routing(head.clone()));
+        self.routes.iter().flatten().for_each(|(app, routes)| plan.put_routes(app.clone(), Arc::clone(routes)));
+        plan
+    }
 }
 
 /// Reasons that accompany a plan.
@@ -94,50 +166,90 @@ pub struct PlanReport {
     pub waits: BTreeMap<AppName, Vec<Reason>>,
 }
 
-/// Decides the next plan.
+/// Plans all apps and machines, and builds the index for this call alone.
 #[must_use]
-pub fn plan(
+pub fn plan_everything(
     desired: &DesiredCluster,
     observed: &ObservedCluster,
     previous: &Plan,
     policy: &PlannerPolicy,
     now: Moment,
 ) -> PlanDecision {
-    let input = PlanningInput::new(observed, previous, policy, renames(desired), now);
+    let index = ClusterIndex::of(previous, observed);
+    let apps = desired.apps.keys().chain(previous.routes.keys()).chain(index.assigned_apps());
+    let scope = PlanScope { apps: apps.cloned().collect(), machines: observed.machines.keys().cloned().collect() };
+    plan(&PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now })
+}
+
+/// Decides the next plan of the apps and machines in the scope.
+#[must_use]
+pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
+    let PlannerInput { scope, desired, previous, .. } = *inputs;
+    let input = PlanningInput::new(inputs, renames(desired));
     let mut next = desired.clone();
-    let mut report = PlanReport::default();
-    let (mut apps, mut deploys) = (Vec::new(), Vec::new());
+    let mut decision = PlanDecision::default();
     for (name, app) in &mut next.apps {
-        app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, now));
-        skip_numbers_in_use(&mut app.app, &input);
-        let waits = deploys::advance(app, &input);
-        if !waits.is_empty() {
-            report.waits.insert(name.clone(), waits);
-        }
-        let before = &desired.apps[name];
-        if app.app != before.app {
-            apps.push(app.app.clone());
-        }
-        deploys.extend(app.deploys.iter().filter(|deploy| !before.deploys.contains(deploy)).cloned());
+        advance(app, &desired.apps[name], &input, &mut decision);
     }
     let wanted = instances::wanted(&next, &input);
-    let (machines, mut notes) = instances::assign(&wanted, &input);
-    let table = table::compose(&next, &wanted, &machines, &input);
-    let machines = instances::retire(machines, &wanted, &next, &table, &input);
-    for (app, reasons) in &mut notes {
-        report.waits.entry(app.clone()).or_default().append(reasons);
+    let mut draft = DraftParts::new(&input);
+    for (app, mut reasons) in instances::assign(&wanted, &mut draft, &input) {
+        decision.report.waits.entry(app).or_default().append(&mut reasons);
     }
-    let plan = Plan { machines, table };
-    let gone = next.apps.values().filter(|app| is_gone(app, &plan)).map(|app| app.app.name.clone()).collect();
-    PlanDecision { plan, apps, deploys, gone, report }
+    let mut revisions = Revisions::new(desired, &input);
+    let standing_by = instances::standing_by(&next, &input);
+    for pair in pairs(scope, &input) {
+        let mut group = RoutesGroup::new();
+        for app in pair {
+            let routes = routes::compose(app, &next, &wanted, &draft, &input);
+            let numbered = revisions.number(routes, previous.routes.get(app).map(AsRef::as_ref));
+            if numbered.changed {
+                group.push((app.clone(), Arc::clone(&numbered.routes)));
+            }
+            instances::retire(app, &wanted, &standing_by, &numbered.routes, &mut draft, &input);
+        }
+        if !group.is_empty() {
+            decision.routes.push(group);
+        }
+    }
+    decision.routing = revisions.head;
+    decision.gone =
+        next.apps.values().filter(|app| is_gone(app, previous, &draft)).map(|app| app.app.name.clone()).collect();
+    decision.machines = draft.finish(&scope.machines);
+    decision
+}
+
+/// Advances the deploys of an app, and notes what changes.
+fn advance(app: &mut DesiredApp, before: &DesiredApp, input: &PlanningInput<'_>, decision: &mut PlanDecision) {
+    app.deploys.iter_mut().for_each(|deploy| end_the_future(deploy, input.now));
+    skip_numbers_in_use(&mut app.app, input);
+    let waits = deploys::advance(app, input);
+    if !waits.is_empty() {
+        decision.report.waits.insert(app.app.name.clone(), waits);
+    }
+    if app.app != before.app {
+        decision.apps.push(app.app.clone());
+    }
+    decision.deploys.extend(app.deploys.iter().filter(|deploy| !before.deploys.contains(deploy)).cloned());
+}
+
+/// The apps of the scope; both apps of a rename are one element.
+fn pairs<'a>(scope: &'a PlanScope, input: &'a PlanningInput<'_>) -> Vec<Vec<&'a AppName>> {
+    let mut pairs: Vec<Vec<&AppName>> = Vec::new();
+    for app in &scope.apps {
+        match input.renamed(app).filter(|other| scope.apps.contains(other)) {
+            // The first of the two apps brings the other.
+            Some(other) if *other < *app && input.renamed(other) == Some(app) => {}
+            Some(other) if input.renamed(other) == Some(app) => pairs.push(vec![app, other]),
+            _ => pairs.push(vec![app]),
+        }
+    }
+    pairs
 }
 
 /// For both apps of each rename under way, the other app.
 fn renames(desired: &DesiredCluster) -> BTreeMap<AppName, AppName> {
-    let other = |app: &DesiredApp| match &app.app.rename {
-        Some(Rename::To { name } | Rename::From { name }) => Some((app.app.name.clone(), name.clone())),
-        None => None,
-    };
+    let other = |app: &DesiredApp| Some((app.app.name.clone(), app.app.renamed()?.clone()));
     desired.apps.values().filter_map(other).collect()
 }
 
@@ -154,8 +266,11 @@ fn end_the_future(deploy: &mut Deploy, now: Moment) {
     deploy.progressed = deploy.progressed.min(now);
 }
 
-fn is_gone(app: &DesiredApp, plan: &Plan) -> bool {
+/// Reports whether nothing is left of a destroyed app. Its empty routes must be written first, because routers learn of a
+/// change only by its revision.
+fn is_gone(app: &DesiredApp, previous: &Plan, draft: &DraftParts<'_>) -> bool {
     app.app.destroying
+        && previous.routes.get(&app.app.name).is_none_or(|routes| routes.is_empty())
         && app.deploys.iter().all(|deploy| deploy.state.is_final())
-        && plan.assignments().all(|(_, id, _)| id.app != app.app.name)
+        && draft.of_app(&app.app.name).is_empty()
 }

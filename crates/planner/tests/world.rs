@@ -5,6 +5,7 @@
 mod cloud;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cloud::{AppShape, ClusterEvent, TestCluster, app_name, fresh, host, machine, router};
 use gantry_model::deploy::DeployOrder;
@@ -12,7 +13,6 @@ use gantry_model::{
     ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, ObservedCluster,
     ObservedInstance, Reason, ReleaseNumber, RoleName, Seconds, TrustedProxies,
 };
-use gantry_planner::plan;
 use proptest::prelude::*;
 
 fn shapes() -> impl Strategy<Value = AppShape> {
@@ -60,7 +60,8 @@ proptest! {
         let (wanted, workers) = if app.app.current.is_some() { (copies, usize::from(shape.worker)) } else { (0, 0) };
         let runs: Vec<&InstanceId> = world.plan.assignments().map(|(_, id, _)| id).collect();
         prop_assert_eq!(runs.len(), wanted + workers, "{:?}", runs);
-        if let Some(route) = world.plan.table.routes.get(&host()) {
+        let table = world.table();
+        if let Some(route) = table.routes.get(&host()) {
             prop_assert_eq!(route.endpoints.len(), wanted);
         }
     }
@@ -106,7 +107,7 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
     world.apply(&ClusterEvent::AgentTakesPlan);
     (0..4).for_each(|_| (0..6).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n))));
     assert_eq!(world.app().deploys[0].state, DeployState::Promoting, "waits for the router");
-    assert!(world.plan.table.routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
+    assert!(world.table().routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
     world.apply(&ClusterEvent::Time(5));
     assert!(
         world.plan.assignments().all(|(_, _, a)| a.goal != InstanceGoal::Stop),
@@ -129,7 +130,7 @@ fn a_failed_deploy_removes_the_variables_that_it_added() {
     let release = app.deploys[0].release.expect("a release");
     for name in ["BROUGHT", "CHANGED", "OWN"] {
         app.app.config.insert(name.to_owned(), "one".to_owned());
-        app.releases.get_mut(&release).expect("there").config.insert(name.to_owned(), "one".to_owned());
+        Arc::make_mut(app.releases.get_mut(&release).expect("there")).config.insert(name.to_owned(), "one".to_owned());
     }
     app.deploys[0].brought = ["BROUGHT", "CHANGED"].map(str::to_owned).into();
     app.app.config.insert("CHANGED".to_owned(), "two".to_owned());
@@ -230,7 +231,8 @@ fn a_crash_in_the_bake_time_restores_the_old_release_at_once() {
     promote_second(&mut world);
     world.apply(&ClusterEvent::Time(4));
     world.apply(&ClusterEvent::InstanceCrashes(2));
-    let route = &world.plan.table.routes[&host()];
+    let table = world.table();
+    let route = &table.routes[&host()];
     assert_eq!((route.release, route.endpoints.len()), (ReleaseNumber(1), 2));
     world.left_alone();
     let last = world.history.last().expect("a deploy");
@@ -282,7 +284,7 @@ fn a_deploy_waits_for_a_draining_single_writer_and_says_so() {
         world.apply(&ClusterEvent::Time(5));
     }
     assert_eq!(world.app().deploys[0].state, DeployState::Starting, "200 s later");
-    let decision = plan(&world.desired, &world.observed, &world.plan, &world.policy, world.now);
+    let decision = world.plan_once();
     let told = decision.report.waits[&app_name()].first().expect("a reason").to_string();
     assert!(told.contains(&format!("its old copy {busy} must be gone")), "{told}");
     (0..3).for_each(|_| world.left_alone());
@@ -382,10 +384,10 @@ fn the_newest_queued_deploy_supersedes_the_others() {
 fn a_restarted_controller_keeps_the_routes() {
     let mut world = plain();
     deploy_one(&mut world);
-    let before = world.plan.table.clone();
+    let before = world.table();
     world.observed = ObservedCluster::default();
     world.settle();
-    assert_eq!(world.plan.table, before);
+    assert_eq!(world.table(), before);
     assert_ne!(before.generation, Generation(0));
 }
 
@@ -399,12 +401,12 @@ fn restored_records_are_numbered_above_reported_generations() {
     }
     (world.desired, world.plan) = (desired, old);
     let (agent, router) = (world.agent.generation, world.observed.routers[&router()].generation);
-    assert!(agent > world.plan.machines[&machine()].generation && router > world.plan.table.generation);
+    assert!(agent > world.plan.machines[&machine()].generation && router > world.table().generation);
     world.settle();
-    assert!(world.plan.machines[&machine()].generation > agent && world.plan.table.generation > router);
-    let given = (world.plan.machines[&machine()].generation, world.plan.table.generation);
+    assert!(world.plan.machines[&machine()].generation > agent && world.table().generation > router);
+    let given = (world.plan.machines[&machine()].generation, world.table().generation);
     world.settle();
-    assert_eq!((world.plan.machines[&machine()].generation, world.plan.table.generation), given, "once is enough");
+    assert_eq!((world.plan.machines[&machine()].generation, world.table().generation), given, "once is enough");
     world.left_alone();
     let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.release.0).collect();
     assert_eq!(running, [1, 1]);
@@ -425,7 +427,7 @@ fn an_unknown_instance_is_removed_before_its_id_is_assigned() {
     world.build_ends(true);
     let stranger = ObservedInstance { phase: InstancePhase::Ready, ..fresh(&unknown, world.now) };
     let reported = |world: &mut TestCluster, there: bool| {
-        let report = world.observed.machines.get_mut(&machine()).expect("a machine");
+        let report = world.machine();
         if there {
             report.instances.insert(unknown.clone(), stranger.clone())
         } else {
@@ -447,48 +449,49 @@ fn a_destroyed_app_leaves_no_assignment_and_no_route() {
     world.app().app.destroying = true;
     world.left_alone();
     assert_eq!(world.plan.assignments().count(), 0);
-    assert!(world.plan.table.routes.is_empty());
+    assert!(world.table().routes.is_empty());
 }
 
 #[test]
 fn an_app_without_serving_instances_is_closed_with_the_cause() {
     let mut world = plain();
     world.settle();
-    let closed = |world: &TestCluster| world.plan.table.closed.get(&host()).map(|closed| closed.reason);
+    let closed = |world: &TestCluster| world.table().closed.get(&host()).map(|closed| closed.reason);
     assert_eq!(closed(&world), Some(ClosedReason::NoRelease));
     deploy_one(&mut world);
-    assert_eq!((closed(&world), world.plan.table.routes.len()), (None, 1));
-    let generation = world.plan.table.generation;
+    assert_eq!((closed(&world), world.table().routes.len()), (None, 1));
+    let generation = world.table().generation;
     world.app().app.scale.insert(RoleName::parse("web").expect("a name"), 0);
     world.left_alone();
-    assert_eq!((closed(&world), world.plan.table.routes.len()), (Some(ClosedReason::ScaledToZero), 0));
-    assert!(world.plan.table.generation > generation);
+    assert_eq!((closed(&world), world.table().routes.len()), (Some(ClosedReason::ScaledToZero), 0));
+    assert!(world.table().generation > generation);
     assert_eq!(world.plan.assignments().count(), 0, "the copies ended");
     world.app().app.traffic.paused = true;
     world.settle();
-    assert_eq!((closed(&world), world.plan.table.routes.len()), (None, 1), "requests wait while the app is paused");
+    assert_eq!((closed(&world), world.table().routes.len()), (None, 1), "requests wait while the app is paused");
 }
 
 #[test]
 fn routes_carry_the_trusted_proxies() {
     let mut world = plain();
     deploy_one(&mut world);
-    let generation = world.plan.table.generation;
+    let generation = world.table().generation;
     world.desired.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
     world.settle();
-    assert_eq!(world.plan.table.trusted_proxies, world.desired.trusted_proxies);
-    assert!(world.plan.table.generation > generation);
+    assert_eq!(world.table().trusted_proxies, world.desired.trusted_proxies);
+    assert!(world.table().generation > generation);
     world.app().app.traffic.trusted_proxies = TrustedProxies::new(vec!["::1".parse().expect("a range")]);
     world.app().app.traffic.rate = Some(1);
     world.apply(&ClusterEvent::Push { hold: true });
-    while !world.plan.table.routes.values().any(|route| route.held) {
+    while !world.table().routes.values().any(|route| route.held) {
         world.apply(&ClusterEvent::BuildEnds { well: true });
         world.apply(&ClusterEvent::AgentTakesPlan);
         (0..8).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n)));
         world.apply(&ClusterEvent::RouterTakesTable);
         world.apply(&ClusterEvent::Time(1));
     }
-    let held = world.plan.table.routes.values().find(|route| route.held).expect("a held release");
+    let table = world.table();
+    let held = table.routes.values().find(|route| route.held).expect("a held release");
     assert_eq!((held.traffic.trusted_proxies.len(), held.traffic.rate), (1, None));
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, Plan, Release, ReleaseNumber,
+    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Plan, Release,
+    ReleaseNumber, RoleName,
 };
 
 use crate::record::parse;
@@ -52,7 +53,23 @@ impl RecordIndex {
                 records.put(record);
             }
         }
+        records.share_specs();
         Ok(records)
+    }
+
+    /// Makes equal specs of a role one value in memory, whatever machines run the copies.
+    fn share_specs(&mut self) {
+        let mut known: BTreeMap<(AppName, ReleaseNumber, RoleName), Vec<Arc<InstanceSpec>>> = BTreeMap::new();
+        let plan = Arc::make_mut(&mut self.plan);
+        for part in plan.machines.values_mut() {
+            for (id, assignment) in &mut Arc::make_mut(part).instances {
+                let specs = known.entry((id.app.clone(), id.release, id.role.clone())).or_default();
+                match specs.iter().find(|spec| **spec == assignment.spec) {
+                    Some(spec) => assignment.spec = Arc::clone(spec),
+                    None => specs.push(Arc::clone(&assignment.spec)),
+                }
+            }
+        }
     }
 
     /// Applies a change that the store has committed.
@@ -90,7 +107,8 @@ impl RecordIndex {
                 }
             }
             StoreRecord::Policy(policy) => self.policy = policy,
-            StoreRecord::Table(table) => Arc::make_mut(&mut self.plan).table = table,
+            StoreRecord::Routes(app, routes) => Arc::make_mut(&mut self.plan).put_routes(app, routes),
+            StoreRecord::Routing(head) => Arc::make_mut(&mut self.plan).put_routing(head),
             StoreRecord::Machine(machine, part) => {
                 Arc::make_mut(&mut self.plan).machines.insert(machine, part);
             }
@@ -131,6 +149,11 @@ impl RecordIndex {
                 }
             }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            ["plan", "routes", name] => {
+                if let Some(name) = app(name) {
+                    Arc::make_mut(&mut self.plan).routes.remove(&name);
+                }
+            }
             ["tags", repository @ .., tag] => {
                 if let Some(tags) = self.tags.get_mut(&repository.join("/")) {
                     tags.remove(*tag);

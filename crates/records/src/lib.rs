@@ -16,16 +16,19 @@
 //! | `events/<number mod 1000>` | [`EventRecord`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
 //! | `schema` | the version of all records, see [`schema`] |
-//! | `plan/table`, `plan/machines/<machine>` | the plan |
+//! | `plan/machines/<machine>` | a machine's part of the plan |
+//! | `plan/routes/<app>` | routes of an app |
+//! | `plan/routing` | what all routes share |
 
 mod index;
+mod migrations;
 mod record;
 pub mod schema;
 
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, deploy_key, manifest_key, release_key, tag_key, token_key,
+    app_of_key, base_key, build_key, deploy_key, manifest_key, release_key, routes_key, tag_key, token_key,
 };
 
 /// Number of events that the audit trail keeps.

@@ -1,10 +1,11 @@
 //! The records, their keys, and their form in the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName, MachinePlan, Moment,
-    Release, ReleaseNumber, Role, RoleName, RoutingTable, Scope,
+    App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName,
+    MachinePlan, Moment, Release, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -138,10 +139,12 @@ pub enum StoreRecord {
     Event(EventRecord),
     /// Rules that hold for all apps.
     Policy(ClusterPolicy),
-    /// The routing table.
-    Table(RoutingTable),
+    /// The routes of an app.
+    Routes(AppName, Arc<AppRoutes>),
+    /// What the routes of all apps share.
+    Routing(RoutingHead),
     /// A machine's part of the plan.
-    Machine(MachineName, MachinePlan),
+    Machine(MachineName, Arc<MachinePlan>),
 }
 
 /// A change of one record.
@@ -191,7 +194,8 @@ impl StoreRecord {
             Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
             Self::Policy(_) => "cluster/policy".to_owned(),
-            Self::Table(_) => "plan/table".to_owned(),
+            Self::Routes(app, _) => routes_key(app),
+            Self::Routing(_) => "plan/routing".to_owned(),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
         }
     }
@@ -208,8 +212,9 @@ impl StoreRecord {
             Self::Token { token, .. } => serde_json::to_vec(token),
             Self::Event(record) => serde_json::to_vec(record),
             Self::Policy(record) => serde_json::to_vec(record),
-            Self::Table(record) => serde_json::to_vec(record),
-            Self::Machine(_, record) => serde_json::to_vec(record),
+            Self::Routes(_, record) => serde_json::to_vec(&**record),
+            Self::Routing(record) => serde_json::to_vec(record),
+            Self::Machine(_, record) => serde_json::to_vec(&**record),
         }
     }
 }
@@ -230,6 +235,12 @@ pub fn tag_key(repository: &str, tag: &str) -> String {
 #[must_use]
 pub fn manifest_key(repository: &str, digest: &Digest) -> String {
     format!("manifests/{repository}/{digest}")
+}
+
+/// Returns the key of an app's routes.
+#[must_use]
+pub fn routes_key(app: &AppName) -> String {
+    format!("plan/routes/{app}")
 }
 
 /// Returns the key of a base.
@@ -300,10 +311,14 @@ pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<StoreRecord>, Reco
         ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },
         ["events", _] => StoreRecord::Event(read(key, value)?),
         ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
-        ["plan", "table"] => StoreRecord::Table(read(key, value)?),
+        ["plan", "routes", app] => {
+            let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
+            StoreRecord::Routes(name, Arc::new(read(key, value)?))
+        }
+        ["plan", "routing"] => StoreRecord::Routing(read(key, value)?),
         ["plan", "machines", machine] => {
             let name = MachineName::parse(machine).map_err(|error| RecordError::new(key, error))?;
-            StoreRecord::Machine(name, read(key, value)?)
+            StoreRecord::Machine(name, Arc::new(read(key, value)?))
         }
         _ => return Ok(None),
     }))

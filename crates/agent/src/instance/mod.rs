@@ -84,7 +84,7 @@ impl Instance {
             (None, Some(assignment)) => {
                 let address = agent.addresses.allocate().ok_or(InstanceError::NoAddress)?;
                 let record = InstanceRecord {
-                    spec: assignment.spec.clone(),
+                    spec: (*assignment.spec).clone(),
                     address,
                     gateway: Some(agent.settings.gateway),
                     ready: false,

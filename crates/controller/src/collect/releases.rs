@@ -87,7 +87,7 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
         };
         [deploy.release, deploy.previous, target]
     });
-    let running = records.plan.assignments().filter(|(_, id, _)| id.app == *app).map(|(_, id, _)| id.release);
+    let running = records.plan.assignments_of(app).map(|(_, id, _)| id.release);
     newest.chain(good).chain(current).chain(deploys.flatten()).chain(running).collect()
 }
 

@@ -11,7 +11,7 @@ use gantry_records::RecordIndex;
 pub(super) struct Activity {
     /// Apps with an open deploy, and apps that are being destroyed.
     busy: BTreeSet<AppName>,
-    /// Retired instances: out of the routing table, and finishing their requests.
+    /// Retired instances: out of the routes, and finishing their requests.
     retiring: BTreeMap<MachineName, BTreeSet<InstanceId>>,
 }
 

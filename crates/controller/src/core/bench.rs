@@ -1,15 +1,26 @@
-//! Measurement for `benches/core`: status changes absorbed per second, and memory, in a cluster of 1,000 machines and
-//! 100,000 copies. Reports are made up beforehand; planning is not part of the figures.
+//! Measurements for `benches/core`, in a cluster of 1,000 machines and 100,000 copies that report what the plan says. Each
+//! change is a machine's report in which one copy has another phase than before.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
 
-use gantry_api::types::MachineReport;
+use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
-use gantry_model::{App, Generation, InstanceGoal, InstanceId, InstancePhase, MachinePlan, Moment};
+use gantry_model::{
+    App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, MachinePlan, Moment,
+    Release, ReleaseNumber,
+};
+use gantry_planner::PlannerPolicy;
+use gantry_records::{RecordChange, RecordIndex, StoreRecord};
+use gantry_store::{Store, StoreAddress, Txn, TxnWrite};
 
+use super::INBOX_MAX;
+use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState};
-use super::tests::{app_name, assignment, instance_id, machine_name, ready};
-use gantry_records::{RecordIndex, StoreRecord};
+use super::task::{CoreMessage, CoreTask};
+use super::tests::{app_name, assignment, cause, instance_id, machine_name, policy, ready, release};
+use crate::leadership;
 
 const MACHINES: usize = 1_000;
 const COPIES: usize = 100;
@@ -21,54 +32,155 @@ fn resident() -> usize {
     (pages * 4096) >> 20
 }
 
+/// Processor time of this process in microseconds.
+fn processor() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+/// The copies of a machine. The four copies of an app are on four machines.
 fn ids(machine: usize) -> impl Iterator<Item = InstanceId> {
     (0..COPIES).map(move |copy| {
-        let number = machine * COPIES + copy;
+        let number = copy * MACHINES + machine;
         instance_id(&format!("app-{}.v1.web-{}", number / 4, number % 4 + 1))
     })
 }
 
 fn report(machine: usize) -> MachineReport {
-    let instances = ids(machine).map(|id| (id, ready([10, 83, 0, 2].into()))).collect();
+    let address = |copy: usize| std::net::Ipv4Addr::from(0x0a53_0002 + u32::try_from(copy).expect("small"));
+    let instances = ids(machine).enumerate().map(|(copy, id)| (id, ready(address(copy)))).collect();
     MachineReport { generation: Generation(1), instances, network: Vec::new() }
+}
+
+fn router(generation: Generation) -> RouterReport {
+    let (active, counts, failures) = Default::default();
+    RouterReport { number: 1, gone: false, generation, active, counts, failures }
+}
+
+/// The records of the cluster, each app with a release that serves.
+fn records() -> Vec<StoreRecord> {
+    let mut records = Vec::new();
+    for number in 0..MACHINES * COPIES / 4 {
+        let name = app_name(&format!("app-{number}"));
+        let mut app = App::new(name.clone(), Moment(0));
+        (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(1)), 1, 1);
+        records.push(StoreRecord::App(app));
+        let mut release = Release { app: name.clone(), ..release(1) };
+        release.roles.values_mut().for_each(|role| role.instances = 4);
+        let number = release.deploy;
+        records.push(StoreRecord::Release(release));
+        let mut deploy = Deploy::new(name, number, cause(), "test".into(), false, Moment(0));
+        (deploy.release, deploy.state) = (Some(ReleaseNumber(1)), DeployState::Done);
+        records.push(StoreRecord::Deploy(deploy));
+    }
+    for machine in 0..MACHINES {
+        let spec = assignment(InstanceGoal::Run).spec;
+        let run = |id| (id, Assignment { spec: Arc::clone(&spec), goal: InstanceGoal::Run });
+        let part = MachinePlan { generation: Generation(1), instances: ids(machine).map(run).collect() };
+        records.push(StoreRecord::Machine(machine_name(&format!("m{machine}")), part.into()));
+    }
+    records
+}
+
+/// Plans until nothing changes, and serializes what is to be written.
+fn settle(state: &mut CoreState, mut dirty: DirtySet, policy: &PlannerPolicy, now: Moment) {
+    while let Some(step) = state.plan(&dirty, policy, now) {
+        dirty = DirtySet::default();
+        let changes = step.groups.concat();
+        if changes.is_empty() {
+            return;
+        }
+        changes.iter().for_each(|change| drop(change.entry().expect("an entry")));
+        dirty.merge(state.apply(CoreEvent::Committed(changes), now).dirty);
+    }
+}
+
+/// The report of a machine in which the copy of this round fails its checks.
+fn news(machine: usize, round: usize) -> (gantry_model::MachineName, MachineReport) {
+    let mut report = report(machine);
+    report.instances.values_mut().nth(round).expect("a copy").phase = InstancePhase::Unhealthy;
+    (machine_name(&format!("m{machine}")), report)
 }
 
 #[test]
 #[ignore = "a measurement; benches/core runs it"]
 fn absorbs_status_changes() {
     let before = resident();
-    let mut records = RecordIndex::default();
-    for app in 0..MACHINES * COPIES / 4 {
-        records.apply(StoreRecord::App(App::new(app_name(&format!("app-{app}")), Moment(0))).into());
-    }
-    for machine in 0..MACHINES {
-        let instances = ids(machine).map(|id| (id, assignment(InstanceGoal::Run))).collect();
-        let part = MachinePlan { generation: Generation(1), instances };
-        records.apply(StoreRecord::Machine(machine_name(&format!("m{machine}")), part).into());
-    }
-    let mut state = CoreState::new(records, ClockJumps::default(), Moment(0));
+    let text: BTreeMap<String, Vec<u8>> = records()
+        .into_iter()
+        .map(|record| RecordChange::from(record).entry().expect("an entry"))
+        .map(|(key, value)| (key, value.expect("a value")))
+        .collect();
+    let text_size = resident() - before;
+    let index = RecordIndex::load(text.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).expect("records");
+    let mut state = CoreState::new(index, ClockJumps::default(), Moment(0));
     for machine in 0..MACHINES {
         state.apply(CoreEvent::Machine(machine_name(&format!("m{machine}")), report(machine)), Moment(1));
     }
-    let memory = resident() - before;
-    // Each event is a machine's report in which one copy has another phase than before.
+    let policy = policy();
+    settle(&mut state, DirtySet::everything(), &policy, Moment(1));
+    let memory = resident() - before - text_size;
+    let revision = state.view().records.plan.routing.revision;
+    state.apply(CoreEvent::Router(machine_name("m0"), router(revision)), Moment(1));
+    assert_eq!(state.view().records.plan.endpoints().count(), MACHINES * COPIES);
+
+    // Applied, planned and serialized in batches, as the core's task does with a full inbox.
     let rounds = 20;
-    let (mut dirty, mut took) = (0, Duration::ZERO);
+    let mut took = 0.0;
     for round in 0..rounds {
-        let news = |machine: usize| {
-            let mut report = report(machine);
-            report.instances.values_mut().nth(round).expect("a copy").phase = InstancePhase::Unhealthy;
-            CoreEvent::Machine(machine_name(&format!("m{machine}")), report)
-        };
-        let events: Vec<CoreEvent> = (0..MACHINES).map(news).collect();
-        let begun = Instant::now();
-        for event in events {
-            dirty += state.apply(event, Moment(2)).dirty.apps.len();
+        let reports: Vec<_> = (0..MACHINES).map(|machine| news(machine, round)).collect();
+        let mut reports = reports.into_iter();
+        let begun = processor();
+        loop {
+            let mut dirty = DirtySet::default();
+            for (machine, report) in reports.by_ref().take(INBOX_MAX) {
+                dirty.merge(state.apply(CoreEvent::Machine(machine, report), Moment(2)).dirty);
+            }
+            if dirty.is_empty() {
+                break;
+            }
+            settle(&mut state, dirty, &policy, Moment(2));
         }
-        took += begun.elapsed();
+        took += processor() - begun;
     }
     let changes = rounds * MACHINES;
-    let rate = changes as f64 / took.as_secs_f64();
-    assert!(dirty >= changes, "each report has news");
-    println!("core: {rate:.0} changes/s, {memory} MiB");
+    assert!(state.view().records.plan.endpoints().count() < MACHINES * COPIES - changes / 2, "the routes follow");
+    println!("core: {:.0} changes/s, {memory} MiB", changes as f64 / took * 1e6);
+}
+
+/// One change at a time, until it is written to the store.
+#[tokio::test]
+#[ignore = "a measurement; benches/core runs it"]
+async fn writes_one_status_change() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let address = StoreAddress::File(folder.path().join("store.db"));
+    let store: Arc<dyn Store> = gantry_store::open(&address).await.expect("a store");
+    let leadership = leadership::acquire(&store, "bench").await.expect("leadership");
+    for records in records().chunks(100) {
+        let put = |record: &StoreRecord| {
+            let (key, value) = RecordChange::from(record.clone()).entry().expect("an entry");
+            TxnWrite::Put(key, value.expect("a value"), None)
+        };
+        let txn = Txn { compares: Vec::new(), writes: records.iter().map(put).collect() };
+        store.commit(txn).await.expect("committed");
+    }
+    let mut task = CoreTask::load(store, leadership, policy()).await.expect("loaded");
+    for machine in 0..MACHINES {
+        let message = CoreMessage::Machine(machine_name(&format!("m{machine}")), report(machine));
+        task.handle(message).await.expect("handled");
+    }
+    task.settle().await.expect("settled");
+    let (mut processors, mut waited) = (Vec::new(), Vec::new());
+    for machine in 0..MACHINES {
+        let (name, report) = news(machine, 7);
+        let (begun, at) = (processor(), Instant::now());
+        task.handle(CoreMessage::Machine(name, report)).await.expect("handled");
+        task.settle().await.expect("settled");
+        processors.push(processor() - begun);
+        waited.push(at.elapsed().as_micros());
+    }
+    processors.sort_by(f64::total_cmp);
+    waited.sort_unstable();
+    let half = MACHINES / 2;
+    println!("core: {:.0} us of processor, {} us until written", processors[half], waited[half]);
 }

@@ -11,6 +11,8 @@ pub(super) struct DirtySet {
     pub(super) everything: bool,
     pub(super) apps: BTreeSet<AppName>,
     pub(super) machines: BTreeSet<MachineName>,
+    /// A router reported a revision that was never assigned.
+    pub(super) revisions: bool,
 }
 
 impl DirtySet {
@@ -20,12 +22,13 @@ impl DirtySet {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.everything && self.apps.is_empty() && self.machines.is_empty()
+        *self == Self::default()
     }
 
     /// Adds another set.
     pub(super) fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
+        self.revisions |= other.revisions;
         self.apps.extend(other.apps);
         self.machines.extend(other.machines);
     }

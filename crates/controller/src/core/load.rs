@@ -62,13 +62,13 @@ async fn write(store: &dyn Store, changes: &[RawChange], term: Revision) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
 
     /// A store with the records of commit cf11495, and the term under which the test writes.
-    async fn earlier_store(folder: &tempfile::TempDir) -> (Arc<dyn Store>, Revision) {
+    pub(in crate::core) async fn earlier_store(folder: &tempfile::TempDir) -> (Arc<dyn Store>, Revision) {
         let path = folder.path().join("store.db");
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../records/tests/store-cf11495.db");
         std::fs::copy(fixture, &path).expect("copied");

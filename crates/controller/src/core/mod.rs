@@ -13,6 +13,7 @@
 //! - `load`: migrates and parses the records of the store.
 //! - `task`: the loop, and the guarded write.
 //! - `notify`: wakes only those whose part changed.
+//! - `routing_table`: assembles the routers' table from the routes of all apps, once per revision.
 //!
 //! Handlers read a [`ClusterView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
 //! refreshes the time of the report, and neither plans nor wakes anything.
@@ -23,6 +24,7 @@ mod bench;
 mod dirty;
 mod load;
 mod notify;
+mod routing_table;
 mod state;
 mod step;
 mod task;
@@ -32,6 +34,7 @@ mod transactions;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_admission::Admitted;
 use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::{Generation, MachineName, Moment};
@@ -45,6 +48,7 @@ use crate::settings::ServerSettings;
 use crate::{ChangeError, ServerError};
 use gantry_records::RecordIndex;
 use notify::Notifier;
+use routing_table::RoutingTableCache;
 use state::PublishedView;
 use task::{CoreMessage, CoreTask, Mutation};
 
@@ -59,6 +63,7 @@ pub(crate) struct CoreHandle {
     messages: mpsc::Sender<CoreMessage>,
     published: PublishedView,
     notifier: Arc<Notifier>,
+    table: Arc<RoutingTableCache>,
     store: Arc<dyn Store>,
 }
 
@@ -73,9 +78,14 @@ impl CoreHandle {
         self.notifier.machine(machine)
     }
 
-    /// Subscribes to changes of the routing table.
-    pub(crate) fn watch_table(&self) -> watch::Receiver<Generation> {
-        self.notifier.table()
+    /// Subscribes to changes of routes.
+    pub(crate) fn watch_routes(&self) -> watch::Receiver<Generation> {
+        self.notifier.routes()
+    }
+
+    /// Returns the JSON of the routing table with the routes of a view.
+    pub(crate) fn routing_table(&self, view: &ClusterView) -> Result<Bytes, serde_json::Error> {
+        self.table.of(&view.records.plan)
     }
 
     /// Subscribes to changes of apps and deploys.
@@ -126,7 +136,8 @@ pub(crate) async fn start(
 ) -> Result<(CoreHandle, JoinHandle<ServerError>), ServerError> {
     let (messages, inbox) = mpsc::channel(INBOX_MAX);
     let task = CoreTask::load(Arc::clone(&store), leadership, settings.policy.clone()).await?;
-    let handle = CoreHandle { messages, published: task.published(), notifier: task.notifier(), store };
+    let handle =
+        CoreHandle { messages, published: task.published(), notifier: task.notifier(), table: Arc::default(), store };
     Ok((handle, tokio::spawn(task.run(inbox))))
 }
 

@@ -1,4 +1,4 @@
-//! Wakes those whose part changed: one watch per machine, one for the routing table, one for apps and deploys.
+//! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,8 @@ use super::state::ClusterView;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ChangedParts {
     pub(super) machines: BTreeSet<MachineName>,
-    pub(super) table: bool,
+    /// Routes of any app.
+    pub(super) routes: bool,
     /// Records of apps or deploys.
     pub(super) deploys: bool,
 }
@@ -21,7 +22,7 @@ impl ChangedParts {
     /// Adds other parts.
     pub(super) fn merge(&mut self, other: Self) {
         self.machines.extend(other.machines);
-        self.table |= other.table;
+        self.routes |= other.routes;
         self.deploys |= other.deploys;
     }
 }
@@ -31,7 +32,7 @@ impl ChangedParts {
 pub(super) struct Notifier {
     /// Created at the first subscription; only machines with a token subscribe.
     machines: Mutex<BTreeMap<MachineName, watch::Sender<Generation>>>,
-    table: watch::Sender<Generation>,
+    routes: watch::Sender<Generation>,
     deploys: watch::Sender<u64>,
 }
 
@@ -39,7 +40,7 @@ impl Default for Notifier {
     fn default() -> Self {
         Self {
             machines: Mutex::default(),
-            table: watch::Sender::new(Generation::default()),
+            routes: watch::Sender::new(Generation::default()),
             deploys: watch::Sender::new(0),
         }
     }
@@ -52,8 +53,8 @@ impl Notifier {
         machines.entry(machine.clone()).or_insert_with(new).subscribe()
     }
 
-    pub(super) fn table(&self) -> watch::Receiver<Generation> {
-        self.table.subscribe()
+    pub(super) fn routes(&self) -> watch::Receiver<Generation> {
+        self.routes.subscribe()
     }
 
     pub(super) fn deploys(&self) -> watch::Receiver<u64> {
@@ -69,8 +70,8 @@ impl Notifier {
             }
         }
         drop(machines);
-        if changed.table {
-            self.table.send_replace(view.records.plan.table.generation);
+        if changed.routes {
+            self.routes.send_replace(view.records.plan.routing.revision);
         }
         if changed.deploys {
             self.deploys.send_modify(|count| *count += 1);

@@ -5,24 +5,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJump, ClockJumps};
-use gantry_model::observed::SILENCE_MILLIS;
+use gantry_model::observed::{SILENCE_MILLIS, differences};
 use gantry_model::{
-    AppName, InstanceId, MachineName, Moment, ObservedCluster, ObservedMachine, ObservedRouter, RouterId,
+    AppName, MachineName, MachinePlan, Moment, ObservedCluster, ObservedMachine, ObservedRouter, RouterId,
 };
-use gantry_planner::PlanReport;
+use gantry_planner::{ClusterIndex, PlanReport, PlannerPolicy};
 
 use super::activity::Activity;
 use super::dirty::DirtySet;
 use super::notify::ChangedParts;
+use super::step::{PlannedStep, plan_step};
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
 
 /// Time for which a silent router is still shown, in milliseconds. The planner counts a router as gone after
 /// [`SILENCE_MILLIS`].
 const FORGOTTEN_MILLIS: u64 = 60_000;
-
-/// Time after the start during which the mere passing of time may change the plan of every app: a little longer than
-/// routers may be unheard.
-const STARTUP_MILLIS: u64 = SILENCE_MILLIS + 1_000;
 
 /// Consistent snapshot of records, reports and time.
 #[derive(Clone)]
@@ -53,7 +50,12 @@ pub(super) enum CoreEvent {
     /// The store committed changes.
     Committed(Vec<RecordChange>),
     /// The planner gave its reasons.
-    Planned(PlanReport),
+    Planned {
+        /// The apps that were planned.
+        apps: BTreeSet<AppName>,
+        /// The reasons of those that wait.
+        report: PlanReport,
+    },
     /// An agent sent its report.
     Machine(MachineName, MachineReport),
     /// A router sent its report.
@@ -84,12 +86,21 @@ pub(super) struct EventEffects {
 pub(super) struct CoreState {
     published: PublishedView,
     activity: Activity,
+    index: ClusterIndex,
+}
+
+/// The state while an event changes it.
+struct StateParts<'a> {
+    view: &'a mut ClusterView,
+    activity: &'a mut Activity,
+    index: &'a mut ClusterIndex,
 }
 
 impl CoreState {
     /// Creates the state of a server that starts now.
     pub(super) fn new(records: RecordIndex, jumps: ClockJumps, now: Moment) -> Self {
         let activity = Activity::of(&records);
+        let index = ClusterIndex::of(&records.plan, &ObservedCluster::default());
         let view = ClusterView {
             records: Arc::new(records),
             observed: Arc::new(ObservedCluster { began: now, ..ObservedCluster::default() }),
@@ -97,7 +108,7 @@ impl CoreState {
             now,
             jumps: Arc::new(jumps),
         };
-        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity }
+        Self { published: PublishedView(Arc::new(RwLock::new(view))), activity, index }
     }
 
     /// Returns the view for readers.
@@ -110,47 +121,65 @@ impl CoreState {
         self.published.get()
     }
 
+    /// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
+    pub(super) fn plan(&self, dirty: &DirtySet, policy: &PlannerPolicy, now: Moment) -> Option<PlannedStep> {
+        plan_step(&self.view(), &self.index, dirty, policy, now)
+    }
+
     /// Applies an event at the time `now`.
     pub(super) fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
-        let Self { published, activity } = self;
+        let Self { published, activity, index } = self;
         let mut guard = published.0.write().unwrap_or_else(PoisonError::into_inner);
         let view = &mut *guard;
         view.now = now;
+        let mut state = StateParts { view, activity, index };
         match event {
-            CoreEvent::Loaded(records) => loaded(view, activity, records),
-            CoreEvent::Committed(changes) => committed(view, activity, changes),
-            CoreEvent::Planned(report) => {
-                if *view.report != report {
-                    view.report = Arc::new(report);
-                }
+            CoreEvent::Loaded(records) => loaded(&mut state, records),
+            CoreEvent::Committed(changes) => committed(&mut state, changes),
+            CoreEvent::Planned { apps, report } => {
+                planned(state.view, &apps, report);
                 EventEffects::default()
             }
-            CoreEvent::Machine(machine, report) => machine_reported(view, machine, report),
-            CoreEvent::Router(machine, report) => router_reported(view, activity, machine, report),
+            CoreEvent::Machine(machine, report) => machine_reported(&mut state, machine, report),
+            CoreEvent::Router(machine, report) => router_reported(&mut state, machine, report),
             CoreEvent::ClockJumped { jump, awake } => {
-                Arc::make_mut(&mut view.observed).move_stamps(jump.by);
-                Arc::make_mut(&mut view.jumps).push(awake, jump);
+                Arc::make_mut(&mut state.view.observed).move_stamps(jump.by);
+                Arc::make_mut(&mut state.view.jumps).push(awake, jump);
                 EventEffects { dirty: DirtySet::everything(), ..EventEffects::default() }
             }
             CoreEvent::Tick => {
-                let everything = now.since(view.observed.began) <= STARTUP_MILLIS;
-                let dirty = DirtySet { everything, apps: activity.apps(), ..DirtySet::default() };
+                let dirty = DirtySet { apps: state.activity.apps(), ..DirtySet::default() };
                 EventEffects { dirty, ..EventEffects::default() }
             }
         }
     }
 }
 
-fn loaded(view: &mut ClusterView, activity: &mut Activity, records: RecordIndex) -> EventEffects {
-    *activity = Activity::of(&records);
+/// Replaces the reasons of the planned apps.
+fn planned(view: &mut ClusterView, apps: &BTreeSet<AppName>, report: PlanReport) {
+    let is_same = |app: &AppName| view.report.waits.get(app) == report.waits.get(app);
+    if apps.iter().all(is_same) {
+        return;
+    }
+    let waits = &mut Arc::make_mut(&mut view.report).waits;
+    apps.iter().for_each(|app| drop(waits.remove(app)));
+    waits.extend(report.waits);
+}
+
+fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
+    let StateParts { view, activity, index } = state;
+    **activity = Activity::of(&records);
+    **index = ClusterIndex::of(&records.plan, &view.observed);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
     view.records = Arc::new(records);
-    let changed = ChangedParts { machines, table: true, deploys: true };
+    let changed = ChangedParts { machines, routes: true, deploys: true };
     EventEffects { dirty: DirtySet::everything(), changed, trail: Vec::new() }
 }
 
-fn committed(view: &mut ClusterView, activity: &mut Activity, changes: Vec<RecordChange>) -> EventEffects {
-    let EventEffects { mut dirty, mut changed, trail } = EventEffects::default();
+fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEffects {
+    let StateParts { view, activity, index } = state;
+    let mut effects = EventEffects::default();
+    let EventEffects { dirty, changed, .. } = &mut effects;
     let records = Arc::make_mut(&mut view.records);
     for change in changes {
         let app = match &change {
@@ -166,73 +195,103 @@ fn committed(view: &mut ClusterView, activity: &mut Activity, changes: Vec<Recor
                     activity.follow_machine(machine, part);
                     dirty.machines.insert(machine.clone());
                     changed.machines.insert(machine.clone());
+                    let empty = MachinePlan::default();
+                    let before = records.plan.machines.get(machine).map_or(&empty, AsRef::as_ref);
+                    index.assigned(machine, before.instances.keys(), part.instances.keys());
+                    differences(&before.instances, &part.instances, |id, _, _| {
+                        if !dirty.apps.contains(&id.app) {
+                            dirty.apps.insert(id.app.clone());
+                        }
+                    });
                     None
                 }
-                StoreRecord::Table(_) => {
-                    // The barrier compares the routers' tables with this one.
-                    dirty.everything = true;
-                    changed.table = true;
+                StoreRecord::Routes(app, _) => {
+                    dirty.apps.insert(app.clone());
+                    changed.routes = true;
+                    None
+                }
+                StoreRecord::Routing(_) => {
+                    // The barriers compare the routers' revisions with this one.
+                    dirty.apps.extend(activity.apps());
+                    changed.routes = true;
                     None
                 }
                 _ => None,
             },
             RecordChange::Remove(key) => app_of_key(key),
         };
+        // The other app of a rename depends on this app, even if this change ends the rename.
+        let partner = app.as_ref().and_then(|app| records.apps.get(app)?.renamed().cloned());
         records.apply(change);
         if let Some(app) = app {
             activity.follow_app(records, &app);
             changed.deploys = true;
             dirty.apps.insert(app);
+            dirty.apps.extend(partner);
         }
     }
-    EventEffects { dirty, changed, trail }
+    effects
 }
 
-fn machine_reported(view: &mut ClusterView, machine: MachineName, report: MachineReport) -> EventEffects {
-    let before = view.observed.machines.get(&machine);
-    let trail = gantry_admission::events_of_report(&view.records, before, &report.instances, view.now);
+fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: MachineReport) -> EventEffects {
+    let StateParts { view, activity, index } = state;
     let MachineReport { generation, instances, network } = report;
-    let dirty = match before {
-        None => DirtySet::everything(),
-        Some(before) => {
-            let differs = |id: &&InstanceId| before.instances.get(*id) != instances.get(*id);
-            let ids = before.instances.keys().filter(differs).chain(instances.keys().filter(differs));
-            let apps: BTreeSet<AppName> = ids.map(|id| id.app.clone()).collect();
-            let accepted = before.generation != generation;
-            let machines = if accepted || !apps.is_empty() { [machine.clone()].into() } else { BTreeSet::new() };
-            DirtySet { everything: false, apps, machines }
-        }
+    let mut effects = EventEffects::default();
+    let dirty = &mut effects.dirty;
+    let part = view.records.plan.machines.get(&machine);
+    let before = view.observed.machines.get(&machine);
+    // What an accepted part contains and the report does not is absent from now on.
+    let absent = || {
+        let ids = part.into_iter().flat_map(|part| part.instances.keys());
+        ids.filter(|id| !instances.contains_key(*id)).map(|id| id.app.clone())
     };
-    let seen = view.now;
-    let observed = Arc::make_mut(&mut view.observed);
-    observed.machines.insert(machine, ObservedMachine { generation, instances, network, seen });
-    EventEffects { dirty, trail, ..EventEffects::default() }
+    match before {
+        // Copies of any app may wait for a first machine.
+        None if view.observed.machines.is_empty() => dirty.everything = true,
+        None => {
+            dirty.machines.insert(machine.clone());
+            dirty.apps.extend(activity.apps());
+            dirty.apps.extend(absent().chain(instances.keys().map(|id| id.app.clone())));
+        }
+        Some(before) => {
+            let changes = before.changes(&instances);
+            effects.trail = gantry_admission::events_of_report(&view.records, &machine, &changes, view.now);
+            dirty.apps.extend(changes.into_iter().map(|(id, _, _)| id.app.clone()));
+            if before.generation != generation {
+                dirty.machines.insert(machine.clone());
+                dirty.apps.extend(absent());
+            }
+        }
+    }
+    let ids = before.into_iter().flat_map(|before| before.instances.keys());
+    index.reported(&machine, ids, instances.keys());
+    let observed = ObservedMachine { generation, instances, network, seen: view.now };
+    Arc::make_mut(&mut view.observed).machines.insert(machine, Arc::new(observed));
+    effects
 }
 
-fn router_reported(
-    view: &mut ClusterView,
-    activity: &Activity,
-    machine: MachineName,
-    report: RouterReport,
-) -> EventEffects {
+fn router_reported(state: &mut StateParts<'_>, machine: MachineName, report: RouterReport) -> EventEffects {
+    let StateParts { view, activity, .. } = state;
     let seen = view.now;
     let RouterReport { number, gone, generation, active, counts, failures } = report;
     let id = RouterId { machine, number };
+    let mut dirty = DirtySet::default();
+    // Acknowledgements and silences matter to those who wait for them. Requests matter to the instances that retire.
     let before = view.observed.routers.get(&id);
-    let matters = match before {
-        None => !gone,
-        Some(before) => {
-            let finished = |id: &&InstanceId| activity.is_retiring(id) && before.active.get(*id) != active.get(*id);
-            gone || before.generation != generation
-                || seen.since(before.seen) > SILENCE_MILLIS
-                || before.active.keys().chain(active.keys()).any(|id| finished(&id))
+    match before {
+        Some(before) if !gone && before.generation == generation && seen.since(before.seen) <= SILENCE_MILLIS => {
+            let ids = before.active.keys().chain(active.keys());
+            let finished = ids.filter(|id| before.active.get(*id) != active.get(*id) && activity.is_retiring(id));
+            dirty.apps.extend(finished.map(|id| id.app.clone()));
         }
-    };
+        None if gone => {}
+        _ => dirty.apps = activity.apps(),
+    }
+    dirty.revisions = !gone && generation > view.records.plan.routing.revision;
     let observed = Arc::make_mut(&mut view.observed);
     observed.routers.retain(|other, router| *other != id && seen.since(router.seen) < FORGOTTEN_MILLIS);
     if !gone {
         observed.routers.insert(id, ObservedRouter { generation, active, counts, failures, seen });
     }
-    let dirty = if matters { DirtySet::everything() } else { DirtySet::default() };
     EventEffects { dirty, ..EventEffects::default() }
 }

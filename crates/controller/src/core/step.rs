@@ -1,31 +1,37 @@
 //! Plans one step and returns its changes. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gantry_admission::events_of_deploys;
-use gantry_model::{AppName, Deploy, Moment, ReleaseNumber, Scope};
+use gantry_model::{AppName, Deploy, Moment, Scope};
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
-use gantry_planner::{DesiredApp, DesiredCluster, PlanDecision, PlanReport, PlannerPolicy, plan};
+use gantry_planner::{
+    ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanReport, PlanScope, PlannerInput, PlannerPolicy, plan,
+};
 
 use super::dirty::DirtySet;
 use super::state::ClusterView;
 use super::transactions::ChangeGroup;
 use gantry_records::{
-    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, tag_key, token_key,
+    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, routes_key, tag_key,
+    token_key,
 };
 
 /// One planned step.
 pub(super) struct PlannedStep {
     /// Changes in the order in which they are written; see `transactions`.
     pub(super) groups: Vec<ChangeGroup>,
-    /// Reasons for the plan that the step leads to.
+    /// The apps that were planned.
+    pub(super) apps: BTreeSet<AppName>,
+    /// Reasons of the planned apps that wait.
     pub(super) report: PlanReport,
 }
 
-/// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty. The planner still plans the whole
-/// cluster whenever anything is dirty.
+/// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
 pub(super) fn plan_step(
     view: &ClusterView,
+    index: &ClusterIndex,
     dirty: &DirtySet,
     policy: &PlannerPolicy,
     now: Moment,
@@ -34,50 +40,69 @@ pub(super) fn plan_step(
         return None;
     }
     let records = &*view.records;
-    let desired = desired(records);
-    let decision = plan(&desired, &view.observed, &records.plan, policy, now);
+    let scope = scope(view, index, dirty);
+    let (desired, observed, previous) = (desired(records, &scope.apps), &*view.observed, &*records.plan);
+    let decision = plan(&PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now });
     if cfg!(debug_assertions) {
-        assert_audited(&desired, &decision, view, now);
+        assert_audited(&decision, view, now);
     }
-    let mut apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
+    let PlanDecision { machines, routing, routes, apps, deploys, gone, report } = decision;
+    let mut of_apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
     let mut general = ChangeGroup::new();
-    for change in events_of_deploys(records, &decision.deploys, now) {
+    for change in events_of_deploys(records, &deploys, now) {
         match app_of(&change) {
-            Some(app) => apps.entry(app).or_default().push(change),
+            Some(app) => of_apps.entry(app).or_default().push(change),
             None => general.push(change),
         }
     }
     // A transaction may write each key only once, so the records of a removed app are not changed before.
-    let stays = |app: &AppName| !decision.gone.contains(app);
-    for app in decision.apps.into_iter().filter(|app| stays(&app.name)) {
-        apps.entry(app.name.clone()).or_default().push(StoreRecord::App(app).into());
+    let stays = |app: &AppName| !gone.contains(app);
+    for app in apps.into_iter().filter(|app| stays(&app.name)) {
+        of_apps.entry(app.name.clone()).or_default().push(StoreRecord::App(app).into());
     }
-    for deploy in decision.deploys.into_iter().filter(|deploy| stays(&deploy.app)) {
-        apps.entry(deploy.app.clone()).or_default().push(StoreRecord::Deploy(deploy).into());
+    for deploy in deploys.into_iter().filter(|deploy| stays(&deploy.app)) {
+        of_apps.entry(deploy.app.clone()).or_default().push(StoreRecord::Deploy(deploy).into());
     }
-    let changed =
-        decision.plan.machines.into_iter().filter(|(name, part)| records.plan.machines.get(name) != Some(part));
+    let one = |record: StoreRecord| vec![RecordChange::from(record)];
     let mut groups: Vec<ChangeGroup> =
-        changed.map(|(name, part)| vec![StoreRecord::Machine(name, part).into()]).collect();
-    if records.plan.table != decision.plan.table {
-        groups.push(vec![StoreRecord::Table(decision.plan.table).into()]);
+        machines.into_iter().map(|(name, part)| one(StoreRecord::Machine(name, part))).collect();
+    // The removal of routes must not take the highest revision with it.
+    let routing = routing.or_else(|| (!gone.is_empty()).then(|| previous.routing.clone()));
+    groups.extend(routing.map(|head| one(StoreRecord::Routing(head))));
+    for group in routes {
+        let kept = group.into_iter().filter(|(app, _)| stays(app));
+        groups.push(kept.map(|(app, routes)| StoreRecord::Routes(app, routes).into()).collect());
     }
     groups.push(general);
-    groups.extend(apps.into_values());
-    groups.extend(decision.gone.iter().map(|app| removal(records, app)));
+    groups.extend(of_apps.into_values());
+    groups.extend(gone.iter().map(|app| removal(records, app)));
     groups.retain(|group| !group.is_empty());
-    Some(PlannedStep { groups, report: decision.report })
+    Some(PlannedStep { groups, apps: scope.apps, report })
+}
+
+/// Returns what the planner must look at: dirty apps with the other apps of their renames, and dirty machines.
+fn scope(view: &ClusterView, index: &ClusterIndex, dirty: &DirtySet) -> PlanScope {
+    let (records, observed) = (&*view.records, &*view.observed);
+    if dirty.everything {
+        let apps = records.apps.keys().chain(records.plan.routes.keys()).chain(index.assigned_apps());
+        return PlanScope { apps: apps.cloned().collect(), machines: observed.machines.keys().cloned().collect() };
+    }
+    let mut apps = dirty.apps.clone();
+    apps.extend(dirty.apps.iter().filter_map(|app| records.apps.get(app)?.renamed().cloned()));
+    PlanScope { apps, machines: dirty.machines.clone() }
 }
 
 /// Audits a decision before its write. A violation is an error of the planner: the process ends without the write.
-fn assert_audited(desired: &DesiredCluster, decision: &PlanDecision, view: &ClusterView, now: Moment) {
+fn assert_audited(decision: &PlanDecision, view: &ClusterView, now: Moment) {
+    let records = &*view.records;
     let mut routable = RoutableReleases::default();
-    for (name, app) in &desired.apps {
-        let decided = decision.apps.iter().find(|decided| decided.name == *name).unwrap_or(&app.app);
-        routable.add(decided, &app.deploys);
+    for (name, app) in &records.apps {
+        let decided = decision.apps.iter().find(|decided| decided.name == *name).unwrap_or(&**app);
+        routable.add(decided, records.open_deploys(name).map(AsRef::as_ref));
     }
-    let (observed, previous) = (&*view.observed, &*view.records.plan);
-    let violations = audit(&AuditInput { routable: &routable, observed, previous, plan: &decision.plan, now });
+    let (observed, previous) = (&*view.observed, &*records.plan);
+    let plan = decision.applied_to(previous);
+    let violations = audit(&AuditInput { routable: &routable, observed, previous, plan: &plan, now });
     assert!(violations.is_empty(), "the plan violates its invariants: {violations:?}");
 }
 
@@ -103,6 +128,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
     let tags = records.tags.get(app.as_str()).into_iter().flatten().map(|(tag, _)| tag_key(app.as_str(), tag));
     let manifests = records.manifests.get(app.as_str()).into_iter().flatten();
     let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
+    let routes = records.plan.routes.get(app).map(|_| routes_key(app));
     let own = [format!("apps/{app}")];
     releases
         .chain(tokens)
@@ -110,22 +136,20 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
         .chain(builds)
         .chain(tags)
         .chain(manifests)
+        .chain(routes)
         .chain(own)
         .map(RecordChange::Remove)
         .collect()
 }
 
-/// Returns the planner's input: each app's record, the releases that run or may come back, and the deploys under way.
-pub(super) fn desired(records: &RecordIndex) -> DesiredCluster {
-    let apps = records.apps.values().map(|app| {
+/// Returns the planner's input: the record of each app, the releases that run or may come back, and the deploys under
+/// way.
+pub(super) fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
+    let apps = apps.iter().filter_map(|name| records.apps.get(name)).map(|app| {
         let deploys: Vec<Deploy> = records.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
-        let wanted: Vec<ReleaseNumber> =
-            deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten().collect();
-        let releases = records.releases.get(&app.name).into_iter().flatten();
-        let releases = releases
-            .filter(|(number, _)| wanted.contains(number))
-            .map(|(number, release)| (*number, (**release).clone()))
-            .collect();
+        let wanted = deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten();
+        let releases =
+            wanted.filter_map(|number| Some((number, Arc::clone(records.release(&app.name, number)?)))).collect();
         (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
     });
     DesiredCluster { apps: apps.collect(), trusted_proxies: records.policy.trusted_proxies.clone() }

@@ -16,7 +16,7 @@ use super::dirty::DirtySet;
 use super::load::{LoadedRecords, load};
 use super::notify::{ChangedParts, Notifier};
 use super::state::{CoreEvent, CoreState, PublishedView};
-use super::step::{PlannedStep, plan_step};
+use super::step::PlannedStep;
 use super::transactions::{ChangeGroup, transactions};
 use super::{INBOX_MAX, now};
 use crate::clock::{self, reading};
@@ -143,7 +143,7 @@ impl CoreTask {
         Ok(())
     }
 
-    async fn handle(&mut self, message: CoreMessage) -> Result<(), ServerError> {
+    pub(super) async fn handle(&mut self, message: CoreMessage) -> Result<(), ServerError> {
         let trail = match message {
             CoreMessage::Mutate(mutation, reply) => {
                 // An unreachable store refuses only this change. Lost leadership ends the server.
@@ -210,7 +210,7 @@ impl CoreTask {
     }
 
     /// Plans until nothing changes. If the store cannot be reached, the next tick tries again.
-    async fn settle(&mut self) -> Result<(), ServerError> {
+    pub(super) async fn settle(&mut self) -> Result<(), ServerError> {
         let settled = self.plan_until_stable().await;
         self.notify();
         settled
@@ -248,11 +248,11 @@ impl CoreTask {
     async fn plan_once(&mut self) -> Result<bool, ServerError> {
         self.update().await?;
         let dirty = std::mem::take(&mut self.dirty);
-        let step = plan_step(&self.state.view(), &dirty, &self.policy, self.now());
-        let Some(PlannedStep { groups, report }) = step else { return Ok(false) };
+        let step = self.state.plan(&dirty, &self.policy, self.now());
+        let Some(PlannedStep { groups, apps, report }) = step else { return Ok(false) };
         let changes = !groups.is_empty();
         self.commit(groups).await?;
-        self.apply(CoreEvent::Planned(report));
+        self.apply(CoreEvent::Planned { apps, report });
         Ok(changes)
     }
 

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use gantry_api::types::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
     App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation,
     HostName, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
-    ObservedInstance, Release, ReleaseNumber, Role, RoleCommand, RoleName, Scope,
+    ObservedInstance, Release, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::PlannerPolicy;
 
 use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState, EventEffects};
-use super::step::{desired, plan_step};
 use super::transactions::transactions;
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
 
@@ -59,7 +59,7 @@ pub(super) fn assignment(goal: InstanceGoal) -> Assignment {
     let role = Role::new(RoleCommand::Shell("serve".into()));
     let spec =
         InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once: false, volumes_of: None };
-    Assignment { spec, goal }
+    Assignment { spec: Arc::new(spec), goal }
 }
 
 fn report(ids: &[&str]) -> MachineReport {
@@ -85,7 +85,8 @@ fn records() -> RecordIndex {
     let retired = InstanceGoal::Retire { removed_in: Generation(1), since: Moment(START) };
     part.instances.insert(instance_id("shop.v1.web-2"), assignment(retired));
     records.apply(StoreRecord::App(App::new(app_name("shop"), Moment(0))).into());
-    records.apply(StoreRecord::Machine(machine_name("m"), part).into());
+    records.apply(StoreRecord::Machine(machine_name("m"), part.into()).into());
+    records.apply(StoreRecord::Routing(RoutingHead { revision: Generation(2), ..RoutingHead::default() }).into());
     records
 }
 
@@ -115,7 +116,7 @@ fn a_heartbeat_without_news_plans_nothing_and_wakes_nobody() {
     let second = state.machine(report(&["shop.v1.web-1"]), START + 3_000);
     assert!(second.dirty.is_empty() && second.changed == Default::default() && second.trail.is_empty());
     assert_eq!(state.view().observed.machines[&machine_name("m")].seen, Moment(START + 3_000), "the report counts");
-    assert!(plan_step(&state.view(), &second.dirty, &policy(), Moment(START + 3_000)).is_none());
+    assert!(state.plan(&second.dirty, &policy(), Moment(START + 3_000)).is_none());
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn a_status_change_marks_its_app_and_its_machine() {
     let mut changed = report(&["shop.v1.web-1", "other.v1.web-1"]);
     changed.instances.get_mut(&instance_id("shop.v1.web-1")).expect("there").phase = InstancePhase::Unhealthy;
     let effects = state.machine(changed, START + 2);
-    let wanted = DirtySet { everything: false, apps: [app_name("shop")].into(), machines: [machine_name("m")].into() };
+    let wanted = DirtySet { apps: [app_name("shop")].into(), ..DirtySet::default() };
     assert_eq!(effects.dirty, wanted);
     assert_eq!(effects.changed, Default::default(), "a report wakes nobody");
     // An instance that appears or goes is a change too, and so is an accepted plan.
@@ -142,23 +143,27 @@ fn a_router_matters_when_it_acknowledges_drains_comes_or_goes() {
     assert!(!state.router(router(1, &[("shop.v1.web-2", 1)]), START + 2).dirty.is_empty(), "a retired one works");
     assert!(state.router(router(1, &[("shop.v1.web-2", 1)]), START + 3).dirty.is_empty(), "no news");
     assert!(!state.router(router(1, &[]), START + 4).dirty.is_empty(), "a retired one is drained");
-    assert!(!state.router(router(2, &[]), START + 5).dirty.is_empty(), "an acknowledged table");
+    let acknowledged = state.router(router(2, &[]), START + 5).dirty;
+    assert_eq!(acknowledged, DirtySet { apps: [app_name("shop")].into(), ..DirtySet::default() }, "it waits for this");
     assert!(!state.router(router(2, &[]), START + 30_000).dirty.is_empty(), "back from silence");
     assert!(!state.router(RouterReport { gone: true, ..router(2, &[]) }, START + 30_001).dirty.is_empty(), "gone");
     assert!(state.router(RouterReport { gone: true, ..router(2, &[]) }, START + 30_002).dirty.is_empty());
     assert!(state.view().observed.routers.is_empty());
+    assert!(state.router(router(3, &[]), START + 30_003).dirty.revisions, "of lost records");
 }
 
 #[test]
 fn a_committed_change_wakes_those_whose_part_changed() {
     let mut state = state();
-    let machine = state.put(StoreRecord::Machine(machine_name("m"), MachinePlan::default()));
-    assert_eq!((machine.changed.machines.len(), machine.changed.table, machine.changed.deploys), (1, false, false));
-    let table = state.put(StoreRecord::Table(Default::default()));
-    assert!(table.changed.table && table.changed.machines.is_empty());
+    let machine = state.put(StoreRecord::Machine(machine_name("m"), Arc::default()));
+    assert_eq!((machine.changed.machines.len(), machine.changed.routes, machine.changed.deploys), (1, false, false));
+    assert_eq!(machine.dirty.apps, [app_name("shop")].into(), "its instances are gone");
+    let routes = state.put(StoreRecord::Routes(app_name("blog"), Arc::default()));
+    assert!(routes.changed.routes && routes.changed.machines.is_empty());
+    assert_eq!(routes.dirty.apps, [app_name("blog")].into(), "the routes of other apps are not affected");
     let deploy = Deploy::new(app_name("shop"), DeployNumber(1), cause(), "test".into(), false, Moment(START));
     let deploy = state.put(StoreRecord::Deploy(deploy));
-    assert!(deploy.changed.deploys && !deploy.changed.table);
+    assert!(deploy.changed.deploys && !deploy.changed.routes);
     assert_eq!(deploy.dirty.apps, [app_name("shop")].into());
     let action = AuditAction::TokenRevoked { token: "x".to_owned() };
     let event = EventRecord::new(1, Moment(0), "x", None, action);
@@ -175,10 +180,9 @@ fn a_committed_change_wakes_those_whose_part_changed() {
 #[test]
 fn time_matters_to_open_deploys_and_retired_instances_alone() {
     let mut state = state();
-    assert!(state.apply(CoreEvent::Tick, Moment(START + 1)).dirty.everything, "routers may still be unheard");
     let later = Moment(START + 60_000);
     assert_eq!(state.apply(CoreEvent::Tick, later).dirty.apps, [app_name("shop")].into(), "web-2 retires");
-    state.put(StoreRecord::Machine(machine_name("m"), MachinePlan::default()));
+    state.put(StoreRecord::Machine(machine_name("m"), Arc::default()));
     assert!(state.apply(CoreEvent::Tick, later).dirty.is_empty());
     let mut deploy = Deploy::new(app_name("shop"), DeployNumber(1), cause(), "test".into(), false, Moment(START));
     state.put(StoreRecord::Deploy(deploy.clone()));
@@ -196,10 +200,10 @@ fn time_matters_to_open_deploys_and_retired_instances_alone() {
 fn records_that_were_read_again_wake_everyone() {
     let mut state = state();
     let mut other = RecordIndex::default();
-    other.apply(StoreRecord::Machine(machine_name("n"), MachinePlan::default()).into());
+    other.apply(StoreRecord::Machine(machine_name("n"), Arc::default()).into());
     let effects = state.apply(CoreEvent::Loaded(other), Moment(START + 1));
     assert_eq!(effects.changed.machines, [machine_name("m"), machine_name("n")].into());
-    assert!(effects.changed.table && effects.changed.deploys && effects.dirty.everything);
+    assert!(effects.changed.routes && effects.changed.deploys && effects.dirty.everything);
 }
 
 #[test]
@@ -213,11 +217,11 @@ fn a_reader_keeps_its_snapshot() {
     assert_eq!(state.view().now, Moment(START + 5));
 }
 
-fn cause() -> DeployCause {
+pub(super) fn cause() -> DeployCause {
     DeployCause::Config { keys: vec!["A".into()] }
 }
 
-fn policy() -> PlannerPolicy {
+pub(super) fn policy() -> PlannerPolicy {
     PlannerPolicy::new(HostName::parse("localhost").expect("a host"))
 }
 
@@ -239,7 +243,7 @@ impl SimulatedCluster {
     fn hear(&mut self) {
         let plan = self.state.view().records.plan.clone();
         for name in ["a", "b"].map(machine_name) {
-            let part = plan.machines.get(&name).cloned().unwrap_or_default();
+            let part = plan.machines.get(&name).map(|part| (**part).clone()).unwrap_or_default();
             let left = part.instances.iter().filter(|(_, assignment)| assignment.goal != InstanceGoal::Stop);
             // The address depends on the slot alone, as on a machine that keeps it.
             let place = |id: &InstanceId| usize::try_from(id.release.0 * 10 + u64::from(id.index)).expect("small");
@@ -247,18 +251,23 @@ impl SimulatedCluster {
             let report = MachineReport { generation: part.generation, instances, network: Vec::new() };
             self.state.apply(CoreEvent::Machine(name, report), Moment(self.now));
         }
-        let report = router(plan.table.generation.0, &[]);
+        let report = router(plan.routing.revision.0, &[]);
         self.state.apply(CoreEvent::Router(machine_name("a"), report), Moment(self.now));
     }
 
-    /// Plans one step and returns its groups after an audit.
+    /// Plans one step and returns its groups after an audit. Planning only the app must give the same as planning
+    /// everything.
     fn plan(&mut self) -> Vec<Vec<RecordChange>> {
         let (view, now) = (self.state.view(), Moment(self.now));
-        let step = plan_step(&view, &DirtySet::everything(), &policy(), now).expect("dirty");
+        let step = self.state.plan(&DirtySet::everything(), &policy(), now).expect("dirty");
+        let (apps, machines) = ([app_name("shop")].into(), ["a", "b"].map(machine_name).into());
+        let alone = DirtySet { apps, machines, ..DirtySet::default() };
+        let alone = self.state.plan(&alone, &policy(), now).expect("dirty");
+        assert_eq!(format!("{:?}", alone.groups), format!("{:?}", step.groups));
         let mut next = (*view.records).clone();
         step.groups.iter().flatten().for_each(|change| next.apply(change.clone()));
         let mut routable = RoutableReleases::default();
-        desired(&next).apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
+        next.apps.iter().for_each(|(name, app)| routable.add(app, next.open_deploys(name).map(AsRef::as_ref)));
         let (observed, previous, plan) = (&*view.observed, &*view.records.plan, &*next.plan);
         let found = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
         assert_eq!(found, [], "at {now:?}");
@@ -305,12 +314,12 @@ impl SimulatedCluster {
         let ids: Vec<String> = view.records.plan.assignments().map(|(_, id, _)| id.to_string()).collect();
         assert_eq!(ids.len(), 3, "{ids:?}");
         assert!(ids.iter().all(|id| id.starts_with("shop.v2.web-")), "{ids:?}");
-        let routed = view.records.plan.table.routes.values().flat_map(|route| &route.endpoints).count();
+        let routed = view.records.plan.endpoints().count();
         assert_eq!(routed, 3);
     }
 }
 
-fn release(number: u64) -> Release {
+pub(super) fn release(number: u64) -> Release {
     let mut role = Role::new(RoleCommand::Shell("serve".into()));
     role.instances = 3;
     Release {
@@ -361,13 +370,9 @@ fn every_prefix_of_every_step_of_a_deploy_leads_to_the_same_end() {
 #[tokio::test]
 async fn loads_a_store_of_an_earlier_version() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("store.db");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../records/tests/store-cf11495.db");
-    std::fs::copy(fixture, &path).expect("copied");
-    let store = gantry_store::open(&gantry_store::StoreAddress::File(path)).await.expect("opened");
-    let listing = store.list("").await.expect("listed");
-    let entries = listing.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice()));
-    let records = RecordIndex::load(entries).expect("loaded");
+    let (store, term) = super::load::tests::earlier_store(&folder).await;
+    let entries = store.list("").await.expect("listed").entries;
+    let records = super::load::load(&*store, entries, term).await.expect("loaded").records;
 
     let names: Vec<&str> = records.apps.keys().map(AppName::as_str).collect();
     assert_eq!(names, ["empty", "hello", "redis", "sleepy"]);
@@ -380,5 +385,15 @@ async fn loads_a_store_of_an_earlier_version() {
     assert_eq!((hello.current, hello.scale[&RoleName::parse("web").expect("a role")]), (Some(ReleaseNumber(7)), 2));
     let redis = &records.releases[&app_name("redis")][&ReleaseNumber(1)];
     assert!(redis.roles.values().any(|role| !role.volumes.is_empty()), "{redis:?}");
-    assert!(!records.plan.machines.is_empty() && !records.plan.table.routes.is_empty());
+    assert!(!records.plan.machines.is_empty() && records.plan.endpoints().count() > 0);
+
+    // The same instances run on under the same ids, and the next plan changes none of them.
+    let before = records.plan.clone();
+    let state = CoreState::new(records, ClockJumps::default(), Moment(START));
+    let step = state.plan(&DirtySet::everything(), &policy(), Moment(START)).expect("dirty");
+    let mut next = (*state.view().records).clone();
+    step.groups.concat().into_iter().for_each(|change| next.apply(change));
+    assert_eq!(next.plan.machines, before.machines);
+    let endpoints = |plan: &gantry_model::Plan| plan.endpoints().cloned().collect::<Vec<_>>();
+    assert_eq!(endpoints(&next.plan), endpoints(&before));
 }

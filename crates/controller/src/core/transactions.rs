@@ -2,12 +2,13 @@
 //!
 //! A step is a list of groups. The order of the groups, and the rule that a group stays whole, make every prefix of the
 //! transactions safe after a kill:
-//! 1. **Parts of machines.** A part may retire an instance and name a table that is not written yet. The next server
-//!    plans again and composes that table, or lets the instance run on.
-//! 2. **The routing table.** After the parts: a table without an instance whose part still says `Run` would let the next
-//!    server stop that instance without the barrier.
+//! 1. **Parts of machines.** A part may retire an instance and name a revision that is not written yet. The next server
+//!    plans again and composes routes without the instance, or lets the instance run on.
+//! 2. **What all routes share**, and then the **routes of each app** by rising revision. After the parts: routes without
+//!    an instance whose part still says `Run` would let the next server stop that instance without the barrier. In
+//!    order: a router that has a revision must have every change up to that revision.
 //! 3. **Each app with its deploys and events.** A deploy enters its next state only together with its app's record, and
-//!    after the table that the state relies on.
+//!    after the routes that the state relies on.
 //! 4. **Removals**, the app's own record last, so that an interrupted removal starts again.
 
 use gantry_records::RecordChange;

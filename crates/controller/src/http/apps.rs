@@ -23,8 +23,8 @@ use crate::{Server, repositories, why};
 /// Builds the public API's description of an app.
 pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
     let deploy = view.records.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
-    let of_current = |id: &InstanceId| id.app == app.name && Some(id.release) == app.current && id.role.is_service();
-    let wanted = view.records.plan.assignments().filter(|(_, id, _)| of_current(id));
+    let of_current = |id: &InstanceId| Some(id.release) == app.current && id.role.is_service();
+    let wanted = view.records.plan.assignments_of(&app.name).filter(|(_, id, _)| of_current(id));
     let (mut ready, mut all) = (0, 0);
     for (machine, id, _) in wanted {
         all += 1;
@@ -276,8 +276,7 @@ pub(crate) async fn instances(
     let infos: Vec<InstanceInfo> = view
         .records
         .plan
-        .assignments()
-        .filter(|(_, id, _)| id.app == app)
+        .assignments_of(&app)
         .map(|(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
             let goal = match assignment.goal {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
-use gantry_api::types::{MachineReport, PlanAnswer, RouterReport, TableAnswer};
+use gantry_api::Problem;
+use gantry_api::types::{MachineReport, RouterReport, TableAnswer};
 use gantry_model::{Generation, MachineName};
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::auth::Caller;
-use super::{HttpResult, Params, json, parse_body, parse_name};
+use super::{HttpResult, Params, json, json_text, parse_body, parse_name};
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -56,10 +57,10 @@ pub(crate) async fn plan(
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
         let part = view.records.plan.machines.get(&machine)?;
-        query.after.is_none_or(|after| part.generation > after).then(|| part.clone())
+        query.after.is_none_or(|after| part.generation > after).then(|| Arc::clone(part))
     };
-    let response: PlanAnswer = wait_for(&server, server.core.watch_machine(&machine), newer).await;
-    json(&response)
+    let response = wait_for(&server, server.core.watch_machine(&machine), newer).await;
+    json(&response.as_deref())
 }
 
 pub(crate) async fn observed(
@@ -102,11 +103,13 @@ pub(crate) async fn table(
     let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
     let newer = |view: &ClusterView| {
-        let table = &view.records.plan.table;
-        query.after.is_none_or(|after| table.generation > after).then(|| table.clone())
+        let revision = view.records.plan.routing.revision;
+        query.after.is_none_or(|after| revision > after).then(|| server.core.routing_table(view))
     };
-    let response: TableAnswer = wait_for(&server, server.core.watch_table(), newer).await;
-    json(&response)
+    match wait_for(&server, server.core.watch_routes(), newer).await {
+        Some(table) => Ok(json_text(table.map_err(|error| Problem::internal(error.to_string()))?)),
+        None => json(&TableAnswer::None),
+    }
 }
 
 pub(crate) async fn router_observed(

@@ -90,7 +90,12 @@ impl IntoResponse for ErrorResponse {
 /// Serializes a value into a JSON response.
 pub(crate) fn json(value: &impl Serialize) -> HttpResult {
     let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
+    Ok(json_text(text.into()))
+}
+
+/// JSON response with this text.
+fn json_text(text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// Error response for a request that cannot be understood.

@@ -82,7 +82,7 @@ pub(super) fn join_connections(
 
 /// Returns the machine that an instance is assigned to.
 fn machine_of(view: &ClusterView, id: &InstanceId) -> Option<MachineName> {
-    view.records.plan.assignments().find(|(_, other, _)| *other == id).map(|(machine, _, _)| machine.clone())
+    view.records.plan.assignment(id).map(|(machine, _)| machine.clone())
 }
 
 /// Returns any machine that has reported.
@@ -96,12 +96,11 @@ pub(crate) fn any_machine(view: &ClusterView) -> HttpResult<MachineName> {
 
 /// Finds the running instance that a request names, or the app's first running instance.
 fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> HttpResult<InstanceId> {
-    let running = view.records.plan.assignments().filter(|(machine, id, _)| {
+    let running = view.records.plan.assignments_of(app).filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
-        &id.app == app
-            && seen.is_some_and(|seen| {
-                matches!(seen.phase, InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy)
-            })
+        seen.is_some_and(|seen| {
+            matches!(seen.phase, InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy)
+        })
     });
     let current = view.records.apps.get(app).and_then(|app| app.current);
     let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();

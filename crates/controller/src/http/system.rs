@@ -39,7 +39,7 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
             .iter()
             .map(|(name, r)| (name.clone(), (r.generation, view.now.since(r.seen))))
             .collect(),
-        table: view.records.plan.table.generation,
+        table: view.records.plan.routing.revision,
         apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
         space: disk_usage(&server).await,
         warnings: warnings(&server, &view),

@@ -1,7 +1,5 @@
 //! Explains faults of an instance.
 
-use std::sync::Arc;
-
 use gantry_api::types::Explanation;
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::reason::{ExitText, LimitText, TimesText};
@@ -36,10 +34,9 @@ struct AssignedInstance<'a> {
 /// Returns the service instances of the current release with the goal to run.
 fn assigned_instances<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = AssignedInstance<'a>> {
     let current = view.records.apps.get(name).and_then(|app| app.current);
-    let is_of = move |id: &InstanceId, goal| {
-        &id.app == name && Some(id.release) == current && id.role.is_service() && goal == InstanceGoal::Run
-    };
-    view.records.plan.assignments().filter(move |(_, id, assignment)| is_of(id, assignment.goal)).filter_map(
+    let is_of =
+        move |id: &InstanceId, goal| Some(id.release) == current && id.role.is_service() && goal == InstanceGoal::Run;
+    view.records.plan.assignments_of(name).filter(move |(_, id, assignment)| is_of(id, assignment.goal)).filter_map(
         |(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine)?.instances.get(id)?;
             Some(AssignedInstance { id, assignment, seen })
@@ -205,8 +202,7 @@ fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause
 pub(crate) fn instance(facts: &WhyInput<'_>, id: &InstanceId) -> Option<Explanation> {
     let view = facts.view;
     let subject = format!("instance {id}");
-    let plan = Arc::clone(&view.records.plan);
-    let (machine, _, assignment) = plan.assignments().find(|(_, other, _)| *other == id)?;
+    let (machine, assignment) = view.records.plan.assignment(id)?;
     let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
     let Some(seen) = seen else {
         return Some(

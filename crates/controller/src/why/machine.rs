@@ -23,7 +23,7 @@ pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundC
 /// Reports that the agent of a machine with the app is silent, so the state of its instances is unknown.
 pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let current = view.records.apps.get(name)?.current?;
-    let mut used = view.records.plan.assignments().filter(|(_, id, _)| &id.app == name && id.release == current);
+    let mut used = view.records.plan.assignments_of(name).filter(|(_, id, _)| id.release == current);
     used.find_map(|(machine, _, _)| match view.observed.machines.get(machine) {
         None => Some(FoundCause::new(format!("machine {machine} has not reported; {CHECK_UP}"))),
         Some(report) if view.now.since(report.seen) > SILENCE_MILLIS => {

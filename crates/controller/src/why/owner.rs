@@ -9,7 +9,7 @@ use crate::core::ClusterView;
 pub(super) fn requested(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let app = view.records.apps.get(name)?;
     if app.destroying {
-        let left = view.records.plan.assignments().filter(|(_, id, _)| &id.app == name);
+        let left = view.records.plan.assignments_of(name);
         let evidence =
             left.map(|(_, id, _)| format!("{id} is still there; `gantry why {name} {id}`")).take(5).collect();
         return Some(FoundCause { headline: format!("{name} is being destroyed"), evidence });

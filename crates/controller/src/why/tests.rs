@@ -142,18 +142,18 @@ impl AppScenario {
         };
         records.apply(StoreRecord::Release(release).into());
         let plan = Arc::make_mut(&mut records.plan);
-        let part = plan.machines.entry(machine.clone()).or_default();
+        let part = Arc::make_mut(plan.machines.entry(machine.clone()).or_default());
         for id in self.seen.keys() {
             let role = Role::new(RoleCommand::Shell("serve".into()));
             let once = id.role.is_release_step();
             let spec =
                 InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once, volumes_of: None };
-            part.instances.insert(id.clone(), Assignment { spec, goal: InstanceGoal::Run });
+            part.instances.insert(id.clone(), Assignment { spec: spec.into(), goal: InstanceGoal::Run });
         }
         let mut observed = ObservedCluster::default();
         if let Some(seen) = self.machine {
             let report = ObservedMachine { instances: self.seen.clone(), seen, ..ObservedMachine::default() };
-            observed.machines.insert(machine.clone(), report);
+            observed.machines.insert(machine.clone(), report.into());
         }
         if let Some(router) = &self.router {
             observed.routers.insert(RouterId { machine, number: 1 }, router.clone());

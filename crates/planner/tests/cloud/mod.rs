@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use gantry_model::deploy::DeployOrder;
 use gantry_model::role::{Role, RoleCommand};
 use gantry_model::{
     App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName, InstanceGoal,
-    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
-    Release, ReleaseNumber, RoleName, RouterId, Seconds,
+    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine,
+    Plan, Reason, Release, ReleaseNumber, RoleName, RouterId, RoutingTable, Seconds,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
-use gantry_planner::{DesiredApp, DesiredCluster, PlannerPolicy, plan};
+use gantry_planner::{
+    ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
+    plan_everything,
+};
 
 pub(crate) struct TestCluster {
     pub(crate) desired: DesiredCluster,
@@ -103,24 +107,51 @@ impl TestCluster {
         self.desired.apps.get_mut(&app_name()).expect("the app")
     }
 
+    /// The machine's report.
+    pub(crate) fn machine(&mut self) -> &mut ObservedMachine {
+        Arc::make_mut(self.observed.machines.entry(machine()).or_default())
+    }
+
+    /// Plans once, in two ways that must agree: everything, and the app alone.
+    pub(crate) fn plan_once(&self) -> PlanDecision {
+        let Self { desired, observed, plan: previous, policy, now, .. } = self;
+        let decision = plan_everything(desired, observed, previous, policy, *now);
+        let index = ClusterIndex::of(previous, observed);
+        let scope = PlanScope { apps: [app_name()].into(), machines: [machine()].into() };
+        let alone =
+            plan(&PlannerInput { scope: &scope, desired, observed, previous, index: &index, policy, now: *now });
+        assert_eq!(alone, decision);
+        decision
+    }
+
     pub(crate) fn heartbeat(&mut self) {
         let now = self.now;
         if self.reporting {
-            self.observed.machines.entry(machine()).or_default().seen = now;
+            self.machine().seen = now;
             let router = self.observed.routers.entry(router()).or_default();
             router.seen = now;
         }
+    }
+
+    /// The routes of all apps as a router gets them.
+    pub(crate) fn table(&self) -> RoutingTable {
+        RoutingTable::assemble(&self.plan)
     }
 
     /// Plans until nothing changes, and runs the auditor after each pass.
     pub(crate) fn settle(&mut self) {
         for pass in 0.. {
             assert!(pass < 50, "the planner does not come to rest");
-            let decision = plan(&self.desired, &self.observed, &self.plan, &self.policy, self.now);
-            let still = decision.plan == self.plan && decision.apps.is_empty() && decision.deploys.is_empty();
-            if still {
+            let decision = self.plan_once();
+            if decision.apps.is_empty()
+                && decision.deploys.is_empty()
+                && decision.machines.is_empty()
+                && decision.routes.is_empty()
+                && decision.routing.is_none()
+            {
                 return;
             }
+            let planned = decision.applied_to(&self.plan);
             let mut decided = self.desired.clone();
             for app in decision.apps {
                 let name = app.name.clone();
@@ -133,11 +164,11 @@ impl TestCluster {
             }
             let mut routable = RoutableReleases::default();
             decided.apps.values().for_each(|app| routable.add(&app.app, &app.deploys));
-            let (observed, previous, plan, now) = (&self.observed, &self.plan, &decision.plan, self.now);
+            let (observed, previous, plan, now) = (&self.observed, &self.plan, &planned, self.now);
             let violations = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
             assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
             self.desired = decided;
-            self.plan = decision.plan;
+            self.plan = planned;
             let finals: Vec<Deploy> = self.app().deploys.iter().filter(|d| d.state.is_final()).cloned().collect();
             self.app().deploys.retain(|deploy| !deploy.state.is_final());
             self.history.extend(finals);
@@ -162,7 +193,7 @@ impl TestCluster {
                 let by = i64::from(seconds) * 1000;
                 self.now = self.now.moved(by);
                 self.observed.move_stamps(by);
-                self.plan.machines.values_mut().for_each(|part| part.move_stamps(by));
+                self.plan.machines.values_mut().for_each(|part| Arc::make_mut(part).move_stamps(by));
                 self.app().deploys.iter_mut().for_each(|deploy| deploy.move_stamps(by));
             }
             ClusterEvent::ClockJumpsUnseen(seconds) => {
@@ -205,20 +236,21 @@ impl TestCluster {
         }
         app.app.last_release += 1;
         let number = ReleaseNumber(app.app.last_release);
-        app.releases.insert(number, release(number, shape, app.deploys[index].number));
+        app.releases.insert(number, release(number, shape, app.deploys[index].number).into());
         app.deploys[index].release = Some(number);
         app.deploys[index].enter(DeployState::Placing, now);
     }
 
     fn agent_takes_plan(&mut self) {
         if let Some(part) = self.plan.machines.get(&machine()) {
-            self.agent = part.clone();
+            self.agent = (**part).clone();
         }
         let now = self.now;
-        let report = self.observed.machines.entry(machine()).or_default();
-        report.generation = self.agent.generation;
-        let stops = |id: &InstanceId| self.agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
-        let wanted: Vec<InstanceId> = self.agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
+        let agent = self.agent.clone();
+        let stops = |id: &InstanceId| agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
+        let wanted: Vec<InstanceId> = agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
+        let report = self.machine();
+        report.generation = agent.generation;
         for id in wanted {
             report.instances.entry(id.clone()).or_insert_with(|| fresh(&id, now));
         }
@@ -229,12 +261,12 @@ impl TestCluster {
     }
 
     fn router_takes_table(&mut self) {
-        let generation = self.plan.table.generation;
+        let generation = self.plan.routing.revision;
         self.observed.routers.entry(router()).or_default().generation = generation;
     }
 
     fn pick(&mut self, n: usize) -> Option<(bool, &mut ObservedInstance)> {
-        let instances = &mut self.observed.machines.get_mut(&machine())?.instances;
+        let instances = &mut Arc::make_mut(self.observed.machines.get_mut(&machine())?).instances;
         let count = instances.len();
         let (id, instance) = instances.iter_mut().nth(n.checked_rem(count)?)?;
         Some((id.role.is_release_step(), instance))
@@ -244,7 +276,7 @@ impl TestCluster {
         let now = self.now;
         let stopped = |instance: &ObservedInstance| instance.phase == InstancePhase::Stopping;
         if self.pick(n).is_some_and(|(_, instance)| stopped(instance)) {
-            let instances = &mut self.observed.machines.get_mut(&machine()).expect("a machine").instances;
+            let instances = &mut self.machine().instances;
             let first = instances.iter().find(|(_, instance)| stopped(instance)).map(|(id, _)| id.clone());
             instances.remove(&first.expect("it was picked"));
             return;
@@ -275,7 +307,7 @@ impl TestCluster {
 
     /// Creates the machine's report again after the controller lost all reports.
     fn report(&mut self) {
-        self.observed.machines.entry(machine()).or_default();
+        self.machine();
     }
 
     /// Lets all components work until nothing changes.

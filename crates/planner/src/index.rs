@@ -1,0 +1,89 @@
+//! The index over the plan and the reports: which machines have instances of an app. The server's core keeps the index up
+//! to date, so that planning one app looks at that app's machines alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gantry_model::{AppName, InstanceId, MachineName, ObservedCluster, Plan};
+
+/// The machines of each app, by plan and by report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterIndex {
+    assigned: AppMachines,
+    reported: AppMachines,
+}
+
+type AppMachines = BTreeMap<AppName, BTreeSet<MachineName>>;
+
+impl ClusterIndex {
+    /// Builds the index.
+    #[must_use]
+    pub fn of(plan: &Plan, observed: &ObservedCluster) -> Self {
+        let mut index = Self::default();
+        for (machine, part) in &plan.machines {
+            index.assigned(machine, [], part.instances.keys());
+        }
+        for (machine, report) in &observed.machines {
+            index.reported(machine, [], report.instances.keys());
+        }
+        index
+    }
+
+    /// Takes over a changed part of a machine: the sorted instances before and after.
+    pub fn assigned<'a>(
+        &mut self,
+        machine: &MachineName,
+        before: impl IntoIterator<Item = &'a InstanceId>,
+        after: impl IntoIterator<Item = &'a InstanceId>,
+    ) {
+        replace(&mut self.assigned, machine, &apps_of(before), &apps_of(after));
+    }
+
+    /// Takes over a machine's report: the sorted instances before and after.
+    pub fn reported<'a>(
+        &mut self,
+        machine: &MachineName,
+        before: impl IntoIterator<Item = &'a InstanceId>,
+        after: impl IntoIterator<Item = &'a InstanceId>,
+    ) {
+        replace(&mut self.reported, machine, &apps_of(before), &apps_of(after));
+    }
+
+    /// The machines with assigned instances of an app.
+    pub(crate) fn assigned_to(&self, app: &AppName) -> impl Iterator<Item = &MachineName> {
+        self.assigned.get(app).into_iter().flatten()
+    }
+
+    /// The machines that report instances of an app.
+    pub(crate) fn reported_by(&self, app: &AppName) -> impl Iterator<Item = &MachineName> {
+        self.reported.get(app).into_iter().flatten()
+    }
+
+    /// All apps with assigned instances.
+    pub fn assigned_apps(&self) -> impl Iterator<Item = &AppName> {
+        self.assigned.keys()
+    }
+}
+
+/// The apps of sorted instances, each once.
+fn apps_of<'a>(ids: impl IntoIterator<Item = &'a InstanceId>) -> Vec<&'a AppName> {
+    let mut apps: Vec<&AppName> = ids.into_iter().map(|id| &id.app).collect();
+    apps.dedup();
+    apps
+}
+
+fn replace(index: &mut AppMachines, machine: &MachineName, before: &[&AppName], after: &[&AppName]) {
+    if before == after {
+        return;
+    }
+    for app in before.iter().filter(|app| after.binary_search(app).is_err()) {
+        if let Some(machines) = index.get_mut(*app) {
+            machines.remove(machine);
+            if machines.is_empty() {
+                index.remove(*app);
+            }
+        }
+    }
+    for app in after.iter().filter(|app| before.binary_search(app).is_err()) {
+        index.entry((*app).clone()).or_default().insert(machine.clone());
+    }
+}

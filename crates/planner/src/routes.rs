@@ -1,0 +1,215 @@
+//! Computes the routes of each app: the ready instances of the app's current release, and of a held release under its own
+//! host name.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use gantry_model::app::Rename;
+use gantry_model::role::DEFAULT_PORT;
+use gantry_model::{
+    AppName, AppRoutes, Assignment, ClosedReason, ClosedRoute, DeployState, Endpoint, Generation, HostName,
+    InstanceGoal, InstanceId, InstancePhase, MachineName, Release, ReleaseNumber, RequestTimeouts, RoleName, Route,
+    RoutingHead, TrafficPolicy,
+};
+
+use crate::demand::{WantedInstances, copies};
+use crate::draft::DraftParts;
+use crate::input::PlanningInput;
+use crate::{DesiredApp, DesiredCluster};
+
+/// The assignments of one app in the new plan, in the order of the machines.
+struct PlacedInstances<'a> {
+    wanted: &'a WantedInstances,
+    instances: Vec<(&'a MachineName, &'a InstanceId, &'a Assignment)>,
+    input: &'a PlanningInput<'a>,
+}
+
+impl<'a> PlacedInstances<'a> {
+    /// The assignments of a release.
+    fn of(&self, release: &Release) -> impl Iterator<Item = (&'a MachineName, &'a InstanceId, &'a Assignment)> {
+        let number = release.number;
+        self.instances.iter().filter(move |(_, id, _)| id.release == number).copied()
+    }
+}
+
+/// Numbers changes of routes. Each change gets a revision of its own, in the order in which the changes are written: a
+/// router that acknowledges a revision has every change up to it.
+pub(crate) struct Revisions {
+    last: Generation,
+    /// What all routes share, if it changes. It is written before the routes.
+    pub(crate) head: Option<RoutingHead>,
+}
+
+impl Revisions {
+    /// Decides what all routes share, and the first revision of this pass.
+    pub(crate) fn new(desired: &DesiredCluster, input: &PlanningInput<'_>) -> Self {
+        let before = &input.previous.routing;
+        let mut head = RoutingHead { trusted_proxies: desired.trusted_proxies.clone(), ..before.clone() };
+        // After a restore, the records are older than the last routes that a router received. Routers accept only newer
+        // revisions, and none of their acknowledgements counts before they have the restored routes.
+        let heard = input.highest_acknowledged();
+        if heard > before.revision {
+            (head.revision, head.floor) = (heard.next(), heard.next());
+        } else if head != *before {
+            head.revision = head.revision.next();
+        }
+        let last = head.revision;
+        Self { last, head: (head != *before).then_some(head) }
+    }
+
+    /// Numbers the routes of an app: the next revision if they differ from the previous routes.
+    pub(crate) fn number(&mut self, routes: AppRoutes, previous: Option<&AppRoutes>) -> NumberedRoutes {
+        match previous {
+            Some(previous) if !routes.differ(previous) => {
+                NumberedRoutes { routes: Arc::new(AppRoutes { revision: previous.revision, ..routes }), changed: false }
+            }
+            None if routes.is_empty() => NumberedRoutes { routes: Arc::new(routes), changed: false },
+            _ => {
+                self.last = self.last.next();
+                NumberedRoutes { routes: Arc::new(AppRoutes { revision: self.last, ..routes }), changed: true }
+            }
+        }
+    }
+}
+
+/// Routes of an app with their revision.
+pub(crate) struct NumberedRoutes {
+    pub(crate) routes: Arc<AppRoutes>,
+    pub(crate) changed: bool,
+}
+
+/// Computes the routes of an app, without a revision. An app that has no record, or is being destroyed, has none.
+pub(crate) fn compose(
+    name: &AppName,
+    desired: &DesiredCluster,
+    wanted: &WantedInstances,
+    draft: &DraftParts<'_>,
+    input: &PlanningInput<'_>,
+) -> AppRoutes {
+    let mut routes = AppRoutes::default();
+    let Some(app) = desired.apps.get(name).filter(|app| !app.app.destroying) else { return routes };
+    let placed = PlacedInstances { wanted, instances: draft.of_app(name), input };
+    let closed = closed(app);
+    for host in hosts(app, desired, input) {
+        match (closed, release_of(app, app.app.current)) {
+            (Some(reason), _) => drop(routes.closed.insert(host, ClosedRoute { app: name.clone(), reason })),
+            (None, Some(release)) => insert_route(&mut routes, host, release, &app.app.traffic, false, &placed),
+            (None, None) => {}
+        }
+    }
+    if let Some(release) = release_of(app, app.app.current) {
+        let previous = input.previous.routes.get(name).and_then(|routes| routes.names.as_ref());
+        let known = previous.filter(|_| unheard(release, &placed));
+        routes.names = Some(known.cloned().unwrap_or_else(|| addresses(release, &placed)));
+    }
+    if let Some(release) = held(app)
+        && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, input.policy.domain))
+    {
+        // A held release serves only the team's own tests, so the pauses and limits for the app's clients do not apply.
+        let trusted_proxies = app.app.traffic.trusted_proxies.clone();
+        let traffic = TrafficPolicy { trusted_proxies, ..TrafficPolicy::default() };
+        insert_route(&mut routes, host, release, &traffic, true, &placed);
+    }
+    routes
+}
+
+fn release_of(app: &DesiredApp, number: Option<ReleaseNumber>) -> Option<&Release> {
+    app.releases.get(&number?).map(AsRef::as_ref)
+}
+
+fn held(app: &DesiredApp) -> Option<&Release> {
+    let deploy = app.deploys.iter().find(|deploy| deploy.state == DeployState::Held)?;
+    release_of(app, deploy.release)
+}
+
+/// The hosts that lead to an app. The hosts of a renamed app lead to its successor once the successor serves.
+fn hosts(app: &DesiredApp, desired: &DesiredCluster, input: &PlanningInput<'_>) -> Vec<HostName> {
+    let other = |name: &AppName| desired.apps.get(name);
+    let serves = |app: &DesiredApp| app.app.current.is_some();
+    match &app.app.rename {
+        Some(Rename::To { name }) if other(name).is_some_and(serves) => Vec::new(),
+        Some(Rename::From { name }) if serves(app) => {
+            own_hosts(app, input).chain(other(name).into_iter().flat_map(|old| own_hosts(old, input))).collect()
+        }
+        _ => own_hosts(app, input).collect(),
+    }
+}
+
+fn own_hosts<'a>(app: &'a DesiredApp, input: &PlanningInput<'_>) -> impl Iterator<Item = HostName> + 'a {
+    let own = HostName::parse(&format!("{}.{}", app.app.name, input.policy.domain)).ok();
+    own.into_iter().chain(app.app.hosts.iter().cloned())
+}
+
+/// Why an app serves no request; `None` if the app serves. A paused app and an app in maintenance count as serving,
+/// because their routes hold that answer.
+fn closed(app: &DesiredApp) -> Option<ClosedReason> {
+    if app.app.traffic.paused || app.app.traffic.maintenance.is_some() {
+        return None;
+    }
+    let Some(release) = release_of(app, app.app.current) else {
+        return Some(ClosedReason::NoRelease);
+    };
+    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+        return Some(ClosedReason::NoWebRole);
+    };
+    (copies(&app.app, role, settings) == 0).then_some(ClosedReason::ScaledToZero)
+}
+
+fn insert_route(
+    routes: &mut AppRoutes,
+    host: HostName,
+    release: &Release,
+    traffic: &TrafficPolicy,
+    held: bool,
+    placed: &PlacedInstances<'_>,
+) {
+    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+        return;
+    };
+    let port = settings.port.unwrap_or(DEFAULT_PORT);
+    let endpoints = serving(release, placed)
+        .filter(|(id, _)| &id.role == role)
+        .map(|(id, address)| Endpoint { instance: id.clone(), address, port, protocol: settings.protocol })
+        .collect();
+    let timeouts = RequestTimeouts {
+        response: settings.request_timeout,
+        drain: settings.drain.unwrap_or(placed.input.policy.drain),
+        request_buffer: settings.request_buffer(),
+    };
+    let (app, release, traffic) = (release.app.clone(), release.number, traffic.clone());
+    routes.routes.insert(host, Route { app, release, held, endpoints, traffic, timeouts });
+}
+
+fn addresses(release: &Release, placed: &PlacedInstances<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {
+    let mut roles: BTreeMap<RoleName, Vec<Ipv4Addr>> = BTreeMap::new();
+    for (id, address) in serving(release, placed).filter(|(id, _)| id.role.is_service()) {
+        roles.entry(id.role.clone()).or_default().push(address);
+    }
+    roles
+}
+
+/// Reports whether a machine with instances of the release has not reported since the controller started.
+fn unheard(release: &Release, placed: &PlacedInstances<'_>) -> bool {
+    placed.of(release).any(|(machine, _, _)| !placed.input.observed.machines.contains_key(machine))
+}
+
+/// The ready instances of a release with their addresses.
+fn serving<'a>(release: &Release, placed: &PlacedInstances<'a>) -> impl Iterator<Item = (&'a InstanceId, Ipv4Addr)> {
+    placed
+        .of(release)
+        .filter(|(_, id, assignment)| assignment.goal == InstanceGoal::Run && placed.wanted.contains_key(*id))
+        .filter_map(|(machine, id, _)| Some((id, address(machine, id, placed.input)?)))
+}
+
+/// The address of a ready instance. If the machine has not reported since the controller started, the previous routes
+/// decide: missing reports never remove an endpoint.
+fn address(machine: &MachineName, id: &InstanceId, input: &PlanningInput<'_>) -> Option<Ipv4Addr> {
+    match input.observed.machines.get(machine) {
+        Some(report) => {
+            let ready = report.instances.get(id).filter(|instance| instance.phase == InstancePhase::Ready);
+            ready.and_then(|instance| instance.address)
+        }
+        None => input.routed_address(id),
+    }
+}
