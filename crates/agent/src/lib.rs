@@ -56,6 +56,7 @@ use gantry_supervision::TaskSet;
 
 pub use network::check as check_network;
 pub use network::{HostPorts, MetadataAddress, NetworkTaken, NftError, OpeningError, PortProtocol, take_down};
+pub use volumes::offline::{StoredVolume, keep_volumes, stored_volumes};
 
 /// Timeout of the agent's tasks at a shutdown. They are dropped where they wait, so this takes milliseconds.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -11,6 +11,8 @@ use gantry_model::{
 };
 use gantry_store::StoreAddress;
 
+use crate::restore_volumes::VolumeChoice;
+
 /// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
 #[derive(Debug, Parser)]
 #[command(name = "gantry", version, max_term_width = 100, arg_required_else_help = true)]
@@ -211,11 +213,11 @@ pub(crate) enum Command {
     /// Check the store, on the server's machine
     #[command(subcommand)]
     Store(Store),
-    /// Check the store, all blobs and all repositories, and name damage; on the server's machine
+    /// Check the store, blobs, repositories, layers and volumes, and name damage; on the server's machine
     Check {
         #[command(flatten)]
         machine: Machine,
-        /// Remove damaged blobs, so that the next push, pull or base create writes them again
+        /// Remove damaged blobs and layers, so that the next push, pull, base create or start writes them again
         #[arg(long)]
         repair: bool,
     },
@@ -223,6 +225,9 @@ pub(crate) enum Command {
     Backup {
         #[command(flatten)]
         machine: Machine,
+        /// Include the volumes of the apps on this machine. The files of a running program are of different moments
+        #[arg(long)]
+        volumes: bool,
         /// File to write
         file: PathBuf,
     },
@@ -233,6 +238,9 @@ pub(crate) enum Command {
         /// Skip damaged files of the backup and restore everything else
         #[arg(long)]
         skip_damaged: bool,
+        /// Which volumes of the backup to restore; by default all, unless this machine has data of one of them
+        #[arg(long, value_enum, value_name = "WHICH")]
+        volumes: Option<VolumeChoice>,
         /// Backup
         file: PathBuf,
     },

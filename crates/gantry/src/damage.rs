@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use gantry_blobs::READ_MAX;
-use gantry_image::{Index, Manifest};
+use gantry_image::{Config, Index, Manifest};
 use gantry_model::Digest;
 use serde_json::Value;
 
@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Changed,
     /// The system's error.
     Unreadable(String),
+    /// What is wrong with the file, as the rest of a sentence.
+    Wrong(String),
 }
 
 impl fmt::Display for Damage {
@@ -39,6 +41,7 @@ impl fmt::Display for Damage {
             Fault::Missing => write!(f, "{} is missing", self.file)?,
             Fault::Changed => write!(f, "{} is damaged", self.file)?,
             Fault::Unreadable(why) => write!(f, "{} cannot be read: {why}", self.file)?,
+            Fault::Wrong(what) => write!(f, "{} {what}", self.file)?,
         }
         let (named, more) = self.needed_by.split_at(self.needed_by.len().min(NAMED));
         match (named, more.len()) {
@@ -49,13 +52,30 @@ impl fmt::Display for Damage {
     }
 }
 
-/// The remedy for damage, in messages of all commands.
-pub(crate) const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
-                                 `gantry base create`; releases that nobody goes back to do no harm.";
+/// The remedy for damaged blobs and repositories, in messages of all commands.
+const REMEDY: &str = "What is named there cannot be started anew. Push or deploy it again, make a base again with \
+                      `gantry base create`; releases that nobody goes back to do no harm.";
 
-/// References to blobs: for each digest, the objects that need this blob.
+/// The remedy for damaged volumes.
+const REMEDY_OF_VOLUMES: &str = "The data of volumes named there is not whole. Look at the disk (`dmesg`), and bring the \
+                                 data back from an earlier backup or from the program's own dump: `gantry volume import`.";
+
+/// The remedies for these damages.
+pub(crate) fn remedies(damaged: &[Damage]) -> Vec<&'static str> {
+    let of_volumes = |damage: &Damage| damage.file.starts_with("volumes/");
+    let other = damaged.iter().any(|damage| !of_volumes(damage)).then_some(REMEDY);
+    let volumes = damaged.iter().any(of_volumes).then_some(REMEDY_OF_VOLUMES);
+    other.into_iter().chain(volumes).collect()
+}
+
+/// References to blobs.
 #[derive(Debug, Default)]
-pub(crate) struct Needed(BTreeMap<String, BTreeSet<String>>);
+pub(crate) struct Needed {
+    /// For each digest, the objects that need this blob.
+    blobs: BTreeMap<String, BTreeSet<String>>,
+    /// Blob of each layer, by the digest of the layer's tar stream.
+    layers: BTreeMap<Digest, Digest>,
+}
 
 impl Needed {
     /// Collects the references of the records: images of releases, bases and tags, with their configurations and
@@ -78,8 +98,9 @@ impl Needed {
     }
 
     fn add(&mut self, image: &Digest, who: &str, blobs: &Path) {
+        let Self { blobs: references, layers } = self;
         let mut need = |digest: &Digest| {
-            self.0.entry(digest.hex().to_owned()).or_default().insert(who.to_owned());
+            references.entry(digest.hex().to_owned()).or_default().insert(who.to_owned());
         };
         need(image);
         let path = path_of(blobs, image.hex());
@@ -94,17 +115,27 @@ impl Needed {
             for descriptor in manifest.blobs() {
                 need(&descriptor.digest);
             }
+            let config = std::fs::read(path_of(blobs, manifest.config.digest.hex())).unwrap_or_default();
+            if let Ok(config) = Config::parse(&config, &manifest) {
+                let blobs = manifest.layers.iter().map(|descriptor| descriptor.digest.clone());
+                layers.extend(config.rootfs.diff_ids.into_iter().zip(blobs));
+            }
         }
+    }
+
+    /// Blob of a layer, if an image that the records name has the layer.
+    pub(crate) fn blob_of_layer(&self, diff_id: &Digest) -> Option<&Digest> {
+        self.layers.get(diff_id)
     }
 
     /// The objects that need a blob.
     pub(crate) fn by(&self, hex: &str) -> Vec<String> {
-        self.0.get(hex).into_iter().flatten().cloned().collect()
+        self.blobs.get(hex).into_iter().flatten().cloned().collect()
     }
 
     /// Blobs that are referenced but missing.
     pub(crate) fn missing(&self, blobs: &Path) -> Vec<Damage> {
-        let missing = self.0.iter().filter(|(hex, _)| !path_of(blobs, hex).exists());
+        let missing = self.blobs.iter().filter(|(hex, _)| !path_of(blobs, hex).exists());
         let damage = |(hex, who): (&String, &BTreeSet<String>)| Damage {
             file: format!("blobs/sha256/{}/{hex}", &hex[..2]),
             fault: Fault::Missing,
@@ -114,7 +145,8 @@ impl Needed {
     }
 }
 
-fn path_of(blobs: &Path, hex: &str) -> std::path::PathBuf {
+/// Path of a blob.
+pub(crate) fn path_of(blobs: &Path, hex: &str) -> std::path::PathBuf {
     blobs.join("sha256").join(&hex[..2]).join(hex)
 }
 

@@ -3,8 +3,11 @@
 //! Two modes come first, because they must run before the process has a second thread: the launcher of containers, and
 //! the hook that git runs.
 
+mod archive;
 mod args;
 mod backup;
+mod check;
+mod check_data;
 mod coded;
 mod commands;
 mod damage;
@@ -16,6 +19,8 @@ mod machine;
 mod printer;
 mod remote;
 mod restore;
+mod restore_volumes;
+mod role_volumes;
 mod services;
 mod settings;
 mod up;

@@ -1,22 +1,28 @@
-//! `gantry restore`: creates the store and the folders of a new machine from a backup.
+//! `gantry restore`: creates the store, the folders and the volumes of a new machine from a backup.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use gantry_agent::StoredVolume;
 use gantry_blobs::DigestHasher;
-use gantry_image::Bounds;
+use gantry_image::{Bounds, UnpackError};
 use gantry_linux::rooted;
+use gantry_model::{AuditAction, Moment};
+use gantry_records::{EventRecord, RecordChange, StoreRecord};
 use gantry_store::{Store, StoreAddress, Txn};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use crate::archive::{escaped, read_sums, unescaped};
 use crate::args::Machine;
-use crate::backup::{FILES, FOLDERS, FORMAT, Heading, Line, RECORDS, SUMS};
-use crate::damage::{Damage, Fault, Needed, REMEDY, digest_of_name};
+use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, Line, RECORDS};
+use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::printer::{out, told};
+use crate::restore_volumes::{self, Placing, VolumeChoice, VolumePlan};
+use crate::role_volumes::{RoleVolume, role_volumes};
 
 /// Number of records in one transaction.
 const BATCH: usize = 100;
@@ -24,8 +30,14 @@ const BATCH: usize = 100;
 /// Runs `gantry restore`, on a machine without a store. The store is put in place last, so that an interrupted restore
 /// can start over.
 ///
-/// A backup with damaged files is refused; with `skip_damaged`, the restore leaves these files out.
-pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) -> anyhow::Result<Exit> {
+/// A backup with damaged files is refused; with `skip_damaged`, the restore leaves these files out. `choice` says which
+/// volumes of the backup come back.
+pub(crate) async fn restore(
+    machine: &Machine,
+    from: &Path,
+    skip_damaged: bool,
+    choice: Option<VolumeChoice>,
+) -> anyhow::Result<Exit> {
     require_root()?;
     crate::services::make_folders(machine)?;
     let lock = File::options().create(true).truncate(false).write(true).open(machine.data.join("up.lock"))?;
@@ -41,14 +53,21 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
     gantry_linux::tree::remove(&scratch)?;
     std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
-    gantry_image::unpack(BufReader::new(file), &scratch, bounds)
-        .with_context(|| format!("{} is no backup of Gantry's", from.display()))?;
-    let lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
+    match gantry_image::unpack_volume(BufReader::new(file), &scratch, bounds) {
+        Err(UnpackError::Cut) => bail!("{}: it was cut: it has no end mark", from.display()),
+        unpacked => unpacked.with_context(|| format!("{} is no backup of Gantry's", from.display()))?,
+    };
+    let mut lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
     let damaged = find_damage(&scratch, &lines).with_context(|| format!("{}", from.display()))?;
     if !skip_damaged {
         refuse_damage(&damaged).with_context(|| format!("{}", from.display()))?;
     }
     leave_out(&scratch, &damaged)?;
+    let settings = machine.agent()?;
+    let mut placing = Placing::begin(&settings);
+    let volumes = gantry_agent::stored_volumes(&scratch);
+    let VolumePlan { place, keep } = restore_volumes::plan(volumes, choice, |volume| placing.state(volume))
+        .with_context(|| format!("{}", from.display()))?;
     for name in FOLDERS.iter().chain(&FILES) {
         let (source, target) = (scratch.join(name), machine.data.join(name));
         if source.exists() {
@@ -56,9 +75,12 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
             std::fs::rename(&source, &target).with_context(|| format!("cannot put {} in place", target.display()))?;
         }
     }
+    placing.place(&scratch, &place)?;
+    let count = lines.len();
+    let lost = lost(&lines, &machine.data);
+    tell_lost(&mut lines, &lost, &machine.data)?;
     // The store references these files, so they must be on disk first.
     gantry_ledger::sync_file_system(&machine.data)?;
-    let count = lines.len();
     match &address {
         StoreAddress::File(path) => {
             // The store gets its final name only once it is complete.
@@ -70,16 +92,54 @@ pub(crate) async fn restore(machine: &Machine, from: &Path, skip_damaged: bool) 
         }
         StoreAddress::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
     }
+    placing.finish()?;
     gantry_linux::tree::remove(&scratch)?;
     gantry_ledger::sync_file_system(&machine.data)?;
     for damage in &damaged {
         told!("left out: {damage}");
     }
-    if !damaged.is_empty() {
-        told!("{REMEDY}");
+    for remedy in remedies(&damaged) {
+        told!("{remedy}");
     }
-    out!("{count} records are back; `gantry up` starts what they want");
+    for volume in &keep {
+        told!("volume {} of {} was not restored: this machine keeps its own", volume.name, volume.app);
+    }
+    for RoleVolume { app, role, volume } in &lost {
+        told!("{app} has no data of volume {}: {role} begins with an empty one", volume.name);
+    }
+    if !lost.is_empty() {
+        told!("To bring data back: `gantry scale APP ROLE=0`, then `gantry volume import APP NAME --replace FILE`.");
+    }
+    match place.len() {
+        0 => out!("{count} records are back; `gantry up` starts what they want"),
+        1 => out!("{count} records and 1 volume are back; `gantry up` starts what they want"),
+        more => out!("{count} records and {more} volumes are back; `gantry up` starts what they want"),
+    }
     Ok(DONE)
+}
+
+/// Volumes of roles that this machine has no data of.
+fn lost(lines: &[Line], data: &Path) -> Vec<RoleVolume> {
+    let named = role_volumes(lines.iter().map(|line| (line.key.as_str(), &line.value)));
+    named.into_iter().filter(|role| !data.join(role.volume.path()).exists()).collect()
+}
+
+/// Marks the volumes without data for the agent, and adds an event for each to the records.
+fn tell_lost(lines: &mut Vec<Line>, lost: &[RoleVolume], data: &Path) -> anyhow::Result<()> {
+    let numbers = lines.iter().filter(|line| line.key.starts_with("events/"));
+    let newest = numbers.filter_map(|line| line.value["number"].as_u64()).max();
+    let free = newest.map_or(0, |newest| newest + 1)..;
+    for (number, RoleVolume { app, role, volume }) in free.zip(lost) {
+        volume.mark_lost(data).with_context(|| format!("cannot mark volume {} of {app}", volume.name))?;
+        let action = AuditAction::VolumeLost { volume: volume.name.clone(), role: role.clone() };
+        let event = EventRecord::new(number, Moment(gantry_linux::clock::wall()), "gantry", Some(app.clone()), action);
+        let change = RecordChange::from(StoreRecord::Event(event));
+        if let (key, Some(value)) = change.entry()? {
+            lines.retain(|line| line.key != key);
+            lines.push(Line { key, value: serde_json::from_slice(&value)? });
+        }
+    }
+    Ok(())
 }
 
 /// Merges the store's log into the store file. Retries while the file is locked, because the store's writer ends a
@@ -119,43 +179,51 @@ fn read_records(path: &Path) -> anyhow::Result<Vec<Line>> {
     let mut lines = BufReader::new(file).lines();
     let first = lines.next().context("its records are empty")??;
     let heading: Heading = serde_json::from_str(&first).context("its records have no heading")?;
-    ensure!(heading.gantry_backup == FORMAT, "it has format {}, this gantry knows {FORMAT}", heading.gantry_backup);
+    ensure!(
+        (FORMAT..=FORMAT_WITH_VOLUMES).contains(&heading.gantry_backup),
+        "it has format {}, this gantry knows {FORMAT} and {FORMAT_WITH_VOLUMES}",
+        heading.gantry_backup
+    );
     let records: Vec<Line> =
         lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<anyhow::Result<_>>().context("its records")?;
     ensure!(records.len() == heading.records, "it has {} records of {}: it was cut", records.len(), heading.records);
     Ok(records)
 }
 
-/// Finds damage: files that differ from their digest, blobs that differ from the digest in their name, and missing
-/// blobs that records reference. A backup with damaged records cannot be restored, and is an error.
+/// Finds damage: files that differ from their digest or were unreadable, volumes that are incomplete, blobs that differ
+/// from the digest in their name, and missing blobs that records reference. A backup with damaged records cannot be
+/// restored, and is an error.
 fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
     let needed = Needed::of(lines.iter().map(|line| (line.key.as_str(), &line.value)), &folder.join("blobs"));
-    let sums = std::fs::read_to_string(folder.join(SUMS)).context("it has no digests at its end: it was cut")?;
     let root = File::open(folder)?;
     let mut damaged = Vec::new();
-    for line in sums.lines() {
-        let (sum, name) = line.split_once(' ').with_context(|| format!("its digests have the line {line:?}"))?;
-        let blob = digest_of_name(Path::new(name));
+    for sum in read_sums(folder)? {
+        let sum = sum?;
+        let blob = digest_of_name(&sum.path);
         let mut damage = |fault| {
             let needed_by = blob.map(|hex| needed.by(hex)).unwrap_or_default();
-            damaged.push(Damage { file: name.to_owned(), fault, needed_by });
+            damaged.push(Damage { file: escaped(&sum.path), fault, needed_by });
         };
-        let Ok(file) = rooted::open(&root, Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK) else {
+        let Some(digest) = sum.digest else {
+            damage(Fault::Unreadable("the backup has no more of it".to_owned()));
+            continue;
+        };
+        let Ok(file) = rooted::open(&root, &sum.path, OFlags::RDONLY | OFlags::NONBLOCK) else {
             damage(Fault::Missing);
             continue;
         };
         let mut hasher = DigestHasher::default();
         std::io::copy(&mut File::from(file), &mut hasher)?;
         let found = hasher.finish();
-        if found.to_string() != sum || blob.is_some_and(|hex| hex != found.hex()) {
+        if found != digest || blob.is_some_and(|hex| hex != found.hex()) {
             damage(Fault::Changed);
         }
     }
     ensure!(!damaged.iter().any(|damage| damage.file == RECORDS), "its {RECORDS} is damaged");
-    damaged.extend(needed.missing(&folder.join("blobs")).into_iter().filter(|missing| {
-        let is_same = |line: &str| line.split_once(' ').is_some_and(|(_, name)| name == missing.file);
-        !sums.lines().any(is_same)
-    }));
+    let missing = needed.missing(&folder.join("blobs"));
+    let missing: Vec<Damage> =
+        missing.into_iter().filter(|missing| !damaged.iter().any(|known| known.file == missing.file)).collect();
+    damaged.extend(missing);
     Ok(damaged)
 }
 
@@ -172,11 +240,21 @@ fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
     bail!("{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
 }
 
-/// Deletes damaged files, so that no reader trusts the digest in their name.
+/// Deletes damaged files and incomplete volumes, so that no reader trusts them.
 fn leave_out(folder: &Path, damaged: &[Damage]) -> anyhow::Result<()> {
     let root = File::open(folder)?;
+    let incomplete: Vec<StoredVolume> = gantry_agent::stored_volumes(folder)
+        .into_iter()
+        .filter(|volume| damaged.iter().any(|damage| Path::new(&damage.file) == volume.path()))
+        .collect();
+    for volume in &incomplete {
+        gantry_linux::tree::remove(&folder.join(volume.path()))?;
+    }
     for damage in damaged.iter().filter(|damage| damage.fault != Fault::Missing) {
-        let name = Path::new(&damage.file);
+        let name = unescaped(&damage.file);
+        if incomplete.iter().any(|volume| name.starts_with(volume.path())) {
+            continue;
+        }
         let (Some(parent), Some(file)) = (name.parent(), name.file_name()) else { continue };
         let parent = rooted::open(&root, parent, OFlags::RDONLY | OFlags::DIRECTORY)?;
         rustix::fs::unlinkat(parent, file, rustix::fs::AtFlags::empty())

@@ -58,6 +58,9 @@ pub enum LayersError {
     },
 }
 
+/// Prefix of the name of a damaged layer that was put aside.
+const ASIDE: &str = "damaged-";
+
 /// The folder of all unpacked layers. Several processes may use the folder at once.
 #[derive(Debug, Clone)]
 pub struct Layers {
@@ -167,6 +170,44 @@ impl Layers {
             .unwrap_or_else(|join| Err(LayersError::Unpack(UnpackError::Stream(io::Error::other(join.to_string())))))
     }
 
+    /// Compares an unpacked layer with its blob, which is unpacked a second time beside it. Returns the first difference;
+    /// `None` if there is none, or if the layer is not unpacked.
+    ///
+    /// # Errors
+    /// [`LayersError`]: the blob is damaged, or there is no room for the second copy.
+    pub fn first_difference(&self, diff_id: &Digest, blob: impl io::Read) -> Result<Option<String>, LayersError> {
+        let failed = |action, path: &Path, source| LayersError::Folder { action, path: path.to_owned(), source };
+        let _pin = self.hold()?;
+        let path = self.path(diff_id);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        let fresh = self.folder.join(half_made());
+        std::fs::create_dir(&fresh).map_err(|source| failed("make", &fresh, source))?;
+        let bounds = Bounds::default();
+        let room = gantry_linux::disk::free(&self.folder).saturating_sub(self.reserve).min(bounds.bytes);
+        let compared = unpack(blob, &fresh, Bounds { bytes: room, ..bounds }).map_err(LayersError::from);
+        let compared = compared.and_then(|unpacked| {
+            if unpacked.diff_id != *diff_id {
+                return Err(LayersError::WrongDigest { wanted: diff_id.clone(), found: unpacked.diff_id });
+            }
+            crate::compare::first_difference(&path, &fresh).map_err(|source| failed("compare", &path, source))
+        });
+        let _ = gantry_linux::tree::remove(&fresh);
+        compared
+    }
+
+    /// Puts a damaged layer aside, so that the next use unpacks the layer again. Running containers keep the files that
+    /// they have; garbage collection removes the folder once no instance has the layer.
+    ///
+    /// # Errors
+    /// [`LayersError::Folder`], also if an earlier damaged copy of the layer is still there.
+    pub fn set_aside(&self, diff_id: &Digest) -> Result<(), LayersError> {
+        let path = self.path(diff_id);
+        std::fs::rename(&path, self.folder.join(format!("{ASIDE}{}", diff_id.hex())))
+            .map_err(|source| LayersError::Folder { action: "put aside", path, source })
+    }
+
     /// Removes half-unpacked layers of processes that have ended.
     pub fn sweep(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -225,6 +266,12 @@ impl Layers {
             std::fs::rename(&path, &name).map_err(|source| LayersError::Folder { action: "remove", path, source })?;
             gone.push(name);
         }
+        let aside = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let aside = aside.filter_map(|entry| {
+            let hex = entry.file_name().to_str()?.strip_prefix(ASIDE)?.to_owned();
+            Digest::from_hex(&hex).is_ok_and(|digest| !keep.contains(&digest)).then(|| entry.path())
+        });
+        gone.extend(aside);
         // Under the new names, no process can find these layers any more.
         drop(lock);
         for path in &gone {

@@ -18,6 +18,7 @@
 
 mod accounts;
 mod archive;
+mod compare;
 mod diff;
 #[cfg(fuzzing)]
 pub mod fuzz;

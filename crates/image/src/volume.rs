@@ -48,7 +48,10 @@ pub fn export(top: &OwnedFd, out: impl Write, compress: bool) -> io::Result<Arch
     let write = |out: &mut dyn Write| -> io::Result<Archived> {
         let mut tar = Builder::new(out);
         let mut writer = VolumeWriter::new(&mut tar, Path::new(""));
-        walk::walk(top, &mut |node| writer.node(node).map(drop))?;
+        walk::walk(top, &mut |node| match writer.node(node)? {
+            Some((_, Err(error))) => Err(error),
+            _ => Ok(()),
+        })?;
         let archived = writer.archived;
         tar.finish()?;
         Ok(archived)
@@ -82,12 +85,14 @@ impl<'a, W: Write> VolumeWriter<'a, W> {
         Self { tar, prefix, links: HashMap::new(), archived: Archived::default() }
     }
 
-    /// Writes a node. Returns the path and the digest of a regular file that is no further hard link. Sockets and
-    /// devices are left out: a socket is useless after its process ends, and a container cannot create device nodes.
+    /// Writes a node. Returns the path and the digest of a regular file that is no further hard link. A file that cannot
+    /// be read to its end gets zeros in place of the rest, so that the stream stays well-formed, and has the error in
+    /// place of the digest. Sockets and devices are left out: a socket is useless after its process ends, and a container
+    /// cannot create device nodes.
     ///
     /// # Errors
-    /// Any error of the file or of the stream, and too many entries.
-    pub fn node(&mut self, node: &Node<'_>) -> io::Result<Option<(PathBuf, Digest)>> {
+    /// Any error of the node, before anything of the node is written; any error of the stream; too many entries.
+    pub fn node(&mut self, node: &Node<'_>) -> io::Result<Option<(PathBuf, io::Result<Digest>)>> {
         if self.archived.entries == Bounds::default().entries {
             return Err(io::Error::other(format!("the volume has more than {} files", Bounds::default().entries)));
         }
@@ -137,7 +142,7 @@ impl<'a, W: Write> VolumeWriter<'a, W> {
         }
     }
 
-    fn file(&mut self, node: &Node<'_>, path: &Path) -> io::Result<Digest> {
+    fn file(&mut self, node: &Node<'_>, path: &Path) -> io::Result<io::Result<Digest>> {
         let file = File::from(node.open()?);
         let before = file.metadata()?;
         let size = before.len();
@@ -169,7 +174,10 @@ impl<'a, W: Write> VolumeWriter<'a, W> {
             == (after.len(), after.mtime(), after.mtime_nsec(), after.ctime(), after.ctime_nsec());
         self.archived.changed += u64::from(!same);
         self.archived.bytes += content.bytes;
-        Ok(content.digest(size))
+        Ok(match content.error.take() {
+            Some(error) => Err(error),
+            None => Ok(content.digest(size)),
+        })
     }
 
     /// Writes an extended header for the next entry, if its metadata need one.
@@ -231,7 +239,7 @@ fn map(pieces: &[(u64, u64)], size: u64) -> Vec<u8> {
 }
 
 /// Reads the pieces of a file, and hashes the whole file with its holes. Gives exactly as many bytes as the pieces have:
-/// zeros in place of bytes that are gone.
+/// zeros in place of bytes that are gone or cannot be read.
 struct Content<'a> {
     file: &'a File,
     pieces: std::vec::IntoIter<(u64, u64)>,
@@ -242,11 +250,14 @@ struct Content<'a> {
     hashed: u64,
     /// Number of bytes read so far.
     bytes: u64,
+    /// The first error of the file.
+    error: Option<io::Error>,
 }
 
 impl<'a> Content<'a> {
     fn new(file: &'a File, pieces: Vec<(u64, u64)>) -> Self {
-        Self { file, pieces: pieces.into_iter(), piece: (0, 0), hasher: DigestHasher::default(), hashed: 0, bytes: 0 }
+        let hasher = DigestHasher::default();
+        Self { file, pieces: pieces.into_iter(), piece: (0, 0), hasher, hashed: 0, bytes: 0, error: None }
     }
 
     fn hash_hole(&mut self, until: u64) {
@@ -274,12 +285,14 @@ impl Read for Content<'_> {
         }
         let (at, left) = self.piece;
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = match self.file.read_at(&mut buffer[..most], at)? {
-            0 => {
+        let count = match self.file.read_at(&mut buffer[..most], at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Ok(count) if count > 0 => count,
+            rest => {
+                self.error = self.error.take().or(rest.err());
                 buffer[..most].fill(0);
                 most
             }
-            count => count,
         };
         self.hasher.update(&buffer[..count]);
         self.hashed += count as u64;

@@ -212,6 +212,13 @@ pub enum AuditAction {
         /// The snapshot.
         snapshot: VolumeName,
     },
+    /// A restore found no data of a volume that a role has.
+    VolumeLost {
+        /// The volume.
+        volume: VolumeName,
+        /// The role.
+        role: RoleName,
+    },
     /// An instance exited, or reached one of its limits.
     InstanceReported {
         /// The instance.
@@ -307,6 +314,9 @@ impl fmt::Display for AuditAction {
             Self::SnapshotCreated { volume } => write!(f, "made a snapshot of volume {volume}"),
             Self::SnapshotRemoved { volume, snapshot } => write!(f, "removed snapshot {snapshot} of volume {volume}"),
             Self::SnapshotRestored { volume, snapshot } => write!(f, "restored snapshot {snapshot} of volume {volume}"),
+            Self::VolumeLost { volume, role } => {
+                write!(f, "the restored backup has no data of volume {volume}: {role} begins with an empty one")
+            }
             Self::InstanceReported { instance, news } => write!(f, "{instance} {news}"),
             Self::ClockJumped { jump } => write!(f, "{jump}; deploys and leases count the time by themselves"),
             Self::RepositoryDamaged { finding } => f.write_str(finding),

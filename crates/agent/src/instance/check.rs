@@ -112,7 +112,8 @@ impl Instance {
             None if settled => {
                 self.status.failed_checks = 0;
                 self.status.probe = None;
-                self.status.warning = log_warning(self.workload.paths());
+                let lost = || crate::volumes::lost_warning(&self.agent.settings, &self.id, &self.record.spec);
+                self.status.warning = log_warning(self.workload.paths()).or_else(lost);
                 // The previous agent was about to stop the instance, but the instance has recovered.
                 let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {

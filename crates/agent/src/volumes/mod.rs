@@ -5,16 +5,21 @@
 //! volumes/<app>/.used-<name>                 its modification time is that of the last use
 //! volumes/<app>/.snapshots/<name>/<snapshot>/
 //! volumes/<app>/.half-…                      unfinished or discarded; removed at the agent's start
+//! volumes/<app>/.lost-<name>                 a restore found no data; the first release to get the volume, by its name
 //! ```
 //! - [`Volumes`]: makes volumes for containers, and says who has them. Begin there.
 //! - `session`: carries out what people ask for.
 //! - `transfer`: a volume as a tar stream, and back.
 //! - `snapshots`: copies of a volume beside the volume.
+//! - `lost`: volumes that begin empty after a restore.
+//! - `offline`: volumes for commands that run beside the agent.
 //!
 //! Files of a volume have the container's user ids on the disk, because the kernel maps the owners of its mount. A
 //! container may change a volume at any time: every access below the volume's own folder goes through
 //! [`gantry_linux::walk`]. A volume is replaced or removed by a rename, so that it is whole or gone after a crash.
 
+mod lost;
+pub(crate) mod offline;
 mod session;
 mod snapshots;
 mod transfer;
@@ -31,13 +36,14 @@ use gantry_api::volumes::{VolumeInfo, instances};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AppName, Bytes, InstanceId, Moment, VolumeName};
 use gantry_sandbox::ProcessUser;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use crate::instance::InstanceError;
 use crate::records::{self, ContainerPaths};
 use crate::workload::{TransientMetadata, all_metadata, write_metadata};
 use crate::{AgentContext, AgentSettings};
 
+pub(crate) use lost::warning as lost_warning;
 pub(crate) use session::serve;
 
 /// Prefix of folders that are unfinished or discarded. No name of a volume begins with a dot.
@@ -103,6 +109,7 @@ impl Volumes {
             std::fs::rename(&fresh, &path)?;
             gantry_failpoint::failpoint!("volume.named");
         }
+        lost::bound(settings, app, name, holder);
         mark_used(settings, app, name);
         Ok(path)
     }
@@ -143,6 +150,7 @@ impl Volumes {
     /// removes.
     fn put(&self, settings: &AgentSettings, key: &Key, fresh: Half, replace: bool) -> Result<Half, Problem> {
         let readers = self.lock();
+        let _folder = lock_folder(settings, key, "replaced")?;
         refuse_busy(settings, key, &readers, "replaced")?;
         let path = path_of(settings, key);
         let flags = if path.exists() {
@@ -155,6 +163,7 @@ impl Volumes {
         };
         renameat_with(CWD, &fresh.path, CWD, &path, flags).map_err(|error| failed("replace", key, &error.into()))?;
         gantry_failpoint::failpoint!("volume.replaced");
+        lost::forget(settings, &key.0, key.1.as_str());
         gantry_ledger::sync(&folder_of(settings, &key.0)).map_err(|error| failed("replace", key, &error))?;
         Ok(fresh)
     }
@@ -162,6 +171,7 @@ impl Volumes {
     /// Removes a volume with its snapshots. Returns the discarded folders, which the caller removes.
     fn discard(&self, settings: &AgentSettings, key: &Key) -> Result<Vec<Half>, Problem> {
         let readers = self.lock();
+        let _folder = lock_folder(settings, key, "removed")?;
         refuse_busy(settings, key, &readers, "removed")?;
         // The snapshots go first: after a crash between the two, the volume is there and can be removed again.
         let mut gone = Vec::new();
@@ -175,6 +185,7 @@ impl Volumes {
             gantry_failpoint::failpoint!("volume.discarded");
         }
         let _ = std::fs::remove_file(mark_of(settings, &key.0, key.1.as_str()));
+        lost::forget(settings, &key.0, key.1.as_str());
         gantry_ledger::sync(&folder_of(settings, &key.0)).map_err(|error| failed("remove", key, &error))?;
         Ok(gone)
     }
@@ -297,6 +308,17 @@ fn refuse_busy(settings: &AgentSettings, key: &Key, readers: &BTreeMap<Key, u32>
     }
     let message = format!("volume {name} of {app} is in use by {}, and cannot be {what}", users.join(", "));
     Err(Problem::new(ErrorCode::VolumeInUse, message).hint(remedy(&users)))
+}
+
+/// Locks the folder of an app's volumes. A backup has the folder locked while it reads, and runs in another process.
+fn lock_folder(settings: &AgentSettings, key: &Key, what: &str) -> Result<File, Problem> {
+    let folder = File::open(folder_of(settings, &key.0)).map_err(|error| failed("open", key, &error))?;
+    flock(&folder, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let (app, name) = key;
+        let message = format!("volume {name} of {app} is being backed up, and cannot be {what} now");
+        Problem::new(ErrorCode::VolumeInUse, message).hint("try again when `gantry backup` has ended")
+    })?;
+    Ok(folder)
 }
 
 fn is_empty(path: &Path) -> bool {

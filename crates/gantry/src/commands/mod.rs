@@ -18,7 +18,7 @@ use gantry_model::ImageSettings;
 use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
-use crate::{backup, down, remote, restore, services, up, upgrade};
+use crate::{backup, check, down, remote, restore, services, up, upgrade};
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
@@ -30,10 +30,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Server(machine) => services::server(&machine).await,
         Command::Agent(machine) => services::agent(&machine).await,
         Command::Router(machine) => services::router(&machine).await,
-        Command::Store(Store::Check { machine }) => backup::check(&machine).await,
-        Command::Check { machine, repair } => backup::check_everything(&machine, repair).await,
-        Command::Backup { machine, file } => backup::backup(&machine, &file).await,
-        Command::Restore { machine, skip_damaged, file } => restore::restore(&machine, &file, skip_damaged).await,
+        Command::Store(Store::Check { machine }) => check::check(&machine).await,
+        Command::Check { machine, repair } => check::check_everything(&machine, repair).await,
+        Command::Backup { machine, volumes, file } => backup::backup(&machine, volumes, &file).await,
+        Command::Restore { machine, skip_damaged, volumes, file } => {
+            restore::restore(&machine, &file, skip_damaged, volumes).await
+        }
         Command::UpgradeCheck(machine) => upgrade::check(&machine),
         Command::Explain { code } => explain::run(code.as_deref(), json),
         Command::Docs { topic } => docs::run(topic.as_deref()),
