@@ -112,6 +112,9 @@ pub(crate) enum Command {
         /// Number of copies of each role
         #[arg(required = true, value_parser = parse_count, value_name = "ROLE=COUNT")]
         counts: Vec<(RoleName, u32)>,
+        /// Wait until these copies are ready and all others are gone, for at most 15 minutes
+        #[arg(long)]
+        wait: bool,
     },
     /// Let the requests of an app wait, for at most 30 s each
     Pause { app: AppName },

@@ -153,7 +153,9 @@ fn add_volume(archive: &mut Archive, machine: &Machine, volume: &StoredVolume) -
             users.join(", "),
             archived.changed
         );
-        told!("for files of one moment, stop it first with `gantry scale APP ROLE=0`, or use the program's own dump");
+        told!(
+            "for files of one moment, stop it first with `gantry scale APP ROLE=0 --wait`, or use the program's own dump"
+        );
     }
     Ok(())
 }

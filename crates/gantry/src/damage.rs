@@ -60,12 +60,18 @@ const REMEDY: &str = "What is named there cannot be started anew. Push or deploy
 const REMEDY_OF_VOLUMES: &str = "The data of volumes named there is not whole. Look at the disk (`dmesg`), and bring the \
                                  data back from an earlier backup or from the program's own dump: `gantry volume import`.";
 
+/// The remedy for damaged unpacked layers.
+const REMEDY_OF_LAYERS: &str = "Unpacked layers named there: `gantry check --repair` puts them aside, and the next start \
+                                unpacks them again from their blobs.";
+
 /// The remedies for these damages.
 pub(crate) fn remedies(damaged: &[Damage]) -> Vec<&'static str> {
-    let of_volumes = |damage: &Damage| damage.file.starts_with("volumes/");
-    let other = damaged.iter().any(|damage| !of_volumes(damage)).then_some(REMEDY);
-    let volumes = damaged.iter().any(of_volumes).then_some(REMEDY_OF_VOLUMES);
-    other.into_iter().chain(volumes).collect()
+    let any = |test: &dyn Fn(&str) -> bool| damaged.iter().any(|damage| test(&damage.file));
+    let (volumes, layers) = (|file: &str| file.starts_with("volumes/"), |file: &str| file.starts_with("layers/"));
+    let other = any(&|file| !volumes(file) && !layers(file)).then_some(REMEDY);
+    let volumes = any(&volumes).then_some(REMEDY_OF_VOLUMES);
+    let layers = any(&layers).then_some(REMEDY_OF_LAYERS);
+    [other, volumes, layers].into_iter().flatten().collect()
 }
 
 /// References to blobs.
@@ -197,6 +203,19 @@ mod tests {
                 format!("{} is missing (base debian, shop v3)", file('d')),
             ]
         );
+    }
+
+    #[test]
+    fn each_kind_of_damage_has_its_remedy() {
+        let damage = |file: &str| Damage { file: file.to_owned(), fault: Fault::Changed, needed_by: Vec::new() };
+        for (files, wanted) in [
+            (&[][..], &[][..]),
+            (&["blobs/sha256/ab/abcd", "git/shop.git"], &[REMEDY]),
+            (&["volumes/db/data/file"], &[REMEDY_OF_VOLUMES]),
+            (&["layers/abcd", "volumes/db/data"], &[REMEDY_OF_VOLUMES, REMEDY_OF_LAYERS]),
+        ] {
+            assert_eq!(remedies(&files.iter().map(|file| damage(file)).collect::<Vec<_>>()), wanted, "{files:?}");
+        }
     }
 
     #[test]

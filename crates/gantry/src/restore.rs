@@ -108,7 +108,9 @@ pub(crate) async fn restore(
         told!("{app} has no data of volume {}: {role} begins with an empty one", volume.name);
     }
     if !lost.is_empty() {
-        told!("To bring data back: `gantry scale APP ROLE=0`, then `gantry volume import APP NAME --replace FILE`.");
+        told!(
+            "To bring data back: `gantry scale APP ROLE=0 --wait`, then `gantry volume import APP NAME --replace FILE`."
+        );
     }
     match place.len() {
         0 => out!("{count} records are back; `gantry up` starts what they want"),

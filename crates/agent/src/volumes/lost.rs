@@ -51,7 +51,7 @@ pub(crate) fn warning(settings: &AgentSettings, id: &InstanceId, spec: &Instance
     let (app, role) = (&id.app, &id.role);
     Some(format!(
         "began with an empty volume {name}: the restored backup has no data of it; to bring the data back, run \
-         `gantry scale {app} {role}=0`, then `gantry volume import {app} {name} --replace FILE`"
+         `gantry scale {app} {role}=0 --wait`, then `gantry volume import {app} {name} --replace FILE`"
     ))
 }
 

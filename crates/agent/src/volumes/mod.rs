@@ -289,7 +289,7 @@ pub(crate) fn waits(name: &str, other: &str) -> String {
 /// How to free a volume that these containers have.
 fn remedy(in_use: &[String]) -> String {
     match instances(in_use).first() {
-        Some(id) => format!("stop it first: gantry scale {} {}=0", id.app, id.role),
+        Some(id) => format!("stop it first: gantry scale {} {}=0 --wait", id.app, id.role),
         None => "wait until that `gantry run` ends".to_owned(),
     }
 }

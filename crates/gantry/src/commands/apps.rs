@@ -8,12 +8,12 @@ use gantry_api::types::{
     InstanceInfo, RenameApp,
 };
 use gantry_api::{Client, ClientError};
-use gantry_model::{AppName, InstancePhase, RequestCounts, RoleName, TrafficPolicy};
+use gantry_model::{AppName, InstancePhase, ReleaseNumber, RequestCounts, RoleName, TrafficPolicy};
 use http::Method;
 
 use super::deploys;
 use crate::args::{App, Follow};
-use crate::exit::{DONE, Exit};
+use crate::exit::{DONE, Exit, TIMED_OUT};
 use crate::printer::{age, json as print_json, or_dash, out, table, told};
 
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
@@ -188,11 +188,54 @@ pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> any
     Ok(DONE)
 }
 
-pub(crate) async fn scale(client: &Client, app: &AppName, counts: Vec<(RoleName, u32)>) -> anyhow::Result<Exit> {
+pub(crate) async fn scale(
+    client: &Client,
+    app: &AppName,
+    counts: Vec<(RoleName, u32)>,
+    wait: bool,
+) -> anyhow::Result<Exit> {
     let request = ChangeScale { roles: counts.into_iter().collect() };
     client.call::<()>(Method::PUT, &format!("/v1/apps/{app}/scale"), Some(&request)).await?;
-    told!("{app} is being scaled; `gantry ps {app}` shows how it goes");
-    Ok(DONE)
+    if !wait {
+        told!("{app} is being scaled; `gantry ps {app}` shows how it goes");
+        return Ok(DONE);
+    }
+    let deadline = tokio::time::Instant::now() + SCALE_TIMEOUT;
+    loop {
+        let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
+        let instances: Vec<InstanceInfo> = client.get(&format!("/v1/apps/{app}/instances")).await?;
+        let is_scaled = |(role, count): (&RoleName, &u32)| scaled(&instances, info.current, role, *count);
+        if request.roles.iter().all(is_scaled) {
+            return Ok(DONE);
+        }
+        if tokio::time::Instant::now() > deadline {
+            told!(
+                "{app} is still being scaled after {} minutes; `gantry why {app}` says why",
+                SCALE_TIMEOUT.as_secs() / 60
+            );
+            return Ok(TIMED_OUT);
+        }
+        tokio::time::sleep(SCALE_POLL).await;
+    }
+}
+
+/// Timeout and poll interval of `gantry scale --wait`.
+const SCALE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const SCALE_POLL: Duration = Duration::from_millis(200);
+
+/// Returns whether a role has `count` ready copies of the current release, and no others.
+fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &RoleName, count: u32) -> bool {
+    let is_ready = |one: &InstanceInfo| one.phase == Some(InstancePhase::Ready) && one.goal == "run";
+    let mut ready = 0;
+    for one in instances.iter().filter(|one| one.id.role == *role) {
+        match Some(one.id.release) == current {
+            true if is_ready(one) => ready += 1,
+            // The release before stands by for its bake time.
+            false if count > 0 => {}
+            _ => return false,
+        }
+    }
+    ready == count
 }
 
 pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
@@ -239,4 +282,47 @@ pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>
         out!("  {line}");
     }
     Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::InstanceId;
+
+    use super::*;
+
+    fn instance(id: &str, phase: Option<InstancePhase>, goal: &str) -> InstanceInfo {
+        InstanceInfo {
+            id: InstanceId::parse(id).expect("an id"),
+            machine: "m1".parse().expect("a name"),
+            goal: goal.to_owned(),
+            phase,
+            since: None,
+            address: None,
+            restarts: 0,
+            note: None,
+        }
+    }
+
+    #[test]
+    fn scale_waits_for_copies_that_start_and_for_those_that_leave() {
+        use InstancePhase::{Ready, Starting, Stopping};
+        let (role, current) = ("db".parse().expect("a name"), Some(ReleaseNumber(2)));
+        let ready = || instance("shop.v2.db-1", Some(Ready), "run");
+        let others =
+            || [instance("shop.v2.web-1", Some(Starting), "run"), instance("shop.v1.web-1", Some(Ready), "run")];
+        for (own, count, wanted) in [
+            (vec![], 0, true),
+            (vec![], 1, false),
+            (vec![ready()], 1, true),
+            (vec![ready()], 0, false),
+            (vec![instance("shop.v2.db-1", Some(Stopping), "stop")], 0, false),
+            (vec![instance("shop.v2.db-1", None, "run")], 1, false),
+            (vec![ready(), instance("shop.v2.db-2", Some(Stopping), "stop")], 1, false),
+            (vec![ready(), instance("shop.v1.db-1", Some(Ready), "run")], 1, true),
+            (vec![instance("shop.v1.db-1", Some(Stopping), "stop")], 0, false),
+        ] {
+            let all: Vec<InstanceInfo> = own.into_iter().chain(others()).collect();
+            assert_eq!(scaled(&all, current, &role, count), wanted, "{count} of {all:?}");
+        }
+    }
 }

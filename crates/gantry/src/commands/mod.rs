@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Token(command) => system::token(&client()?, command, json).await,
         Command::App(command) => apps::run(&client()?, command, json).await,
         Command::Ps { app } => apps::ps(&client()?, app, json).await,
-        Command::Scale { app, counts } => apps::scale(&client()?, &app, counts).await,
+        Command::Scale { app, counts, wait } => apps::scale(&client()?, &app, counts, wait).await,
         Command::Pause { app } => apps::traffic(&client()?, &app, &ChangeTraffic::Pause).await,
         Command::Resume { app } => apps::traffic(&client()?, &app, &ChangeTraffic::Resume).await,
         Command::Maintenance(Maintenance::On { app, message }) => {

@@ -173,7 +173,7 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
                 told!(
                     "{users} may have written meanwhile: the files may be of different moments. For files of one moment, stop it"
                 );
-                told!("first with `gantry scale {app} ROLE=0`, or use the program's own dump.");
+                told!("first with `gantry scale {app} ROLE=0 --wait`, or use the program's own dump.");
             }
         }
         Snapshot::Ls => {
