@@ -55,12 +55,17 @@ fn images_come_and_go_through_the_registry() {
     assert!(wrong.status != 0, "a wrong token pushed an image");
 }
 
-/// Paths of an image's configuration and layers among the server's blobs.
+/// Paths of an image's configuration and layers among the server's blobs; of an index, those of all its images.
 fn blobs_of(world: &World, image: &str) -> Vec<PathBuf> {
     let (credentials, source) =
         (format!("x:{}", world.token()), format!("docker://127.0.0.1:{}/{image}", world.api_port()));
     let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", "--creds", &credentials, &source]).good().out;
     let manifest: serde_json::Value = serde_json::from_str(&raw).expect("JSON");
+    if let Some(images) = manifest["manifests"].as_array() {
+        let repository = image.split([':', '@']).next().expect("a name");
+        let named = images.iter().map(|image| format!("{repository}@{}", image["digest"].as_str().expect("a digest")));
+        return named.flat_map(|image| blobs_of(world, &image)).collect();
+    }
     let layers = manifest["layers"].as_array().expect("layers").iter();
     let digests =
         layers.chain([&manifest["config"]]).map(|descriptor| descriptor["digest"].as_str().expect("a digest"));
