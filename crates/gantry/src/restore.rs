@@ -54,7 +54,9 @@ pub(crate) async fn restore(
     std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
     match gantry_image::unpack_volume(BufReader::new(file), &scratch, bounds) {
-        Err(UnpackError::Cut) => bail!("{}: it was cut: it has no end mark", from.display()),
+        Err(UnpackError::Cut) if scratch.join(RECORDS).exists() => {
+            bail!("{}: it was cut: it has no end mark", from.display())
+        }
         unpacked => unpacked.with_context(|| format!("{} is no backup of Gantry's", from.display()))?,
     };
     let mut lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
