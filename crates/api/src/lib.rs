@@ -10,11 +10,13 @@
 
 pub mod builds;
 pub mod client;
+mod deploy_failure;
 pub mod frame;
 pub mod problem;
 pub mod types;
 pub mod volumes;
 
 pub use client::{Client, ClientError, Session};
+pub use deploy_failure::deploy_failure_code;
 pub use gantry_error_codes::{ErrorCode, ReceivedCode};
 pub use problem::Problem;

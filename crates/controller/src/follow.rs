@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::types::DeployProgress;
+use gantry_api::{ErrorCode, deploy_failure_code};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, RoleName};
 use tokio::sync::mpsc;
@@ -294,7 +295,8 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
         )],
         DeployState::Reverting => refusal(deploy),
         DeployState::Superseded => {
-            vec![format!("-----> Not deployed: {}", deploy.reason.as_ref().map(Reason::to_string).unwrap_or_default())]
+            let reason = deploy.reason.as_ref();
+            vec![format!("-----> Not deployed: {}", reason.map(with_code).unwrap_or_default())]
         }
         DeployState::Reverted if deploy.reason == Some(Reason::AppDestroyed) => {
             vec![format!("-----> {} is destroyed, and nothing serves", deploy.app)]
@@ -307,14 +309,19 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
     }
 }
 
+/// Returns the text of a reason, with its stable code.
+fn with_code(reason: &Reason) -> String {
+    format!("{reason} [{}]", deploy_failure_code(reason))
+}
+
 /// Returns the reason of a failed deploy, with the last lines of evidence.
 fn refusal(deploy: &Deploy) -> Vec<String> {
     let Some(reason) = &deploy.reason else {
-        return vec![" !     The deploy failed".to_owned()];
+        return vec![format!(" !     The deploy failed [{}]", ErrorCode::DeployFailed)];
     };
     let evidence = reason.evidence();
     let last = evidence.iter().skip(evidence.len().saturating_sub(EVIDENCE_MAX));
-    let mut lines = vec![format!(" !     {reason}")];
+    let mut lines = vec![format!(" !     {}", with_code(reason))];
     lines.extend(last.map(|line| format!(" !       {line}")));
     lines
 }

@@ -242,6 +242,52 @@ codes! {
         "The build's image needs the base until the build is recorded."
         "Remove the base once the build is over."
 }
+"Failed deploys" {
+    BuildFailed "build_failed" 0
+        "The build of the deploy failed."
+        "The source, the base or the image is unusable. The message names the part and the cause."
+        "Correct what the message names, and push again."
+    CompileFailed "compile_failed" 0
+        "The compile step of the build failed."
+        "`container/compile` exited with an error, or reached its limit of time, memory or disk."
+        "Read the last lines of its output, correct the script, and push again. `gantry up` sets the limits: `--compile-time`, `--compile-memory`, `--compile-disk`."
+    InvalidRoles "invalid_roles" 0
+        "The repository or image declares no valid roles."
+        "A file such as `container/roles.json` or the Procfile is missing or has a wrong entry. The message names file and place."
+        "Correct the file and push again; `gantry docs apps` describes the entries."
+    ReleaseStepFailed "release_step_failed" 0
+        "The release step of the new release failed."
+        "The command of the role `release` exited with an error, or was stopped. The last lines of its output follow the message."
+        "Correct the command and push again. The old release still serves."
+    InstanceExited "instance_exited" 0
+        "A process of the new release ended, and it must keep running."
+        "The program failed, a signal killed it, or its command does not exist. The message has the exit status and the last output."
+        "Correct the cause that the message names, and deploy again; `gantry logs APP` shows the output."
+    InstanceOverLimit "instance_over_limit" 0
+        "A process of the new release reached a limit of its role."
+        "The role limits memory, processes and disk. The message names the limit."
+        "Raise the limit in the role, or let the program use less; then deploy again."
+    InstanceNotStarted "instance_not_started" 0
+        "An instance of the new release could not be started."
+        "The image or a volume cannot be used on the machine, or the machine lacks a resource. The message names it."
+        "Correct what the message names, and deploy again; `gantry status` shows the machine."
+    DeployTimeout "deploy_timeout" 0
+        "The deploy made no progress in time."
+        "A check of the new release keeps failing, a router does not report, or a wait does not end. The message names the condition."
+        "Correct the condition and deploy again. A role that needs longer says so with `health.deadline`; `gantry up --deadline` sets the time for all."
+    DeployAborted "deploy_aborted" 0
+        "The deploy was aborted."
+        "Somebody ran `gantry abort`; `gantry events APP` names the token."
+        "Deploy again when it suits. The old release still serves."
+    DeploySuperseded "deploy_superseded" 0
+        "A newer deploy took the place of this one."
+        "Of several deploys that wait, only the newest begins."
+        "Nothing to do; follow the newer deploy."
+    DeployFailed "deploy_failed" 0
+        "The deploy failed for a reason without a code of its own."
+        "The message names the reason."
+        "`gantry why APP` shows the reason with its evidence."
+}
 "Pushes" {
     BranchNotPushed "branch_not_pushed" 0
         "The push does not contain the branch that the app is deployed from."
@@ -524,7 +570,97 @@ codes! {
         "An operation failed that should not fail. The message names the operation and the cause."
         "Try again. If it happens again, look at the server's log and report it."
 }
+"The server's machine" {
+    AddressUnavailable "address_unavailable" 0
+        "An address and port cannot be listened on."
+        "Another program listens there, or the address belongs to no device of the machine."
+        "`ss -ltnp` shows the program. The message names the flag that chooses another address."
+    AlreadyRunning "already_running" 0
+        "A `gantry up` runs with this data folder."
+        "One `gantry up` at a time uses a data folder."
+        "Stop it with `gantry down`, or name another folder with `--data`."
+    WrongDataFolder "wrong_data_folder" 0
+        "The data folder belongs to another cloud or machine."
+        "Its records or containers are not the ones that run here."
+        "Name the folder that `gantry up` was given (`--data`), or the machine's name (`--machine`)."
+    DataFolderOpen "data_folder_open" 0
+        "Other users of the machine may read the data folder."
+        "The folder holds tokens and configuration values."
+        "Close the folder: `chmod 700 DATA`."
+    InvalidMachineName "invalid_machine_name" 0
+        "The host name cannot become the name of the machine."
+        "The host name has no letter or digit before its first dot."
+        "Give a name with `--machine`."
+    MachineTokenMissing "machine_token_missing" 0
+        "The agent or router found no machine token in time."
+        "The server creates the token at its first start, in the data folder."
+        "Start the server first, with the same `--data`."
+    ServiceNotStarted "service_not_started" 0
+        "A service of `gantry up` cannot be started."
+        "The program file is missing, or the machine lacks memory, processes or file descriptors."
+        "The message has the system's error; correct it and start again."
+    UpgradeRefused "upgrade_refused" 0
+        "The new program cannot take over from the running one."
+        "The file is not a Gantry program, does not run here, or cannot read the store's format."
+        "Install a release for this machine. The running program serves on."
+    StopFailed "stop_failed" 0
+        "`gantry down` could not stop everything."
+        "A container, a control group or `gantry up` does not end. The message names it."
+        "Run `gantry down` again; `dmesg` shows whether the kernel holds a process."
+    StopTimeout "stop_timeout" 0
+        "`gantry up` did not end in time."
+        "It waits for requests that are still served, or its disk does not respond."
+        "Run `gantry down` again."
+    StoreMissing "store_missing" 0
+        "There is no store at the path."
+        "`gantry up` never ran with this data folder, or the store was moved away."
+        "Name the right folder with `--data`; `gantry up` makes a store, `gantry restore` brings one back."
+    StoreExists "store_exists" 0
+        "The store that a restore would create exists already."
+        "A restore never replaces records."
+        "Move the store away, or restore into another data folder."
+    StoreDamaged "store_damaged" 0
+        "The store is damaged."
+        "The disk returned other bytes than Gantry wrote, or another program changed the file."
+        "Move the store away and bring a backup back: `gantry restore FILE`."
+    DataDamaged "data_damaged" 0
+        "Blobs or repositories of the data folder are damaged or missing."
+        "The disk returned other bytes than Gantry wrote, or files were removed. The message names each file and what needs it."
+        "Push or deploy again what the message names, or restore a backup."
+    InvalidBackup "invalid_backup" 0
+        "The file is not a complete backup of Gantry."
+        "The file is of another program, of a newer format, or was cut."
+        "Use another backup, or a newer Gantry."
+    BackupDamaged "backup_damaged" 0
+        "Files in the backup are damaged or missing."
+        "The backup, or the data folder that it was made from, was damaged."
+        "Use another backup, or restore the rest with `gantry restore --skip-damaged`."
+}
 "The command line" {
+    InvalidArguments "invalid_arguments" 0
+        "The arguments of the command are invalid."
+        "An argument is missing, unknown, given twice, or does not fit another one. The message names it."
+        "Correct the command; `gantry COMMAND --help` shows arguments and examples."
+    FileUnreadable "file_unreadable" 0
+        "A file, or standard input, cannot be read."
+        "The file is missing, or not readable for you."
+        "Check the path and the permissions of the file."
+    FileUnwritable "file_unwritable" 0
+        "A file or folder cannot be created, changed or removed."
+        "The permissions do not allow it, something else has the path, or the disk fails."
+        "The message names the path and the system's error; correct it and run the command again."
+    VariableNotSet "variable_not_set" 0
+        "The app has no configuration value of this name."
+        "The name is misspelled, or the value was unset."
+        "`gantry config ls APP` lists the values."
+    PageNotFound "page_not_found" 0
+        "The manual has no page of this name."
+        "The name is misspelled, or another version of Gantry has the page."
+        "`gantry docs` lists the pages."
+    RenameUnfinished "rename_unfinished" 0
+        "The app is deployed under its new name, but its records have not moved in time."
+        "The store or the server is slow. The rename goes on."
+        "`gantry events APP` says when the rename is done."
     ServerUnreachable "server_unreachable" 0
         "The command line cannot connect to the server."
         "`gantry up` does not run, or `--url` (GANTRY_URL) names another address."

@@ -4,12 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use gantry_error_codes::ErrorCode;
 use gantry_linux::cgroup::Cgroup;
 use gantry_sandbox::Container;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::args::Machine;
+use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
 use crate::printer::told;
@@ -24,7 +26,10 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     let runs = std::fs::read_dir(&containers).is_ok_and(|mut entries| entries.next().is_some());
     if runs && !machine.data.join("containers").exists() {
         let (run, data) = (machine.run.display(), machine.data.display());
-        bail!("containers run in {run}, and nothing of them is in {data}: name the --data that `gantry up` was given");
+        fail!(
+            WrongDataFolder,
+            "containers run in {run}, and nothing of them is in {data}: name the --data that `gantry up` was given"
+        );
     }
     end_up(machine).await?;
     // Builds of earlier versions; builds of today are in the folder of all containers.
@@ -40,7 +45,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         }
     }
     if !stuck.is_empty() {
-        bail!("{}; everything else is ended, and `gantry down` tries these again", stuck.join("; "));
+        fail!(StopFailed, "{}; everything else is ended, and `gantry down` tries these again", stuck.join("; "));
     }
     end_groups(&machine.cgroup)?;
     gantry_agent::take_down(&machine.agent()?).await?;
@@ -77,12 +82,13 @@ async fn end_up(machine: &Machine) -> anyhow::Result<()> {
         if !told {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             let pid = text.trim().parse().ok().and_then(Pid::from_raw);
-            let pid = pid.with_context(|| format!("{} is locked and names no process", path.display()))?;
-            kill_process(pid, Signal::TERM).context("cannot end `gantry up`")?;
+            let pid = pid.with_context(|| format!("{} is locked and names no process", path.display()));
+            let ended = pid.and_then(|pid| kill_process(pid, Signal::TERM).context("cannot end `gantry up`"));
+            ended.with_code(ErrorCode::StopFailed)?;
             told = true;
         }
         if tokio::time::Instant::now() > deadline {
-            bail!("`gantry up` did not end in {} s", PATIENCE.as_secs());
+            fail!(StopTimeout, "`gantry up` did not end in {} s", PATIENCE.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -97,5 +103,6 @@ async fn end_container(state: &Path, cgroup: &str) -> anyhow::Result<()> {
 }
 
 fn end_groups(root: &str) -> anyhow::Result<()> {
-    Cgroup::named(root).remove().with_context(|| format!("cannot remove the control group {root}"))
+    let removed = Cgroup::named(root).remove().with_context(|| format!("cannot remove the control group {root}"));
+    removed.with_code(ErrorCode::StopFailed)
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use gantry_api::ClientError;
+use gantry_api::{ClientError, ErrorCode};
 
 use crate::args::Remote;
 use crate::coded::code_of;
@@ -59,9 +59,38 @@ fn is_refused_token(error: &anyhow::Error) -> bool {
 }
 
 fn kind(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Problem(problem)) if problem.status == 400 => USAGE,
-        Some(ClientError::Unreachable { source, .. }) if source.is::<tokio::time::error::Elapsed>() => TIMED_OUT.0,
+    if let Some(ClientError::Problem(problem)) = error.downcast_ref() {
+        return if problem.status == 400 { USAGE } else { FAILED.0 };
+    }
+    match code_of(error) {
+        Some(ErrorCode::InvalidArguments | ErrorCode::InvalidSettings | ErrorCode::UrlUnsupported) => USAGE,
+        Some(
+            ErrorCode::ServerTimeout
+            | ErrorCode::StopTimeout
+            | ErrorCode::RenameUnfinished
+            | ErrorCode::DeployUnfollowed
+            | ErrorCode::MachineTokenMissing,
+        ) => TIMED_OUT.0,
         _ => FAILED.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coded::coded;
+
+    #[test]
+    fn usage_errors_exit_with_2_and_timeouts_with_70() {
+        for (code, wanted) in [
+            (ErrorCode::InvalidArguments, 2),
+            (ErrorCode::InvalidSettings, 2),
+            (ErrorCode::StopTimeout, 70),
+            (ErrorCode::DeployUnfollowed, 70),
+            (ErrorCode::FileUnreadable, 1),
+            (ErrorCode::Internal, 1),
+        ] {
+            assert_eq!(kind(&coded(code, "no")), wanted, "{code}");
+        }
     }
 }

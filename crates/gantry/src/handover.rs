@@ -14,6 +14,8 @@ use rustix::net::{
 };
 use tokio::io::AsyncReadExt;
 
+use crate::coded::require;
+
 /// Environment variable; set when standard input is a handover socket.
 pub(crate) const ON_STDIN: &str = "GANTRY_HANDOVER";
 
@@ -42,8 +44,9 @@ impl Offer {
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        anyhow::ensure!(
+        require!(
             descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(&descriptors)),
+            ServiceNotStarted,
             "too many sockets to hand over"
         );
         sendmsg(&ours, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)

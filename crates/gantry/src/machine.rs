@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use gantry_agent::HostPorts;
 use gantry_error_codes::ErrorCode;
 use gantry_model::{MachineName, Seconds};
@@ -13,7 +13,7 @@ use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
-use crate::coded::coded;
+use crate::coded::{WithCode, coded, fail};
 
 /// Fails unless this process runs as root, which containers, networks and control groups require.
 pub(crate) fn require_root() -> anyhow::Result<()> {
@@ -41,6 +41,7 @@ impl Machine {
         known
             .or_else(|| name_of(&host))
             .with_context(|| format!("the host name {host:?} cannot be a machine's name; give one with --machine"))
+            .with_code(ErrorCode::InvalidMachineName)
     }
 
     fn known(&self) -> Option<KnownName> {
@@ -53,13 +54,15 @@ impl Machine {
         if self.known().as_ref() == Some(&known) {
             return Ok(());
         }
-        gantry_ledger::replace_json(&path, &known).with_context(|| format!("cannot write {}", path.display()))
+        gantry_ledger::replace_json(&path, &known)
+            .with_context(|| format!("cannot write {}", path.display()))
+            .with_code(ErrorCode::FileUnwritable)
     }
 
     /// Checks that HTTPS has an address, a certificate and a key.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.https.is_some() && (self.tls_cert.is_none() || self.tls_key.is_none()) {
-            bail!("--https needs a certificate and its key: --tls-cert FILE --tls-key FILE");
+            fail!(InvalidArguments, "--https needs a certificate and its key: --tls-cert FILE --tls-key FILE");
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("gantry: cannot start: {error}");
+            eprintln!("gantry: cannot start: {error} [{}]", gantry_error_codes::ErrorCode::Internal);
             return ExitCode::FAILURE;
         }
     };

@@ -4,12 +4,14 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use gantry_api::Client;
+use gantry_error_codes::ErrorCode;
 use gantry_router::Listeners;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Machine;
+use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
 use crate::handover::Handover;
 use crate::machine::require_root;
@@ -100,7 +102,9 @@ fn listeners(machine: &Machine, handover: &mut Handover) -> anyhow::Result<Liste
 /// Opens the sockets for the apps' HTTP and HTTPS requests.
 pub(crate) fn open_listeners(machine: &Machine) -> anyhow::Result<Listeners> {
     let open = |address, flag| {
-        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
+        TcpListener::bind(address)
+            .with_context(|| format!("cannot listen on {address}; choose another with --{flag}"))
+            .with_code(ErrorCode::AddressUnavailable)
     };
     let secure = machine.https.map(|address| open(address, "https")).transpose()?;
     Ok(Listeners { plain: open(machine.http, "http")?, secure })
@@ -113,13 +117,15 @@ pub(crate) fn make_folders(machine: &Machine) -> anyhow::Result<()> {
             .recursive(true)
             .mode(0o700)
             .create(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+            .with_context(|| format!("cannot make {}", folder.display()))
+            .with_code(ErrorCode::FileUnwritable)?;
     }
     // The data folder holds configurations and tokens, so an existing folder must be closed to other users as well.
     let mode = std::fs::metadata(&machine.data)?.mode() & 0o777;
     let data = machine.data.display();
-    ensure!(
+    require!(
         mode & 0o077 == 0,
+        DataFolderOpen,
         "others may read the data folder {data} (mode {mode:o}), which holds secrets: chmod 700 {data}"
     );
     Ok(())
@@ -130,7 +136,8 @@ async fn service_client(machine: &Machine) -> anyhow::Result<Client> {
     let path = machine.data.join("machine-token");
     let token = tokio::time::timeout(TOKEN_PATIENCE, read_when_there(&path))
         .await
-        .with_context(|| format!("there is no machine token at {}; start the server first", path.display()))?;
+        .with_context(|| format!("there is no machine token at {}; start the server first", path.display()))
+        .with_code(ErrorCode::MachineTokenMissing)?;
     Ok(Client::new(&machine.server_url(), &token))
 }
 

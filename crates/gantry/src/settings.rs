@@ -12,6 +12,8 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use gantry_error_codes::ErrorCode;
+
 use crate::args::{Args, Machine, Remote};
 use crate::services::MINDED_BY;
 
@@ -58,7 +60,7 @@ pub(crate) enum SettingsError {
 /// Reads the command line, with defaults from the settings file and the record.
 pub(crate) fn parse() -> Result<Args, SettingsError> {
     let command = crate::help::command();
-    let matches = command.clone().get_matches();
+    let matches = command.clone().try_get_matches().unwrap_or_else(|error| refuse(&error));
     // `up` passes every setting to its services as a flag.
     if std::env::var_os(MINDED_BY).is_some() {
         return Ok(args(&matches));
@@ -91,14 +93,29 @@ pub(crate) fn parse() -> Result<Args, SettingsError> {
     {
         values.insert("url".to_owned(), url);
     }
-    let matches = with_defaults(command, &values).get_matches();
+    let matches = with_defaults(command, &values).try_get_matches().unwrap_or_else(|error| refuse(&error));
     let mut args = args(&matches);
     args.remote.data = values.get("data").map(PathBuf::from);
     Ok(args)
 }
 
 fn args(matches: &ArgMatches) -> Args {
-    Args::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
+    Args::from_arg_matches(matches).unwrap_or_else(|error| refuse(&error))
+}
+
+/// Prints clap's refusal of the command line and ends the process. The first line of an error has the error's code.
+fn refuse(error: &clap::Error) -> ! {
+    use clap::error::ErrorKind;
+    // Help and the version are not errors.
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let rendered = error.render();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let text = if colours { rendered.ansi().to_string() } else { rendered.to_string() };
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    eprint!("{first} [{}]\n{rest}", ErrorCode::InvalidArguments);
+    std::process::exit(error.exit_code())
 }
 
 /// The innermost subcommand, whose settings apply: `check` in `gantry store check`.

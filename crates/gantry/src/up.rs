@@ -9,7 +9,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use gantry_error_codes::ErrorCode;
 use gantry_router::Listeners;
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::args::{Machine, WaitFor};
+use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::handover::{ON_STDIN, Offer, ROUTER_NUMBER};
 use crate::machine::require_root;
@@ -62,7 +64,8 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     // gets a refused connection.
     drop(
         TcpListener::bind(machine.listen)
-            .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))?,
+            .with_context(|| format!("cannot listen on {}; choose another with --listen", machine.listen))
+            .with_code(ErrorCode::AddressUnavailable)?,
     );
     // Another cloud on this machine may use the same resources. An error here is better than an agent that restarts
     // again and again.
@@ -124,14 +127,16 @@ fn lock(machine: &Machine) -> anyhow::Result<std::fs::File> {
     let is_read_only = opened.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem);
     // A cloud on a read-only disk can still serve, and a read-only file can be locked.
     let opened = if is_read_only { std::fs::File::open(&path) } else { opened };
-    let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    let opened = opened.with_context(|| format!("cannot open {}", path.display()));
+    let mut file = opened.with_code(ErrorCode::FileUnwritable)?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another `gantry up` runs with the data folder {}", machine.data.display());
+        fail!(AlreadyRunning, "another `gantry up` runs with the data folder {}", machine.data.display());
     }
     if is_read_only {
         return Ok(file);
     }
-    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).context("cannot write the lock")?;
+    let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+    written.with_context(|| format!("cannot write {}", path.display())).with_code(ErrorCode::FileUnwritable)?;
     Ok(file)
 }
 
@@ -211,7 +216,8 @@ impl Service {
         if self.name != "router" {
             command.env("MALLOC_ARENA_MAX", ARENAS);
         }
-        let child = command.spawn().with_context(|| format!("cannot start the {}", self.name))?;
+        let spawned = command.spawn().with_context(|| format!("cannot start the {}", self.name));
+        let child = spawned.with_code(ErrorCode::ServiceNotStarted)?;
         Ok((child, offer))
     }
 
@@ -290,7 +296,7 @@ impl Service {
                     _ => format!("no word of it in {} s", SERVING.as_secs()),
                 };
                 let _ = fresh.kill().await;
-                anyhow::bail!("the new one does not serve ({why}); the old one stays");
+                fail!(ServiceNotStarted, "the new one does not serve ({why}); the old one stays");
             }
         }
         if let Some(old) = self.child.replace(fresh) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use gantry_error_codes::ErrorCode;
 use gantry_records::schema;
 use gantry_store::StoreAddress;
@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::args::Machine;
-use crate::coded::coded;
+use crate::coded::{WithCode, coded, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::program;
 use crate::printer::out;
@@ -67,7 +67,8 @@ impl Program {
     }
 
     fn open(at: &Path, path: PathBuf) -> anyhow::Result<Self> {
-        let file = File::open(at).with_context(|| format!("cannot open the program {}", at.display()))?;
+        let file = File::open(at).with_context(|| format!("cannot open the program {}", at.display()));
+        let file = file.with_code(ErrorCode::UpgradeRefused)?;
         Ok(Self { file, path })
     }
 
@@ -86,7 +87,8 @@ impl Program {
         let path = self.path.display();
         let mut command = self.command();
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("{path} does not run"))?;
+        let child = command.spawn().with_context(|| format!("{path} does not run"));
+        let mut child = child.with_code(ErrorCode::UpgradeRefused)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let asked = async {
             let read = |pipe: Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>>| async move {
@@ -102,13 +104,17 @@ impl Program {
             (out, err, child.wait().await)
         };
         let Ok((out, err, status)) = tokio::time::timeout(DEADLINE, asked).await else {
-            bail!("{path} does not answer `gantry {COMMAND}` in {} s", DEADLINE.as_secs());
+            fail!(UpgradeRefused, "{path} does not answer `gantry {COMMAND}` in {} s", DEADLINE.as_secs());
         };
         let status = status.with_context(|| format!("{path} cannot be waited for"))?;
         if status.success() && out.starts_with(READY) {
             return Ok(());
         }
         let said = [err.lines().next(), out.lines().next()].into_iter().flatten().find(|line| !line.is_empty());
-        bail!("{path} does not say that it can take over ({status}): {}", said.unwrap_or("it says nothing"))
+        fail!(
+            UpgradeRefused,
+            "{path} does not say that it can take over ({status}): {}",
+            said.unwrap_or("it says nothing")
+        )
     }
 }

@@ -89,7 +89,7 @@ fn an_application_that_does_not_work_is_taken_back_with_its_reason() {
         "container/roles.json",
         "{ web: { command: 'python3 server.py', health: { path: '/up' } }, release: 'echo migrating; exit 4' }",
     );
-    refused(&world, &shop, &["the release step failed: exited with 4", "migrating"]);
+    refused(&world, &shop, &["the release step failed: exited with 4", "[E_RELEASE_STEP_FAILED]", "migrating"]);
     let why = world.gantry(&["why", "shop"]).good().out;
     assert!(
         why.contains("reverted: the release step failed: exited with 4 (last output: migrating); v1 serves"),
@@ -144,18 +144,24 @@ fn bad_arguments_are_refused_by_name() {
     let dotted = world.gantry(&["config", "set", "one", "discovery.type=single-node"]).good();
     assert!(dotted.err.contains("warning: programs find discovery.type, but a shell passes over it"), "{dotted:?}");
     assert_eq!(world.gantry(&["config", "get", "one", "discovery.type"]).good().out, "single-node\n");
-    for (arguments, wanted) in [
-        (vec!["config", "set", "one", "1A=x"], "cannot be the name of an environment variable"),
-        (vec!["config", "set", "one", "a b=x"], "cannot be the name of an environment variable"),
-        (vec!["config", "set", "one", "PORT=1"], "PORT is set by Gantry itself"),
-        (vec!["rollback", "one"], "one has no release yet"),
-        (vec!["promote", "one"], "no held deploy to promote"),
-        (vec!["why", "ghost"], "there is no app ghost"),
-        (vec!["app", "destroy", "one"], "say --confirm one"),
-        (vec!["deploy", "one", "--image", "x:y"], "there is no image x:y"),
+    for (arguments, status, wanted, code) in [
+        (vec!["config", "set", "one", "1A=x"], 2, "cannot be the name of an environment variable", "[E_INVALID_"),
+        (vec!["config", "set", "one", "a b=x"], 2, "cannot be the name of an environment variable", "[E_INVALID_"),
+        (vec!["config", "set", "one", "PORT=1"], 2, "PORT is set by Gantry itself", "[E_RESERVED_VARIABLE]"),
+        (vec!["config", "get", "one", "NONE"], 1, "no configuration value NONE", "[E_VARIABLE_NOT_SET]"),
+        (vec!["rollback", "one"], 1, "one has no release yet", "[E_NO_RELEASE]"),
+        (vec!["promote", "one"], 1, "no held deploy to promote", "[E_NO_HELD_DEPLOY]"),
+        (vec!["why", "ghost"], 1, "there is no app ghost", "[E_APP_NOT_FOUND]"),
+        (vec!["app", "destroy", "one"], 2, "say --confirm one", "[E_INVALID_ARGUMENTS]"),
+        (vec!["deploy", "one", "--image", "x:y"], 1, "there is no image x:y", "[E_IMAGE_NOT_FOUND]"),
+        (vec!["deploy", "one", "--picture", "x:y"], 2, "unexpected argument '--picture'", "[E_INVALID_ARGUMENTS]"),
+        (vec!["scale", "one"], 2, "required arguments", "[E_INVALID_ARGUMENTS]"),
+        (vec!["docs", "zebra"], 1, "there is no page \"zebra\"", "[E_PAGE_NOT_FOUND]"),
+        (vec!["base", "create", "b", "--from", "/none"], 1, "cannot read the recipe /none", "[E_FILE_UNREADABLE]"),
     ] {
         let refused = world.gantry(&arguments);
-        assert!(refused.status != 0 && refused.err.contains(wanted), "{arguments:?}: {refused:?}");
+        assert!(refused.status == status && refused.err.contains(wanted), "{arguments:?}: {refused:?}");
+        assert!(refused.err.contains(code), "{arguments:?}: {refused:?}");
     }
 }
 
@@ -170,7 +176,7 @@ fn a_compile_step_that_does_not_end_well_is_stopped() {
     compile("echo working; sleep 1000");
     refused(&world, &shop, &["build failed in the compile step: container/compile did not end in 3 s", "working"]);
     compile("python3 -c 'x = []\nwhile True: x.append(\"x\" * 1000000)'");
-    refused(&world, &shop, &["container/compile ran out of memory: a build may use 64M"]);
+    refused(&world, &shop, &["container/compile ran out of memory: a build may use 64M", "[E_COMPILE_FAILED]"]);
     // Processes that the compile step leaves running end with the step, and the image contains no trace of them.
     compile("echo $$ > /app/made; (sleep 1000 &) ; exit 0");
     shop.write("server.py", &SERVER.replace("VERSION", "good, with daemons"));
@@ -201,17 +207,20 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     let taken = format!("127.0.0.1:{}", world.http_port());
     let up = ["up", "--run", &other, "--listen", "127.0.0.1:0", "--http"];
     let said = run(65534, &[&up[..], &["127.0.0.1:0", "--data", "/tmp/nobodys"]].concat());
-    assert!(said.contains("this needs root"), "{said}");
+    assert!(said.contains("this needs root") && said.contains("[E_ROOT_REQUIRED]"), "{said}");
     let said = run(0, &[&up[..], &[&taken, "--data", &other]].concat());
     assert!(said.contains(&format!("cannot listen on {taken}; choose another with --http")), "{said}");
+    assert!(said.contains("[E_ADDRESS_UNAVAILABLE]"), "{said}");
     let said = run(0, &[&up[..], &["127.0.0.1:0", "--data", &data]].concat());
     assert!(said.contains("another `gantry up` runs with the data folder"), "{said}");
+    assert!(said.contains("[E_ALREADY_RUNNING]"), "{said}");
 
     let open = world.path("open");
     std::fs::create_dir(&open).expect("made");
     std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o750)).expect("set");
     let said = run(0, &[&up[..], &["127.0.0.1:0", "--data", &open.display().to_string()]].concat());
     assert!(said.contains("(mode 750), which holds secrets: chmod 700") && !open.join("up.lock").exists(), "{said}");
+    assert!(said.contains("[E_DATA_FOLDER_OPEN]"), "{said}");
 
     world.kill_everything();
     let store = world.path("data/store.db");
@@ -221,6 +230,7 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     std::fs::write(&store, &good[..good.len() / 2]).expect("cut");
     let said = run(0, &server);
     assert!(said.contains("store.db is damaged") && said.contains("the file is unchanged"), "{said}");
+    assert!(said.contains("[E_STORE_DAMAGED]"), "{said}");
     std::fs::write(&store, b"").expect("emptied");
     let said = run(0, &server);
     assert!(said.contains("store.db is damaged: the file is empty"), "{said}");

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use gantry_api::types::{
     AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
     InstanceInfo, RenameApp,
@@ -13,6 +12,7 @@ use http::Method;
 
 use super::deploys;
 use crate::args::{App, Follow};
+use crate::coded::{fail, require};
 use crate::exit::{DONE, Exit, TIMED_OUT};
 use crate::printer::{age, json as print_json, or_dash, out, table, told};
 
@@ -67,7 +67,10 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
         }
         App::Destroy { name, confirm } => {
             if confirm.as_deref() != Some(name.as_str()) {
-                bail!("this stops {name} and removes its releases and history; say --confirm {name} to do it");
+                fail!(
+                    InvalidArguments,
+                    "this stops {name} and removes its releases and history; say --confirm {name} to do it"
+                );
             }
             client.call::<()>(Method::DELETE, &format!("/v1/apps/{name}"), None::<&()>).await?;
             told!("{name} is being destroyed; its volumes stay");
@@ -93,8 +96,9 @@ async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> a
     let begun = Instant::now();
     // The former app is gone, or going, once its records have moved.
     while client.get::<AppInfo>(&format!("/v1/apps/{name}")).await.is_ok() {
-        anyhow::ensure!(
+        require!(
             begun.elapsed() < MOVING,
+            RenameUnfinished,
             "{name} is still being renamed; `gantry events {new}` says when it is done"
         );
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
-use gantry_api::Client;
 use gantry_api::types::BaseInfo;
+use gantry_api::{Client, ErrorCode};
 use http::Method;
 
 use super::pulls;
 use crate::args::Base;
+use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
 use crate::printer::{age, json as print_json, out, table, told};
 
@@ -16,17 +17,19 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
     match command {
         Base::Create { name, from } => {
             // Sent as bytes: if the recipe is not UTF-8, the server's error names the actual encoding.
-            let recipe = std::fs::read(&from).with_context(|| format!("cannot read the recipe {}", from.display()))?;
+            let recipe = std::fs::read(&from).with_context(|| format!("cannot read the recipe {}", from.display()));
+            let recipe = recipe.with_code(ErrorCode::FileUnreadable)?;
             let path = format!("/v1/bases/{name}");
             let base = pulls::base(client, &path, recipe).await?;
             show(&base, json)
         }
         Base::Import { name, from } if Path::new(&from).exists() => {
-            let file = std::fs::File::open(&from).with_context(|| format!("cannot read the archive {from}"))?;
+            let file = std::fs::File::open(&from).with_context(|| format!("cannot read the archive {from}"));
+            let file = file.with_code(ErrorCode::FileUnreadable)?;
             show(&client.upload(&format!("/v1/bases/{name}/import"), file).await?, json)
         }
         Base::Import { name, from } => {
-            anyhow::ensure!(from.contains('/'), "{from} is neither a file nor an image of a registry");
+            require!(from.contains('/'), InvalidArguments, "{from} is neither a file nor an image of a registry");
             let request = serde_json::to_vec(&pulls::request(&from))?;
             show(&pulls::base(client, &format!("/v1/bases/{name}/pull"), request).await?, json)
         }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, bail};
-use gantry_api::Client;
+use anyhow::Context;
 use gantry_api::types::{AcceptedDeploy, ChangeConfig};
+use gantry_api::{Client, ErrorCode};
 use gantry_model::AppName;
 use gantry_model::execve::{is_shell_name, is_variable_name};
 use http::Method;
 
 use super::deploys;
 use crate::args::{Config, Follow};
+use crate::coded::{WithCode, fail};
 use crate::exit::{DONE, Exit};
 use crate::printer::{json as print_json, out, told};
 
@@ -19,7 +20,8 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
         Config::Set { app, pairs, follow } => {
             let mut from_input = pairs.iter().filter(|(_, value)| value == "-").map(|(name, _)| name);
             if let (Some(first), Some(second)) = (from_input.next(), from_input.next()) {
-                bail!(
+                fail!(
+                    InvalidArguments,
                     "{first} and {second} would both be read from standard input; set {second} in a command of its own"
                 );
             }
@@ -35,7 +37,7 @@ pub(crate) async fn run(client: &Client, command: Config, json: bool) -> anyhow:
         Config::Get { app, name } => {
             let values = values(client, &app).await?;
             let Some(value) = values.get(&name) else {
-                bail!("{app} has no configuration value {name}");
+                fail!(VariableNotSet, "{app} has no configuration value {name}");
             };
             if json {
                 print_json(value)?
@@ -61,7 +63,8 @@ fn read_value(value: String) -> anyhow::Result<String> {
     if value != "-" {
         return Ok(value);
     }
-    let text = std::io::read_to_string(std::io::stdin()).context("cannot read the value from standard input")?;
+    let text = std::io::read_to_string(std::io::stdin()).context("cannot read the value from standard input");
+    let text = text.with_code(ErrorCode::FileUnreadable)?;
     Ok(text.strip_suffix('\n').map_or(text.clone(), str::to_owned))
 }
 

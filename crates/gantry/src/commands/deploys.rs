@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use gantry_api::types::{AcceptedDeploy, DeployProgress, DeploySource, ReleaseInfo, StartDeploy};
-use gantry_api::{Client, ClientError};
+use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::{AppName, DeployNumber, DeployState, ImageSettings, Reason, ReleaseNumber};
 use http::Method;
 
 use super::pulls;
 use crate::args::Follow;
+use crate::coded::WithCode;
 use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
 use crate::printer::{age, json as print_json, out, table, tell, told};
 
@@ -76,8 +77,9 @@ pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber,
         }
         if gone.is_some_and(|since| since.elapsed() > AWAY) {
             let lost = lost.map_or_else(|| anyhow::anyhow!("the server ends before the deploy does"), Into::into);
-            return Err(lost
-                .context(format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it")));
+            let lost = lost
+                .context(format!("the deploy can no longer be followed; `gantry why {app}` tells what became of it"));
+            return Err(lost).with_code(ErrorCode::DeployUnfollowed);
         }
         tokio::time::sleep(RETRY).await;
     }

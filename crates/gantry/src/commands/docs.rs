@@ -1,7 +1,6 @@
 //! `gantry docs`: the manual, which is part of the program.
 
-use anyhow::bail;
-
+use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 
@@ -34,7 +33,7 @@ pub(crate) fn run(topic: Option<&str>) -> anyhow::Result<Exit> {
     };
     let Some((_, text)) = TOPICS.iter().find(|(name, _)| *name == topic) else {
         let names: Vec<&str> = TOPICS.iter().map(|(name, _)| *name).collect();
-        bail!("there is no page {topic:?}; there are {}", names.join(", "));
+        fail!(PageNotFound, "there is no page {topic:?}; there are {}", names.join(", "));
     };
     out!("{}", text.trim_end());
     Ok(DONE)

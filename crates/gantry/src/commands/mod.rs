@@ -16,6 +16,7 @@ use gantry_api::types::ChangeTraffic;
 use gantry_model::ImageSettings;
 
 use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
+use crate::coded::require;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
 use crate::{backup, check, down, remote, restore, services, up, upgrade};
@@ -70,8 +71,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Deploy { app, image, volumes, port, hold, follow } => {
             let count = volumes.len();
             let settings = ImageSettings { volumes: volumes.into_iter().collect(), port };
-            anyhow::ensure!(
+            require!(
                 settings.volumes.len() == count,
+                InvalidArguments,
                 "a volume is named twice; give each --volume a name of its own"
             );
             deploys::image(&client()?, &app, image, settings, hold, follow).await

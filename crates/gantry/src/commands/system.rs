@@ -7,6 +7,7 @@ use http::Method;
 
 use super::apps;
 use crate::args::{ClusterPolicy, PolicyRule, Token};
+use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
 
@@ -71,7 +72,7 @@ pub(crate) async fn policy(client: &Client, command: ClusterPolicy, json: bool) 
             for rule in rules {
                 let PolicyRule::TrustedProxies(ranges) = rule;
                 if change.trusted_proxies.replace(ranges).is_some() {
-                    anyhow::bail!("trusted-proxies is given twice; separate the ranges with commas");
+                    fail!(InvalidArguments, "trusted-proxies is given twice; separate the ranges with commas");
                 }
             }
             client.call(Method::PATCH, "/v1/cluster/policy", Some(&change)).await?
@@ -92,7 +93,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
                 (_, _, Some(app)) => Scope::Deploy { app },
                 (true, _, _) => Scope::Admin,
                 (_, true, _) => Scope::Read,
-                _ => anyhow::bail!("say what the token may do: --admin, --read or --deploy APP"),
+                _ => fail!(InvalidArguments, "say what the token may do: --admin, --read or --deploy APP"),
             };
             let token: NewToken = client.post("/v1/tokens", &CreateToken { name, scope, lifetime }).await?;
             if json {
