@@ -66,20 +66,7 @@ fn shift_times(report: &mut MachineReport, by: i64) {
 
 /// The status of a new instance.
 pub(crate) fn new_status() -> ObservedInstance {
-    ObservedInstance {
-        phase: InstancePhase::Preparing,
-        since: now(),
-        address: None,
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        said: None,
-    }
+    ObservedInstance::new(InstancePhase::Preparing, now())
 }
 
 impl StatusReporter {

@@ -232,7 +232,7 @@ fn apply_target(role: &mut Role, check: &HealthCheck) -> Result<(), String> {
     }
     health.content = check.content.clone().or(health.content);
     health.settle = check.uptime.unwrap_or(health.settle);
-    roles::check_health(&health)?;
+    roles::check_health(&health).map_err(|conflict| conflict.to_string())?;
     role.health = health;
     Ok(())
 }

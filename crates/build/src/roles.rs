@@ -265,17 +265,25 @@ impl<'de> Visitor<'de> for HealthSeed {
     }
 }
 
+/// Contradiction between the settings of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HealthConflict {
+    /// The check has a command and settings of a GET.
+    #[error("a check is a command or a GET; name \"command\" alone, or \"path\" with \"host\" and \"headers\"")]
+    CommandAndGet,
+    /// The check has settings of a GET and no path.
+    #[error("\"host\" and \"headers\" are of a GET; name its \"path\" too")]
+    GetWithoutPath,
+}
+
 /// Checks that a health check is either a GET or a command.
-pub(crate) fn check_health(health: &HealthSettings) -> Result<(), String> {
+pub(crate) fn check_health(health: &HealthSettings) -> Result<(), HealthConflict> {
     let over_http = health.path.is_some() || health.host.is_some() || !health.headers.is_empty();
-    if health.command.is_some() && over_http {
-        return Err("a check is a command or a GET; name \"command\" alone, or \"path\" with \"host\" and \"headers\""
-            .to_owned());
+    match (&health.command, &health.path) {
+        (Some(_), _) if over_http => Err(HealthConflict::CommandAndGet),
+        (_, None) if over_http => Err(HealthConflict::GetWithoutPath),
+        _ => Ok(()),
     }
-    if health.path.is_none() && over_http {
-        return Err("\"host\" and \"headers\" are of a GET; name its \"path\" too".to_owned());
-    }
-    Ok(())
 }
 
 /// Checks that a header can carry the host name, with or without a port.

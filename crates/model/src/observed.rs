@@ -185,6 +185,27 @@ pub struct ObservedInstance {
     pub said: Option<OutputLine>,
 }
 
+impl ObservedInstance {
+    /// Creates the report of an instance that entered a phase and about which nothing else is known.
+    #[must_use]
+    pub fn new(phase: InstancePhase, since: Moment) -> Self {
+        Self {
+            phase,
+            since,
+            address: None,
+            restarts: 0,
+            exit: None,
+            probe: None,
+            failure: None,
+            warning: None,
+            started: None,
+            failed_checks: 0,
+            limit_hits: Vec::new(),
+            said: None,
+        }
+    }
+}
+
 /// A line that a program printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputLine {

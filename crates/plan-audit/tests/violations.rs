@@ -202,20 +202,8 @@ fn an_instance_with_a_name_must_not_stop_at_once() {
 }
 
 fn reported(address: Ipv4Addr) -> gantry_model::ObservedInstance {
-    gantry_model::ObservedInstance {
-        phase: gantry_model::InstancePhase::Ready,
-        since: NOW,
-        address: Some(address),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        said: None,
-    }
+    let seen = gantry_model::ObservedInstance::new(gantry_model::InstancePhase::Ready, NOW);
+    gantry_model::ObservedInstance { address: Some(address), ..seen }
 }
 
 #[test]

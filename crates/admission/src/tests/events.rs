@@ -85,20 +85,7 @@ fn assigned(count: u32, goal: &InstanceGoal, once: bool) -> RecordIndex {
 }
 
 fn seen(exit: Option<ExitStatus>, restarts: u32) -> ObservedInstance {
-    ObservedInstance {
-        phase: InstancePhase::Ready,
-        since: Moment(0),
-        address: None,
-        restarts,
-        exit,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        said: None,
-    }
+    ObservedInstance { restarts, exit, ..ObservedInstance::new(InstancePhase::Ready, Moment(0)) }
 }
 
 fn exited(code: i32, at: u64) -> ExitStatus {

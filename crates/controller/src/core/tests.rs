@@ -39,19 +39,11 @@ fn digest() -> Digest {
 }
 
 pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
+    let since = Moment(START);
     ObservedInstance {
-        phase: InstancePhase::Ready,
-        since: Moment(START),
+        started: Some(since),
         address: Some(address),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: Some(Moment(START)),
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        said: None,
+        ..ObservedInstance::new(InstancePhase::Ready, since)
     }
 }
 

@@ -44,20 +44,8 @@ fn role(name: &str) -> RoleName {
 }
 
 fn well() -> ObservedInstance {
-    ObservedInstance {
-        phase: InstancePhase::Ready,
-        since: Moment(NOW - 3_000_000),
-        address: None,
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: Some(Moment(NOW - 3_000_000)),
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        said: None,
-    }
+    let since = Moment(NOW - 3_000_000);
+    ObservedInstance { started: Some(since), ..ObservedInstance::new(InstancePhase::Ready, since) }
 }
 
 fn deploy(number: u64, state: DeployState) -> Deploy {
