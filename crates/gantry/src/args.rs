@@ -255,6 +255,11 @@ pub(crate) enum Command {
         /// Shell
         shell: Shell,
     },
+    /// Write the manual pages, one for each command
+    Man {
+        /// Folder to write into; it is created if it does not exist
+        folder: PathBuf,
+    },
 }
 
 /// This machine's settings.

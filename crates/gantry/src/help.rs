@@ -1,7 +1,8 @@
 //! The end of each command's help: examples, and the settings that the command reads. The reference page of the
-//! manual comes from the same source.
+//! manual and the manual pages come from the same source.
 
 mod examples;
+mod man;
 #[cfg(test)]
 mod reference;
 
@@ -9,6 +10,7 @@ use clap::{Arg, Command, CommandFactory};
 
 use crate::args::Args;
 use examples::EXAMPLES;
+pub(crate) use man::man_pages;
 
 /// The settings that each command reads, besides its flags.
 const LOCAL: &str = "";
@@ -78,7 +80,7 @@ fn end(command: &Command, path: &str) -> String {
 fn settings(command: &Command, path: &str) -> String {
     let has_data = command.get_arguments().any(|arg| arg.get_id() == "data");
     match path {
-        "docs" | "explain" | "completions" | "store" => LOCAL.to_owned(),
+        "docs" | "explain" | "completions" | "man" | "store" => LOCAL.to_owned(),
         "up" | "server" | "agent" | "router" => format!("{MACHINE}{SERVICE}"),
         _ if has_data => MACHINE.to_owned(),
         "deploy" | "base import" => format!("{CLIENT}{REGISTRY}"),
@@ -92,7 +94,7 @@ mod tests {
     use clap::FromArgMatches;
 
     /// Calls `visit` with each visible command below the program, and its path.
-    fn each(command: &Command, path: &str, visit: &mut impl FnMut(&Command, &str)) {
+    pub(super) fn each(command: &Command, path: &str, visit: &mut impl FnMut(&Command, &str)) {
         for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             let path = joined(path, sub.get_name());
             visit(sub, &path);

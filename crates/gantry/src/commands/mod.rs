@@ -7,6 +7,7 @@ mod deploys;
 mod docs;
 mod explain;
 mod logs;
+mod man;
 mod pulls;
 mod session;
 mod system;
@@ -40,6 +41,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::UpgradeCheck(machine) => upgrade::check(&machine),
         Command::Explain { code } => explain::run(code.as_deref(), json),
         Command::Docs { topic } => docs::run(topic.as_deref()),
+        Command::Man { folder } => man::run(&folder),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut crate::help::command(), "gantry", &mut script);

@@ -112,4 +112,5 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry restore --skip-damaged --data /srv/gantry /backup/gantry.tar",
     ]),
     ("completions", &["gantry completions bash >/etc/bash_completion.d/gantry"]),
+    ("man", &["gantry man /usr/local/share/man/man1"]),
 ];
