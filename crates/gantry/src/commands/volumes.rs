@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use gantry_api::frame::{Frame, PAYLOAD_MAX};
 use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeAnswer, VolumeInfo};
 use gantry_api::{Client, ErrorCode, Session};
@@ -14,7 +14,7 @@ use http::Method;
 use tokio::sync::mpsc;
 
 use crate::args::{Snapshot, Volume};
-use crate::coded::coded;
+use crate::coded::{WithCode, coded, require};
 use crate::exit::{DONE, Exit};
 use crate::printer::{age, clock, json as print_json, or_dash, out, table, told};
 
@@ -42,9 +42,16 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
         Volume::Export { app, name, output } => export(client, &app, &name, output.as_deref()).await?,
         Volume::Import { app, name, replace, limit, file } => {
             let input: Box<dyn Read + Send> = match &file {
-                Some(file) => Box::new(File::open(file).with_context(|| format!("cannot read {}", file.display()))?),
+                Some(file) => {
+                    let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()));
+                    Box::new(opened.with_code(ErrorCode::FileUnreadable)?)
+                }
                 None => {
-                    ensure!(!std::io::stdin().is_terminal(), "name the archive, or send it to standard input");
+                    require!(
+                        !std::io::stdin().is_terminal(),
+                        InvalidArguments,
+                        "name the archive, or send it to standard input"
+                    );
                     Box::new(std::io::stdin())
                 }
             };
@@ -116,14 +123,16 @@ impl NewFile {
         fresh.push(".new");
         let fresh = PathBuf::from(fresh);
         let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
-        let file = file.with_context(|| format!("cannot write {}", fresh.display()))?;
+        let file = file.with_context(|| format!("cannot write {}", fresh.display()));
+        let file = file.with_code(ErrorCode::FileUnwritable)?;
         Ok(Self { path: path.to_owned(), fresh, file: Some(file) })
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
         if let Some(file) = self.file.take() {
             let named = file.sync_all().and_then(|()| std::fs::rename(&self.fresh, &self.path));
-            named.with_context(|| format!("cannot write {}", self.path.display()))?;
+            let named = named.with_context(|| format!("cannot write {}", self.path.display()));
+            named.with_code(ErrorCode::FileUnwritable)?;
         }
         Ok(())
     }
@@ -140,7 +149,11 @@ impl Drop for NewFile {
 async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Option<&Path>) -> anyhow::Result<()> {
     let zstd = output.is_some_and(|path| path.extension().is_some_and(|end| end == "zst"));
     let to_terminal = output.is_none() && std::io::stdout().is_terminal();
-    ensure!(!to_terminal, "an archive is nothing for a terminal; write it into a file with -o FILE, or into a pipe");
+    require!(
+        !to_terminal,
+        InvalidArguments,
+        "an archive is nothing for a terminal; write it into a file with -o FILE, or into a pipe"
+    );
     let mut file = output.map(NewFile::create).transpose()?;
     let session = client.session(&format!("{}/export", path_of(app, name)), &ExportVolume { zstd }).await?;
     let mut stdout = std::io::stdout();
@@ -214,7 +227,9 @@ async fn converse(
         while let Some(receiver) = &mut pieces {
             let frame = match receiver.recv().await {
                 Some(Ok(bytes)) => Frame::Input(bytes),
-                Some(Err(error)) => return Err(anyhow::Error::from(error).context("cannot read the archive")),
+                Some(Err(error)) => {
+                    return Err(error).context("cannot read the archive").with_code(ErrorCode::FileUnreadable);
+                }
                 None => {
                     pieces = None;
                     Frame::InputEnd
@@ -233,7 +248,9 @@ async fn converse(
             match frame {
                 Frame::Output(bytes) => {
                     if let Some(out) = &mut out {
-                        out.write_all(&bytes).context("cannot write the archive")?;
+                        out.write_all(&bytes)
+                            .context("cannot write the archive")
+                            .with_code(ErrorCode::FileUnwritable)?;
                     }
                 }
                 Frame::Error(bytes) => told!("{}", String::from_utf8_lossy(&bytes).trim_end()),
@@ -241,7 +258,7 @@ async fn converse(
                 Frame::Failed(message) => return Err(coded(ErrorCode::SessionFailed, message)),
                 Frame::Exit(_) => {
                     if let Some(out) = &mut out {
-                        out.flush().context("cannot write the archive")?;
+                        out.flush().context("cannot write the archive").with_code(ErrorCode::FileUnwritable)?;
                     }
                     return Ok(if answer.is_empty() { None } else { Some(serde_json::from_slice(&answer)?) });
                 }
