@@ -130,7 +130,7 @@ fn a_process_that_leaves_another_behind_has_ended() {
     );
     assert_eq!(each.good().out, "a\nb\nin\n");
     let two = gantry("printf s | gantry config set shop A=- B=-");
-    assert!(two.status == 1 && two.err.contains("A and B would both be read from standard input"), "{two:?}");
+    assert!(two.status == 2 && two.err.contains("A and B would both be read from standard input"), "{two:?}");
     // Hosts and branch of an existing app.
     let asked = |host: &str| world.curl("shop.localhost", &["--header", &format!("Host: {host}")]).out;
     assert_eq!(world.gantry(&["app", "host", "shop", "www.example.test"]).good().out, "www.example.test\n");
