@@ -21,6 +21,7 @@ LAYERS = {
     "gantry-relay": 2,
     "gantry-api": 2,
     "gantry-git": 2,
+    "gantry-control": 3,
     "gantry-image": 3,
     "gantry-sandbox": 3,
     "gantry-build": 4,

@@ -1,11 +1,12 @@
 //! The agent: makes this machine match its part of the plan, and checks health.
 //!
 //! ```text
-//! plan (long poll, last one on disk) ─► supervisor ─► one task per instance ─► workload engine ─► sandbox
+//! plan (control connection, last one on disk) ─► supervisor ─► one task per instance ─► workload engine ─► sandbox
 //!                                                        │ status
 //! server ◄── report, at each change and every 2 s ◄──────┘
 //! ```
 //! - [`run`]: sets up the machine's network, adopts running containers, follows the plan. Begin there.
+//! - `control_link`: the connection to the server: plans, sessions, reports.
 //! - `supervisor`: follows the plan and runs one task for each instance.
 //! - `workload`: the workload engine. One life cycle for services, release steps and one-offs, and a table of kinds.
 //! - `instance`: decides when an instance of the plan starts, is ready, and stops.
@@ -25,6 +26,7 @@
 mod builds;
 mod collect;
 mod container;
+mod control_link;
 mod disk;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -221,11 +223,11 @@ pub async fn run(
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
     gantry_failpoint::failpoint!("agent.adopted");
+    let (known, (plans, arrived)) = (supervisor.plan().cloned(), tokio::sync::watch::channel(None));
     tokio::select! {
-        () = supervisor.follow() => {}
-        () = status::report(&agent) => {}
+        () = control_link::follow(&agent, known, &plans) => {}
+        () = supervisor.follow(arrived) => {}
         () = network::monitor(&agent) => {}
-        () = sessions::serve(&agent) => {}
         () = collect::run(&agent) => {}
         () = disk::run(Arc::clone(&agent)) => {}
         () = shutdown => {}

@@ -6,15 +6,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_api::Session;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
-use gantry_api::{ClientError, Session};
 use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
 use gantry_model::{InstanceId, Moment};
 use gantry_relay::LogTail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, SandboxError, exec};
-use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,9 +25,6 @@ use crate::records::ContainerPaths;
 use crate::tasks::{BUILD, SESSION};
 use crate::{AgentContext, builds, volumes};
 
-/// Retry interval while the server does not answer.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// Keepalive interval of an idle session.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -38,20 +34,13 @@ const LINES_MAX: usize = 100_000;
 /// Poll interval of a followed log.
 const LOG_POLL: Duration = Duration::from_millis(100);
 
-/// Long-polls the server for sessions, for ever.
-pub(crate) async fn serve(agent: &Arc<AgentContext>) {
-    let path = format!("/internal/v1/machines/{}/sessions", agent.settings.machine);
-    let pass = async || {
-        if let Some(request) = agent.client.get::<Option<SessionRequest>>(&path).await? {
-            let kind = match request.kind {
-                SessionKind::Build(_) | SessionKind::Base(_) => BUILD,
-                _ => SESSION,
-            };
-            agent.tasks.spawn(kind, open_session(Arc::clone(agent), request));
-        }
-        Ok::<_, ClientError>(())
+/// Opens a session that the server asks for.
+pub(crate) fn open(agent: &Arc<AgentContext>, request: SessionRequest) {
+    let kind = match request.kind {
+        SessionKind::Build(_) | SessionKind::Base(_) => BUILD,
+        _ => SESSION,
     };
-    ReconcileLoop::new("sessions", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
+    agent.tasks.spawn(kind, open_session(Arc::clone(agent), request));
 }
 
 async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {

@@ -1,25 +1,12 @@
-//! Status reports to the server. The agent sends the status of every instance, at each change and periodically.
+//! Status of every instance and of the machine's network, for reports to the server.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use gantry_api::types::MachineReport;
+use gantry_control::MachineReport;
 use gantry_model::clock::{ClockReading, SteadyClock};
 use gantry_model::{Generation, InstanceId, InstancePhase, Moment, NetworkFault, ObservedInstance};
-use gantry_supervision::{Backoff, Nudge, ReconcileLoop};
-
-use crate::AgentContext;
-
-/// Interval between two reports without a change. After `SILENCE_MILLIS` (10 s) without a report, the server takes the
-/// machine for lost: three missed heartbeats and some.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// Retry interval while the server does not answer.
-const RETRY: Duration = Duration::from_millis(250);
-
-/// Shortest interval between two reports. The first change is reported at once; further changes within this time go
-/// into one report.
-const GATHER: Duration = Duration::from_millis(5);
+use gantry_supervision::Nudge;
 
 /// The status of all instances and of the machine's network.
 #[derive(Default)]
@@ -106,6 +93,11 @@ impl StatusReporter {
         self.changed.nudge();
     }
 
+    /// Waits for a change.
+    pub(crate) async fn changed(&self) {
+        self.changed.nudged().await;
+    }
+
     /// A consistent snapshot of everything, with times of the wall clock.
     pub(crate) fn report(&self) -> MachineReport {
         let mut report = self.lock().clone();
@@ -114,12 +106,4 @@ impl StatusReporter {
         }
         report
     }
-}
-
-/// Sends reports to the server, for ever. After an outage no report is missing, because each report is complete.
-pub(crate) async fn report(agent: &Arc<AgentContext>) {
-    let path = format!("/internal/v1/machines/{}/observed", agent.settings.machine);
-    let pass = async || agent.client.post::<()>(&path, &agent.status.report()).await;
-    let reports = ReconcileLoop::new("status report", HEARTBEAT, Backoff::constant(RETRY)).gathering(GATHER);
-    reports.run_nudged(&agent.status.changed, pass).await;
 }

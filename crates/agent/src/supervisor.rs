@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::ClientError;
-use gantry_api::types::PlanAnswer;
 use gantry_error::ErrorChain;
 use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
@@ -18,7 +16,7 @@ use crate::records::{self, ContainerPaths};
 use crate::tasks::{INSTANCE, REMOVAL};
 use crate::workload::{TransientWorkload, Workload};
 
-/// Retry interval while the server does not answer.
+/// Retry interval while the plan cannot be written.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Retry interval for an instance that could not be adopted, for lack of an address or of disk space for its record.
@@ -31,12 +29,8 @@ struct InstanceTask {
 
 /// Why a new plan was not adopted. The previous plan stays in force.
 #[derive(Debug, thiserror::Error)]
-enum PlanError {
-    #[error(transparent)]
-    Fetch(#[from] ClientError),
-    #[error("cannot write the plan to disk; the previous plan stays in force")]
-    Write(#[source] std::io::Error),
-}
+#[error("cannot write the plan to disk; the previous plan stays in force")]
+struct PlanWriteError(#[source] std::io::Error);
 
 /// The tasks of all instances.
 pub(crate) struct InstanceSupervisor {
@@ -77,31 +71,29 @@ impl InstanceSupervisor {
         }
     }
 
-    /// Follows the plan for ever. An unreachable or silent server changes nothing.
-    pub(crate) async fn follow(&mut self) {
-        let pass = async || self.fetch_plan().await;
+    /// The plan in force.
+    pub(crate) fn plan(&self) -> Option<&MachinePlan> {
+        self.plan.as_ref()
+    }
+
+    /// Adopts each plan that arrives, for ever. An unreachable or silent server changes nothing.
+    pub(crate) async fn follow(&mut self, mut plans: watch::Receiver<Option<MachinePlan>>) {
+        let pass = async || {
+            let next = plans.borrow_and_update().clone();
+            next.map_or(Ok(()), |plan| self.adopt_plan(plan))?;
+            // The sender lives as long as the agent.
+            let _ = plans.changed().await;
+            Ok::<_, PlanWriteError>(())
+        };
         ReconcileLoop::new("plan", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
     }
 
-    /// Fetches the next plan in a long poll, and adopts the plan.
-    async fn fetch_plan(&mut self) -> Result<(), PlanError> {
-        let after = match records::plan_generation(self.plan.as_ref()) {
-            Some(generation) => format!("?after={}", generation.0),
-            None => String::new(),
-        };
-        let path = format!("/internal/v1/machines/{}/plan{after}", self.agent.settings.machine);
-        match self.agent.client.get::<PlanAnswer>(&path).await? {
-            Some(plan) => self.adopt_plan(plan),
-            None => Ok(()),
-        }
-    }
-
-    fn adopt_plan(&mut self, plan: MachinePlan) -> Result<(), PlanError> {
+    fn adopt_plan(&mut self, plan: MachinePlan) -> Result<(), PlanWriteError> {
         if records::plan_generation(self.plan.as_ref()).is_some_and(|known| plan.generation <= known) {
             return Ok(());
         }
         gantry_failpoint::failpoint!("plan.received");
-        records::write_plan(&self.agent.settings, &plan).map_err(PlanError::Write)?;
+        records::write_plan(&self.agent.settings, &plan).map_err(PlanWriteError)?;
         gantry_failpoint::failpoint!("plan.kept");
         if self.plan.is_none() {
             // The previous plan cannot be read, but its instances still exist.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, FailureRun, Generation, HostName, ImageSettings,
-    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, NetworkFault, ObservedInstance, ReleaseNumber,
-    RequestCounts, RequestFailure, RoleName, RouterId, RoutingTable, Subnet, TrafficPolicy,
+    AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, ImageSettings, InstanceId,
+    InstancePhase, MachineName, Moment, NetworkFault, ReleaseNumber, RequestCounts, RoleName, RouterId, Subnet,
+    TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -393,43 +393,6 @@ pub enum ImageProgress {
         problem: Problem,
     },
 }
-
-/// Body of `POST /internal/v1/machines/{machine}/observed`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct MachineReport {
-    /// Generation of the plan that the machine has adopted.
-    pub generation: Generation,
-    /// All instances on the machine.
-    pub instances: BTreeMap<InstanceId, ObservedInstance>,
-    /// Faults of the machine's network.
-    #[serde(default)]
-    pub network: Vec<NetworkFault>,
-}
-
-/// Body of `POST /internal/v1/routers/{machine}/observed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RouterReport {
-    /// Number of the router on its machine.
-    pub number: u64,
-    /// True if the router has closed its last connection. This report is then its last.
-    pub gone: bool,
-    /// Generation of the routing table in use.
-    pub generation: Generation,
-    /// Requests in progress, per instance.
-    pub active: BTreeMap<InstanceId, u64>,
-    /// Counts of queued, refused and rate-limited requests, per app.
-    #[serde(default)]
-    pub counts: BTreeMap<AppName, RequestCounts>,
-    /// The newest run of failed requests of each kind, per app.
-    #[serde(default)]
-    pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
-}
-
-/// Response of `GET /internal/v1/machines/{machine}/plan?after=`; `None` when the poll ended without a newer plan.
-pub type PlanAnswer = Option<MachinePlan>;
-
-/// Response of `GET /internal/v1/routers/{machine}/table?after=`; `None` when the poll ended without a newer table.
-pub type TableAnswer = Option<RoutingTable>;
 
 /// Kind of a session that the server asks an agent to open.
 #[derive(Debug, Clone, Serialize, Deserialize)]

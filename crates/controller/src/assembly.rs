@@ -3,6 +3,7 @@
 use gantry_blobs::BlobStore;
 use gantry_git::Repositories;
 
+use crate::control_links::ControlLinks;
 use crate::core::CoreHandle;
 use crate::images::ImageReader;
 use crate::session_broker::SessionBroker;
@@ -20,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) pushes: git_endpoint::OpenPushes,
     pub(crate) repairs: repositories::Notes,
     pub(crate) sessions: SessionBroker,
+    pub(crate) links: ControlLinks,
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
@@ -56,6 +58,7 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Ser
         pushes: git_endpoint::OpenPushes::default(),
         repairs: repositories::Notes::default(),
         sessions: SessionBroker::default(),
+        links: ControlLinks::default(),
         builds: builds::RunningBuilds::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),

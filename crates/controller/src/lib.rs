@@ -1,7 +1,7 @@
 //! The server: serves the API, the git endpoint and the registry; runs the planner and the executors.
 //!
 //! ```text
-//! API ─► mutation (pure) ─┐                         ┌─► agents, routers (long polls)
+//! API ─► mutation (pure) ─┐                         ┌─► agents, routers (control connections)
 //! reports ────────────────┼─► core: one task, one ──┼─► builds: order the image of a deploy from an agent
 //! clock ──────────────────┘   owner of all records  └─► followers: lines for push and `deploy`
 //!                              │ plans until nothing changes; each round is one guarded write
@@ -14,6 +14,7 @@
 //! - `records`: the store's records in memory.
 //! - `repositories`: the apps' git repositories, and the repair of damaged ones.
 //! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
+//! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `why`: derives one causal answer from a view; pure.
@@ -25,6 +26,7 @@ mod builds;
 mod clock;
 mod collect;
 mod connections;
+mod control_links;
 mod core;
 mod disk_reserve;
 mod errors;

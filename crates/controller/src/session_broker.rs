@@ -1,5 +1,5 @@
 //! Sessions: each joins a person's connection with an agent's connection. The server opens no connection to an agent;
-//! agents poll for sessions, and call back for each session.
+//! their control connections name the sessions, and agents call back for each session.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Mutex;
@@ -9,9 +9,13 @@ use gantry_api::types::{SessionKind, SessionRequest};
 use gantry_model::MachineName;
 use hyper::upgrade::Upgraded;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 /// Timeout for an agent to call back.
 const CALL_BACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval at which a request that no agent has called back for is offered again.
+const OFFER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most sessions that wait for one machine's agent.
 const WAITING_MAX: usize = 100;
@@ -100,36 +104,53 @@ impl SessionBroker {
     }
 
     async fn open_as(&self, id: String, machine: &MachineName, kind: SessionKind) -> Result<Upgraded, OpenError> {
-        let (sender, receiver) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
+        let request = SessionRequest { id: id.clone(), kind };
         {
             let mut state = self.lock();
             let queue = state.waiting.entry(machine.clone()).or_default();
             if queue.len() >= WAITING_MAX {
                 return Err(OpenError::TooMany(machine.clone()));
             }
-            queue.push_back(SessionRequest { id: id.clone(), kind });
+            queue.push_back(request.clone());
             state.called.insert(id.clone(), sender);
         }
         let _waiting = WaitingSession { broker: self, id, machine };
         self.added.notify_waiters();
-        match tokio::time::timeout(CALL_BACK_TIMEOUT, receiver).await {
-            Ok(Ok(connection)) => Ok(connection),
-            _ => Err(OpenError::Silent { machine: machine.clone(), seconds: CALL_BACK_TIMEOUT.as_secs() }),
+        let silent = || OpenError::Silent { machine: machine.clone(), seconds: CALL_BACK_TIMEOUT.as_secs() };
+        let deadline = Instant::now() + CALL_BACK_TIMEOUT;
+        loop {
+            match tokio::time::timeout(OFFER_INTERVAL, &mut receiver).await {
+                Ok(connection) => return connection.map_err(|_| silent()),
+                Err(_) if Instant::now() >= deadline => return Err(silent()),
+                Err(_) => self.offer_again(machine, &request),
+            }
         }
     }
 
-    /// Waits for the next session for a machine's agent. Returns `None` if none comes within `timeout`.
-    pub(crate) async fn next(&self, machine: &MachineName, timeout: Duration) -> Option<SessionRequest> {
-        let waiting = async {
-            loop {
-                let added = self.added.notified();
-                if let Some(request) = self.lock().waiting.get_mut(machine).and_then(VecDeque::pop_front) {
-                    return request;
-                }
-                added.await;
+    /// Offers a request again that was taken and not called back for: the agent that took it may have been killed.
+    fn offer_again(&self, machine: &MachineName, request: &SessionRequest) {
+        let mut state = self.lock();
+        if !state.called.contains_key(&request.id) {
+            return;
+        }
+        let queue = state.waiting.entry(machine.clone()).or_default();
+        if !queue.iter().any(|waiting| waiting.id == request.id) {
+            queue.push_back(request.clone());
+            drop(state);
+            self.added.notify_waiters();
+        }
+    }
+
+    /// Waits for the next session for a machine's agent. A dropped call loses no session.
+    pub(crate) async fn next(&self, machine: &MachineName) -> SessionRequest {
+        loop {
+            let added = self.added.notified();
+            if let Some(request) = self.lock().waiting.get_mut(machine).and_then(VecDeque::pop_front) {
+                return request;
             }
-        };
-        tokio::time::timeout(timeout, waiting).await.ok()
+            added.await;
+        }
     }
 
     /// Returns the recipient of an agent's connection.
@@ -158,13 +179,30 @@ mod tests {
         let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
         let order = SessionKind::Base(BaseOrder { recipe: String::new() });
         let asked = async {
-            let request = broker.next(&machine, Duration::from_secs(1)).await.expect("a request");
+            let request = broker.next(&machine).await;
             assert!(broker.is_open_order(&request.id) && !broker.is_open_order("another"));
             request.id
         };
         let (opened, id) = tokio::join!(broker.open_order(&machine, order), asked);
         assert!(matches!(opened, Err(OpenError::Silent { .. })), "no agent called back");
         assert!(!broker.is_open_order(&id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_a_killed_agent_took_is_offered_again() {
+        let (broker, machine) = (SessionBroker::default(), MachineName::parse("m").expect("a name"));
+        let order = SessionKind::Base(BaseOrder { recipe: String::new() });
+        let asked = async {
+            let first = broker.next(&machine).await;
+            let second = broker.next(&machine).await;
+            assert_eq!(first.id, second.id);
+            // Once an agent has called back, the request is no longer offered.
+            let _waiting = broker.claim(&second.id).expect("a client waits");
+            let again = tokio::time::timeout(Duration::from_secs(5), broker.next(&machine)).await;
+            assert!(again.is_err());
+        };
+        let (opened, ()) = tokio::join!(broker.open(&machine, order), asked);
+        assert!(opened.is_err());
     }
 
     #[tokio::test]
@@ -174,6 +212,6 @@ mod tests {
         let mut opening = Box::pin(broker.open(&machine, order));
         assert!(futures_util::poll!(&mut opening).is_pending());
         drop(opening);
-        assert!(broker.next(&machine, Duration::ZERO).await.is_none());
+        assert!(futures_util::poll!(&mut Box::pin(broker.next(&machine))).is_pending());
     }
 }

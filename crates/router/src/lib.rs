@@ -1,7 +1,7 @@
 //! Router: the data plane. Accepts HTTP connections, proxies requests to instances, and resolves internal names.
 //!
 //! ```text
-//! table (long poll, last one on disk) ─► routes ─┬─► listener: HTTP/1.1, HTTP/2, TLS ─► exchange ─► upstream ─► instance
+//! table (control connection, last one on disk) ─► routes ─┬─► listener: HTTP/1.1, HTTP/2, TLS ─► exchange ─► upstream ─► instance
 //! server ◄── generation acknowledged, requests   └─► dns: UDP and TCP, port 53
 //!            under way ◄─────────────────────────────┘
 //! ```
@@ -12,7 +12,7 @@
 //! - `upstream`: connections to instances.
 //! - `client`: connections of clients, and buffered request bodies.
 //! - `dns`: answers `app.gantry.internal` and `role.app.gantry.internal`; forwards every other question.
-//! - `sync`: fetches tables from the server, and reports requests under way.
+//! - `sync`: the connection to the server: tables, and reports of requests under way.
 //!
 //! A module uses only modules below it: `listener`, `sync` and `dns`, then `exchange`, `routes`, `upstream`, `client`.
 //!
@@ -73,8 +73,8 @@ pub async fn run(
         ending: AtomicBool::new(false),
         settings,
     });
-    let follow = tokio::spawn(sync::follow(Arc::clone(&router), client.clone()));
-    let report = tokio::spawn(sync::report(Arc::clone(&router), client.clone()));
+    let ended = tokio_util::sync::CancellationToken::new();
+    let link = tokio::spawn(sync::follow(Arc::clone(&router), client, ended.clone()));
     let resolver = router.settings.resolver.map(|address| tokio::spawn(dns::run(Arc::clone(&router.routes), address)));
     let listener = ClientListener::open(&router, listeners)?;
     serving();
@@ -83,9 +83,8 @@ pub async fn run(
     // that still serves requests.
     let drain = router.settings.drain.max(router.routes.longest_drain());
     listener.drain(drain).await;
-    follow.abort();
-    report.abort();
-    sync::report_shutdown(&router, &client).await;
+    ended.cancel();
+    let _ = tokio::time::timeout(sync::LAST_MESSAGE, link).await;
     router.access.finish();
     // The resolver ends last. A new router's socket is bound beside this socket, and the kernel may still send
     // datagrams to this socket; they are lost from here on.

@@ -1,4 +1,4 @@
-//! Synchronization with the server: fetches tables and sends reports. If the server is away or silent, routing goes on
+//! Connection to the server: receives tables and sends reports. If the server is away or silent, routing goes on
 //! unchanged.
 
 use std::collections::BTreeMap;
@@ -7,54 +7,135 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_api::Client;
-use gantry_api::types::{RouterReport, TableAnswer};
-use gantry_model::{AppName, FailureRun, RequestFailure};
+use gantry_control::version::SPOKEN;
+use gantry_control::{
+    Connection, Hello, LinkError, LinkStream, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage,
+    UpdateReceiver, link,
+};
+use gantry_error::ErrorChain;
+use gantry_model::{AppName, FailureRun, RequestFailure, RoutingTable};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::exchange::router_state::RouterState;
 
-/// Pause before the next request to a server that does not answer.
+/// Pause before the next connection.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Interval of reports while nothing changes.
+/// Interval between two messages without a change. Each message renews the router's lease.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Poll interval for requests under way: the server sees the end of a drain at most this much late.
 const COUNT: Duration = Duration::from_millis(250);
 
-/// Longest time that the last report may take.
-const LAST_REPORT: Duration = Duration::from_secs(2);
+/// Longest time that the last message may take.
+pub(crate) const LAST_MESSAGE: Duration = Duration::from_secs(2);
 
-/// Follows the table, for ever.
-pub(crate) async fn follow(router: Arc<RouterState>, client: Client) {
-    let machine = &router.settings.machine;
-    loop {
-        let after = match router.routes.generation() {
-            Some(generation) => format!("?after={}", generation.0),
-            None => String::new(),
+/// Keeps the connection to the server until `ended`. The last message then says that the router is gone.
+pub(crate) async fn follow(router: Arc<RouterState>, client: Client, ended: CancellationToken) {
+    let known = router.routes.generation().map(|generation| (generation.0, router.routes.now().table.clone()));
+    let mut tables = UpdateReceiver::new(known);
+    let mut last = String::new();
+    while !ended.is_cancelled() {
+        let error = match connect(&router, &client, &mut tables, &ended).await {
+            Ok(()) => return,
+            Err(error) => ErrorChain(&error).to_string(),
         };
-        match client.get::<TableAnswer>(&format!("/internal/v1/routers/{machine}/table{after}")).await {
-            Ok(Some(table)) => {
-                let generation = table.generation;
-                // A router that replaces this router owns the file from here on.
-                let keep = !router.ending.load(Ordering::Relaxed);
-                match router.routes.take(table, keep) {
-                    Ok(true) => tracing::debug!(%generation, "routing table taken over"),
-                    Ok(false) => tokio::time::sleep(RETRY).await,
-                    Err(error) => {
-                        tracing::error!(%error, "cannot write the routing table to disk; the previous table stays in use");
-                        tokio::time::sleep(RETRY).await;
-                    }
+        // A server may be away for hours.
+        if error != last {
+            tracing::debug!(error, "no connection to the server");
+            last = error;
+        }
+        let _ = tokio::time::timeout(RETRY, ended.cancelled()).await;
+    }
+}
+
+/// Opens a connection, and serves it until it breaks or the router has ended.
+async fn connect(
+    router: &RouterState,
+    client: &Client,
+    tables: &mut UpdateReceiver<RoutingTable>,
+    ended: &CancellationToken,
+) -> Result<(), LinkError> {
+    let path = format!("/internal/v1/routers/{}/control", router.settings.machine);
+    let program = env!("CARGO_PKG_VERSION").to_owned();
+    let hello = Hello { versions: SPOKEN, program, revision: tables.revision(), number: router.settings.number };
+    let Connection { stream, .. } = &mut link::connect(client, &path, hello).await?;
+    let mut changes = router.routes.changes();
+    let mut reports = ReportSender::default();
+    let mut count = tokio::time::interval(COUNT);
+    let mut renewed = Instant::now();
+    loop {
+        tokio::select! {
+            message = stream.receiver.next() => match message? {
+                Some(message) => receive(tables, &mut reports, stream, message).await?,
+                None => return Err(LinkError::Ended),
+            },
+            _ = changes.changed() => {}
+            _ = count.tick() => router.routes.sweep(std::time::Instant::now()),
+            () = ended.cancelled() => return leave(stream).await,
+        }
+        // A table that could not be written is tried again with the next poll. Reports go on meanwhile: they tell the
+        // server which table is in use.
+        if let Some(table) = tables.part().filter(|table| router.routes.generation() != Some(table.generation)) {
+            take(router, table);
+        }
+        let message = match reports.next(&report(router)) {
+            Some(update) => PeerMessage::Update(update),
+            None if renewed.elapsed() >= HEARTBEAT => PeerMessage::Alive,
+            None => continue,
+        };
+        stream.sender.send(&message).await?;
+        renewed = Instant::now();
+    }
+}
+
+async fn receive(
+    tables: &mut UpdateReceiver<RoutingTable>,
+    reports: &mut ReportSender<RouterReport>,
+    stream: &LinkStream,
+    message: ServerMessage,
+) -> Result<(), LinkError> {
+    match message {
+        ServerMessage::Update(update) => match tables.receive(&update) {
+            Receipt::Applied(unread) => {
+                for item in unread {
+                    tracing::warn!(item = item.key, reason = item.reason, "an item of the routes cannot be read");
                 }
             }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!(%error, "cannot fetch the routing table");
-                tokio::time::sleep(RETRY).await;
-            }
+            Receipt::Old => {}
+            Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
+        },
+        ServerMessage::Resend => reports.resend(),
+        ServerMessage::Welcome(_) | ServerMessage::Refused { .. } => return Err(LinkError::Greeting),
+        ServerMessage::Session { .. } | ServerMessage::Unknown => {}
+    }
+    Ok(())
+}
+
+/// Takes over a table. A table that cannot be written is not taken: a router killed after its acknowledgement must still
+/// have the table.
+fn take(router: &RouterState, table: &RoutingTable) {
+    // A router that replaces this router owns the file from here on.
+    let keep = !router.ending.load(Ordering::Relaxed);
+    match router.routes.take(table.clone(), keep) {
+        Ok(_) => tracing::debug!(generation = %table.generation, "routing table taken over"),
+        Err(error) => {
+            tracing::error!(%error, "cannot write the routing table to disk; the previous table stays in use");
         }
     }
+}
+
+/// Says that the router has ended, so the server need not wait for its requests, and waits until the server has read
+/// it. A server that misses this message notices the end of the lease.
+async fn leave(stream: &mut LinkStream) -> Result<(), LinkError> {
+    let left = async {
+        stream.sender.send(&PeerMessage::Leaving).await?;
+        while stream.receiver.next::<ServerMessage>().await?.is_some() {}
+        Ok(())
+    };
+    tokio::time::timeout(LAST_MESSAGE, left).await.unwrap_or(Ok(()))
 }
 
 /// Returns the failures, with timestamps of the wall clock.
@@ -69,37 +150,14 @@ fn failures(router: &RouterState) -> BTreeMap<AppName, BTreeMap<RequestFailure, 
     failures
 }
 
-fn state(router: &RouterState, gone: bool) -> RouterReport {
+/// The router's report.
+fn report(router: &RouterState) -> RouterReport {
     RouterReport {
         number: router.settings.number,
-        gone,
+        gone: false,
         generation: router.routes.generation().unwrap_or_default(),
         active: router.routes.active(),
         counts: router.routes.counts(),
         failures: failures(router),
-    }
-}
-
-/// Reports that the router has ended, so the server need not wait for its requests. A server that misses this report
-/// notices the silence.
-pub(crate) async fn report_shutdown(router: &RouterState, client: &Client) {
-    let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
-    let report = state(router, true);
-    let _ = tokio::time::timeout(LAST_REPORT, client.post::<()>(&path, &report)).await;
-}
-
-/// Reports the generation of the table and the requests under way, for ever.
-pub(crate) async fn report(router: Arc<RouterState>, client: Client) {
-    let path = format!("/internal/v1/routers/{}/observed", router.settings.machine);
-    let mut changes = router.routes.changes();
-    let mut reported: Option<(RouterReport, Instant)> = None;
-    loop {
-        let now = state(&router, false);
-        router.routes.sweep(std::time::Instant::now());
-        let known = reported.as_ref().is_some_and(|(last, at)| *last == now && at.elapsed() < HEARTBEAT);
-        if !known && client.post::<()>(&path, &now).await.is_ok() {
-            reported = Some((now, Instant::now()));
-        }
-        let _ = tokio::time::timeout(COUNT, changes.changed()).await;
     }
 }

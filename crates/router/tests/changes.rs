@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gantry_model::role::AppProtocol;
-use harness::{app, endpoint, full, get, router, table};
+use harness::{TableServer, app, endpoint, full, get, router, table};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,9 +26,9 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     for _ in 0..4 {
         fellows.push(app(false, whole).await);
     }
-    // Each response is a new table that omits one of the four instances in turn.
-    let (given, heard) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(0)));
-    let (counter, told) = (Arc::clone(&given), Arc::clone(&heard));
+    // Each table omits one of the four instances in turn.
+    let heard = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&heard);
     let endpoints = move |generation: u64| {
         let left_out = generation % 4;
         let named = fellows.iter().zip(0u32..).filter(|(_, n)| u64::from(*n) != left_out);
@@ -43,22 +43,18 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     })
     .await;
     let first = table(1, endpoints(1).into_iter().chain([endpoint(9, gone, AppProtocol::Http1)]).collect());
-    let server = app(false, move |request: Request<Incoming>| {
-        let (counter, told, endpoints) = (Arc::clone(&counter), Arc::clone(&told), endpoints.clone());
-        async move {
-            if request.method() == http::Method::POST {
-                return Response::new(full("null"));
+    let server = TableServer::default();
+    let running = router(first, &server.start().await, None).await;
+    // The next table follows as soon as the router says that it follows the one before, and has it on disk.
+    let giving = tokio::spawn(async move {
+        for generation in 2.. {
+            server.tell(table(generation, endpoints(generation)));
+            while server.followed() < generation {
+                tokio::time::sleep(Duration::from_micros(200)).await;
             }
-            // The router asks for tables after the table that the router follows and has on disk.
-            let after = request.uri().query().and_then(|query| query.strip_prefix("after=")?.parse().ok());
-            told.store(after.unwrap_or(0), Ordering::Relaxed);
-            let generation = counter.fetch_add(1, Ordering::Relaxed) + 1;
-            let table = table(generation, endpoints(generation));
-            Response::new(full(serde_json::to_vec(&table).expect("JSON")))
+            counter.store(generation, Ordering::Relaxed);
         }
-    })
-    .await;
-    let running = router(first, &format!("http://{server}"), None).await;
+    });
     let stop = Arc::new(AtomicBool::new(false));
     let asked: Arc<[AtomicU64; 8]> = Arc::default();
     // Kept connections, a new connection for each request, bodies, and HTTP/2.
@@ -107,6 +103,7 @@ async fn loses_no_request_in_a_thousand_table_changes() {
     let before = stale.load(Ordering::Relaxed);
     tokio::time::sleep(length).await;
     stop.store(true, Ordering::Relaxed);
+    giving.abort();
     for client in clients {
         client.await.expect("every request was answered");
     }

@@ -25,6 +25,11 @@ impl Nudge {
     pub fn nudge(&self) {
         self.0.notify_one();
     }
+
+    /// Waits for a nudge, or returns at once if one came since the last call.
+    pub async fn nudged(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// Progress of a loop.

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use gantry_testbed::{World, run};
 
-/// Operations outside the documented API: git, the registry, and the internal operations of machines. A machine's own
-/// plan, sessions and table are long polls, so the test requests those of another machine.
-const MORE: [(&str, &str); 38] = [
+/// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
+/// connection is an upgraded request: a machine's plain request of its own connection gets 426.
+const MORE: [(&str, &str); 36] = [
     ("GET", "/v1/openapi.json"),
     ("GET", "/v1/nothing"),
     ("PUT", "/v1/apps"),
@@ -40,13 +40,11 @@ const MORE: [(&str, &str); 38] = [
     ("GET", "/internal/v1/builds/none/blobs/{digest}/intact"),
     ("GET", "/internal/v1/machines/m/apps"),
     ("GET", "/internal/v1/machines/other/apps"),
-    ("GET", "/internal/v1/machines/other/plan"),
-    ("GET", "/internal/v1/machines/other/sessions"),
-    ("GET", "/internal/v1/routers/other/table"),
     ("POST", "/internal/v1/builds/none/blobs/{digest}"),
-    ("POST", "/internal/v1/machines/m/observed"),
-    ("POST", "/internal/v1/machines/other/observed"),
-    ("POST", "/internal/v1/routers/m/observed"),
+    ("POST", "/internal/v1/machines/m/control"),
+    ("POST", "/internal/v1/machines/other/control"),
+    ("POST", "/internal/v1/routers/m/control"),
+    ("POST", "/internal/v1/routers/other/control"),
     ("POST", "/internal/v1/sessions/none"),
 ];
 

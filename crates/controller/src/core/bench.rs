@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gantry_api::types::{MachineReport, RouterReport};
+use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
     App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, MachinePlan, Moment,

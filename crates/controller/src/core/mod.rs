@@ -34,10 +34,9 @@ mod transactions;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gantry_admission::Admitted;
-use gantry_api::types::{MachineReport, RouterReport};
-use gantry_model::{Generation, MachineName, Moment};
+use gantry_control::{MachineReport, RouterReport};
+use gantry_model::{Generation, MachineName, Moment, RoutingTable};
 use gantry_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -83,8 +82,8 @@ impl CoreHandle {
         self.notifier.routes()
     }
 
-    /// Returns the JSON of the routing table with the routes of a view.
-    pub(crate) fn routing_table(&self, view: &ClusterView) -> Result<Bytes, serde_json::Error> {
+    /// Returns the routing table with the routes of a view.
+    pub(crate) fn routing_table(&self, view: &ClusterView) -> Arc<RoutingTable> {
         self.table.of(&view.records.plan)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gantry_api::types::{MachineReport, RouterReport};
+use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJump, ClockJumps};
 use gantry_model::observed::{SILENCE_MILLIS, differences};
 use gantry_model::{

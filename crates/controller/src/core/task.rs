@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_admission as admission;
 use gantry_admission::Refusal;
-use gantry_api::types::{MachineReport, RouterReport};
+use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_model::{DeployState, MachineName, Moment};
 use gantry_planner::PlannerPolicy;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use gantry_api::types::{MachineReport, RouterReport};
+use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
     App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation,

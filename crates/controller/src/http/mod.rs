@@ -42,9 +42,6 @@ use crate::Server;
 pub(crate) const UNBUFFERED: (http::HeaderName, http::HeaderValue) =
     (http::HeaderName::from_static("x-accel-buffering"), http::HeaderValue::from_static("no"));
 
-/// Size limit of a machine's report in bytes. A report lists every instance, with the last output lines of each.
-const REPORT_MAX: usize = 64 << 20;
-
 /// Size limit of other JSON bodies in bytes.
 const BODY_MAX: usize = 1 << 20;
 
@@ -90,12 +87,7 @@ impl IntoResponse for ErrorResponse {
 /// Serializes a value into a JSON response.
 pub(crate) fn json(value: &impl Serialize) -> HttpResult {
     let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(json_text(text.into()))
-}
-
-/// JSON response with this text.
-fn json_text(text: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 /// Error response for a request that cannot be understood.
@@ -169,14 +161,10 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}", delete(volumes::remove_snapshot))
         .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", post(volumes::restore_snapshot));
     let internal = Router::new()
-        .route("/machines/{machine}/plan", get(machines::plan))
-        .route("/machines/{machine}/observed", post(machines::observed))
-        .route("/machines/{machine}/sessions", get(machines::sessions))
-        .route("/routers/{machine}/table", get(machines::table))
-        .route("/routers/{machine}/observed", post(machines::router_observed))
+        .route("/machines/{machine}/control", post(machines::agent))
+        .route("/routers/{machine}/control", post(machines::router))
         .route("/machines/{machine}/apps", get(machines::apps))
         .route("/sessions/{id}", post(sessions::call_back))
-        .layer(DefaultBodyLimit::max(REPORT_MAX))
         .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
         .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact));
     let plain_text = map_response(git::in_plain_text);

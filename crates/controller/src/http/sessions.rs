@@ -50,7 +50,7 @@ pub(super) async fn take_upgrade(request: Request) -> HttpResult<(Bytes, OnUpgra
     Ok((text, upgrade))
 }
 
-fn switching_protocols() -> Response {
+pub(super) fn switching_protocols() -> Response {
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "gantry-session")];
     (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response()
 }

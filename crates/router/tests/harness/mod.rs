@@ -12,6 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::Client;
+use gantry_control::version::SPOKEN;
+use gantry_control::{
+    LinkStream, PeerMessage, Receipt, RouterReport, ServerMessage, UpdateReceiver, UpdateSender, Welcome, link,
+};
 use gantry_model::role::AppProtocol;
 use gantry_model::{
     AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, RequestTimeouts, Route,
@@ -24,7 +28,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
@@ -169,39 +173,86 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
 /// A server that gives the router a table, and receives the router's reports.
 #[derive(Clone, Default)]
 pub(crate) struct TableServer {
-    news: Arc<Mutex<Option<RoutingTable>>>,
-    heard: Arc<Mutex<Vec<serde_json::Value>>>,
+    news: Arc<watch::Sender<Option<RoutingTable>>>,
+    /// The last report.
+    heard: Arc<Mutex<Option<serde_json::Value>>>,
 }
 
 impl TableServer {
     pub(crate) async fn start(&self) -> String {
         let server = self.clone();
-        let address = app(false, move |request: Request<Incoming>| {
+        let address = app(false, move |mut request: Request<Incoming>| {
             let server = server.clone();
-            async move {
-                if request.method() == http::Method::POST {
-                    let body = request.into_body().collect().await.expect("a body").to_bytes();
-                    let report = serde_json::from_slice(&body).expect("JSON");
-                    server.heard.lock().expect("heard").push(report);
-                    return Response::new(full("null"));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let table = server.news.lock().expect("news").clone();
-                Response::new(full(serde_json::to_vec(&table).expect("JSON")))
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let connection = upgrade.await.expect("an upgrade");
+                link::accept(connection, move |stream| server.clone().serve(stream)).await;
+            });
+            async {
+                let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);
+                let response = response.header("connection", "upgrade").header("upgrade", "gantry-session");
+                response.body(full("")).expect("a response")
             }
         });
         format!("http://{}", address.await)
     }
 
+    async fn serve(self, mut stream: LinkStream) {
+        let hello = link::greet(&mut stream).await.expect("a greeting");
+        let version = SPOKEN.agree(hello.versions).expect("a version");
+        let welcome = Welcome { version, lease_millis: 10_000 };
+        stream.sender.send(&ServerMessage::Welcome(welcome)).await.expect("sent");
+        let mut tables = UpdateSender::new(hello.revision);
+        let mut reports = UpdateReceiver::<RouterReport>::new(None);
+        let mut news = self.news.subscribe();
+        loop {
+            let table = news.borrow_and_update().clone();
+            if let Some(update) = table.and_then(|table| tables.next(table.generation.0, &table))
+                && stream.sender.send(&ServerMessage::Update(update)).await.is_err()
+            {
+                return;
+            }
+            tokio::select! {
+                _ = news.changed() => {}
+                message = stream.receiver.next() => match message {
+                    Ok(Some(PeerMessage::Update(update))) => {
+                        assert_eq!(reports.receive(&update), Receipt::Applied(Vec::new()));
+                        self.hear(reports.part().expect("a report"), false);
+                    }
+                    Ok(Some(PeerMessage::Leaving)) => {
+                        self.hear(&reports.part().cloned().unwrap_or_default(), true);
+                        return;
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn hear(&self, report: &RouterReport, gone: bool) {
+        let RouterReport { generation, active, counts, failures, .. } = report;
+        let report = serde_json::json!({
+            "gone": gone, "generation": generation, "active": active, "counts": counts, "failures": failures,
+        });
+        *self.heard.lock().expect("heard") = Some(report);
+    }
+
+    /// Generation of the table that the router follows, by its last report.
+    pub(crate) fn followed(&self) -> u64 {
+        let heard = self.heard.lock().expect("heard");
+        heard.as_ref().and_then(|report| report["generation"].as_u64()).unwrap_or_default()
+    }
+
     pub(crate) fn tell(&self, table: RoutingTable) {
-        *self.news.lock().expect("news") = Some(table);
+        self.news.send_replace(Some(table));
     }
 
     /// Waits until the last report of the router satisfies `wanted`.
     pub(crate) async fn hears(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
         let begun = std::time::Instant::now();
-        while !self.heard.lock().expect("heard").last().is_some_and(&wanted) {
-            let last = || self.heard.lock().expect("heard").last().cloned();
+        while !self.heard.lock().expect("heard").as_ref().is_some_and(&wanted) {
+            let last = || self.heard.lock().expect("heard").clone();
             assert!(begun.elapsed() < Duration::from_secs(60), "the router last said {:?}", last());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

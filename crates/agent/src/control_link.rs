@@ -1,0 +1,103 @@
+//! Connection to the server: receives the plan and requests for sessions, and sends status reports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_control::update::UnreadItem;
+use gantry_control::version::SPOKEN;
+use gantry_control::{
+    Connection, Hello, LinkError, PeerMessage, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
+};
+use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
+use gantry_supervision::{Backoff, ReconcileLoop};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::{AgentContext, sessions};
+
+/// Pause before the next connection.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Interval between two messages without a change. Each message renews the machine's lease.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Shortest interval between two reports. The first change is reported at once; further changes within this time go
+/// into one report.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Keeps the connection to the server, for ever. `known` is the plan in force. Each new plan goes to `plans`.
+pub(crate) async fn follow(
+    agent: &Arc<AgentContext>,
+    known: Option<MachinePlan>,
+    plans: &watch::Sender<Option<MachinePlan>>,
+) {
+    let mut received = UpdateReceiver::new(known.map(|plan| (plan.generation.0, plan)));
+    let pass = async || connect(agent, &mut received, plans).await;
+    ReconcileLoop::new("control connection", Duration::ZERO, Backoff::constant(RETRY)).run(pass).await;
+}
+
+/// Opens a connection, and serves it until it ends.
+async fn connect(
+    agent: &Arc<AgentContext>,
+    received: &mut UpdateReceiver<MachinePlan>,
+    plans: &watch::Sender<Option<MachinePlan>>,
+) -> Result<(), LinkError> {
+    let path = format!("/internal/v1/machines/{}/control", agent.settings.machine);
+    let program = env!("CARGO_PKG_VERSION").to_owned();
+    let hello = Hello { versions: SPOKEN, program, revision: received.revision(), number: 0 };
+    let Connection { stream, .. } = &mut link::connect(&agent.client, &path, hello).await?;
+    let mut reports = ReportSender::default();
+    let mut next_report = Instant::now();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        let message = tokio::select! {
+            message = stream.receiver.next() => match message? {
+                Some(message) => message,
+                None => return Err(LinkError::Ended),
+            },
+            () = agent.status.changed() => {
+                tokio::time::sleep_until(next_report).await;
+                next_report = Instant::now() + GATHER;
+                if let Some(update) = reports.next(&agent.status.report()) {
+                    stream.sender.send(&PeerMessage::Update(update)).await?;
+                }
+                continue;
+            }
+            _ = heartbeat.tick() => {
+                let update = reports.next(&agent.status.report());
+                stream.sender.send(&update.map_or(PeerMessage::Alive, PeerMessage::Update)).await?;
+                continue;
+            }
+        };
+        match message {
+            ServerMessage::Update(update) => match received.receive(&update) {
+                Receipt::Applied(unread) => {
+                    if let Some(plan) = received.part() {
+                        plans.send_replace(Some(plan.clone()));
+                    }
+                    unread.iter().for_each(|item| refuse(agent, received.part(), item));
+                }
+                Receipt::Old => {}
+                Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
+            },
+            ServerMessage::Resend => reports.resend(),
+            ServerMessage::Session { request } => {
+                sessions::open(agent, serde_json::from_value(request).map_err(LinkError::Message)?);
+            }
+            ServerMessage::Welcome(_) | ServerMessage::Refused { .. } => return Err(LinkError::Greeting),
+            ServerMessage::Unknown => {}
+        }
+    }
+}
+
+/// Reports an item of the plan that this agent cannot read. A workload that already runs goes on as it was.
+fn refuse(agent: &AgentContext, plan: Option<&MachinePlan>, item: &UnreadItem) {
+    tracing::warn!(item = item.key, reason = item.reason, "an item of the plan cannot be read; update this machine");
+    let Some(id) = item.key.strip_prefix("allocation/").and_then(InstanceId::parse) else { return };
+    if plan.is_some_and(|plan| plan.instances.contains_key(&id)) {
+        return;
+    }
+    let why = format!("this machine's agent cannot read the plan of {id}: {}; update the machine", item.reason);
+    let phase = InstancePhase::Failed;
+    agent.status.set(&id, ObservedInstance { phase, failure: Some(why), ..crate::status::new_status() });
+}

@@ -1,0 +1,34 @@
+//! The control protocol between the server and its agents and routers.
+//!
+//! ```text
+//! agent, router ──Hello─────────────────────────────► server
+//!               ◄─Welcome: version, lease ──────────
+//!               ◄─Update: its part of the plan ─────
+//!               ──Update: its report ───────────────►
+//!               ──Alive, while nothing changes ─────►
+//! ```
+//! - [`message`]: the messages. Unknown fields and unknown messages are ignored, so that both sides may be one version
+//!   older or newer.
+//! - [`version`]: how both sides agree on a version.
+//! - [`update`]: replication of a part by differences from a revision; pure.
+//! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
+//!   item.
+//! - [`lines`]: messages as lines of JSON in the bodies of an HTTP/2 stream.
+//! - [`link`]: the connection: one HTTP/2 connection for each agent and each router, inside an upgraded request of the
+//!   HTTP API, which has authenticated the peer.
+//!
+//! Losing a connection loses nothing: each side keeps its part, and the next connection continues from the revision
+//! that the peer names.
+
+pub mod lines;
+pub mod link;
+pub mod message;
+pub mod part;
+pub mod update;
+pub mod version;
+
+pub use link::{Connection, LinkError, LinkStream};
+pub use message::{Hello, PeerMessage, ServerMessage, Welcome};
+pub use part::{MachineReport, RouterReport};
+pub use update::{Receipt, Replicated, ReportSender, Update, UpdateReceiver, UpdateSender};
+pub use version::{ProtocolRange, ProtocolVersion, VersionMismatch};

@@ -1,0 +1,104 @@
+//! The messages of the protocol. A reader ignores fields and messages that it does not know.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::update::Update;
+use crate::version::{ProtocolRange, ProtocolVersion};
+
+/// First message of an agent or a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The versions that the peer speaks.
+    pub versions: ProtocolRange,
+    /// The peer's release of Gantry, for people.
+    #[serde(default)]
+    pub program: String,
+    /// Revision of the part that the peer has; `None` without a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Number of a router on its machine; 0 for an agent.
+    #[serde(default)]
+    pub number: u64,
+}
+
+/// First message of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The agreed version.
+    pub version: ProtocolVersion,
+    /// Length of the peer's lease in milliseconds. Each message of the peer renews the lease. A peer whose lease has
+    /// ended counts as lost.
+    pub lease_millis: u64,
+}
+
+/// A message of an agent or a router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum PeerMessage {
+    /// The first message.
+    Hello(Hello),
+    /// A change of the peer's report.
+    Update(Update),
+    /// Nothing changed. The message renews the lease.
+    Alive,
+    /// The peer cannot apply the last update and needs the complete part.
+    Resend,
+    /// The peer has ended its work: its lease ends.
+    Leaving,
+    /// A message of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A message of the server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The first message.
+    Welcome(Welcome),
+    /// The server refuses the peer.
+    Refused {
+        /// The reason, for people.
+        reason: String,
+    },
+    /// A change of the peer's part.
+    Update(Update),
+    /// The server cannot apply the last update and needs the complete report.
+    Resend,
+    /// A session for the agent to open.
+    Session {
+        /// The request, in the form of the API's sessions.
+        request: Value,
+    },
+    /// A message of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::version::SPOKEN;
+
+    #[test]
+    fn reads_messages_that_lack_or_add_fields() {
+        let lean = json!({"type": "hello", "versions": {"oldest": 1, "newest": 1}});
+        let hello = Hello { versions: SPOKEN, program: String::new(), revision: None, number: 0 };
+        assert_eq!(from_value::<PeerMessage>(lean).expect("read"), PeerMessage::Hello(hello.clone()));
+        let rich = json!({"type": "hello", "versions": {"oldest": 1, "newest": 1, "preview": 2}, "zone": "b"});
+        assert_eq!(from_value::<PeerMessage>(rich).expect("read"), PeerMessage::Hello(hello));
+        let welcome = json!({"type": "welcome", "version": 1, "lease_millis": 5000, "zones": ["a"]});
+        let expected = Welcome { version: ProtocolVersion(1), lease_millis: 5000 };
+        assert_eq!(from_value::<ServerMessage>(welcome).expect("read"), ServerMessage::Welcome(expected));
+    }
+
+    #[test]
+    fn passes_over_messages_of_a_newer_version() {
+        let news = || json!({"type": "weather", "rain": {"tomorrow": true}});
+        assert_eq!(from_value::<PeerMessage>(news()).expect("read"), PeerMessage::Unknown);
+        assert_eq!(from_value::<ServerMessage>(news()).expect("read"), ServerMessage::Unknown);
+    }
+}

@@ -1,0 +1,234 @@
+//! Connections of agents and routers: gives each peer its part of the plan, and passes its reports to the core.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gantry_control::update::UnreadItem;
+use gantry_control::version::SPOKEN;
+use gantry_control::{
+    Hello, LinkError, LinkStream, MachineReport, PeerMessage, Receipt, Replicated, RouterReport, ServerMessage, Update,
+    UpdateReceiver, UpdateSender, Welcome, link,
+};
+use gantry_error::ErrorChain;
+use gantry_model::observed::SILENCE_MILLIS;
+use gantry_model::{Generation, MachineName, MachinePlan, RoutingTable};
+use tokio_util::sync::CancellationToken;
+
+use crate::Server;
+
+/// A peer: an agent or a router of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Peer {
+    Agent(MachineName),
+    Router(MachineName, u64),
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Agent(machine) => write!(f, "agent of {machine}"),
+            Self::Router(machine, number) => write!(f, "router {number} of {machine}"),
+        }
+    }
+}
+
+/// The newest connection of each peer. A new connection ends the one before, which may be dead and would take sessions
+/// that nobody opens.
+#[derive(Default)]
+pub(crate) struct ControlLinks(Mutex<HashMap<Peer, CancellationToken>>);
+
+impl ControlLinks {
+    /// Enters a connection, and returns what ends it.
+    fn enter(&self, peer: &Peer) -> CancellationToken {
+        let token = CancellationToken::new();
+        let before = self.lock().insert(peer.clone(), token.clone());
+        before.iter().for_each(CancellationToken::cancel);
+        token
+    }
+
+    /// Removes a connection, unless a newer one has taken its place.
+    fn leave(&self, peer: &Peer, token: &CancellationToken) {
+        if !token.is_cancelled() {
+            self.lock().remove(peer);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Peer, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves the connection of a machine's agent until it ends.
+pub(crate) async fn serve_agent(server: Arc<Server>, machine: MachineName, mut stream: LinkStream) {
+    let served = async {
+        let hello = link::greet(&mut stream).await?;
+        let peer = Peer::Agent(machine.clone());
+        let mut agent = PeerLink::<MachinePlan, MachineReport>::welcome(&server, peer, hello, stream).await?;
+        let mut changes = server.core.watch_machine(&machine);
+        loop {
+            changes.borrow_and_update();
+            let part = server.core.view().records.plan.machines.get(&machine).cloned();
+            if let Some(part) = part {
+                agent.give(part.generation, &part).await?;
+            }
+            tokio::select! {
+                received = agent.receive() => match received? {
+                    Received::Report(report) => server.core.machine(machine.clone(), report).await,
+                    Received::Request => {}
+                    Received::End => return Ok(()),
+                },
+                _ = changes.changed() => {}
+                request = server.sessions.next(&machine) => {
+                    let request = serde_json::to_value(request).map_err(LinkError::Message)?;
+                    agent.stream.sender.send(&ServerMessage::Session { request }).await?;
+                }
+            }
+        }
+    };
+    told(&machine, served.await);
+}
+
+/// Serves the connection of a router until it ends.
+pub(crate) async fn serve_router(server: Arc<Server>, machine: MachineName, mut stream: LinkStream) {
+    let served = async {
+        let hello = link::greet(&mut stream).await?;
+        let number = hello.number;
+        let peer = Peer::Router(machine.clone(), number);
+        let mut router = PeerLink::<RoutingTable, RouterReport>::welcome(&server, peer, hello, stream).await?;
+        let mut changes = server.core.watch_routes();
+        loop {
+            changes.borrow_and_update();
+            let table = server.core.routing_table(&server.core.view());
+            router.give(table.generation, &table).await?;
+            tokio::select! {
+                received = router.receive() => match received? {
+                    Received::Report(report) => {
+                        let gone = router.left;
+                        server.core.router(machine.clone(), RouterReport { number, gone, ..report }).await;
+                        if gone {
+                            return Ok(());
+                        }
+                    }
+                    Received::Request => {}
+                    Received::End => return Ok(()),
+                },
+                _ = changes.changed() => {}
+            }
+        }
+    };
+    told(&machine, served.await);
+}
+
+/// Logs why a connection ended. The end of a program or of a machine is no fault.
+fn told(machine: &MachineName, served: Result<(), LinkError>) {
+    match served {
+        Ok(()) | Err(LinkError::Connection(_) | LinkError::Ended) => {}
+        Err(error) => tracing::warn!(%machine, error = %ErrorChain(&error), "control connection closed"),
+    }
+}
+
+/// What a peer sent.
+enum Received<R> {
+    /// The report, changed or confirmed.
+    Report(R),
+    /// The peer needs its complete part.
+    Request,
+    /// The connection has ended, or a newer one has taken its place.
+    End,
+}
+
+/// State of one connection: `P` is the part that the peer gets, `R` the report that the peer sends.
+struct PeerLink<'a, P: Replicated, R: Replicated> {
+    links: &'a ControlLinks,
+    peer: Peer,
+    superseded: CancellationToken,
+    stream: LinkStream,
+    parts: UpdateSender<P>,
+    reports: UpdateReceiver<R>,
+    /// The peer has ended its work.
+    left: bool,
+}
+
+impl<P: Replicated, R: Replicated> Drop for PeerLink<'_, P, R> {
+    fn drop(&mut self) {
+        self.links.leave(&self.peer, &self.superseded);
+    }
+}
+
+impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
+    /// Agrees on a version with the peer, and welcomes or refuses the peer.
+    async fn welcome(server: &'a Arc<Server>, peer: Peer, hello: Hello, stream: LinkStream) -> Result<Self, LinkError> {
+        let version = match SPOKEN.agree(hello.versions) {
+            Ok(version) => version,
+            Err(mismatch) => {
+                let reason = mismatch.to_string();
+                stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
+                return Err(LinkError::Refused(reason));
+            }
+        };
+        let superseded = server.links.enter(&peer);
+        tracing::debug!(%peer, program = hello.program, version = version.0, "control connection opened");
+        let welcome = Welcome { version, lease_millis: SILENCE_MILLIS };
+        let (parts, reports) = (UpdateSender::new(hello.revision), UpdateReceiver::new(None));
+        let link = Self { links: &server.links, peer, superseded, stream, parts, reports, left: false };
+        link.stream.sender.send(&ServerMessage::Welcome(welcome)).await?;
+        Ok(link)
+    }
+
+    /// Sends the part if the peer does not have it.
+    async fn give(&mut self, revision: Generation, part: &P) -> Result<(), LinkError> {
+        match self.parts.next(revision.0, part) {
+            Some(update) => self.stream.sender.send(&ServerMessage::Update(update)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Receives the next message that the caller must act upon. A dropped call loses no message.
+    async fn receive(&mut self) -> Result<Received<R>, LinkError> {
+        loop {
+            let message = tokio::select! {
+                message = self.stream.receiver.next() => message?,
+                () = self.superseded.cancelled() => None,
+            };
+            let Some(message) = message else { return Ok(Received::End) };
+            match message {
+                PeerMessage::Update(update) => {
+                    if !self.take(&update).await? {
+                        continue;
+                    }
+                }
+                PeerMessage::Alive => {}
+                PeerMessage::Leaving => self.left = true,
+                PeerMessage::Resend => {
+                    self.parts.resend();
+                    return Ok(Received::Request);
+                }
+                PeerMessage::Hello(_) => return Err(LinkError::Greeting),
+                PeerMessage::Unknown => continue,
+            }
+            if let Some(report) = self.reports.part() {
+                return Ok(Received::Report(report.clone()));
+            }
+            if self.left {
+                return Ok(Received::End);
+            }
+        }
+    }
+
+    /// Applies an update of the report. Returns whether it could be applied.
+    async fn take(&mut self, update: &Update) -> Result<bool, LinkError> {
+        match self.reports.receive(update) {
+            Receipt::Applied(unread) => {
+                for UnreadItem { key, reason } in unread {
+                    tracing::warn!(peer = %self.peer, key, reason, "an item of the report cannot be read");
+                }
+                Ok(true)
+            }
+            Receipt::Old => Ok(false),
+            Receipt::Gap => {
+                self.stream.sender.send(&ServerMessage::Resend).await?;
+                Ok(false)
+            }
+        }
+    }
+}
