@@ -1,0 +1,133 @@
+//! The connection over a real socket: greetings, versions, and the end of either side.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_api::Client;
+use gantry_control::version::SPOKEN;
+use gantry_control::{
+    Hello, LinkError, LinkStream, PeerMessage, ProtocolRange, ProtocolVersion, ServerMessage, Welcome, link,
+};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// Serves control connections on a port; returns the URL.
+async fn server<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(LinkStream) -> F + Clone + Send + Sync + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serve = serve.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                let (upgrade, serve) = (hyper::upgrade::on(&mut request), serve.clone());
+                tokio::spawn(async move { link::accept(upgrade.await.expect("an upgrade"), serve).await });
+                async {
+                    let response = Response::builder().status(101).header("connection", "upgrade");
+                    let response = response.header("upgrade", "gantry-session");
+                    Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).expect("a response"))
+                }
+            });
+            let builder = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        }
+    });
+    url
+}
+
+fn hello(versions: ProtocolRange) -> Hello {
+    Hello { versions, program: "test".to_owned(), revision: Some(7), number: 3 }
+}
+
+/// Greets as the server does, and repeats how many heartbeats it heard.
+async fn greet_and_count(mut stream: LinkStream) {
+    let hello = link::greet(&mut stream).await.expect("a greeting");
+    let answer = match SPOKEN.agree(hello.versions) {
+        Ok(version) => ServerMessage::Welcome(Welcome { version, lease_millis: 1000 }),
+        Err(mismatch) => ServerMessage::Refused { reason: mismatch.to_string() },
+    };
+    stream.sender.send(&answer).await.expect("sent");
+    let mut heard = 0u64;
+    while let Ok(Some(message)) = stream.receiver.next().await {
+        match message {
+            PeerMessage::Alive => heard += 1,
+            PeerMessage::Unknown => {}
+            _ => return,
+        }
+        let request = serde_json::json!(heard);
+        stream.sender.send(&ServerMessage::Session { request }).await.expect("sent");
+    }
+}
+
+#[tokio::test]
+async fn carries_messages_of_both_sides_in_order() {
+    let client = Client::new(&server(greet_and_count).await, "token");
+    let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
+    assert_eq!(connection.welcome, Welcome { version: SPOKEN.newest, lease_millis: 1000 });
+    for count in 1..=100u64 {
+        connection.stream.sender.send(&PeerMessage::Alive).await.expect("sent");
+        let heard = connection.stream.receiver.next().await.expect("a message");
+        assert_eq!(heard, Some(ServerMessage::Session { request: count.into() }));
+    }
+    // The server ends its side after the peer's last message.
+    connection.stream.sender.send(&PeerMessage::Leaving).await.expect("sent");
+    assert_eq!(connection.stream.receiver.next::<ServerMessage>().await.expect("the end"), None);
+}
+
+#[tokio::test]
+async fn refuses_a_program_without_a_common_version() {
+    let client = Client::new(&server(greet_and_count).await, "token");
+    let next = ProtocolVersion(SPOKEN.newest.0 + 1);
+    let newer = ProtocolRange { oldest: next, newest: next };
+    let error = link::connect(&client, "/control", hello(newer)).await.expect_err("refused");
+    assert!(matches!(&error, LinkError::Refused(reason) if reason.contains("update the older program")), "{error:?}");
+    // A program that also speaks an older version is welcome.
+    let both = ProtocolRange { oldest: SPOKEN.newest, newest: next };
+    let connection = link::connect(&client, "/control", hello(both)).await.expect("connected");
+    assert_eq!(connection.welcome.version, SPOKEN.newest);
+}
+
+#[tokio::test]
+async fn passes_over_a_message_of_a_newer_version() {
+    let client = Client::new(&server(greet_and_count).await, "token");
+    let mut connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
+    let news = serde_json::json!({"type": "weather", "rain": true});
+    connection.stream.sender.send(&news).await.expect("sent");
+    let heard = connection.stream.receiver.next().await.expect("a message");
+    assert_eq!(heard, Some(ServerMessage::Session { request: 0.into() }));
+}
+
+#[tokio::test]
+async fn ends_when_the_peer_is_gone() {
+    let (gone, mut noticed) = tokio::sync::mpsc::channel(1);
+    let url = server(move |stream| {
+        let gone = gone.clone();
+        async move {
+            greet_and_count(stream).await;
+            let _ = gone.send(()).await;
+        }
+    });
+    let client = Client::new(&url.await, "token");
+    let connection = link::connect(&client, "/control", hello(SPOKEN)).await.expect("connected");
+    drop(connection);
+    let deadline = Duration::from_secs(30);
+    tokio::time::timeout(deadline, noticed.recv()).await.expect("the server notices").expect("the end");
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_something_else_is_an_error() {
+    let url = server(|mut stream: LinkStream| async move {
+        assert!(matches!(link::greet(&mut stream).await, Err(LinkError::Greeting) | Ok(_)));
+        // No JSON at all.
+        let _ = stream.sender.send(&"not a message").await;
+    });
+    let client = Client::new(&url.await, "token");
+    let error = link::connect(&client, "/control", hello(SPOKEN)).await.expect_err("an error");
+    assert!(matches!(error, LinkError::Message(_)), "{error:?}");
+}
