@@ -84,7 +84,8 @@ async fn connect(
             ServerMessage::Session { request } => {
                 sessions::open(agent, serde_json::from_value(request).map_err(LinkError::Message)?);
             }
-            ServerMessage::Welcome(_) | ServerMessage::Refused { .. } => return Err(LinkError::Greeting),
+            ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
+            ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
             ServerMessage::Unknown => {}
         }
     }

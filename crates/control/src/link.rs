@@ -49,8 +49,8 @@ pub enum LinkError {
     /// A message is too large.
     #[error("a control message is larger than 64 MiB")]
     TooLarge,
-    /// The server refuses this program.
-    #[error("the server refuses this program: {0}")]
+    /// The server refuses the peer.
+    #[error("the server refuses the control connection: {0}")]
     Refused(String),
     /// The peer sent something else than its first message.
     #[error("the control connection began with another message than expected")]

@@ -57,7 +57,7 @@ pub enum PeerMessage {
 pub enum ServerMessage {
     /// The first message.
     Welcome(Welcome),
-    /// The server refuses the peer.
+    /// The server refuses the peer: no common version, or a token that is no longer valid.
     Refused {
         /// The reason, for people.
         reason: String,

@@ -15,6 +15,8 @@ use gantry_model::{Generation, MachineName, MachinePlan, RoutingTable};
 use tokio_util::sync::CancellationToken;
 
 use crate::Server;
+use crate::core::ClusterView;
+use crate::http::auth::Caller;
 
 /// A peer: an agent or a router of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,7 +61,12 @@ impl ControlLinks {
 }
 
 /// Serves the connection of a machine's agent until it ends.
-pub(crate) async fn serve_agent(server: Arc<Server>, machine: MachineName, mut stream: LinkStream) {
+pub(crate) async fn serve_agent(
+    server: Arc<Server>,
+    caller: Arc<Caller>,
+    machine: MachineName,
+    mut stream: LinkStream,
+) {
     let served = async {
         let hello = link::greet(&mut stream).await?;
         let peer = Peer::Agent(machine.clone());
@@ -67,6 +74,7 @@ pub(crate) async fn serve_agent(server: Arc<Server>, machine: MachineName, mut s
         let mut changes = server.core.watch_machine(&machine);
         loop {
             changes.borrow_and_update();
+            agent.revalidate(&caller, &server.core.view()).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
             if let Some(part) = part {
                 agent.give(part.generation, &part).await?;
@@ -89,7 +97,12 @@ pub(crate) async fn serve_agent(server: Arc<Server>, machine: MachineName, mut s
 }
 
 /// Serves the connection of a router until it ends.
-pub(crate) async fn serve_router(server: Arc<Server>, machine: MachineName, mut stream: LinkStream) {
+pub(crate) async fn serve_router(
+    server: Arc<Server>,
+    caller: Arc<Caller>,
+    machine: MachineName,
+    mut stream: LinkStream,
+) {
     let served = async {
         let hello = link::greet(&mut stream).await?;
         let number = hello.number;
@@ -98,6 +111,7 @@ pub(crate) async fn serve_router(server: Arc<Server>, machine: MachineName, mut 
         let mut changes = server.core.watch_routes();
         loop {
             changes.borrow_and_update();
+            router.revalidate(&caller, &server.core.view()).await?;
             let table = server.core.routing_table(&server.core.view());
             router.give(table.generation, &table).await?;
             tokio::select! {
@@ -173,6 +187,14 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         let link = Self { links: &server.links, peer, superseded, stream, parts, reports, left: false };
         link.stream.sender.send(&ServerMessage::Welcome(welcome)).await?;
         Ok(link)
+    }
+
+    /// Refuses a peer whose token was revoked or has expired. Each message of the peer leads to this check.
+    async fn revalidate(&self, caller: &Caller, view: &ClusterView) -> Result<(), LinkError> {
+        let Err(problem) = caller.revalidate(view) else { return Ok(()) };
+        let reason = problem.to_string();
+        self.stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
+        Err(LinkError::Refused(reason))
     }
 
     /// Sends the part if the peer does not have it.

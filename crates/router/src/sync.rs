@@ -108,7 +108,8 @@ async fn receive(
             Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
         },
         ServerMessage::Resend => reports.resend(),
-        ServerMessage::Welcome(_) | ServerMessage::Refused { .. } => return Err(LinkError::Greeting),
+        ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
+        ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
         ServerMessage::Session { .. } | ServerMessage::Unknown => {}
     }
     Ok(())

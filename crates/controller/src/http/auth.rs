@@ -7,17 +7,21 @@ use base64::Engine;
 use gantry_admission::{Actor, Admitted};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AppName, MachineName, Scope};
+use gantry_records::TokenRecord;
 use http::HeaderValue;
 use http::header;
 use http::request::Parts;
 
 use super::{ErrorResponse, HttpResult, parse_name};
+use crate::core::ClusterView;
 use crate::{Server, core, tokens};
 
 /// The authenticated caller of a request, known by its token.
 pub(crate) struct Caller {
     pub(crate) name: String,
     scope: Scope,
+    /// Hash of the token.
+    hash: String,
 }
 
 impl Caller {
@@ -75,6 +79,11 @@ impl Caller {
         Ok(server.core.mutate(move |records, now| change(Actor::new(records, now, &name))).await?)
     }
 
+    /// Checks that the token is still valid, for a connection that outlives its request.
+    pub(crate) fn revalidate(&self, view: &ClusterView) -> Result<(), Problem> {
+        valid_token(view, &self.hash).map(drop)
+    }
+
     fn may_deploy(&self, app: &AppName) -> bool {
         match &self.scope {
             Scope::Admin => true,
@@ -116,17 +125,21 @@ impl FromRequestParts<Arc<Server>> for Caller {
                 .hint("send it as the password, or set GANTRY_TOKEN; `gantry token create` makes one")
                 .into());
         };
+        let hash = tokens::hash(&secret);
         let view = server.core.view();
-        match view.records.tokens.get(&tokens::hash(&secret)) {
-            Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
-                Err(Problem::new(ErrorCode::TokenExpired, "this token has expired")
-                    .hint("`gantry token create` makes another")
-                    .into())
-            }
-            Some(token) => Ok(Self { name: token.name.clone(), scope: token.scope.clone() }),
-            None => {
-                Err(Problem::new(ErrorCode::TokenUnknown, "this token is not known; it may have been revoked").into())
-            }
+        let token = valid_token(&view, &hash)?;
+        Ok(Self { name: token.name.clone(), scope: token.scope.clone(), hash })
+    }
+}
+
+/// Returns the token with this hash, unless it is unknown or has expired.
+fn valid_token<'v>(view: &'v ClusterView, hash: &str) -> Result<&'v TokenRecord, Problem> {
+    match view.records.tokens.get(hash) {
+        Some(token) if token.expires.is_some_and(|end| end <= core::now()) => {
+            Err(Problem::new(ErrorCode::TokenExpired, "this token has expired")
+                .hint("`gantry token create` makes another"))
         }
+        Some(token) => Ok(token),
+        None => Err(Problem::new(ErrorCode::TokenUnknown, "this token is not known; it may have been revoked")),
     }
 }

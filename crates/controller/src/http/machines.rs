@@ -20,7 +20,10 @@ pub(crate) async fn agent(
 ) -> HttpResult {
     let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
-    upgrade(request, move |stream| control_links::serve_agent(Arc::clone(&server), machine.clone(), stream)).await
+    let caller = Arc::new(caller);
+    let serve =
+        move |stream| control_links::serve_agent(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
+    upgrade(request, serve).await
 }
 
 pub(crate) async fn router(
@@ -31,7 +34,10 @@ pub(crate) async fn router(
 ) -> HttpResult {
     let machine: MachineName = parse_name(&machine)?;
     caller.machine(&machine)?;
-    upgrade(request, move |stream| control_links::serve_router(Arc::clone(&server), machine.clone(), stream)).await
+    let caller = Arc::new(caller);
+    let serve =
+        move |stream| control_links::serve_router(Arc::clone(&server), Arc::clone(&caller), machine.clone(), stream);
+    upgrade(request, serve).await
 }
 
 /// The names of all apps. The agent removes build caches of other apps.
