@@ -335,7 +335,7 @@ fn starts(world: &World) {
     for (app, script, mode, wanted) in [
         ("bit", "#!/bin/sh\nsleep 100000\n", 0o644, "Permission denied); make it executable: chmod +x ./serve"),
         ("interpreter", "#!/usr/bin/nothing\n", 0o755, "the interpreter in the command's first line, was not found"),
-        ("windows", "#!/bin/sh\r\nsleep 100000\r\n", 0o755, "or have carriage returns"),
+        ("windows", "#!/bin/sh\r\nsleep 100000\r\n", 0o755, "lines that end with LF, not CR LF"),
         ("done", "#!/bin/sh\ntrue\n", 0o755, "exited with 0; it must run until Gantry stops it"),
     ] {
         let repository = create(world, app, "{ web: './serve' }");
