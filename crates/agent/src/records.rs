@@ -23,10 +23,10 @@ pub(crate) struct InstanceRecord {
     /// earlier version.
     #[serde(default)]
     pub(crate) gateway: Option<Ipv4Addr>,
-    /// Whether the instance has passed its checks since its last start.
+    /// True if the instance has passed its checks since its last start.
     pub(crate) ready: bool,
     pub(crate) restarts: u32,
-    /// Whether the container was started. A run-once instance is not started again.
+    /// True if the container was started. A run-once instance is not started again.
     #[serde(default)]
     pub(crate) started: bool,
     /// The last exit; for a run-once instance, its result.

@@ -36,7 +36,7 @@ impl UserRanges {
         Self { path, given: Mutex::new(given), mapped }
     }
 
-    /// Whether this machine's file system supports idmapped mounts.
+    /// Reports whether this machine's file system supports idmapped mounts.
     pub(crate) fn mapped(&self) -> bool {
         self.mapped
     }

@@ -57,7 +57,7 @@ pub struct SnapshotInfo {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportVolume {
-    /// Whether the archive is compressed with zstd.
+    /// True if the archive is compressed with zstd.
     #[serde(default)]
     pub zstd: bool,
 }
@@ -66,7 +66,7 @@ pub struct ExportVolume {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportVolume {
-    /// Whether the archive replaces the content of the volume.
+    /// True if the archive replaces the content of the volume.
     #[serde(default)]
     pub replace: bool,
     /// Limit on the unpacked archive; by default the disk limit of the role that names the volume.
@@ -98,7 +98,7 @@ pub enum VolumeRequest {
         app: AppName,
         /// Name of the volume.
         name: VolumeName,
-        /// What to do.
+        /// The action.
         what: VolumeAction,
     },
 }
@@ -115,7 +115,7 @@ pub enum VolumeAction {
     Export(ExportVolume),
     /// Receive a tar stream, and make the volume of it.
     Import {
-        /// Whether the archive replaces the content of the volume.
+        /// True if the archive replaces the content of the volume.
         replace: bool,
         /// Limit on the unpacked archive.
         limit: Bytes,
@@ -154,7 +154,7 @@ pub enum VolumeAnswer {
         snapshot: SnapshotInfo,
         /// Number of files, folders and links.
         files: u64,
-        /// Whether every file was cloned, so that the snapshot takes no space of its own.
+        /// True if every file was cloned, so that the snapshot takes no space of its own.
         cloned: bool,
         /// Containers that had the volume meanwhile. The files are then of different moments.
         in_use: Vec<String>,

@@ -28,7 +28,7 @@ impl Source {
         Ok((Self { file, contents: scanned.contents }, recipe))
     }
 
-    /// Whether the tree has a folder to copy onto `/`.
+    /// Reports whether the tree has a folder to copy onto `/`.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.contents.has_files()

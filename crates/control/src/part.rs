@@ -41,7 +41,7 @@ pub struct MachineReport {
 pub struct RouterReport {
     /// Number of the router on its machine.
     pub number: u64,
-    /// Whether the router has closed its last connection. This report is then its last.
+    /// True if the router has closed its last connection. This report is then its last.
     pub gone: bool,
     /// Generation of the routing table in use.
     pub generation: Generation,

@@ -141,7 +141,7 @@ fn told(machine: &MachineName, served: Result<(), LinkError>) {
     }
 }
 
-/// What a peer sent.
+/// Outcome of receiving from a peer.
 enum Received<R> {
     /// The report, changed or confirmed.
     Report(R),

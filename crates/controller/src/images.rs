@@ -46,7 +46,7 @@ impl ImageReader {
         Ok((manifest, config))
     }
 
-    /// Whether every part of an image is there and undamaged.
+    /// Reports whether every part of an image is there and undamaged.
     pub(crate) async fn is_whole(&self, digest: &Digest) -> Result<bool, BlobError> {
         let bytes = match self.blobs.read(digest).await {
             Ok(bytes) => bytes,

@@ -98,7 +98,7 @@ impl SessionBroker {
         Ok(OrderSession { connection, _order: order })
     }
 
-    /// Whether an agent carries out the order of this id.
+    /// Reports whether an agent carries out the order of this id.
     pub(crate) fn is_open_order(&self, id: &str) -> bool {
         self.lock().orders.contains(id)
     }

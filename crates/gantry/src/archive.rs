@@ -294,7 +294,7 @@ fn header_of(size: u64) -> tar::Header {
     header
 }
 
-/// Whether a folder belongs to an unfinished upload or push.
+/// Reports whether a folder belongs to an unfinished upload or push.
 fn is_on_its_way(folder: &str) -> bool {
     folder == "uploads" || folder.starts_with("tmp_objdir-")
 }

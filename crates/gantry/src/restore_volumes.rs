@@ -30,7 +30,7 @@ pub(crate) enum VolumeChoice {
 /// State of a volume on this machine before the restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct VolumeState {
-    /// Whether the volume has content that the restore did not put there itself.
+    /// True if the volume has content that the restore did not put there itself.
     pub(crate) has_content: bool,
     /// Containers that run and have the volume.
     pub(crate) users: Vec<String>,
@@ -183,7 +183,7 @@ fn placed(path: &Path, volume: &StoredVolume) -> io::Result<Placed> {
     Ok(Placed { app: volume.app.clone(), name: volume.name.clone(), device: about.dev(), inode: about.ino() })
 }
 
-/// Whether there is nothing at `path`, or an empty folder.
+/// Reports whether there is nothing at `path`, or an empty folder.
 fn is_empty(path: &Path) -> bool {
     match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),

@@ -72,7 +72,7 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Number of entries, without those of missing parent folders.
     pub entries: u64,
-    /// Whether the archive has an entry for the folder itself, with its owner and mode.
+    /// True if the archive has an entry for the folder itself, with its owner and mode.
     pub has_root: bool,
 }
 

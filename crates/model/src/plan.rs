@@ -89,7 +89,7 @@ pub struct InstanceSpec {
     pub config: BTreeMap<String, String>,
     /// Command, limits and health checks.
     pub role: Role,
-    /// Whether the instance runs once to its end and is never restarted.
+    /// True if the instance runs once to its end and is never restarted.
     pub once: bool,
     /// Folder of the app's volumes, if it is not the app's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -338,7 +338,7 @@ pub struct Route {
     pub app: AppName,
     /// The release that receives the requests.
     pub release: ReleaseNumber,
-    /// Whether the release is held. A held release has its own host name beside the serving release.
+    /// True if the release is held. A held release has its own host name beside the serving release.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// The ready instances. If the list is empty, requests wait.

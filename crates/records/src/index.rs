@@ -200,7 +200,7 @@ impl RecordIndex {
         self.bases.get(&BaseName::parse(repository.strip_prefix("base/")?).ok()?)
     }
 
-    /// Whether a release has served: its deploy ended well.
+    /// Reports whether a release has served: its deploy ended well.
     #[must_use]
     pub fn is_good(&self, release: &Release) -> bool {
         self.deploys

@@ -46,7 +46,7 @@ impl AppCache {
         Self { folder: data.join("caches").join(app), owner: times.join(format!("{app}.app")), times: times.join(app) }
     }
 
-    /// Whether the folder is empty or missing.
+    /// Reports whether the folder is empty or missing.
     pub(super) fn is_empty(&self) -> bool {
         std::fs::read_dir(&self.folder).map_or(true, |mut entries| entries.next().is_none())
     }

@@ -43,7 +43,7 @@ use crate::workload::{TransientWorkload, WorkloadKind};
 /// Time of a build besides its compile step.
 const OVERHEAD: Duration = Duration::from_secs(30 * 60);
 
-/// What the builds of this machine share.
+/// State that the builds of this machine share.
 pub(crate) struct Builds {
     slots: Arc<BuildSlots>,
     turns: Turns,

@@ -55,7 +55,7 @@ pub(crate) struct Instance {
     looked: GroupUsage,
     /// The stop timeout, if the instance exceeded it and was killed.
     killed_after: Option<Seconds>,
-    /// Whether a record existed. A container that runs without a record has an unknown address, and is started anew.
+    /// True if a record existed. A container that runs without a record has an unknown address, and is started anew.
     known: bool,
 }
 
@@ -150,12 +150,12 @@ impl Instance {
         self.workload.container().filter(|container| self.known && container.was_released())
     }
 
-    /// Whether the container may have run: it was started, and its launcher did not end before releasing it.
+    /// Reports whether the container may have run: it was started, and its launcher did not end before releasing it.
     fn may_have_run(&self) -> bool {
         self.record.started && self.workload.container().is_none_or(|container| container.was_released())
     }
 
-    /// Whether a run-once instance has ended.
+    /// Reports whether a run-once instance has ended.
     fn is_over(&self) -> bool {
         !self.policy().restarts && self.record.exit.is_some()
     }

@@ -35,7 +35,7 @@ impl StoredVolume {
         lost::mark(data, &self.app, &self.name)
     }
 
-    /// Whether a container got the volume, or gave it back, since the mark of its last use was removed.
+    /// Reports whether a container got the volume, or gave it back, since the mark of its last use was removed.
     #[must_use]
     pub fn was_used(&self, data: &Path) -> bool {
         self.use_mark(data).exists()

@@ -23,13 +23,13 @@ pub(crate) struct KindPolicy {
     /// How the names of its containers begin. `None`: the plan's id of the instance is the name, and the container
     /// outlives the agent. A restarted agent removes the containers of all other kinds.
     pub(crate) prefix: Option<&'static str>,
-    /// Whether the engine starts the container again after its end.
+    /// True if the engine starts the container again after its end.
     pub(crate) restarts: bool,
-    /// Whether health checks decide if the workload is ready.
+    /// True if health checks decide if the workload is ready.
     pub(crate) checked: bool,
     /// Who counts the disk usage and acts on it.
     pub(crate) disk: DiskAccount,
-    /// Whether the output stays after the container is removed.
+    /// True if the output stays after the container is removed.
     pub(crate) keeps_output: bool,
     /// Size of each of the two segments of the output, in bytes.
     pub(crate) segment: u64,

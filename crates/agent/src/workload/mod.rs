@@ -190,7 +190,7 @@ impl Workload {
         tokio::task::spawn_blocking(count).await.unwrap_or_default()
     }
 
-    /// Whether the container has used all of its disk limit.
+    /// Reports whether the container has used all of its disk limit.
     pub(crate) async fn is_full(&self, limit: Bytes) -> bool {
         self.written(None, limit.0).await >= limit.0
     }
