@@ -16,17 +16,17 @@ pub struct NewManifest {
     pub digest: Digest,
     /// Image to which the manifest refers.
     pub subject: Option<Digest>,
-    /// Tag of the manifest.
-    pub tag: Option<String>,
+    /// Tags of the manifest.
+    pub tags: Vec<String>,
 }
 
 impl Actor<'_> {
-    /// Records a pushed manifest and its tag.
+    /// Records a pushed manifest and its tags.
     ///
     /// # Errors
     /// [`Refusal::RepositoryFull`].
     pub fn push_manifest(&self, new: NewManifest) -> Admitted<()> {
-        let NewManifest { repository, digest, subject, tag } = new;
+        let NewManifest { repository, digest, subject, tags } = new;
         let full = |list| Err(Refusal::RepositoryFull { list });
         let manifests = self.records.manifests.get(&repository);
         if manifests.is_none_or(|all| !all.contains_key(&digest)) {
@@ -39,11 +39,12 @@ impl Actor<'_> {
             }
         }
         let mut changes = Vec::new();
-        if let Some(tag) = tag {
-            let tags = self.records.tags.get(&repository);
-            if tags.is_some_and(|tags| !tags.contains_key(&tag) && tags.len() >= REPOSITORY_MAX) {
-                return full(FullList::Tags { repository, most: REPOSITORY_MAX });
-            }
+        let known = self.records.tags.get(&repository);
+        let new_tags = tags.iter().filter(|tag| known.is_none_or(|known| !known.contains_key(*tag))).count();
+        if new_tags > 0 && known.map_or(0, BTreeMap::len) + new_tags > REPOSITORY_MAX {
+            return full(FullList::Tags { repository, most: REPOSITORY_MAX });
+        }
+        for tag in tags {
             let without_app = app_of_repository_is_missing(self.records, &repository).is_some();
             let action = AuditAction::ImagePushed { repository: repository.clone(), tag: tag.clone(), without_app };
             changes.push(self.event(AppName::parse(&repository).ok().as_ref(), action));

@@ -67,10 +67,21 @@ impl Digest {
     }
 }
 
+/// True for a name of a digest algorithm (OCI image specification, "Digests").
+fn is_algorithm(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
+    (1..=32).contains(&text.len()) && text.bytes().all(plain)
+}
+
 impl TryFrom<String> for Digest {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        Self::from_hex(text.strip_prefix("sha256:").unwrap_or_default())
+        match text.split_once(':') {
+            Some((algorithm, _)) if algorithm != "sha256" && is_algorithm(algorithm) => {
+                Err(format!("digests of {algorithm} are not supported; use sha256"))
+            }
+            _ => Self::from_hex(text.strip_prefix("sha256:").unwrap_or_default()),
+        }
     }
 }
 

@@ -276,6 +276,24 @@ fn the_distribution_specification_line_by_line() {
     let refused = registry.ask("PUT", "shop/manifests/odd", &[], odd.as_bytes());
     assert_eq!((refused.status, refused.code().as_str()), (400, "MANIFEST_INVALID"));
 
+    // Tags in the query of a push by digest, and digests of another algorithm.
+    let path = format!("shop/manifests/{whole}");
+    let put = registry.ask("PUT", &format!("{path}?tag=v1&tag=v2"), &[], text.as_bytes());
+    assert_eq!((put.status, put.header("oci-tag")), (201, Some("v1")), "{put:?}");
+    assert_eq!(["v1", "v2"].map(|tag| ask("GET", &format!("shop/manifests/{tag}")).status), [200, 200]);
+    let put = registry.ask("PUT", &format!("{path}?tag=v3&tag=-x"), &[], text.as_bytes());
+    assert_eq!((put.status, put.code().as_str()), (400, "MANIFEST_INVALID"), "{put:?}");
+    assert_eq!(ask("GET", "shop/manifests/v3").status, 404);
+    let longer = format!("sha512:{}", "0".repeat(128));
+    for refused in [
+        ask("GET", &format!("shop/blobs/{longer}")),
+        ask("GET", &format!("shop/manifests/{longer}")),
+        registry.ask("PUT", &format!("shop/manifests/{longer}"), &[], text.as_bytes()),
+    ] {
+        assert_eq!((refused.status, refused.code().as_str()), (400, "DIGEST_INVALID"), "{refused:?}");
+        assert!(refused.body.contains("digests of sha512 are not supported; use sha256"), "{refused:?}");
+    }
+
     // An index whose images have no tags. A repository contains only the manifests that were pushed to the
     // repository.
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [

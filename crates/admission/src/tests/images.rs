@@ -4,7 +4,8 @@ use super::*;
 use crate::{FullList, NewManifest, REFERRERS_MAX, REPOSITORY_MAX, app_of_repository_is_missing};
 
 fn manifest(repository: &str, image: &Digest, tag: Option<&str>) -> NewManifest {
-    NewManifest { repository: repository.to_owned(), digest: image.clone(), subject: None, tag: tag.map(str::to_owned) }
+    let tags = tag.map(str::to_owned).into_iter().collect();
+    NewManifest { repository: repository.to_owned(), digest: image.clone(), subject: None, tags }
 }
 
 fn numbered(number: usize) -> Digest {
@@ -26,6 +27,9 @@ fn a_pushed_manifest_has_its_tag_and_its_time() {
     assert_eq!(newest_action(&records).to_string(), "pushed image shop:1.0");
     assert_eq!(push(&mut records, manifest("shop", &digest("02"), Some("1.0"))), Ok(()), "a tag moves");
     assert_eq!(records.tags["shop"]["1.0"], digest("02"));
+    let several = NewManifest { tags: vec!["a".to_owned(), "b".to_owned()], ..manifest("shop", &digest("02"), None) };
+    assert_eq!(push(&mut records, several), Ok(()));
+    assert_eq!(["a", "b"].map(|tag| &records.tags["shop"][tag]), [&digest("02"), &digest("02")]);
     let events = records.events.len();
     assert_eq!(push(&mut records, manifest("shop", &digest("03"), None)), Ok(()));
     assert_eq!(records.events.len(), events, "a manifest without a tag is no news");

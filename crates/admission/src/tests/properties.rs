@@ -91,9 +91,9 @@ fn decide(actor: Actor<'_>, step: Step) -> Result<Vec<RecordChange>, Refusal> {
         }
         Step::Revoke(token) => changes(actor.revoke_token(&format!("t{token}"))),
         Step::Push(app, image, tag) => {
-            let tag = tag.map(|tag| format!("t{tag}"));
+            let tags = tag.map(|tag| format!("t{tag}")).into_iter().collect();
             let (repository, digest) = (named(app).to_string(), digest(&format!("0{image}")));
-            changes(actor.push_manifest(NewManifest { repository, digest, subject: None, tag }))
+            changes(actor.push_manifest(NewManifest { repository, digest, subject: None, tags }))
         }
         Step::RemoveImage(app, tag) => changes(actor.remove_image(named(app).as_str(), &format!("t{tag}"))),
     }

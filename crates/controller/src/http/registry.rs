@@ -28,6 +28,11 @@ const MANIFEST_MAX: usize = 4 << 20;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// Most tags of one push.
+const TAGS_MAX: usize = 50;
+
 /// Default tag of a reference without a tag.
 const LATEST: &str = "latest";
 
@@ -183,7 +188,31 @@ pub(crate) fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Stores a manifest and its tag, if all blobs and manifests named in it are present.
+/// Reads the reference of a manifest. A tag has no colon, so any other text is meant as a digest.
+fn read_reference(reference: &str) -> HttpResult<Option<Digest>> {
+    if reference.contains(':') { parse_digest(reference).map(Some) } else { Ok(None) }
+}
+
+/// Tags that a push by digest names in its query (`?tag=1.0&tag=latest`).
+fn query_tags(uri: &Uri) -> Vec<String> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
+    pairs.into_iter().filter(|(name, _)| name == "tag").map(|(_, tag)| tag).collect()
+}
+
+/// Checks the tags of a manifest.
+fn check_tags(tags: &[String]) -> HttpResult<()> {
+    if let Some(bad) = tags.iter().find(|tag| !is_tag(tag)) {
+        let message = format!("{bad:?} is neither a tag nor a digest");
+        return Err(Problem::new(ErrorCode::InvalidTag, message).into());
+    }
+    if tags.len() > TAGS_MAX {
+        let message = format!("a push has at most {TAGS_MAX} tags");
+        return Err(Problem::new(ErrorCode::InvalidTag, message).into());
+    }
+    Ok(())
+}
+
+/// Stores a manifest and its tags, if all blobs and manifests named in it are present.
 async fn put_manifest(
     server: &Server,
     caller: &Caller,
@@ -191,6 +220,11 @@ async fn put_manifest(
     reference: &str,
     request: Request,
 ) -> HttpResult {
+    let wanted = read_reference(reference)?;
+    let in_query = query_tags(request.uri());
+    let own = wanted.is_none().then(|| reference.to_owned());
+    let tags: Vec<String> = in_query.iter().cloned().chain(own).collect();
+    check_tags(&tags)?;
     let bytes = axum::body::to_bytes(request.into_body(), MANIFEST_MAX).await.map_err(|_| {
         Problem::new(ErrorCode::RequestTooLarge, format!("a manifest has at most {MANIFEST_MAX} bytes"))
     })?;
@@ -214,19 +248,11 @@ async fn put_manifest(
     let subject = gantry_image::subject(&bytes).map_err(invalid_manifest)?;
     referrers::check_entry_size(&bytes)?;
     let digest = server.blobs.put(bytes).await.map_err(|error| Problem::internal(error.to_string()))?;
-    let tag = match reference.parse::<Digest>() {
-        Ok(wanted) if wanted != digest => {
-            let message = format!("the manifest is {digest}, not {wanted}");
-            return Err(Problem::new(ErrorCode::DigestMismatch, message).into());
-        }
-        Ok(_) => None,
-        Err(_) if is_tag(reference) => Some(reference.to_owned()),
-        Err(_) => {
-            let message = format!("{reference:?} is neither a tag nor a digest");
-            return Err(Problem::new(ErrorCode::InvalidTag, message).into());
-        }
-    };
-    let new = NewManifest { repository: repository.clone(), digest: digest.clone(), subject: subject.clone(), tag };
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != digest) {
+        let message = format!("the manifest is {digest}, not {wanted}");
+        return Err(Problem::new(ErrorCode::DigestMismatch, message).into());
+    }
+    let new = NewManifest { repository: repository.clone(), digest: digest.clone(), subject: subject.clone(), tags };
     caller.mutate(server, move |actor| actor.push_manifest(new)).await?;
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
@@ -235,6 +261,10 @@ async fn put_manifest(
         subject.and_then(|subject| header_field(HeaderName::from_static("oci-subject"), &subject.to_string()));
     let mut response = (StatusCode::CREATED, headers).into_response();
     response.headers_mut().extend(subject_header);
+    // Tells the client which tags of its query this registry has set.
+    for (name, tag) in in_query.iter().filter_map(|tag| header_field(OCI_TAG, tag)) {
+        response.headers_mut().append(name, tag);
+    }
     let missing = app_of_repository_is_missing(&server.core.view().records, &repository);
     let warning = missing.and_then(|app| {
         let text = format!("there is no app {app}; create it with: gantry app create {app}");
@@ -262,9 +292,9 @@ fn tagged_image(server: &Server, repository: &str, reference: &str) -> Option<Di
 }
 
 async fn manifest(server: &Server, repository: &str, reference: &str, body: bool) -> HttpResult {
-    let found = match reference.parse::<Digest>() {
-        Ok(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
-        Err(_) => tagged_image(server, repository, reference),
+    let found = match read_reference(reference)? {
+        Some(digest) => Some(digest).filter(|digest| server.core.view().records.has_image(repository, digest)),
+        None => tagged_image(server, repository, reference),
     };
     let missing = || Problem::new(ErrorCode::ImageNotFound, format!("there is no image {repository}:{reference}"));
     let digest = found.ok_or_else(missing)?;
