@@ -1,8 +1,11 @@
 //! Images: fetched from the server's registry, with each layer unpacked once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt};
 use gantry_api::ClientError;
 use gantry_image::{Config, MANIFEST_OCI, Manifest};
 use gantry_model::{AppName, Digest};
@@ -99,6 +102,11 @@ async fn fetch_parts(agent: &AgentContext, source: &ImageSource, digest: &Digest
             if !agent.layers.has(diff_id) {
                 let path = format!("{}/{}", source.blobs, descriptor.digest);
                 let stream = reached(|| agent.client.stream(&path)).await?;
+                let unpacked = Arc::clone(&agent.unpacked);
+                let counted = stream.inspect_ok(move |piece| {
+                    unpacked.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                });
+                let stream = counted.boxed();
                 agent.layers.unpack(descriptor, diff_id, stream).await?;
             }
         }

@@ -48,6 +48,7 @@ mod workload;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use gantry_api::Client;
@@ -132,6 +133,8 @@ pub(crate) struct AgentContext {
     pub(crate) layers: Layers,
     /// Held while a layer is fetched and unpacked.
     pub(crate) unpacking: tokio::sync::Mutex<()>,
+    /// Compressed bytes of layers that this agent has unpacked.
+    pub(crate) unpacked: Arc<AtomicU64>,
     pub(crate) init: PathBuf,
     pub(crate) status: status::StatusReporter,
     pub(crate) addresses: network::AddressPool,
@@ -200,6 +203,7 @@ pub async fn run(
         client,
         layers,
         unpacking: tokio::sync::Mutex::default(),
+        unpacked: Arc::default(),
         init: gantry_sandbox::install_init(&settings.data.join("init"))?,
         status: status::StatusReporter::default(),
         addresses: network::AddressPool::new(settings.gateway, settings.prefix),

@@ -31,6 +31,7 @@ pub fn deploy_failure_code(reason: &Reason) -> ErrorCode {
         | Reason::ReleaseStepRuns { .. }
         | Reason::StopFirst { .. }
         | Reason::NotReady { .. }
+        | Reason::PreparesImage { .. }
         | Reason::HeldForPromotion
         | Reason::NoRouter
         | Reason::RouterBehind { .. }

@@ -222,7 +222,8 @@ fn held_host(deploy: &Deploy) -> String {
 fn wait_text(deploy: &Deploy, wait: &Reason) -> Option<String> {
     match (deploy.state, wait) {
         (DeployState::Building, _) => None,
-        (_, Reason::NotReady { probe: None, .. } | Reason::Stopping { .. } | Reason::Watching { .. }) => None,
+        (_, Reason::NotReady { probe: None, .. } | Reason::PreparesImage { .. }) => None,
+        (_, Reason::Stopping { .. } | Reason::Watching { .. }) => None,
         (_, wait) => Some(wait.to_string()),
     }
 }

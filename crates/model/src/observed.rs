@@ -179,6 +179,9 @@ pub struct ObservedInstance {
     /// Limits that the instance reached recently without ending, at most one of each kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limit_hits: Vec<LimitHit>,
+    /// Compressed bytes of images that the machine has unpacked since the instance began to prepare.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unpacked: u64,
     /// The last line of the program's output. Agents report this line for instances that run once, such as a release
     /// step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,9 +204,15 @@ impl ObservedInstance {
             started: None,
             failed_checks: 0,
             limit_hits: Vec::new(),
+            unpacked: 0,
             said: None,
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A line that a program printed.

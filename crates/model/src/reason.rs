@@ -62,6 +62,11 @@ pub enum Reason {
         /// The last failed check.
         probe: Option<Box<FailedProbe>>,
     },
+    /// The machine fetches and unpacks the image of an instance.
+    PreparesImage {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// An instance's process ended.
     Exited {
         /// The instance.
@@ -148,6 +153,9 @@ impl fmt::Display for Reason {
                 probe.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
             }
             Self::NotReady { instance, probe: None } => write!(f, "{instance} is not ready yet"),
+            Self::PreparesImage { instance } => {
+                write!(f, "{instance} is being prepared: its machine fetches and unpacks the image")
+            }
             Self::Exited { instance, exit } => {
                 write!(f, "{instance} {}", ExitText(exit))?;
                 exit.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))

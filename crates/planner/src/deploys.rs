@@ -226,6 +226,9 @@ fn failed_or_waiting(id: &InstanceId, input: &PlanningInput<'_>) -> DeployStep {
             instance: id.clone(),
             message: instance.failure.clone().unwrap_or_default(),
         }),
+        (InstancePhase::Preparing, None) if instance.failure.is_none() => {
+            DeployStep::Wait(Reason::PreparesImage { instance: id.clone() })
+        }
         _ => DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone().map(Box::new) }),
     }
 }
@@ -342,16 +345,20 @@ fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, input: &P
     }
 }
 
-/// Counts the completed steps of a deploy: its release step, old copies that are gone, and the progress of each
-/// instance.
+/// Weight of a completed step. One step outweighs every unpacked image.
+const STEP: u64 = 1 << 32;
+
+/// Counts the progress of a deploy: its completed steps (the release step, old copies that are gone, the phases of each
+/// instance), and the mebibytes that the instances' machines have unpacked. The unpacking of a large image takes longer
+/// than the deadline.
 fn progress(release: &Release, ids: &[InstanceId], input: &PlanningInput<'_>) -> u64 {
     let steps = |id: &InstanceId| match input.seen(id) {
-        ReportedState::Here(instance) => instance.phase.steps(),
+        ReportedState::Here(instance) => instance.phase.steps() * STEP + (instance.unpacked >> 20),
         _ => 0,
     };
     let may_begin = |id: &InstanceId| input.stop_first_blocker(id, &release.roles[&id.role]).is_none();
-    let of_instances: u64 = ids.iter().map(|id| steps(id) + u64::from(may_begin(id))).sum();
-    of_instances + u64::from(release_step_done(release, input))
+    let of_instances: u64 = ids.iter().map(|id| steps(id) + u64::from(may_begin(id)) * STEP).sum();
+    of_instances + u64::from(release_step_done(release, input)) * STEP
 }
 
 /// Applies the deadline: a deploy without progress for too long fails.
@@ -371,7 +378,7 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, input: &PlanningInp
             old.spec.role.drain.unwrap_or(input.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
         // A role may declare a start time that is longer than the deadline.
-        Reason::NotReady { instance, .. } => {
+        Reason::NotReady { instance, .. } | Reason::PreparesImage { instance } => {
             let start = input.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
             start.map_or(0, |start| start.0.saturating_sub(input.policy.progress.0))
         }

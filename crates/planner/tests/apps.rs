@@ -327,6 +327,7 @@ fn prepared(address: u32) -> ObservedInstance {
         started: None,
         failed_checks: 0,
         limit_hits: Vec::new(),
+        unpacked: 0,
         said: None,
     }
 }

@@ -73,6 +73,7 @@ fn ready(number: usize) -> ObservedInstance {
         started: None,
         failed_checks: 0,
         limit_hits: Vec::new(),
+        unpacked: 0,
         said: None,
     }
 }

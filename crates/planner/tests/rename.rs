@@ -232,6 +232,7 @@ fn ready(id: &InstanceId, machine: usize) -> ObservedInstance {
         started: None,
         failed_checks: 0,
         limit_hits: Vec::new(),
+        unpacked: 0,
         said: None,
     }
 }

@@ -265,7 +265,7 @@ fn a_deploy_without_progress_fails_with_the_awaited_reason() {
     world.apply(&ClusterEvent::Time(121));
     world.left_alone();
     let reason = world.history[0].reason.clone().expect("a reason");
-    assert!(reason.to_string().starts_with("no progress for 120 s: shop.v1.web-1 is not ready"), "{reason}");
+    assert!(reason.to_string().starts_with("no progress for 120 s: shop.v1.web-1 is being prepared"), "{reason}");
     assert_eq!(reason, Reason::NoProgress { waited: Seconds(120), on: reason_on(&reason) });
 }
 
@@ -361,6 +361,29 @@ fn a_crash_while_the_controller_was_away_reverts_the_deploy() {
     world.left_alone();
     let last = world.history.last().expect("a deploy");
     assert_eq!((last.number, last.state), (DeployNumber(2), DeployState::Reverted));
+}
+
+#[test]
+fn unpacking_a_large_image_is_progress() {
+    let mut world = plain();
+    world.apply(&ClusterEvent::Push { hold: false });
+    world.apply(&ClusterEvent::BuildEnds { well: true });
+    world.apply(&ClusterEvent::AgentTakesPlan);
+    for megabytes in 1..6 {
+        world.apply(&ClusterEvent::Time(100));
+        assert!(world.history.is_empty(), "after {megabytes} reports: {:?}", world.history);
+        let report = std::sync::Arc::make_mut(world.observed.machines.get_mut(&machine()).expect("a report"));
+        report.instances.values_mut().for_each(|instance| instance.unpacked = megabytes << 20);
+        world.settle();
+    }
+    // The image is unpacked, and the phases go on from there: a later step outweighs all that was unpacked.
+    (0..2).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n)));
+    world.apply(&ClusterEvent::Time(100));
+    assert!(world.history.is_empty(), "{:?}", world.history);
+    world.apply(&ClusterEvent::Time(121));
+    world.left_alone();
+    let reason = world.history[0].reason.clone().expect("a reason");
+    assert!(matches!(reason, Reason::NoProgress { .. }), "{reason}");
 }
 
 fn reason_on(reason: &Reason) -> Option<Box<Reason>> {

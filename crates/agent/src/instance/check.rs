@@ -113,7 +113,8 @@ impl Instance {
                 self.status.failed_checks = 0;
                 self.status.probe = None;
                 let lost = || crate::volumes::lost_warning(&self.agent.settings, &self.id, &self.record.spec);
-                self.status.warning = log_warning(self.workload.paths()).or_else(lost);
+                let memory = || memory_warning(self.record.spec.role.limits.memory, machine_memory());
+                self.status.warning = log_warning(self.workload.paths()).or_else(lost).or_else(memory);
                 // The previous agent was about to stop the instance, but the instance has recovered.
                 let forgiven = self.record.stop.take().is_some();
                 if !self.record.ready {
@@ -208,4 +209,30 @@ fn log_warning(paths: &ContainerPaths) -> Option<String> {
         "prints so much that its log of {kept} covers only the last {} s; print less, or write to a volume",
         reach.as_secs()
     ))
+}
+
+/// A warning if the machine has less memory than the role's limit: the kernel then ends processes of any app.
+fn memory_warning(limit: Bytes, machine: Bytes) -> Option<String> {
+    (limit > machine).then(|| {
+        format!("may take {limit} of memory, but its machine has {machine} in all; lower `memory` of the role")
+    })
+}
+
+/// Memory of the machine, without swap.
+fn machine_memory() -> Bytes {
+    let info = rustix::system::sysinfo();
+    Bytes(info.totalram.saturating_mul(u64::from(info.mem_unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warns_of_a_limit_beyond_the_machine() {
+        let warning = memory_warning(Bytes(64 << 30), Bytes(24 << 30)).expect("a warning");
+        assert!(warning.starts_with("may take 64G of memory, but its machine has 24G in all"), "{warning}");
+        assert_eq!(memory_warning(Bytes(24 << 30), Bytes(24 << 30)), None);
+        assert!(machine_memory() > Bytes(1 << 20));
+    }
 }

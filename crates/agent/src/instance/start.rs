@@ -1,6 +1,8 @@
 //! The start of a container, from its image.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
@@ -9,11 +11,15 @@ use gantry_sandbox::Container;
 
 use super::{Instance, InstanceError, stop_wanted};
 use crate::container::{self, ContainerNames};
+use crate::images::LocalImage;
 use crate::status::now;
 use crate::{images, records, volumes};
 
 /// Poll interval while another copy still exists.
 const SOLE_COPY_POLL: Duration = Duration::from_millis(100);
+
+/// Interval between two reports while the image is being unpacked.
+const UNPACK_REPORT: Duration = Duration::from_secs(2);
 
 impl Instance {
     /// Starts the container, with one retry. A passing failure, such as a link that the kernel is still removing, then
@@ -44,16 +50,13 @@ impl Instance {
         self.status.failed_checks = 0;
         self.status.limit_hits.clear();
         self.status.said = None;
+        self.status.unpacked = 0;
         self.enter_phase(InstancePhase::Preparing);
         self.wait_until_sole_copy().await?;
         // This pin keeps garbage collection from its layers until the container runs; from then on the record protects
         // them.
         let _held = self.agent.layers.hold()?;
-        let agent = Arc::clone(&self.agent);
-        let image = tokio::select! {
-            image = images::fetch(&agent, &self.id.app, &self.record.spec.image) => image?,
-            () = stop_wanted(&mut self.wanted) => return Err(InstanceError::Unwanted),
-        };
+        let image = self.fetch_image().await?;
         gantry_failpoint::failpoint!("instance.fetched");
         let names = ContainerNames {
             app: self.id.app.clone(),
@@ -95,6 +98,24 @@ impl Instance {
         gantry_failpoint::failpoint!("instance.launched");
         self.enter_phase(InstancePhase::Starting);
         Ok(container)
+    }
+
+    /// Fetches the image, and reports the progress meanwhile: the deadline of the deploy depends on the progress.
+    async fn fetch_image(&mut self) -> Result<LocalImage, InstanceError> {
+        let (agent, app, image) = (Arc::clone(&self.agent), self.id.app.clone(), self.record.spec.image.clone());
+        let unpacked = || agent.unpacked.load(Ordering::Relaxed);
+        let before = unpacked();
+        let mut fetching = pin!(images::fetch(&agent, &app, &image));
+        loop {
+            tokio::select! {
+                image = &mut fetching => return Ok(image?),
+                () = stop_wanted(&mut self.wanted) => return Err(InstanceError::Unwanted),
+                () = tokio::time::sleep(UNPACK_REPORT) => {
+                    self.status.unpacked = unpacked().saturating_sub(before);
+                    self.enter_phase(InstancePhase::Preparing);
+                }
+            }
+        }
     }
 
     /// Waits until every other copy of the role has left this machine, and every one-off that has its volumes for

@@ -4,7 +4,7 @@ use gantry_api::types::Explanation;
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::reason::{ExitText, LimitText, TimesText};
 use gantry_model::{
-    AppName, Assignment, ExitStatus, InstanceGoal, InstanceId, InstancePhase, Moment, ObservedInstance, TimeSpan,
+    AppName, Assignment, Bytes, ExitStatus, InstanceGoal, InstanceId, InstancePhase, Moment, ObservedInstance, TimeSpan,
 };
 
 use super::{FoundCause, WhyInput};
@@ -146,7 +146,11 @@ fn state(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<(FaultRank, F
         (phase, _, _) => {
             let failure =
                 seen.failure.clone().filter(|_| matches!(phase, InstancePhase::Stopping | InstancePhase::Preparing));
-            let since = || format!("has been {} for {}", phase.word(), TimeSpan(view.now.since(seen.since)));
+            let unpacking = match seen.unpacked {
+                0 => String::new(),
+                bytes => format!(": its machine fetches and unpacks the image, {} so far", Bytes(bytes)),
+            };
+            let since = || format!("has been {} for {}{unpacking}", phase.word(), TimeSpan(view.now.since(seen.since)));
             (FaultRank::Starting, FoundCause::new(failure.unwrap_or_else(since)))
         }
     })

@@ -339,6 +339,7 @@ pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
         started: None,
         failed_checks: 0,
         limit_hits: Vec::new(),
+        unpacked: 0,
         said: None,
     }
 }
