@@ -132,6 +132,8 @@ struct WireStatus {
     failed_checks: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "known_ones")]
     limit_hits: Vec<LimitHit>,
+    #[serde(default)]
+    unpacked: u64,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     said: Option<OutputLine>,
 }
@@ -173,6 +175,7 @@ impl From<&ObservedInstance> for WireStatus {
             started: seen.started,
             failed_checks: seen.failed_checks,
             limit_hits: seen.limit_hits,
+            unpacked: seen.unpacked,
             said: seen.said,
         }
     }
@@ -194,6 +197,7 @@ impl From<WireStatus> for ObservedInstance {
             started: wire.started,
             failed_checks: wire.failed_checks,
             limit_hits: wire.limit_hits,
+            unpacked: wire.unpacked,
             said: wire.said,
         }
     }

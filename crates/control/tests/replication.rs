@@ -54,6 +54,7 @@ fn status(kind: u32) -> ObservedInstance {
         started: None,
         failed_checks: 0,
         limit_hits: Vec::new(),
+        unpacked: 7 << 20,
         said: None,
     }
 }
