@@ -11,14 +11,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use gantry_agent::StoredVolume;
+use gantry_api::ErrorCode;
 use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::Archive;
 use crate::args::Machine;
-use crate::check::{missing, needed, tell};
+use crate::check::{REMEDY, missing, needed, tell};
+use crate::coded::{WithCode, require};
 use crate::damage::{Damage, digest_of_name};
 use crate::exit::Exit;
 use crate::machine::require_root;
@@ -63,7 +65,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     require_root()?;
     let address = machine.store();
     if let StoreAddress::File(path) = &address {
-        ensure!(path.exists(), "there is no store at {}", path.display());
+        require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
     }
     let listing = gantry_store::open(&address).await?.list("").await?;
     let blobs = machine.data.join("blobs");
@@ -79,7 +81,9 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     serde_json::to_writer(&mut text, &heading)?;
     text.push(b'\n');
     for entry in &kept {
-        let value = serde_json::from_slice(&entry.value).with_context(|| format!("the record {}", entry.key))?;
+        let value = serde_json::from_slice(&entry.value)
+            .with_context(|| format!("the record {} is no JSON. {REMEDY}", entry.key))
+            .with_code(ErrorCode::StoreDamaged)?;
         serde_json::to_writer(&mut text, &Line { key: entry.key.clone(), value })?;
         text.push(b'\n');
     }
@@ -96,7 +100,8 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
         Ok(damaged) => damaged,
         Err(error) => {
             let _ = std::fs::remove_file(&fresh);
-            return Err(error.context(format!("cannot write the backup {}", to.display())));
+            return Err(error.context(format!("cannot write the backup {}", to.display())))
+                .with_code(ErrorCode::FileUnwritable);
         }
     };
     for damage in &mut damaged {

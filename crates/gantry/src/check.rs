@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use gantry_api::ErrorCode;
 use gantry_blobs::DigestHasher;
 use gantry_store::StoreAddress;
 
 use crate::args::Machine;
 use crate::backup::LEADER;
 use crate::check_data::{check_layers, check_volumes};
+use crate::coded::{WithCode, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
@@ -19,7 +21,7 @@ use crate::printer::{out, told};
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
     let address = machine.store();
     if let StoreAddress::File(path) = &address {
-        ensure!(path.exists(), "there is no store at {}; `gantry up` makes one", path.display());
+        require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
         let sound = gantry_store::check_file(path).with_context(|| REMEDY.to_owned());
         if sound?.is_none() {
             out!("{}: sound, of the first format; `gantry up` takes it over", path.display());
@@ -30,7 +32,8 @@ pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
     for entry in &listing.entries {
         if entry.key != LEADER {
             serde_json::from_slice::<serde_json::Value>(&entry.value)
-                .with_context(|| format!("the record {} is no JSON. {REMEDY}", entry.key))?;
+                .with_context(|| format!("the record {} is no JSON. {REMEDY}", entry.key))
+                .with_code(ErrorCode::StoreDamaged)?;
         }
     }
     out!("sound: {} records, revision {}", listing.entries.len(), listing.revision);
@@ -38,7 +41,7 @@ pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
 }
 
 /// The remedy for a damaged store.
-const REMEDY: &str = "Move it away and bring a backup back: gantry restore FILE";
+pub(crate) const REMEDY: &str = "Move it away and bring a backup back: gantry restore FILE";
 
 /// Prints the damage and the remedy; returns the exit status.
 pub(crate) fn tell(damaged: &[Damage], then: &str) -> Exit {
@@ -46,7 +49,7 @@ pub(crate) fn tell(damaged: &[Damage], then: &str) -> Exit {
         return DONE;
     }
     for damage in damaged {
-        told!("gantry: {damage}");
+        told!("gantry: {damage} [{}]", ErrorCode::DataDamaged);
     }
     for remedy in remedies(damaged) {
         told!("{remedy}");
@@ -95,7 +98,9 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
     if repair {
         for damage in damaged.iter().filter(|damage| damage.fault == Fault::Changed) {
             let path = machine.data.join(&damage.file);
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))
+                .with_code(ErrorCode::FileUnwritable)?;
             told!("removed {}", damage.file);
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use gantry_agent::StoredVolume;
+use gantry_api::ErrorCode;
 use gantry_blobs::DigestHasher;
 use gantry_image::{Bounds, UnpackError};
 use gantry_linux::rooted;
@@ -17,6 +18,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use crate::archive::{escaped, read_sums, unescaped};
 use crate::args::Machine;
 use crate::backup::{FILES, FOLDERS, FORMAT, FORMAT_WITH_VOLUMES, Heading, Line, RECORDS};
+use crate::coded::{WithCode, coded, fail, require};
 use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit};
 use crate::machine::require_root;
@@ -42,39 +44,51 @@ pub(crate) async fn restore(
     crate::services::make_folders(machine)?;
     let lock = File::options().create(true).truncate(false).write(true).open(machine.data.join("up.lock"))?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("`gantry up` runs with the data folder {}; end it first", machine.data.display());
+        fail!(AlreadyRunning, "`gantry up` runs with the data folder {}; end it first", machine.data.display());
     }
     // Empty the lock file: a process that finds the lock held must not take an old process id for that of `gantry up`.
     lock.set_len(0)?;
     let address = machine.store();
     refuse_to_replace(&address).await?;
-    let file = File::open(from).with_context(|| format!("cannot read the backup {}", from.display()))?;
+    let file = File::open(from).with_context(|| format!("cannot read the backup {}", from.display()));
+    let file = file.with_code(ErrorCode::FileUnreadable)?;
     let scratch = machine.data.join("restoring");
     gantry_linux::tree::remove(&scratch)?;
-    std::fs::create_dir(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    std::fs::create_dir(&scratch)
+        .with_context(|| format!("cannot make {}", scratch.display()))
+        .with_code(ErrorCode::FileUnwritable)?;
     let bounds = Bounds { bytes: u64::MAX, entries: u64::MAX };
     match gantry_image::unpack_volume(BufReader::new(file), &scratch, bounds) {
         Err(UnpackError::Cut) if scratch.join(RECORDS).exists() => {
-            bail!("{}: it was cut: it has no end mark", from.display())
+            fail!(InvalidBackup, "{}: it was cut: it has no end mark", from.display())
         }
-        unpacked => unpacked.with_context(|| format!("{} is no backup of Gantry's", from.display()))?,
+        unpacked => unpacked
+            .with_context(|| format!("{} is no backup of Gantry's", from.display()))
+            .with_code(ErrorCode::InvalidBackup)?,
     };
-    let mut lines = read_records(&scratch.join(RECORDS)).with_context(|| format!("{}", from.display()))?;
-    let damaged = find_damage(&scratch, &lines).with_context(|| format!("{}", from.display()))?;
+    let named = || format!("{}", from.display());
+    let lines = read_records(&scratch.join(RECORDS)).with_context(named);
+    let mut lines = lines.with_code(ErrorCode::InvalidBackup)?;
+    let damaged = find_damage(&scratch, &lines).with_context(named).with_code(ErrorCode::BackupDamaged)?;
     if !skip_damaged {
-        refuse_damage(&damaged).with_context(|| format!("{}", from.display()))?;
+        refuse_damage(&damaged).with_context(named).with_code(ErrorCode::BackupDamaged)?;
     }
     leave_out(&scratch, &damaged)?;
     let settings = machine.agent()?;
     let mut placing = Placing::begin(&settings);
     let volumes = gantry_agent::stored_volumes(&scratch);
-    let VolumePlan { place, keep } = restore_volumes::plan(volumes, choice, |volume| placing.state(volume))
-        .with_context(|| format!("{}", from.display()))?;
+    let planned = restore_volumes::plan(volumes, choice, |volume| placing.state(volume));
+    let VolumePlan { place, keep } = match planned {
+        Ok(plan) => plan,
+        Err(refused) => return Err(coded(refused.code(), format!("{}: {refused}", from.display()))),
+    };
     for name in FOLDERS.iter().chain(&FILES) {
         let (source, target) = (scratch.join(name), machine.data.join(name));
         if source.exists() {
             gantry_linux::tree::remove(&target)?;
-            std::fs::rename(&source, &target).with_context(|| format!("cannot put {} in place", target.display()))?;
+            std::fs::rename(&source, &target)
+                .with_context(|| format!("cannot put {} in place", target.display()))
+                .with_code(ErrorCode::FileUnwritable)?;
         }
     }
     placing.place(&scratch, &place)?;
@@ -90,7 +104,9 @@ pub(crate) async fn restore(
             write_records(&*gantry_store::open(&StoreAddress::File(fresh.clone())).await?, lines).await?;
             seal_off(&fresh).await?;
             gantry_store::remove_high_water_mark(path)?;
-            std::fs::rename(&fresh, path).with_context(|| format!("cannot put {} in place", path.display()))?;
+            std::fs::rename(&fresh, path)
+                .with_context(|| format!("cannot put {} in place", path.display()))
+                .with_code(ErrorCode::FileUnwritable)?;
         }
         StoreAddress::Etcd { .. } => write_records(&*gantry_store::open(&address).await?, lines).await?,
     }
@@ -166,13 +182,20 @@ async fn refuse_to_replace(address: &StoreAddress) -> anyhow::Result<()> {
             // SQLite would apply a leftover log to the new store.
             let parts = ["", "-wal", "-shm", "-journal"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
             match parts.iter().find(|part| part.exists()) {
-                Some(part) => bail!("there is a store at {} already; move it away first", part.display()),
+                Some(part) => {
+                    fail!(StoreExists, "there is a store at {} already; move it away first", part.display())
+                }
                 None => Ok(()),
             }
         }
         StoreAddress::Etcd { .. } => {
             let listing = gantry_store::open(address).await?.list("").await?;
-            ensure!(listing.entries.is_empty(), "the store has {} records already", listing.entries.len());
+            require!(
+                listing.entries.is_empty(),
+                StoreExists,
+                "the store has {} records already",
+                listing.entries.len()
+            );
             Ok(())
         }
     }

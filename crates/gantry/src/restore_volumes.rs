@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gantry_agent::{AgentSettings, StoredVolume};
+use gantry_api::ErrorCode;
 use gantry_linux::{copy, walk};
 use gantry_model::{AppName, Bytes, VolumeName};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -45,7 +46,7 @@ pub(crate) struct VolumePlan {
     pub(crate) keep: Vec<StoredVolume>,
 }
 
-/// Why a restore with volumes is refused.
+/// Refusal of a restore with volumes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumesRefused {
     #[error(
@@ -55,6 +56,16 @@ pub(crate) enum VolumesRefused {
     Exist(Vec<StoredVolume>),
     #[error("volume {} of {} is in use by {}; stop its containers with `gantry down`", .0.name, .0.app, .1.join(", "))]
     InUse(StoredVolume, Vec<String>),
+}
+
+impl VolumesRefused {
+    /// The stable code.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Exist(_) => ErrorCode::VolumeNotEmpty,
+            Self::InUse(..) => ErrorCode::VolumeInUse,
+        }
+    }
 }
 
 /// Number of volumes that a message names.

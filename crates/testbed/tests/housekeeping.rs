@@ -233,22 +233,24 @@ fn a_backup_brings_everything_back() {
     std::fs::write(world.path("data/store.db-wal"), "old").expect("written");
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
+    assert!(replaced.err.contains("[E_STORE_EXISTS]"), "{replaced:?}");
     for end in ["wal", "shm"] {
         let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
     }
 
     let good = std::fs::read(&file).expect("read");
-    for (what, bytes, wanted) in [
-        ("cut", good[..good.len() / 2].to_vec(), "no backup of Gantry's"),
-        ("empty", Vec::new(), "no backup of Gantry's"),
-        ("foreign", b"hello".repeat(1000), "no backup of Gantry's"),
-        ("damaged", flipped(&good), "is damaged"),
-        ("cut between two files", cut_between(&good), "it was cut"),
-        ("with another value", valued(&good), "its records.jsonl is damaged"),
+    for (what, bytes, wanted, code) in [
+        ("cut", good[..good.len() / 2].to_vec(), "no backup of Gantry's", "[E_INVALID_BACKUP]"),
+        ("empty", Vec::new(), "no backup of Gantry's", "[E_INVALID_BACKUP]"),
+        ("foreign", b"hello".repeat(1000), "no backup of Gantry's", "[E_INVALID_BACKUP]"),
+        ("damaged", flipped(&good), "is damaged", "[E_BACKUP_DAMAGED]"),
+        ("cut between two files", cut_between(&good), "it was cut", "[E_BACKUP_DAMAGED]"),
+        ("with another value", valued(&good), "its records.jsonl is damaged", "[E_BACKUP_DAMAGED]"),
     ] {
         std::fs::write(world.path("bad.tar"), bytes).expect("written");
         let refused = offline(&world, &["restore", &world.path("bad.tar").display().to_string()]);
         assert!(refused.status == 1 && refused.err.contains(wanted), "{what}: {refused:?}");
+        assert!(refused.err.contains(code), "{what}: {refused:?}");
         assert!(!world.path("data/store.db").exists(), "{what}: a store was begun");
     }
     let restored = offline(&world, &["restore", &path]).good();
@@ -355,7 +357,9 @@ fn damage_is_repaired(world: &World, shop: &Repository, first: &str) {
     let path = world.path("data").join(&name);
     std::fs::write(&path, "damaged").expect("written");
     let told = offline(world, &["check"]);
-    assert!(told.status == 1 && told.err.contains(&format!("{name} is damaged")) && path.exists(), "{told:?}");
+    let damaged = format!("{name} is damaged");
+    assert!(told.status == 1 && told.err.contains(&damaged) && path.exists(), "{told:?}");
+    assert!(told.err.contains("[E_DATA_DAMAGED]"), "{told:?}");
     let told = offline(world, &["check", "--repair"]);
     assert!(told.status == 1 && told.err.contains(&format!("removed {name}")) && !path.exists(), "{told:?}");
     let told = offline(world, &["check"]);
