@@ -1,9 +1,9 @@
 //! Commands on images in the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{AppName, AuditAction, Digest};
-use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key, tag_key};
+use gantry_records::{EventRecord, PushedManifest, RecordChange, RecordIndex, StoreRecord, manifest_key, tag_key};
 
 use crate::{Actor, Admitted, FullList, REFERRERS_MAX, REPOSITORY_MAX, Refusal};
 
@@ -17,7 +17,7 @@ pub struct NewManifest {
     /// Image to which the manifest refers.
     pub subject: Option<Digest>,
     /// Tags of the manifest.
-    pub tags: Vec<String>,
+    pub tags: BTreeSet<String>,
 }
 
 impl Actor<'_> {
@@ -44,10 +44,12 @@ impl Actor<'_> {
         if new_tags > 0 && known.map_or(0, BTreeMap::len) + new_tags > REPOSITORY_MAX {
             return full(FullList::Tags { repository, most: REPOSITORY_MAX });
         }
-        for tag in tags {
-            let without_app = app_of_repository_is_missing(self.records, &repository).is_some();
+        let without_app = app_of_repository_is_missing(self.records, &repository).is_some();
+        let app = AppName::parse(&repository).ok();
+        for (number, tag) in (self.records.next_event()..).zip(tags) {
             let action = AuditAction::ImagePushed { repository: repository.clone(), tag: tag.clone(), without_app };
-            changes.push(self.event(AppName::parse(&repository).ok().as_ref(), action));
+            let event = EventRecord::new(number, self.now, self.name, app.clone(), action);
+            changes.push(StoreRecord::Event(event).into());
             changes.push(StoreRecord::Tag { repository: repository.clone(), tag, digest: digest.clone() }.into());
         }
         let pushed = PushedManifest { at: self.now, subject };

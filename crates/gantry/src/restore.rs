@@ -69,9 +69,9 @@ pub(crate) async fn restore(
     let named = || format!("{}", from.display());
     let lines = read_records(&scratch.join(RECORDS)).with_context(named);
     let mut lines = lines.with_code(ErrorCode::InvalidBackup)?;
-    let damaged = find_damage(&scratch, &lines).with_context(named).with_code(ErrorCode::BackupDamaged)?;
+    let damaged = find_damage(&scratch, &lines).with_context(named)?;
     if !skip_damaged {
-        refuse_damage(&damaged).with_context(named).with_code(ErrorCode::BackupDamaged)?;
+        refuse_damage(&damaged).with_context(named)?;
     }
     leave_out(&scratch, &damaged)?;
     let settings = machine.agent()?;
@@ -224,8 +224,8 @@ fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
     let needed = Needed::of(lines.iter().map(|line| (line.key.as_str(), &line.value)), &folder.join("blobs"));
     let root = File::open(folder)?;
     let mut damaged = Vec::new();
-    for sum in read_sums(folder)? {
-        let sum = sum?;
+    for sum in read_sums(folder).with_code(ErrorCode::InvalidBackup)? {
+        let sum = sum.with_code(ErrorCode::InvalidBackup)?;
         let blob = digest_of_name(&sum.path);
         let mut damage = |fault| {
             let needed_by = blob.map(|hex| needed.by(hex)).unwrap_or_default();
@@ -246,7 +246,8 @@ fn find_damage(folder: &Path, lines: &[Line]) -> anyhow::Result<Vec<Damage>> {
             damage(Fault::Changed);
         }
     }
-    ensure!(!damaged.iter().any(|damage| damage.file == RECORDS), "its {RECORDS} is damaged");
+    let is_whole = !damaged.iter().any(|damage| damage.file == RECORDS);
+    require!(is_whole, BackupDamaged, "its {RECORDS} is damaged");
     let missing = needed.missing(&folder.join("blobs"));
     let missing: Vec<Damage> =
         missing.into_iter().filter(|missing| !damaged.iter().any(|known| known.file == missing.file)).collect();
@@ -264,7 +265,7 @@ fn refuse_damage(damaged: &[Damage]) -> anyhow::Result<()> {
     let named: Vec<String> = damaged.iter().take(NAMED).map(|damage| format!("its {damage}")).collect();
     let more = damaged.len() - named.len();
     let more = if more > 0 { format!("; and {more} more files") } else { String::new() };
-    bail!("{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
+    fail!(BackupDamaged, "{}{more}; `gantry restore --skip-damaged` brings back everything else", named.join("; "))
 }
 
 /// Deletes damaged files and incomplete volumes, so that no reader trusts them.

@@ -27,7 +27,8 @@ fn a_pushed_manifest_has_its_tag_and_its_time() {
     assert_eq!(newest_action(&records).to_string(), "pushed image shop:1.0");
     assert_eq!(push(&mut records, manifest("shop", &digest("02"), Some("1.0"))), Ok(()), "a tag moves");
     assert_eq!(records.tags["shop"]["1.0"], digest("02"));
-    let several = NewManifest { tags: vec!["a".to_owned(), "b".to_owned()], ..manifest("shop", &digest("02"), None) };
+    let several =
+        NewManifest { tags: ["a".to_owned(), "b".to_owned()].into(), ..manifest("shop", &digest("02"), None) };
     assert_eq!(push(&mut records, several), Ok(()));
     assert_eq!(["a", "b"].map(|tag| &records.tags["shop"][tag]), [&digest("02"), &digest("02")]);
     let events = records.events.len();

@@ -21,7 +21,7 @@ enum Step {
     Order(u8, bool),
     Token(u8, Option<u64>),
     Revoke(u8),
-    Push(u8, u8, Option<u8>),
+    Push(u8, u8, Vec<u8>),
     RemoveImage(u8, u8),
 }
 
@@ -41,7 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         (few(), any::<bool>()).prop_map(|(app, promote)| Step::Order(app, promote)),
         (few(), prop::option::of(0..3u64)).prop_map(|(token, lifetime)| Step::Token(token, lifetime)),
         few().prop_map(Step::Revoke),
-        (few(), few(), prop::option::of(few())).prop_map(|(app, image, tag)| Step::Push(app, image, tag)),
+        (few(), few(), prop::collection::vec(few(), 0..3)).prop_map(|(app, image, tags)| Step::Push(app, image, tags)),
         (few(), few()).prop_map(|(app, tag)| Step::RemoveImage(app, tag)),
     ]
 }
@@ -90,8 +90,8 @@ fn decide(actor: Actor<'_>, step: Step) -> Result<Vec<RecordChange>, Refusal> {
             changes(actor.create_token(NewToken { name: format!("t{token}"), scope: Scope::Read, lifetime, hash }))
         }
         Step::Revoke(token) => changes(actor.revoke_token(&format!("t{token}"))),
-        Step::Push(app, image, tag) => {
-            let tags = tag.map(|tag| format!("t{tag}")).into_iter().collect();
+        Step::Push(app, image, tags) => {
+            let tags = tags.into_iter().map(|tag| format!("t{tag}")).collect();
             let (repository, digest) = (named(app).to_string(), digest(&format!("0{image}")));
             changes(actor.push_manifest(NewManifest { repository, digest, subject: None, tags }))
         }

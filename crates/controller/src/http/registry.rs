@@ -252,7 +252,12 @@ async fn put_manifest(
         let message = format!("the manifest is {digest}, not {wanted}");
         return Err(Problem::new(ErrorCode::DigestMismatch, message).into());
     }
-    let new = NewManifest { repository: repository.clone(), digest: digest.clone(), subject: subject.clone(), tags };
+    let new = NewManifest {
+        repository: repository.clone(),
+        digest: digest.clone(),
+        subject: subject.clone(),
+        tags: tags.into_iter().collect(),
+    };
     caller.mutate(server, move |actor| actor.push_manifest(new)).await?;
     let headers =
         [(header::LOCATION, format!("/v2/{repository}/manifests/{digest}")), (CONTENT_DIGEST, digest.to_string())];
