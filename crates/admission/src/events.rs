@@ -7,7 +7,7 @@ use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::observed::InstanceChange;
 use gantry_model::reason::{ExitText, LimitText};
 use gantry_model::{
-    AppName, AuditAction, Deploy, DeployState, InstanceGoal, InstanceId, MachineName, Moment, ObservedInstance,
+    AllocationId, AppName, AuditAction, Deploy, DeployState, InstanceGoal, MachineName, Moment, ObservedInstance,
     StopReason,
 };
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord};
@@ -64,13 +64,14 @@ pub fn events_of_report(
     changes: &[InstanceChange<'_>],
     now: Moment,
 ) -> Vec<RecordChange> {
-    let is_to_run = |id: &InstanceId| {
+    let is_to_run = |id: &AllocationId| {
         let assigned = records.plan.machines.get(machine).and_then(|part| part.instances.get(id));
-        assigned.is_some_and(|assignment| assignment.goal == InstanceGoal::Run && !assignment.spec.once)
+        assigned.is_some_and(|assignment| assignment.goal == InstanceGoal::Run && assignment.spec.role.is_service())
     };
     let news = changes.iter().filter_map(|(id, before, seen)| Some((*id, phase_change(*before, (*seen)?)?)));
     let news = news.filter(|(id, _)| is_to_run(id)).take(EVENTS_OF_REPORT);
-    let actions = news.map(|(id, news)| (id.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
+    let actions =
+        news.map(|(id, news)| (id.slot.app.clone(), AuditAction::InstanceReported { instance: id.clone(), news }));
     numbered(records, now, actions)
 }
 

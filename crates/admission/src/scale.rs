@@ -38,8 +38,8 @@ impl Actor<'_> {
 
 /// Refuses a role that the release does not have, and a second copy of a role with a volume.
 fn check_role(release: &Release, role: &RoleName, count: u32) -> Result<(), Refusal> {
-    let Some(settings) = release.roles.get(role).filter(|_| role.is_service()) else {
-        let known = release.roles.keys().filter(|role| role.is_service()).cloned().collect();
+    let Some(settings) = release.roles.get(role).filter(|settings| settings.is_service()) else {
+        let known = release.services().map(|(role, _)| role.clone()).collect();
         return Err(Refusal::RoleNotFound { app: release.app.clone(), role: role.clone(), known });
     };
     if settings.stop_first() && count > 1 {

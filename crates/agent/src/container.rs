@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gantry_image::{APP_USER, Account, Accounts, Runtime};
 use gantry_model::role::DEFAULT_PORT;
-use gantry_model::{AppName, InstanceId, InstanceSpec, RoleCommand};
+use gantry_model::{AllocationId, AppName, InstanceSpec, RoleCommand};
 use gantry_sandbox::{BindMount, ContainerLimits, ExecSpec, ProcessUser};
 
 use crate::AgentContext;
@@ -86,17 +86,17 @@ pub(crate) enum ExecError {
 /// no terminal.
 pub(crate) async fn exec_spec(
     agent: &Arc<AgentContext>,
-    id: &InstanceId,
+    id: &AllocationId,
     spec: &InstanceSpec,
     command: Vec<String>,
 ) -> Result<ExecSpec, ExecError> {
-    let image = images::fetch(agent, &id.app, &spec.image).await?;
+    let image = images::fetch(agent, &id.slot.app, &spec.image).await?;
     let runtime = &image.config.config;
     let names = ContainerNames {
-        app: id.app.clone(),
-        short: id.short(),
-        release: id.release.to_string(),
-        role: id.role.to_string(),
+        app: id.slot.app.clone(),
+        short: id.slot.short(),
+        release: id.slot.release.to_string(),
+        role: id.slot.role.to_string(),
     };
     let layers = image.layers.clone();
     let accounts = tokio::task::spawn_blocking(move || Accounts::read(&layers)).await?;

@@ -8,7 +8,7 @@ use gantry_control::version::SPOKEN;
 use gantry_control::{
     Connection, Hello, LinkError, PeerMessage, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
 };
-use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
+use gantry_model::{AllocationId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ async fn connect(
 /// Reports an item of the plan that this agent cannot read. A workload that already runs goes on as it was.
 fn refuse(agent: &AgentContext, plan: Option<&MachinePlan>, item: &UnreadItem) {
     tracing::warn!(item = item.key, reason = item.reason, "an item of the plan cannot be read; update this machine");
-    let Some(id) = item.key.strip_prefix("allocation/").and_then(InstanceId::parse) else { return };
+    let Some(id) = item.key.strip_prefix("allocation/").and_then(AllocationId::parse) else { return };
     if plan.is_some_and(|plan| plan.instances.contains_key(&id)) {
         return;
     }

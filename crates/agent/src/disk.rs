@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gantry_linux::disk::{UsageSchedule, free};
-use gantry_model::InstanceId;
+use gantry_model::AllocationId;
 use gantry_supervision::{Backoff, ReconcileLoop};
 
 use crate::AgentContext;
@@ -19,20 +19,20 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Instances that were killed because they exceeded their disk limit.
 #[derive(Default)]
-pub(crate) struct DiskOverruns(Mutex<BTreeSet<InstanceId>>);
+pub(crate) struct DiskOverruns(Mutex<BTreeSet<AllocationId>>);
 
 impl DiskOverruns {
-    fn over(&self) -> std::sync::MutexGuard<'_, BTreeSet<InstanceId>> {
+    fn over(&self) -> std::sync::MutexGuard<'_, BTreeSet<AllocationId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether the instance exceeded its disk limit since its last start.
-    pub(crate) fn is_over(&self, id: &InstanceId) -> bool {
+    pub(crate) fn is_over(&self, id: &AllocationId) -> bool {
         self.over().contains(id)
     }
 
     /// Forgets, at a new start, that the instance exceeded its limit.
-    pub(crate) fn begin(&self, id: &InstanceId) {
+    pub(crate) fn begin(&self, id: &AllocationId) {
         self.over().remove(id);
     }
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use gantry_ledger::Replacement;
-use gantry_model::{ExitStatus, Generation, InstanceId, InstanceSpec, MachinePlan, Moment, StopReason};
+use gantry_model::{AllocationId, ExitStatus, Generation, InstanceSpec, MachinePlan, Moment, StopReason};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +56,12 @@ pub(crate) struct ContainerPaths {
 }
 
 impl ContainerPaths {
-    pub(crate) fn of(settings: &AgentSettings, id: &InstanceId) -> Self {
-        Self::named(settings, &id.to_string(), settings.data.join("logs").join(id.app.as_str()).join(id.to_string()))
+    pub(crate) fn of(settings: &AgentSettings, id: &AllocationId) -> Self {
+        Self::named(
+            settings,
+            &id.to_string(),
+            settings.data.join("logs").join(id.slot.app.as_str()).join(id.to_string()),
+        )
     }
 
     /// The folders of a workload outside the plan.
@@ -104,16 +108,16 @@ impl ContainerPaths {
 }
 
 /// Every instance with files on disk.
-pub(crate) fn instance_ids(settings: &AgentSettings) -> Vec<InstanceId> {
+pub(crate) fn instance_ids(settings: &AgentSettings) -> Vec<AllocationId> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| InstanceId::parse(entry.file_name().to_str()?)).collect()
+    entries.filter_map(|entry| AllocationId::parse(entry.file_name().to_str()?)).collect()
 }
 
 /// All other workloads with files on disk: transient ones, and leftovers of an agent that died.
 pub(crate) fn transient_names(settings: &AgentSettings) -> Vec<String> {
     let entries = std::fs::read_dir(settings.data.join("containers")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| InstanceId::parse(name).is_none()).collect()
+    names.filter(|name| AllocationId::parse(name).is_none()).collect()
 }
 
 /// Every app that has files on this machine or is in its plan.
@@ -123,7 +127,7 @@ pub(crate) fn apps_on_machine(settings: &AgentSettings) -> BTreeSet<String> {
         let (app, _) = name.strip_prefix("run-")?.rsplit_once('-')?;
         Some(app.to_owned())
     });
-    planned.chain(instance_ids(settings)).map(|id| id.app.to_string()).chain(once).collect()
+    planned.chain(instance_ids(settings)).map(|id| id.slot.app.to_string()).chain(once).collect()
 }
 
 fn plan_path(settings: &AgentSettings) -> PathBuf {

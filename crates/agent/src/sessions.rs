@@ -11,7 +11,7 @@ use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind, SessionRequest};
 use gantry_error::ErrorChain;
 use gantry_linux::stream::NonblockingStream;
-use gantry_model::{InstanceId, Moment};
+use gantry_model::{AllocationId, Moment};
 use gantry_relay::LogTail;
 use gantry_sandbox::{Container, ExecOutcome, ExecSession, ExecSpec, SandboxError, exec};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -84,7 +84,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error("{0} does not run on this machine")]
-    NotHere(InstanceId),
+    NotHere(AllocationId),
     #[error(transparent)]
     OneOff(#[from] InstanceError),
     #[error(transparent)]
@@ -108,7 +108,7 @@ pub(crate) enum SessionError {
 
 async fn exec_in_instance(
     agent: &Arc<AgentContext>,
-    id: &InstanceId,
+    id: &AllocationId,
     command: Vec<String>,
     terminal: bool,
     reader: ReadHalf<Session>,
@@ -299,7 +299,7 @@ async fn send_logs(
 fn gather_lines(
     agent: &AgentContext,
     query: &LogQuery,
-    tails: &mut BTreeMap<InstanceId, LogTail>,
+    tails: &mut BTreeMap<AllocationId, LogTail>,
     most: usize,
 ) -> Vec<LogLine> {
     let Some(app) = &query.app else {
@@ -307,8 +307,8 @@ fn gather_lines(
     };
     let folder = agent.settings.data.join("logs").join(app.as_str());
     let ids = std::fs::read_dir(&folder).into_iter().flatten().flatten().filter_map(|entry| {
-        let id = InstanceId::parse(entry.file_name().to_str()?)?;
-        query.role.as_ref().is_none_or(|role| *role == id.role).then_some(id)
+        let id = AllocationId::parse(entry.file_name().to_str()?)?;
+        query.role.as_ref().is_none_or(|role| *role == id.slot.role).then_some(id)
     });
     let mut lines: Vec<(Moment, LogLine)> = Vec::new();
     for id in ids {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_control::MachineReport;
 use gantry_model::clock::{ClockReading, SteadyClock};
-use gantry_model::{Generation, InstanceId, InstancePhase, Moment, NetworkFault, ObservedInstance};
+use gantry_model::{AllocationId, Generation, InstancePhase, Moment, NetworkFault, ObservedInstance};
 use gantry_supervision::Nudge;
 
 /// The status of all instances and of the machine's network.
@@ -62,7 +62,7 @@ impl StatusReporter {
     }
 
     /// Sets an instance's status.
-    pub(crate) fn set(&self, id: &InstanceId, status: ObservedInstance) {
+    pub(crate) fn set(&self, id: &AllocationId, status: ObservedInstance) {
         self.lock().instances.insert(id.clone(), status);
         self.changed.nudge();
     }
@@ -77,12 +77,12 @@ impl StatusReporter {
     }
 
     /// The ids of all instances that have a status.
-    pub(crate) fn ids(&self) -> Vec<InstanceId> {
+    pub(crate) fn ids(&self) -> Vec<AllocationId> {
         self.lock().instances.keys().cloned().collect()
     }
 
     /// Removes the status of a deleted instance.
-    pub(crate) fn remove(&self, id: &InstanceId) {
+    pub(crate) fn remove(&self, id: &AllocationId) {
         self.lock().instances.remove(id);
         self.changed.nudge();
     }

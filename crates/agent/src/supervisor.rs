@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
-use gantry_model::{InstanceId, InstancePhase, MachinePlan, ObservedInstance};
+use gantry_model::{AllocationId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -36,7 +36,7 @@ struct PlanWriteError(#[source] std::io::Error);
 pub(crate) struct InstanceSupervisor {
     agent: Arc<AgentContext>,
     plan: Option<MachinePlan>,
-    tasks: BTreeMap<InstanceId, InstanceTask>,
+    tasks: BTreeMap<AllocationId, InstanceTask>,
 }
 
 impl InstanceSupervisor {
@@ -120,7 +120,7 @@ impl InstanceSupervisor {
         self.agent.status.taken_on(plan.generation);
     }
 
-    fn ensure_task(&mut self, id: &InstanceId, wanted: WantedAssignment) {
+    fn ensure_task(&mut self, id: &AllocationId, wanted: WantedAssignment) {
         // A task that no longer listens has removed its instance. A new instance of that name may follow.
         if let Some(task) = self.tasks.get(id).filter(|task| !task.handle.is_finished() && !task.wanted.is_closed()) {
             task.wanted.send_if_modified(|known| {
@@ -168,7 +168,7 @@ impl InstanceSupervisor {
 
 /// Retries to adopt an instance that could not be adopted when the plan arrived, until the adoption succeeds or the
 /// goal is "stop".
-async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: watch::Receiver<WantedAssignment>) {
+async fn retry_adoption(agent: Arc<AgentContext>, id: AllocationId, mut wanted: watch::Receiver<WantedAssignment>) {
     let mut told = String::new();
     while tokio::time::timeout(ADOPTION_RETRY, stop_wanted(&mut wanted)).await.is_err() {
         match Instance::new(&agent, id.clone(), wanted.clone()) {
@@ -191,7 +191,7 @@ async fn retry_adoption(agent: Arc<AgentContext>, id: InstanceId, mut wanted: wa
 }
 
 /// Reports a failure of an instance that has no task of its own.
-fn report_failure(agent: &AgentContext, id: &InstanceId, phase: InstancePhase, why: String) {
+fn report_failure(agent: &AgentContext, id: &AllocationId, phase: InstancePhase, why: String) {
     tracing::error!(instance = %id, why, "cannot manage the instance");
     agent.status.set(id, ObservedInstance { phase, failure: Some(why), ..crate::status::new_status() });
 }

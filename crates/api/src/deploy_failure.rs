@@ -43,7 +43,7 @@ pub fn deploy_failure_code(reason: &Reason) -> ErrorCode {
 
 #[cfg(test)]
 mod tests {
-    use gantry_model::{ExitStatus, InstanceId, Seconds};
+    use gantry_model::{AllocationId, ExitStatus, Seconds};
 
     use super::*;
 
@@ -51,7 +51,7 @@ mod tests {
     fn each_kind_of_failure_has_its_code() {
         let failed =
             |phase: &str| Reason::BuildFailed { phase: phase.to_owned(), message: "no".to_owned(), tail: Vec::new() };
-        let instance: InstanceId = serde_json::from_str("\"shop.v1.web-1\"").expect("an instance");
+        let instance: AllocationId = serde_json::from_str("\"shop.v1.web-1\"").expect("an instance");
         let exited = |exit| Reason::Exited { instance: instance.clone(), exit };
         let full = ExitStatus { out_of_memory: Some(1), ..ExitStatus::default() };
         let waits = Reason::NoProgress { waited: Seconds(120), on: Some(Box::new(Reason::NoRouter)) };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, ImageSettings, InstanceId,
+    AllocationId, AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, ImageSettings,
     InstancePhase, MachineName, Moment, NetworkFault, ReleaseNumber, RequestCounts, RoleName, RouterId, Subnet,
     TrafficPolicy,
 };
@@ -162,7 +162,7 @@ pub struct ReleaseInfo {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceInfo {
     /// Id of the instance.
-    pub id: InstanceId,
+    pub id: AllocationId,
     /// The machine that the plan assigns the instance to.
     pub machine: MachineName,
     /// Desired state: `run`, `retire` or `stop`.
@@ -401,7 +401,7 @@ pub enum SessionKind {
     /// A process in a running instance.
     Exec {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
         /// Program and arguments.
         command: Vec<String>,
         /// True if the process gets a terminal.
@@ -468,7 +468,7 @@ pub struct LogLine {
     /// Time of the line.
     pub at: Moment,
     /// The instance that wrote the line.
-    pub instance: InstanceId,
+    pub instance: AllocationId,
     /// True if the line came from standard error.
     pub error: bool,
     /// Text of the line.

@@ -1,6 +1,6 @@
 //! Types of volumes: of the public API, and of the sessions in which an agent works on a volume.
 
-use gantry_model::{AppName, Bytes, InstanceId, MachineName, Moment, RoleName, VolumeName};
+use gantry_model::{AllocationId, AppName, Bytes, MachineName, Moment, RoleName, VolumeName};
 use serde::{Deserialize, Serialize};
 
 use crate::Problem;
@@ -169,6 +169,6 @@ pub enum VolumeAnswer {
 /// The instances among `in_use`: their app can be scaled to free the volume. All others are one-offs, which end by
 /// themselves.
 #[must_use]
-pub fn instances(in_use: &[String]) -> Vec<InstanceId> {
-    in_use.iter().filter_map(|name| InstanceId::parse(name)).collect()
+pub fn instances(in_use: &[String]) -> Vec<AllocationId> {
+    in_use.iter().filter_map(|name| AllocationId::parse(name)).collect()
 }

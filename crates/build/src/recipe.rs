@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use gantry_image::{AccountError, Accounts, Runtime};
 use gantry_model::execve::is_variable_name;
-use gantry_model::role::{DEFAULT_PORT, HealthSettings, Role, RoleCommand, ShutdownSignal};
+use gantry_model::role::{DEFAULT_PORT, Exposure, HealthSettings, Kind, Role, RoleCommand, ShutdownSignal};
 use gantry_model::{BaseName, BuildPhase, ImageSettings, RoleName, Seconds};
 
 use crate::app_json::{self, AppJson, EnvEntry, HealthCheck, Stage};
 use crate::lookalike::Lookalike;
 use crate::script::Compile;
 use crate::{BuildError, foreign, procfile, roles};
+
+/// Name of the role that receives the app's HTTP requests.
+const WEB: &str = "web";
 
 /// Input of a recipe: the text files, and the presence of other files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,7 +106,7 @@ impl Recipe {
         };
         let ignored = apply(&mut roles, &app).map_err(|why| wrong("app.json", why))?;
         notes.extend(app.ignored.iter().chain(&ignored).map(|key| format!("app.json: {key} is ignored")));
-        give_ports(&mut roles);
+        classify(&mut roles);
         let base = match text("container/base").map(str::trim) {
             Some(name) => Some(BaseName::parse(name).map_err(|error| wrong("container/base", error.to_string()))?),
             None => None,
@@ -145,12 +148,13 @@ impl Recipe {
         if let Some(signal) = runtime.stop_signal.as_deref().and_then(ShutdownSignal::parse) {
             role.stop_signal = signal;
         }
-        let web = RoleName::parse("web").map_err(|error| BuildError::new(BuildPhase::Image, error))?;
+        let web = RoleName::parse(WEB).map_err(|error| BuildError::new(BuildPhase::Image, error))?;
         let mut notes = vec![format!("One role, web, from the image's own command; its port is {port}, {said}")];
         let mounted =
             role.volumes.iter().map(|(name, path)| format!("Volume {name} at {path}: one copy, replaced stop-first"));
         notes.extend(mounted);
-        let roles = BTreeMap::from([(web, role)]);
+        let mut roles = BTreeMap::from([(web, role)]);
+        classify(&mut roles);
         Ok(Self { roles, env: BTreeMap::new(), base: None, compile: None, notes, texts: BTreeMap::new() })
     }
 }
@@ -265,10 +269,23 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Gives the web role the default port unless the role has a port. Gantry passes the port to the app.
-fn give_ports(roles: &mut BTreeMap<RoleName, Role>) {
-    for (_, role) in roles.iter_mut().filter(|(name, _)| name.is_web()) {
-        role.port.get_or_insert(DEFAULT_PORT);
+/// Gives each role the kind and the exposure that its name means. Nothing reads a meaning from a name after this. The
+/// role `web` gets the default port unless it has a port: Gantry passes the port to the app.
+fn classify(roles: &mut BTreeMap<RoleName, Role>) {
+    for (name, role) in roles.iter_mut() {
+        role.kind = match name.as_str() {
+            "release" => Kind::Job,
+            name if name.starts_with('.') => Kind::OneOff,
+            _ => Kind::Service,
+        };
+        if name.as_str() == WEB {
+            role.port.get_or_insert(DEFAULT_PORT);
+        }
+        role.exposure = match (role.kind, role.port) {
+            (Kind::Service, _) if name.as_str() == WEB => Exposure::Http,
+            (Kind::Service, Some(_)) => Exposure::Tcp,
+            _ => Exposure::None,
+        };
     }
 }
 
@@ -313,7 +330,8 @@ mod tests {
         let both = found(&[("container/roles.json", "{ web: 'a' }"), ("Procfile", "web: b\nworker: c")]);
         let recipe = Recipe::read(&both).expect("a recipe");
         assert_eq!(recipe.roles.len(), 1);
-        assert_eq!(recipe.roles[&name("web")].port, Some(DEFAULT_PORT));
+        let web = &recipe.roles[&name("web")];
+        assert_eq!((web.port, web.kind, web.exposure), (Some(DEFAULT_PORT), Kind::Service, Exposure::Http));
         assert_eq!(recipe.notes, ["Roles from container/roles.json (Procfile is not used)"]);
     }
 
@@ -352,7 +370,8 @@ mod tests {
         let recipe = Recipe::read(&found(&[("Procfile", "web: a\nworker: b"), ("app.json", json)])).expect("a recipe");
         let web = &recipe.roles[&name("web")];
         assert_eq!((web.instances, web.health.path.as_deref(), web.health.interval), (2, Some("/up"), Seconds(2)));
-        assert_eq!(recipe.roles[&name("worker")].port, None);
+        let worker = &recipe.roles[&name("worker")];
+        assert_eq!((worker.port, worker.kind, worker.exposure), (None, Kind::Service, Exposure::None));
         let env = [
             ("A".to_owned(), EnvRequest::Default("1".into())),
             ("B".to_owned(), EnvRequest::Secret),

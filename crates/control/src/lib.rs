@@ -10,6 +10,7 @@
 //! - [`message`]: the messages. Unknown fields and unknown messages are ignored, so that both sides may be one version
 //!   older or newer.
 //! - [`version`]: how both sides agree on a version.
+//! - [`version_one`]: translation for peers of an earlier version.
 //! - [`update`]: replication of a part by differences from a revision; pure.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
@@ -26,6 +27,7 @@ pub mod message;
 pub mod part;
 pub mod update;
 pub mod version;
+pub mod version_one;
 
 pub use link::{Connection, LinkError, LinkStream};
 pub use message::{Hello, PeerMessage, ServerMessage, Welcome};

@@ -85,10 +85,10 @@ mod tests {
 
     #[test]
     fn reads_messages_that_lack_or_add_fields() {
-        let lean = json!({"type": "hello", "versions": {"oldest": 1, "newest": 1}});
+        let lean = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2}});
         let hello = Hello { versions: SPOKEN, program: String::new(), revision: None, number: 0 };
         assert_eq!(from_value::<PeerMessage>(lean).expect("read"), PeerMessage::Hello(hello.clone()));
-        let rich = json!({"type": "hello", "versions": {"oldest": 1, "newest": 1, "preview": 2}, "zone": "b"});
+        let rich = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2, "preview": 3}, "zone": "b"});
         assert_eq!(from_value::<PeerMessage>(rich).expect("read"), PeerMessage::Hello(hello));
         let welcome = json!({"type": "welcome", "version": 1, "lease_millis": 5000, "zones": ["a"]});
         let expected = Welcome { version: ProtocolVersion(1), lease_millis: 5000 };

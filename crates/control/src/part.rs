@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use gantry_model::{
-    AppName, Assignment, ExitStatus, FailedProbe, FailureRun, Generation, InstanceGoal, InstanceId, InstancePhase,
+    AllocationId, AppName, Assignment, ExitStatus, FailedProbe, FailureRun, Generation, InstanceGoal, InstancePhase,
     InstanceSpec, LimitHit, MachinePlan, Moment, NetworkFault, ObservedInstance, OutputLine, RequestCounts,
     RequestFailure, RoutingTable,
 };
@@ -31,7 +31,7 @@ pub struct MachineReport {
     /// Generation of the plan that the machine has adopted.
     pub generation: Generation,
     /// All instances on the machine.
-    pub instances: BTreeMap<InstanceId, ObservedInstance>,
+    pub instances: BTreeMap<AllocationId, ObservedInstance>,
     /// Faults of the machine's network.
     pub network: Vec<NetworkFault>,
 }
@@ -46,7 +46,7 @@ pub struct RouterReport {
     /// Generation of the routing table in use.
     pub generation: Generation,
     /// Requests in progress, per instance.
-    pub active: BTreeMap<InstanceId, u64>,
+    pub active: BTreeMap<AllocationId, u64>,
     /// Counts of queued, refused and rate-limited requests, per app.
     pub counts: BTreeMap<AppName, RequestCounts>,
     /// The newest run of failed requests of each kind, per app.
@@ -239,11 +239,6 @@ fn parse_key<K: FromStr<Err: Display>>(name: &str) -> Result<K, ItemError> {
     name.parse().map_err(|error: K::Err| ItemError::Key(error.to_string()))
 }
 
-/// Parses the instance in a key.
-fn parse_instance(name: &str) -> Result<InstanceId, ItemError> {
-    InstanceId::try_from(name.to_owned()).map_err(ItemError::Key)
-}
-
 /// Applies each item with `apply` and each removal with `remove`; returns what could not be read.
 fn apply_items<T>(
     part: &mut T,
@@ -294,7 +289,7 @@ impl Replicated for MachinePlan {
             if section != "allocation" {
                 return Ok(());
             }
-            let id = parse_instance(name)?;
+            let id = parse_key::<AllocationId>(name)?;
             let wire: WireAllocation = serde_json::from_value(value.clone())?;
             let goal = wire.goal.goal()?;
             let spec = match wire.spec {
@@ -315,7 +310,7 @@ impl Replicated for MachinePlan {
             Ok(())
         };
         apply_items(self, update, apply, |part, section, name| {
-            if let ("allocation", Ok(id)) = (section, parse_instance(name)) {
+            if let ("allocation", Ok(id)) = (section, parse_key::<AllocationId>(name)) {
                 part.instances.remove(&id);
             }
         })
@@ -323,7 +318,7 @@ impl Replicated for MachinePlan {
 
     fn keep(&mut self, before: &Self, key: &str) {
         if let Some(name) = key.strip_prefix("allocation/") {
-            keep_entry(&mut self.instances, &before.instances, parse_instance(name));
+            keep_entry(&mut self.instances, &before.instances, parse_key::<AllocationId>(name));
         }
     }
 }
@@ -381,7 +376,7 @@ impl Replicated for MachineReport {
             match section {
                 "instance" => {
                     let status: WireStatus = serde_json::from_value(value.clone())?;
-                    part.instances.insert(parse_instance(name)?, status.into());
+                    part.instances.insert(parse_key::<AllocationId>(name)?, status.into());
                 }
                 "plan" => part.generation = serde_json::from_value(value.clone())?,
                 "network" => part.network = known_ones(value)?,
@@ -390,7 +385,7 @@ impl Replicated for MachineReport {
             Ok(())
         };
         apply_items(self, update, apply, |part, section, name| {
-            if let ("instance", Ok(id)) = (section, parse_instance(name)) {
+            if let ("instance", Ok(id)) = (section, parse_key::<AllocationId>(name)) {
                 part.instances.remove(&id);
             }
         })
@@ -398,7 +393,7 @@ impl Replicated for MachineReport {
 
     fn keep(&mut self, before: &Self, key: &str) {
         if let Some(name) = key.strip_prefix("instance/") {
-            keep_entry(&mut self.instances, &before.instances, parse_instance(name));
+            keep_entry(&mut self.instances, &before.instances, parse_key::<AllocationId>(name));
         }
     }
 }
@@ -415,7 +410,7 @@ impl Replicated for RouterReport {
         let apply = |part: &mut Self, section: &str, name: &str, value: &Value| {
             let value = value.clone();
             match section {
-                "active" => drop(part.active.insert(parse_instance(name)?, serde_json::from_value(value)?)),
+                "active" => drop(part.active.insert(parse_key::<AllocationId>(name)?, serde_json::from_value(value)?)),
                 "counts" => drop(part.counts.insert(parse_key(name)?, serde_json::from_value(value)?)),
                 "failures" => {
                     // A kind of failure of a newer router is left out.
@@ -431,7 +426,7 @@ impl Replicated for RouterReport {
             Ok(())
         };
         apply_items(self, update, apply, |part, section, name| match section {
-            "active" => drop(parse_instance(name).map(|id| part.active.remove(&id))),
+            "active" => drop(parse_key::<AllocationId>(name).map(|id| part.active.remove(&id))),
             "counts" => drop(parse_key(name).map(|app| part.counts.remove(&app))),
             "failures" => drop(parse_key(name).map(|app| part.failures.remove(&app))),
             _ => {}
@@ -440,7 +435,7 @@ impl Replicated for RouterReport {
 
     fn keep(&mut self, before: &Self, key: &str) {
         match key.split_once('/') {
-            Some(("active", name)) => keep_entry(&mut self.active, &before.active, parse_instance(name)),
+            Some(("active", name)) => keep_entry(&mut self.active, &before.active, parse_key::<AllocationId>(name)),
             Some(("counts", name)) => keep_entry(&mut self.counts, &before.counts, parse_key(name)),
             Some(("failures", name)) => keep_entry(&mut self.failures, &before.failures, parse_key(name)),
             _ => {}

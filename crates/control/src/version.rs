@@ -17,8 +17,8 @@ pub struct ProtocolRange {
     pub newest: ProtocolVersion,
 }
 
-/// The versions that this program speaks.
-pub const SPOKEN: ProtocolRange = ProtocolRange { oldest: ProtocolVersion(1), newest: ProtocolVersion(1) };
+/// The versions that this program speaks. Version 2 names allocations apart from slots.
+pub const SPOKEN: ProtocolRange = ProtocolRange { oldest: ProtocolVersion(1), newest: ProtocolVersion(2) };
 
 /// Two programs have no version in common.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

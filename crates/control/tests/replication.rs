@@ -8,15 +8,15 @@ use gantry_control::update::Items;
 use gantry_control::{MachineReport, Receipt, Replicated, RouterReport, Update, UpdateReceiver, UpdateSender};
 use gantry_model::role::{AppProtocol, RoleCommand};
 use gantry_model::{
-    AppName, Assignment, Digest, Endpoint, FailureRun, Generation, HostName, InstanceGoal, InstanceId, InstancePhase,
-    InstanceSpec, MachinePlan, Moment, ObservedInstance, RequestCounts, RequestFailure, RequestTimeouts, Role, Route,
-    RoutingTable,
+    AllocationId, AppName, AppNames, Assignment, Digest, Endpoint, FailureRun, Generation, HostName, InstanceGoal,
+    InstancePhase, InstanceSpec, MachineAddress, MachineName, MachinePlan, Moment, ObservedInstance, RequestCounts,
+    RequestFailure, RequestTimeouts, Role, Route, RoutingTable,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-fn id(index: u32) -> InstanceId {
-    InstanceId::parse(&format!("shop.v1.web-{}", index + 1)).expect("an instance")
+fn id(index: u32) -> AllocationId {
+    AllocationId::parse(&format!("shop.v1.web-{}", index + 1)).expect("an instance")
 }
 
 fn app(index: u32) -> AppName {
@@ -29,7 +29,6 @@ fn assignment(kind: u32) -> Assignment {
         commit: None,
         config: BTreeMap::from([("KIND".to_owned(), (kind / 3).to_string())]),
         role: Role::new(RoleCommand::Shell("run".to_owned())),
-        once: false,
         volumes_of: None,
     };
     let goal = match kind % 3 {
@@ -67,8 +66,8 @@ fn plan(kinds: &BTreeMap<u32, u32>, generation: u64) -> MachinePlan {
 fn table(kinds: &BTreeMap<u32, u32>, generation: u64) -> RoutingTable {
     let route = |(index, kind): (&u32, &u32)| {
         let endpoint = Endpoint {
-            instance: id(*kind),
-            address: Ipv4Addr::new(10, 0, 0, 2),
+            allocation: id(*kind),
+            at: MachineAddress::new(MachineName::parse("m").expect("a name"), Ipv4Addr::new(10, 0, 0, 2)),
             port: 80,
             protocol: AppProtocol::Http1,
         };
@@ -85,7 +84,7 @@ fn table(kinds: &BTreeMap<u32, u32>, generation: u64) -> RoutingTable {
     RoutingTable {
         generation: Generation(generation),
         routes: kinds.iter().map(route).collect(),
-        names: kinds.keys().map(|index| (app(*index), BTreeMap::new())).collect(),
+        names: kinds.keys().map(|index| (app(*index), AppNames::default())).collect(),
         ..RoutingTable::default()
     }
 }

@@ -309,8 +309,8 @@ async fn repeat_release(
     }
     let mut roles = release.roles.clone();
     let settings = image_settings(server, &deploy.app)?;
-    let web = roles.iter_mut().find(|(name, role)| name.is_web() && role.volumes != settings.volumes);
-    if let Some((_, web)) = web {
+    let web = roles.values_mut().find(|role| role.serves_http() && role.volumes != settings.volumes);
+    if let Some(web) = web {
         let image = server.images.image(&release.image).await;
         let (_, config) = image.map_err(|error| fail(BuildPhase::Image, &crate::causes(&error)))?;
         if gantry_build::is_foreign(&config.config) {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Hello, LinkError, LinkStream, MachineReport, PeerMessage, Receipt, Replicated, RouterReport, ServerMessage, Update,
-    UpdateReceiver, UpdateSender, Welcome, link,
+    Hello, LinkError, LinkStream, MachineReport, PeerMessage, ProtocolVersion, Receipt, Replicated, RouterReport,
+    ServerMessage, Update, UpdateReceiver, UpdateSender, Welcome, link, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::observed::SILENCE_MILLIS;
@@ -23,6 +23,14 @@ use crate::http::auth::Caller;
 enum Peer {
     Agent(MachineName),
     Router(MachineName, u64),
+}
+
+impl Peer {
+    fn machine(&self) -> &MachineName {
+        match self {
+            Self::Agent(machine) | Self::Router(machine, _) => machine,
+        }
+    }
 }
 
 impl std::fmt::Display for Peer {
@@ -155,6 +163,7 @@ enum Received<R> {
 struct PeerLink<'a, P: Replicated, R: Replicated> {
     links: &'a ControlLinks,
     peer: Peer,
+    version: ProtocolVersion,
     superseded: CancellationToken,
     stream: LinkStream,
     parts: UpdateSender<P>,
@@ -184,7 +193,7 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         tracing::debug!(%peer, program = hello.program, version = version.0, "control connection opened");
         let welcome = Welcome { version, lease_millis: SILENCE_MILLIS };
         let (parts, reports) = (UpdateSender::new(hello.revision), UpdateReceiver::new(None));
-        let link = Self { links: &server.links, peer, superseded, stream, parts, reports, left: false };
+        let link = Self { links: &server.links, peer, version, superseded, stream, parts, reports, left: false };
         link.stream.sender.send(&ServerMessage::Welcome(welcome)).await?;
         Ok(link)
     }
@@ -200,7 +209,12 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
     /// Sends the part if the peer does not have it.
     async fn give(&mut self, revision: Generation, part: &P) -> Result<(), LinkError> {
         match self.parts.next(revision.0, part) {
-            Some(update) => self.stream.sender.send(&ServerMessage::Update(update)).await,
+            Some(mut update) => {
+                if self.version == ProtocolVersion(1) {
+                    version_one::downgrade(&mut update, self.peer.machine());
+                }
+                self.stream.sender.send(&ServerMessage::Update(update)).await
+            }
             None => Ok(()),
         }
     }
@@ -214,7 +228,10 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
             };
             let Some(message) = message else { return Ok(Received::End) };
             match message {
-                PeerMessage::Update(update) => {
+                PeerMessage::Update(mut update) => {
+                    if self.version == ProtocolVersion(1) {
+                        version_one::upgrade(&mut update, self.peer.machine());
+                    }
                     if !self.take(&update).await? {
                         continue;
                     }

@@ -8,13 +8,12 @@ use std::time::Duration;
 use gantry_api::types::DeployProgress;
 use gantry_api::{ErrorCode, deploy_failure_code};
 use gantry_model::deploy::DeployOrder;
-use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, RoleName};
+use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber};
 use tokio::sync::mpsc;
 
 use crate::Server;
 use crate::builds::log_path;
 use crate::core::ClusterView;
-use crate::why::has_web;
 
 /// Poll interval of a build's log.
 const LOG_POLL: Duration = Duration::from_millis(50);
@@ -251,10 +250,10 @@ fn skipped_states(before: Option<DeployState>, now: DeployState) -> &'static [De
 /// Returns the verb for a release that took the place of another release.
 fn verb(release: Option<&Release>) -> &'static str {
     match release {
-        Some(release) if !has_web(release) && release.roles.keys().any(RoleName::is_service) => {
+        Some(release) if !release.speaks_http() && release.services().next().is_some() => {
             "runs, and none of its roles serves HTTP"
         }
-        Some(release) if !has_web(release) => "is the release, and none of its roles keeps running",
+        Some(release) if !release.speaks_http() => "is the release, and none of its roles keeps running",
         _ => "serves",
     }
 }
@@ -262,7 +261,7 @@ fn verb(release: Option<&Release>) -> &'static str {
 /// Returns whether the old release still runs during the bake time of the new one. A role with a volume was stopped
 /// before the new release started; any other service role runs on.
 fn stands_by(release: &Release) -> bool {
-    release.roles.iter().any(|(name, role)| name.is_service() && !role.stop_first())
+    release.services().any(|(_, role)| !role.stop_first())
 }
 
 /// Returns the lines that announce a state.

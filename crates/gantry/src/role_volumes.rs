@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_agent::StoredVolume;
 use gantry_model::{App, AppName, Release, RoleName, VolumeName};
+use gantry_records::schema::{self, RawRecords};
 use serde_json::Value;
 
 /// A volume of a role.
@@ -17,7 +18,10 @@ pub(crate) struct RoleVolume {
 /// Returns the volumes of all services with at least one copy.
 pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value)>) -> Vec<RoleVolume> {
     let (mut apps, mut releases) = (Vec::new(), BTreeMap::new());
-    for (key, value) in records {
+    // A backup may have records of an earlier version.
+    let raw: RawRecords = records.map(|(key, value)| (key.to_owned(), value.to_string().into_bytes())).collect();
+    let records = schema::migrated(raw.clone()).unwrap_or(raw);
+    for (key, value) in &records {
         match key.split_once('/') {
             Some(("apps", _)) => apps.extend(read::<App>(value)),
             Some(("releases", _)) => {
@@ -31,7 +35,7 @@ pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value
         let current = app.current.and_then(|number| releases.get(&(app.name.clone(), number)));
         for (name, role) in current.iter().flat_map(|release| &release.roles) {
             let copies = app.scale.get(name).copied().unwrap_or(role.instances);
-            if !name.is_service() || copies == 0 {
+            if !role.is_service() || copies == 0 {
                 continue;
             }
             let names = role.volumes.keys().filter_map(|name| VolumeName::parse(name).ok());
@@ -46,6 +50,6 @@ pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value
 }
 
 /// Reads a record. The records of a store or a backup were checked before.
-fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
-    serde_json::from_value(value.clone()).ok()
+fn read<T: serde::de::DeserializeOwned>(value: &[u8]) -> Option<T> {
+    serde_json::from_slice(value).ok()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, InstanceId, ReleaseNumber, RoleName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, ReleaseNumber, RoleName,
     TrafficPolicy, TrustedProxies, VolumeName,
 };
 
@@ -171,7 +171,7 @@ pub enum AuditAction {
     /// A command was started in a running instance.
     ExecOpened {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
     },
     /// A command was started in a container of its own.
     RunOpened {
@@ -222,7 +222,7 @@ pub enum AuditAction {
     /// An instance exited, or reached one of its limits.
     InstanceReported {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
         /// The news in words.
         news: String,
     },

@@ -18,12 +18,14 @@
 //!
 //! This crate reads no clock, no file and no socket. Begin with [`plan`]: the other modules lead to the plan.
 
+mod allocation;
 pub mod app;
 pub mod audit;
 mod build_phase;
 pub mod clock;
 pub mod defaults;
 pub mod deploy;
+mod endpoint;
 pub mod execve;
 pub mod name;
 pub mod network;
@@ -38,13 +40,16 @@ pub mod role;
 mod router_id;
 mod scope;
 mod serialized_plan;
+mod serialized_spec;
 pub mod traffic;
 pub mod unit;
 
+pub use allocation::{AllocationError, AllocationId, AllocationNumbers, Slot};
 pub use app::{App, ImageSettings};
 pub use audit::{AuditAction, BaseSource};
 pub use build_phase::BuildPhase;
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
+pub use endpoint::{Endpoint, MachineAddress};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{
@@ -52,13 +57,13 @@ pub use observed::{
     ObservedRouter, OutputLine, RoleLimit, StopReason,
 };
 pub use plan::{
-    AppRoutes, Assignment, ClosedReason, ClosedRoute, Endpoint, InstanceGoal, InstanceId, InstanceSpec, MachinePlan,
-    Plan, Route, RoutingHead, RoutingTable, instances_of,
+    AppNames, AppRoutes, Assignment, ClosedReason, ClosedRoute, InstanceGoal, InstanceSpec, MachinePlan, Plan, Route,
+    RoutingHead, RoutingTable, instances_of,
 };
 pub use proxies::{ClusterPolicy, Subnet, SubnetError, TrustedProxies};
 pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
-pub use role::{HealthSettings, ResourceLimits, Role, RoleCommand};
+pub use role::{Exposure, HealthSettings, Kind, ResourceLimits, Role, RoleCommand};
 pub use router_id::RouterId;
 pub use scope::Scope;
 pub use traffic::{FailureRun, RequestCounts, RequestFailure, RequestTimeouts, TrafficPolicy};

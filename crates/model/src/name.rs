@@ -143,25 +143,6 @@ impl RoleName {
     pub(crate) fn lower_bound() -> Self {
         Self("".into())
     }
-
-    /// Reports whether the role runs as long as its release: neither `.shell` and its equivalents nor the `release`
-    /// step.
-    #[must_use]
-    pub fn is_service(&self) -> bool {
-        !self.0.starts_with('.') && !self.is_release_step()
-    }
-
-    /// Reports whether this is the release step, which runs once, before promotion.
-    #[must_use]
-    pub fn is_release_step(&self) -> bool {
-        &*self.0 == "release"
-    }
-
-    /// Reports whether the role receives the app's HTTP requests.
-    #[must_use]
-    pub fn is_web(&self) -> bool {
-        &*self.0 == "web"
-    }
 }
 
 fn check_host(text: &str) -> Result<(), NameError> {
@@ -192,7 +173,7 @@ mod tests {
         for good in ["a", "storefront", "shop-2", &"a".repeat(40)] {
             assert!(AppName::parse(good).is_ok(), "{good}");
         }
-        assert!(!RoleName::parse(".shell").expect("a role").is_service());
+        assert!(RoleName::parse(".shell").is_ok());
         assert!(HostName::parse("v12.storefront.localhost").is_ok());
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output::first_words;
 use crate::{
-    AppName, FailureRun, Generation, InstanceId, MachineName, Moment, NetworkFault, RequestCounts, RequestFailure,
+    AllocationId, AppName, FailureRun, Generation, MachineName, Moment, NetworkFault, RequestCounts, RequestFailure,
     RouterId, Seconds,
 };
 
@@ -57,7 +57,7 @@ pub struct ObservedMachine {
     /// The plan that the agent has accepted.
     pub generation: Generation,
     /// All instances on the machine.
-    pub instances: BTreeMap<InstanceId, ObservedInstance>,
+    pub instances: BTreeMap<AllocationId, ObservedInstance>,
     /// Faults of the machine's network.
     #[serde(default)]
     pub network: Vec<NetworkFault>,
@@ -66,12 +66,12 @@ pub struct ObservedMachine {
 }
 
 /// An instance that differs between two reports of a machine: the instance before and after, if present.
-pub type InstanceChange<'a> = (&'a InstanceId, Option<&'a ObservedInstance>, Option<&'a ObservedInstance>);
+pub type InstanceChange<'a> = (&'a AllocationId, Option<&'a ObservedInstance>, Option<&'a ObservedInstance>);
 
 impl ObservedMachine {
     /// The instances that differ between this report and the instances of the next.
     #[must_use]
-    pub fn changes<'a>(&'a self, next: &'a BTreeMap<InstanceId, ObservedInstance>) -> Vec<InstanceChange<'a>> {
+    pub fn changes<'a>(&'a self, next: &'a BTreeMap<AllocationId, ObservedInstance>) -> Vec<InstanceChange<'a>> {
         let mut found = Vec::new();
         differences(&self.instances, next, |id, before, after| found.push((id, before, after)));
         found
@@ -346,7 +346,7 @@ pub struct ObservedRouter {
     /// The routing table that the router uses and has on disk.
     pub generation: Generation,
     /// Requests in progress per instance; an instance without requests is absent.
-    pub active: BTreeMap<InstanceId, u64>,
+    pub active: BTreeMap<AllocationId, u64>,
     /// Outcomes of requests that had to wait or were refused, per app.
     #[serde(default)]
     pub counts: BTreeMap<AppName, RequestCounts>,

@@ -2,84 +2,18 @@
 //! the executors.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, Digest, Generation, HostName, MachineName, Moment, ReleaseNumber, RequestTimeouts, Role, RoleName,
-    TrafficPolicy, TrustedProxies, role::AppProtocol,
+    AllocationId, AllocationNumbers, AppName, Digest, Endpoint, Generation, HostName, MachineAddress, MachineName,
+    Moment, ReleaseNumber, RequestTimeouts, Role, RoleName, TrafficPolicy, TrustedProxies,
 };
 
-/// Identity of one running copy of a role of a release, written `storefront.v12.web-1`. The identity is unique as long
-/// as the app exists.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct InstanceId {
-    /// The app.
-    pub app: AppName,
-    /// The release.
-    pub release: ReleaseNumber,
-    /// The role.
-    pub role: RoleName,
-    /// Index of the copy, from 1.
-    pub index: u32,
-}
-
-impl InstanceId {
-    /// The short form for people: `web-1`.
-    #[must_use]
-    pub fn short(&self) -> String {
-        format!("{}-{}", self.role, self.index)
-    }
-
-    /// The lower bound of an app's instances in the order of ids: the bound of a range, and not an instance.
-    fn lower_bound(app: &AppName) -> Self {
-        Self { app: app.clone(), release: ReleaseNumber(0), role: RoleName::lower_bound(), index: 0 }
-    }
-
-    /// Parses `storefront.v12.web-1`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (app, rest) = text.split_once('.')?;
-        let (release, rest) = rest.split_once('.')?;
-        let (role, index) = rest.rsplit_once('-')?;
-        let id = Self {
-            app: AppName::parse(app).ok()?,
-            release: release.parse().ok()?,
-            role: RoleName::parse(role).ok()?,
-            index: index.parse().ok()?,
-        };
-        // Each instance has exactly one text: `v012` or `web-01` would name the same instance twice.
-        (id.to_string() == text).then_some(id)
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}.{}-{}", self.app, self.release, self.role, self.index))
-    }
-}
-
-impl TryFrom<String> for InstanceId {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| {
-            format!("invalid instance id {text:?}: expected APP.vN.ROLE-N, for example storefront.v12.web-1")
-        })
-    }
-}
-
-impl From<InstanceId> for String {
-    fn from(id: InstanceId) -> String {
-        id.to_string()
-    }
-}
-
 /// Complete specification of an instance: everything that the machine needs to run it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "crate::serialized_spec::SerializedSpec")]
 pub struct InstanceSpec {
     /// The digest of the image's manifest.
     pub image: Digest,
@@ -87,12 +21,9 @@ pub struct InstanceSpec {
     pub commit: Option<String>,
     /// The app's configuration in this release.
     pub config: BTreeMap<String, String>,
-    /// Command, limits and health checks.
+    /// Kind, command, limits and health checks.
     pub role: Role,
-    /// True if the instance runs once to its end and is never restarted.
-    pub once: bool,
     /// Folder of the app's volumes, if it is not the app's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes_of: Option<AppName>,
 }
 
@@ -132,10 +63,10 @@ pub struct Assignment {
 
 /// The entries of one app in a map by instance.
 pub fn instances_of<'a, V>(
-    instances: &'a BTreeMap<InstanceId, V>,
+    instances: &'a BTreeMap<AllocationId, V>,
     app: &'a AppName,
-) -> impl Iterator<Item = (&'a InstanceId, &'a V)> {
-    instances.range(InstanceId::lower_bound(app)..).take_while(move |(id, _)| id.app == *app)
+) -> impl Iterator<Item = (&'a AllocationId, &'a V)> {
+    instances.range(AllocationId::lower_bound(app)..).take_while(move |(id, _)| id.slot.app == *app)
 }
 
 /// Assignments that share their spec are compared without a look at the spec.
@@ -153,12 +84,12 @@ pub struct MachinePlan {
     /// wake the machine.
     pub generation: Generation,
     /// All instances that must exist on the machine. The agent removes all others.
-    pub instances: BTreeMap<InstanceId, Assignment>,
+    pub instances: BTreeMap<AllocationId, Assignment>,
 }
 
 impl MachinePlan {
     /// The assignments of one app.
-    pub fn of_app<'a>(&'a self, app: &'a AppName) -> impl Iterator<Item = (&'a InstanceId, &'a Assignment)> {
+    pub fn of_app<'a>(&'a self, app: &'a AppName) -> impl Iterator<Item = (&'a AllocationId, &'a Assignment)> {
         instances_of(&self.instances, app)
     }
 
@@ -177,6 +108,8 @@ impl MachinePlan {
 pub struct Plan {
     /// Each machine's part.
     pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
+    /// The numbers of each app's allocations. A number is recorded before the allocation is assigned.
+    pub numbers: BTreeMap<AppName, Arc<AllocationNumbers>>,
     /// Each app's routes. Change them with [`Plan::put_routes`].
     pub routes: BTreeMap<AppName, Arc<AppRoutes>>,
     /// What all routes share. Change it with [`Plan::put_routing`]. Its revision is the highest revision of all.
@@ -185,7 +118,7 @@ pub struct Plan {
 
 impl Plan {
     /// Every assignment with its machine.
-    pub fn assignments(&self) -> impl Iterator<Item = (&MachineName, &InstanceId, &Assignment)> {
+    pub fn assignments(&self) -> impl Iterator<Item = (&MachineName, &AllocationId, &Assignment)> {
         self.machines.iter().flat_map(|(machine, part)| part.instances.iter().map(move |(id, a)| (machine, id, a)))
     }
 
@@ -193,14 +126,22 @@ impl Plan {
     pub fn assignments_of<'a>(
         &'a self,
         app: &'a AppName,
-    ) -> impl Iterator<Item = (&'a MachineName, &'a InstanceId, &'a Assignment)> {
+    ) -> impl Iterator<Item = (&'a MachineName, &'a AllocationId, &'a Assignment)> {
         self.machines.iter().flat_map(move |(machine, part)| part.of_app(app).map(move |(id, a)| (machine, id, a)))
     }
 
-    /// The machine and the assignment of an instance.
+    /// The machine and the assignment of an allocation.
     #[must_use]
-    pub fn assignment(&self, id: &InstanceId) -> Option<(&MachineName, &Assignment)> {
+    pub fn assignment(&self, id: &AllocationId) -> Option<(&MachineName, &Assignment)> {
         self.machines.iter().find_map(|(machine, part)| Some((machine, part.instances.get(id)?)))
+    }
+
+    /// The machine and the assignment of an allocation, or of the newest allocation of its slot once the allocation is
+    /// gone.
+    #[must_use]
+    pub fn nearest<'a>(&'a self, id: &'a AllocationId) -> Option<(&'a MachineName, &'a AllocationId, &'a Assignment)> {
+        let of_slot = self.assignments_of(&id.slot.app).filter(|(_, other, _)| other.slot == id.slot);
+        of_slot.max_by_key(|(_, other, _)| (*other == id, other.number))
     }
 
     /// Sets the routes of an app.
@@ -246,9 +187,9 @@ pub struct AppRoutes {
     /// Host names of an app that serves no request now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub closed: BTreeMap<HostName, ClosedRoute>,
-    /// Addresses of each role's ready instances, for the resolver; `None` without a release.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub names: Option<BTreeMap<RoleName, Vec<Ipv4Addr>>>,
+    /// The app's names for the resolver; `None` without a release.
+    #[serde(default, rename = "resolver", skip_serializing_if = "Option::is_none")]
+    pub names: Option<AppNames>,
 }
 
 impl AppRoutes {
@@ -270,9 +211,19 @@ impl AppRoutes {
     }
 
     /// The addresses that the names lead to.
-    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.names.iter().flat_map(BTreeMap::values).flatten().copied()
+    pub fn addresses(&self) -> impl Iterator<Item = &MachineAddress> {
+        self.names.iter().flat_map(|names| names.roles.values()).flatten()
     }
+}
+
+/// The names of an app for the resolver.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppNames {
+    /// The role that the app's own name leads to; `None` if that name leads to all roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<RoleName>,
+    /// Addresses of each role's ready instances.
+    pub roles: BTreeMap<RoleName, Vec<MachineAddress>>,
 }
 
 /// The routing table of a router: the routes of all apps, with the names for the resolver.
@@ -285,8 +236,8 @@ pub struct RoutingTable {
     /// Host names of apps that serve no request now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub closed: BTreeMap<HostName, ClosedRoute>,
-    /// `app` → `role` → addresses of the role's ready instances, for the resolver.
-    pub names: BTreeMap<AppName, BTreeMap<RoleName, Vec<Ipv4Addr>>>,
+    /// The names of each app for the resolver.
+    pub names: BTreeMap<AppName, AppNames>,
     /// Proxies that every app trusts.
     #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
@@ -349,34 +300,4 @@ pub struct Route {
     /// Timeouts of the requests, and the size of their buffer.
     #[serde(default, rename = "patience")]
     pub timeouts: RequestTimeouts,
-}
-
-/// An instance that accepts requests.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// The instance.
-    pub instance: InstanceId,
-    /// The instance's address on the machine's network.
-    pub address: Ipv4Addr,
-    /// The instance's port.
-    pub port: u16,
-    /// The protocol on the port.
-    #[serde(default)]
-    pub protocol: AppProtocol,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_instance_id_has_exactly_one_text() {
-        let id = InstanceId::parse("shop-2.v12.web-1").expect("an instance");
-        assert_eq!((id.to_string().as_str(), id.short().as_str()), ("shop-2.v12.web-1", "web-1"));
-        for bad in
-            ["", "shop", "shop.v1", "shop.v1.web", "shop.v0.web-1", "shop.v01.web-1", "shop.v1.web-01", "../x.v1.web-1"]
-        {
-            assert_eq!(InstanceId::parse(bad), None, "{bad}");
-        }
-    }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::output::{telling_line, within_a_line};
 use crate::remedy;
 use crate::{
-    Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, InstanceId, ReleaseNumber, RoleLimit, RoleName, RouterId,
-    Seconds, StopReason,
+    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, ReleaseNumber, RoleLimit, RoleName,
+    RouterId, Seconds, Slot, StopReason,
 };
 
 /// Reason why an operation was done, failed, or waits.
@@ -40,8 +40,8 @@ pub enum Reason {
     NoMachine,
     /// The release step is running.
     ReleaseStepRuns {
-        /// The instance that runs the release step.
-        instance: InstanceId,
+        /// The release step.
+        instance: Slot,
     },
     /// The release step failed.
     ReleaseStepFailed {
@@ -53,31 +53,31 @@ pub enum Reason {
         /// The role with a volume.
         role: RoleName,
         /// The old copy.
-        instance: InstanceId,
+        instance: AllocationId,
     },
     /// An instance is not ready yet.
     NotReady {
-        /// The instance.
-        instance: InstanceId,
+        /// The slot of the instance, which may not be placed yet.
+        instance: Slot,
         /// The last failed check.
         probe: Option<Box<FailedProbe>>,
     },
     /// The machine fetches and unpacks the image of an instance.
     PreparesImage {
         /// The instance.
-        instance: InstanceId,
+        instance: Slot,
     },
     /// An instance's process ended.
     Exited {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
         /// The exit of its process.
         exit: ExitStatus,
     },
     /// An instance could not be started.
     CannotStart {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
         /// Cause of the failure.
         message: String,
     },
@@ -104,7 +104,7 @@ pub enum Reason {
     /// An old instance still finishes requests.
     RequestsUnderWay {
         /// The old instance.
-        instance: InstanceId,
+        instance: AllocationId,
         /// The number of unfinished requests.
         count: u64,
     },
@@ -119,7 +119,7 @@ pub enum Reason {
     /// An old instance is stopping.
     Stopping {
         /// The instance.
-        instance: InstanceId,
+        instance: AllocationId,
     },
     /// A user ran `gantry abort`.
     Aborted,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, DeployCause, DeployNumber, Moment, Role, RoleName};
+use crate::{AppName, DeployCause, DeployNumber, Kind, Moment, Role, RoleName};
 
 /// The number of a release of one app, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,7 +133,24 @@ impl Release {
     /// Reports whether a role of the release receives the app's HTTP requests.
     #[must_use]
     pub fn speaks_http(&self) -> bool {
-        self.roles.keys().any(RoleName::is_web)
+        self.web().is_some()
+    }
+
+    /// The role that receives the app's HTTP requests.
+    #[must_use]
+    pub fn web(&self) -> Option<(&RoleName, &Role)> {
+        self.roles.iter().find(|(_, role)| role.serves_http())
+    }
+
+    /// The release step: the job that runs before the release serves.
+    #[must_use]
+    pub fn release_step(&self) -> Option<(&RoleName, &Role)> {
+        self.roles.iter().find(|(_, role)| role.kind == Kind::Job)
+    }
+
+    /// The roles whose copies run as long as the release.
+    pub fn services(&self) -> impl Iterator<Item = (&RoleName, &Role)> + Clone {
+        self.roles.iter().filter(|(_, role)| role.is_service())
     }
 }
 

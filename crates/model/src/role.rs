@@ -21,6 +21,12 @@ pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
+    /// What becomes of the role's copies.
+    #[serde(default)]
+    pub kind: Kind,
+    /// How others reach the role.
+    #[serde(default)]
+    pub exposure: Exposure,
     /// The command to run.
     pub command: RoleCommand,
     /// The single port that the role serves on; `None` for a role that serves nothing.
@@ -57,10 +63,12 @@ pub struct Role {
 }
 
 impl Role {
-    /// Creates a role that runs `command` with the defaults of the design.
+    /// Creates a service that runs `command` with the defaults of the design.
     #[must_use]
     pub fn new(command: RoleCommand) -> Self {
         Self {
+            kind: Kind::Service,
+            exposure: Exposure::None,
             command,
             port: None,
             protocol: AppProtocol::default(),
@@ -75,6 +83,18 @@ impl Role {
             env: BTreeMap::new(),
             volumes: BTreeMap::new(),
         }
+    }
+
+    /// Reports whether the role's copies run as long as their release.
+    #[must_use]
+    pub fn is_service(&self) -> bool {
+        self.kind == Kind::Service
+    }
+
+    /// Reports whether the role receives the app's HTTP requests.
+    #[must_use]
+    pub fn serves_http(&self) -> bool {
+        self.exposure == Exposure::Http
     }
 
     /// Part of a request body that the router buffers before it chooses an instance. HTTP/2 carries bidirectional
@@ -93,6 +113,34 @@ impl Role {
     pub fn stop_first(&self) -> bool {
         !self.volumes.is_empty()
     }
+}
+
+/// The kind of a workload. Files name roles; the name decides the kind once, where the files are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Runs until the plan says otherwise, and is restarted after its end.
+    #[default]
+    Service,
+    /// Runs once to its end. In a release, the job is the release step: it runs before the release serves.
+    Job,
+    /// Runs on a person's demand, as long as that person's session.
+    OneOff,
+    /// Builds an image.
+    Build,
+}
+
+/// How others reach a role.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exposure {
+    /// By HTTP, through the routers: the role receives the app's requests.
+    Http,
+    /// By TCP, at the addresses behind the role's name.
+    Tcp,
+    /// Not at all.
+    #[default]
+    None,
 }
 
 fn request_timeout() -> Seconds {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{Assignment, Generation, InstanceGoal, InstanceId, InstanceSpec, MachinePlan};
+use crate::{AllocationId, Assignment, Generation, InstanceGoal, InstanceSpec, MachinePlan};
 
 /// The form that is written.
 #[derive(Serialize)]
@@ -13,7 +13,7 @@ struct WrittenPlan<'a> {
     generation: Generation,
     /// The distinct specs.
     specs: Vec<&'a InstanceSpec>,
-    instances: BTreeMap<&'a InstanceId, WrittenAssignment>,
+    instances: BTreeMap<&'a AllocationId, WrittenAssignment>,
 }
 
 #[derive(Serialize)]
@@ -49,7 +49,7 @@ pub(crate) struct SerializedPlan {
     generation: Generation,
     #[serde(default)]
     specs: Vec<InstanceSpec>,
-    instances: BTreeMap<InstanceId, SerializedAssignment>,
+    instances: BTreeMap<AllocationId, SerializedAssignment>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +72,7 @@ impl TryFrom<SerializedPlan> for MachinePlan {
 
     fn try_from(SerializedPlan { generation, specs, instances }: SerializedPlan) -> Result<Self, String> {
         let specs: Vec<Arc<InstanceSpec>> = specs.into_iter().map(Arc::new).collect();
-        let assignment = |(id, SerializedAssignment { spec, goal }): (InstanceId, SerializedAssignment)| {
+        let assignment = |(id, SerializedAssignment { spec, goal }): (AllocationId, SerializedAssignment)| {
             let spec = match spec {
                 SpecRef::Inline(spec) => Arc::from(spec),
                 SpecRef::Index(index) => specs
@@ -93,23 +93,23 @@ mod tests {
 
     use super::*;
     use crate::role::RoleCommand;
-    use crate::{AppName, Digest, Moment, ReleaseNumber, Role, RoleName};
+    use crate::{AppName, Digest, Moment, ReleaseNumber, Role, RoleName, Slot};
 
     fn part(copies: u32) -> MachinePlan {
         let instance = |index: u32| {
             let role = if index.is_multiple_of(2) { "web" } else { "worker" };
-            let id = InstanceId {
+            let slot = Slot {
                 app: AppName::parse("shop").expect("a name"),
                 release: ReleaseNumber(7),
                 role: RoleName::parse(role).expect("a name"),
                 index,
             };
+            let id = slot.numbered(1);
             let spec = InstanceSpec {
                 image: Digest::from_hex(&"a".repeat(64)).expect("a digest"),
                 commit: None,
                 config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]),
                 role: Role::new(RoleCommand::Shell(format!("run {role}"))),
-                once: false,
                 volumes_of: None,
             };
             let goal = match index % 3 {

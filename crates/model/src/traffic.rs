@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, InstanceId, Moment, Seconds, TrustedProxies};
+use crate::{AllocationId, Bytes, Moment, Seconds, TrustedProxies};
 
 /// Traffic policy: pause, maintenance, rate and concurrency limits. By default all requests reach the app without a
 /// limit.
@@ -130,7 +130,7 @@ pub struct FailureRun {
     pub status: u16,
     /// The instance that received the last failed request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance: Option<InstanceId>,
+    pub instance: Option<AllocationId>,
 }
 
 /// A run of failures ends after this time without a failure, in milliseconds.

@@ -5,31 +5,35 @@
 //! plan.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use gantry_model::{
-    App, AppName, Assignment, Deploy, InstanceGoal, InstanceId, Moment, ObservedCluster, Plan, ReleaseNumber,
+    AllocationId, App, AppName, Assignment, Deploy, InstanceGoal, MachineAddress, MachineName, Moment, ObservedCluster,
+    Plan, ReleaseNumber,
 };
 
 /// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
     /// A route leads to an instance without the goal to run.
-    RoutedButNotRunning(InstanceId),
+    RoutedButNotRunning(AllocationId),
     /// An instance must stop while a live router may still send it requests.
-    StoppedBeforeAcknowledged(InstanceId),
+    StoppedBeforeAcknowledged(AllocationId),
     /// Two copies of a role with a single writer exist at once.
-    TwoWriters(InstanceId, InstanceId),
+    TwoWriters(AllocationId, AllocationId),
     /// Routes changed under the same revision, or under a revision that is not new, or the highest revision fell.
     RoutesNotRenumbered,
     /// Routes of two apps changed under one revision.
     RevisionUsedTwice,
     /// A machine's part changed under the same generation, or its generation fell.
     PartNotRenumbered,
-    /// Two machines are assigned the same instance.
-    AssignedTwice(InstanceId),
+    /// An allocation has a number that its slot has had before.
+    NumberUsedTwice(AllocationId),
+    /// The number of an allocation is not recorded.
+    NumberNotRecorded(AllocationId),
+    /// Two machines are assigned the same allocation.
+    AssignedTwice(AllocationId),
     /// A route leads to a release that is neither current nor part of an unfinished deploy.
-    WrongRelease(InstanceId),
+    WrongRelease(AllocationId),
 }
 
 /// The releases that routes may lead to.
@@ -67,13 +71,14 @@ pub fn audit(input: &AuditInput<'_>) -> Vec<Violation> {
     routes_lead_to_running_instances(input, &assigned, &mut found);
     stops_are_acknowledged(input, &assigned, &mut found);
     single_writers(&assigned, &mut found);
+    numbers_are_new(input, &assigned, &mut found);
     generations_rise(input.previous, input.plan, &mut found);
     found
 }
 
-type Assigned<'a> = BTreeMap<&'a InstanceId, &'a Assignment>;
+type Assigned<'a> = BTreeMap<&'a AllocationId, &'a Assignment>;
 
-/// Indexes the assignments, and checks that no two machines are assigned the same instance.
+/// Indexes the assignments, and checks that no two machines are assigned the same allocation.
 fn assigned_once<'a>(plan: &'a Plan, found: &mut Vec<Violation>) -> Assigned<'a> {
     let mut assigned = Assigned::new();
     for (_, id, assignment) in plan.assignments() {
@@ -87,25 +92,31 @@ fn assigned_once<'a>(plan: &'a Plan, found: &mut Vec<Violation>) -> Assigned<'a>
 /// Checks that each endpoint is an instance with the goal to run, of a routable release.
 fn routes_lead_to_running_instances(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
     for endpoint in input.plan.endpoints() {
-        let id = &endpoint.instance;
+        let id = &endpoint.allocation;
         if assigned.get(id).is_none_or(|assignment| assignment.goal != InstanceGoal::Run) {
             found.push(Violation::RoutedButNotRunning(id.clone()));
         }
-        if !input.routable.0.contains(&(id.app.clone(), id.release)) {
+        if !input.routable.0.contains(&(id.slot.app.clone(), id.slot.release)) {
             found.push(Violation::WrongRelease(id.clone()));
         }
     }
 }
 
+/// Indexes the assignments of a plan.
+fn index(plan: &Plan) -> Assigned<'_> {
+    plan.assignments().map(|(_, id, assignment)| (id, assignment)).collect()
+}
+
 /// Checks that each newly stopped instance is absent from the routes of all live routers.
 fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
-    let before: Assigned<'_> = input.previous.assignments().map(|(_, id, assignment)| (id, assignment)).collect();
-    let routed: BTreeSet<&InstanceId> = input.previous.endpoints().map(|endpoint| &endpoint.instance).collect();
-    let has_named_address = |id: &InstanceId| {
-        let named: BTreeSet<Ipv4Addr> =
-            input.previous.routes.get(&id.app).into_iter().flat_map(|routes| routes.addresses()).collect();
-        let mut reports = input.observed.machines.values().filter_map(|report| report.instances.get(id));
-        reports.any(|instance| instance.address.is_some_and(|address| named.contains(&address)))
+    let before = index(input.previous);
+    let routed: BTreeSet<&AllocationId> = input.previous.endpoints().map(|endpoint| &endpoint.allocation).collect();
+    let has_named_address = |id: &AllocationId| {
+        let named: BTreeSet<&MachineAddress> =
+            input.previous.routes.get(&id.slot.app).into_iter().flat_map(|routes| routes.addresses()).collect();
+        let mut reports = input.observed.machines.iter().filter_map(|(m, report)| Some((m, report.instances.get(id)?)));
+        let is_named = |machine: &MachineName, address| named.contains(&MachineAddress::new(machine.clone(), address));
+        reports.any(|(machine, instance)| instance.address.is_some_and(|address| is_named(machine, address)))
     };
     let floor = input.previous.routing.floor;
     let stopped = assigned.iter().filter(|(_, assignment)| assignment.goal == InstanceGoal::Stop);
@@ -128,10 +139,24 @@ fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found
 
 /// Checks that each role with a single writer has at most one copy.
 fn single_writers(assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
-    let mut writers: BTreeMap<_, &InstanceId> = BTreeMap::new();
+    let mut writers: BTreeMap<_, &AllocationId> = BTreeMap::new();
     for (id, _) in assigned.iter().filter(|(_, assignment)| assignment.spec.role.stop_first()) {
-        if let Some(other) = writers.insert((&id.app, &id.role), id) {
+        if let Some(other) = writers.insert((&id.slot.app, &id.slot.role), id) {
             found.push(Violation::TwoWriters(other.clone(), (*id).clone()));
+        }
+    }
+}
+
+/// Checks that each new allocation has a number of its own, and that the number is recorded.
+fn numbers_are_new(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut Vec<Violation>) {
+    let before = index(input.previous);
+    let highest = |plan: &Plan, id: &AllocationId| plan.numbers.get(&id.slot.app).map_or(0, |n| n.highest(&id.slot));
+    for id in assigned.keys().filter(|id| !before.contains_key(*id)) {
+        if id.number <= highest(input.previous, id) {
+            found.push(Violation::NumberUsedTwice((*id).clone()));
+        }
+        if id.number > highest(input.plan, id) {
+            found.push(Violation::NumberNotRecorded((*id).clone()));
         }
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use gantry_model::role::AppProtocol;
 use gantry_model::{
-    App, AppName, AppRoutes, Assignment, Deploy, DeployCause, DeployNumber, Digest, Endpoint, Generation, HostName,
-    InstanceGoal, InstanceId, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster, ObservedMachine,
-    ObservedRouter, Plan, ReleaseNumber, RequestTimeouts, Role, RoleCommand, RoleName, Route, RouterId, TrafficPolicy,
-    TrustedProxies,
+    AllocationId, AllocationNumbers, App, AppName, AppNames, AppRoutes, Assignment, Deploy, DeployCause, DeployNumber,
+    Digest, Endpoint, Generation, HostName, InstanceGoal, InstanceSpec, MachineAddress, MachineName, MachinePlan,
+    Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseNumber, RequestTimeouts, Role, RoleCommand,
+    RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, Violation, audit};
 
@@ -27,13 +27,13 @@ fn host() -> HostName {
     HostName::parse("shop.localhost").expect("a name")
 }
 
-fn copy(release: u64, index: u32) -> InstanceId {
+fn copy(release: u64, index: u32) -> AllocationId {
     let role = RoleName::parse("web").expect("a name");
-    InstanceId { app: app(), release: ReleaseNumber(release), role, index }
+    Slot { app: app(), release: ReleaseNumber(release), role, index }.numbered(1)
 }
 
-fn address(id: &InstanceId) -> Ipv4Addr {
-    Ipv4Addr::new(10, 83, u8::try_from(id.release.0).expect("small"), u8::try_from(id.index).expect("small"))
+fn address(id: &AllocationId) -> Ipv4Addr {
+    Ipv4Addr::new(10, 83, u8::try_from(id.slot.release.0).expect("small"), u8::try_from(id.slot.index).expect("small"))
 }
 
 fn assignment(goal: InstanceGoal) -> Assignment {
@@ -42,14 +42,14 @@ fn assignment(goal: InstanceGoal) -> Assignment {
         commit: None,
         config: BTreeMap::new(),
         role: Role::new(RoleCommand::Shell("serve".into())),
-        once: false,
         volumes_of: None,
     };
     Assignment { spec: spec.into(), goal }
 }
 
-fn endpoint(id: &InstanceId) -> Endpoint {
-    Endpoint { instance: id.clone(), address: address(id), port: 80, protocol: AppProtocol::Http1 }
+fn endpoint(id: &AllocationId) -> Endpoint {
+    let at = MachineAddress::new(machine("m"), address(id));
+    Endpoint { allocation: id.clone(), at, port: 80, protocol: AppProtocol::Http1 }
 }
 
 /// A cluster with one machine, one router and an app with two routed copies of release 1.
@@ -77,6 +77,8 @@ impl Case {
         };
         let routes = AppRoutes { revision: Generation(5), routes: [(host(), route)].into(), ..AppRoutes::default() };
         plan.put_routes(self::app(), routes.into());
+        let numbers = ids.iter().map(|id| (id.slot.clone(), 1)).collect();
+        plan.numbers.insert(self::app(), AllocationNumbers(numbers).into());
         let mut app = App::new(app(), Moment(0));
         app.current = Some(ReleaseNumber(1));
         let mut routable = RoutableReleases::default();
@@ -94,10 +96,16 @@ impl Case {
     }
 
     /// Sets a goal in the new plan, and numbers the part anew.
-    fn set_goal(&mut self, id: &InstanceId, goal: InstanceGoal) {
+    fn set_goal(&mut self, id: &AllocationId, goal: InstanceGoal) {
         let part = self.part();
         part.instances.insert(id.clone(), assignment(goal));
         part.generation = part.generation.next();
+        self.numbers().record(id);
+    }
+
+    /// The numbers of the app's allocations in the new plan.
+    fn numbers(&mut self) -> &mut AllocationNumbers {
+        Arc::make_mut(self.plan.numbers.entry(app()).or_default())
     }
 
     /// The machine's part in the new plan.
@@ -117,9 +125,9 @@ impl Case {
     }
 
     /// Removes an instance from the routes of the new plan, and numbers the routes anew.
-    fn unroute(&mut self, id: &InstanceId) {
+    fn unroute(&mut self, id: &AllocationId) {
         let route = Self::routes(&mut self.plan).routes.get_mut(&host()).expect("a route");
-        route.endpoints.retain(|endpoint| endpoint.instance != *id);
+        route.endpoints.retain(|endpoint| endpoint.allocation != *id);
         self.set_revision(self.plan.routing.revision.0 + 1);
     }
 
@@ -183,7 +191,8 @@ fn a_routed_instance_must_not_stop_at_once() {
 
 #[test]
 fn an_instance_with_a_name_must_not_stop_at_once() {
-    for (named, violations) in [(true, 1), (false, 0)] {
+    // Another machine may have the same address for something else.
+    for (named, of, violations) in [(true, "m", 1), (true, "n", 0), (false, "m", 0)] {
         let mut case = Case::new();
         case.unroute(&copy(1, 2));
         case.accept();
@@ -192,12 +201,13 @@ fn an_instance_with_a_name_must_not_stop_at_once() {
         report.instances.insert(id.clone(), reported(address(&id)));
         if named {
             let role = RoleName::parse("web").expect("a name");
-            let names = Some([(role, vec![address(&id)])].into());
+            let at = MachineAddress::new(machine(of), address(&id));
+            let names = Some(AppNames { main: None, roles: [(role, vec![at])].into() });
             Case::routes(&mut case.previous).names.clone_from(&names);
             Case::routes(&mut case.plan).names = names;
         }
         case.set_goal(&id, InstanceGoal::Stop);
-        assert_eq!(case.audit().len(), violations, "named: {named}, {:?}", case.audit());
+        assert_eq!(case.audit().len(), violations, "named: {named} on {of}, {:?}", case.audit());
     }
 }
 
@@ -271,7 +281,7 @@ fn two_changes_of_routes_must_not_have_one_revision() {
     for (revision, violations) in [(6, vec![Violation::RevisionUsedTwice]), (7, vec![])] {
         let mut case = Case::new();
         case.unroute(&copy(1, 2));
-        let names = Some(BTreeMap::new());
+        let names = Some(AppNames::default());
         let routes = AppRoutes { revision: Generation(revision), names, ..AppRoutes::default() };
         case.plan.put_routes(AppName::parse("blog").expect("a name"), routes.into());
         assert_eq!(case.audit(), violations, "{revision}");
@@ -316,7 +326,43 @@ fn a_changed_part_needs_a_higher_generation() {
 }
 
 #[test]
-fn two_machines_must_not_have_the_same_instance() {
+fn a_new_allocation_needs_a_new_and_recorded_number() {
+    let of_number = |number| AllocationId { number, ..copy(1, 3) };
+    for (used, number, recorded, violations) in [
+        (0, 1, true, vec![]),
+        (2, 3, true, vec![]),
+        (2, 7, true, vec![]),
+        (2, 2, true, vec![Violation::NumberUsedTwice(of_number(2))]),
+        (2, 1, true, vec![Violation::NumberUsedTwice(of_number(1))]),
+        (2, 3, false, vec![Violation::NumberNotRecorded(of_number(3))]),
+    ] {
+        let mut case = Case::new();
+        case.numbers().record(&of_number(used));
+        case.accept();
+        case.set_goal(&of_number(number), InstanceGoal::Run);
+        if !recorded {
+            case.plan.numbers.clone_from(&case.previous.numbers);
+        }
+        assert_eq!(case.audit(), violations, "{used} {number}");
+    }
+}
+
+#[test]
+fn two_placements_of_a_single_writer_must_not_exist_at_once() {
+    let mut case = Case::new();
+    let moved = AllocationId { number: 2, ..copy(1, 1) };
+    case.set_goal(&moved, InstanceGoal::Run);
+    case.unroute(&copy(1, 2));
+    case.part().instances.remove(&copy(1, 2));
+    assert_eq!(case.audit(), []);
+    for assignment in case.part().instances.values_mut() {
+        Arc::make_mut(&mut assignment.spec).role.volumes.insert("data".into(), "/data".into());
+    }
+    assert_eq!(case.audit(), [Violation::TwoWriters(copy(1, 1), moved)]);
+}
+
+#[test]
+fn two_machines_must_not_have_the_same_allocation() {
     let mut case = Case::new();
     let part = case.plan.machines[&machine("m")].clone();
     case.plan.machines.insert(machine("n"), part);

@@ -3,12 +3,12 @@
 
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    AppName, Deploy, DeployCause, DeployState, InstanceGoal, InstanceId, InstancePhase, Reason, Release, ReleaseNumber,
-    Role, Seconds,
+    AllocationId, AppName, Deploy, DeployCause, DeployState, InstanceGoal, InstancePhase, Reason, Release,
+    ReleaseNumber, Role, Seconds, Slot,
 };
 
 use crate::DesiredApp;
-use crate::demand::{ids_of, release_step, release_step_done};
+use crate::demand::{release_step, release_step_done, slots_of};
 use crate::input::{PlanningInput, ReportedState};
 
 /// Step of a deploy in this pass.
@@ -135,19 +135,19 @@ fn step(app: &mut DesiredApp, index: usize, input: &PlanningInput<'_>) -> Deploy
     let Some(release) = release else {
         return without_release(deploy);
     };
-    let ids = ids_of(&app.app, &release);
+    let slots = slots_of(&app.app, &release);
     let step = match deploy.state {
         DeployState::Placing => place(input),
-        DeployState::Starting => start(&release, &ids, input),
-        DeployState::Verifying => verify(deploy, &ids, input),
-        DeployState::Held => held(deploy, &ids, input),
+        DeployState::Starting => start(&release, &slots, input),
+        DeployState::Verifying => verify(deploy, &slots, input),
+        DeployState::Held => held(deploy, &slots, input),
         DeployState::Promoting => promote(&app.app.name, input),
-        DeployState::Draining => return drain(app, index, &ids, input),
+        DeployState::Draining => return drain(app, index, &slots, input),
         DeployState::Reverting => return revert(deploy, input),
         _ => DeployStep::Wait(Reason::BuildRuns),
     };
     match step {
-        DeployStep::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &ids, input), reason, input),
+        DeployStep::Wait(reason) => bound(&mut app.deploys[index], progress(&release, &slots, input), reason, input),
         step => step,
     }
 }
@@ -168,86 +168,89 @@ fn place(input: &PlanningInput<'_>) -> DeployStep {
 }
 
 /// Starts the release step alone, and then the process of every instance.
-fn start(release: &Release, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
+fn start(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
     if let Some(step) = release_step(release)
         && let Some(outcome) = run_release_step(&step, input)
     {
         return outcome;
     }
     // A failed instance decides before an instance that is only slow.
-    if let Some(step) = failed(ids, input) {
+    if let Some(step) = failed(slots, input) {
         return step;
     }
-    for id in ids {
-        match input.seen(id) {
+    for slot in slots {
+        match input.seen(slot) {
             ReportedState::Here(instance) => match instance.phase {
                 InstancePhase::Starting | InstancePhase::Ready | InstancePhase::Unhealthy => {}
-                _ => return failed_or_waiting(id, input),
+                _ => return failed_or_waiting(slot, input),
             },
-            _ => return DeployStep::Wait(unplaced(id, &release.roles[&id.role], input)),
+            _ => return DeployStep::Wait(unplaced(slot, &release.roles[&slot.role], input)),
         }
     }
     DeployStep::Enter(DeployState::Verifying)
 }
 
 /// Why an instance does not exist yet.
-fn unplaced(id: &InstanceId, role: &Role, input: &PlanningInput<'_>) -> Reason {
-    match input.stop_first_blocker(id, role) {
-        Some(blocker) => Reason::StopFirst { role: id.role.clone(), instance: blocker },
-        None => Reason::NotReady { instance: id.clone(), probe: None },
+fn unplaced(slot: &Slot, role: &Role, input: &PlanningInput<'_>) -> Reason {
+    match input.stop_first_blocker(slot, role) {
+        Some(blocker) => Reason::StopFirst { role: slot.role.clone(), instance: blocker },
+        None => Reason::NotReady { instance: slot.clone(), probe: None },
     }
 }
 
 /// Step of a deploy with a release step; `None` once the release step has succeeded.
-fn run_release_step(id: &InstanceId, input: &PlanningInput<'_>) -> Option<DeployStep> {
-    let waiting = || Some(DeployStep::Wait(Reason::ReleaseStepRuns { instance: id.clone() }));
-    let ReportedState::Here(instance) = input.seen(id) else {
+fn run_release_step(slot: &Slot, input: &PlanningInput<'_>) -> Option<DeployStep> {
+    let waiting = || Some(DeployStep::Wait(Reason::ReleaseStepRuns { instance: slot.clone() }));
+    let ReportedState::Here(instance) = input.seen(slot) else {
         return waiting();
     };
     match (instance.phase, &instance.exit) {
         (InstancePhase::Exited, Some(exit)) if exit.success() => None,
         (InstancePhase::Exited, Some(exit)) => Some(DeployStep::Fail(Reason::ReleaseStepFailed { exit: exit.clone() })),
-        (InstancePhase::Failed, _) => Some(failed_or_waiting(id, input)),
+        (InstancePhase::Failed, _) => Some(failed_or_waiting(slot, input)),
         _ => waiting(),
     }
 }
 
 /// Step of a deploy for one of its instances: an instance that exited or cannot start fails the deploy at once;
 /// otherwise the deploy waits.
-fn failed_or_waiting(id: &InstanceId, input: &PlanningInput<'_>) -> DeployStep {
-    let ReportedState::Here(instance) = input.seen(id) else {
-        return DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: None });
+fn failed_or_waiting(slot: &Slot, input: &PlanningInput<'_>) -> DeployStep {
+    let (Some(placed), ReportedState::Here(instance)) = (input.current(slot), input.seen(slot)) else {
+        return DeployStep::Wait(Reason::NotReady { instance: slot.clone(), probe: None });
     };
     match (instance.phase, &instance.exit) {
         (InstancePhase::Exited, Some(exit)) => {
-            DeployStep::Fail(Reason::Exited { instance: id.clone(), exit: exit.clone() })
+            DeployStep::Fail(Reason::Exited { instance: placed.id.clone(), exit: exit.clone() })
         }
         (InstancePhase::Failed, _) => DeployStep::Fail(Reason::CannotStart {
-            instance: id.clone(),
+            instance: placed.id.clone(),
             message: instance.failure.clone().unwrap_or_default(),
         }),
         (InstancePhase::Preparing, None) if instance.failure.is_none() => {
-            DeployStep::Wait(Reason::PreparesImage { instance: id.clone() })
+            DeployStep::Wait(Reason::PreparesImage { instance: slot.clone() })
         }
-        _ => DeployStep::Wait(Reason::NotReady { instance: id.clone(), probe: instance.probe.clone().map(Box::new) }),
+        _ => DeployStep::Wait(Reason::NotReady { instance: slot.clone(), probe: instance.probe.clone().map(Box::new) }),
     }
 }
 
 /// The failure of the first instance that exited or cannot start; `None` if there is none.
-fn failed(ids: &[InstanceId], input: &PlanningInput<'_>) -> Option<DeployStep> {
-    ids.iter().map(|id| failed_or_waiting(id, input)).find(|step| matches!(step, DeployStep::Fail(_)))
+fn failed(slots: &[Slot], input: &PlanningInput<'_>) -> Option<DeployStep> {
+    slots.iter().map(|slot| failed_or_waiting(slot, input)).find(|step| matches!(step, DeployStep::Fail(_)))
 }
 
 /// The step for the first instance that is not ready; `None` if all are ready.
-fn first_unready(ids: &[InstanceId], input: &PlanningInput<'_>) -> Option<DeployStep> {
-    ids.iter()
-        .find(|id| !matches!(input.seen(id), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready))
-        .map(|id| failed_or_waiting(id, input))
+fn first_unready(slots: &[Slot], input: &PlanningInput<'_>) -> Option<DeployStep> {
+    slots
+        .iter()
+        .find(
+            |slot| !matches!(input.seen(slot), ReportedState::Here(instance) if instance.phase == InstancePhase::Ready),
+        )
+        .map(|slot| failed_or_waiting(slot, input))
 }
 
-fn verify(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
+fn verify(deploy: &Deploy, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
     // A failed instance decides before an instance that is only slow.
-    if let Some(step) = failed(ids, input).or_else(|| first_unready(ids, input)) {
+    if let Some(step) = failed(slots, input).or_else(|| first_unready(slots, input)) {
         return step;
     }
     if deploy.hold && deploy.order != Some(DeployOrder::Promote) {
@@ -258,11 +261,11 @@ fn verify(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> Dep
 
 /// Step of a held deploy. A held release may wait for days, and its instances may restart meanwhile; promotion requires
 /// all of them to be ready.
-fn held(deploy: &Deploy, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
+fn held(deploy: &Deploy, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
     if deploy.order != Some(DeployOrder::Promote) {
         return DeployStep::Wait(Reason::HeldForPromotion);
     }
-    match first_unready(ids, input) {
+    match first_unready(slots, input) {
         None => DeployStep::Enter(DeployState::Promoting),
         Some(_) => DeployStep::Enter(DeployState::Verifying),
     }
@@ -277,15 +280,15 @@ fn promote(app: &AppName, input: &PlanningInput<'_>) -> DeployStep {
     }
 }
 
-fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], input: &PlanningInput<'_>) -> DeployStep {
+fn drain(app: &DesiredApp, index: usize, slots: &[Slot], input: &PlanningInput<'_>) -> DeployStep {
     let deploy = &app.deploys[index];
-    for id in ids {
-        if let ReportedState::Here(instance) = input.seen(id) {
+    for slot in slots {
+        if let ReportedState::Here(instance) = input.seen(slot) {
             match instance.phase {
-                InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(id, input),
+                InstancePhase::Exited | InstancePhase::Failed => return failed_or_waiting(slot, input),
                 InstancePhase::Unhealthy => {
                     return DeployStep::Fail(Reason::NotReady {
-                        instance: id.clone(),
+                        instance: slot.clone(),
                         probe: instance.probe.clone().map(Box::new),
                     });
                 }
@@ -308,29 +311,29 @@ fn drain(app: &DesiredApp, index: usize, ids: &[InstanceId], input: &PlanningInp
 /// The old release, if one of its service instances still runs. A role with a volume has no such instance, because its
 /// old copy ended first.
 fn standing_by(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<ReleaseNumber> {
-    let stands_by = |id: &InstanceId, goal: InstanceGoal| {
-        Some(id.release) == deploy.previous && id.role.is_service() && goal != InstanceGoal::Stop
-    };
-    let stands = input.assignments_of(&deploy.app).any(|(id, assignment)| stands_by(id, assignment.goal));
+    let stands = input.assignments_of(&deploy.app).any(|(id, assignment)| {
+        let is_of_previous = Some(id.slot.release) == deploy.previous;
+        is_of_previous && assignment.spec.role.is_service() && assignment.goal != InstanceGoal::Stop
+    });
     deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
 /// Why the deploy waits for an old instance without a stop goal.
 fn retiring(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<Reason> {
-    let mut of_others = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.release) != deploy.release);
+    let mut of_others = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.slot.release) != deploy.release);
     of_others.find_map(|(id, assignment)| not_stopped(id, assignment, input))
 }
 
 /// Step of a revert: the revert ends once all new instances must stop and the routers have the old routes.
 fn revert(deploy: &Deploy, input: &PlanningInput<'_>) -> DeployStep {
-    let mut of_new = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.release) == deploy.release);
+    let mut of_new = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.slot.release) == deploy.release);
     match of_new.find_map(|(id, assignment)| not_stopped(id, assignment, input)) {
         Some(wait) => DeployStep::Wait(wait),
         None => DeployStep::Enter(DeployState::Reverted),
     }
 }
 
-fn not_stopped(id: &InstanceId, assignment: &gantry_model::Assignment, input: &PlanningInput<'_>) -> Option<Reason> {
+fn not_stopped(id: &AllocationId, assignment: &gantry_model::Assignment, input: &PlanningInput<'_>) -> Option<Reason> {
     match assignment.goal {
         InstanceGoal::Stop => None,
         InstanceGoal::Run => Some(Reason::Stopping { instance: id.clone() }),
@@ -351,13 +354,13 @@ const STEP: u64 = 1 << 32;
 /// Counts the progress of a deploy: its completed steps (the release step, old copies that are gone, the phases of each
 /// instance), and the mebibytes that the instances' machines have unpacked. The unpacking of a large image takes longer
 /// than the deadline.
-fn progress(release: &Release, ids: &[InstanceId], input: &PlanningInput<'_>) -> u64 {
-    let steps = |id: &InstanceId| match input.seen(id) {
+fn progress(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> u64 {
+    let steps = |slot: &Slot| match input.seen(slot) {
         ReportedState::Here(instance) => instance.phase.steps() * STEP + (instance.unpacked >> 20),
         _ => 0,
     };
-    let may_begin = |id: &InstanceId| input.stop_first_blocker(id, &release.roles[&id.role]).is_none();
-    let of_instances: u64 = ids.iter().map(|id| steps(id) + u64::from(may_begin(id)) * STEP).sum();
+    let may_begin = |slot: &Slot| input.stop_first_blocker(slot, &release.roles[&slot.role]).is_none();
+    let of_instances: u64 = slots.iter().map(|slot| steps(slot) + u64::from(may_begin(slot)) * STEP).sum();
     of_instances + u64::from(release_step_done(release, input)) * STEP
 }
 
@@ -374,12 +377,12 @@ fn bound(deploy: &mut Deploy, progress: u64, reason: Reason, input: &PlanningInp
     let exempt = matches!(reason, Reason::ReleaseStepRuns { .. });
     // An old copy may drain and stop for as long as its role permits.
     let more = match &reason {
-        Reason::StopFirst { instance, .. } => input.assigned(instance).map_or(0, |(_, old)| {
+        Reason::StopFirst { instance, .. } => input.assigned(instance).map_or(0, |old| {
             old.spec.role.drain.unwrap_or(input.policy.drain).0.saturating_add(old.spec.role.stop_timeout.0)
         }),
         // A role may declare a start time that is longer than the deadline.
         Reason::NotReady { instance, .. } | Reason::PreparesImage { instance } => {
-            let start = input.assigned(instance).and_then(|(_, assignment)| assignment.spec.role.health.start);
+            let start = input.current(instance).and_then(|placed| placed.assignment.spec.role.health.start);
             start.map_or(0, |start| start.0.saturating_sub(input.policy.progress.0))
         }
         _ => 0,

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gantry_model::{AppName, Assignment, InstanceGoal, InstanceId, InstanceSpec, MachineName, MachinePlan};
+use gantry_model::{
+    AllocationId, AllocationNumbers, AppName, Assignment, InstanceGoal, InstanceSpec, MachineName, MachinePlan, Slot,
+};
 
 use crate::input::PlanningInput;
 
@@ -12,6 +14,8 @@ use crate::input::PlanningInput;
 pub(crate) struct DraftParts<'a> {
     input: &'a PlanningInput<'a>,
     parts: BTreeMap<MachineName, MachinePlan>,
+    /// The numbers of allocations that this pass places.
+    numbers: BTreeMap<AppName, AllocationNumbers>,
     /// Machines that got an instance of an app in this pass.
     placed: BTreeMap<AppName, BTreeSet<MachineName>>,
     /// Every machine with its number of instances, once an instance is placed.
@@ -20,7 +24,7 @@ pub(crate) struct DraftParts<'a> {
 
 impl<'a> DraftParts<'a> {
     pub(crate) fn new(input: &'a PlanningInput<'a>) -> Self {
-        Self { input, parts: BTreeMap::new(), placed: BTreeMap::new(), sizes: Vec::new() }
+        Self { input, parts: BTreeMap::new(), numbers: BTreeMap::new(), placed: BTreeMap::new(), sizes: Vec::new() }
     }
 
     fn part(&self, machine: &MachineName) -> Option<&MachinePlan> {
@@ -39,45 +43,55 @@ impl<'a> DraftParts<'a> {
     }
 
     /// The assignments of an app, in the order of the machines.
-    pub(crate) fn of_app<'s>(&'s self, app: &'s AppName) -> Vec<(&'s MachineName, &'s InstanceId, &'s Assignment)> {
+    pub(crate) fn of_app<'s>(&'s self, app: &'s AppName) -> Vec<(&'s MachineName, &'s AllocationId, &'s Assignment)> {
         let parts = self.machines_of(app).into_iter().filter_map(|machine| Some((machine, self.part(machine)?)));
         parts.flat_map(|(machine, part)| part.of_app(app).map(move |(id, assigned)| (machine, id, assigned))).collect()
     }
 
     /// Sets the goal of an assigned instance.
-    pub(crate) fn set_goal(&mut self, machine: &MachineName, id: &InstanceId, goal: InstanceGoal) {
+    pub(crate) fn set_goal(&mut self, machine: &MachineName, id: &AllocationId, goal: InstanceGoal) {
         if let Some(assignment) = self.edit(machine).instances.get_mut(id) {
             assignment.goal = goal;
         }
     }
 
     /// Removes an instance.
-    pub(crate) fn remove(&mut self, machine: &MachineName, id: &InstanceId) {
+    pub(crate) fn remove(&mut self, machine: &MachineName, id: &AllocationId) {
         self.edit(machine).instances.remove(id);
     }
 
-    /// Places an instance on the machine with the fewest instances. Does nothing without any machine. No instance is
-    /// removed before all are placed.
-    pub(crate) fn place(&mut self, id: InstanceId, spec: Arc<InstanceSpec>) {
+    /// Places a slot on the machine with the fewest instances, as a new allocation. Does nothing without any machine. No
+    /// instance is removed before all are placed.
+    pub(crate) fn place(&mut self, slot: &Slot, spec: Arc<InstanceSpec>) -> Option<AllocationId> {
         if self.sizes.is_empty() {
             let PlanningInput { previous, observed, .. } = self.input;
             let planned = previous.machines.iter().map(|(machine, part)| (part.instances.len(), machine.clone()));
             let empty = observed.machines.keys().filter(|machine| !previous.machines.contains_key(*machine));
             self.sizes = planned.chain(empty.map(|machine| (0, machine.clone()))).collect();
         }
-        let Some((size, machine)) = self.sizes.iter_mut().min() else { return };
+        let (size, machine) = self.sizes.iter_mut().min()?;
         *size += 1;
         let machine = machine.clone();
-        self.placed.entry(id.app.clone()).or_default().insert(machine.clone());
-        self.edit(&machine).instances.insert(id, Assignment { spec, goal: InstanceGoal::Run });
+        let id = self.number(slot);
+        self.placed.entry(slot.app.clone()).or_default().insert(machine.clone());
+        self.edit(&machine).instances.insert(id.clone(), Assignment { spec, goal: InstanceGoal::Run });
+        Some(id)
     }
 
-    /// Returns the parts that differ from the previous plan, with new generations. `machines` are machines whose reports
-    /// are news.
+    /// Returns the next allocation of a slot, and records its number.
+    fn number(&mut self, slot: &Slot) -> AllocationId {
+        let id = slot.numbered(self.input.highest_number(slot).saturating_add(1));
+        let recorded = || self.input.previous.numbers.get(&slot.app).map(|numbers| (**numbers).clone());
+        self.numbers.entry(slot.app.clone()).or_insert_with(|| recorded().unwrap_or_default()).record(&id);
+        id
+    }
+
+    /// Returns the numbers that this pass has recorded, and the parts that differ from the previous plan, with new
+    /// generations. `machines` are machines whose reports are news.
     pub(crate) fn finish<'m>(
         mut self,
         machines: impl IntoIterator<Item = &'m MachineName>,
-    ) -> BTreeMap<MachineName, Arc<MachinePlan>> {
+    ) -> (BTreeMap<AppName, Arc<AllocationNumbers>>, BTreeMap<MachineName, Arc<MachinePlan>>) {
         for machine in machines {
             // A machine that reports has a part, if only an empty one, and the part's generation is not below the report's.
             let Some(report) = self.input.observed.machines.get(machine) else { continue };
@@ -101,6 +115,7 @@ impl<'a> DraftParts<'a> {
             }
             (is_changed || is_behind).then(|| (machine, Arc::new(part)))
         };
-        self.parts.into_iter().filter_map(numbered).collect()
+        let numbers = self.numbers.into_iter().map(|(app, numbers)| (app, Arc::new(numbers))).collect();
+        (numbers, self.parts.into_iter().filter_map(numbered).collect())
     }
 }

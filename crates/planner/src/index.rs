@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::{AppName, InstanceId, MachineName, ObservedCluster, Plan};
+use gantry_model::{AllocationId, AppName, MachineName, ObservedCluster, Plan};
 
 /// The machines of each app, by plan and by report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,8 +32,8 @@ impl ClusterIndex {
     pub fn assigned<'a>(
         &mut self,
         machine: &MachineName,
-        before: impl IntoIterator<Item = &'a InstanceId>,
-        after: impl IntoIterator<Item = &'a InstanceId>,
+        before: impl IntoIterator<Item = &'a AllocationId>,
+        after: impl IntoIterator<Item = &'a AllocationId>,
     ) {
         replace(&mut self.assigned, machine, &apps_of(before), &apps_of(after));
     }
@@ -42,8 +42,8 @@ impl ClusterIndex {
     pub fn reported<'a>(
         &mut self,
         machine: &MachineName,
-        before: impl IntoIterator<Item = &'a InstanceId>,
-        after: impl IntoIterator<Item = &'a InstanceId>,
+        before: impl IntoIterator<Item = &'a AllocationId>,
+        after: impl IntoIterator<Item = &'a AllocationId>,
     ) {
         replace(&mut self.reported, machine, &apps_of(before), &apps_of(after));
     }
@@ -65,8 +65,8 @@ impl ClusterIndex {
 }
 
 /// The apps of sorted instances, each once.
-fn apps_of<'a>(ids: impl IntoIterator<Item = &'a InstanceId>) -> Vec<&'a AppName> {
-    let mut apps: Vec<&AppName> = ids.into_iter().map(|id| &id.app).collect();
+fn apps_of<'a>(ids: impl IntoIterator<Item = &'a AllocationId>) -> Vec<&'a AppName> {
+    let mut apps: Vec<&AppName> = ids.into_iter().map(|id| &id.slot.app).collect();
     apps.dedup();
     apps
 }

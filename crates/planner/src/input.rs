@@ -1,15 +1,14 @@
-//! Inputs of a planning pass, indexed by app and instance, with the queries that all modules need.
+//! Inputs of a planning pass, indexed by app and slot, with the queries that all modules need.
 //!
 //! The indexes cover only the apps that the pass plans, so the cost of a pass is that of its apps. The index of one app
 //! holds nothing of another app, so deploys of different apps do not see each other; only the two apps of a rename do.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use gantry_model::{
-    AppName, Assignment, Deploy, DeployState, Generation, InstanceId, MachineName, Moment, ObservedCluster,
-    ObservedInstance, Plan, Reason, Role, RouterId, instances_of,
+    AllocationId, AppName, Assignment, Deploy, DeployState, Generation, InstanceGoal, MachineAddress, MachineName,
+    Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RouterId, Slot, instances_of,
 };
 
 use crate::{ClusterIndex, PlannerInput, PlannerPolicy};
@@ -30,13 +29,22 @@ pub(crate) struct PlanningInput<'a> {
 /// Everything that the previous plan and the reports contain about one app.
 #[derive(Default)]
 struct AppIndex<'a> {
-    assigned: BTreeMap<&'a InstanceId, (&'a MachineName, &'a Assignment)>,
-    /// The reported instances with their addresses.
-    reported: BTreeMap<&'a InstanceId, Option<Ipv4Addr>>,
+    /// The allocations of each slot, by rising number.
+    assigned: BTreeMap<&'a Slot, Vec<PlacedAllocation<'a>>>,
+    /// The reported allocations with their addresses.
+    reported: BTreeMap<&'a AllocationId, Option<MachineAddress>>,
     /// Endpoints of the app's previous routes.
-    routed: BTreeMap<&'a InstanceId, Ipv4Addr>,
+    routed: BTreeMap<&'a AllocationId, &'a MachineAddress>,
     /// Addresses of the app's previous names.
-    named: BTreeSet<Ipv4Addr>,
+    named: BTreeSet<&'a MachineAddress>,
+}
+
+/// An allocation in the previous plan.
+#[derive(Clone, Copy)]
+pub(crate) struct PlacedAllocation<'a> {
+    pub(crate) id: &'a AllocationId,
+    pub(crate) machine: &'a MachineName,
+    pub(crate) assignment: &'a Assignment,
 }
 
 /// The lowest and the highest revision that live routers have acknowledged.
@@ -68,15 +76,35 @@ impl<'a> PlanningInput<'a> {
         self.renames.get(app)
     }
 
-    /// The assignments of an app in the previous plan, by instance.
-    pub(crate) fn assignments_of(&self, app: &AppName) -> impl Iterator<Item = (&'a InstanceId, &'a Assignment)> {
+    /// The assignments of an app in the previous plan, by allocation.
+    pub(crate) fn assignments_of(&self, app: &AppName) -> impl Iterator<Item = (&'a AllocationId, &'a Assignment)> {
         let index = self.apps.get(app).into_iter();
-        index.flat_map(|index| index.assigned.iter().map(|(id, (_, assignment))| (*id, *assignment)))
+        let placed = index.flat_map(|index| index.assigned.values().flatten());
+        placed.map(|PlacedAllocation { id, assignment, .. }| (*id, *assignment))
+    }
+
+    /// The allocation that stands for a slot: the newest that is not told to stop, or else the newest.
+    pub(crate) fn current(&self, slot: &Slot) -> Option<PlacedAllocation<'a>> {
+        let placed = self.apps.get(&slot.app)?.assigned.get(slot)?;
+        let lives = |placed: &&PlacedAllocation<'_>| placed.assignment.goal != InstanceGoal::Stop;
+        placed.iter().rev().find(lives).or(placed.last()).copied()
+    }
+
+    /// The highest number of a slot's allocations that is recorded or in use. A machine may report an allocation that
+    /// restored records do not know.
+    pub(crate) fn highest_number(&self, slot: &Slot) -> u32 {
+        let recorded = self.previous.numbers.get(&slot.app).map_or(0, |numbers| numbers.highest(slot));
+        let Some(index) = self.apps.get(&slot.app) else { return recorded };
+        let assigned = index.assigned.get(slot).and_then(|placed| placed.last()).map_or(0, |placed| placed.id.number);
+        let (first, last) = (slot.numbered(0), slot.numbered(u32::MAX));
+        let reported =
+            index.reported.range::<&AllocationId, _>(&first..=&last).next_back().map_or(0, |(id, _)| id.number);
+        recorded.max(assigned).max(reported)
     }
 
     /// The highest release number of an app that a machine reports.
     pub(crate) fn highest_reported_release(&self, app: &AppName) -> Option<u64> {
-        self.apps.get(app)?.reported.keys().map(|id| id.release.0).max()
+        self.apps.get(app)?.reported.keys().map(|id| id.slot.release.0).max()
     }
 
     /// The revision of an app's previous routes.
@@ -85,28 +113,33 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// The instance's endpoint in the app's previous routes.
-    pub(crate) fn routed_address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
-        self.apps.get(&id.app)?.routed.get(id).copied()
+    pub(crate) fn routed_address(&self, id: &AllocationId) -> Option<&'a MachineAddress> {
+        self.apps.get(&id.slot.app)?.routed.get(id).copied()
     }
 
     /// Reports whether the app's previous routes name an instance, so that requests or name look-ups may lead there.
     /// Names are compared by address, because names do not identify instances.
-    pub(crate) fn is_named(&self, id: &InstanceId) -> bool {
-        let Some(index) = self.apps.get(&id.app) else { return false };
-        index.routed.contains_key(id) || self.address(id).is_some_and(|address| index.named.contains(&address))
+    pub(crate) fn is_named(&self, id: &AllocationId) -> bool {
+        let Some(index) = self.apps.get(&id.slot.app) else { return false };
+        index.routed.contains_key(id) || self.address(id).is_some_and(|address| index.named.contains(address))
     }
 
-    /// A copy from another release, of this app or of the other app of its rename, that blocks a stop-first role because
-    /// the copy still exists.
-    pub(crate) fn stop_first_blocker(&self, id: &InstanceId, role: &Role) -> Option<InstanceId> {
-        let blocks = |other: &InstanceId, assignment: &Assignment| {
-            other.role == id.role
-                && other.release != id.release
-                && (role.stop_first() || assignment.spec.role.stop_first())
+    /// Another allocation of a role, of this app or of the other app of its rename, that blocks a slot of a stop-first
+    /// role because the allocation still exists. Restored records may not know an allocation that a machine reports.
+    pub(crate) fn stop_first_blocker(&self, slot: &Slot, role: &Role) -> Option<AllocationId> {
+        let own = self.current(slot).filter(|own| own.assignment.goal != InstanceGoal::Stop).map(|own| own.id);
+        let is_other = |other: &AllocationId| other.slot.role == slot.role && Some(other) != own;
+        let blocks = |other: &AllocationId, assignment: &Assignment| {
+            is_other(other) && (role.stop_first() || assignment.spec.role.stop_first())
         };
-        let apps = [Some(&id.app), self.renamed(&id.app)].into_iter().flatten();
-        let mut others = apps.flat_map(|app| self.assignments_of(app));
-        others.find(|(other, assignment)| blocks(other, assignment)).map(|(other, _)| other.clone())
+        let apps = || [Some(&slot.app), self.renamed(&slot.app)].into_iter().flatten();
+        let mut others = apps().flat_map(|app| self.assignments_of(app));
+        let assigned = others.find(|(other, assignment)| blocks(other, assignment)).map(|(other, _)| other.clone());
+        if assigned.is_some() || !role.stop_first() {
+            return assigned;
+        }
+        let mut reported = apps().filter_map(|app| self.apps.get(app)).flat_map(|index| index.reported.keys());
+        reported.find(|other| is_other(other)).map(|other| (*other).clone())
     }
 
     /// Reports whether the deploy is in its bake time: after promotion the old release stands by for a while.
@@ -128,27 +161,23 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// The address of an instance in its machine's last report.
-    pub(crate) fn address(&self, id: &InstanceId) -> Option<Ipv4Addr> {
-        *self.apps.get(&id.app)?.reported.get(id)?
+    pub(crate) fn address(&self, id: &AllocationId) -> Option<&MachineAddress> {
+        self.apps.get(&id.slot.app)?.reported.get(id)?.as_ref()
     }
 
-    /// Reports whether any machine has an instance with this id.
-    pub(crate) fn is_reported(&self, id: &InstanceId) -> bool {
-        self.apps.get(&id.app).is_some_and(|index| index.reported.contains_key(id))
+    /// The assignment of an allocation in the previous plan.
+    pub(crate) fn assigned(&self, id: &AllocationId) -> Option<&'a Assignment> {
+        let placed = self.apps.get(&id.slot.app)?.assigned.get(&id.slot)?;
+        placed.iter().find(|placed| placed.id == id).map(|placed| placed.assignment)
     }
 
-    /// The machine and the assignment of an instance in the previous plan.
-    pub(crate) fn assigned(&self, id: &InstanceId) -> Option<(&'a MachineName, &'a Assignment)> {
-        self.apps.get(&id.app)?.assigned.get(id).copied()
-    }
-
-    /// The reported state of an instance that the previous plan assigns.
-    pub(crate) fn seen(&self, id: &InstanceId) -> ReportedState<'a> {
-        self.assigned(id).map_or(ReportedState::Unknown, |(machine, _)| self.seen_on(machine, id))
+    /// The reported state of the allocation that stands for a slot.
+    pub(crate) fn seen(&self, slot: &Slot) -> ReportedState<'a> {
+        self.current(slot).map_or(ReportedState::Unknown, |placed| self.seen_on(placed.machine, placed.id))
     }
 
     /// The state of an instance in the report of `machine`.
-    pub(crate) fn seen_on(&self, machine: &MachineName, id: &InstanceId) -> ReportedState<'a> {
+    pub(crate) fn seen_on(&self, machine: &MachineName, id: &AllocationId) -> ReportedState<'a> {
         let Some(report) = self.observed.machines.get(machine) else {
             return ReportedState::Unknown;
         };
@@ -186,7 +215,7 @@ impl<'a> PlanningInput<'a> {
     }
 
     /// Requests in progress at an instance, summed over all live routers.
-    pub(crate) fn active_requests(&self, id: &InstanceId) -> u64 {
+    pub(crate) fn active_requests(&self, id: &AllocationId) -> u64 {
         self.observed.live_routers(self.now).filter_map(|(_, router)| router.active.get(id)).sum()
     }
 }
@@ -197,18 +226,21 @@ impl<'a> AppIndex<'a> {
         for machine in input.index.assigned_to(app) {
             let Some((machine, part)) = input.previous.machines.get_key_value(machine) else { continue };
             for (id, assignment) in instances_of(&part.instances, app) {
-                index.assigned.entry(id).or_insert((machine, assignment));
+                index.assigned.entry(&id.slot).or_default().push(PlacedAllocation { id, machine, assignment });
             }
         }
-        for report in input.index.reported_by(app).filter_map(|machine| input.observed.machines.get(machine)) {
+        index.assigned.values_mut().for_each(|placed| placed.sort_by_key(|placed| placed.id.number));
+        for machine in input.index.reported_by(app) {
+            let Some(report) = input.observed.machines.get(machine) else { continue };
             for (id, instance) in instances_of(&report.instances, app) {
                 let address = index.reported.entry(id).or_default();
-                *address = address.or(instance.address);
+                let reported = || instance.address.map(|address| MachineAddress::new(machine.clone(), address));
+                *address = address.take().or_else(reported);
             }
         }
         if let Some(routes) = input.previous.routes.get(app) {
             for endpoint in routes.endpoints() {
-                index.routed.entry(&endpoint.instance).or_insert(endpoint.address);
+                index.routed.entry(&endpoint.allocation).or_insert(&endpoint.at);
             }
             index.named = routes.addresses().collect();
         }

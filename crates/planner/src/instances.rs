@@ -4,32 +4,39 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::app::Rename;
 use gantry_model::{
-    AppName, AppRoutes, Assignment, Deploy, DeployState, InstanceGoal, InstanceId, InstancePhase, MachineName, Reason,
-    Release, Role, RoleName,
+    AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, InstanceGoal, InstancePhase, MachineName,
+    Reason, Release, Role, RoleName,
 };
 
-use crate::demand::{WantedInstances, release_step, release_step_done, spec, wanted_of};
+use crate::demand::{WantedSlots, release_step, release_step_done, spec, wanted_of};
 use crate::draft::DraftParts;
 use crate::input::{PlanningInput, ReportedState};
 use crate::{DesiredApp, DesiredCluster};
 
-type WaitReasons = BTreeMap<AppName, Vec<Reason>>;
+/// The allocations that run for the wanted slots.
+#[derive(Default)]
+pub(crate) struct AssignedSlots {
+    /// One allocation of each wanted slot that has or gets one. All other allocations retire.
+    pub(crate) chosen: BTreeSet<AllocationId>,
+    /// Why slots of each app wait.
+    pub(crate) waits: BTreeMap<AppName, Vec<Reason>>,
+}
 
-/// Every instance of the planned apps that must run now.
-pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> WantedInstances {
-    let mut wanted: WantedInstances = desired.apps.values().flat_map(|app| wanted_of_app(app, input)).collect();
+/// Every slot of the planned apps whose instance must run now.
+pub(crate) fn wanted(desired: &DesiredCluster, input: &PlanningInput<'_>) -> WantedSlots {
+    let mut wanted: WantedSlots = desired.apps.values().flat_map(|app| wanted_of_app(app, input)).collect();
     for app in desired.apps.values() {
         if let Some(Rename::From { name: old }) = &app.app.rename
             && let Some(old) = desired.apps.get(old)
         {
-            wanted.retain(|id, _| id.app != old.app.name || !is_taken_over(old, app, &id.role));
+            wanted.retain(|slot, _| slot.app != old.app.name || !is_taken_over(old, app, &slot.role));
         }
     }
     wanted
 }
 
-fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedInstances {
-    let mut wanted = WantedInstances::new();
+fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedSlots {
+    let mut wanted = WantedSlots::new();
     if app.app.destroying {
         return wanted;
     }
@@ -40,9 +47,9 @@ fn wanted_of_app(app: &DesiredApp, input: &PlanningInput<'_>) -> WantedInstances
         wanted.extend(wanted_of(&app.app, current, domain, handed_over));
     }
     if let Some((deploy, release)) = coming {
-        if let Some(id) = release_step(release) {
-            let spec = spec(&app.app, release, &release.roles[&id.role], domain, true);
-            wanted.insert(id, spec.into());
+        if let Some(slot) = release_step(release) {
+            let spec = spec(&app.app, release, &release.roles[&slot.role], domain);
+            wanted.insert(slot, spec.into());
         }
         if deploy.state != DeployState::Starting || release_step_done(release, input) {
             wanted.extend(wanted_of(&app.app, release, domain, |_| false));
@@ -76,58 +83,49 @@ fn hands_over(current: &Release, new: &Release, role: &RoleName) -> bool {
     current.number != new.number && new.roles.contains_key(role) && (stop_first(current) || stop_first(new))
 }
 
-/// Assigns wanted instances that have no machine yet, and returns why instances wait. This function removes no instance:
-/// [`retire`] does so once the routes are known.
-pub(crate) fn assign(wanted: &WantedInstances, draft: &mut DraftParts<'_>, input: &PlanningInput<'_>) -> WaitReasons {
-    let mut notes = WaitReasons::new();
-    for (id, spec) in wanted {
-        if let Some(blocker) = input.stop_first_blocker(id, &spec.role) {
-            let reason = Reason::StopFirst { role: id.role.clone(), instance: blocker };
-            notes.entry(id.app.clone()).or_default().push(reason);
+/// Assigns a new allocation to each wanted slot without one, and returns why slots wait. This function removes no
+/// allocation: [`retire`] does so once the routes are known.
+pub(crate) fn assign(wanted: &WantedSlots, draft: &mut DraftParts<'_>, input: &PlanningInput<'_>) -> AssignedSlots {
+    let mut assigned = AssignedSlots::default();
+    for (slot, spec) in wanted {
+        // An allocation that is told to stop stops. A new one takes its place.
+        let current = input.current(slot).filter(|current| current.assignment.goal != InstanceGoal::Stop);
+        assigned.chosen.extend(current.map(|current| current.id.clone()));
+        if let Some(blocker) = input.stop_first_blocker(slot, &spec.role) {
+            let reason = Reason::StopFirst { role: slot.role.clone(), instance: blocker };
+            assigned.waits.entry(slot.app.clone()).or_default().push(reason);
             continue;
         }
-        // A stopping instance stops. An instance that the restored records do not know goes as well. Once the old
-        // instance is gone, this function places the new instance.
-        let stopping = match input.assigned(id) {
-            Some((_, assignment)) if assignment.goal == InstanceGoal::Stop => true,
-            Some((machine, assignment)) => {
-                if assignment.goal != InstanceGoal::Run {
-                    draft.set_goal(machine, id, InstanceGoal::Run);
-                }
-                false
+        match current {
+            Some(current) if current.assignment.goal != InstanceGoal::Run => {
+                draft.set_goal(current.machine, current.id, InstanceGoal::Run);
             }
-            None if input.is_reported(id) => true,
-            None => {
-                draft.place(id.clone(), spec.clone());
-                false
-            }
-        };
-        if stopping {
-            notes.entry(id.app.clone()).or_default().push(Reason::Stopping { instance: id.clone() });
+            Some(_) => {}
+            None => assigned.chosen.extend(draft.place(slot, spec.clone())),
         }
     }
-    notes
+    assigned
 }
 
-/// Decides the goal of each unwanted instance of an app.
+/// Decides the goal of each allocation of an app that is not chosen.
 pub(crate) fn retire(
     app: &AppName,
-    wanted: &WantedInstances,
+    chosen: &BTreeSet<AllocationId>,
     standing_by: &BTreeSet<AppName>,
     routes: &AppRoutes,
     draft: &mut DraftParts<'_>,
     input: &PlanningInput<'_>,
 ) {
-    let mut changes: Vec<(MachineName, InstanceId, Option<InstanceGoal>)> = Vec::new();
+    let mut changes: Vec<(MachineName, AllocationId, Option<InstanceGoal>)> = Vec::new();
     for (machine, id, assignment) in draft.of_app(app) {
-        if wanted.contains_key(id) && assignment.goal != InstanceGoal::Stop {
+        if chosen.contains(id) {
             continue;
         }
         if assignment.goal == InstanceGoal::Stop && matches!(input.seen_on(machine, id), ReportedState::Absent) {
             changes.push((machine.clone(), id.clone(), None));
             continue;
         }
-        let goal = next_goal(id, assignment, standing_by.contains(app), routes, input);
+        let goal = next_goal((machine, id, assignment), standing_by.contains(app), routes, input);
         if goal != assignment.goal {
             changes.push((machine.clone(), id.clone(), Some(goal)));
         }
@@ -148,8 +146,7 @@ pub(crate) fn standing_by(desired: &DesiredCluster, input: &PlanningInput<'_>) -
 
 /// Next goal of an unwanted instance: absent from the routes, then acknowledged, drained and stopped.
 fn next_goal(
-    id: &InstanceId,
-    assignment: &Assignment,
+    (machine, id, assignment): (&MachineName, &AllocationId, &Assignment),
     standing_by: bool,
     routes: &AppRoutes,
     input: &PlanningInput<'_>,
@@ -170,7 +167,7 @@ fn next_goal(
         InstanceGoal::Retire { removed_in, since } => {
             let drain = assignment.spec.role.drain.unwrap_or(input.policy.drain);
             let of_dead_process =
-                || matches!(input.seen(id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
+                || matches!(input.seen_on(machine, id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
             let drained =
                 || input.retired_for(since) >= drain.millis() || input.active_requests(id) == 0 || of_dead_process();
             let may_stop = !standing_by && input.routers_behind(removed_in).is_none() && drained();
@@ -182,8 +179,8 @@ fn next_goal(
 
 /// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its address
 /// for another instance.
-fn leaves_routes(id: &InstanceId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
-    let is_routed = || routes.endpoints().any(|endpoint| endpoint.instance == *id);
+fn leaves_routes(id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
+    let is_routed = || routes.endpoints().any(|endpoint| endpoint.allocation == *id);
     let is_address_named = || input.address(id).is_some_and(|address| routes.addresses().any(|named| named == address));
     input.is_named(id) && !is_routed() && !is_address_named()
 }

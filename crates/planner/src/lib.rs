@@ -31,13 +31,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, AppRoutes, Deploy, HostName, MachineName, MachinePlan, Moment, ObservedCluster, Plan, Reason,
-    Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
+    AllocationNumbers, App, AppName, AppRoutes, Deploy, HostName, MachineName, MachinePlan, Moment, ObservedCluster,
+    Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
 };
 use serde::{Deserialize, Serialize};
 
 use draft::DraftParts;
 use input::PlanningInput;
+use instances::AssignedSlots;
 use routes::Revisions;
 
 pub use index::ClusterIndex;
@@ -115,6 +116,8 @@ pub struct PlannerInput<'a> {
 /// Result of a planning pass: everything that changes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PlanDecision {
+    /// The numbers of allocations that change. To be written before the parts that have the allocations.
+    pub numbers: BTreeMap<AppName, Arc<AllocationNumbers>>,
     /// The machines' parts that change.
     pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
     /// What all routes share, if it changes. To be written before the routes.
@@ -139,8 +142,9 @@ impl PlanDecision {
     /// Reports whether no record changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { machines, routing, routes, apps, deploys, gone, report: _ } = self;
-        machines.is_empty()
+        let Self { numbers, machines, routing, routes, apps, deploys, gone, report: _ } = self;
+        numbers.is_empty()
+            && machines.is_empty()
             && routing.is_none()
             && routes.is_empty()
             && apps.is_empty()
@@ -152,6 +156,7 @@ impl PlanDecision {
     #[must_use]
     pub fn applied_to(&self, previous: &Plan) -> Plan {
         let mut plan = previous.clone();
+        plan.numbers.extend(self.numbers.iter().map(|(app, numbers)| (app.clone(), Arc::clone(numbers))));
         plan.machines.extend(self.machines.iter().map(|(machine, part)| (machine.clone(), Arc::clone(part))));
         self.routing.iter().for_each(|head| plan.put_routing(head.clone()));
         self.routes.iter().flatten().for_each(|(app, routes)| plan.put_routes(app.clone(), Arc::clone(routes)));
@@ -193,7 +198,8 @@ pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
     }
     let wanted = instances::wanted(&next, &input);
     let mut draft = DraftParts::new(&input);
-    for (app, mut reasons) in instances::assign(&wanted, &mut draft, &input) {
+    let AssignedSlots { chosen, waits } = instances::assign(&wanted, &mut draft, &input);
+    for (app, mut reasons) in waits {
         decision.report.waits.entry(app).or_default().append(&mut reasons);
     }
     let mut revisions = Revisions::new(desired, &input);
@@ -201,12 +207,12 @@ pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
     for pair in pairs(scope, &input) {
         let mut group = RoutesGroup::new();
         for app in pair {
-            let routes = routes::compose(app, &next, &wanted, &draft, &input);
+            let routes = routes::compose(app, &next, &chosen, &draft, &input);
             let numbered = revisions.number(routes, previous.routes.get(app).map(AsRef::as_ref));
             if numbered.changed {
                 group.push((app.clone(), Arc::clone(&numbered.routes)));
             }
-            instances::retire(app, &wanted, &standing_by, &numbered.routes, &mut draft, &input);
+            instances::retire(app, &chosen, &standing_by, &numbered.routes, &mut draft, &input);
         }
         if !group.is_empty() {
             decision.routes.push(group);
@@ -215,7 +221,7 @@ pub fn plan(inputs: &PlannerInput<'_>) -> PlanDecision {
     decision.routing = revisions.head;
     decision.gone =
         next.apps.values().filter(|app| is_gone(app, previous, &draft)).map(|app| app.app.name.clone()).collect();
-    decision.machines = draft.finish(&scope.machines);
+    (decision.numbers, decision.machines) = draft.finish(&scope.machines);
     decision
 }
 
@@ -254,7 +260,7 @@ fn renames(desired: &DesiredCluster) -> BTreeMap<AppName, AppName> {
 }
 
 /// Skips release numbers that a machine still uses. After a restore, the records lack the releases made since the
-/// backup. Such a number must not be reused, because an instance's id identifies the release inside.
+/// backup. Such a number must not be reused, because an allocation's id identifies the release inside.
 fn skip_numbers_in_use(app: &mut App, input: &PlanningInput<'_>) {
     let highest = input.highest_reported_release(&app.name).unwrap_or_default();
     app.last_release = app.last_release.max(highest);

@@ -1,35 +1,34 @@
 //! Computes the routes of each app: the ready instances of the app's current release, and of a held release under its own
 //! host name.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::app::Rename;
 use gantry_model::role::DEFAULT_PORT;
 use gantry_model::{
-    AppName, AppRoutes, Assignment, ClosedReason, ClosedRoute, DeployState, Endpoint, Generation, HostName,
-    InstanceGoal, InstanceId, InstancePhase, MachineName, Release, ReleaseNumber, RequestTimeouts, RoleName, Route,
-    RoutingHead, TrafficPolicy,
+    AllocationId, AppName, AppNames, AppRoutes, Assignment, ClosedReason, ClosedRoute, DeployState, Endpoint,
+    Generation, HostName, InstanceGoal, InstancePhase, MachineAddress, MachineName, Release, ReleaseNumber,
+    RequestTimeouts, Role, RoleName, Route, RoutingHead, TrafficPolicy,
 };
 
-use crate::demand::{WantedInstances, copies};
+use crate::demand::copies;
 use crate::draft::DraftParts;
 use crate::input::PlanningInput;
 use crate::{DesiredApp, DesiredCluster};
 
 /// The assignments of one app in the new plan, in the order of the machines.
 struct PlacedInstances<'a> {
-    wanted: &'a WantedInstances,
-    instances: Vec<(&'a MachineName, &'a InstanceId, &'a Assignment)>,
+    chosen: &'a BTreeSet<AllocationId>,
+    instances: Vec<(&'a MachineName, &'a AllocationId, &'a Assignment)>,
     input: &'a PlanningInput<'a>,
 }
 
 impl<'a> PlacedInstances<'a> {
     /// The assignments of a release.
-    fn of(&self, release: &Release) -> impl Iterator<Item = (&'a MachineName, &'a InstanceId, &'a Assignment)> {
+    fn of(&self, release: &Release) -> impl Iterator<Item = (&'a MachineName, &'a AllocationId, &'a Assignment)> {
         let number = release.number;
-        self.instances.iter().filter(move |(_, id, _)| id.release == number).copied()
+        self.instances.iter().filter(move |(_, id, _)| id.slot.release == number).copied()
     }
 }
 
@@ -83,13 +82,13 @@ pub(crate) struct NumberedRoutes {
 pub(crate) fn compose(
     name: &AppName,
     desired: &DesiredCluster,
-    wanted: &WantedInstances,
+    chosen: &BTreeSet<AllocationId>,
     draft: &DraftParts<'_>,
     input: &PlanningInput<'_>,
 ) -> AppRoutes {
     let mut routes = AppRoutes::default();
     let Some(app) = desired.apps.get(name).filter(|app| !app.app.destroying) else { return routes };
-    let placed = PlacedInstances { wanted, instances: draft.of_app(name), input };
+    let placed = PlacedInstances { chosen, instances: draft.of_app(name), input };
     let closed = closed(app);
     for host in hosts(app, desired, input) {
         match (closed, release_of(app, app.app.current)) {
@@ -101,7 +100,7 @@ pub(crate) fn compose(
     if let Some(release) = release_of(app, app.app.current) {
         let previous = input.previous.routes.get(name).and_then(|routes| routes.names.as_ref());
         let known = previous.filter(|_| unheard(release, &placed));
-        routes.names = Some(known.cloned().unwrap_or_else(|| addresses(release, &placed)));
+        routes.names = Some(known.cloned().unwrap_or_else(|| names(release, &placed)));
     }
     if let Some(release) = held(app)
         && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, input.policy.domain))
@@ -150,7 +149,7 @@ fn closed(app: &DesiredApp) -> Option<ClosedReason> {
     let Some(release) = release_of(app, app.app.current) else {
         return Some(ClosedReason::NoRelease);
     };
-    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+    let Some((role, settings)) = release.web() else {
         return Some(ClosedReason::NoWebRole);
     };
     (copies(&app.app, role, settings) == 0).then_some(ClosedReason::ScaledToZero)
@@ -164,13 +163,13 @@ fn insert_route(
     held: bool,
     placed: &PlacedInstances<'_>,
 ) {
-    let Some((role, settings)) = release.roles.iter().find(|(role, _)| role.is_web()) else {
+    let Some((role, settings)) = release.web() else {
         return;
     };
     let port = settings.port.unwrap_or(DEFAULT_PORT);
     let endpoints = serving(release, placed)
-        .filter(|(id, _)| &id.role == role)
-        .map(|(id, address)| Endpoint { instance: id.clone(), address, port, protocol: settings.protocol })
+        .filter(|(id, _)| &id.slot.role == role)
+        .map(|(id, at)| Endpoint { allocation: id.clone(), at, port, protocol: settings.protocol })
         .collect();
     let timeouts = RequestTimeouts {
         response: settings.request_timeout,
@@ -181,12 +180,17 @@ fn insert_route(
     routes.routes.insert(host, Route { app, release, held, endpoints, traffic, timeouts });
 }
 
-fn addresses(release: &Release, placed: &PlacedInstances<'_>) -> BTreeMap<RoleName, Vec<Ipv4Addr>> {
-    let mut roles: BTreeMap<RoleName, Vec<Ipv4Addr>> = BTreeMap::new();
-    for (id, address) in serving(release, placed).filter(|(id, _)| id.role.is_service()) {
-        roles.entry(id.role.clone()).or_default().push(address);
+/// The names of a release's app. The app's own name leads to the role that serves HTTP, or else to the role with the
+/// app's name.
+fn names(release: &Release, placed: &PlacedInstances<'_>) -> AppNames {
+    let named = || release.roles.keys().find(|role| role.as_str() == release.app.as_str());
+    let main = release.web().map(|(role, _)| role).or_else(named).cloned();
+    let mut roles: BTreeMap<RoleName, Vec<MachineAddress>> = BTreeMap::new();
+    let is_service = |id: &AllocationId| release.roles.get(&id.slot.role).is_some_and(Role::is_service);
+    for (id, address) in serving(release, placed).filter(|(id, _)| is_service(id)) {
+        roles.entry(id.slot.role.clone()).or_default().push(address);
     }
-    roles
+    AppNames { main, roles }
 }
 
 /// Reports whether a machine with instances of the release has not reported since the controller started.
@@ -195,21 +199,24 @@ fn unheard(release: &Release, placed: &PlacedInstances<'_>) -> bool {
 }
 
 /// The ready instances of a release with their addresses.
-fn serving<'a>(release: &Release, placed: &PlacedInstances<'a>) -> impl Iterator<Item = (&'a InstanceId, Ipv4Addr)> {
+fn serving<'a>(
+    release: &Release,
+    placed: &PlacedInstances<'a>,
+) -> impl Iterator<Item = (&'a AllocationId, MachineAddress)> {
     placed
         .of(release)
-        .filter(|(_, id, assignment)| assignment.goal == InstanceGoal::Run && placed.wanted.contains_key(*id))
+        .filter(|(_, id, assignment)| assignment.goal == InstanceGoal::Run && placed.chosen.contains(*id))
         .filter_map(|(machine, id, _)| Some((id, address(machine, id, placed.input)?)))
 }
 
 /// The address of a ready instance. If the machine has not reported since the controller started, the previous routes
 /// decide: missing reports never remove an endpoint.
-fn address(machine: &MachineName, id: &InstanceId, input: &PlanningInput<'_>) -> Option<Ipv4Addr> {
+fn address(machine: &MachineName, id: &AllocationId, input: &PlanningInput<'_>) -> Option<MachineAddress> {
     match input.observed.machines.get(machine) {
         Some(report) => {
             let ready = report.instances.get(id).filter(|instance| instance.phase == InstancePhase::Ready);
-            ready.and_then(|instance| instance.address)
+            Some(MachineAddress::new(machine.clone(), ready?.address?))
         }
-        None => input.routed_address(id),
+        None => input.routed_address(id).cloned(),
     }
 }

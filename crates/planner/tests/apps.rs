@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName, InstanceGoal,
-    InstanceId, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, ReleaseNumber,
+    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, HostName,
+    InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, ReleaseNumber,
     Role, RoleCommand, RoleName, RouterId,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
@@ -77,7 +77,7 @@ fn cause() -> DeployCause {
 
 /// A release with a web role, and for every second app a worker.
 fn release(app: usize, number: u64) -> Release {
-    let mut web = Role::new(RoleCommand::Shell("serve".into()));
+    let mut web = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     web.instances = 2;
     let mut roles = BTreeMap::from([(role_name("web"), web)]);
     if app.is_multiple_of(2) {
@@ -135,7 +135,7 @@ impl Cluster {
     fn waiting(&self) -> BTreeSet<AppName> {
         let busy = self.desired.apps.iter().filter(|(_, app)| !app.deploys.is_empty()).map(|(name, _)| name);
         let retired = self.plan.assignments().filter(|(_, _, a)| matches!(a.goal, InstanceGoal::Retire { .. }));
-        busy.chain(retired.map(|(_, id, _)| &id.app)).cloned().collect()
+        busy.chain(retired.map(|(_, id, _)| &id.slot.app)).cloned().collect()
     }
 
     /// Plans what is affected until nothing changes, with an audit of each pass.
@@ -171,10 +171,10 @@ impl Cluster {
             for (machine, part) in &decision.machines {
                 let before = self.plan.machines.get(machine);
                 let before = || before.into_iter().flat_map(|part| &part.instances);
-                let differs = |(id, assigned): &(&InstanceId, _)| before().all(|known| known != (*id, *assigned));
-                next.apps.extend(part.instances.iter().filter(differs).map(|(id, _)| id.app.clone()));
+                let differs = |(id, assigned): &(&AllocationId, _)| before().all(|known| known != (*id, *assigned));
+                next.apps.extend(part.instances.iter().filter(differs).map(|(id, _)| id.slot.app.clone()));
                 let gone = before().filter(|(id, _)| !part.instances.contains_key(*id));
-                next.apps.extend(gone.map(|(id, _)| id.app.clone()));
+                next.apps.extend(gone.map(|(id, _)| id.slot.app.clone()));
                 next.machines.insert(machine.clone());
                 self.index.assigned(machine, before().map(|(id, _)| id), part.instances.keys());
             }
@@ -193,19 +193,20 @@ impl Cluster {
     }
 
     /// Changes the report of a machine, and plans the apps whose instances changed.
-    fn report(&mut self, machine: usize, change: impl FnOnce(&mut BTreeMap<InstanceId, ObservedInstance>)) {
+    fn report(&mut self, machine: usize, change: impl FnOnce(&mut BTreeMap<AllocationId, ObservedInstance>)) {
         let machine = machine_name(machine);
         let report = Arc::clone(&self.observed.machines[&machine]);
         let mut next = (*report).clone();
         change(&mut next.instances);
         next.seen = self.now;
         let mut affected: BTreeSet<AppName> =
-            report.changes(&next.instances).into_iter().map(|(id, _, _)| id.app.clone()).collect();
+            report.changes(&next.instances).into_iter().map(|(id, _, _)| id.slot.app.clone()).collect();
         let part = self.plan.machines.get(&machine).cloned().unwrap_or_default();
         if next.generation != part.generation {
             next.generation = part.generation;
-            affected
-                .extend(part.instances.keys().filter(|id| !next.instances.contains_key(*id)).map(|id| id.app.clone()));
+            affected.extend(
+                part.instances.keys().filter(|id| !next.instances.contains_key(*id)).map(|id| id.slot.app.clone()),
+            );
         }
         self.index.reported(&machine, report.instances.keys(), next.instances.keys());
         self.observed.machines.insert(machine.clone(), next.into());
@@ -278,7 +279,7 @@ impl Cluster {
                     instances.insert(id.clone(), prepared(address));
                 }
             }
-            let stops = |id: &InstanceId| part.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
+            let stops = |id: &AllocationId| part.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
             let stopping = instances.iter_mut().filter(|(id, _)| stops(id));
             stopping.for_each(|(_, instance)| instance.phase = InstancePhase::Stopping);
         });
@@ -345,10 +346,10 @@ proptest! {
         for (name, app) in &cluster.desired.apps {
             prop_assert!(app.deploys.is_empty(), "not over: {:?}", app.deploys);
             let copies = app.app.scale.get(&role_name("web")).copied().unwrap_or(2) as usize;
-            let assigned: Vec<&InstanceId> = cluster.plan.assignments_of(name).map(|(_, id, _)| id).collect();
-            let web = assigned.iter().filter(|id| id.role.is_web()).count();
+            let assigned: Vec<&AllocationId> = cluster.plan.assignments_of(name).map(|(_, id, _)| id).collect();
+            let web = assigned.iter().filter(|id| id.slot.role.as_str() == "web").count();
             prop_assert_eq!(web, if app.app.current.is_some() { copies } else { 0 }, "{:?}", assigned);
-            prop_assert!(assigned.iter().all(|id| Some(id.release) == app.app.current));
+            prop_assert!(assigned.iter().all(|id| Some(id.slot.release) == app.app.current));
         }
     }
 }

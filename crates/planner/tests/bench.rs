@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_model::{
-    App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation, HostName,
-    InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster,
-    ObservedInstance, ObservedRouter, Plan, Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId,
+    AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
+    Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster,
+    ObservedInstance, ObservedRouter, Plan, Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, Slot,
 };
 use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
@@ -44,7 +44,7 @@ fn web() -> RoleName {
 }
 
 fn release(app: usize, number: u64) -> Release {
-    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     role.instances = u32::try_from(COPIES).expect("small");
     Release {
         app: app_name(app),
@@ -103,12 +103,11 @@ impl Cluster {
                 commit: None,
                 config: BTreeMap::new(),
                 role: release.roles[&web()].clone(),
-                once: false,
                 volumes_of: None,
             });
             for copy in 0..COPIES {
                 let index = u32::try_from(copy + 1).expect("small");
-                let id = InstanceId { app: app_name(number), release: ReleaseNumber(1), role: web(), index };
+                let id = Slot { app: app_name(number), release: ReleaseNumber(1), role: web(), index }.numbered(1);
                 let at = number * COPIES + copy;
                 let machine = machine_name(at % machines);
                 let part = parts.entry(machine.clone()).or_default();
@@ -168,6 +167,7 @@ impl Cluster {
             let before = before.iter().flat_map(|part| part.instances.keys());
             self.index.assigned(&machine, before, part.instances.keys());
         }
+        self.plan.numbers.extend(decision.numbers);
         decision.routing.into_iter().for_each(|head| self.plan.put_routing(head));
         decision.routes.into_iter().flatten().for_each(|(app, routes)| self.plan.put_routes(app, routes));
         for app in decision.apps {
@@ -201,11 +201,11 @@ impl Cluster {
         for machine in &machines {
             let part = Arc::clone(&self.plan.machines[machine]);
             let report = Arc::make_mut(self.observed.machines.get_mut(machine).expect("there"));
-            let before: Vec<InstanceId> = report.instances.keys().cloned().collect();
+            let before: Vec<AllocationId> = report.instances.keys().cloned().collect();
             report.generation = part.generation;
             report.instances.retain(|id, _| part.instances.get(id).is_some_and(|a| a.goal != InstanceGoal::Stop));
             for (id, _) in part.of_app(app).filter(|(_, assigned)| assigned.goal != InstanceGoal::Stop) {
-                let place = usize::try_from(id.release.0 * 100 + u64::from(id.index)).expect("small");
+                let place = usize::try_from(id.slot.release.0 * 100 + u64::from(id.slot.index)).expect("small");
                 report.instances.entry(id.clone()).or_insert_with(|| ready(place));
             }
             self.index.reported(machine, &before, report.instances.keys());
@@ -230,7 +230,7 @@ fn plans_what_changed() {
     let apps = (copies / COPIES).min(1_000);
     cluster.took = Duration::ZERO;
     for app in (0..apps).map(app_name) {
-        let id = InstanceId { app: app.clone(), release: ReleaseNumber(1), role: web(), index: 1 };
+        let id = Slot { app: app.clone(), release: ReleaseNumber(1), role: web(), index: 1 }.numbered(1);
         let (machine, _) = cluster.plan.assignment(&id).expect("there");
         let machine = machine.clone();
         let report = Arc::make_mut(cluster.observed.machines.get_mut(&machine).expect("there"));

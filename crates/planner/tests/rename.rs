@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use gantry_model::app::Rename;
 use gantry_model::{
-    App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation, HostName,
-    InstanceGoal, InstanceId, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason,
-    Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, RoutingTable,
+    AllocationId, App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
+    Generation, HostName, InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan,
+    Reason, Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, RoutingTable,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -30,7 +30,7 @@ fn web() -> RoleName {
 }
 
 fn release(app: &AppName, number: u64, volume: bool) -> Release {
-    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     role.instances = 2;
     if volume {
         role.volumes.insert("data".into(), "/data".into());
@@ -128,7 +128,7 @@ impl Machines {
             assert!(part.deploys.iter().all(|deploy| decision.deploys.contains(deploy)));
             let alone = part.applied_to(previous);
             let ids = |plan: &Plan| {
-                let mut ids: Vec<InstanceId> = plan.assignments_of(app).map(|(_, id, _)| id.clone()).collect();
+                let mut ids: Vec<AllocationId> = plan.assignments_of(app).map(|(_, id, _)| id.clone()).collect();
                 ids.sort();
                 ids
             };
@@ -196,7 +196,7 @@ impl Machines {
         assert!(self.desired.apps.values().all(|app| app.deploys.is_empty()), "{:?}", self.desired.apps);
     }
 
-    fn runs(&self, app: &AppName) -> Vec<InstanceId> {
+    fn runs(&self, app: &AppName) -> Vec<AllocationId> {
         self.plan.assignments_of(app).map(|(_, id, _)| id.clone()).collect()
     }
 
@@ -217,9 +217,9 @@ fn goal(goal: InstanceGoal) -> u8 {
     }
 }
 
-fn ready(id: &InstanceId, machine: usize) -> ObservedInstance {
+fn ready(id: &AllocationId, machine: usize) -> ObservedInstance {
     let third = u8::try_from(machine).expect("small");
-    let last = id.release.0 * 10 + u64::from(id.index) + if id.app == name("new") { 100 } else { 0 };
+    let last = id.slot.release.0 * 10 + u64::from(id.slot.index) + if id.slot.app == name("new") { 100 } else { 0 };
     ObservedInstance {
         phase: InstancePhase::Ready,
         since: Moment(0),
@@ -319,7 +319,7 @@ fn a_role_with_a_volume_leaves_the_old_app_before_the_successor_starts() {
         waited |= waits.get(&name("new")).is_some_and(|reasons| {
             reasons
                 .iter()
-                .any(|reason| matches!(reason, Reason::StopFirst { instance, .. } if instance.app == name("old")))
+                .any(|reason| matches!(reason, Reason::StopFirst { instance, .. } if instance.slot.app == name("old")))
         });
         machines.act();
     }
@@ -355,7 +355,7 @@ fn deploys_of_different_apps_do_not_wait_for_each_other() {
     assert_eq!(machines.desired.apps[&two].deploys[0].state, DeployState::Promoting);
     assert_eq!(machines.plan.routes[&one].revision, revision);
     assert!(machines.desired.apps[&one].deploys.is_empty(), "the first is done");
-    assert!(machines.runs(&one).iter().all(|id| id.release == ReleaseNumber(2)));
+    assert!(machines.runs(&one).iter().all(|id| id.slot.release == ReleaseNumber(2)));
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl RecordIndex {
         let plan = Arc::make_mut(&mut self.plan);
         for part in plan.machines.values_mut() {
             for (id, assignment) in &mut Arc::make_mut(part).instances {
-                let specs = known.entry((id.app.clone(), id.release, id.role.clone())).or_default();
+                let specs = known.entry((id.slot.app.clone(), id.slot.release, id.slot.role.clone())).or_default();
                 match specs.iter().find(|spec| **spec == assignment.spec) {
                     Some(spec) => assignment.spec = Arc::clone(spec),
                     None => specs.push(Arc::clone(&assignment.spec)),
@@ -107,6 +107,9 @@ impl RecordIndex {
                 }
             }
             StoreRecord::Policy(policy) => self.policy = policy,
+            StoreRecord::Numbers(app, numbers) => {
+                Arc::make_mut(&mut self.plan).numbers.insert(app, numbers);
+            }
             StoreRecord::Routes(app, routes) => Arc::make_mut(&mut self.plan).put_routes(app, routes),
             StoreRecord::Routing(head) => Arc::make_mut(&mut self.plan).put_routing(head),
             StoreRecord::Machine(machine, part) => {
@@ -149,6 +152,11 @@ impl RecordIndex {
                 }
             }
             ["tokens", hash] => drop(self.tokens.remove(*hash)),
+            ["plan", "allocations", name] => {
+                if let Some(name) = app(name) {
+                    Arc::make_mut(&mut self.plan).numbers.remove(&name);
+                }
+            }
             ["plan", "routes", name] => {
                 if let Some(name) = app(name) {
                     Arc::make_mut(&mut self.plan).routes.remove(&name);

@@ -16,6 +16,7 @@
 //! | `events/<number mod 1000>` | [`EventRecord`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
 //! | `schema` | the version of all records, see [`schema`] |
+//! | `plan/allocations/<app>` | the numbers of an app's allocations |
 //! | `plan/machines/<machine>` | a machine's part of the plan |
 //! | `plan/routes/<app>` | routes of an app |
 //! | `plan/routing` | what all routes share |
@@ -28,7 +29,8 @@ pub mod schema;
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, deploy_key, manifest_key, release_key, routes_key, tag_key, token_key,
+    app_of_key, base_key, build_key, deploy_key, manifest_key, numbers_key, release_key, routes_key, tag_key,
+    token_key,
 };
 
 /// Number of events that the audit trail keeps.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest, MachineName,
-    MachinePlan, Moment, Release, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
+    AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest,
+    MachineName, MachinePlan, Moment, Release, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -139,6 +139,8 @@ pub enum StoreRecord {
     Event(EventRecord),
     /// Rules that hold for all apps.
     Policy(ClusterPolicy),
+    /// The numbers of an app's allocations.
+    Numbers(AppName, Arc<AllocationNumbers>),
     /// The routes of an app.
     Routes(AppName, Arc<AppRoutes>),
     /// What the routes of all apps share.
@@ -194,6 +196,7 @@ impl StoreRecord {
             Self::Token { hash, .. } => token_key(hash),
             Self::Event(event) => format!("events/{:04}", event.number % EVENTS_MAX),
             Self::Policy(_) => "cluster/policy".to_owned(),
+            Self::Numbers(app, _) => numbers_key(app),
             Self::Routes(app, _) => routes_key(app),
             Self::Routing(_) => "plan/routing".to_owned(),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
@@ -212,6 +215,7 @@ impl StoreRecord {
             Self::Token { token, .. } => serde_json::to_vec(token),
             Self::Event(record) => serde_json::to_vec(record),
             Self::Policy(record) => serde_json::to_vec(record),
+            Self::Numbers(_, record) => serde_json::to_vec(&**record),
             Self::Routes(_, record) => serde_json::to_vec(&**record),
             Self::Routing(record) => serde_json::to_vec(record),
             Self::Machine(_, record) => serde_json::to_vec(&**record),
@@ -241,6 +245,12 @@ pub fn manifest_key(repository: &str, digest: &Digest) -> String {
 #[must_use]
 pub fn routes_key(app: &AppName) -> String {
     format!("plan/routes/{app}")
+}
+
+/// Returns the key of the numbers of an app's allocations.
+#[must_use]
+pub fn numbers_key(app: &AppName) -> String {
+    format!("plan/allocations/{app}")
 }
 
 /// Returns the key of a base.
@@ -311,6 +321,10 @@ pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<StoreRecord>, Reco
         ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },
         ["events", _] => StoreRecord::Event(read(key, value)?),
         ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
+        ["plan", "allocations", app] => {
+            let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
+            StoreRecord::Numbers(name, Arc::new(read(key, value)?))
+        }
         ["plan", "routes", app] => {
             let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
             StoreRecord::Routes(name, Arc::new(read(key, value)?))

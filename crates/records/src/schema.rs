@@ -4,8 +4,8 @@
 //! all records of a store. The server's core writes a migration's changes at the start, guarded by leadership, before
 //! the core reads any record.
 //!
-//! Every prefix of a migration's transactions is safe. The preparation adds only records that the version before does
-//! not know, so a server of either version can start from any prefix. The last transaction switches: it removes the old
+//! Every prefix of a migration's transactions is safe. The preparation adds only records and fields that the version
+//! before does not know, so a server of either version can start from any prefix. The last transaction switches: it removes the old
 //! records and writes the new version. A migration that starts again overwrites its own preparation.
 
 use std::collections::BTreeMap;
@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::RecordError;
-use crate::migrations::routes_per_app;
+use crate::migrations::{allocation_numbers, machine_addresses, role_kinds, routes_per_app};
 
 /// Key of the record with the schema version.
 pub const KEY: &str = "schema";
 
 /// The schema version that this program writes, and the newest that it reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 5;
 
 /// All records of a store as the store holds them, by key.
 pub type RawRecords = BTreeMap<String, Vec<u8>>;
@@ -87,7 +87,8 @@ type MigrationStep = fn(&RawRecords) -> Result<StepChanges, RecordError>;
 pub(crate) type StepChanges = (Vec<RawChange>, Vec<RawChange>);
 
 /// The step from version 1 to version 2 is the first, and so on.
-const STEPS: [MigrationStep; VERSION as usize - 1] = [routes_per_app];
+const STEPS: [MigrationStep; VERSION as usize - 1] =
+    [routes_per_app, allocation_numbers, machine_addresses, role_kinds];
 
 /// Returns the schema version that the value of the record [`KEY`] names; version 1 without the record.
 ///
@@ -122,6 +123,17 @@ pub fn next_migration(records: &RawRecords) -> Result<Option<Migration>, SchemaE
     let (preparation, mut switch) = STEPS[found as usize - 1](records)?;
     switch.push(switched(found + 1)?);
     Ok(Some(Migration { to: found + 1, preparation, switch }))
+}
+
+/// Brings records in memory, such as those of a backup, to the present version.
+///
+/// # Errors
+/// As [`next_migration`].
+pub fn migrated(mut records: RawRecords) -> Result<RawRecords, SchemaError> {
+    while let Some(migration) = next_migration(&records)? {
+        migration.preparation.into_iter().chain(migration.switch).for_each(|change| change.apply(&mut records));
+    }
+    Ok(records)
 }
 
 #[cfg(test)]

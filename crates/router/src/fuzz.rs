@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use bytes::BytesMut;
-use gantry_model::{AppName, RoleName, RoutingTable};
+use gantry_model::{AppName, AppNames, MachineAddress, MachineName, RoleName, RoutingTable};
 use http::{HeaderValue, Method};
 
 use crate::dns::zone::{LocalAnswer, local_answer};
@@ -118,9 +118,11 @@ pub fn websocket(bytes: &[u8]) {
 /// If the answer exceeds the size limit.
 pub fn question(bytes: &[u8]) {
     let (shop, web) = (AppName::parse("shop").expect("a name"), RoleName::parse("web").expect("a name"));
-    let roles = BTreeMap::from([(web, vec![Ipv4Addr::LOCALHOST; 50])]);
-    let table = RoutingTable { names: BTreeMap::from([(shop, roles)]), ..RoutingTable::default() };
-    if let LocalAnswer::Answer(answer) = local_answer(&table, bytes, 512) {
+    let here = MachineName::parse("m").expect("a name");
+    let addresses = vec![MachineAddress::new(here.clone(), Ipv4Addr::LOCALHOST); 50];
+    let names = AppNames { main: None, roles: BTreeMap::from([(web, addresses)]) };
+    let table = RoutingTable { names: BTreeMap::from([(shop, names)]), ..RoutingTable::default() };
+    if let LocalAnswer::Answer(answer) = local_answer(&table, &here, bytes, 512) {
         assert!(answer.len() <= 512, "longer than a datagram");
     }
 }

@@ -67,7 +67,7 @@ pub async fn run(
         source,
     })?;
     let router = Arc::new(RouterState {
-        routes: Arc::new(RouteStore::load(&settings.data.join("table.json"))),
+        routes: Arc::new(RouteStore::load(&settings.data.join("table.json"), &settings.machine)),
         access: AccessLog::open(&settings.data.join("access.log"))?,
         budget: Arc::default(),
         ending: AtomicBool::new(false),

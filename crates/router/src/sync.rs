@@ -9,8 +9,8 @@ use std::time::Duration;
 use gantry_api::Client;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Connection, Hello, LinkError, LinkStream, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage,
-    UpdateReceiver, link,
+    Connection, Hello, LinkError, LinkStream, PeerMessage, ProtocolVersion, Receipt, ReportSender, RouterReport,
+    ServerMessage, UpdateReceiver, link, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::{AppName, FailureRun, RequestFailure, RoutingTable};
@@ -61,7 +61,8 @@ async fn connect(
     let path = format!("/internal/v1/routers/{}/control", router.settings.machine);
     let program = env!("CARGO_PKG_VERSION").to_owned();
     let hello = Hello { versions: SPOKEN, program, revision: tables.revision(), number: router.settings.number };
-    let Connection { stream, .. } = &mut link::connect(client, &path, hello).await?;
+    let Connection { stream, welcome, .. } = &mut link::connect(client, &path, hello).await?;
+    let earlier = welcome.version == ProtocolVersion(1);
     let mut changes = router.routes.changes();
     let mut reports = ReportSender::default();
     let mut count = tokio::time::interval(COUNT);
@@ -69,7 +70,12 @@ async fn connect(
     loop {
         tokio::select! {
             message = stream.receiver.next() => match message? {
-                Some(message) => receive(tables, &mut reports, stream, message).await?,
+                Some(mut message) => {
+                    if let ServerMessage::Update(update) = &mut message && earlier {
+                        version_one::upgrade(update, &router.settings.machine);
+                    }
+                    receive(tables, &mut reports, stream, message).await?;
+                }
                 None => return Err(LinkError::Ended),
             },
             _ = changes.changed() => {}

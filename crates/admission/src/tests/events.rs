@@ -1,7 +1,7 @@
 use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{
-    Assignment, ExitStatus, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, LimitHit, MachineName, MachinePlan,
-    ObservedInstance, ObservedMachine, Reason, RoleLimit, StopReason,
+    AllocationId, Assignment, ExitStatus, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName,
+    MachinePlan, ObservedInstance, ObservedMachine, Reason, RoleLimit, Slot, StopReason,
 };
 
 use super::*;
@@ -57,8 +57,8 @@ fn events_of_one_decision_have_consecutive_numbers() {
     assert_eq!(records.events.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
 
-fn instance(index: u32) -> InstanceId {
-    InstanceId { app: shop(), release: ReleaseNumber(1), role: role_name("web"), index }
+fn instance(index: u32) -> AllocationId {
+    Slot { app: shop(), release: ReleaseNumber(1), role: role_name("web"), index }.numbered(1)
 }
 
 fn machine() -> MachineName {
@@ -66,14 +66,13 @@ fn machine() -> MachineName {
 }
 
 /// Returns records with instances of `shop` that are to run on machine `m`.
-fn assigned(count: u32, goal: &InstanceGoal, once: bool) -> RecordIndex {
+fn assigned(count: u32, goal: &InstanceGoal, kind: Kind) -> RecordIndex {
     let mut records = released(&[push_of("a")]);
     let spec = std::sync::Arc::new(InstanceSpec {
         image: digest("ab"),
         commit: None,
         config: BTreeMap::new(),
-        role: Role::new(RoleCommand::Shell("serve".into())),
-        once,
+        role: Role { kind, ..Role::new(RoleCommand::Shell("serve".into())) },
         volumes_of: None,
     });
     let mut part = MachinePlan::default();
@@ -101,7 +100,7 @@ fn report(records: &RecordIndex, before: &[ObservedInstance], now: &[ObservedIns
 
 #[test]
 fn an_exit_is_an_event_the_first_second_fourth_and_eighth_time() {
-    let records = assigned(1, &InstanceGoal::Run, false);
+    let records = assigned(1, &InstanceGoal::Run, Kind::Service);
     let told: Vec<u32> = (0..20)
         .filter(|restarts| {
             let before = seen(Some(exited(1, 1)), *restarts);
@@ -115,21 +114,21 @@ fn an_exit_is_an_event_the_first_second_fourth_and_eighth_time() {
 
 #[test]
 fn what_is_no_news_is_no_event() {
-    let records = assigned(1, &InstanceGoal::Run, false);
+    let records = assigned(1, &InstanceGoal::Run, Kind::Service);
     let exit = || seen(Some(exited(1, 1)), 0);
     assert_eq!(report(&records, &[exit()], &[exit()]).len(), 0, "known already");
     let planned = ExitStatus { stopped: Some(StopReason::Planned), ..exited(0, 2) };
     assert_eq!(report(&records, &[seen(None, 0)], &[seen(Some(planned), 0)]).len(), 0, "Gantry stopped it by plan");
     assert_eq!(report(&records, &[], &[exit()]).len(), 0, "an instance that was not there before");
-    for (goal, once) in [(InstanceGoal::Stop, false), (InstanceGoal::Run, true)] {
-        let records = assigned(1, &goal, once);
-        assert_eq!(report(&records, &[seen(None, 0)], &[exit()]).len(), 0, "{goal:?} {once}");
+    for (goal, kind) in [(InstanceGoal::Stop, Kind::Service), (InstanceGoal::Run, Kind::Job)] {
+        let records = assigned(1, &goal, kind);
+        assert_eq!(report(&records, &[seen(None, 0)], &[exit()]).len(), 0, "{goal:?} {kind:?}");
     }
 }
 
 #[test]
 fn a_limit_is_an_event_once() {
-    let records = assigned(1, &InstanceGoal::Run, false);
+    let records = assigned(1, &InstanceGoal::Run, Kind::Service);
     let hit = |limit, count| LimitHit { limit, count, since: Moment(1), last: Moment(2) };
     let with = |hits: &[LimitHit]| ObservedInstance { limit_hits: hits.to_vec(), ..seen(None, 0) };
     let first = report(&records, &[with(&[])], &[with(&[hit(RoleLimit::Processes(64), 1)])]);
@@ -143,7 +142,7 @@ fn a_limit_is_an_event_once() {
 
 #[test]
 fn one_report_makes_few_events() {
-    let records = assigned(50, &InstanceGoal::Run, false);
+    let records = assigned(50, &InstanceGoal::Run, Kind::Service);
     let before: Vec<_> = (0..50).map(|_| seen(None, 0)).collect();
     let now: Vec<_> = (0..50).map(|_| seen(Some(exited(1, 2)), 0)).collect();
     assert_eq!(report(&records, &before, &now).len(), 20);

@@ -1,3 +1,5 @@
+use gantry_model::Kind;
+
 use super::*;
 
 fn scale(records: &mut RecordIndex, counts: &[(&str, u32)]) -> Result<(), Refusal> {
@@ -25,7 +27,9 @@ fn counts_that_cannot_be_are_refused() {
         let mut data = Role::new(RoleCommand::Shell("db".into()));
         data.volumes.insert("data".to_owned(), "/data".to_owned());
         release.roles.insert(role_name("db"), data);
-        release.roles.insert(role_name("release"), Role::new(RoleCommand::Shell("migrate".into())));
+        release
+            .roles
+            .insert(role_name("release"), Role { kind: Kind::Job, ..Role::new(RoleCommand::Shell("migrate".into())) });
     });
     let known = vec![role_name("db"), role_name("web")];
     let unknown = |role: &str| Refusal::RoleNotFound { app: shop(), role: role_name(role), known: known.clone() };

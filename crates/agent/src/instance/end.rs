@@ -151,7 +151,7 @@ impl Instance {
             self.enter_phase(InstancePhase::Stopping);
         }
         for volume in self.record.spec.role.volumes.keys() {
-            let folder = self.record.spec.volume_folder(&self.id.app);
+            let folder = self.record.spec.volume_folder(&self.id.slot.app);
             crate::volumes::mark_used(&self.agent.settings, folder, volume);
         }
         while let Err(error) = self.workload.try_discard().await {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use gantry_error::ErrorChain;
 use gantry_linux::cgroup::GroupUsage;
-use gantry_model::{Assignment, InstanceGoal, InstanceId, InstancePhase, ObservedInstance, Seconds, StopReason};
+use gantry_model::{AllocationId, Assignment, InstanceGoal, InstancePhase, ObservedInstance, Seconds, StopReason};
 use gantry_sandbox::Container;
 use gantry_supervision::Backoff;
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ pub(crate) type WantedAssignment = Option<Assignment>;
 /// The task of one instance.
 pub(crate) struct Instance {
     agent: Arc<AgentContext>,
-    id: InstanceId,
+    id: AllocationId,
     wanted: watch::Receiver<WantedAssignment>,
     workload: Workload,
     record: InstanceRecord,
@@ -73,7 +73,7 @@ impl Instance {
     /// Adopts an instance: writes its record if there is none, and sets its status.
     pub(crate) fn new(
         agent: &Arc<AgentContext>,
-        id: InstanceId,
+        id: AllocationId,
         wanted: watch::Receiver<WantedAssignment>,
     ) -> Result<Self, InstanceError> {
         let paths = ContainerPaths::of(&agent.settings, &id);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gantry_error::ErrorChain;
-use gantry_model::{InstanceGoal, InstanceId, InstancePhase};
+use gantry_model::{AllocationId, InstanceGoal, InstancePhase};
 use gantry_sandbox::Container;
 
 use super::{Instance, InstanceError, stop_wanted};
@@ -59,10 +59,10 @@ impl Instance {
         let image = self.fetch_image().await?;
         gantry_failpoint::failpoint!("instance.fetched");
         let names = ContainerNames {
-            app: self.id.app.clone(),
-            short: self.id.short(),
-            release: self.id.release.to_string(),
-            role: self.id.role.to_string(),
+            app: self.id.slot.app.clone(),
+            short: self.id.slot.short(),
+            release: self.id.slot.release.to_string(),
+            role: self.id.slot.role.to_string(),
         };
         // The previous container of this name must be removed completely before the new one starts.
         self.workload.clear().await.map_err(InstanceError::Previous)?;
@@ -102,7 +102,7 @@ impl Instance {
 
     /// Fetches the image, and reports the progress meanwhile: the deadline of the deploy depends on the progress.
     async fn fetch_image(&mut self) -> Result<LocalImage, InstanceError> {
-        let (agent, app, image) = (Arc::clone(&self.agent), self.id.app.clone(), self.record.spec.image.clone());
+        let (agent, app, image) = (Arc::clone(&self.agent), self.id.slot.app.clone(), self.record.spec.image.clone());
         let unpacked = || agent.unpacked.load(Ordering::Relaxed);
         let before = unpacked();
         let mut fetching = pin!(images::fetch(&agent, &app, &image));
@@ -124,10 +124,12 @@ impl Instance {
     async fn wait_until_sole_copy(&mut self) -> Result<(), InstanceError> {
         while self.record.spec.role.stop_first() {
             let (settings, id) = (&self.agent.settings, &self.id);
-            let is_other = |other: &InstanceId| (&other.app, &other.role) == (&id.app, &id.role) && other != id;
+            let is_other = |other: &AllocationId| {
+                (&other.slot.app, &other.slot.role) == (&id.slot.app, &id.slot.role) && other != id
+            };
             if !records::instance_ids(settings).iter().any(is_other) {
                 let mut names = self.record.spec.role.volumes.keys();
-                let folder = self.record.spec.volume_folder(&id.app);
+                let folder = self.record.spec.volume_folder(&id.slot.app);
                 let taken = |name: &String| Some(volumes::waits(name, &volumes::taken_alone(settings, folder, name)?));
                 let Some(why) = names.find_map(taken) else { break };
                 if self.status.failure.as_ref() != Some(&why) {

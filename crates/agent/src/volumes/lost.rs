@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_model::{AppName, InstanceId, InstanceSpec, VolumeName};
+use gantry_model::{AllocationId, AppName, InstanceSpec, VolumeName};
 
 use crate::AgentSettings;
 
@@ -32,8 +32,8 @@ pub(super) fn forget(settings: &AgentSettings, app: &AppName, name: &str) {
 /// Records in the mark, if there is one, that `holder` got the volume.
 pub(super) fn bound(settings: &AgentSettings, app: &AppName, name: &str, holder: &str) {
     let path = path_of(&settings.data, app, name);
-    let (Ok(known), Some(holder)) = (std::fs::read_to_string(&path), InstanceId::parse(holder)) else { return };
-    let release = format!("{}.{}", holder.app, holder.release);
+    let (Ok(known), Some(holder)) = (std::fs::read_to_string(&path), AllocationId::parse(holder)) else { return };
+    let release = format!("{}.{}", holder.slot.app, holder.slot.release);
     let changed = match known.as_str() {
         "" => gantry_ledger::replace(&path, release.as_bytes()),
         first if first == release => Ok(()),
@@ -45,10 +45,10 @@ pub(super) fn bound(settings: &AgentSettings, app: &AppName, name: &str, holder:
 }
 
 /// The warning of an instance that began with an empty volume.
-pub(crate) fn warning(settings: &AgentSettings, id: &InstanceId, spec: &InstanceSpec) -> Option<String> {
-    let folder = spec.volume_folder(&id.app);
+pub(crate) fn warning(settings: &AgentSettings, id: &AllocationId, spec: &InstanceSpec) -> Option<String> {
+    let folder = spec.volume_folder(&id.slot.app);
     let name = spec.role.volumes.keys().find(|name| path_of(&settings.data, folder, name).exists())?;
-    let (app, role) = (&id.app, &id.role);
+    let (app, role) = (&id.slot.app, &id.slot.role);
     Some(format!(
         "began with an empty volume {name}: the restored backup has no data of it; to bring the data back, run \
          `gantry scale {app} {role}=0 --wait`, then `gantry volume import {app} {name} --replace FILE`"

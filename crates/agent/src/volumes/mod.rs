@@ -34,7 +34,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gantry_api::volumes::{VolumeInfo, instances};
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{AppName, Bytes, InstanceId, Moment, VolumeName};
+use gantry_model::{AllocationId, AppName, Bytes, Moment, VolumeName};
 use gantry_sandbox::ProcessUser;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
@@ -265,9 +265,9 @@ pub(crate) fn mark_used(settings: &AgentSettings, app: &AppName, name: &str) {
 /// The containers that have a volume, or are about to get it: each instance with a record, and each one-off.
 fn in_use(settings: &AgentSettings, app: &AppName, name: &str) -> Vec<String> {
     // A record that cannot be read may name any volume of any app: a renamed app keeps its volumes where they are.
-    let has = |id: &InstanceId| {
+    let has = |id: &AllocationId| {
         ContainerPaths::of(settings, id).read_record().is_none_or(|record| {
-            record.spec.volume_folder(&id.app) == app && record.spec.role.volumes.contains_key(name)
+            record.spec.volume_folder(&id.slot.app) == app && record.spec.role.volumes.contains_key(name)
         })
     };
     let there = records::instance_ids(settings).into_iter().filter(has).map(|id| id.to_string());
@@ -289,7 +289,7 @@ pub(crate) fn waits(name: &str, other: &str) -> String {
 /// How to free a volume that these containers have.
 fn remedy(in_use: &[String]) -> String {
     match instances(in_use).first() {
-        Some(id) => format!("stop it first: gantry scale {} {}=0 --wait", id.app, id.role),
+        Some(id) => format!("stop it first: gantry scale {} {}=0 --wait", id.slot.app, id.slot.role),
         None => "wait until that `gantry run` ends".to_owned(),
     }
 }

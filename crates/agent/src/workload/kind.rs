@@ -53,7 +53,7 @@ const BUILD_SEGMENT: u64 = 16 << 20;
 impl WorkloadKind {
     /// The kind of an instance of the plan.
     pub(crate) fn of_instance(spec: &InstanceSpec) -> Self {
-        if spec.once { Self::ReleaseStep } else { Self::Service }
+        if spec.role.is_service() { Self::Service } else { Self::ReleaseStep }
     }
 
     /// The kind of a container whose name is no instance's id; `None` for a name of no known kind.

@@ -21,7 +21,7 @@ use gantry_image::Accounts;
 use gantry_linux::cgroup::Cgroup;
 use gantry_linux::disk::nameless;
 use gantry_linux::tree;
-use gantry_model::{Bytes, InstanceId, InstanceSpec};
+use gantry_model::{AllocationId, Bytes, InstanceSpec};
 use gantry_sandbox::{
     BindMount, Container, ContainerLimits, ContainerNetwork, ContainerSpec, LogFiles, ProcessUser, RootFilesystem,
     SandboxError, kill_rest, launch,
@@ -66,7 +66,7 @@ pub(crate) struct ContainerParts {
 
 impl Workload {
     /// The workload of an instance.
-    pub(crate) fn of_instance(settings: &AgentSettings, id: &InstanceId, spec: &InstanceSpec) -> Self {
+    pub(crate) fn of_instance(settings: &AgentSettings, id: &AllocationId, spec: &InstanceSpec) -> Self {
         let paths = ContainerPaths::of(settings, id);
         Self { kind: WorkloadKind::of_instance(spec), name: id.to_string(), paths }
     }

@@ -9,9 +9,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gantry_model::{AppName, DeployCause, Digest, Release, ReleaseNumber};
+use gantry_model::{AllocationNumbers, AppName, DeployCause, Digest, Release, ReleaseNumber, Slot};
 
-use gantry_records::{RecordChange, RecordIndex, build_key, deploy_key, release_key, tag_key};
+use gantry_records::{RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, release_key, tag_key};
 
 /// Number of releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -25,6 +25,7 @@ const DEPLOYS_KEPT: usize = 50;
 /// Returns the removals of records that are no longer needed.
 pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
     let mut changes = Vec::new();
+    let mut numbers = Vec::new();
     for app in records.apps.keys() {
         let kept = kept_releases(records, app);
         let (stay, go): (Vec<_>, Vec<_>) = records
@@ -34,6 +35,7 @@ pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
             .flat_map(|releases| releases.values())
             .partition(|release| kept.contains(&release.number));
         changes.extend(go.iter().map(|release| release_key(app, release.number)));
+        numbers.extend(surplus_numbers(records, app, &go));
         changes.extend(surplus_tags(records, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
         let images: BTreeSet<&Digest> =
             kept.iter().filter_map(|n| records.release(app, *n)).map(|r| &r.image).collect();
@@ -47,7 +49,16 @@ pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
         let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
     }
-    changes.into_iter().map(RecordChange::Remove).collect()
+    changes.into_iter().map(RecordChange::Remove).chain(numbers).collect()
+}
+
+/// Returns the numbers of an app's allocations without those of the removed releases, which never run again.
+fn surplus_numbers(records: &RecordIndex, app: &AppName, go: &[&Arc<Release>]) -> Option<RecordChange> {
+    let numbers = records.plan.numbers.get(app)?;
+    let is_gone = |slot: &Slot| go.iter().any(|release| release.number == slot.release);
+    let kept = || numbers.0.iter().filter(|(slot, _)| !is_gone(slot)).map(|(slot, highest)| (slot.clone(), *highest));
+    let trimmed = AllocationNumbers(kept().collect());
+    (trimmed != **numbers).then(|| StoreRecord::Numbers(app.clone(), Arc::new(trimmed)).into())
 }
 
 /// Returns the tags that Gantry made for the removed releases, unless a remaining release or an open deploy uses the
@@ -87,7 +98,7 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
         };
         [deploy.release, deploy.previous, target]
     });
-    let running = records.plan.assignments_of(app).map(|(_, id, _)| id.release);
+    let running = records.plan.assignments_of(app).map(|(_, id, _)| id.slot.release);
     newest.chain(good).chain(current).chain(deploys.flatten()).chain(running).collect()
 }
 
@@ -95,10 +106,9 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
 mod tests {
     use std::collections::BTreeMap;
 
-    use gantry_model::{App, Deploy, DeployNumber, DeployState, Moment};
+    use gantry_model::{AllocationId, App, Deploy, DeployNumber, DeployState, Moment};
 
     use super::*;
-    use gantry_records::StoreRecord;
 
     fn image(number: u64) -> Digest {
         Digest::from_hex(&format!("{number:02x}").repeat(32)).expect("a digest")
@@ -145,6 +155,23 @@ mod tests {
         let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
         let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
+
+    #[test]
+    fn removes_the_allocation_numbers_of_removed_releases_only() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut records = RecordIndex::default();
+        records.apply(StoreRecord::App(App::new(app.clone(), Moment(0))).into());
+        let mut numbers = AllocationNumbers::default();
+        for number in 1..=RELEASES_KEPT as u64 + 2 {
+            records.apply(StoreRecord::Release(release(&app, number)).into());
+            numbers.record(&AllocationId::parse(&format!("shop.v{number}.web-1.3")).expect("an id"));
+        }
+        records.apply(StoreRecord::Numbers(app.clone(), numbers.into()).into());
+        surplus(&records).into_iter().for_each(|change| records.apply(change));
+        let kept: Vec<u64> = records.plan.numbers[&app].0.keys().map(|slot| slot.release.0).collect();
+        assert_eq!(kept, (3..=RELEASES_KEPT as u64 + 2).collect::<Vec<_>>());
+        assert!(surplus(&records).is_empty(), "a second round has nothing to do");
     }
 
     /// Of 80 releases only the first seven served, and all later releases failed.

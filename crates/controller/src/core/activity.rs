@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::{AppName, InstanceGoal, InstanceId, MachineName, MachinePlan};
+use gantry_model::{AllocationId, AppName, InstanceGoal, MachineName, MachinePlan};
 
 use gantry_records::RecordIndex;
 
@@ -12,7 +12,7 @@ pub(super) struct Activity {
     /// Apps with an open deploy, and apps that are being destroyed.
     busy: BTreeSet<AppName>,
     /// Retired instances: out of the routes, and finishing their requests.
-    retiring: BTreeMap<MachineName, BTreeSet<InstanceId>>,
+    retiring: BTreeMap<MachineName, BTreeSet<AllocationId>>,
 }
 
 impl Activity {
@@ -37,7 +37,7 @@ impl Activity {
     /// Takes over a change of a machine's part of the plan.
     pub(super) fn follow_machine(&mut self, machine: &MachineName, part: &MachinePlan) {
         let retires = |goal| matches!(goal, InstanceGoal::Retire { .. });
-        let ids: BTreeSet<InstanceId> =
+        let ids: BTreeSet<AllocationId> =
             part.instances.iter().filter(|(_, a)| retires(a.goal)).map(|(id, _)| id.clone()).collect();
         if ids.is_empty() {
             self.retiring.remove(machine);
@@ -47,13 +47,13 @@ impl Activity {
     }
 
     /// Returns whether the requests of an instance decide when the instance may stop.
-    pub(super) fn is_retiring(&self, id: &InstanceId) -> bool {
+    pub(super) fn is_retiring(&self, id: &AllocationId) -> bool {
         self.retiring.values().any(|ids| ids.contains(id))
     }
 
     /// Returns the apps for which the passing of time matters.
     pub(super) fn apps(&self) -> BTreeSet<AppName> {
-        let retiring = self.retiring.values().flatten().map(|id| &id.app);
+        let retiring = self.retiring.values().flatten().map(|id| &id.slot.app);
         self.busy.iter().chain(retiring).cloned().collect()
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, MachinePlan, Moment,
+    AllocationId, App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstancePhase, MachinePlan, Moment,
     Release, ReleaseNumber,
 };
 use gantry_planner::PlannerPolicy;
@@ -39,7 +39,7 @@ fn processor() -> f64 {
 }
 
 /// The copies of a machine. The four copies of an app are on four machines.
-fn ids(machine: usize) -> impl Iterator<Item = InstanceId> {
+fn ids(machine: usize) -> impl Iterator<Item = AllocationId> {
     (0..COPIES).map(move |copy| {
         let number = copy * MACHINES + machine;
         instance_id(&format!("app-{}.v1.web-{}", number / 4, number % 4 + 1))

@@ -199,8 +199,8 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     let before = records.plan.machines.get(machine).map_or(&empty, AsRef::as_ref);
                     index.assigned(machine, before.instances.keys(), part.instances.keys());
                     differences(&before.instances, &part.instances, |id, _, _| {
-                        if !dirty.apps.contains(&id.app) {
-                            dirty.apps.insert(id.app.clone());
+                        if !dirty.apps.contains(&id.slot.app) {
+                            dirty.apps.insert(id.slot.app.clone());
                         }
                     });
                     None
@@ -243,7 +243,7 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
     // What an accepted part contains and the report does not is absent from now on.
     let absent = || {
         let ids = part.into_iter().flat_map(|part| part.instances.keys());
-        ids.filter(|id| !instances.contains_key(*id)).map(|id| id.app.clone())
+        ids.filter(|id| !instances.contains_key(*id)).map(|id| id.slot.app.clone())
     };
     match before {
         // Copies of any app may wait for a first machine.
@@ -251,12 +251,12 @@ fn machine_reported(state: &mut StateParts<'_>, machine: MachineName, report: Ma
         None => {
             dirty.machines.insert(machine.clone());
             dirty.apps.extend(activity.apps());
-            dirty.apps.extend(absent().chain(instances.keys().map(|id| id.app.clone())));
+            dirty.apps.extend(absent().chain(instances.keys().map(|id| id.slot.app.clone())));
         }
         Some(before) => {
             let changes = before.changes(&instances);
             effects.trail = gantry_admission::events_of_report(&view.records, &machine, &changes, view.now);
-            dirty.apps.extend(changes.into_iter().map(|(id, _, _)| id.app.clone()));
+            dirty.apps.extend(changes.into_iter().map(|(id, _, _)| id.slot.app.clone()));
             if before.generation != generation {
                 dirty.machines.insert(machine.clone());
                 dirty.apps.extend(absent());
@@ -282,7 +282,7 @@ fn router_reported(state: &mut StateParts<'_>, machine: MachineName, report: Rou
         Some(before) if !gone && before.generation == generation && seen.since(before.seen) <= SILENCE_MILLIS => {
             let ids = before.active.keys().chain(active.keys());
             let finished = ids.filter(|id| before.active.get(*id) != active.get(*id) && activity.is_retiring(id));
-            dirty.apps.extend(finished.map(|id| id.app.clone()));
+            dirty.apps.extend(finished.map(|id| id.slot.app.clone()));
         }
         None if gone => {}
         _ => dirty.apps = activity.apps(),

@@ -14,8 +14,8 @@ use super::dirty::DirtySet;
 use super::state::ClusterView;
 use super::transactions::ChangeGroup;
 use gantry_records::{
-    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, release_key, routes_key, tag_key,
-    token_key,
+    RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
+    tag_key, token_key,
 };
 
 /// One planned step.
@@ -46,7 +46,7 @@ pub(super) fn plan_step(
     if cfg!(debug_assertions) {
         assert_audited(&decision, view, now);
     }
-    let PlanDecision { machines, routing, routes, apps, deploys, gone, report } = decision;
+    let PlanDecision { numbers, machines, routing, routes, apps, deploys, gone, report } = decision;
     let mut of_apps: BTreeMap<AppName, ChangeGroup> = BTreeMap::new();
     let mut general = ChangeGroup::new();
     for change in events_of_deploys(records, &deploys, now) {
@@ -65,7 +65,9 @@ pub(super) fn plan_step(
     }
     let one = |record: StoreRecord| vec![RecordChange::from(record)];
     let mut groups: Vec<ChangeGroup> =
-        machines.into_iter().map(|(name, part)| one(StoreRecord::Machine(name, part))).collect();
+        numbers.into_iter().map(|(app, numbers)| one(StoreRecord::Numbers(app, numbers))).collect();
+    let parts = machines.into_iter().map(|(name, part)| one(StoreRecord::Machine(name, part)));
+    groups.extend(parts);
     // The removal of routes must not take the highest revision with it.
     let routing = routing.or_else(|| (!gone.is_empty()).then(|| previous.routing.clone()));
     groups.extend(routing.map(|head| one(StoreRecord::Routing(head))));
@@ -129,6 +131,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
     let manifests = records.manifests.get(app.as_str()).into_iter().flatten();
     let manifests = manifests.map(|(digest, _)| manifest_key(app.as_str(), digest));
     let routes = records.plan.routes.get(app).map(|_| routes_key(app));
+    let numbers = records.plan.numbers.get(app).map(|_| numbers_key(app));
     let own = [format!("apps/{app}")];
     releases
         .chain(tokens)
@@ -137,6 +140,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
         .chain(tags)
         .chain(manifests)
         .chain(routes)
+        .chain(numbers)
         .chain(own)
         .map(RecordChange::Remove)
         .collect()

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest, Generation,
-    HostName, InstanceGoal, InstanceId, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
+    AllocationId, App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest,
+    Exposure, Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
     ObservedInstance, Release, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
@@ -30,8 +30,8 @@ pub(super) fn machine_name(name: &str) -> MachineName {
     MachineName::parse(name).expect("a name")
 }
 
-pub(super) fn instance_id(text: &str) -> InstanceId {
-    InstanceId::parse(text).expect("an id")
+pub(super) fn instance_id(text: &str) -> AllocationId {
+    AllocationId::parse(text).expect("an id")
 }
 
 fn digest() -> Digest {
@@ -49,8 +49,7 @@ pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
 
 pub(super) fn assignment(goal: InstanceGoal) -> Assignment {
     let role = Role::new(RoleCommand::Shell("serve".into()));
-    let spec =
-        InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once: false, volumes_of: None };
+    let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, volumes_of: None };
     Assignment { spec: Arc::new(spec), goal }
 }
 
@@ -238,7 +237,8 @@ impl SimulatedCluster {
             let part = plan.machines.get(&name).map(|part| (**part).clone()).unwrap_or_default();
             let left = part.instances.iter().filter(|(_, assignment)| assignment.goal != InstanceGoal::Stop);
             // The address depends on the slot alone, as on a machine that keeps it.
-            let place = |id: &InstanceId| usize::try_from(id.release.0 * 10 + u64::from(id.index)).expect("small");
+            let place =
+                |id: &AllocationId| usize::try_from(id.slot.release.0 * 10 + u64::from(id.slot.index)).expect("small");
             let instances = left.map(|(id, _)| (id.clone(), ready(address(place(id))))).collect();
             let report = MachineReport { generation: part.generation, instances, network: Vec::new() };
             self.state.apply(CoreEvent::Machine(name, report), Moment(self.now));
@@ -312,7 +312,7 @@ impl SimulatedCluster {
 }
 
 pub(super) fn release(number: u64) -> Release {
-    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     role.instances = 3;
     Release {
         app: app_name("shop"),

@@ -2,14 +2,16 @@
 //!
 //! A step is a list of groups. The order of the groups, and the rule that a group stays whole, make every prefix of the
 //! transactions safe after a kill:
-//! 1. **Parts of machines.** A part may retire an instance and name a revision that is not written yet. The next server
+//! 1. **Numbers of allocations.** A number without an allocation is skipped; an allocation without its number could be
+//!    named a second time after its removal.
+//! 2. **Parts of machines.** A part may retire an instance and name a revision that is not written yet. The next server
 //!    plans again and composes routes without the instance, or lets the instance run on.
-//! 2. **What all routes share**, and then the **routes of each app** by rising revision. After the parts: routes without
+//! 3. **What all routes share**, and then the **routes of each app** by rising revision. After the parts: routes without
 //!    an instance whose part still says `Run` would let the next server stop that instance without the barrier. In
 //!    order: a router that has a revision must have every change up to that revision.
-//! 3. **Each app with its deploys and events.** A deploy enters its next state only together with its app's record, and
+//! 4. **Each app with its deploys and events.** A deploy enters its next state only together with its app's record, and
 //!    after the routes that the state relies on.
-//! 4. **Removals**, the app's own record last, so that an interrupted removal starts again.
+//! 5. **Removals**, the app's own record last, so that an interrupted removal starts again.
 
 use gantry_records::RecordChange;
 

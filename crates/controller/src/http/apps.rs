@@ -10,7 +10,9 @@ use gantry_api::types::{
     CreateApp, Explanation, InstanceInfo, ReleaseInfo, RenameApp,
 };
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{App, AppName, Bytes as Size, DeployState, InstanceGoal, InstanceId, InstancePhase, RequestCounts};
+use gantry_model::{
+    AllocationId, App, AppName, Bytes as Size, DeployState, InstanceGoal, InstancePhase, RequestCounts,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -23,8 +25,11 @@ use crate::{Server, repositories, why};
 /// Builds the public API's description of an app.
 pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInfo {
     let deploy = view.records.open_deploys(&app.name).find(|deploy| deploy.state != DeployState::Queued);
-    let of_current = |id: &InstanceId| Some(id.release) == app.current && id.role.is_service();
-    let wanted = view.records.plan.assignments_of(&app.name).filter(|(_, id, _)| of_current(id));
+    let wanted = view
+        .records
+        .plan
+        .assignments_of(&app.name)
+        .filter(|(_, id, assignment)| Some(id.slot.release) == app.current && assignment.spec.role.is_service());
     let (mut ready, mut all) = (0, 0);
     for (machine, id, _) in wanted {
         all += 1;
@@ -302,7 +307,7 @@ pub(crate) async fn instances(
 /// Query parameters of `why`: `?instance=`.
 #[derive(Deserialize)]
 pub(crate) struct WhyQuery {
-    instance: Option<InstanceId>,
+    instance: Option<AllocationId>,
 }
 
 /// Free space and reserve of the disk that holds the data folder.
@@ -332,7 +337,7 @@ pub(crate) async fn why(
     let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk_space(&server) };
     match query.instance {
         None => json(&with_warnings(&server, &view, why::app(&facts, &app))),
-        Some(id) if id.app == app => match why::instance(&facts, &id) {
+        Some(id) if id.slot.app == app => match why::instance(&facts, &id) {
             Some(explanation) => json(&with_warnings(&server, &view, explanation)),
             None => Err(Problem::new(ErrorCode::InstanceNotFound, format!("there is no instance {id}"))
                 .hint("`gantry ps` lists them")

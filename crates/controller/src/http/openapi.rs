@@ -15,8 +15,8 @@ use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotIn
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
     AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
-    HostName, ImageSettings, InstanceId, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
-    RequestCounts, RoleName, RouterId, TrafficPolicy, TrustedProxies,
+    HostName, ImageSettings, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
+    RequestCounts, RoleName, RouterId, Slot, TrafficPolicy, TrustedProxies,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -105,7 +105,7 @@ fn release() -> ReleaseInfo {
 
 fn instance() -> InstanceInfo {
     InstanceInfo {
-        id: InstanceId { app: name("storefront"), release: ReleaseNumber(6), role: name("web"), index: 1 },
+        id: Slot { app: name("storefront"), release: ReleaseNumber(6), role: name("web"), index: 1 }.numbered(1),
         machine: name("m1"),
         goal: "run".to_owned(),
         phase: Some(InstancePhase::Ready),

@@ -1,5 +1,6 @@
 //! Interactive sessions. The server upgrades a person's request and joins the connection with an agent's.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use gantry_admission::find_app;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{AppName, AuditAction, InstanceId, InstancePhase, InstanceSpec, MachineName, VolumeName};
+use gantry_model::{
+    AllocationId, AppName, Assignment, AuditAction, InstancePhase, InstanceSpec, Kind, MachineName, VolumeName,
+};
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -81,7 +84,7 @@ pub(super) fn join_connections(
 }
 
 /// Returns the machine that an instance is assigned to.
-fn machine_of(view: &ClusterView, id: &InstanceId) -> Option<MachineName> {
+fn machine_of(view: &ClusterView, id: &AllocationId) -> Option<MachineName> {
     view.records.plan.assignment(id).map(|(machine, _)| machine.clone())
 }
 
@@ -94,8 +97,13 @@ pub(crate) fn any_machine(view: &ClusterView) -> HttpResult<MachineName> {
     view.observed.machines.keys().next().cloned().ok_or_else(|| missing().into())
 }
 
+/// Reports whether a text names an allocation, or the slot of the allocation.
+fn names(id: &AllocationId, text: &str) -> bool {
+    [id.to_string(), id.short(), id.slot.to_string(), id.slot.short()].iter().any(|name| name == text)
+}
+
 /// Finds the running instance that a request names, or the app's first running instance.
-fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> HttpResult<InstanceId> {
+fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> HttpResult<AllocationId> {
     let running = view.records.plan.assignments_of(app).filter(|(machine, id, _)| {
         let seen = view.observed.machines.get(*machine).and_then(|report| report.instances.get(*id));
         seen.is_some_and(|seen| {
@@ -103,14 +111,17 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Htt
         })
     });
     let current = view.records.apps.get(app).and_then(|app| app.current);
-    let mut ids: Vec<&InstanceId> = running.map(|(_, id, _)| id).collect();
-    // If two instances have the same short name, prefers the instance of the current release.
-    ids.sort_by_key(|id| (Some(id.release) != current, !id.role.is_web(), id.index));
+    let mut found: Vec<(&AllocationId, &Assignment)> = running.map(|(_, id, assigned)| (id, assigned)).collect();
+    // Several releases may have a copy of the same name, and a copy may be moving.
+    found.sort_by_key(|(id, assigned)| {
+        (Some(id.slot.release) != current, !assigned.spec.role.serves_http(), id.slot.index, Reverse(id.number))
+    });
+    let mut ids = found.into_iter().map(|(id, _)| id);
     let found = match wanted {
-        None => ids.first(),
-        Some(text) => ids.iter().find(|id| id.short() == text || id.to_string() == text),
+        None => ids.next(),
+        Some(text) => ids.find(|id| names(id, text)),
     };
-    found.map(|id| (*id).clone()).ok_or_else(|| {
+    found.cloned().ok_or_else(|| {
         let message = wanted.map_or_else(
             || format!("{app} has no running instance"),
             |text| format!("{app} has no running instance {text}"),
@@ -156,19 +167,18 @@ pub(crate) async fn run(
         .records
         .release(&app, current)
         .ok_or_else(|| Problem::new(ErrorCode::ReleaseNotFound, format!("{app} has no release {current}")))?;
-    let mut services = release.roles.iter().filter(|(name, _)| name.is_service());
-    let role = services.clone().find(|(name, _)| name.as_str() == "web").or_else(|| services.next());
+    let role = release.web().or_else(|| release.services().next());
     let (_, role) =
         role.ok_or_else(|| Problem::new(ErrorCode::RoleNotFound, format!("release {current} of {app} has no role")))?;
     let mut role = role.clone();
     let (mounts, alone) = one_off_volumes(&view, &app, role.volumes, &parameters.volumes)?;
     role.volumes = mounts;
+    role.kind = Kind::OneOff;
     let spec = InstanceSpec {
         image: release.image.clone(),
         commit: release.commit.clone(),
         config: release.config.clone(),
         role,
-        once: true,
         volumes_of: record.volumes_of.clone(),
     };
     let machine = any_machine(&view)?;

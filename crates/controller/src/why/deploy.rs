@@ -1,7 +1,7 @@
 //! Explains the state of an open deploy and the result of an ended deploy.
 
 use gantry_api::types::Explanation;
-use gantry_model::{AppName, Deploy, DeployState, Reason, Release, TimeSpan};
+use gantry_model::{AppName, Deploy, DeployState, Reason, TimeSpan, instances_of};
 
 use super::{BuildState, WhyInput, current};
 use crate::core::ClusterView;
@@ -29,8 +29,10 @@ pub(super) fn under_way(facts: &WhyInput<'_>, name: &AppName) -> Option<Explanat
             serving(view, name)
         ),
         Some(wait @ Reason::ReleaseStepRuns { instance }) => {
-            let seen = view.observed.machines.values().find_map(|report| report.instances.get(instance));
-            match seen.and_then(|seen| seen.said.as_ref()) {
+            let reports = view.observed.machines.values();
+            let seen = reports.flat_map(|report| instances_of(&report.instances, &instance.app));
+            let newest = seen.filter(|(id, _)| id.slot == *instance).max_by_key(|(id, _)| id.number);
+            match newest.and_then(|(_, seen)| seen.said.as_ref()) {
                 Some(said) => {
                     format!(
                         "{state}: {wait}; its last output, {} ago: {}",
@@ -73,11 +75,6 @@ pub(super) fn explain_ended(view: &ClusterView, deploy: &Deploy) -> Explanation 
     Explanation { subject, headline, evidence }
 }
 
-/// Returns whether the release has a web role, which receives HTTP requests.
-pub(crate) fn has_web(release: &Release) -> bool {
-    release.roles.keys().any(gantry_model::RoleName::is_web)
-}
-
 /// Describes which release serves, or at least runs.
 pub(super) fn serving(view: &ClusterView, name: &AppName) -> String {
     let Some(number) = view.records.apps.get(name).and_then(|app| app.current) else {
@@ -90,10 +87,10 @@ pub(super) fn serving(view: &ClusterView, name: &AppName) -> String {
     let copies = |role, settings: &gantry_model::Role| {
         scale.and_then(|scale| scale.get(role)).copied().unwrap_or(settings.instances)
     };
-    let services = || release.roles.iter().filter(|(role, _)| role.is_service());
+    let services = || release.services();
     let none: Vec<&str> =
         services().filter(|(role, settings)| copies(role, settings) == 0).map(|(role, _)| role.as_str()).collect();
-    let verb = match (has_web(release), services().count()) {
+    let verb = match (release.speaks_http(), services().count()) {
         (true, _) => format!("{number} serves"),
         (false, 0) => format!("{number} is the release; none of its roles keeps running"),
         (false, _) => format!("{number} runs; none of its roles serves HTTP"),

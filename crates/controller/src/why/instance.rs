@@ -4,7 +4,8 @@ use gantry_api::types::Explanation;
 use gantry_model::observed::LIMIT_SHOWN_MILLIS;
 use gantry_model::reason::{ExitText, LimitText, TimesText};
 use gantry_model::{
-    AppName, Assignment, Bytes, ExitStatus, InstanceGoal, InstanceId, InstancePhase, Moment, ObservedInstance, TimeSpan,
+    AllocationId, AppName, Assignment, Bytes, ExitStatus, InstanceGoal, InstancePhase, Moment, ObservedInstance,
+    TimeSpan,
 };
 
 use super::{FoundCause, WhyInput};
@@ -26,7 +27,7 @@ enum FaultRank {
 
 /// An assigned instance with its observed state.
 struct AssignedInstance<'a> {
-    id: &'a InstanceId,
+    id: &'a AllocationId,
     assignment: &'a Assignment,
     seen: &'a ObservedInstance,
 }
@@ -34,9 +35,11 @@ struct AssignedInstance<'a> {
 /// Returns the service instances of the current release with the goal to run.
 fn assigned_instances<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iterator<Item = AssignedInstance<'a>> {
     let current = view.records.apps.get(name).and_then(|app| app.current);
-    let is_of =
-        move |id: &InstanceId, goal| Some(id.release) == current && id.role.is_service() && goal == InstanceGoal::Run;
-    view.records.plan.assignments_of(name).filter(move |(_, id, assignment)| is_of(id, assignment.goal)).filter_map(
+    let is_of = move |id: &AllocationId, assignment: &Assignment| {
+        let runs = assignment.spec.role.is_service() && assignment.goal == InstanceGoal::Run;
+        Some(id.slot.release) == current && runs
+    };
+    view.records.plan.assignments_of(name).filter(move |(_, id, assignment)| is_of(id, assignment)).filter_map(
         |(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine)?.instances.get(id)?;
             Some(AssignedInstance { id, assignment, seen })
@@ -48,7 +51,7 @@ fn assigned_instances<'a>(view: &'a ClusterView, name: &'a AppName) -> impl Iter
 fn worst_fault(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCause)> {
     let states = assigned_instances(view, name).filter_map(|one| Some((state(view, &one)?, one.id)));
     let ((rank, answer), id) = states.min_by_key(|((rank, _), _)| *rank)?;
-    let fellows = assigned_instances(view, name).filter(|one| one.id.role == id.role);
+    let fellows = assigned_instances(view, name).filter(|one| one.id.slot.role == id.slot.role);
     let (mut ready, mut all) = (0, 0);
     for one in fellows {
         all += 1;
@@ -56,7 +59,7 @@ fn worst_fault(view: &ClusterView, name: &AppName) -> Option<(FaultRank, FoundCa
     }
     let mut answer = FoundCause { headline: format!("{id} {}", answer.headline), ..answer };
     if all > 1 {
-        answer.evidence.push(format!("{ready} of {all} copies of {} are ready", id.role));
+        answer.evidence.push(format!("{ready} of {all} copies of {} are ready", id.slot.role));
     }
     Some((rank, answer))
 }
@@ -82,7 +85,7 @@ pub(super) fn minor_problems(view: &ClusterView, name: &AppName) -> Option<Found
 /// Explains an instance of the app that does not stop.
 pub(super) fn not_stopping(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let instances = view.observed.machines.values().flat_map(|report| &report.instances);
-    let mut leaving = instances.filter(|(id, seen)| &id.app == name && seen.phase == InstancePhase::Stopping);
+    let mut leaving = instances.filter(|(id, seen)| &id.slot.app == name && seen.phase == InstancePhase::Stopping);
     leaving.find_map(|(id, seen)| Some(FoundCause::new(format!("{id} {}", seen.failure.as_ref()?))))
 }
 
@@ -105,7 +108,7 @@ fn ended_before(seen: &ObservedInstance, exit: &ExitStatus, now: Moment) -> Foun
 const CAUSED_BY_EXIT_MILLIS: u64 = 5_000;
 
 /// Explains the exit of an instance, if the exit caused the failed request at `failed`.
-pub(super) fn ended_lately(view: &ClusterView, id: &InstanceId, failed: Moment) -> Option<FoundCause> {
+pub(super) fn ended_lately(view: &ClusterView, id: &AllocationId, failed: Moment) -> Option<FoundCause> {
     let seen = view.observed.machines.values().find_map(|report| report.instances.get(id))?;
     let exit = seen.exit.as_ref().filter(|exit| failed.since(exit.at) <= CAUSED_BY_EXIT_MILLIS)?;
     let answer = ended_before(seen, exit, view.now);
@@ -175,7 +178,7 @@ fn minor_problem(view: &ClusterView, seen: &ObservedInstance) -> Option<FoundCau
 /// Returns the note that `gantry ps` shows beside an instance.
 pub(crate) fn instance_note(
     view: &ClusterView,
-    id: &InstanceId,
+    id: &AllocationId,
     assignment: &Assignment,
     seen: &ObservedInstance,
 ) -> Option<String> {
@@ -186,7 +189,7 @@ pub(crate) fn instance_note(
 
 /// Describes the notable state of an instance with any goal.
 fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause> {
-    match (one.assignment.spec.once, &one.seen.exit, one.seen.phase, one.assignment.goal) {
+    match (!one.assignment.spec.role.is_service(), &one.seen.exit, one.seen.phase, one.assignment.goal) {
         (true, Some(exit), InstancePhase::Exited, _) if exit.success() => Some(FoundCause::new("succeeded".to_owned())),
         (true, Some(exit), InstancePhase::Exited, _) => {
             Some(FoundCause { headline: ExitText(exit).to_string(), evidence: exit.tail.clone() })
@@ -203,10 +206,10 @@ fn describe(view: &ClusterView, one: &AssignedInstance<'_>) -> Option<FoundCause
 }
 
 /// Explains an instance.
-pub(crate) fn instance(facts: &WhyInput<'_>, id: &InstanceId) -> Option<Explanation> {
+pub(crate) fn instance(facts: &WhyInput<'_>, id: &AllocationId) -> Option<Explanation> {
     let view = facts.view;
+    let (machine, id, assignment) = view.records.plan.nearest(id)?;
     let subject = format!("instance {id}");
-    let (machine, assignment) = view.records.plan.assignment(id)?;
     let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
     let Some(seen) = seen else {
         return Some(

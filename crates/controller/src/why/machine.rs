@@ -1,9 +1,9 @@
 //! Explains faults of the machine that an app runs on.
 
 use gantry_model::observed::SILENCE_MILLIS;
-use gantry_model::{AppName, TimeSpan};
+use gantry_model::{AppName, Release, TimeSpan};
 
-use super::{DiskSpace, FoundCause, current, has_web};
+use super::{DiskSpace, FoundCause, current};
 use crate::core::ClusterView;
 
 const CHECK_UP: &str = "check the output of `gantry up` for errors";
@@ -12,7 +12,7 @@ const CHECK_UP: &str = "check the output of `gantry up` for errors";
 pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let (observed, now) = (&view.observed, view.now);
     let heard = observed.awaits_routers(now) || observed.live_routers(now).next().is_some();
-    if heard || !current(view, name).is_some_and(has_web) {
+    if heard || !current(view, name).is_some_and(Release::speaks_http) {
         return None;
     }
     let last = observed.routers.values().map(|router| router.seen).max().unwrap_or(observed.began);
@@ -23,7 +23,7 @@ pub(super) fn silent_router(view: &ClusterView, name: &AppName) -> Option<FoundC
 /// Reports that the agent of a machine with the app is silent, so the state of its instances is unknown.
 pub(super) fn silent_agent(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let current = view.records.apps.get(name)?.current?;
-    let mut used = view.records.plan.assignments_of(name).filter(|(_, id, _)| id.release == current);
+    let mut used = view.records.plan.assignments_of(name).filter(|(_, id, _)| id.slot.release == current);
     used.find_map(|(machine, _, _)| match view.observed.machines.get(machine) {
         None => Some(FoundCause::new(format!("machine {machine} has not reported; {CHECK_UP}"))),
         Some(report) if view.now.since(report.seen) > SILENCE_MILLIS => {

@@ -27,7 +27,6 @@ use gantry_records::EventRecord;
 
 use crate::core::ClusterView;
 
-pub(crate) use deploy::has_web;
 pub(crate) use instance::{instance, instance_note};
 
 /// Facts that an explanation is derived from.

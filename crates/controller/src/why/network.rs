@@ -7,7 +7,7 @@ use crate::core::ClusterView;
 
 /// Returns a line for each network fault that affects the app's instances now.
 pub(super) fn faults(view: &ClusterView, app: &AppName) -> Vec<String> {
-    let runs = |report: &gantry_model::ObservedMachine| report.instances.keys().any(|id| &id.app == app);
+    let runs = |report: &gantry_model::ObservedMachine| report.instances.keys().any(|id| &id.slot.app == app);
     let machines = view.observed.machines.iter().filter(|(_, report)| runs(report));
     machines
         .flat_map(|(machine, report)| report.network.iter().map(move |fault| (machine, fault)))

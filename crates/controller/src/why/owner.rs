@@ -36,7 +36,7 @@ pub(super) fn requested(view: &ClusterView, name: &AppName) -> Option<FoundCause
 /// Reports that the web role is scaled to 0.
 fn no_copies(view: &ClusterView, name: &AppName) -> Option<FoundCause> {
     let app = view.records.apps.get(name)?;
-    let (role, settings) = current(view, name)?.roles.iter().find(|(role, _)| role.is_web())?;
+    let (role, settings) = current(view, name)?.web()?;
     let scaled = app.scale.get(role);
     if *scaled.unwrap_or(&settings.instances) > 0 {
         return None;

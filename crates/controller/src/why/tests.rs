@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gantry_model::{AllocationId, Moment};
 use gantry_model::{
-    App, Assignment, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, FailedProbe,
-    FailureRun, InstanceGoal, InstancePhase, InstanceSpec, LimitHit, MachineName, ObservedCluster, ObservedInstance,
-    ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseNumber, RequestFailure, Role, RoleCommand,
-    RoleLimit, RoleName, RouterId, Seconds, StopReason,
+    App, Assignment, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, FailedProbe,
+    FailureRun, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName, ObservedCluster,
+    ObservedInstance, ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseNumber, RequestFailure,
+    Role, RoleCommand, RoleLimit, RoleName, RouterId, Seconds, StopReason,
 };
-use gantry_model::{InstanceId, Moment};
 
 use super::*;
 use gantry_records::{RecordIndex, StoreRecord};
@@ -23,7 +23,7 @@ struct AppScenario {
     app: App,
     deploys: Vec<Deploy>,
     roles: BTreeMap<RoleName, Role>,
-    seen: BTreeMap<InstanceId, ObservedInstance>,
+    seen: BTreeMap<AllocationId, ObservedInstance>,
     router: Option<ObservedRouter>,
     machine: Option<Moment>,
     waits: Vec<Reason>,
@@ -35,8 +35,8 @@ fn shop() -> AppName {
     AppName::parse("shop").expect("a name")
 }
 
-fn id(short: &str) -> InstanceId {
-    InstanceId::parse(&format!("shop.v1.{short}")).expect("an id")
+fn id(short: &str) -> AllocationId {
+    AllocationId::parse(&format!("shop.v1.{short}")).expect("an id")
 }
 
 fn role(name: &str) -> RoleName {
@@ -77,12 +77,21 @@ fn run(count: u64, instance: Option<&str>, status: u16) -> FailureRun {
     FailureRun { count, of: 40, since, last, status, instance: instance.map(id) }
 }
 
+fn of_role(name: &str) -> Role {
+    let (kind, exposure) = match name {
+        "web" => (Kind::Service, Exposure::Http),
+        "release" => (Kind::Job, Exposure::None),
+        _ => (Kind::Service, Exposure::None),
+    };
+    Role { kind, exposure, ..Role::new(RoleCommand::Shell("serve".into())) }
+}
+
 impl AppScenario {
     fn new() -> Self {
         let mut app = App::new(shop(), Moment(0));
         app.current = Some(ReleaseNumber(1));
         let roles: BTreeMap<RoleName, Role> =
-            ["web", "worker", "release"].map(|name| (role(name), Role::new(RoleCommand::Shell("serve".into())))).into();
+            ["web", "worker", "release"].map(|name| (role(name), of_role(name))).into();
         Self {
             app,
             deploys: vec![deploy(1, DeployState::Done)],
@@ -132,10 +141,8 @@ impl AppScenario {
         let plan = Arc::make_mut(&mut records.plan);
         let part = Arc::make_mut(plan.machines.entry(machine.clone()).or_default());
         for id in self.seen.keys() {
-            let role = Role::new(RoleCommand::Shell("serve".into()));
-            let once = id.role.is_release_step();
-            let spec =
-                InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, once, volumes_of: None };
+            let role = of_role(id.slot.role.as_str());
+            let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, volumes_of: None };
             part.instances.insert(id.clone(), Assignment { spec: spec.into(), goal: InstanceGoal::Run });
         }
         let mut observed = ObservedCluster::default();
@@ -354,7 +361,7 @@ const FAULTS: &[Fault] = &[
         |scenario| {
             scenario.app.current = Some(ReleaseNumber(1));
             let mut old = run(37, None, 502);
-            old.instance = InstanceId::parse("shop.v9.web-1");
+            old.instance = AllocationId::parse("shop.v9.web-1");
             scenario.fails(RequestFailure::Broken, old);
         },
         "deploy #1 of shop: done (config A); v1 serves",
@@ -378,7 +385,7 @@ const FAULTS: &[Fault] = &[
         "scaled to 0",
         |scenario| {
             scenario.app.scale.insert(role("web"), 0);
-            scenario.seen.retain(|id, _| id.role != role("web"));
+            scenario.seen.retain(|id, _| id.slot.role != role("web"));
             scenario.fails(RequestFailure::NoInstance, run(3, None, 503));
         },
         "app shop: web is scaled to 0, so no copy runs; `gantry scale shop web=1` starts one",
@@ -518,7 +525,7 @@ const FAULTS: &[Fault] = &[
         "a release step that hangs",
         |scenario| {
             scenario.deploys.push(deploy(2, DeployState::Starting));
-            scenario.waits.push(Reason::ReleaseStepRuns { instance: id("release-1") });
+            scenario.waits.push(Reason::ReleaseStepRuns { instance: id("release-1").slot });
             let said = Some(OutputLine { at: Moment(NOW - 90_000), line: "waits for a lock".into() });
             scenario.seen.insert(id("release-1"), ObservedInstance { phase: InstancePhase::Starting, said, ..well() });
         },

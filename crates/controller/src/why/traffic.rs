@@ -54,7 +54,7 @@ fn run(view: &ClusterView, name: &AppName, kind: RequestFailure) -> Option<Failu
     let current = view.records.apps.get(name)?.current;
     let since = deploy::last_deploy(view, name).map_or(Moment(0), |deploy| deploy.entered);
     let of_now = |run: &&FailureRun| match &run.instance {
-        Some(instance) => Some(instance.release) == current,
+        Some(instance) => Some(instance.slot.release) == current,
         None => run.last >= since,
     };
     let recent = |run: &&FailureRun| view.now.since(run.last) <= REPORTED_MILLIS;

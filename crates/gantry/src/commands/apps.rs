@@ -231,8 +231,8 @@ const SCALE_POLL: Duration = Duration::from_millis(200);
 fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &RoleName, count: u32) -> bool {
     let is_ready = |one: &InstanceInfo| one.phase == Some(InstancePhase::Ready) && one.goal == "run";
     let mut ready = 0;
-    for one in instances.iter().filter(|one| one.id.role == *role) {
-        match Some(one.id.release) == current {
+    for one in instances.iter().filter(|one| one.id.slot.role == *role) {
+        match Some(one.id.slot.release) == current {
             true if is_ready(one) => ready += 1,
             // The release before stands by for its bake time.
             false if count > 0 => {}
@@ -290,13 +290,13 @@ pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>
 
 #[cfg(test)]
 mod tests {
-    use gantry_model::InstanceId;
+    use gantry_model::AllocationId;
 
     use super::*;
 
     fn instance(id: &str, phase: Option<InstancePhase>, goal: &str) -> InstanceInfo {
         InstanceInfo {
-            id: InstanceId::parse(id).expect("an id"),
+            id: AllocationId::parse(id).expect("an id"),
             machine: "m1".parse().expect("a name"),
             goal: goal.to_owned(),
             phase,

@@ -48,7 +48,7 @@ pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: b
         let mark = if line.error { "!" } else { "|" };
         // Control characters of a log must not reach the terminal.
         let clean: String = line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        out!("{} {} {} {mark} {clean}", clock(line.at), line.instance.release, line.instance.short());
+        out!("{} {} {} {mark} {clean}", clock(line.at), line.instance.slot.release, line.instance.short());
     }
     Ok(DONE)
 }

@@ -82,7 +82,7 @@ async fn serve_udp(resolver: &Arc<DnsResolver>, socket: Arc<UdpSocket>, slots: &
         };
         // Questions about the zone are answered at once, whatever else is under way.
         let bytes = &buffer[..length];
-        match local_answer(&resolver.routes.now().table, bytes, UDP_MAX) {
+        match local_answer(&resolver.routes.now().table, resolver.routes.here(), bytes, UDP_MAX) {
             LocalAnswer::Answer(answer) => drop(socket.try_send_to(&answer, peer)),
             LocalAnswer::Invalid => {}
             LocalAnswer::Foreign => {
@@ -124,7 +124,12 @@ async fn serve_connection(resolver: &DnsResolver, mut stream: TcpStream) -> std:
         let length = stream.read_u16().await?;
         let mut question = vec![0; usize::from(length)];
         stream.read_exact(&mut question).await?;
-        let answer = match local_answer(&resolver.routes.now().table, &question, usize::from(u16::MAX)) {
+        let answer = match local_answer(
+            &resolver.routes.now().table,
+            resolver.routes.here(),
+            &question,
+            usize::from(u16::MAX),
+        ) {
             LocalAnswer::Answer(answer) => Some(answer),
             LocalAnswer::Invalid => None,
             LocalAnswer::Foreign => forward::ask(&question, true, resolver.own).await,

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use gantry_model::{AppName, RoleName, RoutingTable};
+use gantry_model::{AppName, AppNames, MachineName, RoleName, RoutingTable};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -22,7 +22,7 @@ pub(crate) enum LocalAnswer {
     Foreign,
 }
 
-pub(crate) fn local_answer(table: &RoutingTable, bytes: &[u8], size_max: usize) -> LocalAnswer {
+pub(crate) fn local_answer(table: &RoutingTable, here: &MachineName, bytes: &[u8], size_max: usize) -> LocalAnswer {
     let Ok(question) = Message::from_vec(bytes) else {
         return LocalAnswer::Invalid;
     };
@@ -36,7 +36,7 @@ pub(crate) fn local_answer(table: &RoutingTable, bytes: &[u8], size_max: usize) 
     if !zone.zone_of(query.name()) {
         return LocalAnswer::Foreign;
     }
-    let mut answer = own(&question, table, &zone);
+    let mut answer = own(&question, table, here, &zone);
     let whole = answer.to_vec().unwrap_or_default();
     if whole.len() <= size_max {
         return LocalAnswer::Answer(whole);
@@ -60,11 +60,11 @@ pub(super) fn reply(question: &Message, code: ResponseCode) -> Message {
 
 /// Answers from the table. For a known name without an address of the requested kind, the answer is empty. Some
 /// resolvers take `NXDOMAIN` for AAAA to mean that the whole name does not exist.
-fn own(question: &Message, table: &RoutingTable, zone: &Name) -> Message {
+fn own(question: &Message, table: &RoutingTable, here: &MachineName, zone: &Name) -> Message {
     let Some(query) = question.queries.first() else {
         return reply(question, ResponseCode::FormErr);
     };
-    let Some(addresses) = addresses(table, &query.name().to_string()) else {
+    let Some(addresses) = addresses(table, here, &query.name().to_string()) else {
         let mut reply = reply(question, ResponseCode::NXDomain);
         reply.add_authority(authority(zone));
         return reply;
@@ -91,37 +91,34 @@ const ALL: &str = "_all.";
 ///
 /// An answer names one instance, chosen at random. Clients that sort several addresses by RFC 6724, as `getaddrinfo`
 /// does, would all take the same instance of a subnet.
-fn addresses(table: &RoutingTable, name: &str) -> Option<Vec<Ipv4Addr>> {
+fn addresses(table: &RoutingTable, here: &MachineName, name: &str) -> Option<Vec<Ipv4Addr>> {
     let name = name.to_ascii_lowercase();
     let name = name.strip_suffix(ZONE)?.trim_end_matches('.');
     if let Some(name) = name.strip_prefix(ALL) {
-        return instances(table, name);
+        return instances(table, here, name);
     }
-    let all = instances(table, name)?;
+    let all = instances(table, here, name)?;
     Some(if all.is_empty() { all } else { vec![all[rand::random_range(0..all.len())]] })
 }
 
-/// Returns the instances behind `app` or `role.app`. An app's own name means its web role, or else the role with the
-/// app's name, or else all roles.
-fn instances(table: &RoutingTable, name: &str) -> Option<Vec<Ipv4Addr>> {
+/// Returns the instances of this machine behind `app` or `role.app`. Addresses of other machines lead nowhere here.
+fn instances(table: &RoutingTable, here: &MachineName, name: &str) -> Option<Vec<Ipv4Addr>> {
     let labels: Vec<&str> = name.split('.').collect();
+    let of = |names: &AppNames, role: &RoleName| -> Vec<Ipv4Addr> {
+        names.roles.get(role).into_iter().flatten().filter_map(|address| address.on(here)).collect()
+    };
     match labels.as_slice() {
         [app] => {
-            let app = AppName::parse(app).ok()?;
-            let roles = table.names.get(&app)?;
-            let chosen = roles
-                .iter()
-                .find(|(role, _)| role.is_web())
-                .or_else(|| roles.iter().find(|(role, _)| role.as_str() == app.as_str()));
-            Some(match chosen {
-                Some((_, addresses)) => addresses.clone(),
-                None => roles.values().flatten().copied().collect(),
+            let names = table.names.get(&AppName::parse(app).ok()?)?;
+            Some(match &names.main {
+                Some(role) => of(names, role),
+                None => names.roles.keys().flat_map(|role| of(names, role)).collect(),
             })
         }
         [role, app] => {
-            let roles = table.names.get(&AppName::parse(app).ok()?)?;
+            let names = table.names.get(&AppName::parse(app).ok()?)?;
             // A role without a ready instance still has a name.
-            Some(roles.get(&RoleName::parse(role).ok()?).cloned().unwrap_or_default())
+            Some(of(names, &RoleName::parse(role).ok()?))
         }
         _ => None,
     }
@@ -130,16 +127,23 @@ fn instances(table: &RoutingTable, name: &str) -> Option<Vec<Ipv4Addr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_model::MachineAddress;
     use hickory_proto::op::Query;
     use std::collections::BTreeMap;
+
+    fn on(machine: &str, last: u8) -> MachineAddress {
+        MachineAddress::new(MachineName::parse(machine).expect("a name"), Ipv4Addr::new(10, 0, 0, last))
+    }
 
     fn table() -> RoutingTable {
         let name = |text: &str| RoleName::parse(text).expect("a name");
         let shop = BTreeMap::from([
-            (name("web"), vec![Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)]),
-            (name("worker"), vec![Ipv4Addr::new(10, 0, 0, 4)]),
+            (name("web"), vec![on("m", 2), on("m", 3), on("other", 3)]),
+            (name("worker"), vec![on("m", 4)]),
         ]);
-        let redis = BTreeMap::from([(name("server"), vec![Ipv4Addr::new(10, 0, 0, 5)])]);
+        let redis = BTreeMap::from([(name("server"), vec![on("m", 5)])]);
+        let shop = AppNames { main: Some(name("web")), roles: shop };
+        let redis = AppNames { main: None, roles: redis };
         let app = |text: &str| AppName::parse(text).expect("a name");
         RoutingTable { names: BTreeMap::from([(app("shop"), shop), (app("redis"), redis)]), ..RoutingTable::default() }
     }
@@ -147,7 +151,7 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Message {
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
-        own(&question, &table(), &Name::from_str(ZONE).expect("a zone"))
+        own(&question, &table(), &MachineName::parse("m").expect("a name"), &Name::from_str(ZONE).expect("a zone"))
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One attempt: sends the request to the chosen instance, and waits for the head of the response.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +44,7 @@ impl HttpExchange {
                         (sender, Instant::now())
                     }
                     Err(error) => {
-                        tracing::debug!(instance = %target.endpoint.instance, %error, "cannot connect to the instance");
+                        tracing::debug!(instance = %target.endpoint.allocation, %error, "cannot connect to the instance");
                         return Err(AttemptFailure::Unsent(body));
                     }
                 },
@@ -106,8 +105,7 @@ impl HttpExchange {
 }
 
 async fn connect(target: &RouteTarget) -> std::io::Result<InstanceConnection> {
-    let address = SocketAddr::from((target.endpoint.address, target.endpoint.port));
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(target.address)).await??;
     stream.set_nodelay(true)?;
     InstanceConnection::begin(stream, target.endpoint.protocol).await.map_err(std::io::Error::other)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gantry_model::{InstanceId, RequestFailure};
+use gantry_model::{AllocationId, RequestFailure};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use hyper::body::Body;
@@ -47,7 +47,7 @@ pub(super) struct HttpExchange {
     pub(super) stale: bool,
     /// The request went out once, and no response came back.
     pub(super) repeated: bool,
-    pub(super) tried: Vec<InstanceId>,
+    pub(super) tried: Vec<AllocationId>,
     /// Time of the last search for an instance.
     pub(super) now: Instant,
     /// End of the search for an instance, however often a chosen instance does not take the request.
@@ -150,7 +150,7 @@ impl HttpExchange {
                     )));
                 }
             }
-            self.tried.push(chosen.target.endpoint.instance.clone());
+            self.tried.push(chosen.target.endpoint.allocation.clone());
         }
     }
 

@@ -87,7 +87,7 @@ impl AccessLogEntry {
         }
         gate.ended();
         if let Some(kind) = failure {
-            let instance = self.target.as_ref().map(|target| &target.endpoint.instance);
+            let instance = self.target.as_ref().map(|target| &target.endpoint.allocation);
             gate.failed(kind, self.status, instance, crate::clock::now());
         }
     }

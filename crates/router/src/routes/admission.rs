@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use gantry_model::traffic::FAILURE_GAP_MILLIS;
-use gantry_model::{FailureRun, InstanceId, Moment, RequestCounts, RequestFailure, TrafficPolicy};
+use gantry_model::{AllocationId, FailureRun, Moment, RequestCounts, RequestFailure, TrafficPolicy};
 
 /// Maximum number of requests that wait for one app.
 const WAITING_MAX: u64 = 1000;
@@ -136,7 +136,7 @@ impl AdmissionGate {
 
     /// Adds a failed request to the run of its kind, after [`Self::ended`] counted the request. Begins a new run if the
     /// last run is over.
-    pub(crate) fn failed(&self, kind: RequestFailure, status: u16, instance: Option<&InstanceId>, now: Moment) {
+    pub(crate) fn failed(&self, kind: RequestFailure, status: u16, instance: Option<&AllocationId>, now: Moment) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.ended.load(Ordering::Relaxed).saturating_sub(1);
         let fresh = || CountedRun {
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn counts_failures_in_runs() {
         let gate = AdmissionGate::default();
-        let instance = InstanceId::parse("shop.v1.web-1");
+        let instance = AllocationId::parse("shop.v1.web-1");
         let fails = |kind, at| {
             gate.ended();
             gate.failed(kind, 502, instance.as_ref(), Moment(at));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use gantry_model::{AppName, InstanceId, RequestTimeouts, TrafficPolicy, TrustedProxies};
+use gantry_model::{AllocationId, AppName, RequestTimeouts, TrafficPolicy, TrustedProxies};
 
 use crate::routes::admission::AdmissionGate;
 use crate::routes::target::RouteTarget;
@@ -23,8 +23,8 @@ pub(crate) struct AppRoute {
 
 impl AppRoute {
     /// Chooses the less loaded of two random instances; none if every instance is unreachable or was tried.
-    pub(crate) fn choose(&self, tried: &[InstanceId], now: Instant) -> Option<&Arc<RouteTarget>> {
-        let untried = |target: &&Arc<RouteTarget>| !tried.contains(&target.endpoint.instance);
+    pub(crate) fn choose(&self, tried: &[AllocationId], now: Instant) -> Option<&Arc<RouteTarget>> {
+        let untried = |target: &&Arc<RouteTarget>| !tried.contains(&target.endpoint.allocation);
         let good = |target: &&Arc<RouteTarget>| target.circuit.is_closed(now) && untried(target);
         if let Some(target) = self.pick(&good, now).filter(|target| target.circuit.enter(now)) {
             return Some(target);

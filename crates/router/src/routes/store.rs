@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use gantry_control::version_one;
 use gantry_ledger::Replacement;
 use gantry_model::{
-    AppName, ClosedRoute, Endpoint, FailureRun, Generation, InstanceId, Moment, RequestCounts, RequestFailure,
-    RoutingTable,
+    AllocationId, AppName, ClosedRoute, Endpoint, FailureRun, Generation, MachineName, Moment, RequestCounts,
+    RequestFailure, RoutingTable,
 };
 use tokio::sync::watch;
 
@@ -32,6 +33,8 @@ pub(crate) struct RouteSnapshot {
 /// Current routing state, and the targets and gates that survive a change.
 pub(crate) struct RouteStore {
     path: PathBuf,
+    /// The router's machine.
+    here: MachineName,
     state: RwLock<Arc<RouteSnapshot>>,
     /// Every target that is in the table, or that a request or a route in use still holds.
     targets: Mutex<BTreeMap<Endpoint, Arc<RouteTarget>>>,
@@ -44,13 +47,14 @@ pub(crate) struct RouteStore {
 }
 
 impl RouteStore {
-    /// Loads the table from disk; starts with an empty table if there is none.
-    pub(crate) fn load(path: &Path) -> Self {
+    /// Loads the table of the machine `here` from disk; starts with an empty table if there is none.
+    pub(crate) fn load(path: &Path, here: &MachineName) -> Self {
         gantry_ledger::remove_unfinished(path);
-        let table: Option<RoutingTable> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let table = std::fs::read(path).ok().and_then(|text| read(&text, here));
         let (generation, _) = watch::channel(Generation(0));
         let routing = Self {
             path: path.to_owned(),
+            here: here.clone(),
             state: RwLock::default(),
             targets: Mutex::default(),
             gates: Mutex::default(),
@@ -61,6 +65,11 @@ impl RouteStore {
             routing.replace(table);
         }
         routing
+    }
+
+    /// Returns the router's machine.
+    pub(crate) fn here(&self) -> &MachineName {
+        &self.here
     }
 
     /// Returns the current routing state.
@@ -104,9 +113,13 @@ impl RouteStore {
             let targets = route
                 .endpoints
                 .iter()
-                .map(|endpoint| {
-                    let fresh = || Arc::new(RouteTarget::new(endpoint.clone()));
-                    Arc::clone(targets.entry(endpoint.clone()).or_insert_with(fresh))
+                .filter_map(|endpoint| match targets.get(endpoint) {
+                    Some(known) => Some(Arc::clone(known)),
+                    None => {
+                        let target = Arc::new(RouteTarget::new(endpoint, &self.here)?);
+                        targets.insert(endpoint.clone(), Arc::clone(&target));
+                        Some(target)
+                    }
                 })
                 .collect();
             let gate = Arc::clone(gates.entry((route.app.clone(), route.held)).or_default());
@@ -178,11 +191,17 @@ impl RouteStore {
     }
 
     /// Returns the number of requests under way, for each instance that has any.
-    pub(crate) fn active(&self) -> BTreeMap<InstanceId, u64> {
+    pub(crate) fn active(&self) -> BTreeMap<AllocationId, u64> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = targets.values().map(|t| (t.endpoint.instance.clone(), t.active.load(Ordering::Relaxed)));
+        let counts = targets.values().map(|t| (t.endpoint.allocation.clone(), t.active.load(Ordering::Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// Parses a table from disk. A router of an earlier version wrote a table that names no machines.
+fn read(text: &[u8], here: &MachineName) -> Option<RoutingTable> {
+    let table = serde_json::from_slice(text).ok()?;
+    serde_json::from_value(version_one::upgrade_table(table, here)).ok()
 }
 
 /// Returns how long the requests of each endpoint may go on after the endpoint left the table.
@@ -197,12 +216,20 @@ mod tests {
     use crate::routes::circuit::InstanceFailure;
     use crate::routes::target::SLOW_START;
     use gantry_model::role::AppProtocol;
-    use gantry_model::{HostName, ReleaseNumber, RequestTimeouts, TrafficPolicy, TrustedProxies};
+    use gantry_model::{HostName, MachineAddress, ReleaseNumber, RequestTimeouts, TrafficPolicy, TrustedProxies};
     use std::net::Ipv4Addr;
 
+    fn here() -> MachineName {
+        MachineName::parse("m").expect("a name")
+    }
+
+    fn on(machine: &str, n: u8) -> MachineAddress {
+        MachineAddress::new(MachineName::parse(machine).expect("a name"), Ipv4Addr::new(10, 0, 0, n))
+    }
+
     fn endpoint(n: u8) -> Endpoint {
-        let instance = InstanceId::parse(&format!("shop.v1.web-{n}")).expect("an id");
-        Endpoint { instance, address: Ipv4Addr::new(10, 0, 0, n), port: 80, protocol: AppProtocol::Http1 }
+        let allocation = AllocationId::parse(&format!("shop.v1.web-{n}")).expect("an id");
+        Endpoint { allocation, at: on("m", n), port: 80, protocol: AppProtocol::Http1 }
     }
 
     fn table(generation: u64, endpoints: &[u8]) -> RoutingTable {
@@ -220,7 +247,7 @@ mod tests {
 
     fn routing() -> RouteStore {
         let name = format!("gantry-routing-{}-{:x}", std::process::id(), rand::random::<u64>());
-        RouteStore::load(&std::env::temp_dir().join(name))
+        RouteStore::load(&std::env::temp_dir().join(name), &here())
     }
 
     #[test]
@@ -229,12 +256,40 @@ mod tests {
         assert!(routing.take(table(5, &[1]), true).expect("taken"));
         assert!(!routing.take(table(5, &[2]), true).expect("refused"));
         assert!(!routing.take(table(4, &[2]), true).expect("refused"));
-        let empty = RouteStore::load(&routing.path.with_extension("none"));
+        let empty = RouteStore::load(&routing.path.with_extension("none"), &here());
         assert_eq!(empty.generation(), None);
         assert!(empty.take(table(0, &[]), false).expect("taken"));
         assert_eq!(empty.generation(), Some(Generation(0)), "it would ask for ever");
-        let again = RouteStore::load(&routing.path);
+        let again = RouteStore::load(&routing.path, &here());
         assert_eq!(again.generation(), Some(Generation(5)));
+        std::fs::remove_file(&routing.path).expect("removed");
+    }
+
+    /// Another machine's address means something else here.
+    #[test]
+    fn sends_nothing_to_the_address_of_another_machine() {
+        let routing = routing();
+        let mut table = table(1, &[1, 2]);
+        let route = table.routes.values_mut().next().expect("a route");
+        route.endpoints[0].at = on("other", 1);
+        routing.take(table, false).expect("taken");
+        let route = Arc::clone(&routing.now().routes["shop.localhost"]);
+        assert_eq!(route.targets.iter().map(|target| &target.endpoint).collect::<Vec<_>>(), [&endpoint(2)]);
+    }
+
+    #[test]
+    fn reads_a_table_of_an_earlier_version() {
+        let routing = routing();
+        let endpoint = serde_json::json!({ "instance": "shop.v1.web-1", "address": "10.0.0.1", "port": 80 });
+        let route = serde_json::json!({ "app": "shop", "release": 1, "endpoints": [endpoint] });
+        let table = serde_json::json!({ "generation": 5, "routes": { "shop.localhost": route },
+            "names": { "shop": { "web": ["10.0.0.1"] } } });
+        std::fs::write(&routing.path, table.to_string()).expect("written");
+        let again = RouteStore::load(&routing.path, &here());
+        assert_eq!(again.generation(), Some(Generation(5)));
+        assert_eq!(again.now().routes["shop.localhost"].targets[0].endpoint, self::endpoint(1));
+        let names = &again.now().table.names[&AppName::parse("shop").expect("a name")];
+        assert_eq!(names.roles[names.main.as_ref().expect("web")], [on("m", 1)]);
         std::fs::remove_file(&routing.path).expect("removed");
     }
 
@@ -245,13 +300,13 @@ mod tests {
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let active = route.targets[0].begin();
         routing.take(table(2, &[2]), true).expect("taken");
-        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
+        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).allocation, 1)]));
         drop(active);
         assert!(routing.active().is_empty());
         // A request that read the route earlier, and starts only now.
         let late = route.targets[0].begin();
         routing.sweep(Instant::now());
-        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).instance, 1)]));
+        assert_eq!(routing.active(), BTreeMap::from([(endpoint(1).allocation, 1)]));
         drop((late, route));
         routing.sweep(Instant::now());
         let left: Vec<_> = routing.targets.lock().expect("whole").keys().cloned().collect();
@@ -266,13 +321,13 @@ mod tests {
         let route = Arc::clone(&routing.now().routes["shop.localhost"]);
         let _busy: Vec<_> = (0..50).map(|_| route.targets[0].begin()).collect();
         let now = Instant::now();
-        let choose = |tried: &[InstanceId]| route.choose(tried, now).map(|target| target.endpoint.clone());
+        let choose = |tried: &[AllocationId]| route.choose(tried, now).map(|target| target.endpoint.clone());
         assert!((0..100).all(|_| choose(&[]) == Some(endpoint(2))));
         route.targets[1].circuit.failed(InstanceFailure::Unreachable, now, now);
         assert!((0..20).all(|_| choose(&[]) == Some(endpoint(1))));
-        assert!(choose(&[endpoint(1).instance]).is_none());
+        assert!(choose(&[endpoint(1).allocation]).is_none());
         route.targets[1].circuit.worked();
-        assert!(choose(&[endpoint(1).instance]).is_some());
+        assert!(choose(&[endpoint(1).allocation]).is_some());
         std::fs::remove_file(&routing.path).expect("removed");
     }
 
@@ -286,7 +341,7 @@ mod tests {
             route.targets[0].circuit.failed(InstanceFailure::Broken, now, now);
         }
         assert!((0..50).all(|_| route.choose(&[], now).expect("one").endpoint == endpoint(2)));
-        assert!(route.choose(&[endpoint(2).instance], now).is_some());
+        assert!(route.choose(&[endpoint(2).allocation], now).is_some());
         std::fs::remove_file(&routing.path).expect("removed");
     }
 
@@ -326,7 +381,8 @@ mod tests {
     fn gives_a_new_instance_a_small_share() {
         let now = Instant::now();
         let aged = |n, age| {
-            Arc::new(RouteTarget { since: now.checked_sub(age).expect("a past"), ..RouteTarget::new(endpoint(n)) })
+            let target = RouteTarget::new(&endpoint(n), &here()).expect("of this machine");
+            Arc::new(RouteTarget { since: now.checked_sub(age).expect("a past"), ..target })
         };
         let chosen = |one: Duration, other: Duration| {
             let route = AppRoute {

@@ -1,10 +1,12 @@
-//! Endpoint of an instance and its state, which survives a change of the table.
+//! Endpoint of an instance of this machine and its state, which survives a change of the table. An endpoint of another
+//! machine has no target: its address means something else here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_model::Endpoint;
+use gantry_model::{Endpoint, MachineName};
 use tokio::sync::watch;
 
 use crate::routes::circuit::CircuitBreaker;
@@ -20,6 +22,7 @@ const LEAST_SHARE: f64 = 0.1;
 /// Endpoint and its state.
 pub(crate) struct RouteTarget {
     pub(crate) endpoint: Endpoint,
+    pub(crate) address: SocketAddr,
     /// Name of the instance in logs.
     pub(crate) label: String,
     /// Number of requests under way.
@@ -41,16 +44,18 @@ impl Drop for ActiveRequest {
 }
 
 impl RouteTarget {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self {
-            label: endpoint.instance.to_string(),
-            endpoint,
+    /// Creates the target of an endpoint; none if the endpoint is on another machine than `here`.
+    pub(super) fn new(endpoint: &Endpoint, here: &MachineName) -> Option<Self> {
+        Some(Self {
+            label: endpoint.allocation.to_string(),
+            address: SocketAddr::from((endpoint.at.on(here)?, endpoint.port)),
+            endpoint: endpoint.clone(),
             active: AtomicU64::new(0),
             circuit: CircuitBreaker::default(),
             pool: ConnectionPool::new(),
             since: Instant::now(),
             leaving: watch::Sender::new(None),
-        }
+        })
     }
 
     /// Counts a new request.

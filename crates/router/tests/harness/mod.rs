@@ -18,8 +18,8 @@ use gantry_control::{
 };
 use gantry_model::role::AppProtocol;
 use gantry_model::{
-    AppName, Endpoint, Generation, HostName, InstanceId, MachineName, ReleaseNumber, RequestTimeouts, Route,
-    RoutingTable, TrafficPolicy,
+    AllocationId, AppName, Endpoint, Generation, HostName, MachineAddress, MachineName, ReleaseNumber, RequestTimeouts,
+    Route, RoutingTable, TrafficPolicy,
 };
 use gantry_router::{Listeners, RouterSettings};
 use http::{Request, Response};
@@ -67,8 +67,8 @@ where
 
 pub(crate) fn endpoint(number: u32, address: SocketAddr, protocol: AppProtocol) -> Endpoint {
     Endpoint {
-        instance: InstanceId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
-        address: Ipv4Addr::LOCALHOST,
+        allocation: AllocationId::parse(&format!("shop.v1.web-{number}")).expect("an id"),
+        at: MachineAddress::new(MachineName::parse("m").expect("a name"), Ipv4Addr::LOCALHOST),
         port: address.port(),
         protocol,
     }

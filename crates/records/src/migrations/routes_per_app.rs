@@ -1,20 +1,17 @@
-//! The migrations between schema versions, as functions of all records. A migration reads JSON and not today's types, so
-//! that later changes of the types leave the migration as it is.
+//! From version 1 to version 2: routes of each app.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::{ROUTES, key, put};
 use crate::RecordError;
 use crate::schema::{RawChange, RawRecords, StepChanges};
 
 /// Key of the routing table in version 1.
 const TABLE: &str = "plan/table";
 
-/// Prefix of the routes in version 2.
-const ROUTES: &str = "plan/routes/";
-
-/// From version 1 to version 2: the routing table of the cluster becomes routes of each app. The routes keep the table's
+/// The routing table of the cluster becomes routes of each app. The routes keep the table's
 /// generation as their revision, so what routers have acknowledged stays acknowledged.
 pub(crate) fn routes_per_app(records: &RawRecords) -> Result<StepChanges, RecordError> {
     let table: Map<String, Value> = match records.get(TABLE) {
@@ -56,28 +53,13 @@ pub(crate) fn routes_per_app(records: &RawRecords) -> Result<StepChanges, Record
     Ok((preparation, switch))
 }
 
-fn put(key: String, value: &Value) -> Result<RawChange, RecordError> {
-    let text = serde_json::to_vec(value).map_err(|error| RecordError::new(&key, error))?;
-    Ok(RawChange::Put(key, text))
-}
-
-fn key(change: &RawChange) -> &str {
-    match change {
-        RawChange::Put(key, _) | RawChange::Remove(key) => key,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use gantry_model::{AppName, Generation};
 
+    use super::super::tests::{loaded, migrated, raw};
     use super::*;
-    use crate::{RecordIndex, schema};
-
-    fn raw(entries: &[(&str, Value)]) -> RawRecords {
-        let text = |value: &Value| serde_json::to_vec(value).expect("JSON");
-        entries.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect()
-    }
+    use crate::schema;
 
     fn table() -> Value {
         let route = |app: &str, index: u32| {
@@ -93,17 +75,6 @@ mod tests {
         })
     }
 
-    fn migrated(mut records: RawRecords) -> RawRecords {
-        while let Some(migration) = schema::next_migration(&records).expect("a migration") {
-            migration.preparation.into_iter().chain(migration.switch).for_each(|change| change.apply(&mut records));
-        }
-        records
-    }
-
-    fn loaded(records: &RawRecords) -> RecordIndex {
-        RecordIndex::load(records.iter().map(|(key, value)| (key.as_str(), value.as_slice()))).expect("records")
-    }
-
     #[test]
     fn splits_the_table_by_app_and_keeps_its_generation() {
         let records = migrated(raw(&[("plan/table", table())]));
@@ -117,9 +88,6 @@ mod tests {
         assert_eq!(hosts, [("blog", 1, 0, true), ("empty", 0, 1, false), ("shop", 2, 0, true), ("worker", 0, 0, true)]);
         assert!(plan.routes.values().all(|routes| routes.revision == Generation(7)));
         assert_eq!((plan.routing.revision, plan.routing.trusted_proxies.len()), (Generation(7), 1));
-        // A router gets the table that it already has.
-        let before: gantry_model::RoutingTable = serde_json::from_value(table()).expect("a table");
-        assert_eq!(gantry_model::RoutingTable::assemble(&plan), before);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! A small simulated cluster under virtual time: an agent and a router that carry out the plan, in any order and with
 //! any delay. After every pass the auditor must find no violation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_model::deploy::DeployOrder;
-use gantry_model::role::{Role, RoleCommand};
+use gantry_model::role::{Exposure, Kind, Role, RoleCommand};
 use gantry_model::{
-    App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName, InstanceGoal,
-    InstanceId, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine,
+    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName,
+    InstanceGoal, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine,
     Plan, Reason, Release, ReleaseNumber, RoleName, RouterId, RoutingTable, Seconds,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
@@ -29,6 +29,8 @@ pub(crate) struct TestCluster {
     pub(crate) reporting: bool,
     pub(crate) shape: AppShape,
     pub(crate) history: Vec<Deploy>,
+    /// Allocations that have left the plan.
+    gone: BTreeSet<AllocationId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +100,7 @@ impl TestCluster {
             reporting: true,
             shape,
             history: Vec::new(),
+            gone: BTreeSet::new(),
         };
         world.heartbeat();
         world
@@ -168,7 +171,11 @@ impl TestCluster {
             let violations = audit(&AuditInput { routable: &routable, observed, previous, plan, now });
             assert_eq!(violations, vec![], "state {:?}", decided.apps[&app_name()].deploys);
             self.desired = decided;
-            self.plan = planned;
+            let before = std::mem::replace(&mut self.plan, planned);
+            let left = before.assignments().filter(|(_, id, _)| self.plan.assignment(id).is_none());
+            self.gone.extend(left.map(|(_, id, _)| id.clone()));
+            let back = self.plan.assignments().find(|(_, id, _)| self.gone.contains(*id));
+            assert_eq!(back, None, "an allocation returns");
             let finals: Vec<Deploy> = self.app().deploys.iter().filter(|d| d.state.is_final()).cloned().collect();
             self.app().deploys.retain(|deploy| !deploy.state.is_final());
             self.history.extend(finals);
@@ -247,8 +254,8 @@ impl TestCluster {
         }
         let now = self.now;
         let agent = self.agent.clone();
-        let stops = |id: &InstanceId| agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
-        let wanted: Vec<InstanceId> = agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
+        let stops = |id: &AllocationId| agent.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
+        let wanted: Vec<AllocationId> = agent.instances.keys().filter(|id| !stops(id)).cloned().collect();
         let report = self.machine();
         report.generation = agent.generation;
         for id in wanted {
@@ -269,7 +276,7 @@ impl TestCluster {
         let instances = &mut Arc::make_mut(self.observed.machines.get_mut(&machine())?).instances;
         let count = instances.len();
         let (id, instance) = instances.iter_mut().nth(n.checked_rem(count)?)?;
-        Some((id.role.is_release_step(), instance))
+        Some((id.slot.role.as_str() == "release", instance))
     }
 
     fn advance(&mut self, n: usize) {
@@ -325,12 +332,12 @@ impl TestCluster {
     }
 }
 
-pub(crate) fn fresh(id: &InstanceId, now: Moment) -> ObservedInstance {
-    let low = u8::try_from(id.release.0 % 200).expect("small");
+pub(crate) fn fresh(id: &AllocationId, now: Moment) -> ObservedInstance {
+    let low = u8::try_from(id.slot.release.0 % 200).expect("small");
     ObservedInstance {
         phase: InstancePhase::Preparing,
         since: now,
-        address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.index).expect("small"))),
+        address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.slot.index).expect("small"))),
         restarts: 0,
         exit: None,
         probe: None,
@@ -349,7 +356,7 @@ pub(crate) fn exit(code: i32, at: Moment) -> ExitStatus {
 }
 
 pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumber) -> Release {
-    let mut web = Role::new(RoleCommand::Shell("serve".into()));
+    let mut web = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     web.instances = shape.copies;
     web.drain = shape.drain.map(Seconds);
     web.health.path = Some("/up".into());
@@ -363,7 +370,7 @@ pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumb
         roles.insert(RoleName::parse("worker").expect("a name"), Role::new(RoleCommand::Shell("work".into())));
     }
     if shape.step {
-        let step = Role::new(RoleCommand::Shell("migrate".into()));
+        let step = Role { kind: Kind::Job, ..Role::new(RoleCommand::Shell("migrate".into())) };
         roles.insert(RoleName::parse("release").expect("a name"), step);
     }
     Release {

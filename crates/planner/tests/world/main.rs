@@ -2,16 +2,17 @@
 //! order and with any delay. Instances crash; deploys, aborts and destruction come at any moment. After every pass the
 //! auditor must find no violation. Once no more events come, the cluster must come to rest in the wanted state.
 
+mod allocations;
 mod cloud;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cloud::{AppShape, ClusterEvent, TestCluster, app_name, fresh, host, machine, router};
+use cloud::{AppShape, ClusterEvent, TestCluster, app_name, host, machine, router};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, InstanceId, InstancePhase, ObservedCluster,
-    ObservedInstance, Reason, ReleaseNumber, RoleName, Seconds, TrustedProxies,
+    AllocationId, ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, ObservedCluster, Reason,
+    ReleaseNumber, RoleName, Seconds, TrustedProxies,
 };
 use proptest::prelude::*;
 
@@ -58,7 +59,7 @@ proptest! {
         prop_assert!(app.deploys.is_empty(), "not over: {:?}", app.deploys);
         let copies = if shape.volume { 1 } else { shape.copies as usize };
         let (wanted, workers) = if app.app.current.is_some() { (copies, usize::from(shape.worker)) } else { (0, 0) };
-        let runs: Vec<&InstanceId> = world.plan.assignments().map(|(_, id, _)| id).collect();
+        let runs: Vec<&AllocationId> = world.plan.assignments().map(|(_, id, _)| id).collect();
         prop_assert_eq!(runs.len(), wanted + workers, "{:?}", runs);
         let table = world.table();
         if let Some(route) = table.routes.get(&host()) {
@@ -107,7 +108,7 @@ fn a_second_release_replaces_the_first_behind_the_barrier() {
     world.apply(&ClusterEvent::AgentTakesPlan);
     (0..4).for_each(|_| (0..6).for_each(|n| world.apply(&ClusterEvent::InstanceAdvances(n))));
     assert_eq!(world.app().deploys[0].state, DeployState::Promoting, "waits for the router");
-    assert!(world.table().routes[&host()].endpoints.iter().all(|e| e.instance.release == ReleaseNumber(2)));
+    assert!(world.table().routes[&host()].endpoints.iter().all(|e| e.allocation.slot.release == ReleaseNumber(2)));
     world.apply(&ClusterEvent::Time(5));
     assert!(
         world.plan.assignments().all(|(_, _, a)| a.goal != InstanceGoal::Stop),
@@ -150,7 +151,7 @@ fn bake_time_after(jump: ClusterEvent, before: u16) -> u16 {
     world.apply(&ClusterEvent::RouterTakesTable);
     let is_watching = |world: &TestCluster| world.desired.apps[&app_name()].deploys[0].state == DeployState::Draining;
     let stands_by = |world: &TestCluster| {
-        let mut old = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
+        let mut old = world.plan.assignments().filter(|(_, id, _)| id.slot.release == ReleaseNumber(1));
         old.any(|(_, _, a)| a.goal != InstanceGoal::Stop)
     };
     let mut seconds = 0;
@@ -207,12 +208,12 @@ fn a_long_drain_delays_no_deploy() {
     world.apply(&ClusterEvent::Push { hold: false });
     world.left_alone();
     let old = |world: &TestCluster| {
-        let goals = world.plan.assignments().filter(|(_, id, _)| id.release == ReleaseNumber(1));
+        let goals = world.plan.assignments().filter(|(_, id, _)| id.slot.release == ReleaseNumber(1));
         goals.map(|(_, id, a)| (id.clone(), a.goal)).collect::<Vec<_>>()
     };
     // The old instances have no requests, so they stop at once, regardless of their drain time.
     assert_eq!(old(&world), vec![]);
-    let busy: InstanceId = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
+    let busy: AllocationId = world.plan.assignments().map(|(_, id, _)| id.clone()).next().expect("an instance");
     for router in world.observed.routers.values_mut() {
         router.active.insert(busy.clone(), 1);
     }
@@ -296,19 +297,20 @@ fn an_exit_fails_the_deploy_while_another_role_waits_stop_first() {
     let mut world =
         TestCluster::new(AppShape { volume: true, worker: true, copies: 1, drain: Some(600), ..plain().shape });
     deploy_one(&mut world);
-    let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).find(|id| id.role.as_str() == "web");
+    let busy = world.plan.assignments().map(|(_, id, _)| id.clone()).find(|id| id.slot.role.as_str() == "web");
     world.observed.routers.values_mut().next().expect("a router").active.insert(busy.expect("an instance"), 1);
     world.apply(&ClusterEvent::Push { hold: false });
     world.apply(&ClusterEvent::BuildEnds { well: true });
     world.apply(&ClusterEvent::AgentTakesPlan);
     let instances = world.observed.machines[&machine()].instances.keys();
-    let worker = instances.cloned().position(|id| id.role.as_str() == "worker" && id.release == ReleaseNumber(2));
+    let worker =
+        instances.cloned().position(|id| id.slot.role.as_str() == "worker" && id.slot.release == ReleaseNumber(2));
     let worker = worker.expect("its new worker is placed");
     world.apply(&ClusterEvent::InstanceAdvances(worker));
     world.apply(&ClusterEvent::InstanceCrashes(worker));
     let reason = world.history.last().expect("a deploy that is over").reason.clone();
     assert!(
-        matches!(&reason, Some(Reason::Exited { instance, .. }) if instance.role.as_str() == "worker"),
+        matches!(&reason, Some(Reason::Exited { instance, .. }) if instance.slot.role.as_str() == "worker"),
         "{reason:?}"
     );
 }
@@ -431,37 +433,13 @@ fn restored_records_are_numbered_above_reported_generations() {
     world.settle();
     assert_eq!((world.plan.machines[&machine()].generation, world.table().generation), given, "once is enough");
     world.left_alone();
-    let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.release.0).collect();
+    let running: Vec<u64> = world.plan.assignments().map(|(_, id, _)| id.slot.release.0).collect();
     assert_eq!(running, [1, 1]);
     assert_eq!(world.app().app.last_release, 4, "the numbers of what runs are not given again");
-    let gone = |world: &TestCluster| world.observed.machines[&machine()].instances.keys().all(|id| id.release.0 == 1);
+    let gone =
+        |world: &TestCluster| world.observed.machines[&machine()].instances.keys().all(|id| id.slot.release.0 == 1);
     assert!(gone(&world), "{:?}", world.observed.machines[&machine()].instances.keys());
     deploy_one(&mut world);
-    assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
-}
-
-#[test]
-fn an_unknown_instance_is_removed_before_its_id_is_assigned() {
-    let mut world = plain();
-    deploy_one(&mut world);
-    // An unknown release uses the next number: no record names the release, and its machine reports late.
-    let unknown = InstanceId { release: ReleaseNumber(2), ..world.plan.assignments().next().expect("one").1.clone() };
-    world.apply(&ClusterEvent::Push { hold: false });
-    world.build_ends(true);
-    let stranger = ObservedInstance { phase: InstancePhase::Ready, ..fresh(&unknown, world.now) };
-    let reported = |world: &mut TestCluster, there: bool| {
-        let report = world.machine();
-        if there {
-            report.instances.insert(unknown.clone(), stranger.clone())
-        } else {
-            report.instances.remove(&unknown)
-        };
-        world.settle();
-        world.plan.assignments().any(|(_, id, _)| *id == unknown)
-    };
-    assert!(!reported(&mut world, true), "it would be taken for the new one");
-    assert!(reported(&mut world, false));
-    world.left_alone();
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
