@@ -44,7 +44,7 @@ pub(crate) enum FetchCause {
     Disk(#[from] std::io::Error),
 }
 
-/// Where the server serves the parts of an image: paths, to which a digest is added.
+/// Paths at which the server serves the parts of an image; a digest is added.
 pub(crate) struct ImageSource {
     manifests: String,
     blobs: String,

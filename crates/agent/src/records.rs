@@ -37,7 +37,7 @@ pub(crate) struct InstanceRecord {
     /// Time at which the instance passed its checks, since its last start.
     #[serde(default)]
     pub(crate) ready_since: Option<Moment>,
-    /// Why the container is being stopped. Kept on disk so that a restarted agent reports the reason, too.
+    /// Reason for the stop of the container. Kept on disk so that a restarted agent reports the reason, too.
     #[serde(default)]
     pub(crate) stop: Option<StopReason>,
 }

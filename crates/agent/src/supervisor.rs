@@ -27,7 +27,7 @@ struct InstanceTask {
     handle: JoinHandle<()>,
 }
 
-/// Why a new plan was not adopted. The previous plan stays in force.
+/// Reason why a new plan was not adopted. The previous plan stays in force.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the plan to disk; the previous plan stays in force")]
 struct PlanWriteError(#[source] std::io::Error);

@@ -29,7 +29,7 @@ pub struct Output {
     cancelled: watch::Sender<bool>,
 }
 
-/// Where the output goes.
+/// Destination of the output.
 enum Destination {
     /// A log file; `None` if the file cannot be opened.
     File(Mutex<Option<File>>),

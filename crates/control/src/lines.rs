@@ -59,7 +59,7 @@ impl LineSender {
 pub struct LineReceiver {
     body: Incoming,
     pending: BytesMut,
-    /// How many pending bytes have no line end.
+    /// Number of pending bytes without a line end.
     searched: usize,
 }
 

@@ -25,7 +25,7 @@ pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most streams of one connection at once.
 const STREAMS_MAX: u32 = 64;
 
-/// Why a connection ended or could not be opened.
+/// End of a connection, or failure to open one.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The API refused the connection, or is unreachable.
@@ -123,7 +123,8 @@ pub async fn connect(client: &Client, path: &str, hello: Hello) -> Result<Connec
     tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| LinkError::Silent)?
 }
 
-/// Serves the upgraded connection of an agent or a router until it ends. Each stream of messages is served by a task that
+/// Serves the upgraded connection of an agent or a router until it ends. Each stream of messages is served by a task
+/// that
 /// `serve` returns.
 pub async fn accept<F>(connection: Upgraded, serve: impl Fn(LinkStream) -> F + Clone + Send + 'static)
 where

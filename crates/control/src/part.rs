@@ -53,7 +53,7 @@ pub struct RouterReport {
     pub failures: BTreeMap<AppName, BTreeMap<RequestFailure, FailureRun>>,
 }
 
-/// Why an item cannot be read.
+/// Reason why an item cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum ItemError {
     #[error(transparent)]

@@ -111,7 +111,7 @@ fn router_report(kinds: &BTreeMap<u32, u32>, generation: u64) -> RouterReport {
     }
 }
 
-/// What happens to an update on its way, and to the receiver.
+/// Fate of an update on its way, and of the receiver.
 #[derive(Debug, Clone)]
 enum Fate {
     Arrives,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::Server;
 use crate::http::sessions::any_machine;
 
-/// How long an order waits for an agent.
+/// Time that an order waits for an agent.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause after an agent did not take an order.
@@ -27,19 +27,19 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Timeout of the next frame. An agent sends one every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How often an order is begun, if the agent ends during the work.
+/// Most attempts of an order whose agent ends during the work.
 const ATTEMPTS: u32 = 3;
 
-/// How long a cancelled build may take to end. The agent ends what is left.
+/// Timeout for the end of a cancelled build. The agent ends what is left.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a change to a build cache may take. Without the change, the agent finds out at the next build.
+/// Timeout for a change to a build cache. Without the change, the agent finds out at the next build.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest line of an event.
 const LINE_MAX: usize = 32 << 20;
 
-/// How a session with an agent ended.
+/// End of a session with an agent.
 enum Verdict {
     Done(Digest),
     Failed(BuildError),

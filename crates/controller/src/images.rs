@@ -17,7 +17,7 @@ pub(crate) struct ImageReader {
     scratch: PathBuf,
 }
 
-/// Why an image or a source archive could not be read.
+/// Failure to read an image or a source archive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImageReadError {
     #[error(transparent)]

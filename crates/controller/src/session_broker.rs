@@ -35,7 +35,7 @@ struct BrokerState {
     orders: HashSet<String>,
 }
 
-/// Why an agent opened no session.
+/// Reason why an agent opened no session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("{WAITING_MAX} sessions already wait for the agent of machine {0}; try again later")]

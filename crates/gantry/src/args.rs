@@ -48,10 +48,10 @@ pub(crate) struct Remote {
 pub(crate) enum Command {
     /// Run everything on this machine: server, agent and router
     ///
-    /// A settings file may hold each setting: /etc/gantry/gantry.toml, or the file that --config names. The file is TOML, one line for
-    /// each flag without its dashes: `listen = "0.0.0.0:4680"`. A flag wins over the environment, the environment over the file.
-    /// Do not put secrets into the file. `gantry down`, `backup`, `restore`, `store check` and all client commands read the file, too, and
-    /// the settings of the last `gantry up` of a data folder.
+    /// A settings file may hold each setting: /etc/gantry/gantry.toml, or the file that --config names. The file is
+    /// TOML, one line for each flag without its dashes: `listen = "0.0.0.0:4680"`. A flag wins over the environment,
+    /// the environment over the file. Do not put secrets into the file. `gantry down`, `backup`, `restore`, `store
+    /// check` and all client commands read the file, too, and the settings of the last `gantry up` of a data folder.
     Up(Machine),
     /// Stop `gantry up` and all its containers; the data and other clouds of this machine stay
     Down(Machine),
@@ -73,8 +73,9 @@ pub(crate) enum Command {
         /// GANTRY_REGISTRY_PASSWORD hold the login for another registry
         #[arg(long, value_name = "REF")]
         image: String,
-        /// Keep the files that a foreign image writes at PATH in a volume of the app. The app then has one copy, replaced stop-first.
-        /// The setting stays for later images, config changes and rollbacks; `NAME:` removes the setting and keeps the data
+        /// Keep the files that a foreign image writes at PATH in a volume of the app. The app then has one copy,
+        /// replaced stop-first. The setting stays for later images, config changes and rollbacks; `NAME:` removes the
+        /// setting and keeps the data
         #[arg(long = "volume", value_parser = volume, value_name = "NAME:PATH")]
         volumes: Vec<(String, String)>,
         /// Port that a foreign image listens on. The setting stays for later images; `auto` removes the setting
@@ -174,8 +175,8 @@ pub(crate) enum Command {
         /// Pass standard input on to the command
         #[arg(short = 'i', long)]
         input: bool,
-        /// Mount a volume of the app where its role has the volume, or at PATH. Only one container may have a volume, unless several
-        /// roles name the volume: stop its instance first with `gantry scale APP ROLE=0`
+        /// Mount a volume of the app where its role has the volume, or at PATH. Only one container may have a volume,
+        /// unless several roles name the volume: stop its instance first with `gantry scale APP ROLE=0`
         #[arg(long = "volume", value_parser = run_volume, value_name = "NAME[:PATH]")]
         volumes: Vec<(VolumeName, Option<String>)>,
         /// Command with its arguments
@@ -301,7 +302,8 @@ pub(crate) struct Machine {
     /// Name of the bridge
     #[arg(long, env = "GANTRY_BRIDGE", default_value = "gantry0")]
     pub(crate) bridge: String,
-    /// Ports of this machine that containers and builds may reach, such as `5432,6379,8125/udp`; by default only the router's
+    /// Ports of this machine that containers and builds may reach, such as `5432,6379,8125/udp`; by default only the
+    /// router's
     #[arg(long, env = "GANTRY_HOST_PORTS", value_name = "PORTS", value_delimiter = ',', value_parser = HostPorts::parse)]
     pub(crate) host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers and builds may reach, such as `169.254.169.254`; by default none
@@ -355,7 +357,7 @@ pub(crate) enum WaitFor {
     Bake,
 }
 
-/// How a command follows its deploy.
+/// Options for following a deploy.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Follow {
     /// Return at the end of the bake time, with 1 if the release was taken back
@@ -552,8 +554,8 @@ pub(crate) enum Volume {
     },
     /// Write a volume as a tar archive: owners as in the container, modes, times, attributes, links, sparse files
     ///
-    /// The archive of a volume in use has the files of a running program, from different moments. Stop the program first,
-    /// or use its own dump.
+    /// The archive of a volume in use has the files of a running program, from different moments. Stop the program
+    /// first, or use its own dump.
     Export {
         app: AppName,
         name: VolumeName,
@@ -578,8 +580,8 @@ pub(crate) enum Volume {
     },
     /// Make, list, remove and restore copies of a volume beside the volume; makes one by default
     ///
-    /// A snapshot stops nothing. Its files are copied one after the other: the snapshot of a volume in use has files of different
-    /// moments. For files of one moment, stop the program first with `gantry scale APP ROLE=0`.
+    /// A snapshot stops nothing. Its files are copied one after the other: the snapshot of a volume in use has files of
+    /// different moments. For files of one moment, stop the program first with `gantry scale APP ROLE=0`.
     Snapshot {
         app: AppName,
         name: VolumeName,

@@ -31,7 +31,7 @@ pub(crate) enum Fault {
     Changed,
     /// The system's error.
     Unreadable(String),
-    /// What is wrong with the file, as the rest of a sentence.
+    /// The fault of the file, as the rest of a sentence.
     Wrong(String),
 }
 

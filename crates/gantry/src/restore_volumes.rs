@@ -1,8 +1,8 @@
 //! Volumes in `gantry restore`.
 //!
 //! A restore replaces no data without being told to. [`plan`] decides what happens to each volume before anything
-//! changes; [`Placing`] puts the volumes in place. A restore that is killed starts over: a file beside the volumes names
-//! those that it put in place, so that the next restore does not take them for older data.
+//! changes; [`Placing`] puts the volumes in place. A restore that is killed starts over: a file beside the volumes
+//! names those that it put in place, so that the next restore does not take them for older data.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -37,7 +37,7 @@ pub(crate) struct VolumeState {
     pub(crate) users: Vec<String>,
 }
 
-/// What a restore does with the volumes of a backup.
+/// Decision of a restore about the volumes of a backup.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct VolumePlan {
     /// Volumes to put in place.
@@ -152,8 +152,8 @@ impl<'a> Placing<'a> {
         Ok(())
     }
 
-    /// Returns the unpacked volume on the file system of its place. Volumes may be on a disk of their own; the volume is
-    /// then copied. The agent removes a copy that stays after a kill.
+    /// Returns the unpacked volume on the file system of its place. Volumes may be on a disk of their own; the volume
+    /// is then copied. The agent removes a copy that stays after a kill.
     fn on_disk_of(&self, target: &Path, source: &Path) -> anyhow::Result<PathBuf> {
         let folder = target.parent().unwrap_or(target);
         std::fs::create_dir_all(folder)?;

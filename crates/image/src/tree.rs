@@ -22,8 +22,8 @@ pub(crate) fn may_carry(xattr: &str) -> bool {
 /// Prefix of the extended attributes with the access control lists of a file.
 const ACL: &str = "system.posix_acl_";
 
-/// Whether an archive of a volume may carry the extended attribute. A volume is no layer of overlayfs, and its access
-/// control lists belong to the application.
+/// Reports whether an archive of a volume may carry the extended attribute. A volume is no layer of overlayfs, and its
+/// access control lists belong to the application.
 #[must_use]
 pub fn volume_may_carry(xattr: &str) -> bool {
     xattr.starts_with("user.") || xattr.starts_with(ACL) || xattr == CAPABILITIES

@@ -112,7 +112,8 @@ pub struct Plan {
     pub numbers: BTreeMap<AppName, Arc<AllocationNumbers>>,
     /// Each app's routes. Change them with [`Plan::put_routes`].
     pub routes: BTreeMap<AppName, Arc<AppRoutes>>,
-    /// What all routes share. Change it with [`Plan::put_routing`]. Its revision is the highest revision of all.
+    /// The part that all routes share. Change it with [`Plan::put_routing`]. Its revision is the highest revision of
+    /// all.
     pub routing: RoutingHead,
 }
 
@@ -162,7 +163,7 @@ impl Plan {
     }
 }
 
-/// What the routes of all apps share.
+/// The part that the routes of all apps share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoutingHead {
     /// A revision that was assigned. All revisions of routes rise together, so a router that acknowledges a revision
@@ -270,7 +271,7 @@ pub struct ClosedRoute {
     pub reason: ClosedReason,
 }
 
-/// Why an app serves no request.
+/// Reason why an app serves no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosedReason {

@@ -21,10 +21,10 @@ pub const REQUEST_BUFFER_MAX: Bytes = Bytes::mebi(1);
 /// A role as a release runs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Role {
-    /// What becomes of the role's copies.
+    /// Life cycle of the role's copies.
     #[serde(default)]
     pub kind: Kind,
-    /// How others reach the role.
+    /// Exposure of the role to others.
     #[serde(default)]
     pub exposure: Exposure,
     /// The command to run.
@@ -130,7 +130,7 @@ pub enum Kind {
     Build,
 }
 
-/// How others reach a role.
+/// Exposure of a role to others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exposure {

@@ -190,7 +190,7 @@ fn start(release: &Release, slots: &[Slot], input: &PlanningInput<'_>) -> Deploy
     DeployStep::Enter(DeployState::Verifying)
 }
 
-/// Why an instance does not exist yet.
+/// Reason why an instance does not exist yet.
 fn unplaced(slot: &Slot, role: &Role, input: &PlanningInput<'_>) -> Reason {
     match input.stop_first_blocker(slot, role) {
         Some(blocker) => Reason::StopFirst { role: slot.role.clone(), instance: blocker },
@@ -318,7 +318,7 @@ fn standing_by(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<ReleaseNumb
     deploy.previous.filter(|previous| stands && Some(*previous) != deploy.release)
 }
 
-/// Why the deploy waits for an old instance without a stop goal.
+/// Reason why the deploy waits for an old instance without a stop goal.
 fn retiring(deploy: &Deploy, input: &PlanningInput<'_>) -> Option<Reason> {
     let mut of_others = input.assignments_of(&deploy.app).filter(|(id, _)| Some(id.slot.release) != deploy.release);
     of_others.find_map(|(id, assignment)| not_stopped(id, assignment, input))

@@ -189,8 +189,8 @@ impl<'a> PlanningInput<'a> {
         }
     }
 
-    /// Why some router is not at `revision`; `None` if every live router is there. A router with a revision that was
-    /// never assigned, or was assigned before records were lost, counts as behind.
+    /// Reason why some router is not at `revision`; `None` if every live router is there. A router with a revision that
+    /// was never assigned, or was assigned before records were lost, counts as behind.
     pub(crate) fn routers_behind(&self, revision: Generation) -> Option<Reason> {
         if self.observed.awaits_routers(self.now) {
             return Some(Reason::NoRouter);

@@ -18,7 +18,7 @@ use crate::{DesiredApp, DesiredCluster};
 pub(crate) struct AssignedSlots {
     /// One allocation of each wanted slot that has or gets one. All other allocations retire.
     pub(crate) chosen: BTreeSet<AllocationId>,
-    /// Why slots of each app wait.
+    /// Reasons why slots of each app wait.
     pub(crate) waits: BTreeMap<AppName, Vec<Reason>>,
 }
 
@@ -177,8 +177,8 @@ fn next_goal(
     }
 }
 
-/// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its address
-/// for another instance.
+/// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its
+/// address for another instance.
 fn leaves_routes(id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
     let is_routed = || routes.endpoints().any(|endpoint| endpoint.allocation == *id);
     let is_address_named = || input.address(id).is_some_and(|address| routes.addresses().any(|named| named == address));

@@ -4,9 +4,9 @@
 //! executors make no choices. A second call with the planner's own result and no news changes nothing. Each call makes
 //! at most one transition per deploy, so a process that dies between two calls loses nothing.
 //!
-//! A call plans the apps in its scope and looks at no other app: its cost is that of these apps, whatever the size of the
-//! cluster. Planning the apps that an event affects gives the same as planning everything. The two apps of a rename are
-//! always planned together.
+//! A call plans the apps in its scope and looks at no other app: its cost is that of these apps, whatever the size of
+//! the cluster. Planning the apps that an event affects gives the same as planning everything. The two apps of a rename
+//! are always planned together.
 //!
 //! Begin with [`plan`]. The parts, in the order they run; each uses only `input`, `demand` and `draft`:
 //! - `index`: which machines have instances of an app; the caller keeps the index between calls;
@@ -84,7 +84,7 @@ impl PlannerPolicy {
     }
 }
 
-/// What a pass plans.
+/// Scope of a planning pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanScope {
     /// The apps, including apps that have instances or routes and no record. Both apps of a rename are in the scope, or
@@ -97,7 +97,7 @@ pub struct PlanScope {
 /// Inputs of a planning pass.
 #[derive(Debug, Clone, Copy)]
 pub struct PlannerInput<'a> {
-    /// What to plan.
+    /// The apps and machines to plan.
     pub scope: &'a PlanScope,
     /// The apps of the scope that have a record.
     pub desired: &'a DesiredCluster,
@@ -120,7 +120,7 @@ pub struct PlanDecision {
     pub numbers: BTreeMap<AppName, Arc<AllocationNumbers>>,
     /// The machines' parts that change.
     pub machines: BTreeMap<MachineName, Arc<MachinePlan>>,
-    /// What all routes share, if it changes. To be written before the routes.
+    /// The part that all routes share, if it changes. To be written before the routes.
     pub routing: Option<RoutingHead>,
     /// The routes that change, by rising revision. The routes of one group are to be written in one transaction: hosts
     /// move from one app of the group to another.
@@ -272,8 +272,8 @@ fn end_the_future(deploy: &mut Deploy, now: Moment) {
     deploy.progressed = deploy.progressed.min(now);
 }
 
-/// Reports whether nothing is left of a destroyed app. Its empty routes must be written first, because routers learn of a
-/// change only by its revision.
+/// Reports whether nothing is left of a destroyed app. Its empty routes must be written first, because routers learn of
+/// a change only by its revision.
 fn is_gone(app: &DesiredApp, previous: &Plan, draft: &DraftParts<'_>) -> bool {
     app.app.destroying
         && previous.routes.get(&app.app.name).is_none_or(|routes| routes.is_empty())

@@ -1,5 +1,5 @@
-//! Computes the routes of each app: the ready instances of the app's current release, and of a held release under its own
-//! host name.
+//! Computes the routes of each app: the ready instances of the app's current release, and of a held release under its
+//! own host name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl<'a> PlacedInstances<'a> {
 /// router that acknowledges a revision has every change up to it.
 pub(crate) struct Revisions {
     last: Generation,
-    /// What all routes share, if it changes. It is written before the routes.
+    /// The part that all routes share, if it changes. It is written before the routes.
     pub(crate) head: Option<RoutingHead>,
 }
 
@@ -140,8 +140,8 @@ fn own_hosts<'a>(app: &'a DesiredApp, input: &PlanningInput<'_>) -> impl Iterato
     own.into_iter().chain(app.app.hosts.iter().cloned())
 }
 
-/// Why an app serves no request; `None` if the app serves. A paused app and an app in maintenance count as serving,
-/// because their routes hold that answer.
+/// Reason why an app serves no request; `None` if the app serves. A paused app and an app in maintenance count as
+/// serving, because their routes hold that answer.
 fn closed(app: &DesiredApp) -> Option<ClosedReason> {
     if app.app.traffic.paused || app.app.traffic.maintenance.is_some() {
         return None;

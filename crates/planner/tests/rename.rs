@@ -62,7 +62,7 @@ struct Machines {
     now: Moment,
     ended: Vec<Deploy>,
     gone: Vec<AppName>,
-    /// Whether the router takes over routes.
+    /// True if the router takes over routes.
     acknowledging: bool,
 }
 

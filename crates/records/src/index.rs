@@ -189,8 +189,8 @@ impl RecordIndex {
         self.releases.get(app)?.get(&number)
     }
 
-    /// Whether a repository has the image of this digest. The image may have been pushed to the repository, have a tag
-    /// there, belong to a release of the app, or be the base.
+    /// Reports whether a repository has the image of this digest. The image may have been pushed to the repository,
+    /// have a tag there, belong to a release of the app, or be the base.
     #[must_use]
     pub fn has_image(&self, repository: &str, digest: &Digest) -> bool {
         let pushed = self.manifests.get(repository).is_some_and(|manifests| manifests.contains_key(digest));

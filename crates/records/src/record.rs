@@ -143,7 +143,7 @@ pub enum StoreRecord {
     Numbers(AppName, Arc<AllocationNumbers>),
     /// The routes of an app.
     Routes(AppName, Arc<AppRoutes>),
-    /// What the routes of all apps share.
+    /// The part that the routes of all apps share.
     Routing(RoutingHead),
     /// A machine's part of the plan.
     Machine(MachineName, Arc<MachinePlan>),

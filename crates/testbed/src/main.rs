@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 struct Args {
-    /// Where the router listens
+    /// Address on which the router listens
     #[arg(long)]
     address: SocketAddr,
     /// The app's host name
@@ -21,7 +21,7 @@ struct Args {
     /// Note when this text first comes
     #[arg(long)]
     awaited: Option<String>,
-    /// What the clients are, in turn
+    /// Kinds of the clients, in turn
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<Kind>,
     /// Milliseconds between two requests of a client

@@ -85,7 +85,7 @@ fn damage(blob: &Path) {
     assert!(!is_intact(blob));
 }
 
-/// Whether a blob has the digest in its name.
+/// Reports whether a blob has the digest in its name.
 fn is_intact(blob: &Path) -> bool {
     let sum = tool("sha256sum", &[&blob.display().to_string()]).good().out;
     blob.file_name().is_some_and(|name| sum.starts_with(&*name.to_string_lossy()))

@@ -27,7 +27,7 @@ use crate::AgentContext;
 /// cache.
 const CACHE_MAX: u64 = 4 << 30;
 
-/// How the name of a cache on its way out begins. No app's name begins with a dot.
+/// Prefix of the name of a cache on its way out. No app's name begins with a dot.
 const GONE: &str = ".gone-";
 
 /// The cache of an app.

@@ -17,7 +17,7 @@ pub(super) struct OrderBlobs {
     path: String,
 }
 
-/// Why a blob could not be read or written.
+/// Failure to read or write a blob.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OrderBlobError {
     #[error(transparent)]
@@ -31,7 +31,7 @@ impl OrderBlobs {
         Self { client: client.clone(), path: format!("/internal/v1/builds/{id}/blobs") }
     }
 
-    /// Where images are fetched from.
+    /// Source of the images.
     pub(super) fn source(&self) -> ImageSource {
         ImageSource::folder(&self.path)
     }

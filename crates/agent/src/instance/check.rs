@@ -23,7 +23,7 @@ const LOG_SPAN_MIN: Duration = Duration::from_secs(60);
 /// Poll interval for the limits; a poll reads a few small files of the control group.
 const LIMITS_POLL: Duration = Duration::from_secs(5);
 
-/// Why the checks of a container ended.
+/// End of the checks of a container.
 pub(super) enum MonitorEnd {
     Ended,
     ToStop,
@@ -188,8 +188,8 @@ impl Instance {
     }
 }
 
-/// The pause between the first checks of a new container: an eighth of its age. The checks then delay a deploy by little
-/// more than a tenth of the program's own start, with some forty checks in two seconds.
+/// The pause between the first checks of a new container: an eighth of its age. The checks then delay a deploy by
+/// little more than a tenth of the program's own start, with some forty checks in two seconds.
 fn first_pause(age: Duration) -> Duration {
     (age / 8).clamp(Duration::from_millis(5), Duration::from_millis(50))
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 use crate::container::ExecError;
 use crate::images::FetchError;
 
-/// Why an operation on an instance or a one-off failed.
+/// Failure of an operation on an instance or a one-off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstanceError {
     #[error("the plan no longer names the instance")]

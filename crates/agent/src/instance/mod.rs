@@ -160,8 +160,8 @@ impl Instance {
         !self.policy().restarts && self.record.exit.is_some()
     }
 
-    /// Whether the address belongs to a previous network of the machine. A container there has neither a route out nor
-    /// name resolution.
+    /// Reports whether the address belongs to a previous network of the machine. A container there has neither a route
+    /// out nor name resolution.
     fn is_on_old_network(&self) -> bool {
         let was_another = |gateway| gateway != self.agent.settings.gateway;
         !self.agent.addresses.contains(self.record.address) || self.record.gateway.is_some_and(was_another)

@@ -281,12 +281,12 @@ pub(crate) fn taken_alone(settings: &AgentSettings, app: &AppName, name: &str) -
     notes.find(|(_, note)| note.volume_folder.as_ref() == Some(app) && note.alone.contains(name)).map(|(name, _)| name)
 }
 
-/// Why an instance does not start while a one-off has its volume.
+/// Reason why an instance does not start while a one-off has its volume.
 pub(crate) fn waits(name: &str, other: &str) -> String {
     format!("its volume {name} is in use by {other} of `gantry run`; it starts when that ends")
 }
 
-/// How to free a volume that these containers have.
+/// Remedy: the commands that free a volume which these containers have.
 fn remedy(in_use: &[String]) -> String {
     match instances(in_use).first() {
         Some(id) => format!("stop it first: gantry scale {} {}=0 --wait", id.slot.app, id.slot.role),

@@ -20,14 +20,14 @@ pub(crate) enum WorkloadKind {
 /// The differences between the kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KindPolicy {
-    /// How the names of its containers begin. `None`: the plan's id of the instance is the name, and the container
+    /// Prefix of the names of its containers. `None`: the plan's id of the instance is the name, and the container
     /// outlives the agent. A restarted agent removes the containers of all other kinds.
     pub(crate) prefix: Option<&'static str>,
     /// True if the engine starts the container again after its end.
     pub(crate) restarts: bool,
     /// True if health checks decide if the workload is ready.
     pub(crate) checked: bool,
-    /// Who counts the disk usage and acts on it.
+    /// Part that counts the disk usage and acts on it.
     pub(crate) disk: DiskAccount,
     /// True if the output stays after the container is removed.
     pub(crate) keeps_output: bool,
@@ -35,7 +35,7 @@ pub(crate) struct KindPolicy {
     pub(crate) segment: u64,
 }
 
-/// Who counts the disk usage of a workload.
+/// Part that counts the disk usage of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DiskAccount {
     /// The engine: kills the workload above its limit.

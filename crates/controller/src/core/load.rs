@@ -12,8 +12,9 @@ use crate::{ServerError, leadership};
 /// The records of a store.
 pub(super) struct LoadedRecords {
     pub(super) records: RecordIndex,
-    /// Why the store keeps the records of the version before; none if the store holds these records. A store with a full
-    /// or read-only disk refuses writes. Such records are for reading only, until a later load can migrate them.
+    /// Reason why the store keeps the records of the version before; none if the store holds these records. A store
+    /// with a full or read-only disk refuses writes. Such records are for reading only, until a later load can migrate
+    /// them.
     pub(super) refused: Option<StoreError>,
 }
 

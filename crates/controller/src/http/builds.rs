@@ -42,8 +42,8 @@ pub(crate) async fn blob(
     Ok(Body::from_stream(blob.stream).into_response())
 }
 
-/// Whether the blob exists undamaged. The blob is then protected from garbage collection, because the order is about
-/// to use the blob.
+/// Reports whether the blob exists undamaged. The blob is then protected from garbage collection, because the order is
+/// about to use the blob.
 pub(crate) async fn is_intact(
     State(server): State<Arc<Server>>,
     caller: Caller,

@@ -50,7 +50,7 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
 /// Subfolders of the server's data folder, reported by name. The agent measures the folders of its machine.
 const DATA_FOLDERS: [&str; 4] = ["blobs", "git", "builds", "scratch"];
 
-/// How long the agent may take to measure its folders. Without an answer, the response leaves these folders out.
+/// Timeout for the agent to measure its folders. Without an answer, the response leaves these folders out.
 const MACHINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Measures the bytes used by each kind of data: of the store, the server and the agent.

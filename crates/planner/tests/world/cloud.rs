@@ -37,7 +37,7 @@ pub(crate) struct TestCluster {
 pub(crate) struct AppShape {
     pub(crate) volume: bool,
     pub(crate) step: bool,
-    /// Whether the app has a worker role, which has a name and no route.
+    /// True if the app has a worker role, which has a name and no route.
     pub(crate) worker: bool,
     pub(crate) copies: u32,
     /// The drain time, if the role declares one.
