@@ -279,7 +279,7 @@ fn defaults(
         };
         (key.clone(), value)
     });
-    requested_config(app, &requests.collect(), tokens::secret)
+    requested_config(app, &requests.collect(), tokens::new_secret)
         .map_err(|error| fail(BuildPhase::Roles, &error.to_string()))
 }
 

@@ -53,6 +53,7 @@ pub use follow::FollowLimit;
 pub use gantry_api::builds::CompileLimits;
 pub use run::run;
 pub use settings::{GcSettings, ServerSettings};
+pub use tokens::{TOKEN_FILES, new_secret, new_token_file};
 
 pub(crate) use assembly::Server;
 pub(crate) use errors::causes;

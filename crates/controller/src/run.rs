@@ -16,11 +16,15 @@ const CORE_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval between checks whether a read-only disk takes writes again.
 const WRITABLE_POLL: Duration = Duration::from_secs(2);
 
-/// Runs the server until `shutdown` completes.
+/// Runs the server until `shutdown` completes. `listen` opens the API's socket once the server can serve.
 ///
 /// # Errors
 /// When the server cannot start, breaks, loses leadership, or has to start anew.
-pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
+pub async fn run(
+    settings: ServerSettings,
+    listen: impl FnOnce() -> std::io::Result<std::net::TcpListener>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
     let store = gantry_store::open(&settings.store).await?;
     let (leadership, writes) = match leadership::acquire(&store, &settings.name).await {
         Ok(leadership) => (leadership, true),
@@ -38,8 +42,8 @@ pub async fn run(settings: ServerSettings, shutdown: impl Future<Output = ()> + 
     let mut server = assemble(settings, core)?;
     server.writes = writes;
     let server = Arc::new(server);
-    let listener = TcpListener::bind(server.settings.listen)
-        .await
+    let listener = listen()
+        .and_then(TcpListener::from_std)
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
     // These tasks run for as long as the server does, and end with it.
     let mut tasks = tokio::task::JoinSet::new();

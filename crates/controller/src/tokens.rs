@@ -1,6 +1,6 @@
 //! API tokens: random secrets, shown once, stored as hashes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gantry_admission::first_token;
 use gantry_blobs::DigestHasher;
@@ -17,8 +17,12 @@ pub(crate) const ADMIN_FILE: &str = "admin-token";
 /// File with the token of this machine's agent and router, in the data folder.
 pub(crate) const MACHINE_FILE: &str = "machine-token";
 
+/// Files with the first tokens, in the data folder.
+pub const TOKEN_FILES: [&str; 2] = [ADMIN_FILE, MACHINE_FILE];
+
 /// Returns a new secret of 192 random bits.
-pub(crate) fn secret() -> String {
+#[must_use]
+pub fn new_secret() -> String {
     format!("gantry_{}", hex::encode(rand::random::<[u8; 24]>()))
 }
 
@@ -35,7 +39,12 @@ pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -
         (MACHINE_FILE, format!("machine {}", settings.machine), machine),
     ];
     for (file, name, scope) in first {
-        let (secret, fresh) = secret_in(&settings.data.join(file))?;
+        let path = settings.data.join(file);
+        let offered = secret_of(&new_token_file(&path))?;
+        let (secret, fresh) = match &offered {
+            Some(secret) => (secret.clone(), true),
+            None => secret_in(&path)?,
+        };
         let hash = hash(&secret);
         let known = core.view().records.tokens.get(&hash).map(|token| token.scope.clone());
         if let Some(Scope::Machine { machine }) = known.filter(|known| *known != scope) {
@@ -44,21 +53,39 @@ pub(crate) async fn ensure(core: &core::CoreHandle, settings: &ServerSettings) -
         let ensured =
             move |records: &RecordIndex, now: Moment| Ok((first_token(records, now, hash, name, scope, fresh), ()));
         core.mutate(ensured).await?;
+        if offered.is_some() {
+            let renamed =
+                std::fs::rename(new_token_file(&path), &path).and_then(|()| gantry_ledger::sync(&settings.data));
+            renamed.map_err(|source| ServerError::File { action: "rename", path, source })?;
+        }
     }
     Ok(())
 }
 
 /// Returns the secret in a file, and whether the secret is new. Creates file and secret if there are none.
 fn secret_in(path: &Path) -> Result<(String, bool), ServerError> {
-    let failed = |action, source| ServerError::File { action, path: path.to_owned(), source };
-    match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok((text.trim().to_owned(), false)),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("read", error)),
+    if let Some(secret) = secret_of(path)? {
+        return Ok((secret, false));
     }
-    let secret = secret();
+    let secret = new_secret();
     let written = Replacement::of(path).mode(0o600).write(format!("{secret}\n").as_bytes());
-    written.map_err(|error| failed("write", error))?;
+    written.map_err(|source| ServerError::File { action: "write", path: path.to_owned(), source })?;
     Ok((secret, true))
+}
+
+/// Returns the secret in a file; none if there is no file, or the file is empty.
+fn secret_of(path: &Path) -> Result<Option<String>, ServerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ServerError::File { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+/// Returns the file in which `gantry up` offers a new secret for the token in `file`.
+#[must_use]
+pub fn new_token_file(file: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from("new-");
+    name.push(file.file_name().unwrap_or_default());
+    file.with_file_name(name)
 }

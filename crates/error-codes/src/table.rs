@@ -587,6 +587,14 @@ codes! {
         "Other users of the machine may read the data folder."
         "The folder holds tokens and configuration values."
         "Close the folder: `chmod 700 DATA`."
+    DataFolderMixed "data_folder_mixed" 0
+        "The server's files cannot be moved into the server's own folder."
+        "A file or folder is in the data folder and in its folder `server`, or is a link or a mount."
+        "Stop everything, and do what the message says. `gantry up` then moves the rest."
+    ServerUserUnusable "server_user_unusable" 0
+        "The server cannot run as its system user."
+        "The user is root, cannot be made, or may not write the store."
+        "Name a user of the machine with `--server-user`. The message has the cause."
     InvalidMachineName "invalid_machine_name" 0
         "The host name cannot become the name of the machine."
         "The host name has no letter or digit before its first dot."

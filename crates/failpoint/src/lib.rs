@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -39,7 +40,11 @@ pub fn pass(name: &str) {
 
 fn note(folder: &Path, file: &str, line: &str) {
     let opened = File::options().create(true).append(true).open(folder.join(file));
-    let _ = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    let _ = opened.and_then(|mut file| {
+        // Processes of several users write the file; its owner opens it for all.
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o666));
+        file.write_all(format!("{line}\n").as_bytes())
+    });
 }
 
 /// Takes the first line off the list of kills, and reports whether the line names this failpoint. Returns none if there
@@ -67,6 +72,8 @@ fn take_kill(folder: &Path, name: &str) -> Option<bool> {
     note(folder, "killed", name);
     let rest: String = text.lines().skip(1).map(|line| format!("{line}\n")).collect();
     if !rest.is_empty() {
+        // The list may belong to another user.
+        fs::remove_file(&own).ok()?;
         fs::write(&own, rest).ok()?;
         fs::rename(&own, &list).ok()?;
     } else {

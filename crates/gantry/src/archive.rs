@@ -16,6 +16,7 @@ use gantry_blobs::DigestHasher;
 use gantry_image::{Archived, VolumeWriter};
 use gantry_linux::walk;
 use gantry_model::Digest;
+use rustix::fs::OFlags;
 
 use crate::damage::{Damage, Fault, digest_of_name};
 
@@ -90,7 +91,9 @@ impl Archive {
     /// missing bytes become zeros. A file that is gone was temporary or garbage-collected, and no record references
     /// such a file.
     pub(crate) fn add_file(&mut self, name: &Path, path: &Path) -> anyhow::Result<()> {
-        let file = match File::open(path) {
+        // A pipe must not block, and a link leads elsewhere.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

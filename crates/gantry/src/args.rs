@@ -12,6 +12,7 @@ use gantry_model::{
 use gantry_store::StoreAddress;
 
 use crate::restore_volumes::VolumeChoice;
+use crate::server_user::UserName;
 
 /// An internal cloud on your own Linux machine: push a commit, get a running, routed, replaceable application.
 #[derive(Debug, Parser)]
@@ -296,6 +297,9 @@ pub(crate) struct Machine {
     /// Store: a file, or etcd://host:2379[,host:2379][/prefix]; by default a file in the data folder
     #[arg(long, env = "GANTRY_STORE")]
     pub(crate) store: Option<StoreAddress>,
+    /// System user that runs the server; `gantry up` makes a missing one
+    #[arg(long, env = "GANTRY_SERVER_USER", default_value = "gantry", value_name = "NAME")]
+    pub(crate) server_user: UserName,
     /// Address of the bridge, with the prefix length of the containers' network
     #[arg(long, env = "GANTRY_NETWORK", default_value = "10.83.0.1/16", value_parser = network)]
     pub(crate) network: (Ipv4Addr, u8),

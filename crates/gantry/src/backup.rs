@@ -25,6 +25,7 @@ use crate::damage::{Damage, digest_of_name};
 use crate::exit::Exit;
 use crate::machine::require_root;
 use crate::printer::{out, told};
+use crate::server_files::ServerFiles;
 
 /// Versions of the backup format: without volumes, and with volumes. An earlier Gantry would leave the volumes out
 /// without a word.
@@ -63,13 +64,16 @@ pub(crate) struct Line {
 /// also writes the volumes of this machine.
 pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> anyhow::Result<Exit> {
     require_root()?;
+    let files = ServerFiles::of(machine)?;
     let address = machine.store();
-    if let StoreAddress::File(path) = &address {
-        require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
-    }
-    let listing = gantry_store::open(&address).await?.list("").await?;
-    let blobs = machine.data.join("blobs");
-    let needed = needed(&listing, &blobs);
+    let listing = files.act_async(async || {
+        if let StoreAddress::File(path) = &address {
+            require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
+        }
+        Ok(gantry_store::open(&address).await?.list("").await?)
+    })?;
+    let blobs = files.path("blobs");
+    let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
     let mut text = Vec::new();
     let kept: Vec<_> = listing.entries.iter().filter(|entry| entry.key != LEADER).collect();
     let heading = Heading {
@@ -89,7 +93,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     }
     let volumes = if with_volumes { gantry_agent::stored_volumes(&machine.data) } else { Vec::new() };
     let fresh = PathBuf::from(format!("{}.new", to.display()));
-    let written = write_archive(&fresh, machine, &text, &volumes);
+    let written = write_archive(&fresh, machine, &files, &text, &volumes);
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let renamed = written.and_then(|damaged| {
         std::fs::rename(&fresh, to)?;
@@ -107,7 +111,7 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
     for damage in &mut damaged {
         damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
-    damaged.extend(missing(&address, &needed, &blobs).await?);
+    damaged.extend(files.act_async(async || missing(&address, &needed, &blobs).await)?);
     let records = format!("{}: {} records, revision {}", to.display(), kept.len(), listing.revision);
     match (with_volumes, volumes.len()) {
         (true, 1) => out!("{records}, 1 volume"),
@@ -126,17 +130,15 @@ pub(crate) async fn backup(machine: &Machine, with_volumes: bool, to: &Path) -> 
 fn write_archive(
     path: &Path,
     machine: &Machine,
+    files: &ServerFiles,
     records: &[u8],
     volumes: &[StoredVolume],
 ) -> anyhow::Result<Vec<Damage>> {
     let mut archive = Archive::create(path)?;
     archive.add_bytes(Path::new(RECORDS), records)?;
-    for name in FILES {
-        archive.add_file(Path::new(name), &machine.data.join(name))?;
-    }
-    for name in FOLDERS {
-        archive.add_folder(&machine.data.join(name), Path::new(name))?;
-    }
+    let tokens = ServerFiles::in_folder(&machine.data)?;
+    tokens.act(|| FILES.iter().try_for_each(|name| archive.add_file(Path::new(name), &tokens.path(name))))?;
+    files.act(|| FOLDERS.iter().try_for_each(|name| archive.add_folder(&files.path(name), Path::new(name))))?;
     for volume in volumes {
         add_volume(&mut archive, machine, volume)?;
     }

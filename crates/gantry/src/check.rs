@@ -16,11 +16,15 @@ use crate::damage::{Damage, Fault, Needed, digest_of_name, remedies};
 use crate::exit::{DONE, Exit, FAILED};
 use crate::machine::require_root;
 use crate::printer::{out, told};
+use crate::server_files::ServerFiles;
 
 /// Runs `gantry store check`: checks the store alone.
 pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
-    let address = machine.store();
-    if let StoreAddress::File(path) = &address {
+    ServerFiles::of(machine)?.act_async(async || check_store(&machine.store()).await)
+}
+
+async fn check_store(address: &StoreAddress) -> anyhow::Result<Exit> {
+    if let StoreAddress::File(path) = address {
         require!(path.exists(), StoreMissing, "there is no store at {}; `gantry up` makes one", path.display());
         let sound = gantry_store::check_file(path).with_context(|| REMEDY.to_owned());
         if sound?.is_none() {
@@ -28,7 +32,7 @@ pub(crate) async fn check(machine: &Machine) -> anyhow::Result<Exit> {
             return Ok(DONE);
         }
     }
-    let listing = gantry_store::open(&address).await?.list("").await?;
+    let listing = gantry_store::open(address).await?.list("").await?;
     for entry in &listing.entries {
         if entry.key != LEADER {
             serde_json::from_slice::<serde_json::Value>(&entry.value)
@@ -87,30 +91,33 @@ pub(crate) async fn check_everything(machine: &Machine, repair: bool) -> anyhow:
     if check(machine).await? != DONE {
         return Ok(FAILED);
     }
+    let files = ServerFiles::of(machine)?;
     let address = machine.store();
-    let blobs = machine.data.join("blobs");
-    let listing = gantry_store::open(&address).await?.list("").await?;
-    let needed = needed(&listing, &blobs);
-    let (count, mut damaged) = read_blobs(&blobs)?;
+    let blobs = files.path("blobs");
+    let listing = files.act_async(async || Ok(gantry_store::open(&address).await?.list("").await?))?;
+    let needed = files.act(|| Ok(needed(&listing, &blobs)))?;
+    let (count, mut damaged) = files.act(|| read_blobs(&blobs))?;
     for damage in &mut damaged {
         damage.needed_by = digest_of_name(Path::new(&damage.file)).map(|hex| needed.by(hex)).unwrap_or_default();
     }
     if repair {
         for damage in damaged.iter().filter(|damage| damage.fault == Fault::Changed) {
-            let path = machine.data.join(&damage.file);
-            std::fs::remove_file(&path)
+            let path = files.path(&damage.file);
+            files
+                .act(|| Ok(std::fs::remove_file(&path)?))
                 .with_context(|| format!("cannot remove {}", path.display()))
                 .with_code(ErrorCode::FileUnwritable)?;
             told!("removed {}", damage.file);
         }
     }
-    let gone = missing(&address, &needed, &blobs).await?;
+    let gone = files.act_async(async || missing(&address, &needed, &blobs).await)?;
     let known = |damage: &Damage| damaged.iter().any(|other: &Damage| other.file == damage.file);
     let gone: Vec<Damage> = gone.into_iter().filter(|damage| !known(damage)).collect();
     damaged.extend(gone);
-    let (repositories, broken) = check_repositories(&machine.data.join("git")).await;
+    let git = files.path("git");
+    let (repositories, broken) = files.act_async(async || Ok(check_repositories(&git).await))?;
     damaged.extend(broken);
-    let (layers, broken) = check_layers(machine, &needed, repair)?;
+    let (layers, broken) = check_layers(machine, &files, &needed, repair)?;
     damaged.extend(broken);
     let (volumes, broken) = check_volumes(machine, &records(&listing))?;
     damaged.extend(broken);
@@ -156,6 +163,7 @@ async fn check_repositories(folder: &Path) -> (usize, Vec<Damage>) {
         git.args(["fsck", "--full", "--no-dangling", "--no-progress"]).env("GIT_DIR", entry.path()).kill_on_drop(true);
         git.env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .env("HOME", "/nonexistent")
             .stdin(std::process::Stdio::null());
         let fault = match tokio::time::timeout(FSCK, git.output()).await {
             Ok(Ok(output)) if output.status.success() => continue,

@@ -15,10 +15,16 @@ use crate::args::Machine;
 use crate::damage::{Damage, Fault, Needed, path_of};
 use crate::printer::told;
 use crate::role_volumes::{RoleVolume, role_volumes};
+use crate::server_files::ServerFiles;
 
 /// Compares every unpacked layer with its blob. Returns the number of compared layers and the damaged ones; with `repair`,
 /// puts these aside. A layer whose image is in no record is left to garbage collection.
-pub(crate) fn check_layers(machine: &Machine, needed: &Needed, repair: bool) -> anyhow::Result<(usize, Vec<Damage>)> {
+pub(crate) fn check_layers(
+    machine: &Machine,
+    files: &ServerFiles,
+    needed: &Needed,
+    repair: bool,
+) -> anyhow::Result<(usize, Vec<Damage>)> {
     let folder = machine.data.join("layers");
     if !folder.exists() {
         return Ok((0, Vec::new()));
@@ -27,7 +33,7 @@ pub(crate) fn check_layers(machine: &Machine, needed: &Needed, repair: bool) -> 
     let (mut count, mut damaged) = (0, Vec::new());
     for diff_id in layers.list() {
         let Some(digest) = needed.blob_of_layer(&diff_id) else { continue };
-        let Ok(blob) = File::open(path_of(&machine.data.join("blobs"), digest.hex())) else { continue };
+        let Ok(blob) = files.open(&path_of(&files.path("blobs"), digest.hex())) else { continue };
         match layers.first_difference(&diff_id, blob) {
             Ok(None) => count += 1,
             Ok(Some(difference)) => {

@@ -39,9 +39,9 @@ pub(crate) struct Offer {
 
 impl Offer {
     /// Sends the sockets. The returned descriptor becomes the service's standard input.
-    pub(crate) fn new(sockets: &[TcpListener]) -> anyhow::Result<(Self, OwnedFd)> {
+    pub(crate) fn new<'a>(sockets: impl Iterator<Item = &'a TcpListener>) -> anyhow::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket")?;
-        let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = sockets.map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         require!(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Machine, WaitFor};
 use crate::coded::{WithCode, coded, fail};
+use crate::server_folder;
 
 /// Fails unless this process runs as root, which containers, networks and control groups require.
 pub(crate) fn require_root() -> anyhow::Result<()> {
@@ -68,7 +69,16 @@ impl Machine {
     }
 
     pub(crate) fn store(&self) -> StoreAddress {
-        self.store.clone().unwrap_or_else(|| StoreAddress::File(self.data.join("store.db")))
+        self.store.clone().unwrap_or_else(|| StoreAddress::File(self.server_data().join("store.db")))
+    }
+
+    /// The server's data folder: below the data folder, where `gantry up` runs the server. Otherwise the data folder
+    /// itself, as that of a server started by hand, or one of an earlier version.
+    pub(crate) fn server_data(&self) -> PathBuf {
+        let own = self.data.join(server_folder::NAME);
+        let folder = if own.is_dir() { own } else { self.data.clone() };
+        // Links on the way may be hidden from the server's user.
+        folder.canonicalize().unwrap_or(folder)
     }
 
     pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::ServerSettings> {
@@ -81,7 +91,7 @@ impl Machine {
             name: machine.to_string(),
             listen: self.listen,
             store: self.store(),
-            data: self.data.clone(),
+            data: self.server_data(),
             run: self.run.clone(),
             program: program()?,
             machine,

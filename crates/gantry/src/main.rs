@@ -21,8 +21,15 @@ mod remote;
 mod restore;
 mod restore_volumes;
 mod role_volumes;
+mod server_files;
+mod server_folder;
+mod server_process;
+mod server_tokens;
+mod server_user;
+mod service_arguments;
 mod services;
 mod settings;
+mod supervisor;
 mod up;
 mod upgrade;
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -25,6 +26,7 @@ use crate::machine::require_root;
 use crate::printer::{out, told};
 use crate::restore_volumes::{self, Placing, VolumeChoice, VolumePlan};
 use crate::role_volumes::{RoleVolume, role_volumes};
+use crate::server_folder;
 
 /// Number of records in one transaction.
 const BATCH: usize = 100;
@@ -82,8 +84,15 @@ pub(crate) async fn restore(
         Ok(plan) => plan,
         Err(refused) => return Err(coded(refused.code(), format!("{}: {refused}", from.display()))),
     };
-    for name in FOLDERS.iter().chain(&FILES) {
-        let (source, target) = (scratch.join(name), machine.data.join(name));
+    // The server's user gets the folder back at the next start of `gantry up`.
+    server_folder::take_away(&machine.data)
+        .context("cannot close the server's folder")
+        .with_code(ErrorCode::FileUnwritable)?;
+    let server = machine.server_data();
+    let folders = FOLDERS.iter().map(|name| (name, server.join(name)));
+    let files = FILES.iter().map(|name| (name, machine.data.join(name)));
+    for (name, target) in folders.chain(files) {
+        let source = scratch.join(name);
         if source.exists() {
             gantry_linux::tree::remove(&target)?;
             std::fs::rename(&source, &target)
@@ -103,6 +112,9 @@ pub(crate) async fn restore(
             let fresh = scratch.join("store.db");
             write_records(&*gantry_store::open(&StoreAddress::File(fresh.clone())).await?, lines).await?;
             seal_off(&fresh).await?;
+            // A store in a folder of its own belongs to the user who owns the folder, as the server does.
+            let about = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
+            std::os::unix::fs::chown(&fresh, Some(about.uid()), Some(about.gid()))?;
             gantry_store::remove_high_water_mark(path)?;
             std::fs::rename(&fresh, path)
                 .with_context(|| format!("cannot put {} in place", path.display()))

@@ -15,6 +15,7 @@ use crate::coded::{WithCode, require};
 use crate::exit::{DONE, Exit};
 use crate::handover::Handover;
 use crate::machine::require_root;
+use crate::server_process;
 
 /// Environment variable with the process id of the supervising `up`. The service ends together with that process.
 pub(crate) const MINDED_BY: &str = "GANTRY_MINDED_BY";
@@ -65,7 +66,9 @@ pub(crate) async fn asked_to_end() {
 pub(crate) async fn server(machine: &Machine) -> anyhow::Result<Exit> {
     start_logging("server");
     make_folders(machine)?;
-    gantry_controller::run(machine.server()?, asked_to_end()).await?;
+    let given = Handover::take()?.socket();
+    let listen = || server_process::listen(given, machine.listen);
+    gantry_controller::run(machine.server()?, listen, asked_to_end()).await?;
     Ok(DONE)
 }
 

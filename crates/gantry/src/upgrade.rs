@@ -22,6 +22,7 @@ use crate::coded::{WithCode, coded, fail};
 use crate::exit::{DONE, Exit};
 use crate::machine::program;
 use crate::printer::out;
+use crate::server_process::ServerProcess;
 
 /// Name of the subcommand.
 pub(crate) const COMMAND: &str = "upgrade-check";
@@ -72,6 +73,11 @@ impl Program {
         Ok(Self { file, path })
     }
 
+    /// The program's usual path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A command that runs the program under its usual name.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
@@ -79,13 +85,14 @@ impl Program {
         command
     }
 
-    /// Asks the program whether it can take over.
+    /// Asks the program whether it can take over. The program runs as the server does, because it reads the store.
     ///
     /// # Errors
     /// The reason why the program cannot take over.
-    pub(crate) async fn ask(&self, arguments: &[String]) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&self, server: &ServerProcess, arguments: &[String]) -> anyhow::Result<()> {
         let path = self.path.display();
         let mut command = self.command();
+        server.confine(command.as_std_mut(), self)?;
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("{path} does not run"));
         let mut child = child.with_code(ErrorCode::UpgradeRefused)?;

@@ -37,6 +37,7 @@ pub fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 pub struct Replacement<'a> {
     path: &'a Path,
     mode: u32,
+    owner: Option<(u32, u32)>,
     is_shared: bool,
     is_durable: bool,
     before_rename: fn(),
@@ -45,12 +46,17 @@ pub struct Replacement<'a> {
 impl<'a> Replacement<'a> {
     /// A durable replacement of `path`, with a mode of 0644 less the umask.
     pub fn of(path: &'a Path) -> Self {
-        Self { path, mode: 0o644, is_shared: false, is_durable: true, before_rename: || {} }
+        Self { path, mode: 0o644, owner: None, is_shared: false, is_durable: true, before_rename: || {} }
     }
 
     /// Gives the new file exactly these permissions, from its creation on.
     pub fn mode(self, mode: u32) -> Self {
         Self { mode, ..self }
+    }
+
+    /// Gives the new file to a user and a group before the file gets its name and its content.
+    pub fn owner(self, uid: u32, gid: u32) -> Self {
+        Self { owner: Some((uid, gid)), ..self }
     }
 
     /// Allows other processes to replace the file at the same time; the last one wins.
@@ -110,6 +116,9 @@ impl<'a> Replacement<'a> {
             _ => {}
         }
         let mut file = File::options().write(true).create_new(true).mode(self.mode).open(unfinished)?;
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
         if self.mode != 0o644 {
             file.set_permissions(std::fs::Permissions::from_mode(self.mode))?;
         }
@@ -231,6 +240,23 @@ mod tests {
             Replacement::of(&path).mode(mode).write(b"secret").expect("written");
             assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o7777, mode);
         }
+    }
+
+    #[test]
+    fn gives_the_file_to_its_owner_and_follows_no_link() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, outside) = (folder.path().join("token"), folder.path().join("outside"));
+        std::fs::write(&outside, "kept").expect("written");
+        for link in ["token", "token.new"] {
+            std::os::unix::fs::symlink(&outside, folder.path().join(link)).expect("linked");
+        }
+        Replacement::of(&path).owner(54_322, 54_323).mode(0o600).write(b"secret").expect("written");
+        let about = std::fs::symlink_metadata(&path).expect("there");
+        assert!(about.is_file());
+        assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (54_322, 54_323, 0o600));
+        assert_eq!(std::fs::read_to_string(&outside).expect("there"), "kept");
+        assert_eq!(std::fs::metadata(&outside).expect("there").uid(), 0);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The kernel interface that Gantry needs. Only this crate may contain `unsafe`, and only in [`process`], [`stream`]
-//! and [`mounts`].
+//! The kernel interface that Gantry needs. Only this crate may contain `unsafe`, and only in [`process`],
+//! [`confinement`], [`stream`] and [`mounts`].
 //!
 //! | module | provides |
 //! |---|---|
 //! | [`process`] | fork and unshare for a single-threaded process; pidfds; identity of a process |
+//! | [`confinement`] | another user's rights and view of the folders, for a command or a thread |
 //! | [`rooted`] | paths inside an untrusted root: opened with `RESOLVE_IN_ROOT`, never followed out of the root |
 //! | [`stream`] | pipes and terminals, read without a thread |
 //! | [`tree`] | size and removal of folders with untrusted content |
@@ -20,6 +21,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod confinement;
 pub mod connection;
 pub mod copy;
 pub mod disk;

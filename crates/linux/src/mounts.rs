@@ -36,6 +36,15 @@ pub fn copy_of(path: &Path) -> Result<OwnedFd, LinuxError> {
         .with_action(|| format!("bind {}", path.display()))
 }
 
+/// Does the same as [`copy_of`], with the mounts below `path`.
+///
+/// # Errors
+/// Any error of a system call, with the path.
+pub fn tree_of(path: &Path) -> Result<OwnedFd, LinuxError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags).with_action(|| format!("bind {}", path.display()))
+}
+
 /// Does the same as [`copy_of`], with mapped owners: owners on the disk appear as users of the namespace `users`, and
 /// vice versa.
 ///

@@ -9,10 +9,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, fgetxattr, flistxattr, fstat, openat, openat2,
-    readlinkat, seek,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Uid, chownat, fgetxattr, flistxattr,
+    fstat, openat, openat2, readlinkat, seek,
 };
 use rustix::io::Errno;
+
+use crate::confinement::UserIds;
 
 /// Limit on nested folders; the walk keeps one descriptor open for each.
 const DEPTH_MAX: usize = 256;
@@ -59,6 +61,24 @@ impl Node<'_> {
     pub fn target(&self) -> io::Result<PathBuf> {
         Ok(PathBuf::from(OsString::from_vec(readlinkat(self.node, "", Vec::new())?.into_bytes())))
     }
+}
+
+/// Gives everything below the folder `top` to a user: not the folder itself, nothing on other file systems, and no file
+/// with a second name, which may be a file of another folder.
+///
+/// # Errors
+/// The first error of a system call, with the path.
+pub fn give(top: &OwnedFd, user: UserIds) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    walk(top, &mut |node| {
+        let is_top = node.path.as_os_str().is_empty();
+        let is_given = (node.stat.st_uid, node.stat.st_gid) == (user.uid, user.gid);
+        let has_second_name = !node.kind().is_dir() && node.stat.st_nlink > 1;
+        if is_top || is_given || has_second_name {
+            return Ok(());
+        }
+        Ok(chownat(node.node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
+    })
 }
 
 /// Opens a folder as the top of a walk. A link in its place is refused.
@@ -238,6 +258,30 @@ mod tests {
         std::fs::create_dir_all(outer.path().join(deep)).expect("made");
         let error = walk(&opened, &mut |_| Ok(())).expect_err("too deep").to_string();
         assert!(error.contains("nested more than 256 deep"), "{error}");
+    }
+
+    #[test]
+    fn gives_a_tree_to_a_user_and_nothing_beyond() {
+        use std::os::unix::fs::MetadataExt;
+        let outer = tempfile::tempdir().expect("a folder");
+        let folder = outer.path().join("top");
+        std::fs::create_dir_all(folder.join("deep")).expect("made");
+        for path in ["outside", "second", "top/deep/file"] {
+            std::fs::write(outer.path().join(path), "").expect("written");
+        }
+        symlink(outer.path().join("outside"), folder.join("deep/link")).expect("linked");
+        std::fs::hard_link(outer.path().join("second"), folder.join("second")).expect("linked");
+        give(&top(&folder).expect("opened"), UserIds { uid: 54_322, gid: 54_323 }).expect("given");
+        let owner = |path: &str| {
+            let about = std::fs::symlink_metadata(outer.path().join(path)).expect("there");
+            (about.uid(), about.gid())
+        };
+        for path in ["top/deep", "top/deep/file", "top/deep/link"] {
+            assert_eq!(owner(path), (54_322, 54_323), "{path}");
+        }
+        for path in ["top", "outside", "second"] {
+            assert_eq!(owner(path), (0, 0), "{path}");
+        }
     }
 
     #[test]

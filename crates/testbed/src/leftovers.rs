@@ -35,7 +35,7 @@ impl World {
             compare(&mut strays, &format!("group of {}", groups.display()), found);
             strays.extend(folders(&groups.join("build")).into_iter().map(|name| format!("group of build {name}")));
         }
-        for folder in ["data/scratch", "data/blobs/uploads"] {
+        for folder in ["data/server/scratch", "data/server/blobs/uploads"] {
             strays.extend(entries(&self.path(folder)).into_iter().map(|name| format!("{folder}/{name}")));
         }
         strays.extend(self.half_made());

@@ -89,8 +89,7 @@ impl World {
     #[must_use]
     pub fn start_apart(uid: u32) -> Self {
         let mut world = Self::prepare(None, None, &[]);
-        // The user may enter the cluster's folder, and has a program that every user may run.
-        std::fs::set_permissions(world.folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
+        // The user has a program that every user may run.
         world.program = world.path("gantry");
         std::fs::copy(program("gantry"), &world.program).expect("copied");
         for folder in ["server-data", "server-run"] {
@@ -166,6 +165,8 @@ impl World {
         let store = etcd.iter().flat_map(|etcd| ["--store", etcd.address()]);
         let extra = extra.iter().copied().chain(store).map(str::to_owned).collect();
         let folder = tempfile::Builder::new().prefix("gantry-world-").tempdir().expect("a folder");
+        // The server's user enters the cluster's folder, for the failpoints.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("opened");
         let (name, network) = (number.name(), (1, 24));
         let (environment, program) = (Vec::new(), program("gantry"));
         let world = Self {
@@ -219,8 +220,23 @@ impl World {
     /// # Panics
     /// If the daemons do not report in time.
     pub fn up(&mut self) {
+        self.up = Some(self.spawn_up());
+        self.wait_until_all_report();
+    }
+
+    /// Starts `gantry up` and waits until a failpoint kills it.
+    ///
+    /// # Panics
+    /// If `gantry up` ends otherwise.
+    pub fn up_until_killed(&mut self) {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.spawn_up().wait().expect("ended");
+        assert_eq!(status.signal(), Some(9), "{}", self.log());
+    }
+
+    fn spawn_up(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
-        let child = Command::new(&self.program)
+        Command::new(&self.program)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("up")
             .args(self.machine())
@@ -237,9 +253,7 @@ impl World {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("gantry up");
-        self.up = Some(child);
-        self.wait_until_all_report();
+            .expect("gantry up")
     }
 
     fn wait_until_all_report(&self) {
@@ -273,6 +287,16 @@ impl World {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Makes the folder of the failpoints, which services of any user write.
+    ///
+    /// # Panics
+    /// If the folder cannot be made.
+    pub fn make_failpoints(&self) {
+        let folder = self.path("failpoints");
+        std::fs::create_dir(&folder).expect("made");
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).expect("opened");
     }
 
     /// Returns the name of the cluster's bridge, nftables table and control group.
@@ -425,7 +449,10 @@ impl World {
     /// Returns the process id of a service.
     #[must_use]
     pub fn service_pid(&self, service: &str) -> Option<u32> {
-        let pattern = format!("gantry {service} --machine m --data {}", self.path("data").display());
+        let data = self.path("data");
+        // `up` resolves links in the server's paths.
+        let data = if service == "server" { data.canonicalize().unwrap_or(data) } else { data };
+        let pattern = format!("gantry {service} --machine m --data {}", data.display());
         run(command("pgrep", &["-f", &pattern])).out.lines().next()?.parse().ok()
     }
 

@@ -56,7 +56,7 @@ fn volume(world: &World, name: &str) -> PathBuf {
 /// Removes the store, as before a restore.
 fn remove_store(world: &World) {
     for end in ["", "-head", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/store.db{end}")));
+        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db{end}")));
     }
 }
 
@@ -126,11 +126,11 @@ fn data_here_is_replaced_only_when_told(world: &World, file: &str, wanted: &str)
     let refused = offline(world, &["restore", file]);
     let named =
         refused.err.contains("volumes/shop/base, volumes/shop/data") && refused.err.contains("--volumes missing");
-    assert!(refused.status == 1 && named && !world.path("data/store.db").exists(), "{refused:?}");
+    assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
     // The containers outlive `gantry up`.
     let refused = offline(world, &["restore", "--volumes", "all", file]);
     let named = refused.err.contains("in use by shop.v1.web-1") && refused.err.contains("gantry down");
-    assert!(refused.status == 1 && named && !world.path("data/store.db").exists(), "{refused:?}");
+    assert!(refused.status == 1 && named && !world.path("data/server/store.db").exists(), "{refused:?}");
     let _ = shell(&format!("rm -r {}", volume(world, "base").display())).good();
     let restored = offline(world, &["restore", "--volumes", "missing", file]).good();
     assert!(restored.out.contains("and 1 volume are back"), "{restored:?}");
@@ -173,7 +173,7 @@ fn damage_is_named_and_left_out(world: &World, wanted: &str) {
     let file = world.path("damaged.tar").display().to_string();
     let refused = offline(world, &["restore", &file]);
     assert!(refused.status == 1 && refused.err.contains("volumes/shop/base/marker is damaged"), "{refused:?}");
-    assert!(!world.path("data/volumes").exists() && !world.path("data/store.db").exists());
+    assert!(!world.path("data/volumes").exists() && !world.path("data/server/store.db").exists());
     let restored = offline(world, &["restore", "--skip-damaged", &file]).good();
     assert!(restored.err.contains("left out: volumes/shop/base/marker is damaged"), "{restored:?}");
     // The time of the folder changes with the file that is left out.

@@ -29,6 +29,8 @@ struct Shifted {
 impl Shifted {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        // The server's user reads the library, too.
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("opened");
         let (library, shift) = (library(folder.path()), folder.path().join("shift"));
         std::fs::write(&shift, 0i64.to_le_bytes()).expect("written");
         let text = |path: &Path| path.to_str().expect("text").to_owned();

@@ -357,7 +357,7 @@ fn what_was_built_for_an_app_that_was_destroyed_is_not_the_next_one_s() {
     // The files that a killed server had not removed yet.
     let cache = world.path("data/caches/shop");
     std::fs::create_dir_all(&cache).expect("made");
-    std::fs::write(world.path("data/builds/shop-2.log"), "said by the old one\n").expect("written");
+    std::fs::write(world.path("data/server/builds/shop-2.log"), "said by the old one\n").expect("written");
     let _ = world.gantry(&["app", "create", "shop"]).good();
     assert!(!cache.exists(), "another app's cache");
     repository.compile_with("true");
@@ -480,7 +480,7 @@ fn what_cannot_be_killed_is_told_and_is_in_nobody_s_way() {
 #[test]
 fn what_never_ran_has_not_crashed() {
     let world = World::start(&[]);
-    std::fs::create_dir(world.path("failpoints")).expect("made");
+    world.make_failpoints();
     let shop = site(&world, "shop", 1);
     push_site(&shop, "one");
     std::fs::write(world.path("failpoints/kill"), "launch.identified\ninstance.fetched\n").expect("armed");

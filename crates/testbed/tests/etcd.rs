@@ -21,5 +21,5 @@ fn a_cloud_on_etcd_does_the_same() {
     });
     push_site(&repository, "three");
     assert!(page(&world, "shop").starts_with("three"));
-    assert!(!world.path("data/store.db").exists());
+    assert!(!world.path("data/server/store.db").exists());
 }

@@ -15,7 +15,7 @@ fn names(path: PathBuf) -> Vec<String> {
 }
 
 fn blobs(world: &World) -> BTreeMap<String, PathBuf> {
-    let all = world.path("data/blobs/sha256");
+    let all = world.path("data/server/blobs/sha256");
     let parts = names(all.clone()).into_iter().map(|part| all.join(part));
     parts.flat_map(|part| names(part.clone()).into_iter().map(move |name| (name.clone(), part.join(name)))).collect()
 }
@@ -65,7 +65,7 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
     settled(&world, "its layers are gone", &|world| !new(world));
     settled(&world, "its repository, cache and build's log are gone", &|world| {
         let of = |folder: &str| names(world.path(folder)).iter().any(|name| name.starts_with("gone"));
-        !of("data/git") && !of("data/caches") && !of("data/times") && !of("data/builds")
+        !of("data/server/git") && !of("data/caches") && !of("data/times") && !of("data/server/builds")
     });
     // `gantry status` reports disk space by kind, as JSON and as text.
     let status: serde_json::Value =
@@ -155,7 +155,7 @@ fn caches_logs_and_builds_output_are_bounded() {
     // More output than Gantry keeps of a build. The pusher still sees its end.
     shop.compile_with("head -c 20000000 /dev/zero | tr '\\0' x | fold -w 10000; echo; echo the end");
     push_site(&shop, "one");
-    let log = std::fs::metadata(world.path("data/builds/shop-1.log")).expect("there").len();
+    let log = std::fs::metadata(world.path("data/server/builds/shop-1.log")).expect("there").len();
     assert!((10_000_000..17 << 20).contains(&log), "{log} bytes of a build's output are kept");
 
     let cache = world.path("data/caches/shop/large");
@@ -224,18 +224,18 @@ fn a_backup_brings_everything_back() {
     assert!(replaced.status == 1 && replaced.err.contains("there is a store at"), "{replaced:?}");
     // Running containers and the state of agent and router stay, and are newer than the backup.
     for name in ["blobs", "git", "builds"] {
-        std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
+        std::fs::remove_dir_all(world.path("data/server").join(name)).expect("removed");
     }
-    for name in ["admin-token", "machine-token", "store.db", "store.db-head"] {
+    for name in ["admin-token", "machine-token", "server/store.db", "server/store.db-head"] {
         std::fs::remove_file(world.path("data").join(name)).expect("removed");
     }
     // SQLite would read a leftover log into the restored store.
-    std::fs::write(world.path("data/store.db-wal"), "old").expect("written");
+    std::fs::write(world.path("data/server/store.db-wal"), "old").expect("written");
     let replaced = offline(&world, &["restore", &path]);
     assert!(replaced.status == 1 && replaced.err.contains("store.db-wal already"), "{replaced:?}");
     assert!(replaced.err.contains("[E_STORE_EXISTS]"), "{replaced:?}");
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
+        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
     }
 
     let good = std::fs::read(&file).expect("read");
@@ -251,7 +251,7 @@ fn a_backup_brings_everything_back() {
         let refused = offline(&world, &["restore", &world.path("bad.tar").display().to_string()]);
         assert!(refused.status == 1 && refused.err.contains(wanted), "{what}: {refused:?}");
         assert!(refused.err.contains(code), "{what}: {refused:?}");
-        assert!(!world.path("data/store.db").exists(), "{what}: a store was begun");
+        assert!(!world.path("data/server/store.db").exists(), "{what}: a store was begun");
     }
     let restored = offline(&world, &["restore", &path]).good();
     assert!(restored.out.contains("records are back"), "{restored:?}");
@@ -273,10 +273,10 @@ fn a_backup_brings_everything_back() {
     damage_is_repaired(&world, &shop, &first);
 
     let _ = world.down();
-    let store = world.path("data/store.db");
+    let store = world.path("data/server/store.db");
     // The log beside the store may hold an intact copy of every page.
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
+        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
     }
     let mut bytes = std::fs::read(&store).expect("read");
     // Damages every page, because the middle of a page may be unused.
@@ -298,7 +298,7 @@ fn damage_is_named_and_left_out(world: &mut World) {
     let first = releases.iter().find(|release| release["number"] == 1).expect("the first release");
     let blob = |digest: &serde_json::Value| {
         let hex = digest.as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest").to_owned();
-        (world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2])), hex)
+        (world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2])), hex)
     };
     let manifest = std::fs::read(blob(&first["image"]).0).expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
@@ -309,7 +309,7 @@ fn damage_is_named_and_left_out(world: &mut World) {
     bytes[middle] ^= 1;
     std::fs::write(&layer, bytes).expect("written");
     std::fs::remove_file(config).expect("removed");
-    let head = world.path("data/git/keeper.git/HEAD");
+    let head = world.path("data/server/git/keeper.git/HEAD");
     let kept = std::fs::read(&head).expect("read");
     std::fs::write(&head, "").expect("written");
 
@@ -326,16 +326,16 @@ fn damage_is_named_and_left_out(world: &mut World) {
     let _ = world.down();
     let away = world.path("away");
     std::fs::create_dir(&away).expect("made");
-    for name in ["blobs", "git", "builds", "admin-token", "machine-token", "store.db", "store.db-head"] {
-        std::fs::rename(world.path("data").join(name), away.join(name)).expect("moved");
+    for name in ["blobs", "git", "builds", "store.db", "store.db-head"] {
+        std::fs::rename(world.path("data/server").join(name), away.join(name)).expect("moved");
     }
     for end in ["wal", "shm"] {
-        let _ = std::fs::remove_file(world.path(&format!("data/store.db-{end}")));
+        let _ = std::fs::remove_file(world.path(&format!("data/server/store.db-{end}")));
     }
     let refused = offline(world, &["restore", &path]);
     assert!(refused.status == 1 && refused.err.contains("--skip-damaged"), "{refused:?}");
     assert!(refused.err.contains(&layer_name) && refused.err.contains(&config_name), "{refused:?}");
-    assert!(!world.path("data/store.db").exists(), "a store was begun");
+    assert!(!world.path("data/server/store.db").exists(), "a store was begun");
     let restored = offline(world, &["restore", "--skip-damaged", &path]).good();
     assert!(restored.err.contains(&layer_name) && restored.out.contains("records are back"), "{restored:?}");
     assert!(!layer.exists(), "what is damaged was brought back");
@@ -354,7 +354,7 @@ fn damage_is_repaired(world: &World, shop: &Repository, first: &str) {
     let current = releases.iter().find(|release| release["current"] == true).expect("the current release");
     let hex = current["image"].as_str().and_then(|text| text.strip_prefix("sha256:")).expect("a digest");
     let name = format!("blobs/sha256/{}/{hex}", &hex[..2]);
-    let path = world.path("data").join(&name);
+    let path = world.path("data/server").join(&name);
     std::fs::write(&path, "damaged").expect("written");
     let told = offline(world, &["check"]);
     let damaged = format!("{name} is damaged");

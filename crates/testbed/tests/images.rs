@@ -71,7 +71,7 @@ fn blobs_of(world: &World, image: &str) -> Vec<PathBuf> {
         layers.chain([&manifest["config"]]).map(|descriptor| descriptor["digest"].as_str().expect("a digest"));
     let path = |digest: &str| {
         let hex = digest.trim_start_matches("sha256:");
-        world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2]))
+        world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]))
     };
     digests.map(path).collect()
 }

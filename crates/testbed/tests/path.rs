@@ -280,7 +280,7 @@ fn tokens_do_what_their_scope_says_and_no_more() {
     let machine = std::fs::read_to_string(world.path("data/machine-token")).expect("a token");
     assert!(!works(machine.trim(), &["app", "ls"]) && !works(machine.trim(), &["token", "ls"]));
     // With etcd, the data folder has no store file.
-    let stored = std::fs::read(world.path("data/store.db"));
+    let stored = std::fs::read(world.path("data/server/store.db"));
     assert!(stored.is_ok() || std::env::var_os("GANTRY_TEST_ETCD").is_some());
     let stored = stored.unwrap_or_default();
     let holds = |secret: &str| stored.windows(secret.len()).any(|window| window == secret.as_bytes());

@@ -103,7 +103,7 @@ fn after_the_stop(world: &mut World, disk: &Disk) {
 
 fn git(world: &World, app: &str, arguments: &[&str]) -> String {
     let mut git = Command::new("git");
-    git.arg("--git-dir").arg(world.path(&format!("data/git/{app}.git"))).args(arguments);
+    git.arg("--git-dir").arg(world.path(&format!("data/server/git/{app}.git"))).args(arguments);
     let output = run(git);
     // In an empty repository, git notes that the branch does not exist yet.
     let complaints: Vec<&str> = output.err.lines().filter(|line| !line.starts_with("notice: ")).collect();
@@ -135,9 +135,12 @@ fn change(repository: &Repository, version: &str) -> String {
 /// Removes the files that would prevent a restore, as after the loss of a disk.
 fn clear(world: &World) {
     for name in ["blobs", "git", "builds"] {
-        std::fs::remove_dir_all(world.path("data").join(name)).expect("removed");
+        std::fs::remove_dir_all(world.path("data/server").join(name)).expect("removed");
     }
-    for name in ["admin-token", "machine-token", "store.db", "store.db-head", "store.db-wal", "store.db-shm"] {
+    for name in ["store.db", "store.db-head", "store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(world.path("data/server").join(name));
+    }
+    for name in ["admin-token", "machine-token"] {
         let _ = std::fs::remove_file(world.path("data").join(name));
     }
 }
@@ -193,7 +196,7 @@ fn a_damaged_repository_is_put_right_and_told() {
     let world = World::start(&[]);
     let shop = site(&world, "shop", 1);
     let one = push_site(&shop, "one");
-    let path = world.path("data/git/shop.git");
+    let path = world.path("data/server/git/shop.git");
     for name in ["refs/heads/main", "HEAD", "config"] {
         std::fs::write(path.join(name), "").expect("written");
         assert_eq!(shop.remote_head(), one, "after {name}");
@@ -250,7 +253,7 @@ fn fifty_power_losses_at_any_moment() {
             disk.stop();
             let done = restoring.wait().expect("ended").success();
             disk.start();
-            if !world.path("data/store.db").exists() {
+            if !world.path("data/server/store.db").exists() {
                 assert!(!done, "round {round}: a restore was acknowledged, and nothing is there");
                 clear_what_is_there(&world);
                 let _ = offline(&world, &["restore", &file]).good();
@@ -323,6 +326,6 @@ fn fifty_power_losses_at_any_moment() {
 /// Removes the remains of an interrupted restore.
 fn clear_what_is_there(world: &World) {
     for name in ["blobs", "git", "builds"] {
-        let _ = std::fs::remove_dir_all(world.path("data").join(name));
+        let _ = std::fs::remove_dir_all(world.path("data/server").join(name));
     }
 }

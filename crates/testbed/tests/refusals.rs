@@ -223,9 +223,9 @@ fn a_start_that_cannot_be_is_refused_with_its_reason() {
     assert!(said.contains("[E_DATA_FOLDER_OPEN]"), "{said}");
 
     world.kill_everything();
-    let store = world.path("data/store.db");
+    let store = world.path("data/server/store.db");
     let good = std::fs::read(&store).expect("the store");
-    let _ = std::fs::remove_file(world.path("data/store.db-wal"));
+    let _ = std::fs::remove_file(world.path("data/server/store.db-wal"));
     let server = ["server", "--run", &other, "--data", &data, "--listen", "127.0.0.1:0", "--machine", "m"];
     std::fs::write(&store, &good[..good.len() / 2]).expect("cut");
     let said = run(0, &server);

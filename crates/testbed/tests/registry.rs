@@ -352,7 +352,7 @@ fn a_push_repairs_a_damaged_blob() {
     let layer = b"a layer's bytes, whatever they are".as_slice();
     let name = registry.put("shop", layer);
     let hex = name.trim_start_matches("sha256:");
-    let path = world.path(&format!("data/blobs/sha256/{}/{hex}", &hex[..2]));
+    let path = world.path(&format!("data/server/blobs/sha256/{}/{hex}", &hex[..2]));
     let blob = format!("shop/blobs/{name}");
     let mount = format!("shop/blobs/uploads/?mount={name}&from=other");
     for damage in [&b"a layer's bytes, whatever they arE"[..], b"a layer's bytes", b""] {
@@ -412,7 +412,8 @@ fn an_upload_goes_on_after_whatever_broke_it_off() {
         let upload = registry.begin("shop");
         let stream = half_sent(&world, &upload, "", content.len(), &content[..SENT]);
         world.wait("it has come", |world| {
-            let came = std::fs::read_dir(world.path("data/blobs/uploads")).is_ok_and(|mut all| all.next().is_some());
+            let came =
+                std::fs::read_dir(world.path("data/server/blobs/uploads")).is_ok_and(|mut all| all.next().is_some());
             came.then_some(())
         });
         let kept = silent.then(|| stream.try_clone().expect("another"));
@@ -567,7 +568,7 @@ fn race(grace: &str, turns: u64, pause: Duration) -> (Vec<String>, usize, usize)
     if lost.is_empty() {
         world.wait("what was overwritten is collected", |world| {
             let mut find = Command::new("find");
-            find.arg(world.path("data/blobs/sha256")).args(["-type", "f", "-size", "-100k"]);
+            find.arg(world.path("data/server/blobs/sha256")).args(["-type", "f", "-size", "-100k"]);
             left = gantry_testbed::run(find).out.lines().count();
             (left <= named + 10).then_some(())
         });

@@ -123,7 +123,7 @@ pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Call
     caller.admin()?;
     let request: CreateToken = parse_body(&text)?;
     let CreateToken { name, scope, lifetime } = request;
-    let secret = tokens::secret();
+    let secret = tokens::new_secret();
     let new = gantry_admission::NewToken { name, scope, lifetime, hash: tokens::hash(&secret) };
     let token = caller.mutate(&server, move |actor| actor.create_token(new)).await?;
     json(&NewToken { info: token_info(token), secret })

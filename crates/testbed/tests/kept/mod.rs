@@ -14,14 +14,14 @@ pub(crate) fn state(world: &World) -> String {
         lines.join("\n")
     };
     let mut refs = Command::new("git");
-    refs.arg("--git-dir").arg(world.path("data/git/shop.git")).arg("for-each-ref");
+    refs.arg("--git-dir").arg(world.path("data/server/git/shop.git")).arg("for-each-ref");
     let mut folders = Command::new("ls");
-    folders.arg("-a").arg(world.path("data/git")).arg(world.path("data/git/shop.git"));
+    folders.arg("-a").arg(world.path("data/server/git")).arg(world.path("data/server/git/shop.git"));
     format!(
         "{}\n{}\n{}\n{}",
         run(refs).out,
         run(folders).out,
-        sums("data/git/hooks", &[]),
-        sums("data/git/shop.git", &["-maxdepth", "1"])
+        sums("data/server/git/hooks", &[]),
+        sums("data/server/git/shop.git", &["-maxdepth", "1"])
     )
 }
