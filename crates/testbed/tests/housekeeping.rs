@@ -452,6 +452,7 @@ fn a_full_disk_is_survived_and_told() {
     let world = World::start_on(&disk.path(), &["--reserve", "50M"]);
     let shop = site(&world, "shop", 2);
     push_site(&shop, "one");
+    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
     // The agent stops an application that fills the disk early, and its neighbours continue to write.
     let _ = world.gantry(&["app", "create", "filler"]).good();
     let filler = world.repository("filler", None);
@@ -480,7 +481,7 @@ fn a_full_disk_is_survived_and_told() {
     assert!(refused.status != 0 && refused.err.contains("a base needs 50M"), "{refused:?}");
     assert!(!world.gantry(&["base", "ls"]).good().out.contains("again"));
     std::fs::remove_file(nearly).expect("removed");
-    // Fills the disk as an application would. Gantry continues on the space reserved for root.
+    // Fills the disk as an application would. The agent continues on the space reserved for root.
     let filler = disk.fill("filler", "65534");
     assert!(page(&world, "shop").starts_with("one"));
     shop.write("server.py", "x");
@@ -497,7 +498,6 @@ fn a_full_disk_is_survived_and_told() {
     };
     let _ = world.gantry(&["exec", "shop", "--", "/bin/sh", "-c", "kill -9 3"]);
     world.wait("what crashed was started again", |world| (restarts(world) == (1, 2)).then_some(()));
-    let _ = world.gantry(&["config", "set", "shop", "COLOR=blue"]).good();
 
     // From here on no process can write.
     let more = disk.fill("more", "0");
