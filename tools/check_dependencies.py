@@ -40,8 +40,8 @@ DECIDERS = {
 }
 # The server starts no container: neither it nor what it uses knows the sandbox.
 WITHOUT_SANDBOX = {"gantry-controller", "gantry-build"}
-# ipnet: address ranges, without I/O.
-MODEL = {"ipnet", "serde", "thiserror"}
+# ipnet: address ranges; serde_json and sha2: digests of values. None has I/O.
+MODEL = {"ipnet", "serde", "serde_json", "sha2", "thiserror"}
 ALLOWED = {
     "MIT", "MIT-0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib",
     "Unicode-3.0", "CC0-1.0", "Unlicense", "0BSD", "BSL-1.0", "OpenSSL", "CDLA-Permissive-2.0", "MPL-2.0",

@@ -58,7 +58,7 @@ pub fn release_built(records: &RecordIndex, now: Moment, begun: &Deploy, built: 
         number: ReleaseNumber(app.last_release),
         image: built.image,
         commit: built.commit,
-        config: built.config.unwrap_or_else(|| app.config.clone()),
+        config: built.config.unwrap_or_else(|| app.config.clone()).into(),
         roles: built.roles,
         deploy: deploy.number,
         created: now,
@@ -68,6 +68,9 @@ pub fn release_built(records: &RecordIndex, now: Moment, begun: &Deploy, built: 
     deploy.release = Some(release.number);
     deploy.enter(DeployState::Placing, now);
     let mut changes = Vec::new();
+    if !records.configs.contains_key(release.config.digest()) {
+        changes.push(StoreRecord::Config(release.config.clone()).into());
+    }
     if let Some(commit) = &release.commit {
         let (repository, tag) = (app.name.to_string(), commit.clone());
         changes.push(StoreRecord::Tag { repository, tag, digest: release.image.clone() }.into());

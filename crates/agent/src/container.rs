@@ -133,7 +133,7 @@ pub(crate) fn environment(
     let of_image = runtime.env.iter().flatten().filter_map(|pair| pair.split_once('='));
     env.extend(of_image.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(spec.role.env.clone());
-    env.extend(spec.config.clone());
+    env.extend((*spec.config).clone());
     let port = spec.role.port.unwrap_or(DEFAULT_PORT);
     let own = [
         ("PORT", port.to_string()),

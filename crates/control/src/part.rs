@@ -2,7 +2,7 @@
 //!
 //! | part | keys of its items |
 //! |---|---|
-//! | a machine's plan | `allocation/ID`, `spec/DIGEST` |
+//! | a machine's plan | `allocation/ID`, `spec/DIGEST`, `config/DIGEST` |
 //! | the routes | `route/HOST`, `closed/HOST`, `names/APP`, `trusted_proxies` |
 //! | a machine's report | `instance/ID`, `plan`, `network` |
 //! | a router's report | `active/ID`, `counts/APP`, `failures/APP`, `table` |
@@ -21,7 +21,6 @@ use gantry_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::update::{Items, Replicated, UnreadItem, Update};
 
@@ -268,15 +267,26 @@ fn keep_entry<K: Ord + Clone, V: Clone>(next: &mut BTreeMap<K, V>, before: &BTre
     }
 }
 
+/// Replaces the digest of a spec's configuration by the values, which the update contains. A server of version 1 sends the
+/// values themselves.
+fn with_values(spec: &Value, update: &Update) -> Value {
+    let mut spec = spec.clone();
+    let digest = spec["config"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+    if let Some(values) = digest.and_then(|digest| update.set.get(&format!("config/{digest}"))) {
+        spec["config"] = values.clone();
+    }
+    spec
+}
+
 impl Replicated for MachinePlan {
     fn difference(&self, old: &Self, update: &mut Update) {
         difference(update, "allocation", &old.instances, &self.instances, |new, before, items| {
             let changed = before.is_none_or(|before| before.spec != new.spec);
             let spec = changed.then(|| {
-                let text = to_value(&*new.spec);
-                let digest = hex::encode(Sha256::digest(text.to_string()));
-                items.entry(format!("spec/{digest}")).or_insert(text);
-                digest
+                let (spec, config) = (new.spec.digest().hex().to_owned(), &new.spec.config);
+                items.entry(format!("config/{}", config.digest().hex())).or_insert_with(|| to_value(config));
+                items.entry(format!("spec/{spec}")).or_insert_with(|| to_value(&new.spec.by_reference()));
+                spec
             });
             to_value(&WireAllocation { spec, goal: new.goal.into() })
         });
@@ -299,7 +309,7 @@ impl Replicated for MachinePlan {
                     None => {
                         let text = update.set.get(&format!("spec/{digest}"));
                         let text = text.ok_or_else(|| ItemError::Spec(digest.clone()))?;
-                        let spec: Arc<InstanceSpec> = Arc::new(serde_json::from_value(text.clone())?);
+                        let spec: Arc<InstanceSpec> = Arc::new(serde_json::from_value(with_values(text, update))?);
                         specs.insert(digest, Arc::clone(&spec));
                         Some(spec)
                     }

@@ -3,6 +3,7 @@
 //! | this program | version 1 |
 //! |---|---|
 //! | `shop.v12.web-1.2`, the second placement of a slot | `shop.v12.web-1000001`, a slot of its own |
+//! | a spec that names its configuration | a spec with the values |
 //! | an endpoint with its allocation and machine | an endpoint with an instance, on the router's machine |
 //! | addresses behind a name, each with its machine, and the role of the app's own name | addresses alone |
 //!
@@ -11,7 +12,7 @@
 use gantry_model::{AllocationId, MachineName, Slot};
 use serde_json::{Map, Value, json};
 
-use crate::update::Update;
+use crate::update::{Items, Update};
 
 /// Distance between the indexes of two placements of a slot.
 const STRIDE: u32 = 1_000_000;
@@ -21,7 +22,11 @@ const KEYS: [&str; 3] = ["allocation", "instance", "active"];
 
 /// Translates an update for a peer on the machine `here`.
 pub fn downgrade(update: &mut Update, here: &MachineName) {
+    let (configs, other) = std::mem::take(&mut update.set).into_iter().partition(|(key, _)| key.starts_with("config/"));
+    let configs: Items = configs;
+    update.set = other;
     let from = |kind: &str, _: &str, item| match kind {
+        "spec" => with_config(item, &configs),
         "route" => with_endpoints(item, |endpoint| endpoint_before(endpoint, here)),
         "names" => names_before(item, here),
         "failures" => with_instances(item, older),
@@ -90,6 +95,15 @@ fn renamed_key(key: String, to: Renaming) -> String {
 
 fn renamed(text: &str, to: Renaming) -> Option<String> {
     AllocationId::parse(text).and_then(to).map(|id| id.to_string())
+}
+
+/// Puts the values of its configuration into a spec.
+fn with_config(mut spec: Value, configs: &Items) -> Value {
+    let digest = spec["config"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+    if let Some(values) = digest.and_then(|digest| configs.get(&format!("config/{digest}"))) {
+        spec["config"] = values.clone();
+    }
+    spec
 }
 
 /// Translates the endpoints of a route.
@@ -162,7 +176,6 @@ fn names_since(app: &str, names: Value, here: &MachineName) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::update::Items;
 
     fn here() -> MachineName {
         MachineName::parse("m").expect("a name")
@@ -201,6 +214,18 @@ mod tests {
         assert_eq!(update, new());
         upgrade(&mut update, &here());
         assert_eq!(update, new(), "what is new already stays");
+    }
+
+    #[test]
+    fn puts_configurations_into_specs() {
+        let set = Items::from([
+            ("config/ab".to_owned(), json!({"COLOR": "blue"})),
+            ("spec/cd".to_owned(), json!({"config": "sha256:ab", "once": false})),
+        ]);
+        let mut update = Update { set, ..Update::default() };
+        downgrade(&mut update, &here());
+        let spec = json!({"config": {"COLOR": "blue"}, "once": false});
+        assert_eq!(update.set, Items::from([("spec/cd".to_owned(), spec)]));
     }
 
     #[test]

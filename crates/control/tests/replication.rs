@@ -27,7 +27,7 @@ fn assignment(kind: u32) -> Assignment {
     let spec = InstanceSpec {
         image: Digest::from_hex(&"a".repeat(64)).expect("a digest"),
         commit: None,
-        config: BTreeMap::from([("KIND".to_owned(), (kind / 3).to_string())]),
+        config: BTreeMap::from([("KIND".to_owned(), (kind / 3).to_string())]).into(),
         role: Role::new(RoleCommand::Shell("run".to_owned())),
         volumes_of: None,
     };
@@ -188,7 +188,8 @@ fn sends_only_what_changed() {
     let mut sender = UpdateSender::new(None);
     let complete = sender.next(1, &plan(&of([(0, 0), (1, 0), (2, 3)]), 1)).expect("complete");
     // Two copies share a spec.
-    assert_eq!(complete.set.keys().filter(|key| key.starts_with("spec/")).count(), 2);
+    let count = |kind: &str| complete.set.keys().filter(|key| key.starts_with(kind)).count();
+    assert_eq!((count("spec/"), count("config/")), (2, 2));
     assert_eq!(complete.base, None);
     // Another goal sends no spec.
     let goal = sender.next(2, &plan(&of([(0, 1), (1, 0), (2, 3)]), 2)).expect("a difference");
@@ -205,7 +206,8 @@ fn continues_from_the_revision_of_a_receiver_that_comes_back() {
     let mut sender = UpdateSender::new(Some(4));
     assert_eq!(sender.next(4, &plan(&of([(0, 0)]), 4)), None);
     let next = sender.next(5, &plan(&of([(0, 0), (1, 1)]), 5)).expect("a difference");
-    assert_eq!((next.base, next.set.len()), (Some(4), 2));
+    let keys: Vec<&str> = next.set.keys().map(|key| key.split('/').next().expect("a kind")).collect();
+    assert_eq!((next.base, keys), (Some(4), vec!["allocation", "config", "spec"]));
 }
 
 #[test]

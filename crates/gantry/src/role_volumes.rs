@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_agent::StoredVolume;
-use gantry_model::{App, AppName, Release, RoleName, VolumeName};
+use gantry_model::{App, AppName, ReleaseNumber, Role, RoleName, VolumeName};
 use gantry_records::schema::{self, RawRecords};
+use serde::Deserialize;
 use serde_json::Value;
 
 /// A volume of a role.
@@ -25,7 +26,9 @@ pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value
         match key.split_once('/') {
             Some(("apps", _)) => apps.extend(read::<App>(value)),
             Some(("releases", _)) => {
-                releases.extend(read::<Release>(value).map(|release| ((release.app.clone(), release.number), release)));
+                releases.extend(
+                    read::<ReleaseRoles>(value).map(|release| ((release.app.clone(), release.number), release)),
+                );
             }
             _ => {}
         }
@@ -47,6 +50,14 @@ pub(crate) fn role_volumes<'a>(records: impl Iterator<Item = (&'a str, &'a Value
         }
     }
     found
+}
+
+/// The roles of a release.
+#[derive(Deserialize)]
+struct ReleaseRoles {
+    app: AppName,
+    number: ReleaseNumber,
+    roles: BTreeMap<RoleName, Role>,
 }
 
 /// Reads a record. The records of a store or a backup were checked before.

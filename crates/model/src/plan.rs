@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AllocationId, AllocationNumbers, AppName, Digest, Endpoint, Generation, HostName, MachineAddress, MachineName,
-    Moment, ReleaseNumber, RequestTimeouts, Role, RoleName, TrafficPolicy, TrustedProxies,
+    Moment, ReleaseConfig, ReleaseNumber, RequestTimeouts, Role, RoleName, TrafficPolicy, TrustedProxies,
 };
 
 /// Complete specification of an instance: everything that the machine needs to run it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(from = "crate::serialized_spec::SerializedSpec")]
+#[serde(try_from = "crate::serialized_spec::SerializedSpec")]
 pub struct InstanceSpec {
     /// The digest of the image's manifest.
     pub image: Digest,
     /// The commit, for `REVISION`.
     pub commit: Option<String>,
     /// The app's configuration in this release.
-    pub config: BTreeMap<String, String>,
+    pub config: ReleaseConfig,
     /// Kind, command, limits and health checks.
     pub role: Role,
     /// Folder of the app's volumes, if it is not the app's name.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::{AppName, DeployCause, DeployNumber, Kind, Moment, Role, RoleName};
+use crate::{AppName, DeployCause, DeployNumber, Kind, Moment, ReleaseConfig, Role, RoleName};
 
 /// The number of a release of one app, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,6 +47,14 @@ impl Digest {
         } else {
             Err("invalid digest: expected sha256: and 64 lower-case hex digits".to_owned())
         }
+    }
+
+    /// The digest of a value's JSON.
+    pub(crate) fn of_json(value: &impl Serialize) -> Self {
+        // The vocabulary has only values with a form in JSON: maps with text keys.
+        let text = serde_json::to_vec(value).unwrap_or_default();
+        let hex: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("sha256:{hex}"))
     }
 
     /// The whole text, `sha256:…`.
@@ -116,7 +125,7 @@ pub struct Release {
     /// The commit that the image was built from; `None` for a pushed image.
     pub commit: Option<String>,
     /// The app's configuration when the release was made.
-    pub config: BTreeMap<String, String>,
+    pub config: ReleaseConfig,
     /// The roles, with every default filled in.
     pub roles: BTreeMap<RoleName, Role>,
     /// The deploy that made the release; the build log is stored under this number.

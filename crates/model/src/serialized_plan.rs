@@ -1,46 +1,55 @@
-//! Serialized machine plan with deduplicated specs: copies with equal specs share one spec.
+//! Serialized machine plan: each distinct spec once by its digest, and each distinct configuration once by its digest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{AllocationId, Assignment, Generation, InstanceGoal, InstanceSpec, MachinePlan};
+use crate::serialized_spec::{MissingConfig, SerializedSpec};
+use crate::{AllocationId, Assignment, Digest, Generation, InstanceGoal, InstanceSpec, MachinePlan, ReleaseConfig};
 
 /// The form that is written.
 #[derive(Serialize)]
-struct WrittenPlan<'a> {
+struct WrittenPlan<'a, S> {
     generation: Generation,
-    /// The distinct specs.
-    specs: Vec<&'a InstanceSpec>,
+    configs: BTreeMap<&'a Digest, &'a ReleaseConfig>,
+    specs: BTreeMap<Digest, S>,
     instances: BTreeMap<&'a AllocationId, WrittenAssignment>,
 }
 
 #[derive(Serialize)]
 struct WrittenAssignment {
-    /// Index into `specs`, from 0.
-    spec: usize,
+    spec: Digest,
     goal: InstanceGoal,
 }
 
 impl Serialize for MachinePlan {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut specs: Vec<&InstanceSpec> = Vec::new();
+        let mut known = DistinctSpecs::default();
         let mut instances = BTreeMap::new();
         for (id, Assignment { spec, goal }) in &self.instances {
-            instances.insert(id, WrittenAssignment { spec: index_of(&mut specs, spec), goal: *goal });
+            instances.insert(id, WrittenAssignment { spec: known.digest(spec), goal: *goal });
         }
-        WrittenPlan { generation: self.generation, specs, instances }.serialize(serializer)
+        let configs = known.0.iter().map(|(spec, _)| (spec.config.digest(), &spec.config)).collect();
+        let specs = known.0.iter().map(|(spec, digest)| (digest.clone(), spec.by_reference())).collect();
+        WrittenPlan { generation: self.generation, configs, specs, instances }.serialize(serializer)
     }
 }
 
-/// The index of a spec among the distinct specs. The search runs from the end, because copies of a role are adjacent.
-fn index_of<'a>(specs: &mut Vec<&'a InstanceSpec>, spec: &'a InstanceSpec) -> usize {
-    let same = specs.iter().rposition(|known| std::ptr::eq(*known, spec));
-    same.or_else(|| specs.iter().rposition(|known| *known == spec)).unwrap_or_else(|| {
-        specs.push(spec);
-        specs.len() - 1
-    })
+/// The distinct specs of a plan with their digests.
+#[derive(Default)]
+struct DistinctSpecs<'a>(Vec<(&'a InstanceSpec, Digest)>);
+
+impl<'a> DistinctSpecs<'a> {
+    /// The digest of a spec. The search runs from the end, because copies of a role are adjacent, and share their spec.
+    fn digest(&mut self, spec: &'a InstanceSpec) -> Digest {
+        if let Some((_, digest)) = self.0.iter().rev().find(|(known, _)| std::ptr::eq(*known, spec)) {
+            return digest.clone();
+        }
+        let digest = spec.digest();
+        self.0.push((spec, digest.clone()));
+        digest
+    }
 }
 
 /// The form that is read.
@@ -48,41 +57,75 @@ fn index_of<'a>(specs: &mut Vec<&'a InstanceSpec>, spec: &'a InstanceSpec) -> us
 pub(crate) struct SerializedPlan {
     generation: Generation,
     #[serde(default)]
-    specs: Vec<InstanceSpec>,
+    configs: BTreeMap<Digest, ReleaseConfig>,
+    #[serde(default)]
+    specs: SpecsForm,
     instances: BTreeMap<AllocationId, SerializedAssignment>,
 }
 
 #[derive(Deserialize)]
+#[serde(untagged)]
+enum SpecsForm {
+    ByDigest(BTreeMap<Digest, SerializedSpec>),
+    /// As earlier versions wrote them.
+    List(Vec<SerializedSpec>),
+}
+
+impl Default for SpecsForm {
+    fn default() -> Self {
+        Self::List(Vec::new())
+    }
+}
+
+#[derive(Deserialize)]
 struct SerializedAssignment {
-    spec: SpecRef,
+    spec: SpecForm,
     goal: InstanceGoal,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum SpecRef {
-    /// Index into `specs`, from 0.
+enum SpecForm {
+    Reference(Digest),
+    /// Index into the list, from 0, as earlier versions wrote it.
     Index(usize),
-    /// The spec itself, as earlier versions wrote it.
+    /// The spec itself, as still earlier versions wrote it.
     Inline(Box<InstanceSpec>),
 }
 
-impl TryFrom<SerializedPlan> for MachinePlan {
-    type Error = String;
+/// A serialized plan that lacks something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IncompletePlan {
+    #[error("{0} refers to a spec that the plan does not contain")]
+    Spec(AllocationId),
+    #[error(transparent)]
+    Config(#[from] MissingConfig),
+}
 
-    fn try_from(SerializedPlan { generation, specs, instances }: SerializedPlan) -> Result<Self, String> {
-        let specs: Vec<Arc<InstanceSpec>> = specs.into_iter().map(Arc::new).collect();
+impl TryFrom<SerializedPlan> for MachinePlan {
+    type Error = IncompletePlan;
+
+    fn try_from(plan: SerializedPlan) -> Result<Self, IncompletePlan> {
+        let SerializedPlan { generation, configs, specs, instances } = plan;
+        let resolve = |spec: SerializedSpec| spec.resolve(&configs).map(Arc::new);
+        let (mut named, mut listed) = (BTreeMap::new(), Vec::new());
+        match specs {
+            SpecsForm::List(specs) => listed = specs.into_iter().map(resolve).collect::<Result<_, _>>()?,
+            SpecsForm::ByDigest(specs) => {
+                let entry = |(digest, spec)| Ok::<_, MissingConfig>((digest, resolve(spec)?));
+                named = specs.into_iter().map(entry).collect::<Result<_, _>>()?;
+            }
+        }
         let assignment = |(id, SerializedAssignment { spec, goal }): (AllocationId, SerializedAssignment)| {
             let spec = match spec {
-                SpecRef::Inline(spec) => Arc::from(spec),
-                SpecRef::Index(index) => specs
-                    .get(index)
-                    .cloned()
-                    .ok_or_else(|| format!("{id} refers to spec {index}, which the plan does not contain"))?,
+                SpecForm::Inline(spec) => Some(Arc::from(spec)),
+                SpecForm::Index(index) => listed.get(index).cloned(),
+                SpecForm::Reference(digest) => named.get(&digest).cloned(),
             };
+            let spec = spec.ok_or_else(|| IncompletePlan::Spec(id.clone()))?;
             Ok((id, Assignment { spec, goal }))
         };
-        let instances = instances.into_iter().map(assignment).collect::<Result<_, String>>()?;
+        let instances = instances.into_iter().map(assignment).collect::<Result<_, IncompletePlan>>()?;
         Ok(Self { generation, instances })
     }
 }
@@ -108,7 +151,7 @@ mod tests {
             let spec = InstanceSpec {
                 image: Digest::from_hex(&"a".repeat(64)).expect("a digest"),
                 commit: None,
-                config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]),
+                config: BTreeMap::from([("SECRET".to_owned(), "x".repeat(1024))]).into(),
                 role: Role::new(RoleCommand::Shell(format!("run {role}"))),
                 volumes_of: None,
             };
@@ -129,20 +172,37 @@ mod tests {
         // The size limit of a value in etcd.
         assert!(text.len() < 1 << 20, "{} bytes", text.len());
         assert_eq!(serde_json::from_slice::<MachinePlan>(&text).expect("read"), plan);
-        assert_eq!(to_value(&plan).expect("written")["specs"].as_array().map(Vec::len), Some(2));
-        assert_eq!(to_value(MachinePlan::default()).expect("written")["specs"], json!([]));
+        let text = to_value(&plan).expect("written");
+        let count = |part: &str| text[part].as_object().map(serde_json::Map::len);
+        assert_eq!((count("specs"), count("configs")), (Some(2), Some(1)));
+        assert_eq!(to_value(MachinePlan::default()).expect("written")["specs"], json!({}));
     }
 
     #[test]
-    fn reads_inline_specs_and_refuses_a_missing_spec() {
+    fn reads_the_forms_of_earlier_versions() {
         let plan = part(4);
-        let of = |a: &Assignment| json!({ "spec": to_value(&*a.spec).expect("a spec"), "goal": to_value(a.goal).expect("a goal") });
-        let lines: BTreeMap<String, _> = plan.instances.iter().map(|(id, a)| (id.to_string(), of(a))).collect();
-        let before = json!({ "generation": 3, "instances": lines });
-        assert_eq!(from_value::<MachinePlan>(before).expect("read"), plan);
-        let mut odd = to_value(&plan).expect("written");
-        odd["specs"] = json!([]);
-        let error = from_value::<MachinePlan>(odd).expect_err("refused").to_string();
-        assert!(error.contains("shop.v7.web-2 refers to spec 0"), "{error}");
+        let specs: Vec<&InstanceSpec> = plan.instances.values().map(|assignment| &*assignment.spec).collect();
+        let with = |spec: &dyn Fn(usize) -> serde_json::Value| -> serde_json::Value {
+            let line = |(index, (id, a)): (usize, (&AllocationId, &Assignment))| {
+                (id.to_string(), json!({ "spec": spec(index), "goal": to_value(a.goal).expect("a goal") }))
+            };
+            plan.instances.iter().enumerate().map(line).collect()
+        };
+        let inline = with(&|index| to_value(specs[index]).expect("a spec"));
+        let listed = with(&|index| json!(index));
+        for (specs, instances) in [(json!([]), inline), (to_value(&specs).expect("specs"), listed)] {
+            let before = json!({ "generation": 3, "specs": specs, "instances": instances });
+            assert_eq!(from_value::<MachinePlan>(before).expect("read"), plan);
+        }
+    }
+
+    #[test]
+    fn refuses_a_plan_without_a_spec_or_a_configuration() {
+        for (lacks, error) in [("specs", "shop.v7.web-2 refers to a spec"), ("configs", "the configuration sha256:")] {
+            let mut odd = to_value(part(4)).expect("written");
+            odd[lacks] = json!({});
+            let refused = from_value::<MachinePlan>(odd).expect_err("refused").to_string();
+            assert!(refused.contains(error), "{refused}");
+        }
     }
 }

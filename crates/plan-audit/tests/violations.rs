@@ -1,6 +1,5 @@
 //! Each invariant is broken once, in a plan that is otherwise valid, and the audit must name exactly that violation.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -8,8 +7,8 @@ use gantry_model::role::AppProtocol;
 use gantry_model::{
     AllocationId, AllocationNumbers, App, AppName, AppNames, AppRoutes, Assignment, Deploy, DeployCause, DeployNumber,
     Digest, Endpoint, Generation, HostName, InstanceGoal, InstanceSpec, MachineAddress, MachineName, MachinePlan,
-    Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseNumber, RequestTimeouts, Role, RoleCommand,
-    RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
+    Moment, ObservedCluster, ObservedMachine, ObservedRouter, Plan, ReleaseConfig, ReleaseNumber, RequestTimeouts,
+    Role, RoleCommand, RoleName, Route, RouterId, Slot, TrafficPolicy, TrustedProxies,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, Violation, audit};
 
@@ -40,7 +39,7 @@ fn assignment(goal: InstanceGoal) -> Assignment {
     let spec = InstanceSpec {
         image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         role: Role::new(RoleCommand::Shell("serve".into())),
         volumes_of: None,
     };

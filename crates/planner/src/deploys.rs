@@ -92,7 +92,7 @@ fn enter(app: &mut DesiredApp, index: usize, state: DeployState, input: &Plannin
         // changes nothing.
         DeployState::Done if matches!(deploy.cause, DeployCause::Rollback { .. }) => {
             if let Some(release) = deploy.release.and_then(|number| app.releases.get(&number)) {
-                app.app.config.clone_from(&release.config);
+                app.app.config.clone_from(&*release.config);
             }
         }
         DeployState::Done => {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use gantry_model::{
     AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, HostName,
-    InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, ReleaseNumber,
-    Role, RoleCommand, RoleName, RouterId,
+    InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, ReleaseConfig,
+    ReleaseNumber, Role, RoleCommand, RoleName, RouterId,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -88,7 +88,7 @@ fn release(app: usize, number: u64) -> Release {
         number: ReleaseNumber(number),
         image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         roles,
         deploy: DeployNumber(number),
         created: Moment(0),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use gantry_model::{
     AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
     Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster,
-    ObservedInstance, ObservedRouter, Plan, Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, Slot,
+    ObservedInstance, ObservedRouter, Plan, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName,
+    RouterId, Slot,
 };
 use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
@@ -51,7 +52,7 @@ fn release(app: usize, number: u64) -> Release {
         number: ReleaseNumber(number),
         image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         roles: [(web(), role)].into(),
         deploy: DeployNumber(number),
         created: NOW,
@@ -101,7 +102,7 @@ impl Cluster {
             let spec = Arc::new(InstanceSpec {
                 image: release.image.clone(),
                 commit: None,
-                config: BTreeMap::new(),
+                config: ReleaseConfig::default(),
                 role: release.roles[&web()].clone(),
                 volumes_of: None,
             });

@@ -9,7 +9,7 @@ use gantry_model::app::Rename;
 use gantry_model::{
     AllocationId, App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
     Generation, HostName, InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan,
-    Reason, Release, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, RoutingTable,
+    Reason, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, RoutingTable,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -40,7 +40,7 @@ fn release(app: &AppName, number: u64, volume: bool) -> Release {
         number: ReleaseNumber(number),
         image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         roles: [(web(), role)].into(),
         deploy: DeployNumber(number),
         created: Moment(0),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use gantry_model::{
     App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Plan, Release,
-    ReleaseNumber, RoleName,
+    ReleaseConfig, ReleaseNumber, RoleName,
 };
 
-use crate::record::parse;
+use crate::record::{parse, read};
 use crate::{
     BaseRecord, BuildRecord, EVENTS_MAX, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord,
     TokenRecord,
@@ -19,6 +19,8 @@ use crate::{
 pub struct RecordIndex {
     /// Apps by name.
     pub apps: BTreeMap<AppName, Arc<App>>,
+    /// Configurations by digest.
+    pub configs: BTreeMap<Digest, ReleaseConfig>,
     /// Releases by app and number.
     pub releases: BTreeMap<AppName, BTreeMap<ReleaseNumber, Arc<Release>>>,
     /// Deploys by app and number.
@@ -47,9 +49,13 @@ impl RecordIndex {
     /// # Errors
     /// When a value is no record of this version.
     pub fn load<'a>(entries: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, RecordError> {
+        let entries: Vec<(&str, &[u8])> = entries.into_iter().collect();
         let mut records = Self::default();
+        for (key, value) in entries.iter().filter(|(key, _)| key.starts_with("configs/")) {
+            records.put(StoreRecord::Config(read(key, value)?));
+        }
         for (key, value) in entries {
-            if let Some(record) = parse(key, value)? {
+            if let Some(record) = parse(key, value, &records.configs)? {
                 records.put(record);
             }
         }
@@ -83,6 +89,7 @@ impl RecordIndex {
     fn put(&mut self, record: StoreRecord) {
         match record {
             StoreRecord::App(app) => drop(self.apps.insert(app.name.clone(), Arc::new(app))),
+            StoreRecord::Config(config) => drop(self.configs.insert(config.digest().clone(), config)),
             StoreRecord::Release(release) => {
                 self.releases.entry(release.app.clone()).or_default().insert(release.number, Arc::new(release));
             }
@@ -132,6 +139,11 @@ impl RecordIndex {
                     && let Some(releases) = self.releases.get_mut(&name)
                 {
                     releases.remove(&ReleaseNumber(number));
+                }
+            }
+            ["configs", hex] => {
+                if let Ok(digest) = Digest::from_hex(hex) {
+                    self.configs.remove(&digest);
                 }
             }
             ["deploys", name, number] => {

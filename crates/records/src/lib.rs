@@ -6,6 +6,7 @@
 //! | key | record |
 //! |---|---|
 //! | `apps/<app>` | [`App`] |
+//! | `configs/<digest>` | [`ReleaseConfig`] |
 //! | `releases/<app>/<number>` | [`Release`] |
 //! | `deploys/<app>/<number>` | [`Deploy`] |
 //! | `builds/<app>/<commit>` | [`BuildRecord`] |
@@ -25,12 +26,13 @@ mod index;
 mod migrations;
 mod record;
 pub mod schema;
+mod stored;
 
 pub use index::RecordIndex;
 pub use record::{
     BaseRecord, BuildRecord, EventRecord, PushedManifest, RecordChange, RecordError, StoreRecord, TokenRecord,
-    app_of_key, base_key, build_key, deploy_key, manifest_key, numbers_key, release_key, routes_key, tag_key,
-    token_key,
+    app_of_key, base_key, build_key, config_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
+    tag_key, token_key,
 };
 
 /// Number of events that the audit trail keeps.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use gantry_model::{
     AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest,
-    MachineName, MachinePlan, Moment, Release, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
+    MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::EVENTS_MAX;
+
+use crate::stored::{self, Configs};
 
 /// Result of a build, kept so that each commit is built once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +106,8 @@ pub enum StoreRecord {
     App(App),
     /// A release.
     Release(Release),
+    /// A configuration that releases and specs name by its digest.
+    Config(ReleaseConfig),
     /// A deploy.
     Deploy(Deploy),
     /// The result of a build.
@@ -187,6 +191,7 @@ impl StoreRecord {
     pub fn key(&self) -> String {
         match self {
             Self::App(app) => format!("apps/{}", app.name),
+            Self::Config(config) => config_key(config.digest()),
             Self::Release(release) => release_key(&release.app, release.number),
             Self::Deploy(deploy) => deploy_key(&deploy.app, deploy.number),
             Self::Build(build) => build_key(&build.app, &build.commit),
@@ -206,7 +211,8 @@ impl StoreRecord {
     fn value(&self) -> Result<Vec<u8>, serde_json::Error> {
         match self {
             Self::App(record) => serde_json::to_vec(record),
-            Self::Release(record) => serde_json::to_vec(record),
+            Self::Release(record) => stored::release(record),
+            Self::Config(config) => serde_json::to_vec(config),
             Self::Deploy(record) => serde_json::to_vec(record),
             Self::Build(record) => serde_json::to_vec(record),
             Self::Base(record) => serde_json::to_vec(record),
@@ -218,7 +224,7 @@ impl StoreRecord {
             Self::Numbers(_, record) => serde_json::to_vec(&**record),
             Self::Routes(_, record) => serde_json::to_vec(&**record),
             Self::Routing(record) => serde_json::to_vec(record),
-            Self::Machine(_, record) => serde_json::to_vec(&**record),
+            Self::Machine(_, record) => stored::part(record),
         }
     }
 }
@@ -227,6 +233,12 @@ impl StoreRecord {
 #[must_use]
 pub fn release_key(app: &AppName, number: ReleaseNumber) -> String {
     format!("releases/{app}/{:08}", number.0)
+}
+
+/// Returns the key of a configuration.
+#[must_use]
+pub fn config_key(digest: &Digest) -> String {
+    format!("configs/{}", digest.hex())
 }
 
 /// Returns the key of a tag.
@@ -302,12 +314,12 @@ impl RecordError {
     }
 }
 
-/// Parses an entry of the store. Returns `None` for a key that holds no record.
-pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<StoreRecord>, RecordError> {
+/// Parses an entry of the store with the configurations that it names. Returns `None` for a key that holds no record.
+pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option<StoreRecord>, RecordError> {
     let parts: Vec<&str> = key.split('/').collect();
     Ok(Some(match parts.as_slice() {
         ["apps", _] => StoreRecord::App(read(key, value)?),
-        ["releases", _, _] => StoreRecord::Release(read(key, value)?),
+        ["releases", _, _] => StoreRecord::Release(stored::read_release(key, value, configs)?),
         ["deploys", _, _] => StoreRecord::Deploy(read(key, value)?),
         ["builds", _, _] => StoreRecord::Build(read(key, value)?),
         ["bases", _] => StoreRecord::Base(read(key, value)?),
@@ -332,12 +344,12 @@ pub(crate) fn parse(key: &str, value: &[u8]) -> Result<Option<StoreRecord>, Reco
         ["plan", "routing"] => StoreRecord::Routing(read(key, value)?),
         ["plan", "machines", machine] => {
             let name = MachineName::parse(machine).map_err(|error| RecordError::new(key, error))?;
-            StoreRecord::Machine(name, Arc::new(read(key, value)?))
+            StoreRecord::Machine(name, Arc::new(stored::read_part(key, value, configs)?))
         }
         _ => return Ok(None),
     }))
 }
 
-fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RecordError> {
+pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, RecordError> {
     serde_json::from_slice(value).map_err(|error| RecordError::new(key, error))
 }

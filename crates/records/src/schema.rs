@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::RecordError;
-use crate::migrations::{allocation_numbers, machine_addresses, role_kinds, routes_per_app};
+use crate::migrations::{allocation_numbers, configs, machine_addresses, role_kinds, routes_per_app};
 
 /// Key of the record with the schema version.
 pub const KEY: &str = "schema";
 
 /// The schema version that this program writes, and the newest that it reads.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// All records of a store as the store holds them, by key.
 pub type RawRecords = BTreeMap<String, Vec<u8>>;
@@ -88,7 +88,7 @@ pub(crate) type StepChanges = (Vec<RawChange>, Vec<RawChange>);
 
 /// The step from version 1 to version 2 is the first, and so on.
 const STEPS: [MigrationStep; VERSION as usize - 1] =
-    [routes_per_app, allocation_numbers, machine_addresses, role_kinds];
+    [routes_per_app, allocation_numbers, machine_addresses, role_kinds, configs];
 
 /// Returns the schema version that the value of the record [`KEY`] names; version 1 without the record.
 ///

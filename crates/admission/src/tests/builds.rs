@@ -36,7 +36,7 @@ fn a_built_release_takes_the_next_number_and_the_app_s_configuration() {
     apply_all(&mut records, changes);
     let release = &records.releases[&shop()][&ReleaseNumber(2)];
     assert_eq!((release.image.clone(), release.deploy, release.created), (digest("cd"), deploy.number, NOW));
-    assert_eq!(release.config, BTreeMap::from([("SIZE".to_owned(), "1".to_owned())]));
+    assert_eq!(*release.config, BTreeMap::from([("SIZE".to_owned(), "1".to_owned())]));
     assert_eq!((release.by.as_str(), &release.cause), ("alice", &deploy.cause));
     assert_eq!(records.apps[&shop()].last_release, 2);
     assert_eq!(records.tags["shop"][&"c".repeat(40)], digest("cd"), "the commit is a tag");
@@ -50,7 +50,7 @@ fn a_rollback_repeats_the_configuration_of_its_release() {
     let config = BTreeMap::from([("OLD".to_owned(), "1".to_owned())]);
     let changes = release_built(&records, NOW, &deploy, BuiltRelease { config: Some(config.clone()), ..built() });
     apply_all(&mut records, changes);
-    assert_eq!(records.releases[&shop()][&ReleaseNumber(2)].config, config);
+    assert_eq!(records.releases[&shop()][&ReleaseNumber(2)].config, config.into());
     assert_eq!(records.apps[&shop()].config.keys().collect::<Vec<_>>(), ["SIZE"], "until the rollback is done");
 }
 
@@ -104,7 +104,7 @@ fn the_outcome_of_a_build_that_nobody_waits_for_changes_nothing() {
         let failed = build_failed(records, NOW, deploy, Reason::Aborted).len();
         (release_built(records, NOW, deploy, built()).len(), failed)
     };
-    assert_eq!(outcomes(&records, &deploy), (4, 1));
+    assert_eq!(outcomes(&records, &deploy), (5, 1));
     // The app was destroyed and created anew: a deploy of the same number is another one.
     let old = Deploy { created: Moment(0), ..deploy.clone() };
     assert_eq!(outcomes(&records, &old), (0, 0));

@@ -1,7 +1,7 @@
 use gantry_model::clock::{ClockJump, TOLERANCE};
 use gantry_model::{
     AllocationId, Assignment, ExitStatus, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName,
-    MachinePlan, ObservedInstance, ObservedMachine, Reason, RoleLimit, Slot, StopReason,
+    MachinePlan, ObservedInstance, ObservedMachine, Reason, ReleaseConfig, RoleLimit, Slot, StopReason,
 };
 
 use super::*;
@@ -71,7 +71,7 @@ fn assigned(count: u32, goal: &InstanceGoal, kind: Kind) -> RecordIndex {
     let spec = std::sync::Arc::new(InstanceSpec {
         image: digest("ab"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         role: Role { kind, ..Role::new(RoleCommand::Shell("serve".into())) },
         volumes_of: None,
     });

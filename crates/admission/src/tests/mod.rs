@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use gantry_model::{
     App, AppName, AuditAction, BaseName, Deploy, DeployCause, DeployNumber, DeployState, Digest, HostName, Moment,
-    Release, ReleaseNumber, Role, RoleCommand, RoleName,
+    Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName,
 };
 use gantry_records::{BaseRecord, RecordChange, RecordIndex, StoreRecord};
 
@@ -109,7 +109,7 @@ pub(super) fn released(causes: &[DeployCause]) -> RecordIndex {
             number: ReleaseNumber(number),
             image: digest("ab"),
             commit: None,
-            config: BTreeMap::new(),
+            config: ReleaseConfig::default(),
             roles: BTreeMap::from([(role_name("web"), Role::new(RoleCommand::Shell("serve".into())))]),
             deploy: DeployNumber(number),
             created: Moment(0),

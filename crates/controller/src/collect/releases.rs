@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use gantry_model::{AllocationNumbers, AppName, DeployCause, Digest, Release, ReleaseNumber, Slot};
 
-use gantry_records::{RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, release_key, tag_key};
+use gantry_records::{RecordChange, RecordIndex, StoreRecord, build_key, config_key, deploy_key, release_key, tag_key};
 
 /// Number of releases kept for each app.
 const RELEASES_KEPT: usize = 20;
@@ -26,6 +26,7 @@ const DEPLOYS_KEPT: usize = 50;
 pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
     let mut changes = Vec::new();
     let mut numbers = Vec::new();
+    let mut used: BTreeSet<&Digest> = BTreeSet::new();
     for app in records.apps.keys() {
         let kept = kept_releases(records, app);
         let (stay, go): (Vec<_>, Vec<_>) = records
@@ -35,6 +36,7 @@ pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
             .flat_map(|releases| releases.values())
             .partition(|release| kept.contains(&release.number));
         changes.extend(go.iter().map(|release| release_key(app, release.number)));
+        used.extend(stay.iter().map(|release| release.config.digest()));
         numbers.extend(surplus_numbers(records, app, &go));
         changes.extend(surplus_tags(records, app, &stay, &go).into_iter().map(|tag| tag_key(app.as_str(), &tag)));
         let images: BTreeSet<&Digest> =
@@ -49,6 +51,9 @@ pub(super) fn surplus(records: &RecordIndex) -> Vec<RecordChange> {
         let ended = deploys.rev().skip(DEPLOYS_KEPT).filter(|(_, deploy)| deploy.state.is_final() && !told(deploy));
         changes.extend(ended.map(|(number, _)| deploy_key(app, *number)));
     }
+    used.extend(records.plan.assignments().map(|(_, _, assignment)| assignment.spec.config.digest()));
+    let unused = records.configs.keys().filter(|digest| !used.contains(digest));
+    changes.extend(unused.map(config_key));
     changes.into_iter().map(RecordChange::Remove).chain(numbers).collect()
 }
 
@@ -106,7 +111,7 @@ fn kept_releases(records: &RecordIndex, app: &AppName) -> BTreeSet<ReleaseNumber
 mod tests {
     use std::collections::BTreeMap;
 
-    use gantry_model::{AllocationId, App, Deploy, DeployNumber, DeployState, Moment};
+    use gantry_model::{AllocationId, App, Deploy, DeployNumber, DeployState, Moment, ReleaseConfig};
 
     use super::*;
 
@@ -120,7 +125,7 @@ mod tests {
             number: ReleaseNumber(number),
             image: image(number),
             commit: Some(format!("{number:040x}")),
-            config: BTreeMap::new(),
+            config: ReleaseConfig::default(),
             roles: BTreeMap::new(),
             deploy: DeployNumber(number),
             created: Moment(0),
@@ -155,6 +160,26 @@ mod tests {
         let tags = [format!("{:040x}", 1), format!("{:040x}", 2), pulled_tag(&image(2))];
         let releases = [1, 2].map(|number| release_key(&app, ReleaseNumber(number)));
         assert_eq!(keys, tags.iter().map(|tag| tag_key("shop", tag)).chain(releases).collect());
+    }
+
+    #[test]
+    fn removes_configurations_that_nothing_names() {
+        let app = AppName::parse("shop").expect("a name");
+        let mut records = RecordIndex::default();
+        records.apply(StoreRecord::App(App::new(app.clone(), Moment(0))).into());
+        let config =
+            |number: u64| -> ReleaseConfig { BTreeMap::from([("NUMBER".to_owned(), (number / 2).to_string())]).into() };
+        for number in 1..=RELEASES_KEPT as u64 + 2 {
+            let release = Release { config: config(number), ..release(&app, number) };
+            records.apply(StoreRecord::Config(release.config.clone()).into());
+            records.apply(StoreRecord::Release(release).into());
+        }
+        // Releases 1 and 2 go; release 3 has the configuration of release 2.
+        surplus(&records).into_iter().for_each(|change| records.apply(change));
+        assert!(!records.configs.contains_key(config(1).digest()));
+        assert_eq!(records.configs.len(), RELEASES_KEPT / 2 + 1);
+        let named = |release: &Arc<Release>| records.configs.contains_key(release.config.digest());
+        assert!(records.releases[&app].values().all(named));
     }
 
     #[test]

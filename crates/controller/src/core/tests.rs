@@ -9,7 +9,7 @@ use gantry_model::clock::ClockJumps;
 use gantry_model::{
     AllocationId, App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest,
     Exposure, Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
-    ObservedInstance, Release, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
+    ObservedInstance, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::PlannerPolicy;
@@ -49,7 +49,7 @@ pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
 
 pub(super) fn assignment(goal: InstanceGoal) -> Assignment {
     let role = Role::new(RoleCommand::Shell("serve".into()));
-    let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, volumes_of: None };
+    let spec = InstanceSpec { image: digest(), commit: None, config: ReleaseConfig::default(), role, volumes_of: None };
     Assignment { spec: Arc::new(spec), goal }
 }
 
@@ -319,7 +319,7 @@ pub(super) fn release(number: u64) -> Release {
         number: ReleaseNumber(number),
         image: digest(),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         roles: [(RoleName::parse("web").expect("a role"), role)].into(),
         deploy: DeployNumber(number),
         created: Moment(START),

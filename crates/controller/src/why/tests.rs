@@ -8,8 +8,8 @@ use gantry_model::{AllocationId, Moment};
 use gantry_model::{
     App, Assignment, Bytes, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, FailedProbe,
     FailureRun, InstanceGoal, InstancePhase, InstanceSpec, Kind, LimitHit, MachineName, ObservedCluster,
-    ObservedInstance, ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseNumber, RequestFailure,
-    Role, RoleCommand, RoleLimit, RoleName, RouterId, Seconds, StopReason,
+    ObservedInstance, ObservedMachine, ObservedRouter, OutputLine, Reason, Release, ReleaseConfig, ReleaseNumber,
+    RequestFailure, Role, RoleCommand, RoleLimit, RoleName, RouterId, Seconds, StopReason,
 };
 
 use super::*;
@@ -130,7 +130,7 @@ impl AppScenario {
             number: ReleaseNumber(1),
             image: digest(),
             commit: None,
-            config: BTreeMap::new(),
+            config: ReleaseConfig::default(),
             roles: self.roles.clone(),
             deploy: DeployNumber(1),
             created: Moment(0),
@@ -142,7 +142,13 @@ impl AppScenario {
         let part = Arc::make_mut(plan.machines.entry(machine.clone()).or_default());
         for id in self.seen.keys() {
             let role = of_role(id.slot.role.as_str());
-            let spec = InstanceSpec { image: digest(), commit: None, config: BTreeMap::new(), role, volumes_of: None };
+            let spec = InstanceSpec {
+                image: digest(),
+                commit: None,
+                config: ReleaseConfig::default(),
+                role,
+                volumes_of: None,
+            };
             part.instances.insert(id.clone(), Assignment { spec: spec.into(), goal: InstanceGoal::Run });
         }
         let mut observed = ObservedCluster::default();

@@ -10,7 +10,7 @@ use gantry_model::role::{Exposure, Kind, Role, RoleCommand};
 use gantry_model::{
     AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName,
     InstanceGoal, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine,
-    Plan, Reason, Release, ReleaseNumber, RoleName, RouterId, RoutingTable, Seconds,
+    Plan, Reason, Release, ReleaseConfig, ReleaseNumber, RoleName, RouterId, RoutingTable, Seconds,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -378,7 +378,7 @@ pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumb
         number,
         image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
         commit: None,
-        config: BTreeMap::new(),
+        config: ReleaseConfig::default(),
         roles,
         deploy,
         created: Moment(0),

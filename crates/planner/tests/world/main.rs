@@ -131,8 +131,9 @@ fn a_failed_deploy_removes_the_variables_that_it_added() {
     let release = app.deploys[0].release.expect("a release");
     for name in ["BROUGHT", "CHANGED", "OWN"] {
         app.app.config.insert(name.to_owned(), "one".to_owned());
-        Arc::make_mut(app.releases.get_mut(&release).expect("there")).config.insert(name.to_owned(), "one".to_owned());
     }
+    let brought = ["BROUGHT", "CHANGED", "OWN"].map(|name| (name.to_owned(), "one".to_owned()));
+    Arc::make_mut(app.releases.get_mut(&release).expect("there")).config = BTreeMap::from(brought).into();
     app.deploys[0].brought = ["BROUGHT", "CHANGED"].map(str::to_owned).into();
     app.app.config.insert("CHANGED".to_owned(), "two".to_owned());
     world.apply(&ClusterEvent::Order(DeployOrder::Abort));

@@ -2,6 +2,7 @@
 //! that later changes of the types leave the migration as it is.
 
 mod allocation_numbers;
+mod configs;
 mod machine_addresses;
 mod role_kinds;
 mod routes_per_app;
@@ -9,6 +10,7 @@ mod routes_per_app;
 use serde_json::Value;
 
 pub(crate) use allocation_numbers::allocation_numbers;
+pub(crate) use configs::configs;
 pub(crate) use machine_addresses::machine_addresses;
 pub(crate) use role_kinds::role_kinds;
 pub(crate) use routes_per_app::routes_per_app;
