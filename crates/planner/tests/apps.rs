@@ -2,14 +2,16 @@
 //! affects are planned, with an index that is kept from pass to pass. Then nothing may be left for a plan of everything to
 //! do. Once no more events come, the cluster must come to rest.
 
+mod fixtures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
-    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, Exposure, HostName,
-    InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, ReleaseConfig,
-    ReleaseNumber, Role, RoleCommand, RoleName, RouterId,
+    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, ExitStatus, HostName, InstanceGoal,
+    InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Release, Role, RoleCommand, RouterId,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -56,19 +58,15 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 fn app_name(number: usize) -> AppName {
-    AppName::parse(&format!("app-{number}")).expect("a name")
+    app_named(&format!("app-{number}"))
 }
 
 fn machine_name(number: usize) -> MachineName {
-    MachineName::parse(&format!("m{number}")).expect("a name")
+    machine_named(&format!("m{number}"))
 }
 
 fn router_id(number: usize) -> RouterId {
     RouterId { machine: machine_name(number), number: 1 }
-}
-
-fn role_name(name: &str) -> RoleName {
-    RoleName::parse(name).expect("a name")
 }
 
 fn cause() -> DeployCause {
@@ -77,24 +75,11 @@ fn cause() -> DeployCause {
 
 /// A release with a web role, and for every second app a worker.
 fn release(app: usize, number: u64) -> Release {
-    let mut web = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
-    web.instances = 2;
-    let mut roles = BTreeMap::from([(role_name("web"), web)]);
+    let mut roles = BTreeMap::from([(role_named("web"), web_role(2))]);
     if app.is_multiple_of(2) {
-        roles.insert(role_name("worker"), Role::new(RoleCommand::Shell("work".into())));
+        roles.insert(role_named("worker"), Role::new(RoleCommand::Shell("work".into())));
     }
-    Release {
-        app: app_name(app),
-        number: ReleaseNumber(number),
-        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
-        commit: None,
-        config: ReleaseConfig::default(),
-        roles,
-        deploy: DeployNumber(number),
-        created: Moment(0),
-        by: "test".into(),
-        cause: cause(),
-    }
+    release_with(&app_name(app), number, roles)
 }
 
 struct Cluster {
@@ -240,7 +225,7 @@ impl Cluster {
             }
             Event::Scale(number, copies) => {
                 let app = self.desired.apps.get_mut(&app_name(number)).expect("the app");
-                app.app.scale.insert(role_name("web"), copies);
+                app.app.scale.insert(role_named("web"), copies);
                 self.settle([app_name(number)].into(), BTreeSet::new());
             }
             Event::Time(seconds) => {
@@ -276,7 +261,7 @@ impl Cluster {
             for (id, assigned) in &part.instances {
                 if assigned.goal != InstanceGoal::Stop && !instances.contains_key(id) {
                     address += 1;
-                    instances.insert(id.clone(), prepared(address));
+                    instances.insert(id.clone(), reported(InstancePhase::Preparing, Ipv4Addr::from(address)));
                 }
             }
             let stops = |id: &AllocationId| part.instances.get(id).is_none_or(|a| a.goal == InstanceGoal::Stop);
@@ -315,24 +300,6 @@ impl Cluster {
     }
 }
 
-fn prepared(address: u32) -> ObservedInstance {
-    ObservedInstance {
-        phase: InstancePhase::Preparing,
-        since: Moment(0),
-        address: Some(Ipv4Addr::from(address)),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        unpacked: 0,
-        said: None,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -345,7 +312,7 @@ proptest! {
         cluster.left_alone();
         for (name, app) in &cluster.desired.apps {
             prop_assert!(app.deploys.is_empty(), "not over: {:?}", app.deploys);
-            let copies = app.app.scale.get(&role_name("web")).copied().unwrap_or(2) as usize;
+            let copies = app.app.scale.get(&role_named("web")).copied().unwrap_or(2) as usize;
             let assigned: Vec<&AllocationId> = cluster.plan.assignments_of(name).map(|(_, id, _)| id).collect();
             let web = assigned.iter().filter(|id| id.slot.role.as_str() == "web").count();
             prop_assert_eq!(web, if app.app.current.is_some() { copies } else { 0 }, "{:?}", assigned);

@@ -1,15 +1,17 @@
 //! Measurement for `benches/planner`: planning in a cluster of 1,000 machines and 100,000 copies. Reports are made up.
 
+mod fixtures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
-    Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster,
-    ObservedInstance, ObservedRouter, Plan, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName,
-    RouterId, Slot,
+    AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Generation, HostName,
+    InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance,
+    ObservedRouter, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName, RouterId, Slot,
 };
 use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
@@ -33,50 +35,24 @@ fn processor() -> Duration {
 }
 
 fn app_name(number: usize) -> AppName {
-    AppName::parse(&format!("app-{number}")).expect("a name")
+    app_named(&format!("app-{number}"))
 }
 
 fn machine_name(number: usize) -> MachineName {
-    MachineName::parse(&format!("m{number}")).expect("a name")
+    machine_named(&format!("m{number}"))
 }
 
 fn web() -> RoleName {
-    RoleName::parse("web").expect("a name")
+    role_named("web")
 }
 
 fn release(app: usize, number: u64) -> Release {
-    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
-    role.instances = u32::try_from(COPIES).expect("small");
-    Release {
-        app: app_name(app),
-        number: ReleaseNumber(number),
-        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
-        commit: None,
-        config: ReleaseConfig::default(),
-        roles: [(web(), role)].into(),
-        deploy: DeployNumber(number),
-        created: NOW,
-        by: "bench".into(),
-        cause: DeployCause::Config { keys: Vec::new() },
-    }
+    let role = web_role(u32::try_from(COPIES).expect("small"));
+    release_with(&app_name(app), number, [(web(), role)].into())
 }
 
 fn ready(number: usize) -> ObservedInstance {
-    ObservedInstance {
-        phase: InstancePhase::Ready,
-        since: NOW,
-        address: Some(Ipv4Addr::from(0x0a53_0000 + u32::try_from(number).expect("small"))),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        unpacked: 0,
-        said: None,
-    }
+    reported(InstancePhase::Ready, Ipv4Addr::from(0x0a53_0000 + u32::try_from(number).expect("small")))
 }
 
 struct Cluster {

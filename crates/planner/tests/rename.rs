@@ -1,15 +1,18 @@
 //! A rename is a deploy of a successor app, which takes over the hosts and the roles of the old app. Both apps run on
 //! several machines here; a router acknowledges each change of routes.
 
+mod fixtures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
 use gantry_model::app::Rename;
 use gantry_model::{
-    AllocationId, App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
-    Generation, HostName, InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan,
-    Reason, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RouterId, RoutingTable,
+    AllocationId, App, AppName, AppRoutes, Deploy, DeployCause, DeployNumber, DeployState, Generation, HostName,
+    InstanceGoal, InstancePhase, MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason, Release,
+    ReleaseNumber, RouterId, RoutingTable,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
@@ -18,35 +21,19 @@ use gantry_planner::{
 };
 
 fn name(text: &str) -> AppName {
-    AppName::parse(text).expect("a name")
+    app_named(text)
 }
 
 fn machine(number: u32) -> MachineName {
-    MachineName::parse(&format!("m{number}")).expect("a name")
-}
-
-fn web() -> RoleName {
-    RoleName::parse("web").expect("a name")
+    machine_named(&format!("m{number}"))
 }
 
 fn release(app: &AppName, number: u64, volume: bool) -> Release {
-    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
-    role.instances = 2;
+    let mut role = web_role(2);
     if volume {
         role.volumes.insert("data".into(), "/data".into());
     }
-    Release {
-        app: app.clone(),
-        number: ReleaseNumber(number),
-        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
-        commit: None,
-        config: ReleaseConfig::default(),
-        roles: [(web(), role)].into(),
-        deploy: DeployNumber(number),
-        created: Moment(0),
-        by: "test".into(),
-        cause: cause(),
-    }
+    release_with(app, number, [(role_named("web"), role)].into())
 }
 
 fn cause() -> DeployCause {
@@ -220,21 +207,7 @@ fn goal(goal: InstanceGoal) -> u8 {
 fn ready(id: &AllocationId, machine: usize) -> ObservedInstance {
     let third = u8::try_from(machine).expect("small");
     let last = id.slot.release.0 * 10 + u64::from(id.slot.index) + if id.slot.app == name("new") { 100 } else { 0 };
-    ObservedInstance {
-        phase: InstancePhase::Ready,
-        since: Moment(0),
-        address: Some(Ipv4Addr::new(10, 83, third, u8::try_from(last).expect("small"))),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        unpacked: 0,
-        said: None,
-    }
+    reported(InstancePhase::Ready, Ipv4Addr::new(10, 83, third, u8::try_from(last).expect("small")))
 }
 
 /// An app `old` that serves, and its successor `new` with a deploy that has begun.
@@ -383,7 +356,7 @@ fn a_written_retirement_whose_routes_were_lost_gets_the_next_revision() {
     machines.rest();
     // The part retires a copy of `one` for a revision that another app gets.
     let lost = machines.plan.routing.revision.next();
-    machines.desired.apps.get_mut(&one).expect("there").app.scale.insert(web(), 1);
+    machines.desired.apps.get_mut(&one).expect("there").app.scale.insert(role_named("web"), 1);
     let decision = machines.decide();
     machines.plan.machines = decision.applied_to(&machines.plan).machines;
     machines.desired.apps.get_mut(&two).expect("there").app.traffic.rate = Some(1);
@@ -412,7 +385,7 @@ fn an_acknowledgement_of_lost_records_does_not_count() {
     machines.deploy(&app, release(&app, 1, false));
     machines.rest();
     machines.acknowledging = false;
-    machines.desired.apps.get_mut(&app).expect("there").app.scale.insert(web(), 1);
+    machines.desired.apps.get_mut(&app).expect("there").app.scale.insert(role_named("web"), 1);
     machines.settle();
     // The records come from a backup: the router has routes of the time after it, which name the retired copy.
     let lost = Generation(machines.plan.routing.revision.0 + 30);

@@ -1,10 +1,11 @@
 //! Placements of slots: each is an allocation of its own, with a number that the slot has never had.
 
 use gantry_model::{
-    AllocationId, AllocationNumbers, DeployState, InstanceGoal, InstancePhase, ObservedInstance, Reason, RoleName, Slot,
+    AllocationId, AllocationNumbers, DeployState, InstanceGoal, InstancePhase, ObservedInstance, Reason, Slot,
 };
 
 use crate::cloud::{AppShape, ClusterEvent, TestCluster, app_name, fresh, machine};
+use crate::fixtures::role_named;
 
 const PLAIN: AppShape =
     AppShape { volume: false, step: false, worker: false, copies: 2, drain: None, start: None, health_host: None };
@@ -18,7 +19,7 @@ fn deployed(shape: AppShape) -> TestCluster {
 }
 
 fn scale(world: &mut TestCluster, copies: u32) {
-    world.app().app.scale.insert(RoleName::parse("web").expect("a name"), copies);
+    world.app().app.scale.insert(role_named("web"), copies);
     world.settle();
 }
 

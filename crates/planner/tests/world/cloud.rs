@@ -6,17 +6,19 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_model::deploy::DeployOrder;
-use gantry_model::role::{Exposure, Kind, Role, RoleCommand};
+use gantry_model::role::{Kind, Role, RoleCommand};
 use gantry_model::{
-    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, Digest, ExitStatus, HostName,
-    InstanceGoal, InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine,
-    Plan, Reason, Release, ReleaseConfig, ReleaseNumber, RoleName, RouterId, RoutingTable, Seconds,
+    AllocationId, App, AppName, Deploy, DeployCause, DeployNumber, DeployState, ExitStatus, HostName, InstanceGoal,
+    InstancePhase, MachineName, MachinePlan, Moment, ObservedCluster, ObservedInstance, ObservedMachine, Plan, Reason,
+    Release, ReleaseNumber, RouterId, RoutingTable, Seconds,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanScope, PlannerInput, PlannerPolicy, plan,
     plan_everything,
 };
+
+use crate::fixtures::{app_named, machine_named, release_with, reported, role_named, web_role};
 
 pub(crate) struct TestCluster {
     pub(crate) desired: DesiredCluster,
@@ -70,7 +72,7 @@ pub(crate) enum ClusterEvent {
 }
 
 pub(crate) fn app_name() -> AppName {
-    AppName::parse("shop").expect("a name")
+    app_named("shop")
 }
 
 pub(crate) fn router() -> RouterId {
@@ -78,7 +80,7 @@ pub(crate) fn router() -> RouterId {
 }
 
 pub(crate) fn machine() -> MachineName {
-    MachineName::parse("m").expect("a name")
+    machine_named("m")
 }
 
 pub(crate) fn host() -> HostName {
@@ -174,7 +176,8 @@ impl TestCluster {
             let before = std::mem::replace(&mut self.plan, planned);
             let left = before.assignments().filter(|(_, id, _)| self.plan.assignment(id).is_none());
             self.gone.extend(left.map(|(_, id, _)| id.clone()));
-            let back = self.plan.assignments().find(|(_, id, _)| self.gone.contains(*id));
+            let is_back = |id: &AllocationId| self.gone.contains(id) && before.assignment(id).is_none();
+            let back = self.plan.assignments().find(|(_, id, _)| is_back(id));
             assert_eq!(back, None, "an allocation returns");
             let finals: Vec<Deploy> = self.app().deploys.iter().filter(|d| d.state.is_final()).cloned().collect();
             self.app().deploys.retain(|deploy| !deploy.state.is_final());
@@ -334,21 +337,8 @@ impl TestCluster {
 
 pub(crate) fn fresh(id: &AllocationId, now: Moment) -> ObservedInstance {
     let low = u8::try_from(id.slot.release.0 % 200).expect("small");
-    ObservedInstance {
-        phase: InstancePhase::Preparing,
-        since: now,
-        address: Some(Ipv4Addr::new(10, 0, low, u8::try_from(id.slot.index).expect("small"))),
-        restarts: 0,
-        exit: None,
-        probe: None,
-        failure: None,
-        warning: None,
-        started: None,
-        failed_checks: 0,
-        limit_hits: Vec::new(),
-        unpacked: 0,
-        said: None,
-    }
+    let address = Ipv4Addr::new(10, 0, low, u8::try_from(id.slot.index).expect("small"));
+    ObservedInstance { since: now, ..reported(InstancePhase::Preparing, address) }
 }
 
 pub(crate) fn exit(code: i32, at: Moment) -> ExitStatus {
@@ -356,8 +346,7 @@ pub(crate) fn exit(code: i32, at: Moment) -> ExitStatus {
 }
 
 pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumber) -> Release {
-    let mut web = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
-    web.instances = shape.copies;
+    let mut web = web_role(shape.copies);
     web.drain = shape.drain.map(Seconds);
     web.health.path = Some("/up".into());
     web.health.start = shape.start.map(Seconds);
@@ -365,24 +354,13 @@ pub(crate) fn release(number: ReleaseNumber, shape: AppShape, deploy: DeployNumb
     if shape.volume {
         web.volumes.insert("data".into(), "/data".into());
     }
-    let mut roles = BTreeMap::from([(RoleName::parse("web").expect("a name"), web)]);
+    let mut roles = BTreeMap::from([(role_named("web"), web)]);
     if shape.worker {
-        roles.insert(RoleName::parse("worker").expect("a name"), Role::new(RoleCommand::Shell("work".into())));
+        roles.insert(role_named("worker"), Role::new(RoleCommand::Shell("work".into())));
     }
     if shape.step {
         let step = Role { kind: Kind::Job, ..Role::new(RoleCommand::Shell("migrate".into())) };
-        roles.insert(RoleName::parse("release").expect("a name"), step);
+        roles.insert(role_named("release"), step);
     }
-    Release {
-        app: app_name(),
-        number,
-        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
-        commit: None,
-        config: ReleaseConfig::default(),
-        roles,
-        deploy,
-        created: Moment(0),
-        by: "test".into(),
-        cause: DeployCause::Rollback { to: ReleaseNumber(1) },
-    }
+    Release { deploy, ..release_with(&app_name(), number.0, roles) }
 }

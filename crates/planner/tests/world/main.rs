@@ -4,6 +4,8 @@
 
 mod allocations;
 mod cloud;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use cloud::{AppShape, ClusterEvent, TestCluster, app_name, host, machine, router
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
     AllocationId, ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, ObservedCluster, Reason,
-    ReleaseNumber, RoleName, Seconds, TrustedProxies,
+    ReleaseNumber, Seconds, TrustedProxies,
 };
 use proptest::prelude::*;
 
@@ -463,7 +465,7 @@ fn an_app_without_serving_instances_is_closed_with_the_cause() {
     deploy_one(&mut world);
     assert_eq!((closed(&world), world.table().routes.len()), (None, 1));
     let generation = world.table().generation;
-    world.app().app.scale.insert(RoleName::parse("web").expect("a name"), 0);
+    world.app().app.scale.insert(fixtures::role_named("web"), 0);
     world.left_alone();
     assert_eq!((closed(&world), world.table().routes.len()), (Some(ClosedReason::ScaledToZero), 0));
     assert!(world.table().generation > generation);
