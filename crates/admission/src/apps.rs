@@ -34,16 +34,16 @@ pub struct HostChange {
 }
 
 impl Actor<'_> {
-    /// Creates an app. `domain` is the domain of the apps' own host names.
+    /// Creates an app.
     ///
     /// # Errors
     /// When the name or a host name is taken, the base is missing, or the branch is invalid.
-    pub fn create_app(&self, new: NewApp, domain: &HostName) -> Admitted<()> {
+    pub fn create_app(&self, new: NewApp) -> Admitted<()> {
         if self.records.apps.contains_key(&new.name) {
             return Err(Refusal::AppExists { app: new.name });
         }
-        free_name(self.records, &new.name, &new.name, domain)?;
-        new.hosts.iter().try_for_each(|host| self.free_host(host, domain))?;
+        free_name(self.records, &new.name, &new.name)?;
+        new.hosts.iter().try_for_each(|host| self.free_host(host))?;
         new.base.iter().try_for_each(|base| self.known_base(base))?;
         let mut app = App::new(new.name.clone(), self.now);
         app.volumes_of = self.free_volume_folder(&new.name)?;
@@ -91,7 +91,7 @@ impl Actor<'_> {
     ///
     /// # Errors
     /// When the app is missing, a host name is taken or unknown, or there would be too many.
-    pub fn change_hosts(&self, name: &AppName, change: &HostChange, domain: &HostName) -> Admitted<()> {
+    pub fn change_hosts(&self, name: &AppName, change: &HostChange) -> Admitted<()> {
         let known = find_changeable_app(self.records, name)?;
         if change.add.is_empty() && change.remove.is_empty() {
             return Err(Refusal::NoHostChange);
@@ -103,7 +103,7 @@ impl Actor<'_> {
         app.hosts.retain(|host| !change.remove.contains(host));
         for host in &change.add {
             if !known.hosts.contains(host) {
-                self.free_host(host, domain)?;
+                self.free_host(host)?;
             }
         }
         add_hosts(&mut app, change.add.clone())?;
@@ -125,12 +125,13 @@ impl Actor<'_> {
     }
 
     /// Refuses a host name that another app has, or that lies below the domain of the apps' own names.
-    fn free_host(&self, host: &HostName, domain: &HostName) -> Result<(), Refusal> {
+    fn free_host(&self, host: &HostName) -> Result<(), Refusal> {
         if let Some(other) = self.records.apps.values().find(|app| app.hosts.contains(host)) {
             return Err(Refusal::HostTaken { host: host.clone(), app: other.name.clone() });
         }
+        let domain = self.records.policy.domain();
         if host.as_str().ends_with(&format!(".{domain}")) {
-            return Err(Refusal::HostReserved { host: host.clone(), domain: domain.clone() });
+            return Err(Refusal::HostReserved { host: host.clone(), domain });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod config;
 mod deploys;
 mod events;
 mod images;
+mod policy;
 mod push;
 mod refusal;
 mod rename;
@@ -36,6 +37,7 @@ pub use config::{RequestedConfig, RequestedConfigError, RequestedValue, requeste
 pub use deploys::rollback_target;
 pub use events::{clock_jumped, clock_went_back, events_of_deploys, events_of_report};
 pub use images::{NewManifest, app_of_repository_is_missing};
+pub use policy::{PolicyChange, adopt_policy};
 pub use push::{AncestorQuestion, PushBase, check_history};
 pub use refusal::{FullList, Refusal};
 pub use rename::{DecidedRename, decided_renames, finish_rename, undo_rename};

@@ -2,7 +2,7 @@
 
 use gantry_error_codes::ErrorCode;
 use gantry_model::execve::TooLong;
-use gantry_model::{AppName, BaseName, DeployNumber, HostName, ReleaseNumber, RoleName};
+use gantry_model::{AppName, BaseName, DeployNumber, HostName, PolicyKey, ReleaseNumber, RoleName, RuleError};
 
 /// Reason why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,10 @@ pub enum Refusal {
     InvalidMaintenanceMessage { bytes: usize, most: usize },
     #[error("a limit of 0 lets nothing through")]
     ZeroLimit,
+    #[error("{rule}: {error}")]
+    InvalidPolicyValue { rule: PolicyKey, error: RuleError },
+    #[error("{address} would become the address of {app}, and is a host of {other}")]
+    DomainTaken { address: String, app: AppName, other: AppName },
     #[error("{count} trusted proxies: at most {most}")]
     TooManyProxies { count: usize, most: usize },
 
@@ -181,6 +185,8 @@ impl Refusal {
             Self::TooManyRoles { .. } => ErrorCode::TooManyRoles,
             Self::InvalidMaintenanceMessage { .. } => ErrorCode::InvalidMaintenanceMessage,
             Self::ZeroLimit => ErrorCode::ZeroLimit,
+            Self::InvalidPolicyValue { .. } => ErrorCode::InvalidPolicyValue,
+            Self::DomainTaken { .. } => ErrorCode::DomainTaken,
             Self::TooManyProxies { .. } => ErrorCode::TooManyProxies,
             Self::InvalidTokenName => ErrorCode::InvalidTokenName,
             Self::TokenExists { .. } => ErrorCode::TokenExists,
@@ -212,6 +218,9 @@ impl Refusal {
             Self::ReleaseNotFound { .. } => "`gantry releases` lists them",
             Self::ZeroLimit => "`gantry pause` lets requests wait, `gantry maintenance on` refuses them",
             Self::TooManyProxies { .. } => "name the ranges that hold these addresses",
+            Self::DomainTaken { address, other, .. } => {
+                return Some(format!("`gantry app host {other} --rm {address}` frees it"));
+            }
             Self::TokenNotFound { .. } => "`gantry token ls` lists them",
             Self::RepositoryFull { .. } => "remove what is no longer used, then push again",
             Self::BaseInUse { apps, .. } => {

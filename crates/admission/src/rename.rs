@@ -33,7 +33,7 @@ impl Actor<'_> {
     ///
     /// # Errors
     /// When the app cannot be changed now, or the new name is taken.
-    pub fn begin_rename(&self, from: &AppName, to: &AppName, domain: &HostName) -> Admitted<Option<DeployNumber>> {
+    pub fn begin_rename(&self, from: &AppName, to: &AppName) -> Admitted<Option<DeployNumber>> {
         let records = self.records;
         let mut old = find_changeable_app(records, from)?.clone();
         if let Some(deploy) = records.open_deploys(from).next() {
@@ -45,7 +45,7 @@ impl Actor<'_> {
         if records.apps.contains_key(to) {
             return Err(Refusal::AppExists { app: to.clone() });
         }
-        free_name(records, to, from, domain)?;
+        free_name(records, to, from)?;
         if old.hosts.len() >= HOSTS_MAX {
             return Err(Refusal::TooManyHosts { most: HOSTS_MAX });
         }
@@ -72,13 +72,8 @@ impl Actor<'_> {
 }
 
 /// Refuses the name of an app whose address leads to another app, which had the name before.
-pub(crate) fn free_name(
-    records: &RecordIndex,
-    name: &AppName,
-    except: &AppName,
-    domain: &HostName,
-) -> Result<(), Refusal> {
-    let address = format!("{name}.{domain}");
+pub(crate) fn free_name(records: &RecordIndex, name: &AppName, except: &AppName) -> Result<(), Refusal> {
+    let address = format!("{name}.{}", records.policy.domain());
     let has_it = |app: &&App| app.name != *except && app.hosts.iter().any(|host| host.as_str() == address);
     let Some(other) = records.apps.values().map(AsRef::as_ref).find(has_it) else { return Ok(()) };
     Err(Refusal::FormerNameInUse { address, app: other.name.clone(), name: name.clone() })
@@ -110,14 +105,10 @@ fn both_apps(records: &RecordIndex, rename: &DecidedRename) -> Option<(App, App)
 /// Ends a good rename: moves all records to the new name, and ends the old app. The apps' own records come last, so
 /// that an interrupted move begins again.
 #[must_use]
-pub fn finish_rename(
-    records: &RecordIndex,
-    now: Moment,
-    rename: &DecidedRename,
-    domain: &HostName,
-) -> Vec<RecordChange> {
+pub fn finish_rename(records: &RecordIndex, now: Moment, rename: &DecidedRename) -> Vec<RecordChange> {
     let DecidedRename { from, to, .. } = rename;
     let Some((mut old, mut new)) = both_apps(records, rename) else { return Vec::new() };
+    let domain = records.policy.domain();
     let mut moved = moved_records(records, from, to);
     new.rename = None;
     new.hosts = std::mem::take(&mut old.hosts);

@@ -1,8 +1,7 @@
-//! Traffic policy of an app, and the cluster policy.
+//! Traffic policy of an app.
 
 use gantry_model::proxies::PROXIES_MAX;
-use gantry_model::{AppName, AuditAction, ClusterPolicy, Subnet, TrustedProxies};
-use gantry_records::StoreRecord;
+use gantry_model::{AppName, AuditAction, Subnet, TrustedProxies};
 
 use crate::{Actor, Admitted, Refusal, find_changeable_app};
 
@@ -60,20 +59,6 @@ impl Actor<'_> {
         }
         let traffic = app.traffic.clone();
         self.changed(app, AuditAction::TrafficChanged { app: name.clone(), traffic })
-    }
-
-    /// Changes the cluster policy. Without `trusted_proxies` the list stays.
-    ///
-    /// # Errors
-    /// When the list of proxies is too long.
-    pub fn change_policy(&self, trusted_proxies: Option<Vec<Subnet>>) -> Admitted<ClusterPolicy> {
-        let mut policy = self.records.policy.clone();
-        if let Some(proxies) = trusted_proxies {
-            policy.trusted_proxies = checked_proxies(proxies)?;
-        }
-        let trusted_proxies = policy.trusted_proxies.clone();
-        let event = self.event(None, AuditAction::ClusterPolicyChanged { trusted_proxies });
-        Ok((vec![event, StoreRecord::Policy(policy.clone()).into()], policy))
     }
 }
 

@@ -23,8 +23,8 @@ const APP_LOGS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Collects garbage periodically, for ever.
 pub(crate) async fn run(agent: &Arc<AgentContext>) {
     let mut ages = FileAges { clock: SteadyClock::new(reading()), jumps: ClockJumps::default() };
-    let every = agent.settings.collect.every;
     let pass = async || {
+        agent.policy.gc_interval().await;
         ages.look();
         if let Err(error) = builds::collect_caches(agent).await {
             tracing::warn!(error = %ErrorChain(&error), "cannot collect build caches; retrying after the usual interval");
@@ -32,7 +32,7 @@ pub(crate) async fn run(agent: &Arc<AgentContext>) {
         let (agent, ages) = (Arc::clone(agent), ages.clone());
         tokio::task::spawn_blocking(move || collect_once(&agent, &ages)).await
     };
-    ReconcileLoop::new("garbage collection", every, Backoff::constant(every)).delayed().run(pass).await;
+    ReconcileLoop::new("garbage collection", Duration::ZERO, Backoff::constant(Duration::ZERO)).run(pass).await;
 }
 
 /// Ages of files. Their modification times come from the wall clock, which may have jumped since.
@@ -59,7 +59,7 @@ impl FileAges {
 }
 
 fn collect_once(agent: &AgentContext, ages: &FileAges) {
-    let grace = ages.at_least(agent.settings.collect.grace);
+    let grace = ages.at_least(agent.policy.grace());
     // The image of an instance that is just starting is in no record yet. The lock of the layers keeps any start from
     // beginning while `images` runs.
     match agent.layers.collect(grace, || collect_images(agent, grace)) {

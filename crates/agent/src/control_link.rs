@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Connection, Hello, LinkError, PeerMessage, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
+    Connection, Hello, LinkError, PeerMessage, PeerPolicy, Receipt, ReportSender, ServerMessage, UpdateReceiver, link,
 };
 use gantry_model::{AllocationId, InstancePhase, MachinePlan, ObservedInstance};
 use gantry_supervision::{Backoff, ReconcileLoop};
@@ -80,6 +80,7 @@ async fn connect(
                 Receipt::Old => {}
                 Receipt::Gap => stream.sender.send(&PeerMessage::Resend).await?,
             },
+            ServerMessage::Policy(policy) => obey(agent, policy),
             ServerMessage::Resend => reports.resend(),
             ServerMessage::Session { request } => {
                 sessions::open(agent, serde_json::from_value(request).map_err(LinkError::Message)?);
@@ -89,6 +90,13 @@ async fn connect(
             ServerMessage::Unknown => {}
         }
     }
+}
+
+/// Puts the rules of the cluster in force.
+fn obey(agent: &AgentContext, policy: PeerPolicy) {
+    agent.builds.resize(policy.builds);
+    agent.layers.keep_free(policy.reserve.0);
+    agent.policy.take(policy);
 }
 
 /// Reports an item of the plan that this agent cannot read. A workload that already runs goes on as it was.

@@ -36,6 +36,7 @@ mod instance;
 mod listening;
 mod network;
 mod one_off;
+mod policy;
 mod records;
 mod sessions;
 mod status;
@@ -85,10 +86,6 @@ pub struct AgentSettings {
     pub host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers can reach.
     pub metadata: Vec<MetadataAddress>,
-    /// Interval and grace period of garbage collection.
-    pub collect: GcSettings,
-    /// Most builds at the same time.
-    pub builds: u16,
 }
 
 #[cfg(test)]
@@ -105,25 +102,8 @@ impl AgentSettings {
             prefix: 16,
             host_ports: Vec::new(),
             metadata: Vec::new(),
-            collect: GcSettings {
-                every: std::time::Duration::from_secs(600),
-                grace: std::time::Duration::from_secs(3600),
-                reserve: 0,
-            },
-            builds: 2,
         }
     }
-}
-
-/// Parameters of garbage collection.
-#[derive(Debug, Clone, Copy)]
-pub struct GcSettings {
-    /// Pause between two rounds.
-    pub every: std::time::Duration,
-    /// Minimum age of garbage. A younger file may be about to be used.
-    pub grace: std::time::Duration,
-    /// Disk reserve, in bytes, that images must leave free.
-    pub reserve: u64,
 }
 
 /// Services that all tasks share.
@@ -143,6 +123,7 @@ pub(crate) struct AgentContext {
     pub(crate) builds: builds::Builds,
     pub(crate) tasks: TaskSet,
     pub(crate) volumes: volumes::Volumes,
+    pub(crate) policy: policy::AgentPolicy,
 }
 
 /// Reason why the agent could not start.
@@ -193,7 +174,8 @@ pub async fn run(
     }
     network::set_up(&settings).await?;
     gantry_failpoint::failpoint!("agent.networked");
-    let layers = Layers::in_folder(&settings.data.join("layers"), settings.collect.reserve)?;
+    let policy = policy::AgentPolicy::load(&settings.data);
+    let layers = Layers::in_folder(&settings.data.join("layers"), policy.reserve())?;
     let mapped = gantry_sandbox::probe_users(&settings.data.join("layers")).await;
     if let Err(why) = &mapped {
         tracing::warn!(why = %ErrorChain(why), "idmapped mounts unsupported: containers share the host's user ids");
@@ -209,9 +191,10 @@ pub async fn run(
         addresses: network::AddressPool::new(settings.gateway, settings.prefix),
         users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
         disk: disk::DiskOverruns::default(),
-        builds: builds::Builds::new(settings.builds),
+        builds: builds::Builds::new(policy.now().builds),
         tasks: TaskSet::default(),
         volumes: volumes::Volumes::default(),
+        policy,
         settings,
     });
     tracing::info!(machine = %agent.settings.machine, "agent started");

@@ -4,6 +4,7 @@
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
 //! - [`builds`]: what the server orders from an agent, and what the agent sends back.
+//! - [`policy`]: requests and responses about the cluster policy.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
@@ -12,6 +13,7 @@ pub mod builds;
 pub mod client;
 mod deploy_failure;
 pub mod frame;
+pub mod policy;
 pub mod problem;
 pub mod types;
 pub mod volumes;

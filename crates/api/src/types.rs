@@ -125,14 +125,6 @@ pub enum ChangeTraffic {
     },
 }
 
-/// Body of `PATCH /v1/cluster/policy`. An absent field keeps its value.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChangePolicy {
-    /// The proxies that every app trusts; replaces the list.
-    pub trusted_proxies: Option<Vec<Subnet>>,
-}
-
 /// A release, as shown by the public API. Configuration appears by name only, without values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseInfo {

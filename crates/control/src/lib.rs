@@ -4,6 +4,7 @@
 //! agent, router ──Hello─────────────────────────────► server
 //!               ◄─Welcome: version, lease ──────────
 //!               ◄─Update: its part of the plan ─────
+//!               ◄─Policy: the rules of the cluster ─
 //!               ──Update: its report ───────────────►
 //!               ──Alive, while nothing changes ─────►
 //! ```
@@ -14,6 +15,7 @@
 //! - [`update`]: replication of a part by differences from a revision; pure.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
+//! - [`policy`]: the rules of the cluster that agents and routers obey.
 //! - [`lines`]: messages as lines of JSON in the bodies of an HTTP/2 stream.
 //! - [`link`]: the connection: one HTTP/2 connection for each agent and each router, inside an upgraded request of the
 //!   HTTP API, which has authenticated the peer.
@@ -25,6 +27,7 @@ pub mod lines;
 pub mod link;
 pub mod message;
 pub mod part;
+pub mod policy;
 pub mod update;
 pub mod version;
 pub mod version_one;
@@ -32,5 +35,6 @@ pub mod version_one;
 pub use link::{Connection, LinkError, LinkStream};
 pub use message::{Hello, PeerMessage, ServerMessage, Welcome};
 pub use part::{MachineReport, RouterReport};
+pub use policy::PeerPolicy;
 pub use update::{Receipt, Replicated, ReportSender, Update, UpdateReceiver, UpdateSender};
 pub use version::{ProtocolRange, ProtocolVersion, VersionMismatch};

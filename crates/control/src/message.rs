@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::policy::PeerPolicy;
 use crate::update::Update;
 use crate::version::{ProtocolRange, ProtocolVersion};
 
@@ -62,6 +63,8 @@ pub enum ServerMessage {
         /// The reason, for people.
         reason: String,
     },
+    /// The rules of the cluster, after the welcome and after each change.
+    Policy(PeerPolicy),
     /// A change of the peer's part.
     Update(Update),
     /// The server cannot apply the last update and needs the complete report.

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gantry_admission::{BuiltRelease, RequestedConfig, RequestedValue, build_failed, release_built, requested_config};
-use gantry_api::builds::BuildOrder;
+use gantry_api::builds::{BuildOrder, CompileLimits};
 use gantry_api::types::SessionKind;
 use gantry_build::{BuildError, Doing, EnvRequest, Output, Recipe};
 use gantry_model::{
-    AppName, BaseName, BuildPhase, Deploy, DeployCause, DeployNumber, DeployState, Digest, ImageSettings, Moment,
-    Reason, Role, RoleName, execve,
+    AppName, BaseName, BuildPhase, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState, Digest,
+    ImageSettings, Moment, Reason, Role, RoleName, execve,
 };
 use gantry_records::{BuildRecord, RecordIndex};
 use tokio::sync::Semaphore;
@@ -356,6 +356,15 @@ fn renamed_release(
     })
 }
 
+/// The limits of a compile step by the policy.
+fn compile_limits(policy: &ClusterPolicy) -> CompileLimits {
+    CompileLimits {
+        seconds: policy.compile_time().millis() / 1000,
+        memory: policy.compile_memory().0,
+        disk: policy.compile_disk().0,
+    }
+}
+
 /// Builds a release from the source of a push. A commit that was built before on the same base is not built again.
 async fn build_release(
     server: &Arc<Server>,
@@ -366,7 +375,7 @@ async fn build_release(
 ) -> Result<BuiltRelease, BuildError> {
     let short = commit.get(..10).unwrap_or(commit);
     output.step(&format!("Reading {} at {short}", deploy.app));
-    crate::disk_reserve::check_reserve(&server.settings, "a build", 0).map_err(|full| {
+    crate::disk_reserve::check_reserve(server, "a build", 0).map_err(|full| {
         let hint = full.hint.unwrap_or_default();
         fail(BuildPhase::Space, &format!("{}; {hint}", full.message))
     })?;
@@ -411,7 +420,7 @@ async fn build_release(
             commit: commit.to_owned(),
             source: source.clone(),
             base: base.clone(),
-            limits: server.settings.compile,
+            limits: compile_limits(&server.core.view().records.policy),
         };
         let image = build_orders::carry_out(server, SessionKind::Build(order), output).await?;
         BuiltImage { image, roles: recipe.roles, env: recipe.env }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Hello, LinkError, LinkStream, MachineReport, PeerMessage, ProtocolVersion, Receipt, Replicated, RouterReport,
-    ServerMessage, Update, UpdateReceiver, UpdateSender, Welcome, link, version_one,
+    Hello, LinkError, LinkStream, MachineReport, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, Replicated,
+    RouterReport, ServerMessage, Update, UpdateReceiver, UpdateSender, Welcome, link, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::observed::SILENCE_MILLIS;
@@ -80,9 +80,12 @@ pub(crate) async fn serve_agent(
         let peer = Peer::Agent(machine.clone());
         let mut agent = PeerLink::<MachinePlan, MachineReport>::welcome(&server, peer, hello, stream).await?;
         let mut changes = server.core.watch_machine(&machine);
+        let mut rules = server.core.watch_policy();
         loop {
             changes.borrow_and_update();
+            rules.borrow_and_update();
             agent.revalidate(&caller, &server.core.view()).await?;
+            agent.rule(&server.core.view()).await?;
             let part = server.core.view().records.plan.machines.get(&machine).cloned();
             if let Some(part) = part {
                 agent.give(part.generation, &part).await?;
@@ -94,6 +97,7 @@ pub(crate) async fn serve_agent(
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
+                _ = rules.changed() => {}
                 request = server.sessions.next(&machine) => {
                     let request = serde_json::to_value(request).map_err(LinkError::Message)?;
                     agent.stream.sender.send(&ServerMessage::Session { request }).await?;
@@ -117,9 +121,12 @@ pub(crate) async fn serve_router(
         let peer = Peer::Router(machine.clone(), number);
         let mut router = PeerLink::<RoutingTable, RouterReport>::welcome(&server, peer, hello, stream).await?;
         let mut changes = server.core.watch_routes();
+        let mut rules = server.core.watch_policy();
         loop {
             changes.borrow_and_update();
+            rules.borrow_and_update();
             router.revalidate(&caller, &server.core.view()).await?;
+            router.rule(&server.core.view()).await?;
             let table = server.core.routing_table(&server.core.view());
             router.give(table.generation, &table).await?;
             tokio::select! {
@@ -135,6 +142,7 @@ pub(crate) async fn serve_router(
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
+                _ = rules.changed() => {}
             }
         }
     };
@@ -167,6 +175,8 @@ struct PeerLink<'a, P: Replicated, R: Replicated> {
     superseded: CancellationToken,
     stream: LinkStream,
     parts: UpdateSender<P>,
+    /// The rules that the peer has.
+    policy: Option<PeerPolicy>,
     reports: UpdateReceiver<R>,
     /// The peer has ended its work.
     left: bool,
@@ -193,7 +203,8 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         tracing::debug!(%peer, program = hello.program, version = version.0, "control connection opened");
         let welcome = Welcome { version, lease_millis: SILENCE_MILLIS };
         let (parts, reports) = (UpdateSender::new(hello.revision), UpdateReceiver::new(None));
-        let link = Self { links: &server.links, peer, version, superseded, stream, parts, reports, left: false };
+        let link =
+            Self { links: &server.links, peer, version, superseded, stream, parts, policy: None, reports, left: false };
         link.stream.sender.send(&ServerMessage::Welcome(welcome)).await?;
         Ok(link)
     }
@@ -204,6 +215,16 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
         let reason = problem.to_string();
         self.stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
         Err(LinkError::Refused(reason))
+    }
+
+    /// Sends the rules of the cluster if the peer does not have them.
+    async fn rule(&mut self, view: &ClusterView) -> Result<(), LinkError> {
+        let policy = PeerPolicy::from(&view.records.policy);
+        if self.policy.as_ref() == Some(&policy) {
+            return Ok(());
+        }
+        self.policy = Some(policy.clone());
+        self.stream.sender.send(&ServerMessage::Policy(policy)).await
     }
 
     /// Sends the part if the peer does not have it.

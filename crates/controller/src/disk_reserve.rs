@@ -2,14 +2,14 @@
 
 use gantry_api::{ErrorCode, Problem};
 
-use crate::ServerSettings;
+use crate::{Server, ServerSettings};
 
 /// Refuses a write that would use up the disk reserve, and names the numbers. `what` is about to store `more` bytes; 0
 /// when the size is unknown.
-pub(crate) fn check_reserve(settings: &ServerSettings, what: &str, more: u64) -> Result<(), Problem> {
-    let data = &settings.data;
-    check_writable(settings, what)?;
-    let needed = settings.collect.reserve.saturating_add(more);
+pub(crate) fn check_reserve(server: &Server, what: &str, more: u64) -> Result<(), Problem> {
+    let data = &server.settings.data;
+    check_writable(&server.settings, what)?;
+    let needed = server.core.view().records.policy.reserve().0.saturating_add(more);
     let (free, size) = gantry_linux::disk::space(data).map_err(|error| {
         Problem::internal(format!("cannot measure the free space on the disk of {}: {error}", data.display()))
     })?;
@@ -55,12 +55,12 @@ impl ReserveCheck {
     }
 
     /// Counts received bytes, and checks the disk reserve once per [`CHECK_EVERY`] bytes.
-    pub(crate) fn take(&mut self, settings: &ServerSettings, bytes: usize) -> Result<(), Problem> {
+    pub(crate) fn take(&mut self, server: &Server, bytes: usize) -> Result<(), Problem> {
         self.since += bytes as u64;
         if self.since < CHECK_EVERY {
             return Ok(());
         }
         self.since = 0;
-        check_reserve(settings, self.what, 0)
+        check_reserve(server, self.what, 0)
     }
 }

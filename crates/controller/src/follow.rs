@@ -8,7 +8,9 @@ use std::time::Duration;
 use gantry_api::types::DeployProgress;
 use gantry_api::{ErrorCode, deploy_failure_code};
 use gantry_model::deploy::DeployOrder;
-use gantry_model::{AppName, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber};
+use gantry_model::{
+    AppName, ClusterPolicy, Deploy, DeployNumber, DeployState, Reason, Release, ReleaseNumber, WaitFor,
+};
 use tokio::sync::mpsc;
 
 use crate::Server;
@@ -26,11 +28,21 @@ const EVIDENCE_MAX: usize = 15;
 
 /// Point up to which a deploy is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FollowLimit {
+pub(crate) enum FollowLimit {
     /// The new release serves. `gantry why`, the events and the next deploy report whether it continues to serve.
     Serving,
     /// The bake time, and with it the deploy, is over.
     Verdict,
+}
+
+impl FollowLimit {
+    /// The point at which a push or a command that deploys returns by the policy.
+    pub(crate) fn of(policy: &ClusterPolicy) -> Self {
+        match policy.wait_for() {
+            WaitFor::Serving => Self::Serving,
+            WaitFor::Bake => Self::Verdict,
+        }
+    }
 }
 
 /// Follows a deploy up to the given point, or until a held deploy needs an order to promote or abort. The last message
@@ -124,7 +136,7 @@ impl DeployFollower {
             let held = waits_for_an_order(&deploy);
             if deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy) {
                 let host = if held { held_host(&deploy) } else { self.app.to_string() };
-                let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&host));
+                let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
                 let _ = self.sender.send(DeployProgress::End { deploy: Box::new((*deploy).clone()), url }).await;
                 return;
             }
@@ -266,7 +278,7 @@ fn stands_by(release: &Release) -> bool {
 
 /// Returns the lines that announce a state.
 fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: &Server) -> Vec<String> {
-    let http = speaks_http(deploy, view);
+    let (http, policy) = (speaks_http(deploy, view), &view.records.policy);
     let of = |number: Option<ReleaseNumber>| {
         number.and_then(|number| view.records.release(&deploy.app, number)).map(AsRef::as_ref)
     };
@@ -278,7 +290,10 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
         DeployState::Verifying => vec![format!("-----> Verifying {release}")],
         DeployState::Held if waits_for_an_order(deploy) => vec![
             match http {
-                true => format!("-----> {release} is held: it serves at {}", server.settings.url(&held_host(deploy))),
+                true => format!(
+                    "-----> {release} is held: it serves at {}",
+                    server.settings.url(policy, &held_host(deploy))
+                ),
                 false => format!("-----> {release} is held: it runs, and none of its roles serves HTTP"),
             },
             format!("       `gantry promote {0}` moves the traffic, `gantry abort {0}` takes it back", deploy.app),
@@ -291,7 +306,7 @@ fn state_lines(deploy: &Deploy, state: DeployState, view: &ClusterView, server: 
                 Some(previous) if of(Some(previous)).is_none_or(stands_by) => format!("{previous} stands by"),
                 _ => "watching the new release".to_owned(),
             },
-            server.settings.policy.watch
+            policy.bake_time()
         )],
         DeployState::Reverting => refusal(deploy),
         DeployState::Superseded => {

@@ -49,10 +49,8 @@ mod why;
 
 pub use core::ClusterView;
 pub use errors::{ChangeError, ServerError};
-pub use follow::FollowLimit;
-pub use gantry_api::builds::CompileLimits;
 pub use run::run;
-pub use settings::{GcSettings, ServerSettings};
+pub use settings::ServerSettings;
 pub use tokens::{TOKEN_FILES, new_secret, new_token_file};
 
 pub(crate) use assembly::Server;

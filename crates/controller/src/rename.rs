@@ -41,8 +41,7 @@ async fn finish_and_clean_up(server: &Arc<Server>, rename: DecidedRename) -> Res
     }
     collect::rename_app(server, rename.from.clone(), rename.to.clone()).await?;
     gantry_failpoint::failpoint!("rename.files");
-    let domain = server.settings.policy.domain.clone();
-    server.core.mutate(move |records, now| Ok((finish_rename(records, now, &rename, &domain), ()))).await?;
+    server.core.mutate(move |records, now| Ok((finish_rename(records, now, &rename), ()))).await?;
     gantry_failpoint::failpoint!("rename.records");
     Ok(())
 }

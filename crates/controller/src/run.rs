@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use crate::assembly::assemble;
 use crate::{
     ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, leadership, rename, tokens,
+    warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -35,6 +36,9 @@ pub async fn run(
         Err(error) => return Err(error),
     };
     let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
+    if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy) {
+        tracing::warn!("{warning}");
+    }
     match tokens::ensure(&core, &settings).await {
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,

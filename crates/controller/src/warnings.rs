@@ -1,5 +1,7 @@
 //! Warnings about the machine and the store: shown by `gantry status`, and beside every answer of `gantry why`.
 
+use gantry_model::ClusterPolicy;
+
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -26,4 +28,48 @@ fn disk(server: &Server) -> Option<String> {
             data.display()
         )
     })
+}
+
+/// Warns of settings of this server that the cluster policy overrules.
+pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Option<String> {
+    let differs = |key: &_| settings.value(*key) != policy.value(*key);
+    let (mut rules, mut given) = (Vec::new(), String::new());
+    for key in settings.set_rules().filter(differs) {
+        let value = settings.value(key);
+        rules.push(format!("{key}={value} (the policy says {})", policy.value(key)));
+        given.push_str(&format!(" {key}={value}"));
+    }
+    (!rules.is_empty()).then(|| {
+        format!(
+            "the cluster policy overrules settings of this server: {}; remove the settings, or change the policy: \
+             gantry cluster policy set{given}",
+            rules.join(", ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::PolicyKey;
+
+    use super::*;
+
+    #[test]
+    fn names_each_setting_that_the_policy_overrules() {
+        let mut settings = ClusterPolicy::default();
+        for (key, text) in [(PolicyKey::Drain, "60"), (PolicyKey::Reserve, "50M"), (PolicyKey::Deadline, "2m")] {
+            settings.set(key, text).expect("a value");
+        }
+        let mut policy = ClusterPolicy::default();
+        policy.set(PolicyKey::Reserve, "51200K").expect("a size");
+        assert_eq!(
+            overruled(&settings, &policy).as_deref(),
+            Some(
+                "the cluster policy overrules settings of this server: drain=1m (the policy says 30s); remove the \
+                 settings, or change the policy: gantry cluster policy set drain=1m"
+            )
+        );
+        policy.set(PolicyKey::Drain, "1m").expect("a time");
+        assert_eq!(overruled(&settings, &policy), None);
+    }
 }

@@ -195,6 +195,18 @@ codes! {
         "A limit of 0 would let no request through."
         "`gantry limit` bounds requests and does not stop them."
         "`gantry pause` lets requests wait, `gantry maintenance on` refuses them."
+    InvalidPolicyValue "invalid_policy_value" 400
+        "A value cannot be the value of this rule of the cluster policy."
+        "Each rule has its own kind of value and its bounds. The message states them."
+        "Correct the value; `gantry cluster policy get` shows the form of each."
+    DomainTaken "domain_taken" 409
+        "Under this domain, an app would get an address that is a host name of another app."
+        "Each address leads to one app."
+        "Free the address: `gantry app host APP --rm ADDRESS`."
+    PolicyRuleNotFound "policy_rule_not_found" 404
+        "The cluster policy has no rule of this name."
+        "The name is misspelled, or the rule belongs to another version of Gantry."
+        "`gantry cluster policy get` lists the rules."
     TooManyProxies "too_many_proxies" 400
         "The list of trusted proxies is too long."
         "Routers compare each connection with the list."
@@ -250,7 +262,7 @@ codes! {
     CompileFailed "compile_failed" 0
         "The compile step of the build failed."
         "`container/compile` exited with an error, or reached its limit of time, memory or disk."
-        "Read the last lines of its output, correct the script, and push again. `gantry up` sets the limits: `--compile-time`, `--compile-memory`, `--compile-disk`."
+        "Read the last lines of its output, correct the script, and push again. The rules `compile-time`, `compile-memory` and `compile-disk` of `gantry cluster policy` set the limits."
     InvalidRoles "invalid_roles" 0
         "The repository or image declares no valid roles."
         "A file such as `container/roles.json` or the Procfile is missing or has a wrong entry. The message names file and place."
@@ -274,7 +286,7 @@ codes! {
     DeployTimeout "deploy_timeout" 0
         "The deploy made no progress in time."
         "A check of the new release keeps failing, a router does not report, or a wait does not end. The message names the condition."
-        "Correct the condition and deploy again. A role that needs longer says so with `health.deadline`; `gantry up --deadline` sets the time for all."
+        "Correct the condition and deploy again. A role that needs longer says so with `health.deadline`; `gantry cluster policy set deadline=TIME` sets the time for all."
     DeployAborted "deploy_aborted" 0
         "The deploy was aborted."
         "Somebody ran `gantry abort`; `gantry events APP` names the token."

@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{
-    AppName, BaseName, Bytes, HostName, MachineName, ReleaseNumber, RoleName, Subnet, SubnetError, VolumeName, defaults,
+    AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
+    Subnet, UnknownRule, VolumeName,
 };
 use gantry_store::StoreAddress;
 
@@ -291,9 +292,6 @@ pub(crate) struct Machine {
     /// Key of the certificate, PEM
     #[arg(long, env = "GANTRY_TLS_KEY", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Domain of all apps: an app is reached as <app>.<domain>
-    #[arg(long, env = "GANTRY_DOMAIN", default_value = "localhost")]
-    pub(crate) domain: HostName,
     /// Store: a file, or etcd://host:2379[,host:2379][/prefix]; by default a file in the data folder
     #[arg(long, env = "GANTRY_STORE")]
     pub(crate) store: Option<StoreAddress>,
@@ -316,49 +314,50 @@ pub(crate) struct Machine {
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
-    /// Bake time: how long the old release stands by after promotion, in seconds
-    #[arg(long, env = "GANTRY_WATCH", default_value_t = defaults::BAKE_TIME.0, value_name = "SECONDS")]
-    pub(crate) watch: u32,
-    /// When a push or deploy command returns: once the release serves, or at the end of the bake time
-    #[arg(long, env = "GANTRY_WAIT_FOR", default_value = "serving", value_name = "serving|bake")]
-    pub(crate) wait_for: WaitFor,
-    /// Drain time: how long a retired instance may finish its requests, in seconds
-    #[arg(long, env = "GANTRY_DRAIN", default_value_t = defaults::DRAIN_TIME.0, value_name = "SECONDS")]
-    pub(crate) drain: u32,
-    /// Deadline of a deploy without progress, in seconds
-    #[arg(long, env = "GANTRY_DEADLINE", default_value_t = defaults::DEPLOY_DEADLINE.0, value_name = "SECONDS")]
-    pub(crate) deadline: u32,
-    /// Time limit of container/compile, in seconds
-    #[arg(long, env = "GANTRY_COMPILE_TIME", default_value_t = 1800, value_name = "SECONDS")]
-    pub(crate) compile_time: u32,
-    /// Interval of garbage collection, in seconds
-    #[arg(long, env = "GANTRY_COLLECT_EVERY", default_value_t = 600, value_name = "SECONDS")]
-    pub(crate) collect_every: u32,
-    /// Age below which garbage collection keeps unreferenced data, in seconds
-    #[arg(long, env = "GANTRY_COLLECT_GRACE", default_value_t = 3600, value_name = "SECONDS")]
-    pub(crate) collect_grace: u32,
-    /// Free disk space that a build, pull, base or upload must leave
-    #[arg(long, env = "GANTRY_RESERVE", default_value = "1G", value_name = "SIZE", value_parser = Bytes::parse)]
-    pub(crate) reserve: Bytes,
-    /// Most builds that run at the same time on a machine
-    #[arg(long, env = "GANTRY_BUILDS", default_value_t = 2, value_name = "NUMBER",
-        value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(crate) builds: u16,
-    /// Memory limit of container/compile
-    #[arg(long, env = "GANTRY_COMPILE_MEMORY", default_value = "4G", value_name = "SIZE", value_parser = Bytes::parse)]
-    pub(crate) compile_memory: Bytes,
-    /// Disk limit of container/compile, its cache included
-    #[arg(long, env = "GANTRY_COMPILE_DISK", default_value = "8G", value_name = "SIZE", value_parser = Bytes::parse)]
-    pub(crate) compile_disk: Bytes,
+    #[command(flatten)]
+    pub(crate) policy: FirstPolicy,
 }
 
-/// The state at which a command that deploys returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum WaitFor {
-    /// The new release serves
-    Serving,
-    /// The bake time is over
-    Bake,
+/// First values of the cluster policy. A cluster that has a policy keeps it: `gantry cluster policy set` changes it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct FirstPolicy {
+    /// Domain of all apps: an app is reached as <app>.<domain>; `localhost` by default
+    #[arg(long, env = "GANTRY_DOMAIN", value_name = "DOMAIN", value_parser = |text: &str| rule_value(PolicyKey::Domain, text))]
+    pub(crate) domain: Option<String>,
+    /// Bake time: how long the old release stands by after promotion; 15s by default
+    #[arg(long, alias = "watch", env = "GANTRY_BAKE_TIME", value_name = "TIME",
+        value_parser = |text: &str| rule_value(PolicyKey::BakeTime, text))]
+    pub(crate) bake_time: Option<String>,
+    /// When a push or deploy command returns: once the release serves, which is the default, or at the end of the bake time
+    #[arg(long, env = "GANTRY_WAIT_FOR", value_name = "serving|bake", value_parser = |text: &str| rule_value(PolicyKey::WaitFor, text))]
+    pub(crate) wait_for: Option<String>,
+    /// Drain time: how long a retired instance may finish its requests; 30s by default
+    #[arg(long, env = "GANTRY_DRAIN", value_name = "TIME", value_parser = |text: &str| rule_value(PolicyKey::Drain, text))]
+    pub(crate) drain: Option<String>,
+    /// Deadline of a deploy without progress; 2m by default
+    #[arg(long, env = "GANTRY_DEADLINE", value_name = "TIME", value_parser = |text: &str| rule_value(PolicyKey::Deadline, text))]
+    pub(crate) deadline: Option<String>,
+    /// Time limit of container/compile; 30m by default
+    #[arg(long, env = "GANTRY_COMPILE_TIME", value_name = "TIME", value_parser = |text: &str| rule_value(PolicyKey::CompileTime, text))]
+    pub(crate) compile_time: Option<String>,
+    /// Memory limit of container/compile; 4G by default
+    #[arg(long, env = "GANTRY_COMPILE_MEMORY", value_name = "SIZE", value_parser = |text: &str| rule_value(PolicyKey::CompileMemory, text))]
+    pub(crate) compile_memory: Option<String>,
+    /// Disk limit of container/compile, its cache included; 8G by default
+    #[arg(long, env = "GANTRY_COMPILE_DISK", value_name = "SIZE", value_parser = |text: &str| rule_value(PolicyKey::CompileDisk, text))]
+    pub(crate) compile_disk: Option<String>,
+    /// Most builds that run at the same time on a machine; 2 by default
+    #[arg(long, env = "GANTRY_BUILDS", value_name = "NUMBER", value_parser = |text: &str| rule_value(PolicyKey::Builds, text))]
+    pub(crate) builds: Option<String>,
+    /// Interval of garbage collection; 10m by default
+    #[arg(long, env = "GANTRY_COLLECT_EVERY", value_name = "TIME", value_parser = |text: &str| rule_value(PolicyKey::CollectEvery, text))]
+    pub(crate) collect_every: Option<String>,
+    /// Age below which garbage collection keeps unreferenced data; 1h by default
+    #[arg(long, env = "GANTRY_COLLECT_GRACE", value_name = "TIME", value_parser = |text: &str| rule_value(PolicyKey::CollectGrace, text))]
+    pub(crate) collect_grace: Option<String>,
+    /// Free disk space that a push, build, pull, base or upload must leave; 1G by default
+    #[arg(long, env = "GANTRY_RESERVE", value_name = "SIZE", value_parser = |text: &str| rule_value(PolicyKey::Reserve, text))]
+    pub(crate) reserve: Option<String>,
 }
 
 /// Options for following a deploy.
@@ -455,30 +454,33 @@ pub(crate) enum App {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Show and change the rules that hold for all apps
+    /// Show and change the rules that hold for the whole cluster
     #[command(subcommand)]
-    Policy(ClusterPolicy),
+    Policy(PolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum ClusterPolicy {
-    /// Print every rule and its value
-    Get,
-    /// Change rules that hold for all apps
+pub(crate) enum PolicyCommand {
+    /// Print every rule with its value, or the value of one rule
+    Get {
+        /// Rule whose value is printed alone
+        rule: Option<PolicyKey>,
+    },
+    /// Change rules of the cluster, at once and without a restart
     ///
-    /// trusted-proxies: address ranges whose X-Forwarded-*, Forwarded, X-Real-IP and PROXY protocol headers count;
-    /// an empty value trusts none.
+    /// A time is written 30s, 10m, 2h or 1d; a size 512M or 2G. trusted-proxies has the address ranges whose X-Forwarded-*,
+    /// Forwarded, X-Real-IP and PROXY protocol headers count; an empty value trusts none.
     Set {
         /// Rules with their new values
         #[arg(required = true, value_parser = rule, value_name = "RULE=VALUE")]
-        rules: Vec<PolicyRule>,
+        rules: Vec<(PolicyKey, String)>,
     },
-}
-
-/// One rule with its new value.
-#[derive(Debug, Clone)]
-pub(crate) enum PolicyRule {
-    TrustedProxies(Vec<Subnet>),
+    /// Give rules their defaults again
+    Unset {
+        /// Rules
+        #[arg(required = true, value_name = "RULE")]
+        rules: Vec<PolicyKey>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -646,16 +648,27 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn rule(text: &str) -> Result<PolicyRule, String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not RULE=VALUE"))?;
-    match name {
-        "trusted-proxies" => {
-            let ranges = value.split(',').filter(|range| !range.is_empty());
-            let ranges: Result<_, SubnetError> = ranges.map(str::parse).collect();
-            ranges.map(PolicyRule::TrustedProxies).map_err(|error| error.to_string())
-        }
-        _ => Err(format!("there is no rule {name:?}; the rules are: trusted-proxies")),
-    }
+/// Parses `drain=60s`.
+fn rule(text: &str) -> Result<(PolicyKey, String), RuleArgumentError> {
+    let (name, value) = text.split_once('=').ok_or_else(|| RuleArgumentError::Form(text.to_owned()))?;
+    let key = name.parse()?;
+    Ok((key, rule_value(key, value)?))
+}
+
+/// Checks that a text is a value of the rule.
+fn rule_value(key: PolicyKey, text: &str) -> Result<String, RuleError> {
+    ClusterPolicy::default().set(key, text).map(|()| text.to_owned())
+}
+
+/// Reason why an argument is no rule with its value.
+#[derive(Debug, thiserror::Error)]
+enum RuleArgumentError {
+    #[error("{0:?} is not RULE=VALUE")]
+    Form(String),
+    #[error(transparent)]
+    Rule(#[from] UnknownRule),
+    #[error(transparent)]
+    Value(#[from] RuleError),
 }
 
 fn volume(text: &str) -> Result<(String, String), String> {
@@ -735,11 +748,11 @@ mod tests {
         let Ok(Args { command: Command::Up(machine), .. }) = parse(&openings) else { panic!("{openings:?}") };
         assert_eq!((machine.host_ports.len(), machine.metadata.len()), (2, 2));
         assert!(parse(&["--host-ports", "5432,x"]).is_err() && parse(&["--metadata", "10.0.0.1"]).is_err());
-        assert!(
-            matches!(rule("trusted-proxies=10.0.0.0/8,::1"), Ok(PolicyRule::TrustedProxies(ranges)) if ranges.len() == 2)
-        );
-        assert!(matches!(rule("trusted-proxies="), Ok(PolicyRule::TrustedProxies(ranges)) if ranges.is_empty()));
-        assert!(rule("trusted-proxies=10.0.0.1/8").is_err() && rule("x=1").is_err() && rule("x").is_err());
+        assert!(matches!(rule("trusted-proxies="), Ok((PolicyKey::TrustedProxies, value)) if value.is_empty()));
+        let why = |text: &str| rule(text).expect_err(text).to_string();
+        assert_eq!(why("drain=soon"), "\"soon\" is not a time; write for example 30s, 10m, 2h or 1d");
+        assert!(why("x=1").starts_with("there is no rule \"x\"; the rules are: domain"));
+        assert_eq!(why("drain"), "\"drain\" is not RULE=VALUE");
         assert_eq!(parse_count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn check_layers(
     if !folder.exists() {
         return Ok((0, Vec::new()));
     }
-    let layers = Layers::in_folder(&folder, machine.reserve.0)?;
+    let layers = Layers::in_folder(&folder, 0)?;
     let (mut count, mut damaged) = (0, Vec::new());
     for diff_id in layers.list() {
         let Some(digest) = needed.blob_of_layer(&diff_id) else { continue };

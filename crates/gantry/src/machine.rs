@@ -7,12 +7,11 @@ use std::time::Duration;
 use anyhow::Context;
 use gantry_agent::HostPorts;
 use gantry_error_codes::ErrorCode;
-use gantry_model::{MachineName, Seconds};
-use gantry_planner::PlannerPolicy;
+use gantry_model::{ClusterPolicy, MachineName, PolicyKey};
 use gantry_store::StoreAddress;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Machine, WaitFor};
+use crate::args::{FirstPolicy, Machine};
 use crate::coded::{WithCode, coded, fail};
 use crate::server_folder;
 
@@ -83,10 +82,6 @@ impl Machine {
 
     pub(crate) fn server(&self) -> anyhow::Result<gantry_controller::ServerSettings> {
         let machine = self.name()?;
-        let mut policy = PlannerPolicy::new(self.domain.clone());
-        policy.watch = Seconds(self.watch);
-        policy.drain = Seconds(self.drain);
-        policy.progress = Seconds(self.deadline);
         Ok(gantry_controller::ServerSettings {
             name: machine.to_string(),
             listen: self.listen,
@@ -95,22 +90,8 @@ impl Machine {
             run: self.run.clone(),
             program: program()?,
             machine,
-            policy,
-            until: match self.wait_for {
-                WaitFor::Serving => gantry_controller::FollowLimit::Serving,
-                WaitFor::Bake => gantry_controller::FollowLimit::Verdict,
-            },
+            policy: self.policy.rules(),
             http_port: self.http.port(),
-            collect: gantry_controller::GcSettings {
-                every: seconds(self.collect_every),
-                grace: seconds(self.collect_grace),
-                reserve: self.reserve.0,
-            },
-            compile: gantry_controller::CompileLimits {
-                seconds: u64::from(self.compile_time),
-                memory: self.compile_memory.0,
-                disk: self.compile_disk.0,
-            },
         })
     }
 
@@ -125,12 +106,6 @@ impl Machine {
             prefix: self.network.1,
             host_ports: self.reachable_ports(),
             metadata: self.metadata.clone(),
-            collect: gantry_agent::GcSettings {
-                every: seconds(self.collect_every),
-                grace: seconds(self.collect_grace),
-                reserve: self.reserve.0,
-            },
-            builds: self.builds,
         })
     }
     /// Ports of this machine that containers can reach. The router's ports are among them, because an app reaches
@@ -145,7 +120,6 @@ impl Machine {
             machine: self.name()?,
             number: crate::handover::router_number(),
             data: self.data.join("router"),
-            domain: self.domain.clone(),
             resolver: Some(self.network.0),
             certificate: self.tls_cert.clone().zip(self.tls_key.clone()),
             wait: Duration::from_secs(30),
@@ -216,8 +190,37 @@ fn name_without_digits(host: &str) -> Option<MachineName> {
     MachineName::parse(kept.trim_matches(|c: char| !c.is_ascii_lowercase())).ok()
 }
 
-fn seconds(number: u32) -> Duration {
-    Duration::from_secs(u64::from(number))
+impl FirstPolicy {
+    /// The values that were given, by rule. Each is valid.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (PolicyKey, &str)> {
+        let Self { domain, bake_time, wait_for, drain, deadline, compile_time, compile_memory, .. } = self;
+        let Self { compile_disk, builds, collect_every, collect_grace, reserve, .. } = self;
+        let all = [
+            (PolicyKey::Domain, domain),
+            (PolicyKey::BakeTime, bake_time),
+            (PolicyKey::WaitFor, wait_for),
+            (PolicyKey::Drain, drain),
+            (PolicyKey::Deadline, deadline),
+            (PolicyKey::CompileTime, compile_time),
+            (PolicyKey::CompileMemory, compile_memory),
+            (PolicyKey::CompileDisk, compile_disk),
+            (PolicyKey::Builds, builds),
+            (PolicyKey::CollectEvery, collect_every),
+            (PolicyKey::CollectGrace, collect_grace),
+            (PolicyKey::Reserve, reserve),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+
+    /// The given values as a policy.
+    pub(crate) fn rules(&self) -> ClusterPolicy {
+        let mut policy = ClusterPolicy::default();
+        for (key, text) in self.given() {
+            // The command line was refused if the value is invalid.
+            let _ = policy.set(key, text);
+        }
+        policy
+    }
 }
 
 /// Path of the running program, for git's hooks and for the services that `up` starts.

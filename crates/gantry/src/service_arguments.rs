@@ -1,6 +1,6 @@
 //! Command lines of the services that `gantry up` starts.
 
-use crate::args::{Machine, WaitFor};
+use crate::args::Machine;
 
 /// Command line of a service. All settings are explicit, so that the process list shows them.
 pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<String>> {
@@ -12,7 +12,6 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
     add("run", path(&machine.run));
     add("listen", machine.listen.to_string());
     add("http", machine.http.to_string());
-    add("domain", machine.domain.to_string());
     add("server-user", machine.server_user.to_string());
     add("network", format!("{}/{}", machine.network.0, machine.network.1));
     add("bridge", machine.bridge.clone());
@@ -23,17 +22,7 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
         add("metadata", comma_separated(&machine.metadata));
     }
     add("cgroup", machine.cgroup.clone());
-    add("watch", machine.watch.to_string());
-    add("wait-for", if machine.wait_for == WaitFor::Bake { "bake" } else { "serving" }.to_owned());
-    add("drain", machine.drain.to_string());
-    add("deadline", machine.deadline.to_string());
-    add("compile-time", machine.compile_time.to_string());
-    add("collect-every", machine.collect_every.to_string());
-    add("collect-grace", machine.collect_grace.to_string());
-    add("reserve", machine.reserve.0.to_string());
-    add("builds", machine.builds.to_string());
-    add("compile-memory", machine.compile_memory.0.to_string());
-    add("compile-disk", machine.compile_disk.0.to_string());
+    machine.policy.given().for_each(|(rule, value)| add(rule.name(), value.to_owned()));
     if let Some(store) = &machine.store {
         let text = match store {
             gantry_store::StoreAddress::File(file) => path(file),
@@ -74,7 +63,7 @@ mod tests {
     fn a_service_gets_every_setting_of_up() {
         let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
                      --tls-key /k --domain example --server-user u --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
-                     --metadata 169.254.169.254 --cgroup g --watch 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
+                     --metadata 169.254.169.254 --cgroup g --bake-time 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
                      --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --compile-memory 8M --compile-disk 9M";
         let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         let passed = arguments("server", &up).expect("arguments");

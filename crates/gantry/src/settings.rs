@@ -180,7 +180,7 @@ fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
     let keys = keys(&known);
     let mut found = Values::new();
     for (key, value) in table.get_ref() {
-        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        let (name, at) = (current_name(&known, key.get_ref().as_ref()), key.span().start);
         if !keys.contains(&name) {
             return Err(wrong(at, unknown(name, &keys)));
         }
@@ -194,6 +194,12 @@ fn values(path: &str, text: &str) -> Result<Values, SettingsError> {
         found.insert(name.to_owned(), text);
     }
     Ok(found)
+}
+
+/// The name of a flag that has the given name or had it before.
+fn current_name<'a>(known: &'a Command, name: &'a str) -> &'a str {
+    let had = |arg: &&clap::Arg| arg.get_all_aliases().is_some_and(|all| all.contains(&name));
+    known.get_arguments().find(had).and_then(clap::Arg::get_long).unwrap_or(name)
 }
 
 /// The text of a TOML string or integer, in the form a flag accepts.
@@ -285,6 +291,8 @@ fn toml_text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gantry_model::PolicyKey;
+
     use super::*;
 
     fn refused(text: &str) -> String {
@@ -296,11 +304,11 @@ mod tests {
         let text = "# one\ndata = \"/srv/a \\\"b\\\"\"\nwatch = 7\nreserve = \"2G\"\ncompile-memory = 1048576\nurl = 'http://h:1'\n";
         let found = values("g.toml", text).expect("read");
         let expected = [
+            ("bake-time", "7"),
             ("compile-memory", "1048576"),
             ("data", "/srv/a \"b\""),
             ("reserve", "2G"),
             ("url", "http://h:1"),
-            ("watch", "7"),
         ];
         assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
         for (key, value) in &found {
@@ -319,8 +327,8 @@ mod tests {
             ("Listen = \"127.0.0.1:1\"", "line 1, column 1", "did you mean listen?"),
             ("colour = 1", "line 1, column 1", "`gantry up --help` lists them"),
             ("token = 'x'", "line 1, column 1", "token is a secret and does not belong here; token-file names"),
-            ("watch = 'soon'", "line 1, column 9", "watch cannot be \"soon\": invalid digit"),
-            ("watch = -1", "line 1, column 9", "watch cannot be \"-1\""),
+            ("watch = 'soon'", "line 1, column 9", "bake-time cannot be \"soon\": \"soon\" is not a time"),
+            ("watch = -1", "line 1, column 9", "bake-time cannot be \"-1\""),
             ("reserve = 'lots'", "line 1, column 11", "\"lots\" is not a size"),
             ("domain = 'ü ü'", "line 1, column 10", "domain cannot be"),
             ("listen = true", "line 1, column 10", "listen is a text in quotes or a whole number"),
@@ -347,10 +355,11 @@ mod tests {
         let args = parsed(&["gantry", "up", "--watch", "9"]);
         assert_eq!(args.remote.url, "http://h:1");
         let crate::args::Command::Up(machine) = args.command else { panic!("up") };
-        assert_eq!((machine.watch, machine.drain, machine.deadline), (9, 8, 120));
+        let given: Vec<_> = machine.policy.given().collect();
+        assert_eq!(given, [(PolicyKey::BakeTime, "9"), (PolicyKey::Drain, "8")]);
         assert_eq!(machine.http.port(), 81);
         let args = parsed(&["gantry", "--url", "http://h:2", "store", "check"]);
         let crate::args::Command::Store(crate::args::Store::Check { machine }) = args.command else { panic!("check") };
-        assert_eq!((machine.drain, args.remote.url.as_str()), (8, "http://h:2"));
+        assert_eq!((machine.policy.drain.as_deref(), args.remote.url.as_str()), (Some("8"), "http://h:2"));
     }
 }

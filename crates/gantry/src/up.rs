@@ -64,7 +64,7 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
         };
         supervisors.push(Supervisor::start(service)?);
     }
-    told!("Apps are served at http://<app>.{}:{}/", machine.domain, machine.http.port());
+    told!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
     loop {

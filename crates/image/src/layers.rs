@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::BoxStream;
@@ -65,7 +67,8 @@ const ASIDE: &str = "damaged-";
 #[derive(Debug, Clone)]
 pub struct Layers {
     folder: PathBuf,
-    reserve: u64,
+    /// Bytes of the disk that unpacking leaves free.
+    reserve: Arc<AtomicU64>,
 }
 
 impl Layers {
@@ -74,13 +77,22 @@ impl Layers {
     /// # Errors
     /// When the folder cannot be created.
     pub fn in_folder(folder: &Path, reserve: u64) -> Result<Self, LayersError> {
-        let layers = Self { folder: folder.to_owned(), reserve };
+        let layers = Self { folder: folder.to_owned(), reserve: Arc::new(reserve.into()) };
         std::fs::create_dir_all(folder).map_err(|source| LayersError::Folder {
             action: "make",
             path: folder.to_owned(),
             source,
         })?;
         Ok(layers)
+    }
+
+    /// Changes the number of bytes that unpacking leaves free.
+    pub fn keep_free(&self, reserve: u64) {
+        self.reserve.store(reserve, Ordering::Relaxed);
+    }
+
+    fn reserve(&self) -> u64 {
+        self.reserve.load(Ordering::Relaxed)
     }
 
     /// Returns the folder of a layer, whether or not the layer is unpacked.
@@ -123,11 +135,11 @@ impl Layers {
             folder: self.folder.clone(),
             free,
             size,
-            reserve: self.reserve,
+            reserve: self.reserve(),
             layer: diff_id.short().to_owned(),
         };
         let bounds = Bounds::default();
-        let room = free.saturating_sub(self.reserve).min(bounds.bytes);
+        let room = free.saturating_sub(self.reserve()).min(bounds.bytes);
         let bounds = Bounds { bytes: room, ..bounds };
         let full = room < Bounds::default().bytes;
         if descriptor.size > room {
@@ -185,7 +197,7 @@ impl Layers {
         let fresh = self.folder.join(half_made());
         std::fs::create_dir(&fresh).map_err(|source| failed("make", &fresh, source))?;
         let bounds = Bounds::default();
-        let room = gantry_linux::disk::free(&self.folder).saturating_sub(self.reserve).min(bounds.bytes);
+        let room = gantry_linux::disk::free(&self.folder).saturating_sub(self.reserve()).min(bounds.bytes);
         let compared = unpack(blob, &fresh, Bounds { bytes: room, ..bounds }).map_err(LayersError::from);
         let compared = compared.and_then(|unpacked| {
             if unpacked.diff_id != *diff_id {

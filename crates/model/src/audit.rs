@@ -95,8 +95,9 @@ pub enum AuditAction {
     },
     /// The cluster policy changed.
     ClusterPolicyChanged {
-        /// The trusted proxies from now on.
-        trusted_proxies: TrustedProxies,
+        /// New values by rule; `None` for a rule that has its default again.
+        #[serde(default)]
+        rules: BTreeMap<String, Option<String>>,
     },
     /// A deploy was requested.
     DeployRequested {
@@ -278,8 +279,12 @@ impl fmt::Display for AuditAction {
             }
             Self::TrafficChanged { app, traffic } => write!(f, "requests of {app}: {traffic}"),
             Self::TrustedProxiesChanged { app, proxies } => write!(f, "trusted proxies of {app}: {proxies}"),
-            Self::ClusterPolicyChanged { trusted_proxies } => {
-                write!(f, "cluster policy: trusted-proxies={trusted_proxies}")
+            Self::ClusterPolicyChanged { rules } => {
+                f.write_str("cluster policy:")?;
+                rules.iter().try_for_each(|(rule, value)| match value {
+                    Some(value) => write!(f, " {rule}={value}"),
+                    None => write!(f, " {rule} by default"),
+                })
             }
             Self::DeployRequested { deploy, cause } => write!(f, "deploy {deploy} asked for: {cause}"),
             Self::DeployOrdered { deploy, order: DeployOrder::Promote } => {

@@ -7,6 +7,7 @@
 //! | [`role`] | how one role of an app runs: command, limits, health checks, volumes |
 //! | [`app`], [`release`], [`deploy`] | what users ask for |
 //! | [`clock`] | a clock that no jump of the wall clock disturbs |
+//! | [`policy`] | the rules of the cluster, with their names, defaults and bounds |
 //! | [`proxies`] | the trusted proxies in front of the routers |
 //! | [`execve`] | the kernel's bounds on the arguments and environment of a process |
 //! | [`audit`] | the actions of the audit trail |
@@ -33,6 +34,7 @@ pub mod network;
 pub mod observed;
 pub mod output;
 pub mod plan;
+pub mod policy;
 pub mod proxies;
 pub mod reason;
 pub mod release;
@@ -62,7 +64,8 @@ pub use plan::{
     AppNames, AppRoutes, Assignment, ClosedReason, ClosedRoute, InstanceGoal, InstanceSpec, MachinePlan, Plan, Route,
     RoutingHead, RoutingTable, instances_of,
 };
-pub use proxies::{ClusterPolicy, Subnet, SubnetError, TrustedProxies};
+pub use policy::{ClusterPolicy, PolicyKey, RuleError, RuleValue, UnknownRule, WaitFor};
+pub use proxies::{Subnet, SubnetError, TrustedProxies};
 pub use reason::Reason;
 pub use release::{Digest, Release, ReleaseNumber};
 pub use role::{Exposure, HealthSettings, Kind, ResourceLimits, Role, RoleCommand};

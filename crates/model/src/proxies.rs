@@ -126,14 +126,6 @@ impl fmt::Display for TrustedProxies {
     }
 }
 
-/// Policy for all apps of the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ClusterPolicy {
-    /// Proxies that every app trusts. An app adds its own with `gantry app proxies`.
-    pub trusted_proxies: TrustedProxies,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

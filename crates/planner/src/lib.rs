@@ -31,8 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::{
-    AllocationNumbers, App, AppName, AppRoutes, Deploy, HostName, MachineName, MachinePlan, Moment, ObservedCluster,
-    Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
+    AllocationNumbers, App, AppName, AppRoutes, ClusterPolicy, Deploy, HostName, MachineName, MachinePlan, Moment,
+    ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +81,12 @@ impl PlannerPolicy {
     #[must_use]
     pub fn new(domain: HostName) -> Self {
         Self { drain: defaults::DRAIN_TIME, watch: defaults::BAKE_TIME, progress: defaults::DEPLOY_DEADLINE, domain }
+    }
+}
+
+impl From<&ClusterPolicy> for PlannerPolicy {
+    fn from(policy: &ClusterPolicy) -> Self {
+        Self { drain: policy.drain(), watch: policy.bake_time(), progress: policy.deadline(), domain: policy.domain() }
     }
 }
 

@@ -36,8 +36,8 @@ mod timer;
 mod trailers;
 mod upstream;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use gantry_api::Client;
 
@@ -69,6 +69,7 @@ pub async fn run(
     let router = Arc::new(RouterState {
         routes: Arc::new(RouteStore::load(&settings.data.join("table.json"), &settings.machine)),
         access: AccessLog::open(&settings.data.join("access.log"))?,
+        domain: RwLock::default(),
         budget: Arc::default(),
         ending: AtomicBool::new(false),
         settings,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gantry_model::{HostName, MachineName};
+use gantry_model::MachineName;
 
 /// All settings of the router.
 #[derive(Debug, Clone)]
@@ -15,8 +15,6 @@ pub struct RouterSettings {
     pub number: u64,
     /// Directory of the table and the access log.
     pub data: PathBuf,
-    /// Domain of the apps, shown in the error response for an unknown host name.
-    pub domain: HostName,
     /// Address of the name resolver; none for no resolver.
     pub resolver: Option<Ipv4Addr>,
     /// Certificate chain and key for HTTPS, as PEM files.

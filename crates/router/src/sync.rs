@@ -2,8 +2,8 @@
 //! unchanged.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use gantry_api::Client;
@@ -70,6 +70,9 @@ async fn connect(
     loop {
         tokio::select! {
             message = stream.receiver.next() => match message? {
+                Some(ServerMessage::Policy(policy)) => {
+                    *router.domain.write().unwrap_or_else(PoisonError::into_inner) = Some(policy.domain);
+                }
                 Some(mut message) => {
                     if let ServerMessage::Update(update) = &mut message && earlier {
                         version_one::upgrade(update, &router.settings.machine);
@@ -116,7 +119,7 @@ async fn receive(
         ServerMessage::Resend => reports.resend(),
         ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
         ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
-        ServerMessage::Session { .. } | ServerMessage::Unknown => {}
+        ServerMessage::Policy(_) | ServerMessage::Session { .. } | ServerMessage::Unknown => {}
     }
     Ok(())
 }

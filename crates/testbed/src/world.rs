@@ -131,7 +131,7 @@ impl World {
                 &self.network(),
                 "--drain",
                 "5",
-                "--watch",
+                "--bake-time",
                 "2",
                 "--wait-for",
                 "bake",
@@ -242,7 +242,7 @@ impl World {
             .args(self.machine())
             .args(["--listen", &format!("127.0.0.1:{}", self.api), "--http", &format!("127.0.0.1:{}", self.http)])
             .args(["--network", &self.network(), "--drain", "5"])
-            .args(if self.extra.iter().any(|word| word == "--watch") { &[][..] } else { &["--watch", "2"] })
+            .args(if self.extra.iter().any(|word| word == "--bake-time") { &[][..] } else { &["--bake-time", "2"] })
             // Most tests check a state that exists only after the whole deploy, including the bake time.
             .args(if self.extra.iter().any(|word| word == "--wait-for") { &[][..] } else { &["--wait-for", "bake"] })
             // The virtual machine of the tests has a small disk.

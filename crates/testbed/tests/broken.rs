@@ -270,7 +270,7 @@ fn what_takes_its_time_is_said_too() {
     if std::env::var_os("GANTRY_TEST_LONG").is_none() {
         return;
     }
-    let world = World::start(&["--deadline", "120", "--watch", "15"]);
+    let world = World::start(&["--deadline", "120", "--bake-time", "15"]);
     let checked = |name, server| Broken { name, server, role: CHECKED, compile: None };
     let timer = "        threading.Timer(10, lambda: os._exit(9)).start()\n";
     let get = "    def do_GET(self):\n";

@@ -36,7 +36,7 @@ impl Shifted {
         let text = |path: &Path| path.to_str().expect("text").to_owned();
         let environment = [("LD_PRELOAD", text(&library)), ("GANTRY_TEST_CLOCK", text(&shift))];
         let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let world = World::start_alone(&environment, &["--watch", "3"]);
+        let world = World::start_alone(&environment, &["--bake-time", "3"]);
         Self { world, shift, _folder: folder }
     }
 

@@ -27,7 +27,7 @@ const H2: &str = "require('http2').createServer((q,r)=>r.end('ok')).listen(proce
 
 #[test]
 fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
-    let mut world = World::start(&[]);
+    let world = World::start(&[]);
     let app = |world: &World, name: &str| {
         let _ = world.gantry(&["app", "create", name]).good();
         world.repository(name, None)
@@ -59,8 +59,7 @@ fn checks_speak_as_the_role_does_and_wait_as_long_as_it_says() {
     assert_eq!(world.gantry(&["config", "get", "named", "N"]).good().out, "5\n");
 
     // The layers are on the machine already, so the short deadline limits only the start.
-    world.kill_up();
-    world.up_with(&["--deadline", "8"]);
+    let _ = world.gantry(&["cluster", "policy", "set", "deadline=8s"]).good();
     strict.write("container/roles.json", &strict_role.replace("headers", "host: 'other.example', headers"));
     strict.commit("another host");
     let push = strict.push();

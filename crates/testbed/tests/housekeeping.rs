@@ -92,12 +92,11 @@ fn what_nothing_needs_is_removed_and_a_rollback_finds_what_it_needs() {
 
 #[test]
 fn what_would_fill_the_disk_is_refused_with_the_numbers() {
-    let mut world = World::start(&[]);
+    let world = World::start(&[]);
     let shop = site(&world, "shop", 1);
     let commit = push_site(&shop, "one");
     let _ = world.gantry(&["app", "create", "other"]).good();
-    let _ = world.down();
-    world.up_with(&["--reserve", "900000G"]);
+    let _ = world.gantry(&["cluster", "policy", "set", "reserve=900000G"]).good();
     let refused = |output: Output, texts: &[&str]| {
         assert_ne!(output.status, 0, "{output:?}");
         for text in texts.iter().chain(&["free of", "needs 900000", "`gantry status` lists"]) {
@@ -126,7 +125,7 @@ fn what_would_fill_the_disk_is_refused_with_the_numbers() {
 /// Garbage collection keeps the data for a rollback to each of the last five releases.
 #[test]
 fn each_of_the_last_five_releases_is_gone_back_to() {
-    let world = World::start(&["--collect-every", "1", "--collect-grace", "1", "--watch", "1"]);
+    let world = World::start(&["--collect-every", "1", "--collect-grace", "1", "--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     for number in 1..=6 {
         // A layer that no other release references.

@@ -148,7 +148,7 @@ fn clear(world: &World) {
 #[test]
 fn what_was_acknowledged_outlives_a_power_loss() {
     let disk = Disk::new();
-    let mut world = World::start_on(&disk.path(), &["--watch", "1"]);
+    let mut world = World::start_on(&disk.path(), &["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     lose_power(&mut world, &disk);
     is_whole(&world, "shop");
@@ -231,7 +231,7 @@ fn fifty_power_losses_at_any_moment() {
         return;
     }
     let disk = Disk::new();
-    let mut world = World::start_on(&disk.path(), &["--watch", "1"]);
+    let mut world = World::start_on(&disk.path(), &["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     let mut acknowledged = push_site(&shop, "v0");
     let file = disk.path().join("backup.tar").display().to_string();

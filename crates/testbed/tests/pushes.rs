@@ -24,7 +24,7 @@ fn settled(world: &World, app: &str) {
 
 #[test]
 fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
-    let world = World::start(&["--wait-for", "serving", "--watch", "5"]);
+    let world = World::start(&["--wait-for", "serving", "--bake-time", "5"]);
     let shop = site(&world, "shop", 1);
     let change = |version: &str| {
         shop.write("server.py", &SERVER.replace("VERSION", version));
@@ -63,7 +63,7 @@ fn a_push_returns_when_the_release_serves_and_its_bake_is_told_later() {
 
 #[test]
 fn the_branch_is_deployed_whatever_else_is_pushed() {
-    let world = World::start(&["--watch", "1"]);
+    let world = World::start(&["--bake-time", "1"]);
     let shop = site(&world, "shop", 1);
     shop.write("server.py", &SERVER.replace("VERSION", "one"));
     shop.commit("one");

@@ -6,7 +6,7 @@ fn new_app(name: &str) -> NewApp {
 }
 
 fn create(records: &mut RecordIndex, new: NewApp) -> Result<(), Refusal> {
-    run(records, |actor| actor.create_app(new, &host("localhost")))
+    run(records, |actor| actor.create_app(new))
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_branch_is_a_name_that_git_allows() {
 
 fn change_hosts(records: &mut RecordIndex, app: &str, add: &[&str], remove: &[&str]) -> Result<Vec<HostName>, Refusal> {
     let (app, change) = (app_name(app), HostChange { add: hosts(add), remove: hosts(remove) });
-    run(records, |actor| actor.change_hosts(&app, &change, &host("localhost")))?;
+    run(records, |actor| actor.change_hosts(&app, &change))?;
     Ok(records.apps[&app].hosts.clone())
 }
 
@@ -134,7 +134,7 @@ fn a_destroyed_app_takes_no_more_commands() {
         alice(&records).destroy_app(&shop()).map(drop),
         alice(&records).change_base(&shop(), base_name("debian")).map(drop),
         alice(&records).change_branch(&shop(), "main".to_owned()).map(drop),
-        alice(&records).change_hosts(&shop(), &HostChange::default(), &host("localhost")).map(drop),
+        alice(&records).change_hosts(&shop(), &HostChange::default()).map(drop),
         alice(&records).change_config(&shop(), BTreeMap::new(), &[]).map(drop),
         alice(&records).change_scale(&shop(), BTreeMap::new()).map(drop),
         alice(&records).change_traffic(&shop(), crate::TrafficChange::Pause).map(drop),

@@ -6,6 +6,7 @@ mod config;
 mod deploys;
 mod events;
 mod images;
+mod policy;
 mod properties;
 mod push;
 mod refusals;

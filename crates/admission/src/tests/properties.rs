@@ -59,16 +59,15 @@ fn decide(actor: Actor<'_>, step: Step) -> Result<Vec<RecordChange>, Refusal> {
     fn changes<T>(admitted: Admitted<T>) -> Result<Vec<RecordChange>, Refusal> {
         admitted.map(|(changes, _)| changes)
     }
-    let domain = host("localhost");
     match step {
         Step::CreateApp(app, hosts) => {
             let new = NewApp { name: named(app), base: None, branch: None, hosts: host_names(&hosts) };
-            changes(actor.create_app(new, &domain))
+            changes(actor.create_app(new))
         }
         Step::DestroyApp(app) => changes(actor.destroy_app(&named(app))),
         Step::Hosts(app, add, remove) => {
             let change = HostChange { add: host_names(&add), remove: host_names(&remove) };
-            changes(actor.change_hosts(&named(app), &change, &domain))
+            changes(actor.change_hosts(&named(app), &change))
         }
         Step::Branch(app, branch) => changes(actor.change_branch(&named(app), branch)),
         Step::Config(app, values) => {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use gantry_error_codes::ErrorCode;
 use gantry_model::execve::TooLong;
+use gantry_model::{PolicyKey, RuleError};
 
 use super::*;
 use crate::FullList;
@@ -40,12 +41,14 @@ fn samples() -> Vec<Refusal> {
         Refusal::NoEarlierRelease { app: app.clone(), current: release },
         Refusal::NoHeldDeploy { app: app.clone() },
         Refusal::NoDeployInProgress { app: app.clone() },
-        Refusal::RoleNotFound { app, role: role.clone(), known: vec![role.clone()] },
+        Refusal::RoleNotFound { app: app.clone(), role: role.clone(), known: vec![role.clone()] },
         Refusal::SingleWriter { role: role.clone() },
         Refusal::TooManyCopies { role, count: 2, most: 1 },
         Refusal::TooManyRoles { count: 2, most: 1 },
         Refusal::InvalidMaintenanceMessage { bytes: 2, most: 1 },
         Refusal::ZeroLimit,
+        Refusal::InvalidPolicyValue { rule: PolicyKey::Drain, error: RuleError::Time(one.clone()) },
+        Refusal::DomainTaken { address: one.clone(), app: app.clone(), other: app.clone() },
         Refusal::TooManyProxies { count: 2, most: 1 },
         Refusal::InvalidTokenName,
         Refusal::TokenExists { token: one.clone() },

@@ -7,12 +7,8 @@ fn store() -> AppName {
     app_name("store")
 }
 
-fn domain() -> HostName {
-    host("localhost")
-}
-
 fn begin(records: &mut RecordIndex) -> Result<Option<DeployNumber>, Refusal> {
-    run(records, |actor| actor.begin_rename(&shop(), &store(), &domain()))
+    run(records, |actor| actor.begin_rename(&shop(), &store()))
 }
 
 fn apply_all(records: &mut RecordIndex, changes: Vec<RecordChange>) {
@@ -38,10 +34,10 @@ fn a_rename_moves_every_record_and_repeats_an_interrupted_move() {
     let [rename] = <[_; 1]>::try_from(decided_renames(&records)).expect("one rename");
     assert!(rename.good);
     // A server that is killed has written only the first part of the move.
-    let changes = finish_rename(&records, NOW, &rename, &domain());
+    let changes = finish_rename(&records, NOW, &rename);
     changes.iter().take(2).for_each(|change| records.apply(change.clone()));
     assert_eq!(decided_renames(&records), std::slice::from_ref(&rename));
-    let changes = finish_rename(&records, NOW, &rename, &domain());
+    let changes = finish_rename(&records, NOW, &rename);
     apply_all(&mut records, changes);
     let app = &records.apps[&store()];
     assert_eq!(app.hosts, hosts(&["www.example.com", "shop.localhost"]));
@@ -52,25 +48,25 @@ fn a_rename_moves_every_record_and_repeats_an_interrupted_move() {
     assert!(records.apps[&shop()].destroying && records.apps[&shop()].hosts.is_empty());
     assert_eq!(newest_action(&records), AuditAction::Renamed { from: shop(), to: store() });
     assert_eq!(decided_renames(&records), []);
-    assert_eq!(finish_rename(&records, NOW, &rename, &domain()).len(), 0, "once is enough");
+    assert_eq!(finish_rename(&records, NOW, &rename).len(), 0, "once is enough");
 }
 
 #[test]
 fn a_former_name_is_free_once_its_address_and_its_volumes_are_another_s_no_more() {
     let mut records = renamed(DeployState::Done);
     let rename = decided_renames(&records).remove(0);
-    let changes = finish_rename(&records, NOW, &rename, &domain());
+    let changes = finish_rename(&records, NOW, &rename);
     apply_all(&mut records, changes);
     records.apply(RecordChange::Remove("apps/shop".to_owned()));
     let create = |records: &mut RecordIndex| {
         let new = NewApp { name: shop(), base: None, branch: None, hosts: Vec::new() };
-        run(records, |actor| actor.create_app(new, &domain()))
+        run(records, |actor| actor.create_app(new))
     };
     let in_use = Refusal::FormerNameInUse { address: "shop.localhost".to_owned(), app: store(), name: shop() };
     assert_eq!(create(&mut records), Err(in_use.clone()));
     assert_eq!(in_use.hint().as_deref(), Some("`gantry app host store --rm shop.localhost` frees it"));
     let change = HostChange { add: Vec::new(), remove: hosts(&["shop.localhost"]) };
-    run(&mut records, |actor| actor.change_hosts(&store(), &change, &domain())).expect("changed");
+    run(&mut records, |actor| actor.change_hosts(&store(), &change)).expect("changed");
     assert_eq!(create(&mut records), Ok(()));
     assert_eq!(records.apps[&shop()].volume_folder(), &app_name("shop-2"));
 }
@@ -105,7 +101,7 @@ fn an_app_that_is_busy_or_a_name_that_is_taken_is_refused() {
     assert_eq!(begin(|app| app.current = None), Ok(None), "an app without a release needs no deploy");
     let mut records = released(&[push_of("a")]);
     put(&mut records, StoreRecord::App(App::new(store(), Moment(0))));
-    let rename = |records: &RecordIndex| alice(records).begin_rename(&shop(), &store(), &domain()).map(drop);
+    let rename = |records: &RecordIndex| alice(records).begin_rename(&shop(), &store()).map(drop);
     assert_eq!(rename(&records), Err(Refusal::AppExists { app: store() }));
     let mut records = released(&[push_of("a")]);
     let deploy = run(&mut records, |actor| actor.start_deploy(&shop(), push_of("b"), false)).expect("a deploy");

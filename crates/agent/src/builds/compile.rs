@@ -206,14 +206,14 @@ async fn watch(
         }
         if tokio::time::Instant::now() > deadline {
             return Err(stopped(format!(
-                "container/compile did not end in {} s and was stopped; --compile-time of the server sets it",
+                "container/compile did not end in {} s and was stopped; `gantry cluster policy set compile-time=TIME` changes the limit",
                 limits.seconds
             )));
         }
         let due = schedule.is_due(disk::free(cache), Instant::now());
         if due && workload.workload().written(Some(cache), limits.disk).await > limits.disk {
             return Err(stopped(format!(
-                "container/compile wrote more than {}, with its cache, and was stopped; --compile-disk of the server sets it",
+                "container/compile wrote more than {}, with its cache, and was stopped; `gantry cluster policy set compile-disk=SIZE` changes the limit",
                 Bytes(limits.disk)
             )));
         }
@@ -226,7 +226,7 @@ fn check_exit(spec: &ContainerSpec, out_of_memory: bool, output: &Output) -> Res
         _ if out_of_memory => {
             let limit = Bytes(spec.limits.memory);
             format!(
-                "container/compile ran out of memory: a build may use {limit}; raise --compile-memory of `gantry up`"
+                "container/compile ran out of memory: a build may use {limit}; `gantry cluster policy set compile-memory=SIZE` changes the limit"
             )
         }
         Some(ExitRecord { code: Some(0), .. }) => return Ok(()),

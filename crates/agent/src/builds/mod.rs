@@ -54,6 +54,11 @@ impl Builds {
     pub(crate) fn new(most: u16) -> Self {
         Self { slots: Arc::new(BuildSlots::new(most)), turns: Turns::default() }
     }
+
+    /// Changes the number of builds at a time.
+    pub(crate) fn resize(&self, most: u16) {
+        self.slots.resize(most);
+    }
 }
 
 /// Builds an image, and sends the events on the session. Ends early when the session ends.

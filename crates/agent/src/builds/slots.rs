@@ -1,8 +1,9 @@
 //! Numbered build slots: the number of concurrent builds on this machine. Each slot has host user ids of its own.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// First host user id of slot 0. The ids of builds lie below the ranges of apps.
 const FIRST_USER: u32 = 0x6fff_0000;
@@ -12,8 +13,15 @@ const RANGE: u32 = 65_536;
 
 /// The build slots of a machine.
 pub(crate) struct BuildSlots {
-    sender: mpsc::Sender<u16>,
-    free: tokio::sync::Mutex<mpsc::Receiver<u16>>,
+    state: Mutex<SlotState>,
+    changed: Notify,
+    /// The build that waits first is served first.
+    queue: tokio::sync::Mutex<()>,
+}
+
+struct SlotState {
+    most: u16,
+    used: BTreeSet<u16>,
 }
 
 /// A build slot in use. Dropping the slot frees its number for the next build.
@@ -25,19 +33,41 @@ pub(crate) struct BuildSlot {
 impl BuildSlots {
     /// `most` slots; at least one.
     pub(crate) fn new(most: u16) -> Self {
-        let most = most.max(1);
-        let (sender, free) = mpsc::channel(usize::from(most));
-        for number in 0..most {
-            let _ = sender.try_send(number);
-        }
-        Self { sender, free: tokio::sync::Mutex::new(free) }
+        let state = Mutex::new(SlotState { most: most.max(1), used: BTreeSet::new() });
+        Self { state, changed: Notify::new(), queue: tokio::sync::Mutex::default() }
+    }
+
+    /// Changes the number of slots. Builds that run go on, even if there are more than slots.
+    pub(crate) fn resize(&self, most: u16) {
+        self.lock().most = most.max(1);
+        self.changed.notify_one();
     }
 
     /// Waits for a free slot.
     pub(crate) async fn take(self: Arc<Self>) -> BuildSlot {
-        // This value owns the sender, so the channel stays open while a task waits here.
-        let number = self.free.lock().await.recv().await.unwrap_or_default();
-        BuildSlot { number, slots: self }
+        let _first = self.queue.lock().await;
+        loop {
+            if let Some(number) = self.claim() {
+                let slots = Arc::clone(&self);
+                return BuildSlot { number, slots };
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Takes the lowest free number, unless as many builds run as there are slots.
+    fn claim(&self) -> Option<u16> {
+        let mut state = self.lock();
+        if state.used.len() >= usize::from(state.most) {
+            return None;
+        }
+        let free = (0..state.most).find(|number| !state.used.contains(number))?;
+        state.used.insert(free);
+        Some(free)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,7 +80,8 @@ impl BuildSlot {
 
 impl Drop for BuildSlot {
     fn drop(&mut self) {
-        let _ = self.slots.sender.try_send(self.number);
+        self.slots.lock().used.remove(&self.number);
+        self.slots.changed.notify_one();
     }
 }
 
@@ -69,6 +100,22 @@ mod tests {
         let user = first.first_user();
         drop(first);
         assert_eq!(third.await.first_user(), user);
+    }
+
+    #[tokio::test]
+    async fn more_slots_start_a_build_that_waits() {
+        let slots = Arc::new(BuildSlots::new(1));
+        let first = Arc::clone(&slots).take().await;
+        let mut second = Box::pin(Arc::clone(&slots).take());
+        assert!(futures_util::poll!(&mut second).is_pending());
+        slots.resize(2);
+        let second = second.await;
+        slots.resize(1);
+        let mut third = Box::pin(Arc::clone(&slots).take());
+        drop(first);
+        assert!(futures_util::poll!(&mut third).is_pending(), "one build runs, in the slot that is no more");
+        drop(second);
+        third.await;
     }
 
     #[tokio::test]

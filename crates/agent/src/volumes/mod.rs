@@ -422,7 +422,7 @@ fn moment(time: SystemTime) -> Moment {
 const LOOK_EVERY: u64 = 64 << 20;
 
 /// Returns a check that fails once the disk reserve would be used up. The check takes the number of coming bytes.
-fn room(settings: &AgentSettings) -> impl FnMut(u64) -> io::Result<()> + '_ {
+fn room(agent: &AgentContext) -> impl FnMut(u64) -> io::Result<()> + '_ {
     let mut since = LOOK_EVERY;
     move |bytes| {
         since += bytes;
@@ -430,7 +430,7 @@ fn room(settings: &AgentSettings) -> impl FnMut(u64) -> io::Result<()> + '_ {
             return Ok(());
         }
         since = 0;
-        let (free, reserve) = (gantry_linux::disk::free(&settings.data), settings.collect.reserve);
+        let (free, reserve) = (gantry_linux::disk::free(&agent.settings.data), agent.policy.reserve());
         if free.saturating_sub(reserve) >= LOOK_EVERY {
             return Ok(());
         }

@@ -74,7 +74,7 @@ pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) ->
     let made = |error: &std::io::Error| failed("make a snapshot of", key, error);
     std::fs::create_dir_all(&folder).map_err(|error| made(&error))?;
     let half = Half::make(settings, app).map_err(|error| made(&error))?;
-    let copied = duplicate(settings, &top, &half).map_err(|error| made(&error))?;
+    let copied = duplicate(agent, &top, &half).map_err(|error| made(&error))?;
     gantry_failpoint::failpoint!("snapshot.copied");
     std::fs::rename(&half.path, folder.join(snapshot.as_str())).map_err(|error| made(&error))?;
     gantry_failpoint::failpoint!("snapshot.named");
@@ -85,8 +85,8 @@ pub(super) fn create(agent: &AgentContext, key: &Key, wanted: CreateSnapshot) ->
 }
 
 /// Copies a folder into the folder `into`, durably.
-fn duplicate(settings: &AgentSettings, from: &std::os::fd::OwnedFd, into: &Half) -> std::io::Result<copy::Copied> {
-    let copied = copy::copy(from, &walk::top(&into.path)?, &volume_may_carry, &mut room(settings))?;
+fn duplicate(agent: &AgentContext, from: &std::os::fd::OwnedFd, into: &Half) -> std::io::Result<copy::Copied> {
+    let copied = copy::copy(from, &walk::top(&into.path)?, &volume_may_carry, &mut room(agent))?;
     gantry_ledger::sync_file_system(&into.path)?;
     Ok(copied)
 }
@@ -135,7 +135,7 @@ pub(super) fn restore(agent: &AgentContext, key: &Key, snapshot: &VolumeName) ->
     super::refuse_busy(settings, key, &agent.volumes.lock(), "replaced")?;
     let made = |error: std::io::Error| failed("restore a snapshot of", key, &error);
     let half = Half::make(settings, &key.0).map_err(made)?;
-    duplicate(settings, &top, &half).map_err(made)?;
+    duplicate(agent, &top, &half).map_err(made)?;
     drop(agent.volumes.put(settings, key, half, true)?);
     describe(agent, key)
 }

@@ -15,7 +15,7 @@ use gantry_model::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Half, Key, failed, in_use, is_empty, path_of, refuse_busy, remedy};
-use crate::{AgentContext, AgentSettings};
+use crate::AgentContext;
 
 /// A piece of an archive that a client sends.
 pub(super) enum Piece {
@@ -118,7 +118,7 @@ pub(super) fn import(
         return Err(not_empty(key));
     }
     let half = Half::make(settings, &key.0).map_err(|error| failed("import", key, &error))?;
-    let unpacked = unpack(settings, key, limit, archive, &half.path)?;
+    let unpacked = unpack(agent, key, limit, archive, &half.path)?;
     if !unpacked.has_root {
         adopt_owner(&path, &half.path).map_err(|error| failed("import", key, &error))?;
     }
@@ -133,14 +133,8 @@ pub(super) fn not_empty((app, name): &Key) -> Problem {
         .hint("`--replace` puts the archive in the place of its content")
 }
 
-fn unpack(
-    settings: &AgentSettings,
-    key: &Key,
-    limit: Bytes,
-    archive: impl Read,
-    into: &Path,
-) -> Result<Unpacked, Problem> {
-    let room = gantry_linux::disk::free(&settings.data).saturating_sub(settings.collect.reserve);
+fn unpack(agent: &AgentContext, key: &Key, limit: Bytes, archive: impl Read, into: &Path) -> Result<Unpacked, Problem> {
+    let room = gantry_linux::disk::free(&agent.settings.data).saturating_sub(agent.policy.reserve());
     let bounds = Bounds { bytes: limit.0.min(room), ..Bounds::default() };
     let (app, name) = key;
     gantry_image::unpack_volume(archive, into, bounds).map_err(|error| {

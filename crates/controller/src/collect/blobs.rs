@@ -1,7 +1,7 @@
 //! Garbage collection of blobs and pushed manifests that no record and no image names.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use gantry_blobs::{BlobError, BlobStore};
 use gantry_image::{Index, Manifest};
@@ -14,8 +14,8 @@ use crate::clock::reading;
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     let held = server.gc_pins.oldest().unwrap_or_else(SystemTime::now);
-    let grace = server.settings.collect.grace;
     let view = server.core.view();
+    let grace = Duration::from_millis(view.records.policy.collect_grace().millis());
     // After the wall clock jumped forward, files seem older than they are.
     let grace = grace.saturating_add(view.jumps.forward_within(reading().awake, grace));
     let before = held.min(SystemTime::now()).checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);

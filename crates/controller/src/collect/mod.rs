@@ -6,6 +6,9 @@ mod folders;
 mod releases;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::Server;
 
@@ -15,8 +18,21 @@ pub(crate) use releases::pulled_tag;
 /// Runs garbage collection periodically, for ever.
 pub(crate) async fn run(server: Arc<Server>) {
     loop {
-        tokio::time::sleep(server.settings.collect.every).await;
+        interval(&server).await;
         round(&server).await;
+    }
+}
+
+/// Waits for one interval, whose length may change meanwhile.
+async fn interval(server: &Server) {
+    let (began, mut changes) = (Instant::now(), server.core.watch_policy());
+    loop {
+        changes.borrow_and_update();
+        let every = Duration::from_millis(server.core.view().records.policy.collect_every().millis());
+        tokio::select! {
+            () = tokio::time::sleep_until(began + every) => return,
+            Ok(()) = changes.changed() => {}
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use gantry_model::{
     AllocationId, App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstancePhase, MachinePlan, Moment,
     Release, ReleaseNumber,
 };
-use gantry_planner::PlannerPolicy;
 use gantry_records::{RecordChange, RecordIndex, StoreRecord};
 use gantry_store::{Store, StoreAddress, Txn, TxnWrite};
 
@@ -19,7 +18,7 @@ use super::INBOX_MAX;
 use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState};
 use super::task::{CoreMessage, CoreTask};
-use super::tests::{app_name, assignment, cause, instance_id, machine_name, policy, ready, release};
+use super::tests::{app_name, assignment, cause, instance_id, machine_name, ready, release};
 use crate::leadership;
 
 const MACHINES: usize = 1_000;
@@ -83,8 +82,8 @@ fn records() -> Vec<StoreRecord> {
 }
 
 /// Plans until nothing changes, and serializes what is to be written.
-fn settle(state: &mut CoreState, mut dirty: DirtySet, policy: &PlannerPolicy, now: Moment) {
-    while let Some(step) = state.plan(&dirty, policy, now) {
+fn settle(state: &mut CoreState, mut dirty: DirtySet, now: Moment) {
+    while let Some(step) = state.plan(&dirty, now) {
         dirty = DirtySet::default();
         let changes = step.groups.concat();
         if changes.is_empty() {
@@ -117,8 +116,7 @@ fn absorbs_status_changes() {
     for machine in 0..MACHINES {
         state.apply(CoreEvent::Machine(machine_name(&format!("m{machine}")), report(machine)), Moment(1));
     }
-    let policy = policy();
-    settle(&mut state, DirtySet::everything(), &policy, Moment(1));
+    settle(&mut state, DirtySet::everything(), Moment(1));
     let memory = resident() - before - text_size;
     let revision = state.view().records.plan.routing.revision;
     state.apply(CoreEvent::Router(machine_name("m0"), router(revision)), Moment(1));
@@ -139,7 +137,7 @@ fn absorbs_status_changes() {
             if dirty.is_empty() {
                 break;
             }
-            settle(&mut state, dirty, &policy, Moment(2));
+            settle(&mut state, dirty, Moment(2));
         }
         took += processor() - begun;
     }
@@ -164,7 +162,7 @@ async fn writes_one_status_change() {
         let txn = Txn { compares: Vec::new(), writes: records.iter().map(put).collect() };
         store.commit(txn).await.expect("committed");
     }
-    let mut task = CoreTask::load(store, leadership, policy()).await.expect("loaded");
+    let mut task = CoreTask::load(store, leadership).await.expect("loaded");
     for machine in 0..MACHINES {
         let message = CoreMessage::Machine(machine_name(&format!("m{machine}")), report(machine));
         task.handle(message).await.expect("handled");

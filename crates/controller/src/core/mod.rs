@@ -92,6 +92,11 @@ impl CoreHandle {
         self.notifier.deploys()
     }
 
+    /// Subscribes to changes of the cluster policy.
+    pub(crate) fn watch_policy(&self) -> watch::Receiver<u64> {
+        self.notifier.policy()
+    }
+
     /// Changes the records. On return the changes are durable, and the plan accounts for them.
     pub(crate) async fn mutate<T: Send + 'static>(
         &self,
@@ -134,7 +139,8 @@ pub(crate) async fn start(
     settings: &ServerSettings,
 ) -> Result<(CoreHandle, JoinHandle<ServerError>), ServerError> {
     let (messages, inbox) = mpsc::channel(INBOX_MAX);
-    let task = CoreTask::load(Arc::clone(&store), leadership, settings.policy.clone()).await?;
+    let mut task = CoreTask::load(Arc::clone(&store), leadership).await?;
+    task.adopt_policy(&settings.policy).await?;
     let handle =
         CoreHandle { messages, published: task.published(), notifier: task.notifier(), table: Arc::default(), store };
     Ok((handle, tokio::spawn(task.run(inbox))))

@@ -1,4 +1,5 @@
-//! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys.
+//! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys, one
+//! for the cluster policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +17,8 @@ pub(super) struct ChangedParts {
     pub(super) routes: bool,
     /// Records of apps or deploys.
     pub(super) deploys: bool,
+    /// The cluster policy.
+    pub(super) policy: bool,
 }
 
 impl ChangedParts {
@@ -24,6 +27,7 @@ impl ChangedParts {
         self.machines.extend(other.machines);
         self.routes |= other.routes;
         self.deploys |= other.deploys;
+        self.policy |= other.policy;
     }
 }
 
@@ -34,6 +38,7 @@ pub(super) struct Notifier {
     machines: Mutex<BTreeMap<MachineName, watch::Sender<Generation>>>,
     routes: watch::Sender<Generation>,
     deploys: watch::Sender<u64>,
+    policy: watch::Sender<u64>,
 }
 
 impl Default for Notifier {
@@ -42,6 +47,7 @@ impl Default for Notifier {
             machines: Mutex::default(),
             routes: watch::Sender::new(Generation::default()),
             deploys: watch::Sender::new(0),
+            policy: watch::Sender::new(0),
         }
     }
 }
@@ -61,6 +67,10 @@ impl Notifier {
         self.deploys.subscribe()
     }
 
+    pub(super) fn policy(&self) -> watch::Receiver<u64> {
+        self.policy.subscribe()
+    }
+
     /// Wakes the subscribers of the changed parts.
     pub(super) fn notify(&self, view: &ClusterView, changed: ChangedParts) {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +85,9 @@ impl Notifier {
         }
         if changed.deploys {
             self.deploys.send_modify(|count| *count += 1);
+        }
+        if changed.policy {
+            self.policy.send_modify(|count| *count += 1);
         }
     }
 }

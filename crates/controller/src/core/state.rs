@@ -9,7 +9,7 @@ use gantry_model::observed::{SILENCE_MILLIS, differences};
 use gantry_model::{
     AppName, MachineName, MachinePlan, Moment, ObservedCluster, ObservedMachine, ObservedRouter, RouterId,
 };
-use gantry_planner::{ClusterIndex, PlanReport, PlannerPolicy};
+use gantry_planner::{ClusterIndex, PlanReport};
 
 use super::activity::Activity;
 use super::dirty::DirtySet;
@@ -122,8 +122,8 @@ impl CoreState {
     }
 
     /// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
-    pub(super) fn plan(&self, dirty: &DirtySet, policy: &PlannerPolicy, now: Moment) -> Option<PlannedStep> {
-        plan_step(&self.view(), &self.index, dirty, policy, now)
+    pub(super) fn plan(&self, dirty: &DirtySet, now: Moment) -> Option<PlannedStep> {
+        plan_step(&self.view(), &self.index, dirty, now)
     }
 
     /// Applies an event at the time `now`.
@@ -172,7 +172,7 @@ fn loaded(state: &mut StateParts<'_>, records: RecordIndex) -> EventEffects {
     **index = ClusterIndex::of(&records.plan, &view.observed);
     let machines = view.records.plan.machines.keys().chain(records.plan.machines.keys()).cloned().collect();
     view.records = Arc::new(records);
-    let changed = ChangedParts { machines, routes: true, deploys: true };
+    let changed = ChangedParts { machines, routes: true, deploys: true, policy: true };
     EventEffects { dirty: DirtySet::everything(), changed, trail: Vec::new() }
 }
 
@@ -189,6 +189,7 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                 StoreRecord::Release(release) => Some(release.app.clone()),
                 StoreRecord::Policy(_) => {
                     dirty.everything = true;
+                    changed.policy = true;
                     None
                 }
                 StoreRecord::Machine(machine, part) => {

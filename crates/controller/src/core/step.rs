@@ -33,13 +33,13 @@ pub(super) fn plan_step(
     view: &ClusterView,
     index: &ClusterIndex,
     dirty: &DirtySet,
-    policy: &PlannerPolicy,
     now: Moment,
 ) -> Option<PlannedStep> {
     if dirty.is_empty() {
         return None;
     }
     let records = &*view.records;
+    let policy = &PlannerPolicy::from(&records.policy);
     let scope = scope(view, index, dirty);
     let (desired, observed, previous) = (desired(records, &scope.apps), &*view.observed, &*records.plan);
     let decision = plan(&PlannerInput { scope: &scope, desired: &desired, observed, previous, index, policy, now });
@@ -156,5 +156,5 @@ pub(super) fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> Desire
             wanted.filter_map(|number| Some((number, Arc::clone(records.release(&app.name, number)?)))).collect();
         (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
     });
-    DesiredCluster { apps: apps.collect(), trusted_proxies: records.policy.trusted_proxies.clone() }
+    DesiredCluster { apps: apps.collect(), trusted_proxies: records.policy.trusted_proxies() }
 }

@@ -7,8 +7,7 @@ use gantry_admission as admission;
 use gantry_admission::Refusal;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
-use gantry_model::{DeployState, MachineName, Moment};
-use gantry_planner::PlannerPolicy;
+use gantry_model::{ClusterPolicy, DeployState, MachineName, Moment};
 use gantry_store::{Revision, Store, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,7 +46,6 @@ pub(super) enum CoreMessage {
 pub(super) struct CoreTask {
     store: Arc<dyn Store>,
     leadership: Leadership,
-    policy: PlannerPolicy,
     state: CoreState,
     notifier: Arc<Notifier>,
     clock: SteadyClock,
@@ -65,11 +63,7 @@ pub(super) struct CoreTask {
 
 impl CoreTask {
     /// Reads the records from the store.
-    pub(super) async fn load(
-        store: Arc<dyn Store>,
-        leadership: Leadership,
-        policy: PlannerPolicy,
-    ) -> Result<Self, ServerError> {
+    pub(super) async fn load(store: Arc<dyn Store>, leadership: Leadership) -> Result<Self, ServerError> {
         let term = leadership.revision().await;
         let LoadedRecords { records, refused } = load(&*store, store.list("").await?.entries, term).await?;
         let clock = clock::start();
@@ -82,7 +76,6 @@ impl CoreTask {
         Ok(Self {
             store,
             leadership,
-            policy,
             state: CoreState::new(records, jumps, now),
             notifier: Arc::default(),
             clock,
@@ -92,6 +85,19 @@ impl CoreTask {
             term,
             refused: false,
         })
+    }
+
+    /// Writes the server's settings as the first cluster policy, before anything is planned. On a disk that takes no
+    /// writes, the settings hold for this process alone.
+    pub(super) async fn adopt_policy(&mut self, settings: &ClusterPolicy) -> Result<(), ServerError> {
+        let changes = admission::adopt_policy(&self.state.view().records, self.now(), settings);
+        match self.commit_again(vec![changes.clone()]).await {
+            Err(ServerError::Store(error)) if error.is_refusal() => {
+                self.apply(CoreEvent::Committed(changes));
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     pub(super) fn published(&self) -> PublishedView {
@@ -248,7 +254,7 @@ impl CoreTask {
     async fn plan_once(&mut self) -> Result<bool, ServerError> {
         self.update().await?;
         let dirty = std::mem::take(&mut self.dirty);
-        let step = self.state.plan(&dirty, &self.policy, self.now());
+        let step = self.state.plan(&dirty, self.now());
         let Some(PlannedStep { groups, apps, report }) = step else { return Ok(false) };
         let changes = !groups.is_empty();
         self.commit(groups).await?;

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest,
-    Exposure, Generation, HostName, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
-    ObservedInstance, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
+    AllocationId, App, AppName, Assignment, AuditAction, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState,
+    Digest, Exposure, Generation, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
+    ObservedInstance, PolicyKey, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead,
+    Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
-use gantry_planner::PlannerPolicy;
+use gantry_store::Txn;
 
 use super::dirty::DirtySet;
 use super::state::{CoreEvent, CoreState, EventEffects};
+use super::task::CoreTask;
 use super::transactions::transactions;
+use crate::leadership;
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
 
 /// Time at which the state of every test is created.
@@ -107,7 +110,7 @@ fn a_heartbeat_without_news_plans_nothing_and_wakes_nobody() {
     let second = state.machine(report(&["shop.v1.web-1"]), START + 3_000);
     assert!(second.dirty.is_empty() && second.changed == Default::default() && second.trail.is_empty());
     assert_eq!(state.view().observed.machines[&machine_name("m")].seen, Moment(START + 3_000), "the report counts");
-    assert!(state.plan(&second.dirty, &policy(), Moment(START + 3_000)).is_none());
+    assert!(state.plan(&second.dirty, Moment(START + 3_000)).is_none());
 }
 
 #[test]
@@ -212,10 +215,6 @@ pub(super) fn cause() -> DeployCause {
     DeployCause::Config { keys: vec!["A".into()] }
 }
 
-pub(super) fn policy() -> PlannerPolicy {
-    PlannerPolicy::new(HostName::parse("localhost").expect("a host"))
-}
-
 /// A cluster of one server, two machines and one router, all simulated. Each machine runs at once what its part says,
 /// and the router takes over each table.
 struct SimulatedCluster {
@@ -251,10 +250,10 @@ impl SimulatedCluster {
     /// everything.
     fn plan(&mut self) -> Vec<Vec<RecordChange>> {
         let (view, now) = (self.state.view(), Moment(self.now));
-        let step = self.state.plan(&DirtySet::everything(), &policy(), now).expect("dirty");
+        let step = self.state.plan(&DirtySet::everything(), now).expect("dirty");
         let (apps, machines) = ([app_name("shop")].into(), ["a", "b"].map(machine_name).into());
         let alone = DirtySet { apps, machines, ..DirtySet::default() };
-        let alone = self.state.plan(&alone, &policy(), now).expect("dirty");
+        let alone = self.state.plan(&alone, now).expect("dirty");
         assert_eq!(format!("{:?}", alone.groups), format!("{:?}", step.groups));
         let mut next = (*view.records).clone();
         step.groups.iter().flatten().for_each(|change| next.apply(change.clone()));
@@ -382,10 +381,26 @@ async fn loads_a_store_of_an_earlier_version() {
     // The same instances run on under the same ids, and the next plan changes none of them.
     let before = records.plan.clone();
     let state = CoreState::new(records, ClockJumps::default(), Moment(START));
-    let step = state.plan(&DirtySet::everything(), &policy(), Moment(START)).expect("dirty");
+    let step = state.plan(&DirtySet::everything(), Moment(START)).expect("dirty");
     let mut next = (*state.view().records).clone();
     step.groups.concat().into_iter().for_each(|change| next.apply(change));
     assert_eq!(next.plan.machines, before.machines);
     let endpoints = |plan: &gantry_model::Plan| plan.endpoints().cloned().collect::<Vec<_>>();
     assert_eq!(endpoints(&next.plan), endpoints(&before));
+}
+
+/// The server's settings become the policy of a store that an earlier program wrote, once.
+#[tokio::test]
+async fn settings_become_the_policy_of_an_earlier_store_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (store, _) = super::load::tests::earlier_store(&folder).await;
+    store.commit(Txn::default().delete(leadership::KEY)).await.expect("no leader");
+    let leadership = leadership::acquire(&store, "test").await.expect("leadership");
+    let mut settings = ClusterPolicy::default();
+    for domain in ["apps.test", "other.test"] {
+        settings.set(PolicyKey::Domain, domain).expect("a domain");
+        let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await.expect("loaded");
+        task.adopt_policy(&settings).await.expect("written");
+        assert_eq!(task.published().get().records.policy.domain().as_str(), "apps.test");
+    }
 }

@@ -189,7 +189,8 @@ impl PushConversation<'_> {
         gantry_failpoint::failpoint!("push.received");
         let number = self.deploy(&report.push, &app, &user, update, options).await?;
         gantry_failpoint::failpoint!("push.begun");
-        let until = if options.wait { FollowLimit::Verdict } else { self.server.settings.until };
+        let until =
+            if options.wait { FollowLimit::Verdict } else { FollowLimit::of(&self.server.core.view().records.policy) };
         self.follow(app, number, until).await
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInf
     }
     AppInfo {
         name: app.name.clone(),
-        url: speaks_http(view, app).then(|| server.settings.url(app.name.as_str())),
+        url: speaks_http(view, app).then(|| server.settings.url(&view.records.policy, app.name.as_str())),
         branch: app.branch.clone(),
         base: app.base.clone(),
         hosts: app.hosts.clone(),
@@ -77,10 +77,10 @@ pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> H
 pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
     caller.admin()?;
     let request: CreateApp = parse_body(&text)?;
-    let (app, domain) = (request.name.clone(), server.settings.policy.domain.clone());
+    let app = request.name.clone();
     let CreateApp { name, base, branch, hosts } = request;
     let new = NewApp { name, base, branch, hosts };
-    caller.mutate(&server, move |actor| actor.create_app(new, &domain)).await?;
+    caller.mutate(&server, move |actor| actor.create_app(new)).await?;
     let view = server.core.view();
     let app = find_app(&view.records, &app)?;
     // A destroyed app of the same name may have left files; the new app must not inherit them.
@@ -116,8 +116,7 @@ pub(crate) async fn rename(
     caller.admin()?;
     let from: AppName = parse_name(&app)?;
     let RenameApp { name: to } = parse_body(&text)?;
-    let domain = server.settings.policy.domain.clone();
-    let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to, &domain)).await?;
+    let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to)).await?;
     gantry_failpoint::failpoint!("rename.asked");
     json(&deploy.map(|deploy| AcceptedDeploy { deploy }))
 }
@@ -191,9 +190,9 @@ pub(crate) async fn change_hosts(
     caller.admin()?;
     let app: AppName = parse_name(&app)?;
     let request: ChangeHosts = parse_body(&text)?;
-    let (target, domain) = (app.clone(), server.settings.policy.domain.clone());
+    let target = app.clone();
     let change = HostChange { add: request.add, remove: request.remove };
-    caller.mutate(&server, move |actor| actor.change_hosts(&target, &change, &domain)).await?;
+    caller.mutate(&server, move |actor| actor.change_hosts(&target, &change)).await?;
     let view = server.core.view();
     json(&app_info(&server, &view, find_app(&view.records, &app)?))
 }
@@ -313,7 +312,7 @@ pub(crate) struct WhyQuery {
 /// Free space and reserve of the disk that holds the data folder.
 fn disk_space(server: &Server) -> Option<why::DiskSpace> {
     let (free, _) = gantry_linux::disk::space(&server.settings.data).ok()?;
-    Some(why::DiskSpace { free: Size(free), reserve: Size(server.settings.collect.reserve) })
+    Some(why::DiskSpace { free: Size(free), reserve: server.core.view().records.policy.reserve() })
 }
 
 /// Adds the machine's warnings to an explanation, because they may be the cause.

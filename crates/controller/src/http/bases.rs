@@ -40,12 +40,12 @@ pub(crate) async fn import(
 ) -> HttpResult {
     caller.admin()?;
     let base: BaseName = parse_name(&base)?;
-    check_reserve(&server.settings, "a base", 0)?;
+    check_reserve(&server, "a base", 0)?;
     let _pin = server.gc_pins.take();
     let disk_full = Arc::new(OnceLock::new());
     let (own, mut room, refusal) = (Arc::clone(&server), ReserveCheck::new("a base"), Arc::clone(&disk_full));
     let mut fits = move |piece: Bytes| {
-        room.take(&own.settings, piece.len()).map(|()| piece).map_err(|problem| {
+        room.take(&own, piece.len()).map(|()| piece).map_err(|problem| {
             let _ = refusal.set(problem);
             std::io::Error::other("the disk is full")
         })
@@ -120,7 +120,7 @@ async fn build_base(
     (text, recipe): (String, &BaseRecipe),
     sender: &mpsc::Sender<ImageProgress>,
 ) -> HttpResult<BaseInfo> {
-    check_reserve(&server.settings, "a base", 0)?;
+    check_reserve(&server, "a base", 0)?;
     // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);

@@ -99,7 +99,7 @@ pub(crate) async fn follow(
     let until = match query.until {
         None | Some(FollowUntil::Verdict) => FollowLimit::Verdict,
         Some(FollowUntil::Serving) => FollowLimit::Serving,
-        Some(FollowUntil::Setting) => server.settings.until,
+        Some(FollowUntil::Setting) => FollowLimit::of(&server.core.view().records.policy),
     };
     let number = DeployNumber(number);
     let view = server.core.view();

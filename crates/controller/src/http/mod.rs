@@ -9,6 +9,7 @@ mod git;
 mod logs;
 mod machines;
 mod openapi;
+mod policy;
 mod pulls;
 pub(crate) mod range;
 mod referrers;
@@ -124,7 +125,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let v1 = Router::new()
         .route("/openapi.json", get(openapi::show))
         .route("/status", get(system::status))
-        .route("/cluster/policy", get(system::policy).patch(system::change_policy))
+        .route("/cluster/policy", get(policy::show).patch(policy::change))
         .route("/events", get(system::events))
         .route("/tokens", get(system::list_tokens).post(system::create_token))
         .route("/tokens/{name}", delete(system::revoke_token))

@@ -6,17 +6,18 @@
 use std::collections::BTreeMap;
 
 use axum::response::Response;
+use gantry_api::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use gantry_api::types::{
-    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangePolicy,
-    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation,
-    ImageProgress, InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, TokenInfo,
+    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale,
+    ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation, ImageProgress,
+    InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, Scope, StartDeploy, TokenInfo,
 };
 use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeRole};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
     AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
     HostName, ImageSettings, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
-    RequestCounts, RoleName, RouterId, Slot, TrafficPolicy, TrustedProxies,
+    RequestCounts, RoleName, RouterId, Slot, TrafficPolicy,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -140,8 +141,8 @@ fn status() -> ClusterStatus {
     }
 }
 
-fn policy() -> ClusterPolicy {
-    ClusterPolicy { trusted_proxies: TrustedProxies::new(vec![name("10.0.0.0/8")]) }
+fn policy() -> PolicyInfo {
+    PolicyInfo::from(&ClusterPolicy::default())
 }
 
 fn event() -> AuditEvent {
@@ -213,13 +214,13 @@ fn operations() -> Vec<Operation> {
     let line = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
     vec![
         operation("get", "/v1/status", "read", "Machines, routers, apps, space", none(), sample(status())),
-        operation("get", "/v1/cluster/policy", "read", "Rules that hold for all apps", none(), sample(policy())),
+        operation("get", "/v1/cluster/policy", "read", "The rules of the cluster", none(), sample(policy())),
         operation(
             "patch",
             "/v1/cluster/policy",
             "admin",
-            "Change rules that hold for all apps; an absent field stays",
-            sample(ChangePolicy { trusted_proxies: Some(vec![name("10.0.0.0/8")]) }),
+            "Change rules of the cluster; null gives a rule its default again",
+            sample(ChangePolicy { rules: BTreeMap::from([("drain".to_owned(), Some(PolicyValue::Number(60)))]) }),
             sample(policy()),
         ),
         operation("get", "/v1/events", "read", "The audit trail; ?app= for one app", none(), sample([event()])),

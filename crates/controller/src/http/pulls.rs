@@ -150,8 +150,8 @@ impl Pull {
         if let Some(reference) = &self.own {
             return resolve_own(server, caller, reference.clone()).await;
         }
-        check_reserve(&server.settings, "a pull", 0)?;
-        let fits = |bytes| check_reserve(&server.settings, "a pull", bytes).map_err(|full| full.message);
+        check_reserve(&server, "a pull", 0)?;
+        let fits = |bytes| check_reserve(&server, "a pull", bytes).map_err(|full| full.message);
         let send_line = |text| drop(sender.try_send(ImageProgress::Line { text }));
         let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
         match gantry_image::pull(&self.remote, asker, &server.blobs, send_line, fits).await {

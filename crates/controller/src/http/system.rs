@@ -1,4 +1,4 @@
-//! Endpoints for the status, the cluster policy, events and tokens.
+//! Endpoints for the status, events and tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use gantry_api::frame::Frame;
-use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, SessionKind, TokenInfo};
+use gantry_api::types::{AuditEvent, ClusterStatus, CreateToken, NewToken, SessionKind, TokenInfo};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 
 use super::auth::Caller;
 use super::{HttpResult, Params, apps, json, parse_body, sessions};
-use crate::warnings::warnings;
+use crate::warnings::{overruled, warnings};
 use crate::{Server, tokens};
 
 pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
@@ -42,7 +42,10 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
         table: view.records.plan.routing.revision,
         apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
         space: disk_usage(&server).await,
-        warnings: warnings(&server, &view),
+        warnings: warnings(&server, &view)
+            .into_iter()
+            .chain(overruled(&server.settings.policy, &view.records.policy))
+            .collect(),
     };
     json(&status)
 }
@@ -78,17 +81,6 @@ async fn machine_usage(server: &Server) -> Option<BTreeMap<String, u64>> {
         Ok(Some(Frame::Output(text))) => serde_json::from_slice(&text).ok(),
         _ => None,
     }
-}
-
-pub(crate) async fn policy(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.read()?;
-    json(&server.core.view().records.policy)
-}
-
-pub(crate) async fn change_policy(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
-    caller.admin()?;
-    let change: ChangePolicy = parse_body(&text)?;
-    json(&caller.mutate(&server, move |actor| actor.change_policy(change.trusted_proxies)).await?)
 }
 
 /// Query parameters of `events`: `?app=`.

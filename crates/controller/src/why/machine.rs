@@ -42,7 +42,7 @@ pub(super) fn full_disk(disk: DiskSpace) -> Option<FoundCause> {
     let DiskSpace { free, reserve } = disk;
     (free < reserve).then(|| {
         FoundCause::new(format!(
-            "instances serve, but the machine's disk has {free} left, less than the {reserve} of --reserve: builds, pulls and \
+            "instances serve, but the machine's disk has {free} left, less than the reserve of {reserve}: builds, pulls and \
              uploads are refused; `gantry status` lists what uses the space"
         ))
     })

@@ -550,7 +550,7 @@ const FAULTS: &[Fault] = &[
     (
         "the machine's disk is full",
         |scenario| scenario.disk = Some(DiskSpace { free: Bytes::mebi(12), reserve: Bytes::mebi(1024) }),
-        "app shop: instances serve, but the machine's disk has 12M left, less than the 1G of --reserve: builds, pulls and uploads are refused; `gantry status` lists what uses the space",
+        "app shop: instances serve, but the machine's disk has 12M left, less than the reserve of 1G: builds, pulls and uploads are refused; `gantry status` lists what uses the space",
     ),
     (
         "never deployed",

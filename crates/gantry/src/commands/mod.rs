@@ -8,6 +8,7 @@ mod docs;
 mod explain;
 mod logs;
 mod man;
+mod policy;
 mod pulls;
 mod session;
 mod system;
@@ -50,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Status => system::status(&client()?, json).await,
         Command::Events { app } => system::events(&client()?, app, json).await,
-        Command::Cluster(Cluster::Policy(command)) => system::policy(&client()?, command, json).await,
+        Command::Cluster(Cluster::Policy(command)) => policy::policy(&client()?, command, json).await,
         Command::Token(command) => system::token(&client()?, command, json).await,
         Command::App(command) => apps::run(&client()?, command, json).await,
         Command::Ps { app } => apps::ps(&client()?, app, json).await,

@@ -1,12 +1,12 @@
-//! `gantry status`, `events`, `cluster policy`, `token`.
+//! `gantry status`, `events`, `token`.
 
 use gantry_api::Client;
-use gantry_api::types::{AuditEvent, ChangePolicy, ClusterStatus, CreateToken, NewToken, Scope, TokenInfo};
+use gantry_api::types::{AuditEvent, ClusterStatus, CreateToken, NewToken, Scope, TokenInfo};
 use gantry_model::{AppName, Bytes, NetworkFault};
 use http::Method;
 
 use super::apps;
-use crate::args::{ClusterPolicy, PolicyRule, Token};
+use crate::args::Token;
 use crate::coded::fail;
 use crate::exit::{DONE, Exit};
 use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
@@ -61,28 +61,6 @@ pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) ->
         .iter()
         .map(|event| vec![clock(event.at), event.by.clone(), or_dash(event.app.as_ref()), event.what.clone()]);
     table(&["when", "by", "app", "what"], rows);
-    Ok(DONE)
-}
-
-pub(crate) async fn policy(client: &Client, command: ClusterPolicy, json: bool) -> anyhow::Result<Exit> {
-    let policy: gantry_model::ClusterPolicy = match command {
-        ClusterPolicy::Get => client.get("/v1/cluster/policy").await?,
-        ClusterPolicy::Set { rules } => {
-            let mut change = ChangePolicy::default();
-            for rule in rules {
-                let PolicyRule::TrustedProxies(ranges) = rule;
-                if change.trusted_proxies.replace(ranges).is_some() {
-                    fail!(InvalidArguments, "trusted-proxies is given twice; separate the ranges with commas");
-                }
-            }
-            client.call(Method::PATCH, "/v1/cluster/policy", Some(&change)).await?
-        }
-    };
-    if json {
-        print_json(&policy)?;
-    } else {
-        out!("trusted-proxies={}", policy.trusted_proxies);
-    }
     Ok(DONE)
 }
 

@@ -88,8 +88,11 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
     ]),
     ("base ls", &["gantry base ls"]),
     ("base rm", &["gantry base rm debian-12"]),
-    ("cluster policy get", &["gantry cluster policy get"]),
+    ("cluster policy get", &["gantry cluster policy get", "gantry cluster policy get drain"]),
+    ("cluster policy unset", &["gantry cluster policy unset drain deadline"]),
     ("cluster policy set", &[
+        "gantry cluster policy set drain=60s reserve=10G",
+        "gantry cluster policy set domain=apps.example.com",
         "gantry cluster policy set trusted-proxies=10.0.0.0/8,192.0.2.7",
         "gantry cluster policy set trusted-proxies=",
     ]),

@@ -1,6 +1,6 @@
 //! Error responses of the router: plain, short, and with the reason.
 
-use gantry_model::{ClosedReason, ClosedRoute, Seconds};
+use gantry_model::{ClosedReason, ClosedRoute, HostName, Seconds};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::exchange::response_body::{ResponseBody, text};
@@ -56,9 +56,10 @@ fn encoded(bytes: &[u8]) -> String {
 }
 
 /// Error response for a host name without an app.
-pub(crate) fn unknown_host(host: &str, domain: &str) -> Response<ResponseBody> {
+pub(crate) fn unknown_host(host: &str, domain: Option<&HostName>) -> Response<ResponseBody> {
     let shown: String = host.chars().filter(|c| c.is_ascii_graphic()).take(100).collect();
-    respond(StatusCode::NOT_FOUND, &format!("no app is served at {shown}; apps are at <app>.{domain}"))
+    let apps = domain.map(|domain| format!("; apps are at <app>.{domain}")).unwrap_or_default();
+    respond(StatusCode::NOT_FOUND, &format!("no app is served at {shown}{apps}"))
 }
 
 /// Error response for an app that serves no request and has no instance about to be ready.

@@ -1,8 +1,9 @@
 //! State that all requests share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use gantry_model::HostName;
 use http::Response;
 
 use crate::client::buffer::BufferBudget;
@@ -17,6 +18,8 @@ pub(crate) struct RouterState {
     pub(crate) settings: RouterSettings,
     pub(crate) routes: Arc<RouteStore>,
     pub(crate) access: AccessLog,
+    /// Domain of the apps, for the error response to an unknown host name; none before the server named it.
+    pub(crate) domain: RwLock<Option<HostName>>,
     /// Memory budget of buffered request bodies.
     pub(crate) budget: Arc<BufferBudget>,
     /// The router is shutting down and ends its connections.
@@ -28,7 +31,10 @@ impl RouterState {
     pub(super) fn no_route(&self, host: &str) -> Response<ResponseBody> {
         match self.routes.now().closed.get(host) {
             Some(closed) => error_response::closed(closed),
-            None => error_response::unknown_host(host, self.settings.domain.as_str()),
+            None => {
+                let domain = self.domain.read().unwrap_or_else(PoisonError::into_inner);
+                error_response::unknown_host(host, domain.as_ref())
+            }
         }
     }
 }

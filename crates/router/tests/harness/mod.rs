@@ -133,7 +133,6 @@ async fn start(
         machine: MachineName::parse("m").expect("a name"),
         number: 7,
         data: folder.path().to_owned(),
-        domain: HostName::parse("localhost").expect("a host"),
         resolver: None,
         certificate,
         wait,
