@@ -45,7 +45,7 @@ pub(crate) fn open(agent: &Arc<AgentContext>, request: SessionRequest) {
 
 async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     let path = format!("/internal/v1/sessions/{}", request.id);
-    let Ok(session) = agent.client.session(&path, &()).await else {
+    let Ok(session) = agent.client.session(&path, bytes::Bytes::new()).await else {
         return;
     };
     let (reader, mut writer) = tokio::io::split(session);

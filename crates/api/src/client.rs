@@ -14,7 +14,6 @@ use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody, combinators::Box
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::ReaderStream;
@@ -106,7 +105,7 @@ impl Client {
         ClientError::Unreachable { url: self.url.clone(), source: source.into() }
     }
 
-    fn invalid_response(&self, what: impl ToString) -> ClientError {
+    pub(crate) fn invalid_response(&self, what: impl ToString) -> ClientError {
         ClientError::Answer { url: self.url.clone(), what: what.to_string() }
     }
 
@@ -142,24 +141,17 @@ impl Client {
     }
 
     /// Sends a request and parses the JSON response.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
-        body: Option<&(impl Serialize + Sync)>,
+        body: Bytes,
     ) -> Result<T, ClientError> {
-        let text = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?,
-            None => Vec::new(),
-        };
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json");
-        let response = self.send(request, full_body(text)).await?;
+        let response = self.send(request, full_body(body)).await?;
         let text = self.collect(response).await?;
         let text = if text.is_empty() { &b"null"[..] } else { &text[..] };
         serde_json::from_slice(text).map_err(|error| self.invalid_response(error))
@@ -170,19 +162,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path, None::<&()>).await
-    }
-
-    /// Sends a `POST` with a JSON body.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &(impl Serialize + Sync),
-    ) -> Result<T, ClientError> {
-        self.call(Method::POST, path, Some(body)).await
+        self.call(Method::GET, path, Bytes::new()).await
     }
 
     /// Sends a file as the body of a `POST` and streams the file. No timeout covers the upload, only the connection's.
@@ -239,14 +219,11 @@ impl Client {
     }
 
     /// Streams newline-delimited JSON: each line becomes an item as soon as the line has arrived.
-    ///
-    /// # Errors
-    /// [`ClientError`]; each line may also fail separately.
-    pub async fn lines<T: DeserializeOwned + Send + 'static>(
+    pub(crate) async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         method: Method,
         path: &str,
-        body: impl Into<Bytes>,
+        body: Bytes,
     ) -> Result<BoxStream<'static, Result<T, ClientError>>, ClientError> {
         let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         let response = self.send(request, full_body(body)).await?;
@@ -262,15 +239,14 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn session(&self, path: &str, body: &(impl Serialize + Sync)) -> Result<Session, ClientError> {
-        let text = serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?;
+    pub async fn session(&self, path: &str, body: Bytes) -> Result<Session, ClientError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", self.url))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "gantry-session");
-        let response = self.send(request, full_body(text)).await?;
+        let response = self.send(request, full_body(body)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.invalid_response("no session"));
         }

@@ -1,5 +1,8 @@
 //! The HTTP API: request and response types, and the typed client.
 //!
+//! - [`endpoints`]: every endpoint of the public API, declared once; [`endpoint`] says what a declaration states. Begin
+//!   there.
+//! - [`openapi`]: the OpenAPI document, made from the declarations and the [`samples`] of their types.
 //! - [`types`]: JSON requests and responses. Public paths begin with `/v1`, paths for Gantry's own services with
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
@@ -11,13 +14,19 @@
 
 pub mod builds;
 pub mod client;
+mod calls;
 mod deploy_failure;
+pub mod endpoint;
+pub mod endpoints;
 pub mod frame;
+pub mod openapi;
 pub mod policy;
 pub mod problem;
+pub mod samples;
 pub mod types;
 pub mod volumes;
 
+pub use calls::LineStream;
 pub use client::{Client, ClientError, Session};
 pub use deploy_failure::deploy_failure_code;
 pub use gantry_error_codes::{ErrorCode, ReceivedCode};

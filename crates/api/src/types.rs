@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use gantry_model::{
     AllocationId, AppName, AuditAction, BaseName, Deploy, DeployNumber, Digest, Generation, HostName, ImageSettings,
     InstancePhase, MachineName, Moment, NetworkFault, ReleaseNumber, RequestCounts, RoleName, RouterId, Subnet,
-    TrafficPolicy,
+    TrafficPolicy, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -384,6 +384,32 @@ pub enum ImageProgress {
         /// Cause of the failure.
         problem: Problem,
     },
+}
+
+/// Body of `POST /v1/apps/{app}/exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartExec {
+    /// The instance as `web-1` or by its full name; the first running instance by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// True if the process gets a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+}
+
+/// Body of `POST /v1/apps/{app}/run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRun {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// True if the process gets a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Volumes of the container, each with its path. Without a path, the volume is where the release's role has it.
+    #[serde(default)]
+    pub volumes: BTreeMap<VolumeName, Option<String>>,
 }
 
 /// Kind of a session that the server asks an agent to open.

@@ -87,7 +87,7 @@ impl Drop for Connection {
 /// # Errors
 /// [`LinkError`].
 pub async fn connect(client: &Client, path: &str, hello: Hello) -> Result<Connection, LinkError> {
-    let session = client.session(path, &()).await?;
+    let session = client.session(path, bytes::Bytes::new()).await?;
     let builder = {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let builder_ref = builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE);

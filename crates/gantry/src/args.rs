@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{
-    AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
+    AllocationId, AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
     Subnet, UnknownRule, VolumeName,
 };
 use gantry_store::StoreAddress;
@@ -193,7 +193,8 @@ pub(crate) enum Command {
         /// App; without it, each app gets one line
         app: Option<AppName>,
         /// Instance, such as `storefront.v12.web-1`
-        instance: Option<String>,
+        #[arg(value_parser = |text: &str| AllocationId::try_from(text.to_owned()))]
+        instance: Option<AllocationId>,
     },
     /// Create, list and remove bases: the images that apps are built on
     #[command(subcommand)]

@@ -1,23 +1,17 @@
 //! `/v1/apps`: apps, their settings, releases, instances and explanations.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use axum::extract::{Path, State};
-use bytes::Bytes;
-use gantry_admission::{Actor, Admitted, HostChange, NewApp, TrafficChange, find_app};
-use gantry_api::types::{
-    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic,
-    CreateApp, Explanation, InstanceInfo, ReleaseInfo, RenameApp,
-};
+use gantry_admission::{Actor, HostChange, NewApp, TrafficChange, find_app};
+use gantry_api::endpoints::apps as endpoints;
+use gantry_api::types::{AcceptedDeploy, AppInfo, ChangeTraffic, CreateApp, Explanation, InstanceInfo, ReleaseInfo};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{
     AllocationId, App, AppName, Bytes as Size, DeployState, InstanceGoal, InstancePhase, RequestCounts,
 };
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use super::auth::Caller;
-use super::{HttpResult, Params, json, parse_body, parse_name};
+use super::HttpResult;
+use super::call::{Call, Routes};
 use crate::core::ClusterView;
 use crate::warnings::warnings;
 use crate::{Server, repositories, why};
@@ -67,18 +61,34 @@ pub(crate) fn sum_request_counts(view: &ClusterView, app: &AppName) -> RequestCo
     all
 }
 
-pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.read()?;
-    let view = server.core.view();
-    let apps: Vec<AppInfo> = view.records.apps.values().map(|app| app_info(&server, &view, app)).collect();
-    json(&apps)
+/// Adds the endpoints of apps.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .endpoint(list)
+        .endpoint(create)
+        .endpoint(show)
+        .endpoint(destroy)
+        .endpoint(config)
+        .endpoint(set_config)
+        .endpoint(set_base)
+        .endpoint(set_branch)
+        .endpoint(set_hosts)
+        .endpoint(rename)
+        .endpoint(set_scale)
+        .endpoint(set_traffic)
+        .endpoint(releases)
+        .endpoint(instances)
+        .endpoint(why)
 }
 
-pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
-    caller.admin()?;
-    let request: CreateApp = parse_body(&text)?;
-    let app = request.name.clone();
-    let CreateApp { name, base, branch, hosts } = request;
+async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<AppInfo>> {
+    let view = server.core.view();
+    Ok(view.records.apps.values().map(|app| app_info(&server, &view, app)).collect())
+}
+
+async fn create(Call { server, caller, body, .. }: Call<endpoints::Create>) -> HttpResult<AppInfo> {
+    let app = body.name.clone();
+    let CreateApp { name, base, branch, hosts } = body;
     let new = NewApp { name, base, branch, hosts };
     caller.mutate(&server, move |actor| actor.create_app(new)).await?;
     let view = server.core.view();
@@ -86,59 +96,46 @@ pub(crate) async fn create(State(server): State<Arc<Server>>, caller: Caller, te
     // A destroyed app of the same name may have left files; the new app must not inherit them.
     crate::collect::forget_app(&server, app.name.clone()).await?;
     repositories::open(&server, &app.name).await?;
-    json(&app_info(&server, &view, app))
+    Ok(app_info(&server, &view, app))
 }
 
-pub(crate) async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
-    let app = caller.read_app(&app)?;
+async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<AppInfo> {
     let view = server.core.view();
-    json(&app_info(&server, &view, find_app(&view.records, &app)?))
+    Ok(app_info(&server, &view, find_app(&view.records, &at.app)?))
 }
 
-pub(crate) async fn destroy(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
-    caller.admin()?;
-    let app: AppName = parse_name(&app)?;
+async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> HttpResult<()> {
+    let app = at.app;
     let target = app.clone();
     caller.mutate(&server, move |actor| actor.destroy_app(&target)).await?;
     gantry_failpoint::failpoint!("destroy.asked");
     crate::collect::forget_app(&server, app).await?;
     gantry_failpoint::failpoint!("destroy.cleared");
-    json(&())
+    Ok(())
 }
 
 /// Begins to rename an app. Needs the admin scope, because the new name may be another team's.
-pub(crate) async fn rename(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    caller.admin()?;
-    let from: AppName = parse_name(&app)?;
-    let RenameApp { name: to } = parse_body(&text)?;
+async fn rename(
+    Call { server, caller, at, body, .. }: Call<endpoints::Rename>,
+) -> HttpResult<Option<AcceptedDeploy>> {
+    let (from, to) = (at.app, body.name);
     let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to)).await?;
     gantry_failpoint::failpoint!("rename.asked");
-    json(&deploy.map(|deploy| AcceptedDeploy { deploy }))
+    Ok(deploy.map(|deploy| AcceptedDeploy { deploy }))
 }
 
-pub(crate) async fn config(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
-    let app = caller.deploy(&app)?;
+async fn config(Call { server, at, .. }: Call<endpoints::Config>) -> HttpResult<BTreeMap<String, String>> {
     let view = server.core.view();
-    json(&find_app(&view.records, &app)?.config)
+    Ok(find_app(&view.records, &at.app)?.config.clone())
 }
 
-pub(crate) async fn change_config(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let request: ChangeConfig = parse_body(&text)?;
-    let image = image_environment(&server, &app).await;
-    let change = move |actor: Actor<'_>| actor.change_config(&app, request.changes, &image);
+async fn set_config(
+    Call { server, caller, at, body, .. }: Call<endpoints::SetConfig>,
+) -> HttpResult<Option<AcceptedDeploy>> {
+    let image = image_environment(&server, &at.app).await;
+    let change = move |actor: Actor<'_>| actor.change_config(&at.app, body.changes, &image);
     let deploy = caller.mutate(&server, change).await?;
-    json(&deploy.map(|deploy| AcceptedDeploy { deploy }))
+    Ok(deploy.map(|deploy| AcceptedDeploy { deploy }))
 }
 
 /// Returns the environment variables set by the current release's image. Returns none if the app has no release or
@@ -153,87 +150,37 @@ async fn image_environment(server: &Server, app: &AppName) -> Vec<String> {
     image.and_then(|(_, image)| image.config.env).unwrap_or_default()
 }
 
-/// Parses a request to change an app, requires the right to deploy the app, and makes the change.
-async fn change_app<R, T>(
-    server: &Server,
-    caller: &Caller,
-    app: &str,
-    text: &Bytes,
-    change: impl FnOnce(Actor<'_>, &AppName, R) -> Admitted<T> + Send + 'static,
-) -> HttpResult<T>
-where
-    R: DeserializeOwned + Send + 'static,
-    T: Send + 'static,
-{
-    let app = caller.deploy(app)?;
-    let request: R = parse_body(text)?;
-    caller.mutate(server, move |actor| change(actor, &app, request)).await
-}
-
-pub(crate) async fn change_base(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    let change = |actor: Actor<'_>, app: &AppName, request: ChangeBase| actor.change_base(app, request.base);
-    json(&change_app(&server, &caller, &app, &text, change).await?)
+async fn set_base(Call { server, caller, at, body, .. }: Call<endpoints::SetBase>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.change_base(&at.app, body.base)).await
 }
 
 /// Changes the app's host names. Needs the admin scope, because a host name may belong to another team.
-pub(crate) async fn change_hosts(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    caller.admin()?;
-    let app: AppName = parse_name(&app)?;
-    let request: ChangeHosts = parse_body(&text)?;
-    let target = app.clone();
-    let change = HostChange { add: request.add, remove: request.remove };
+async fn set_hosts(Call { server, caller, at, body, .. }: Call<endpoints::SetHosts>) -> HttpResult<AppInfo> {
+    let target = at.app.clone();
+    let change = HostChange { add: body.add, remove: body.remove };
     caller.mutate(&server, move |actor| actor.change_hosts(&target, &change)).await?;
     let view = server.core.view();
-    json(&app_info(&server, &view, find_app(&view.records, &app)?))
+    Ok(app_info(&server, &view, find_app(&view.records, &at.app)?))
 }
 
-pub(crate) async fn change_branch(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let request: ChangeBranch = parse_body(&text)?;
-    let target = app.clone();
-    caller.mutate(&server, move |actor| actor.change_branch(&target, request.branch)).await?;
+async fn set_branch(Call { server, caller, at, body, .. }: Call<endpoints::SetBranch>) -> HttpResult<()> {
+    let target = at.app.clone();
+    caller.mutate(&server, move |actor| actor.change_branch(&target, body.branch)).await?;
     let view = server.core.view();
-    let branch = &find_app(&view.records, &app)?.branch;
+    let branch = &find_app(&view.records, &at.app)?.branch;
     // Points the repository's HEAD at the new branch. The repository was not damaged, so its list of repairs is
     // ignored.
-    let opened = server.repositories.ensure(&app, branch, &[]).await;
+    let opened = server.repositories.ensure(&at.app, branch, &[]).await;
     opened.map_err(|error| Problem::internal(crate::causes(&error)))?;
-    json(&())
+    Ok(())
 }
 
-pub(crate) async fn change_scale(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    let change = |actor: Actor<'_>, app: &AppName, request: ChangeScale| actor.change_scale(app, request.roles);
-    json(&change_app(&server, &caller, &app, &text, change).await?)
+async fn set_scale(Call { server, caller, at, body, .. }: Call<endpoints::SetScale>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.change_scale(&at.app, body.roles)).await
 }
 
-pub(crate) async fn change_traffic(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    text: Bytes,
-) -> HttpResult {
-    let change = |actor: Actor<'_>, app: &AppName, request| actor.change_traffic(app, traffic_change(request));
-    json(&change_app(&server, &caller, &app, &text, change).await?)
+async fn set_traffic(Call { server, caller, at, body, .. }: Call<endpoints::SetTraffic>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.change_traffic(&at.app, traffic_change(body))).await
 }
 
 /// Converts the API's form of a traffic change into admission's form.
@@ -247,12 +194,12 @@ fn traffic_change(request: ChangeTraffic) -> TrafficChange {
     }
 }
 
-pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
-    let app = caller.read_app(&app)?;
+async fn releases(Call { server, at, .. }: Call<endpoints::Releases>) -> HttpResult<Vec<ReleaseInfo>> {
+    let app = at.app;
     let view = server.core.view();
     let current = find_app(&view.records, &app)?.current;
     let releases = view.records.releases.get(&app).into_iter().flat_map(|releases| releases.values());
-    let infos: Vec<ReleaseInfo> = releases
+    let infos = releases
         .map(|release| ReleaseInfo {
             number: release.number,
             current: Some(release.number) == current,
@@ -266,18 +213,14 @@ pub(crate) async fn releases(State(server): State<Arc<Server>>, caller: Caller, 
             cause: release.cause.to_string(),
         })
         .collect();
-    json(&infos)
+    Ok(infos)
 }
 
-pub(crate) async fn instances(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-) -> HttpResult {
-    let app = caller.read_app(&app)?;
+async fn instances(Call { server, at, .. }: Call<endpoints::Instances>) -> HttpResult<Vec<InstanceInfo>> {
+    let app = at.app;
     let view = server.core.view();
     find_app(&view.records, &app)?;
-    let infos: Vec<InstanceInfo> = view
+    let infos = view
         .records
         .plan
         .assignments_of(&app)
@@ -300,13 +243,7 @@ pub(crate) async fn instances(
             }
         })
         .collect();
-    json(&infos)
-}
-
-/// Query parameters of `why`: `?instance=`.
-#[derive(Deserialize)]
-pub(crate) struct WhyQuery {
-    instance: Option<AllocationId>,
+    Ok(infos)
 }
 
 /// Free space and reserve of the disk that holds the data folder.
@@ -321,13 +258,8 @@ fn with_warnings(server: &Server, view: &ClusterView, mut explanation: Explanati
     explanation
 }
 
-pub(crate) async fn why(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    Params(query): Params<WhyQuery>,
-) -> HttpResult {
-    let app = caller.read_app(&app)?;
+async fn why(Call { server, at, query, .. }: Call<endpoints::Why>) -> HttpResult<Explanation> {
+    let app = at.app;
     let view = server.core.view();
     let destroying = view.records.apps.get(&app).is_some_and(|app| app.destroying);
     if !destroying {
@@ -335,9 +267,9 @@ pub(crate) async fn why(
     }
     let facts = why::WhyInput { view: &view, build: server.builds.state(&app), disk: disk_space(&server) };
     match query.instance {
-        None => json(&with_warnings(&server, &view, why::app(&facts, &app))),
+        None => Ok(with_warnings(&server, &view, why::app(&facts, &app))),
         Some(id) if id.slot.app == app => match why::instance(&facts, &id) {
-            Some(explanation) => json(&with_warnings(&server, &view, explanation)),
+            Some(explanation) => Ok(with_warnings(&server, &view, explanation)),
             None => Err(Problem::new(ErrorCode::InstanceNotFound, format!("there is no instance {id}"))
                 .hint("`gantry ps` lists them")
                 .into()),

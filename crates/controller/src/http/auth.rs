@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use base64::Engine;
 use gantry_admission::{Actor, Admitted};
+use gantry_api::endpoint::AccessScope;
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AppName, MachineName, Scope};
 use gantry_records::TokenRecord;
@@ -30,15 +31,21 @@ impl Caller {
         self.allow(matches!(self.scope, Scope::Admin), "admin")
     }
 
-    /// Requires the admin or the read scope, for data that is not of a single app.
-    pub(crate) fn read(&self) -> Result<(), ErrorResponse> {
-        self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read")
+    /// Requires the scope that an endpoint declares, for the app that the call names.
+    pub(crate) fn check(&self, scope: AccessScope, app: Option<&AppName>) -> Result<(), ErrorResponse> {
+        match (scope, app) {
+            (AccessScope::Open, _) => Ok(()),
+            (AccessScope::Read, None) => self.allow(matches!(self.scope, Scope::Admin | Scope::Read), "read"),
+            (AccessScope::Read, Some(app)) => self.may_read(app),
+            (AccessScope::Deploy, Some(app)) => self.allow(self.may_deploy(app), &format!("deploy to {app}")),
+            (AccessScope::Deploy, None) | (AccessScope::Admin, _) => self.admin(),
+        }
     }
 
     /// Parses the app's name and requires the right to read the app.
     pub(crate) fn read_app(&self, app: &str) -> Result<AppName, ErrorResponse> {
         let app: AppName = parse_name(app)?;
-        self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(&app), "read")?;
+        self.may_read(&app)?;
         Ok(app)
     }
 
@@ -82,6 +89,10 @@ impl Caller {
     /// Checks that the token is still valid, for a connection that outlives its request.
     pub(crate) fn revalidate(&self, view: &ClusterView) -> Result<(), Problem> {
         valid_token(view, &self.hash).map(drop)
+    }
+
+    fn may_read(&self, app: &AppName) -> Result<(), ErrorResponse> {
+        self.allow(matches!(self.scope, Scope::Read) || self.may_deploy(app), "read")
     }
 
     fn may_deploy(&self, app: &AppName) -> bool {

@@ -4,42 +4,36 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_api::builds::BaseOrder;
+use gantry_api::endpoints::bases as endpoints;
 use gantry_api::types::{BaseInfo, ImageProgress, SessionKind};
 use gantry_api::{ErrorCode, Problem};
 use gantry_build::bases::BaseRecipe;
 use gantry_build::{BuildError, Output};
 use gantry_model::{BaseName, BaseSource, Digest, Role, RoleCommand, execve};
 use gantry_records::BaseRecord;
-use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{HttpResult, json, parse_name, pulls};
+use super::call::{Call, Routes};
+use super::{HttpResult, pulls};
 use crate::disk_reserve::{ReserveCheck, check_reserve};
 use crate::images::ImageReadError;
 use crate::{Server, build_orders, causes};
 
-pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.read()?;
-    let view = server.core.view();
-    let bases: Vec<BaseInfo> = view.records.bases.values().cloned().map(base_info).collect();
-    json(&bases)
+/// Adds the endpoints of bases.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(list).endpoint(create).endpoint(import).endpoint(pulls::base).endpoint(remove)
 }
 
-/// `POST /v1/bases/{name}/import`: imports a base image. The body is an OCI archive (`skopeo copy …
-/// oci-archive:FILE`).
-pub(crate) async fn import(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(base): Path<String>,
-    body: axum::body::Body,
-) -> HttpResult {
-    caller.admin()?;
-    let base: BaseName = parse_name(&base)?;
+async fn list(Call { server, .. }: Call<endpoints::List>) -> HttpResult<Vec<BaseInfo>> {
+    Ok(server.core.view().records.bases.values().cloned().map(base_info).collect())
+}
+
+/// Imports a base image. The body is an OCI archive (`skopeo copy … oci-archive:FILE`).
+async fn import(Call { server, caller, at, body, .. }: Call<endpoints::Import>) -> HttpResult<BaseInfo> {
     check_reserve(&server, "a base", 0)?;
     let _pin = server.gc_pins.take();
     let disk_full = Arc::new(OnceLock::new());
@@ -57,15 +51,11 @@ pub(crate) async fn import(
         let problem = || Problem::new(ErrorCode::BaseImportFailed, format!("the archive cannot be imported: {error}"));
         disk_full.get().cloned().unwrap_or_else(problem)
     })?;
-    json(&store_base(&server, &caller, base, image, "an OCI archive".to_owned(), BaseSource::Archive).await?)
+    store_base(&server, &caller, at.name, image, "an OCI archive".to_owned(), BaseSource::Archive).await
 }
 
-/// `DELETE /v1/bases/{name}`: removes a base.
-pub(crate) async fn remove(State(server): State<Arc<Server>>, caller: Caller, Path(base): Path<String>) -> HttpResult {
-    caller.admin()?;
-    let base: BaseName = parse_name(&base)?;
-    caller.mutate(&server, move |actor| actor.remove_base(&base)).await?;
-    json(&())
+async fn remove(Call { server, caller, at, .. }: Call<endpoints::Remove>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.remove_base(&at.name)).await
 }
 
 /// Names an image in this registry as a base. `from` describes the image's origin.
@@ -97,20 +87,14 @@ async fn check_environment(server: &Server, name: &BaseName, image: &Digest) -> 
         .map_err(|error| Problem::new(ErrorCode::BaseUnusable, format!("base {name}: {error}")))
 }
 
-pub(crate) async fn create(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(base): Path<String>,
-    headers: HeaderMap,
-    text: Bytes,
-) -> HttpResult {
-    caller.admin()?;
-    let base: BaseName = parse_name(&base)?;
+async fn create(
+    Call { server, caller, at, body, .. }: Call<endpoints::Create>,
+) -> HttpResult<mpsc::Receiver<ImageProgress>> {
     let invalid = |why| Problem::new(ErrorCode::InvalidBaseRecipe, format!("base.toml: {why}"));
-    let (text, recipe) = BaseRecipe::read(&text).map_err(invalid)?;
-    pulls::run_streamed(&headers, async move |sender| {
-        Ok(ImageProgress::Base { base: build_base(&server, &caller, base, (text, &recipe), &sender).await? })
-    })
+    let (text, recipe) = BaseRecipe::read(&body).map_err(invalid)?;
+    Ok(pulls::run_streamed(async move |sender| {
+        Ok(ImageProgress::Base { base: build_base(&server, &caller, at.name, (text, &recipe), &sender).await? })
+    }))
 }
 
 async fn build_base(

@@ -1,21 +1,15 @@
 //! `GET /v1/apps/{app}/logs`: relays an agent's log lines one by one.
 
-use std::sync::Arc;
-
-use axum::extract::{Path, State};
 use gantry_admission::find_app;
+use gantry_api::endpoints::sessions as endpoints;
 use gantry_api::frame::Frame;
 use gantry_api::types::{LogLine, LogQuery, SessionKind};
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::{Moment, RoleName};
-use http::HeaderMap;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::auth::Caller;
-use super::{HttpResult, Params, sessions, stream};
-use crate::Server;
+use super::call::Call;
+use super::{HttpResult, sessions};
 
 /// Size limit of a JSON line from the agent. The log relay cuts the application's own lines far below this limit.
 const LINE_MAX: usize = 4 << 20;
@@ -23,37 +17,15 @@ const LINE_MAX: usize = 4 << 20;
 /// Capacity of the queue between agent and client, in lines.
 const QUEUE_CAPACITY: usize = 256;
 
-#[derive(Deserialize)]
-pub(crate) struct LogsQuery {
-    role: Option<RoleName>,
-    lines: Option<usize>,
-    /// Oldest time wanted, in Unix milliseconds.
-    since: Option<u64>,
-    grep: Option<String>,
-    #[serde(default)]
-    follow: bool,
-}
-
-pub(crate) async fn read(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    headers: HeaderMap,
-    Params(query_parameters): Params<LogsQuery>,
-) -> HttpResult {
-    let app = caller.read_app(&app)?;
+pub(super) async fn read(
+    Call { server, at, query, .. }: Call<endpoints::Logs>,
+) -> HttpResult<mpsc::Receiver<LogLine>> {
     let view = server.core.view();
-    find_app(&view.records, &app)?;
+    find_app(&view.records, &at.app)?;
     let machine = sessions::any_machine(&view)?;
-    let LogsQuery { role, lines, since, grep, follow } = query_parameters;
-    let query = LogQuery {
-        app: Some(app),
-        role,
-        lines,
-        since: since.map(|since| view.jumps.earliest_stamp(view.now, Moment(since))),
-        grep,
-        follow,
-    };
+    let endpoints::LogsQuery { role, lines, since, grep, follow } = query;
+    let since = since.map(|since| view.jumps.earliest_stamp(view.now, since));
+    let query = LogQuery { app: Some(at.app), role, lines, since, grep, follow };
     let opened = server.sessions.open(&machine, SessionKind::Logs(query)).await;
     let mut agent = TokioIo::new(opened.map_err(|why| Problem::new(ErrorCode::AgentUnreachable, why.to_string()))?);
     let (sender, receiver) = mpsc::channel::<LogLine>(QUEUE_CAPACITY);
@@ -80,5 +52,5 @@ pub(crate) async fn read(
             }
         }
     });
-    stream::stream(&headers, receiver)
+    Ok(receiver)
 }

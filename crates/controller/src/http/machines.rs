@@ -53,7 +53,7 @@ async fn upgrade<F: Future<Output = ()> + Send + 'static>(
     request: Request,
     serve: impl Fn(LinkStream) -> F + Clone + Send + Sync + 'static,
 ) -> HttpResult<Response> {
-    let (_, upgrade) = take_upgrade(request).await?;
+    let upgrade = take_upgrade(request).await?;
     tokio::spawn(async move {
         if let Ok(connection) = upgrade.await {
             link::accept(connection, serve).await;

@@ -4,11 +4,11 @@ mod apps;
 pub(crate) mod auth;
 mod bases;
 mod builds;
+mod call;
 mod deploys;
 mod git;
 mod logs;
 mod machines;
-mod openapi;
 mod policy;
 mod pulls;
 pub(crate) mod range;
@@ -26,7 +26,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Query, Request};
 use axum::middleware::{map_response, map_response_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, patch, post, put};
+use axum::routing::{any, get, post};
 use bytes::Bytes;
 use gantry_admission::Refusal;
 use gantry_api::{ErrorCode, Problem};
@@ -34,6 +34,8 @@ use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use call::Routes;
 
 use crate::ChangeError;
 use crate::Server;
@@ -120,47 +122,24 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
     text.parse().map_err(|error: T::Err| Problem::new(ErrorCode::InvalidName, error.to_string()).into())
 }
 
+/// The endpoints of the public API, each as it is declared.
+fn public_routes() -> Routes {
+    let families: [fn(Routes) -> Routes; 7] = [
+        policy::routes,
+        system::routes,
+        bases::routes,
+        apps::routes,
+        deploys::routes,
+        sessions::routes,
+        volumes::routes,
+    ];
+    let document = Routes::default().open::<gantry_api::endpoints::cluster::OpenApi>(gantry_api::openapi::document);
+    families.into_iter().fold(document, |routes, family| family(routes))
+}
+
 /// Builds the router with all routes of the server.
 pub(crate) fn router(server: Arc<Server>) -> Router {
-    let v1 = Router::new()
-        .route("/openapi.json", get(openapi::show))
-        .route("/status", get(system::status))
-        .route("/cluster/policy", get(policy::show).patch(policy::change))
-        .route("/events", get(system::events))
-        .route("/tokens", get(system::list_tokens).post(system::create_token))
-        .route("/tokens/{name}", delete(system::revoke_token))
-        .route("/bases", get(bases::list))
-        .route("/bases/{name}", post(bases::create).delete(bases::remove))
-        .route("/bases/{name}/import", post(bases::import).layer(DefaultBodyLimit::disable()))
-        .route("/bases/{name}/pull", post(pulls::base))
-        .route("/apps", get(apps::list).post(apps::create))
-        .route("/apps/{app}", get(apps::show).delete(apps::destroy))
-        .route("/apps/{app}/config", get(apps::config).patch(apps::change_config))
-        .route("/apps/{app}/base", put(apps::change_base))
-        .route("/apps/{app}/branch", put(apps::change_branch))
-        .route("/apps/{app}/hosts", patch(apps::change_hosts))
-        .route("/apps/{app}/rename", post(apps::rename))
-        .route("/apps/{app}/scale", put(apps::change_scale))
-        .route("/apps/{app}/traffic", post(apps::change_traffic))
-        .route("/apps/{app}/releases", get(apps::releases))
-        .route("/apps/{app}/instances", get(apps::instances))
-        .route("/apps/{app}/why", get(apps::why))
-        .route("/apps/{app}/deploys", get(deploys::list).post(deploys::start))
-        .route("/apps/{app}/pull", post(pulls::image))
-        .route("/apps/{app}/deploys/{number}/follow", get(deploys::follow))
-        .route("/apps/{app}/promote", post(deploys::promote))
-        .route("/apps/{app}/abort", post(deploys::abort))
-        .route("/apps/{app}/logs", get(logs::read))
-        .route("/apps/{app}/exec", post(sessions::exec))
-        .route("/apps/{app}/run", post(sessions::run))
-        .route("/volumes", get(volumes::list_all))
-        .route("/apps/{app}/volumes", get(volumes::list))
-        .route("/apps/{app}/volumes/{name}", get(volumes::show).delete(volumes::remove))
-        .route("/apps/{app}/volumes/{name}/export", post(volumes::export))
-        .route("/apps/{app}/volumes/{name}/import", post(volumes::import))
-        .route("/apps/{app}/volumes/{name}/snapshots", post(volumes::create_snapshot))
-        .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}", delete(volumes::remove_snapshot))
-        .route("/apps/{app}/volumes/{name}/snapshots/{snapshot}/restore", post(volumes::restore_snapshot));
+    let (public, _) = public_routes().build();
     let internal = Router::new()
         .route("/machines/{machine}/control", post(machines::agent))
         .route("/routers/{machine}/control", post(machines::router))
@@ -171,7 +150,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let plain_text = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
-        .nest("/v1", v1.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
+        .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))
@@ -205,4 +184,21 @@ async fn with_code(response: Response) -> Response {
 async fn endpoint_not_found(request: Request) -> ErrorResponse {
     let path = request.uri().path().chars().take(200).collect::<String>();
     Problem::new(ErrorCode::EndpointNotFound, format!("there is nothing at {path}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_declared_endpoint_is_served_and_no_other() {
+        let (_, served) = public_routes().build();
+        let text = |method: &http::Method, path: &str| format!("{method} {path}");
+        let declared: BTreeSet<String> =
+            gantry_api::endpoints::all().iter().map(|endpoint| text(&endpoint.method, endpoint.path)).collect();
+        assert_eq!(served.len(), declared.len());
+        assert_eq!(served.iter().map(|(method, path)| text(method, path)).collect::<BTreeSet<_>>(), declared);
+    }
 }

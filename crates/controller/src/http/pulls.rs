@@ -1,21 +1,20 @@
 //! Pulls of images from other registries.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use bytes::Bytes;
 use gantry_admission::find_app;
+use gantry_api::endpoints;
 use gantry_api::types::{ImageProgress, PullImage};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::{Asker, Credentials, PullError, Remote};
-use gantry_model::{BaseName, BaseSource, Digest};
+use gantry_model::{BaseSource, Digest};
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
-use super::{ErrorResponse, HttpResult, bases, parse_body, parse_name, registry, stream};
+use super::call::Call;
+use super::{ErrorResponse, HttpResult, bases, registry};
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
 use crate::images::ImageReadError;
@@ -24,19 +23,14 @@ use crate::{Server, causes};
 /// Timeout for resolving a registry's host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `POST /v1/apps/{app}/pull`: pulls an image into the app's own repository. An image that is already in this
-/// registry is not copied.
-pub(crate) async fn image(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    headers: HeaderMap,
-    text: Bytes,
-) -> HttpResult {
-    let app = caller.deploy(&app)?;
+/// Pulls an image into the app's own repository. An image that is already in this registry is not copied.
+pub(super) async fn image(
+    Call { server, caller, at, body, headers, .. }: Call<endpoints::deploys::Pull>,
+) -> HttpResult<mpsc::Receiver<ImageProgress>> {
+    let app = at.app;
     find_app(&server.core.view().records, &app)?;
-    let pull = Pull::read(&server, &caller, &headers, &text).await?;
-    run_streamed(&headers, async move |sender| {
+    let pull = Pull::read(&server, &caller, &headers, body).await?;
+    Ok(run_streamed(async move |sender| {
         let _pin = server.gc_pins.take();
         let digest = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { reference, .. } => return Ok(ImageProgress::Image { reference }),
@@ -46,21 +40,15 @@ pub(crate) async fn image(
         let (tag, origin) = (pulled_tag(&digest), pull.remote.to_string());
         caller.mutate(&server, move |actor| actor.keep_pulled_image(&app, digest, tag, origin)).await?;
         Ok(ImageProgress::Image { reference })
-    })
+    }))
 }
 
-/// `POST /v1/bases/{name}/pull`: pulls an image and names it as a base.
-pub(crate) async fn base(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(base): Path<String>,
-    headers: HeaderMap,
-    text: Bytes,
-) -> HttpResult {
-    caller.admin()?;
-    let base: BaseName = parse_name(&base)?;
-    let pull = Pull::read(&server, &caller, &headers, &text).await?;
-    run_streamed(&headers, async move |sender| {
+/// Pulls an image and names it as a base.
+pub(super) async fn base(
+    Call { server, caller, at, body, headers, .. }: Call<endpoints::bases::Pull>,
+) -> HttpResult<mpsc::Receiver<ImageProgress>> {
+    let pull = Pull::read(&server, &caller, &headers, body).await?;
+    Ok(run_streamed(async move |sender| {
         let _pin = server.gc_pins.take();
         let image = match pull.run(&server, &caller, &sender).await? {
             Pulled::Own { image, reference } => {
@@ -75,13 +63,13 @@ pub(crate) async fn base(
         };
         let from = pull.remote.to_string();
         let source = BaseSource::Registry { reference: from.clone() };
-        let info = bases::store_base(&server, &caller, base, image, from, source).await?;
+        let info = bases::store_base(&server, &caller, at.name, image, from, source).await?;
         Ok(ImageProgress::Base { base: info })
-    })
+    }))
 }
 
 /// Runs `work` in a task and streams its progress. The task continues when the client disconnects.
-pub(crate) fn run_streamed<F>(headers: &HeaderMap, work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F) -> HttpResult
+pub(super) fn run_streamed<F>(work: impl FnOnce(mpsc::Sender<ImageProgress>) -> F) -> mpsc::Receiver<ImageProgress>
 where
     F: Future<Output = HttpResult<ImageProgress>> + Send + 'static,
 {
@@ -91,7 +79,7 @@ where
         let last = working.await.unwrap_or_else(|ErrorResponse(problem)| ImageProgress::Failed { problem });
         let _ = sender.send(last).await;
     });
-    stream::stream(headers, receiver)
+    receiver
 }
 
 /// Returns the reference within this registry, if `remote` names this server as its registry. Two forms name this
@@ -132,8 +120,8 @@ struct Pull {
 }
 
 impl Pull {
-    async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, text: &Bytes) -> HttpResult<Self> {
-        let PullImage { reference, username, password } = parse_body(text)?;
+    async fn read(server: &Server, caller: &Caller, headers: &HeaderMap, pull: PullImage) -> HttpResult<Self> {
+        let PullImage { reference, username, password } = pull;
         let remote = Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
         let no_registry = || Problem::new(ErrorCode::InvalidImageReference, format!("{reference:?} names no registry"));
         let remote = remote.ok_or_else(no_registry)?;

@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use gantry_admission::find_app;
+use gantry_api::endpoints::sessions as endpoints;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
 use gantry_api::{ErrorCode, Problem};
@@ -17,40 +18,34 @@ use gantry_model::{
 use http::{StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::auth::Caller;
-use super::{HttpResult, parse_body, volumes};
+use super::call::{Call, Routes};
+use super::{HttpResult, logs, volumes};
 use crate::Server;
 use crate::core::ClusterView;
 
-/// Request body of `POST /v1/apps/{app}/exec` and `…/run`.
-#[derive(Deserialize)]
-struct SessionParameters {
-    /// The instance as `web-1` or by its full name. The default is the first running instance.
-    #[serde(default)]
-    instance: Option<String>,
-    command: Vec<String>,
-    #[serde(default)]
-    terminal: bool,
-    /// Volumes of a one-off, each with its path. Without a path, the volume is where the release's role has it.
-    #[serde(default)]
-    volumes: BTreeMap<VolumeName, Option<String>>,
+/// Adds the endpoints of logs and sessions.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(logs::read).endpoint(exec).endpoint(run)
 }
 
-const PARAMETERS_MAX: usize = 1 << 20;
+/// Refusal of a request that does not ask for an upgrade of its connection.
+pub(super) fn no_session() -> Problem {
+    Problem::new(ErrorCode::SessionRequired, "this path turns into a session; use `gantry`")
+}
 
-/// Reads the request's body and takes the pending upgrade of its connection.
-pub(super) async fn take_upgrade(request: Request) -> HttpResult<(Bytes, OnUpgrade)> {
+/// Largest body of a request for an upgrade.
+const BODY_MAX: usize = 1 << 20;
+
+/// Takes the pending upgrade of a connection between Gantry's own services. The body is empty.
+pub(super) async fn take_upgrade(request: Request) -> HttpResult<OnUpgrade> {
     let (mut parts, body) = request.into_parts();
-    let upgrade = parts
-        .extensions
-        .remove::<OnUpgrade>()
-        .ok_or_else(|| Problem::new(ErrorCode::SessionRequired, "this path turns into a session; use `gantry`"))?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(no_session)?;
     let broken = |error: axum::Error| Problem::new(ErrorCode::RequestBroken, error.to_string());
-    let text = axum::body::to_bytes(body, PARAMETERS_MAX).await.map_err(broken)?;
-    Ok((text, upgrade))
+    axum::body::to_bytes(body, BODY_MAX).await.map_err(broken)?;
+    Ok(upgrade)
 }
 
 pub(super) fn switching_protocols() -> Response {
@@ -130,35 +125,23 @@ fn find_instance(view: &ClusterView, app: &AppName, wanted: Option<&str>) -> Htt
     })
 }
 
-pub(crate) async fn exec(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    request: Request,
-) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let (text, person) = take_upgrade(request).await?;
-    let parameters: SessionParameters = parse_body(&text)?;
+async fn exec(mut call: Call<endpoints::Exec>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Exec { app }, body, .. } = call;
     let view = server.core.view();
     find_app(&view.records, &app)?;
-    let instance = find_instance(&view, &app, parameters.instance.as_deref())?;
+    let instance = find_instance(&view, &app, body.instance.as_deref())?;
     let machine = machine_of(&view, &instance)
         .ok_or_else(|| Problem::new(ErrorCode::InstanceNotFound, format!("{instance} has ended")))?;
     let action = AuditAction::ExecOpened { instance: instance.clone() };
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
-    let kind = SessionKind::Exec { instance, command: parameters.command, terminal: parameters.terminal };
+    let kind = SessionKind::Exec { instance, command: body.command, terminal: body.terminal };
     Ok(join_connections(&server, person, machine, kind))
 }
 
-pub(crate) async fn run(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(app): Path<String>,
-    request: Request,
-) -> HttpResult {
-    let app = caller.deploy(&app)?;
-    let (text, person) = take_upgrade(request).await?;
-    let parameters: SessionParameters = parse_body(&text)?;
+async fn run(mut call: Call<endpoints::Run>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Run { app }, body, .. } = call;
     let view = server.core.view();
     let record = find_app(&view.records, &app)?;
     let current =
@@ -171,7 +154,7 @@ pub(crate) async fn run(
     let (_, role) =
         role.ok_or_else(|| Problem::new(ErrorCode::RoleNotFound, format!("release {current} of {app} has no role")))?;
     let mut role = role.clone();
-    let (mounts, alone) = one_off_volumes(&view, &app, role.volumes, &parameters.volumes)?;
+    let (mounts, alone) = one_off_volumes(&view, &app, role.volumes, &body.volumes)?;
     role.volumes = mounts;
     role.kind = Kind::OneOff;
     let spec = InstanceSpec {
@@ -189,8 +172,8 @@ pub(crate) async fn run(
         release: current,
         spec: Box::new(spec),
         alone,
-        command: parameters.command,
-        terminal: parameters.terminal,
+        command: body.command,
+        terminal: body.terminal,
     };
     Ok(join_connections(&server, person, machine, kind))
 }
@@ -236,7 +219,7 @@ pub(crate) async fn call_back(
         .sessions
         .claim(&id)
         .ok_or_else(|| Problem::new(ErrorCode::SessionNotFound, "no client waits for this session any more"))?;
-    let (_, agent) = take_upgrade(request).await?;
+    let agent = take_upgrade(request).await?;
     tokio::spawn(async move {
         if let Ok(agent) = agent.await {
             let _ = waiting.send(agent);

@@ -4,24 +4,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use bytes::Bytes;
+use gantry_api::endpoints::{cluster, tokens};
 use gantry_api::frame::Frame;
 use gantry_api::types::{AuditEvent, ClusterStatus, CreateToken, NewToken, SessionKind, TokenInfo};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 
-use super::auth::Caller;
-use super::{HttpResult, Params, apps, json, parse_body, sessions};
+use super::call::{Call, Routes};
+use super::{HttpResult, apps, sessions};
 use crate::warnings::{overruled, warnings};
-use crate::{Server, tokens};
+use crate::{Server, tokens as secrets};
 
-pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.read()?;
+/// Adds the endpoints of the status, the audit trail and tokens.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(status).endpoint(events).endpoint(list_tokens).endpoint(create_token).endpoint(revoke_token)
+}
+
+async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<ClusterStatus> {
     let view = server.core.view();
     let observed = &view.observed;
-    let status = ClusterStatus {
+    Ok(ClusterStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store: match &server.settings.store {
             gantry_store::StoreAddress::File(path) => path.display().to_string(),
@@ -46,8 +48,7 @@ pub(crate) async fn status(State(server): State<Arc<Server>>, caller: Caller) ->
             .into_iter()
             .chain(overruled(&server.settings.policy, &view.records.policy))
             .collect(),
-    };
-    json(&status)
+    })
 }
 
 /// Subfolders of the server's data folder, reported by name. The agent measures the folders of its machine.
@@ -83,52 +84,26 @@ async fn machine_usage(server: &Server) -> Option<BTreeMap<String, u64>> {
     }
 }
 
-/// Query parameters of `events`: `?app=`.
-#[derive(Deserialize)]
-pub(crate) struct EventsQuery {
-    app: Option<String>,
-}
-
-pub(crate) async fn events(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Params(query): Params<EventsQuery>,
-) -> HttpResult {
-    let app = match &query.app {
-        Some(app) => Some(caller.read_app(app)?),
-        None => caller.read().map(|()| None)?,
-    };
+async fn events(Call { server, query, .. }: Call<cluster::Events>) -> HttpResult<Vec<AuditEvent>> {
     let view = server.core.view();
-    let wanted = |event: &&Arc<EventRecord>| app.is_none() || event.app == app;
-    let events: Vec<AuditEvent> = view.records.events.values().filter(wanted).map(|event| event_info(event)).collect();
-    json(&events)
+    let wanted = |event: &&Arc<EventRecord>| query.app.is_none() || event.app == query.app;
+    Ok(view.records.events.values().filter(wanted).map(|event| event_info(event)).collect())
 }
 
-pub(crate) async fn list_tokens(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.admin()?;
-    let view = server.core.view();
-    let tokens: Vec<TokenInfo> = view.records.tokens.values().cloned().map(token_info).collect();
-    json(&tokens)
+async fn list_tokens(Call { server, .. }: Call<tokens::List>) -> HttpResult<Vec<TokenInfo>> {
+    Ok(server.core.view().records.tokens.values().cloned().map(token_info).collect())
 }
 
-pub(crate) async fn create_token(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
-    caller.admin()?;
-    let request: CreateToken = parse_body(&text)?;
-    let CreateToken { name, scope, lifetime } = request;
-    let secret = tokens::new_secret();
-    let new = gantry_admission::NewToken { name, scope, lifetime, hash: tokens::hash(&secret) };
+async fn create_token(Call { server, caller, body, .. }: Call<tokens::Create>) -> HttpResult<NewToken> {
+    let CreateToken { name, scope, lifetime } = body;
+    let secret = secrets::new_secret();
+    let new = gantry_admission::NewToken { name, scope, lifetime, hash: secrets::hash(&secret) };
     let token = caller.mutate(&server, move |actor| actor.create_token(new)).await?;
-    json(&NewToken { info: token_info(token), secret })
+    Ok(NewToken { info: token_info(token), secret })
 }
 
-pub(crate) async fn revoke_token(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> HttpResult {
-    caller.admin()?;
-    caller.mutate(&server, move |actor| actor.revoke_token(&name)).await?;
-    json(&())
+async fn revoke_token(Call { server, caller, at, .. }: Call<tokens::Revoke>) -> HttpResult<()> {
+    caller.mutate(&server, move |actor| actor.revoke_token(&at.name)).await
 }
 
 fn token_info(token: TokenRecord) -> TokenInfo {

@@ -5,23 +5,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
-use bytes::Bytes;
+use axum::response::Response;
 use gantry_admission::find_app;
+use gantry_api::endpoints::volumes as endpoints;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
-use gantry_api::volumes::{
-    CreateSnapshot, ExportVolume, ImportVolume, VolumeAction, VolumeAnswer, VolumeInfo, VolumeRequest, VolumeRole,
-};
+use gantry_api::volumes::{VolumeAction, VolumeAnswer, VolumeInfo, VolumeRequest, VolumeRole};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AppName, AuditAction, Bytes as Size, MachineName, ResourceLimits, Role, RoleName, VolumeName};
 use gantry_records::RecordIndex;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 
+use super::HttpResult;
 use super::auth::Caller;
-use super::sessions::{any_machine, join_connections, take_upgrade};
-use super::{HttpResult, Params, json, parse_body, parse_name};
+use super::call::{Call, Routes};
+use super::sessions::{any_machine, join_connections};
 use crate::Server;
 use crate::core::ClusterView;
 
@@ -130,44 +129,39 @@ async fn list_of(server: &Server, app: Option<AppName>) -> HttpResult<Vec<Volume
     Ok(all)
 }
 
-pub(crate) async fn list_all(State(server): State<Arc<Server>>, caller: Caller) -> HttpResult {
-    caller.read()?;
-    json(&list_of(&server, None).await?)
+/// Adds the endpoints of volumes.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .endpoint(list_all)
+        .endpoint(list)
+        .endpoint(show)
+        .endpoint(remove)
+        .endpoint(export)
+        .endpoint(import)
+        .endpoint(create_snapshot)
+        .endpoint(remove_snapshot)
+        .endpoint(restore_snapshot)
 }
 
-pub(crate) async fn list(State(server): State<Arc<Server>>, caller: Caller, Path(app): Path<String>) -> HttpResult {
-    let app = caller.read_app(&app)?;
-    let volumes = list_of(&server, Some(app.clone())).await?;
+async fn list_all(Call { server, .. }: Call<endpoints::ListAll>) -> HttpResult<Vec<VolumeInfo>> {
+    list_of(&server, None).await
+}
+
+async fn list(Call { server, at, .. }: Call<endpoints::List>) -> HttpResult<Vec<VolumeInfo>> {
+    let volumes = list_of(&server, Some(at.app.clone())).await?;
     if volumes.is_empty() {
         // An app that is gone may have volumes; a name that never was an app's has none.
-        find_app(&server.core.view().records, &app)?;
+        find_app(&server.core.view().records, &at.app)?;
     }
-    json(&volumes)
+    Ok(volumes)
 }
 
-pub(crate) async fn show(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume)): Path<(String, String)>,
-) -> HttpResult {
-    let (app, volume) = (caller.read_app(&app)?, parse_name(&volume)?);
-    json(&work(&server, &app, &volume, VolumeAction::Show).await?)
+async fn show(Call { server, at, .. }: Call<endpoints::Show>) -> HttpResult<VolumeInfo> {
+    work(&server, &at.app, &at.name, VolumeAction::Show).await
 }
 
-/// Query parameters of a removal: `?force=`.
-#[derive(Deserialize)]
-pub(crate) struct Force {
-    #[serde(default)]
-    force: bool,
-}
-
-pub(crate) async fn remove(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume)): Path<(String, String)>,
-    Params(query): Params<Force>,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
+async fn remove(Call { server, caller, at, query, .. }: Call<endpoints::Remove>) -> HttpResult<VolumeInfo> {
+    let endpoints::Remove { app, name: volume } = at;
     if !query.force {
         let view = server.core.view();
         let named: Vec<&str> = roles(&view, &app, &volume).map(|(role, _, _)| role.as_str()).collect();
@@ -181,98 +175,65 @@ pub(crate) async fn remove(
     let removed = work(&server, &app, &volume, VolumeAction::Remove).await?;
     let action = AuditAction::VolumeRemoved { volume };
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
-    json(&removed)
+    Ok(removed)
 }
 
 /// Begins a session about one volume. The client talks to the agent.
 async fn begin(
     server: &Arc<Server>,
     caller: &Caller,
-    app: AppName,
-    volume: VolumeName,
-    request: Request,
-    plan: impl FnOnce(&ClusterView, &Bytes) -> HttpResult<(VolumeAction, AuditAction)>,
-) -> HttpResult {
-    let (text, person) = take_upgrade(request).await?;
+    person: OnUpgrade,
+    (app, volume): (AppName, VolumeName),
+    (action, audited): (VolumeAction, AuditAction),
+) -> HttpResult<Response> {
     let view = server.core.view();
-    let (what, audited) = plan(&view, &text)?;
     let machine = any_machine(&view)?;
     let folder = folder_of(&view.records, &app)?;
     caller.mutate(server, move |actor| actor.record(Some(&app), audited)).await?;
-    let request = VolumeRequest::One { app: folder, name: volume, what };
+    let request = VolumeRequest::One { app: folder, name: volume, what: action };
     Ok(join_connections(server, person, machine, SessionKind::Volumes { request }))
 }
 
-pub(crate) async fn export(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume)): Path<(String, String)>,
-    request: Request,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
-    let audited = AuditAction::VolumeExported { volume: volume.clone() };
-    begin(&server, &caller, app, volume, request, |_, text| {
-        let how: ExportVolume = parse_body(text)?;
-        Ok((VolumeAction::Export(how), audited))
-    })
-    .await
+async fn export(mut call: Call<endpoints::Export>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Export { app, name }, body, .. } = call;
+    let audited = AuditAction::VolumeExported { volume: name.clone() };
+    begin(&server, &caller, person, (app, name), (VolumeAction::Export(body), audited)).await
 }
 
-pub(crate) async fn import(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume)): Path<(String, String)>,
-    request: Request,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
-    let (of, named) = (app.clone(), volume.clone());
-    begin(&server, &caller, app, volume, request, move |view, text| {
-        let how: ImportVolume = parse_body(text)?;
-        // A mistyped name would make a volume that no app ever uses.
-        find_app(&view.records, &of)?;
-        let largest = roles(view, &of, &named).map(|(_, role, _)| role.limits.disk).max();
-        let limit: Size = how.limit.or(largest).unwrap_or(ResourceLimits::default().disk);
-        Ok((VolumeAction::Import { replace: how.replace, limit }, AuditAction::VolumeImported { volume: named }))
-    })
-    .await
+async fn import(mut call: Call<endpoints::Import>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Import { app, name }, body, .. } = call;
+    let view = server.core.view();
+    // A mistyped name would make a volume that no app ever uses.
+    find_app(&view.records, &app)?;
+    let largest = roles(&view, &app, &name).map(|(_, role, _)| role.limits.disk).max();
+    let limit: Size = body.limit.or(largest).unwrap_or(ResourceLimits::default().disk);
+    let audited = AuditAction::VolumeImported { volume: name.clone() };
+    let action = VolumeAction::Import { replace: body.replace, limit };
+    begin(&server, &caller, person, (app, name), (action, audited)).await
 }
 
-pub(crate) async fn create_snapshot(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume)): Path<(String, String)>,
-    request: Request,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
-    let audited = AuditAction::SnapshotCreated { volume: volume.clone() };
-    begin(&server, &caller, app, volume, request, |_, text| {
-        let wanted: CreateSnapshot = parse_body(text)?;
-        Ok((VolumeAction::Snapshot(wanted), audited))
-    })
-    .await
+async fn create_snapshot(mut call: Call<endpoints::Snapshot>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Snapshot { app, name }, body, .. } = call;
+    let audited = AuditAction::SnapshotCreated { volume: name.clone() };
+    begin(&server, &caller, person, (app, name), (VolumeAction::Snapshot(body), audited)).await
 }
 
-pub(crate) async fn remove_snapshot(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume, snapshot)): Path<(String, String, String)>,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
-    let snapshot: VolumeName = parse_name(&snapshot)?;
+async fn remove_snapshot(
+    Call { server, caller, at, .. }: Call<endpoints::RemoveSnapshot>,
+) -> HttpResult<VolumeInfo> {
+    let endpoints::RemoveSnapshot { app, name: volume, snapshot } = at;
     let action = AuditAction::SnapshotRemoved { volume: volume.clone(), snapshot: snapshot.clone() };
     let volume = work(&server, &app, &volume, VolumeAction::RemoveSnapshot { snapshot }).await?;
     caller.mutate(&server, move |actor| actor.record(Some(&app), action)).await?;
-    json(&volume)
+    Ok(volume)
 }
 
-pub(crate) async fn restore_snapshot(
-    State(server): State<Arc<Server>>,
-    caller: Caller,
-    Path((app, volume, snapshot)): Path<(String, String, String)>,
-    request: Request,
-) -> HttpResult {
-    let (app, volume): (AppName, VolumeName) = (caller.deploy(&app)?, parse_name(&volume)?);
-    let snapshot: VolumeName = parse_name(&snapshot)?;
-    let audited = AuditAction::SnapshotRestored { volume: volume.clone(), snapshot: snapshot.clone() };
-    begin(&server, &caller, app, volume, request, |_, _| Ok((VolumeAction::Restore { snapshot }, audited))).await
+async fn restore_snapshot(mut call: Call<endpoints::Restore>) -> HttpResult<Response> {
+    let person = call.take_upgrade()?;
+    let Call { server, caller, at: endpoints::Restore { app, name, snapshot }, .. } = call;
+    let audited = AuditAction::SnapshotRestored { volume: name.clone(), snapshot: snapshot.clone() };
+    begin(&server, &caller, person, (app, name), (VolumeAction::Restore { snapshot }, audited)).await
 }

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use gantry_api::endpoints::apps;
 use gantry_api::types::{
-    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
-    InstanceInfo, RenameApp,
+    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, RenameApp,
 };
 use gantry_api::{Client, ClientError};
-use gantry_model::{AppName, InstancePhase, ReleaseNumber, RequestCounts, RoleName, TrafficPolicy};
-use http::Method;
+use gantry_model::{AppName, AllocationId, InstancePhase, ReleaseNumber, RequestCounts, RoleName, TrafficPolicy};
 
 use super::deploys;
 use crate::args::{App, Follow};
@@ -19,7 +18,7 @@ use crate::printer::{age, json as print_json, or_dash, out, table, told};
 pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Result<Exit> {
     match command {
         App::Create { name, base, branch, hosts } => {
-            let info: AppInfo = client.post("/v1/apps", &CreateApp { name, base, branch, hosts }).await?;
+            let info = client.submit(&apps::Create {}, &CreateApp { name, base, branch, hosts }).await?;
             if json {
                 print_json(&info)?;
             } else {
@@ -29,40 +28,37 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
             }
         }
         App::Ls => {
-            let apps: Vec<AppInfo> = client.get("/v1/apps").await?;
+            let apps = client.fetch(&apps::List {}).await?;
             if json { print_json(&apps)? } else { list(&apps) }
         }
         App::Show { name } => {
-            let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
+            let info = client.fetch(&apps::Show { app: name.clone() }).await?;
             if json { print_json(&info)? } else { show(&info) }
         }
         App::Rename { name, new } => return rename(client, &name, &new, json).await,
         App::Base { name, base } => {
-            let path = format!("/v1/apps/{name}/base");
-            client.call::<()>(Method::PUT, &path, Some(&ChangeBase { base: base.clone() })).await?;
+            client.submit(&apps::SetBase { app: name.clone() }, &ChangeBase { base: base.clone() }).await?;
             told!("The next push of {name} is built on {base}, unless its repository names another in container/base");
         }
         App::Branch { name, branch } => {
-            let path = format!("/v1/apps/{name}/branch");
-            client.call::<()>(Method::PUT, &path, Some(&ChangeBranch { branch: branch.clone() })).await?;
+            client.submit(&apps::SetBranch { app: name.clone() }, &ChangeBranch { branch: branch.clone() }).await?;
             told!("{name} is deployed from {branch} now: git push … HEAD:{branch}");
         }
         App::Host { name, hosts, remove } => {
-            let path = format!("/v1/apps/{name}");
-            let info: AppInfo = if hosts.is_empty() {
-                client.get(&path).await?
+            let info = if hosts.is_empty() {
+                client.fetch(&apps::Show { app: name }).await?
             } else {
                 let (add, remove) = if remove { (Vec::new(), hosts) } else { (hosts, Vec::new()) };
-                client.call(Method::PATCH, &format!("{path}/hosts"), Some(&ChangeHosts { add, remove })).await?
+                client.submit(&apps::SetHosts { app: name }, &ChangeHosts { add, remove }).await?
             };
             if json { print_json(&info.hosts)? } else { info.hosts.iter().for_each(|host| out!("{host}")) }
         }
         App::Proxies { name, ranges, none } => {
             if none || !ranges.is_empty() {
                 let change = ChangeTraffic::TrustedProxies { proxies: ranges };
-                client.post::<()>(&format!("/v1/apps/{name}/traffic"), &change).await?;
+                client.submit(&apps::SetTraffic { app: name.clone() }, &change).await?;
             }
-            let info: AppInfo = client.get(&format!("/v1/apps/{name}")).await?;
+            let info = client.fetch(&apps::Show { app: name.clone() }).await?;
             if json { print_json(&info.traffic.trusted_proxies)? } else { out!("{}", info.traffic.trusted_proxies) }
         }
         App::Destroy { name, confirm } => {
@@ -72,7 +68,7 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                     "this stops {name} and removes its releases and history; say --confirm {name} to do it"
                 );
             }
-            client.call::<()>(Method::DELETE, &format!("/v1/apps/{name}"), None::<&()>).await?;
+            client.fetch(&apps::Destroy { app: name.clone() }).await?;
             told!("{name} is being destroyed; its volumes stay");
         }
     }
@@ -84,8 +80,8 @@ const MOVING: Duration = Duration::from_secs(60);
 
 /// Renames an app, and waits until its records have moved.
 async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> anyhow::Result<Exit> {
-    let path = format!("/v1/apps/{name}/rename");
-    let accepted: Option<AcceptedDeploy> = client.post(&path, &RenameApp { name: new.clone() }).await?;
+    let former = apps::Show { app: name.clone() };
+    let accepted = client.submit(&apps::Rename { app: name.clone() }, &RenameApp { name: new.clone() }).await?;
     if let Some(accepted) = accepted {
         let exit = deploys::follow(client, new, accepted.deploy, Follow { wait: true }).await?;
         if exit != DONE {
@@ -95,7 +91,7 @@ async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> a
     }
     let begun = Instant::now();
     // The former app is gone, or going, once its records have moved.
-    while client.get::<AppInfo>(&format!("/v1/apps/{name}")).await.is_ok() {
+    while client.fetch(&former).await.is_ok() {
         require!(
             begun.elapsed() < MOVING,
             RenameUnfinished,
@@ -103,7 +99,7 @@ async fn rename(client: &Client, name: &AppName, new: &AppName, json: bool) -> a
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let info: AppInfo = client.get(&format!("/v1/apps/{new}")).await?;
+    let info = client.fetch(&apps::Show { app: new.clone() }).await?;
     if json {
         print_json(&info)?;
         return Ok(DONE);
@@ -166,11 +162,11 @@ fn requests(app: &AppInfo) -> String {
 pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
     let apps = match app {
         Some(app) => vec![app],
-        None => client.get::<Vec<AppInfo>>("/v1/apps").await?.into_iter().map(|app| app.name).collect(),
+        None => client.fetch(&apps::List {}).await?.into_iter().map(|app| app.name).collect(),
     };
     let mut instances: Vec<InstanceInfo> = Vec::new();
     for app in apps {
-        instances.extend(client.get::<Vec<InstanceInfo>>(&format!("/v1/apps/{app}/instances")).await?);
+        instances.extend(client.fetch(&apps::Instances { app }).await?);
     }
     if json {
         print_json(&instances)?;
@@ -199,15 +195,15 @@ pub(crate) async fn scale(
     wait: bool,
 ) -> anyhow::Result<Exit> {
     let request = ChangeScale { roles: counts.into_iter().collect() };
-    client.call::<()>(Method::PUT, &format!("/v1/apps/{app}/scale"), Some(&request)).await?;
+    client.submit(&apps::SetScale { app: app.clone() }, &request).await?;
     if !wait {
         told!("{app} is being scaled; `gantry ps {app}` shows how it goes");
         return Ok(DONE);
     }
     let deadline = tokio::time::Instant::now() + SCALE_TIMEOUT;
     loop {
-        let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
-        let instances: Vec<InstanceInfo> = client.get(&format!("/v1/apps/{app}/instances")).await?;
+        let info = client.fetch(&apps::Show { app: app.clone() }).await?;
+        let instances = client.fetch(&apps::Instances { app: app.clone() }).await?;
         let is_scaled = |(role, count): (&RoleName, &u32)| scaled(&instances, info.current, role, *count);
         if request.roles.iter().all(is_scaled) {
             return Ok(DONE);
@@ -243,18 +239,18 @@ fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &Rol
 }
 
 pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
-    client.post::<()>(&format!("/v1/apps/{app}/traffic"), change).await?;
-    let info: AppInfo = client.get(&format!("/v1/apps/{app}")).await?;
+    client.submit(&apps::SetTraffic { app: app.clone() }, change).await?;
+    let info = client.fetch(&apps::Show { app: app.clone() }).await?;
     told!("requests of {app}: {}", info.traffic);
     Ok(DONE)
 }
 
 /// Prints one line for each app.
 pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit> {
-    let apps: Vec<AppInfo> = client.get("/v1/apps").await?;
+    let apps = client.fetch(&apps::List {}).await?;
     let mut answers = Vec::new();
     for app in apps {
-        match client.get::<Explanation>(&format!("/v1/apps/{}/why", app.name)).await {
+        match client.fetch_with(&apps::Why { app: app.name }, &apps::WhyQuery::default()).await {
             Ok(answer) => answers.push(answer),
             // The app was destroyed meanwhile.
             Err(ClientError::Problem(problem)) if problem.status == 404 => {}
@@ -274,9 +270,13 @@ pub(crate) async fn why_all(client: &Client, json: bool) -> anyhow::Result<Exit>
     Ok(DONE)
 }
 
-pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>, json: bool) -> anyhow::Result<Exit> {
-    let query = instance.map(|id| format!("?instance={id}")).unwrap_or_default();
-    let answer: Explanation = client.get(&format!("/v1/apps/{app}/why{query}")).await?;
+pub(crate) async fn why(
+    client: &Client,
+    app: &AppName,
+    instance: Option<AllocationId>,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let answer = client.fetch_with(&apps::Why { app: app.clone() }, &apps::WhyQuery { instance }).await?;
     if json {
         print_json(&answer)?;
         return Ok(DONE);
@@ -290,8 +290,6 @@ pub(crate) async fn why(client: &Client, app: &AppName, instance: Option<String>
 
 #[cfg(test)]
 mod tests {
-    use gantry_model::AllocationId;
-
     use super::*;
 
     fn instance(id: &str, phase: Option<InstancePhase>, goal: &str) -> InstanceInfo {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context;
+use gantry_api::endpoints::bases;
 use gantry_api::types::BaseInfo;
 use gantry_api::{Client, ErrorCode};
-use http::Method;
 
 use super::pulls;
 use crate::args::Base;
@@ -19,27 +19,27 @@ pub(crate) async fn run(client: &Client, command: Base, json: bool) -> anyhow::R
             // Sent as bytes: if the recipe is not UTF-8, the server's error names the actual encoding.
             let recipe = std::fs::read(&from).with_context(|| format!("cannot read the recipe {}", from.display()));
             let recipe = recipe.with_code(ErrorCode::FileUnreadable)?;
-            let path = format!("/v1/bases/{name}");
-            let base = pulls::base(client, &path, recipe).await?;
+            let events = client.submit_and_follow(&bases::Create { name }, &recipe.into()).await?;
+            let base = pulls::base(events).await?;
             show(&base, json)
         }
         Base::Import { name, from } if Path::new(&from).exists() => {
             let file = std::fs::File::open(&from).with_context(|| format!("cannot read the archive {from}"));
             let file = file.with_code(ErrorCode::FileUnreadable)?;
-            show(&client.upload(&format!("/v1/bases/{name}/import"), file).await?, json)
+            show(&client.send_file(&bases::Import { name }, file).await?, json)
         }
         Base::Import { name, from } => {
             require!(from.contains('/'), InvalidArguments, "{from} is neither a file nor an image of a registry");
-            let request = serde_json::to_vec(&pulls::request(&from))?;
-            show(&pulls::base(client, &format!("/v1/bases/{name}/pull"), request).await?, json)
+            let events = client.submit_and_follow(&bases::Pull { name }, &pulls::request(&from)).await?;
+            show(&pulls::base(events).await?, json)
         }
         Base::Rm { name } => {
-            client.call::<()>(Method::DELETE, &format!("/v1/bases/{name}"), None::<&()>).await?;
+            client.fetch(&bases::Remove { name: name.clone() }).await?;
             told!("Removed base {name}; what was built on it stays");
             Ok(DONE)
         }
         Base::Ls => {
-            let bases: Vec<BaseInfo> = client.get("/v1/bases").await?;
+            let bases = client.fetch(&bases::List {}).await?;
             if json {
                 print_json(&bases)?;
             } else {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use gantry_api::types::{AcceptedDeploy, ChangeConfig};
+use gantry_api::endpoints::apps;
+use gantry_api::types::ChangeConfig;
 use gantry_api::{Client, ErrorCode};
 use gantry_model::AppName;
 use gantry_model::execve::{is_shell_name, is_variable_name};
-use http::Method;
 
 use super::deploys;
 use crate::args::{Config, Follow};
@@ -69,7 +69,7 @@ fn read_value(value: String) -> anyhow::Result<String> {
 }
 
 async fn values(client: &Client, app: &AppName) -> anyhow::Result<BTreeMap<String, String>> {
-    Ok(client.get(&format!("/v1/apps/{app}/config")).await?)
+    Ok(client.fetch(&apps::Config { app: app.clone() }).await?)
 }
 
 async fn change(
@@ -78,8 +78,7 @@ async fn change(
     changes: BTreeMap<String, Option<String>>,
     wait: Follow,
 ) -> anyhow::Result<Exit> {
-    let path = format!("/v1/apps/{app}/config");
-    let accepted: Option<AcceptedDeploy> = client.call(Method::PATCH, &path, Some(&ChangeConfig { changes })).await?;
+    let accepted = client.submit(&apps::SetConfig { app: app.clone() }, &ChangeConfig { changes }).await?;
     match accepted {
         Some(accepted) => deploys::follow(client, app, accepted.deploy, wait).await,
         None => {

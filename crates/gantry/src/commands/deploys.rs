@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use gantry_api::types::{AcceptedDeploy, DeployProgress, DeploySource, ReleaseInfo, StartDeploy};
+use gantry_api::endpoints::deploys::{FollowQuery, FollowUntil};
+use gantry_api::endpoints::{apps, deploys};
+use gantry_api::types::{DeployProgress, DeploySource, StartDeploy};
 use gantry_api::{Client, ClientError, ErrorCode};
 use gantry_model::{AppName, DeployNumber, DeployState, ImageSettings, Reason, ReleaseNumber};
-use http::Method;
 
 use super::pulls;
 use crate::args::Follow;
@@ -45,23 +46,27 @@ pub(crate) async fn rollback(
 }
 
 async fn start(client: &Client, app: &AppName, request: StartDeploy, wait: Follow) -> anyhow::Result<Exit> {
-    let accepted: AcceptedDeploy = client.post(&format!("/v1/apps/{app}/deploys"), &request).await?;
+    let accepted = client.submit(&deploys::Start { app: app.clone() }, &request).await?;
     follow(client, app, accepted.deploy, wait).await
 }
 
-pub(crate) async fn order(client: &Client, app: &AppName, order: &str, wait: Follow) -> anyhow::Result<Exit> {
-    let accepted: AcceptedDeploy = client.post(&format!("/v1/apps/{app}/{order}"), &()).await?;
-    let exit = follow(client, app, accepted.deploy, wait).await?;
+pub(crate) async fn promote(client: &Client, app: &AppName, wait: Follow) -> anyhow::Result<Exit> {
+    let accepted = client.fetch(&deploys::Promote { app: app.clone() }).await?;
+    follow(client, app, accepted.deploy, wait).await
+}
+
+pub(crate) async fn abort(client: &Client, app: &AppName) -> anyhow::Result<Exit> {
+    let accepted = client.fetch(&deploys::Abort { app: app.clone() }).await?;
     // An aborted deploy counts as failed, but here the abort was the request.
-    Ok(if order == "abort" { DONE } else { exit })
+    follow(client, app, accepted.deploy, Follow { wait: true }).await.map(|_| DONE)
 }
 
 /// Shows the progress of a deploy, and finally prints the URL on standard output. A restarted server continues the
 /// deploy, and this function follows the deploy again.
 pub(crate) async fn follow(client: &Client, app: &AppName, number: DeployNumber, wait: Follow) -> anyhow::Result<Exit> {
-    let until = if wait.wait { "verdict" } else { "setting" };
-    let path = format!("/v1/apps/{app}/deploys/{}/follow?until={until}", number.0);
-    let mut follower = Follower { path, shown: HashSet::new() };
+    let until = if wait.wait { FollowUntil::Verdict } else { FollowUntil::Setting };
+    let (at, query) = (deploys::Follow { app: app.clone(), number }, FollowQuery { until: Some(until) });
+    let mut follower = Follower { at, query, shown: HashSet::new() };
     let mut gone: Option<Instant> = None;
     loop {
         let before = follower.shown.len();
@@ -106,7 +111,8 @@ fn is_good(state: DeployState) -> bool {
 }
 
 struct Follower {
-    path: String,
+    at: deploys::Follow,
+    query: FollowQuery,
     /// Lines already shown; after a reconnect, the server sends all lines again.
     shown: HashSet<String>,
 }
@@ -114,7 +120,7 @@ struct Follower {
 impl Follower {
     /// Follows the deploy to its end; returns `None` if the stream ends before the deploy.
     async fn run(&mut self, client: &Client) -> Result<Option<Exit>, ClientError> {
-        let mut events = client.lines::<DeployProgress>(Method::GET, &self.path, "").await?;
+        let mut events = client.follow(&self.at, &self.query).await?;
         let again = self.shown.clone();
         while let Some(event) = events.next().await {
             match event? {
@@ -141,7 +147,7 @@ impl Follower {
 }
 
 pub(crate) async fn releases(client: &Client, app: &AppName, json: bool) -> anyhow::Result<Exit> {
-    let releases: Vec<ReleaseInfo> = client.get(&format!("/v1/apps/{app}/releases")).await?;
+    let releases = client.fetch(&apps::Releases { app: app.clone() }).await?;
     if json {
         print_json(&releases)?;
         return Ok(DONE);

@@ -2,9 +2,8 @@
 
 use futures_util::StreamExt;
 use gantry_api::Client;
-use gantry_api::types::LogLine;
-use gantry_model::{AppName, RoleName};
-use http::Method;
+use gantry_api::endpoints::sessions::{Logs, LogsQuery};
+use gantry_model::{AppName, Moment, RoleName};
 
 use crate::exit::{DONE, Exit};
 use crate::printer::{clock, now, out};
@@ -20,25 +19,19 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn query(&self) -> String {
-        let mut query = format!("?lines={}&follow={}", self.lines, self.follow);
-        if let Some(since) = self.since {
-            query.push_str(&format!("&since={}", now().0.saturating_sub(since)));
+    fn query(&self) -> LogsQuery {
+        LogsQuery {
+            lines: Some(self.lines),
+            follow: self.follow,
+            since: self.since.map(|age| Moment(now().0.saturating_sub(age))),
+            role: self.role.clone(),
+            grep: self.grep.clone(),
         }
-        if let Some(role) = &self.role {
-            query.push_str(&format!("&role={role}"));
-        }
-        if let Some(text) = &self.grep {
-            let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-            query.push_str(&format!("&grep={escaped}"));
-        }
-        query
     }
 }
 
 pub(crate) async fn run(client: &Client, app: &AppName, wanted: &Wanted, json: bool) -> anyhow::Result<Exit> {
-    let path = format!("/v1/apps/{app}/logs{}", wanted.query());
-    let mut lines = client.lines::<LogLine>(Method::GET, &path, "").await?;
+    let mut lines = client.follow(&Logs { app: app.clone() }, &wanted.query()).await?;
     while let Some(line) = lines.next().await {
         let line = line?;
         if json {

@@ -17,7 +17,7 @@ mod volumes;
 use gantry_api::types::ChangeTraffic;
 use gantry_model::ImageSettings;
 
-use crate::args::{Args, Cluster, Command, Follow, Maintenance, Store};
+use crate::args::{Args, Cluster, Command, Maintenance, Store};
 use crate::coded::require;
 use crate::exit::{DONE, Exit};
 use crate::printer::out;
@@ -83,8 +83,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Releases { app } => deploys::releases(&client()?, &app, json).await,
         Command::Rollback { app, release, follow } => deploys::rollback(&client()?, &app, release, follow).await,
-        Command::Promote { app, follow } => deploys::order(&client()?, &app, "promote", follow).await,
-        Command::Abort { app } => deploys::order(&client()?, &app, "abort", Follow { wait: true }).await,
+        Command::Promote { app, follow } => deploys::promote(&client()?, &app, follow).await,
+        Command::Abort { app } => deploys::abort(&client()?, &app).await,
         Command::Logs { app, follow, lines, since, role, grep } => {
             let wanted = logs::Wanted { follow, lines, since, role, grep };
             logs::run(&client()?, &app, &wanted, json).await

@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 
 use gantry_api::Client;
-use gantry_api::policy::{ChangePolicy, PolicyInfo, PolicyValue, RuleInfo};
+use gantry_api::endpoints::cluster;
+use gantry_api::policy::{ChangePolicy, PolicyValue, RuleInfo};
 use gantry_model::PolicyKey;
-use http::Method;
 
 use crate::args::PolicyCommand;
 use crate::coded::{coded, fail};
 use crate::exit::{DONE, Exit};
 use crate::printer::{json as print_json, out, table};
-
-/// Path of the policy.
-const PATH: &str = "/v1/cluster/policy";
 
 pub(crate) async fn policy(client: &Client, command: PolicyCommand, json: bool) -> anyhow::Result<Exit> {
     let change = match command {
@@ -21,7 +18,7 @@ pub(crate) async fn policy(client: &Client, command: PolicyCommand, json: bool) 
         PolicyCommand::Set { rules } => changes(rules.into_iter().map(|(key, value)| (key, Some(value))))?,
         PolicyCommand::Unset { rules } => changes(rules.into_iter().map(|key| (key, None)))?,
     };
-    let policy: PolicyInfo = client.call(Method::PATCH, PATH, Some(&change)).await?;
+    let policy = client.submit(&cluster::ChangeRules {}, &change).await?;
     if json {
         print_json(&policy)?;
         return Ok(DONE);
@@ -44,7 +41,7 @@ fn changes(rules: impl Iterator<Item = (PolicyKey, Option<String>)>) -> anyhow::
 }
 
 async fn get(client: &Client, rule: Option<PolicyKey>, json: bool) -> anyhow::Result<Exit> {
-    let policy: PolicyInfo = client.get(PATH).await?;
+    let policy = client.fetch(&cluster::Policy {}).await?;
     match rule {
         Some(key) => {
             let known = policy.rules.get(key.name());
@@ -66,8 +63,5 @@ fn row(name: &str, rule: &RuleInfo) -> Vec<String> {
 
 /// A rule that an older server does not know.
 fn missing(key: PolicyKey) -> anyhow::Error {
-    coded(
-        gantry_error_codes::ErrorCode::PolicyRuleNotFound,
-        format!("the server has no rule {key}; upgrade the server"),
-    )
+    coded(gantry_error_codes::ErrorCode::PolicyRuleNotFound, format!("the server has no rule {key}; upgrade the server"))
 }

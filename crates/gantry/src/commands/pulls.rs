@@ -1,10 +1,10 @@
 //! Pulls of images from other registries, and other requests with progress output.
 
 use futures_util::StreamExt;
+use gantry_api::endpoints::deploys;
 use gantry_api::types::{BaseInfo, ImageProgress, PullImage};
-use gantry_api::{Client, ClientError, ErrorCode};
+use gantry_api::{Client, ClientError, ErrorCode, LineStream};
 use gantry_model::AppName;
-use http::Method;
 
 use crate::coded::coded;
 use crate::printer::told;
@@ -18,9 +18,9 @@ pub(crate) fn request(reference: &str) -> PullImage {
     }
 }
 
-/// Creates a base and shows the progress.
-pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<BaseInfo> {
-    match watch(client, path, body).await? {
+/// Shows the progress of a base that is made; returns the base.
+pub(crate) async fn base(events: LineStream<ImageProgress>) -> anyhow::Result<BaseInfo> {
+    match watch(events).await? {
         ImageProgress::Base { base } => Ok(base),
         other => Err(unexpected(&other)),
     }
@@ -28,8 +28,8 @@ pub(crate) async fn base(client: &Client, path: &str, body: impl Into<bytes::Byt
 
 /// Pulls an image for an app; returns its reference in the cloud's own registry.
 pub(crate) async fn image(client: &Client, app: &AppName, reference: &str) -> anyhow::Result<String> {
-    let body = serde_json::to_vec(&request(reference))?;
-    match watch(client, &format!("/v1/apps/{app}/pull"), body).await? {
+    let events = client.submit_and_follow(&deploys::Pull { app: app.clone() }, &request(reference)).await?;
+    match watch(events).await? {
         ImageProgress::Image { reference } => Ok(reference),
         other => Err(unexpected(&other)),
     }
@@ -39,9 +39,8 @@ fn unexpected(event: &ImageProgress) -> anyhow::Error {
     coded(ErrorCode::UnexpectedResponse, format!("the server's answer makes no sense: {event:?}"))
 }
 
-/// Sends a request and shows its progress lines; returns the final event.
-async fn watch(client: &Client, path: &str, body: impl Into<bytes::Bytes>) -> anyhow::Result<ImageProgress> {
-    let mut events = client.lines::<ImageProgress>(Method::POST, path, body).await?;
+/// Shows progress lines; returns the final event.
+async fn watch(mut events: LineStream<ImageProgress>) -> anyhow::Result<ImageProgress> {
     while let Some(event) = events.next().await {
         match event? {
             ImageProgress::Line { text } => told!("{text}"),

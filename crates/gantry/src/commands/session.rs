@@ -1,13 +1,13 @@
 //! `gantry exec` and `gantry run`: connect this process's streams to a remote process.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 
+use gantry_api::endpoints::sessions;
 use gantry_api::frame::Frame;
+use gantry_api::types::{StartExec, StartRun};
 use gantry_api::{Client, ErrorCode, Session};
 use gantry_model::{AppName, VolumeName};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -23,8 +23,8 @@ pub(crate) async fn exec(
 ) -> anyhow::Result<Exit> {
     let command = if command.is_empty() { vec!["/bin/sh".to_owned()] } else { command };
     let terminal = wants_terminal();
-    let body = json!({ "instance": instance, "command": command, "terminal": terminal });
-    relay(client.session(&format!("/v1/apps/{app}/exec"), &body).await?, terminal, input).await
+    let body = StartExec { instance, command, terminal };
+    relay(client.open(&sessions::Exec { app: app.clone() }, &body).await?, terminal, input).await
 }
 
 pub(crate) async fn run(
@@ -35,9 +35,8 @@ pub(crate) async fn run(
     input: bool,
 ) -> anyhow::Result<Exit> {
     let terminal = wants_terminal();
-    let volumes: BTreeMap<VolumeName, Option<String>> = volumes.into_iter().collect();
-    let body = json!({ "command": command, "terminal": terminal, "volumes": volumes });
-    relay(client.session(&format!("/v1/apps/{app}/run"), &body).await?, terminal, input).await
+    let body = StartRun { command, terminal, volumes: volumes.into_iter().collect() };
+    relay(client.open(&sessions::Run { app: app.clone() }, &body).await?, terminal, input).await
 }
 
 /// Returns whether both standard input and standard output are terminals.

@@ -1,9 +1,9 @@
 //! `gantry status`, `events`, `token`.
 
 use gantry_api::Client;
-use gantry_api::types::{AuditEvent, ClusterStatus, CreateToken, NewToken, Scope, TokenInfo};
+use gantry_api::endpoints::{cluster, tokens};
+use gantry_api::types::{CreateToken, Scope};
 use gantry_model::{AppName, Bytes, NetworkFault};
-use http::Method;
 
 use super::apps;
 use crate::args::Token;
@@ -12,7 +12,7 @@ use crate::exit::{DONE, Exit};
 use crate::printer::{age, clock, json as print_json, or_dash, out, span, table, told, until};
 
 pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {
-    let status: ClusterStatus = client.get("/v1/status").await?;
+    let status = client.fetch(&cluster::Status {}).await?;
     if json {
         print_json(&status)?;
         return Ok(DONE);
@@ -51,8 +51,7 @@ fn fault_since(fault: &NetworkFault) -> String {
 }
 
 pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
-    let query = app.map(|app| format!("?app={app}")).unwrap_or_default();
-    let events: Vec<AuditEvent> = client.get(&format!("/v1/events{query}")).await?;
+    let events = client.fetch_with(&cluster::Events {}, &cluster::EventsQuery { app }).await?;
     if json {
         print_json(&events)?;
         return Ok(DONE);
@@ -73,7 +72,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
                 (_, true, _) => Scope::Read,
                 _ => fail!(InvalidArguments, "say what the token may do: --admin, --read or --deploy APP"),
             };
-            let token: NewToken = client.post("/v1/tokens", &CreateToken { name, scope, lifetime }).await?;
+            let token = client.submit(&tokens::Create {}, &CreateToken { name, scope, lifetime }).await?;
             if json {
                 print_json(&token)?;
             } else {
@@ -82,7 +81,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
             }
         }
         Token::Ls => {
-            let tokens: Vec<TokenInfo> = client.get("/v1/tokens").await?;
+            let tokens = client.fetch(&tokens::List {}).await?;
             if json {
                 print_json(&tokens)?;
             } else {
@@ -94,7 +93,7 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
             }
         }
         Token::Revoke { name } => {
-            client.call::<()>(Method::DELETE, &format!("/v1/tokens/{}", escape(&name)), None::<&()>).await?;
+            client.fetch(&tokens::Revoke { name: name.clone() }).await?;
             told!("{name} is revoked");
         }
     }
@@ -108,11 +107,4 @@ fn scope(scope: &Scope) -> String {
         Scope::Deploy { app } => format!("deploy to {app}"),
         Scope::Machine { machine } => format!("machine {machine}"),
     }
-}
-
-/// Percent-encodes a text as a path segment.
-fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }

@@ -6,11 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use gantry_api::endpoints::volumes::{self, RemoveQuery};
 use gantry_api::frame::{Frame, PAYLOAD_MAX};
 use gantry_api::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeAnswer, VolumeInfo};
 use gantry_api::{Client, ErrorCode, Session};
 use gantry_model::{AppName, VolumeName};
-use http::Method;
 use tokio::sync::mpsc;
 
 use crate::args::{Snapshot, Volume};
@@ -21,17 +21,19 @@ use crate::printer::{age, clock, json as print_json, or_dash, out, table, told};
 pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow::Result<Exit> {
     match command {
         Volume::Ls { app } => {
-            let path = app.map_or_else(|| "/v1/volumes".to_owned(), |app| format!("/v1/apps/{app}/volumes"));
-            let volumes: Vec<VolumeInfo> = client.get(&path).await?;
+            let volumes = match app {
+                Some(app) => client.fetch(&volumes::List { app }).await?,
+                None => client.fetch(&volumes::ListAll {}).await?,
+            };
             if json { print_json(&volumes)? } else { list(&volumes) }
         }
         Volume::Show { app, name } => {
-            let volume: VolumeInfo = client.get(&path_of(&app, &name)).await?;
+            let volume = client.fetch(&volumes::Show { app, name }).await?;
             if json { print_json(&volume)? } else { show(&volume) }
         }
         Volume::Rm { app, name, force } => {
-            let path = format!("{}?force={force}", path_of(&app, &name));
-            let removed: VolumeInfo = client.call(Method::DELETE, &path, None::<&()>).await?;
+            let at = volumes::Remove { app: app.clone(), name: name.clone() };
+            let removed = client.fetch_with(&at, &RemoveQuery { force }).await?;
             let snapshots = match removed.snapshots.len() {
                 0 => String::new(),
                 1 => " and its snapshot".to_owned(),
@@ -55,8 +57,8 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
                     Box::new(std::io::stdin())
                 }
             };
-            let path = format!("{}/import", path_of(&app, &name));
-            let session = client.session(&path, &ImportVolume { replace, limit }).await?;
+            let at = volumes::Import { app: app.clone(), name: name.clone() };
+            let session = client.open(&at, &ImportVolume { replace, limit }).await?;
             match converse(session, Some(input), None).await? {
                 Some(VolumeAnswer::One { volume }) if json => print_json(&*volume)?,
                 Some(VolumeAnswer::One { volume }) => {
@@ -70,10 +72,6 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
         }
     }
     Ok(DONE)
-}
-
-fn path_of(app: &AppName, name: &VolumeName) -> String {
-    format!("/v1/apps/{app}/volumes/{name}")
 }
 
 fn users(volume: &VolumeInfo) -> String {
@@ -155,7 +153,8 @@ async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Optio
         "an archive is nothing for a terminal; write it into a file with -o FILE, or into a pipe"
     );
     let mut file = output.map(NewFile::create).transpose()?;
-    let session = client.session(&format!("{}/export", path_of(app, name)), &ExportVolume { zstd }).await?;
+    let at = volumes::Export { app: app.clone(), name: name.clone() };
+    let session = client.open(&at, &ExportVolume { zstd }).await?;
     let mut stdout = std::io::stdout();
     let out: &mut (dyn Write + Send) = match file.as_mut().and_then(|new| new.file.as_mut()) {
         Some(file) => file,
@@ -166,10 +165,11 @@ async fn export(client: &Client, app: &AppName, name: &VolumeName, output: Optio
 }
 
 async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snapshot, json: bool) -> anyhow::Result<()> {
-    let path = format!("{}/snapshots", path_of(app, name));
+    let (app, name) = (app.clone(), name.clone());
     match what {
         Snapshot::Create { snapshot } => {
-            let session = client.session(&path, &CreateSnapshot { name: snapshot }).await?;
+            let at = volumes::Snapshot { app: app.clone(), name: name.clone() };
+            let session = client.open(&at, &CreateSnapshot { name: snapshot }).await?;
             let answer = converse(session, None, None).await?;
             let Some(VolumeAnswer::Snapshot { snapshot, files, cloned, in_use }) = answer else {
                 return Err(unexpected(answer.as_ref()));
@@ -190,7 +190,7 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
             }
         }
         Snapshot::Ls => {
-            let volume: VolumeInfo = client.get(&path_of(app, name)).await?;
+            let volume = client.fetch(&volumes::Show { app, name }).await?;
             if json {
                 print_json(&volume.snapshots)?;
             } else {
@@ -199,11 +199,13 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
             }
         }
         Snapshot::Rm { snapshot } => {
-            let _: VolumeInfo = client.call(Method::DELETE, &format!("{path}/{snapshot}"), None::<&()>).await?;
-            told!("removed snapshot {snapshot} of volume {name} of {app}");
+            let message = format!("removed snapshot {snapshot} of volume {name} of {app}");
+            client.fetch(&volumes::RemoveSnapshot { app, name, snapshot }).await?;
+            told!("{message}");
         }
         Snapshot::Restore { snapshot } => {
-            let session = client.session(&format!("{path}/{snapshot}/restore"), &serde_json::json!({})).await?;
+            let (app, name, snapshot) = (app.clone(), name.clone(), snapshot.clone());
+            let session = client.open(&volumes::Restore { app, name, snapshot }, &()).await?;
             converse(session, None, None).await?;
             told!("volume {name} of {app} has the content of snapshot {snapshot}");
         }

@@ -1,0 +1,73 @@
+//! Apps: their settings, releases and instances, and why they are as they are.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{AllocationId, AppName};
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::types::{
+    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
+    Explanation, InstanceInfo, ReleaseInfo, RenameApp,
+};
+
+/// Query of an explanation.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct WhyQuery {
+    /// Only this instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<AllocationId>,
+}
+
+impl QueryParameters for WhyQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[("instance", "only this instance")];
+}
+
+endpoints! {
+    /// All apps
+    List: GET "/v1/apps", Read, Nothing => Json<Vec<AppInfo>>, [];
+    /// Create an app
+    Create: POST "/v1/apps", Admin, Json<CreateApp> => Json<AppInfo>,
+        [AppExists, FormerNameInUse, HostTaken, HostReserved, TooManyHosts, BaseNotFound, InvalidBranch, NoVolumeFolder];
+    /// An app
+    Show { app: AppName }: GET "/v1/apps/{app}", Read, Nothing => Json<AppInfo>, [AppNotFound, AppBeingDestroyed];
+    /// Destroy an app
+    Destroy { app: AppName }: DELETE "/v1/apps/{app}", Admin, Nothing => Nothing,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress];
+    /// Its configuration
+    Config { app: AppName }: GET "/v1/apps/{app}/config", Deploy, Nothing => Json<BTreeMap<String, String>>,
+        [AppNotFound, AppBeingDestroyed];
+    /// Change its configuration; a deploy if something runs
+    SetConfig { app: AppName }: PATCH "/v1/apps/{app}/config", Deploy,
+        Json<ChangeConfig> => Json<Option<AcceptedDeploy>>,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidVariableName, ReservedVariable, InvalidVariableValue,
+         ValueTooLong, ConfigTooLarge, RollbackInProgress];
+    /// What its next push is built on
+    SetBase { app: AppName }: PUT "/v1/apps/{app}/base", Deploy, Json<ChangeBase> => Nothing,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, BaseNotFound];
+    /// Which branch deploys
+    SetBranch { app: AppName }: PUT "/v1/apps/{app}/branch", Deploy, Json<ChangeBranch> => Nothing,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidBranch];
+    /// Add and remove host names
+    SetHosts { app: AppName }: PATCH "/v1/apps/{app}/hosts", Admin, Json<ChangeHosts> => Json<AppInfo>,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, HostTaken, HostReserved, HostNotFound, TooManyHosts, NoChange];
+    /// Give it another name; a deploy under that name if something runs
+    Rename { app: AppName }: POST "/v1/apps/{app}/rename", Admin, Json<RenameApp> => Json<Option<AcceptedDeploy>>,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, RenameDuringDeploy, RenameWhilePaused, AppExists,
+         FormerNameInUse, TooManyHosts];
+    /// How many copies of a role run
+    SetScale { app: AppName }: PUT "/v1/apps/{app}/scale", Deploy, Json<ChangeScale> => Nothing,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, RoleNotFound, SingleWriter, TooManyCopies, TooManyRoles];
+    /// Pause and resume requests, refuse or limit them
+    SetTraffic { app: AppName }: POST "/v1/apps/{app}/traffic", Deploy, Json<ChangeTraffic> => Nothing,
+        [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidMaintenanceMessage, ZeroLimit, TooManyProxies];
+    /// Its releases
+    Releases { app: AppName }: GET "/v1/apps/{app}/releases", Read, Nothing => Json<Vec<ReleaseInfo>>,
+        [AppNotFound, AppBeingDestroyed];
+    /// Its instances
+    Instances { app: AppName }: GET "/v1/apps/{app}/instances", Read, Nothing => Json<Vec<InstanceInfo>>,
+        [AppNotFound, AppBeingDestroyed];
+    /// Why it is as it is
+    Why { app: AppName }: GET "/v1/apps/{app}/why" ? WhyQuery, Read, Nothing => Json<Explanation>,
+        [AppNotFound, AppBeingDestroyed, InstanceNotFound];
+}

@@ -1,0 +1,39 @@
+//! The status, the cluster policy, and the audit trail.
+
+use gantry_model::AppName;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
+use crate::policy::{ChangePolicy, PolicyInfo};
+use crate::openapi::OpenApiDocument;
+use crate::types::{AuditEvent, ClusterStatus};
+
+/// Query of the audit trail.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EventsQuery {
+    /// Only events of this app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppName>,
+}
+
+impl QueryParameters for EventsQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[("app", "only events of this app")];
+
+    fn app(&self) -> Option<&AppName> {
+        self.app.as_ref()
+    }
+}
+
+endpoints! {
+    /// This document
+    OpenApi: GET "/v1/openapi.json", Open, Nothing => Json<OpenApiDocument>, [];
+    /// Machines, routers, apps, space
+    Status: GET "/v1/status", Read, Nothing => Json<ClusterStatus>, [];
+    /// The rules of the cluster
+    Policy: GET "/v1/cluster/policy", Read, Nothing => Json<PolicyInfo>, [];
+    /// Change rules of the cluster; null gives a rule its default again
+    ChangeRules: PATCH "/v1/cluster/policy", Admin, Json<ChangePolicy> => Json<PolicyInfo>,
+        [PolicyRuleNotFound, InvalidPolicyValue, DomainTaken];
+    /// The audit trail
+    Events: GET "/v1/events" ? EventsQuery, Read, Nothing => Json<Vec<AuditEvent>>, [];
+}

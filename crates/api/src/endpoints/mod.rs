@@ -1,0 +1,26 @@
+//! Every endpoint of the public API, declared once.
+
+pub mod apps;
+pub mod bases;
+pub mod cluster;
+pub mod deploys;
+pub mod sessions;
+pub mod tokens;
+pub mod volumes;
+
+use crate::endpoint::EndpointDescription;
+
+/// Describes every endpoint.
+#[must_use]
+pub fn all() -> Vec<EndpointDescription> {
+    [
+        cluster::describe(),
+        tokens::describe(),
+        bases::describe(),
+        apps::describe(),
+        deploys::describe(),
+        sessions::describe(),
+        volumes::describe(),
+    ]
+    .concat()
+}

@@ -1,0 +1,239 @@
+//! Samples of the types of requests and responses, from which the OpenAPI document derives schemas and examples.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{
+    AllocationId, AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
+    HostName, ImageSettings, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
+    RequestCounts, RoleName, RouterId, Scope, Slot, TrafficPolicy,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::openapi::OpenApiDocument;
+use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
+use crate::types::{
+    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale,
+    ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation, ImageProgress,
+    InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, StartDeploy, StartExec, StartRun, TokenInfo,
+};
+use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeRole};
+
+/// A type with a sample.
+pub trait Sample: Serialize + Sized {
+    /// A value with every field that matters.
+    fn sample() -> Self;
+
+    /// The sample as JSON.
+    #[must_use]
+    fn json() -> Value {
+        serde_json::to_value(Self::sample()).unwrap_or(Value::Null)
+    }
+}
+
+/// Parses a name that is known to be valid.
+fn name<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| unreachable!("{text} is a name"))
+}
+
+fn digest() -> Digest {
+    name(&format!("sha256:{}", "0".repeat(64)))
+}
+
+fn instance_id() -> AllocationId {
+    Slot { app: name("storefront"), release: ReleaseNumber(6), role: name("web"), index: 1 }.numbered(1)
+}
+
+const NOW: Moment = Moment(1_790_000_000_000);
+
+/// Implements [`Sample`] for types with the given values.
+macro_rules! samples {
+    ($($type:ty = $value:expr;)+) => {
+        $(impl Sample for $type {
+            fn sample() -> Self {
+                $value
+            }
+        })+
+    };
+}
+
+impl<T: Sample> Sample for Vec<T> {
+    fn sample() -> Self {
+        vec![T::sample()]
+    }
+}
+
+impl<T: Sample> Sample for Option<T> {
+    fn sample() -> Self {
+        Some(T::sample())
+    }
+}
+
+samples! {
+    BTreeMap<String, String> = BTreeMap::from([("COLOR".to_owned(), "blue".to_owned())]);
+    OpenApiDocument = OpenApiDocument(serde_json::json!({ "openapi": "3.1.0" }));
+    ClusterStatus = status();
+    PolicyInfo = PolicyInfo::from(&ClusterPolicy::default());
+    ChangePolicy = ChangePolicy { rules: BTreeMap::from([("drain".to_owned(), Some(PolicyValue::Number(60)))]) };
+    AuditEvent = event();
+    TokenInfo = token();
+    NewToken = NewToken { info: token(), secret: "gantry_…".to_owned() };
+    CreateToken = CreateToken { name: "ci".to_owned(), scope: Scope::Read, lifetime: Some(86_400_000) };
+    BaseInfo = base();
+    PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
+    ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
+    AppInfo = app();
+    CreateApp = CreateApp { name: name("storefront"), base: None, branch: None, hosts: Vec::new() };
+    ChangeConfig = ChangeConfig { changes: BTreeMap::from([("COLOR".to_owned(), Some("blue".to_owned()))]) };
+    ChangeBase = ChangeBase { base: name("debian") };
+    ChangeBranch = ChangeBranch { branch: "main".to_owned() };
+    ChangeHosts = ChangeHosts { add: vec![name("shop.example")], remove: Vec::new() };
+    RenameApp = RenameApp { name: name("boutique") };
+    ChangeScale = ChangeScale { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
+    ChangeTraffic = ChangeTraffic::Limit { rate: Some(100), concurrent: None };
+    ReleaseInfo = release();
+    InstanceInfo = instance();
+    Explanation = Explanation {
+        subject: "app storefront".to_owned(),
+        headline: "it serves v6".to_owned(),
+        evidence: vec!["storefront.v6.web-1 is ready".to_owned()],
+    };
+    AcceptedDeploy = AcceptedDeploy { deploy: DeployNumber(7) };
+    Deploy = deploy();
+    StartDeploy = start_deploy();
+    DeployProgress = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
+    LogLine = LogLine { at: NOW, instance: instance_id(), error: false, text: "GET / 200".to_owned() };
+    StartExec = StartExec { instance: Some("web-1".to_owned()), command: vec!["/bin/sh".to_owned()], terminal: true };
+    StartRun = StartRun {
+        command: vec!["/bin/sh".to_owned()],
+        terminal: true,
+        volumes: BTreeMap::from([(name("data"), Some("/data".to_owned()))]),
+    };
+    VolumeInfo = volume();
+    ExportVolume = ExportVolume { zstd: true };
+    ImportVolume = ImportVolume { replace: true, limit: Some(Bytes::mebi(2048)) };
+    CreateSnapshot = CreateSnapshot { name: Some(name("before-upgrade")) };
+}
+
+fn deploy() -> Deploy {
+    let cause = DeployCause::Push { commit: "0".repeat(40), source: digest() };
+    Deploy::new(name("storefront"), DeployNumber(7), cause, "ci".to_owned(), false, NOW)
+}
+
+fn start_deploy() -> StartDeploy {
+    let volumes = BTreeMap::from([("data".to_owned(), "/var/lib/storefront".to_owned())]);
+    let settings = ImageSettings { volumes, port: Some(80) };
+    let source = DeploySource::Image { reference: "storefront:1.2".to_owned(), origin: None, settings };
+    StartDeploy { source, hold: false }
+}
+
+fn app() -> AppInfo {
+    AppInfo {
+        name: name("storefront"),
+        url: Some("http://storefront.localhost/".to_owned()),
+        branch: "main".to_owned(),
+        base: Some(name::<BaseName>("debian")),
+        hosts: vec![name::<HostName>("shop.example")],
+        current: Some(ReleaseNumber(6)),
+        scale: BTreeMap::from([(name::<RoleName>("web"), 3)]),
+        deploy: Some(deploy()),
+        ready: 3,
+        wanted: 3,
+        traffic: TrafficPolicy { rate: Some(100), ..TrafficPolicy::default() },
+        requests: RequestCounts::default(),
+        created: NOW,
+    }
+}
+
+fn release() -> ReleaseInfo {
+    ReleaseInfo {
+        number: ReleaseNumber(6),
+        current: true,
+        good: true,
+        image: digest(),
+        commit: Some("0".repeat(40)),
+        config: vec!["COLOR".to_owned()],
+        roles: BTreeMap::from([(name::<RoleName>("web"), "bin/server".to_owned())]),
+        created: NOW,
+        by: "ci".to_owned(),
+        cause: "push of 0000000000".to_owned(),
+    }
+}
+
+fn instance() -> InstanceInfo {
+    InstanceInfo {
+        id: instance_id(),
+        machine: name("m1"),
+        goal: "run".to_owned(),
+        phase: Some(InstancePhase::Ready),
+        since: Some(NOW),
+        address: Some(std::net::Ipv4Addr::new(10, 83, 0, 2)),
+        restarts: 0,
+        note: None,
+    }
+}
+
+fn status() -> ClusterStatus {
+    let machine: MachineName = name("m1");
+    ClusterStatus {
+        version: "0.1.0".to_owned(),
+        store: "/var/lib/gantry/store.db".to_owned(),
+        machines: BTreeMap::from([(machine.clone(), 500)]),
+        network: BTreeMap::from([(
+            machine.clone(),
+            vec![NetworkFault::Dropped {
+                flow: NetworkFlow::Outside,
+                chain: "FORWARD of iptables's table filter".to_owned(),
+                by: "its policy".to_owned(),
+                remedy: "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT"
+                    .to_owned(),
+            }],
+        )]),
+        routers: BTreeMap::from([(RouterId { machine, number: 1 }, (Generation(12), 500))]),
+        table: Generation(12),
+        apps: vec![app()],
+        space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),
+        warnings: vec!["the clock of the machine went back by 1 h, 40 s ago".to_owned()],
+    }
+}
+
+fn event() -> AuditEvent {
+    let app: AppName = name("storefront");
+    let action = AuditAction::Scaled { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
+    AuditEvent {
+        number: 1,
+        at: NOW,
+        by: "ci".to_owned(),
+        app: Some(app),
+        what: action.to_string(),
+        action: Some(action),
+    }
+}
+
+fn base() -> BaseInfo {
+    BaseInfo { name: name("debian"), image: digest(), from: "bookworm with 8 packages".to_owned(), created: NOW }
+}
+
+fn token() -> TokenInfo {
+    TokenInfo {
+        name: "ci".to_owned(),
+        scope: Scope::Deploy { app: name("storefront") },
+        created: NOW,
+        expires: Some(NOW),
+    }
+}
+
+fn volume() -> VolumeInfo {
+    VolumeInfo {
+        app: name("storefront"),
+        name: name("data"),
+        machine: name("m1"),
+        size: Bytes::mebi(120),
+        owner: (1000, 1000),
+        used: Some(NOW),
+        in_use: vec!["storefront.v6.web-1".to_owned()],
+        roles: vec![VolumeRole { role: name("web"), path: "/var/lib/storefront".to_owned() }],
+        files: Some(1200),
+        snapshots: vec![SnapshotInfo { name: name("before-upgrade"), at: NOW }],
+    }
+}
