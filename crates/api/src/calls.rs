@@ -5,7 +5,9 @@ use futures_util::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::endpoint::{Endpoint, Json, Lines, NoQuery, Nothing, RawBytes, RequestBody, ResponseBody, SessionStart, Upload};
+use crate::endpoint::{
+    Endpoint, Json, Lines, NoQuery, Nothing, RawBytes, RequestBody, ResponseBody, SessionStart, Upload,
+};
 use crate::samples::Sample;
 use crate::{Client, ClientError, Session};
 
@@ -189,6 +191,9 @@ mod tests {
             "/v1/apps/shop/logs?since=7&grep=a%26b+%3D%C3%BC&follow=false"
         );
         assert_eq!(client.path_of(&apps::Show { app }, &NoQuery {}).expect("a path"), "/v1/apps/shop");
-        assert_eq!(client.path_of(&cluster::Events {}, &cluster::EventsQuery::default()).expect("a path"), "/v1/events");
+        assert_eq!(
+            client.path_of(&cluster::Events {}, &cluster::EventsQuery::default()).expect("a path"),
+            "/v1/events"
+        );
     }
 }

@@ -13,8 +13,8 @@
 //! - [`frame`]: the frames of a session (exec, run, logs) on an upgraded connection.
 
 pub mod builds;
-pub mod client;
 mod calls;
+pub mod client;
 mod deploy_failure;
 pub mod endpoint;
 pub mod endpoints;

@@ -75,7 +75,8 @@ fn responses(endpoint: &EndpointDescription) -> Value {
         json!({ "description": description, "content": content(&Media { kind: "application/json", sample }) })
     };
     let mut responses = Map::new();
-    let mut success = json!({ "description": if endpoint.status == 101 { "The connection is a session" } else { "Done" } });
+    let mut success =
+        json!({ "description": if endpoint.status == 101 { "The connection is a session" } else { "Done" } });
     if let Some(media) = &endpoint.response {
         success["content"] = content(media);
     }

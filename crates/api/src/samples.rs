@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_model::{
-    AllocationId, AppName, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
-    HostName, ImageSettings, InstancePhase, MachineName, Moment, NetworkFault, NetworkFlow, ReleaseNumber,
-    RequestCounts, RoleName, RouterId, Scope, Slot, TrafficPolicy,
+    AllocationId, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
+    HostName, MachineName, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName, RouterId, Slot,
+    TrafficPolicy,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -13,11 +13,13 @@ use serde_json::Value;
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::types::{
-    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale,
-    ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployProgress, DeploySource, Explanation, ImageProgress,
-    InstanceInfo, LogLine, NewToken, PullImage, ReleaseInfo, RenameApp, StartDeploy, StartExec, StartRun, TokenInfo,
+    AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
+    ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployInfo, DeployProgress, DeploySource,
+    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, LogLine, MachineStatus, NewToken,
+    PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun,
+    StatusWarning, TokenInfo, TokenScope, TrafficInfo, WarningKind,
 };
-use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeRole};
+use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeOwner, VolumeRole};
 
 /// A type with a sample.
 pub trait Sample: Serialize + Sized {
@@ -78,7 +80,7 @@ samples! {
     AuditEvent = event();
     TokenInfo = token();
     NewToken = NewToken { info: token(), secret: "gantry_…".to_owned() };
-    CreateToken = CreateToken { name: "ci".to_owned(), scope: Scope::Read, lifetime: Some(86_400_000) };
+    CreateToken = CreateToken { name: "ci".to_owned(), scope: TokenScope::Read, lifetime: Some(86_400_000) };
     BaseInfo = base();
     PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
@@ -99,7 +101,7 @@ samples! {
         evidence: vec!["storefront.v6.web-1 is ready".to_owned()],
     };
     AcceptedDeploy = AcceptedDeploy { deploy: DeployNumber(7) };
-    Deploy = deploy();
+    DeployInfo = deploy();
     StartDeploy = start_deploy();
     DeployProgress = DeployProgress::Line { text: "-----> Starting v7".to_owned() };
     LogLine = LogLine { at: NOW, instance: instance_id(), error: false, text: "GET / 200".to_owned() };
@@ -115,14 +117,19 @@ samples! {
     CreateSnapshot = CreateSnapshot { name: Some(name("before-upgrade")) };
 }
 
-fn deploy() -> Deploy {
-    let cause = DeployCause::Push { commit: "0".repeat(40), source: digest() };
-    Deploy::new(name("storefront"), DeployNumber(7), cause, "ci".to_owned(), false, NOW)
+fn deploy() -> DeployInfo {
+    let mut deploy = Deploy::new(name("storefront"), DeployNumber(7), cause(), "ci".to_owned(), false, NOW);
+    deploy.reason = Some(Reason::Aborted);
+    DeployInfo::from(&deploy)
+}
+
+fn cause() -> DeployCause {
+    DeployCause::Push { commit: "0".repeat(40), source: digest() }
 }
 
 fn start_deploy() -> StartDeploy {
     let volumes = BTreeMap::from([("data".to_owned(), "/var/lib/storefront".to_owned())]);
-    let settings = ImageSettings { volumes, port: Some(80) };
+    let settings = ImageChange { volumes, port: Some(80) };
     let source = DeploySource::Image { reference: "storefront:1.2".to_owned(), origin: None, settings };
     StartDeploy { source, hold: false }
 }
@@ -139,8 +146,8 @@ fn app() -> AppInfo {
         deploy: Some(deploy()),
         ready: 3,
         wanted: 3,
-        traffic: TrafficPolicy { rate: Some(100), ..TrafficPolicy::default() },
-        requests: RequestCounts::default(),
+        traffic: TrafficInfo::from(&TrafficPolicy { rate: Some(100), ..TrafficPolicy::default() }),
+        requests: RequestCountsInfo::default(),
         created: NOW,
     }
 }
@@ -156,7 +163,7 @@ fn release() -> ReleaseInfo {
         roles: BTreeMap::from([(name::<RoleName>("web"), "bin/server".to_owned())]),
         created: NOW,
         by: "ci".to_owned(),
-        cause: "push of 0000000000".to_owned(),
+        cause: CauseInfo::from(&cause()),
     }
 }
 
@@ -164,10 +171,10 @@ fn instance() -> InstanceInfo {
     InstanceInfo {
         id: instance_id(),
         machine: name("m1"),
-        goal: "run".to_owned(),
-        phase: Some(InstancePhase::Ready),
+        goal: GoalInfo::Run,
+        phase: Some(PhaseInfo::Ready),
         since: Some(NOW),
-        address: Some(std::net::Ipv4Addr::new(10, 83, 0, 2)),
+        address: Some([10, 83, 0, 2].into()),
         restarts: 0,
         note: None,
     }
@@ -175,39 +182,34 @@ fn instance() -> InstanceInfo {
 
 fn status() -> ClusterStatus {
     let machine: MachineName = name("m1");
+    let fault = NetworkFault::Dropped {
+        flow: NetworkFlow::Outside,
+        chain: "FORWARD of iptables's table filter".to_owned(),
+        by: "its policy".to_owned(),
+        remedy: "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT".to_owned(),
+    };
+    let text = "the clock of the machine went back by 1 h, 40 s ago".to_owned();
     ClusterStatus {
         version: "0.1.0".to_owned(),
         store: "/var/lib/gantry/store.db".to_owned(),
-        machines: BTreeMap::from([(machine.clone(), 500)]),
-        network: BTreeMap::from([(
+        machines: BTreeMap::from([(
             machine.clone(),
-            vec![NetworkFault::Dropped {
-                flow: NetworkFlow::Outside,
-                chain: "FORWARD of iptables's table filter".to_owned(),
-                by: "its policy".to_owned(),
-                remedy: "iptables -I FORWARD -i gantry0 -j ACCEPT && iptables -I FORWARD -o gantry0 -j ACCEPT"
-                    .to_owned(),
-            }],
+            MachineStatus { silent_millis: 500, network: vec![FaultInfo::from(&fault)] },
         )]),
-        routers: BTreeMap::from([(RouterId { machine, number: 1 }, (Generation(12), 500))]),
-        table: Generation(12),
+        routers: BTreeMap::from([(
+            RouterId { machine, number: 1 },
+            RouterStatus { routes: Generation(12), silent_millis: 500 },
+        )]),
+        routes: Generation(12),
         apps: vec![app()],
         space: BTreeMap::from([("blobs".to_owned(), 1 << 30)]),
-        warnings: vec!["the clock of the machine went back by 1 h, 40 s ago".to_owned()],
+        warnings: vec![StatusWarning { kind: WarningKind::ClockJumped, text }],
     }
 }
 
 fn event() -> AuditEvent {
-    let app: AppName = name("storefront");
     let action = AuditAction::Scaled { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
-    AuditEvent {
-        number: 1,
-        at: NOW,
-        by: "ci".to_owned(),
-        app: Some(app),
-        what: action.to_string(),
-        action: Some(action),
-    }
+    AuditEvent::new(1, NOW, "ci".to_owned(), Some(&name("storefront")), Some(&action), action.to_string())
 }
 
 fn base() -> BaseInfo {
@@ -217,7 +219,7 @@ fn base() -> BaseInfo {
 fn token() -> TokenInfo {
     TokenInfo {
         name: "ci".to_owned(),
-        scope: Scope::Deploy { app: name("storefront") },
+        scope: TokenScope::Deploy { app: name("storefront") },
         created: NOW,
         expires: Some(NOW),
     }
@@ -229,7 +231,7 @@ fn volume() -> VolumeInfo {
         name: name("data"),
         machine: name("m1"),
         size: Bytes::mebi(120),
-        owner: (1000, 1000),
+        owner: VolumeOwner { user: 1000, group: 1000 },
         used: Some(NOW),
         in_use: vec!["storefront.v6.web-1".to_owned()],
         roles: vec![VolumeRole { role: name("web"), path: "/var/lib/storefront".to_owned() }],

@@ -16,8 +16,8 @@ pub struct VolumeInfo {
     pub machine: MachineName,
     /// Disk space that the volume takes, without its snapshots.
     pub size: Bytes,
-    /// User id and group id of the volume's folder, as a container sees them.
-    pub owner: (u32, u32),
+    /// Owner of the volume's folder, as a container sees the owner.
+    pub owner: VolumeOwner,
     /// The last time at which a container got the volume or gave it back; `None` if that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Moment>,
@@ -27,6 +27,50 @@ pub struct VolumeInfo {
     /// Roles of the current release that name the volume.
     #[serde(default)]
     pub roles: Vec<VolumeRole>,
+    /// Number of files, folders and links. Lists leave this number out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Snapshots of the volume, oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// Owner of a volume's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeOwner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
+impl From<VolumeReport> for VolumeInfo {
+    fn from(report: VolumeReport) -> Self {
+        let VolumeReport { app, name, machine, size, owner: (user, group), used, in_use, files, snapshots } = report;
+        let (owner, roles) = (VolumeOwner { user, group }, Vec::new());
+        Self { app, name, machine, size, owner, used, in_use, roles, files, snapshots }
+    }
+}
+
+/// A volume, as its machine's agent reports the volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// The app that the volume belongs to. A volume outlives its app.
+    pub app: AppName,
+    /// Name of the volume.
+    pub name: VolumeName,
+    /// The machine that has the volume.
+    pub machine: MachineName,
+    /// Disk space that the volume takes, without its snapshots.
+    pub size: Bytes,
+    /// User id and group id of the volume's folder, as a container sees them.
+    pub owner: (u32, u32),
+    /// The last time at which a container got the volume or gave it back; `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Moment>,
+    /// Containers that have the volume now: instances, and one-offs of `gantry run`.
+    #[serde(default)]
+    pub in_use: Vec<String>,
     /// Number of files, folders and links. Lists leave this number out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
@@ -141,12 +185,12 @@ pub enum VolumeAnswer {
     /// The volumes of a list.
     List {
         /// The volumes.
-        volumes: Vec<VolumeInfo>,
+        volumes: Vec<VolumeReport>,
     },
     /// The volume after the work, or before its removal.
     One {
         /// The volume.
-        volume: Box<VolumeInfo>,
+        volume: Box<VolumeReport>,
     },
     /// A new snapshot.
     Snapshot {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::types::DeployProgress;
+use gantry_api::types::{DeployInfo, DeployProgress};
 use gantry_api::{ErrorCode, deploy_failure_code};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
@@ -137,7 +137,8 @@ impl DeployFollower {
             if deploy.state.is_final() || held || self.until == FollowLimit::Serving && is_serving(&deploy) {
                 let host = if held { held_host(&deploy) } else { self.app.to_string() };
                 let url = speaks_http(&deploy, &view).then(|| self.server.settings.url(&view.records.policy, &host));
-                let _ = self.sender.send(DeployProgress::End { deploy: Box::new((*deploy).clone()), url }).await;
+                let _ =
+                    self.sender.send(DeployProgress::End { deploy: Box::new(DeployInfo::from(&*deploy)), url }).await;
                 return;
             }
             if self.sender.is_closed() {

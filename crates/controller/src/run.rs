@@ -37,7 +37,7 @@ pub async fn run(
     };
     let (core, mut core_task) = core::start(Arc::clone(&store), leadership.clone(), &settings).await?;
     if let Some(warning) = warnings::overruled(&settings.policy, &core.view().records.policy) {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", warning.text);
     }
     match tokens::ensure(&core, &settings).await {
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),

@@ -1,37 +1,40 @@
 //! Warnings about the machine and the store: shown by `gantry status`, and beside every answer of `gantry why`.
 
+use gantry_api::types::{StatusWarning, WarningKind};
 use gantry_model::ClusterPolicy;
 
 use crate::Server;
 use crate::core::ClusterView;
 
 /// Returns the warnings, each with its meaning and the action to take.
-pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<String> {
+pub(crate) fn warnings(server: &Server, view: &ClusterView) -> Vec<StatusWarning> {
     clock(view).into_iter().chain(disk(server)).collect()
 }
 
 /// Warns of a jump of the wall clock, which explains odd ages and stamps.
-fn clock(view: &ClusterView) -> Option<String> {
+fn clock(view: &ClusterView) -> Option<StatusWarning> {
     let jump = view.jumps.recent(view.now)?;
     let ago = view.now.since(jump.at) / 1000;
-    Some(format!("{jump}, {ago} s ago; deploys and leases are not affected; earlier timestamps may look wrong"))
+    let text = format!("{jump}, {ago} s ago; deploys and leases are not affected; earlier timestamps may look wrong");
+    Some(StatusWarning { kind: WarningKind::ClockJumped, text })
 }
 
 /// Warns of a disk that takes no writes, which explains refused changes.
-fn disk(server: &Server) -> Option<String> {
+fn disk(server: &Server) -> Option<StatusWarning> {
     let data = &server.settings.data;
     let is_refused = !server.writes || gantry_linux::disk::is_read_only(data);
     is_refused.then(|| {
-        format!(
+        let text = format!(
             "the disk of {} cannot be written to: it is read-only or failing, and `dmesg` shows the reason; running \
              instances are not affected, and changes are refused until the disk takes writes again",
             data.display()
-        )
+        );
+        StatusWarning { kind: WarningKind::DiskReadOnly, text }
     })
 }
 
 /// Warns of settings of this server that the cluster policy overrules.
-pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Option<String> {
+pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Option<StatusWarning> {
     let differs = |key: &_| settings.value(*key) != policy.value(*key);
     let (mut rules, mut given) = (Vec::new(), String::new());
     for key in settings.set_rules().filter(differs) {
@@ -40,11 +43,12 @@ pub(crate) fn overruled(settings: &ClusterPolicy, policy: &ClusterPolicy) -> Opt
         given.push_str(&format!(" {key}={value}"));
     }
     (!rules.is_empty()).then(|| {
-        format!(
+        let text = format!(
             "the cluster policy overrules settings of this server: {}; remove the settings, or change the policy: \
              gantry cluster policy set{given}",
             rules.join(", ")
-        )
+        );
+        StatusWarning { kind: WarningKind::SettingsOverruled, text }
     })
 }
 
@@ -63,7 +67,7 @@ mod tests {
         let mut policy = ClusterPolicy::default();
         policy.set(PolicyKey::Reserve, "51200K").expect("a size");
         assert_eq!(
-            overruled(&settings, &policy).as_deref(),
+            overruled(&settings, &policy).map(|warning| warning.text).as_deref(),
             Some(
                 "the cluster policy overrules settings of this server: drain=1m (the policy says 30s); remove the \
                  settings, or change the policy: gantry cluster policy set drain=1m"

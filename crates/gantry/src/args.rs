@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use gantry_agent::{HostPorts, MetadataAddress};
 use gantry_model::{
-    AllocationId, AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
-    Subnet, UnknownRule, VolumeName,
+    AllocationId, AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName,
+    RuleError, Subnet, UnknownRule, VolumeName,
 };
 use gantry_store::StoreAddress;
 

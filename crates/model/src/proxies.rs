@@ -109,6 +109,11 @@ impl TrustedProxies {
         self.0.is_empty()
     }
 
+    /// The ranges, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Subnet> {
+        self.0.iter()
+    }
+
     /// Number of ranges.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -602,6 +602,9 @@ impl Drop for World {
         }
         assert_eq!(output.status, 0, "{}", output.all());
         assert_eq!(left, Vec::<String>::new(), "left behind");
+        let log = self.log();
+        let undeclared: Vec<&str> = log.lines().filter(|line| line.contains("undeclared error code")).collect();
+        assert!(undeclared.is_empty(), "errors that endpoints do not declare: {undeclared:?}");
     }
 }
 

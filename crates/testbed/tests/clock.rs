@@ -119,7 +119,7 @@ fn a_jump_holds_up_and_ends_nothing(shifted: &Shifted) {
         serde_json::from_str(&world.gantry(&["events", "--json"]).good().out).expect("JSON");
     let numbers: Vec<u64> = events.as_array().expect("events").iter().filter_map(|e| e["number"].as_u64()).collect();
     assert!(numbers.is_sorted() && numbers.len() > 5, "{numbers:?}");
-    let lines: Vec<&str> = events.as_array().expect("events").iter().filter_map(|e| e["what"].as_str()).collect();
+    let lines: Vec<&str> = events.as_array().expect("events").iter().filter_map(|e| e["text"].as_str()).collect();
     let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!((told("went back by 1 h"), told("went forward by 4 h")), (2, 1), "{events}");
 

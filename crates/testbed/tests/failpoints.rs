@@ -231,7 +231,7 @@ impl Sweep {
             Operation::Held => {
                 let address = format!("http://127.0.0.1:{}/v1/apps/shop/deploys", self.world.api_port());
                 let token = format!("Authorization: Bearer {}", self.world.token());
-                let body = r#"{"what":{"kind":"rollback","to":null},"hold":true}"#;
+                let body = r#"{"source":{"kind":"rollback","to":null},"hold":true}"#;
                 let mut curl = Command::new("curl");
                 curl.args(["-sSf", "--max-time", "20", "-H", &token, "-d", body, &address]);
                 vec![curl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("curl")]

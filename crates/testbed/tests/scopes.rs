@@ -9,8 +9,7 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
 /// connection is an upgraded request: a machine's plain request of its own connection gets 426.
-const MORE: [(&str, &str); 36] = [
-    ("GET", "/v1/openapi.json"),
+const MORE: [(&str, &str); 35] = [
     ("GET", "/v1/nothing"),
     ("PUT", "/v1/apps"),
     ("GET", "/v1/apps/{app}/deploys/x/follow"),

@@ -236,7 +236,7 @@ fn sick(world: &World) {
     world.wait("another agent reports", |world| {
         let status = world.gantry(&["status", "--json"]).out;
         let status: serde_json::Value = serde_json::from_str(&status).ok()?;
-        (status["machines"]["m"].as_u64()? < 5000).then_some(())
+        (status["machines"]["m"]["silent_millis"].as_u64()? < 5000).then_some(())
     });
     assert_eq!(since().expect("JSON")[0]["since"], started);
 }

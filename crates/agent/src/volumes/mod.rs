@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gantry_api::volumes::{VolumeInfo, instances};
+use gantry_api::volumes::{VolumeReport, instances};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AllocationId, AppName, Bytes, Moment, VolumeName};
 use gantry_sandbox::ProcessUser;
@@ -344,7 +344,7 @@ fn failed(action: &str, (app, name): &Key, error: &io::Error) -> Problem {
 }
 
 /// Every volume on this machine: of one app, or of all.
-fn list(agent: &AgentContext, app: Option<&AppName>) -> Vec<VolumeInfo> {
+fn list(agent: &AgentContext, app: Option<&AppName>) -> Vec<VolumeReport> {
     let settings = &agent.settings;
     let named = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
     let apps = subfolders(&settings.data.join("volumes"));
@@ -363,7 +363,7 @@ fn list(agent: &AgentContext, app: Option<&AppName>) -> Vec<VolumeInfo> {
 }
 
 /// A volume as it is now, without the number of its files.
-fn describe(agent: &AgentContext, key: &Key) -> Result<VolumeInfo, Problem> {
+fn describe(agent: &AgentContext, key: &Key) -> Result<VolumeReport, Problem> {
     let settings = &agent.settings;
     let path = path_of(settings, key);
     let about = std::fs::symlink_metadata(&path).map_err(|error| failed("open", key, &error))?;
@@ -371,7 +371,7 @@ fn describe(agent: &AgentContext, key: &Key) -> Result<VolumeInfo, Problem> {
     let in_use = in_use(settings, &key.0, key.1.as_str());
     let marked = std::fs::metadata(mark_of(settings, &key.0, key.1.as_str())).and_then(|about| about.modified());
     let used = if in_use.is_empty() { marked.ok().map(moment) } else { Some(crate::status::wall()) };
-    Ok(VolumeInfo {
+    Ok(VolumeReport {
         app: key.0.clone(),
         name: key.1.clone(),
         machine: settings.machine.clone(),
@@ -379,14 +379,13 @@ fn describe(agent: &AgentContext, key: &Key) -> Result<VolumeInfo, Problem> {
         owner: (about.uid(), about.gid()),
         used,
         in_use,
-        roles: Vec::new(),
         files: None,
         snapshots: snapshots::list(settings, key),
     })
 }
 
 /// Same as [`describe`], with the number of files.
-fn show(agent: &AgentContext, key: &Key) -> Result<VolumeInfo, Problem> {
+fn show(agent: &AgentContext, key: &Key) -> Result<VolumeReport, Problem> {
     let mut info = describe(agent, key)?;
     let top = gantry_linux::walk::top(&path_of(&agent.settings, key)).map_err(|error| failed("open", key, &error))?;
     let mut files = 0;
@@ -400,7 +399,7 @@ fn show(agent: &AgentContext, key: &Key) -> Result<VolumeInfo, Problem> {
 }
 
 /// Removes a volume with its snapshots. The discarded files are removed in the background.
-fn remove(agent: &Arc<AgentContext>, key: &Key) -> Result<VolumeInfo, Problem> {
+fn remove(agent: &Arc<AgentContext>, key: &Key) -> Result<VolumeReport, Problem> {
     let info = describe(agent, key)?;
     let gone = agent.volumes.discard(&agent.settings, key)?;
     let folder = folder_of(&agent.settings, &key.0);

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use gantry_api::volumes::{CreateSnapshot, SnapshotInfo, VolumeAnswer, VolumeInfo};
+use gantry_api::volumes::{CreateSnapshot, SnapshotInfo, VolumeAnswer, VolumeReport};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::volume_may_carry;
 use gantry_linux::{copy, walk};
@@ -114,7 +114,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 }
 
 /// Removes a snapshot. Its files are removed in the background.
-pub(super) fn remove(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> Result<VolumeInfo, Problem> {
+pub(super) fn remove(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> Result<VolumeReport, Problem> {
     let settings = &agent.settings;
     let half = Half::named(settings, &key.0);
     std::fs::rename(folder(settings, key).join(snapshot.as_str()), &half.path).map_err(|error| match error.kind() {
@@ -126,7 +126,7 @@ pub(super) fn remove(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> 
 }
 
 /// Replaces the content of a volume with a copy of a snapshot, in one step. The snapshot stays.
-pub(super) fn restore(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> Result<VolumeInfo, Problem> {
+pub(super) fn restore(agent: &AgentContext, key: &Key, snapshot: &VolumeName) -> Result<VolumeReport, Problem> {
     let settings = &agent.settings;
     let top = walk::top(&folder(settings, key).join(snapshot.as_str())).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => unknown(key, snapshot),

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use gantry_api::frame::{Frame, PAYLOAD_MAX};
-use gantry_api::volumes::{ExportVolume, VolumeInfo};
+use gantry_api::volumes::{ExportVolume, VolumeReport};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::{Bounds, UnpackError, Unpacked};
 use gantry_model::Bytes;
@@ -109,7 +109,7 @@ pub(super) fn import(
     replace: bool,
     limit: Bytes,
     archive: impl Read,
-) -> Result<VolumeInfo, Problem> {
+) -> Result<VolumeReport, Problem> {
     let settings = &agent.settings;
     let path = path_of(settings, key);
     // Refuse at once what cannot be put in place at the end.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
 use crate::types::{
-    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp,
-    Explanation, InstanceInfo, ReleaseInfo, RenameApp,
+    AcceptedDeploy, AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic,
+    CreateApp, Explanation, InstanceInfo, ReleaseInfo, RenameApp,
 };
 
 /// Query of an explanation.

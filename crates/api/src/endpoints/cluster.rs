@@ -4,8 +4,8 @@ use gantry_model::AppName;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Nothing, QueryParameters, endpoints};
-use crate::policy::{ChangePolicy, PolicyInfo};
 use crate::openapi::OpenApiDocument;
+use crate::policy::{ChangePolicy, PolicyInfo};
 use crate::types::{AuditEvent, ClusterStatus};
 
 /// Query of the audit trail.

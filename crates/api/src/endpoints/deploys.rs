@@ -1,10 +1,10 @@
 //! Deploys, and the images that they deploy.
 
-use gantry_model::{AppName, Deploy, DeployNumber};
+use gantry_model::{AppName, DeployNumber};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Json, Lines, Nothing, QueryParameters, endpoints};
-use crate::types::{AcceptedDeploy, DeployProgress, ImageProgress, PullImage, StartDeploy};
+use crate::types::{AcceptedDeploy, DeployInfo, DeployProgress, ImageProgress, PullImage, StartDeploy};
 
 /// Query of a followed deploy.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -27,13 +27,15 @@ pub enum FollowUntil {
 }
 
 impl QueryParameters for FollowQuery {
-    const PARAMETERS: &'static [(&'static str, &'static str)] =
-        &[("until", "the end of the stream: `serving`, `verdict` (the default), or `setting` for the cluster policy's")];
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[(
+        "until",
+        "the end of the stream: `serving`, `verdict` (the default), or `setting` for the cluster policy's",
+    )];
 }
 
 endpoints! {
     /// Its deploys
-    List { app: AppName }: GET "/v1/apps/{app}/deploys", Read, Nothing => Json<Vec<Deploy>>,
+    List { app: AppName }: GET "/v1/apps/{app}/deploys", Read, Nothing => Json<Vec<DeployInfo>>,
         [AppNotFound, AppBeingDestroyed];
     /// Deploy an image, or go back
     Start { app: AppName }: POST "/v1/apps/{app}/deploys", Deploy, Json<StartDeploy> => Json<AcceptedDeploy>,

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use gantry_admission::{Actor, AncestorQuestion, PushBase, check_history, find_app};
-use gantry_api::types::DeployProgress;
+use gantry_api::types::{DeployProgress, DeployStateInfo};
 use gantry_api::{ErrorCode, Problem, ReceivedCode};
 use gantry_git::hook::{PushReport, RefUpdate, ServerMessage};
-use gantry_model::{AppName, DeployCause, DeployNumber, DeployState, Digest};
+use gantry_model::{AppName, DeployCause, DeployNumber, Digest};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -284,15 +284,15 @@ impl PushConversation<'_> {
                 DeployProgress::End { deploy, url } => (deploy, url),
             };
             match deploy.state {
-                DeployState::Done => {
+                DeployStateInfo::Done => {
                     let seconds = deploy.entered.since(deploy.created) / 1000;
                     self.socket.send_line(&format!("-----> Done in {seconds} s")).await;
                 }
-                DeployState::Draining => {
+                DeployStateInfo::Draining => {
                     let line = format!("       `gantry why {}` tells if it is taken back in that time", deploy.app);
                     self.socket.send_line(&line).await;
                 }
-                DeployState::Held => {}
+                DeployStateInfo::Held => {}
                 _ => return Ok(false),
             }
             self.socket.say_url(url).await;

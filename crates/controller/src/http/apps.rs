@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use gantry_admission::{Actor, HostChange, NewApp, TrafficChange, find_app};
 use gantry_api::endpoints::apps as endpoints;
-use gantry_api::types::{AcceptedDeploy, AppInfo, ChangeTraffic, CreateApp, Explanation, InstanceInfo, ReleaseInfo};
-use gantry_api::{ErrorCode, Problem};
-use gantry_model::{
-    AllocationId, App, AppName, Bytes as Size, DeployState, InstanceGoal, InstancePhase, RequestCounts,
+use gantry_api::types::{
+    AcceptedDeploy, AppInfo, CauseInfo, ChangeTraffic, CreateApp, DeployInfo, Explanation, InstanceInfo, ReleaseInfo,
+    TrafficInfo,
 };
+use gantry_api::{ErrorCode, Problem};
+use gantry_model::{App, AppName, Bytes as Size, DeployState, InstancePhase, RequestCounts};
 
 use super::HttpResult;
 use super::call::{Call, Routes};
@@ -38,11 +39,11 @@ pub(crate) fn app_info(server: &Server, view: &ClusterView, app: &App) -> AppInf
         hosts: app.hosts.clone(),
         current: app.current,
         scale: app.scale.clone(),
-        deploy: deploy.map(|deploy| (**deploy).clone()),
+        deploy: deploy.map(|deploy| DeployInfo::from(&**deploy)),
         ready,
         wanted: all,
-        traffic: app.traffic.clone(),
-        requests: sum_request_counts(view, &app.name),
+        traffic: TrafficInfo::from(&app.traffic),
+        requests: sum_request_counts(view, &app.name).into(),
         created: app.created,
     }
 }
@@ -115,9 +116,7 @@ async fn destroy(Call { server, caller, at, .. }: Call<endpoints::Destroy>) -> H
 }
 
 /// Begins to rename an app. Needs the admin scope, because the new name may be another team's.
-async fn rename(
-    Call { server, caller, at, body, .. }: Call<endpoints::Rename>,
-) -> HttpResult<Option<AcceptedDeploy>> {
+async fn rename(Call { server, caller, at, body, .. }: Call<endpoints::Rename>) -> HttpResult<Option<AcceptedDeploy>> {
     let (from, to) = (at.app, body.name);
     let deploy = caller.mutate(&server, move |actor| actor.begin_rename(&from, &to)).await?;
     gantry_failpoint::failpoint!("rename.asked");
@@ -210,7 +209,7 @@ async fn releases(Call { server, at, .. }: Call<endpoints::Releases>) -> HttpRes
             roles: release.roles.iter().map(|(role, settings)| (role.clone(), settings.command.to_string())).collect(),
             created: release.created,
             by: release.by.clone(),
-            cause: release.cause.to_string(),
+            cause: CauseInfo::from(&release.cause),
         })
         .collect();
     Ok(infos)
@@ -226,18 +225,13 @@ async fn instances(Call { server, at, .. }: Call<endpoints::Instances>) -> HttpR
         .assignments_of(&app)
         .map(|(machine, id, assignment)| {
             let seen = view.observed.machines.get(machine).and_then(|report| report.instances.get(id));
-            let goal = match assignment.goal {
-                InstanceGoal::Run => "run",
-                InstanceGoal::Retire { .. } => "retire",
-                InstanceGoal::Stop => "stop",
-            };
             InstanceInfo {
                 id: id.clone(),
                 machine: machine.clone(),
-                goal: goal.to_owned(),
-                phase: seen.map(|seen| seen.phase),
+                goal: assignment.goal.into(),
+                phase: seen.map(|seen| seen.phase.into()),
                 since: seen.map(|seen| seen.started.unwrap_or(seen.since)),
-                address: seen.and_then(|seen| seen.address),
+                address: seen.and_then(|seen| seen.address).map(Into::into),
                 restarts: seen.map_or(0, |seen| seen.restarts),
                 note: seen.and_then(|seen| why::instance_note(&view, id, assignment, seen)),
             }
@@ -254,7 +248,7 @@ fn disk_space(server: &Server) -> Option<why::DiskSpace> {
 
 /// Adds the machine's warnings to an explanation, because they may be the cause.
 fn with_warnings(server: &Server, view: &ClusterView, mut explanation: Explanation) -> Explanation {
-    explanation.evidence.extend(warnings(server, view));
+    explanation.evidence.extend(warnings(server, view).into_iter().map(|warning| warning.text));
     explanation
 }
 

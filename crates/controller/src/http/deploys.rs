@@ -2,11 +2,11 @@
 
 use gantry_admission::{check_image_settings, find_app, rollback_target};
 use gantry_api::endpoints::deploys::{self as endpoints, FollowUntil};
-use gantry_api::types::{AcceptedDeploy, DeployProgress, DeploySource};
+use gantry_api::types::{AcceptedDeploy, DeployInfo, DeployProgress, DeploySource};
 use gantry_api::{ErrorCode, Problem};
 use gantry_image::Remote;
 use gantry_model::deploy::DeployOrder;
-use gantry_model::{AppName, Deploy, DeployCause, ImageSettings};
+use gantry_model::{AppName, DeployCause, ImageSettings};
 use tokio::sync::mpsc;
 
 use super::auth::Caller;
@@ -20,28 +20,21 @@ const ORIGIN_MAX: usize = 500;
 
 /// Adds the endpoints of deploys.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes
-        .endpoint(list)
-        .endpoint(start)
-        .endpoint(pulls::image)
-        .endpoint(follow)
-        .endpoint(promote)
-        .endpoint(abort)
+    routes.endpoint(list).endpoint(start).endpoint(pulls::image).endpoint(follow).endpoint(promote).endpoint(abort)
 }
 
-async fn list(Call { server, at, .. }: Call<endpoints::List>) -> HttpResult<Vec<Deploy>> {
+async fn list(Call { server, at, .. }: Call<endpoints::List>) -> HttpResult<Vec<DeployInfo>> {
     let view = server.core.view();
     find_app(&view.records, &at.app)?;
     let deploys = view.records.deploys.get(&at.app).into_iter().flat_map(|deploys| deploys.values());
-    Ok(deploys.map(|deploy| (**deploy).clone()).collect())
+    Ok(deploys.map(|deploy| DeployInfo::from(&**deploy)).collect())
 }
 
-async fn start(
-    Call { server, caller, at, body, headers, .. }: Call<endpoints::Start>,
-) -> HttpResult<AcceptedDeploy> {
+async fn start(Call { server, caller, at, body, headers, .. }: Call<endpoints::Start>) -> HttpResult<AcceptedDeploy> {
     let app = at.app;
     let cause = match body.source {
         DeploySource::Image { reference, origin, settings } => {
+            let settings = ImageSettings::from(settings);
             check_settings(&server, &app, &settings)?;
             let remote =
                 Remote::parse(&reference).map_err(|why| Problem::new(ErrorCode::InvalidImageReference, why))?;
@@ -73,9 +66,7 @@ fn check_settings(server: &Server, app: &AppName, change: &ImageSettings) -> Htt
     Ok(check_image_settings(&server.core.view().records, app, change)?)
 }
 
-async fn follow(
-    Call { server, at, query, .. }: Call<endpoints::Follow>,
-) -> HttpResult<mpsc::Receiver<DeployProgress>> {
+async fn follow(Call { server, at, query, .. }: Call<endpoints::Follow>) -> HttpResult<mpsc::Receiver<DeployProgress>> {
     let endpoints::Follow { app, number } = at;
     let view = server.core.view();
     let until = match query.until {

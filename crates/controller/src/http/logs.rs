@@ -17,9 +17,7 @@ const LINE_MAX: usize = 4 << 20;
 /// Capacity of the queue between agent and client, in lines.
 const QUEUE_CAPACITY: usize = 256;
 
-pub(super) async fn read(
-    Call { server, at, query, .. }: Call<endpoints::Logs>,
-) -> HttpResult<mpsc::Receiver<LogLine>> {
+pub(super) async fn read(Call { server, at, query, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<LogLine>> {
     let view = server.core.view();
     find_app(&view.records, &at.app)?;
     let machine = sessions::any_machine(&view)?;

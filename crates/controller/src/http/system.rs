@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use gantry_api::endpoints::{cluster, tokens};
 use gantry_api::frame::Frame;
-use gantry_api::types::{AuditEvent, ClusterStatus, CreateToken, NewToken, SessionKind, TokenInfo};
+use gantry_api::types::{
+    AuditEvent, ClusterStatus, CreateToken, FaultInfo, MachineStatus, NewToken, RouterStatus, SessionKind, TokenInfo,
+};
+use gantry_model::{ObservedMachine, ObservedRouter};
 use gantry_records::{EventRecord, TokenRecord};
 use hyper_util::rt::TokioIo;
 
 use super::call::{Call, Routes};
 use super::{HttpResult, apps, sessions};
+use crate::core::ClusterView;
 use crate::warnings::{overruled, warnings};
 use crate::{Server, tokens as secrets};
 
@@ -29,19 +33,13 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
             gantry_store::StoreAddress::File(path) => path.display().to_string(),
             gantry_store::StoreAddress::Etcd { endpoints, .. } => endpoints.join(","),
         },
-        machines: observed.machines.iter().map(|(name, m)| (name.clone(), view.now.since(m.seen))).collect(),
-        network: observed
+        machines: observed
             .machines
             .iter()
-            .filter(|(_, machine)| !machine.network.is_empty())
-            .map(|(name, machine)| (name.clone(), machine.network.clone()))
+            .map(|(name, machine)| (name.clone(), machine_status(&view, machine)))
             .collect(),
-        routers: observed
-            .routers
-            .iter()
-            .map(|(name, r)| (name.clone(), (r.generation, view.now.since(r.seen))))
-            .collect(),
-        table: view.records.plan.routing.revision,
+        routers: observed.routers.iter().map(|(name, router)| (name.clone(), router_status(&view, router))).collect(),
+        routes: view.records.plan.routing.revision,
         apps: view.records.apps.values().map(|app| apps::app_info(&server, &view, app)).collect(),
         space: disk_usage(&server).await,
         warnings: warnings(&server, &view)
@@ -49,6 +47,15 @@ async fn status(Call { server, .. }: Call<cluster::Status>) -> HttpResult<Cluste
             .chain(overruled(&server.settings.policy, &view.records.policy))
             .collect(),
     })
+}
+
+fn machine_status(view: &ClusterView, machine: &ObservedMachine) -> MachineStatus {
+    let network = machine.network.iter().map(FaultInfo::from).collect();
+    MachineStatus { silent_millis: view.now.since(machine.seen), network }
+}
+
+fn router_status(view: &ClusterView, router: &ObservedRouter) -> RouterStatus {
+    RouterStatus { routes: router.generation, silent_millis: view.now.since(router.seen) }
 }
 
 /// Subfolders of the server's data folder, reported by name. The agent measures the folders of its machine.
@@ -97,7 +104,7 @@ async fn list_tokens(Call { server, .. }: Call<tokens::List>) -> HttpResult<Vec<
 async fn create_token(Call { server, caller, body, .. }: Call<tokens::Create>) -> HttpResult<NewToken> {
     let CreateToken { name, scope, lifetime } = body;
     let secret = secrets::new_secret();
-    let new = gantry_admission::NewToken { name, scope, lifetime, hash: secrets::hash(&secret) };
+    let new = gantry_admission::NewToken { name, scope: scope.into(), lifetime, hash: secrets::hash(&secret) };
     let token = caller.mutate(&server, move |actor| actor.create_token(new)).await?;
     Ok(NewToken { info: token_info(token), secret })
 }
@@ -108,10 +115,10 @@ async fn revoke_token(Call { server, caller, at, .. }: Call<tokens::Revoke>) -> 
 
 fn token_info(token: TokenRecord) -> TokenInfo {
     let TokenRecord { name, scope, created, expires } = token;
-    TokenInfo { name, scope, created, expires }
+    TokenInfo { name, scope: scope.into(), created, expires }
 }
 
 fn event_info(event: &EventRecord) -> AuditEvent {
-    let EventRecord { number, at, by, app, what, action } = event.clone();
-    AuditEvent { number, at, by, app, what, action }
+    let EventRecord { number, at, by, app, what, action } = event;
+    AuditEvent::new(*number, *at, by.clone(), app.as_ref(), action.as_ref(), what.clone())
 }

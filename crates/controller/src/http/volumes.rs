@@ -10,7 +10,7 @@ use gantry_admission::find_app;
 use gantry_api::endpoints::volumes as endpoints;
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
-use gantry_api::volumes::{VolumeAction, VolumeAnswer, VolumeInfo, VolumeRequest, VolumeRole};
+use gantry_api::volumes::{VolumeAction, VolumeAnswer, VolumeInfo, VolumeReport, VolumeRequest, VolumeRole};
 use gantry_api::{ErrorCode, Problem};
 use gantry_model::{AppName, AuditAction, Bytes as Size, MachineName, ResourceLimits, Role, RoleName, VolumeName};
 use gantry_records::RecordIndex;
@@ -102,7 +102,8 @@ pub(crate) fn roles<'a>(
     roles.filter_map(|(role, settings)| Some((role, settings, settings.volumes.get(name.as_str())?)))
 }
 
-fn with_roles(view: &ClusterView, mut volume: VolumeInfo) -> VolumeInfo {
+fn with_roles(view: &ClusterView, report: VolumeReport) -> VolumeInfo {
+    let mut volume = VolumeInfo::from(report);
     // The agent knows the folder only.
     if let Some(owner) = owner_of(&view.records, &volume.app) {
         volume.app = owner.clone();
@@ -221,9 +222,7 @@ async fn create_snapshot(mut call: Call<endpoints::Snapshot>) -> HttpResult<Resp
     begin(&server, &caller, person, (app, name), (VolumeAction::Snapshot(body), audited)).await
 }
 
-async fn remove_snapshot(
-    Call { server, caller, at, .. }: Call<endpoints::RemoveSnapshot>,
-) -> HttpResult<VolumeInfo> {
+async fn remove_snapshot(Call { server, caller, at, .. }: Call<endpoints::RemoveSnapshot>) -> HttpResult<VolumeInfo> {
     let endpoints::RemoveSnapshot { app, name: volume, snapshot } = at;
     let action = AuditAction::SnapshotRemoved { volume: volume.clone(), snapshot: snapshot.clone() };
     let volume = work(&server, &app, &volume, VolumeAction::RemoveSnapshot { snapshot }).await?;

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use gantry_api::endpoints::apps;
 use gantry_api::types::{
-    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, InstanceInfo, RenameApp,
+    AppInfo, ChangeBase, ChangeBranch, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, GoalInfo, InstanceInfo,
+    PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
 };
 use gantry_api::{Client, ClientError};
-use gantry_model::{AppName, AllocationId, InstancePhase, ReleaseNumber, RequestCounts, RoleName, TrafficPolicy};
+use gantry_model::{AllocationId, AppName, ReleaseNumber, RoleName, TrustedProxies};
 
 use super::deploys;
 use crate::args::{App, Follow};
@@ -59,7 +60,8 @@ pub(crate) async fn run(client: &Client, command: App, json: bool) -> anyhow::Re
                 client.submit(&apps::SetTraffic { app: name.clone() }, &change).await?;
             }
             let info = client.fetch(&apps::Show { app: name.clone() }).await?;
-            if json { print_json(&info.traffic.trusted_proxies)? } else { out!("{}", info.traffic.trusted_proxies) }
+            let proxies = info.traffic.trusted_proxies;
+            if json { print_json(&proxies)? } else { out!("{}", TrustedProxies::new(proxies)) }
         }
         App::Destroy { name, confirm } => {
             if confirm.as_deref() != Some(name.as_str()) {
@@ -127,8 +129,8 @@ pub(crate) fn list(apps: &[AppInfo]) {
 /// The reason why requests do not reach the app, shown after the number of its instances.
 fn app_mark(app: &AppInfo) -> &'static str {
     match &app.traffic {
-        TrafficPolicy { maintenance: Some(_), .. } => " (maintenance)",
-        TrafficPolicy { paused: true, .. } => " (paused)",
+        TrafficInfo { maintenance: Some(_), .. } => " (maintenance)",
+        TrafficInfo { paused: true, .. } => " (paused)",
         _ => "",
     }
 }
@@ -155,8 +157,8 @@ fn show(app: &AppInfo) {
 
 /// The app's traffic policy, and counts of the requests that were delayed or refused.
 fn requests(app: &AppInfo) -> String {
-    let RequestCounts { waiting, held, refused, limited } = app.requests;
-    format!("{}; {waiting} wait, {held} waited, {refused} waited in vain, {limited} over a limit", app.traffic)
+    let RequestCountsInfo { waiting, held, refused, limited } = app.requests;
+    format!("{}; {waiting} wait, {held} waited, {refused} waited in vain, {limited} over a limit", app.traffic.text)
 }
 
 pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
@@ -176,8 +178,8 @@ pub(crate) async fn ps(client: &Client, app: Option<AppName>, json: bool) -> any
         vec![
             instance.id.to_string(),
             instance.machine.to_string(),
-            instance.phase.map_or("unknown", InstancePhase::word).to_owned(),
-            instance.goal.clone(),
+            instance.phase.unwrap_or(PhaseInfo::Unknown).to_string(),
+            instance.goal.to_string(),
             instance.since.map_or("-".to_owned(), age),
             instance.restarts.to_string(),
             or_dash(instance.address),
@@ -225,7 +227,7 @@ const SCALE_POLL: Duration = Duration::from_millis(200);
 
 /// Returns whether a role has `count` ready copies of the current release, and no others.
 fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &RoleName, count: u32) -> bool {
-    let is_ready = |one: &InstanceInfo| one.phase == Some(InstancePhase::Ready) && one.goal == "run";
+    let is_ready = |one: &InstanceInfo| one.phase == Some(PhaseInfo::Ready) && one.goal == GoalInfo::Run;
     let mut ready = 0;
     for one in instances.iter().filter(|one| one.id.slot.role == *role) {
         match Some(one.id.slot.release) == current {
@@ -241,7 +243,7 @@ fn scaled(instances: &[InstanceInfo], current: Option<ReleaseNumber>, role: &Rol
 pub(crate) async fn traffic(client: &Client, app: &AppName, change: &ChangeTraffic) -> anyhow::Result<Exit> {
     client.submit(&apps::SetTraffic { app: app.clone() }, change).await?;
     let info = client.fetch(&apps::Show { app: app.clone() }).await?;
-    told!("requests of {app}: {}", info.traffic);
+    told!("requests of {app}: {}", info.traffic.text);
     Ok(DONE)
 }
 
@@ -292,11 +294,11 @@ pub(crate) async fn why(
 mod tests {
     use super::*;
 
-    fn instance(id: &str, phase: Option<InstancePhase>, goal: &str) -> InstanceInfo {
+    fn instance(id: &str, phase: Option<PhaseInfo>, goal: GoalInfo) -> InstanceInfo {
         InstanceInfo {
             id: AllocationId::parse(id).expect("an id"),
             machine: "m1".parse().expect("a name"),
-            goal: goal.to_owned(),
+            goal,
             phase,
             since: None,
             address: None,
@@ -307,21 +309,21 @@ mod tests {
 
     #[test]
     fn scale_waits_for_copies_that_start_and_for_those_that_leave() {
-        use InstancePhase::{Ready, Starting, Stopping};
+        use GoalInfo::{Run, Stop};
+        use PhaseInfo::{Ready, Starting, Stopping};
         let (role, current) = ("db".parse().expect("a name"), Some(ReleaseNumber(2)));
-        let ready = || instance("shop.v2.db-1", Some(Ready), "run");
-        let others =
-            || [instance("shop.v2.web-1", Some(Starting), "run"), instance("shop.v1.web-1", Some(Ready), "run")];
+        let ready = || instance("shop.v2.db-1", Some(Ready), Run);
+        let others = || [instance("shop.v2.web-1", Some(Starting), Run), instance("shop.v1.web-1", Some(Ready), Run)];
         for (own, count, wanted) in [
             (vec![], 0, true),
             (vec![], 1, false),
             (vec![ready()], 1, true),
             (vec![ready()], 0, false),
-            (vec![instance("shop.v2.db-1", Some(Stopping), "stop")], 0, false),
-            (vec![instance("shop.v2.db-1", None, "run")], 1, false),
-            (vec![ready(), instance("shop.v2.db-2", Some(Stopping), "stop")], 1, false),
-            (vec![ready(), instance("shop.v1.db-1", Some(Ready), "run")], 1, true),
-            (vec![instance("shop.v1.db-1", Some(Stopping), "stop")], 0, false),
+            (vec![instance("shop.v2.db-1", Some(Stopping), Stop)], 0, false),
+            (vec![instance("shop.v2.db-1", None, Run)], 1, false),
+            (vec![ready(), instance("shop.v2.db-2", Some(Stopping), Stop)], 1, false),
+            (vec![ready(), instance("shop.v1.db-1", Some(Ready), Run)], 1, true),
+            (vec![instance("shop.v1.db-1", Some(Stopping), Stop)], 0, false),
         ] {
             let all: Vec<InstanceInfo> = own.into_iter().chain(others()).collect();
             assert_eq!(scaled(&all, current, &role, count), wanted, "{count} of {all:?}");

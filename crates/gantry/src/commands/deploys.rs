@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use gantry_api::endpoints::deploys::{FollowQuery, FollowUntil};
 use gantry_api::endpoints::{apps, deploys};
-use gantry_api::types::{DeployProgress, DeploySource, StartDeploy};
-use gantry_api::{Client, ClientError, ErrorCode};
-use gantry_model::{AppName, DeployNumber, DeployState, ImageSettings, Reason, ReleaseNumber};
+use gantry_api::types::{DeployProgress, DeploySource, ImageChange, StartDeploy};
+use gantry_api::{Client, ClientError, ErrorCode, ReceivedCode};
+use gantry_model::{AppName, DeployNumber, ReleaseNumber};
 
 use super::pulls;
 use crate::args::Follow;
@@ -20,7 +20,7 @@ pub(crate) async fn image(
     client: &Client,
     app: &AppName,
     reference: String,
-    settings: ImageSettings,
+    settings: ImageChange,
     hold: bool,
     wait: Follow,
 ) -> anyhow::Result<Exit> {
@@ -105,11 +105,6 @@ fn is_passing(error: &ClientError) -> bool {
     }
 }
 
-/// Returns whether the deploy ended successfully: done, held, or serving during its bake time.
-fn is_good(state: DeployState) -> bool {
-    matches!(state, DeployState::Done | DeployState::Held | DeployState::Draining)
-}
-
 struct Follower {
     at: deploys::Follow,
     query: FollowQuery,
@@ -130,14 +125,15 @@ impl Follower {
                     }
                     self.shown.insert(text);
                 }
-                DeployProgress::End { deploy, url } if is_good(deploy.state) => {
+                DeployProgress::End { deploy, url } if deploy.state.is_good() => {
                     if let Some(url) = url {
                         out!("{url}");
                     }
                     return Ok(Some(DONE));
                 }
                 DeployProgress::End { deploy, .. } => {
-                    let late = matches!(deploy.reason, Some(Reason::NoProgress { .. }));
+                    let timeout = ReceivedCode::Known(ErrorCode::DeployTimeout);
+                    let late = deploy.failure.is_some_and(|failure| failure.code == timeout);
                     return Ok(Some(if late { TIMED_OUT } else { FAILED }));
                 }
             }
@@ -162,7 +158,7 @@ pub(crate) async fn releases(client: &Client, app: &AppName, json: bool) -> anyh
             release.number.to_string(),
             mark.to_owned(),
             release.image.short().to_owned(),
-            release.cause.clone(),
+            release.cause.text.clone(),
             release.by.clone(),
             format!("{} ago", age(release.created)),
         ]

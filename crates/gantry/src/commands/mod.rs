@@ -14,8 +14,7 @@ mod session;
 mod system;
 mod volumes;
 
-use gantry_api::types::ChangeTraffic;
-use gantry_model::ImageSettings;
+use gantry_api::types::{ChangeTraffic, ImageChange};
 
 use crate::args::{Args, Cluster, Command, Maintenance, Store};
 use crate::coded::require;
@@ -73,7 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Base(command) => bases::run(&client()?, command, json).await,
         Command::Deploy { app, image, volumes, port, hold, follow } => {
             let count = volumes.len();
-            let settings = ImageSettings { volumes: volumes.into_iter().collect(), port };
+            let settings = ImageChange { volumes: volumes.into_iter().collect(), port };
             require!(
                 settings.volumes.len() == count,
                 InvalidArguments,

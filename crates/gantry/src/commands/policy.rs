@@ -63,5 +63,8 @@ fn row(name: &str, rule: &RuleInfo) -> Vec<String> {
 
 /// A rule that an older server does not know.
 fn missing(key: PolicyKey) -> anyhow::Error {
-    coded(gantry_error_codes::ErrorCode::PolicyRuleNotFound, format!("the server has no rule {key}; upgrade the server"))
+    coded(
+        gantry_error_codes::ErrorCode::PolicyRuleNotFound,
+        format!("the server has no rule {key}; upgrade the server"),
+    )
 }

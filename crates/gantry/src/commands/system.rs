@@ -2,8 +2,8 @@
 
 use gantry_api::Client;
 use gantry_api::endpoints::{cluster, tokens};
-use gantry_api::types::{CreateToken, Scope};
-use gantry_model::{AppName, Bytes, NetworkFault};
+use gantry_api::types::{CreateToken, SubjectKind, TokenScope};
+use gantry_model::{AppName, Bytes};
 
 use super::apps;
 use crate::args::Token;
@@ -21,33 +21,26 @@ pub(crate) async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> 
     if status.machines.is_empty() {
         out!("machine  none has reported; what `gantry up` prints says what keeps its agent");
     }
-    for (machine, silent) in &status.machines {
-        out!("machine  {machine}: heard {} ago", span(*silent));
+    for (machine, seen) in &status.machines {
+        out!("machine  {machine}: heard {} ago", span(seen.silent_millis));
     }
-    for (machine, faults) in &status.network {
-        for fault in faults {
-            out!("network  {machine}: {fault}{}", fault_since(fault));
+    for (machine, seen) in &status.machines {
+        for fault in &seen.network {
+            let since = fault.repaired.map(|at| format!(", last {} ago", age(at))).unwrap_or_default();
+            out!("network  {machine}: {}{since}", fault.text);
         }
     }
-    for (router, (table, silent)) in &status.routers {
-        let machine = &router.machine;
-        out!("router   {machine}: table {table} of {}, heard {} ago", status.table, span(*silent));
+    for (router, seen) in &status.routers {
+        let (machine, silent) = (&router.machine, span(seen.silent_millis));
+        out!("router   {machine}: table {} of {}, heard {silent} ago", seen.routes, status.routes);
     }
     for warning in &status.warnings {
-        out!("warning  {warning}");
+        out!("warning  {}", warning.text);
     }
     let space: Vec<String> = status.space.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes))).collect();
     out!("space    {}\n", space.join(", "));
     apps::list(&status.apps);
     Ok(DONE)
-}
-
-/// The time of a repair.
-fn fault_since(fault: &NetworkFault) -> String {
-    match fault {
-        NetworkFault::Repaired { at, .. } => format!(", last {} ago", age(*at)),
-        _ => String::new(),
-    }
 }
 
 pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) -> anyhow::Result<Exit> {
@@ -56,9 +49,10 @@ pub(crate) async fn events(client: &Client, app: Option<AppName>, json: bool) ->
         print_json(&events)?;
         return Ok(DONE);
     }
-    let rows = events
-        .iter()
-        .map(|event| vec![clock(event.at), event.by.clone(), or_dash(event.app.as_ref()), event.what.clone()]);
+    let rows = events.iter().map(|event| {
+        let app = (event.subject.kind == SubjectKind::App).then_some(&event.subject.name);
+        vec![clock(event.at), event.actor.clone(), or_dash(app), event.text.clone()]
+    });
     table(&["when", "by", "app", "what"], rows);
     Ok(DONE)
 }
@@ -67,9 +61,9 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
     match command {
         Token::Create { name, admin, read, deploy, expires: lifetime } => {
             let scope = match (admin, read, deploy) {
-                (_, _, Some(app)) => Scope::Deploy { app },
-                (true, _, _) => Scope::Admin,
-                (_, true, _) => Scope::Read,
+                (_, _, Some(app)) => TokenScope::Deploy { app },
+                (true, _, _) => TokenScope::Admin,
+                (_, true, _) => TokenScope::Read,
                 _ => fail!(InvalidArguments, "say what the token may do: --admin, --read or --deploy APP"),
             };
             let token = client.submit(&tokens::Create {}, &CreateToken { name, scope, lifetime }).await?;
@@ -100,11 +94,11 @@ pub(crate) async fn token(client: &Client, command: Token, json: bool) -> anyhow
     Ok(DONE)
 }
 
-fn scope(scope: &Scope) -> String {
+fn scope(scope: &TokenScope) -> String {
     match scope {
-        Scope::Admin => "admin".to_owned(),
-        Scope::Read => "read".to_owned(),
-        Scope::Deploy { app } => format!("deploy to {app}"),
-        Scope::Machine { machine } => format!("machine {machine}"),
+        TokenScope::Admin => "admin".to_owned(),
+        TokenScope::Read => "read".to_owned(),
+        TokenScope::Deploy { app } => format!("deploy to {app}"),
+        TokenScope::Machine { machine } => format!("machine {machine}"),
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn run(client: &Client, command: Volume, json: bool) -> anyhow:
             let at = volumes::Import { app: app.clone(), name: name.clone() };
             let session = client.open(&at, &ImportVolume { replace, limit }).await?;
             match converse(session, Some(input), None).await? {
-                Some(VolumeAnswer::One { volume }) if json => print_json(&*volume)?,
+                Some(VolumeAnswer::One { volume }) if json => print_json(&VolumeInfo::from(*volume))?,
                 Some(VolumeAnswer::One { volume }) => {
                     told!("volume {name} of {app} has {} files, {}", or_dash(volume.files), volume.size);
                 }
@@ -97,7 +97,7 @@ fn show(volume: &VolumeInfo) {
     out!("volume:    {} of {}", volume.name, volume.app);
     out!("machine:   {}", volume.machine);
     out!("roles:     {}", or_dash((!roles.is_empty()).then(|| roles.join(", "))));
-    out!("owner:     {}:{} inside", volume.owner.0, volume.owner.1);
+    out!("owner:     {}:{} inside", volume.owner.user, volume.owner.group);
     out!("size:      {}", volume.size);
     out!("files:     {}", or_dash(volume.files));
     out!("last used: {}", or_dash(used));
@@ -204,10 +204,10 @@ async fn snapshot(client: &Client, app: &AppName, name: &VolumeName, what: Snaps
             told!("{message}");
         }
         Snapshot::Restore { snapshot } => {
-            let (app, name, snapshot) = (app.clone(), name.clone(), snapshot.clone());
+            let message = format!("volume {name} of {app} has the content of snapshot {snapshot}");
             let session = client.open(&volumes::Restore { app, name, snapshot }, &()).await?;
             converse(session, None, None).await?;
-            told!("volume {name} of {app} has the content of snapshot {snapshot}");
+            told!("{message}");
         }
     }
     Ok(())

@@ -1,0 +1,116 @@
+//! The status of the cluster.
+
+use std::collections::BTreeMap;
+
+use gantry_model::{Generation, MachineName, Moment, NetworkFault, RouterId};
+use serde::{Deserialize, Serialize};
+
+use super::AppInfo;
+
+/// Response of `GET /v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Version of Gantry.
+    pub version: String,
+    /// Location of the store: the path of a file, or the endpoints of etcd.
+    pub store: String,
+    /// Machines by name.
+    pub machines: BTreeMap<MachineName, MachineStatus>,
+    /// Routers by machine and number.
+    pub routers: BTreeMap<RouterId, RouterStatus>,
+    /// Revision of the newest routes.
+    pub routes: Generation,
+    /// All apps.
+    pub apps: Vec<AppInfo>,
+    /// Disk usage of the server, in bytes per kind of data.
+    pub space: BTreeMap<String, u64>,
+    /// Problems of the machine or the store.
+    #[serde(default)]
+    pub warnings: Vec<StatusWarning>,
+}
+
+/// Status of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// Milliseconds since the last report.
+    pub silent_millis: u64,
+    /// Faults of the machine's network.
+    #[serde(default)]
+    pub network: Vec<FaultInfo>,
+}
+
+/// Status of a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterStatus {
+    /// Revision of the routes that the router serves.
+    pub routes: Generation,
+    /// Milliseconds since the last report.
+    pub silent_millis: u64,
+}
+
+/// A fault of a machine's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultInfo {
+    /// Kind of the fault.
+    pub kind: FaultKind,
+    /// True if the fault affects containers at this moment.
+    pub acute: bool,
+    /// Time of the last repair, by the machine's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<Moment>,
+    /// The fault and its remedy, for people.
+    pub text: String,
+}
+
+/// Kind of a network fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Another firewall drops traffic that Gantry needs.
+    Dropped,
+    /// Another program removed a part, and the agent created the part again.
+    Repaired,
+    /// A part is missing, and the agent cannot create it.
+    Broken,
+    /// Another network of the machine overlaps with the containers' network.
+    Overlaps,
+    /// A kind that a newer server knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl From<&NetworkFault> for FaultInfo {
+    fn from(fault: &NetworkFault) -> Self {
+        let (kind, repaired) = match fault {
+            NetworkFault::Dropped { .. } => (FaultKind::Dropped, None),
+            NetworkFault::Repaired { at, .. } => (FaultKind::Repaired, Some(*at)),
+            NetworkFault::Broken { .. } => (FaultKind::Broken, None),
+            NetworkFault::Overlaps { .. } => (FaultKind::Overlaps, None),
+        };
+        Self { kind, acute: fault.is_acute(), repaired, text: fault.to_string() }
+    }
+}
+
+/// A problem of the machine or the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusWarning {
+    /// Kind of the problem.
+    pub kind: WarningKind,
+    /// The problem and its remedy, for people.
+    pub text: String,
+}
+
+/// Kind of a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningKind {
+    /// The wall clock jumped.
+    ClockJumped,
+    /// The disk of the data folder takes no writes.
+    DiskReadOnly,
+    /// The cluster policy overrules settings of the server.
+    SettingsOverruled,
+    /// A kind that a newer server knows.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,26 @@
+//! Request and response types of the public API. They are types of their own: a change of a record in the store or of a
+//! message to an agent does not change them. Only names, numbers and units are shared with the rest of Gantry.
+//!
+//! A value that programs act on is a field of its own; a text beside it is for people.
+
+mod apps;
+mod cluster;
+mod deploys;
+mod events;
+mod images;
+mod sessions;
+mod tokens;
+
+pub use apps::{
+    AppInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts, ChangeScale, ChangeTraffic, CreateApp, Explanation,
+    GoalInfo, InstanceInfo, PhaseInfo, RenameApp, RequestCountsInfo, TrafficInfo,
+};
+pub use cluster::{ClusterStatus, FaultInfo, FaultKind, MachineStatus, RouterStatus, StatusWarning, WarningKind};
+pub use deploys::{
+    AcceptedDeploy, CauseInfo, DeployCauseKind, DeployFailure, DeployInfo, DeployProgress, DeploySource,
+    DeployStateInfo, ImageChange, ReleaseInfo, StartDeploy,
+};
+pub use events::{AuditEvent, EventSubject, SubjectKind};
+pub use images::{BaseInfo, ImageProgress, PullImage};
+pub use sessions::{LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun};
+pub use tokens::{CreateToken, NewToken, TokenInfo, TokenScope};

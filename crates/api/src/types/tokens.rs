@@ -1,0 +1,81 @@
+//! Tokens.
+
+use gantry_model::{AppName, MachineName, Moment, Scope};
+use serde::{Deserialize, Serialize};
+
+/// Permissions of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum TokenScope {
+    /// Every operation.
+    Admin,
+    /// Every read except configuration values; no changes.
+    Read,
+    /// Every operation on a single app except to create and destroy the app.
+    Deploy {
+        /// The app.
+        app: AppName,
+    },
+    /// The operations that the agent and router of a machine need.
+    Machine {
+        /// The machine.
+        machine: MachineName,
+    },
+}
+
+impl From<Scope> for TokenScope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Admin => Self::Admin,
+            Scope::Read => Self::Read,
+            Scope::Deploy { app } => Self::Deploy { app },
+            Scope::Machine { machine } => Self::Machine { machine },
+        }
+    }
+}
+
+impl From<TokenScope> for Scope {
+    fn from(scope: TokenScope) -> Self {
+        match scope {
+            TokenScope::Admin => Self::Admin,
+            TokenScope::Read => Self::Read,
+            TokenScope::Deploy { app } => Self::Deploy { app },
+            TokenScope::Machine { machine } => Self::Machine { machine },
+        }
+    }
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// Name of the token in lists and in the audit trail.
+    pub name: String,
+    /// Permissions of the token.
+    pub scope: TokenScope,
+    /// Time of creation.
+    pub created: Moment,
+    /// Time of expiry; `None` if the token is valid until an administrator revokes the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// A new token. Only this response ever contains the secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    /// The token.
+    pub info: TokenInfo,
+    /// The secret, for use as the password or bearer token.
+    pub secret: String,
+}
+
+/// Body of `POST /v1/tokens`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// Name of the token.
+    pub name: String,
+    /// Permissions of the token.
+    pub scope: TokenScope,
+    /// Lifetime in milliseconds; `None` if the token is valid until an administrator revokes the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<u64>,
+}
