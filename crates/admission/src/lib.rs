@@ -16,6 +16,7 @@ mod config;
 mod deploys;
 mod events;
 mod images;
+mod machines;
 mod policy;
 mod push;
 mod refusal;

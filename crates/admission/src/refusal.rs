@@ -2,7 +2,9 @@
 
 use gantry_error_codes::ErrorCode;
 use gantry_model::execve::TooLong;
-use gantry_model::{AppName, BaseName, DeployNumber, HostName, PolicyKey, ReleaseNumber, RoleName, RuleError};
+use gantry_model::{
+    AppName, BaseName, DeployNumber, HostName, MachineId, MachineName, PolicyKey, ReleaseNumber, RoleName, RuleError,
+};
 
 /// Reason why a command is refused. The text names the object and the cause; [`Refusal::hint`] names the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +39,8 @@ pub enum Refusal {
     #[error("{branch:?} is not a branch")]
     InvalidBranch { branch: String },
 
+    #[error("the name {name} belongs to machine {known}; this is machine {id}")]
+    MachineNameTaken { name: MachineName, known: MachineId, id: MachineId },
     #[error("there is no base {base}")]
     BaseNotFound { base: BaseName },
     #[error("base {base} is what {} is built on", join_names(.apps))]
@@ -164,6 +168,7 @@ impl Refusal {
             Self::TooManyHosts { .. } => ErrorCode::TooManyHosts,
             Self::NoHostChange => ErrorCode::NoChange,
             Self::InvalidBranch { .. } => ErrorCode::InvalidBranch,
+            Self::MachineNameTaken { .. } => ErrorCode::MachineNameTaken,
             Self::BaseNotFound { .. } => ErrorCode::BaseNotFound,
             Self::BaseInUse { .. } => ErrorCode::BaseInUse,
             Self::BuildInProgress { .. } => ErrorCode::BuildInProgress,
@@ -212,6 +217,9 @@ impl Refusal {
                 return Some(format!("`gantry app host {app} --rm {address}` frees it"));
             }
             Self::HostNotFound { .. } => "`gantry app show` lists them",
+            Self::MachineNameTaken { .. } => {
+                "give this machine another name with `--machine`, or stop the other machine's agent"
+            }
             Self::BaseNotFound { .. } => "`gantry base ls` lists them",
             Self::BuildInProgress { .. } => "remove the base once the build is over",
             Self::RollbackInProgress { .. } => "set it again once the rollback is over",

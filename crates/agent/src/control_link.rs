@@ -13,7 +13,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{AgentContext, sessions};
+use crate::{AgentContext, machine, sessions};
 
 /// Pause before the next connection.
 const RETRY: Duration = Duration::from_millis(250);
@@ -44,7 +44,8 @@ async fn connect(
 ) -> Result<(), LinkError> {
     let path = format!("/internal/v1/machines/{}/control", agent.settings.machine);
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let hello = Hello { versions: SPOKEN, program, revision: received.revision(), number: 0 };
+    let machine = machine::facts(&agent.settings.data).map_err(LinkError::Machine)?;
+    let hello = Hello { versions: SPOKEN, program, revision: received.revision(), machine: Some(machine), number: 0 };
     let Connection { stream, .. } = &mut link::connect(&agent.client, &path, hello).await?;
     let mut reports = ReportSender::default();
     let mut next_report = Instant::now();

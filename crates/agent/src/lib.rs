@@ -34,6 +34,7 @@ mod health;
 mod images;
 mod instance;
 mod listening;
+mod machine;
 mod network;
 mod one_off;
 mod policy;

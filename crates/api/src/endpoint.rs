@@ -5,7 +5,7 @@
 //! of the endpoint's type is one call: its fields are the parameters of the path.
 
 use gantry_error_codes::ErrorCode;
-use gantry_model::{AppName, BaseName, DeployNumber, NameError, VolumeName};
+use gantry_model::{AppName, BaseName, DeployNumber, MachineName, NameError, VolumeName};
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -156,7 +156,7 @@ macro_rules! name_parameter {
     };
 }
 
-name_parameter!(BaseName, VolumeName);
+name_parameter!(BaseName, MachineName, VolumeName);
 
 impl PathParameter for DeployNumber {
     fn parse_parameter(text: &str) -> Result<Self, ParameterError> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use gantry_model::{
     AllocationId, AuditAction, BaseName, Bytes, ClusterPolicy, Deploy, DeployCause, DeployNumber, Digest, Generation,
-    HostName, MachineName, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName, RouterId, Slot,
-    TrafficPolicy,
+    HostName, MachineId, MachineName, MilliCpu, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName,
+    RouterId, Slot, TrafficPolicy,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -15,9 +15,9 @@ use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::types::{
     AcceptedDeploy, AppInfo, AuditEvent, BaseInfo, CauseInfo, ChangeBase, ChangeBranch, ChangeConfig, ChangeHosts,
     ChangeScale, ChangeTraffic, ClusterStatus, CreateApp, CreateToken, DeployInfo, DeployProgress, DeploySource,
-    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, LogLine, MachineStatus, NewToken,
-    PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RouterStatus, StartDeploy, StartExec, StartRun,
-    StatusWarning, TokenInfo, TokenScope, TrafficInfo, WarningKind,
+    Explanation, FaultInfo, GoalInfo, ImageChange, ImageProgress, InstanceInfo, LogLine, MachineInfo, MachineStateInfo,
+    MachineStatus, NewToken, PhaseInfo, PullImage, ReleaseInfo, RenameApp, RequestCountsInfo, RouterStatus,
+    StartDeploy, StartExec, StartRun, StatusWarning, TokenInfo, TokenScope, TrafficInfo, WarningKind,
 };
 use crate::volumes::{CreateSnapshot, ExportVolume, ImportVolume, SnapshotInfo, VolumeInfo, VolumeOwner, VolumeRole};
 
@@ -81,6 +81,7 @@ samples! {
     TokenInfo = token();
     NewToken = NewToken { info: token(), secret: "gantry_…".to_owned() };
     CreateToken = CreateToken { name: "ci".to_owned(), scope: TokenScope::Read, lifetime: Some(86_400_000) };
+    MachineInfo = machine();
     BaseInfo = base();
     PullImage = PullImage { reference: "registry.example/shop:1.2".to_owned(), username: None, password: None };
     ImageProgress = ImageProgress::Image { reference: format!("storefront@{}", digest()) };
@@ -210,6 +211,21 @@ fn status() -> ClusterStatus {
 fn event() -> AuditEvent {
     let action = AuditAction::Scaled { roles: BTreeMap::from([(name::<RoleName>("web"), 3)]) };
     AuditEvent::new(1, NOW, "ci".to_owned(), Some(&name("storefront")), Some(&action), action.to_string())
+}
+
+fn machine() -> MachineInfo {
+    MachineInfo {
+        name: name("m1"),
+        id: MachineId::from_random(0x1b4e),
+        state: MachineStateInfo::Ready,
+        cpu: MilliCpu(4000),
+        memory: Bytes::mebi(16_384),
+        instances: 12,
+        program: "0.1.0".to_owned(),
+        protocol: 2,
+        registered: NOW,
+        seen: Some(NOW),
+    }
 }
 
 fn base() -> BaseInfo {

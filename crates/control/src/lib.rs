@@ -33,7 +33,7 @@ pub mod version;
 pub mod version_one;
 
 pub use link::{Connection, LinkError, LinkStream};
-pub use message::{Hello, PeerMessage, ServerMessage, Welcome};
+pub use message::{Hello, MachineFacts, PeerMessage, ServerMessage, Welcome};
 pub use part::{MachineReport, RouterReport};
 pub use policy::PeerPolicy;
 pub use update::{Receipt, Replicated, ReportSender, Update, UpdateReceiver, UpdateSender};

@@ -31,6 +31,9 @@ pub enum LinkError {
     /// The API refused the connection, or is unreachable.
     #[error(transparent)]
     Api(#[from] ClientError),
+    /// The agent does not know its machine.
+    #[error("cannot read the machine's id and capacity")]
+    Machine(#[source] std::io::Error),
     /// The connection failed.
     #[error("the control connection failed")]
     Connection(#[source] hyper::Error),

@@ -1,11 +1,21 @@
 //! The messages of the protocol. A reader ignores fields and messages that it does not know.
 
+use gantry_model::{MachineCapacity, MachineId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::policy::PeerPolicy;
 use crate::update::Update;
 use crate::version::{ProtocolRange, ProtocolVersion};
+
+/// What an agent says of its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineFacts {
+    /// The machine's identity.
+    pub id: MachineId,
+    /// What the machine has for workloads.
+    pub capacity: MachineCapacity,
+}
 
 /// First message of an agent or a router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +28,9 @@ pub struct Hello {
     /// Revision of the part that the peer has; `None` without a part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
+    /// An agent's machine; `None` from routers, and from agents of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineFacts>,
     /// Number of a router on its machine; 0 for an agent.
     #[serde(default)]
     pub number: u64,
@@ -89,7 +102,7 @@ mod tests {
     #[test]
     fn reads_messages_that_lack_or_add_fields() {
         let lean = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2}});
-        let hello = Hello { versions: SPOKEN, program: String::new(), revision: None, number: 0 };
+        let hello = Hello { versions: SPOKEN, program: String::new(), revision: None, machine: None, number: 0 };
         assert_eq!(from_value::<PeerMessage>(lean).expect("read"), PeerMessage::Hello(hello.clone()));
         let rich = json!({"type": "hello", "versions": {"oldest": 1, "newest": 2, "preview": 3}, "zone": "b"});
         assert_eq!(from_value::<PeerMessage>(rich).expect("read"), PeerMessage::Hello(hello));

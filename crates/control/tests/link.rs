@@ -42,7 +42,7 @@ async fn server<F: Future<Output = ()> + Send + 'static>(
 }
 
 fn hello(versions: ProtocolRange) -> Hello {
-    Hello { versions, program: "test".to_owned(), revision: Some(7), number: 3 }
+    Hello { versions, program: "test".to_owned(), revision: Some(7), machine: None, number: 3 }
 }
 
 /// Greets as the server does, and repeats how many heartbeats it heard.

@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_admission::Actor;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
-    Hello, LinkError, LinkStream, MachineReport, PeerMessage, PeerPolicy, ProtocolVersion, Receipt, Replicated,
-    RouterReport, ServerMessage, Update, UpdateReceiver, UpdateSender, Welcome, link, version_one,
+    Hello, LinkError, LinkStream, MachineFacts, MachineReport, PeerMessage, PeerPolicy, ProtocolVersion, Receipt,
+    Replicated, RouterReport, ServerMessage, Update, UpdateReceiver, UpdateSender, Welcome, link, version_one,
 };
 use gantry_error::ErrorChain;
 use gantry_model::observed::SILENCE_MILLIS;
-use gantry_model::{Generation, MachineName, MachinePlan, RoutingTable};
+use gantry_model::{Generation, Machine, MachineName, MachinePlan, MachineState, Moment, RoutingTable};
+use gantry_records::RecordIndex;
 use tokio_util::sync::CancellationToken;
 
-use crate::Server;
 use crate::core::ClusterView;
 use crate::http::auth::Caller;
+use crate::{ChangeError, Server};
 
 /// A peer: an agent or a router of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -77,6 +79,7 @@ pub(crate) async fn serve_agent(
 ) {
     let served = async {
         let hello = link::greet(&mut stream).await?;
+        register(&server, &machine, &hello, &stream).await?;
         let peer = Peer::Agent(machine.clone());
         let mut agent = PeerLink::<MachinePlan, MachineReport>::welcome(&server, peer, hello, stream).await?;
         let mut changes = server.core.watch_machine(&machine);
@@ -147,6 +150,35 @@ pub(crate) async fn serve_router(
         }
     };
     told(&machine, served.await);
+}
+
+/// Registers the machine of an agent that connects. Refuses a second machine with the name of a connected one.
+async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &LinkStream) -> Result<(), LinkError> {
+    let (Some(MachineFacts { id, capacity }), Ok(version)) = (hello.machine.clone(), SPOKEN.agree(hello.versions))
+    else {
+        return Ok(());
+    };
+    let (name, program, protocol) = (name.clone(), hello.program.clone(), version.0);
+    let observed = server.core.view().observed;
+    let (seen, began) = (observed.machines.get(&name).map(|machine| machine.seen), observed.began);
+    let change = move |records: &RecordIndex, now: Moment| {
+        let machine = Machine { id, name, capacity, program, protocol, registered: now };
+        Actor::new(records, now, "gantry").register_machine(machine, MachineState::of(seen, began, now))
+    };
+    match server.core.mutate(change).await {
+        Ok(()) => Ok(()),
+        Err(ChangeError::Refused(refusal)) => {
+            let hint = refusal.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            let reason = format!("{refusal}{hint}");
+            stream.sender.send(&ServerMessage::Refused { reason: reason.clone() }).await?;
+            Err(LinkError::Refused(reason))
+        }
+        // A full disk takes no change. What runs goes on all the same.
+        Err(error) => {
+            tracing::warn!(error = %ErrorChain(&error), "cannot write the record of a machine");
+            Ok(())
+        }
+    }
 }
 
 /// Logs why a connection ended. The end of a program or of a machine is no fault.

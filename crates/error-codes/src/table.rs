@@ -569,6 +569,14 @@ codes! {
         "No machine has reported to the server."
         "The agent has not started, or cannot reach the server."
         "Check the output of `gantry up` for errors of the agent."
+    MachineNotFound "machine_not_found" 404
+        "The cluster has no machine of this name."
+        "The name is misspelled, or the machine's agent has never connected."
+        "`gantry machine ls` lists the machines."
+    MachineNameTaken "machine_name_taken" 409
+        "Another machine has this name."
+        "Two machines have one host name, or were given one name with `--machine`."
+        "Give one of them another name with `--machine`."
     AgentUnreachable "agent_unreachable" 503
         "The machine's agent does not answer."
         "The agent does not run, is overloaded, or too many sessions wait for it."

@@ -199,6 +199,9 @@ pub(crate) enum Command {
     /// Create, list and remove bases: the images that apps are built on
     #[command(subcommand)]
     Base(Base),
+    /// List and show machines
+    #[command(subcommand, name = "machine")]
+    Machines(MachineCommand),
     /// Show and change the rules of the cluster
     #[command(subcommand)]
     Cluster(Cluster),
@@ -520,6 +523,17 @@ pub(crate) enum Store {
     Check {
         #[command(flatten)]
         machine: Machine,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MachineCommand {
+    /// List the machines
+    Ls,
+    /// Show one machine
+    Show {
+        #[arg(value_name = "MACHINE")]
+        name: MachineName,
     },
 }
 

@@ -102,6 +102,8 @@ pub(crate) async fn restore(
     }
     placing.place(&scratch, &place)?;
     let count = lines.len();
+    // The machine registers anew, and so may another machine of the same name.
+    lines.retain(|line| !line.key.starts_with("machines/"));
     let lost = lost(&lines, &machine.data);
     tell_lost(&mut lines, &lost, &machine.data)?;
     // The store references these files, so they must be on disk first.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::deploy::DeployOrder;
 use crate::{
-    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, ReleaseNumber, RoleName,
-    TrafficPolicy, TrustedProxies, VolumeName,
+    AllocationId, AppName, BaseName, DeployCause, DeployNumber, DeployState, HostName, MachineId, MachineName,
+    ReleaseNumber, RoleName, TrafficPolicy, TrustedProxies, VolumeName,
 };
 
 /// An action of a person or of Gantry, as the audit trail keeps it. The text for people is rendered from the action.
@@ -132,6 +132,29 @@ pub enum AuditAction {
         base: BaseName,
         /// Source of the base.
         source: BaseSource,
+    },
+    /// A machine registered for the first time.
+    MachineRegistered {
+        /// The machine.
+        machine: MachineName,
+        /// Its id.
+        id: MachineId,
+    },
+    /// A machine has another program or another capacity than before.
+    MachineUpdated {
+        /// The machine.
+        machine: MachineName,
+        /// Release of Gantry that its agent runs.
+        program: String,
+    },
+    /// A machine took the name of one that was lost.
+    MachineReplaced {
+        /// The name.
+        machine: MachineName,
+        /// Id of the new machine.
+        id: MachineId,
+        /// Id of the machine that had the name before.
+        before: MachineId,
     },
     /// A base was removed.
     BaseRemoved {
@@ -301,6 +324,13 @@ impl fmt::Display for AuditAction {
             Self::BaseStored { base, source: BaseSource::Archive } => write!(f, "imported base {base}"),
             Self::BaseStored { base, source: BaseSource::Registry { reference } } => {
                 write!(f, "imported base {base} from {reference}")
+            }
+            Self::MachineRegistered { machine, id } => write!(f, "machine {machine} ({}) registered", id.short()),
+            Self::MachineUpdated { machine, program } => {
+                write!(f, "machine {machine} runs gantry {program}")
+            }
+            Self::MachineReplaced { machine, id, before } => {
+                write!(f, "machine {machine} ({}) took the place of {}", id.short(), before.short())
             }
             Self::BaseRemoved { base } => write!(f, "removed base {base}"),
             Self::ImagePushed { repository, tag, without_app } => {

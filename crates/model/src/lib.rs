@@ -29,6 +29,7 @@ pub mod defaults;
 pub mod deploy;
 mod endpoint;
 pub mod execve;
+mod machine;
 pub mod name;
 pub mod network;
 pub mod observed;
@@ -54,6 +55,7 @@ pub use build_phase::BuildPhase;
 pub use config::ReleaseConfig;
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use endpoint::{Endpoint, MachineAddress};
+pub use machine::{Machine, MachineCapacity, MachineId, MachineIdError, MachineState};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::{
-    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Plan, Release,
-    ReleaseConfig, ReleaseNumber, RoleName,
+    App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Machine,
+    MachineName, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName,
 };
 
 use crate::record::{parse, read};
@@ -35,6 +35,8 @@ pub struct RecordIndex {
     pub manifests: BTreeMap<String, BTreeMap<Digest, PushedManifest>>,
     /// Tokens by the hash of their secret.
     pub tokens: BTreeMap<String, TokenRecord>,
+    /// Registered machines by name.
+    pub machines: BTreeMap<MachineName, Arc<Machine>>,
     /// Events by number.
     pub events: BTreeMap<u64, Arc<EventRecord>>,
     /// Rules that hold for all apps.
@@ -119,6 +121,9 @@ impl RecordIndex {
             }
             StoreRecord::Routes(app, routes) => Arc::make_mut(&mut self.plan).put_routes(app, routes),
             StoreRecord::Routing(head) => Arc::make_mut(&mut self.plan).put_routing(head),
+            StoreRecord::Registered(machine) => {
+                self.machines.insert(machine.name.clone(), Arc::new(machine));
+            }
             StoreRecord::Machine(machine, part) => {
                 Arc::make_mut(&mut self.plan).machines.insert(machine, part);
             }

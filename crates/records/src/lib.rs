@@ -16,6 +16,7 @@
 //! | `tokens/<hash>` | [`TokenRecord`] |
 //! | `events/<number mod 1000>` | [`EventRecord`] |
 //! | `cluster/policy` | [`ClusterPolicy`] |
+//! | `machines/<name>` | [`Machine`] |
 //! | `schema` | the version of all records, see [`schema`] |
 //! | `plan/allocations/<app>` | the numbers of an app's allocations |
 //! | `plan/machines/<machine>` | a machine's part of the plan |

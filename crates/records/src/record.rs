@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use gantry_model::{
     AllocationNumbers, App, AppName, AppRoutes, AuditAction, BaseName, ClusterPolicy, Deploy, DeployNumber, Digest,
-    MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName, RoutingHead, Scope,
+    Machine, MachineName, MachinePlan, Moment, Release, ReleaseConfig, ReleaseNumber, Role, RoleName, RoutingHead,
+    Scope,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::EVENTS_MAX;
-
 use crate::stored::{self, Configs};
 
 /// Result of a build, kept so that each commit is built once.
@@ -149,6 +149,8 @@ pub enum StoreRecord {
     Routes(AppName, Arc<AppRoutes>),
     /// The part that the routes of all apps share.
     Routing(RoutingHead),
+    /// A machine that has registered.
+    Registered(Machine),
     /// A machine's part of the plan.
     Machine(MachineName, Arc<MachinePlan>),
 }
@@ -204,6 +206,7 @@ impl StoreRecord {
             Self::Numbers(app, _) => numbers_key(app),
             Self::Routes(app, _) => routes_key(app),
             Self::Routing(_) => "plan/routing".to_owned(),
+            Self::Registered(machine) => format!("machines/{}", machine.name),
             Self::Machine(machine, _) => format!("plan/machines/{machine}"),
         }
     }
@@ -224,6 +227,7 @@ impl StoreRecord {
             Self::Numbers(_, record) => serde_json::to_vec(&**record),
             Self::Routes(_, record) => serde_json::to_vec(&**record),
             Self::Routing(record) => serde_json::to_vec(record),
+            Self::Registered(machine) => serde_json::to_vec(machine),
             Self::Machine(_, record) => stored::part(record),
         }
     }
@@ -333,6 +337,7 @@ pub(crate) fn parse(key: &str, value: &[u8], configs: &Configs) -> Result<Option
         ["tokens", hash] => StoreRecord::Token { hash: (*hash).to_owned(), token: read(key, value)? },
         ["events", _] => StoreRecord::Event(read(key, value)?),
         ["cluster", "policy"] => StoreRecord::Policy(read(key, value)?),
+        ["machines", _] => StoreRecord::Registered(read(key, value)?),
         ["plan", "allocations", app] => {
             let name = AppName::parse(app).map_err(|error| RecordError::new(key, error))?;
             StoreRecord::Numbers(name, Arc::new(read(key, value)?))

@@ -60,7 +60,8 @@ async fn connect(
 ) -> Result<(), LinkError> {
     let path = format!("/internal/v1/routers/{}/control", router.settings.machine);
     let program = env!("CARGO_PKG_VERSION").to_owned();
-    let hello = Hello { versions: SPOKEN, program, revision: tables.revision(), number: router.settings.number };
+    let hello =
+        Hello { versions: SPOKEN, program, revision: tables.revision(), machine: None, number: router.settings.number };
     let Connection { stream, welcome, .. } = &mut link::connect(client, &path, hello).await?;
     let earlier = welcome.version == ProtocolVersion(1);
     let mut changes = router.routes.changes();

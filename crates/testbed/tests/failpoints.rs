@@ -459,8 +459,16 @@ fn settled(world: &World, app: &str, copies: u64) -> Result<Vec<String>, String>
     if !value["deploy"].is_null() || value["wanted"] != wanted || value["ready"] != wanted {
         return Err(value.to_string());
     }
+    let shown: Vec<serde_json::Value> =
+        serde_json::from_str(&world.gantry(&["ps", app, "--json"]).out).map_err(|error| error.to_string())?;
+    let ids = shown.iter().filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect::<Vec<_>>();
+    // A copy that was placed again has a number: `web-1.2`.
+    let slot = |id: &String| id.splitn(4, '.').take(3).collect::<Vec<_>>().join(".");
     let current = value["current"].to_string();
-    Ok((1..=wanted).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect())
+    let slots: Vec<String> =
+        (1..=wanted).map(|n| format!("{app}.v{}.web-{n}", current.trim_matches(['"', 'v']))).collect();
+    let found: Vec<String> = ids.iter().map(slot).collect();
+    if found == slots { Ok(ids) } else { Err(format!("{found:?} instead of {slots:?}")) }
 }
 
 /// Kills to carry out: each failpoint in each operation that passes the failpoint, or in one of them in turn.

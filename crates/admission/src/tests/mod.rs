@@ -6,6 +6,7 @@ mod config;
 mod deploys;
 mod events;
 mod images;
+mod machines;
 mod policy;
 mod properties;
 mod push;

@@ -4,6 +4,7 @@ pub mod apps;
 pub mod bases;
 pub mod cluster;
 pub mod deploys;
+pub mod machines;
 pub mod sessions;
 pub mod tokens;
 pub mod volumes;
@@ -16,6 +17,7 @@ pub fn all() -> Vec<EndpointDescription> {
     [
         cluster::describe(),
         tokens::describe(),
+        machines::describe(),
         bases::describe(),
         apps::describe(),
         deploys::describe(),

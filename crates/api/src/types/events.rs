@@ -58,6 +58,8 @@ pub enum SubjectKind {
     App,
     /// A base.
     Base,
+    /// A machine.
+    Machine,
     /// A repository of the registry.
     Repository,
     /// A token.
@@ -77,6 +79,14 @@ impl EventSubject {
             (None, Some(AuditAction::BaseStored { base, .. } | AuditAction::BaseRemoved { base })) => {
                 (SubjectKind::Base, base.as_str())
             }
+            (
+                None,
+                Some(
+                    AuditAction::MachineRegistered { machine, .. }
+                    | AuditAction::MachineUpdated { machine, .. }
+                    | AuditAction::MachineReplaced { machine, .. },
+                ),
+            ) => (SubjectKind::Machine, machine.as_str()),
             (
                 None,
                 Some(AuditAction::ImagePushed { repository, .. } | AuditAction::ImageRemoved { repository, .. }),

@@ -8,6 +8,7 @@ mod cluster;
 mod deploys;
 mod events;
 mod images;
+mod machines;
 mod sessions;
 mod tokens;
 
@@ -22,5 +23,6 @@ pub use deploys::{
 };
 pub use events::{AuditEvent, EventSubject, SubjectKind};
 pub use images::{BaseInfo, ImageProgress, PullImage};
+pub use machines::{MachineInfo, MachineStateInfo};
 pub use sessions::{LogLine, LogQuery, SessionKind, SessionRequest, StartExec, StartRun};
 pub use tokens::{CreateToken, NewToken, TokenInfo, TokenScope};

@@ -124,9 +124,10 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 7] = [
+    let families: [fn(Routes) -> Routes; 8] = [
         policy::routes,
         system::routes,
+        machines::routes,
         bases::routes,
         apps::routes,
         deploys::routes,

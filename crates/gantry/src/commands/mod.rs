@@ -7,6 +7,7 @@ mod deploys;
 mod docs;
 mod explain;
 mod logs;
+mod machines;
 mod man;
 mod policy;
 mod pulls;
@@ -70,6 +71,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Why { app: None, .. } => apps::why_all(&client()?, json).await,
         Command::Config(command) => config::run(&client()?, command, json).await,
         Command::Base(command) => bases::run(&client()?, command, json).await,
+        Command::Machines(command) => machines::run(&client()?, command, json).await,
         Command::Deploy { app, image, volumes, port, hold, follow } => {
             let count = volumes.len();
             let settings = ImageChange { volumes: volumes.into_iter().collect(), port };

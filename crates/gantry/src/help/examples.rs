@@ -87,6 +87,8 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "gantry base import tools tools.tar",
     ]),
     ("base ls", &["gantry base ls"]),
+    ("machine ls", &["gantry machine ls"]),
+    ("machine show", &["gantry machine show web1"]),
     ("base rm", &["gantry base rm debian-12"]),
     ("cluster policy get", &["gantry cluster policy get", "gantry cluster policy get drain"]),
     ("cluster policy unset", &["gantry cluster policy unset drain deadline"]),

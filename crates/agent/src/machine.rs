@@ -1,0 +1,74 @@
+//! The machine that the agent runs on: its identity and its capacity.
+
+use std::io;
+use std::path::Path;
+
+use gantry_control::MachineFacts;
+use gantry_model::{Bytes, MachineCapacity, MachineId, MilliCpu};
+
+/// File with the machine's id, in the data folder.
+const ID: &str = "machine-id";
+
+/// Returns the facts about this machine. The first call makes the machine's id.
+pub(crate) fn facts(data: &Path) -> io::Result<MachineFacts> {
+    Ok(MachineFacts { id: id(data)?, capacity: capacity()? })
+}
+
+/// Returns the id in the data folder, or makes and keeps a new one. A file that holds no id is replaced: its machine
+/// could not register.
+fn id(data: &Path) -> io::Result<MachineId> {
+    let path = data.join(ID);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(id) = text.trim().parse() {
+                return Ok(id);
+            }
+            tracing::warn!(path = %path.display(), "the file holds no machine id; making a new one");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let id = MachineId::from_random(rand::random());
+    gantry_ledger::replace(&path, format!("{id}\n").as_bytes())?;
+    Ok(id)
+}
+
+fn capacity() -> io::Result<MachineCapacity> {
+    let processors = std::thread::available_parallelism()?.get();
+    let cpu = MilliCpu(u32::try_from(processors).unwrap_or(u32::MAX).saturating_mul(1000));
+    let memory = memory(&std::fs::read_to_string("/proc/meminfo")?);
+    Ok(MachineCapacity { cpu, memory: memory.ok_or_else(|| io::Error::other("/proc/meminfo names no MemTotal"))? })
+}
+
+/// Parses the machine's memory in `/proc/meminfo`.
+fn memory(text: &str) -> Option<Bytes> {
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"))?;
+    Some(Bytes(kibibytes.trim().parse::<u64>().ok()?.checked_mul(1024)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_id_that_it_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = facts(folder.path()).expect("facts");
+        assert_eq!(facts(folder.path()).expect("facts"), first);
+        assert!(first.capacity.cpu >= MilliCpu(1000) && first.capacity.memory >= Bytes::mebi(16));
+        let other = tempfile::tempdir().expect("a folder");
+        assert_ne!(facts(other.path()).expect("facts").id, first.id);
+        std::fs::write(folder.path().join(ID), "half a li").expect("written");
+        let replaced = facts(folder.path()).expect("facts");
+        assert_ne!(replaced.id, first.id);
+        assert_eq!(facts(folder.path()).expect("facts"), replaced);
+    }
+
+    #[test]
+    fn reads_the_total_memory() {
+        assert_eq!(memory("MemFree: 7 kB\nMemTotal:       16315164 kB\n"), Some(Bytes(16_315_164 * 1024)));
+        for bad in ["", "MemTotal: x kB", "MemTotal: 99999999999999999999 kB", "MemTotal: 18446744073709551615 kB"] {
+            assert_eq!(memory(bad), None, "{bad}");
+        }
+    }
+}
