@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_control::update::Items;
-use gantry_control::{MachineReport, Receipt, Replicated, RouterReport, Update, UpdateReceiver, UpdateSender};
+use gantry_control::{
+    MachineReport, Receipt, Replicated, RouterReport, Update, UpdateReceiver, UpdateSender, version_one,
+};
 use gantry_model::role::{AppProtocol, RoleCommand};
 use gantry_model::{
     AllocationId, AppName, AppNames, Assignment, Digest, Endpoint, FailureRun, Generation, HostName, InstanceGoal,
@@ -312,4 +314,58 @@ fn an_older_server_leaves_out_an_unknown_kind_of_failure() {
     let mut receiver = UpdateReceiver::<RouterReport>::new(None);
     assert_eq!(receiver.receive(&update), Receipt::Applied(Vec::new()));
     assert_eq!(receiver.part(), Some(&router_report(&of([(0, 1)]), 1)));
+}
+
+/// A later placement of some slots.
+fn moved(id: &AllocationId) -> AllocationId {
+    id.slot.numbered(id.slot.index % 3 + 1)
+}
+
+/// What a part becomes on its way through a program of version 1, and back.
+fn through_version_one<T: Replicated>(part: &T) -> Update {
+    let here = MachineName::parse("m").expect("a name");
+    let mut update = UpdateSender::new(None).next(1, part).expect("complete");
+    version_one::downgrade(&mut update, &here);
+    let text = serde_json::to_string(&update).expect("written");
+    assert!(!text.contains("web-1.2") && !text.contains("\"machine\""), "version 1 knows neither: {text}");
+    version_one::upgrade(&mut update, &here);
+    update
+}
+
+proptest! {
+    #[test]
+    fn version_one_loses_nothing_of_a_cluster_with_one_machine(kinds in proptest::collection::btree_map(0u32..6, 0u32..9, 0..6)) {
+        let mut plan = plan(&kinds, 1);
+        plan.instances = plan.instances.into_iter().map(|(id, assignment)| (moved(&id), assignment)).collect();
+        let mut receiver = UpdateReceiver::new(None);
+        prop_assert_eq!(receiver.receive(&through_version_one(&plan)), Receipt::Applied(Vec::new()));
+        prop_assert_eq!(receiver.part(), Some(&plan));
+
+        let mut table = table(&kinds, 1);
+        let endpoints = table.routes.values_mut().flat_map(|route| &mut route.endpoints);
+        endpoints.for_each(|endpoint| endpoint.allocation = moved(&endpoint.allocation));
+        let mut receiver = UpdateReceiver::new(None);
+        prop_assert_eq!(receiver.receive(&through_version_one(&table)), Receipt::Applied(Vec::new()));
+        prop_assert_eq!(receiver.part(), Some(&table));
+
+        let mut report = machine_report(&kinds, 1);
+        report.instances = report.instances.into_iter().map(|(id, status)| (moved(&id), status)).collect();
+        let mut receiver = UpdateReceiver::new(None);
+        prop_assert_eq!(receiver.receive(&through_version_one(&report)), Receipt::Applied(Vec::new()));
+        prop_assert_eq!(receiver.part(), Some(&report));
+    }
+}
+
+/// Agents of version 1 need the field `once` and the values of the configuration in each spec.
+#[test]
+fn an_agent_of_version_one_gets_specs_that_it_reads() {
+    let mut update = UpdateSender::new(None).next(1, &plan(&of([(0, 0), (1, 3)]), 1)).expect("complete");
+    version_one::downgrade(&mut update, &MachineName::parse("m").expect("a name"));
+    let specs: Vec<&serde_json::Value> =
+        update.set.iter().filter(|(key, _)| key.starts_with("spec/")).map(|(_, spec)| spec).collect();
+    assert_eq!(specs.len(), 2);
+    for spec in specs {
+        assert!(spec["config"]["KIND"].is_string() && spec["once"] == json!(false), "{spec}");
+    }
+    assert!(update.set.keys().all(|key| !key.starts_with("config/")));
 }
