@@ -25,6 +25,7 @@ LAYERS = {
     "gantry-image": 3,
     "gantry-sandbox": 3,
     "gantry-build": 4,
+    "gantry-cluster": 4,
     "gantry-controller": 5,
     "gantry-agent": 5,
     "gantry-router": 5,
@@ -37,6 +38,9 @@ DECIDERS = {
     "gantry-error-codes": {"serde", "strsim"},
     "gantry-records": {"gantry-model", "serde", "serde_json", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
+    "gantry-cluster": {
+        "gantry-admission", "gantry-control", "gantry-model", "gantry-plan-audit", "gantry-planner", "gantry-records",
+    },
 }
 # The server starts no container: neither it nor what it uses knows the sandbox.
 WITHOUT_SANDBOX = {"gantry-controller", "gantry-build"}

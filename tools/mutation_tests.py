@@ -190,7 +190,7 @@ MUTATIONS = [
      "Some(other) if input.renamed(other) == Some(app) => pairs.push(vec![app, other]),",
      "Some(other) if input.renamed(other) == Some(app) => pairs.extend([vec![app], vec![other]]),",
      "-p gantry-planner --test rename the_hosts_move"),
-    ("what goes is not changed before", "crates/controller/src/core/step.rs",
+    ("what goes is not changed before", "crates/cluster/src/step.rs",
      "|app: &AppName| !gone.contains(app)", "|_: &AppName| true",
      "-p gantry-testbed --test crashes what_was_built"),
     ("the first of many failures counts", "crates/router/src/routes/circuit.rs",

@@ -2,27 +2,77 @@
 //! change is a machine's report in which one copy has another phase than before.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gantry_cluster::{CoreEvent, CoreState, DirtySet};
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    AllocationId, App, Assignment, Deploy, DeployState, Generation, InstanceGoal, InstancePhase, MachinePlan, Moment,
-    Release, ReleaseNumber,
+    AllocationId, App, AppName, Assignment, Deploy, DeployCause, DeployNumber, DeployState, Digest, Exposure,
+    Generation, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment, ObservedInstance, Release,
+    ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName,
 };
 use gantry_records::{RecordChange, RecordIndex, StoreRecord};
 use gantry_store::{Store, StoreAddress, Txn, TxnWrite};
 
 use super::INBOX_MAX;
-use super::dirty::DirtySet;
-use super::state::{CoreEvent, CoreState};
 use super::task::{CoreMessage, CoreTask};
-use super::tests::{app_name, assignment, cause, instance_id, machine_name, ready, release};
 use crate::leadership;
 
 const MACHINES: usize = 1_000;
 const COPIES: usize = 100;
+
+fn app_name(name: &str) -> AppName {
+    AppName::parse(name).expect("a name")
+}
+
+fn machine_name(name: &str) -> MachineName {
+    MachineName::parse(name).expect("a name")
+}
+
+fn instance_id(text: &str) -> AllocationId {
+    AllocationId::parse(text).expect("an id")
+}
+
+fn ready(address: Ipv4Addr) -> ObservedInstance {
+    let since = Moment(0);
+    ObservedInstance {
+        started: Some(since),
+        address: Some(address),
+        ..ObservedInstance::new(InstancePhase::Ready, since)
+    }
+}
+
+/// The only release of an app, with four copies of one role.
+fn release(app: AppName) -> Release {
+    let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
+    role.instances = 4;
+    Release {
+        app,
+        number: ReleaseNumber(1),
+        image: Digest::from_hex(&"ab".repeat(32)).expect("a digest"),
+        commit: None,
+        config: ReleaseConfig::default(),
+        roles: [(RoleName::parse("web").expect("a role"), role)].into(),
+        deploy: DeployNumber(1),
+        created: Moment(0),
+        by: "test".into(),
+        cause: cause(),
+    }
+}
+
+fn cause() -> DeployCause {
+    DeployCause::Config { keys: vec!["A".into()] }
+}
+
+/// The spec of every copy.
+fn spec() -> InstanceSpec {
+    let release = release(app_name("app"));
+    let role = release.roles.into_values().next().expect("a role");
+    InstanceSpec { image: release.image, commit: None, config: ReleaseConfig::default(), role, volumes_of: None }
+}
 
 /// Memory of this process in MiB.
 fn resident() -> usize {
@@ -46,7 +96,7 @@ fn ids(machine: usize) -> impl Iterator<Item = AllocationId> {
 }
 
 fn report(machine: usize) -> MachineReport {
-    let address = |copy: usize| std::net::Ipv4Addr::from(0x0a53_0002 + u32::try_from(copy).expect("small"));
+    let address = |copy: usize| Ipv4Addr::from(0x0a53_0002 + u32::try_from(copy).expect("small"));
     let instances = ids(machine).enumerate().map(|(copy, id)| (id, ready(address(copy)))).collect();
     MachineReport { generation: Generation(1), instances, network: Vec::new() }
 }
@@ -64,8 +114,7 @@ fn records() -> Vec<StoreRecord> {
         let mut app = App::new(name.clone(), Moment(0));
         (app.current, app.last_release, app.last_deploy) = (Some(ReleaseNumber(1)), 1, 1);
         records.push(StoreRecord::App(app));
-        let mut release = Release { app: name.clone(), ..release(1) };
-        release.roles.values_mut().for_each(|role| role.instances = 4);
+        let release = release(name.clone());
         let number = release.deploy;
         records.push(StoreRecord::Release(release));
         let mut deploy = Deploy::new(name, number, cause(), "test".into(), false, Moment(0));
@@ -73,7 +122,7 @@ fn records() -> Vec<StoreRecord> {
         records.push(StoreRecord::Deploy(deploy));
     }
     for machine in 0..MACHINES {
-        let spec = assignment(InstanceGoal::Run).spec;
+        let spec = Arc::new(spec());
         let run = |id| (id, Assignment { spec: Arc::clone(&spec), goal: InstanceGoal::Run });
         let part = MachinePlan { generation: Generation(1), instances: ids(machine).map(run).collect() };
         records.push(StoreRecord::Machine(machine_name(&format!("m{machine}")), part.into()));
@@ -95,7 +144,7 @@ fn settle(state: &mut CoreState, mut dirty: DirtySet, now: Moment) {
 }
 
 /// The report of a machine in which the copy of this round fails its checks.
-fn news(machine: usize, round: usize) -> (gantry_model::MachineName, MachineReport) {
+fn news(machine: usize, round: usize) -> (MachineName, MachineReport) {
     let mut report = report(machine);
     report.instances.values_mut().nth(round).expect("a copy").phase = InstancePhase::Unhealthy;
     (machine_name(&format!("m{machine}")), report)

@@ -63,13 +63,19 @@ async fn write(store: &dyn Store, changes: &[RawChange], term: Revision) -> Resu
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
+    use gantry_cluster::{CoreState, DirtySet};
+    use gantry_model::clock::ClockJumps;
+    use gantry_model::{AppName, ClusterPolicy, Moment, Plan, PolicyKey, ReleaseNumber, RoleName};
+
     use super::*;
+    use crate::core::task::CoreTask;
 
     /// A store with the records of commit cf11495, and the term under which the test writes.
-    pub(in crate::core) async fn earlier_store(folder: &tempfile::TempDir) -> (Arc<dyn Store>, Revision) {
+    async fn earlier_store(folder: &tempfile::TempDir) -> (Arc<dyn Store>, Revision) {
         let path = folder.path().join("store.db");
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../records/tests/store-cf11495.db");
         std::fs::copy(fixture, &path).expect("copied");
@@ -139,5 +145,53 @@ pub(super) mod tests {
         let refused = load(&*store, before.clone(), term).await.err().expect("refused");
         assert_eq!(refused.code(), Some(gantry_api::ErrorCode::StoreNewer), "{refused}");
         assert_eq!(entries(&*store).await, before);
+    }
+
+    /// A store that the program of commit cf11495 wrote loads completely.
+    #[tokio::test]
+    async fn loads_a_store_of_an_earlier_version() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, term) = earlier_store(&folder).await;
+        let records = load(&*store, entries(&*store).await, term).await.expect("loaded").records;
+
+        let names: Vec<&str> = records.apps.keys().map(AppName::as_str).collect();
+        assert_eq!(names, ["empty", "hello", "redis", "sleepy"]);
+        let releases: usize = records.releases.values().map(BTreeMap::len).sum();
+        let deploys: usize = records.deploys.values().map(BTreeMap::len).sum();
+        let counts =
+            [releases, deploys, records.builds.len(), records.bases.len(), records.tokens.len(), records.events.len()];
+        assert_eq!(counts, [10, 10, 7, 2, 5, 41]);
+        let hello = &records.apps[&AppName::parse("hello").expect("a name")];
+        assert_eq!((hello.current, hello.scale[&RoleName::parse("web").expect("a role")]), (Some(ReleaseNumber(7)), 2));
+        let redis = &records.releases[&AppName::parse("redis").expect("a name")][&ReleaseNumber(1)];
+        assert!(redis.roles.values().any(|role| !role.volumes.is_empty()), "{redis:?}");
+        assert!(!records.plan.machines.is_empty() && records.plan.endpoints().count() > 0);
+
+        // The same instances run on under the same ids, and the next plan changes none of them.
+        let before = records.plan.clone();
+        let now = Moment(1_000_000);
+        let state = CoreState::new(records, ClockJumps::default(), now);
+        let step = state.plan(&DirtySet::everything(), now).expect("dirty");
+        let mut next = (*state.view().records).clone();
+        step.groups.concat().into_iter().for_each(|change| next.apply(change));
+        assert_eq!(next.plan.machines, before.machines);
+        let endpoints = |plan: &Plan| plan.endpoints().cloned().collect::<Vec<_>>();
+        assert_eq!(endpoints(&next.plan), endpoints(&before));
+    }
+
+    /// The server's settings become the policy of a store that an earlier program wrote, once.
+    #[tokio::test]
+    async fn settings_become_the_policy_of_an_earlier_store_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, _) = earlier_store(&folder).await;
+        store.commit(Txn::default().delete(leadership::KEY)).await.expect("no leader");
+        let leadership = leadership::acquire(&store, "test").await.expect("leadership");
+        let mut settings = ClusterPolicy::default();
+        for domain in ["apps.test", "other.test"] {
+            settings.set(PolicyKey::Domain, domain).expect("a domain");
+            let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await.expect("loaded");
+            task.adopt_policy(&settings).await.expect("written");
+            assert_eq!(task.published().get().records.policy.domain().as_str(), "apps.test");
+        }
     }
 }

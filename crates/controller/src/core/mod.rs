@@ -5,11 +5,8 @@
 //!               ▲                                            │
 //!               └──────────── committed changes ─────────────┘
 //! ```
-//! - `state`: the records, the reports and the time; [`state::CoreState::apply`] is synchronous and knows no store.
-//! - `activity`: which apps and instances wait for time to pass.
-//! - `dirty`: the apps and machines that an event affects. An empty set plans nothing.
-//! - `step`: plans one step and returns its changes in groups; pure.
-//! - `transactions`: packs the groups of a step into transactions, in an order of which every prefix is safe.
+//! - `gantry_cluster` is the pure part: the state, [`gantry_cluster::CoreState::apply`], the plan of a step and its
+//!   transactions.
 //! - `load`: migrates and parses the records of the store.
 //! - `task`: the loop, and the guarded write.
 //! - `notify`: wakes only those whose part changed.
@@ -18,23 +15,17 @@
 //! Handlers read a [`ClusterView`] and change records with [`CoreHandle::mutate`]. A heartbeat that changes nothing
 //! refreshes the time of the report, and neither plans nor wakes anything.
 
-mod activity;
 #[cfg(test)]
 mod bench;
-mod dirty;
 mod load;
 mod notify;
 mod routing_table;
-mod state;
-mod step;
 mod task;
-#[cfg(test)]
-mod tests;
-mod transactions;
 
 use std::sync::Arc;
 
 use gantry_admission::Admitted;
+use gantry_cluster::PublishedView;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::{Generation, MachineName, Moment, RoutingTable};
 use gantry_store::Store;
@@ -48,10 +39,9 @@ use crate::{ChangeError, ServerError};
 use gantry_records::RecordIndex;
 use notify::Notifier;
 use routing_table::RoutingTableCache;
-use state::PublishedView;
 use task::{CoreMessage, CoreTask, Mutation};
 
-pub use state::ClusterView;
+pub use gantry_cluster::ClusterView;
 
 /// Most messages that wait for the core.
 const INBOX_MAX: usize = 256;

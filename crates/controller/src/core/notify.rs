@@ -1,35 +1,12 @@
 //! Wakes those whose part changed: one watch per machine, one for the routes, one for apps and deploys, one
 //! for the cluster policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use gantry_cluster::{ChangedParts, ClusterView};
 use gantry_model::{Generation, MachineName};
 use tokio::sync::watch;
-
-use super::state::ClusterView;
-
-/// Parts that an event changed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ChangedParts {
-    pub(super) machines: BTreeSet<MachineName>,
-    /// Routes of any app.
-    pub(super) routes: bool,
-    /// Records of apps or deploys.
-    pub(super) deploys: bool,
-    /// The cluster policy.
-    pub(super) policy: bool,
-}
-
-impl ChangedParts {
-    /// Adds other parts.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.machines.extend(other.machines);
-        self.routes |= other.routes;
-        self.deploys |= other.deploys;
-        self.policy |= other.policy;
-    }
-}
 
 /// The watches. A watch carries only a number: whoever wakes reads the view.
 #[derive(Debug)]

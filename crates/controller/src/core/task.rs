@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use gantry_admission as admission;
 use gantry_admission::Refusal;
+use gantry_cluster::{
+    ChangeGroup, ChangedParts, CoreEvent, CoreState, DirtySet, PlannedStep, PublishedView, transactions,
+};
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::{ClockJumps, SteadyClock};
 use gantry_model::{ClusterPolicy, DeployState, MachineName, Moment};
 use gantry_store::{Revision, Store, TXN_MAX, Txn, TxnCondition, TxnOutcome, TxnWrite};
 use tokio::sync::{mpsc, oneshot};
 
-use super::dirty::DirtySet;
 use super::load::{LoadedRecords, load};
-use super::notify::{ChangedParts, Notifier};
-use super::state::{CoreEvent, CoreState, PublishedView};
-use super::step::PlannedStep;
-use super::transactions::{ChangeGroup, transactions};
+use super::notify::Notifier;
 use super::{INBOX_MAX, now};
 use crate::clock::{self, reading};
 use crate::leadership::{self, Leadership};

@@ -10,26 +10,26 @@ use gantry_planner::{
     ClusterIndex, DesiredApp, DesiredCluster, PlanDecision, PlanReport, PlanScope, PlannerInput, PlannerPolicy, plan,
 };
 
-use super::dirty::DirtySet;
-use super::state::ClusterView;
-use super::transactions::ChangeGroup;
+use crate::dirty::DirtySet;
+use crate::state::ClusterView;
+use crate::transactions::ChangeGroup;
 use gantry_records::{
     RecordChange, RecordIndex, StoreRecord, build_key, deploy_key, manifest_key, numbers_key, release_key, routes_key,
     tag_key, token_key,
 };
 
 /// One planned step.
-pub(super) struct PlannedStep {
+pub struct PlannedStep {
     /// Changes in the order in which they are written; see `transactions`.
-    pub(super) groups: Vec<ChangeGroup>,
+    pub groups: Vec<ChangeGroup>,
     /// The apps that were planned.
-    pub(super) apps: BTreeSet<AppName>,
+    pub apps: BTreeSet<AppName>,
     /// Reasons of the planned apps that wait.
-    pub(super) report: PlanReport,
+    pub report: PlanReport,
 }
 
 /// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
-pub(super) fn plan_step(
+pub(crate) fn plan_step(
     view: &ClusterView,
     index: &ClusterIndex,
     dirty: &DirtySet,
@@ -148,7 +148,7 @@ fn removal(records: &RecordIndex, app: &AppName) -> ChangeGroup {
 
 /// Returns the planner's input: the record of each app, the releases that run or may come back, and the deploys under
 /// way.
-pub(super) fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
+fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
     let apps = apps.iter().filter_map(|name| records.apps.get(name)).map(|app| {
         let deploys: Vec<Deploy> = records.open_deploys(&app.name).map(|deploy| (**deploy).clone()).collect();
         let wanted = deploys.iter().flat_map(|d| [d.release, d.previous]).chain([app.current]).flatten();

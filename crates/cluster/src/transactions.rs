@@ -16,10 +16,11 @@
 use gantry_records::RecordChange;
 
 /// Changes that belong together.
-pub(super) type ChangeGroup = Vec<RecordChange>;
+pub type ChangeGroup = Vec<RecordChange>;
 
 /// Packs groups in order into transactions of at most `most` changes. Only a group that is larger is split, in order.
-pub(super) fn transactions(groups: Vec<ChangeGroup>, most: usize) -> Vec<Vec<RecordChange>> {
+#[must_use]
+pub fn transactions(groups: Vec<ChangeGroup>, most: usize) -> Vec<Vec<RecordChange>> {
     let mut packed: Vec<Vec<RecordChange>> = Vec::new();
     for group in groups.into_iter().filter(|group| !group.is_empty()) {
         match packed.last_mut() {

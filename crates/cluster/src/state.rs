@@ -11,10 +11,10 @@ use gantry_model::{
 };
 use gantry_planner::{ClusterIndex, PlanReport};
 
-use super::activity::Activity;
-use super::dirty::DirtySet;
-use super::notify::ChangedParts;
-use super::step::{PlannedStep, plan_step};
+use crate::activity::Activity;
+use crate::changed::ChangedParts;
+use crate::dirty::DirtySet;
+use crate::step::{PlannedStep, plan_step};
 use gantry_records::{RecordChange, RecordIndex, StoreRecord, app_of_key};
 
 /// Time for which a silent router is still shown, in milliseconds. The planner counts a router as gone after
@@ -24,27 +24,33 @@ const FORGOTTEN_MILLIS: u64 = 60_000;
 /// Consistent snapshot of records, reports and time.
 #[derive(Clone)]
 pub struct ClusterView {
-    pub(crate) records: Arc<RecordIndex>,
-    pub(crate) observed: Arc<ObservedCluster>,
-    pub(crate) report: Arc<PlanReport>,
-    pub(crate) now: Moment,
-    pub(crate) jumps: Arc<ClockJumps>,
+    /// All records.
+    pub records: Arc<RecordIndex>,
+    /// The latest reports.
+    pub observed: Arc<ObservedCluster>,
+    /// Reasons why apps wait.
+    pub report: Arc<PlanReport>,
+    /// Time of the last event.
+    pub now: Moment,
+    /// Jumps of the wall clock.
+    pub jumps: Arc<ClockJumps>,
 }
 
 /// The view as readers get it. Only the core's state changes the view. A change happens in place; only what a reader
 /// still holds is copied first.
 #[derive(Clone)]
-pub(super) struct PublishedView(Arc<RwLock<ClusterView>>);
+pub struct PublishedView(Arc<RwLock<ClusterView>>);
 
 impl PublishedView {
     /// Returns the current view.
-    pub(super) fn get(&self) -> ClusterView {
+    #[must_use]
+    pub fn get(&self) -> ClusterView {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// An event for the core's state.
-pub(super) enum CoreEvent {
+pub enum CoreEvent {
     /// The records were read again from the store.
     Loaded(RecordIndex),
     /// The store committed changes.
@@ -73,17 +79,17 @@ pub(super) enum CoreEvent {
 
 /// Consequences of an event.
 #[derive(Debug, Default)]
-pub(super) struct EventEffects {
+pub struct EventEffects {
     /// Apps and machines that the planner must look at.
-    pub(super) dirty: DirtySet,
+    pub dirty: DirtySet,
     /// Whom to wake.
-    pub(super) changed: ChangedParts,
+    pub changed: ChangedParts,
     /// Events for the audit trail, not written yet.
-    pub(super) trail: Vec<RecordChange>,
+    pub trail: Vec<RecordChange>,
 }
 
 /// State of the core, owned by the core's task.
-pub(super) struct CoreState {
+pub struct CoreState {
     published: PublishedView,
     activity: Activity,
     index: ClusterIndex,
@@ -98,7 +104,8 @@ struct StateParts<'a> {
 
 impl CoreState {
     /// Creates the state of a server that starts now.
-    pub(super) fn new(records: RecordIndex, jumps: ClockJumps, now: Moment) -> Self {
+    #[must_use]
+    pub fn new(records: RecordIndex, jumps: ClockJumps, now: Moment) -> Self {
         let activity = Activity::of(&records);
         let index = ClusterIndex::of(&records.plan, &ObservedCluster::default());
         let view = ClusterView {
@@ -112,22 +119,25 @@ impl CoreState {
     }
 
     /// Returns the view for readers.
-    pub(super) fn published(&self) -> PublishedView {
+    #[must_use]
+    pub fn published(&self) -> PublishedView {
         self.published.clone()
     }
 
     /// Returns the current view.
-    pub(super) fn view(&self) -> ClusterView {
+    #[must_use]
+    pub fn view(&self) -> ClusterView {
         self.published.get()
     }
 
     /// Plans the next step for everything in `dirty`; returns `None` if nothing is dirty.
-    pub(super) fn plan(&self, dirty: &DirtySet, now: Moment) -> Option<PlannedStep> {
+    #[must_use]
+    pub fn plan(&self, dirty: &DirtySet, now: Moment) -> Option<PlannedStep> {
         plan_step(&self.view(), &self.index, dirty, now)
     }
 
     /// Applies an event at the time `now`.
-    pub(super) fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
+    pub fn apply(&mut self, event: CoreEvent, now: Moment) -> EventEffects {
         let Self { published, activity, index } = self;
         let mut guard = published.0.write().unwrap_or_else(PoisonError::into_inner);
         let view = &mut *guard;

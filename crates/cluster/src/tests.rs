@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use crate::dirty::DirtySet;
+use crate::state::{CoreEvent, CoreState, EventEffects};
+use crate::transactions::transactions;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
@@ -13,27 +16,20 @@ use gantry_model::{
     Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
-use gantry_store::Txn;
-
-use super::dirty::DirtySet;
-use super::state::{CoreEvent, CoreState, EventEffects};
-use super::task::CoreTask;
-use super::transactions::transactions;
-use crate::leadership;
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
 
 /// Time at which the state of every test is created.
 const START: u64 = 1_000_000;
 
-pub(super) fn app_name(name: &str) -> AppName {
+fn app_name(name: &str) -> AppName {
     AppName::parse(name).expect("a name")
 }
 
-pub(super) fn machine_name(name: &str) -> MachineName {
+fn machine_name(name: &str) -> MachineName {
     MachineName::parse(name).expect("a name")
 }
 
-pub(super) fn instance_id(text: &str) -> AllocationId {
+fn instance_id(text: &str) -> AllocationId {
     AllocationId::parse(text).expect("an id")
 }
 
@@ -41,7 +37,7 @@ fn digest() -> Digest {
     Digest::from_hex(&"ab".repeat(32)).expect("a digest")
 }
 
-pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
+fn ready(address: Ipv4Addr) -> ObservedInstance {
     let since = Moment(START);
     ObservedInstance {
         started: Some(since),
@@ -50,7 +46,7 @@ pub(super) fn ready(address: Ipv4Addr) -> ObservedInstance {
     }
 }
 
-pub(super) fn assignment(goal: InstanceGoal) -> Assignment {
+fn assignment(goal: InstanceGoal) -> Assignment {
     let role = Role::new(RoleCommand::Shell("serve".into()));
     let spec = InstanceSpec { image: digest(), commit: None, config: ReleaseConfig::default(), role, volumes_of: None };
     Assignment { spec: Arc::new(spec), goal }
@@ -211,7 +207,7 @@ fn a_reader_keeps_its_snapshot() {
     assert_eq!(state.view().now, Moment(START + 5));
 }
 
-pub(super) fn cause() -> DeployCause {
+fn cause() -> DeployCause {
     DeployCause::Config { keys: vec!["A".into()] }
 }
 
@@ -310,7 +306,7 @@ impl SimulatedCluster {
     }
 }
 
-pub(super) fn release(number: u64) -> Release {
+fn release(number: u64) -> Release {
     let mut role = Role { exposure: Exposure::Http, ..Role::new(RoleCommand::Shell("serve".into())) };
     role.instances = 3;
     Release {
@@ -355,52 +351,4 @@ fn every_prefix_of_every_step_of_a_deploy_leads_to_the_same_end() {
     let prefixes = cluster.run(true);
     cluster.assert_v2_serves();
     assert!(prefixes > 15, "{prefixes} prefixes are too few to be a deploy");
-}
-
-/// A store that the program of commit cf11495 wrote loads completely.
-#[tokio::test]
-async fn loads_a_store_of_an_earlier_version() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (store, term) = super::load::tests::earlier_store(&folder).await;
-    let entries = store.list("").await.expect("listed").entries;
-    let records = super::load::load(&*store, entries, term).await.expect("loaded").records;
-
-    let names: Vec<&str> = records.apps.keys().map(AppName::as_str).collect();
-    assert_eq!(names, ["empty", "hello", "redis", "sleepy"]);
-    let releases: usize = records.releases.values().map(BTreeMap::len).sum();
-    let deploys: usize = records.deploys.values().map(BTreeMap::len).sum();
-    let counts =
-        [releases, deploys, records.builds.len(), records.bases.len(), records.tokens.len(), records.events.len()];
-    assert_eq!(counts, [10, 10, 7, 2, 5, 41]);
-    let hello = &records.apps[&app_name("hello")];
-    assert_eq!((hello.current, hello.scale[&RoleName::parse("web").expect("a role")]), (Some(ReleaseNumber(7)), 2));
-    let redis = &records.releases[&app_name("redis")][&ReleaseNumber(1)];
-    assert!(redis.roles.values().any(|role| !role.volumes.is_empty()), "{redis:?}");
-    assert!(!records.plan.machines.is_empty() && records.plan.endpoints().count() > 0);
-
-    // The same instances run on under the same ids, and the next plan changes none of them.
-    let before = records.plan.clone();
-    let state = CoreState::new(records, ClockJumps::default(), Moment(START));
-    let step = state.plan(&DirtySet::everything(), Moment(START)).expect("dirty");
-    let mut next = (*state.view().records).clone();
-    step.groups.concat().into_iter().for_each(|change| next.apply(change));
-    assert_eq!(next.plan.machines, before.machines);
-    let endpoints = |plan: &gantry_model::Plan| plan.endpoints().cloned().collect::<Vec<_>>();
-    assert_eq!(endpoints(&next.plan), endpoints(&before));
-}
-
-/// The server's settings become the policy of a store that an earlier program wrote, once.
-#[tokio::test]
-async fn settings_become_the_policy_of_an_earlier_store_once() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (store, _) = super::load::tests::earlier_store(&folder).await;
-    store.commit(Txn::default().delete(leadership::KEY)).await.expect("no leader");
-    let leadership = leadership::acquire(&store, "test").await.expect("leadership");
-    let mut settings = ClusterPolicy::default();
-    for domain in ["apps.test", "other.test"] {
-        settings.set(PolicyKey::Domain, domain).expect("a domain");
-        let mut task = CoreTask::load(Arc::clone(&store), leadership.clone()).await.expect("loaded");
-        task.adopt_policy(&settings).await.expect("written");
-        assert_eq!(task.published().get().records.policy.domain().as_str(), "apps.test");
-    }
 }
