@@ -34,6 +34,7 @@ pub fn deploy_failure_code(reason: &Reason) -> ErrorCode {
         | Reason::PreparesImage { .. }
         | Reason::HeldForPromotion
         | Reason::NoRouter
+        | Reason::RouterAwaited { .. }
         | Reason::RouterBehind { .. }
         | Reason::RequestsUnderWay { .. }
         | Reason::Watching { .. }

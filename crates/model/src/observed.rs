@@ -45,6 +45,23 @@ impl ObservedCluster {
         self.routers.is_empty() && now.since(self.began) <= SILENCE_MILLIS
     }
 
+    /// A machine whose router is not known yet: the controller started too recently for every router to have reported. The
+    /// router may have routes that no other router has.
+    pub fn awaited_router<'a>(
+        &self,
+        machines: impl IntoIterator<Item = &'a MachineName>,
+        now: Moment,
+    ) -> Option<&'a MachineName> {
+        if now.since(self.began) > SILENCE_MILLIS {
+            return None;
+        }
+        let has_router = |machine: &MachineName| {
+            let first = RouterId { machine: machine.clone(), number: 0 };
+            self.routers.range(first..).next().is_some_and(|(id, _)| id.machine == *machine)
+        };
+        machines.into_iter().find(|machine| !has_router(machine))
+    }
+
     /// The routers that reported within [`SILENCE_MILLIS`].
     pub fn live_routers(&self, now: Moment) -> impl Iterator<Item = (&RouterId, &ObservedRouter)> {
         self.routers.iter().filter(move |(_, router)| now.since(router.seen) <= SILENCE_MILLIS)

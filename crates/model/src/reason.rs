@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::output::{telling_line, within_a_line};
 use crate::remedy;
 use crate::{
-    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, ReleaseNumber, RoleLimit, RoleName,
-    RouterId, Seconds, Slot, StopReason,
+    AllocationId, Bytes, DeployNumber, ExitStatus, FailedProbe, Generation, MachineName, ReleaseNumber, RoleLimit,
+    RoleName, RouterId, Seconds, Slot, StopReason,
 };
 
 /// Reason why an operation was done, failed, or waits.
@@ -92,6 +92,11 @@ pub enum Reason {
     HeldForPromotion,
     /// No router has reported since the server began.
     NoRouter,
+    /// The router of a machine has not reported since the server began.
+    RouterAwaited {
+        /// The machine.
+        machine: MachineName,
+    },
     /// A router has not yet acknowledged the routing table.
     RouterBehind {
         /// The router.
@@ -167,6 +172,9 @@ impl fmt::Display for Reason {
                 f.write_str("held: `gantry promote` moves the traffic, `gantry abort` reverts the deploy")
             }
             Self::NoRouter => f.write_str("no router has reported yet; check that `gantry router` runs"),
+            Self::RouterAwaited { machine } => {
+                write!(f, "the router of {machine} has not reported since the server started")
+            }
             Self::RouterBehind { router, has, needs } => {
                 write!(
                     f,

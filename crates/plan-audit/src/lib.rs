@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, Deploy, InstanceGoal, MachineAddress, MachineName, Moment, ObservedCluster,
-    Plan, ReleaseNumber,
+    AllocationId, App, AppName, Assignment, Deploy, Generation, InstanceGoal, MachineAddress, MachineName, Moment,
+    ObservedCluster, Plan, ReleaseNumber,
 };
 
 /// A violated invariant.
@@ -119,17 +119,25 @@ fn stops_are_acknowledged(input: &AuditInput<'_>, assigned: &Assigned<'_>, found
         reports.any(|(machine, instance)| instance.address.is_some_and(|address| is_named(machine, address)))
     };
     let floor = input.previous.routing.floor;
+    let is_awaited = input.observed.awaits_routers(input.now)
+        || input.observed.awaited_router(input.previous.machines.keys(), input.now).is_some();
+    let has_router_below = |needed: Generation| {
+        is_awaited || input.observed.live_routers(input.now).any(|(_, router)| router.generation < needed)
+    };
     let stopped = assigned.iter().filter(|(_, assignment)| assignment.goal == InstanceGoal::Stop);
     for (id, _) in stopped {
         let may_receive_requests = match before.get(*id).map(|assignment| assignment.goal) {
             Some(InstanceGoal::Stop) => false,
             Some(InstanceGoal::Retire { removed_in, .. }) => {
                 let needed = removed_in.max(floor);
-                routed.contains(*id)
-                    || input.observed.awaits_routers(input.now)
-                    || input.observed.live_routers(input.now).any(|(_, router)| router.generation < needed)
+                routed.contains(*id) || has_router_below(needed)
             }
-            Some(InstanceGoal::Run) | None => routed.contains(*id) || has_named_address(id),
+            // The routes before may have lost the instance only in their last change.
+            Some(InstanceGoal::Run) | None => {
+                let routes = input.previous.routes.get(&id.slot.app);
+                let needed = routes.map(|routes| routes.revision).unwrap_or_default().max(floor);
+                routed.contains(*id) || has_named_address(id) || has_router_below(needed)
+            }
         };
         if may_receive_requests {
             found.push(Violation::StoppedBeforeAcknowledged((*id).clone()));

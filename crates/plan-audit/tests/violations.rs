@@ -189,12 +189,29 @@ fn a_routed_instance_must_not_stop_at_once() {
 }
 
 #[test]
+fn an_instance_that_left_the_routes_must_not_stop_before_every_router_knows() {
+    let mut case = Case::new();
+    case.unroute(&copy(1, 2));
+    case.accept();
+    case.set_goal(&copy(1, 2), InstanceGoal::Stop);
+    assert_eq!(case.audit(), [Violation::StoppedBeforeAcknowledged(copy(1, 2))]);
+    case.router().generation = Generation(6);
+    assert_eq!(case.audit(), []);
+    // The router of another machine is not known yet.
+    case.observed.began = NOW;
+    assert_eq!(case.audit(), []);
+    case.previous.machines.insert(machine("n"), Arc::default());
+    assert_eq!(case.audit(), [Violation::StoppedBeforeAcknowledged(copy(1, 2))]);
+}
+
+#[test]
 fn an_instance_with_a_name_must_not_stop_at_once() {
     // Another machine may have the same address for something else.
     for (named, of, violations) in [(true, "m", 1), (true, "n", 0), (false, "m", 0)] {
         let mut case = Case::new();
         case.unroute(&copy(1, 2));
         case.accept();
+        case.router().generation = Generation(6);
         let id = copy(1, 2);
         let report = Arc::make_mut(case.observed.machines.get_mut(&machine("m")).expect("a machine"));
         report.instances.insert(id.clone(), reported(address(&id)));

@@ -7,8 +7,8 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::{
-    AllocationId, AppName, Assignment, Deploy, DeployState, Generation, InstanceGoal, MachineAddress, MachineName,
-    Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RouterId, Slot, instances_of,
+    AllocationId, AppName, AppRoutes, Assignment, Deploy, DeployState, Generation, InstanceGoal, MachineAddress,
+    MachineName, Moment, ObservedCluster, ObservedInstance, Plan, Reason, Role, RouterId, Slot, instances_of,
 };
 
 use crate::{ClusterIndex, PlannerInput, PlannerPolicy};
@@ -24,6 +24,7 @@ pub(crate) struct PlanningInput<'a> {
     renames: BTreeMap<AppName, AppName>,
     apps: BTreeMap<AppName, AppIndex<'a>>,
     acknowledged: OnceCell<Option<AcknowledgedRevisions>>,
+    awaited_router: OnceCell<Option<MachineName>>,
 }
 
 /// Everything that the previous plan and the reports contain about one app.
@@ -68,7 +69,17 @@ impl<'a> PlanningInput<'a> {
     pub(crate) fn new(input: &PlannerInput<'a>, renames: BTreeMap<AppName, AppName>) -> Self {
         let PlannerInput { observed, previous, index, policy, now, .. } = *input;
         let apps = input.scope.apps.iter().map(|app| (app.clone(), AppIndex::of(app, input))).collect();
-        Self { observed, previous, index, policy, now, renames, apps, acknowledged: OnceCell::new() }
+        Self {
+            observed,
+            previous,
+            index,
+            policy,
+            now,
+            renames,
+            apps,
+            acknowledged: OnceCell::new(),
+            awaited_router: OnceCell::new(),
+        }
     }
 
     /// The other app of an app's rename.
@@ -119,9 +130,19 @@ impl<'a> PlanningInput<'a> {
 
     /// Reports whether the app's previous routes name an instance, so that requests or name look-ups may lead there.
     /// Names are compared by address, because names do not identify instances.
-    pub(crate) fn is_named(&self, id: &AllocationId) -> bool {
+    pub(crate) fn is_named(&self, machine: &MachineName, id: &AllocationId) -> bool {
         let Some(index) = self.apps.get(&id.slot.app) else { return false };
-        index.routed.contains_key(id) || self.address(id).is_some_and(|address| index.named.contains(address))
+        let has_previous = || self.previous.routes.get(&id.slot.app).is_some_and(|r| self.may_be_named(machine, r));
+        index.routed.contains_key(id)
+            || self.address(id).is_some_and(|address| index.named.contains(address))
+            || has_previous()
+    }
+
+    /// Reports whether an instance on a machine may have one of the named addresses, because the machine has not reported
+    /// since the controller started.
+    pub(crate) fn may_be_named(&self, machine: &MachineName, routes: &AppRoutes) -> bool {
+        let is_heard = self.observed.machines.contains_key(machine);
+        !is_heard && routes.addresses().any(|named| named.machine() == machine)
     }
 
     /// Another allocation of a role, of this app or of the other app of its rename, that blocks a slot of a stop-first
@@ -189,11 +210,20 @@ impl<'a> PlanningInput<'a> {
         }
     }
 
-    /// Reason why some router is not at `revision`; `None` if every live router is there. A router with a revision that
-    /// was never assigned, or was assigned before records were lost, counts as behind.
+    /// A machine whose router has not reported since the controller started.
+    fn awaited_router(&self) -> Option<&MachineName> {
+        let find = || self.observed.awaited_router(self.previous.machines.keys(), self.now).cloned();
+        self.awaited_router.get_or_init(find).as_ref()
+    }
+
+    /// Reason why some router is not at `revision`; `None` if every live router is there. A router with a revision that was
+    /// never assigned, or was assigned before records were lost, counts as behind.
     pub(crate) fn routers_behind(&self, revision: Generation) -> Option<Reason> {
         if self.observed.awaits_routers(self.now) {
             return Some(Reason::NoRouter);
+        }
+        if let Some(machine) = self.awaited_router() {
+            return Some(Reason::RouterAwaited { machine: machine.clone() });
         }
         let AcknowledgedRevisions { lowest, highest } =
             self.acknowledged.get_or_init(|| AcknowledgedRevisions::of(self.observed, self.now)).as_ref()?;

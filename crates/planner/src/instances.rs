@@ -154,14 +154,13 @@ fn next_goal(
     let goal = assignment.goal;
     match goal {
         InstanceGoal::Stop => InstanceGoal::Stop,
-        // A renamed app leaves the routes before it ends, and may have requests all the same.
-        InstanceGoal::Run if standing_by || input.is_named(id) || input.active_requests(id) > 0 => {
+        InstanceGoal::Run if standing_by || may_get_requests(machine, id, routes, input) => {
             InstanceGoal::Retire { removed_in: routes.revision, since: input.now }
         }
         InstanceGoal::Run => InstanceGoal::Stop,
         // The part that retires the instance was written, and the routes without the instance were not: another change
         // may have got their revision.
-        InstanceGoal::Retire { since, .. } if leaves_routes(id, routes, input) => {
+        InstanceGoal::Retire { since, .. } if leaves_routes(machine, id, routes, input) => {
             InstanceGoal::Retire { removed_in: routes.revision, since: since.min(input.now) }
         }
         InstanceGoal::Retire { removed_in, since } => {
@@ -170,17 +169,25 @@ fn next_goal(
                 || matches!(input.seen_on(machine, id), ReportedState::Here(i) if i.phase == InstancePhase::Exited);
             let drained =
                 || input.retired_for(since) >= drain.millis() || input.active_requests(id) == 0 || of_dead_process();
-            let may_stop = !standing_by && input.routers_behind(removed_in).is_none() && drained();
+            let is_out = !standing_by && !input.may_be_named(machine, routes);
+            let may_stop = is_out && input.routers_behind(removed_in).is_none() && drained();
             // As with a deploy's stamps, a moment in the future counts as now.
             if may_stop { InstanceGoal::Stop } else { InstanceGoal::Retire { removed_in, since: since.min(input.now) } }
         }
     }
 }
 
-/// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its
-/// address for another instance.
-fn leaves_routes(id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
+/// Reports whether an instance may have or get requests. A renamed app leaves the routes before it ends, and may have
+/// requests all the same. An instance that failed its checks left the routes long ago, and some router may not know.
+fn may_get_requests(machine: &MachineName, id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
+    input.is_named(machine, id) || input.active_requests(id) > 0 || input.routers_behind(routes.revision).is_some()
+}
+
+/// Reports whether the previous routes name an instance and the next routes do not. The next routes may name its address
+/// for another instance.
+fn leaves_routes(machine: &MachineName, id: &AllocationId, routes: &AppRoutes, input: &PlanningInput<'_>) -> bool {
     let is_routed = || routes.endpoints().any(|endpoint| endpoint.allocation == *id);
     let is_address_named = || input.address(id).is_some_and(|address| routes.addresses().any(|named| named == address));
-    input.is_named(id) && !is_routed() && !is_address_named()
+    let may_stay = || is_routed() || is_address_named() || input.may_be_named(machine, routes);
+    input.is_named(machine, id) && !may_stay()
 }

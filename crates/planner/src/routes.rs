@@ -99,8 +99,7 @@ pub(crate) fn compose(
     }
     if let Some(release) = release_of(app, app.app.current) {
         let previous = input.previous.routes.get(name).and_then(|routes| routes.names.as_ref());
-        let known = previous.filter(|_| unheard(release, &placed));
-        routes.names = Some(known.cloned().unwrap_or_else(|| names(release, &placed)));
+        routes.names = Some(names(release, previous, &placed));
     }
     if let Some(release) = held(app)
         && let Ok(host) = HostName::parse(&format!("{}.{name}.{}", release.number, input.policy.domain))
@@ -181,21 +180,27 @@ fn insert_route(
 }
 
 /// The names of a release's app. The app's own name leads to the role that serves HTTP, or else to the role with the
-/// app's name.
-fn names(release: &Release, placed: &PlacedInstances<'_>) -> AppNames {
+/// app's name. A machine that has not reported since the controller started keeps its addresses.
+fn names(release: &Release, previous: Option<&AppNames>, placed: &PlacedInstances<'_>) -> AppNames {
     let named = || release.roles.keys().find(|role| role.as_str() == release.app.as_str());
     let main = release.web().map(|(role, _)| role).or_else(named).cloned();
     let mut roles: BTreeMap<RoleName, Vec<MachineAddress>> = BTreeMap::new();
     let is_service = |id: &AllocationId| release.roles.get(&id.slot.role).is_some_and(Role::is_service);
-    for (id, address) in serving(release, placed).filter(|(id, _)| is_service(id)) {
-        roles.entry(id.slot.role.clone()).or_default().push(address);
+    for (machine, id) in running(release, placed).filter(|(_, id)| is_service(id)) {
+        let role = &id.slot.role;
+        let kept = || previous.and_then(|names| names.roles.get(role)).into_iter().flatten();
+        let addresses: Vec<MachineAddress> = match placed.input.observed.machines.contains_key(machine) {
+            true => address(machine, id, placed.input).into_iter().collect(),
+            false => kept().filter(|address| address.machine() == machine).cloned().collect(),
+        };
+        for address in addresses {
+            let named = roles.entry(role.clone()).or_default();
+            if !named.contains(&address) {
+                named.push(address);
+            }
+        }
     }
     AppNames { main, roles }
-}
-
-/// Reports whether a machine with instances of the release has not reported since the controller started.
-fn unheard(release: &Release, placed: &PlacedInstances<'_>) -> bool {
-    placed.of(release).any(|(machine, _, _)| !placed.input.observed.machines.contains_key(machine))
 }
 
 /// The ready instances of a release with their addresses.
@@ -203,10 +208,19 @@ fn serving<'a>(
     release: &Release,
     placed: &PlacedInstances<'a>,
 ) -> impl Iterator<Item = (&'a AllocationId, MachineAddress)> {
+    running(release, placed).filter_map(|(machine, id)| Some((id, address(machine, id, placed.input)?)))
+}
+
+/// The instances of a release that are to run, with their machines.
+fn running<'a>(
+    release: &Release,
+    placed: &PlacedInstances<'a>,
+) -> impl Iterator<Item = (&'a MachineName, &'a AllocationId)> {
+    let is_chosen = |id: &AllocationId, goal| goal == InstanceGoal::Run && placed.chosen.contains(id);
     placed
         .of(release)
-        .filter(|(_, id, assignment)| assignment.goal == InstanceGoal::Run && placed.chosen.contains(*id))
-        .filter_map(|(machine, id, _)| Some((id, address(machine, id, placed.input)?)))
+        .filter(move |(_, id, assignment)| is_chosen(id, assignment.goal))
+        .map(|(machine, id, _)| (machine, id))
 }
 
 /// The address of a ready instance. If the machine has not reported since the controller started, the previous routes

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use cloud::{AppShape, ClusterEvent, TestCluster, app_name, host, machine, router};
 use gantry_model::deploy::DeployOrder;
 use gantry_model::{
-    AllocationId, ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, ObservedCluster, Reason,
-    ReleaseNumber, Seconds, TrustedProxies,
+    AllocationId, ClosedReason, DeployNumber, DeployState, Generation, InstanceGoal, InstancePhase, MachineName,
+    ObservedCluster, Reason, ReleaseNumber, RoleName, RouterId, Seconds, TrustedProxies,
 };
 use proptest::prelude::*;
 
@@ -295,6 +295,51 @@ fn a_deploy_waits_for_a_draining_single_writer_and_says_so() {
     assert_eq!(world.history.last().expect("a deploy").state, DeployState::Done);
 }
 
+/// The goal of the second copy of release 1.
+fn goal_of_second(world: &TestCluster) -> Option<InstanceGoal> {
+    world.plan.assignments().find(|(_, id, _)| id.slot.index == 2).map(|(_, _, assignment)| assignment.goal)
+}
+
+fn scale_to_one(world: &mut TestCluster) {
+    world.app().app.scale.insert(RoleName::parse("web").expect("a name"), 1);
+    world.settle();
+}
+
+#[test]
+fn an_instance_that_left_the_routes_stops_only_when_every_router_knows() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    world.machine().instances.values_mut().nth(1).expect("the second copy").phase = InstancePhase::Unhealthy;
+    world.settle();
+    assert_eq!(world.table().routes[&host()].endpoints.len(), 1, "the routes lose the copy");
+    scale_to_one(&mut world);
+    assert!(matches!(goal_of_second(&world), Some(InstanceGoal::Retire { .. })), "{:?}", goal_of_second(&world));
+    world.apply(&ClusterEvent::RouterTakesTable);
+    assert_eq!(goal_of_second(&world), Some(InstanceGoal::Stop));
+}
+
+#[test]
+fn a_restarted_controller_waits_for_the_routers_of_all_machines() {
+    let other = MachineName::parse("n").expect("a name");
+    for reports in [true, false] {
+        let mut world = plain();
+        deploy_one(&mut world);
+        world.plan.machines.insert(other.clone(), Arc::default());
+        scale_to_one(&mut world);
+        world.observed.began = world.now;
+        world.apply(&ClusterEvent::RouterTakesTable);
+        assert!(matches!(goal_of_second(&world), Some(InstanceGoal::Retire { .. })), "{:?}", goal_of_second(&world));
+        if reports {
+            let router = world.observed.routers.values().next().expect("a router").clone();
+            world.observed.routers.insert(RouterId { machine: other.clone(), number: 1 }, router);
+        } else {
+            world.apply(&ClusterEvent::Time(11));
+        }
+        world.settle();
+        assert_eq!(goal_of_second(&world), Some(InstanceGoal::Stop), "the other router reports: {reports}");
+    }
+}
+
 #[test]
 fn an_exit_fails_the_deploy_while_another_role_waits_stop_first() {
     let mut world =
@@ -311,6 +356,7 @@ fn an_exit_fails_the_deploy_while_another_role_waits_stop_first() {
     let worker = worker.expect("its new worker is placed");
     world.apply(&ClusterEvent::InstanceAdvances(worker));
     world.apply(&ClusterEvent::InstanceCrashes(worker));
+    world.apply(&ClusterEvent::RouterTakesTable);
     let reason = world.history.last().expect("a deploy that is over").reason.clone();
     assert!(
         matches!(&reason, Some(Reason::Exited { instance, .. }) if instance.slot.role.as_str() == "worker"),
@@ -507,6 +553,7 @@ fn a_declared_start_time_extends_the_deadline() {
         world.apply(&ClusterEvent::Push { hold: false });
         world.build_ends(true);
         world.apply(&ClusterEvent::AgentTakesPlan);
+        world.apply(&ClusterEvent::RouterTakesTable);
         let begun = world.now;
         while world.history.is_empty() {
             world.apply(&ClusterEvent::Time(1));
