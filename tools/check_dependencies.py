@@ -30,6 +30,7 @@ LAYERS = {
     "gantry-agent": 5,
     "gantry-router": 5,
     "gantry": 6,
+    "gantry-simulation": 7,
     "gantry-testbed": 7,
 }
 DECIDERS = {

@@ -1,0 +1,379 @@
+//! The servers: leadership, connections of peers, and the loop around the product's core. The loop mirrors
+//! `gantry_controller::core`, which runs the same steps against a real store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_cluster::{ChangedParts, CoreEvent, CoreState, DirtySet};
+use gantry_control::{
+    MachineReport, PeerMessage, Receipt, ReportSender, RouterReport, ServerMessage, Update, UpdateReceiver,
+    UpdateSender,
+};
+use gantry_model::clock::ClockJumps;
+use gantry_model::{MachinePlan, Moment, RoutingTable};
+use gantry_records::RecordChange;
+
+use crate::events::{Event, Life, LinkId, Peer};
+use crate::shapes::machine_name;
+use crate::simulation::Simulation;
+use crate::writes::WriteError;
+
+/// Interval of a server's timer, in milliseconds.
+const TICK: u64 = 500;
+
+/// Time in which messages gather before the next plan, in milliseconds.
+const WORK: u64 = 3;
+
+/// Ticks between two renewals of leadership.
+const RENEWAL_TICKS: u64 = 5;
+
+/// Ticks between two plans of everything.
+const FULL_PLAN_TICKS: u64 = 60;
+
+/// A server's process.
+#[derive(Default)]
+pub(crate) struct SimulatedServer {
+    pub(crate) life: Life,
+    pub(crate) is_up: bool,
+    /// The process stands still.
+    pub(crate) is_paused: bool,
+    /// Events for the time after the pause.
+    backlog: Vec<Event>,
+    /// Present if the server believes that it leads.
+    pub(crate) leader: Option<Box<Leader>>,
+}
+
+impl SimulatedServer {
+    /// Reports whether the server accepts connections.
+    pub(crate) fn answers(&self) -> bool {
+        self.is_up && !self.is_paused && self.leader.is_some()
+    }
+}
+
+/// A server's state while it leads.
+pub(crate) struct Leader {
+    pub(crate) core: CoreState,
+    pub(crate) term: u64,
+    pub(crate) dirty: DirtySet,
+    pub(crate) changed: ChangedParts,
+    /// The outcome of a write is unknown: the records must be read again before the next decision.
+    pub(crate) is_stale: bool,
+    pub(crate) peers: BTreeMap<LinkId, PeerLink>,
+    table: Arc<RoutingTable>,
+    ticks: u64,
+    /// Messages arrived that no plan accounts for yet.
+    is_unsettled: bool,
+}
+
+/// A server's end of a connection.
+pub(crate) enum PeerLink {
+    Agent { machine: usize, parts: UpdateSender<MachinePlan>, reports: UpdateReceiver<MachineReport> },
+    Router { machine: usize, tables: UpdateSender<RoutingTable>, reports: UpdateReceiver<RouterReport> },
+}
+
+impl Leader {
+    /// Applies an event. Returns the events for the audit trail.
+    pub(crate) fn apply(&mut self, event: CoreEvent, now: Moment) -> Vec<RecordChange> {
+        let effects = self.core.apply(event, now);
+        self.dirty.merge(effects.dirty);
+        self.changed.merge(effects.changed);
+        effects.trail
+    }
+
+    /// The routing table of the present plan.
+    fn table(&mut self) -> Arc<RoutingTable> {
+        let plan = self.core.view().records.plan.clone();
+        if self.table.generation != plan.routing.revision {
+            self.table = Arc::new(RoutingTable::assemble(&plan));
+        }
+        Arc::clone(&self.table)
+    }
+
+    /// The update that brings a peer to its present part, if the peer needs one.
+    fn update_for(&mut self, link: LinkId) -> Option<Update> {
+        let (table, view) = (self.table(), self.core.view());
+        match self.peers.get_mut(&link)? {
+            PeerLink::Agent { machine, parts, .. } => {
+                let part = view.records.plan.machines.get(&machine_name(*machine))?;
+                parts.next(part.generation.0, part)
+            }
+            PeerLink::Router { tables, .. } => tables.next(table.generation.0, &table),
+        }
+    }
+}
+
+/// Outcome of a peer's message at the server.
+enum Received {
+    Event(CoreEvent),
+    /// The server needs the complete report.
+    Gap,
+    Nothing,
+}
+
+impl PeerLink {
+    fn is_of(&self, peer: Peer) -> bool {
+        match self {
+            Self::Agent { machine, .. } => peer == Peer::Agent(*machine),
+            Self::Router { machine, .. } => peer == Peer::Router(*machine),
+        }
+    }
+
+    fn resend(&mut self) {
+        match self {
+            Self::Agent { parts, .. } => parts.resend(),
+            Self::Router { tables, .. } => tables.resend(),
+        }
+    }
+
+    fn receive(&mut self, message: &PeerMessage) -> Received {
+        let update = match message {
+            PeerMessage::Update(update) => Some(update),
+            _ => None,
+        };
+        let receipt = match (&mut *self, update) {
+            (Self::Agent { reports, .. }, Some(update)) => reports.receive(update),
+            (Self::Router { reports, .. }, Some(update)) => reports.receive(update),
+            (_, None) => Receipt::Applied(Vec::new()),
+        };
+        match (receipt, self) {
+            (Receipt::Gap, _) => Received::Gap,
+            (Receipt::Old, _) => Received::Nothing,
+            (Receipt::Applied(unread), Self::Agent { machine, reports, .. }) => {
+                assert_eq!(unread, []);
+                let report = reports.part().cloned();
+                report.map_or(Received::Nothing, |report| {
+                    Received::Event(CoreEvent::Machine(machine_name(*machine), report))
+                })
+            }
+            (Receipt::Applied(unread), Self::Router { machine, reports, .. }) => {
+                assert_eq!(unread, []);
+                let report = reports.part().map(|report| RouterReport { number: 1, ..report.clone() });
+                report.map_or(Received::Nothing, |report| {
+                    Received::Event(CoreEvent::Router(machine_name(*machine), report))
+                })
+            }
+        }
+    }
+}
+
+/// Creates the sender of a peer's reports for a new connection.
+pub(crate) fn report_sender<R>() -> ReportSender<R> {
+    ReportSender::default()
+}
+
+impl Simulation {
+    /// Runs `work` on a leader, and sends what changed. A leader that dies or learns of its deposition ends.
+    fn with_leader(
+        &mut self,
+        server: usize,
+        work: impl FnOnce(&mut Self, &mut Leader) -> Result<(), WriteError>,
+    ) -> bool {
+        let Some(mut leader) = self.servers[server].leader.take() else { return false };
+        let worked = work(self, &mut leader);
+        self.distribute(&mut leader);
+        match worked {
+            Ok(()) | Err(WriteError::Refused | WriteError::Unknown) => {
+                self.servers[server].leader = Some(leader);
+                true
+            }
+            Err(WriteError::Deposed | WriteError::Died) => {
+                let pause = self.random.between(200, 3_000);
+                self.stop_server(server, pause);
+                false
+            }
+        }
+    }
+
+    /// Sends the changed parts to their peers.
+    fn distribute(&mut self, leader: &mut Leader) {
+        let changed = std::mem::take(&mut leader.changed);
+        if changed == ChangedParts::default() {
+            return;
+        }
+        let is_affected = |peer: &PeerLink| match peer {
+            PeerLink::Agent { machine, .. } => changed.machines.contains(&machine_name(*machine)),
+            PeerLink::Router { .. } => changed.routes,
+        };
+        let links: Vec<LinkId> = leader.peers.iter().filter(|(_, peer)| is_affected(peer)).map(|(id, _)| *id).collect();
+        links.into_iter().for_each(|link| self.give(leader, link));
+    }
+
+    /// Sends a peer its part, if the peer does not have it.
+    fn give(&mut self, leader: &mut Leader, link: LinkId) {
+        if let Some(update) = leader.update_for(link) {
+            self.send_down(link, ServerMessage::Update(update));
+        }
+    }
+
+    /// Ends a server's process, which starts again after `pause` milliseconds.
+    pub(crate) fn stop_server(&mut self, server: usize, pause: u64) {
+        let process = &mut self.servers[server];
+        *process = SimulatedServer { life: process.life + 1, ..SimulatedServer::default() };
+        self.break_links(1_000, |link| link.server == server);
+        self.timeline.after(pause, Event::StartServer(server));
+    }
+
+    /// Starts a server's process.
+    pub(crate) fn start_server(&mut self, server: usize) {
+        let process = &mut self.servers[server];
+        if !process.is_up {
+            process.is_up = true;
+            self.timeline.after(0, Event::Tick { server, life: process.life });
+        }
+    }
+
+    /// A server that stood still goes on with what has arrived meanwhile.
+    pub(crate) fn resume_server(&mut self, server: usize) {
+        let process = &mut self.servers[server];
+        process.is_paused = false;
+        for event in std::mem::take(&mut process.backlog) {
+            self.timeline.after(0, event);
+        }
+    }
+
+    /// A server's timer.
+    pub(crate) fn tick(&mut self, server: usize, life: Life) {
+        let process = &mut self.servers[server];
+        if !process.is_up || process.life != life {
+            return;
+        }
+        if process.is_paused {
+            process.backlog.push(Event::Tick { server, life });
+            return;
+        }
+        self.timeline.after(TICK, Event::Tick { server, life });
+        if self.servers[server].leader.is_none() {
+            self.run_for_leadership(server);
+            return;
+        }
+        let is_leading = self.with_leader(server, |simulation, leader| {
+            let now = simulation.timeline.now;
+            leader.ticks += 1;
+            if leader.ticks.is_multiple_of(RENEWAL_TICKS) && !simulation.store.is_away(now) {
+                let renewed = simulation.store.renew(leader.term, now);
+                renewed.then_some(()).ok_or(WriteError::Deposed)?;
+            }
+            leader.apply(CoreEvent::Tick, now);
+            if leader.ticks.is_multiple_of(FULL_PLAN_TICKS) {
+                leader.dirty = DirtySet::everything();
+            }
+            simulation.settle(leader)
+        });
+        if is_leading {
+            self.with_leader(server, Self::finish_builds);
+        }
+    }
+
+    /// Takes leadership if no other server leads, and begins to plan.
+    fn run_for_leadership(&mut self, server: usize) {
+        let now = self.timeline.now;
+        if self.store.is_away(now) {
+            return;
+        }
+        let Some(term) = self.store.take(server, now) else { return };
+        let records = self.store.load();
+        self.assert_nothing_lost(&records);
+        let leader = Leader {
+            core: CoreState::new(records, ClockJumps::default(), now),
+            term,
+            dirty: DirtySet::everything(),
+            changed: ChangedParts::default(),
+            is_stale: false,
+            peers: BTreeMap::new(),
+            table: Arc::default(),
+            ticks: 0,
+            is_unsettled: false,
+        };
+        self.servers[server].leader = Some(Box::new(leader));
+        // Peers learn that another server leads.
+        self.break_links(2_000, |link| link.server != server);
+        self.with_leader(server, Self::settle);
+    }
+
+    /// The server's end of a new connection. A new connection of a peer ends the one before.
+    pub(crate) fn peer_connected(&mut self, server: usize, peer: Peer, link: LinkId) {
+        let peer_link = match peer {
+            Peer::Agent(machine) => {
+                let revision = self.agents[machine].plans.revision();
+                PeerLink::Agent { machine, parts: UpdateSender::new(revision), reports: UpdateReceiver::new(None) }
+            }
+            Peer::Router(machine) => {
+                let revision = self.routers[machine].tables.revision();
+                PeerLink::Router { machine, tables: UpdateSender::new(revision), reports: UpdateReceiver::new(None) }
+            }
+        };
+        self.with_leader(server, |simulation, leader| {
+            leader.peers.retain(|_, other| !other.is_of(peer));
+            leader.peers.insert(link, peer_link);
+            simulation.give(leader, link);
+            Ok(())
+        });
+    }
+
+    /// A message of a peer reaches its server.
+    pub(crate) fn to_server(&mut self, link: LinkId, message: PeerMessage) {
+        let Some(known) = self.links.open.get(&link) else { return };
+        let (server, peer) = (known.server, known.peer);
+        let life = self.servers[server].life;
+        if self.servers[server].is_paused {
+            self.servers[server].backlog.push(Event::ToServer { link, message });
+            return;
+        }
+        self.with_leader(server, |simulation, leader| {
+            let now = simulation.timeline.now;
+            let Some(peer_link) = leader.peers.get_mut(&link) else { return Ok(()) };
+            if message == PeerMessage::Resend {
+                peer_link.resend();
+                simulation.give(leader, link);
+                return Ok(());
+            }
+            match peer_link.receive(&message) {
+                Received::Nothing => Ok(()),
+                Received::Gap => {
+                    simulation.send_down(link, ServerMessage::Resend);
+                    Ok(())
+                }
+                Received::Event(event) => {
+                    if simulation.store.leads(leader.term, now) {
+                        simulation.checks.heard(peer, now);
+                    }
+                    let trail = leader.apply(event, now);
+                    if !std::mem::replace(&mut leader.is_unsettled, true) {
+                        simulation.timeline.after(WORK, Event::Settle { server, life });
+                    }
+                    simulation.commit_trail(leader, trail)
+                }
+            }
+        });
+    }
+
+    /// Plans for all messages that arrived meanwhile.
+    pub(crate) fn settle_server(&mut self, server: usize, life: Life) {
+        let process = &mut self.servers[server];
+        if process.life != life {
+            return;
+        }
+        if process.is_paused {
+            process.backlog.push(Event::Settle { server, life });
+            return;
+        }
+        self.with_leader(server, |simulation, leader| {
+            leader.is_unsettled = false;
+            simulation.settle(leader)
+        });
+    }
+
+    /// Runs a command on the server that answers. Returns the command's result if the server acknowledged it.
+    pub(crate) fn on_answering_server<T>(
+        &mut self,
+        command: impl FnOnce(&mut Self, &mut Leader) -> Result<T, WriteError>,
+    ) -> Option<T> {
+        let server = (0..self.servers.len()).find(|server| self.servers[*server].answers())?;
+        let mut result = None;
+        self.with_leader(server, |simulation, leader| {
+            result = Some(command(simulation, leader)?);
+            Ok(())
+        });
+        result
+    }
+}

@@ -1,0 +1,123 @@
+//! The apps of a run, their roles, and how their containers behave.
+
+use std::collections::BTreeMap;
+
+use gantry_model::role::{Exposure, Kind};
+use gantry_model::{AppName, Digest, MachineName, Role, RoleCommand, RoleName, Seconds};
+
+use crate::random::Random;
+
+/// Variable of a role's environment that carries the behaviour to the containers.
+const BEHAVIOUR: &str = "BEHAVIOUR";
+
+/// How the containers of a release behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// They become ready.
+    Good,
+    /// They become ready after some 10 s.
+    Slow,
+    /// They exit at once with status 1.
+    Exits,
+    /// They run, and never become ready.
+    NeverReady,
+    /// They become ready, and exit a few seconds later. After some crashes they stay.
+    ExitsLater,
+}
+
+const BEHAVIOURS: [(&str, Behaviour); 5] = [
+    ("good", Behaviour::Good),
+    ("slow", Behaviour::Slow),
+    ("exits", Behaviour::Exits),
+    ("never-ready", Behaviour::NeverReady),
+    ("exits-later", Behaviour::ExitsLater),
+];
+
+impl Behaviour {
+    /// A behaviour; good in more than half of all cases.
+    pub(crate) fn random(random: &mut Random) -> Self {
+        match random.between(0, 19) {
+            0..12 => Self::Good,
+            12..14 => Self::Slow,
+            14..16 => Self::Exits,
+            16 => Self::NeverReady,
+            _ => Self::ExitsLater,
+        }
+    }
+
+    /// The behaviour of a role's containers.
+    pub(crate) fn of(role: &Role) -> Self {
+        let named = BEHAVIOURS.iter().find(|(name, _)| role.env.get(BEHAVIOUR).is_some_and(|value| value == name));
+        named.map_or(Self::Good, |(_, behaviour)| *behaviour)
+    }
+
+    fn word(self) -> &'static str {
+        BEHAVIOURS.iter().find(|(_, behaviour)| *behaviour == self).map_or("good", |(name, _)| name)
+    }
+}
+
+/// One app of the run.
+#[derive(Debug, Clone)]
+pub(crate) struct SimulatedApp {
+    pub(crate) name: AppName,
+    copies: u32,
+    has_worker: bool,
+    has_volume: bool,
+    has_release_step: bool,
+}
+
+impl SimulatedApp {
+    /// Makes up an app.
+    pub(crate) fn random(number: usize, random: &mut Random) -> Self {
+        Self {
+            name: AppName::parse(&format!("app-{number}")).expect("a name"),
+            copies: u32::try_from(random.between(1, 4)).expect("small"),
+            has_worker: random.chance(500),
+            has_volume: random.chance(300),
+            has_release_step: random.chance(200),
+        }
+    }
+
+    /// The roles of a new release.
+    pub(crate) fn roles(&self, behaviour: Behaviour) -> BTreeMap<RoleName, Role> {
+        let mut web = Role { exposure: Exposure::Http, ..role(behaviour) };
+        web.instances = self.copies;
+        web.drain = Some(Seconds(10));
+        let mut roles = BTreeMap::from([(role_name("web"), web)]);
+        if self.has_worker {
+            roles.insert(role_name("worker"), role(Behaviour::Good));
+        }
+        if self.has_volume {
+            let mut database = role(Behaviour::Good);
+            database.volumes.insert("data".into(), "/data".into());
+            roles.insert(role_name("database"), database);
+        }
+        if self.has_release_step {
+            let fails = behaviour == Behaviour::Exits;
+            let step = role(if fails { Behaviour::Exits } else { Behaviour::Good });
+            roles.insert(role_name("release"), Role { kind: Kind::Job, ..step });
+        }
+        roles
+    }
+}
+
+fn role(behaviour: Behaviour) -> Role {
+    let mut role = Role::new(RoleCommand::Shell("serve".into()));
+    role.env.insert(BEHAVIOUR.into(), behaviour.word().into());
+    role
+}
+
+/// Parses the name of a role.
+pub(crate) fn role_name(name: &str) -> RoleName {
+    RoleName::parse(name).expect("a name")
+}
+
+/// The name of a machine.
+pub(crate) fn machine_name(machine: usize) -> MachineName {
+    MachineName::parse(&format!("m{machine}")).expect("a name")
+}
+
+/// The digest of a release's image.
+pub(crate) fn image(number: u64) -> Digest {
+    Digest::from_hex(&format!("{number:064x}")).expect("a digest")
+}

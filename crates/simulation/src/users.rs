@@ -1,0 +1,139 @@
+//! The users' commands, and the builds that the server runs for them. A command is acknowledged once it is durable; the
+//! module `checks` then expects its effect for ever.
+
+use gantry_admission::{Actor, BuiltRelease, NewApp, RequestedConfig, build_failed, release_built};
+use gantry_model::deploy::DeployOrder;
+use gantry_model::{AppName, Deploy, DeployCause, DeployState, Reason};
+
+use crate::events::Event;
+use crate::servers::Leader;
+use crate::shapes::{Behaviour, SimulatedApp, image, role_name};
+use crate::simulation::Simulation;
+use crate::writes::WriteError;
+
+/// Name of the users in the audit trail.
+const USER: &str = "user";
+
+impl Simulation {
+    /// Schedules the creation of all apps, and the commands after that.
+    pub(crate) fn schedule_commands(&mut self) {
+        let creations = 2 * self.settings.apps() as u64;
+        for number in 0..creations + self.settings.commands() {
+            let (low, high) = if number < creations { (500, 6_000) } else { (5_000, self.settings.seconds * 1000) };
+            let at = self.random.between(low, high);
+            self.timeline.after(at, Event::Command);
+        }
+    }
+
+    /// A user gives a command: creates an app that is missing, or changes one.
+    pub(crate) fn command(&mut self) {
+        let missing = self.apps.iter().find(|app| !self.store.records.apps.contains_key(&app.name));
+        match missing.cloned() {
+            Some(app) if !self.checks.may_be_destroyed(&app.name) => self.create_app(&app),
+            _ => {
+                let app = self.random.pick(&self.apps).clone();
+                match self.random.between(0, 19) {
+                    0..9 => self.deploy(&app, false),
+                    9..11 => self.deploy(&app, true),
+                    11..15 => self.scale(&app),
+                    15..17 => self.order(&app.name, DeployOrder::Abort),
+                    17..19 => self.order(&app.name, DeployOrder::Promote),
+                    _ => self.destroy(&app.name),
+                }
+            }
+        }
+    }
+
+    fn create_app(&mut self, app: &SimulatedApp) {
+        let name = app.name.clone();
+        let new = NewApp { name: name.clone(), base: None, branch: None, hosts: Vec::new() };
+        let created = self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).create_app(new))
+        });
+        if created.flatten().is_some() {
+            self.checks.app_created(&name);
+        }
+        self.deploy(app, false);
+    }
+
+    fn deploy(&mut self, app: &SimulatedApp, hold: bool) {
+        let name = &app.name;
+        let cause = DeployCause::Config { keys: vec!["KEY".into()] };
+        let started = self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).start_deploy(name, cause, hold))
+        });
+        if let Some(number) = started.flatten() {
+            self.checks.deploy_started(name, number);
+        }
+    }
+
+    fn scale(&mut self, app: &SimulatedApp) {
+        // A release without copies is never checked, so a bad one could be promoted.
+        let count = u32::try_from(self.random.between(1, 5)).expect("small");
+        let name = &app.name;
+        let roles = [(role_name("web"), count)].into();
+        let scaled = self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).change_scale(name, roles))
+        });
+        match scaled {
+            Some(Some(())) => self.checks.scaled(name, count),
+            Some(None) => {}
+            None => self.checks.scale_unknown(name),
+        }
+    }
+
+    fn destroy(&mut self, name: &AppName) {
+        self.checks.destroy_requested(name);
+        self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).destroy_app(name))
+        });
+    }
+
+    fn order(&mut self, name: &AppName, order: DeployOrder) {
+        self.on_answering_server(|simulation, leader| {
+            simulation.mutate(leader, |records, now| Actor::new(records, now, USER).order(name, order))
+        });
+    }
+
+    /// Promotes all held releases, so that every deploy can end.
+    pub(crate) fn promote_held(&mut self) {
+        let deploys = self.store.records.deploys.values().flat_map(|deploys| deploys.values());
+        let held = deploys.filter(|deploy| deploy.state == DeployState::Held && deploy.order.is_none());
+        let names: Vec<AppName> = held.map(|deploy| deploy.app.clone()).collect();
+        names.iter().for_each(|name| self.order(name, DeployOrder::Promote));
+    }
+
+    /// Ends the builds whose time has come.
+    pub(crate) fn finish_builds(&mut self, leader: &mut Leader) -> Result<(), WriteError> {
+        let now = self.timeline.now;
+        let records = leader.core.view().records;
+        let is_built = |deploy: &&Deploy| {
+            let waits = deploy.state == DeployState::Building && deploy.release.is_none();
+            waits && now.since(deploy.entered) >= 500 + deploy.number.0 * 7919 % 3_000
+        };
+        let open = records.apps.keys().flat_map(|app| records.open_deploys(app));
+        let built: Vec<Deploy> = open.map(AsRef::as_ref).filter(is_built).cloned().collect();
+        for deploy in built {
+            let (fails, behaviour) = (self.random.chance(50), Behaviour::random(&mut self.random));
+            let Some(app) = self.apps.iter().find(|app| app.name == deploy.app) else { continue };
+            let release = BuiltRelease {
+                image: image(self.random.number()),
+                commit: None,
+                roles: app.roles(behaviour),
+                config: None,
+                defaults: RequestedConfig::default(),
+                base: None,
+                build: None,
+            };
+            self.mutate(leader, |records, now| {
+                let changes = if fails {
+                    build_failed(records, now, &deploy, Reason::Aborted)
+                } else {
+                    release_built(records, now, &deploy, release)
+                };
+                Ok((changes, ()))
+            })?;
+        }
+        Ok(())
+    }
+}
