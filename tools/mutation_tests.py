@@ -181,7 +181,7 @@ MUTATIONS = [
      "(waits && deploy.created == begun.created).then_some(deploy)", "waits.then_some(deploy)",
      "-p gantry-admission the_outcome_of_a_build"),
     ("a retirement without its routes is repeated", "crates/planner/src/instances.rs",
-     "InstanceGoal::Retire { since, .. } if leaves_routes(id, routes, input) =>", "InstanceGoal::Retire { since, .. } if false =>",
+     "InstanceGoal::Retire { since, .. } if leaves_routes(machine, id, routes, input) =>", "InstanceGoal::Retire { since, .. } if false =>",
      "-p gantry-planner --test rename a_written_retirement"),
     ("acknowledgements of lost records do not count", "crates/planner/src/input.rs",
      "if lowest.0 < revision.max(head.floor) {", "if lowest.0 < revision {",

@@ -10,10 +10,9 @@ use crate::transactions::transactions;
 use gantry_control::{MachineReport, RouterReport};
 use gantry_model::clock::ClockJumps;
 use gantry_model::{
-    AllocationId, App, AppName, Assignment, AuditAction, ClusterPolicy, Deploy, DeployCause, DeployNumber, DeployState,
-    Digest, Exposure, Generation, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
-    ObservedInstance, PolicyKey, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead,
-    Scope,
+    AllocationId, App, AppName, Assignment, AuditAction, Deploy, DeployCause, DeployNumber, DeployState, Digest,
+    Exposure, Generation, InstanceGoal, InstancePhase, InstanceSpec, MachineName, MachinePlan, Moment,
+    ObservedInstance, Release, ReleaseConfig, ReleaseNumber, Role, RoleCommand, RoleName, RoutingHead, Scope,
 };
 use gantry_plan_audit::{AuditInput, RoutableReleases, audit};
 use gantry_records::{EventRecord, RecordChange, RecordIndex, StoreRecord, TokenRecord};
