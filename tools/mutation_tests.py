@@ -25,6 +25,8 @@ MUTATIONS = [
      "Ok::<(), std::io::Error>(drop(walk::give))", "-p gantry the_files_of_an_earlier_version"),
     ("no file with a second name given", "crates/linux/src/walk.rs", "|| is_given || has_second_name",
      "|| is_given || (has_second_name && is_given)", "-p gantry-linux gives_a_tree"),
+    ("a registry's password in no log", "crates/api/src/builds.rs", 'write!(f, "RegistryCredentials of {:?}", self.username)',
+     'write!(f, "{} {}", self.username, self.password)', "-p gantry-api a_password_is_in"),
     ("masked paths", "crates/sandbox/src/posture.rs", "for path in MASKED {", 'for path in [""; 0] {',
      "-p gantry-sandbox --test containers masks_paths"),
     ("read-only paths", "crates/sandbox/src/posture.rs", "for path in READ_ONLY {", 'for path in [""; 0] {',

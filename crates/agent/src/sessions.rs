@@ -52,6 +52,7 @@ async fn open_session(agent: Arc<AgentContext>, request: SessionRequest) {
     let result = match request.kind {
         SessionKind::Build(order) => return builds::run_build(agent, request.id, order, reader, writer).await,
         SessionKind::Base(order) => return builds::run_base(agent, request.id, order, reader, writer).await,
+        SessionKind::Pull(order) => return builds::run_pull(agent, request.id, order, reader, writer).await,
         SessionKind::Space => send_space(&agent, &mut writer).await,
         SessionKind::Cache(order) => {
             builds::apply_cache_order(&agent, order).await.map(|()| 0).map_err(SessionError::Cache)

@@ -3,6 +3,8 @@
 use gantry_model::{AppName, BuildPhase, DeployNumber, Digest, Moment};
 use serde::{Deserialize, Serialize};
 
+use crate::problem::Problem;
+
 /// An order to build the image of a source tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildOrder {
@@ -40,6 +42,33 @@ pub struct BaseOrder {
     pub recipe: String,
 }
 
+/// An order to fetch an image from another registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullOrder {
+    /// Reference of the image, with its registry.
+    pub reference: String,
+    /// Credentials for the other registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<RegistryCredentials>,
+    /// Id by which this cluster's registry is recognized under any host name.
+    pub own: String,
+}
+
+/// Credentials for another registry. Nothing stores them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryCredentials {
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegistryCredentials of {:?}", self.username)
+    }
+}
+
 /// An order about the build caches on a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
@@ -58,7 +87,8 @@ pub enum CacheOrder {
     },
 }
 
-/// An event of a build, as one line of JSON. The last event is `Done` or `Failed`; without either, the build was lost.
+/// An event of a build or of a pull, as one line of JSON. The last event is `Done`, `Failed`, `Refused` or `OwnRegistry`;
+/// without any of them, the work was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum BuildEvent {
@@ -91,11 +121,26 @@ pub enum BuildEvent {
         /// The last lines of the failing program's output.
         tail: Vec<String>,
     },
+    /// The pull failed.
+    Refused {
+        /// The cause and the remedy.
+        problem: Problem,
+    },
+    /// The registry turned out to be this cluster's own.
+    OwnRegistry,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_in_no_log() {
+        let who = RegistryCredentials { username: "ci".to_owned(), password: "secret-value".to_owned() };
+        let order = PullOrder { reference: "r.example/x".to_owned(), credentials: Some(who), own: String::new() };
+        let text = format!("{order:?}");
+        assert!(text.contains("ci") && !text.contains("secret-value"), "{text}");
+    }
 
     #[test]
     fn an_event_is_one_line() {

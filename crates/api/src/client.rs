@@ -11,11 +11,12 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use crate::problem::Problem;
@@ -171,7 +172,24 @@ impl Client {
     /// [`ClientError`].
     pub async fn upload<T: DeserializeOwned>(&self, path: &str, file: std::fs::File) -> Result<T, ClientError> {
         let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10);
-        let body = BodyExt::boxed(StreamBody::new(pieces.map(|piece| piece.map(hyper::body::Frame::data))));
+        self.upload_body(path, BodyExt::boxed(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))))).await
+    }
+
+    /// Sends pieces as the body of a `POST`, as they arrive. An error among them breaks the upload off. No timeout covers
+    /// the upload, only the connection's.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn upload_pieces<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        mut pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> Result<T, ClientError> {
+        let pieces = stream::poll_fn(move |cx| pieces.poll_recv(cx));
+        self.upload_body(path, BodyExt::boxed(StreamBody::new(pieces.map(|piece| piece.map(Frame::data))))).await
+    }
+
+    async fn upload_body<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, ClientError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", self.url))

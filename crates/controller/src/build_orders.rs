@@ -1,4 +1,4 @@
-//! Orders to agents: builds, base images and build caches. The server sends the order on a session, and follows the
+//! Orders to agents: builds, base images, pulls and build caches. The server sends the order on a session, and follows the
 //! session until the verdict.
 //!
 //! An order can be repeated: an agent that ends early leaves nothing, and the next agent begins again. The id of the
@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use gantry_api::Problem;
 use gantry_api::builds::{BuildEvent, CacheOrder};
 use gantry_api::frame::Frame;
 use gantry_api::types::SessionKind;
@@ -39,24 +40,47 @@ const CACHE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest line of an event.
 const LINE_MAX: usize = 32 << 20;
 
+/// Failure of an order to an agent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OrderError {
+    /// A build failed, or no agent carried out the order.
+    #[error("{}", .0.message)]
+    Failed(BuildError),
+    /// A pull failed.
+    #[error("{}", .0.message)]
+    Refused(Problem),
+    /// A pull led to this server's own registry.
+    #[error("the image is in this cluster's own registry")]
+    OwnRegistry,
+}
+
+impl From<OrderError> for BuildError {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Failed(error) => error,
+            other => Self::new(BuildPhase::Machine, other.to_string()),
+        }
+    }
+}
+
 /// End of a session with an agent.
 enum Verdict {
     Done(Digest),
-    Failed(BuildError),
+    Failed(OrderError),
     /// The agent ended, or fell silent.
     Lost,
 }
 
-/// Lets an agent carry out a build or make a base, and returns the digest of the image. Repeats the order if the agent
-/// ends during the work.
-pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Output) -> Result<Digest, BuildError> {
+/// Lets an agent carry out a build, make a base or pull an image, and returns the digest of the image. Repeats the order if
+/// the agent ends during the work.
+pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Output) -> Result<Digest, OrderError> {
     let mut attempts = 0;
     let mut deadline = Instant::now() + AGENT_TIMEOUT;
     loop {
         let machine = machine_for_builds(server);
         let opened = tokio::select! {
             opened = server.sessions.open_order(&machine, order.clone()) => opened,
-            () = output.cancelled() => return Err(cancelled()),
+            () = output.cancelled() => return Err(OrderError::Failed(cancelled())),
         };
         match opened {
             Ok(mut session) => match follow(&mut TokioIo::new(&mut session.connection), output).await {
@@ -66,18 +90,20 @@ pub(crate) async fn carry_out(server: &Server, order: SessionKind, output: &Outp
                     attempts += 1;
                     if attempts == ATTEMPTS {
                         let why = format!(
-                            "the agent of machine {machine} ended during the build, {ATTEMPTS} times; the output of \
+                            "the agent of machine {machine} ended during the work, {ATTEMPTS} times; the output of \
                              `gantry up` says why"
                         );
-                        return Err(BuildError::new(BuildPhase::Machine, why));
+                        return Err(OrderError::Failed(BuildError::new(BuildPhase::Machine, why)));
                     }
-                    output.note(&format!("The agent of machine {machine} ended during the build: beginning again"));
+                    output.note(&format!("The agent of machine {machine} ended during the work: beginning again"));
                     deadline = Instant::now() + AGENT_TIMEOUT;
                 }
             },
-            Err(error) if Instant::now() >= deadline => return Err(BuildError::new(BuildPhase::Machine, error)),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(OrderError::Failed(BuildError::new(BuildPhase::Machine, error)));
+            }
             Err(error) => {
-                tracing::warn!(%machine, %error, "no agent takes the build; trying again");
+                tracing::warn!(%machine, %error, "no agent takes the order; trying again");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
@@ -103,7 +129,7 @@ async fn follow(session: &mut (impl AsyncRead + AsyncWrite + Unpin), output: &Ou
                 let _ = session.shutdown().await;
                 let ended = async { while let Ok(Some(_)) = Frame::read(session).await {} };
                 let _ = tokio::time::timeout(CANCEL_TIMEOUT, ended).await;
-                return Verdict::Failed(cancelled());
+                return Verdict::Failed(OrderError::Failed(cancelled()));
             }
         };
         let Ok(Ok(Some(Frame::Output(piece)))) = frame else { return Verdict::Lost };
@@ -116,8 +142,10 @@ async fn follow(session: &mut (impl AsyncRead + AsyncWrite + Unpin), output: &Ou
                 Ok(BuildEvent::Program { text }) => output.take(OutputEvent::Program(text)),
                 Ok(BuildEvent::Done { image }) => return Verdict::Done(image),
                 Ok(BuildEvent::Failed { phase, message, tail }) => {
-                    return Verdict::Failed(BuildError { phase, message, tail });
+                    return Verdict::Failed(OrderError::Failed(BuildError { phase, message, tail }));
                 }
+                Ok(BuildEvent::Refused { problem }) => return Verdict::Failed(OrderError::Refused(problem)),
+                Ok(BuildEvent::OwnRegistry) => return Verdict::Failed(OrderError::OwnRegistry),
                 Err(error) => {
                     tracing::error!(%error, "an agent sent an unknown event of a build");
                     return Verdict::Lost;
@@ -186,7 +214,7 @@ mod tests {
             .flat_map(|event| [serde_json::to_vec(event).expect("JSON"), b"\n".to_vec()].concat())
             .collect();
         let (verdict, log) = sent(&bytes).await;
-        let Verdict::Failed(error) = verdict else { panic!("a verdict") };
+        let Verdict::Failed(OrderError::Failed(error)) = verdict else { panic!("a verdict") };
         assert_eq!((error.phase, error.message.as_str(), error.tail.len()), (BuildPhase::Compile, "no", 1));
         assert_eq!(log, "-----> one\n       two\n");
     }

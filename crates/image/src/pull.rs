@@ -1,13 +1,14 @@
-//! Pulls an image from another registry into the blobs, by the OCI distribution specification 1.1. The registry is
-//! foreign: every response is bounded, and every blob must match its digest.
+//! Pulls an image from another registry, by the OCI distribution specification 1.1. The registry is foreign: every response
+//! is bounded. The image goes to a [`PullTarget`], which checks each blob against its digest.
 
 use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use gantry_blobs::{BlobError, BlobStore, DigestHasher};
+use gantry_blobs::DigestHasher;
 use gantry_model::Digest;
 use reqwest::header::{ACCEPT, CONTENT_RANGE, HeaderName, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, StatusCode, Url};
@@ -95,9 +96,41 @@ pub enum PullError {
     /// The image cannot run on this machine.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A blob could not be stored, or does not match its digest.
+    /// The transfer of a blob broke off.
     #[error(transparent)]
-    Blob(#[from] BlobError),
+    Transfer(io::Error),
+    /// A blob could not be stored, or does not match its digest.
+    #[error("the image cannot be stored")]
+    Target(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The place where a pulled image goes.
+pub trait PullTarget: Sync {
+    /// Cause of a failed operation.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Reports whether the blob is there, and matches its digest.
+    fn is_intact(&self, digest: &Digest) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// Fails if there is no space for that many bytes; the error says so.
+    fn check_room(&self, bytes: u64) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Stores a blob. Fails if the content does not match the digest, and when the stream fails.
+    fn put_stream(
+        &self,
+        digest: &Digest,
+        pieces: BoxStream<'_, io::Result<Bytes>>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Stores a small blob.
+    fn put(&self, digest: &Digest, document: Bytes) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Reads a small blob.
+    fn read(&self, digest: &Digest) -> impl Future<Output = Result<Bytes, Self::Error>> + Send;
+}
+
+fn target(error: impl std::error::Error + Send + Sync + 'static) -> PullError {
+    PullError::Target(error.into())
 }
 
 /// The identity of the puller.
@@ -112,28 +145,25 @@ pub struct Asker<'a> {
 /// Response header by which a Gantry registry recognizes itself, under any host name.
 pub const REGISTRY_ID: &str = "gantry-registry";
 
-/// Pulls an image and returns the digest of its manifest. `tell` receives progress messages. `fits` returns an error if
-/// there is no space for that many bytes.
+/// Pulls an image and returns the digest of its manifest. `tell` receives progress messages.
 ///
 /// # Errors
 /// [`PullError`]. Blobs received before the error stay until garbage collection removes the unreferenced blobs.
 pub async fn pull(
     remote: &Remote,
     asker: Asker<'_>,
-    blobs: &BlobStore,
+    blobs: &impl PullTarget,
     tell: impl Fn(String) + Sync,
-    fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
     let registry = Registry::new(remote.clone(), asker)?;
     let late = || PullError::Answer(format!("it took longer than {} s", DEADLINE.as_secs()));
-    tokio::time::timeout(DEADLINE, whole(&registry, blobs, tell, fits)).await.map_err(|_| late())?
+    tokio::time::timeout(DEADLINE, whole(&registry, blobs, tell)).await.map_err(|_| late())?
 }
 
 async fn whole(
     registry: &Registry<'_>,
-    blobs: &BlobStore,
+    blobs: &impl PullTarget,
     tell: impl Fn(String) + Sync,
-    fits: impl Fn(u64) -> Result<(), String>,
 ) -> Result<Digest, PullError> {
     tell(format!("Reading {}", registry.remote));
     let (digest, text) = registry.image().await?;
@@ -141,31 +171,42 @@ async fn whole(
     let mut missing: Vec<&Descriptor> = Vec::new();
     for descriptor in manifest.blobs() {
         let known = missing.iter().any(|other| other.digest == descriptor.digest);
-        if !known && !blobs.is_intact(&descriptor.digest).await? {
+        if !known && !blobs.is_intact(&descriptor.digest).await.map_err(target)? {
             missing.push(descriptor);
         }
     }
     let bytes: u64 = missing.iter().map(|descriptor| descriptor.size).sum();
-    fits(bytes).map_err(PullError::NoRoom)?;
+    blobs.check_room(bytes).await.map_err(PullError::NoRoom)?;
     tell(format!("Fetching {} of {} blobs, {}", missing.len(), manifest.blobs().count(), gantry_model::Bytes(bytes)));
     let mut fetches = Vec::new();
     for descriptor in missing {
         fetches.push(fetch(registry, descriptor, blobs, &tell).boxed());
     }
     stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    Config::parse(&blobs.read(&manifest.config.digest).await?, &manifest)?;
-    blobs.put(text).await?;
+    Config::parse(&blobs.read(&manifest.config.digest).await.map_err(target)?, &manifest)?;
+    blobs.put(&digest, text).await.map_err(target)?;
     Ok(digest)
 }
 
 async fn fetch(
     registry: &Registry<'_>,
     descriptor: &Descriptor,
-    blobs: &BlobStore,
+    blobs: &impl PullTarget,
     tell: &(impl Fn(String) + Sync),
 ) -> Result<(), PullError> {
     let transfer = Transfer::begin(registry, descriptor).await?;
-    blobs.put_stream(transfer.pieces().boxed(), Some(&descriptor.digest)).await?;
+    // The target only knows that the stream ended; the cause is the registry's.
+    let broken = std::sync::Mutex::new(None);
+    let note = |error: io::Error| {
+        let told = io::Error::new(error.kind(), error.to_string());
+        *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        told
+    };
+    let stored = blobs.put_stream(&descriptor.digest, transfer.pieces().map_err(note).boxed()).await;
+    if let Some(error) = broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(PullError::Transfer(error));
+    }
+    stored.map_err(target)?;
     tell(format!("{} {}", descriptor.digest.short(), gantry_model::Bytes(descriptor.size)));
     Ok(())
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_blobs::BlobStore;
-use gantry_image::{Asker, Remote, pull};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use gantry_blobs::{BlobError, BlobStore};
+use gantry_image::{Asker, PullTarget, Remote, pull};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -110,15 +112,46 @@ async fn said(pages: Pages) -> Result<String, String> {
     said_of(&registry(pages).await).await
 }
 
+/// A folder of blobs with room for 1 GiB.
+struct Target(BlobStore);
+
+impl PullTarget for Target {
+    type Error = BlobError;
+
+    async fn is_intact(&self, digest: &gantry_model::Digest) -> Result<bool, BlobError> {
+        self.0.is_intact(digest).await
+    }
+
+    async fn check_room(&self, bytes: u64) -> Result<(), String> {
+        if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) }
+    }
+
+    async fn put_stream(
+        &self,
+        digest: &gantry_model::Digest,
+        pieces: BoxStream<'_, std::io::Result<Bytes>>,
+    ) -> Result<(), BlobError> {
+        self.0.put_stream(pieces, Some(digest)).await.map(drop)
+    }
+
+    async fn put(&self, _: &gantry_model::Digest, document: Bytes) -> Result<(), BlobError> {
+        self.0.put(document).await.map(drop)
+    }
+
+    async fn read(&self, digest: &gantry_model::Digest) -> Result<Bytes, BlobError> {
+        self.0.read(digest).await
+    }
+}
+
 /// Pulls `shop:1` from the registry at the address and returns the result.
 async fn said_of(address: &str) -> Result<String, String> {
-    let fits = |bytes| if bytes < 1 << 30 { Ok(()) } else { Err(format!("there is no room for {bytes} bytes")) };
     let folder = tempfile::tempdir().expect("a folder");
-    let blobs = BlobStore::in_folder(folder.path()).expect("blobs");
+    let target = Target(BlobStore::in_folder(folder.path()).expect("blobs"));
+    let blobs = &target.0;
     let remote = Remote::parse(&format!("{address}/shop:1")).expect("a reference").expect("with a registry");
     let begun = Instant::now();
     let asker = Asker { credentials: None, own: Some("mine") };
-    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, asker, &blobs, |_| (), fits)).await;
+    let pulled = tokio::time::timeout(Duration::from_secs(20), pull(&remote, asker, &target, |_| ())).await;
     let pulled = pulled.unwrap_or_else(|_| panic!("no answer after {:?}", begun.elapsed()));
     for (digest, _) in blobs.list().await.expect("listed") {
         blobs.read(&digest).await.expect("it is what its name says");

@@ -1,6 +1,8 @@
 //! Authorization of every operation with every kind of token. The table of the server's responses is checked in as
 //! `transcripts/scopes.txt`. GANTRY_TEST_BLESS=1 rewrites the table; review the difference before a commit.
 
+mod site;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +11,7 @@ use gantry_testbed::{World, run};
 
 /// Operations outside the documented API: git, the registry, and the internal operations of machines. A control
 /// connection is an upgraded request: a machine's plain request of its own connection gets 426.
-const MORE: [(&str, &str); 35] = [
+const MORE: [(&str, &str); 36] = [
     ("GET", "/v1/nothing"),
     ("PUT", "/v1/apps"),
     ("GET", "/v1/apps/{app}/deploys/x/follow"),
@@ -40,6 +42,7 @@ const MORE: [(&str, &str); 35] = [
     ("GET", "/internal/v1/machines/m/apps"),
     ("GET", "/internal/v1/machines/other/apps"),
     ("POST", "/internal/v1/builds/none/blobs/{digest}"),
+    ("POST", "/internal/v1/builds/none/room"),
     ("POST", "/internal/v1/machines/m/control"),
     ("POST", "/internal/v1/machines/other/control"),
     ("POST", "/internal/v1/routers/m/control"),
@@ -205,4 +208,27 @@ fn every_operation_answers_every_token_as_the_table_says() {
         std::fs::write(&path, &table).expect("written");
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), table);
+}
+
+/// A revoked token ends the connections that are open with it, and what runs goes on.
+#[test]
+fn a_machine_whose_token_is_revoked_is_cut_off_at_once() {
+    let world = World::start(&[]);
+    let shop = site::site(&world, "shop", 1);
+    site::push_site(&shop, "one");
+    let _ = world.gantry(&["token", "revoke", "machine m"]).good();
+    world.wait("both connections have ended", |world| {
+        let log = world.log();
+        let ended = log.lines().filter(|line| line.contains("control connection closed") && line.contains("token"));
+        (ended.count() >= 2).then_some(())
+    });
+    assert!(site::page(&world, "shop").starts_with("one"), "what runs goes on");
+    // The next server records the token of its machine again.
+    world.replace_services();
+    world.wait("both report again", |world| {
+        let status: serde_json::Value = serde_json::from_str(&world.gantry(&["status", "--json"]).out).ok()?;
+        (status["routers"].as_object().is_some_and(|routers| routers.len() == 1)).then_some(())
+    });
+    site::push_site(&shop, "two");
+    assert!(site::page(&world, "shop").starts_with("two"));
 }

@@ -8,6 +8,7 @@
 //! ```
 //! - [`run_build`], [`run_base`]: carry out an order, and send its events on the session. Begin there.
 //! - `builder`: the steps of a build. `compile`: the compile step. `base`: mmdebstrap.
+//! - [`run_pull`], `pull`: an image of another registry.
 //! - `cache`: the apps' build caches and records of file times.
 //! - `order_blobs`: the blobs at the server, as far as an order needs them.
 //! - `slots`, `turns`: the number of concurrent builds, and one build per app.
@@ -20,6 +21,7 @@ mod builder;
 mod cache;
 mod compile;
 mod order_blobs;
+mod pull;
 mod session;
 mod slots;
 mod turns;
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::Session;
-use gantry_api::builds::{BaseOrder, BuildOrder};
+use gantry_api::builds::{BaseOrder, BuildEvent, BuildOrder, PullOrder};
 use gantry_build::{BuildError, Output};
 use gantry_model::{BuildPhase, Digest};
 use tokio::io::{ReadHalf, WriteHalf};
@@ -69,7 +71,7 @@ pub(crate) async fn run_build(
     reader: ReadHalf<Session>,
     writer: WriteHalf<Session>,
 ) {
-    session::carry(reader, writer, |output| async move {
+    let build = |output: Arc<Output>| async move {
         let deadline = Duration::from_secs(order.limits.seconds).saturating_add(OVERHEAD);
         // An app has one build at a time, because its builds share a cache. The turn comes first, so that a build that
         // waits for its app takes no slot.
@@ -83,8 +85,8 @@ pub(crate) async fn run_build(
         let result = within(deadline, &output, build.run(&output)).await;
         workload.end().await;
         result
-    })
-    .await;
+    };
+    session::carry(reader, writer, |output| async move { verdict(build(output).await) }).await;
 }
 
 /// Makes a base image, and sends the events on the session. Ends early when the session ends.
@@ -95,7 +97,7 @@ pub(crate) async fn run_base(
     reader: ReadHalf<Session>,
     writer: WriteHalf<Session>,
 ) {
-    session::carry(reader, writer, |output| async move {
+    let make = |output: Arc<Output>| async move {
         let _slot = unless_cancelled(&output, Arc::clone(&agent.builds.slots).take()).await?;
         let blobs = OrderBlobs::new(&agent.client, &id);
         let name = format!("base-{:08x}", rand::random::<u32>());
@@ -103,8 +105,28 @@ pub(crate) async fn run_base(
         let result = within(OVERHEAD, &output, base::make(&blobs, &order, &workload, &output)).await;
         workload.end().await;
         result
-    })
-    .await;
+    };
+    session::carry(reader, writer, |output| async move { verdict(make(output).await) }).await;
+}
+
+/// Fetches an image from another registry, and sends the events on the session. Ends early when the session ends.
+pub(crate) async fn run_pull(
+    agent: Arc<AgentContext>,
+    id: String,
+    order: PullOrder,
+    reader: ReadHalf<Session>,
+    writer: WriteHalf<Session>,
+) {
+    let blobs = OrderBlobs::new(&agent.client, &id);
+    session::carry(reader, writer, |output| async move { pull::pull(&blobs, &order, &output).await }).await;
+}
+
+/// The last event of a build.
+fn verdict(result: Result<Digest, BuildError>) -> BuildEvent {
+    match result {
+        Ok(image) => BuildEvent::Done { image },
+        Err(BuildError { phase, message, tail }) => BuildEvent::Failed { phase, message, tail },
+    }
 }
 
 /// Runs a build, and cancels the build at its deadline. The build itself observes the cancellation, at points where it

@@ -14,7 +14,8 @@ use crate::images::ImageSource;
 /// Access to the blobs of one order.
 pub(super) struct OrderBlobs {
     client: Client,
-    path: String,
+    /// Path of the order.
+    order: String,
 }
 
 /// Failure to read or write a blob.
@@ -28,16 +29,26 @@ pub(super) enum OrderBlobError {
 
 impl OrderBlobs {
     pub(super) fn new(client: &Client, id: &str) -> Self {
-        Self { client: client.clone(), path: format!("/internal/v1/builds/{id}/blobs") }
+        Self { client: client.clone(), order: format!("/internal/v1/builds/{id}") }
     }
 
     /// Source of the images.
     pub(super) fn source(&self) -> ImageSource {
-        ImageSource::folder(&self.path)
+        ImageSource::folder(&format!("{}/blobs", self.order))
     }
 
-    fn path_of(&self, digest: &Digest) -> String {
-        format!("{}/{digest}", self.path)
+    /// The client of the server.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Path at which the server says how much space there is.
+    pub(super) fn room_path(&self) -> String {
+        format!("{}/room", self.order)
+    }
+
+    pub(super) fn path_of(&self, digest: &Digest) -> String {
+        format!("{}/blobs/{digest}", self.order)
     }
 
     /// Copies a blob into a file without a name in the folder `scratch`.
@@ -61,7 +72,8 @@ impl OrderBlobs {
         Ok(())
     }
 
-    async fn is_intact(&self, digest: &Digest) -> Result<bool, ClientError> {
+    /// Reports whether the server has the blob undamaged.
+    pub(super) async fn is_intact(&self, digest: &Digest) -> Result<bool, ClientError> {
         self.client.get(&format!("{}/intact", self.path_of(digest))).await
     }
 

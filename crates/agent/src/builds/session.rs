@@ -1,4 +1,4 @@
-//! Carries the events of a build to the server, and the end of the session to the build.
+//! Carries the events of a build or a pull to the server, and the end of the session to the work.
 
 use std::io;
 use std::sync::Arc;
@@ -6,29 +6,28 @@ use std::time::Duration;
 
 use gantry_api::builds::BuildEvent;
 use gantry_api::frame::Frame;
-use gantry_build::{BuildError, Output, OutputEvent};
-use gantry_model::Digest;
+use gantry_build::{Output, OutputEvent};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// Interval of empty frames, which tell the server that the build goes on.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Runs a build, and sends its events as lines of JSON in output frames. When the session ends, cancels the build and
-/// waits for the build's end.
+/// Runs a build or a pull, whose result is its last event, and sends its events as lines of JSON in output frames. When the
+/// session ends, cancels the work and waits for its end.
 pub(super) async fn carry<F>(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     build: impl FnOnce(Arc<Output>) -> F,
 ) where
-    F: Future<Output = Result<Digest, BuildError>>,
+    F: Future<Output = BuildEvent>,
 {
     let (output, mut events) = Output::forwarded();
     let mut build = std::pin::pin!(build(Arc::clone(&output)));
     let mut hung_up = std::pin::pin!(async { while let Ok(Some(_)) = Frame::read(&mut reader).await {} });
     let mut alive = tokio::time::interval(KEEPALIVE);
-    let result = loop {
+    let last = loop {
         let sent = tokio::select! {
-            result = &mut build => break result,
+            last = &mut build => break last,
             () = &mut hung_up, if !output.is_cancelled() => {
                 output.cancel();
                 continue;
@@ -43,10 +42,6 @@ pub(super) async fn carry<F>(
     while let Ok(event) = events.try_recv() {
         let _ = send(&mut writer, &event_of(event)).await;
     }
-    let last = match result {
-        Ok(image) => BuildEvent::Done { image },
-        Err(BuildError { phase, message, tail }) => BuildEvent::Failed { phase, message, tail },
-    };
     let _ = send(&mut writer, &last).await;
     let _ = Frame::Exit(0).write(&mut writer).await;
     let _ = writer.shutdown().await;
@@ -93,7 +88,7 @@ mod tests {
         let build = |output: Arc<Output>| async move {
             output.step("one");
             output.program("two");
-            Err(BuildError::new(BuildPhase::Image, "no"))
+            BuildEvent::Failed { phase: BuildPhase::Image, message: "no".into(), tail: Vec::new() }
         };
         let read = async {
             drop(reading);
@@ -114,7 +109,7 @@ mod tests {
         drop(far);
         let build = |output: Arc<Output>| async move {
             output.cancelled().await;
-            Err(BuildError::new(BuildPhase::Compile, "called off"))
+            BuildEvent::OwnRegistry
         };
         tokio::time::timeout(Duration::from_secs(10), carry(reader, writer, build)).await.expect("ended");
     }

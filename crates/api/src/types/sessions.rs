@@ -73,6 +73,8 @@ pub enum SessionKind {
     Build(crate::builds::BuildOrder),
     /// The making of a base image. The agent sends [`crate::builds::BuildEvent`]s.
     Base(crate::builds::BaseOrder),
+    /// A pull from another registry. The agent sends [`crate::builds::BuildEvent`]s.
+    Pull(crate::builds::PullOrder),
     /// The disk usage of the machine. The agent sends a map of bytes by kind of data, as JSON.
     Space,
     /// A change to the build caches of the machine.

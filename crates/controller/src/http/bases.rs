@@ -123,7 +123,7 @@ async fn build_base(
         if let Ok(result) = ended {
             let failed =
                 |error: BuildError| Problem::new(ErrorCode::BaseBuildFailed, error.message).hint(error.tail.join("\n"));
-            break result.map_err(failed)?;
+            break result.map_err(BuildError::from).map_err(failed)?;
         }
     };
     let from = format!("{} with {} packages", recipe.suite, recipe.packages.len());

@@ -6,21 +6,29 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_api::{ErrorCode, Problem};
 use gantry_blobs::BlobError;
 use gantry_model::Digest;
 
 use super::auth::Caller;
-use super::{HttpResult, json};
+use super::{HttpResult, json, parse_body};
+use crate::disk_reserve::check_reserve;
 use crate::{Server, causes};
 
-/// Requires the machine's token and an open order, and parses the digest.
-fn checked(server: &Server, caller: &Caller, id: &str, digest: &str) -> HttpResult<Digest> {
+/// Requires the machine's token and an open order.
+fn check_order(server: &Server, caller: &Caller, id: &str) -> HttpResult<()> {
     caller.machine(&server.settings.machine)?;
     if !server.sessions.is_open_order(id) {
         return Err(Problem::new(ErrorCode::SessionNotFound, "the order is no longer open").into());
     }
+    Ok(())
+}
+
+/// Requires the machine's token and an open order, and parses the digest.
+fn checked(server: &Server, caller: &Caller, id: &str, digest: &str) -> HttpResult<Digest> {
+    check_order(server, caller, id)?;
     digest.parse().map_err(|_| Problem::new(ErrorCode::InvalidDigest, format!("{digest:?} is no digest")).into())
 }
 
@@ -51,6 +59,18 @@ pub(crate) async fn is_intact(
 ) -> HttpResult {
     let digest = checked(&server, &caller, &id, &digest)?;
     json(&server.blobs.is_intact(&digest).await.map_err(|error| problem(&error))?)
+}
+
+/// Fails unless the disk has room for that many bytes of an image, besides the reserve.
+pub(crate) async fn check_room(
+    State(server): State<Arc<Server>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    text: Bytes,
+) -> HttpResult {
+    check_order(&server, &caller, &id)?;
+    check_reserve(&server, "a pull", parse_body(&text)?)?;
+    json(&())
 }
 
 /// Stores a blob. The content must match the digest.

@@ -147,7 +147,8 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
         .route("/machines/{machine}/apps", get(machines::apps))
         .route("/sessions/{id}", post(sessions::call_back))
         .route("/builds/{id}/blobs/{digest}", get(builds::blob).post(builds::put).layer(DefaultBodyLimit::disable()))
-        .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact));
+        .route("/builds/{id}/blobs/{digest}/intact", get(builds::is_intact))
+        .route("/builds/{id}/room", post(builds::check_room));
     let plain_text = map_response(git::in_plain_text);
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()

@@ -1,13 +1,15 @@
-//! Pulls of images from other registries.
+//! Pulls of images from other registries. An agent fetches the image: the server connects to no other registry.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use gantry_admission::find_app;
+use gantry_api::builds::{PullOrder, RegistryCredentials};
 use gantry_api::endpoints;
-use gantry_api::types::{ImageProgress, PullImage};
+use gantry_api::types::{ImageProgress, PullImage, SessionKind};
 use gantry_api::{ErrorCode, Problem};
-use gantry_image::{Asker, Credentials, PullError, Remote};
+use gantry_build::{Output, OutputEvent};
+use gantry_image::Remote;
 use gantry_model::{BaseSource, Digest};
 use http::{HeaderMap, header};
 use tokio::sync::mpsc;
@@ -15,10 +17,11 @@ use tokio::sync::mpsc;
 use super::auth::Caller;
 use super::call::Call;
 use super::{ErrorResponse, HttpResult, bases, registry};
+use crate::build_orders::OrderError;
 use crate::collect::pulled_tag;
 use crate::disk_reserve::check_reserve;
 use crate::images::ImageReadError;
-use crate::{Server, causes};
+use crate::{Server, build_orders, causes};
 
 /// Timeout for resolving a registry's host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,7 +117,7 @@ enum Pulled {
 
 struct Pull {
     remote: Remote,
-    credentials: Option<Credentials>,
+    credentials: Option<RegistryCredentials>,
     /// The reference within this registry, if the registry is this server.
     own: Option<String>,
 }
@@ -130,7 +133,7 @@ impl Pull {
         if own.is_none() && remote.is_local() {
             caller.admin()?;
         }
-        let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
+        let credentials = username.zip(password).map(|(username, password)| RegistryCredentials { username, password });
         Ok(Self { remote, credentials, own })
     }
 
@@ -138,20 +141,30 @@ impl Pull {
         if let Some(reference) = &self.own {
             return resolve_own(server, caller, reference.clone()).await;
         }
-        check_reserve(&server, "a pull", 0)?;
-        let fits = |bytes| check_reserve(&server, "a pull", bytes).map_err(|full| full.message);
-        let send_line = |text| drop(sender.try_send(ImageProgress::Line { text }));
-        let asker = Asker { credentials: self.credentials.as_ref(), own: Some(&server.registry_id) };
-        match gantry_image::pull(&self.remote, asker, &server.blobs, send_line, fits).await {
+        check_reserve(server, "a pull", 0)?;
+        let order = SessionKind::Pull(PullOrder {
+            reference: self.remote.to_string(),
+            credentials: self.credentials.clone(),
+            own: server.registry_id.clone(),
+        });
+        let (output, mut events) = Output::forwarded();
+        let mut pulling = std::pin::pin!(build_orders::carry_out(server, order, &output));
+        let pulled = loop {
+            tokio::select! {
+                biased;
+                Some(OutputEvent::Step(text) | OutputEvent::Note(text) | OutputEvent::Program(text)) = events.recv() => {
+                    let _ = sender.try_send(ImageProgress::Line { text });
+                }
+                pulled = &mut pulling => break pulled,
+            }
+        };
+        match pulled {
             Ok(digest) => Ok(Pulled::Foreign(digest)),
             // The registry turned out to be this server, reached through a proxy under another name.
-            Err(PullError::Own(remote)) => resolve_own(server, caller, remote.local()).await,
-            Err(error @ PullError::Unreachable { .. }) => {
-                Err(Problem::new(ErrorCode::RegistryUnreachable, error.to_string()).into())
-            }
-            Err(PullError::NoRoom(why)) => Err(Problem::new(ErrorCode::DiskFull, why).into()),
-            Err(error) => {
-                let message = format!("{} cannot be pulled: {}", self.remote, causes(&error));
+            Err(OrderError::OwnRegistry) => resolve_own(server, caller, self.remote.local()).await,
+            Err(OrderError::Refused(problem)) => Err(problem.into()),
+            Err(OrderError::Failed(error)) => {
+                let message = format!("{} cannot be pulled: {}", self.remote, error.message);
                 Err(Problem::new(ErrorCode::PullFailed, message).into())
             }
         }
