@@ -48,7 +48,7 @@ fn a_build_begins_again_when_its_agent_is_killed() {
     let output = pushing.wait_with_output().expect("git");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
-    assert!(told.contains("ended during the build: beginning again"), "{told}");
+    assert!(told.contains("ended during the work: beginning again"), "{told}");
     assert!(page(&world, "shop").starts_with("two"));
 }
 
