@@ -61,12 +61,34 @@ impl Disk {
             assert!(begun.elapsed() < Duration::from_secs(30), "{output:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.release();
         let mut check = Command::new("fsck.ext4");
         check.arg("-fy").arg(self.image());
         let checked = run(check);
         // Exit code 1: errors were corrected.
         assert!(checked.status <= 1, "{checked:?}");
         self.mount();
+    }
+
+    /// Unmounts the file system in other mount namespaces, such as those of the servers of parallel tests, and waits until
+    /// the kernel has let go of the image.
+    fn release(&self) {
+        let line = format!(
+            "for file in $(grep -ls ' {0} ' /proc/[0-9]*/mountinfo); do pid=${{file#/proc/}}; \
+             nsenter -t ${{pid%/*}} -m umount {0}; done; losetup --associated {1}",
+            self.path().display(),
+            self.image().display()
+        );
+        let begun = Instant::now();
+        loop {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line]);
+            if run(shell).out.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "the image is in use");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -81,7 +81,7 @@ impl PullTarget for OrderBlobs {
     }
 
     async fn check_room(&self, bytes: u64) -> Result<(), String> {
-        let checked = self.client().post::<()>(&self.room_path(), &bytes).await;
+        let checked = self.client().post_bytes::<()>(&self.room_path(), bytes.to_string().into()).await;
         checked.map_err(|error| ErrorChain(&TargetError::from(error)).to_string())
     }
 
