@@ -9,9 +9,9 @@
 #       npm gives the signal to the shell between itself and the program, and exits with 1 when the shell is dead. The
 #       kernel then kills the program, which never got a signal. yarn does the same.
 #       "node --run" does not react at all: it has no handler, and process 1 has no default action. SIGKILL ends it.
-# Why it matters: four ways to write the same command line decide between a clean stop, lost work, and a
-#       stop that takes the whole grace time. A "restart on failure" policy starts what was stopped on purpose, after
-#       pnpm's 143 or npm's 1. Remedy: name the program itself as the command. Run this script as root.
+# Why it matters: the way to write one command line decides between a clean stop, lost work, and a stop that takes the
+#       whole grace time. After pnpm's 143 or npm's 1, a "restart on failure" policy starts what was stopped on purpose.
+#       Remedy: name the program itself as the command. Run this script as root.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -92,7 +92,8 @@ def stop(command):
 
 for name, command, lines, code in LAUNCHERS:
     found, exit_code = stop(command)
-    print(f"{name:20} the program logged: {' '.join(found):20} exit code: {exit_code if exit_code >= 0 else 'still running'}")
+    end = f"exit code {exit_code}" if exit_code >= 0 else f"still running after {GRACE} s"
+    print(f"{name:20} the program logged: {' '.join(found):20} {end}")
     assert (found, exit_code) == (lines, code), name
 PY
 venv/bin/python stop.py
