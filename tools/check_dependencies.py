@@ -13,6 +13,8 @@ LAYERS = {
     "gantry-error-codes": 0,
     "gantry-records": 1,
     "gantry-admission": 2,
+    "gantry-queue": 1,
+    "gantry-queue-store": 2,
     "gantry-supervision": 1,
     "gantry-linux": 1,
     "gantry-init": 1,
@@ -38,6 +40,7 @@ DECIDERS = {
     "gantry-planner": {"gantry-model", "serde"},
     "gantry-error-codes": {"serde", "strsim"},
     "gantry-records": {"gantry-model", "serde", "serde_json", "thiserror"},
+    "gantry-queue": {"gantry-model", "serde", "serde_json", "thiserror"},
     "gantry-admission": {"gantry-error-codes", "gantry-model", "gantry-records", "thiserror"},
     "gantry-cluster": {
         "gantry-admission", "gantry-control", "gantry-model", "gantry-plan-audit", "gantry-planner", "gantry-records",

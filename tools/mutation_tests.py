@@ -11,6 +11,17 @@ import sys
 # name; file; source text, which occurs exactly once; replacement; arguments of `cargo test`; text that the failing
 # test must print, where the test covers several properties
 MUTATIONS = [
+    ("a job completed by its current lease alone", "crates/queue/src/job.rs",
+     "match (&self.state, fence == self.fence) {", "match (&self.state, fence == self.fence || true) {",
+     "-p gantry-queue only_the_current_token"),
+    ("the token of a lost lease void", "crates/queue/src/job.rs",
+     "next.fence = Fence(self.fence.0 + 1);\n                next.lost += 1;", "next.lost += 1;",
+     "-p gantry-queue a_lost_lease_makes"),
+    ("secrets in payloads masked", "crates/queue/src/mask.rs", "_ if secret => *value", "_ if secret && false => *value",
+     "-p gantry-queue masks_values"),
+    ("jobs of another app hidden", "crates/controller/src/http/jobs.rs",
+     "caller.read_app(job.queue.project.as_str())?;\n    Ok(job)", "Ok(job)",
+     "-p gantry-testbed --test jobs invalid_jobs"),
     ("paths resolved in their root", "crates/linux/src/rooted.rs",
      "ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS)", "ResolveFlags::empty()",
      "-p gantry-image --test hostile"),

@@ -68,6 +68,7 @@ pub(crate) fn container_parts(
         // An image built by Gantry runs as the user `app`; the base may have no name for that user.
         accounts: accounts.with(APP_USER, "app", "/app").filter(|_| runtime.is_built()),
         volumes,
+        network: true,
     })
 }
 

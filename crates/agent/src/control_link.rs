@@ -13,7 +13,7 @@ use gantry_supervision::{Backoff, ReconcileLoop};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{AgentContext, machine, sessions};
+use crate::{AgentContext, jobs, machine, sessions};
 
 /// Pause before the next connection.
 const RETRY: Duration = Duration::from_millis(250);
@@ -49,6 +49,7 @@ async fn connect(
     let Connection { stream, .. } = &mut link::connect(&agent.client, &path, hello).await?;
     let mut reports = ReportSender::default();
     let mut next_report = Instant::now();
+    stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(true))).await?;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let message = tokio::select! {
@@ -67,6 +68,13 @@ async fn connect(
             _ = heartbeat.tick() => {
                 let update = reports.next(&agent.status.report());
                 stream.sender.send(&update.map_or(PeerMessage::Alive, PeerMessage::Update)).await?;
+                if !agent.jobs.is_idle() {
+                    stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(false))).await?;
+                }
+                continue;
+            }
+            () = agent.jobs.changed() => {
+                stream.sender.send(&PeerMessage::Jobs(agent.jobs.report(false))).await?;
                 continue;
             }
         };
@@ -86,6 +94,7 @@ async fn connect(
             ServerMessage::Session { request } => {
                 sessions::open(agent, serde_json::from_value(request).map_err(LinkError::Message)?);
             }
+            ServerMessage::Jobs(orders) => jobs::carry_out(agent, orders),
             ServerMessage::Refused { reason } => return Err(LinkError::Refused(reason)),
             ServerMessage::Welcome(_) => return Err(LinkError::Greeting),
             ServerMessage::Unknown => {}

@@ -17,6 +17,7 @@
 //! - `tasks`: the kinds of tasks, and what a shutdown does to each.
 //! - `images`, `network`, `disk`, `users`: services that the tasks use.
 //! - `builds`: builds of images and base images, for the server.
+//! - `jobs`: container jobs, for the server's queue.
 //! - `one_off`, `sessions`: `gantry run`, `exec` and `logs`.
 //! - `volumes`: the volumes of containers, and `gantry volume`.
 //!
@@ -33,6 +34,7 @@ pub mod fuzz;
 mod health;
 mod images;
 mod instance;
+mod jobs;
 mod listening;
 mod machine;
 mod network;
@@ -87,6 +89,8 @@ pub struct AgentSettings {
     pub host_ports: Vec<HostPorts>,
     /// Metadata addresses that containers can reach.
     pub metadata: Vec<MetadataAddress>,
+    /// Most container jobs at the same time.
+    pub jobs: u16,
 }
 
 #[cfg(test)]
@@ -103,6 +107,7 @@ impl AgentSettings {
             prefix: 16,
             host_ports: Vec::new(),
             metadata: Vec::new(),
+            jobs: 2,
         }
     }
 }
@@ -122,6 +127,7 @@ pub(crate) struct AgentContext {
     pub(crate) users: users::UserRanges,
     pub(crate) disk: disk::DiskOverruns,
     pub(crate) builds: builds::Builds,
+    pub(crate) jobs: jobs::Jobs,
     pub(crate) tasks: TaskSet,
     pub(crate) volumes: volumes::Volumes,
     pub(crate) policy: policy::AgentPolicy,
@@ -193,6 +199,7 @@ pub async fn run(
         users: users::UserRanges::load(&settings.data, mapped.is_ok(), &records::apps_on_machine(&settings)),
         disk: disk::DiskOverruns::default(),
         builds: builds::Builds::new(policy.now().builds),
+        jobs: jobs::Jobs::new(settings.jobs),
         tasks: TaskSet::default(),
         volumes: volumes::Volumes::default(),
         policy,
@@ -208,8 +215,10 @@ pub async fn run(
     volumes::sweep(&agent.settings);
     builds::sweep_caches(&agent.settings.data);
     gantry_failpoint::failpoint!("agent.swept");
+    let left_jobs = jobs::adopt(&agent);
     let mut supervisor = supervisor::InstanceSupervisor::new(Arc::clone(&agent));
     supervisor.adopt().await;
+    jobs::go_on(&agent, left_jobs);
     gantry_failpoint::failpoint!("agent.adopted");
     let (known, (plans, arrived)) = (supervisor.plan().cloned(), tokio::sync::watch::channel(None));
     tokio::select! {

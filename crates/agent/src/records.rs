@@ -124,7 +124,10 @@ pub(crate) fn transient_names(settings: &AgentSettings) -> Vec<String> {
 pub(crate) fn apps_on_machine(settings: &AgentSettings) -> BTreeSet<String> {
     let planned = read_plan(settings).into_iter().flat_map(|plan| plan.instances.into_keys());
     let once = transient_names(settings).into_iter().filter_map(|name| {
-        let (app, _) = name.strip_prefix("run-")?.rsplit_once('-')?;
+        let (app, _) = match name.strip_prefix("job-") {
+            Some(job) => job.rsplit_once('-')?.0.rsplit_once('-')?,
+            None => name.strip_prefix("run-")?.rsplit_once('-')?,
+        };
         Some(app.to_owned())
     });
     planned.chain(instance_ids(settings)).map(|id| id.slot.app.to_string()).chain(once).collect()

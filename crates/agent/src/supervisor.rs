@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::AgentContext;
 use crate::instance::{Instance, WantedAssignment, stop_wanted};
+use crate::jobs;
 use crate::records::{self, ContainerPaths};
 use crate::tasks::{INSTANCE, REMOVAL};
 use crate::workload::{TransientWorkload, Workload};
@@ -47,7 +48,8 @@ impl InstanceSupervisor {
     /// Adopts the plan and the instances that the previous agent left, and removes leftover transient workloads.
     pub(crate) async fn adopt(&mut self) {
         self.plan = records::read_plan(&self.agent.settings);
-        for name in records::transient_names(&self.agent.settings) {
+        let transient = records::transient_names(&self.agent.settings).into_iter();
+        for name in transient.filter(|name| !jobs::continues(&self.agent, name)) {
             let (workload, address) = TransientWorkload::left(&self.agent, &name);
             address.into_iter().for_each(|address| self.agent.addresses.reserve(address));
             let agent = Arc::clone(&self.agent);

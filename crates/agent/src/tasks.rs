@@ -15,6 +15,9 @@ pub(crate) const REMOVAL: TaskKind =
 pub(crate) const BUILD: TaskKind =
     TaskKind { name: "build", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
 
+/// A container job. The container outlives the agent, and the next agent continues the job.
+pub(crate) const JOB: TaskKind = TaskKind { name: "job", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };
+
 /// One session of a client. The process that runs for the session ends together with the task.
 pub(crate) const SESSION: TaskKind =
     TaskKind { name: "session", on_shutdown: OnShutdown::Drop, on_panic: OnPanic::Continue };

@@ -7,6 +7,7 @@
 //!   `/internal/v1`.
 //! - [`volumes`]: requests and responses about volumes.
 //! - [`builds`]: what the server orders from an agent, and what the agent sends back.
+//! - [`jobs`]: container jobs and their queues.
 //! - [`policy`]: requests and responses about the cluster policy.
 //! - [`problem`]: the error type of every endpoint.
 //! - [`Client`]: for the command line, agent and router. One connection pool; a timeout on every call except an upload.
@@ -19,6 +20,7 @@ mod deploy_failure;
 pub mod endpoint;
 pub mod endpoints;
 pub mod frame;
+pub mod jobs;
 pub mod openapi;
 pub mod policy;
 pub mod problem;

@@ -15,6 +15,7 @@
 //! - [`update`]: replication of a part by differences from a revision; pure.
 //! - [`part`]: the replicated parts, and their items on the wire. An item that a receiver cannot read costs only that
 //!   item.
+//! - [`jobs`]: container jobs: reports of agents, orders of the server.
 //! - [`policy`]: the rules of the cluster that agents and routers obey.
 //! - [`lines`]: messages as lines of JSON in the bodies of an HTTP/2 stream.
 //! - [`link`]: the connection: one HTTP/2 connection for each agent and each router, inside an upgraded request of the
@@ -23,6 +24,7 @@
 //! Losing a connection loses nothing: each side keeps its part, and the next connection continues from the revision
 //! that the peer names.
 
+pub mod jobs;
 pub mod lines;
 pub mod link;
 pub mod message;

@@ -4,6 +4,7 @@ use gantry_model::{MachineCapacity, MachineId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::jobs::{JobOrders, JobsReport};
 use crate::policy::PeerPolicy;
 use crate::update::Update;
 use crate::version::{ProtocolRange, ProtocolVersion};
@@ -56,6 +57,8 @@ pub enum PeerMessage {
     Update(Update),
     /// Nothing changed. The message renews the lease.
     Alive,
+    /// The jobs on the peer's machine.
+    Jobs(JobsReport),
     /// The peer cannot apply the last update and needs the complete part.
     Resend,
     /// The peer has ended its work: its lease ends.
@@ -87,6 +90,8 @@ pub enum ServerMessage {
         /// The request, in the form of the API's sessions.
         request: Value,
     },
+    /// Orders about container jobs.
+    Jobs(JobOrders),
     /// A message of a newer version.
     #[serde(other)]
     Unknown,

@@ -6,6 +6,7 @@ use gantry_git::Repositories;
 use crate::control_links::ControlLinks;
 use crate::core::CoreHandle;
 use crate::images::ImageReader;
+use crate::jobs::JobService;
 use crate::session_broker::SessionBroker;
 use crate::{ServerError, ServerSettings, builds, gc_pins, git_endpoint, http, repositories};
 
@@ -22,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) repairs: repositories::Notes,
     pub(crate) sessions: SessionBroker,
     pub(crate) links: ControlLinks,
+    pub(crate) jobs: JobService,
     pub(crate) builds: builds::RunningBuilds,
     pub(crate) gc_pins: gc_pins::GcPins,
     pub(crate) uploads: http::uploads::Uploads,
@@ -29,8 +31,8 @@ pub(crate) struct Server {
     pub(crate) registry_id: String,
 }
 
-/// Opens blobs and repositories in the data folder.
-pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Server, ServerError> {
+/// Opens blobs, repositories and the queue in the data folder.
+pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle, writes: bool) -> Result<Server, ServerError> {
     let folder = |name: &str| {
         let path = settings.data.join(name);
         std::fs::create_dir_all(&path).map(|()| path.clone()).map_err(|source| ServerError::File {
@@ -45,6 +47,7 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Ser
     folder("builds")?;
     let blobs = BlobStore::in_folder(&settings.data.join("blobs"))?;
     blobs.sweep();
+    let jobs = if writes { JobService::open(&settings.data)? } else { JobService::closed() };
     let images = ImageReader::new(blobs.clone(), scratch);
     let socket = settings.run.join("git.sock");
     let repositories = Repositories::in_folder(&folder("git")?, &settings.program, &socket)?;
@@ -53,12 +56,13 @@ pub(crate) fn assemble(settings: ServerSettings, core: CoreHandle) -> Result<Ser
         core,
         blobs,
         images,
-        writes: true,
+        writes,
         repositories,
         pushes: git_endpoint::OpenPushes::default(),
         repairs: repositories::Notes::default(),
         sessions: SessionBroker::default(),
         links: ControlLinks::default(),
+        jobs,
         builds: builds::RunningBuilds::default(),
         gc_pins: gc_pins::GcPins::default(),
         uploads: http::uploads::Uploads::default(),

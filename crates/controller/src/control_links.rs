@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_admission::Actor;
+use gantry_control::jobs::JobsReport;
 use gantry_control::update::UnreadItem;
 use gantry_control::version::SPOKEN;
 use gantry_control::{
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::ClusterView;
 use crate::http::auth::Caller;
+use crate::jobs::JobsLink;
 use crate::{ChangeError, Server};
 
 /// A peer: an agent or a router of a machine.
@@ -82,6 +84,7 @@ pub(crate) async fn serve_agent(
         register(&server, &machine, &hello, &stream).await?;
         let peer = Peer::Agent(machine.clone());
         let mut agent = PeerLink::<MachinePlan, MachineReport>::welcome(&server, peer, hello, stream).await?;
+        let mut jobs = JobsLink::open(&server, &machine);
         let mut changes = server.core.watch_machine(&machine);
         let mut rules = server.core.watch_policy();
         loop {
@@ -96,11 +99,13 @@ pub(crate) async fn serve_agent(
             tokio::select! {
                 received = agent.receive() => match received? {
                     Received::Report(report) => server.core.machine(machine.clone(), report).await,
+                    Received::Jobs(report) => jobs.report(report),
                     Received::Request => {}
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
                 _ = rules.changed() => {}
+                orders = jobs.next() => agent.stream.sender.send(&ServerMessage::Jobs(orders)).await?,
                 request = server.sessions.next(&machine) => {
                     let request = serde_json::to_value(request).map_err(LinkError::Message)?;
                     agent.stream.sender.send(&ServerMessage::Session { request }).await?;
@@ -141,7 +146,7 @@ pub(crate) async fn serve_router(
                             return Ok(());
                         }
                     }
-                    Received::Request => {}
+                    Received::Jobs(_) | Received::Request => {}
                     Received::End => return Ok(()),
                 },
                 _ = changes.changed() => {}
@@ -193,6 +198,8 @@ fn told(machine: &MachineName, served: Result<(), LinkError>) {
 enum Received<R> {
     /// The report, changed or confirmed.
     Report(R),
+    /// The report about the peer's jobs.
+    Jobs(JobsReport),
     /// The peer needs its complete part.
     Request,
     /// The connection has ended, or a newer one has taken its place.
@@ -289,6 +296,7 @@ impl<'a, P: Replicated, R: Replicated> PeerLink<'a, P, R> {
                         continue;
                     }
                 }
+                PeerMessage::Jobs(report) => return Ok(Received::Jobs(report)),
                 PeerMessage::Alive => {}
                 PeerMessage::Leaving => self.left = true,
                 PeerMessage::Resend => {

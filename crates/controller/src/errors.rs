@@ -16,6 +16,9 @@ pub enum ServerError {
     /// An operation on a git repository failed.
     #[error(transparent)]
     Git(#[from] gantry_git::GitError),
+    /// The queue of container jobs cannot be opened.
+    #[error(transparent)]
+    Jobs(#[from] gantry_queue_store::QueueStoreError),
     /// A record in the store cannot be read.
     #[error(transparent)]
     Record(#[from] gantry_records::RecordError),

@@ -16,6 +16,7 @@
 //! - `build_orders`: what the server lets agents do: builds, base images. The server itself starts no container.
 //! - `control_links`: connections of agents and routers: parts of the plan, reports.
 //! - `builds`, `git_endpoint`, `follow`, `session_broker`: tasks and conversations beside the core.
+//! - `jobs`: container jobs: the queue, leases, orders to agents.
 //! - `collect`: garbage collection. `gc_pins`: pins, which protect unfinished data from it.
 //! - `why`: derives one causal answer from a view; pure.
 //! - `http`: HTTP routes to all of these.
@@ -37,6 +38,7 @@ mod gc_pins;
 mod git_endpoint;
 mod http;
 mod images;
+mod jobs;
 mod leadership;
 mod rename;
 mod repositories;

@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 
 use crate::assembly::assemble;
 use crate::{
-    ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, leadership, rename, tokens,
-    warnings,
+    ServerError, ServerSettings, builds, collect, connections, core, git_endpoint, http, jobs, leadership, rename,
+    tokens, warnings,
 };
 
 /// Timeout for the core to end, after a task beside it has ended.
@@ -43,9 +43,7 @@ pub async fn run(
         Err(ServerError::Refused(problem)) if !writes => tracing::error!("{problem}"),
         ensured => ensured?,
     }
-    let mut server = assemble(settings, core)?;
-    server.writes = writes;
-    let server = Arc::new(server);
+    let server = Arc::new(assemble(settings, core, writes)?);
     let listener = listen()
         .and_then(TcpListener::from_std)
         .map_err(|source| ServerError::Listen { address: server.settings.listen, source })?;
@@ -55,6 +53,7 @@ pub async fn run(
     tasks.spawn(builds::run(Arc::clone(&server)));
     tasks.spawn(collect::run(Arc::clone(&server)));
     tasks.spawn(rename::run(Arc::clone(&server)));
+    tasks.spawn(jobs::run(Arc::clone(&server)));
     tracing::info!(address = %server.settings.listen, store = ?server.settings.store, "serving");
     let serving = connections::serve(&listener, http::router(Arc::clone(&server)));
     let ended = tokio::select! {

@@ -544,6 +544,32 @@ codes! {
         "The number is limited, because each snapshot can take as much space as the volume."
         "Remove one: `gantry volume snapshot APP NAME rm SNAPSHOT`."
 }
+"Jobs" {
+    InvalidJob "invalid_job" 400
+        "A container job is invalid, and nothing was queued."
+        "A setting is out of its range, the payload is too large, or the submission has no job or too many. The message names it."
+        "Correct the job. `gantry docs jobs` lists the limits."
+    JobNotFound "job_not_found" 404
+        "There is no container job of this number."
+        "The number is misspelled, or the job ended more than 7 days ago."
+        "`gantry job ls` lists the jobs."
+    JobEnded "job_ended" 409
+        "The job has ended and cannot be cancelled."
+        "The job ended before the request arrived."
+        "`gantry job show JOB` says how it ended."
+    JobNotEnded "job_not_ended" 409
+        "The job has not ended and cannot be queued again."
+        "Only an ended job can be retried by hand."
+        "Wait for its end, or cancel it with `gantry job cancel JOB`."
+    QueueNotFound "queue_not_found" 404
+        "There is no queue of this name."
+        "The name is misspelled, or no job of this code was ever queued: the first job makes the queue."
+        "`gantry queue ls` lists the queues."
+    QueueFull "queue_full" 503
+        "No more jobs can be queued now."
+        "The limit of 2,000,000 jobs that wait or run, or of 10,000 queues, is reached."
+        "Wait until jobs have ended, or purge a queue with `gantry queue purge QUEUE`."
+}
 "The server" {
     DiskFull "disk_full" 507
         "The disk of the data folder has too little free space."

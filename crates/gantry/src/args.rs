@@ -10,8 +10,10 @@ use gantry_model::{
     AllocationId, AppName, BaseName, Bytes, ClusterPolicy, HostName, MachineName, PolicyKey, ReleaseNumber, RoleName,
     RuleError, Subnet, UnknownRule, VolumeName,
 };
+use gantry_queue::{ConcurrencyKey, InvalidQueueName, JobId, Priority, QueueName};
 use gantry_store::StoreAddress;
 
+use crate::commands::jobs::QueueFilter;
 use crate::restore_volumes::VolumeChoice;
 use crate::server_user::UserName;
 
@@ -185,6 +187,12 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Run container jobs from a queue, and look at them
+    #[command(subcommand)]
+    Job(Job),
+    /// Show, pause, limit and purge the queues of container jobs
+    #[command(subcommand)]
+    Queue(Queue),
     /// List, show, remove, export, import and copy volumes
     #[command(subcommand)]
     Volume(Volume),
@@ -318,6 +326,9 @@ pub(crate) struct Machine {
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
+    /// Most container jobs that run at the same time on this machine; by default four for each processor
+    #[arg(long, env = "GANTRY_JOBS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) jobs: Option<u16>,
     #[command(flatten)]
     pub(crate) policy: FirstPolicy,
 }
@@ -612,6 +623,156 @@ pub(crate) enum Volume {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Queue a job: a role of an app, or any image of the registry
+    ///
+    /// The job runs once in a container of its own, on any machine. It reads its payload from the file that PAYLOAD_FILE names.
+    Run(Box<JobRun>),
+    /// List jobs, newest first
+    Ls {
+        /// Only jobs of this app, or of this queue: `shop`, `shop/report`
+        #[arg(value_parser = queue_filter, value_name = "QUEUE")]
+        queue: Option<QueueFilter>,
+        /// Only dead letters: jobs that ended without success and were not cancelled
+        #[arg(long)]
+        dead: bool,
+        /// Only jobs before this one
+        #[arg(long, value_name = "JOB")]
+        before: Option<JobId>,
+        /// Most jobs to list
+        #[arg(short = 'n', long, default_value_t = 30, value_name = "COUNT")]
+        limit: usize,
+    },
+    /// Show a job
+    Show {
+        /// Number of the job
+        job: JobId,
+    },
+    /// Show the output of a job's last attempt
+    Logs {
+        /// Number of the job
+        job: JobId,
+    },
+    /// Cancel a job in any state
+    Cancel {
+        /// Number of the job
+        job: JobId,
+    },
+    /// Queue an ended job again, as a new job
+    Retry {
+        /// Number of the job
+        job: JobId,
+        /// Delay before the job may start
+        #[arg(long, value_parser = age, value_name = "AGE")]
+        delay: Option<u64>,
+    },
+}
+
+/// A job to queue.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobRun {
+    /// App and role, such as `shop/report`: the role's command, configuration and limits in the current release
+    #[arg(value_parser = queue_name, value_name = "APP/ROLE", conflicts_with = "image", required_unless_present = "image")]
+    pub(crate) code: Option<QueueName>,
+    /// Image of Gantry's registry, such as `shop:1.2`
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+    /// Payload: a text, `@FILE`, or `-` for standard input
+    #[arg(short = 'p', long, value_name = "PAYLOAD")]
+    pub(crate) payload: Option<String>,
+    /// Wait for the end, print the output, and return the job's exit status
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Priority: 0, 1 or 2; 2 goes first
+    #[arg(long, default_value = "0", value_parser = priority, value_name = "NUMBER")]
+    pub(crate) priority: Priority,
+    /// Delay before the job may start: `90s`, `15m`, `1h`
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    pub(crate) delay: Option<u64>,
+    /// Timeout of each attempt; one hour by default
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    pub(crate) timeout: Option<u64>,
+    /// Retries after failed attempts
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    pub(crate) retries: u32,
+    /// Pause before the first retry, doubled for each further one; 10 s by default
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    pub(crate) retry_delay: Option<u64>,
+    /// End the job if it has not started after this time
+    #[arg(long, value_parser = age, value_name = "AGE")]
+    pub(crate) expires: Option<u64>,
+    /// Run at most LIMIT jobs with this key at the same time; 1 by default
+    #[arg(long, value_parser = concurrency_key, value_name = "KEY[=LIMIT]")]
+    pub(crate) key: Option<ConcurrencyKey>,
+    /// Queue only the first of all jobs with this idempotency key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency: Option<String>,
+    /// Variable of the job's environment; may be given several times
+    #[arg(short = 'e', long, value_parser = parse_pair, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<(String, String)>,
+    /// Memory limit; by default that of the role, or 512M
+    #[arg(long, value_name = "SIZE", value_parser = Bytes::parse)]
+    pub(crate) memory: Option<Bytes>,
+    /// Run without a network
+    #[arg(long)]
+    pub(crate) no_network: bool,
+    /// Program with its arguments; by default the command of the role or of the image
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Queue {
+    /// List queues
+    Ls,
+    /// Show a queue
+    Show {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: QueueName,
+    },
+    /// Start no more jobs of a queue; running jobs go on
+    Pause {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: QueueName,
+    },
+    /// Start jobs of a paused queue again
+    Resume {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: QueueName,
+    },
+    /// Limit the jobs of a queue that run at the same time; 0 removes the limit
+    Limit {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: QueueName,
+        /// Most jobs at the same time
+        #[arg(value_name = "COUNT")]
+        count: u32,
+    },
+    /// Cancel all waiting jobs of a queue
+    Purge {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: QueueName,
+        /// Name of the queue, as a confirmation
+        #[arg(long, value_name = "QUEUE")]
+        confirm: Option<String>,
+    },
+    /// List dead letters, newest first; `gantry job retry` queues one again
+    Dead {
+        /// Queue: `shop/report`
+        #[arg(value_parser = queue_name, value_name = "QUEUE")]
+        queue: Option<QueueName>,
+        /// Most jobs to list
+        #[arg(short = 'n', long, default_value_t = 30, value_name = "COUNT")]
+        limit: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {
     /// Make a snapshot, at most 20 of a volume
     Create {
@@ -654,6 +815,28 @@ pub(crate) enum Token {
     Ls,
     /// Revoke a token
     Revoke { name: String },
+}
+
+fn queue_name(text: &str) -> Result<QueueName, String> {
+    text.parse().map_err(|error: InvalidQueueName| error.to_string())
+}
+
+fn queue_filter(text: &str) -> Result<QueueFilter, String> {
+    let whole =
+        if text.contains('/') { queue_name(text).map(drop) } else { queue_name(&format!("{text}/x")).map(drop) };
+    whole.map(|()| QueueFilter(text.to_owned()))
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let number: u8 = text.parse().map_err(|_| format!("{text:?} is no priority; choose 0, 1, or 2"))?;
+    Priority::try_from(number).map_err(|error| error.to_string())
+}
+
+/// Parses a concurrency key: `KEY` or `KEY=LIMIT`.
+fn concurrency_key(text: &str) -> Result<ConcurrencyKey, String> {
+    let (name, limit) = text.rsplit_once('=').unwrap_or((text, "1"));
+    let limit = limit.parse().map_err(|_| format!("{limit:?} is no number of jobs"))?;
+    Ok(ConcurrencyKey { name: name.to_owned(), limit })
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

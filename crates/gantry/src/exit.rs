@@ -10,7 +10,7 @@ use crate::printer::told;
 use crate::remote;
 
 /// An exit code: 0 success, 1 failure, 2 usage error, 70 timeout (a deploy without progress, a server that does not
-/// answer). `gantry exec` and `gantry run` return the exit code of their process.
+/// answer). `gantry exec`, `gantry run` and `gantry job run --follow` return the exit code of their process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exit(pub(crate) u8);
 

@@ -106,8 +106,16 @@ impl Machine {
             prefix: self.network.1,
             host_ports: self.reachable_ports(),
             metadata: self.metadata.clone(),
+            jobs: self.jobs(),
         })
     }
+
+    /// Most container jobs at the same time: by default four for each processor.
+    fn jobs(&self) -> u16 {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.jobs.unwrap_or_else(|| u16::try_from(processors * 4).unwrap_or(u16::MAX))
+    }
+
     /// Ports of this machine that containers can reach. The router's ports are among them, because an app reaches
     /// another app's public name through this machine's router.
     fn reachable_ports(&self) -> Vec<HostPorts> {

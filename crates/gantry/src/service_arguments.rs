@@ -22,6 +22,9 @@ pub(crate) fn arguments(name: &str, machine: &Machine) -> anyhow::Result<Vec<Str
         add("metadata", comma_separated(&machine.metadata));
     }
     add("cgroup", machine.cgroup.clone());
+    if let Some(jobs) = machine.jobs {
+        add("jobs", jobs.to_string());
+    }
     machine.policy.given().for_each(|(rule, value)| add(rule.name(), value.to_owned()));
     if let Some(store) = &machine.store {
         let text = match store {
@@ -64,7 +67,7 @@ mod tests {
         let given = "up --machine m --data /d --run /r --listen 127.0.0.1:1 --http 127.0.0.1:2 --https 127.0.0.1:3 --tls-cert /c \
                      --tls-key /k --domain example --server-user u --store etcd://h:2379/p --network 10.1.0.1/24 --bridge b --host-ports 5432 \
                      --metadata 169.254.169.254 --cgroup g --bake-time 1 --wait-for bake --drain 2 --deadline 3 --compile-time 4 \
-                     --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --compile-memory 8M --compile-disk 9M";
+                     --collect-every 5 --collect-grace 6 --reserve 7M --builds 8 --jobs 9 --compile-memory 8M --compile-disk 9M";
         let up = machine(&given.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         let passed = arguments("server", &up).expect("arguments");
         assert_eq!(format!("{:?}", machine(&passed)), format!("{up:?}"));

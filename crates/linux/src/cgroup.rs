@@ -237,6 +237,15 @@ impl Cgroup {
         }
     }
 
+    /// Returns the largest memory that the group has used, in bytes; 0 if the kernel does not count it (before Linux 5.19
+    /// on v2).
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        let file = if self.unified { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        let text = fs::read_to_string(self.folder("memory").join(file)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
     /// Removes the group and first the groups that its processes created below. All processes in the group must have
     /// ended.
     ///

@@ -248,6 +248,12 @@ impl Container {
         self.group.usage()
     }
 
+    /// Returns the largest memory that the container has used, in bytes.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        self.group.peak_memory()
+    }
+
     /// Kills the container's pid 1, and thereby every process of its pid namespace. Keeps the control group, so that
     /// its usage can be read.
     ///

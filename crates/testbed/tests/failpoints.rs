@@ -45,11 +45,13 @@ enum Operation {
     Rename,
     /// Import, snapshot, restore and removal of a volume that no role has.
     Data,
+    /// A container job.
+    Job,
     /// Restart of the agent without a request.
     AgentStart,
 }
 
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 14] = [
     Operation::Push,
     Operation::Volume,
     Operation::Configuration,
@@ -60,6 +62,7 @@ const OPERATIONS: [Operation; 13] = [
     Operation::Destroy,
     Operation::Rename,
     Operation::Data,
+    Operation::Job,
     Operation::AgentStart,
     Operation::Superseded,
     Operation::BadPush,
@@ -242,6 +245,7 @@ impl Sweep {
             Operation::Destroy => vec![self.background(&["app", "destroy", "victim", "--confirm", "victim"])],
             Operation::Rename => vec![self.background(&["app", "rename", "victim", "heir"])],
             Operation::Data => vec![self.data()],
+            Operation::Job => vec![self.background(&["job", "run", "shop/web", "--follow", "--", "/bin/true"])],
             Operation::AgentStart => {
                 self.world.kill_service("agent");
                 Vec::new()
@@ -324,6 +328,13 @@ impl Sweep {
                     names.all(|name| name == "data" || name == ".used-data").then_some(())
                 });
             }
+            Operation::Job => self.world.wait("every job has succeeded", |world| {
+                let text = world.gantry(&["job", "ls", "--json"]).out;
+                let told: serde_json::Value = serde_json::from_str(&text).ok()?;
+                let mut jobs = told["jobs"].as_array()?.iter();
+                let files = std::fs::read_dir(world.path("data/jobs")).map_or(0, Iterator::count);
+                (jobs.all(|job| job["status"] == "succeeded") && files == 0).then_some(())
+            }),
             Operation::AgentStart => self.world.wait("the agent runs again", |_| {
                 let count = |file| self.noted(file).iter().filter(|failpoint| *failpoint == "agent.adopted").count();
                 (count("passed") > count("killed")).then_some(())
@@ -360,6 +371,11 @@ impl Sweep {
                 assert_ne!(now["wanted"], before["wanted"], "acknowledged and gone")
             }
             Operation::BadPush => panic!("it was told that a release serves that cannot"),
+            Operation::Job => {
+                let text = self.world.gantry(&["job", "ls", "--json"]).good().out;
+                let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                assert_eq!(told["jobs"][0]["status"], "succeeded", "acknowledged and gone: {text}");
+            }
             Operation::Held | Operation::Destroy | Operation::Rename | Operation::Data | Operation::AgentStart => {}
         }
     }

@@ -171,6 +171,7 @@ fn parts(step: &Step) -> ContainerParts {
         },
         accounts: None,
         volumes: vec![BindMount { source: step.cache.clone(), target: CACHE.into(), writable: true }],
+        network: true,
     }
 }
 

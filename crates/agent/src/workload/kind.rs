@@ -13,6 +13,8 @@ pub(crate) enum WorkloadKind {
     OneOff,
     /// The build of an image: lives as long as the server's session.
     Build,
+    /// A container job: lives as long as its program, and outlives the agent.
+    Job,
     /// The making of a base image: a program in a control group of its own, without a container.
     Base,
 }
@@ -20,8 +22,7 @@ pub(crate) enum WorkloadKind {
 /// The differences between the kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KindPolicy {
-    /// Prefix of the names of its containers. `None`: the plan's id of the instance is the name, and the container
-    /// outlives the agent. A restarted agent removes the containers of all other kinds.
+    /// Prefix of the names of its containers. `None`: the plan's id of the instance is the name.
     pub(crate) prefix: Option<&'static str>,
     /// True if the engine starts the container again after its end.
     pub(crate) restarts: bool,
@@ -50,6 +51,9 @@ pub(crate) const SEGMENT: u64 = 8 << 20;
 /// Size of each of the two segments of a build's output, in bytes. A busy machine reads the output late.
 const BUILD_SEGMENT: u64 = 16 << 20;
 
+/// Size of each of the two segments of a job's output, in bytes. The newest lines are kept after the job's end.
+const JOB_SEGMENT: u64 = 256 << 10;
+
 impl WorkloadKind {
     /// The kind of an instance of the plan.
     pub(crate) fn of_instance(spec: &InstanceSpec) -> Self {
@@ -62,7 +66,7 @@ impl WorkloadKind {
         Self::ALL.into_iter().find(begins)
     }
 
-    const ALL: [Self; 5] = [Self::Service, Self::ReleaseStep, Self::OneOff, Self::Build, Self::Base];
+    const ALL: [Self; 6] = [Self::Service, Self::ReleaseStep, Self::OneOff, Self::Build, Self::Job, Self::Base];
 
     /// The table of the kinds.
     pub(crate) const fn policy(self) -> KindPolicy {
@@ -99,6 +103,14 @@ impl WorkloadKind {
                 keeps_output: false,
                 segment: BUILD_SEGMENT,
             },
+            Self::Job => KindPolicy {
+                prefix: Some("job-"),
+                restarts: false,
+                checked: false,
+                disk: DiskAccount::Engine,
+                keeps_output: false,
+                segment: JOB_SEGMENT,
+            },
             Self::Base => KindPolicy {
                 prefix: Some("base-"),
                 restarts: false,
@@ -119,6 +131,7 @@ mod tests {
     fn finds_the_kind_of_a_leftover_by_its_name() {
         assert_eq!(WorkloadKind::of_name("run-shop-00c0ffee"), Some(WorkloadKind::OneOff));
         assert_eq!(WorkloadKind::of_name("build-shop-3-00c0ffee"), Some(WorkloadKind::Build));
+        assert_eq!(WorkloadKind::of_name("job-shop-7-1"), Some(WorkloadKind::Job));
         assert_eq!(WorkloadKind::of_name("base-00c0ffee"), Some(WorkloadKind::Base));
         assert_eq!(WorkloadKind::of_name("shop.v1.web-1"), None);
     }

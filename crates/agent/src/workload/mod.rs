@@ -3,9 +3,9 @@
 //! ```text
 //! clear ─► prepare ─► launch ─► watch, account ─► (stop) ─► discard
 //! ```
-//! - [`WorkloadKind`]: services, release steps, one-offs and builds, with a table of their differences.
+//! - [`WorkloadKind`]: services, release steps, one-offs, builds and jobs, with a table of their differences.
 //! - [`Workload`]: the steps of the life cycle. Each step can be repeated, and the agent can be killed between any two.
-//! - [`TransientWorkload`]: a workload outside the plan, which ends together with its owner.
+//! - [`TransientWorkload`]: a workload outside the plan. It ends with its owner, except a job.
 //!
 //! The engine knows neither the plan nor health: `instance` decides when a container of the plan starts and stops.
 
@@ -62,6 +62,8 @@ pub(crate) struct ContainerParts {
     /// Users and groups to mount over those of the image.
     pub(crate) accounts: Option<Accounts>,
     pub(crate) volumes: Vec<BindMount>,
+    /// False for a container that has only a loopback device.
+    pub(crate) network: bool,
 }
 
 impl Workload {
@@ -157,7 +159,7 @@ impl Workload {
             groups: parts.groups,
             users: parts.users,
             limits: parts.limits,
-            network: Some(ContainerNetwork {
+            network: parts.network.then(|| ContainerNetwork {
                 bridge: agent.settings.bridge.clone(),
                 link: format!("gt{:08x}", u32::from(address)),
                 address,

@@ -1,5 +1,5 @@
 //! Workloads outside the plan. A transient workload ends together with its owner; a restarted agent removes the
-//! leftovers of its predecessor.
+//! leftovers of its predecessor, and continues jobs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -59,8 +59,26 @@ impl TransientWorkload {
         Ok(Self { agent: Arc::clone(agent), workload: Workload::named(&agent.settings, kind, name), address })
     }
 
+    /// Continues a workload, with the address that the previous agent gave it, or begins it.
+    pub(crate) fn resume(agent: &Arc<AgentContext>, kind: WorkloadKind, name: &str) -> Result<Self, InstanceError> {
+        let workload = Workload::named(&agent.settings, kind, name);
+        match read_metadata(workload.paths()).map(|metadata| metadata.address) {
+            Some(address) if agent.addresses.contains(address) => {
+                agent.addresses.reserve(address);
+                Ok(Self { agent: Arc::clone(agent), workload, address })
+            }
+            _ => Self::begin(agent, kind, name),
+        }
+    }
+
+    /// Reserves the address that the previous agent gave to a workload.
+    pub(crate) fn reserve_address(agent: &AgentContext, name: &str) {
+        let (_, address) = Self::left(agent, name);
+        address.into_iter().for_each(|address| agent.addresses.reserve(address));
+    }
+
     /// Adopts what the previous agent left under this name, in order to remove it.
-    pub(crate) fn left(agent: &Arc<AgentContext>, name: &str) -> (Workload, Option<Ipv4Addr>) {
+    pub(crate) fn left(agent: &AgentContext, name: &str) -> (Workload, Option<Ipv4Addr>) {
         let workload = Workload::leftover(&agent.settings, name);
         let address = read_metadata(workload.paths()).map(|metadata| metadata.address);
         (workload, address)

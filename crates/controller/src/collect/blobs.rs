@@ -10,6 +10,7 @@ use gantry_records::{PushedManifest, RecordChange, RecordIndex, StoreRecord, man
 
 use crate::Server;
 use crate::clock::reading;
+use crate::jobs::StoredWork;
 
 /// Removes unused blobs and the records of unused manifests. Returns the number of bytes freed.
 pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
@@ -22,7 +23,8 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
     // Lists the blobs before marking the used blobs, so blobs written from here on are not in the list.
     let all = server.blobs.list().await?;
     let records = server.core.view().records;
-    let mut used = UsedBlobs::find(&server.blobs, &records).await?;
+    let Some(jobs) = images_of_jobs(server).await else { return Ok(0) };
+    let mut used = UsedBlobs::find(&server.blobs, &records, jobs).await?;
     let forgotten = used.forgotten(&records, before);
     // Keeps the blobs of forgotten manifests for one more round: a client may have asked for one of them before now.
     used.follow(&server.blobs, records.manifests.values().flat_map(|all| all.keys()).cloned().collect()).await?;
@@ -40,6 +42,20 @@ pub(super) async fn collect(server: &Server) -> Result<u64, BlobError> {
         }
     }
     Ok(bytes)
+}
+
+/// The images of jobs that have not ended. None if the queue cannot be read: then nothing is removed.
+async fn images_of_jobs(server: &Server) -> Option<Vec<Digest>> {
+    match server.jobs.read(|reader| reader.open_works()).await {
+        Ok(works) => works
+            .iter()
+            .map(|work| serde_json::from_slice::<StoredWork>(work).ok().map(|work| work.image))
+            .collect::<Option<Vec<Digest>>>(),
+        Err(error) => {
+            tracing::error!(error = crate::causes(&error), "cannot read the images of jobs; no blob is removed");
+            None
+        }
+    }
 }
 
 /// Digests named by records: the roots of the search.
@@ -71,9 +87,9 @@ struct UsedBlobs {
 
 impl UsedBlobs {
     /// Finds the roots, everything reachable from the roots, and the referrers of all of these.
-    async fn find(blobs: &BlobStore, records: &RecordIndex) -> Result<Self, BlobError> {
+    async fn find(blobs: &BlobStore, records: &RecordIndex, more: Vec<Digest>) -> Result<Self, BlobError> {
         let mut used = Self::default();
-        let mut next: Vec<Digest> = roots(records).into_iter().collect();
+        let mut next: Vec<Digest> = roots(records).into_iter().chain(more).collect();
         while !next.is_empty() {
             used.follow(blobs, next).await?;
             next = used.referrers(records);
@@ -180,7 +196,7 @@ mod tests {
         let young = push(&mut records, 2000, 7, None).await;
         records.apply(StoreRecord::Tag { repository: shop(), tag: "one".into(), digest: tagged.clone() }.into());
 
-        let used = UsedBlobs::find(&blobs, &records).await.expect("read");
+        let used = UsedBlobs::find(&blobs, &records, Vec::new()).await.expect("read");
         for kept in [&tagged, &signature, &of_signature, &image(2), &image(3), &image(4)] {
             assert!(used.contains(kept), "{kept}");
         }
@@ -220,6 +236,6 @@ mod tests {
         let mut used = UsedBlobs::default();
         used.follow(&blobs, vec![victim, hostile]).await.expect("read");
         assert!(used.contains(&image(2)));
-        assert!(UsedBlobs::find(&blobs, &records).await.expect("read").contains(&image(2)));
+        assert!(UsedBlobs::find(&blobs, &records, Vec::new()).await.expect("read").contains(&image(2)));
     }
 }

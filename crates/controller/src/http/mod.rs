@@ -7,10 +7,13 @@ mod builds;
 mod call;
 mod deploys;
 mod git;
+mod job_info;
+mod jobs;
 mod logs;
 mod machines;
 mod policy;
 mod pulls;
+mod queues;
 pub(crate) mod range;
 mod referrers;
 pub(crate) mod registry;
@@ -153,6 +156,7 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
         .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
+        .nest("/v1", jobs::routes().merge(queues::routes()).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))

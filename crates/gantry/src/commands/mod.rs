@@ -6,6 +6,7 @@ mod config;
 mod deploys;
 mod docs;
 mod explain;
+pub(crate) mod jobs;
 mod logs;
 mod machines;
 mod man;
@@ -94,6 +95,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Exit> {
             session::exec(&client()?, &app, instance, command, input).await
         }
         Command::Run { app, input, volumes, command } => session::run(&client()?, &app, command, volumes, input).await,
+        Command::Job(command) => jobs::run(&client()?, command, json).await,
+        Command::Queue(command) => jobs::queue(&client()?, command, json).await,
         Command::Volume(command) => volumes::run(&client()?, command, json).await,
     }
 }

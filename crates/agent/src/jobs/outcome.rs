@@ -1,0 +1,116 @@
+//! What is kept of the end of a job: exit, usage, and the newest lines of the output.
+
+use gantry_control::jobs::{AttemptDetails, AttemptOutcome, JobLine, OUTPUT_MAX};
+use gantry_linux::cgroup::GroupUsage;
+use gantry_model::{Moment, ResourceLimits};
+use gantry_relay::LogTail;
+use gantry_sandbox::ExitRecord;
+
+use crate::records::ContainerPaths;
+
+/// Bytes that count for a line besides its text.
+const LINE_OVERHEAD: usize = 32;
+
+/// What is known about a container that has ended.
+pub(super) struct ContainerEnd {
+    pub(super) exit: Option<ExitRecord>,
+    pub(super) usage: GroupUsage,
+    pub(super) peak_memory: u64,
+    /// True if the container has used all of its disk limit.
+    pub(super) full: bool,
+    pub(super) timed_out: bool,
+    pub(super) started: Moment,
+    pub(super) ended: Moment,
+}
+
+/// The outcome of an attempt, and its details.
+pub(super) fn outcome(end: &ContainerEnd, limits: &ResourceLimits) -> (AttemptOutcome, AttemptDetails) {
+    let code = end.exit.as_ref().and_then(|exit| exit.code);
+    let succeeded = code == Some(0) && !end.timed_out;
+    let outcome = match (succeeded, end.timed_out) {
+        (true, _) => AttemptOutcome::Succeeded,
+        (false, true) => AttemptOutcome::TimedOut,
+        (false, false) => AttemptOutcome::Failed,
+    };
+    let details = AttemptDetails {
+        code,
+        signal: end.exit.as_ref().and_then(|exit| exit.signal),
+        out_of_memory: (!succeeded && end.usage.oom_kills > 0).then_some(limits.memory.0),
+        out_of_disk: (!succeeded && end.full).then_some(limits.disk.0),
+        failure: end.timed_out.then(|| "exceeded its timeout".to_owned()),
+        started: Some(end.started),
+        ended: end.ended,
+        peak_memory: end.peak_memory,
+        cpu_micros: end.usage.cpu_micros,
+        output_cut: false,
+    };
+    (outcome, details)
+}
+
+/// The newest lines of the output, and whether older lines were dropped.
+pub(super) fn output(paths: &ContainerPaths) -> (Vec<JobLine>, bool) {
+    let lines = LogTail::new(gantry_relay::segments(&paths.logs)).new_lines();
+    let cut = gantry_relay::oldest_record_age(&paths.logs).is_some();
+    let lines = lines.into_iter().map(|line| JobLine { at: line.at, error: line.error, text: line.text });
+    let (kept, dropped) = newest(lines.collect());
+    (kept, cut || dropped)
+}
+
+/// The newest lines that fit into [`OUTPUT_MAX`], and whether that dropped others.
+fn newest(mut lines: Vec<JobLine>) -> (Vec<JobLine>, bool) {
+    let mut size = 0;
+    let fits = |line: &&JobLine| {
+        size += line.text.len() + LINE_OVERHEAD;
+        size <= OUTPUT_MAX
+    };
+    let count = lines.iter().rev().take_while(fits).count();
+    let first = lines.len() - count;
+    (lines.split_off(first), first > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_model::Bytes;
+
+    use super::*;
+
+    fn end(code: Option<i32>, oom_kills: u64, timed_out: bool) -> ContainerEnd {
+        ContainerEnd {
+            exit: Some(ExitRecord { code, signal: code.is_none().then_some(9), at: 0, left: false }),
+            usage: GroupUsage { oom_kills, ..GroupUsage::default() },
+            peak_memory: 1,
+            full: false,
+            timed_out,
+            started: Moment(10),
+            ended: Moment(20),
+        }
+    }
+
+    #[test]
+    fn tells_success_failure_timeout_and_lack_of_memory_apart() {
+        let limits = ResourceLimits { memory: Bytes::mebi(64), ..ResourceLimits::default() };
+        for (end, wanted, oom) in [
+            (end(Some(0), 0, false), AttemptOutcome::Succeeded, None),
+            // A child was killed, and the program went on without it.
+            (end(Some(0), 1, false), AttemptOutcome::Succeeded, None),
+            (end(Some(3), 0, false), AttemptOutcome::Failed, None),
+            (end(None, 1, false), AttemptOutcome::Failed, Some(64 << 20)),
+            (end(Some(0), 0, true), AttemptOutcome::TimedOut, None),
+        ] {
+            let (outcome, details) = outcome(&end, &limits);
+            assert_eq!((outcome, details.out_of_memory), (wanted, oom));
+        }
+    }
+
+    #[test]
+    fn keeps_the_newest_lines() {
+        let line = |text: String| JobLine { at: Moment(1), error: false, text };
+        let lines: Vec<JobLine> = (0..100_000).map(|number| line(number.to_string())).collect();
+        let (kept, cut) = newest(lines);
+        assert!(cut && kept.last().is_some_and(|line| line.text == "99999"));
+        let size: usize = kept.iter().map(|line| line.text.len() + LINE_OVERHEAD).sum();
+        assert!(size <= OUTPUT_MAX && size > OUTPUT_MAX - 64, "{size}");
+        assert_eq!(newest(vec![line("one".to_owned())]), (vec![line("one".to_owned())], false));
+        assert_eq!(newest(vec![line("x".repeat(OUTPUT_MAX))]), (Vec::new(), true));
+    }
+}

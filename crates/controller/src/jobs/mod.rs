@@ -1,0 +1,212 @@
+//! Container jobs: the queue, the leases of machines, and the orders to agents.
+//!
+//! ```text
+//! API ── submit, cancel ─► writer (one thread, group commit) ─► queue's file
+//!                             ▲        ▲
+//! agent ── report ─► renewals │        │ claims
+//!       ◄─ orders ── feeder ──┴────────┘
+//! ```
+//! - [`JobService`]: the handle of request handlers and connections. Begin there.
+//! - `writer`: the one thread that writes. `feeder`: orders for one agent's connection. `upkeep`: the clock's part.
+//! - `state`: leases and outgoing orders in memory; plain functions.
+//! - `work`: what a job runs, from the request to the agent.
+//!
+//! The rules are in the crate `queue`, their storage in `queue-store`.
+
+mod feeder;
+mod state;
+mod upkeep;
+mod work;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gantry_control::jobs::{BATCH_MAX, EndedJob, JobRef, JobsReport};
+use gantry_model::{MachineName, Moment};
+use gantry_queue::{Jitter, JobId, JobState, QueueName, Refusal};
+use gantry_queue_store::{
+    CancelEffect, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting, QueueStoreError, SqliteQueue,
+    SqliteReader, SubmitRefusal,
+};
+use tokio::sync::Notify;
+
+pub(crate) use self::feeder::JobsLink;
+use self::state::JobsState;
+pub(crate) use self::upkeep::run;
+pub(crate) use self::work::{StoredWork, WorkSource};
+use self::writer::JobWriter;
+
+/// Name of the queue's file in the data folder.
+const FILE: &str = "jobs.db";
+
+/// Why a command on jobs failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JobsError {
+    /// The storage refused the command.
+    #[error(transparent)]
+    Store(#[from] Arc<QueueStoreError>),
+    /// The disk takes no writes.
+    #[error("the disk of the server is read-only, and the queue of jobs is closed; make the disk writable")]
+    ReadOnly,
+    /// The server is shutting down, or its storage broke.
+    #[error("the server is shutting down; try again")]
+    Stopping,
+}
+
+/// The jobs of the cluster.
+pub(crate) struct JobService {
+    writer: JobWriter,
+    /// None while the disk is read-only.
+    reader: Option<Arc<Mutex<SqliteReader>>>,
+    state: Mutex<JobsState>,
+    /// Notified when an agent may have new orders.
+    changed: Notify,
+}
+
+impl JobService {
+    /// Opens the queue in the data folder. Leases of the server before begin anew.
+    pub(crate) fn open(data: &Path) -> Result<Self, QueueStoreError> {
+        let store = SqliteQueue::open(&data.join(FILE))?;
+        let reader = store.reader()?;
+        let mut state = JobsState::default();
+        for (id, job) in reader.leased()? {
+            if let JobState::Leased { machine, cancelling, .. } = job.state {
+                state.adopt(JobRef { job: id, fence: job.fence }, machine, cancelling);
+            }
+        }
+        let reader = Some(Arc::new(Mutex::new(reader)));
+        Ok(Self { writer: JobWriter::start(store), reader, state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    /// A queue that refuses every command, for a server on a read-only disk.
+    pub(crate) fn closed() -> Self {
+        let (writer, state) = (JobWriter::closed(), Mutex::default());
+        Self { writer, reader: None, state, changed: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, JobsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues jobs. On return they are durable.
+    pub(crate) async fn submit(&self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, JobsError> {
+        self.submitted(QueueCommand::Submit(jobs)).await
+    }
+
+    /// Queues an ended job again.
+    pub(crate) async fn replay(
+        &self,
+        job: JobId,
+        delay: u64,
+        by: String,
+    ) -> Result<Result<Vec<JobId>, SubmitRefusal>, JobsError> {
+        self.submitted(QueueCommand::Replay { job, delay, by }).await
+    }
+
+    async fn submitted(&self, command: QueueCommand) -> Result<Result<Vec<JobId>, SubmitRefusal>, JobsError> {
+        match self.writer.one(command).await? {
+            QueueReply::Submitted(submitted) => {
+                self.changed.notify_waiters();
+                Ok(submitted)
+            }
+            _ => Err(JobsError::Stopping),
+        }
+    }
+
+    /// Cancels a job. A machine that has the job is told to stop it.
+    pub(crate) async fn cancel(&self, job: JobId) -> Result<CancelEffect, JobsError> {
+        let QueueReply::Cancelled(effect) = self.writer.one(QueueCommand::Cancel(job)).await? else {
+            return Err(JobsError::Stopping);
+        };
+        if let CancelEffect::Stopping(machine, fence) = &effect {
+            self.state().stop(machine, JobRef { job, fence: *fence });
+        }
+        // The cancelled job may have been in the way of another.
+        self.changed.notify_waiters();
+        Ok(effect)
+    }
+
+    /// Changes a queue; false for an unknown queue.
+    pub(crate) async fn set(&self, queue: QueueName, setting: QueueSetting) -> Result<bool, JobsError> {
+        let reply = self.writer.one(QueueCommand::Set(queue, setting)).await?;
+        self.changed.notify_waiters();
+        Ok(reply == QueueReply::Set(true))
+    }
+
+    /// Cancels all jobs of a queue that wait; returns their number.
+    pub(crate) async fn purge(&self, queue: &QueueName) -> Result<u64, JobsError> {
+        let mut purged = 0;
+        loop {
+            match self.writer.one(QueueCommand::Purge(queue.clone())).await? {
+                QueueReply::Purged(count @ 1..) => purged += count,
+                _ => return Ok(purged),
+            }
+        }
+    }
+
+    /// Reads from the queue, beside the writer.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&SqliteReader) -> Result<T, QueueStoreError> + Send + 'static,
+    ) -> Result<T, JobsError> {
+        let reader = self.reader.clone().ok_or(JobsError::ReadOnly)?;
+        let reading = move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
+        let read = tokio::task::spawn_blocking(reading).await.map_err(|_| JobsError::Stopping)?;
+        read.map_err(|error| Arc::new(error).into())
+    }
+
+    /// Time at which the program of a running job started, as its machine reports.
+    pub(crate) fn started(&self, job: JobId) -> Option<Moment> {
+        self.state().started(job)
+    }
+
+    /// Takes in the report of a machine: renews leases, and returns the ends to record. `first` on a connection.
+    fn take_report(&self, machine: &MachineName, report: JobsReport, first: bool) -> Vec<EndedJob> {
+        let mut ended = report.ended;
+        ended.truncate(BATCH_MAX);
+        if first {
+            self.state().first_report(machine, &report.held);
+        }
+        self.state().report(machine, report.capacity, &report.held, &ended);
+        self.changed.notify_waiters();
+        ended
+    }
+
+    /// Records ends of attempts, and acknowledges them to the machine.
+    async fn record(&self, machine: &MachineName, ended: Vec<EndedJob>) {
+        let leases: Vec<JobRef> = ended.iter().map(|ended| ended.lease).collect();
+        let commands = ended.into_iter().map(completion).collect();
+        let replies = match self.writer.all(commands).await {
+            Ok(replies) => replies,
+            // The agent reports the ends again.
+            Err(error) => return tracing::error!(%machine, error = crate::causes(&error), "cannot record ended jobs"),
+        };
+        gantry_failpoint::failpoint!("job.recorded");
+        for (lease, reply) in leases.into_iter().zip(replies) {
+            if let QueueReply::Completed(Completed::Refused(Refusal::Superseded)) = reply {
+                let all = self.state().count_extra_run();
+                tracing::warn!(%machine, job = %lease.job, all, "an attempt ended after its lease was lost; it does not count");
+            }
+            self.state().acknowledge(machine, lease);
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+/// The command that records an end.
+fn completion(ended: EndedJob) -> QueueCommand {
+    let mut output = Vec::new();
+    for line in &ended.output {
+        // A line of text and numbers is always valid JSON.
+        output.extend(serde_json::to_vec(line).unwrap_or_default());
+        output.push(b'\n');
+    }
+    let details = serde_json::to_vec(&ended.details).unwrap_or_default();
+    QueueCommand::Complete {
+        job: ended.lease.job,
+        fence: ended.lease.fence,
+        report: JobReport { outcome: ended.outcome, details, output },
+        jitter: Jitter(rand::random()),
+    }
+}

@@ -1,0 +1,95 @@
+//! What a job runs: a role of a release, or an image.
+
+use std::collections::BTreeMap;
+
+use gantry_model::role::Role;
+use gantry_model::{AppName, Bytes, Digest, InstanceSpec, Kind, ReleaseConfig, ReleaseNumber, RoleCommand, RoleName};
+use serde::{Deserialize, Serialize};
+
+use crate::core::ClusterView;
+
+/// What a job runs, as the queue stores it. A role is stored by its release, which does not change any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredWork {
+    pub(crate) source: WorkSource,
+    /// The image, which garbage collection keeps for the job.
+    pub(crate) image: Digest,
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) memory: Option<Bytes>,
+    pub(crate) network: bool,
+}
+
+/// Where the settings come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkSource {
+    /// A role of a release.
+    Role { release: ReleaseNumber, role: RoleName },
+    /// Only the image.
+    Image,
+}
+
+/// Why a job cannot be given to a machine.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkError {
+    #[error("release {release} of {app} is gone; submit the job again")]
+    ReleaseGone { release: ReleaseNumber, app: AppName },
+    #[error("release {release} of {app} has no role {role}")]
+    RoleMissing { release: ReleaseNumber, app: AppName, role: RoleName },
+    #[error("the {part} of the job cannot be read; submit the job again")]
+    Unreadable { part: &'static str },
+}
+
+impl StoredWork {
+    pub(crate) fn network(&self) -> bool {
+        self.network
+    }
+
+    /// The release for the job's environment, and the specification of the container; or why there is none.
+    pub(super) fn resolve(self, view: &ClusterView, project: &AppName) -> Result<(String, InstanceSpec), WorkError> {
+        let (number, mut spec) = match &self.source {
+            WorkSource::Image => (String::new(), spec(self.image, Role::new(RoleCommand::Argv(Vec::new())))),
+            WorkSource::Role { release: number, role } => {
+                let release = view
+                    .records
+                    .release(project, *number)
+                    .ok_or_else(|| WorkError::ReleaseGone { release: *number, app: project.clone() })?;
+                let role = release.roles.get(role).ok_or_else(|| WorkError::RoleMissing {
+                    release: *number,
+                    app: project.clone(),
+                    role: role.clone(),
+                })?;
+                let config = release.config.clone();
+                let commit = release.commit.clone();
+                (number.to_string(), InstanceSpec { config, commit, ..spec(self.image, role.clone()) })
+            }
+        };
+        if !self.command.is_empty() {
+            spec.role.command = RoleCommand::Argv(self.command);
+        }
+        // The variables of the job go before all others.
+        if !self.env.is_empty() {
+            let mut values = (*spec.config).clone();
+            values.extend(self.env);
+            spec.config = values.into();
+        }
+        spec.role.limits.memory = self.memory.unwrap_or(spec.role.limits.memory);
+        // A volume has one writer, and jobs run beside the role's own copy.
+        spec.role.volumes.clear();
+        Ok((number, spec))
+    }
+}
+
+fn spec(image: Digest, role: Role) -> InstanceSpec {
+    InstanceSpec {
+        image,
+        commit: None,
+        config: ReleaseConfig::default(),
+        role: Role { kind: Kind::Job, ..role },
+        volumes_of: None,
+    }
+}

@@ -1,0 +1,343 @@
+//! `gantry job` and `gantry queue`.
+
+use std::io::Read;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use gantry_api::jobs::{
+    ChangeQueue, JobInfo, JobLine, JobPage, JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob, SubmitJob,
+    SubmitJobs, SubmittedJobs,
+};
+use gantry_api::{Client, ClientError, ErrorCode};
+use gantry_queue::{JobId, JobSettings, QueueName, RetryPolicy};
+use http::Method;
+
+use crate::args::{Job, JobRun, Queue};
+use crate::coded::{WithCode, coded, require};
+use crate::exit::{DONE, Exit, FAILED, TIMED_OUT};
+use crate::printer::{age, json as print_json, or_dash, out, span, table, told};
+
+/// Shortest and longest pause between two looks at a followed job.
+const POLL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// How long the server may be away while a job is followed.
+const AWAY: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        Job::Run(job) => submit(client, *job, json).await,
+        Job::Ls { queue, dead, before, limit } => list(client, queue, dead, before, limit, json).await,
+        Job::Show { job } => show(&client.get(&format!("/v1/jobs/{job}")).await?, json),
+        Job::Logs { job } => logs(client, job, json).await,
+        Job::Cancel { job } => {
+            show(&client.send_json(Method::POST, &format!("/v1/jobs/{job}/cancel"), &()).await?, json)
+        }
+        Job::Retry { job, delay } => {
+            let request = RetryJob { delay: delay.unwrap_or_default() / 1000 };
+            queued(&client.send_json(Method::POST, &format!("/v1/jobs/{job}/retry"), &request).await?, json)
+        }
+    }
+}
+
+async fn submit(client: &Client, job: JobRun, json: bool) -> anyhow::Result<Exit> {
+    let source = match (&job.code, &job.image) {
+        (Some(code), None) => JobSource::Role {
+            app: code.project.clone(),
+            role: code.code.as_str().parse().map_err(anyhow::Error::from).with_code(ErrorCode::InvalidArguments)?,
+        },
+        (None, Some(reference)) => JobSource::Image { reference: reference.clone() },
+        _ => return Err(coded(ErrorCode::InvalidArguments, "name a code, or an image with --image")),
+    };
+    let payload = payload(job.payload.as_deref().unwrap_or_default())?;
+    let settings = settings(&job);
+    let request = SubmitJob {
+        source,
+        command: job.command,
+        env: job.env.into_iter().collect(),
+        memory: job.memory,
+        network: !job.no_network,
+        payload,
+        settings,
+    };
+    let submitted: SubmittedJobs =
+        client.send_json(Method::POST, "/v1/jobs", &SubmitJobs { jobs: vec![request] }).await?;
+    match submitted.ids.first() {
+        Some(id) if job.follow => follow(client, *id).await,
+        _ => queued(&submitted, json),
+    }
+}
+
+fn settings(job: &JobRun) -> JobSettings {
+    let defaults = JobSettings::default();
+    let seconds = |millis: u64| millis / 1000;
+    let short = |millis: u64| u32::try_from(seconds(millis)).unwrap_or(u32::MAX);
+    JobSettings {
+        priority: job.priority,
+        delay: job.delay.map_or(0, seconds),
+        timeout: job.timeout.map_or(defaults.timeout, short),
+        retries: RetryPolicy { most: job.retries, delay: job.retry_delay.map_or(defaults.retries.delay, short) },
+        expires: job.expires.map(seconds),
+        key: job.key.clone(),
+        idempotency: job.idempotency.clone(),
+    }
+}
+
+/// Reads a payload: a text, `@FILE`, or `-` for standard input.
+fn payload(text: &str) -> anyhow::Result<String> {
+    let read = |mut from: Box<dyn Read>| {
+        let mut text = String::new();
+        from.read_to_string(&mut text).map(|_| text)
+    };
+    let text = match text.strip_prefix('@') {
+        _ if text == "-" => read(Box::new(std::io::stdin())),
+        Some(path) => std::fs::File::open(path).and_then(|file| read(Box::new(file))),
+        None => Ok(text.to_owned()),
+    };
+    text.map_err(|error| anyhow::anyhow!("cannot read the payload: {error}")).with_code(ErrorCode::FileUnreadable)
+}
+
+fn queued(submitted: &SubmittedJobs, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(submitted)?;
+        return Ok(DONE);
+    }
+    submitted.ids.iter().for_each(|id| out!("{id}"));
+    Ok(DONE)
+}
+
+/// Follows a job to its end, and prints its output. Returns the job's own exit code.
+async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
+    let mut shown = None;
+    let mut pause = POLL[0];
+    let mut away = Duration::ZERO;
+    loop {
+        match client.get::<JobInfo>(&format!("/v1/jobs/{id}")).await {
+            Ok(job) => {
+                away = Duration::ZERO;
+                if shown != Some(job.status) {
+                    pause = POLL[0];
+                    told!("job {id}: {}{}", job.status, note(&job));
+                }
+                shown = Some(job.status);
+                if job.status.is_over() {
+                    output(client, id).await?;
+                    return Ok(exit_of(&job));
+                }
+            }
+            // A restarted server continues the job.
+            Err(ClientError::Unreachable { .. }) if away < AWAY => away += pause,
+            Err(ClientError::Problem(problem)) if problem.status == 503 && away < AWAY => away += pause,
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(POLL[1]);
+    }
+}
+
+fn note(job: &JobInfo) -> String {
+    job.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default()
+}
+
+/// The job's own exit code, as a shell reports it.
+fn exit_of(job: &JobInfo) -> Exit {
+    let signal = |signal: i32| u8::try_from(128 + signal).unwrap_or(1);
+    match (job.status, job.attempt.as_ref().map(|attempt| (attempt.code, attempt.signal))) {
+        (JobStatus::Succeeded, _) => DONE,
+        (JobStatus::TimedOut, _) => TIMED_OUT,
+        (JobStatus::Failed, Some((Some(code), _))) => Exit(u8::try_from(code).unwrap_or(1)),
+        (JobStatus::Failed, Some((None, Some(number)))) => Exit(signal(number)),
+        _ => FAILED,
+    }
+}
+
+/// Prints the output of a job: standard output and standard error to their own.
+async fn output(client: &Client, id: JobId) -> anyhow::Result<()> {
+    let mut lines = client.lines::<JobLine>(Method::GET, &format!("/v1/jobs/{id}/logs"), Default::default()).await?;
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if line.error {
+            told!("{}", line.text);
+        } else {
+            out!("{}", line.text);
+        }
+    }
+    Ok(())
+}
+
+async fn logs(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
+    if !json {
+        output(client, id).await?;
+        return Ok(DONE);
+    }
+    let mut lines = client.lines::<JobLine>(Method::GET, &format!("/v1/jobs/{id}/logs"), Default::default()).await?;
+    while let Some(line) = lines.next().await {
+        crate::printer::json_line(&line?)?;
+    }
+    Ok(DONE)
+}
+
+/// Prints jobs, newest first.
+async fn list(
+    client: &Client,
+    queue: Option<QueueFilter>,
+    dead: bool,
+    before: Option<JobId>,
+    limit: usize,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let mut query = format!("?dead={dead}");
+    for part in queue.iter().map(QueueFilter::query) {
+        query.push_str(&part);
+    }
+    let (mut jobs, mut next) = (Vec::new(), before);
+    // A page may be short and have a successor.
+    loop {
+        let before = next.map(|before| format!("&before={before}")).unwrap_or_default();
+        let most = limit - jobs.len();
+        let page: JobPage = client.get(&format!("/v1/jobs{query}&limit={most}{before}")).await?;
+        jobs.extend(page.jobs);
+        next = page.next;
+        if next.is_none() || jobs.len() >= limit {
+            break;
+        }
+    }
+    if json {
+        print_json(&JobPage { jobs, next })?;
+        return Ok(DONE);
+    }
+    let rows = jobs.iter().map(|job| {
+        vec![
+            job.id.to_string(),
+            job.queue.to_string(),
+            job.status.to_string(),
+            format!("{} ago", age(job.submitted)),
+            or_dash(job.attempt.as_ref().map(|attempt| span_short(attempt.duration_millis))),
+            or_dash(job.note.as_ref()),
+        ]
+    });
+    table(&["job", "queue", "state", "submitted", "took", "note"], rows);
+    if let Some(next) = next {
+        told!("more: --before {next}");
+    }
+    Ok(DONE)
+}
+
+/// A span with milliseconds, if it is short.
+fn span_short(millis: u64) -> String {
+    if millis < 10_000 { format!("{}.{:03}s", millis / 1000, millis % 1000) } else { span(millis) }
+}
+
+fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(job)?;
+        return Ok(DONE);
+    }
+    let mut rows = vec![
+        ("job", job.id.to_string()),
+        ("queue", job.queue.to_string()),
+        ("state", format!("{}{}", job.status, note(job))),
+        ("submitted", format!("{} ago, by {}", age(job.submitted), job.by)),
+        ("priority", u8::from(job.settings.priority).to_string()),
+        ("timeout", format!("{} s", job.settings.timeout)),
+        ("failed attempts", format!("{} of {}", job.failures, job.settings.retries.most + 1)),
+    ];
+    rows.extend(job.machine.as_ref().map(|machine| ("machine", machine.to_string())));
+    rows.extend(job.payload.as_ref().map(|payload| ("payload", payload.clone())));
+    if let Some(attempt) = &job.attempt {
+        rows.extend(attempt.code.map(|code| ("exit status", code.to_string())));
+        rows.extend(attempt.signal.map(|signal| ("signal", signal.to_string())));
+        rows.push(("took", span_short(attempt.duration_millis)));
+        rows.push(("peak memory", format!("{} KiB", attempt.peak_memory >> 10)));
+        rows.push(("processor time", span_short(attempt.cpu_micros / 1000)));
+    }
+    for (name, value) in rows {
+        out!("{name:<16} {value}");
+    }
+    Ok(DONE)
+}
+
+/// A project, or one of its queues.
+#[derive(Debug, Clone)]
+pub(crate) struct QueueFilter(pub(crate) String);
+
+impl QueueFilter {
+    fn query(&self) -> String {
+        match self.0.split_once('/') {
+            Some((project, code)) => format!("&project={project}&code={code}"),
+            None => format!("&project={}", self.0),
+        }
+    }
+}
+
+pub(crate) async fn queue(client: &Client, command: Queue, json: bool) -> anyhow::Result<Exit> {
+    match command {
+        Queue::Ls => {
+            let queues: Vec<QueueInfo> = client.get("/v1/queues").await?;
+            show_queues(&queues, json)
+        }
+        Queue::Show { queue } => show_queues(&[client.get(&path(&queue)).await?], json),
+        Queue::Pause { queue } => {
+            change(client, &queue, ChangeQueue { paused: Some(true), ..ChangeQueue::default() }, json).await
+        }
+        Queue::Resume { queue } => {
+            change(client, &queue, ChangeQueue { paused: Some(false), ..ChangeQueue::default() }, json).await
+        }
+        Queue::Limit { queue, count } => {
+            change(client, &queue, ChangeQueue { limit: Some(count), ..ChangeQueue::default() }, json).await
+        }
+        Queue::Purge { queue, confirm } => {
+            let named = confirm.as_deref() == Some(queue.to_string().as_str());
+            require!(named, InvalidArguments, "this cancels every waiting job; confirm with --confirm {queue}");
+            let purged: PurgedQueue = client.send_json(Method::POST, &format!("{}/purge", path(&queue)), &()).await?;
+            told!("{} jobs cancelled", purged.cancelled);
+            Ok(DONE)
+        }
+        Queue::Dead { queue, limit } => {
+            list(client, queue.map(|queue| QueueFilter(queue.to_string())), true, None, limit, json).await
+        }
+    }
+}
+
+fn path(queue: &QueueName) -> String {
+    format!("/v1/queues/{}/{}", queue.project, queue.code)
+}
+
+async fn change(client: &Client, queue: &QueueName, change: ChangeQueue, json: bool) -> anyhow::Result<Exit> {
+    show_queues(&[client.send_json(Method::PATCH, &path(queue), &change).await?], json)
+}
+
+fn show_queues(queues: &[QueueInfo], json: bool) -> anyhow::Result<Exit> {
+    if json {
+        print_json(&queues)?;
+        return Ok(DONE);
+    }
+    let rows = queues.iter().map(|queue| {
+        vec![
+            queue.name.to_string(),
+            if queue.paused { "paused" } else { "open" }.to_owned(),
+            queue.ready.to_string(),
+            queue.waiting.to_string(),
+            queue.running.to_string(),
+            or_dash(queue.limit),
+            queue.ended.to_string(),
+            queue.dead.to_string(),
+        ]
+    });
+    table(&["queue", "state", "ready", "waiting", "running", "limit", "ended", "dead"], rows);
+    Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_a_text_or_a_file() {
+        assert_eq!(payload("{}").expect("a text"), "{}");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "from a file\n").expect("written");
+        assert_eq!(payload(&format!("@{}", file.path().display())).expect("read"), "from a file\n");
+        let error = payload("@/nonexistent").expect_err("no file");
+        assert_eq!(crate::coded::code_of(&error), Some(ErrorCode::FileUnreadable));
+    }
+}

@@ -1,0 +1,236 @@
+//! The commands of a queue's storage, and their replies.
+
+use gantry_model::{MachineName, Moment};
+use gantry_queue::{AttemptOutcome, Fence, Jitter, JobId, JobSettings, JobState, QueueName, Refusal};
+
+/// Most jobs of all queues that wait or run.
+pub const WAITING_MAX: u64 = 2_000_000;
+
+/// Most queues.
+pub const CODES_MAX: usize = 10_000;
+
+/// A job to submit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its settings, checked.
+    pub settings: JobSettings,
+    /// What runs, for the agent.
+    pub work: Vec<u8>,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Who submits the job.
+    pub by: String,
+}
+
+/// A job that a machine has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedJob {
+    /// Its number.
+    pub id: JobId,
+    /// Token of the lease.
+    pub fence: Fence,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Timeout of the attempt, in seconds.
+    pub timeout: u32,
+    /// What runs.
+    pub work: Vec<u8>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+/// The end of an attempt, as the machine reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobReport {
+    /// How the attempt ended.
+    pub outcome: AttemptOutcome,
+    /// Details, for people.
+    pub details: Vec<u8>,
+    /// The output.
+    pub output: Vec<u8>,
+}
+
+/// A setting of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueSetting {
+    /// Starts no job while true.
+    Paused(bool),
+    /// Most jobs at the same time; none for any number.
+    Limit(Option<u32>),
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueCommand {
+    /// Queues jobs, all or none.
+    Submit(Vec<NewJob>),
+    /// Gives jobs to a machine.
+    Claim {
+        /// The machine.
+        machine: MachineName,
+        /// Most jobs.
+        most: usize,
+        /// Most leased jobs of all queues.
+        limit: Option<u32>,
+    },
+    /// Records the end of an attempt.
+    Complete {
+        /// The job.
+        job: JobId,
+        /// Token of the lease.
+        fence: Fence,
+        /// The end.
+        report: JobReport,
+        /// For the pause before a retry.
+        jitter: Jitter,
+    },
+    /// Takes a job from a machine that lost its lease.
+    Lose {
+        /// The job.
+        job: JobId,
+        /// Token of the lease.
+        fence: Fence,
+    },
+    /// Cancels a job.
+    Cancel(JobId),
+    /// Queues an ended job again, as a new job.
+    Replay {
+        /// The job.
+        job: JobId,
+        /// Delay in seconds.
+        delay: u64,
+        /// Who asks.
+        by: String,
+    },
+    /// Changes a queue.
+    Set(QueueName, QueueSetting),
+    /// Cancels waiting jobs of a queue, at most a slice.
+    Purge(QueueName),
+    /// Ends delays, expires and removes jobs, at most a slice.
+    Upkeep {
+        /// Jobs that ended before are removed.
+        keep_since: Moment,
+    },
+}
+
+/// Why no job was queued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitRefusal {
+    /// Too many jobs wait.
+    #[error("{WAITING_MAX} jobs wait or run already; wait until some have ended, or purge a queue")]
+    Full,
+    /// Too many queues.
+    #[error("there are {CODES_MAX} queues already; use fewer codes")]
+    TooManyQueues,
+    /// The job to replay is unknown.
+    #[error("there is no job {0}")]
+    Unknown(JobId),
+    /// The job to replay has not ended.
+    #[error("job {0} has not ended")]
+    NotEnded(JobId),
+}
+
+/// Effect of a cancellation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelEffect {
+    /// The job is over.
+    Ended,
+    /// The machine has to stop the job.
+    Stopping(MachineName, Fence),
+    /// The job had ended before.
+    Over,
+    /// There is no such job.
+    Unknown,
+}
+
+/// Outcome of a completion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completed {
+    /// The completion is recorded, and this is the job's state.
+    Recorded(JobState),
+    /// The completion does not count.
+    Refused(Refusal),
+}
+
+/// Outcome of a slice of upkeep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// True if there is more to do now.
+    pub more: bool,
+    /// True if jobs changed their state.
+    pub changed: bool,
+    /// The next moment at which a delay ends.
+    pub next: Option<Moment>,
+}
+
+/// Reply to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueReply {
+    /// To `Submit` and `Replay`: the numbers, in order.
+    Submitted(Result<Vec<JobId>, SubmitRefusal>),
+    /// To `Claim`.
+    Claimed(Vec<ClaimedJob>),
+    /// To `Complete`.
+    Completed(Completed),
+    /// To `Lose`: true if the lease was the current one.
+    Lost(bool),
+    /// To `Cancel`.
+    Cancelled(CancelEffect),
+    /// To `Set`: false for an unknown queue.
+    Set(bool),
+    /// To `Purge`: number of jobs in this slice.
+    Purged(u64),
+    /// To `Upkeep`.
+    Upkept(Upkeep),
+}
+
+/// Why the storage failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueStoreError {
+    /// The file cannot be used.
+    #[error("cannot {action} the queue's file {path}")]
+    File {
+        /// The attempted action.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk is full. Nothing was changed.
+    #[error("the disk of the queue's file {path} is full; free space")]
+    Full {
+        /// The file.
+        path: String,
+    },
+    /// The file is of a newer version.
+    #[error("the queue's file {path} has format {found}, and this program knows {known}; use a newer gantry")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Format of the file.
+        found: i64,
+        /// The newest known format.
+        known: i64,
+    },
+    /// A row of the file makes no sense.
+    #[error("the queue's file {path} is damaged: {detail}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Storage of jobs.
+pub trait QueueStore: Send {
+    /// Carries out commands in order, in one transaction. The replies are true once they are returned: everything is on
+    /// the disk.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`]: nothing was changed.
+    fn commit(&mut self, commands: Vec<QueueCommand>, now: Moment) -> Result<Vec<QueueReply>, QueueStoreError>;
+}

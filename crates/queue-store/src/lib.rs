@@ -1,0 +1,16 @@
+//! Durable storage of container jobs, behind a trait.
+//!
+//! - [`QueueStore`]: commands in, replies out; one transaction for any number of commands. Begin there.
+//! - [`SqliteQueue`]: the embedded storage, a file of its own. [`SqliteReader`]: pages and details, beside the writer.
+//!
+//! The storage decides nothing: each command loads jobs, applies the rules of the crate `queue`, and writes the result.
+//! Every command is short. Work on many jobs (delays that end, expiry, purges, removal of old jobs) goes in slices.
+
+mod command;
+mod sqlite;
+
+pub use command::{
+    CODES_MAX, CancelEffect, ClaimedJob, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
+    QueueStore, QueueStoreError, SubmitRefusal, Upkeep, WAITING_MAX,
+};
+pub use sqlite::{JobDetails, JobFilter, JobPage, QueueInfo, SqliteQueue, SqliteReader};

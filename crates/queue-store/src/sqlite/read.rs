@@ -1,0 +1,227 @@
+//! Pages and details of jobs, read beside the writer.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use gantry_model::AppName;
+use gantry_queue::{Job, JobId, QueueName};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::load::Loads;
+use super::row::{COLUMNS, StoredJob, whole};
+use super::{Fault, schema};
+use crate::QueueStoreError;
+
+/// Most rows that one page looks at. A page may be shorter than asked for and still have a successor.
+const LOOKED_AT: usize = 20_000;
+
+/// A reader of the queue's file. Reads see the last committed state and delay no writer.
+#[derive(Debug)]
+pub struct SqliteReader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// Selection of jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only jobs of this project.
+    pub project: Option<AppName>,
+    /// Only jobs of this queue.
+    pub queue: Option<QueueName>,
+    /// Only dead letters.
+    pub dead: bool,
+    /// Only jobs below this number.
+    pub before: Option<JobId>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Clone)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobDetails>,
+    /// The number from which the next page goes on; none after the last page.
+    pub next: Option<JobId>,
+}
+
+/// A job with all that is known about it.
+#[derive(Debug, Clone)]
+pub struct JobDetails {
+    /// Its number.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its settings and state.
+    pub job: Job,
+    /// Who submitted it.
+    pub by: String,
+    /// What runs.
+    pub work: Vec<u8>,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// Details of the last attempt that ended.
+    pub details: Option<Vec<u8>>,
+}
+
+/// A queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: QueueName,
+    /// True if no job starts.
+    pub paused: bool,
+    /// Most jobs at the same time.
+    pub limit: Option<u32>,
+    /// Jobs by state: delayed, held, ready, leased, ended.
+    pub counts: [u64; 5],
+    /// Number of dead letters.
+    pub dead: u64,
+}
+
+impl SqliteReader {
+    pub(super) fn open(path: &Path) -> Result<Self, QueueStoreError> {
+        Ok(Self { connection: schema::connect(path)?, path: path.to_owned() })
+    }
+
+    fn told<T>(&self, read: Result<T, Fault>) -> Result<T, QueueStoreError> {
+        read.map_err(|fault| fault.of("read", &self.path))
+    }
+
+    /// Finds a job.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn job(&self, id: JobId) -> Result<Option<JobDetails>, QueueStoreError> {
+        self.told(self.find(id))
+    }
+
+    fn find(&self, id: JobId) -> Result<Option<JobDetails>, Fault> {
+        let Some(stored) = StoredJob::find(&self.connection, id)? else { return Ok(None) };
+        let queue = self.names()?.queues.remove(&stored.queue).map(|load| load.name);
+        queue.map_or(Ok(None), |queue| self.details(stored, queue).map(Some))
+    }
+
+    /// The output of the last attempt that ended.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn output(&self, id: JobId) -> Result<Option<Vec<u8>>, QueueStoreError> {
+        let sql = "SELECT output FROM results WHERE job = ?1";
+        let read = self.connection.query_row(sql, [whole(id.0)], |row| row.get(0)).optional();
+        self.told(read.map_err(Fault::from))
+    }
+
+    /// A page of jobs, newest first, at most `most`.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn page(&self, filter: &JobFilter, most: usize) -> Result<JobPage, QueueStoreError> {
+        self.told(self.read_page(filter, most))
+    }
+
+    fn read_page(&self, filter: &JobFilter, most: usize) -> Result<JobPage, Fault> {
+        let names = self.names()?;
+        let wanted = |name: &QueueName| {
+            filter.queue.as_ref().is_none_or(|queue| queue == name)
+                && filter.project.as_ref().is_none_or(|project| *project == name.project)
+        };
+        let dead = if filter.dead { "AND state = 4 AND ended IN (1, 2, 4, 5)" } else { "" };
+        let before = filter.before.map_or(i64::MAX, |before| whole(before.0));
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 {dead} ORDER BY id DESC LIMIT {LOOKED_AT}");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([before])?;
+        let (mut jobs, mut looked, mut last) = (Vec::new(), 0, None);
+        while let Some(row) = rows.next()? {
+            if jobs.len() == most {
+                return Ok(JobPage { jobs, next: last });
+            }
+            looked += 1;
+            let stored = StoredJob::read(row)?;
+            last = Some(stored.id);
+            if let Some(load) = names.queues.get(&stored.queue).filter(|load| wanted(&load.name)) {
+                jobs.push(self.details(stored, load.name.clone())?);
+            }
+        }
+        Ok(JobPage { jobs, next: last.filter(|_| looked == LOOKED_AT) })
+    }
+
+    fn details(&self, stored: StoredJob, queue: QueueName) -> Result<JobDetails, Fault> {
+        let sql = "SELECT work, payload, submitter, details FROM bodies LEFT JOIN results USING (job) WHERE job = ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let (work, payload, by, details) = statement
+            .query_row([whole(stored.id.0)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        Ok(JobDetails { id: stored.id, queue, job: stored.job, by, work, payload, details })
+    }
+
+    /// All queues, in the order of their names.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn queues(&self) -> Result<Vec<QueueInfo>, QueueStoreError> {
+        self.told(self.read_queues())
+    }
+
+    fn read_queues(&self) -> Result<Vec<QueueInfo>, Fault> {
+        let loads = Loads::read(&self.connection)?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT count(*) FROM jobs WHERE queue = ?1 AND state = 4 AND ended IN (1, 2, 4, 5)")?;
+        let mut queues = Vec::new();
+        for number in loads.by_name.values() {
+            let Some(load) = loads.queues.get(number) else { continue };
+            let dead: i64 = statement.query_row([number], |row| row.get(0))?;
+            queues.push(QueueInfo {
+                name: load.name.clone(),
+                paused: load.paused,
+                limit: load.limit,
+                counts: load.counts,
+                dead: super::row::natural(dead),
+            });
+        }
+        Ok(queues)
+    }
+
+    /// Jobs that machines have, with the tokens of their leases.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn leased(&self) -> Result<Vec<(JobId, Job)>, QueueStoreError> {
+        let read = || -> Result<Vec<(JobId, Job)>, Fault> {
+            let mut statement = self.connection.prepare(&format!("SELECT {COLUMNS} FROM jobs WHERE state = 3"))?;
+            let mut rows = statement.query([])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                let stored = StoredJob::read(row)?;
+                jobs.push((stored.id, stored.job));
+            }
+            Ok(jobs)
+        };
+        self.told(read())
+    }
+
+    /// What runs, of all jobs that have not ended; each once.
+    ///
+    /// # Errors
+    /// [`QueueStoreError`].
+    pub fn open_works(&self) -> Result<BTreeSet<Vec<u8>>, QueueStoreError> {
+        let read = || -> Result<BTreeSet<Vec<u8>>, Fault> {
+            let sql = "SELECT work FROM jobs JOIN bodies ON job = id WHERE state < 4";
+            let mut statement = self.connection.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            let mut works = BTreeSet::new();
+            while let Some(row) = rows.next()? {
+                let work = row.get_ref(0)?.as_blob().map_err(|error| Fault::Row(error.to_string()))?;
+                if !works.contains(work) {
+                    works.insert(work.to_vec());
+                }
+            }
+            Ok(works)
+        };
+        self.told(read())
+    }
+
+    /// Names of the queues, without counts.
+    fn names(&self) -> Result<Loads, Fault> {
+        Loads::names(&self.connection)
+    }
+}

@@ -1,0 +1,121 @@
+//! Conversion between rows and jobs.
+
+use gantry_model::{MachineName, Moment};
+use gantry_queue::{Fence, Job, JobEnd, JobId, JobState, Rank};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Fault;
+
+/// Columns of a row, in the order in which [`StoredJob::read`] expects them.
+pub(super) const COLUMNS: &str =
+    "id, queue, state, place, fence, failures, lost, submitted, machine, cancelling, ended, settings";
+
+/// Numbers of the states in the file.
+pub(super) const DELAYED: i64 = 0;
+pub(super) const HELD: i64 = 1;
+pub(super) const READY: i64 = 2;
+pub(super) const LEASED: i64 = 3;
+pub(super) const ENDED: i64 = 4;
+
+/// A job with its number and the number of its queue.
+#[derive(Debug, Clone)]
+pub(super) struct StoredJob {
+    pub(super) id: JobId,
+    pub(super) queue: i64,
+    pub(super) job: Job,
+}
+
+impl StoredJob {
+    /// Reads a row with the columns [`COLUMNS`].
+    pub(super) fn read(row: &Row<'_>) -> Result<Self, Fault> {
+        let id = JobId(natural(row.get(0)?));
+        let strange = |what: &str| Fault::Row(format!("{what} of job {id}"));
+        let settings: String = row.get(11)?;
+        let place: i64 = row.get(3)?;
+        let state = match row.get(2)? {
+            DELAYED => JobState::Delayed { due: Moment(natural(place)) },
+            HELD => JobState::Held { rank: Rank(place) },
+            READY => JobState::Ready { rank: Rank(place) },
+            LEASED => {
+                let machine: String = row.get(8)?;
+                let machine = MachineName::parse(&machine).map_err(|_| strange("the machine"))?;
+                JobState::Leased { machine, since: Moment(natural(place)), cancelling: row.get(9)? }
+            }
+            ENDED => {
+                let end: u8 = row.get(10)?;
+                let end = *JobEnd::ALL.get(usize::from(end)).ok_or_else(|| strange("the end"))?;
+                JobState::Ended { end, at: Moment(natural(place)) }
+            }
+            _ => return Err(strange("the state")),
+        };
+        let job = Job {
+            settings: serde_json::from_str(&settings).map_err(|_| strange("the settings"))?,
+            submitted: Moment(natural(row.get(7)?)),
+            fence: Fence(natural(row.get(4)?)),
+            failures: row.get(5)?,
+            lost: row.get(6)?,
+            state,
+        };
+        Ok(Self { id, queue: row.get(1)?, job })
+    }
+
+    /// Finds a job.
+    pub(super) fn find(connection: &Connection, id: JobId) -> Result<Option<Self>, Fault> {
+        let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
+        statement.query_row([whole(id.0)], |row| Ok(Self::read(row))).optional()?.transpose()
+    }
+
+    /// Writes the parts of a job that the rules change.
+    pub(super) fn update(&self, connection: &Connection) -> Result<(), Fault> {
+        let (state, place) = state_columns(&self.job.state);
+        let (machine, cancelling, ended) = match &self.job.state {
+            JobState::Leased { machine, cancelling, .. } => (Some(machine.as_str()), *cancelling, None),
+            JobState::Ended { end, .. } => (None, false, end_number(*end)),
+            _ => (None, false, None),
+        };
+        let job = &self.job;
+        connection
+            .prepare_cached(
+                "UPDATE jobs SET state = ?2, place = ?3, fence = ?4, failures = ?5, lost = ?6, machine = ?7, cancelling = ?8, \
+                 ended = ?9 WHERE id = ?1",
+            )?
+            .execute(params![
+                whole(self.id.0),
+                state,
+                place,
+                whole(job.fence.0),
+                job.failures,
+                job.lost,
+                machine,
+                cancelling,
+                ended
+            ])?;
+        Ok(())
+    }
+}
+
+/// Number of a kind of end in the file.
+fn end_number(end: JobEnd) -> Option<i64> {
+    JobEnd::ALL.iter().position(|known| *known == end).map(|place| whole(place as u64))
+}
+
+/// Number of a state, and the column `place`.
+pub(super) fn state_columns(state: &JobState) -> (i64, i64) {
+    match state {
+        JobState::Delayed { due } => (DELAYED, whole(due.0)),
+        JobState::Held { rank } => (HELD, rank.0),
+        JobState::Ready { rank } => (READY, rank.0),
+        JobState::Leased { since, .. } => (LEASED, whole(since.0)),
+        JobState::Ended { at, .. } => (ENDED, whole(at.0)),
+    }
+}
+
+/// A number for the file. Larger numbers do not occur before the year 292,000,000.
+pub(super) fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number of the file.
+pub(super) fn natural(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

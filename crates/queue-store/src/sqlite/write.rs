@@ -1,0 +1,205 @@
+//! Commands on single jobs and queues.
+
+use gantry_model::Moment;
+use gantry_queue::{AttemptOutcome, Fence, Jitter, Job, JobEvent, JobId, JobState, QueueName, Refusal};
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::load::Loads;
+use super::row::{HELD, StoredJob, state_columns, whole};
+use super::{Fault, row};
+use crate::{
+    CODES_MAX, CancelEffect, Completed, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting, SubmitRefusal,
+    WAITING_MAX,
+};
+
+/// A transaction under way.
+pub(super) struct Writer<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) loads: &'a mut Loads,
+    pub(super) now: Moment,
+}
+
+impl Writer<'_> {
+    /// Carries out a command.
+    pub(super) fn apply(&mut self, command: QueueCommand) -> Result<QueueReply, Fault> {
+        Ok(match command {
+            QueueCommand::Submit(jobs) => QueueReply::Submitted(self.submit(jobs)?),
+            QueueCommand::Claim { machine, most, limit } => QueueReply::Claimed(self.claim(&machine, most, limit)?),
+            QueueCommand::Complete { job, fence, report, jitter } => {
+                QueueReply::Completed(self.complete(job, fence, &report, jitter)?)
+            }
+            QueueCommand::Lose { job, fence } => QueueReply::Lost(self.change(job, JobEvent::Lose { fence })?.is_ok()),
+            QueueCommand::Cancel(job) => QueueReply::Cancelled(self.cancel(job)?),
+            QueueCommand::Replay { job, delay, by } => QueueReply::Submitted(self.replay(job, delay, by)?),
+            QueueCommand::Set(queue, setting) => QueueReply::Set(self.set(&queue, setting)?),
+            QueueCommand::Purge(queue) => QueueReply::Purged(self.purge(&queue)?),
+            QueueCommand::Upkeep { keep_since } => QueueReply::Upkept(self.upkeep(keep_since)?),
+        })
+    }
+
+    fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
+        if self.loads.open() + jobs.len() as u64 > WAITING_MAX {
+            return Ok(Err(SubmitRefusal::Full));
+        }
+        let unknown = jobs.iter().filter(|job| !self.loads.by_name.contains_key(&job.queue)).count();
+        if self.loads.queues.len() + unknown > CODES_MAX {
+            return Ok(Err(SubmitRefusal::TooManyQueues));
+        }
+        jobs.into_iter().map(|job| self.insert(job)).collect::<Result<_, _>>().map(Ok)
+    }
+
+    /// Inserts a job, unless its idempotency key is known.
+    fn insert(&mut self, new: NewJob) -> Result<JobId, Fault> {
+        let queue = self.queue(&new.queue)?;
+        if let Some(key) = &new.settings.idempotency
+            && let Some(known) = self.find_idempotent(queue, key)?
+        {
+            return Ok(known);
+        }
+        let key = new.settings.key.as_ref();
+        let room = key.map_or(Ok(true), |key| self.has_room(queue, &key.name, key.limit))?;
+        let key = key.map(|key| key.name.clone());
+        let idempotency = new.settings.idempotency.clone();
+        let settings = serde_json::to_string(&new.settings).map_err(|error| Fault::Row(error.to_string()))?;
+        let job = Job::submitted(new.settings, self.now, room);
+        let (state, place) = state_columns(&job.state);
+        let expiry = job.expiry().map(|expiry| whole(expiry.0));
+        self.transaction
+            .prepare_cached(
+                "INSERT INTO jobs (queue, state, place, fence, failures, lost, submitted, expiry, key, idempotency, settings) \
+                 VALUES (?1, ?2, ?3, 0, 0, 0, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![queue, state, place, whole(self.now.0), expiry, key, idempotency, settings])?;
+        let id = self.transaction.last_insert_rowid();
+        self.transaction
+            .prepare_cached("INSERT INTO bodies (job, work, payload, submitter) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![id, new.work, new.payload, new.by])?;
+        self.loads.changed(queue, None, Some(&job.state));
+        Ok(JobId(row::natural(id)))
+    }
+
+    /// The number of a queue. The first job of a code makes its queue.
+    fn queue(&mut self, name: &QueueName) -> Result<i64, Fault> {
+        if let Some(number) = self.loads.by_name.get(name) {
+            return Ok(*number);
+        }
+        let names = [name.project.as_str(), name.code.as_str()];
+        self.transaction.execute("INSERT INTO queues (project, code) VALUES (?1, ?2)", names)?;
+        let number = self.transaction.last_insert_rowid();
+        self.loads.insert(number, name.clone(), false, None);
+        Ok(number)
+    }
+
+    fn find_idempotent(&self, queue: i64, key: &str) -> Result<Option<JobId>, Fault> {
+        let mut statement =
+            self.transaction.prepare_cached("SELECT id FROM jobs WHERE queue = ?1 AND idempotency = ?2")?;
+        let found = statement.query_row(params![queue, key], |row| row.get(0)).optional()?;
+        Ok(found.map(|id| JobId(row::natural(id))))
+    }
+
+    /// Reports whether a key has room for one more job.
+    pub(super) fn has_room(&self, queue: i64, key: &str, limit: u32) -> Result<bool, Fault> {
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE queue = ?1 AND key = ?2 AND state IN (2, 3) LIMIT ?3)",
+        )?;
+        let taken: u32 = statement.query_row(params![queue, key, limit], |row| row.get(0))?;
+        Ok(taken < limit)
+    }
+
+    /// Applies an event to a job, and writes the job. Returns the job after the event.
+    fn change(&mut self, id: JobId, event: JobEvent) -> Result<Result<StoredJob, Refusal>, Fault> {
+        match StoredJob::find(self.transaction, id)? {
+            Some(stored) => self.change_stored(&stored, event),
+            None => Ok(Err(Refusal::Superseded)),
+        }
+    }
+
+    /// Same as [`Self::change`], for a job that is already read.
+    pub(super) fn change_stored(
+        &mut self,
+        stored: &StoredJob,
+        event: JobEvent,
+    ) -> Result<Result<StoredJob, Refusal>, Fault> {
+        let job = match stored.job.after(event, self.now) {
+            Ok(job) => job,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let next = StoredJob { job, ..stored.clone() };
+        next.update(self.transaction)?;
+        self.loads.changed(next.queue, Some(&stored.job.state), Some(&next.job.state));
+        if stored.job.takes_room() && !next.job.takes_room() {
+            self.admit_held(&next)?;
+        }
+        Ok(Ok(next))
+    }
+
+    /// Admits the next held job of the key whose room `left` has given up.
+    fn admit_held(&mut self, left: &StoredJob) -> Result<(), Fault> {
+        let Some(key) = &left.job.settings.key else { return Ok(()) };
+        loop {
+            let sql = format!(
+                "SELECT {} FROM jobs WHERE state = {HELD} AND queue = ?1 AND key = ?2 ORDER BY place, id LIMIT 1",
+                row::COLUMNS
+            );
+            let mut statement = self.transaction.prepare_cached(&sql)?;
+            let found = statement.query_row(params![left.queue, key.name], |row| Ok(StoredJob::read(row)));
+            let Some(held) = found.optional()?.transpose()? else { return Ok(()) };
+            let limit = held.job.settings.key.as_ref().map_or(1, |key| key.limit);
+            if !self.has_room(left.queue, &key.name, limit)? {
+                return Ok(());
+            }
+            let admitted = self.change_stored(&held, JobEvent::Admit)?;
+            if !admitted.is_ok_and(|job| job.job.is_over()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn complete(&mut self, id: JobId, fence: Fence, report: &JobReport, jitter: Jitter) -> Result<Completed, Fault> {
+        let outcome: AttemptOutcome = report.outcome;
+        let job = match self.change(id, JobEvent::Complete { fence, outcome, jitter })? {
+            Ok(job) => job,
+            Err(refusal) => return Ok(Completed::Refused(refusal)),
+        };
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO results (job, details, output) VALUES (?1, ?2, ?3)")?
+            .execute(params![whole(id.0), report.details, report.output])?;
+        Ok(Completed::Recorded(job.job.state))
+    }
+
+    fn cancel(&mut self, id: JobId) -> Result<CancelEffect, Fault> {
+        let Some(stored) = StoredJob::find(self.transaction, id)? else { return Ok(CancelEffect::Unknown) };
+        Ok(match self.change_stored(&stored, JobEvent::Cancel)? {
+            Ok(StoredJob { job: Job { state: JobState::Leased { machine, .. }, fence, .. }, .. }) => {
+                CancelEffect::Stopping(machine, fence)
+            }
+            Ok(_) => CancelEffect::Ended,
+            Err(_) => CancelEffect::Over,
+        })
+    }
+
+    fn replay(&mut self, id: JobId, delay: u64, by: String) -> Result<Result<Vec<JobId>, SubmitRefusal>, Fault> {
+        let Some(stored) = StoredJob::find(self.transaction, id)? else { return Ok(Err(SubmitRefusal::Unknown(id))) };
+        let Some(load) = self.loads.queues.get(&stored.queue).filter(|_| stored.job.is_over()) else {
+            return Ok(Err(SubmitRefusal::NotEnded(id)));
+        };
+        let queue = load.name.clone();
+        let body = "SELECT work, payload FROM bodies WHERE job = ?1";
+        let (work, payload) = self.transaction.query_row(body, [whole(id.0)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        // The new job is another job: the idempotency key stays with the old one.
+        let settings = gantry_queue::JobSettings { delay, idempotency: None, ..stored.job.settings };
+        self.submit(vec![NewJob { queue, settings, work, payload, by }])
+    }
+
+    fn set(&mut self, name: &QueueName, setting: QueueSetting) -> Result<bool, Fault> {
+        let Some(number) = self.loads.by_name.get(name).copied() else { return Ok(false) };
+        let Some(load) = self.loads.queues.get_mut(&number) else { return Ok(false) };
+        match setting {
+            QueueSetting::Paused(paused) => load.paused = paused,
+            QueueSetting::Limit(limit) => load.limit = limit,
+        }
+        let values = params![number, load.paused, load.limit];
+        self.transaction.execute("UPDATE queues SET paused = ?2, most = ?3 WHERE id = ?1", values)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,45 @@
+//! The rules that every storage of jobs keeps. Each test runs on each storage.
+
+mod suite;
+
+use std::path::Path;
+
+use gantry_queue_store::{QueueStore, SqliteQueue};
+use suite::Opened;
+
+/// A storage in a file, which can be opened again.
+fn sqlite(folder: &Path) -> Opened {
+    let store = SqliteQueue::open(&folder.join("jobs.db")).expect("opened");
+    let reader = store.reader().expect("a reader");
+    (Box::new(store) as Box<dyn QueueStore>, reader)
+}
+
+macro_rules! on_each_store {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            let folder = tempfile::tempdir().expect("a folder");
+            suite::$name(&mut suite::World::new(folder.path(), sqlite));
+        })*
+    };
+}
+
+on_each_store! {
+    a_job_is_claimed_once_and_completed_once
+    jobs_go_by_priority_and_age
+    projects_share_evenly
+    limits_and_pauses_hold
+    a_key_admits_its_jobs_one_after_the_other
+    a_delay_ends_with_upkeep
+    failed_jobs_come_back_and_end_as_dead_letters
+    a_lost_lease_gives_the_job_to_another_machine
+    cancel_works_in_every_state
+    an_idempotency_key_queues_one_job
+    waiting_jobs_expire
+    a_purge_cancels_what_waits
+    an_ended_job_is_queued_again_as_another_job
+    old_jobs_are_removed
+    pages_go_through_all_jobs
+    everything_survives_a_restart
+    a_random_history_keeps_the_counts
+}

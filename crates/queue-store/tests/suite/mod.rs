@@ -1,0 +1,398 @@
+//! The suite, for any storage.
+
+use std::path::{Path, PathBuf};
+
+use gantry_model::{AppName, MachineName, Moment};
+use gantry_queue::{
+    AttemptOutcome, ConcurrencyKey, Fence, Jitter, JobEnd, JobId, JobSettings, JobState, Priority, QueueName, Refusal,
+    RetryPolicy,
+};
+use gantry_queue_store::{
+    CancelEffect, ClaimedJob, Completed, JobFilter, JobReport, NewJob, QueueCommand, QueueReply, QueueSetting,
+    QueueStore, SqliteReader, SubmitRefusal, Upkeep,
+};
+
+mod history;
+pub(crate) use history::a_random_history_keeps_the_counts;
+
+/// A storage and its reader.
+pub(crate) type Opened = (Box<dyn QueueStore>, SqliteReader);
+
+/// A storage under test, with its own clock.
+pub(crate) struct World {
+    folder: PathBuf,
+    open: fn(&Path) -> Opened,
+    store: Box<dyn QueueStore>,
+    pub(crate) reader: SqliteReader,
+    pub(crate) now: Moment,
+}
+
+pub(crate) fn queue(text: &str) -> QueueName {
+    text.parse().expect("a queue")
+}
+
+pub(crate) fn machine(name: &str) -> MachineName {
+    MachineName::parse(name).expect("a name")
+}
+
+impl World {
+    pub(crate) fn new(folder: &Path, open: fn(&Path) -> Opened) -> Self {
+        let (store, reader) = open(folder);
+        Self { folder: folder.to_owned(), open, store, reader, now: Moment(1_000_000) }
+    }
+
+    /// Opens the storage again, as after a kill.
+    fn restart(&mut self) {
+        (self.store, self.reader) = (self.open)(&self.folder);
+    }
+
+    pub(crate) fn all(&mut self, commands: Vec<QueueCommand>) -> Vec<QueueReply> {
+        self.store.commit(commands, self.now).expect("committed")
+    }
+
+    pub(crate) fn one(&mut self, command: QueueCommand) -> QueueReply {
+        self.all(vec![command]).pop().expect("a reply")
+    }
+
+    pub(crate) fn submit(&mut self, to: &str, settings: JobSettings) -> JobId {
+        let job = NewJob {
+            queue: queue(to),
+            settings,
+            work: b"work".to_vec(),
+            payload: b"payload".to_vec(),
+            by: "me".to_owned(),
+        };
+        match self.one(QueueCommand::Submit(vec![job])) {
+            QueueReply::Submitted(Ok(ids)) => ids[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn claim(&mut self, by: &str, most: usize) -> Vec<ClaimedJob> {
+        match self.one(QueueCommand::Claim { machine: machine(by), most, limit: None }) {
+            QueueReply::Claimed(claimed) => claimed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn claimed_ids(&mut self, most: usize) -> Vec<JobId> {
+        self.claim("m", most).iter().map(|job| job.id).collect()
+    }
+
+    pub(crate) fn complete(&mut self, job: JobId, fence: Fence, outcome: AttemptOutcome) -> Completed {
+        let report = JobReport { outcome, details: b"{}".to_vec(), output: b"out".to_vec() };
+        match self.one(QueueCommand::Complete { job, fence, report, jitter: Jitter(0) }) {
+            QueueReply::Completed(completed) => completed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn upkeep(&mut self) -> Upkeep {
+        match self.one(QueueCommand::Upkeep { keep_since: Moment(0) }) {
+            QueueReply::Upkept(upkeep) => upkeep,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, job: JobId) -> CancelEffect {
+        match self.one(QueueCommand::Cancel(job)) {
+            QueueReply::Cancelled(effect) => effect,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn state(&self, job: JobId) -> JobState {
+        self.reader.job(job).expect("read").expect("a job").job.state
+    }
+
+    fn end(&self, job: JobId) -> Option<JobEnd> {
+        match self.state(job) {
+            JobState::Ended { end, .. } => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Counts of a queue by state: delayed, held, ready, leased, ended.
+    fn counts(&self, of: &str) -> [u64; 5] {
+        let queues = self.reader.queues().expect("read");
+        queues.into_iter().find(|info| info.name == queue(of)).expect("a queue").counts
+    }
+
+    fn counts_if_there(&self, of: &str) -> Option<[u64; 5]> {
+        let queues = self.reader.queues().expect("read");
+        queues.into_iter().find(|info| info.name == queue(of)).map(|info| info.counts)
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = Moment(self.now.0 + millis);
+    }
+}
+
+fn settings() -> JobSettings {
+    JobSettings::default()
+}
+
+fn with_key(name: &str, limit: u32) -> JobSettings {
+    JobSettings { key: Some(ConcurrencyKey { name: name.to_owned(), limit }), ..settings() }
+}
+
+pub(crate) fn a_job_is_claimed_once_and_completed_once(world: &mut World) {
+    let id = world.submit("shop/report", settings());
+    let claimed = world.claim("m", 10);
+    assert_eq!(claimed.len(), 1);
+    let job = &claimed[0];
+    assert_eq!((job.id, job.fence, &job.queue, job.timeout), (id, Fence(1), &queue("shop/report"), 3600));
+    assert_eq!((job.work.as_slice(), job.payload.as_slice()), (&b"work"[..], &b"payload"[..]));
+    assert_eq!(world.claim("other", 10), []);
+    let wrong = world.complete(id, Fence(2), AttemptOutcome::Succeeded);
+    assert_eq!(wrong, Completed::Refused(Refusal::Superseded));
+    let done = JobState::Ended { end: JobEnd::Succeeded, at: world.now };
+    assert_eq!(world.complete(id, Fence(1), AttemptOutcome::Succeeded), Completed::Recorded(done.clone()));
+    let again = world.complete(id, Fence(1), AttemptOutcome::Failed);
+    assert_eq!(again, Completed::Refused(Refusal::Repeated));
+    assert_eq!(world.state(id), done);
+    assert_eq!(world.reader.output(id).expect("read"), Some(b"out".to_vec()));
+    let unknown = world.complete(JobId(99), Fence(1), AttemptOutcome::Succeeded);
+    assert_eq!(unknown, Completed::Refused(Refusal::Superseded));
+    assert_eq!(world.counts("shop/report"), [0, 0, 0, 0, 1]);
+}
+
+pub(crate) fn jobs_go_by_priority_and_age(world: &mut World) {
+    let of = |priority| JobSettings { priority, ..settings() };
+    let low = world.submit("shop/report", of(Priority::Low));
+    world.pass(1000);
+    let high = [(); 2].map(|()| world.submit("shop/report", of(Priority::High)));
+    let normal = world.submit("shop/report", of(Priority::Normal));
+    assert_eq!(world.claimed_ids(3), [high[0], high[1], normal]);
+    // A job that has waited for long goes before urgent ones.
+    world.pass(3_600_000);
+    let _late = world.submit("shop/report", of(Priority::High));
+    assert_eq!(world.claimed_ids(1), [low]);
+}
+
+pub(crate) fn projects_share_evenly(world: &mut World) {
+    let big: Vec<JobId> = (0..20).map(|_| world.submit("big/a", settings())).collect();
+    world.pass(1000);
+    let small = [world.submit("small/a", settings()), world.submit("small/b", settings())];
+    assert_eq!(world.claimed_ids(5), [big[0], small[0], big[1], small[1], big[2]]);
+    assert_eq!(world.claimed_ids(2), big[3..5]);
+}
+
+pub(crate) fn limits_and_pauses_hold(world: &mut World) {
+    for _ in 0..5 {
+        world.submit("shop/report", settings());
+    }
+    let set = |world: &mut World, setting| world.one(QueueCommand::Set(queue("shop/report"), setting));
+    assert_eq!(set(world, QueueSetting::Limit(Some(2))), QueueReply::Set(true));
+    let first = world.claim("m", 10);
+    assert_eq!(first.len(), 2);
+    let _ = world.complete(first[0].id, first[0].fence, AttemptOutcome::Succeeded);
+    assert_eq!(world.claim("m", 10).len(), 1);
+    set(world, QueueSetting::Limit(None));
+    set(world, QueueSetting::Paused(true));
+    assert_eq!(world.claim("m", 10), []);
+    world.restart();
+    assert_eq!(world.claim("m", 10), [], "a pause is durable");
+    set(world, QueueSetting::Paused(false));
+    let claim = QueueCommand::Claim { machine: machine("m"), most: 10, limit: Some(3) };
+    assert!(matches!(world.one(claim), QueueReply::Claimed(claimed) if claimed.len() == 1), "two run already");
+    let unknown = world.one(QueueCommand::Set(queue("shop/none"), QueueSetting::Paused(true)));
+    assert_eq!(unknown, QueueReply::Set(false));
+}
+
+pub(crate) fn a_key_admits_its_jobs_one_after_the_other(world: &mut World) {
+    let first = [(); 3].map(|()| world.submit("shop/report", with_key("customer 7", 1)));
+    let other = world.submit("shop/report", with_key("customer 8", 1));
+    assert_eq!(world.counts("shop/report"), [0, 2, 2, 0, 0]);
+    let claimed = world.claim("m", 10);
+    assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [first[0], other]);
+    assert_eq!(world.claim("m", 10), []);
+    let _ = world.complete(first[0], claimed[0].fence, AttemptOutcome::Succeeded);
+    assert_eq!(world.claimed_ids(10), [first[1]]);
+    // A cancelled job keeps its room until its machine has stopped it.
+    assert!(matches!(world.cancel(first[1]), CancelEffect::Stopping(..)));
+    assert_eq!(world.claim("m", 10), []);
+    let _ = world.complete(first[1], Fence(1), AttemptOutcome::Failed);
+    assert_eq!(world.claimed_ids(10), [first[2]]);
+    // Keys of different queues are different keys.
+    let elsewhere = world.submit("shop/other", with_key("customer 7", 1));
+    assert_eq!(world.claimed_ids(10), [elsewhere]);
+}
+
+pub(crate) fn a_delay_ends_with_upkeep(world: &mut World) {
+    let id = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
+    assert_eq!(world.claim("m", 10), []);
+    assert_eq!(world.upkeep().next, Some(Moment(world.now.0 + 10_000)));
+    world.pass(9_999);
+    assert!(!world.upkeep().changed);
+    world.pass(1);
+    let upkeep = world.upkeep();
+    assert!(upkeep.changed && upkeep.next.is_none(), "{upkeep:?}");
+    assert_eq!(world.claimed_ids(10), [id]);
+}
+
+pub(crate) fn failed_jobs_come_back_and_end_as_dead_letters(world: &mut World) {
+    let retries = RetryPolicy { most: 1, delay: 5 };
+    let id = world.submit("shop/report", JobSettings { retries, ..settings() });
+    let first = world.claim("m", 1);
+    let failed = world.complete(id, first[0].fence, AttemptOutcome::Failed);
+    let due = Moment(world.now.0 + 5000);
+    assert_eq!(failed, Completed::Recorded(JobState::Delayed { due }));
+    world.pass(5000);
+    let _ = world.upkeep();
+    let second = world.claim("m", 1);
+    assert_eq!(second[0].fence, Fence(2));
+    let _ = world.complete(id, Fence(2), AttemptOutcome::TimedOut);
+    assert_eq!(world.end(id), Some(JobEnd::TimedOut));
+    let alive = world.submit("shop/report", settings());
+    let dead = world.reader.page(&JobFilter { dead: true, ..JobFilter::default() }, 10).expect("read");
+    assert_eq!(dead.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+    assert_ne!(alive, id);
+    assert_eq!(world.reader.queues().expect("read")[0].dead, 1);
+}
+
+pub(crate) fn a_lost_lease_gives_the_job_to_another_machine(world: &mut World) {
+    let id = world.submit("shop/report", settings());
+    let first = world.claim("one", 1);
+    assert_eq!(world.one(QueueCommand::Lose { job: id, fence: Fence(9) }), QueueReply::Lost(false));
+    assert_eq!(world.one(QueueCommand::Lose { job: id, fence: first[0].fence }), QueueReply::Lost(true));
+    let second = world.claim("two", 1);
+    assert_eq!((second[0].id, second[0].fence > first[0].fence), (id, true));
+    let late = world.complete(id, first[0].fence, AttemptOutcome::Succeeded);
+    assert_eq!(late, Completed::Refused(Refusal::Superseded));
+    assert!(matches!(world.complete(id, second[0].fence, AttemptOutcome::Succeeded), Completed::Recorded(_)));
+}
+
+pub(crate) fn cancel_works_in_every_state(world: &mut World) {
+    let delayed = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
+    let ready = world.submit("shop/report", settings());
+    for id in [delayed, ready] {
+        assert_eq!(world.cancel(id), CancelEffect::Ended);
+        assert_eq!(world.end(id), Some(JobEnd::Cancelled));
+        assert_eq!(world.cancel(id), CancelEffect::Over);
+    }
+    let running = world.submit("shop/report", settings());
+    let lease = world.claim("m", 1)[0].fence;
+    assert_eq!(world.cancel(running), CancelEffect::Stopping(machine("m"), lease));
+    assert_eq!(world.end(running), None);
+    let _ = world.complete(running, lease, AttemptOutcome::Succeeded);
+    assert_eq!(world.end(running), Some(JobEnd::Cancelled));
+    assert_eq!(world.cancel(JobId(999)), CancelEffect::Unknown);
+}
+
+pub(crate) fn an_idempotency_key_queues_one_job(world: &mut World) {
+    let once = || JobSettings { idempotency: Some("order 7".to_owned()), ..settings() };
+    let first = world.submit("shop/report", once());
+    assert_eq!(world.submit("shop/report", once()), first);
+    assert_ne!(world.submit("shop/other", once()), first, "keys belong to a queue");
+    assert_ne!(world.submit("shop/report", settings()), first);
+    world.restart();
+    assert_eq!(world.submit("shop/report", once()), first);
+    assert_eq!(world.counts("shop/report"), [0, 0, 2, 0, 0]);
+}
+
+pub(crate) fn waiting_jobs_expire(world: &mut World) {
+    let soon = || JobSettings { expires: Some(5), ..settings() };
+    let [by_upkeep, claimed] = [(); 2].map(|()| world.submit("shop/report", soon()));
+    world.pass(5000);
+    assert!(world.upkeep().changed);
+    assert_eq!([world.end(by_upkeep), world.end(claimed)], [Some(JobEnd::Expired); 2]);
+    // A claim passes over a job that expired since the last upkeep.
+    let late = world.submit("shop/report", soon());
+    let lasting = world.submit("shop/report", settings());
+    world.pass(5000);
+    assert_eq!(world.claimed_ids(1), [lasting]);
+    assert_eq!(world.end(late), Some(JobEnd::Expired));
+}
+
+pub(crate) fn a_purge_cancels_what_waits(world: &mut World) {
+    let running = world.submit("shop/report", settings());
+    let lease = world.claim("m", 1)[0].fence;
+    for _ in 0..700 {
+        world.submit("shop/report", settings());
+    }
+    world.submit("shop/report", JobSettings { delay: 10, ..settings() });
+    world.submit("shop/report", with_key("a", 1));
+    world.submit("shop/report", with_key("a", 1));
+    let other = world.submit("shop/other", settings());
+    let mut purged = 0;
+    while let QueueReply::Purged(count @ 1..) = world.one(QueueCommand::Purge(queue("shop/report"))) {
+        purged += count;
+    }
+    assert_eq!(purged, 703);
+    assert_eq!(world.counts("shop/report"), [0, 0, 0, 1, 703]);
+    assert_eq!(world.claimed_ids(10), [other]);
+    assert!(matches!(world.complete(running, lease, AttemptOutcome::Succeeded), Completed::Recorded(_)));
+    assert_eq!(world.one(QueueCommand::Purge(queue("shop/none"))), QueueReply::Purged(0));
+}
+
+pub(crate) fn an_ended_job_is_queued_again_as_another_job(world: &mut World) {
+    let once = JobSettings { idempotency: Some("a".to_owned()), delay: 3, ..settings() };
+    let id = world.submit("shop/report", once);
+    let replay = |job| QueueCommand::Replay { job, delay: 0, by: "you".to_owned() };
+    assert_eq!(world.one(replay(id)), QueueReply::Submitted(Err(SubmitRefusal::NotEnded(id))));
+    assert_eq!(world.one(replay(JobId(99))), QueueReply::Submitted(Err(SubmitRefusal::Unknown(JobId(99)))));
+    let _ = world.cancel(id);
+    let QueueReply::Submitted(Ok(ids)) = world.one(replay(id)) else { panic!("queued again") };
+    let again = world.claim("m", 10);
+    assert_eq!((again[0].id, again[0].payload.as_slice()), (ids[0], &b"payload"[..]));
+    assert_eq!(world.end(id), Some(JobEnd::Cancelled));
+    assert_eq!(world.reader.job(ids[0]).expect("read").expect("a job").by, "you");
+}
+
+pub(crate) fn old_jobs_are_removed(world: &mut World) {
+    let old: Vec<JobId> = (0..3).map(|_| world.submit("shop/report", settings())).collect();
+    let claimed = world.claim("m", 2);
+    for job in &claimed {
+        let _ = world.complete(job.id, job.fence, AttemptOutcome::Succeeded);
+    }
+    world.pass(1000);
+    let keep_since = world.now;
+    assert!(matches!(world.one(QueueCommand::Upkeep { keep_since }), QueueReply::Upkept(_)));
+    assert_eq!(world.counts("shop/report"), [0, 0, 1, 0, 0]);
+    assert!(world.reader.job(old[0]).expect("read").is_none());
+    assert_eq!(world.reader.output(old[0]).expect("read"), None);
+    let newer = world.submit("shop/report", settings());
+    assert!(newer > old[2], "a number is never used again");
+}
+
+pub(crate) fn pages_go_through_all_jobs(world: &mut World) {
+    let ids: Vec<JobId> = (0..7).map(|n| world.submit(["a/x", "b/x"][n % 2], settings())).collect();
+    let mut found = Vec::new();
+    let mut before = None;
+    loop {
+        let page = world.reader.page(&JobFilter { before, ..JobFilter::default() }, 3).expect("read");
+        found.extend(page.jobs.iter().map(|job| job.id));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let newest_first: Vec<JobId> = ids.iter().rev().copied().collect();
+    assert_eq!(found, newest_first);
+    let project = JobFilter { project: Some(AppName::parse("b").expect("a name")), ..JobFilter::default() };
+    let page = world.reader.page(&project, 10).expect("read");
+    assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [ids[5], ids[3], ids[1]]);
+    let of_queue = JobFilter { queue: Some(queue("a/x")), ..JobFilter::default() };
+    assert_eq!(world.reader.page(&of_queue, 10).expect("read").jobs.len(), 4);
+}
+
+pub(crate) fn everything_survives_a_restart(world: &mut World) {
+    let delayed = world.submit("shop/report", JobSettings { delay: 10, ..settings() });
+    let ready = world.submit("shop/report", with_key("a", 1));
+    let held = world.submit("shop/report", with_key("a", 1));
+    let running = world.submit("shop/other", settings());
+    let lease = world.claim("m", 1);
+    assert_eq!(lease[0].id, ready);
+    world.restart();
+    assert_eq!(world.counts("shop/report"), [1, 1, 0, 1, 0]);
+    let leased = world.reader.leased().expect("read");
+    assert_eq!(leased.iter().map(|(id, job)| (*id, job.fence)).collect::<Vec<_>>(), [(ready, lease[0].fence)]);
+    assert_eq!(world.claimed_ids(10), [running]);
+    let _ = world.complete(ready, lease[0].fence, AttemptOutcome::Succeeded);
+    assert_eq!(world.claimed_ids(10), [held]);
+    world.pass(10_000);
+    let _ = world.upkeep();
+    assert_eq!(world.claimed_ids(10), [delayed]);
+    assert_eq!(world.reader.open_works().expect("read").len(), 1);
+}

@@ -1,0 +1,113 @@
+//! Names and numbers of jobs and queues.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use gantry_model::AppName;
+use serde::{Deserialize, Serialize};
+
+/// Number of a job. A number is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// Fencing token of a lease. Each lease of a job has a higher token than all leases of the job before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fence(pub u64);
+
+/// Name of a code: what a job runs. The code of an app is one of the app's roles.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CodeName(Arc<str>);
+
+/// A text is no name of a code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no name of a code: use 1 to 63 of a-z, 0-9 and '-', beginning with a letter or a digit")]
+pub struct InvalidCodeName(String);
+
+impl CodeName {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CodeName {
+    type Err = InvalidCodeName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCodeName> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let valid = (1..=63).contains(&text.len()) && !text.starts_with('-') && text.chars().all(allowed);
+        if valid { Ok(Self(text.into())) } else { Err(InvalidCodeName(text.chars().take(80).collect())) }
+    }
+}
+
+impl TryFrom<String> for CodeName {
+    type Error = InvalidCodeName;
+
+    fn try_from(text: String) -> Result<Self, InvalidCodeName> {
+        text.parse()
+    }
+}
+
+impl From<CodeName> for String {
+    fn from(name: CodeName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for CodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A queue: the jobs of one code of one project. A project is an app, or a repository of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct QueueName {
+    /// The project.
+    pub project: AppName,
+    /// The code.
+    pub code: CodeName,
+}
+
+/// A text is no name of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no queue; write APP/ROLE, such as shop/report")]
+pub struct InvalidQueueName {
+    text: String,
+}
+
+impl FromStr for QueueName {
+    type Err = InvalidQueueName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQueueName> {
+        let parsed = text.split_once('/').and_then(|(project, code)| {
+            Some(Self { project: AppName::parse(project).ok()?, code: code.parse().ok()? })
+        });
+        parsed.ok_or_else(|| InvalidQueueName { text: text.chars().take(200).collect() })
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.code)
+    }
+}

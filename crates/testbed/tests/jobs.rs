@@ -1,0 +1,227 @@
+//! Container jobs from end to end: outcomes, limits, and the death of server and agent while jobs run.
+
+use std::time::Instant;
+
+use gantry_testbed::{Output, World};
+use serde_json::Value;
+
+/// A cluster with an app whose role `worker` sleeps; jobs run with its image.
+fn world() -> World {
+    let world = World::start(&["--jobs", "4"]);
+    let _ = world.gantry(&["app", "create", "shop"]).good();
+    let shop = world.repository("shop", None);
+    shop.write(
+        "container/roles.json",
+        "{ worker: { command: 'sleep 100000', memory: '64M' }, report: { command: 'echo \"$REPORT of $GANTRY_ROLE\"', instances: 0 } }",
+    );
+    shop.commit("one");
+    let _ = shop.push().good();
+    world
+}
+
+/// Runs a job with a shell script, and follows it.
+fn follow(world: &World, flags: &[&str], script: &str) -> Output {
+    let command = ["job", "run", "shop/worker", "--follow"];
+    world.gantry(&[&command[..], flags, &["--", "/bin/sh", "-c", script]].concat())
+}
+
+/// Queues a job with a shell script; returns its number.
+fn queue(world: &World, flags: &[&str], script: &str) -> String {
+    let command = ["job", "run", "shop/worker"];
+    let queued = world.gantry(&[&command[..], flags, &["--", "/bin/sh", "-c", script]].concat());
+    queued.good().out.trim().to_owned()
+}
+
+fn show(world: &World, job: &str) -> Value {
+    serde_json::from_str(&world.gantry(&["job", "show", job, "--json"]).out).unwrap_or_default()
+}
+
+fn wait_for(world: &World, job: &str, status: &str) -> Value {
+    world.wait(&format!("job {job} is {status}"), |world| {
+        let told = show(world, job);
+        (told["status"] == status).then_some(told)
+    })
+}
+
+fn logs(world: &World, job: &str) -> String {
+    world.gantry(&["job", "logs", job]).good().out
+}
+
+#[test]
+fn a_job_runs_once_and_its_end_is_kept() {
+    let world = world();
+    let said = follow(
+        &world,
+        &["-p", r#"{"month":11,"api_key":"k"}"#],
+        "cat $PAYLOAD_FILE; echo; echo oops >&2; echo $TASK_ID",
+    );
+    assert_eq!(said.status, 0, "{}", said.all());
+    assert_eq!(said.out, "{\"month\":11,\"api_key\":\"k\"}\n1\n");
+    assert!(said.all().contains("oops"), "{}", said.all());
+    let told = wait_for(&world, "1", "succeeded");
+    assert_eq!(told["payload"], r#"{"api_key":"[masked]","month":11}"#);
+    assert_eq!((&told["attempt"]["code"], &told["queue"]["code"]), (&Value::from(0), &Value::from("worker")));
+    // The role's own command and configuration, in a queue of its own.
+    let _ = world.gantry(&["config", "set", "shop", "REPORT=sales"]).good();
+    let said = world.gantry(&["job", "run", "shop/report", "--follow"]).good();
+    assert_eq!(said.out, "sales of report\n");
+    // Any image of the registry.
+    let status: Value = serde_json::from_str(&world.gantry(&["releases", "shop", "--json"]).good().out).expect("JSON");
+    let image = format!("shop@{}", status[0]["image"].as_str().expect("an image"));
+    let said =
+        world.gantry(&["job", "run", "--image", &image, "--no-network", "--follow", "--", "cat", "/proc/net/dev"]);
+    assert!(said.status == 0 && said.out.contains("lo:") && !said.out.contains("eth0"), "{}", said.all());
+    let listed = world.gantry(&["job", "ls"]).good().out;
+    assert!(
+        listed.contains("shop/worker") && listed.contains("shop/report") && listed.contains("shop/image"),
+        "{listed}"
+    );
+    let queues = world.gantry(&["queue", "ls"]).good().out;
+    assert_eq!(queues.lines().count(), 4, "{queues}");
+    world.wait("no container is left", |world| {
+        let left = std::fs::read_dir(world.path("data/containers")).expect("read").flatten();
+        let jobs = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("job-")).count();
+        let files = std::fs::read_dir(world.path("data/jobs")).expect("read").count();
+        (jobs + files == 0).then_some(())
+    });
+}
+
+#[test]
+fn failures_are_retried_and_every_end_is_told_apart() {
+    let world = world();
+    let failed = follow(&world, &["--retries", "1", "--retry-delay", "1s"], "echo attempt; exit 3");
+    assert_eq!(failed.status, 3, "{}", failed.all());
+    let told = show(&world, "1");
+    assert_eq!(
+        (&told["status"], &told["failures"], &told["note"]),
+        (&"failed".into(), &2.into(), &"exited with 3".into())
+    );
+    let slow = follow(&world, &["--timeout", "1s"], "echo begun; sleep 100");
+    assert_eq!(slow.status, 70, "{}", slow.all());
+    assert!(slow.out.contains("begun"), "{}", slow.all());
+    // A program that ignores the stop signal is killed after the stop timeout.
+    let begun = Instant::now();
+    let stubborn = follow(&world, &["--timeout", "1s"], "trap '' TERM; while true; do sleep 1; done");
+    assert_eq!(stubborn.status, 70, "{}", stubborn.all());
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    let hungry = follow(&world, &["--memory", "16M"], "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo $x | wc -c");
+    assert_ne!(hungry.status, 0, "{}", hungry.all());
+    let told = show(&world, "4");
+    assert_eq!(told["note"], "killed: exceeded its memory limit of 16 MiB", "{told}");
+    assert!(told["attempt"]["peak_memory"].as_u64().is_some_and(|peak| peak > 1 << 20), "{told}");
+    let loud = queue(&world, &[], "yes 0123456789 | head -c 20000000; echo end");
+    let told = wait_for(&world, &loud, "succeeded");
+    let output = logs(&world, &loud);
+    assert!(output.ends_with("end\n") && output.len() < 100_000 && told["attempt"]["output_cut"] == true, "{told}");
+    let missing = world.gantry(&["job", "run", "shop/worker", "--follow", "--", "/no/such/program"]);
+    assert_ne!(missing.status, 0, "{}", missing.all());
+    let dead = world.gantry(&["queue", "dead", "shop/worker", "--json"]).good().out;
+    let dead: Value = serde_json::from_str(&dead).expect("JSON");
+    assert_eq!(dead["jobs"].as_array().map(Vec::len), Some(5), "{dead}");
+    let again = world.gantry(&["job", "retry", "1"]).good().out;
+    wait_for(&world, again.trim(), "failed");
+}
+
+#[test]
+fn jobs_wait_and_are_cancelled_in_every_state() {
+    let world = world();
+    let running = queue(&world, &["--key", "a"], "trap 'echo stopped; exit 0' TERM; while true; do sleep 0.1; done");
+    wait_for(&world, &running, "running");
+    let held = queue(&world, &["--key", "a"], "echo held");
+    let delayed = queue(&world, &["--delay", "1h"], "true");
+    assert_eq!(show(&world, &held)["note"], "waits until another job with its key has ended");
+    assert!(show(&world, &delayed)["note"].as_str().is_some_and(|note| note.starts_with("waits for")));
+    let _ = world.gantry(&["job", "cancel", &delayed]).good();
+    assert_eq!(show(&world, &delayed)["status"], "cancelled");
+    let over = world.gantry(&["job", "cancel", &delayed]);
+    assert!(over.status == 1 && over.all().contains("E_JOB_ENDED"), "{}", over.all());
+    let early = world.gantry(&["job", "retry", &running]);
+    assert!(early.status == 1 && early.all().contains("E_JOB_NOT_ENDED"), "{}", early.all());
+    let _ = world.gantry(&["job", "cancel", &running]).good();
+    wait_for(&world, &running, "cancelled");
+    assert_eq!(logs(&world, &running), "stopped\n");
+    wait_for(&world, &held, "succeeded");
+    let _ = world.gantry(&["queue", "pause", "shop/worker"]).good();
+    let paused = queue(&world, &[], "echo at last");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(show(&world, &paused)["status"], "queued");
+    let _ = world.gantry(&["queue", "resume", "shop/worker"]).good();
+    wait_for(&world, &paused, "succeeded");
+    let _ = world.gantry(&["queue", "pause", "shop/worker"]).good();
+    let purged: Vec<String> = (0..3).map(|_| queue(&world, &[], "true")).collect();
+    let _ = world.gantry(&["queue", "purge", "shop/worker", "--confirm", "shop/worker"]).good();
+    for job in purged {
+        assert_eq!(show(&world, &job)["status"], "cancelled");
+    }
+}
+
+#[test]
+fn invalid_jobs_are_refused_and_nothing_is_queued() {
+    let world = world();
+    for (arguments, code) in [
+        (&["shop/nothing"][..], "E_ROLE_NOT_FOUND"),
+        (&["shopp/worker"], "E_APP_NOT_FOUND"),
+        (&["--image", "shop:none"], "E_IMAGE_NOT_FOUND"),
+        (&["shop/worker", "--delay", "30d"], "E_INVALID_JOB"),
+        (&["shop/worker", "--timeout", "2d"], "E_INVALID_JOB"),
+        (&["shop/worker", "--retries", "1000"], "E_INVALID_JOB"),
+    ] {
+        let refused = world.gantry(&[&["job", "run"], arguments].concat());
+        assert!(refused.status != 0 && refused.all().contains(code), "{arguments:?}: {}", refused.all());
+    }
+    std::fs::write(world.path("large"), "x".repeat(65_537)).expect("written");
+    let large = world.gantry(&["job", "run", "shop/worker", "-p", &format!("@{}", world.path("large").display())]);
+    assert!(large.all().contains("E_INVALID_JOB"), "{}", large.all());
+    let unknown = world.gantry(&["job", "show", "7"]);
+    assert!(unknown.all().contains("E_JOB_NOT_FOUND"), "{}", unknown.all());
+    assert_eq!(world.gantry(&["job", "ls", "--json"]).good().out.trim(), "{\n  \"jobs\": []\n}");
+    // A deploy token reaches the jobs of its own app only.
+    let token: Value =
+        serde_json::from_str(&world.gantry(&["token", "create", "ci", "--deploy", "shop", "--json"]).good().out)
+            .expect("JSON");
+    let token = token["secret"].as_str().expect("a secret");
+    let _ = world.gantry(&["app", "create", "other"]).good();
+    let own = world.gantry_as(token, &["job", "run", "shop/worker", "--follow", "--", "true"]);
+    assert_eq!(own.status, 0, "{}", own.all());
+    let other = world.repository("other", None);
+    other.write("container/roles.json", "{ task: { command: 'true', instances: 0 } }");
+    other.commit("one");
+    let _ = other.push().good();
+    let foreign = world.gantry(&["job", "run", "other/task"]).good().out;
+    for arguments in
+        [&["job", "show", foreign.trim()], &["job", "logs", foreign.trim()], &["job", "cancel", foreign.trim()]]
+    {
+        let refused = world.gantry_as(token, arguments);
+        assert!(refused.all().contains("E_SCOPE_INSUFFICIENT"), "{arguments:?}: {}", refused.all());
+    }
+    for arguments in
+        [&["job", "run", "other/worker"][..], &["job", "ls"], &["queue", "ls"], &["queue", "pause", "other/x"]]
+    {
+        let refused = world.gantry_as(token, arguments);
+        assert!(refused.all().contains("E_SCOPE_INSUFFICIENT"), "{arguments:?}: {}", refused.all());
+    }
+}
+
+/// Each job appends its number to a file of the host through its output: the number of runs is in the log.
+#[test]
+fn jobs_survive_the_death_of_server_and_agent() {
+    let world = world();
+    let jobs: Vec<String> = (0..12).map(|_| queue(&world, &[], "sleep 3; echo done")).collect();
+    wait_for(&world, &jobs[0], "running");
+    world.kill_service("server");
+    world.wait("the server is back", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    world.kill_service("agent");
+    let late = queue(&world, &[], "echo late");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    world.kill_service("agent");
+    world.kill_service("server");
+    world.wait("the server is back", |world| (world.gantry(&["status"]).status == 0).then_some(()));
+    for job in jobs.iter().chain([&late]) {
+        let told = wait_for(&world, job, "succeeded");
+        assert_eq!((&told["failures"], &told["attempt"]["code"]), (&0.into(), &0.into()), "{told}");
+        let output = logs(&world, job);
+        assert!(output == "done\n" || output == "late\n", "{output}");
+    }
+    assert!(!world.log().contains("after its lease was lost"), "an extra run: {}", world.log());
+}
