@@ -17,7 +17,7 @@ use crate::machine::require_root;
 use crate::printer::told;
 
 /// Timeout for `up` to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `gantry down`.
 pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
@@ -76,7 +76,7 @@ async fn end_up(machine: &Machine) -> anyhow::Result<()> {
     let Ok(file) = std::fs::File::options().read(true).write(true).open(&path) else {
         return Ok(());
     };
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
     let mut told = false;
     while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         if !told {
@@ -88,7 +88,7 @@ async fn end_up(machine: &Machine) -> anyhow::Result<()> {
             told = true;
         }
         if tokio::time::Instant::now() > deadline {
-            fail!(StopTimeout, "`gantry up` did not end in {} s", PATIENCE.as_secs());
+            fail!(StopTimeout, "`gantry up` did not end in {} s", STOP_TIMEOUT.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

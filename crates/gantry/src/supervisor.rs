@@ -27,7 +27,7 @@ const STEADY: Duration = Duration::from_secs(2);
 const SERVING: Duration = Duration::from_secs(20);
 
 /// Timeout for a service to end; a router drains.
-const PATIENCE: Duration = Duration::from_secs(40);
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Timeout for a replaced router to end: the longest drain time that a role may have.
 const LEAVING: Duration = Duration::from_secs(24 * 60 * 60);
@@ -214,7 +214,7 @@ impl Service {
 
     async fn end(&mut self) {
         if let Some(child) = self.child.take() {
-            end(child, PATIENCE).await;
+            end(child, STOP_TIMEOUT).await;
         }
     }
 }

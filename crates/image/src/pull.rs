@@ -28,7 +28,7 @@ const MANIFEST_MAX: usize = 4 << 20;
 const TOKEN_MAX: usize = 64 << 10;
 
 /// Timeout for connecting to a registry, and between two reads of a response.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout of a whole pull. It also ends a pull from a registry that sends a byte now and then.
 const DEADLINE: Duration = Duration::from_secs(3600);
@@ -237,8 +237,8 @@ impl<'a> Registry<'a> {
         let on_loopback = remote.is_local();
         let client = Client::builder()
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(PATIENCE)
-            .read_timeout(PATIENCE)
+            .connect_timeout(TIMEOUT)
+            .read_timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::custom(move |attempt| match attempt.previous().len() {
                 0..=REDIRECTIONS_MAX if may_lead_to(on_loopback, attempt.url()) => attempt.follow(),
                 0..=REDIRECTIONS_MAX => attempt.error("it leads to an address without TLS, or to this machine's own"),

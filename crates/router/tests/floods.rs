@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 const LENGTH: usize = 24 << 20;
 
 /// Silence after which the router counts as no longer reading.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Allowed memory growth of the process, with router and flooder, after a flood, in bytes.
 const GROWTH: u64 = 32 << 20;
@@ -150,7 +150,7 @@ async fn send(flood: &FloodCase, stream: &mut TcpStream) -> FloodOutcome {
                 number += 1;
             }
             sent += bytes.len();
-            match tokio::time::timeout(PATIENCE, write.write_all(&bytes)).await {
+            match tokio::time::timeout(TIMEOUT, write.write_all(&bytes)).await {
                 Ok(Ok(())) => bytes.clear(),
                 Ok(Err(_)) => return FloodOutcome::Ended,
                 Err(_) => return FloodOutcome::HeldBack,

@@ -134,13 +134,13 @@ async fn say(stream: &mut TcpStream, case: &ProtocolCase) -> Result<(), String> 
 }
 
 /// Sends every case to `address`, each on its own connection; returns the names and errors of the failed cases.
-async fn examine(address: SocketAddr, patience: Duration) -> Vec<(&'static str, String)> {
+async fn examine(address: SocketAddr, timeout: Duration) -> Vec<(&'static str, String)> {
     let mut running = JoinSet::new();
     for case in cases() {
         running.spawn(async move {
             let mut stream = TcpStream::connect(address).await.expect("connected");
-            let silent = || Err(format!("nothing more came in {} s", patience.as_secs()));
-            let said = tokio::time::timeout(patience, say(&mut stream, &case)).await.unwrap_or_else(|_| silent());
+            let silent = || Err(format!("nothing more came in {} s", timeout.as_secs()));
+            let said = tokio::time::timeout(timeout, say(&mut stream, &case)).await.unwrap_or_else(|_| silent());
             said.err().map(|why| (case.name, why))
         });
     }

@@ -92,9 +92,9 @@ impl HttpCheck<'_> {
                 body: read_start(response.into_body()).await,
             });
         }
-        let patience = Duration::from_secs(u64::from(self.health.timeout.0)) / 2;
+        let timeout = Duration::from_secs(u64::from(self.health.timeout.0)) / 2;
         // A stream that stays open and silent is a valid response, too.
-        let body = tokio::time::timeout(patience, read_body(response.into_body())).await.unwrap_or(Ok(Vec::new()));
+        let body = tokio::time::timeout(timeout, read_body(response.into_body())).await.unwrap_or(Ok(Vec::new()));
         let body = body.map_err(|error| self.broken("the response was cut short", &error))?;
         match &self.health.content {
             Some(content) if !contains(&body, content.as_bytes()) => Err(CheckFailure {
