@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::{
-    Endpoint, Json, Lines, NoQuery, Nothing, RawBytes, RequestBody, ResponseBody, SessionStart, Upload,
+    Endpoint, Json, LargeJson, Lines, NoQuery, Nothing, RawBytes, RequestBody, ResponseBody, SessionStart, Upload,
 };
 use crate::samples::Sample;
 use crate::{Client, ClientError, Session};
@@ -42,6 +42,14 @@ impl<T: Sample + Serialize + Send + Sync + 'static> SentRequest for Json<T> {
 
     fn encode(value: &T) -> Result<Bytes, serde_json::Error> {
         serde_json::to_vec(value).map(Bytes::from)
+    }
+}
+
+impl<T: Sample + Serialize + Send + Sync + 'static> SentRequest for LargeJson<T> {
+    type Value = T;
+
+    fn encode(value: &T) -> Result<Bytes, serde_json::Error> {
+        Json::<T>::encode(value)
     }
 }
 

@@ -14,7 +14,6 @@ use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody, combinators::Box
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -167,20 +166,6 @@ impl Client {
         self.call(Method::GET, path, Bytes::new()).await
     }
 
-    /// Sends a request with a JSON body and parses the JSON response.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn send_json<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &(impl Serialize + Sync),
-    ) -> Result<T, ClientError> {
-        let text = serde_json::to_vec(body).map_err(|error| self.invalid_response(error))?;
-        self.call(method, path, text.into()).await
-    }
-
     /// Sends a file as the body of a `POST` and streams the file. No timeout covers the upload, only the connection's.
     ///
     /// # Errors
@@ -252,7 +237,7 @@ impl Client {
     }
 
     /// Streams newline-delimited JSON: each line becomes an item as soon as the line has arrived.
-    pub async fn lines<T: DeserializeOwned + Send + 'static>(
+    pub(crate) async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         method: Method,
         path: &str,

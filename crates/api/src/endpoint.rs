@@ -6,6 +6,7 @@
 
 use gantry_error_codes::ErrorCode;
 use gantry_model::{AppName, BaseName, DeployNumber, MachineName, NameError, VolumeName};
+use gantry_queue::CodeName;
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -80,6 +81,11 @@ pub enum AccessScope {
     Read,
     /// Deploy of the app in the path.
     Deploy,
+    /// Read of the app that the named object belongs to. The handler checks the scope, because only the object names the
+    /// app.
+    ReadOfObject,
+    /// Deploy of the app that the named object belongs to. The handler checks the scope.
+    DeployOfObject,
     /// Everything.
     Admin,
 }
@@ -90,8 +96,8 @@ impl AccessScope {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Open => "none",
-            Self::Read => "read",
-            Self::Deploy => "deploy",
+            Self::Read | Self::ReadOfObject => "read",
+            Self::Deploy | Self::DeployOfObject => "deploy",
             Self::Admin => "admin",
         }
     }
@@ -106,6 +112,9 @@ pub enum ParameterError {
     /// The parameter is no valid name.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The parameter is no code of a queue.
+    #[error("{0}")]
+    Code(String),
     /// The parameter is no number of a deploy.
     #[error("{0:?} is not the number of a deploy")]
     Deploy(String),
@@ -165,6 +174,16 @@ impl PathParameter for DeployNumber {
 
     fn to_parameter(&self) -> String {
         self.0.to_string()
+    }
+}
+
+impl PathParameter for CodeName {
+    fn parse_parameter(text: &str) -> Result<Self, ParameterError> {
+        text.parse().map_err(|error: <Self as std::str::FromStr>::Err| ParameterError::Code(error.to_string()))
+    }
+
+    fn to_parameter(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -235,6 +254,10 @@ pub struct Nothing;
 #[derive(Debug)]
 pub struct Json<T>(std::marker::PhantomData<T>);
 
+/// A JSON value of up to 16 MiB.
+#[derive(Debug)]
+pub struct LargeJson<T>(std::marker::PhantomData<T>);
+
 /// Bytes of a media type that the endpoint's summary names.
 #[derive(Debug)]
 pub struct RawBytes;
@@ -262,6 +285,12 @@ impl RequestBody for Nothing {
 }
 
 impl<T: Sample + Send + 'static> RequestBody for Json<T> {
+    fn media() -> Option<Media> {
+        json::<T>()
+    }
+}
+
+impl<T: Sample + Send + 'static> RequestBody for LargeJson<T> {
     fn media() -> Option<Media> {
         json::<T>()
     }

@@ -7,9 +7,14 @@ use gantry_model::{
     HostName, MachineId, MachineName, MilliCpu, Moment, NetworkFault, NetworkFlow, Reason, ReleaseNumber, RoleName,
     RouterId, Slot, TrafficPolicy,
 };
+use gantry_queue::{JobId, JobSettings, QueueName};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::jobs::{
+    ChangeQueue, JobAttempt, JobInfo, JobLine, JobPage, JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob,
+    SubmitJob, SubmitJobs, SubmittedJobs,
+};
 use crate::openapi::OpenApiDocument;
 use crate::policy::{ChangePolicy, PolicyInfo, PolicyValue};
 use crate::types::{
@@ -112,6 +117,15 @@ samples! {
         terminal: true,
         volumes: BTreeMap::from([(name("data"), Some("/data".to_owned()))]),
     };
+    SubmitJobs = SubmitJobs { jobs: vec![submit()] };
+    SubmittedJobs = SubmittedJobs { ids: vec![JobId(1042)] };
+    JobInfo = job();
+    JobPage = JobPage { jobs: vec![job()], next: Some(JobId(1042)) };
+    JobLine = JobLine { at: NOW, error: false, text: "done".to_owned() };
+    RetryJob = RetryJob { delay: 60 };
+    QueueInfo = queue();
+    ChangeQueue = ChangeQueue { paused: Some(true), limit: Some(4) };
+    PurgedQueue = PurgedQueue { cancelled: 10 };
     VolumeInfo = volume();
     ExportVolume = ExportVolume { zstd: true };
     ImportVolume = ImportVolume { replace: true, limit: Some(Bytes::mebi(2048)) };
@@ -254,4 +268,53 @@ fn volume() -> VolumeInfo {
         files: Some(1200),
         snapshots: vec![SnapshotInfo { name: name("before-upgrade"), at: NOW }],
     }
+}
+
+fn queue_name() -> QueueName {
+    QueueName { project: name("storefront"), code: name("report") }
+}
+
+fn job() -> JobInfo {
+    JobInfo {
+        id: JobId(1042),
+        queue: queue_name(),
+        status: JobStatus::Failed,
+        note: Some("exited with 3".to_owned()),
+        settings: JobSettings::default(),
+        payload: Some(r#"{"month":"2026-11"}"#.to_owned()),
+        payload_size: 19,
+        by: "ci".to_owned(),
+        submitted: NOW,
+        started: Some(NOW),
+        ended: Some(NOW),
+        machine: Some(name("m1")),
+        failures: 1,
+        lost: 0,
+        attempt: Some(JobAttempt {
+            code: Some(3),
+            signal: None,
+            out_of_memory: false,
+            duration_millis: 1200,
+            peak_memory: 32 << 20,
+            cpu_micros: 900_000,
+            output_cut: false,
+        }),
+    }
+}
+
+fn submit() -> SubmitJob {
+    SubmitJob {
+        source: JobSource::Role { app: name("storefront"), role: name("report") },
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        memory: Some(Bytes::mebi(512)),
+        network: true,
+        payload: r#"{"month":"2026-11"}"#.to_owned(),
+        settings: JobSettings::default(),
+    }
+}
+
+fn queue() -> QueueInfo {
+    let (name, paused, limit) = (queue_name(), false, Some(4));
+    QueueInfo { name, paused, limit, ready: 10, waiting: 1, running: 4, ended: 120, dead: 2 }
 }

@@ -326,7 +326,7 @@ pub(crate) struct Machine {
     /// Control group of all containers
     #[arg(long, env = "GANTRY_CGROUP", default_value = "gantry")]
     pub(crate) cgroup: String,
-    /// Most container jobs that run at the same time on this machine; by default four for each processor
+    /// Most container jobs that run at the same time on a machine; by default four for each processor
     #[arg(long, env = "GANTRY_JOBS", value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) jobs: Option<u16>,
     #[command(flatten)]
@@ -822,9 +822,9 @@ fn queue_name(text: &str) -> Result<QueueName, String> {
 }
 
 fn queue_filter(text: &str) -> Result<QueueFilter, String> {
-    let whole =
-        if text.contains('/') { queue_name(text).map(drop) } else { queue_name(&format!("{text}/x")).map(drop) };
-    whole.map(|()| QueueFilter(text.to_owned()))
+    let is_queue = text.contains('/');
+    let QueueName { project, code } = queue_name(&if is_queue { text.to_owned() } else { format!("{text}/x") })?;
+    Ok(QueueFilter { project, code: is_queue.then_some(code) })
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -4,6 +4,7 @@ pub mod apps;
 pub mod bases;
 pub mod cluster;
 pub mod deploys;
+pub mod jobs;
 pub mod machines;
 pub mod sessions;
 pub mod tokens;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<EndpointDescription> {
         apps::describe(),
         deploys::describe(),
         sessions::describe(),
+        jobs::describe(),
         volumes::describe(),
     ]
     .concat()

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use gantry_api::endpoint::{
-    AccessScope, Endpoint, Json, Lines, Nothing, ParameterError, QueryParameters, RawBytes, RequestBody, ResponseBody,
-    SessionStart, Upload, is_declared,
+    AccessScope, Endpoint, Json, LargeJson, Lines, Nothing, ParameterError, QueryParameters, RawBytes, RequestBody,
+    ResponseBody, SessionStart, Upload, is_declared,
 };
 use gantry_api::{ErrorCode, Problem};
 use http::{HeaderMap, Method, StatusCode};
@@ -22,6 +22,9 @@ use tokio::sync::mpsc;
 use super::auth::Caller;
 use super::{ErrorResponse, HttpResult, Params, json, parse_body, stream};
 use crate::Server;
+
+/// Size limit of a large JSON body in bytes.
+const LARGE_MAX: usize = 16 << 20;
 
 /// An authorized call of an endpoint.
 pub(crate) struct Call<E: Endpoint<Request: ServedRequest>> {
@@ -73,6 +76,16 @@ impl<T: gantry_api::samples::Sample + DeserializeOwned + Send + 'static> ServedR
 
     async fn read(request: Request) -> HttpResult<T> {
         parse_body(&RawBytes::read(request).await?)
+    }
+}
+
+impl<T: gantry_api::samples::Sample + DeserializeOwned + Send + 'static> ServedRequest for LargeJson<T> {
+    type Value = T;
+
+    async fn read(request: Request) -> HttpResult<T> {
+        let read = axum::body::to_bytes(request.into_body(), LARGE_MAX).await;
+        let refused = |error: axum::Error| Problem::new(ErrorCode::RequestTooLarge, error.to_string());
+        parse_body(&read.map_err(refused)?)
     }
 }
 
@@ -196,7 +209,7 @@ where
 
 fn invalid_path(error: ParameterError) -> Problem {
     let code = match &error {
-        ParameterError::Name(_) => ErrorCode::InvalidName,
+        ParameterError::Name(_) | ParameterError::Code(_) => ErrorCode::InvalidName,
         ParameterError::Deploy(_) => ErrorCode::InvalidRequest,
         ParameterError::Missing(_) => ErrorCode::Internal,
     };

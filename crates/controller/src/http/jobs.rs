@@ -1,31 +1,24 @@
 //! `/v1/jobs`: container jobs.
 
-use std::sync::Arc;
-
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use bytes::Bytes;
 use gantry_admission::find_app;
-use gantry_api::endpoint::AccessScope;
-use gantry_api::jobs::{JobPage, JobSource, PAGE_MAX, RetryJob, SUBMIT_MAX, SubmitJob, SubmitJobs, SubmittedJobs};
+use gantry_api::endpoints::jobs as endpoints;
+use gantry_api::jobs::{
+    JobInfo, JobLine, JobPage, JobSource, PAGE_MAX, SUBMIT_MAX, SubmitJob, SubmitJobs, SubmittedJobs,
+};
 use gantry_api::{ErrorCode, Problem};
-use gantry_model::AppName;
-use gantry_queue::{CodeName, JobId, PAYLOAD_MAX, QueueName};
+use gantry_queue::{JobId, PAYLOAD_MAX, QueueName};
 use gantry_queue_store::{CancelEffect, JobDetails, JobFilter, NewJob, SubmitRefusal};
-use http::header;
-use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::auth::Caller;
+use super::call::{Call, Routes};
 use super::job_info::job_info;
-use super::{ErrorResponse, HttpResult, Params, json, parse_body, parse_name, registry};
+use super::{ErrorResponse, HttpResult, parse_name, registry};
 use crate::Server;
 use crate::jobs::{JobsError, StoredWork, WorkSource};
 
-/// Size limit of a submission in bytes.
-const SUBMISSION_MAX: usize = 16 << 20;
+/// Lines of a job's output that wait for the client.
+const LINES_QUEUED: usize = 256;
 
 /// Limit of a job's command and environment together, in bytes.
 const COMMAND_MAX: usize = 64 << 10;
@@ -57,19 +50,14 @@ impl From<SubmitRefusal> for ErrorResponse {
     }
 }
 
-/// Routes below `/v1`. What a token may do follows from the project of the job, not from the path.
-pub(super) fn routes() -> Router<Arc<Server>> {
-    Router::new()
-        .route("/jobs", get(list).post(submit).layer(DefaultBodyLimit::max(SUBMISSION_MAX)))
-        .route("/jobs/{id}", get(show))
-        .route("/jobs/{id}/logs", get(logs))
-        .route("/jobs/{id}/cancel", post(cancel))
-        .route("/jobs/{id}/retry", post(retry))
+/// Adds the endpoints of jobs.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(submit).endpoint(list).endpoint(show).endpoint(logs).endpoint(cancel).endpoint(retry)
 }
 
-/// `POST /v1/jobs`: queues all jobs of the request, or none.
-async fn submit(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) -> HttpResult {
-    let SubmitJobs { jobs } = parse_body(&text)?;
+/// Queues all jobs of the request, or none.
+async fn submit(Call { server, caller, body, .. }: Call<endpoints::Submit>) -> HttpResult<SubmittedJobs> {
+    let SubmitJobs { jobs } = body;
     if jobs.is_empty() || jobs.len() > SUBMIT_MAX {
         let message = format!("a submission has 1 to {SUBMIT_MAX} jobs, this one {}", jobs.len());
         return Err(Problem::new(ErrorCode::InvalidJob, message).into());
@@ -81,7 +69,7 @@ async fn submit(State(server): State<Arc<Server>>, caller: Caller, text: Bytes) 
         new.push(checked(&server, &caller, job).await?);
     }
     let ids = server.jobs.submit(new).await??;
-    json(&SubmittedJobs { ids })
+    Ok(SubmittedJobs { ids })
 }
 
 /// Checks a job, and finds what it runs.
@@ -131,32 +119,15 @@ async fn checked(server: &Server, caller: &Caller, job: SubmitJob) -> HttpResult
     Ok(NewJob { queue, settings, work, payload, by })
 }
 
-/// Query parameters of a list of jobs.
-#[derive(Deserialize)]
-struct ListQuery {
-    project: Option<AppName>,
-    code: Option<CodeName>,
-    #[serde(default)]
-    dead: bool,
-    before: Option<JobId>,
-    limit: Option<usize>,
-}
-
-/// `GET /v1/jobs`: a page of jobs, newest first.
-async fn list(State(server): State<Arc<Server>>, caller: Caller, Params(query): Params<ListQuery>) -> HttpResult {
-    let project = match &query.project {
-        Some(project) => Some(caller.read_app(project.as_str())?),
-        None => {
-            caller.check(AccessScope::Read, None)?;
-            None
-        }
-    };
+/// A page of jobs, newest first.
+async fn list(Call { server, query, .. }: Call<endpoints::List>) -> HttpResult<JobPage> {
+    let project = query.project;
     let queue = project.clone().zip(query.code).map(|(project, code)| QueueName { project, code });
     let filter = JobFilter { project, queue, dead: query.dead, before: query.before };
     let most = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let page = server.jobs.read(move |reader| reader.page(&filter, most)).await?;
     let jobs = page.jobs.into_iter().map(|job| job_info(&server.jobs, job)).collect();
-    json(&JobPage { jobs, next: page.next })
+    Ok(JobPage { jobs, next: page.next })
 }
 
 /// Finds a job that the caller may read.
@@ -168,25 +139,35 @@ async fn find(server: &Server, caller: &Caller, id: &str) -> HttpResult<JobDetai
     Ok(job)
 }
 
-/// `GET /v1/jobs/{id}`.
-async fn show(State(server): State<Arc<Server>>, caller: Caller, Path(id): Path<String>) -> HttpResult {
-    let job = find(&server, &caller, &id).await?;
-    json(&job_info(&server.jobs, job))
+async fn show(Call { server, caller, at, .. }: Call<endpoints::Show>) -> HttpResult<JobInfo> {
+    let job = find(&server, &caller, &at.id).await?;
+    Ok(job_info(&server.jobs, job))
 }
 
-/// `GET /v1/jobs/{id}/logs`: the output of the last attempt that ended, as lines of JSON.
-async fn logs(State(server): State<Arc<Server>>, caller: Caller, Path(id): Path<String>) -> HttpResult {
-    let job = find(&server, &caller, &id).await?;
+/// The output of the last attempt that ended.
+async fn logs(Call { server, caller, at, .. }: Call<endpoints::Logs>) -> HttpResult<mpsc::Receiver<JobLine>> {
+    let job = find(&server, &caller, &at.id).await?;
     let output = server.jobs.read(move |reader| reader.output(job.id)).await?.unwrap_or_default();
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from(output)).into_response())
+    let (sender, receiver) = mpsc::channel(LINES_QUEUED);
+    tokio::spawn(async move {
+        for line in output.split(|byte| *byte == b'\n') {
+            let Ok(line) = serde_json::from_slice(line) else { continue };
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
 }
 
-/// `POST /v1/jobs/{id}/cancel`.
-async fn cancel(State(server): State<Arc<Server>>, caller: Caller, Path(id): Path<String>) -> HttpResult {
+async fn cancel(Call { server, caller, at, .. }: Call<endpoints::Cancel>) -> HttpResult<JobInfo> {
+    let id = at.id;
     let job = find(&server, &caller, &id).await?;
     caller.deploy(job.queue.project.as_str())?;
     match server.jobs.cancel(job.id).await? {
-        CancelEffect::Ended | CancelEffect::Stopping(..) => show(State(server), caller, Path(id)).await,
+        CancelEffect::Ended | CancelEffect::Stopping(..) => {
+            Ok(job_info(&server.jobs, find(&server, &caller, &id).await?))
+        }
         CancelEffect::Over => {
             Err(Problem::new(ErrorCode::JobEnded, format!("job {id} has ended and cannot be cancelled")).into())
         }
@@ -194,13 +175,12 @@ async fn cancel(State(server): State<Arc<Server>>, caller: Caller, Path(id): Pat
     }
 }
 
-/// `POST /v1/jobs/{id}/retry`: queues an ended job again, as a new job.
-async fn retry(State(server): State<Arc<Server>>, caller: Caller, Path(id): Path<String>, text: Bytes) -> HttpResult {
-    let RetryJob { delay } = if text.is_empty() { RetryJob::default() } else { parse_body(&text)? };
-    let job = find(&server, &caller, &id).await?;
+/// Queues an ended job again, as a new job.
+async fn retry(Call { server, caller, at, body, .. }: Call<endpoints::Retry>) -> HttpResult<SubmittedJobs> {
+    let job = find(&server, &caller, &at.id).await?;
     caller.deploy(job.queue.project.as_str())?;
-    let settings = gantry_queue::JobSettings { delay, ..job.job.settings };
+    let settings = gantry_queue::JobSettings { delay: body.delay, ..job.job.settings };
     settings.check().map_err(|error| Problem::new(ErrorCode::InvalidJob, error.to_string()))?;
-    let ids = server.jobs.replay(job.id, delay, caller.name.clone()).await??;
-    json(&SubmittedJobs { ids })
+    let ids = server.jobs.replay(job.id, body.delay, caller.name.clone()).await??;
+    Ok(SubmittedJobs { ids })
 }

@@ -127,7 +127,7 @@ pub(crate) fn parse_name<T: std::str::FromStr<Err: std::fmt::Display>>(text: &st
 
 /// The endpoints of the public API, each as it is declared.
 fn public_routes() -> Routes {
-    let families: [fn(Routes) -> Routes; 8] = [
+    let families: [fn(Routes) -> Routes; 10] = [
         policy::routes,
         system::routes,
         machines::routes,
@@ -135,6 +135,8 @@ fn public_routes() -> Routes {
         apps::routes,
         deploys::routes,
         sessions::routes,
+        jobs::routes,
+        queues::routes,
         volumes::routes,
     ];
     let document = Routes::default().open::<gantry_api::endpoints::cluster::OpenApi>(gantry_api::openapi::document);
@@ -156,7 +158,6 @@ pub(crate) fn router(server: Arc<Server>) -> Router {
     let versioned = map_response_with_state(Arc::clone(&server), registry::versioned);
     Router::new()
         .merge(public.layer(DefaultBodyLimit::max(BODY_MAX)).layer(map_response(with_code)))
-        .nest("/v1", jobs::routes().merge(queues::routes()).layer(map_response(with_code)))
         .nest("/internal/v1", internal.layer(map_response(with_code)))
         .route("/git/{app}/info/refs", get(git::advertise).layer(plain_text.clone()))
         .route("/git/{app}/{service}", post(git::serve).layer(plain_text))

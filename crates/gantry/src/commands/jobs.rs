@@ -4,13 +4,14 @@ use std::io::Read;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use gantry_api::endpoint::NoQuery;
+use gantry_api::endpoints::jobs::{self, JobsQuery};
 use gantry_api::jobs::{
-    ChangeQueue, JobInfo, JobLine, JobPage, JobSource, JobStatus, PurgedQueue, QueueInfo, RetryJob, SubmitJob,
-    SubmitJobs, SubmittedJobs,
+    ChangeQueue, JobInfo, JobPage, JobSource, JobStatus, QueueInfo, RetryJob, SubmitJob, SubmitJobs, SubmittedJobs,
 };
 use gantry_api::{Client, ClientError, ErrorCode};
-use gantry_queue::{JobId, JobSettings, QueueName, RetryPolicy};
-use http::Method;
+use gantry_model::AppName;
+use gantry_queue::{CodeName, JobId, JobSettings, QueueName, RetryPolicy};
 
 use crate::args::{Job, JobRun, Queue};
 use crate::coded::{WithCode, coded, require};
@@ -27,14 +28,12 @@ pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Re
     match command {
         Job::Run(job) => submit(client, *job, json).await,
         Job::Ls { queue, dead, before, limit } => list(client, queue, dead, before, limit, json).await,
-        Job::Show { job } => show(&client.get(&format!("/v1/jobs/{job}")).await?, json),
+        Job::Show { job } => show(&client.fetch(&jobs::Show { id: job.to_string() }).await?, json),
         Job::Logs { job } => logs(client, job, json).await,
-        Job::Cancel { job } => {
-            show(&client.send_json(Method::POST, &format!("/v1/jobs/{job}/cancel"), &()).await?, json)
-        }
+        Job::Cancel { job } => show(&client.fetch(&jobs::Cancel { id: job.to_string() }).await?, json),
         Job::Retry { job, delay } => {
             let request = RetryJob { delay: delay.unwrap_or_default() / 1000 };
-            queued(&client.send_json(Method::POST, &format!("/v1/jobs/{job}/retry"), &request).await?, json)
+            queued(&client.submit(&jobs::Retry { id: job.to_string() }, &request).await?, json)
         }
     }
 }
@@ -59,8 +58,7 @@ async fn submit(client: &Client, job: JobRun, json: bool) -> anyhow::Result<Exit
         payload,
         settings,
     };
-    let submitted: SubmittedJobs =
-        client.send_json(Method::POST, "/v1/jobs", &SubmitJobs { jobs: vec![request] }).await?;
+    let submitted = client.submit(&jobs::Submit {}, &SubmitJobs { jobs: vec![request] }).await?;
     match submitted.ids.first() {
         Some(id) if job.follow => follow(client, *id).await,
         _ => queued(&submitted, json),
@@ -111,7 +109,7 @@ async fn follow(client: &Client, id: JobId) -> anyhow::Result<Exit> {
     let mut pause = POLL[0];
     let mut away = Duration::ZERO;
     loop {
-        match client.get::<JobInfo>(&format!("/v1/jobs/{id}")).await {
+        match client.fetch(&jobs::Show { id: id.to_string() }).await {
             Ok(job) => {
                 away = Duration::ZERO;
                 if shown != Some(job.status) {
@@ -152,7 +150,7 @@ fn exit_of(job: &JobInfo) -> Exit {
 
 /// Prints the output of a job: standard output and standard error to their own.
 async fn output(client: &Client, id: JobId) -> anyhow::Result<()> {
-    let mut lines = client.lines::<JobLine>(Method::GET, &format!("/v1/jobs/{id}/logs"), Default::default()).await?;
+    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &NoQuery {}).await?;
     while let Some(line) = lines.next().await {
         let line = line?;
         if line.error {
@@ -169,7 +167,7 @@ async fn logs(client: &Client, id: JobId, json: bool) -> anyhow::Result<Exit> {
         output(client, id).await?;
         return Ok(DONE);
     }
-    let mut lines = client.lines::<JobLine>(Method::GET, &format!("/v1/jobs/{id}/logs"), Default::default()).await?;
+    let mut lines = client.follow(&jobs::Logs { id: id.to_string() }, &NoQuery {}).await?;
     while let Some(line) = lines.next().await {
         crate::printer::json_line(&line?)?;
     }
@@ -185,27 +183,26 @@ async fn list(
     limit: usize,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    let mut query = format!("?dead={dead}");
-    for part in queue.iter().map(QueueFilter::query) {
-        query.push_str(&part);
+    let mut query = JobsQuery { dead, ..JobsQuery::default() };
+    if let Some(filter) = queue {
+        (query.project, query.code) = (Some(filter.project), filter.code);
     }
-    let (mut jobs, mut next) = (Vec::new(), before);
+    let (mut found, mut next) = (Vec::new(), before);
     // A page may be short and have a successor.
     loop {
-        let before = next.map(|before| format!("&before={before}")).unwrap_or_default();
-        let most = limit - jobs.len();
-        let page: JobPage = client.get(&format!("/v1/jobs{query}&limit={most}{before}")).await?;
-        jobs.extend(page.jobs);
+        (query.before, query.limit) = (next, Some(limit - found.len()));
+        let page = client.fetch_with(&jobs::List {}, &query).await?;
+        found.extend(page.jobs);
         next = page.next;
-        if next.is_none() || jobs.len() >= limit {
+        if next.is_none() || found.len() >= limit {
             break;
         }
     }
     if json {
-        print_json(&JobPage { jobs, next })?;
+        print_json(&JobPage { jobs: found, next })?;
         return Ok(DONE);
     }
-    let rows = jobs.iter().map(|job| {
+    let rows = found.iter().map(|job| {
         vec![
             job.id.to_string(),
             job.queue.to_string(),
@@ -258,24 +255,20 @@ fn show(job: &JobInfo, json: bool) -> anyhow::Result<Exit> {
 
 /// A project, or one of its queues.
 #[derive(Debug, Clone)]
-pub(crate) struct QueueFilter(pub(crate) String);
-
-impl QueueFilter {
-    fn query(&self) -> String {
-        match self.0.split_once('/') {
-            Some((project, code)) => format!("&project={project}&code={code}"),
-            None => format!("&project={}", self.0),
-        }
-    }
+pub(crate) struct QueueFilter {
+    pub(crate) project: AppName,
+    pub(crate) code: Option<CodeName>,
 }
 
 pub(crate) async fn queue(client: &Client, command: Queue, json: bool) -> anyhow::Result<Exit> {
     match command {
         Queue::Ls => {
-            let queues: Vec<QueueInfo> = client.get("/v1/queues").await?;
+            let queues = client.fetch(&jobs::ListQueues {}).await?;
             show_queues(&queues, json)
         }
-        Queue::Show { queue } => show_queues(&[client.get(&path(&queue)).await?], json),
+        Queue::Show { queue: QueueName { project, code } } => {
+            show_queues(&[client.fetch(&jobs::ShowQueue { project, code }).await?], json)
+        }
         Queue::Pause { queue } => {
             change(client, &queue, ChangeQueue { paused: Some(true), ..ChangeQueue::default() }, json).await
         }
@@ -288,22 +281,21 @@ pub(crate) async fn queue(client: &Client, command: Queue, json: bool) -> anyhow
         Queue::Purge { queue, confirm } => {
             let named = confirm.as_deref() == Some(queue.to_string().as_str());
             require!(named, InvalidArguments, "this cancels every waiting job; confirm with --confirm {queue}");
-            let purged: PurgedQueue = client.send_json(Method::POST, &format!("{}/purge", path(&queue)), &()).await?;
+            let QueueName { project, code } = queue;
+            let purged = client.fetch(&jobs::Purge { project, code }).await?;
             told!("{} jobs cancelled", purged.cancelled);
             Ok(DONE)
         }
         Queue::Dead { queue, limit } => {
-            list(client, queue.map(|queue| QueueFilter(queue.to_string())), true, None, limit, json).await
+            let filter = queue.map(|QueueName { project, code }| QueueFilter { project, code: Some(code) });
+            list(client, filter, true, None, limit, json).await
         }
     }
 }
 
-fn path(queue: &QueueName) -> String {
-    format!("/v1/queues/{}/{}", queue.project, queue.code)
-}
-
 async fn change(client: &Client, queue: &QueueName, change: ChangeQueue, json: bool) -> anyhow::Result<Exit> {
-    show_queues(&[client.send_json(Method::PATCH, &path(queue), &change).await?], json)
+    let QueueName { project, code } = queue.clone();
+    show_queues(&[client.submit(&jobs::SetQueue { project, code }, &change).await?], json)
 }
 
 fn show_queues(queues: &[QueueInfo], json: bool) -> anyhow::Result<Exit> {

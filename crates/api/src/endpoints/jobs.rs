@@ -1,0 +1,73 @@
+//! Container jobs and their queues.
+
+use gantry_model::AppName;
+use gantry_queue::{CodeName, JobId};
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::{Json, LargeJson, Lines, Nothing, QueryParameters, endpoints};
+use crate::jobs::{
+    ChangeQueue, JobInfo, JobLine, JobPage, PurgedQueue, QueueInfo, RetryJob, SubmitJobs, SubmittedJobs,
+};
+
+/// Query of a list of jobs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct JobsQuery {
+    /// Only jobs of this app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<AppName>,
+    /// Only jobs of this queue of the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeName>,
+    /// True for dead letters only.
+    #[serde(default)]
+    pub dead: bool,
+    /// Only jobs older than this job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<JobId>,
+    /// Most jobs of the page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+impl QueryParameters for JobsQuery {
+    const PARAMETERS: &'static [(&'static str, &'static str)] = &[
+        ("project", "only jobs of this app"),
+        ("code", "only jobs of this queue of the app"),
+        ("dead", "`true` for dead letters only"),
+        ("before", "only jobs older than this job"),
+        ("limit", "most jobs of the page"),
+    ];
+
+    fn app(&self) -> Option<&AppName> {
+        self.project.as_ref()
+    }
+}
+
+endpoints! {
+    /// Queue jobs, all or none
+    Submit: POST "/v1/jobs", DeployOfObject, LargeJson<SubmitJobs> => Json<SubmittedJobs>,
+        [InvalidJob, AppNotFound, AppBeingDestroyed, NoRelease, RoleNotFound, ImageNotFound, ImageUnusable, QueueFull];
+    /// Jobs, newest first
+    List: GET "/v1/jobs" ? JobsQuery, Read, Nothing => Json<JobPage>, [];
+    /// A job
+    Show { id: String }: GET "/v1/jobs/{id}", ReadOfObject, Nothing => Json<JobInfo>, [JobNotFound];
+    /// The output of its last attempt
+    Logs { id: String }: GET "/v1/jobs/{id}/logs", ReadOfObject, Nothing => Lines<JobLine>, [JobNotFound];
+    /// Cancel a job
+    Cancel { id: String }: POST "/v1/jobs/{id}/cancel", DeployOfObject, Nothing => Json<JobInfo>,
+        [JobNotFound, JobEnded];
+    /// Queue an ended job again
+    Retry { id: String }: POST "/v1/jobs/{id}/retry", DeployOfObject, Json<RetryJob> => Json<SubmittedJobs>,
+        [JobNotFound, JobNotEnded, InvalidJob, QueueFull];
+    /// All queues
+    ListQueues: GET "/v1/queues", Read, Nothing => Json<Vec<QueueInfo>>, [];
+    /// A queue
+    ShowQueue { project: AppName, code: CodeName }: GET "/v1/queues/{project}/{code}", Read,
+        Nothing => Json<QueueInfo>, [QueueNotFound];
+    /// Pause, resume or limit a queue
+    SetQueue { project: AppName, code: CodeName }: PATCH "/v1/queues/{project}/{code}", Deploy,
+        Json<ChangeQueue> => Json<QueueInfo>, [QueueNotFound];
+    /// Cancel all jobs that wait
+    Purge { project: AppName, code: CodeName }: POST "/v1/queues/{project}/{code}/purge", Deploy,
+        Nothing => Json<PurgedQueue>, [];
+}
