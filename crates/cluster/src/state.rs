@@ -52,7 +52,7 @@ impl PublishedView {
 /// An event for the core's state.
 pub enum CoreEvent {
     /// The records were read again from the store.
-    Loaded(RecordIndex),
+    Loaded(Box<RecordIndex>),
     /// The store committed changes.
     Committed(Vec<RecordChange>),
     /// The planner gave its reasons.
@@ -144,7 +144,7 @@ impl CoreState {
         view.now = now;
         let mut state = StateParts { view, activity, index };
         match event {
-            CoreEvent::Loaded(records) => loaded(&mut state, records),
+            CoreEvent::Loaded(records) => loaded(&mut state, *records),
             CoreEvent::Committed(changes) => committed(&mut state, changes),
             CoreEvent::Planned { apps, report } => {
                 planned(state.view, &apps, report);

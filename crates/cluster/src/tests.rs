@@ -190,7 +190,7 @@ fn records_that_were_read_again_wake_everyone() {
     let mut state = state();
     let mut other = RecordIndex::default();
     other.apply(StoreRecord::Machine(machine_name("n"), Arc::default()).into());
-    let effects = state.apply(CoreEvent::Loaded(other), Moment(START + 1));
+    let effects = state.apply(CoreEvent::Loaded(Box::new(other)), Moment(START + 1));
     assert_eq!(effects.changed.machines, [machine_name("m"), machine_name("n")].into());
     assert!(effects.changed.routes && effects.changed.deploys && effects.dirty.everything);
 }

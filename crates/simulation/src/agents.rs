@@ -89,7 +89,7 @@ impl Simulation {
     }
 
     /// A message of the server reaches an agent.
-    pub(crate) fn to_agent(&mut self, machine: usize, message: &ServerMessage) {
+    pub(crate) fn deliver_to_agent(&mut self, machine: usize, message: &ServerMessage) {
         let agent = &mut self.agents[machine];
         let before = agent.plans.revision();
         match message {

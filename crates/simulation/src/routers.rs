@@ -78,7 +78,7 @@ impl Simulation {
     }
 
     /// A message of the server reaches a router.
-    pub(crate) fn to_router(&mut self, machine: usize, message: &ServerMessage) {
+    pub(crate) fn deliver_to_router(&mut self, machine: usize, message: &ServerMessage) {
         let router = &mut self.routers[machine];
         let before = router.tables.revision();
         match message {

@@ -311,7 +311,7 @@ impl Simulation {
     }
 
     /// A message of a peer reaches its server.
-    pub(crate) fn to_server(&mut self, link: LinkId, message: PeerMessage) {
+    pub(crate) fn deliver_to_server(&mut self, link: LinkId, message: PeerMessage) {
         let Some(known) = self.links.open.get(&link) else { return };
         let (server, peer) = (known.server, known.peer);
         let life = self.servers[server].life;

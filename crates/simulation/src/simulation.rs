@@ -183,8 +183,8 @@ impl Simulation {
             Event::StartPeer(Peer::Router(machine)) => self.start_router(machine),
             Event::Connect { peer, life } => self.connect(peer, life),
             Event::Heartbeat { peer, link } => self.heartbeat(peer, link),
-            Event::ToServer { link, message } => self.to_server(link, message),
-            Event::ToPeer { peer, life, message } => self.to_peer(peer, life, &message),
+            Event::ToServer { link, message } => self.deliver_to_server(link, message),
+            Event::ToPeer { peer, life, message } => self.deliver_to_peer(peer, life, &message),
             Event::Broken(link) => self.broken(link),
             Event::Container { machine, id, step } => self.container_step(machine, &id, step),
             Event::RequestBegins { machine } => self.request_begins(machine),
@@ -196,13 +196,13 @@ impl Simulation {
     }
 
     /// A message reaches a peer, if the process that it was sent to still runs.
-    fn to_peer(&mut self, peer: Peer, life: u64, message: &gantry_control::ServerMessage) {
+    fn deliver_to_peer(&mut self, peer: Peer, life: u64, message: &gantry_control::ServerMessage) {
         match peer {
             Peer::Agent(machine) if self.agents[machine].is_up && self.agents[machine].life == life => {
-                self.to_agent(machine, message);
+                self.deliver_to_agent(machine, message);
             }
             Peer::Router(machine) if self.routers[machine].is_up && self.routers[machine].life == life => {
-                self.to_router(machine, message);
+                self.deliver_to_router(machine, message);
             }
             _ => {}
         }

@@ -131,7 +131,7 @@ impl Simulation {
                 return Err(WriteError::Refused);
             }
             let records = self.store.load();
-            leader.apply(CoreEvent::Loaded(records), self.timeline.now);
+            leader.apply(CoreEvent::Loaded(Box::new(records)), self.timeline.now);
             leader.is_stale = false;
         }
         Ok(())

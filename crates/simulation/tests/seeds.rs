@@ -53,7 +53,7 @@ fn every_seed_keeps_the_invariants_and_comes_to_rest() {
     });
     let (deploys, rest) = (deploys.into_inner(), rest.into_inner() / 1000);
     println!("{} seeds: {deploys} deploys, at rest {rest} s after the last fault at the latest", last - first + 1);
-    assert!(deploys >= last - first + 1, "each run has deploys");
+    assert!(deploys > last - first, "each run has deploys");
 }
 
 #[test]

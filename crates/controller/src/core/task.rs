@@ -291,7 +291,7 @@ impl CoreTask {
             return Err(ServerError::Interrupted);
         }
         let LoadedRecords { records, refused } = load(&*self.store, listing.entries, term).await?;
-        self.apply(CoreEvent::Loaded(records));
+        self.apply(CoreEvent::Loaded(Box::new(records)));
         (self.stale, self.term) = (refused.is_some(), term);
         refused.map_or(Ok(()), |error| Err(error.into()))
     }

@@ -104,7 +104,7 @@ async fn build_base(
     (text, recipe): (String, &BaseRecipe),
     sender: &mpsc::Sender<ImageProgress>,
 ) -> HttpResult<BaseInfo> {
-    check_reserve(&server, "a base", 0)?;
+    check_reserve(server, "a base", 0)?;
     // App names have no dots, so garbage collection of build logs ignores this file.
     let path = server.settings.data.join("builds").join(format!("{base}.base.log"));
     let output = Output::to(&path);

@@ -55,7 +55,7 @@ async fn open(
     let branch = find_app(&server.core.view().records, &app)?.branch.clone();
     if service == Service::ReceivePack {
         // Without this check, git would only report that it cannot create a folder.
-        check_reserve(&server, "a push", 0)?;
+        check_reserve(server, "a push", 0)?;
     }
     repositories::open(server, &app).await?;
     let protocol = headers.get("git-protocol").and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -132,7 +132,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
     {
         return Ok(created_response(repository, &digest));
     }
-    check_reserve(&server, "an upload", content_length(&request))?;
+    check_reserve(server, "an upload", content_length(&request))?;
     let mut writer = server.blobs.writer().await.map_err(|error| write_error(&error))?;
     if let Some(digest) = wanted_digest(&request)? {
         append(server, &mut writer, request, std::future::pending()).await?;
@@ -144,7 +144,7 @@ pub(super) async fn begin(server: &Server, repository: &str, request: Request) -
 }
 
 pub(super) async fn write(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
-    check_reserve(&server, "an upload", content_length(&request))?;
+    check_reserve(server, "an upload", content_length(&request))?;
     let (upload, turn) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     let writer = guard.as_mut().ok_or_else(upload_ended)?;
@@ -164,7 +164,7 @@ pub(super) async fn write(server: &Server, repository: &str, id: &str, request: 
 pub(super) async fn finish(server: &Server, repository: &str, id: &str, request: Request) -> HttpResult {
     let digest =
         wanted_digest(&request)?.ok_or_else(|| Problem::new(ErrorCode::InvalidDigest, "the digest is missing"))?;
-    check_reserve(&server, "an upload", content_length(&request))?;
+    check_reserve(server, "an upload", content_length(&request))?;
     let (upload, _) = server.uploads.get(repository, id)?;
     let mut guard = upload.writer.lock().await;
     in_order(request.headers(), guard.as_ref().ok_or_else(upload_ended)?.size())?;
@@ -240,7 +240,7 @@ async fn append(
             let message = format!("a blob has at most {BLOB_MAX} bytes");
             return Err(Problem::new(ErrorCode::RequestTooLarge, message).into());
         }
-        room.take(&server, piece.len())?;
+        room.take(server, piece.len())?;
         writer.write(piece).await.map_err(|error| write_error(&error))?;
     }
 }
