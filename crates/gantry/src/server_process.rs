@@ -6,7 +6,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use gantry_error_codes::ErrorCode;
@@ -22,6 +24,16 @@ use crate::{server_folder, server_tokens, server_user};
 
 /// Number of connections that may wait until the server accepts them.
 const BACKLOG: i32 = 1024;
+
+/// Poll interval of the server's data folder.
+const FOLDER_POLL: Duration = Duration::from_secs(2);
+
+/// Identity of a folder: its file system and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FolderId {
+    device: u64,
+    inode: u64,
+}
 
 /// The user, the folders and the address of the server's process.
 #[derive(Debug, Clone)]
@@ -86,6 +98,26 @@ impl ServerProcess {
             .with_code(ErrorCode::AddressUnavailable)
     }
 
+    /// The folder that stands in place of the server's data folder now.
+    pub(crate) fn folder(&self) -> Option<FolderId> {
+        folder_id(&self.own[0])
+    }
+
+    /// Waits until another folder than `known` stands in place of the server's data folder: a repaired disk was mounted,
+    /// for example. The view of a running server keeps the folder that it was started with.
+    pub(crate) async fn other_folder(&self, known: Option<FolderId>) -> FolderId {
+        loop {
+            tokio::time::sleep(FOLDER_POLL).await;
+            let path = self.own[0].clone();
+            // A disk that hangs holds no thread of this process but one.
+            if let Ok(Some(found)) = tokio::task::spawn_blocking(move || folder_id(&path)).await
+                && Some(found) != known
+            {
+                return found;
+            }
+        }
+    }
+
     fn confinement(&self, program: Option<&Path>) -> Result<Confinement, gantry_linux::LinuxError> {
         let folders = self.own.iter().chain(&self.store).map(PathBuf::as_path);
         Confinement::new(self.user, &folders.chain(program).collect::<Vec<_>>())
@@ -112,6 +144,11 @@ impl ServerProcess {
     }
 }
 
+fn folder_id(path: &Path) -> Option<FolderId> {
+    let about = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_dir)?;
+    Some(FolderId { device: about.dev(), inode: about.ino() })
+}
+
 /// A socket that is bound to an address, and does not listen yet.
 fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -134,6 +171,26 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[tokio::test]
+    async fn another_folder_in_place_of_the_server_s_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = folder.path().join("server");
+        std::fs::create_dir(&own).expect("made");
+        let server = ServerProcess {
+            user: UserIds::ROOT,
+            data: folder.path().to_owned(),
+            own: [own.clone(), own.clone()],
+            store: None,
+            listen: "127.0.0.1:0".parse().expect("an address"),
+        };
+        let known = server.folder();
+        assert!(known.is_some());
+        std::fs::rename(&own, folder.path().join("old")).expect("renamed");
+        assert_eq!(server.folder(), None);
+        std::fs::create_dir(&own).expect("made");
+        assert_eq!(Some(server.other_folder(known).await), server.folder());
+    }
 
     #[test]
     fn a_bound_socket_refuses_until_the_server_listens() {

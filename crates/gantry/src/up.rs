@@ -67,9 +67,17 @@ pub(crate) async fn run(machine: &Machine) -> anyhow::Result<Exit> {
     told!("Apps are served on port {}; `gantry app ls` shows their addresses", machine.http.port());
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let mut ending = std::pin::pin!(asked_to_end());
+    let mut folder = server.folder();
     loop {
         tokio::select! {
             () = &mut ending => break,
+            other = server.other_folder(folder) => {
+                folder = Some(other);
+                tracing::warn!("the server's data folder is another one now; starting the server in it");
+                if let Some(supervisor) = supervisors.first() {
+                    supervisor.replace().await;
+                }
+            }
             _ = hangup.recv() => match newer(&program, &server, &own).await {
                 Ok(newer) => {
                     accepted.send_replace(Arc::new(newer));
