@@ -1,0 +1,38 @@
+//! Amounts of a machine's resources.
+
+/// Memory, processor time and disk space.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Resources {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Thousandths of a processor.
+    pub cpu: u64,
+    /// Disk space in bytes.
+    pub disk: u64,
+}
+
+impl Resources {
+    /// The amounts in a fixed order.
+    pub(crate) fn amounts(self) -> [u64; 3] {
+        [self.memory, self.cpu, self.disk]
+    }
+
+    /// Reports whether a demand fits into these amounts.
+    pub(crate) fn hold(self, demand: Self) -> bool {
+        self.memory >= demand.memory && self.cpu >= demand.cpu && self.disk >= demand.disk
+    }
+
+    /// The sum.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { memory: self.memory + other.memory, cpu: self.cpu + other.cpu, disk: self.disk + other.disk }
+    }
+
+    /// What is left, zero at least.
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.saturating_sub(other.memory),
+            cpu: self.cpu.saturating_sub(other.cpu),
+            disk: self.disk.saturating_sub(other.disk),
+        }
+    }
+}
