@@ -33,7 +33,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of the image and of the container's start.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Why a job did not start.
+/// Failure to start a job.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error(transparent)]
@@ -97,10 +97,26 @@ async fn begin(
     if let (Some(started), Some(container)) = (record.launched, there) {
         return Ok((container, started));
     }
-    let starting = tokio::time::timeout(PREPARE_TIMEOUT, start(agent, workload, record));
+    let starting = tokio::time::timeout(PREPARE_TIMEOUT, start_with_retry(agent, workload, record));
     tokio::select! {
         started = starting => started.unwrap_or(Err(StartError::TooSlow)),
         () = stop.cancelled() => Err(StartError::Stopped),
+    }
+}
+
+/// Starts the container, with one retry. A passing failure, such as a launcher that was killed, then fails no job.
+async fn start_with_retry(
+    agent: &Arc<AgentContext>,
+    workload: &TransientWorkload,
+    record: &mut JobRecord,
+) -> Result<(Container, Moment), StartError> {
+    match start(agent, workload, record).await {
+        Err(StartError::Container(error)) => {
+            let job = record.order.lease.job;
+            tracing::warn!(%job, error = %ErrorChain(&error), "cannot start the job; retrying once");
+            start(agent, workload, record).await
+        }
+        result => result,
     }
 }
 

@@ -40,7 +40,7 @@ endpoints! {
     /// Deploy an image, or go back
     Start { app: AppName }: POST "/v1/apps/{app}/deploys", Deploy, Json<StartDeploy> => Json<AcceptedDeploy>,
         [AppNotFound, AppBeingDestroyed, RenameInProgress, InvalidImageReference, ImageElsewhere, ImageNotFound,
-         ImageUnusable, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
+         ImageUnusable, PlatformMissing, ReleaseNotFound, NoRelease, NoEarlierRelease, InvalidVolume, VolumeNotFound, TooManyVolumes,
          VolumePathTaken];
     /// Take an image from another registry
     Pull { app: AppName }: POST "/v1/apps/{app}/pull", Deploy, Json<PullImage> => Lines<ImageProgress>,
