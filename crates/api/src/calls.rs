@@ -11,7 +11,7 @@ use crate::endpoint::{
 use crate::samples::Sample;
 use crate::{Client, ClientError, Session};
 
-/// How the client writes a request's body.
+/// Writing of a request's body by the client.
 pub trait SentRequest: RequestBody {
     /// The body in the caller's hands.
     type Value: Sync;
@@ -23,9 +23,9 @@ pub trait SentRequest: RequestBody {
     fn encode(value: &Self::Value) -> Result<Bytes, serde_json::Error>;
 }
 
-/// How the client reads a response.
+/// Reading of a response by the client.
 pub trait ReceivedResponse: ResponseBody {
-    /// What a call returns.
+    /// The result of a call.
     type Value: DeserializeOwned;
 }
 

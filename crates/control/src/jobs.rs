@@ -52,7 +52,7 @@ pub struct EndedJob {
     /// The lease.
     #[serde(flatten)]
     pub lease: JobRef,
-    /// How the attempt ended.
+    /// The outcome of the attempt.
     pub outcome: AttemptOutcome,
     /// Details.
     pub details: AttemptDetails,
@@ -76,7 +76,7 @@ pub struct AttemptDetails {
     /// The disk limit in bytes, if the program exceeded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_disk: Option<u64>,
-    /// Why the program could not be started.
+    /// Reason why the program could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// Time at which the program started.
@@ -141,7 +141,7 @@ pub struct JobOrder {
     /// Release of the app, for `GANTRY_RELEASE`; empty for an image.
     #[serde(default)]
     pub release: String,
-    /// What runs. An empty command takes the image's own.
+    /// The command. An empty command takes the image's own.
     pub spec: Box<InstanceSpec>,
     /// False for a container without a network.
     #[serde(default = "yes")]

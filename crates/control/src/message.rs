@@ -9,12 +9,12 @@ use crate::policy::PeerPolicy;
 use crate::update::Update;
 use crate::version::{ProtocolRange, ProtocolVersion};
 
-/// What an agent says of its machine.
+/// An agent's description of its machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineFacts {
     /// The machine's identity.
     pub id: MachineId,
-    /// What the machine has for workloads.
+    /// Capacity of the machine for workloads.
     pub capacity: MachineCapacity,
 }
 

@@ -321,7 +321,7 @@ fn moved(id: &AllocationId) -> AllocationId {
     id.slot.numbered(id.slot.index % 3 + 1)
 }
 
-/// What a part becomes on its way through a program of version 1, and back.
+/// The form of a part after its way through a program of version 1, and back.
 fn through_version_one<T: Replicated>(part: &T) -> Update {
     let here = MachineName::parse("m").expect("a name");
     let mut update = UpdateSender::new(None).next(1, part).expect("complete");

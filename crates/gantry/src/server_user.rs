@@ -29,7 +29,7 @@ impl fmt::Display for UserName {
     }
 }
 
-/// Why a text is no user's name.
+/// Reason why a text is no user's name.
 #[derive(Debug, thiserror::Error)]
 #[error("a user's name has up to {NAME_MAX} lower-case letters, digits, `-` and `_`, and begins with a letter or `_`")]
 pub(crate) struct InvalidUserName;

@@ -59,7 +59,7 @@ impl From<MachineId> for String {
     }
 }
 
-/// What a machine has for workloads.
+/// Capacity of a machine for workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineCapacity {
     /// Processors.
@@ -75,7 +75,7 @@ pub struct Machine {
     pub id: MachineId,
     /// The machine's name, unique in the cluster.
     pub name: MachineName,
-    /// What the machine has for workloads.
+    /// Capacity of the machine for workloads.
     pub capacity: MachineCapacity,
     /// Release of Gantry that the agent runs.
     pub program: String,

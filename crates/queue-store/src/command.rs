@@ -16,11 +16,11 @@ pub struct NewJob {
     pub queue: QueueName,
     /// Its settings, checked.
     pub settings: JobSettings,
-    /// What runs, for the agent.
+    /// The work, for the agent.
     pub work: Vec<u8>,
     /// The payload.
     pub payload: Vec<u8>,
-    /// Who submits the job.
+    /// The submitter of the job.
     pub by: String,
 }
 
@@ -35,7 +35,7 @@ pub struct ClaimedJob {
     pub queue: QueueName,
     /// Timeout of the attempt, in seconds.
     pub timeout: u32,
-    /// What runs.
+    /// The work.
     pub work: Vec<u8>,
     /// The payload.
     pub payload: Vec<u8>,
@@ -44,7 +44,7 @@ pub struct ClaimedJob {
 /// The end of an attempt, as the machine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobReport {
-    /// How the attempt ended.
+    /// The outcome of the attempt.
     pub outcome: AttemptOutcome,
     /// Details, for people.
     pub details: Vec<u8>,
@@ -101,7 +101,7 @@ pub enum QueueCommand {
         job: JobId,
         /// Delay in seconds.
         delay: u64,
-        /// Who asks.
+        /// The caller.
         by: String,
     },
     /// Changes a queue.

@@ -1,4 +1,4 @@
-//! What is kept of the end of a job: exit, usage, and the newest lines of the output.
+//! The end of a job as it is kept: exit, usage, and the newest lines of the output.
 
 use gantry_control::jobs::{AttemptDetails, AttemptOutcome, JobLine, OUTPUT_MAX};
 use gantry_linux::cgroup::GroupUsage;
@@ -11,7 +11,7 @@ use crate::records::ContainerPaths;
 /// Bytes that count for a line besides its text.
 const LINE_OVERHEAD: usize = 32;
 
-/// What is known about a container that has ended.
+/// Facts about a container that has ended.
 pub(super) struct ContainerEnd {
     pub(super) exit: Option<ExitRecord>,
     pub(super) usage: GroupUsage,

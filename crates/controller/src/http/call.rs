@@ -45,7 +45,7 @@ impl<E: Endpoint<Request: ServedRequest>> Call<E> {
     }
 }
 
-/// How the server reads a request's body.
+/// Reading of a request's body by the server.
 pub(crate) trait ServedRequest: RequestBody {
     /// The body in the handler's hands.
     type Value: Send + 'static;
@@ -54,9 +54,9 @@ pub(crate) trait ServedRequest: RequestBody {
     fn read(request: Request) -> impl Future<Output = HttpResult<Self::Value>> + Send;
 }
 
-/// How the server writes a response.
+/// Writing of a response by the server.
 pub(crate) trait ServedResponse: ResponseBody {
-    /// What the handler returns.
+    /// The result of the handler.
     type Value: Send + 'static;
 
     /// Writes the response to a request with these headers.

@@ -64,7 +64,7 @@ fn job_attempt(details: &AttemptDetails) -> JobAttempt {
     }
 }
 
-/// Why a job waits, or how its last attempt failed.
+/// Reason why a job waits, or the failure of its last attempt.
 fn note(state: &JobState, attempt: Option<&AttemptDetails>, now: Moment) -> Option<String> {
     let failure = attempt.and_then(failure);
     let waits = match state {
@@ -75,7 +75,7 @@ fn note(state: &JobState, attempt: Option<&AttemptDetails>, now: Moment) -> Opti
     Some(failure.map_or(waits.clone(), |failure| format!("{waits}; {failure}")))
 }
 
-/// How an attempt failed; none for a success.
+/// Failure of an attempt; none for a success.
 fn failure(attempt: &AttemptDetails) -> Option<String> {
     let mebi = |bytes: u64| bytes >> 20;
     if let Some(failure) = &attempt.failure {

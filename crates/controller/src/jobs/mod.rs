@@ -40,7 +40,7 @@ use self::writer::JobWriter;
 /// Name of the queue's file in the data folder.
 const FILE: &str = "jobs.db";
 
-/// Why a command on jobs failed.
+/// Failure of a command on jobs.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobsError {
     /// The storage refused the command.

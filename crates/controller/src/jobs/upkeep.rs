@@ -16,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Shortest pause between two passes.
 const SHORTEST: Duration = Duration::from_millis(20);
 
-/// How long ended jobs are kept, in milliseconds: 7 days.
+/// Retention of ended jobs, in milliseconds: 7 days.
 const KEPT_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 
 /// Runs until the queue's storage breaks.

@@ -1,4 +1,4 @@
-//! What a job runs: a role of a release, or an image.
+//! The work of a job: a role of a release, or an image.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ClusterView;
 
-/// What a job runs, as the queue stores it. A role is stored by its release, which does not change any more.
+/// The work of a job, as the queue stores it. A role is stored by its release, which does not change any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredWork {
     pub(crate) source: WorkSource,
@@ -23,7 +23,7 @@ pub(crate) struct StoredWork {
     pub(crate) network: bool,
 }
 
-/// Where the settings come from.
+/// Source of the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WorkSource {
@@ -33,7 +33,7 @@ pub(crate) enum WorkSource {
     Image,
 }
 
-/// Why a job cannot be given to a machine.
+/// Reason why a job cannot be given to a machine.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkError {
     #[error("release {release} of {app} is gone; submit the job again")]

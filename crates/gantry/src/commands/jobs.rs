@@ -21,7 +21,7 @@ use crate::printer::{age, json as print_json, or_dash, out, span, table, told};
 /// Shortest and longest pause between two looks at a followed job.
 const POLL: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-/// How long the server may be away while a job is followed.
+/// Time that the server may be away while a job is followed.
 const AWAY: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(client: &Client, command: Job, json: bool) -> anyhow::Result<Exit> {
