@@ -1,0 +1,148 @@
+//! Parsers of the values of arguments.
+
+use std::net::Ipv4Addr;
+
+use gantry_model::{ClusterPolicy, PolicyKey, RoleName, RuleError, UnknownRule, VolumeName};
+use gantry_queue::{ConcurrencyKey, InvalidQueueName, Priority, QueueName};
+
+use crate::commands::jobs::QueueFilter;
+
+pub(super) fn queue_name(text: &str) -> Result<QueueName, String> {
+    text.parse().map_err(|error: InvalidQueueName| error.to_string())
+}
+
+pub(super) fn queue_filter(text: &str) -> Result<QueueFilter, String> {
+    let is_queue = text.contains('/');
+    let QueueName { project, code } = queue_name(&if is_queue { text.to_owned() } else { format!("{text}/x") })?;
+    Ok(QueueFilter { project, code: is_queue.then_some(code) })
+}
+
+pub(super) fn priority(text: &str) -> Result<Priority, String> {
+    let number: u8 = text.parse().map_err(|_| format!("{text:?} is no priority; choose 0, 1, or 2"))?;
+    Priority::try_from(number).map_err(|error| error.to_string())
+}
+
+/// Parses a concurrency key: `KEY` or `KEY=LIMIT`.
+pub(super) fn concurrency_key(text: &str) -> Result<ConcurrencyKey, String> {
+    let (name, limit) = text.rsplit_once('=').unwrap_or((text, "1"));
+    let limit = limit.parse().map_err(|_| format!("{limit:?} is no number of jobs"))?;
+    Ok(ConcurrencyKey { name: name.to_owned(), limit })
+}
+
+pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+/// Parses `drain=60s`.
+pub(super) fn rule(text: &str) -> Result<(PolicyKey, String), RuleArgumentError> {
+    let (name, value) = text.split_once('=').ok_or_else(|| RuleArgumentError::Form(text.to_owned()))?;
+    let key = name.parse()?;
+    Ok((key, rule_value(key, value)?))
+}
+
+/// Checks that a text is a value of the rule.
+pub(super) fn rule_value(key: PolicyKey, text: &str) -> Result<String, RuleError> {
+    ClusterPolicy::default().set(key, text).map(|()| text.to_owned())
+}
+
+/// Reason why an argument is no rule with its value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RuleArgumentError {
+    #[error("{0:?} is not RULE=VALUE")]
+    Form(String),
+    #[error(transparent)]
+    Rule(#[from] UnknownRule),
+    #[error(transparent)]
+    Value(#[from] RuleError),
+}
+
+pub(super) fn volume(text: &str) -> Result<(String, String), String> {
+    let (name, path) =
+        text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:PATH, such as data:/var/lib/data"))?;
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+    }
+    VolumeName::parse(name)
+        .map(|name| (name.to_string(), path.to_owned()))
+        .map_err(|_| format!("{name:?} cannot be the name of a volume; write for example data:{path}"))
+}
+
+/// Parses a volume of a one-off: `data` or `data:/path`.
+pub(super) fn run_volume(text: &str) -> Result<(VolumeName, Option<String>), String> {
+    let (name, path) = text.split_once(':').map_or((text, None), |(name, path)| (name, Some(path)));
+    if let Some(path) = path.filter(|path| !path.starts_with('/')) {
+        return Err(format!("{path:?} is no absolute path; write for example {name}:/var/lib/data"));
+    }
+    VolumeName::parse(name).map(|name| (name, path.map(str::to_owned))).map_err(|error| error.to_string())
+}
+
+/// Parses a port; 0 stands for `auto`, the port that the image declares.
+pub(super) fn image_port(text: &str) -> Result<u16, String> {
+    match (text, text.parse()) {
+        ("auto", _) => Ok(0),
+        (_, Ok(port @ 1..)) => Ok(port),
+        _ => Err(format!("{text:?} is no port; write 1 to 65535, or auto for the one that the image says")),
+    }
+}
+
+pub(super) fn parse_count(text: &str) -> Result<(RoleName, u32), String> {
+    let (role, count) = text.split_once('=').ok_or_else(|| format!("{text:?} is not ROLE=COUNT"))?;
+    let role = RoleName::parse(role).map_err(|error| error.to_string())?;
+    count.parse().map(|count| (role, count)).map_err(|_| format!("{count:?} is not a number of copies"))
+}
+
+/// Parses an age into milliseconds.
+pub(super) fn age(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not an age; write for example 90s, 15m, 1h or 2d");
+    let unit = match text.chars().last() {
+        Some('s') => 1000,
+        Some('m') => 60_000,
+        Some('h') => 3_600_000,
+        Some('d') => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("{text:?} is not a network; write for example 10.83.0.1/16");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let (address, prefix): (Ipv4Addr, u8) =
+        (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+    if (8..=28).contains(&prefix) {
+        Ok((address, prefix))
+    } else {
+        Err("the prefix length is between 8 and 28".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+        assert_eq!(age("15m"), Ok(900_000));
+        assert!(age("15").is_err() && age("ü").is_err() && age("").is_err());
+        assert!(network("10.0.0.1/33").is_err() && network("x").is_err());
+        let parse = |words: &[&str]| Args::try_parse_from([&["gantry", "up"], words].concat());
+        let openings = ["--host-ports", "5432,8125/udp", "--metadata", "169.254.169.254,fd00:ec2::254"];
+        let Ok(Args { command: Command::Up(machine), .. }) = parse(&openings) else { panic!("{openings:?}") };
+        assert_eq!((machine.host_ports.len(), machine.metadata.len()), (2, 2));
+        assert!(parse(&["--host-ports", "5432,x"]).is_err() && parse(&["--metadata", "10.0.0.1"]).is_err());
+        assert!(matches!(rule("trusted-proxies="), Ok((PolicyKey::TrustedProxies, value)) if value.is_empty()));
+        let why = |text: &str| rule(text).expect_err(text).to_string();
+        assert_eq!(why("drain=soon"), "\"soon\" is not a time; write for example 30s, 10m, 2h or 1d");
+        assert!(why("x=1").starts_with("there is no rule \"x\"; the rules are: domain"));
+        assert_eq!(why("drain"), "\"drain\" is not RULE=VALUE");
+        assert_eq!(parse_count("web=3").map(|(role, n)| (role.to_string(), n)), Ok(("web".to_owned(), 3)));
+    }
+}
