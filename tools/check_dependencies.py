@@ -21,6 +21,7 @@ LAYERS = {
     "gantry-store": 2,
     "gantry-blobs": 2,
     "gantry-relay": 2,
+    "gantry-trust": 2,
     "gantry-api": 2,
     "gantry-git": 2,
     "gantry-control": 3,

@@ -167,7 +167,8 @@ async fn register(server: &Server, name: &MachineName, hello: &Hello, stream: &L
     let observed = server.core.view().observed;
     let (seen, began) = (observed.machines.get(&name).map(|machine| machine.seen), observed.began);
     let change = move |records: &RecordIndex, now: Moment| {
-        let machine = Machine { id, name, capacity, program, protocol, registered: now };
+        let machine =
+            Machine { id, name, capacity, program, protocol, registered: now, addresses: Vec::new(), subnet: None };
         Actor::new(records, now, "gantry").register_machine(machine, MachineState::of(seen, began, now))
     };
     match server.core.mutate(change).await {

@@ -30,6 +30,7 @@ pub mod deploy;
 mod endpoint;
 pub mod execve;
 mod machine;
+mod machine_subnet;
 pub mod name;
 pub mod network;
 pub mod observed;
@@ -55,7 +56,8 @@ pub use build_phase::BuildPhase;
 pub use config::ReleaseConfig;
 pub use deploy::{Deploy, DeployCause, DeployNumber, DeployState};
 pub use endpoint::{Endpoint, MachineAddress};
-pub use machine::{Machine, MachineCapacity, MachineId, MachineIdError, MachineState};
+pub use machine::{JoinRole, JoinRoleError, Machine, MachineCapacity, MachineId, MachineIdError, MachineState};
+pub use machine_subnet::{MachineSubnet, MachineSubnetError};
 pub use name::{AppName, BaseName, HostName, MachineName, NameError, RoleName, VolumeName};
 pub use network::{NetworkFault, NetworkFlow, NetworkPart};
 pub use observed::{

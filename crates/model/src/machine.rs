@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::SILENCE_MILLIS;
-use crate::{Bytes, MachineName, MilliCpu, Moment};
+use crate::{Bytes, MachineName, MachineSubnet, MilliCpu, Moment};
 
 /// Identity of a machine, 32 hex digits. The agent makes the id once and keeps it in its data folder, so that two
 /// machines with one name are told apart.
@@ -83,6 +83,47 @@ pub struct Machine {
     pub protocol: u32,
     /// When the machine first registered.
     pub registered: Moment,
+    /// Where peers reach the tunnel of the machine's router, each `host:port`; empty on the only machine of a cloud.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// The network of the machine's containers; `None` on a machine of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<MachineSubnet>,
+}
+
+/// What a machine joins a cluster as. A join token has one role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinRole {
+    /// A machine that runs workloads.
+    Agent,
+    /// A machine that also runs a server.
+    Server,
+}
+
+/// The text is no join role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid role: a machine joins as `agent` or `server`")]
+pub struct JoinRoleError;
+
+impl fmt::Display for JoinRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Agent => "agent",
+            Self::Server => "server",
+        })
+    }
+}
+
+impl std::str::FromStr for JoinRole {
+    type Err = JoinRoleError;
+    fn from_str(text: &str) -> Result<Self, JoinRoleError> {
+        match text {
+            "agent" => Ok(Self::Agent),
+            "server" => Ok(Self::Server),
+            _ => Err(JoinRoleError),
+        }
+    }
 }
 
 /// State of a machine.

@@ -9,6 +9,8 @@ fn machine(id: u128) -> Machine {
         program: "1.0.0".to_owned(),
         protocol: 2,
         registered: NOW,
+        addresses: Vec::new(),
+        subnet: None,
     }
 }
 
