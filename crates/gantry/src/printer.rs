@@ -32,6 +32,7 @@ pub(crate) fn value(text: &str) {
     if std::io::stdout().is_terminal() { write(&plain(text)) } else { write(text) }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a command whose output nobody reads has nothing left to do")]
 fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {

@@ -104,6 +104,7 @@ fn args(matches: &ArgMatches) -> Args {
 }
 
 /// Prints clap's refusal of the command line and ends the process. The first line of an error has the error's code.
+#[expect(clippy::disallowed_methods, reason = "clap itself exits for the help")]
 fn refuse(error: &clap::Error) -> ! {
     use clap::error::ErrorKind;
     // Help and the version are not errors.

@@ -97,6 +97,7 @@ pub const USERS: u32 = 65_536;
 ///
 /// # Errors
 /// When the kernel refuses, as where user namespaces are switched off.
+#[expect(clippy::disallowed_methods, reason = "a forked child returns to nobody")]
 pub fn user_namespace(first: u32) -> Result<OwnedFd, LinuxError> {
     use std::io::{Read, Write};
     let action = || "create a user namespace".to_owned();

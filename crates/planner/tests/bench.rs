@@ -1,5 +1,7 @@
 //! Measurement for `benches/planner`: planning in a cluster of 1,000 machines and 100,000 copies. Reports are made up.
 
+#![expect(clippy::disallowed_methods, reason = "a bench reads its sizes and its processor time")]
+
 mod fixtures;
 
 use std::collections::{BTreeMap, BTreeSet};

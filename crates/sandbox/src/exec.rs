@@ -189,6 +189,7 @@ pub(crate) fn launcher_main() -> ExitCode {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a forked child returns to nobody")]
 fn serve(socket: &mut UnixStream) -> Result<i32, LinuxError> {
     let alone = SingleThreaded::prove()?;
     let request = read_request(socket).with_action(|| "read the request".to_owned())?;

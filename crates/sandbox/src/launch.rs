@@ -150,6 +150,7 @@ fn start(spec: &ContainerSpec, group: &Cgroup) -> Result<ContainerIdentity, Linu
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a forked child returns to nobody")]
 fn child(spec: &ContainerSpec, users: Option<OwnedFd>, handshake: Handshake, mut error_end: PipeWriter) -> ! {
     let error = become_container(spec, users, handshake);
     let _ = error_end.write_all(ErrorChain(&error).to_string().as_bytes());

@@ -132,6 +132,7 @@ fn refusal(error: &rusqlite::Error, path: &Path) -> Option<StoreError> {
 }
 
 /// Ends the process. A failed commit may or may not be on the disk, and only a restart finds out.
+#[expect(clippy::disallowed_methods, reason = "only a restart finds out what is on the disk")]
 fn exit_after_failed_commit(path: &Path, error: &rusqlite::Error) -> ! {
     tracing::error!(path = %path.display(), %error, "cannot write the store; exiting, because a restart must read what is on the disk");
     eprintln!(
