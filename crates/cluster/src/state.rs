@@ -202,6 +202,12 @@ fn committed(state: &mut StateParts<'_>, changes: Vec<RecordChange>) -> EventEff
                     changed.policy = true;
                     None
                 }
+                StoreRecord::Registered(machine) => {
+                    // The routes of all apps share the tunnels of the machines.
+                    dirty.everything |= records.tunnels.machines().get(&machine.name).map_or(&[][..], Vec::as_slice)
+                        != machine.addresses;
+                    None
+                }
                 StoreRecord::Machine(machine, part) => {
                     activity.follow_machine(machine, part);
                     dirty.machines.insert(machine.clone());

@@ -156,5 +156,6 @@ fn desired(records: &RecordIndex, apps: &BTreeSet<AppName>) -> DesiredCluster {
             wanted.filter_map(|number| Some((number, Arc::clone(records.release(&app.name, number)?)))).collect();
         (app.name.clone(), DesiredApp { app: (**app).clone(), releases, deploys })
     });
-    DesiredCluster { apps: apps.collect(), trusted_proxies: records.policy.trusted_proxies() }
+    let (trusted_proxies, tunnels) = (records.policy.trusted_proxies(), records.tunnels.clone());
+    DesiredCluster { apps: apps.collect(), trusted_proxies, tunnels }
 }

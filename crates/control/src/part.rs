@@ -3,7 +3,7 @@
 //! | part | keys of its items |
 //! |---|---|
 //! | a machine's plan | `allocation/ID`, `spec/DIGEST`, `config/DIGEST` |
-//! | the routes | `route/HOST`, `closed/HOST`, `names/APP`, `trusted_proxies` |
+//! | the routes | `route/HOST`, `closed/HOST`, `names/APP`, `tunnel/MACHINE`, `trusted_proxies` |
 //! | a machine's report | `instance/ID`, `plan`, `network` |
 //! | a router's report | `active/ID`, `counts/APP`, `failures/APP`, `table` |
 
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use gantry_model::{
     AllocationId, AppName, Assignment, ExitStatus, FailedProbe, FailureRun, Generation, InstanceGoal, InstancePhase,
     InstanceSpec, LimitHit, MachinePlan, Moment, NetworkFault, ObservedInstance, OutputLine, RequestCounts,
-    RequestFailure, RoutingTable,
+    RequestFailure, RoutingTable, TunnelAddress,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -338,6 +338,7 @@ impl Replicated for RoutingTable {
         difference(update, "route", &old.routes, &self.routes, |new, _, _| to_value(new));
         difference(update, "closed", &old.closed, &self.closed, |new, _, _| to_value(new));
         difference(update, "names", &old.names, &self.names, |new, _, _| to_value(new));
+        difference(update, "tunnel", old.tunnels.machines(), self.tunnels.machines(), |new, _, _| to_value(new));
         single(update, "trusted_proxies", &old.trusted_proxies, &self.trusted_proxies);
     }
 
@@ -349,6 +350,10 @@ impl Replicated for RoutingTable {
                 "route" => drop(part.routes.insert(parse_key(name)?, serde_json::from_value(value)?)),
                 "closed" => drop(part.closed.insert(parse_key(name)?, serde_json::from_value(value)?)),
                 "names" => drop(part.names.insert(parse_key(name)?, serde_json::from_value(value)?)),
+                "tunnel" => {
+                    let addresses: Vec<TunnelAddress> = known_ones(value)?;
+                    part.tunnels.set(&parse_key(name)?, &addresses);
+                }
                 "trusted_proxies" => part.trusted_proxies = serde_json::from_value(value)?,
                 _ => {}
             }
@@ -358,6 +363,7 @@ impl Replicated for RoutingTable {
             "route" => drop(parse_key(name).map(|host| part.routes.remove(&host))),
             "closed" => drop(parse_key(name).map(|host| part.closed.remove(&host))),
             "names" => drop(parse_key(name).map(|app| part.names.remove(&app))),
+            "tunnel" => drop(parse_key(name).map(|machine| part.tunnels.set(&machine, &[]))),
             _ => {}
         })
     }
@@ -367,6 +373,13 @@ impl Replicated for RoutingTable {
             Some(("route", name)) => keep_entry(&mut self.routes, &before.routes, parse_key(name)),
             Some(("closed", name)) => keep_entry(&mut self.closed, &before.closed, parse_key(name)),
             Some(("names", name)) => keep_entry(&mut self.names, &before.names, parse_key(name)),
+            Some(("tunnel", name)) => {
+                if let Ok(machine) = parse_key(name)
+                    && let Some(addresses) = before.tunnels.machines().get(&machine)
+                {
+                    self.tunnels.set(&machine, addresses);
+                }
+            }
             _ if key == "trusted_proxies" => self.trusted_proxies = before.trusted_proxies.clone(),
             _ => {}
         }

@@ -83,10 +83,15 @@ fn table(kinds: &BTreeMap<u32, u32>, generation: u64) -> RoutingTable {
         };
         (HostName::parse(&format!("a{index}.example")).expect("a host"), route)
     };
+    let tunnel = |(index, _): (&u32, &u32)| {
+        let address = format!("10.0.0.7:{}", 7000 + index).parse().expect("an address");
+        (MachineName::parse(&format!("m{index}")).expect("a name"), vec![address])
+    };
     RoutingTable {
         generation: Generation(generation),
         routes: kinds.iter().map(route).collect(),
         names: kinds.keys().map(|index| (app(*index), AppNames::default())).collect(),
+        tunnels: kinds.iter().map(tunnel).collect::<BTreeMap<_, _>>().into(),
         ..RoutingTable::default()
     }
 }

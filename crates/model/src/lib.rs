@@ -47,6 +47,8 @@ mod scope;
 mod serialized_plan;
 mod serialized_spec;
 pub mod traffic;
+mod tunnel_address;
+mod tunnels;
 pub mod unit;
 
 pub use allocation::{AllocationError, AllocationId, AllocationNumbers, Slot};
@@ -76,4 +78,6 @@ pub use role::{Exposure, HealthSettings, Kind, ResourceLimits, Role, RoleCommand
 pub use router_id::RouterId;
 pub use scope::Scope;
 pub use traffic::{FailureRun, RequestCounts, RequestFailure, RequestTimeouts, TrafficPolicy};
+pub use tunnel_address::{TunnelAddress, TunnelAddressError};
+pub use tunnels::MachineTunnels;
 pub use unit::{Bytes, Generation, MilliCpu, Moment, Seconds, TimeSpan};

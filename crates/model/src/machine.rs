@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::SILENCE_MILLIS;
-use crate::{Bytes, MachineName, MachineSubnet, MilliCpu, Moment};
+use crate::{Bytes, MachineName, MachineSubnet, MilliCpu, Moment, TunnelAddress};
 
 /// Identity of a machine, 32 hex digits. The agent makes the id once and keeps it in its data folder, so that two
 /// machines with one name are told apart.
@@ -83,9 +83,10 @@ pub struct Machine {
     pub protocol: u32,
     /// When the machine first registered.
     pub registered: Moment,
-    /// Where peers reach the tunnel of the machine's router, each `host:port`; empty on the only machine of a cloud.
+    /// Where peers reach the tunnel of the machine's router, the preferred address first; empty on the only machine of a
+    /// cloud.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<String>,
+    pub addresses: Vec<TunnelAddress>,
     /// The network of the machine's containers; `None` on a machine of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<MachineSubnet>,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AllocationId, AllocationNumbers, AppName, Digest, Endpoint, Generation, HostName, MachineAddress, MachineName,
-    Moment, ReleaseConfig, ReleaseNumber, RequestTimeouts, Role, RoleName, TrafficPolicy, TrustedProxies,
+    MachineTunnels, Moment, ReleaseConfig, ReleaseNumber, RequestTimeouts, Role, RoleName, TrafficPolicy,
+    TrustedProxies,
 };
 
 /// Complete specification of an instance: everything that the machine needs to run it.
@@ -175,6 +176,9 @@ pub struct RoutingHead {
     /// Proxies that every app trusts.
     #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
+    /// Tunnel addresses of the machines.
+    #[serde(default, skip_serializing_if = "MachineTunnels::is_empty")]
+    pub tunnels: MachineTunnels,
 }
 
 /// Routes of one app, and the app's names for the resolver.
@@ -242,6 +246,9 @@ pub struct RoutingTable {
     /// Proxies that every app trusts.
     #[serde(default, skip_serializing_if = "TrustedProxies::is_empty")]
     pub trusted_proxies: TrustedProxies,
+    /// The machines whose routers may send requests through tunnels, and their tunnel addresses.
+    #[serde(default, skip_serializing_if = "MachineTunnels::is_empty")]
+    pub tunnels: MachineTunnels,
 }
 
 impl RoutingTable {
@@ -251,6 +258,7 @@ impl RoutingTable {
         let mut table = Self {
             generation: plan.routing.revision,
             trusted_proxies: plan.routing.trusted_proxies.clone(),
+            tunnels: plan.routing.tunnels.clone(),
             ..Self::default()
         };
         for (app, routes) in &plan.routes {

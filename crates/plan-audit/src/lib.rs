@@ -172,7 +172,8 @@ fn numbers_are_new(input: &AuditInput<'_>, assigned: &Assigned<'_>, found: &mut 
 /// Checks that changed routes have new revisions, each its own, and that changed parts have higher generations.
 fn generations_rise(previous: &Plan, plan: &Plan, found: &mut Vec<Violation>) {
     let (before, after) = (&previous.routing, &plan.routing);
-    let is_changed = before.trusted_proxies != after.trusted_proxies || before.floor != after.floor;
+    let is_changed = (&before.trusted_proxies, &before.tunnels, before.floor)
+        != (&after.trusted_proxies, &after.tunnels, after.floor);
     if after.revision < before.revision || (is_changed && after.revision == before.revision) {
         found.push(Violation::RoutesNotRenumbered);
     }

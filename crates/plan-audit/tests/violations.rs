@@ -289,6 +289,10 @@ fn what_all_routes_share_needs_a_new_revision() {
         case.plan.routing.trusted_proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a range")]);
         case.plan.routing.revision = Generation(revision);
         assert_eq!(case.audit().is_empty(), allowed, "{revision}");
+        let mut case = Case::new();
+        case.plan.routing.tunnels.set(&machine("m"), &["10.0.0.7:7001".parse().expect("an address")]);
+        case.plan.routing.revision = Generation(revision);
+        assert_eq!(case.audit().is_empty(), allowed, "{revision}");
     }
 }
 

@@ -31,8 +31,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::{
-    AllocationNumbers, App, AppName, AppRoutes, ClusterPolicy, Deploy, HostName, MachineName, MachinePlan, Moment,
-    ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds, TrustedProxies, defaults,
+    AllocationNumbers, App, AppName, AppRoutes, ClusterPolicy, Deploy, HostName, MachineName, MachinePlan,
+    MachineTunnels, Moment, ObservedCluster, Plan, Reason, Release, ReleaseNumber, RoutingHead, Seconds,
+    TrustedProxies, defaults,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,8 @@ pub struct DesiredCluster {
     pub apps: BTreeMap<AppName, DesiredApp>,
     /// Proxies that every app trusts.
     pub trusted_proxies: TrustedProxies,
+    /// Tunnel addresses of the machines.
+    pub tunnels: MachineTunnels,
 }
 
 /// One app, its releases and its deploys.

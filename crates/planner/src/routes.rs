@@ -44,7 +44,8 @@ impl Revisions {
     /// Decides what all routes share, and the first revision of this pass.
     pub(crate) fn new(desired: &DesiredCluster, input: &PlanningInput<'_>) -> Self {
         let before = &input.previous.routing;
-        let mut head = RoutingHead { trusted_proxies: desired.trusted_proxies.clone(), ..before.clone() };
+        let (trusted_proxies, tunnels) = (desired.trusted_proxies.clone(), desired.tunnels.clone());
+        let mut head = RoutingHead { trusted_proxies, tunnels, ..before.clone() };
         // After a restore, the records are older than the last routes that a router received. Routers accept only newer
         // revisions, and none of their acknowledgements counts before they have the restored routes.
         let heard = input.highest_acknowledged();

@@ -92,11 +92,12 @@ impl Machines {
         let decision = plan_everything(desired, observed, previous, policy, *now);
         let index = ClusterIndex::of(previous, observed);
         let all = decision.applied_to(previous);
+        let shared = DesiredCluster { apps: BTreeMap::new(), ..desired.clone() };
         for (app, known) in &desired.apps {
             let apps: BTreeSet<AppName> = [app.clone()].into_iter().chain(known.app.renamed().cloned()).collect();
             let of_scope = desired.apps.iter().filter(|(name, _)| apps.contains(*name));
             let of_scope = of_scope.map(|(name, app)| (name.clone(), app.clone())).collect();
-            let of_scope = DesiredCluster { apps: of_scope, trusted_proxies: desired.trusted_proxies.clone() };
+            let of_scope = DesiredCluster { apps: of_scope, ..shared.clone() };
             let scope = PlanScope { apps, machines: BTreeSet::new() };
             let input = PlannerInput {
                 scope: &scope,

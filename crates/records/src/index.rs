@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_model::{
     App, AppName, BaseName, ClusterPolicy, Deploy, DeployNumber, DeployState, Digest, InstanceSpec, Machine,
-    MachineName, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName,
+    MachineName, MachineTunnels, Plan, Release, ReleaseConfig, ReleaseNumber, RoleName,
 };
 
 use crate::record::{parse, read};
@@ -37,6 +37,8 @@ pub struct RecordIndex {
     pub tokens: BTreeMap<String, TokenRecord>,
     /// Registered machines by name.
     pub machines: BTreeMap<MachineName, Arc<Machine>>,
+    /// Tunnel addresses of the registered machines.
+    pub tunnels: MachineTunnels,
     /// Events by number.
     pub events: BTreeMap<u64, Arc<EventRecord>>,
     /// Rules that hold for all apps.
@@ -122,6 +124,7 @@ impl RecordIndex {
             StoreRecord::Routes(app, routes) => Arc::make_mut(&mut self.plan).put_routes(app, routes),
             StoreRecord::Routing(head) => Arc::make_mut(&mut self.plan).put_routing(head),
             StoreRecord::Registered(machine) => {
+                self.tunnels.set(&machine.name, &machine.addresses);
                 self.machines.insert(machine.name.clone(), Arc::new(machine));
             }
             StoreRecord::Machine(machine, part) => {

@@ -522,6 +522,18 @@ fn an_app_without_serving_instances_is_closed_with_the_cause() {
 }
 
 #[test]
+fn routes_carry_the_tunnels_of_the_machines() {
+    let mut world = plain();
+    deploy_one(&mut world);
+    let generation = world.table().generation;
+    let address = "10.0.0.7:7001".parse().expect("an address");
+    world.desired.tunnels.set(&MachineName::parse("other").expect("a name"), &[address]);
+    world.settle();
+    assert_eq!(world.table().tunnels, world.desired.tunnels);
+    assert!(world.table().generation > generation);
+}
+
+#[test]
 fn routes_carry_the_trusted_proxies() {
     let mut world = plain();
     deploy_one(&mut world);
