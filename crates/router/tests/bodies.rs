@@ -442,52 +442,6 @@ async fn refuses_a_response_with_more_than_1000_fields() {
 }
 
 #[tokio::test]
-async fn answers_grpc_errors_in_grpc_form_and_streams_grpc_bodies() {
-    let talk = app(true, async |request: Request<Incoming>| {
-        // Respond to each message as it arrives.
-        let body = request.into_body();
-        Response::builder()
-            .header("content-type", "application/grpc")
-            .body(BodyExt::boxed(body.map_err(|error| panic!("{error}"))))
-            .expect("an answer")
-    })
-    .await;
-    let running = router(table(1, vec![endpoint(1, talk, AppProtocol::H2c)]), NOWHERE, None).await;
-    let stream = TcpStream::connect(running.address).await.expect("connected");
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(1);
-    let body = futures_util::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
-    let asked = |host: &str, kind: &str, body| {
-        Request::post(format!("http://{host}/")).header("content-type", kind).body(body).expect("a request")
-    };
-    let answer = sender
-        .send_request(asked("shop.localhost", "application/grpc+proto", BodyExt::boxed_unsync(StreamBody::new(body))))
-        .await;
-    let mut answer = answer.expect("an answer before the end of the request").into_body();
-    for word in ["one", "two"] {
-        pieces.send(Ok(Frame::data(Bytes::from(word)))).await.expect("sent");
-        assert_eq!(answer.frame().await.expect("a frame").expect("good").into_data().expect("data"), word);
-    }
-    let refused = sender
-        .send_request(asked("ghost.localhost", "application/grpc", full("x").boxed_unsync()))
-        .await
-        .expect("an answer");
-    assert_eq!(
-        (refused.status(), &refused.headers()["content-type"]),
-        (StatusCode::OK, &"application/grpc".parse().expect("a value"))
-    );
-    assert_eq!(refused.headers()["grpc-status"], "14");
-    assert!(refused.headers()["grpc-message"].to_str().expect("text").contains("no app is served at ghost.localhost"));
-    let refused = sender
-        .send_request(asked("ghost.localhost", "application/json", full("x").boxed_unsync()))
-        .await
-        .expect("an answer");
-    assert_eq!(refused.status(), StatusCode::NOT_FOUND);
-}
-
-#[tokio::test]
 async fn reads_a_response_before_a_slow_client_takes_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -1,6 +1,7 @@
 //! Error responses of the router: plain, short, and with the reason.
 
 use gantry_model::{ClosedReason, ClosedRoute, HostName, Seconds};
+use http::header::HeaderName;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::exchange::response_body::{ResponseBody, text};
@@ -42,6 +43,24 @@ pub(crate) fn into_grpc(response: &mut Response<ResponseBody>) {
     headers.insert("grpc-status", HeaderValue::from_static(code));
     // The encoded text has only printable characters.
     headers.insert("grpc-message", HeaderValue::from_str(&said).unwrap_or(HeaderValue::from_static("")));
+}
+
+/// Lets a gRPC response end with the status UNAVAILABLE if the connection to the instance is lost. Without a router
+/// between them, a gRPC client reports a lost connection by this status too, and may repeat such a call.
+pub(crate) fn end_as_grpc(response: &mut Response<ResponseBody>) {
+    // gRPC-Web has its trailers in the body.
+    let is_grpc = response.headers().get(header::CONTENT_TYPE).is_some_and(|said| {
+        let rest = said.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    });
+    if let ResponseBody::Relayed(relayed) = response.body_mut()
+        && is_grpc
+    {
+        let said = HeaderValue::from_static("the instance broke off the response");
+        let fields = [("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE)), ("grpc-message", said)];
+        let trailers = fields.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)).collect();
+        relayed.on_loss = Some(Box::new(trailers));
+    }
 }
 
 /// Percent-encodes the value of `grpc-message`.

@@ -57,7 +57,10 @@ impl HttpExchange {
         self.entry.failure = parts.status.is_server_error().then_some(RequestFailure::ServerError);
         let (admitted, entry) = (self.admitted, self.entry);
         let done = ResponseEnd { target: chosen.target, active: chosen.active, admitted, entry };
-        Response::from_parts(parts, ResponseBody::Relayed(Box::new(RelayedBody { body, done: Some(done) })))
+        Response::from_parts(
+            parts,
+            ResponseBody::Relayed(Box::new(RelayedBody { body, done: Some(done), on_loss: None })),
+        )
     }
 
     /// Checks a change of protocol: the client asked for the protocol, and both directions are free.

@@ -6,14 +6,15 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use gantry_model::RequestFailure;
+use http::HeaderMap;
 use http_body_util::Full;
-use hyper::body::{Body, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::exchange::log_entry::AccessLogEntry;
 use crate::routes::admission::AdmittedRequest;
 use crate::routes::target::{ActiveRequest, RouteTarget};
 use crate::trailers;
-use crate::upstream::response_body::{BodyError, InstanceBody, PolledFrame};
+use crate::upstream::response_body::{BodyError, InstanceBody, PolledFrame, is_lost_connection};
 
 /// Response body.
 pub(crate) enum ResponseBody {
@@ -57,6 +58,8 @@ impl Body for ResponseBody {
 pub(crate) struct RelayedBody {
     pub(crate) body: InstanceBody,
     pub(crate) done: Option<ResponseEnd>,
+    /// Trailers in place of the rest of the body, if the connection to the instance is lost.
+    pub(crate) on_loss: Option<Box<HeaderMap>>,
 }
 
 /// Everything to release at the end of a response.
@@ -80,9 +83,15 @@ impl RelayedBody {
                 }
             }
             Poll::Ready(None) => self.finish(),
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 if let Some(mut done) = self.done.take() {
                     done.entry.failure = Some(RequestFailure::Cut);
+                }
+                if is_lost_connection(error)
+                    && let Some(trailers) = self.on_loss.take()
+                {
+                    self.body = InstanceBody::Over;
+                    return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
                 }
             }
             Poll::Pending => {}

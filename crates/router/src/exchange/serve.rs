@@ -39,6 +39,9 @@ pub(crate) fn serve(router: &Arc<RouterState>, peer: &Arc<ClientPeer>, request: 
             let mut response = exchange.respond(outcome);
             if is_grpc {
                 error_response::into_grpc(&mut response);
+                if !keeps_alive {
+                    error_response::end_as_grpc(&mut response);
+                }
             }
             finish(response)
         }),

@@ -1,6 +1,8 @@
 //! Connection to an instance: HTTP/1.1 for one request at a time, or HTTP/2 for many.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gantry_model::role::AppProtocol;
@@ -16,8 +18,8 @@ use crate::upstream::http1::{Http1Connection, SendFailure};
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::{InstanceBody, SharedUse};
 
-/// Maximum number of requests at once on an HTTP/2 connection: fewer than servers allow, so that no request waits
-/// behind others.
+/// Maximum number of requests at once on an HTTP/2 connection. An instance may allow fewer: see
+/// [`SharedConnection::has_room`].
 const USERS_MAX: usize = 32;
 
 /// Flow-control windows of a stream and of a connection, in bytes. The connection window equals the windows of all its
@@ -32,12 +34,16 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 pub(crate) struct SharedConnection {
     pub(crate) sender: http2::SendRequest<RequestBody>,
     user: SharedUse,
+    /// Number of requests at once that the instance allows (SETTINGS_MAX_CONCURRENT_STREAMS); [`USERS_MAX`] until the
+    /// instance has sent its settings.
+    allowed: Arc<AtomicUsize>,
 }
 
 impl SharedConnection {
-    /// Returns whether another request fits. The pool itself holds one count.
+    /// Returns whether another request fits, so that no request waits behind others. The pool itself holds one count.
     pub(crate) fn has_room(&self) -> bool {
-        !self.sender.is_closed() && Arc::strong_count(&self.user) <= USERS_MAX
+        let most = self.allowed.load(Ordering::Relaxed).min(USERS_MAX);
+        !self.sender.is_closed() && Arc::strong_count(&self.user) <= most
     }
 }
 
@@ -59,12 +65,22 @@ impl InstanceConnection {
             .keep_alive_timeout(PING.1)
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
+            .initial_max_send_streams(USERS_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
+        let allowed = Arc::new(AtomicUsize::new(USERS_MAX));
+        let published = Arc::clone(&allowed);
         tokio::spawn(async move {
-            let _ = connection.await;
+            let mut connection = pin!(connection);
+            // Each new request polls the connection.
+            let _ = std::future::poll_fn(|cx| {
+                let polled = connection.as_mut().poll(cx);
+                published.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                polled
+            })
+            .await;
         });
-        Ok(InstanceConnection::Http2(SharedConnection { sender, user: SharedUse::default() }))
+        Ok(InstanceConnection::Http2(SharedConnection { sender, user: SharedUse::default(), allowed }))
     }
 
     /// Sends a request, and waits for the head of its response.
@@ -74,7 +90,7 @@ impl InstanceConnection {
         body: RequestBody,
         interims: Option<&InterimResponses>,
     ) -> Result<Response<InstanceBody>, SendFailure> {
-        let SharedConnection { mut sender, user } = match self {
+        let SharedConnection { mut sender, user, .. } = match self {
             InstanceConnection::Http1(wire) => {
                 return Ok(wire.ask(request, body, interims).await?.map(InstanceBody::Http1));
             }

@@ -11,6 +11,18 @@ use crate::upstream::http1::Http1Body;
 
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Returns whether the connection to the instance was lost, in contrast to a response that the instance itself reset.
+pub(crate) fn is_lost_connection(error: &BodyError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(&**error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return !error.is_reset();
+        }
+        cause = error.source();
+    }
+    true
+}
+
 /// Result of polling a response body.
 pub(crate) type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
